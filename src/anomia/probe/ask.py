@@ -1,0 +1,136 @@
+"""What is asked of a model about one item, and what comes back.
+
+This is the contract between encoding (`probe.encode`), the engines (`probe.tree`,
+`probe.reference`) and the records. Everything is in token ids: an engine never sees a tokenizer,
+and no rule about token boundaries lives in an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OptionSet:
+    """Continuations that are scored from one place.
+
+    `sequences` are whole token sequences (prompt and continuation encoded together);
+    the tokens before `start` are the same in all of them and are not scored.
+    """
+
+    start: int
+    sequences: tuple[TokenIds, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A token whose place in the next-token distribution after `prefix` is asked."""
+
+    prefix: TokenIds
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """All questions about one item, by name. Absent means not asked.
+
+    greedy: prompts to answer by greedy decoding.
+    options: sets of continuations to score.
+    targets: tokens to place in a next-token distribution.
+    distribution: prefix whose next-token distribution is returned (its likeliest tokens and the tail's mass).
+    reference_tokens: tokens whose log-probabilities after `distribution` are returned as well.
+    beams, samples: prompts for beam search and nucleus sampling.
+    shared_prefix: leading tokens that some prompts of this ask share with the prompts of every other
+        ask of the group (the one-shot exemplar); a hint, engines may compute it once or ignore it.
+    """
+
+    item_id: str
+    greedy: Mapping[str, TokenIds] = field(default_factory=dict)
+    options: Mapping[str, OptionSet] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    distribution: TokenIds | None = None
+    reference_tokens: TokenIds = ()
+    beams: TokenIds | None = None
+    samples: TokenIds | None = None
+    shared_prefix: TokenIds = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are generated; recorded in every run.
+
+    Source: paper, Appendix B (32 new tokens, 5 beams, 10 nucleus samples with p = 0.9).
+    """
+
+    eos_token_ids: tuple[int, ...]
+    max_new_tokens: int = 32
+    num_beams: int = 5
+    num_samples: int = 10
+    top_p: float = 0.9
+    temperature: float = 1.0
+    sample_seeds: tuple[int, ...] = (42,)
+    top_tokens: int = 256
+
+
+class Placement(NamedTuple):
+    """Where a token stands in a next-token distribution.
+
+    rank: 1 + the number of strictly larger logits. ties: how many other tokens have an equal logit.
+    log_prob: natural logarithm. margin: largest logit − the token's logit (0 for the winner).
+    The logits are the product of the hidden state and the output head in float32.
+    """
+
+    rank: int
+    ties: int
+    log_prob: float
+    margin: float
+
+
+class Distribution(NamedTuple):
+    """The likeliest next tokens, in falling order, and the probability of all others together."""
+
+    tokens: TokenIds
+    log_probs: tuple[float, ...]
+    tail_mass: float
+
+
+class Beam(NamedTuple):
+    """A finished beam; `score` is its log-probability over its length, as `transformers` defines it."""
+
+    tokens: TokenIds
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answers to one `Ask`, under the same names. Generated tokens exclude the end token.
+
+    option_log_probs: for each sequence of a set, the log-probability of each token from `start` on.
+    samples: by seed, in the order of the sample index.
+    finite: False if any logit that was read is NaN or infinite; the other fields are then meaningless.
+    """
+
+    item_id: str
+    greedy: Mapping[str, TokenIds] = field(default_factory=dict)
+    option_log_probs: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    distribution: Distribution | None = None
+    reference_log_probs: tuple[float, ...] = ()
+    beams: tuple[Beam, ...] = ()
+    samples: Mapping[int, tuple[TokenIds, ...]] = field(default_factory=dict)
+    finite: bool = True
+
+
+class Engine(Protocol):
+    """Answers asks with a model, in batches of at most `batch_size` items.
+
+    Replies come in the order of the asks, each as soon as its batch is finished.
+    """
+
+    def __call__(
+        self, model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int
+    ) -> Iterator[Reply]: ...
