@@ -1,0 +1,116 @@
+"""From questions to items: the fixed subset, and for each item its options."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from anomia.errors import DataError
+from anomia.grade import normalize
+from anomia.items.distractors import (
+    hard_distractors,
+    passage_distractors,
+    standard_distractors,
+    unrelated_candidates,
+)
+from anomia.items.item import Item, ItemSet, Question
+
+
+def build_items(
+    questions: Mapping[str, Sequence[Question]], *, dataset: str, limit: int | None, seed: int
+) -> dict[str, ItemSet]:
+    """Draws the subset of each language and the options of each item.
+
+    The subset is the first `limit` of a `random.Random(seed)` shuffle, a language by itself (paper,
+    Appendix B). The one-shot exemplar is the lowest-index question outside it; where the subset
+    would take all, the last of the shuffle is held out.
+
+    Raises:
+        DataError: a language has fewer than four distinct answers.
+    """
+    gradable = {language: [_gradable(q) for q in found] for language, found in questions.items()}
+    pools = {language: _pool(q for q in found if q) for language, found in gradable.items()}
+    sets = {}
+    for language, candidates in gradable.items():
+        usable = [question for question in candidates if question]
+        excluded = Counter({"ungradable": len(candidates) - len(usable)})
+        if len(pools[language]) < 4:
+            raise DataError(
+                f"data: {dataset}, {language}: {len(pools[language])} distinct answers in {len(usable)} "
+                "questions; multiple choice needs at least four"
+            )
+        subset, exemplar = _subset(usable, limit, seed)
+        foreign = [text for other, pool in pools.items() if other != language for text in pool]
+        by_passage = _answers_by_passage(usable)
+        items = [
+            _item(question, pools[language], foreign, by_passage[question.passage_id], seed)
+            for question in subset
+        ]
+        excluded["no_hard_options"] = sum("hard" not in item.options for item in items)
+        excluded["no_passage_options"] = sum("passage" not in item.options for item in items)
+        sets[language] = ItemSet(dataset, language, tuple(items), exemplar, dict(excluded))
+    return sets
+
+
+def _gradable(question: Question) -> Question | None:
+    """The question without aliases that normalize to nothing; None where no answer is left."""
+    answers = tuple(answer for answer in question.answers if normalize(answer))
+    if not answers:
+        return None
+    return Question(
+        question.id,
+        question.language,
+        question.context,
+        question.question,
+        answers,
+        question.distractors,
+        question.passage_distractors,
+    )
+
+
+def _pool(questions: Iterable[Question]) -> list[str]:
+    """The distinct gold answers of a language, one text for each normalized form."""
+    return list({normalize(question.gold): question.gold for question in questions}.values())
+
+
+def _subset(
+    questions: Sequence[Question], limit: int | None, seed: int
+) -> tuple[list[Question], Question | None]:
+    shuffled = list(questions)
+    random.Random(seed).shuffle(shuffled)
+    if limit is None or limit >= len(shuffled):
+        return shuffled[:-1], shuffled[-1]
+    subset = shuffled[:limit]
+    taken = {question.id for question in subset}
+    return subset, next(question for question in questions if question.id not in taken)
+
+
+def _answers_by_passage(questions: Iterable[Question]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for question in questions:
+        found.setdefault(question.passage_id, []).append(question.gold)
+    return found
+
+
+def _item(
+    question: Question, pool: Sequence[str], foreign: Sequence[str], passage_answers: Sequence[str], seed: int
+) -> Item:
+    own = question.distractors[:3]
+    wrong = {
+        "standard": own if len(own) == 3 else standard_distractors(question, pool, seed=seed),
+        "hard": hard_distractors(question, pool),
+        "passage": passage_distractors(question, passage_answers, seed=seed) if question.context else (),
+    }
+    options = {
+        kind: _ordered(question, texts, kind, seed) for kind, texts in wrong.items() if len(texts) == 3
+    }
+    foil = wrong["passage"][0] if len(wrong["passage"]) == 3 else wrong["standard"][0]
+    return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), foil)
+
+
+def _ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:
+    """Gold and three wrong options in an order drawn for the item."""
+    options = [question.gold, *wrong]
+    random.Random(f"order:{kind}:{seed}:{question.id}").shuffle(options)
+    return tuple(options)
