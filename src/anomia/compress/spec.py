@@ -1,0 +1,251 @@
+"""The grammar of arm specifications: text such as `wanda:0.5,calibration=balanced+int8` to plain values.
+
+    arm   = step { "+" step }                     steps are applied from left to right
+    step  = method [ ":" amount ] { "," option "=" value }
+    amount: a sparsity between 0 and 1 (`0.5`), or a pattern `N:M` (at most N of every M weights stay)
+
+A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `base` is the arm with no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import NamedTuple
+
+from anomia.errors import StudyError, nearest
+
+PRUNING_METHODS: Mapping[str, str] = {
+    "magnitude": "smallest |W| of each matrix (no calibration text)",
+    "wanda": "smallest |W|·‖X‖ of each output row (Sun et al. 2024)",
+    "sparsegpt": "second-order pruning with weight updates (Frantar and Alistarh 2023)",
+    "mwanda": "M-Wanda (Choenni and Titov 2025): a reconstruction from the published description",
+    "prunerzero": "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
+}
+QUANTIZATION_METHODS: Mapping[str, str] = {
+    "int8": "8-bit integer weights, one scale a row",
+    "int4": "4-bit integer weights, one scale a group of 128 inputs",
+    "int3": "3-bit integer weights, one scale a group of 128 inputs",
+    "int2": "2-bit integer weights, one scale a group of 128 inputs",
+    "nf4": "4-bit normal floats through bitsandbytes (CUDA)",
+    "llm.int8": "LLM.int8() through bitsandbytes (CUDA)",
+}
+METHODS: Mapping[str, str] = {
+    **PRUNING_METHODS,
+    **QUANTIZATION_METHODS,
+    "checkpoint": "a model that somebody already compressed: checkpoint:MODEL",
+}
+RECONSTRUCTIONS = frozenset({"mwanda", "prunerzero"})
+UNCALIBRATED = frozenset({"magnitude"})
+ALLOCATIONS = ("uniform", "owl")
+
+_ESCAPES = (("%", "%25"), ("+", "%2B"), (",", "%2C"))
+
+
+class Pattern(NamedTuple):
+    """Semi-structured sparsity: of every `group` consecutive inputs of a row, at most `keep` stay.
+
+    The N:M of Sun et al. (2024) and of the hardware; for the usual 2:4 and 4:8 the other reading
+    (N zeros of every M) gives the same.
+    """
+
+    keep: int
+    group: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of weights that become zero."""
+        return 1.0 - self.keep / self.group
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.group}"
+
+
+Target = float | Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """One pruning step; an option left `None` takes the study's value.
+
+    calibration: where the text comes from (`c4`, `demo`, `balanced`, `own`, `wikipedia:LANG`, `file:PATH`).
+    samples: passages. tokens: longest window in tokens. budget: total tokens over all windows.
+    allocation: `uniform`, or `owl` (outlier-weighted sparsity a block).
+    """
+
+    method: str
+    target: Target
+    calibration: str | None = None
+    samples: int | None = None
+    tokens: int | None = None
+    budget: int | None = None
+    allocation: str | None = None
+
+    def __str__(self) -> str:
+        amount = str(self.target) if isinstance(self.target, Pattern) else repr(self.target)
+        return f"{self.method}:{amount}" + _write_options(self, skip=("method", "target"))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """One quantization step. group: inputs that share a scale, `None` for the method's own default."""
+
+    method: str
+    group: int | None = None
+
+    def __str__(self) -> str:
+        return self.method if self.group is None else f"{self.method}:group={self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A compressed model, loaded instead of base. model: hub id, folder or GGUF file."""
+
+    model: str
+
+    def __str__(self) -> str:
+        return f"checkpoint:{_escape(self.model)}"
+
+
+Step = Prune | Quantize | Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One model under test: base after `steps`; `name` is how tables and figures call it."""
+
+    name: str
+    steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.steps)) if self.steps else "base"
+
+
+def parse_arm(text: str, *, name: str | None = None) -> Arm:
+    """Read an arm specification; the canonical text is its name unless one is given.
+
+    >>> parse_arm("wanda:0.50+int8").name
+    'wanda:0.5+int8'
+
+    Raises `StudyError`, with the nearest valid word, for anything that isn't a specification.
+    """
+    if not text.strip():
+        raise StudyError("an arm specification is empty; give one such as wanda:0.5, or base")
+    steps = () if text.strip() == "base" else tuple(_parse_step(part, text) for part in text.split("+"))
+    for step in steps[1:]:
+        if isinstance(step, Checkpoint):
+            raise StudyError(f"arm {text!r}: checkpoint replaces the model, so it can only come first")
+    for step, following in pairwise(steps):
+        if isinstance(step, Quantize):
+            raise StudyError(f"arm {text!r}: {following} can't follow {step}; quantize in the last step")
+    arm = Arm("", steps)
+    return Arm(name if name is not None else str(arm), steps)
+
+
+def _parse_step(part: str, arm: str) -> Step:
+    head, *options = (piece.strip() for piece in part.split(","))
+    method, _, amount = head.partition(":")
+    where = f"arm {arm!r}"
+    if method not in METHODS:
+        if not method:
+            raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(METHODS))}")
+        raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
+    if method == "checkpoint":
+        if not amount or options:
+            raise StudyError(
+                f"{where}: write checkpoint:MODEL with a hub id, folder or GGUF file and no options"
+                " (a comma in a path is written %2C)"
+            )
+        return Checkpoint(_unescape(amount))
+    if method in QUANTIZATION_METHODS:
+        given = _read_options([amount, *options] if amount else options, ("group",), where)
+        if "group" in given and method in ("nf4", "llm.int8"):
+            raise StudyError(f"{where}: {method} takes no group")
+        return Quantize(method, group=_positive(given, "group", where))
+    given = _read_options(options, tuple(f.name for f in fields(Prune))[2:], where)
+    calibration = given.get("calibration")
+    if method in UNCALIBRATED and given.keys() - {"allocation"} and given.get("allocation") != "owl":
+        raise StudyError(f"{where}: {method} uses no calibration text; leave out {', '.join(sorted(given))}")
+    allocation = given.get("allocation")
+    if allocation is not None and allocation not in ALLOCATIONS:
+        raise StudyError(f"{where}: unknown allocation {allocation!r}; {nearest(allocation, ALLOCATIONS)}")
+    target = _parse_target(method, amount, where)
+    if allocation == "owl" and isinstance(target, Pattern):
+        raise StudyError(f"{where}: owl gives every block its own sparsity, which {target} can't follow")
+    if allocation == "owl" and method == "mwanda":
+        raise StudyError(f"{where}: mwanda brings its own allocation; leave out allocation=owl")
+    return Prune(
+        method,
+        target,
+        calibration=calibration,
+        samples=_positive(given, "samples", where),
+        tokens=_positive(given, "tokens", where),
+        budget=_positive(given, "budget", where),
+        allocation=allocation,
+    )
+
+
+def parse_target(text: str) -> Target:
+    """Read a sparsity such as `0.5` or a pattern such as `2:4`. Raises `StudyError`."""
+    return _parse_target("sparsity", text, f"{text!r}")
+
+
+def _parse_target(method: str, amount: str, where: str) -> Target:
+    if not amount:
+        raise StudyError(f"{where}: {method} needs a sparsity or a pattern: {method}:0.5, {method}:2:4")
+    keep, colon, group = amount.partition(":")
+    if colon:
+        if not (keep.isdecimal() and group.isdecimal() and 0 < int(keep) < int(group)):
+            raise StudyError(
+                f"{where}: {amount!r} is no pattern; write N:M with 0 < N < M, such as 2:4"
+                " (at most N of every M weights stay)"
+            )
+        return Pattern(int(keep), int(group))
+    try:
+        sparsity = float(amount)
+    except ValueError:
+        raise StudyError(f"{where}: {amount!r} is neither a sparsity (0.5) nor a pattern (2:4)") from None
+    if not 0.0 < sparsity < 1.0:
+        raise StudyError(f"{where}: sparsity must lie between 0 and 1, both excluded, not {amount}")
+    return sparsity
+
+
+def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for piece in pieces:
+        key, equals, value = piece.partition("=")
+        if key not in known:
+            raise StudyError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
+        if not equals or not value:
+            raise StudyError(f"{where}: option {key!r} has no value; write {key}=VALUE")
+        if key in given:
+            raise StudyError(f"{where}: option {key!r} is given twice")
+        given[key] = _unescape(value)
+    return given
+
+
+def _positive(given: Mapping[str, str], key: str, where: str) -> int | None:
+    if key not in given:
+        return None
+    value = given[key]
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
+        raise StudyError(f"{where}: {key} must be a positive whole number, not {value!r}")
+    return int(value)
+
+
+def _write_options(step: Prune, *, skip: tuple[str, ...]) -> str:
+    values = ((f.name, getattr(step, f.name)) for f in fields(step) if f.name not in skip)
+    return "".join(f",{key}={_escape(str(value))}" for key, value in values if value is not None)
+
+
+def _escape(value: str) -> str:
+    for plain, escaped in _ESCAPES:
+        value = value.replace(plain, escaped)
+    return value
+
+
+def _unescape(value: str) -> str:
+    for plain, escaped in reversed(_ESCAPES):
+        value = value.replace(escaped, plain)
+    return value

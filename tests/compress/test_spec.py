@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomia.compress.spec import (
+    PRUNING_METHODS,
+    Arm,
+    Checkpoint,
+    Pattern,
+    Prune,
+    Quantize,
+    parse_arm,
+)
+from anomia.errors import StudyError
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("base", ()),
+        ("magnitude:0.5", (Prune("magnitude", 0.5),)),
+        ("wanda:2:4,calibration=balanced", (Prune("wanda", Pattern(2, 4), calibration="balanced"),)),
+        ("sparsegpt:4:8", (Prune("sparsegpt", Pattern(4, 8)),)),
+        ("mwanda:0.5", (Prune("mwanda", 0.5),)),
+        ("wanda:0.6,allocation=owl,samples=64", (Prune("wanda", 0.6, samples=64, allocation="owl"),)),
+        ("int8", (Quantize("int8"),)),
+        ("int4:group=128", (Quantize("int4", group=128),)),
+        ("int4,group=64", (Quantize("int4", group=64),)),
+        ("checkpoint:owner/model-GPTQ", (Checkpoint("owner/model-GPTQ"),)),
+        ("checkpoint:C:/a%2Bb%2Cc%25", (Checkpoint("C:/a+b,c%"),)),
+        ("wanda:0.5+int8", (Prune("wanda", 0.5), Quantize("int8"))),
+        (
+            "wanda:0.5,calibration=file:/x/y.jsonl",
+            (Prune("wanda", 0.5, calibration="file:/x/y.jsonl"),),
+        ),
+    ],
+)
+def test_reads(text: str, steps: tuple[object, ...]) -> None:
+    arm = parse_arm(text)
+    assert arm.steps == steps
+    assert parse_arm(str(arm)) == arm
+
+
+def test_canonical_text_is_the_default_name() -> None:
+    assert parse_arm("wanda:0.50 + int8") == Arm("wanda:0.5+int8", (Prune("wanda", 0.5), Quantize("int8")))
+    assert parse_arm("wanda:0.5", name="ours").name == "ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("wander:0.5", "did you mean 'wanda'"),
+        ("wanda", "needs a sparsity"),
+        ("wanda:0", "between 0 and 1"),
+        ("wanda:1.0", "between 0 and 1"),
+        ("wanda:nan", "between 0 and 1"),
+        ("wanda:half", "neither a sparsity"),
+        ("wanda:4:2", "no pattern"),
+        ("wanda:0:4", "no pattern"),
+        ("wanda:0.5,calibraton=c4", "did you mean 'calibration'"),
+        ("wanda:0.5,calibration", "has no value"),
+        ("wanda:0.5,samples=0", "positive whole number"),
+        ("wanda:0.5,samples=1,samples=2", "given twice"),
+        ("wanda:0.5,allocation=owls", "did you mean 'owl'"),
+        ("wanda:2:4,allocation=owl", "its own sparsity"),
+        ("magnitude:0.5,calibration=c4", "no calibration text"),
+        ("int8+wanda:0.5", "can't follow"),
+        ("wanda:0.5+checkpoint:x", "only come first"),
+        ("wanda:0.5+", "no method"),
+        ("checkpoint:", "checkpoint:MODEL"),
+        ("nf4:group=64", "takes no group"),
+    ],
+)
+def test_faults_name_the_remedy(text: str, says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        parse_arm(text)
+
+
+targets = st.one_of(
+    st.floats(0, 1, exclude_min=True, exclude_max=True),
+    st.tuples(st.integers(1, 31), st.integers(1, 32)).map(lambda p: Pattern(p[0], p[0] + p[1])),
+)
+counts = st.none() | st.integers(1, 10**6)
+words = st.text(min_size=1).filter(lambda s: s == s.strip())
+prunes = st.builds(
+    Prune,
+    st.sampled_from(sorted(set(PRUNING_METHODS) - {"magnitude"})),
+    targets,
+    calibration=st.none() | words,
+    samples=counts,
+    tokens=counts,
+    budget=counts,
+    allocation=st.none() | st.just("uniform"),
+)
+quantizes = st.builds(Quantize, st.sampled_from(["int8", "int4", "int2"]), group=counts)
+checkpoints = st.builds(Checkpoint, words)
+
+
+@given(
+    first=st.none() | checkpoints,
+    middle=st.lists(prunes, max_size=2),
+    last=st.none() | quantizes,
+)
+def test_writing_and_reading_agree(
+    first: Checkpoint | None, middle: list[Prune], last: Quantize | None
+) -> None:
+    steps = tuple(step for step in (first, *middle, last) if step is not None)
+    arm = parse_arm(str(Arm("", steps)))
+    assert arm.steps == steps
+    assert parse_arm(str(arm)) == arm
