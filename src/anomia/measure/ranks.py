@@ -1,0 +1,85 @@
+"""Where the gold answer's token stands in the next-token distribution.
+
+Source: paper, section 3.3 (Figure 3). A rank is 1 + the number of strictly larger logits; tied tokens
+share the middle of the places that they take, so that a coarse dtype can't make an answer look near.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anomia.errors import DataError
+
+
+class RankSummary(NamedTuple):
+    """Ranks of one group of items.
+
+    median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size
+    of the vocabulary. tied: items whose token shares its logit with another one.
+    within_10, within_100: share of the items whose mid-rank is at most that.
+    """
+
+    n: int
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    vocabulary_share: float
+    within_10: float
+    within_100: float
+    tied: int
+
+
+def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
+    """The middle of the places that a token shares with the tokens of equal logit: [items].
+
+    ranks: 1 + number of strictly larger logits. ties: number of *other* tokens with an equal logit.
+
+    >>> mid_ranks([5], [3])
+    array([6.5])
+    """
+    first, others = np.asarray(ranks, dtype=np.float64), np.asarray(ties, dtype=np.float64)
+    if first.shape != others.shape:
+        raise DataError(f"ranks and ties differ in shape: {first.shape} and {others.shape}")
+    if first.size and (first.min() < 1 or others.min() < 0):
+        raise DataError("a rank starts at 1 and ties at 0")
+    return first + others / 2
+
+
+def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int) -> RankSummary | None:
+    """Summary of one group's ranks; None where the group is empty.
+
+    vocabulary: number of tokens that compete for the place.
+    """
+    places = mid_ranks(ranks, ties)
+    if not places.size:
+        return None
+    if places.max() > vocabulary:
+        raise DataError(f"a rank of {places.max():g} does not fit a vocabulary of {vocabulary} tokens")
+    lower, median, upper = (float(place) for place in np.quantile(places, [0.25, 0.5, 0.75]))
+    return RankSummary(
+        n=places.size,
+        median=median,
+        lower_quartile=lower,
+        upper_quartile=upper,
+        vocabulary_share=median / vocabulary,
+        within_10=float((places <= 10).mean()),
+        within_100=float((places <= 100).mean()),
+        tied=int((np.asarray(ties) > 0).sum()),
+    )
+
+
+def summarize_ranks_by(
+    groups: ArrayLike, ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int
+) -> dict[str, RankSummary]:
+    """One summary a group (a fate, a language), in the order of the groups' names."""
+    names, first, others = np.asarray(groups), np.asarray(ranks), np.asarray(ties)
+    summaries = {}
+    for name in np.unique(names):
+        member = names == name
+        summary = summarize_ranks(first[member], others[member], vocabulary=vocabulary)
+        if summary is not None:
+            summaries[str(name)] = summary
+    return summaries

@@ -1,0 +1,117 @@
+"""Rates of right answers with intervals that hold where questions share passages.
+
+Sources: Wilson 1927; Dean and Pagano 2015 (Wilson on the effective sample size); Korn and Graubard
+1998 (the effective size shrunk for the few clusters that the variance is estimated from).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from anomia.errors import DataError
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval.
+
+    n: items that it rests on. clusters: passages among them. method: how the interval was found.
+    checked: the interval's coverage was shown by simulation in this region (`docs/statistics.md`);
+    False where counts are too small for that, and the report marks the figure.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    method: str = "wilson"
+    checked: bool = True
+
+
+# The region in which coverage is shown by simulation: items, and items in the rarer class.
+CHECKED_ITEMS = 50
+CHECKED_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Items by passage. index: the passage of each item, from 0: [items]. count: passages."""
+
+    index: NDArray[np.intp]
+    count: int
+
+
+def cluster(passages: ArrayLike | None, items: int) -> Clusters:
+    """Number the passages; without any, each item is its own."""
+    if passages is None:
+        return Clusters(np.arange(items), items)
+    names, index = np.unique(np.asarray(passages), return_inverse=True)
+    if index.shape != (items,):
+        raise DataError(f"{items} items but {index.size} passage ids: give one id an item")
+    return Clusters(index, len(names))
+
+
+def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: float = 0.95) -> float:
+    """How many independent items these are worth: n over the design effect, never more than n.
+
+    The design effect is the cluster-robust variance of the mean over the variance of independent items.
+    Where it can't be estimated (all values equal, one passage) every passage counts as one item,
+    the most that dependence can take.
+    """
+    n = len(values)
+    if groups.count == n:
+        return float(n)
+    if groups.count < 2:
+        return 1.0
+    residuals = values - values.mean()
+    spread = float(residuals @ residuals)
+    if spread <= 1e-12 * n:
+        return float(groups.count)
+    sums = np.bincount(groups.index, weights=residuals, minlength=groups.count)
+    robust = float(sums @ sums) * groups.count / (groups.count - 1)
+    design_effect = max(1.0, robust / (spread * n / (n - 1)))
+    tail = 0.5 + level / 2
+    shrink = (stats.t.ppf(tail, n - 1) / stats.t.ppf(tail, groups.count - 1)) ** 2
+    return float(n / design_effect * shrink)
+
+
+def wilson(proportion: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion of n (effective) items; [0, 1] where n is 0."""
+    if n <= 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (proportion * (1 - proportion) / n + z * z / (4 * n * n)) ** 0.5
+    # At 0 and 1 the bound is that value itself; rounding must not move it.
+    low = 0.0 if proportion <= 0 else max(0.0, center - half)
+    high = 1.0 if proportion >= 1 else min(1.0, center + half)
+    return low, high
+
+
+def rate(values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95) -> Estimate | None:
+    """The mean of values in [0, 1] (right or wrong, or a chance of being right) with Wilson's interval.
+
+    values: [items]. passages: the passage of each item; None where each has its own.
+    None where there are no items.
+
+    >>> rate([True] * 8 + [False] * 2).value
+    0.8
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1:
+        raise DataError(f"a rate is taken over a list of items, got shape {numbers.shape}")
+    if not len(numbers):
+        return None
+    if not (np.isfinite(numbers).all() and numbers.min() >= 0 and numbers.max() <= 1):
+        raise DataError("a rate needs values from 0 to 1: leave out items that were not graded")
+    groups = cluster(passages, len(numbers))
+    value = float(numbers.mean())
+    low, high = wilson(value, effective_items(numbers, groups, level=level), level=level)
+    rarer = len(numbers) * min(value, 1 - value)
+    checked = len(numbers) >= CHECKED_ITEMS and rarer >= CHECKED_EVENTS
+    return Estimate(value, min(low, value), max(high, value), len(numbers), groups.count, "wilson", checked)

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from anomia.errors import DataError
+from anomia.measure.ranks import mid_ranks, summarize_ranks, summarize_ranks_by
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.data())
+def test_mid_ranks_are_scipys_average_ranks(logits, data):
+    logits = np.array(logits)
+    token = data.draw(st.integers(0, len(logits) - 1))
+    rank = 1 + (logits > logits[token]).sum()
+    ties = (logits == logits[token]).sum() - 1
+    assert mid_ranks([rank], [ties])[0] == rankdata(-logits, method="average")[token]
+
+
+def test_summary_takes_mid_ranks_into_the_median():
+    summary = summarize_ranks([1, 4, 200], [0, 3, 0], vocabulary=1000)
+    assert summary is not None
+    assert summary.median == 5.5
+    assert summary.vocabulary_share == 0.0055
+    assert summary.within_10 == pytest.approx(2 / 3)
+    assert summary.within_100 == pytest.approx(2 / 3)
+    assert summary.tied == 1
+    assert summarize_ranks([], [], vocabulary=10) is None
+
+
+def test_groups():
+    groups = summarize_ranks_by(["lost", "kept", "kept"], [50, 1, 3], [0, 0, 0], vocabulary=100)
+    assert list(groups) == ["kept", "lost"]
+    assert groups["kept"].median == 2
+    assert groups["lost"].n == 1
+
+
+def test_impossible_ranks_are_refused():
+    with pytest.raises(DataError, match="vocabulary"):
+        summarize_ranks([101], [0], vocabulary=100)
+    with pytest.raises(DataError, match="starts at 1"):
+        mid_ranks([0], [0])
+    with pytest.raises(DataError, match="shape"):
+        mid_ranks([1, 2], [0])
