@@ -1,0 +1,178 @@
+"""Loading a model and its tokenizer from a hub id, a folder or a GGUF file.
+
+Weights come from safetensors or GGUF, never from pickle; remote code runs only where it was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from anomia.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, and its tokenizer. `name` is what the user called it."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer, as `generate` takes them."""
+        eos = self.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        if eos is None:
+            return ()
+        return tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a model for probing.
+
+    Args:
+        name: a hub id, a folder, or a `.gguf` file (dequantized).
+        dtype: `auto` (as stored; bfloat16 for GGUF), `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        revision: of a hub repository.
+        trust_remote_code: whether code that the repository brings along may run.
+
+    Raises:
+        ModelError: it can't be found, has no usable weights, or is no causal language model.
+    """
+    source, gguf_file = _locate(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if gguf_file:
+        options["gguf_file"] = gguf_file
+    weights: dict[str, Any] = {"dtype": DTYPES.get(dtype, "auto"), "use_safetensors": True}
+    if gguf_file:
+        weights = {
+            "dtype": DTYPES.get(dtype, torch.bfloat16),
+            "quantization_config": transformers.GgufConfig(dequantize=True),
+        }
+    with _quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(source, **options, **weights)
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            raise ModelError(_explain(name, error)) from None
+        except Exception as error:
+            # safetensors and the hub client raise types of their own that share no base class.
+            if not type(error).__module__.startswith(("safetensors", "huggingface_hub", "httpx")):
+                raise
+            raise ModelError(_explain(name, error)) from None
+    model = model.to(resolve_device(device)).eval()
+    model.requires_grad_(False)
+    return LoadedModel(name, model, tokenizer)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA, then MPS, then the CPU; a device that is not there is an error."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available.get(device.partition(":")[0], False):
+        raise ModelError(f"device: {device!r} is not available on this machine; use --device auto or cpu")
+    return device
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """The folder or hub id to load from, and the GGUF file inside it."""
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"model: the GGUF file {name} does not exist")
+        return str(path.parent), path.name
+    if path.is_dir():
+        _check_folder(path)
+        return str(path), None
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir() and os.sep in name
+    if looks_local and not _is_plain_hub_id(name):
+        raise ModelError(
+            f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
+        )
+    return name, None
+
+
+def _is_plain_hub_id(name: str) -> bool:
+    """`gpt2` and `owner/name` can be hub ids; `./x`, `/x` and `a/b/c` can't."""
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"model: the folder {path} has no config.json; it is not a Hugging Face model folder")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"model: {path} has its weights as pickle only ({pickles[0]}), which can run code when loaded. "
+            "Convert it with save_pretrained(..., safe_serialization=True) where you trust it"
+        )
+    ggufs = sorted(file.name for file in path.glob("*.gguf"))
+    if ggufs:
+        raise ModelError(f"model: {path} holds GGUF weights; give the file itself: {path / ggufs[0]}")
+    raise ModelError(f"model: the folder {path} has no weights (*.safetensors)")
+
+
+def _explain(name: str, error: Exception) -> str:
+    """One message out of the many that loading can end in."""
+    text = str(error).strip()
+    lowered = text.lower()
+    first = text.splitlines()[0] if text else type(error).__name__
+    if "trust_remote_code" in lowered:
+        remedy = "it brings code of its own; add --trust-remote-code if you trust it"
+    elif "gated" in lowered:
+        remedy = "it is gated: accept its terms on the hub and log in with `hf auth login`"
+    elif any(sign in lowered for sign in ("offline", "connect", "couldn't reach", "cached files", "resolve")):
+        remedy = "the hub can't be reached and it is not in the local cache; check the connection, or give a folder"
+    elif any(sign in lowered for sign in ("not a valid model identifier", "not a local folder", "404")):
+        remedy = "no folder and no hub repository has this name; check the spelling"
+    elif "safetensors" in lowered and "no file named" in lowered:
+        remedy = "it has no safetensors weights; pickle is not loaded"
+    else:
+        remedy = first
+    return f"model: {name!r} can't be loaded: {remedy}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the loader's own progress bars and advice out of ours."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,246 @@
+"""From an item to the token ids that are asked.
+
+Every continuation is encoded together with its prompt, and all options of an item are scored from
+one place: the longest token prefix that the prompt and all joint encodings share. So no rule about
+what a token boundary does to a leading space is needed, and where one moves it is counted.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anomia.grade import normalize
+from anomia.items.item import Item, Question
+from anomia.items.prompts import (
+    cued_prompt,
+    no_question_prompt,
+    one_shot_prefix,
+    one_shot_prompt,
+    open_prompt,
+    zero_shot_prompt,
+)
+from anomia.probe.ask import Ask, OptionSet, Target, TokenIds
+
+PROBES = (
+    "open", "cued", "distractors_only", "unrelated", "choice", "choice_hard", "choice_passage",
+    "choice_no_question", "rank", "beams", "samples", "one_shot",
+)  # fmt: skip
+OPTION_KINDS = {"choice": "standard", "choice_hard": "hard", "choice_passage": "passage"}
+Encode = Callable[[str], TokenIds]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot."""
+
+    chat: bool = False
+    prompt_tokens: int = 512
+    one_shot_tokens: int = 1024
+    one_shot_characters: int = 500
+    exemplar_characters: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedItem:
+    """An item as it is asked, and what encoding it did to it.
+
+    context: the passage as sent. truncated: its end was cut. gold_truncated: the gold answer stood
+    in the passage and no longer does. boundary_mismatch: options are scored from before the prompt's end.
+    """
+
+    item: Item
+    ask: Ask
+    context: str
+    prompt: str
+    prompt_tokens: int
+    truncated: bool
+    gold_truncated: bool
+    boundary_mismatch: bool
+    gold_token: int
+    gold_distinct_token: int | None
+
+
+def encode_item(
+    item: Item,
+    tokenizer: Any,
+    form: Form,
+    probes: Sequence[str],
+    *,
+    exemplar: Question | None,
+    reach: bool,
+    reference_tokens: TokenIds = (),
+) -> EncodedItem:
+    """Encodes everything that is asked of one item.
+
+    Args:
+        item: the item.
+        tokenizer: of the model under test.
+        form: chat or plain, and the limits.
+        probes: names out of `PROBES`.
+        exemplar: the solved example of one-shot prompts; None leaves that probe out.
+        reach: whether this item is asked with beams and samples.
+        reference_tokens: tokens whose probability is compared with base's.
+    """
+    question = item.question
+    encode = encoder(tokenizer, chat=form.chat)
+    context = _fit(question.context, lambda text: open_prompt(text, question.question), encode, form.prompt_tokens)
+    prompt = open_prompt(context, question.question)
+    prompt_ids = encode(prompt)
+    continue_ = _continuer(tokenizer, prompt, chat=form.chat)
+
+    option_texts = {probe: item.options[kind] for probe, kind in OPTION_KINDS.items() if kind in item.options}
+    texts = [*question.answers, item.foil, *(text for options in option_texts.values() for text in options)]
+    joint = {text: continue_(text) for text in texts}
+    start = _scoring_start(prompt_ids, list(joint.values()))
+    gold = joint[question.gold]
+    rivals = [joint[text] for text in item.options["standard"] if text != question.gold]
+
+    options = {
+        probe: OptionSet(start, tuple(joint[text] for text in option_texts[probe]))
+        for probe in OPTION_KINDS
+        if probe in probes and probe in option_texts
+    }
+    targets: dict[str, Target] = {}
+    if "rank" in probes:
+        options["answers"] = OptionSet(start, tuple(joint[text] for text in question.answers))
+        targets["gold"] = Target(gold[:start], gold[start])
+        targets |= {
+            f"answer_{n}": Target(gold[:start], joint[text][start]) for n, text in enumerate(question.answers) if n
+        }
+        targets["foil"] = Target(gold[:start], joint[item.foil][start])
+        foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
+        targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
+        targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
+    if "choice_no_question" in probes and question.context:
+        options["choice_no_question"] = _bare_options(item, context, tokenizer, encode, chat=form.chat)
+
+    distractors = tuple(text for text in item.options["standard"] if text != question.gold)
+    cues = {"cued": item.options["standard"], "distractors_only": distractors, "unrelated": item.unrelated}
+    greedy = {"open": prompt_ids} if "open" in probes else {}
+    greedy |= {
+        probe: encode(cued_prompt(context, question.question, candidates))
+        for probe, candidates in cues.items()
+        if probe in probes
+    }
+    shared_prefix: TokenIds = ()
+    if "one_shot" in probes and exemplar is not None:
+        one_shot, shared_prefix = _one_shot_prompts(question, exemplar, encode, form)
+        greedy |= one_shot
+    return EncodedItem(
+        item=item,
+        ask=Ask(
+            item_id=question.id,
+            greedy=greedy,
+            options=options,
+            targets=targets,
+            distribution=gold[:start] if "rank" in probes else None,
+            reference_tokens=reference_tokens if "rank" in probes else (),
+            beams=prompt_ids if reach and "beams" in probes else None,
+            samples=prompt_ids if reach and "samples" in probes else None,
+            shared_prefix=shared_prefix,
+        ),
+        context=context,
+        prompt=prompt,
+        prompt_tokens=len(prompt_ids),
+        truncated=context != question.context,
+        gold_truncated=_stands_in(question.gold, question.context) and not _stands_in(question.gold, context),
+        boundary_mismatch=start < len(prompt_ids),
+        gold_token=gold[start],
+        gold_distinct_token=targets["gold_distinct"].token if "gold_distinct" in targets else None,
+    )
+
+
+def encoder(tokenizer: Any, *, chat: bool) -> Encode:
+    """A function from a prompt to its token ids, through the chat template where asked."""
+
+    def encode(prompt: str) -> TokenIds:
+        if chat:
+            return tuple(tokenizer(chat_text(tokenizer, prompt), add_special_tokens=False).input_ids)
+        return tuple(tokenizer(prompt).input_ids)
+
+    return encode
+
+
+def chat_text(tokenizer: Any, prompt: str) -> str:
+    """A prompt as a user's turn in the tokenizer's own chat template, thinking switched off."""
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return text
+
+
+def _continuer(tokenizer: Any, prompt: str, *, chat: bool) -> Encode:
+    """A function from an answer to the joint token ids of prompt and answer."""
+    if chat:
+        opened = chat_text(tokenizer, prompt)
+        return lambda answer: tuple(tokenizer(opened + answer, add_special_tokens=False).input_ids)
+    return lambda answer: tuple(tokenizer(f"{prompt} {answer}").input_ids)
+
+
+def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -> str:
+    """The longest beginning of the passage with which the prompt has at most `limit` tokens."""
+    if len(encode(form(context))) <= limit:
+        return context
+    low, high = 0, len(context)
+    while low < high - 1:
+        middle = (low + high) // 2
+        if len(encode(form(context[:middle]))) <= limit:
+            low = middle
+        else:
+            high = middle
+    # A cut before a combining mark would change the character it belongs to.
+    while 0 < low < len(context) and unicodedata.category(context[low]).startswith("M"):
+        low -= 1
+    return context[:low].rstrip()
+
+
+def _one_shot_prompts(
+    question: Question, exemplar: Question, encode: Encode, form: Form
+) -> tuple[Mapping[str, TokenIds], TokenIds]:
+    """The one-shot prompt, its zero-shot baseline on the same passage, and the exemplar's token prefix."""
+
+    def solved(context: str) -> str:
+        return one_shot_prompt(
+            exemplar, context, question.question, exemplar_characters=form.exemplar_characters
+        )
+
+    context = _fit(question.context[: form.one_shot_characters], solved, encode, form.one_shot_tokens)
+    prompt = encode(solved(context))
+    prefix = encode(one_shot_prefix(exemplar, exemplar_characters=form.exemplar_characters))
+    # One token less: the prefix's last one may merge with what follows in some items and not in others.
+    shared = min(_common_prefix([prompt, prefix]), len(prefix) - 1)
+    return (
+        {"one_shot": prompt, "zero_shot": encode(zero_shot_prompt(context, question.question))},
+        prompt[: max(0, shared)],
+    )
+
+
+def _bare_options(item: Item, context: str, tokenizer: Any, encode: Encode, *, chat: bool) -> OptionSet:
+    """The standard options after the passage alone."""
+    prompt = no_question_prompt(context)
+    continue_ = _continuer(tokenizer, prompt, chat=chat)
+    sequences = tuple(continue_(text) for text in item.options["standard"])
+    return OptionSet(_scoring_start(encode(prompt), sequences), sequences)
+
+
+def _scoring_start(prompt: TokenIds, continuations: Sequence[TokenIds]) -> int:
+    """Where scoring begins: the shared prefix of all, but at least one token of each is left to score."""
+    return min(_common_prefix([prompt, *continuations]), *(len(sequence) - 1 for sequence in continuations))
+
+
+def _common_prefix(sequences: Sequence[TokenIds]) -> int:
+    length = min(len(sequence) for sequence in sequences)
+    return next((i for i in range(length) if len({sequence[i] for sequence in sequences}) > 1), length)
+
+
+def _distinct(name: str, sequence: TokenIds, rivals: Sequence[TokenIds], start: int) -> dict[str, Target]:
+    """The first token of a sequence that no rival shares, given the tokens before it, if it has one."""
+    position = max([start, *(_common_prefix([sequence, rival]) for rival in rivals)])
+    return {name: Target(sequence[:position], sequence[position])} if position < len(sequence) else {}
+
+
+def _stands_in(answer: str, context: str) -> bool:
+    return normalize(answer) in normalize(context)

@@ -1,0 +1,194 @@
+"""The plain engine: `model.generate` and one full forward pass for every option and prefix.
+
+Slow on purpose. It is what the token tree is tested against, and what architectures get that a
+tree mask doesn't fit. Nothing here shares code with the tree but the random numbers of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from anomia.probe.ask import Ask, Beam, Decoding, Distribution, OptionSet, Placement, Reply, Target, TokenIds
+from anomia.probe.sampling import NucleusSampler
+
+
+def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
+    """Answers asks the plain way; an `Engine`.
+
+    Greedy prompts of up to `batch_size` items are generated together, padded on the left; everything
+    else is asked item by item.
+    """
+    for first in range(0, len(asks), batch_size):
+        batch = asks[first : first + batch_size]
+        prompts = [(n, name, prompt) for n, ask in enumerate(batch) for name, prompt in ask.greedy.items()]
+        greedy: list[dict[str, TokenIds]] = [{} for _ in batch]
+        for chunk in range(0, len(prompts), batch_size):
+            part = prompts[chunk : chunk + batch_size]
+            for (n, name, _), tokens in zip(part, _greedy(model, [p for *_, p in part], decoding), strict=True):
+                greedy[n][name] = tokens
+        for ask, generated in zip(batch, greedy, strict=True):
+            yield _reply(model, ask, generated, decoding)
+
+
+@torch.inference_mode()
+def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding) -> Reply:
+    prefixes = {target.prefix for target in ask.targets.values()}
+    if ask.distribution is not None:
+        prefixes.add(ask.distribution)
+    logits = {prefix: _float32_logits(model, prefix) for prefix in prefixes}
+    option_log_probs = {name: _score(model, options) for name, options in ask.options.items()}
+    finite = all(bool(torch.isfinite(values).all()) for values in logits.values()) and all(
+        bool(torch.isfinite(torch.tensor(scores)).all()) for scored in option_log_probs.values() for scores in scored
+    )
+    if not finite:
+        return Reply(ask.item_id, finite=False)
+    distribution, reference = None, ()
+    if ask.distribution is not None:
+        log_probs = torch.log_softmax(logits[ask.distribution], dim=-1)
+        distribution = _likeliest(log_probs, decoding.top_tokens)
+        reference = tuple(log_probs[list(ask.reference_tokens)].tolist())
+    return Reply(
+        ask.item_id,
+        greedy=greedy,
+        option_log_probs=option_log_probs,
+        placements={name: _place(logits[target.prefix], target) for name, target in ask.targets.items()},
+        distribution=distribution,
+        reference_log_probs=reference,
+        beams=_beams(model, ask.beams, decoding) if ask.beams is not None else (),
+        samples=_samples(model, ask, decoding) if ask.samples is not None else {},
+    )
+
+
+@torch.inference_mode()
+def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list[TokenIds]:
+    length = max(len(prompt) for prompt in prompts)
+    rows = [[_pad(decoding)] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    output = model.generate(
+        torch.tensor(rows, device=model.device),  # [B, S]
+        attention_mask=torch.tensor(mask, device=model.device),
+        do_sample=False,
+        num_beams=1,
+        **_generation(decoding),
+    )
+    return [_until_end(row[length:].tolist(), decoding) for row in output]
+
+
+def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:
+    output = model.generate(
+        torch.tensor([prompt], device=model.device),
+        do_sample=False,
+        num_beams=decoding.num_beams,
+        num_return_sequences=decoding.num_beams,
+        length_penalty=1.0,
+        early_stopping=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **_generation(decoding),
+    )
+    return tuple(
+        Beam(_until_end(row[len(prompt) :].tolist(), decoding), score)
+        for row, score in zip(output.sequences, output.sequences_scores.tolist(), strict=True)
+    )
+
+
+def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenIds, ...]]:
+    """Nucleus samples, step by step from the logits of `generate`'s own greedy loop over full prefixes."""
+    assert ask.samples is not None
+    sampler = NucleusSampler.of(decoding)
+    found: dict[int, tuple[TokenIds, ...]] = {}
+    for seed in decoding.sample_seeds:
+        sequences = []
+        for index in range(decoding.num_samples):
+            tokens: list[int] = []
+            for step in range(decoding.max_new_tokens):
+                logits = _logits(model, (*ask.samples, *tokens), 1)[-1]
+                token = sampler.draw(logits, seed=seed, item_id=ask.item_id, index=index, step=step)
+                if token in decoding.eos_token_ids:
+                    break
+                tokens.append(token)
+            sequences.append(tuple(tokens))
+        found[seed] = tuple(sequences)
+    return found
+
+
+def _score(model: Any, options: OptionSet) -> tuple[tuple[float, ...], ...]:
+    """The log-probability of each token of each sequence from `start` on, by full forward passes."""
+    scores = []
+    for sequence in options.sequences:
+        wanted = torch.tensor(sequence[options.start :], device=model.device)  # [T]
+        logits = _logits(model, sequence, len(wanted) + 1)[:-1]  # [T, V]
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        scores.append(tuple(log_probs.gather(1, wanted[:, None])[:, 0].tolist()))
+    return tuple(scores)
+
+
+def _logits(model: Any, sequence: Sequence[int], keep: int) -> torch.Tensor:
+    """The logits at the last `keep` positions, [keep, V]."""
+    inputs = torch.tensor([list(sequence)], device=model.device)  # [1, S]
+    logits: torch.Tensor = model(inputs, use_cache=False, logits_to_keep=keep).logits
+    return logits[0, -keep:]
+
+
+def _float32_logits(model: Any, prefix: TokenIds) -> torch.Tensor:
+    """The next-token logits after a prefix, with the head's product in float32, [V]."""
+    with _float32_head(model):
+        return _logits(model, prefix, 1)[-1].float()
+
+
+@contextmanager
+def _float32_head(model: Any) -> Iterator[None]:
+    """Inside, the output head multiplies in float32; what the model does to logits then follows."""
+    head = model.get_output_embeddings()
+
+    def product(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        bias = None if module.bias is None else module.bias.float()
+        return functional.linear(inputs[0].float(), module.weight.float(), bias)
+
+    hook = head.register_forward_hook(product)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _place(logits: torch.Tensor, target: Target) -> Placement:
+    own = logits[target.token]
+    return Placement(
+        rank=1 + int((logits > own).sum()),
+        ties=int((logits == own).sum()) - 1,
+        log_prob=float(torch.log_softmax(logits, dim=-1)[target.token]),
+        margin=float(logits.max() - own),
+    )
+
+
+def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
+    top = log_probs.topk(min(count, log_probs.numel()))
+    tail = 1.0 - float(top.values.double().exp().sum())
+    return Distribution(tuple(top.indices.tolist()), tuple(top.values.tolist()), max(0.0, tail))
+
+
+def _generation(decoding: Decoding) -> dict[str, Any]:
+    return {
+        "max_new_tokens": decoding.max_new_tokens,
+        "eos_token_id": list(decoding.eos_token_ids) or None,
+        "pad_token_id": _pad(decoding),
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
+
+
+def _pad(decoding: Decoding) -> int:
+    """Padding is masked, so any token will do; the end token also fills finished rows."""
+    return decoding.eos_token_ids[0] if decoding.eos_token_ids else 0
+
+
+def _until_end(tokens: Sequence[int], decoding: Decoding) -> TokenIds:
+    end = next((i for i, token in enumerate(tokens) if token in decoding.eos_token_ids), len(tokens))
+    return tuple(tokens[:end])
