@@ -1,0 +1,62 @@
+"""What a compression did: plain values for the run, `anomia.json` and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from anomia.compress.calibration import CalibrationRecord
+
+
+class MatrixReport(NamedTuple):
+    """One matrix after pruning.
+
+    name: full path in the model. shape: [out, in]. zeros: weights that are zero now, of all.
+    dead_columns: inputs that no calibration token ever excited. damping: SparseGPT's, relative to the mean
+    diagonal of the Hessian. note: what was not as usual.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    zeros: int
+    dead_columns: int = 0
+    damping: float | None = None
+    note: str = ""
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over weights."""
+        return self.zeros / (self.shape[0] * self.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionReport:
+    """One applied step. left_dense: names of the weights that pruning never touches.
+
+    block_sparsity: the target of each block, where they differ. reconstruction: choices that a method built
+    from its published description made, empty for the others. seconds: wall-clock time.
+    """
+
+    step: str
+    matrices: tuple[MatrixReport, ...]
+    seconds: float
+    calibration: CalibrationRecord | None = None
+    block_sparsity: tuple[float, ...] = ()
+    left_dense: tuple[str, ...] = ()
+    reconstruction: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over weights, in all pruned matrices together; 0 where nothing was pruned."""
+        weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in self.matrices)
+        return sum(matrix.zeros for matrix in self.matrices) / weights if weights else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = asdict(self)
+        plain["sparsity"] = self.sparsity
+        plain["matrices"] = [{**m._asdict(), "sparsity": m.sparsity} for m in self.matrices]
+        return plain

@@ -1,0 +1,166 @@
+"""Where calibration text comes from: a source name to passages, in a fixed order."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import resources
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anomia.errors import DataError, StudyError, nearest
+from anomia.items.languages import language_code, language_name
+
+SOURCES = ("c4", "demo", "balanced", "own", "wikipedia:LANGUAGE", "file:PATH")
+PASSAGES = 128
+PASSAGES_A_LANGUAGE = 64
+WIKIPEDIA_SNAPSHOT = "20231101"
+
+
+class Passage(NamedTuple):
+    """One passage and its language (`""` where the source doesn't say)."""
+
+    text: str
+    language: str
+
+
+class Source(NamedTuple):
+    """What a source offers. asked: passages wanted a stream; `None` takes all there are."""
+
+    streams: tuple[Iterable[Passage], ...]
+    asked: int | None
+
+
+def open_source(
+    source: str,
+    *,
+    samples: int | None = None,
+    languages: Sequence[str] = (),
+    language: str | None = None,
+    data_dir: Path | None = None,
+) -> Source:
+    """The passages of a source, lazily, one stream a language.
+
+    samples: passages of each stream (default 128; 64 a language for `balanced` and `own`).
+    languages: the study's languages, for `balanced` and `demo`. language: the one that `own` is for.
+    data_dir: folder that is looked through before the hub (`c4.en.jsonl`, `wikipedia/LANGUAGE.jsonl`).
+
+    Raises `StudyError` for a source that doesn't exist or lacks what it needs; a `DataError` may be
+    raised while the streams are read.
+    """
+    kind, _, argument = source.partition(":")
+    if kind == "file" and argument:
+        return Source((_read_file(Path(argument)),), samples or PASSAGES)
+    if kind == "wikipedia" and argument:
+        return Source((_wikipedia(language_name(argument), data_dir),), samples or PASSAGES)
+    if source == "c4":
+        return Source((_c4(data_dir),), samples or PASSAGES)
+    if source == "demo":
+        return Source((_demo(languages),), samples)
+    if source == "balanced":
+        if not languages:
+            raise StudyError("calibration=balanced needs the study's languages, and none are given")
+        streams = tuple(_wikipedia(language_name(name), data_dir) for name in languages)
+        return Source(streams, samples or PASSAGES_A_LANGUAGE)
+    if source == "own":
+        if language is None:
+            raise StudyError("calibration=own makes one mask a language; name the language")
+        return Source((_wikipedia(language_name(language), data_dir),), samples or PASSAGES_A_LANGUAGE)
+    raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
+
+
+def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], int, int]:
+    """The first passages that are kept, streams in turn; how many were refused, and how many are missing."""
+    chosen: list[list[Passage]] = []
+    refused = missing = 0
+    for stream in source.streams:
+        mine: list[Passage] = []
+        for passage in stream:
+            if source.asked is not None and len(mine) == source.asked:
+                break
+            if not passage.text.strip():
+                continue
+            if keep(passage.text):
+                mine.append(passage)
+            else:
+                refused += 1
+        missing += 0 if source.asked is None else source.asked - len(mine)
+        chosen.append(mine)
+    # In turn, so that a token budget that cuts the list off leaves the languages in balance.
+    passages = [passage for turn in zip_longest(*chosen) for passage in turn if passage is not None]
+    return passages, refused, missing
+
+
+def read_json_lines(content: str, name: str, language: str) -> Iterator[Passage]:
+    """Passages of JSON lines with a field `text`. Raises `DataError` with the line's number."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{name}, line {number}: not JSON ({error.msg}); write one object a line"
+            ) from None
+        text = entry.get("text") if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            raise DataError(f'{name}, line {number}: no field "text" with the passage')
+        yield Passage(text, language)
+
+
+def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"calibration text {path} doesn't exist; give a .jsonl or plain text file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"calibration text {path} can't be read: {error}") from None
+    if path.suffix in (".jsonl", ".json"):
+        yield from read_json_lines(content, str(path), language)
+        return
+    for document in re.split(r"\n\s*\n", content):
+        if document.strip():
+            yield Passage(document.strip(), language)
+
+
+def _c4(data_dir: Path | None) -> Iterator[Passage]:
+    local = data_dir / "c4.en.jsonl" if data_dir is not None else None
+    if local is not None and local.exists():
+        yield from _read_file(local, "english")
+        return
+    remedy = "calibration=file:PATH takes a local copy of C4, calibration=demo the shipped passages"
+    for row in _hub_rows("allenai/c4", "en", "train", remedy):
+        yield Passage(row["text"], "english")
+
+
+def _wikipedia(language: str, data_dir: Path | None) -> Iterator[Passage]:
+    local = data_dir / "wikipedia" / f"{language}.jsonl" if data_dir is not None else None
+    if local is not None and local.exists():
+        yield from _read_file(local, language)
+        return
+    remedy = "calibration=file:PATH takes local text"
+    code = language_code(language) or language
+    for row in _hub_rows("wikimedia/wikipedia", f"{WIKIPEDIA_SNAPSHOT}.{code}", "train", remedy):
+        yield Passage(row["text"], language)
+
+
+def _demo(languages: Sequence[str]) -> Iterator[Passage]:
+    folder = resources.files("anomia.items") / "demo" / "calibration"
+    for name in dict.fromkeys(["english", *map(language_name, languages)]):
+        file = folder / f"{name}.jsonl"
+        if file.is_file():
+            yield from read_json_lines(file.read_text(encoding="utf-8"), f"demo/{name}.jsonl", name)
+
+
+def _hub_rows(repository: str, config: str, split: str, remedy: str) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(repository, config, split=split, streaming=True)
+    except Exception as error:
+        # `datasets` reports a missing network, a wrong name and a broken file by unrelated exception types.
+        raise DataError(
+            f"calibration text {repository} ({config}) can't be read from the hub: {error}; {remedy}"
+        ) from error

@@ -1,0 +1,239 @@
+"""What the calibration tokens put into each weight matrix of a block, gathered on the still-dense block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from anomia.compress.blocks import Call, FusedExperts, Matrix, find_fused_experts, find_matrices, run_block
+from anomia.compress.calibration import Batch
+from anomia.errors import CompressionError
+
+
+class Needs(NamedTuple):
+    """What a method asks of its statistics. norms are always gathered."""
+
+    hessian: bool = False
+    languages: bool = False
+
+
+@dataclass(slots=True)
+class LanguageStatistic:
+    """The same for the tokens of one language. active: how often each input was above zero, [in]."""
+
+    sum_squares: torch.Tensor
+    active: torch.Tensor
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class InputStatistic:
+    """Sums over the calibration tokens that reached an input, in float32; padding never counts.
+
+    sum_squares: [in]. hessian: X·Xᵀ as [in, in], the upper and lower half alike, if asked for.
+    """
+
+    sum_squares: torch.Tensor
+    tokens: int = 0
+    hessian: torch.Tensor | None = None
+    languages: dict[str, LanguageStatistic] = field(default_factory=dict)
+
+    @property
+    def norms(self) -> torch.Tensor:
+        """‖X‖₂ of each input over all tokens, [in] float32."""
+        return self.sum_squares.sqrt()
+
+    def add(self, inputs: torch.Tensor, needs: Needs, language: str) -> None:
+        """Count the tokens `inputs`, [T, in]."""
+        values = inputs.float()  # [T, in]
+        if needs.hessian:
+            product = _gram(values)
+            self.hessian = product if self.hessian is None else self.hessian.add_(product)
+            squares = product.diagonal()
+        else:
+            squares = torch.linalg.vecdot(values, values, dim=0)
+        self.sum_squares += squares
+        self.tokens += len(values)
+        if needs.languages:
+            mine = self.languages.get(language)
+            if mine is None:
+                zeros = torch.zeros_like(self.sum_squares)
+                mine = self.languages[language] = LanguageStatistic(zeros, zeros.clone())
+            mine.sum_squares += squares
+            mine.active += (values > 0).sum(dim=0)
+            mine.tokens += len(values)
+
+
+class Group(NamedTuple):
+    """Matrices that share their input (q/k/v, gate/up) and its one statistic; `None` if no token came."""
+
+    matrices: tuple[Matrix, ...]
+    statistic: InputStatistic | None
+
+
+class _ReadError(Exception):
+    """Ends a block's forward pass once the last input is read: nothing reads what follows."""
+
+
+@torch.no_grad()
+def observe(
+    block: nn.Module,
+    batches: Sequence[Batch],
+    hidden: Callable[[int], torch.Tensor],
+    calls: Sequence[Call],
+    needs: Needs,
+    *,
+    where: str,
+) -> list[Group]:
+    """Run a block on all batches and gather the statistic of every matrix's input.
+
+    hidden(i): the states that enter the block in batch i, [B, S, H]. calls: one a batch.
+    A batch ends where the first one read its last input. Matrices come in groups, in the order in which they
+    were first used; what no token reached comes last.
+
+    Raises `CompressionError` for fused experts that the block doesn't use one matrix at a time.
+    """
+    matrices = {matrix.name: matrix for matrix in find_matrices(block, where=where)}
+    experts = find_fused_experts(block, where=where)
+    gathering = _Gathering(needs, where)
+    last: str | None = None
+    with _watching({name: block.get_submodule(name) for name in matrices}, experts, gathering.take):
+        for index, batch in enumerate(batches):
+            gathering.start(batch, last)
+            with suppress(_ReadError):
+                run_block(block, hidden(index), calls[index])
+            if index == 0 and not experts and len(gathering.fired) == len(matrices):
+                last = gathering.fired[-1]
+    return _grouped(matrices, experts, gathering)
+
+
+class _Gathering:
+    """The statistics of one block while its batches run. owners: which matrix's input each one shares."""
+
+    def __init__(self, needs: Needs, where: str) -> None:
+        self.statistics: dict[str, InputStatistic] = {}
+        self.owners: dict[str, str] = {}
+        self.fired: list[str] = []
+        self.where = where
+        self._needs = needs
+        self._seen: dict[int, tuple[torch.Tensor, str]] = {}
+
+    def start(self, batch: Batch, last: str | None) -> None:
+        self._batch, self._last = batch, last
+        self.fired = []
+        self._seen = {}
+
+    def take(self, name: str, inputs: torch.Tensor) -> None:
+        """Called with the input of a matrix, [..., in], right before the product."""
+        self.fired.append(name)
+        # The reference kept in `_seen` keeps the id from being given to another tensor of this batch.
+        _, owner = self._seen.setdefault(id(inputs), (inputs, self.owners.get(name, name)))
+        if self.owners.setdefault(name, owner) != owner:
+            raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} in every batch")
+        if self._seen[id(inputs)][1] == name:
+            rows = _real_rows(inputs, self._batch, f"{self.where}.{name}")
+            if name not in self.statistics:
+                zeros = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
+                self.statistics[name] = InputStatistic(zeros)
+            self.statistics[name].add(rows, self._needs, self._batch.languages[0])
+        if name == self._last:
+            self._seen = {}
+            raise _ReadError
+
+
+def _grouped(
+    matrices: dict[str, Matrix], experts: Sequence[FusedExperts], gathering: _Gathering
+) -> list[Group]:
+    owners = gathering.owners
+    for fused in experts:
+        slices = {matrix.name: matrix for matrix in fused.matrices()}
+        if not slices.keys() & owners.keys():
+            raise CompressionError(
+                f"{gathering.where}.{fused.name} holds the matrices of {len(slices)} experts in one parameter"
+                f" {list(fused.parameter.shape)} that the model doesn't use one by one; such a mixture can't"
+                " be pruned with calibration text, and is not left dense in silence"
+            )
+        matrices = matrices | slices
+    groups: dict[str, list[Matrix]] = {}
+    for name, owner in owners.items():
+        groups.setdefault(owner, []).append(matrices[name])
+    unseen = [Group((matrix,), None) for name, matrix in matrices.items() if name not in owners]
+    return [Group(tuple(group), gathering.statistics[owner]) for owner, group in groups.items()] + unseen
+
+
+def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    if batch.real is None:
+        return rows
+    if len(rows) != len(batch.real):
+        raise CompressionError(f"{where}: {len(rows)} rows for {len(batch.real)} tokens of a padded batch")
+    return rows[batch.real.to(rows.device)]
+
+
+def _gram(values: torch.Tensor) -> torch.Tensor:
+    if values.device.type == "cpu":
+        # NumPy sees that both factors are one array and computes half of the symmetric product.
+        array = values.numpy()
+        return torch.from_numpy(array.T @ array)
+    return values.T @ values
+
+
+@contextmanager
+def _watching(
+    modules: dict[str, nn.Module], experts: Sequence[FusedExperts], take: Callable[[str, torch.Tensor], None]
+) -> Iterator[None]:
+    def hook(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            take(name, args[0] if args else next(iter(kwargs.values())))
+
+        return read
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_pre_hook(hook(name), with_kwargs=True)
+            stack.callback(handle.remove)
+        if experts:
+            stack.enter_context(_ExpertProducts(experts, take))
+        yield
+
+
+class _ExpertProducts(TorchFunctionMode):
+    """Sees every product with one expert's slice of a fused parameter, whatever module computes it."""
+
+    def __init__(self, experts: Sequence[FusedExperts], take: Callable[[str, torch.Tensor], None]) -> None:
+        super().__init__()
+        self._experts = experts
+        self._take = take
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        products = (
+            nn.functional.linear,
+            torch.matmul,
+            torch.Tensor.matmul,
+            torch.Tensor.__matmul__,
+            torch.mm,
+        )
+        if func in products and len(args) >= 2 and torch.is_tensor(args[1]) and args[1].dim() == 2:
+            name = self._slice_name(args[1])
+            if name is not None:
+                self._take(name, args[0])
+        return func(*args, **(kwargs or {}))
+
+    def _slice_name(self, weight: torch.Tensor) -> str | None:
+        for fused in self._experts:
+            parameter = fused.parameter
+            if weight.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
+                continue
+            offset = int(weight.storage_offset()) - int(parameter.storage_offset())
+            index, rest = divmod(offset, int(parameter.stride(0)))
+            if rest == 0 and 0 <= index < len(parameter) and weight.numel() == parameter[0].numel():
+                return f"{fused.name}[{index}]"
+        return None

@@ -1,0 +1,25 @@
+"""Wanda: weights and activations (Sun et al. 2024)."""
+
+from __future__ import annotations
+
+import torch
+
+from anomia.compress.masks import row_mask
+from anomia.compress.spec import Target
+
+
+def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """|W|·‖X‖₂ in float32. weight: [out, in]; norms: [in], the L2 norm of each input over all tokens.
+
+    Source: Sun et al. (2024), Equation 1.
+    """
+    return weight.abs().float() * norms
+
+
+def wanda_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch.Tensor:
+    """The lowest `int(in × sparsity)` scores of every output row, ties to the lowest index.
+
+    Returns [out, in] bool, True where the weight goes. For a pattern: the lowest of every M inputs.
+    Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group a row).
+    """
+    return row_mask(wanda_scores(weight, norms), target)
