@@ -1,0 +1,276 @@
+"""Attention over token trees: many trees packed into one sequence, each token seeing its ancestors only.
+
+The linear layers of a model then run on real tokens alone, without padding between items, and only
+attention knows which token belongs to which tree. It is plugged into `transformers` as an attention
+implementation of its own (`AttentionInterface`), because the additive 4-D masks that the stock
+implementations take differ by architecture, are silently wrong where a window is applied elsewhere, and
+make them slower: on CPUs their bfloat16 kernel takes four times as long as the two matrix products here.
+
+A window is applied by depth, as the model itself would along one branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface
+
+IMPLEMENTATION = "anomia_tree"
+QUERY_BLOCK = 128
+"""Queries at a time on CPUs: their scores stay in the processor's cache, keys behind a block are skipped."""
+
+
+class Plan(Protocol):
+    """How the tokens of one packed forward pass see the KV cache.
+
+    `slots` [N]: where each token's key and value are stored, as row × capacity + slot.
+    """
+
+    @property
+    def slots(self) -> Tensor:
+        """Where keys and values are stored [N]."""
+        ...
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Attention output [N, heads, D].
+
+        `query` is [N, heads, D], `key` and `value` are the whole cache: [rows, KV heads, capacity, D].
+        """
+        ...
+
+
+_plan: ContextVar[Plan] = ContextVar("plan")
+
+
+@contextmanager
+def planned(plan: Plan) -> Iterator[None]:
+    """Inside, tree attention follows `plan`."""
+    token = _plan.set(plan)
+    try:
+        yield
+    finally:
+        _plan.reset(token)
+
+
+def current_plan() -> Plan:
+    """The plan of the forward pass that is running."""
+    return _plan.get()
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRow:
+    """Nodes `start` to `stop` of a tree, packed from `offset` on, in row `row` of the cache.
+
+    The nodes before `start` are in the cache already. `depths` and `ends` have shape [stop].
+    """
+
+    row: int
+    start: int
+    stop: int
+    offset: int
+    depths: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A pass over the nodes of whole trees; a node's slot is its index in the tree."""
+
+    slots: Tensor
+    rows: tuple[TreeRow, ...]
+    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """See `Plan.attend`."""
+        outputs = []
+        groups = key.shape[1]
+        for row in self.rows:
+            if (row.row, window) not in self.masks:
+                self.masks[row.row, window] = tree_mask(row, window, query.dtype)
+            mask = self.masks[row.row, window]  # [new, stop]
+            new = row.stop - row.start
+            block = QUERY_BLOCK if query.device.type == "cpu" else new
+            for first in range(0, new, block):
+                last = min(first + block, new)
+                seen = row.start + last
+                asked = query[row.offset + first : row.offset + last]  # [q, heads, D]
+                output = masked_attention(
+                    asked.view(last - first, groups, -1, asked.shape[-1]).permute(1, 2, 0, 3)[
+                        None
+                    ],  # [1, KV heads, group, q, D]
+                    key[row.row, None, :, :seen],
+                    value[row.row, None, :, :seen],
+                    mask[None, first:last, :seen],
+                    scaling=scaling,
+                    softcap=softcap,
+                )
+                outputs.append(output[0].permute(2, 0, 1, 3).flatten(1, 2))
+        return torch.cat(outputs)
+
+
+@dataclass(frozen=True)
+class LeafLayer:
+    """A pass over one layer of leaves of the first R rows of the cache.
+
+    places [N]: each leaf's place in a padded [R, width] layout. visible [N, L]: the slots that a leaf sees,
+    itself included. ages [N, L]: its depth minus the depth of what stands in each slot of its row.
+    """
+
+    slots: Tensor
+    rows: int
+    width: int
+    places: Tensor
+    visible: Tensor
+    ages: Tensor
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """See `Plan.attend`."""
+        length = self.visible.shape[1]
+        groups = key.shape[1]
+        padded = query.new_zeros(self.rows * self.width, *query.shape[1:])
+        padded[self.places] = query
+        output = masked_attention(
+            padded.view(self.rows, self.width, groups, -1, query.shape[-1]).permute(0, 2, 3, 1, 4),
+            key[: self.rows, :, :length],
+            value[: self.rows, :, :length],
+            self._mask(window, query.dtype),
+            scaling=scaling,
+            softcap=softcap,
+        )  # [R, KV heads, group, width, D]
+        return output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)[self.places]
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        if window not in self.masks:
+            seen = self.visible if window is None else self.visible & (self.ages < window)
+            mask = torch.full(
+                (self.rows * self.width, seen.shape[1]),
+                torch.finfo(dtype).min,
+                dtype=dtype,
+                device=seen.device,
+            )
+            mask[self.places] = additive(seen, dtype)
+            self.masks[window] = mask.view(self.rows, self.width, -1)
+        return self.masks[window]
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `seen`, the lowest number elsewhere: what is added to scores."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def tree_mask(row: TreeRow, window: int | None, dtype: torch.dtype) -> Tensor:
+    """The additive mask [stop − start, stop] under which each node sees its ancestors and itself."""
+    nodes = torch.arange(row.stop, device=row.ends.device)
+    queries = nodes[row.start :, None]
+    seen = (nodes <= queries) & (row.ends > queries)
+    if window is not None:
+        seen &= row.depths[row.start :, None] - row.depths < window
+    return additive(seen, dtype)
+
+
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float, softcap: float | None
+) -> Tensor:
+    """Attention of grouped query heads under an additive mask.
+
+    query: [R, KV heads, group, Q, D]; key, value: [R, KV heads, L, D]; mask: [R or 1, Q, L].
+    Returns [R, KV heads, group, Q, D of value]. The softmax is computed in float32.
+    """
+    rows, groups, group, asked, _ = query.shape
+    if query.device.type != "cpu" and softcap is None:
+        width = groups * group
+        output = functional.scaled_dot_product_attention(
+            query.flatten(1, 2),
+            key[:, :, None].expand(-1, -1, group, -1, -1).reshape(rows, width, *key.shape[2:]),
+            value[:, :, None].expand(-1, -1, group, -1, -1).reshape(rows, width, *value.shape[2:]),
+            attn_mask=mask[:, None].expand(rows, width, -1, -1),
+            scale=scaling,
+        )
+        return output.view(rows, groups, group, asked, -1)
+    scores = query.flatten(2, 3) @ key.transpose(2, 3)  # [R, KV heads, group × Q, L]
+    scores = scores.mul_(scaling).view(rows, groups, group, asked, -1)
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    # For half precision PyTorch's softmax computes in float32 by itself and rounds its result once.
+    weights = scores.add_(mask[:, None, None]).softmax(-1)
+    return (weights.flatten(2, 3) @ value).view(rows, groups, group, asked, -1)
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """The attention implementation that `transformers` calls; see `AttentionInterface`.
+
+    query: [1, heads, N, D] of the packed tokens; key, value: the whole cache, as `TreeCache.update` gives it.
+    Returns [1, N, heads, D].
+    """
+    output = current_plan().attend(
+        query[0].transpose(0, 1),
+        key,
+        value,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window,
+        softcap,
+    )
+    return output[None], None
+
+
+AttentionInterface.register(IMPLEMENTATION, tree_attention)
+
+
+@contextmanager
+def tree_attention_in(model: Any) -> Iterator[None]:
+    """Inside, the model attends along trees; afterwards it has its own attention again.
+
+    Only what holds configurations is touched, no weight.
+    """
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    for config, _ in before:
+        config._attn_implementation = IMPLEMENTATION
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation

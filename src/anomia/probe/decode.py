@@ -1,0 +1,281 @@
+"""Greedy answers, beams and samples of all items of a batch, grown together one layer of leaves at a time.
+
+A path is where one answer has got to: a node of its item's tree. Paths that stand at the same node and
+choose the same token go on as one leaf, so an answer that greedy decoding, a beam and seven samples agree
+on is computed once. A beam that forks is two leaves with one parent: no cache is copied or reordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from anomia.probe import head, vocabulary
+from anomia.probe.ask import Decoding
+from anomia.probe.attention import LeafLayer, planned
+from anomia.probe.beams import BeamSearch, candidate_count
+from anomia.probe.cache import TreeCache
+from anomia.probe.sampling import Stream, draw
+
+COMPACT_BELOW = 0.75
+"""The cache's rows are closed up when fewer than this part of them still grow."""
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A token of a tree that generation goes on from."""
+
+    item: int
+    row: int
+    slot: int
+    depth: int
+    token: int
+    parent: Node | None = None
+    children: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Path:
+    """A greedy answer or a sample as far as it has got; a sample draws from the stream of its step."""
+
+    node: Node
+    stream: Stream | None = None
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Search:
+    """A beam search, and the nodes at which its running beams stand."""
+
+    beams: BeamSearch
+    nodes: list[Node]
+
+
+class Choice(NamedTuple):
+    """What is chosen at a node: the greedy token, ranked candidates for beams, a token for each stream."""
+
+    best: int
+    tokens: Sequence[int]
+    log_probs: Sequence[float]
+    drawn: dict[Stream, int]
+
+
+class Layer(NamedTuple):
+    """The nodes whose next tokens are chosen together.
+
+    states: [nodes, H], before the output head. visible: [nodes, capacity], the slots each node sees.
+    """
+
+    nodes: list[Node]
+    states: Tensor
+    visible: Tensor
+
+
+@dataclass(eq=False)
+class Ground:
+    """The rows of the cache on which leaves grow.
+
+    depths: [rows, capacity], the depth of what stands in each slot. free: each row's free slots, the next
+    one last. used: behind each row's last slot in use.
+    """
+
+    cache: TreeCache
+    depths: Tensor
+    free: list[list[int]]
+    used: list[int]
+
+    def occupy(self, node: Node) -> None:
+        """Gives a node a slot of its row."""
+        node.slot = self.free[node.row].pop()
+        self.used[node.row] = max(self.used[node.row], node.slot + 1)
+
+    def release(self, node: Node) -> None:
+        """Frees the slot of a leaf that nothing continues, and of the ancestors that only it needed."""
+        while node.parent is not None and node.children == 0:
+            self.free[node.row].append(node.slot)
+            node = node.parent
+            node.children -= 1
+
+    def compact(self, nodes: Sequence[Node]) -> None:
+        """Moves the rows of `nodes` together if many of the others have stopped growing."""
+        rows = sorted({node.row for node in nodes})
+        if len(rows) >= COMPACT_BELOW * (rows[-1] + 1):
+            return
+        chosen = torch.tensor(rows, device=self.depths.device)
+        self.cache.keep(chosen)
+        self.depths = self.depths[chosen]
+        self.free = [self.free[row] for row in rows]
+        self.used = [self.used[row] for row in rows]
+        moved = {row: place for place, row in enumerate(rows)}
+        for node in _with_ancestors(nodes):
+            node.row = moved[node.row]
+
+
+def grow(
+    model: Any,
+    ground: Ground,
+    layer: Layer,
+    paths: Sequence[Path],
+    searches: Sequence[Search],
+    output_type: type,
+    decoding: Decoding,
+) -> set[int]:
+    """Grows every path and search to its end, in place, from the ends of the prompts (`layer`).
+
+    Returns the items of which some logits were NaN or infinite; they stop growing there.
+    """
+    broken: set[int] = set()
+    while layer.nodes:
+        choices = _choose(model, layer, paths, searches, output_type, decoding, broken)
+        paths = [path for path in paths if path.node.item not in broken]
+        searches = [search for search in searches if search.nodes and search.nodes[0].item not in broken]
+        leaves = _Leaves()
+        paths = [path for path in paths if _step(path, choices[path.node], leaves, decoding)]
+        for search in searches:
+            parents = search.beams.advance([(choices[n].tokens, choices[n].log_probs) for n in search.nodes])
+            search.nodes = [
+                leaves.grown(search.nodes[parent], beam.tokens[-1])
+                for parent, beam in zip(parents, search.beams.running, strict=True)
+            ]
+        for node in layer.nodes:
+            ground.release(node)
+        if not leaves.nodes:
+            break
+        layer = _append(model, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
+    return broken
+
+
+class _Leaves:
+    """The next layer: one leaf for each parent and token, however many paths and beams take it."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[tuple[Node, int], Node] = {}
+
+    def grown(self, parent: Node, token: int) -> Node:
+        leaf = self.nodes.get((parent, token))
+        if leaf is None:
+            leaf = Node(parent.item, parent.row, -1, parent.depth + 1, token, parent)
+            parent.children += 1
+            self.nodes[parent, token] = leaf
+        return leaf
+
+
+def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bool:
+    """Lets a path take its next token; whether it goes on."""
+    token = choice.best if path.stream is None else choice.drawn[path.stream]
+    if token in decoding.eos_token_ids:
+        return False
+    path.tokens.append(token)
+    if len(path.tokens) >= decoding.max_new_tokens:
+        return False
+    path.node = leaves.grown(path.node, token)
+    if path.stream is not None:
+        path.stream = path.stream._replace(step=len(path.tokens))
+    return True
+
+
+def _choose(
+    model: Any,
+    layer: Layer,
+    paths: Sequence[Path],
+    searches: Sequence[Search],
+    output_type: type,
+    decoding: Decoding,
+    broken: set[int],
+) -> dict[Node, Choice]:
+    """The choices at all nodes of a layer. Items with logits that aren't finite are added to `broken`."""
+    streams: dict[Node, list[Stream]] = {node: [] for node in layer.nodes}
+    for path in paths:
+        if path.stream is not None:
+            streams[path.node].append(path.stream)
+    ranked = {node for search in searches for node in search.nodes}
+    choices: dict[Node, Choice] = {}
+    for place, rows in _head_rows(model, layer.states, output_type):
+        nodes = layer.nodes[place]
+        count = (
+            candidate_count(decoding.num_beams, decoding.eos_token_ids) if ranked.intersection(nodes) else 0
+        )
+        choices |= zip(nodes, _choose_rows(rows, [streams[n] for n in nodes], count, decoding), strict=True)
+        broken |= {node.item for node, finite in zip(nodes, rows.finite.tolist(), strict=True) if not finite}
+    return choices
+
+
+def _head_rows(model: Any, states: Tensor, output_type: type) -> Iterator[tuple[slice, vocabulary.Rows]]:
+    """The logits of hidden states [N, H], a few rows at a time."""
+    for first in range(0, len(states), head.LOGIT_ROWS):
+        logits = head.read_logits(model, states[first : first + head.LOGIT_ROWS], output_type)
+        for place, rows in vocabulary.in_rows(logits):
+            yield slice(first + place.start, first + place.stop), rows
+
+
+def _choose_rows(
+    rows: vocabulary.Rows, streams: Sequence[list[Stream]], count: int, decoding: Decoding
+) -> list[Choice]:
+    """The choices at some nodes: `count` candidates (0 where no beams are), and a draw for each stream."""
+    best = vocabulary.argmax(rows).tolist()
+    tokens: list[list[int]] = [[] for _ in best]
+    log_probs: list[list[float]] = [[] for _ in best]
+    drawn: list[dict[Stream, int]] = [{} for _ in best]
+    plain = vocabulary.weigh(rows) if count or (any(streams) and decoding.temperature == 1.0) else None
+    if count and plain is not None:
+        values, candidates = vocabulary.likeliest(rows, min(count, rows.logits.shape[1]))
+        tokens = candidates.tolist()
+        log_probs = (values - vocabulary.log_normalizer(rows, plain)[:, None]).tolist()
+    if any(streams):
+        weights = vocabulary.weigh(rows, decoding.temperature) if decoding.temperature != 1.0 else plain
+        assert weights is not None
+        wanted = [(row, stream) for row, own in enumerate(streams) for stream in own]
+        tokens_of_streams = draw(
+            rows, weights, [row for row, _ in wanted], [stream for _, stream in wanted], decoding.top_p
+        )
+        for (row, stream), token in zip(wanted, tokens_of_streams, strict=True):
+            drawn[row][stream] = token
+    return [Choice(*parts) for parts in zip(best, tokens, log_probs, drawn, strict=True)]
+
+
+def _append(model: Any, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
+    """Runs the decoder on a layer of leaves, sorted by row, whose parents are nodes of `before`."""
+    ground.compact(leaves)
+    for leaf in leaves:
+        ground.occupy(leaf)
+    device = ground.depths.device
+    place = {node: index for index, node in enumerate(before.nodes)}
+    columns = [
+        (leaf.row, leaf.slot, leaf.depth, leaf.token, place[leaf.parent]) for leaf in leaves if leaf.parent
+    ]
+    row, slot, depth, token, parent = torch.tensor(columns, device=device).unbind(1)
+    first_of_row: dict[int, int] = {}
+    in_row = [index - first_of_row.setdefault(leaf.row, index) for index, leaf in enumerate(leaves)]
+    visible = before.visible[parent]
+    visible[torch.arange(len(leaves), device=device), slot] = True
+    ground.depths[row, slot] = depth
+    length = max(ground.used[: leaves[-1].row + 1])
+    width = max(in_row) + 1
+    plan = LeafLayer(
+        slots=row * ground.cache.capacity + slot,
+        rows=leaves[-1].row + 1,
+        width=width,
+        places=row * width + torch.tensor(in_row, device=device),
+        visible=visible[:, :length],
+        ages=depth[:, None] - ground.depths[row, :length],
+    )
+    with planned(plan):
+        states, _ = head.decode_states(
+            model, input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache
+        )
+    return Layer(leaves, states[0], visible)
+
+
+def _with_ancestors(nodes: Sequence[Node]) -> set[Node]:
+    """The nodes and all their ancestors, each once."""
+    found: set[Node] = set()
+    for node in nodes:
+        at: Node | None = node
+        while at is not None and at not in found:
+            found.add(at)
+            at = at.parent
+    return found

@@ -1,0 +1,214 @@
+"""All sequences of a batch through the decoder, each shared token once.
+
+Lays the trees of a batch of asks out in the rows of one KV cache and runs the decoder over their nodes.
+What comes out is the hidden states of the positions that will be read, and a cache that generation goes on
+from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomia.errors import ModelError
+from anomia.probe import head
+from anomia.probe.ask import Ask, TokenIds
+from anomia.probe.attention import Prefill, TreeRow, planned
+from anomia.probe.cache import Segment, TreeCache
+from anomia.probe.trie import Integers, Tree, plant
+
+PREFILL_TOKENS = 4096
+"""Tokens that go through the decoder at once: enough to use the processor fully; what bounds activations."""
+
+
+class Row(NamedTuple):
+    """A tree of one of the batch's asks; its first `cached` nodes come from a prefix computed before."""
+
+    ask: int
+    tree: Tree
+    cached: int
+
+
+class Batch(NamedTuple):
+    """Where everything stands.
+
+    rows: the trees, in the order of the cache's rows; the first `growing` ones hold prompts to continue.
+    places: (ask, sequence) → row and the node of each token. reads: (row, node) → index of its hidden state.
+    """
+
+    rows: list[Row]
+    growing: int
+    places: dict[tuple[int, TokenIds], tuple[int, Integers]]
+    reads: dict[tuple[int, int], int]
+
+    def read(self, ask: int, sequence: TokenIds, position: int = -1) -> int:
+        """The index of the hidden state at a position of a sequence."""
+        row, nodes = self.places[ask, sequence]
+        return self.reads[row, int(nodes[position])]
+
+
+class Prefilled(NamedTuple):
+    """Hidden states [reads, H] before the output head, and the type of the decoder's output."""
+
+    states: Tensor
+    output_type: type
+
+
+def prompts(ask: Ask) -> list[TokenIds]:
+    """The sequences of an ask that are continued."""
+    singles = [prompt for prompt in (ask.beams, ask.samples) if prompt is not None]
+    return [*ask.greedy.values(), *singles]
+
+
+def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
+    """The sequences that an ask needs computed, and for each the first position that is read.
+
+    Of an option the last token need not be computed: nothing is read behind it.
+    """
+    for prompt in prompts(ask):
+        yield prompt, len(prompt) - 1
+    for options in ask.options.values():
+        for sequence in options.sequences:
+            if len(sequence) > options.start:
+                yield sequence[:-1], options.start - 1
+    for target in ask.targets.values():
+        yield target.prefix, len(target.prefix) - 1
+    if ask.distribution is not None:
+        yield ask.distribution, len(ask.distribution) - 1
+
+
+def lay_out(asks: Sequence[Ask]) -> Batch:
+    """Plants the trees of a batch and notes what will be read of them.
+
+    Raises:
+        ModelError: a sequence has no token before the first that is asked for.
+    """
+    growing: list[tuple[Row, dict[TokenIds, Integers], dict[int, None]]] = []
+    still: list[tuple[Row, dict[TokenIds, Integers], dict[int, None]]] = []
+    for index, ask in enumerate(asks):
+        needed = list(read_positions(ask))
+        if any(first < 0 for _, first in needed):
+            raise ModelError(
+                f"item {ask.item_id!r}: nothing stands before the first token to be scored or generated, and "
+                "a model gives no distribution without a token; give the prompt a beginning-of-sequence token"
+            )
+        forest = plant(sequence for sequence, _ in needed)
+        continued = {forest.places[prompt][0] for prompt in prompts(ask)}
+        wanted: list[dict[int, None]] = [{} for _ in forest.trees]
+        for sequence, first in needed:
+            home, nodes = forest.places[sequence]
+            wanted[home].update(dict.fromkeys(nodes[first:].tolist()))
+        for tree_index, tree in enumerate(forest.trees):
+            cached = min(_shared(tree, ask.shared_prefix), *wanted[tree_index])
+            places = {s: nodes for s, (home, nodes) in forest.places.items() if home == tree_index}
+            entry = (Row(index, tree, cached), places, wanted[tree_index])
+            (growing if tree_index in continued else still).append(entry)
+    rows = [*growing, *still]
+    return Batch(
+        rows=[row for row, _, _ in rows],
+        growing=len(growing),
+        places={
+            (row.ask, sequence): (index, nodes)
+            for index, (row, places, _) in enumerate(rows)
+            for sequence, nodes in places.items()
+        },
+        reads={
+            key: place
+            for place, key in enumerate(
+                (index, n) for index, (_, _, wanted) in enumerate(rows) for n in wanted
+            )
+        },
+    )
+
+
+def _shared(tree: Tree, prefix: TokenIds) -> int:
+    """The length of the prefix if the whole tree stands on it, else 0."""
+    size = len(prefix)
+    if not size or size > len(tree.tokens) or tree.ends[size - 1] != len(tree.tokens):
+        return 0
+    return size if tuple(tree.tokens[:size].tolist()) == prefix else 0
+
+
+def prefill(
+    model: Any, batch: Batch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
+) -> Prefilled:
+    """Fills the cache with all nodes and returns the hidden states that will be read.
+
+    `prefixes` remembers shared prefixes from one batch to the next; those that this batch doesn't use are
+    forgotten.
+    """
+    used = {asks[row.ask].shared_prefix for row in batch.rows if row.cached}
+    for prefix in set(prefixes) - used:
+        del prefixes[prefix]
+    for prefix in sorted(used - set(prefixes)):
+        prefixes[prefix] = _compute_prefix(model, prefix)
+    for index, row in enumerate(batch.rows):
+        if row.cached:
+            cache.load(index, prefixes[asks[row.ask].shared_prefix], row.cached)
+    by_row: list[list[int]] = [[] for _ in batch.rows]
+    for row_index, node in batch.reads:
+        by_row[row_index].append(node)
+    states = []
+    for members in _groups([len(row.tree.tokens) - row.cached for row in batch.rows]):
+        passed, output_type, offsets = _pass(model, cache, batch.rows, members)
+        chosen = [
+            offset + node - batch.rows[member].cached
+            for member, offset in zip(members, offsets, strict=True)
+            for node in by_row[member]
+        ]
+        states.append(passed[torch.tensor(chosen, device=passed.device)])
+    return Prefilled(torch.cat(states), output_type)
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[range]:
+    """Consecutive rows that together have at most PREFILL_TOKENS tokens, or single ones that have more."""
+    first = total = 0
+    for index, size in enumerate(sizes):
+        if index > first and total + size > PREFILL_TOKENS:
+            yield range(first, index)
+            first, total = index, 0
+        total += size
+    yield range(first, len(sizes))
+
+
+def _pass(
+    model: Any, cache: TreeCache, rows: Sequence[Row], members: range
+) -> tuple[Tensor, type, list[int]]:
+    """One forward pass over the nodes of some rows that aren't cached yet, packed into one sequence.
+
+    Returns their hidden states [N, H], the type of the decoder's output, and where each row begins.
+    """
+    device = model.get_input_embeddings().weight.device
+    offsets, tokens, positions, slots, plans = [], [], [], [], []
+    offset = 0
+    for member in members:
+        tree, cached = rows[member].tree, rows[member].cached
+        size = len(tree.tokens)
+        depths, ends = (torch.from_numpy(values).to(device) for values in (tree.depths, tree.ends))
+        plans.append(TreeRow(member, cached, size, offset, depths, ends))
+        tokens.append(tree.tokens[cached:])
+        positions.append(tree.depths[cached:])
+        slots.append(member * cache.capacity + np.arange(cached, size))
+        offsets.append(offset)
+        offset += size - cached
+    plan = Prefill(torch.from_numpy(np.concatenate(slots)).to(device), tuple(plans))
+    with planned(plan):
+        states, output_type = head.decode_states(
+            model,
+            input_ids=torch.from_numpy(np.concatenate(tokens)).to(device)[None],
+            position_ids=torch.from_numpy(np.concatenate(positions)).to(device)[None],
+            past_key_values=cache,
+        )
+    return states[0], output_type, offsets
+
+
+def _compute_prefix(model: Any, prefix: TokenIds) -> Segment:
+    """The keys and values of a prefix, computed in a cache of its own."""
+    tree = plant([prefix]).trees[0]
+    cache = TreeCache(rows=1, capacity=len(prefix))
+    _pass(model, cache, [Row(ask=0, tree=tree, cached=0)], range(1))
+    return cache.segment(0, len(prefix))

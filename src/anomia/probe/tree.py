@@ -1,0 +1,200 @@
+"""The engine: every question about an item from one prefill of a token tree.
+
+All sequences of an item are merged (`trie`), all nodes of all trees of a batch go through the decoder once
+(`prefill`, `attention`, `cache`), what is read from them goes through the output head (`head`,
+`vocabulary`, `reading`), and all answers grow together from the ends of their prompts (`decode`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from anomia.errors import ModelError
+from anomia.probe.ask import Ask, Decoding, Reply, TokenIds
+from anomia.probe.attention import tree_attention_in
+from anomia.probe.beams import BeamSearch
+from anomia.probe.cache import Segment, TreeCache
+from anomia.probe.decode import Ground, Layer, Node, Path, Search, grow
+from anomia.probe.prefill import Batch, Prefilled, lay_out, prefill, prompts
+from anomia.probe.reading import place_targets, score_options
+from anomia.probe.sampling import Stream
+
+_log = logging.getLogger(__name__)
+
+
+def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
+    """Answers asks in batches of `batch_size` consecutive ones; see `Engine`.
+
+    Where a batch doesn't fit into memory it is halved, and halved again; what was answered stays answered.
+    The model must be one that `select.supports_tree` accepts, and in evaluation mode.
+
+    Raises:
+        ModelError: an item doesn't fit into memory alone, or has a sequence that nothing stands before.
+    """
+    prefixes: dict[TokenIds, Segment] = {}
+    for first in range(0, len(asks), batch_size):
+        yield from _answer_halving(model, asks[first : first + batch_size], decoding, prefixes)
+
+
+def _answer_halving(
+    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+) -> Iterator[Reply]:
+    try:
+        replies = _answer_batch(model, asks, decoding, prefixes)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(asks) == 1:
+            raise ModelError(
+                f"item {asks[0].item_id!r} does not fit into memory even alone: ask fewer probes or samples, "
+                "cut passages shorter, or use a smaller model"
+            ) from error
+        replies = None
+    if replies is not None:
+        yield from replies
+        return
+    # Outside of the handler, whose traceback would keep the failed attempt's tensors alive.
+    prefixes.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    _log.warning("a batch of %d items does not fit into memory and is halved", len(asks))
+    middle = (len(asks) + 1) // 2
+    yield from _answer_halving(model, asks[:middle], decoding, prefixes)
+    yield from _answer_halving(model, asks[middle:], decoding, prefixes)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception of its own; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@torch.inference_mode()
+def _answer_batch(
+    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+) -> list[Reply]:
+    batch = lay_out(asks)
+    if not batch.rows:
+        return [Reply(ask.item_id) for ask in asks]
+    with tree_attention_in(model):
+        cache = TreeCache(len(batch.rows), capacity(batch, asks, decoding))
+        prefilled = prefill(model, batch, asks, cache, prefixes)
+        scores, broken = score_options(model, batch, asks, prefilled)
+        exact, inexact = place_targets(model, batch, asks, prefilled, decoding)
+        generated = [_starts(index, ask, batch, decoding) for index, ask in enumerate(asks)]
+        unfinished = _grow_all(model, batch, asks, cache, prefilled, generated, decoding)
+    broken |= inexact | unfinished
+    return [
+        Reply(
+            item_id=ask.item_id,
+            greedy={name: tuple(path.tokens) for name, path in started.greedy.items()},
+            option_log_probs=scores[index],
+            placements=exact[index].placements,
+            distribution=exact[index].distribution,
+            reference_log_probs=exact[index].reference_log_probs,
+            beams=started.search.beams.finished() if started.search else (),
+            samples={
+                seed: tuple(tuple(path.tokens) for path in paths) for seed, paths in started.samples.items()
+            },
+            finite=index not in broken,
+        )
+        for index, (ask, started) in enumerate(zip(asks, generated, strict=True))
+    ]
+
+
+def capacity(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> int:
+    """Slots a row needs at most: its nodes, and a leaf a path and step. Last tokens are never computed."""
+    paths = [0] * len(batch.rows)
+    for index, ask in enumerate(asks):
+        for prompt in ask.greedy.values():
+            paths[batch.places[index, prompt][0]] += 1
+        if ask.beams is not None:
+            # One step's beams and the next one's stand side by side for a moment.
+            paths[batch.places[index, ask.beams][0]] += 2 * decoding.num_beams
+        if ask.samples is not None:
+            paths[batch.places[index, ask.samples][0]] += decoding.num_samples * len(decoding.sample_seeds)
+    return max(
+        len(row.tree.tokens) + count * (decoding.max_new_tokens - 1)
+        for row, count in zip(batch.rows, paths, strict=True)
+    )
+
+
+class _Started(NamedTuple):
+    """The answers of one ask that grow."""
+
+    greedy: dict[str, Path]
+    samples: dict[int, list[Path]]
+    search: Search | None
+    nodes: dict[TokenIds, Node]
+
+
+def _starts(index: int, ask: Ask, batch: Batch, decoding: Decoding) -> _Started:
+    """An ask's answers at the ends of their prompts."""
+    nodes = {}
+    for prompt in prompts(ask):
+        row, path = batch.places[index, prompt]
+        nodes[prompt] = Node(index, row, int(path[-1]), len(prompt) - 1, prompt[-1])
+    samples: dict[int, list[Path]] = {}
+    if ask.samples is not None:
+        for seed in decoding.sample_seeds:
+            streams = [Stream(seed, ask.item_id, sample, 0) for sample in range(decoding.num_samples)]
+            samples[seed] = [Path(nodes[ask.samples], stream) for stream in streams]
+    search = None
+    if ask.beams is not None:
+        beams = BeamSearch(
+            num_beams=decoding.num_beams,
+            eos_token_ids=decoding.eos_token_ids,
+            max_new_tokens=decoding.max_new_tokens,
+        )
+        search = Search(beams, [nodes[ask.beams]])
+    greedy = {name: Path(nodes[prompt]) for name, prompt in ask.greedy.items()}
+    return _Started(greedy, samples, search, nodes)
+
+
+def _grow_all(
+    model: Any,
+    batch: Batch,
+    asks: Sequence[Ask],
+    cache: TreeCache,
+    prefilled: Prefilled,
+    generated: Sequence[_Started],
+    decoding: Decoding,
+) -> set[int]:
+    """Grows all answers to their ends; the asks of which some logits were not finite."""
+    ends = [
+        (node, batch.places[index, prompt][1], batch.read(index, prompt))
+        for index, started in enumerate(generated)
+        for prompt, node in started.nodes.items()
+    ]
+    if not ends:
+        return set()
+    device = prefilled.states.device
+    visible = torch.zeros(len(ends), cache.capacity, dtype=torch.bool)
+    depths = torch.zeros(batch.growing, cache.capacity, dtype=torch.long)
+    for row in range(batch.growing):
+        tree = batch.rows[row].tree
+        depths[row, : len(tree.depths)] = torch.from_numpy(tree.depths)
+    taken: list[set[int]] = [set() for _ in range(batch.growing)]
+    for order, (node, path, _) in enumerate(ends):
+        visible[order, torch.from_numpy(path)] = True
+        taken[node.row].update(path.tolist())
+    ground = Ground(
+        cache=cache,
+        depths=depths.to(device),
+        # What only branches used is free again. The lowest slots go first, so that rows stay short.
+        free=[[s for s in range(cache.capacity - 1, -1, -1) if s not in row] for row in taken],
+        used=[max(row) + 1 for row in taken],
+    )
+    reads = torch.tensor([read for _, _, read in ends], device=device)
+    layer = Layer([node for node, _, _ in ends], prefilled.states[reads], visible.to(device))
+    paths = [
+        path
+        for started in generated
+        for group in (list(started.greedy.values()), *started.samples.values())
+        for path in group
+    ]
+    searches = [started.search for started in generated if started.search is not None]
+    return grow(model, ground, layer, paths, searches, prefilled.output_type, decoding)
