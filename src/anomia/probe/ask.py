@@ -133,4 +133,6 @@ class Engine(Protocol):
 
     def __call__(
         self, model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int
-    ) -> Iterator[Reply]: ...
+    ) -> Iterator[Reply]:
+        """Yields a reply for each ask."""
+        ...

@@ -72,6 +72,23 @@ def current_plan() -> Plan:
     return _plan.get()
 
 
+Windows = dict[int, int | None]
+"""The attention window by layer, None for full attention."""
+
+_windows: ContextVar[Windows | None] = ContextVar("windows", default=None)
+
+
+@contextmanager
+def recorded_windows() -> Iterator[Windows]:
+    """Inside, notes the window that the model asks for in each layer."""
+    windows: Windows = {}
+    token = _windows.set(windows)
+    try:
+        yield windows
+    finally:
+        _windows.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class TreeRow:
     """Nodes `start` to `stop` of a tree, packed from `offset` on, in row `row` of the cache.
@@ -245,6 +262,8 @@ def tree_attention(
     query: [1, heads, N, D] of the packed tokens; key, value: the whole cache, as `TreeCache.update` gives it.
     Returns [1, N, heads, D].
     """
+    if (windows := _windows.get()) is not None:
+        windows[module.layer_idx] = sliding_window  # type: ignore[index]
     output = current_plan().attend(
         query[0].transpose(0, 1),
         key,

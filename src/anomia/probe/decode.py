@@ -7,7 +7,7 @@ on is computed once. A beam that forks is two leaves with one parent: no cache i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from anomia.probe.ask import Decoding
 from anomia.probe.attention import LeafLayer, planned
 from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
+from anomia.probe.prefill import Batch
 from anomia.probe.sampling import Stream, draw
 
 COMPACT_BELOW = 0.75
@@ -88,6 +89,20 @@ class Ground:
     free: list[list[int]]
     used: list[int]
 
+    @staticmethod
+    def over(batch: Batch, cache: TreeCache, taken: Sequence[Iterable[int]], device: torch.device) -> Ground:
+        """The growing rows of a prefilled batch; some prompt's end sees the slots `taken` [rows].
+
+        What only other branches used is free again. The lowest slots go first, so that rows stay short.
+        """
+        depths = torch.zeros(batch.growing, cache.capacity, dtype=torch.long)
+        for row in range(batch.growing):
+            tree = batch.rows[row].tree
+            depths[row, : len(tree.depths)] = torch.from_numpy(tree.depths)
+        seen = [set(row) for row in taken]
+        free = [[slot for slot in range(cache.capacity - 1, -1, -1) if slot not in row] for row in seen]
+        return Ground(cache, depths.to(device), free, [max(row) + 1 for row in seen])
+
     def occupy(self, node: Node) -> None:
         """Gives a node a slot of its row."""
         node.slot = self.free[node.row].pop()
@@ -145,7 +160,7 @@ def grow(
             ground.release(node)
         if not leaves.nodes:
             break
-        layer = _append(model, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
+        layer = append(model, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
     return broken
 
 
@@ -237,8 +252,8 @@ def _choose_rows(
     return [Choice(*parts) for parts in zip(best, tokens, log_probs, drawn, strict=True)]
 
 
-def _append(model: Any, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
-    """Runs the decoder on a layer of leaves, sorted by row, whose parents are nodes of `before`."""
+def append(model: Any, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
+    """Runs the decoder on leaves, sorted by row and without slots yet, whose parents are in `before`."""
     ground.compact(leaves)
     for leaf in leaves:
         ground.occupy(leaf)

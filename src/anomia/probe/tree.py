@@ -173,21 +173,11 @@ def _grow_all(
         return set()
     device = prefilled.states.device
     visible = torch.zeros(len(ends), cache.capacity, dtype=torch.bool)
-    depths = torch.zeros(batch.growing, cache.capacity, dtype=torch.long)
-    for row in range(batch.growing):
-        tree = batch.rows[row].tree
-        depths[row, : len(tree.depths)] = torch.from_numpy(tree.depths)
     taken: list[set[int]] = [set() for _ in range(batch.growing)]
     for order, (node, path, _) in enumerate(ends):
         visible[order, torch.from_numpy(path)] = True
         taken[node.row].update(path.tolist())
-    ground = Ground(
-        cache=cache,
-        depths=depths.to(device),
-        # What only branches used is free again. The lowest slots go first, so that rows stay short.
-        free=[[s for s in range(cache.capacity - 1, -1, -1) if s not in row] for row in taken],
-        used=[max(row) + 1 for row in taken],
-    )
+    ground = Ground.over(batch, cache, taken, device)
     reads = torch.tensor([read for _, _, read in ends], device=device)
     layer = Layer([node for node, _, _ in ends], prefilled.states[reads], visible.to(device))
     paths = [

@@ -1,0 +1,111 @@
+"""Which engine answers: the token tree where it fits the model, else the plain reference engine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from anomia.errors import ModelError
+from anomia.probe import reference, tree
+from anomia.probe.ask import Ask, Decoding, Engine, Reply
+from anomia.probe.prefill import read_positions
+from anomia.probe.selftest import tree_fault
+
+
+class Support(NamedTuple):
+    """Whether a tree fits a model, and if not why not.
+
+    longest: prompt and answer may together have so many tokens; None: as many as the model takes.
+    """
+
+    ok: bool
+    reason: str
+    longest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenEngine:
+    """An engine, what it is called, and why it was taken if it isn't the tree or has limits."""
+
+    name: str
+    reason: str
+    answer: Engine
+
+
+def choose_engine(model: Any, wanted: str = "auto") -> ChosenEngine:
+    """The engine for a model.
+
+    Args:
+        model: a causal language model of `transformers` in evaluation mode.
+        wanted: `tree`, `reference`, or `auto` for the tree where it fits.
+
+    Raises:
+        ModelError: the tree was asked for and doesn't fit.
+    """
+    if wanted == "reference":
+        return ChosenEngine("reference", "", reference.answer)
+    support = supports_tree(model)
+    if not support.ok:
+        if wanted == "tree":
+            raise ModelError(
+                f"the tree engine does not fit this model: {support.reason}; use --engine reference or auto"
+            )
+        return ChosenEngine("reference", support.reason, reference.answer)
+    if support.longest is not None:
+        return ChosenEngine("tree", support.reason, _limited(support.longest))
+    return ChosenEngine("tree", "", tree.answer)
+
+
+def supports_tree(model: Any) -> Support:
+    """Tries a token tree on a model; see `selftest`."""
+    config = model.config.get_text_config()
+    if model.training:
+        return Support(False, "the model is in training mode, so dropout would make its answers random")
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return Support(False, f"{_name(model)} biases attention by distance in the cache (ALiBi)")
+    types = set(getattr(config, "layer_types", None) or ())
+    if getattr(model, "_is_stateful", False) or not types <= {"full_attention", "sliding_attention"}:
+        return Support(
+            False, f"{_name(model)} has layers with a recurrent state or attention of another kind"
+        )
+    if model.base_model is model or model.get_output_embeddings() is None:
+        return Support(False, f"{_name(model)} has no decoder and output head that can be run apart")
+    fault = tree_fault(model)
+    if fault is not None:
+        return Support(False, f"{_name(model)}: {fault}")
+    longest = _one_sided_length(config)
+    reason = f"items beyond {longest} tokens take the reference engine, as rotary scaling changes there"
+    return Support(True, "" if longest is None else reason, longest)
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__
+
+
+def _one_sided_length(config: Any) -> int | None:
+    """Up to where rotary frequencies that depend on the longest sequence of a batch stay the same."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [p for p in (parameters, *parameters.values()) if isinstance(p, dict)]
+    limits: list[int] = [
+        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type") in ("longrope", "dynamic")
+    ]
+    return min(limits, default=None)
+
+
+def _limited(longest: int) -> Engine:
+    """The tree for asks of at most so many tokens, the reference engine for the others, in their order."""
+
+    def fits(ask: Ask, decoding: Decoding) -> bool:
+        deepest = max((len(sequence) for sequence, _ in read_positions(ask)), default=0)
+        return deepest + decoding.max_new_tokens <= longest
+
+    def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
+        for by_tree, run in itertools.groupby(asks, lambda ask: fits(ask, decoding)):
+            engine: Engine = tree.answer if by_tree else reference.answer
+            yield from engine(model, list(run), decoding, batch_size=batch_size)
+
+    return answer

@@ -1,0 +1,141 @@
+"""Whether a token tree gives a model's own answers: tried on the loaded model, before anything is measured.
+
+An architecture that attends in another way than the tree assumes would otherwise be wrong in silence.
+Two ragged trees with branches, then leaves that continue a parent's sibling, are compared with plain forward
+passes over the same sequences; and the windows that the model passes to its attention are compared with
+those that its configuration declares, because at a window's edge an error can be smaller than rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomia.probe import head
+from anomia.probe.ask import Ask, Target, TokenIds
+from anomia.probe.attention import Windows, recorded_windows, tree_attention_in
+from anomia.probe.cache import TreeCache
+from anomia.probe.decode import Ground, Layer, Node, append
+from anomia.probe.prefill import lay_out, prefill
+
+LONGEST_WINDOW = 1024
+"""Windows up to this many tokens are overrun by the test's prompt; wider ones are checked by name only."""
+FLOAT32_TOLERANCE = 1e-3
+HALF_TOLERANCE = 0.05
+"""Allowed error in standard deviations of the logits; errors of structure are about one such deviation."""
+
+
+@torch.inference_mode()
+def tree_fault(model: Any) -> str | None:
+    """What is wrong with answers from a tree for this model, in words; None if nothing is."""
+    declared = declared_windows(model)
+    overrun = [window for window in declared.values() if window is not None and window <= LONGEST_WINDOW]
+    asks = _test_asks(model, length=max(overrun, default=0) + 24)
+    try:
+        with tree_attention_in(model), recorded_windows() as passed:
+            sequences, found = _by_tree(model, asks)
+    except Exception as failure:  # any: foreign code meets a cache and an attention that it doesn't know
+        return f"its code does not run on a token tree ({type(failure).__name__}: {str(failure)[:200]})"
+    if not passed:
+        return "its attention can't be replaced"
+    if passed != declared:
+        return f"its layers use windows {_summary(passed)}, its configuration declares {_summary(declared)}"
+    plain = torch.cat([_plain(model, sequence) for sequence in sequences])
+    padded = torch.cat([_plain(model, sequence, padding=3) for sequence in sequences])
+    if not plain.isfinite().all():
+        return None  # broken weights are the measurement's business, and both engines show them
+    noise = float((plain - padded).abs().max())
+    deviation = float(plain.std())
+    tolerance = FLOAT32_TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+    error = float((found - plain).abs().max())
+    if error <= max(4 * noise, tolerance * deviation):
+        return None
+    return (
+        f"its logits on a token tree differ by {error / deviation:.2g} standard deviations from plain passes"
+    )
+
+
+def declared_windows(model: Any) -> Windows:
+    """Each layer's window by the model's configuration."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    layers = range(config.num_hidden_layers)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return dict.fromkeys(layers, window)
+    return {layer: window if types[layer] == "sliding_attention" else None for layer in layers}
+
+
+def _summary(windows: Windows) -> str:
+    return str(sorted({str(window) for window in windows.values()}))
+
+
+def _test_asks(model: Any, *, length: int) -> list[Ask]:
+    """Two ragged asks, each with a prompt and two branches that leave it before its end."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+
+    def tokens(count: int) -> TokenIds:
+        return tuple(torch.randint(vocabulary, (count,), generator=generator).tolist())
+
+    asks = []
+    for number, size in enumerate((length, length - 7)):
+        prompt = tokens(size)
+        branches = (prompt + tokens(4), prompt[:-3] + tokens(6))
+        targets = {str(place): Target(branch, 0) for place, branch in enumerate(branches)}
+        asks.append(Ask(str(number), greedy={"prompt": prompt}, targets=targets))
+    return asks
+
+
+def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
+    """Sequences, and the next-token logits [sequences, V] behind each, by tree.
+
+    The prompts' branches, and of two layers of leaves the last one: both its leaves continue the second leaf
+    of the layer before, as beams do when one dies out.
+    """
+    batch = lay_out(asks)
+    cache = TreeCache(len(batch.rows), max(len(row.tree.tokens) for row in batch.rows) + 4)
+    prefilled = prefill(model, batch, asks, cache, {})
+    sequences, states, nodes, visible = [], [], [], []
+    taken: list[list[int]] = []
+    for index, ask in enumerate(asks):
+        for target in ask.targets.values():
+            sequences.append(target.prefix)
+            states.append(prefilled.states[batch.read(index, target.prefix)])
+        row, path = batch.places[index, ask.greedy["prompt"]]
+        nodes.append(Node(index, row, int(path[-1]), len(path) - 1, ask.greedy["prompt"][-1]))
+        sees = torch.zeros(cache.capacity, dtype=torch.bool)
+        sees[torch.from_numpy(path)] = True
+        visible.append(sees)
+        taken.append(path.tolist())
+    device = prefilled.states.device
+    ground = Ground.over(batch, cache, taken, device)
+    layer = Layer(nodes, torch.empty(0), torch.stack(visible).to(device))
+    for step in range(2):
+        parents = layer.nodes if step == 0 else layer.nodes[1::2]
+        leaves = [
+            Node(parent.item, parent.row, -1, parent.depth + 1, token, parent)
+            for parent in parents
+            for token in (5 + step, 7 + step)
+        ]
+        layer = append(model, ground, layer, leaves)
+    for leaf, state in zip(layer.nodes, layer.states, strict=True):
+        assert leaf.parent is not None
+        sequences.append((*asks[leaf.item].greedy["prompt"], leaf.parent.token, leaf.token))
+        states.append(state)
+    logits = head.read_logits(model, torch.stack(states), prefilled.output_type)
+    return sequences, logits.float()
+
+
+def _plain(model: Any, sequence: TokenIds, padding: int = 0) -> Tensor:
+    """The next-token logits [1, V] by the model's own forward pass, behind masked padding if asked."""
+    ids = torch.tensor([[0] * padding + list(sequence)], device=model.device)
+    mask = torch.tensor([[0] * padding + [1] * len(sequence)], device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits: Tensor = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    return logits[:, -1].float()
