@@ -7,6 +7,7 @@ Sources: Wilson 1927; Dean and Pagano 2015 (Wilson on the effective sample size)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,9 +76,14 @@ def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: flo
     sums = np.bincount(groups.index, weights=residuals, minlength=groups.count)
     robust = float(sums @ sums) * groups.count / (groups.count - 1)
     design_effect = max(1.0, robust / (spread * n / (n - 1)))
-    tail = 0.5 + level / 2
-    shrink = (stats.t.ppf(tail, n - 1) / stats.t.ppf(tail, groups.count - 1)) ** 2
-    return float(n / design_effect * shrink)
+    shrink = (student(n - 1, level) / student(groups.count - 1, level)) ** 2
+    return n / design_effect * shrink
+
+
+@cache
+def student(freedom: int, level: float) -> float:
+    """The two-sided quantile of Student's distribution."""
+    return float(stats.t.ppf(0.5 + level / 2, freedom))
 
 
 def wilson(proportion: float, n: float, *, level: float = 0.95) -> tuple[float, float]:

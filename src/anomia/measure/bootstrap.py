@@ -1,0 +1,202 @@
+"""Bootstrap over passages, stratified by language, for any figure that is a function of sums over items.
+
+Sources: Efron 1987 (BCa); Davison and Hinkley 1997, section 5.3.2 (acceleration with strata); Hesterberg
+2015 (percentiles widened to Student's quantiles, which few passages need). The draws are weights
+[draws, passages], so a draw of every sum of every arm is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse, stats
+from scipy.sparse.csgraph import connected_components
+
+from anomia.errors import DataError
+from anomia.measure.rates import cluster, student
+
+FloatArray = NDArray[np.float64]
+
+DRAWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Languages whose passages are drawn together, and how often each draw takes each passage.
+
+    languages, passages: their numbers. weights: [draws, passages of the stratum].
+    """
+
+    languages: NDArray[np.intp]
+    passages: NDArray[np.intp]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """The draws, made once and used for all figures and arms, so that differences between arms are paired.
+
+    languages: names, in the order of the language axis. language, passage: of each item: [items].
+    """
+
+    languages: tuple[str, ...]
+    language: NDArray[np.intp]
+    passage: NDArray[np.intp]
+    passages: int
+    strata: tuple[Stratum, ...]
+
+
+class Totals(NamedTuple):
+    """Sums of columns over items. observed: [languages, …]. drawn: [draws, languages, …].
+
+    without: with one passage left out each: [passages, languages, …].
+    """
+
+    observed: FloatArray
+    drawn: FloatArray
+    without: FloatArray
+
+
+class Interval(NamedTuple):
+    """Bounds of K figures: [K]. `defined`: whether BCa has an answer; not where nothing varies."""
+
+    low: FloatArray
+    high: FloatArray
+    defined: NDArray[np.bool_]
+
+
+def resample(
+    languages: Sequence[str] | ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Resampling:
+    """Draw passages with replacement within each language.
+
+    languages, passages: of each item: [items]; without passages each item is its own. Languages that
+    share a passage (a parallel data set) are one stratum, and a passage is drawn in all of them at once.
+    """
+    labels = np.asarray(languages, dtype=np.str_)
+    if not labels.size:
+        raise DataError("nothing to resample: there are no items")
+    names, language = np.unique(labels, return_inverse=True)
+    groups = cluster(passages, len(labels))
+    # A graph whose edges join each passage with its languages falls into the strata.
+    size = len(names) + groups.count
+    links = sparse.coo_array(
+        (np.ones(len(labels)), (language, len(names) + groups.index)), shape=(size, size)
+    )
+    count, component = connected_components(links, directed=False)
+    generator = np.random.default_rng(seed)
+    strata = []
+    for number in range(count):
+        member = np.flatnonzero(component[len(names) :] == number)
+        weights = _draw(generator, len(member), draws)
+        strata.append(Stratum(np.flatnonzero(component[: len(names)] == number), member, weights))
+    return Resampling(tuple(str(name) for name in names), language, groups.index, groups.count, tuple(strata))
+
+
+def totals(resampling: Resampling, columns: ArrayLike) -> Totals:
+    """Sums of columns [items, …] over each language: observed, in every draw, and without each passage."""
+    values = np.asarray(columns, dtype=np.float64)
+    rest, width = values.shape[1:], int(np.prod(values.shape[1:], dtype=np.int64))
+    flat = values.reshape(len(values), width)
+    cells = resampling.passages * len(resampling.languages)
+    cell = resampling.passage * len(resampling.languages) + resampling.language
+    sums = sparse.coo_array((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
+    parts = np.asarray(sums.tocsr() @ flat).reshape(resampling.passages, len(resampling.languages), width)
+    observed = parts.sum(axis=0)  # [languages, width]
+    draws = len(resampling.strata[0].weights)
+    drawn = np.empty((draws, len(resampling.languages), width))
+    for stratum in resampling.strata:
+        block = parts[np.ix_(stratum.passages, stratum.languages)]  # [passages, languages, width]
+        product = stratum.weights @ block.reshape(len(block), -1).astype(np.float32)
+        drawn[:, stratum.languages] = product.reshape(draws, len(stratum.languages), width)
+    return Totals(
+        observed.reshape(-1, *rest),
+        drawn.reshape(draws, -1, *rest),
+        (observed - parts).reshape(resampling.passages, -1, *rest),
+    )
+
+
+def bca(
+    observed: FloatArray,
+    drawn: FloatArray,
+    without: FloatArray,
+    strata: Sequence[NDArray[np.intp]],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Bias-corrected and accelerated bounds of K figures.
+
+    observed: [K]. drawn: [draws, K]; not a number where a draw leaves the figure undefined.
+    without: leaving out one passage: [passages, K]. strata: passages of each stratum.
+    """
+    usable = np.isfinite(drawn)
+    share = usable.mean(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = ((drawn < observed - 1e-12).sum(axis=0) + (drawn < observed + 1e-12).sum(axis=0)) / 2
+        bias = stats.norm.ppf(below / usable.sum(axis=0))  # [K]
+    acceleration, spread = _acceleration(without, strata)
+    defined = np.isfinite(observed) & np.isfinite(bias) & (spread > 0) & (share >= 0.99)
+    wide = _widened(strata, level)
+    ordered = np.sort(np.where(usable, drawn, np.inf), axis=0)
+    last = usable.sum(axis=0) - 1
+    bounds = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for side in (-wide, wide):
+            shifted = bias + side
+            place = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
+            # Past its pole the correction turns back; the end of the draws is the bound then.
+            place = np.where(acceleration * shifted < 1, place, 1.0 if side > 0 else 0.0)
+            bounds.append(_at(ordered, np.where(defined, place, 0.5), last))
+    return Interval(np.minimum(bounds[0], observed), np.maximum(bounds[1], observed), defined)
+
+
+def _draw(generator: np.random.Generator, passages: int, draws: int) -> NDArray[np.float32]:
+    """How often each draw takes each passage: [draws, passages]."""
+    taken = generator.integers(0, passages, size=(draws, passages))
+    taken += np.arange(draws)[:, None] * passages
+    counts = np.bincount(taken.ravel(), minlength=draws * passages)
+    return counts.reshape(draws, passages).astype(np.float32)
+
+
+def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tuple[FloatArray, FloatArray]:
+    """Skewness of the passages' influence on each figure, and its variance: [K] each."""
+    cubes, squares = np.zeros(without.shape[1]), np.zeros(without.shape[1])
+    for member in strata:
+        if len(member) < 2:
+            continue
+        left_out = without[member]
+        influence = (left_out.mean(axis=0) - left_out) * (len(member) - 1) / len(member)  # [passages, K]
+        squares += (influence**2).sum(axis=0)
+        cubes += (influence**3).sum(axis=0)
+    squares[~(squares > 1e-20)] = 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(squares > 0, cubes / (6 * squares**1.5), 0.0), squares
+
+
+def _widened(strata: Sequence[NDArray[np.intp]], level: float) -> float:
+    """The normal quantile, widened for the few passages that the spread is taken from."""
+    passages = sum(len(member) for member in strata)
+    freedom = max(1, passages - len(strata))
+    return student(freedom, level) * float((passages / freedom) ** 0.5)
+
+
+def _at(ordered: FloatArray, place: FloatArray, last: NDArray[np.intp]) -> FloatArray:
+    """The quantile `place` [K] of the finite draws [draws, K], those before `last`, interpolated."""
+    position = place * np.maximum(last, 0)
+    lower = np.floor(position).astype(np.intp)
+    upper = np.minimum(lower + 1, np.maximum(last, 0))
+    column = np.arange(ordered.shape[1])
+    share = position - lower
+    return np.where(
+        share > 0,
+        ordered[lower, column] * (1 - share) + ordered[upper, column] * share,
+        ordered[lower, column],
+    )

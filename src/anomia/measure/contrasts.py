@@ -1,0 +1,95 @@
+"""Differences of drops and gaps between conditions, and which arms are worth their size.
+
+Each contrast is a `Quantity`: `quantities.everywhere` gives its interval, resampling both sides together.
+Sources: paper, Table 1 and Appendix C (prompting), Figures 5 to 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from numpy.typing import ArrayLike
+
+from anomia.measure.fates import FATES, fates
+from anomia.measure.quantities import Quantity, drop, gap_quantity, minus, share
+from anomia.measure.rates import Estimate
+
+Agreement = Literal["agree", "differ", "undecided"]
+
+
+class Answers(NamedTuple):
+    """Right or wrong of base and of one arm in open and in choice: [items] each."""
+
+    base_open: ArrayLike
+    arm_open: ArrayLike
+    base_choice: ArrayLike
+    arm_choice: ArrayLike
+
+
+class Point(NamedTuple):
+    """An arm on the frontier's plane: what it costs (bytes, or 1 − sparsity) and what it is worth."""
+
+    cost: float
+    worth: float
+
+
+def one_shot_recovery(
+    base_zero: ArrayLike,
+    arm_zero: ArrayLike,
+    base_one: ArrayLike,
+    arm_one: ArrayLike,
+    passages: ArrayLike | None = None,
+) -> Quantity:
+    """Raw drop of open at 0 shot − at 1 shot: what one exemplar gives back (paper, Table 1)."""
+    return minus(drop(base_zero, arm_zero, passages), drop(base_one, arm_one, passages))
+
+
+def reach_against_greedy(
+    base_reached: ArrayLike,
+    arm_reached: ArrayLike,
+    base_open: ArrayLike,
+    arm_open: ArrayLike,
+    passages: ArrayLike | None = None,
+) -> Quantity:
+    """Raw drop in reach − raw drop in greedy: below 0 where answers are demoted, not erased."""
+    return minus(drop(base_reached, arm_reached, passages), drop(base_open, arm_open, passages))
+
+
+def gap_between(one: Answers, other: Answers, passages: ArrayLike | None = None, *, floor: float) -> Quantity:
+    """ΔPR of one arm − of another on the same items: two calibration sets, two methods, two sizes."""
+    return minus(
+        gap_quantity(*one, passages, floor=floor),
+        gap_quantity(*other, passages, floor=floor),
+    )
+
+
+def dissociation_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """The dissociation rate as a quantity, to be contrasted."""
+    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
+    return share(index == FATES.index("choice_only"), index >= 0, passages)
+
+
+def dissociation_between(one: Answers, other: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """Dissociation rate of one set of answers − of another: hard − standard choice, arm against arm."""
+    return minus(dissociation_quantity(one, passages), dissociation_quantity(other, passages))
+
+
+def frontier(points: Mapping[str, Point]) -> tuple[str, ...]:
+    """The arms that no other arm beats: none is as cheap and better, or as good and cheaper; by rising cost."""
+    best: list[str] = []
+    for name in sorted(points, key=lambda name: (points[name].cost, -points[name].worth)):
+        if not best or points[name].worth > points[best[-1]].worth or points[name] == points[best[-1]]:
+            best.append(name)
+    return tuple(best)
+
+
+def directions(differences: Iterable[Estimate | None]) -> Agreement:
+    """Whether several measures of one difference (three gradings) point the same way, by their intervals."""
+    signs = {
+        0 if estimate is None or estimate.low <= 0 <= estimate.high else (1 if estimate.low > 0 else -1)
+        for estimate in differences
+    }
+    if {1, -1} <= signs:
+        return "differ"
+    return "agree" if signs in ({1}, {-1}) else "undecided"

@@ -1,0 +1,121 @@
+"""Whether broader decoding still finds an answer that greedy decoding missed.
+
+Sources: paper, section 3.4 (Figure 4); pass@k by the unbiased estimator of Chen et al. 2021 (Codex).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
+
+from anomia.errors import DataError
+from anomia.measure.quantities import Quantity, minus, share
+from anomia.measure.rates import Estimate, rate
+
+
+class Recovery(NamedTuple):
+    """Shares of open failures that broader decoding recovers; None where there is no such failure.
+
+    arm: among the arm's failures, the paper's figure. failed_before, newly_broken: its two parts, items
+    that base failed too and items that base answered. base: base's reach among base's own failures.
+    Newly broken items are easier by themselves, so that `arm` lies above `base` even where compression
+    left nothing nearer: compare `failed_before` with `base`, and every part with its foil's.
+    foil, foil_failed_before, foil_newly_broken: how often the arm's broader decoding finds the foil.
+    """
+
+    arm: Estimate | None
+    failed_before: Estimate | None
+    newly_broken: Estimate | None
+    base: Estimate | None
+    foil: Estimate | None
+    foil_failed_before: Estimate | None
+    foil_newly_broken: Estimate | None
+
+
+def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
+    """Chance that at least one of k samples is right, from `right` of `samples`: [items].
+
+    1 − C(samples − right, k) / C(samples, k), the unbiased estimator.
+
+    >>> float(pass_at_k([1], samples=10, k=5)[0])
+    0.5
+    """
+    counts = np.asarray(right, dtype=np.float64)
+    if not 1 <= k <= samples:
+        raise DataError(f"pass@k needs 1 ≤ k ≤ {samples} samples, got k = {k}")
+    if counts.size and not (counts.min() >= 0 and counts.max() <= samples):
+        raise DataError(f"more right samples than the {samples} that were drawn, or fewer than none")
+    wrong = samples - counts
+    enough = wrong >= k
+    left = np.where(enough, wrong, k)
+    miss = np.exp(gammaln(left + 1) - gammaln(left - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1))
+    return np.asarray(np.where(enough, 1 - miss, 1.0).clip(0, 1), dtype=np.float64)
+
+
+def pass_curve(
+    right: ArrayLike, samples: int, passages: ArrayLike | None = None, *, level: float = 0.95
+) -> tuple[Estimate | None, ...]:
+    """pass@k over items for k = 1 … samples. right: right samples of each item: [items]."""
+    return tuple(rate(pass_at_k(right, samples, k), passages, level=level) for k in range(1, samples + 1))
+
+
+def recovery(
+    base_open: ArrayLike,
+    arm_open: ArrayLike,
+    base_reached: ArrayLike,
+    arm_reached: ArrayLike,
+    foil_reached: ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+) -> Recovery:
+    """Recovery among open failures, its two parts and its placebo.
+
+    base_open, arm_open: right or wrong by greedy decoding: [items].
+    base_reached, arm_reached: whether any beam or sample holds a gold answer (over several seeds: the
+    share of seeds). foil_reached: whether any of the arm's holds the foil. All [items], 0 to 1.
+    """
+    before, after = ~np.asarray(base_open, dtype=bool), ~np.asarray(arm_open, dtype=bool)
+    ids = np.arange(len(before)) if passages is None else np.asarray(passages)
+
+    def among(reached: ArrayLike, mask: NDArray[np.bool_]) -> Estimate | None:
+        return rate(np.asarray(reached, dtype=np.float64)[mask], ids[mask], level=level)
+
+    return Recovery(
+        arm=among(arm_reached, after),
+        failed_before=among(arm_reached, after & before),
+        newly_broken=among(arm_reached, after & ~before),
+        base=among(base_reached, before),
+        foil=among(foil_reached, after),
+        foil_failed_before=among(foil_reached, after & before),
+        foil_newly_broken=among(foil_reached, after & ~before),
+    )
+
+
+def recovery_over_base(
+    base_open: ArrayLike,
+    arm_open: ArrayLike,
+    base_reached: ArrayLike,
+    arm_reached: ArrayLike,
+    passages: ArrayLike | None = None,
+) -> Quantity:
+    """Recovery among the arm's open failures − among base's own: the paper's comparison, for an interval."""
+    arm = share(arm_reached, ~np.asarray(arm_open, dtype=bool), passages)
+    return minus(arm, share(base_reached, ~np.asarray(base_open, dtype=bool), passages))
+
+
+def recovery_over_foil(
+    arm_open: ArrayLike,
+    arm_reached: ArrayLike,
+    foil_reached: ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    among: ArrayLike | None = None,
+) -> Quantity:
+    """Recovery of gold − of the foil among the arm's open failures (of the items marked in `among`)."""
+    failed = ~np.asarray(arm_open, dtype=bool)
+    marked = failed if among is None else failed & np.asarray(among, dtype=bool)
+    return minus(share(arm_reached, marked, passages), share(foil_reached, marked, passages))
