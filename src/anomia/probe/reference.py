@@ -6,15 +6,17 @@ tree mask doesn't fit. Nothing here shares code with the tree but the random num
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
 
 from anomia.probe.ask import Ask, Beam, Decoding, Distribution, OptionSet, Placement, Reply, Target, TokenIds
-from anomia.probe.sampling import NucleusSampler
+from anomia.probe.sampling import Stream, uniform
 
 
 def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
@@ -29,7 +31,9 @@ def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: i
         greedy: list[dict[str, TokenIds]] = [{} for _ in batch]
         for chunk in range(0, len(prompts), batch_size):
             part = prompts[chunk : chunk + batch_size]
-            for (n, name, _), tokens in zip(part, _greedy(model, [p for *_, p in part], decoding), strict=True):
+            for (n, name, _), tokens in zip(
+                part, _greedy(model, [p for *_, p in part], decoding), strict=True
+            ):
                 greedy[n][name] = tokens
         for ask, generated in zip(batch, greedy, strict=True):
             yield _reply(model, ask, generated, decoding)
@@ -43,7 +47,9 @@ def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding
     logits = {prefix: _float32_logits(model, prefix) for prefix in prefixes}
     option_log_probs = {name: _score(model, options) for name, options in ask.options.items()}
     finite = all(bool(torch.isfinite(values).all()) for values in logits.values()) and all(
-        bool(torch.isfinite(torch.tensor(scores)).all()) for scored in option_log_probs.values() for scores in scored
+        bool(torch.isfinite(torch.tensor(scores)).all())
+        for scored in option_log_probs.values()
+        for scores in scored
     )
     if not finite:
         return Reply(ask.item_id, finite=False)
@@ -80,8 +86,10 @@ def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list
 
 
 def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:
+    inputs = torch.tensor([prompt], device=model.device)  # [1, S]
     output = model.generate(
-        torch.tensor([prompt], device=model.device),
+        inputs,
+        attention_mask=torch.ones_like(inputs),
         do_sample=False,
         num_beams=decoding.num_beams,
         num_return_sequences=decoding.num_beams,
@@ -98,23 +106,44 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
 
 
 def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenIds, ...]]:
-    """Nucleus samples, step by step from the logits of `generate`'s own greedy loop over full prefixes."""
+    """Nucleus samples by `generate`, which is told what to take by our own random numbers."""
     assert ask.samples is not None
-    sampler = NucleusSampler.of(decoding)
     found: dict[int, tuple[TokenIds, ...]] = {}
     for seed in decoding.sample_seeds:
-        sequences = []
-        for index in range(decoding.num_samples):
-            tokens: list[int] = []
-            for step in range(decoding.max_new_tokens):
-                logits = _logits(model, (*ask.samples, *tokens), 1)[-1]
-                token = sampler.draw(logits, seed=seed, item_id=ask.item_id, index=index, step=step)
-                if token in decoding.eos_token_ids:
-                    break
-                tokens.append(token)
-            sequences.append(tuple(tokens))
-        found[seed] = tuple(sequences)
+        draw = _Draw(decoding, seed=seed, item_id=ask.item_id, prompt_length=len(ask.samples))
+        inputs = torch.tensor([ask.samples] * decoding.num_samples, device=model.device)  # [samples, S]
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            num_beams=1,
+            logits_processor=transformers.LogitsProcessorList([draw]),
+            **_generation(decoding),
+        )
+        found[seed] = tuple(_until_end(row[len(ask.samples) :].tolist(), decoding) for row in output)
     return found
+
+
+class _Draw(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Leaves each row one token: drawn from `transformers`' own nucleus with the numbers of `probe.sampling`."""
+
+    def __init__(self, decoding: Decoding, *, seed: int, item_id: str, prompt_length: int) -> None:
+        self._nucleus = transformers.TopPLogitsWarper(decoding.top_p)
+        self._temperature = decoding.temperature
+        self._seed, self._item_id, self._prompt_length = seed, item_id, prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        warped = scores.float() / self._temperature  # [samples, V]
+        allowed = self._nucleus(input_ids, warped).isfinite()
+        cumulative = torch.softmax(warped.double(), dim=-1).cumsum(-1)
+        forced = torch.full_like(scores, -torch.inf)
+        step = input_ids.shape[1] - self._prompt_length
+        for row in range(len(scores)):
+            stream = Stream(self._seed, self._item_id, row, step)
+            draws = (uniform(stream, attempt) for attempt in itertools.count())
+            tokens = (int(torch.searchsorted(cumulative[row], number, right=True)) for number in draws)
+            forced[row, next(token for token in tokens if allowed[row, token])] = 0.0
+        return forced
 
 
 def _score(model: Any, options: OptionSet) -> tuple[tuple[float, ...], ...]:

@@ -1,0 +1,385 @@
+"""What probing one item yields, as one row; Parquet in and out.
+
+A row belongs to one arm and one item. Columns of probes that were not asked are null.
+`docs/records.md` lists them all for users; `SCHEMA` is the source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anomia.errors import RunError
+from anomia.grade import contains, grade, named_candidates, normalize, strip_thinking
+from anomia.items.item import ItemSet
+from anomia.probe.ask import Distribution, Reply
+from anomia.probe.encode import OPTION_KINDS, EncodedItem
+
+_TEXTS = pl.List(pl.String)
+_FLOATS = pl.List(pl.Float64)
+_GENERATIONS = ("distractors_only", "unrelated", "one_shot", "zero_shot")
+_CHOICES = (*OPTION_KINDS, "choice_no_question")
+_PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+TOP_TOKENS_SHOWN = 10
+
+
+def _schema() -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "arm": pl.String,
+        "dataset": pl.String,
+        "language": pl.String,
+        "item_id": pl.String,
+        "index": pl.Int32,
+        "passage_id": pl.String,
+        "question": pl.String,
+        "gold": pl.String,
+        "finite": pl.Boolean,
+        "prompt_tokens": pl.Int32,
+        "truncated": pl.Boolean,
+        "gold_truncated": pl.Boolean,
+        "boundary_mismatch": pl.Boolean,
+        "unclosed_thinking": pl.Boolean,
+        "string_presence": pl.Float64,
+        "open_text": pl.String,
+        "open_tokens": pl.Int32,
+        "open_correct": pl.Boolean,
+        "open_em": pl.Boolean,
+        "open_f1": pl.Float64,
+        "cued_text": pl.String,
+        "cued_correct": pl.Boolean,
+        "cued_contains": pl.Boolean,
+    }
+    for name in _GENERATIONS:
+        columns |= {f"{name}_text": pl.String, f"{name}_correct": pl.Boolean}
+    for name in _CHOICES:
+        columns |= {
+            f"{name}_scores": _FLOATS,
+            f"{name}_scores_per_token": _FLOATS,
+            f"{name}_scores_per_byte": _FLOATS,
+            f"{name}_pick": pl.String,
+            f"{name}_correct": pl.Boolean,
+            f"{name}_correct_per_token": pl.Boolean,
+            f"{name}_correct_per_byte": pl.Boolean,
+        }
+    columns["choice_correct_any"] = pl.Boolean
+    for name in _PLACES:
+        columns |= {
+            f"{name}_rank": pl.Int32,
+            f"{name}_rank_ties": pl.Int32,
+            f"{name}_token_log_prob": pl.Float64,
+            f"{name}_margin": pl.Float64,
+        }
+    columns |= {
+        "gold_rank_best": pl.Int32,
+        "gold_first_token": pl.String,
+        "gold_distinct_token": pl.String,
+        "foil": pl.String,
+        "gold_log_prob": pl.Float64,
+        "gold_log_prob_per_token": pl.Float64,
+        "gold_log_prob_per_byte": pl.Float64,
+        "gold_log_prob_best": pl.Float64,
+        "answer_log_probs": _FLOATS,
+        "top_tokens": _TEXTS,
+        "top_log_probs": _FLOATS,
+        "distribution_tokens": pl.List(pl.Int32),
+        "distribution_log_probs": _FLOATS,
+        "tail_mass": pl.Float64,
+        "kl_from_base": pl.Float64,
+        "top1_agrees": pl.Boolean,
+        "beam_texts": _TEXTS,
+        "beam_scores": _FLOATS,
+        "beams_correct": _list_of(pl.Boolean),
+        "beams_foil": _list_of(pl.Boolean),
+        "sample_seeds": pl.List(pl.Int32),
+        "sample_texts": _TEXTS,
+        "samples_correct": _list_of(pl.Boolean),
+        "samples_foil": _list_of(pl.Boolean),
+    }
+    return columns
+
+
+def _list_of(kind: Any) -> Any:
+    return pl.List(kind)
+
+
+SCHEMA = _schema()
+
+ITEM_SCHEMA: dict[str, Any] = {
+    "dataset": pl.String,
+    "language": pl.String,
+    "item_id": pl.String,
+    "index": pl.Int32,
+    "passage_id": pl.String,
+    "context": pl.String,
+    "question": pl.String,
+    "answers": _TEXTS,
+    "options_standard": _TEXTS,
+    "options_hard": _TEXTS,
+    "options_passage": _TEXTS,
+    "unrelated": _TEXTS,
+    "foil": pl.String,
+}
+
+
+def record(
+    encoded: EncodedItem,
+    reply: Reply,
+    tokenizer: Any,
+    *,
+    arm: str,
+    dataset: str,
+    index: int,
+    base_distribution: Distribution | None = None,
+) -> dict[str, Any]:
+    """One row of `SCHEMA`: the graded reply of one arm to one item.
+
+    Args:
+        encoded: the item as it was asked.
+        reply: what the engine answered.
+        tokenizer: turns tokens back into text.
+        arm, dataset, index: where the row belongs; index is the item's place in the fixed order.
+        base_distribution: base's at the same position, for the KL divergence; None for base itself.
+    """
+    item, question = encoded.item, encoded.item.question
+    row: dict[str, Any] = dict.fromkeys(SCHEMA)
+    row |= {
+        "arm": arm,
+        "dataset": dataset,
+        "language": question.language,
+        "item_id": question.id,
+        "index": index,
+        "passage_id": question.passage_id,
+        "question": question.question,
+        "gold": question.gold,
+        "foil": item.foil,
+        "finite": reply.finite,
+        "prompt_tokens": encoded.prompt_tokens,
+        "truncated": encoded.truncated,
+        "gold_truncated": encoded.gold_truncated,
+        "boundary_mismatch": encoded.boundary_mismatch,
+        "string_presence": string_presence(item.options["standard"], question.gold, encoded.context),
+        "gold_first_token": tokenizer.decode([encoded.gold_token]),
+    }
+    if encoded.gold_distinct_token is not None:
+        row["gold_distinct_token"] = tokenizer.decode([encoded.gold_distinct_token])
+    if not reply.finite:
+        return row
+    row |= _generated(encoded, reply, tokenizer)
+    row |= _chosen(encoded, reply)
+    row |= _placed(encoded, reply, tokenizer, base_distribution)
+    row |= _reached(encoded, reply, tokenizer)
+    return row
+
+
+def string_presence(options: Sequence[str], gold: str, context: str) -> float:
+    """The chance that picking an option that stands in the passage is right: a control without a model."""
+    passage = normalize(context)
+    present = [option for option in options if normalize(option) in passage]
+    if not present:
+        return 1.0 / len(options)
+    return (gold in present) / len(present)
+
+
+def _generated(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
+    item, answers = encoded.item, encoded.item.question.answers
+    row: dict[str, Any] = {"unclosed_thinking": False}
+    for name, tokens in reply.greedy.items():
+        text, unclosed = strip_thinking(_decode(tokenizer, tokens))
+        row[f"{name}_text"] = text
+        graded = grade(text, answers)
+        if name == "open":
+            row |= {
+                "unclosed_thinking": unclosed,
+                "open_tokens": len(tokens),
+                "open_correct": graded.correct,
+                "open_em": graded.exact_match,
+                "open_f1": graded.f1,
+            }
+        elif name == "cued":
+            options = item.options["standard"]
+            gold = options.index(item.question.gold)
+            # Another alias of the answer is right too, as long as no wrong candidate is named with it.
+            named = set(named_candidates(text, options))
+            row["cued_contains"] = graded.correct
+            row["cued_correct"] = named == {gold} or (not named and graded.correct)
+        else:
+            row[f"{name}_correct"] = graded.correct
+    return row
+
+
+def _chosen(encoded: EncodedItem, reply: Reply) -> dict[str, Any]:
+    gold, row = encoded.item.question.gold, dict[str, Any]()
+    for name, log_probs in reply.option_log_probs.items():
+        if name == "answers":
+            continue
+        texts = encoded.item.options[OPTION_KINDS.get(name, "standard")]
+        sums = [math.fsum(scores) for scores in log_probs]
+        per_token = [total / len(scores) for total, scores in zip(sums, log_probs, strict=True)]
+        per_byte = [total / len(text.encode()) for total, text in zip(sums, texts, strict=True)]
+        row |= {
+            f"{name}_scores": sums,
+            f"{name}_scores_per_token": per_token,
+            f"{name}_scores_per_byte": per_byte,
+            f"{name}_pick": texts[_argmax(sums)],
+            f"{name}_correct": texts[_argmax(sums)] == gold,
+            f"{name}_correct_per_token": texts[_argmax(per_token)] == gold,
+            f"{name}_correct_per_byte": texts[_argmax(per_byte)] == gold,
+        }
+    if "choice" in reply.option_log_probs and "answers" in reply.option_log_probs:
+        best = max(math.fsum(scores) for scores in reply.option_log_probs["answers"])
+        options = encoded.item.options["standard"]
+        wrong = [score for text, score in zip(options, row["choice_scores"], strict=True) if text != gold]
+        row["choice_correct_any"] = best > max(wrong)
+    return row
+
+
+def _placed(
+    encoded: EncodedItem, reply: Reply, tokenizer: Any, base_distribution: Distribution | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name in _PLACES:
+        if name in reply.placements:
+            place = reply.placements[name]
+            row |= {
+                f"{name}_rank": place.rank,
+                f"{name}_rank_ties": place.ties,
+                f"{name}_token_log_prob": place.log_prob,
+                f"{name}_margin": place.margin,
+            }
+    ranks = [place.rank for name, place in reply.placements.items() if name == "gold" or name.startswith("answer_")]
+    if ranks:
+        row["gold_rank_best"] = min(ranks)
+    if "answers" in reply.option_log_probs:
+        scores = reply.option_log_probs["answers"]
+        sums = [math.fsum(score) for score in scores]
+        row |= {
+            "gold_log_prob": sums[0],
+            "gold_log_prob_per_token": sums[0] / len(scores[0]),
+            "gold_log_prob_per_byte": sums[0] / len(encoded.item.question.gold.encode()),
+            "gold_log_prob_best": max(sums),
+            "answer_log_probs": sums,
+        }
+    if reply.distribution is not None:
+        shown = reply.distribution.tokens[:TOP_TOKENS_SHOWN]
+        row |= {
+            "top_tokens": [tokenizer.decode([token]) for token in shown],
+            "top_log_probs": list(reply.distribution.log_probs[:TOP_TOKENS_SHOWN]),
+            "tail_mass": reply.distribution.tail_mass,
+        }
+        if base_distribution is None:
+            row["distribution_tokens"] = list(reply.distribution.tokens)
+            row["distribution_log_probs"] = list(reply.distribution.log_probs)
+        elif reply.reference_log_probs:
+            row["kl_from_base"] = kl_divergence(base_distribution, reply.reference_log_probs)
+            row["top1_agrees"] = base_distribution.tokens[0] == reply.distribution.tokens[0]
+    return row
+
+
+def kl_divergence(base: Distribution, arm_log_probs: Sequence[float]) -> float:
+    """KL(base ‖ arm) in nats over base's likeliest tokens, all others taken as one outcome.
+
+    Merging outcomes can only lower a divergence, so this is a lower bound, tight where the tail is small.
+    """
+    inside = math.fsum(math.exp(p) * (p - q) for p, q in zip(base.log_probs, arm_log_probs, strict=True))
+    arm_tail = max(1e-12, 1.0 - math.fsum(math.exp(q) for q in arm_log_probs))
+    tail = base.tail_mass * math.log(base.tail_mass / arm_tail) if base.tail_mass > 0 else 0.0
+    return max(0.0, inside + tail)
+
+
+def _reached(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if encoded.ask.beams is not None:
+        texts = [strip_thinking(_decode(tokenizer, beam.tokens)).text for beam in reply.beams]
+        row |= {"beam_texts": texts, "beam_scores": [beam.score for beam in reply.beams]}
+        row |= _hits("beams", encoded, texts)
+    if encoded.ask.samples is not None:
+        texts = [
+            strip_thinking(_decode(tokenizer, tokens)).text
+            for samples in reply.samples.values()
+            for tokens in samples
+        ]
+        row["sample_seeds"] = [seed for seed, samples in reply.samples.items() for _ in samples]
+        row["sample_texts"] = texts
+        row |= _hits("samples", encoded, texts)
+    return row
+
+
+def _hits(name: str, encoded: EncodedItem, texts: Sequence[str]) -> dict[str, Any]:
+    answers = encoded.item.question.answers
+    return {
+        f"{name}_correct": [any(contains(text, answer) for answer in answers) for text in texts],
+        f"{name}_foil": [contains(text, encoded.item.foil) for text in texts],
+    }
+
+
+def item_rows(items: ItemSet) -> list[dict[str, Any]]:
+    """The rows of `ITEM_SCHEMA` of one language."""
+    return [
+        {
+            "dataset": items.dataset,
+            "language": items.language,
+            "item_id": item.question.id,
+            "index": index,
+            "passage_id": item.question.passage_id,
+            "context": item.question.context,
+            "question": item.question.question,
+            "answers": list(item.question.answers),
+            **{f"options_{kind}": _texts(item.options.get(kind)) for kind in OPTION_KINDS.values()},
+            "unrelated": list(item.unrelated),
+            "foil": item.foil,
+        }
+        for index, item in enumerate(items.items)
+    ]
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema: Mapping[str, Any] = SCHEMA) -> None:
+    """Writes rows as Parquet, aside first and then renamed, so that a file is whole or absent."""
+    frame = pl.DataFrame(list(rows), schema=dict(schema), orient="row")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        frame.write_parquet(aside, compression="zstd")
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+
+
+def read_records(run: Path) -> pl.DataFrame:
+    """All finished rows of a run, by arm, data set, language and index."""
+    files = sorted((run / "records").glob("*.parquet"))
+    if not files:
+        raise RunError(f"run: {run} has no records; is it the folder that was given as --out?")
+    try:
+        frame = pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"run: the records of {run} can't be read: {error}") from None
+    return frame.sort("arm", "dataset", "language", "index")
+
+
+def read_items(run: Path) -> pl.DataFrame:
+    """The items of a run."""
+    path = run / "items.parquet"
+    if not path.is_file():
+        raise RunError(f"run: {run} has no items.parquet; is it the folder that was given as --out?")
+    return pl.read_parquet(path)
+
+
+def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(tokens), skip_special_tokens=True)
+    return text
+
+
+def _texts(options: Sequence[str] | None) -> list[str] | None:
+    return None if options is None else list(options)
+
+
+def _argmax(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

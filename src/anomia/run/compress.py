@@ -1,0 +1,69 @@
+"""Makes an arm out of a loaded base model, with the calibration text that the study names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.spec import Prune, Step
+from anomia.models import LoadedModel
+from anomia.run.progress import Progress
+from anomia.study import Study
+
+
+def compress_arm(
+    loaded: LoadedModel,
+    steps: Sequence[Step],
+    study: Study,
+    languages: Sequence[str],
+    passages: Sequence[str],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Applies the steps in place and returns what they did, as plain values.
+
+    Args:
+        loaded: the model that is changed.
+        steps: of the arm, without a leading checkpoint.
+        study: gives what the steps leave open.
+        languages: that this model will answer in; one of them where calibration is `own`.
+        passages: evaluation passages, which calibration text must not share.
+        progress: told block by block.
+    """
+    reports = []
+    for step in steps:
+        windows = prepare_windows(
+            step,
+            loaded.tokenizer,
+            calibration=study.calibration,
+            samples=study.calibration_samples,
+            tokens=study.calibration_tokens,
+            budget=study.calibration_budget,
+            languages=languages,
+            language=languages[0] if uses_own_text([step], study) else None,
+            evaluation_passages=passages,
+        )
+        stage = _Stage(progress, f"compressing: {step}")
+        report = compress(loaded.model, step, windows, progress=stage)
+        for warning in report.warnings:
+            progress.say(f"{step}: {warning}")
+        reports.append(report.to_dict())
+    return {"steps": reports}
+
+
+def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
+    """Whether every language gets a mask of its own."""
+    return any((step.calibration or study.calibration) == "own" for step in steps if isinstance(step, Prune))
+
+
+class _Stage:
+    """Turns "so many blocks of so many" into a stage of the run's progress."""
+
+    def __init__(self, progress: Progress, text: str) -> None:
+        self._progress, self._text, self._begun = progress, text, False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._begun:
+            self._progress.stage(self._text, total)
+            self._begun = True
+        self._progress.advance()

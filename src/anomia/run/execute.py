@@ -1,0 +1,300 @@
+"""Runs a study: base first, then every arm on the same items; finished shards are never done again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+import transformers
+
+from anomia._version import __version__
+from anomia.compress.spec import Arm, Checkpoint, parse_arm
+from anomia.errors import CompressionError, ModelError
+from anomia.items import ItemSet, build_items, read_questions
+from anomia.models import LoadedModel, load_model
+from anomia.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
+from anomia.probe.ask import Decoding, Distribution, Reply
+from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.select import ChosenEngine, choose_engine
+from anomia.records import record, write_rows
+from anomia.run.compress import compress_arm, uses_own_text
+from anomia.run.folder import RunFolder, Shard, begin_run, open_run, shards_of
+from anomia.run.progress import Progress
+from anomia.study import BASE, Study
+
+
+class ArmOutcome(NamedTuple):
+    """How measuring an arm went: `failed` says why nothing could be measured, `broken` that logits were bad."""
+
+    arm: str
+    failed: str | None = None
+
+
+def execute(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
+    """Measures base and every arm of a study into a run folder, going on where an earlier call stopped.
+
+    An arm that can't be made is reported and the others go on.
+
+    Raises:
+        AnomiaError: the data, the base model or the run folder can't be used.
+    """
+    item_sets = _read_items(study)
+    folder = open_run(out, study)
+    arms = [Arm(BASE), *(parse_arm(text) for text in study.arms)]
+    todo = {arm.name: list(_pending(folder, study, arm.name, item_sets)) for arm in arms}
+    progress.begin(sum(shard.last - shard.first for shards in todo.values() for shard in shards))
+    outcomes = []
+    for arm in arms:
+        if folder is not None and not todo[arm.name]:
+            outcomes.append(ArmOutcome(arm.name))
+            continue
+        try:
+            for group in _groups(study, arm, item_sets):
+                shards = [shard for shard in todo[arm.name] if shard.language in {s.language for s in group}]
+                if not shards:
+                    continue
+                if arm.name == BASE:
+                    loaded = _load(study, study.base, progress)
+                    folder = folder or _begin(study, out, item_sets, loaded, progress)
+                else:
+                    assert folder is not None
+                    loaded = _load_arm(study, arm, group, folder, progress)
+                engine = choose_engine(loaded.model, study.engine)
+                if engine.reason:
+                    progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
+                for shard in shards:
+                    items = next(s for s in group if s.language == shard.language)
+                    _measure(study, folder, shard, items, loaded, engine, progress)
+                if arm.name == BASE:
+                    _measure_noise(study, folder, item_sets, loaded, engine, progress)
+                # The next model must not have to share the memory with this one.
+                del loaded, engine
+        except (CompressionError, ModelError) as error:
+            if arm.name == BASE:
+                raise
+            progress.say(f"{arm.name}: {error}")
+            outcomes.append(ArmOutcome(arm.name, failed=str(error)))
+        else:
+            outcomes.append(ArmOutcome(arm.name))
+    assert folder is not None
+    folder.note("arms.json", {outcome.arm: {"failed": outcome.failed} for outcome in outcomes})
+    return outcomes
+
+
+def _read_items(study: Study) -> list[ItemSet]:
+    questions = read_questions(study.data, study.languages)
+    sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
+    return list(sets.values())
+
+
+def _pending(
+    folder: RunFolder | None, study: Study, arm: str, item_sets: Sequence[ItemSet]
+) -> Iterator[Shard]:
+    for items in item_sets:
+        for shard in shards_of(arm, items, reach_limit=study.reach_limit):
+            if folder is None or not folder.is_done(shard):
+                yield shard
+
+
+def _groups(study: Study, arm: Arm, item_sets: Sequence[ItemSet]) -> list[list[ItemSet]]:
+    """The languages that one model answers: all of them, but one at a time where each has its own mask."""
+    if uses_own_text(arm.steps, study):
+        return [[items] for items in item_sets]
+    return [list(item_sets)]
+
+
+def _load(study: Study, name: str, progress: Progress) -> LoadedModel:
+    progress.stage(f"loading {name}", 1)
+    loaded = load_model(
+        name,
+        dtype=study.dtype,
+        device=study.device,
+        revision=study.revision if name == study.base else None,
+        trust_remote_code=study.trust_remote_code,
+    )
+    progress.advance()
+    return loaded
+
+
+def _load_arm(
+    study: Study, arm: Arm, item_sets: Sequence[ItemSet], folder: RunFolder, progress: Progress
+) -> LoadedModel:
+    """Base (or the arm's own checkpoint) with the arm's compression applied in place."""
+    steps = arm.steps
+    first = steps[0]
+    name = first.model if isinstance(first, Checkpoint) else study.base
+    loaded = _load(study, name, progress)
+    rest = steps[1:] if isinstance(first, Checkpoint) else steps
+    if rest:
+        passages = [item.question.context for items in item_sets for item in items.items]
+        report = compress_arm(loaded, rest, study, [s.language for s in item_sets], passages, progress)
+        whole = Shard(arm.name, study.data, "-".join(s.language for s in item_sets), 0, 0)
+        folder.note(f"compression/{whole.file_name.removesuffix('.parquet')}.json", report)
+    return loaded
+
+
+def _begin(
+    study: Study, out: Path, item_sets: Sequence[ItemSet], loaded: LoadedModel, progress: Progress
+) -> RunFolder:
+    for items in item_sets:
+        for reason, count in items.excluded.items():
+            if count and reason == "ungradable":
+                progress.say(f"{items.language}: {count} questions left out: no answer can be graded")
+    provenance = {
+        "anomia": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "machine": _machine(loaded.device),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "batch_size": batch_size(study),
+        "base_weights": fingerprint_weights(loaded.model),
+        "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
+        "items": {items.language: len(items.items) for items in item_sets},
+        "excluded": {items.language: dict(items.excluded) for items in item_sets},
+        "exemplars": {items.language: items.exemplar.id if items.exemplar else None for items in item_sets},
+    }
+    return begin_run(out, study, item_sets, provenance)
+
+
+def batch_size(study: Study) -> int:
+    """Items a batch: as asked, else 16, which fits the smallest machines this runs on."""
+    return 16 if study.batch_size == "auto" else study.batch_size
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _measure(
+    study: Study,
+    folder: RunFolder,
+    shard: Shard,
+    items: ItemSet,
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
+) -> None:
+    """Asks one shard and writes its rows."""
+    chosen = items.items[shard.first : shard.last]
+    progress.stage(f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
+    references = {} if shard.arm == BASE else _base_distributions(folder, shard)
+    encoded = [
+        encode_item(
+            item,
+            loaded.tokenizer,
+            Form(chat=study.chat, prompt_tokens=study.prompt_tokens, one_shot_tokens=study.one_shot_tokens),
+            study.probes,
+            exemplar=items.exemplar,
+            reach=shard.first < study.reach_limit,
+            reference_tokens=references[item.question.id].tokens if item.question.id in references else (),
+        )
+        for item in chosen
+    ]
+    rows = []
+    for offset, (item, reply) in enumerate(zip(encoded, _ask(study, folder, encoded, loaded, engine), strict=True)):
+        rows.append(
+            record(
+                item,
+                reply,
+                loaded.tokenizer,
+                arm=shard.arm,
+                dataset=shard.dataset,
+                index=shard.first + offset,
+                base_distribution=references.get(item.item.question.id),
+            )
+        )
+        progress.advance(items=1)
+    write_rows(rows, folder.record_file(shard))
+
+
+def _ask(
+    study: Study,
+    folder: RunFolder,
+    encoded: Sequence[EncodedItem],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    *,
+    size: int | None = None,
+) -> Iterator[Reply]:
+    decoding = Decoding(
+        eos_token_ids=loaded.eos_token_ids,
+        max_new_tokens=study.max_new_tokens,
+        num_beams=study.num_beams,
+        num_samples=study.num_samples,
+        top_p=study.top_p,
+        temperature=study.temperature,
+        sample_seeds=tuple(study.seed + n for n in range(study.sample_seeds)),
+    )
+    size = size or int(folder.provenance["batch_size"])
+    return engine.answer(loaded.model, [item.ask for item in encoded], decoding, batch_size=size)
+
+
+def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distribution]:
+    """Base's next-token distributions for the items of a shard, by item id."""
+    path = folder.record_file(replace(shard, arm=BASE))
+    if not path.is_file():
+        return {}
+    frame = pl.read_parquet(
+        path, columns=["item_id", "distribution_tokens", "distribution_log_probs", "tail_mass"]
+    )
+    return {
+        item_id: Distribution(tuple(tokens), tuple(log_probs), tail)
+        for item_id, tokens, log_probs, tail in frame.iter_rows()
+        if tokens is not None
+    }
+
+
+def _measure_noise(
+    study: Study,
+    folder: RunFolder,
+    item_sets: Sequence[ItemSet],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
+) -> None:
+    """Asks a few items again at another batch size: verdicts that flip are what rounding alone does."""
+    count = min(study.noise_items, sum(len(items.items) for items in item_sets))
+    if not count or folder.noted("noise.json") is not None:
+        return
+    size = max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
+    progress.stage(f"noise floor: {count} items again at batch size {size}", count)
+    turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][:count]
+    flips = dict.fromkeys(("open", "choice", "open_text"), 0)
+    encoded = [
+        encode_item(
+            items.items[index], loaded.tokenizer, Form(chat=study.chat, prompt_tokens=study.prompt_tokens),
+            ("open", "choice"), exemplar=None, reach=False,
+        )
+        for items, index in turns
+    ]  # fmt: skip
+    first = _rows_by_item(folder, study, item_sets)
+    replies = _ask(study, folder, encoded, loaded, engine, size=size)
+    for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
+        again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
+        before = first[items.language, item.item.question.id]
+        flips["open"] += again["open_correct"] != before["open_correct"]
+        flips["choice"] += again["choice_correct"] != before["choice_correct"]
+        flips["open_text"] += again["open_text"] != before["open_text"]
+        progress.advance()
+    folder.note("noise.json", {"items": count, "batch_size": size, "flips": flips})
+
+
+def _rows_by_item(
+    folder: RunFolder, study: Study, item_sets: Sequence[ItemSet]
+) -> Mapping[tuple[str, str], dict[str, Any]]:
+    columns = ["item_id", "open_correct", "choice_correct", "open_text"]
+    rows = {}
+    for items in item_sets:
+        for shard in shards_of(BASE, items, reach_limit=study.reach_limit):
+            for row in pl.read_parquet(folder.record_file(shard), columns=columns).iter_rows(named=True):
+                rows[items.language, row["item_id"]] = row
+    return rows
+

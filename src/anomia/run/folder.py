@@ -1,0 +1,123 @@
+"""The folder of a run: which study it belongs to, which shards are done, where results go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomia.errors import RunError
+from anomia.items.item import ItemSet
+from anomia.records import ITEM_SCHEMA, item_rows, write_rows
+from anomia.study import Study, write_study
+
+SHARD_ITEMS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Items `first` to `last` (excluded) of one language, asked of one arm."""
+
+    arm: str
+    dataset: str
+    language: str
+    first: int
+    last: int
+
+    @property
+    def file_name(self) -> str:
+        """Unique among the arms, data sets and languages of a study."""
+        parts = (self.arm, self.dataset, self.language)
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+        return ".".join([*(_slug(part) for part in parts), digest, f"{self.first:06d}", "parquet"])
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run on disk. `provenance` is what was found out when it began (batch size, fingerprints, versions)."""
+
+    path: Path
+    study: Study
+    provenance: Mapping[str, Any]
+
+    def record_file(self, shard: Shard) -> Path:
+        """Where the rows of a shard stand once it is finished."""
+        return self.path / "records" / shard.file_name
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard is finished."""
+        return self.record_file(shard).is_file()
+
+    def note(self, name: str, values: Mapping[str, Any]) -> None:
+        """Writes a small JSON file of the run, aside and renamed."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.part")
+        aside.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        aside.replace(path)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """Reads a file written by `note`; None where there is none."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return values
+
+
+def open_run(path: Path, study: Study) -> RunFolder | None:
+    """The run that a folder already holds; None where there is none yet.
+
+    Raises:
+        RunError: the folder holds another study, or something else.
+    """
+    file = path / "study.yaml"
+    if not file.is_file():
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise RunError(f"run: {path} exists and is no run of Anomia; give another --out")
+        return None
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    provenance = found.pop("provenance", {}) if isinstance(found, dict) else {}
+    asked = study.model_dump(mode="json")
+    differing = [key for key in asked if not isinstance(found, dict) or found.get(key) != asked[key]]
+    if differing:
+        raise RunError(
+            f"run: {path} holds another study (it differs in {', '.join(differing)}); "
+            "give another --out, or run the study of that folder: anomia run "
+            f"{file} --out {path}"
+        )
+    return RunFolder(path, study, provenance)
+
+
+def begin_run(
+    path: Path, study: Study, item_sets: Sequence[ItemSet], provenance: Mapping[str, Any]
+) -> RunFolder:
+    """Makes a run folder: the items, then the study, which makes it a run."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        rows = [row for items in item_sets for row in item_rows(items)]
+        write_rows(rows, path / "items.parquet", ITEM_SCHEMA)
+        write_study(study, path / "study.yaml", provenance)
+    except OSError as error:
+        raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+    return RunFolder(path, study, provenance)
+
+
+def shards_of(arm: str, items: ItemSet, *, reach_limit: int) -> list[Shard]:
+    """The shards of one language; none mixes items with and without beams and samples."""
+    edges = sorted({*range(0, len(items.items), SHARD_ITEMS), min(reach_limit, len(items.items)), len(items.items)})
+    return [
+        Shard(arm, items.dataset, items.language, first, last)
+        for first, last in zip(edges, edges[1:], strict=False)
+        if first < last
+    ]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:48] or "x"

@@ -1,0 +1,148 @@
+"""A study: what is compared, on what, and how. One validated object, YAML in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from anomia.compress.spec import parse_arm
+from anomia.errors import StudyError, nearest
+from anomia.items.languages import language_name
+from anomia.probe.encode import PROBES
+
+BASE = "base"
+
+
+class Study(BaseModel):
+    """Every decision of a run. Field names are those of the flags, with `_` for `-`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    base: Annotated[str, Field(min_length=1, description="hub id, folder or .gguf file of the uncompressed model")]
+    arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
+    data: Annotated[str, Field(description="tydiqa, xquad, squad:PATH, jsonl:FILE or demo")] = "demo"
+    languages: tuple[str, ...] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = 200
+    seed: int = 42
+    probes: tuple[str, ...] = PROBES
+    engine: Literal["auto", "tree", "reference"] = "auto"
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat: bool = False
+
+    calibration: str = "c4"
+    calibration_samples: Annotated[int, Field(ge=1)] | None = None  # 128, or 64 a language
+    calibration_tokens: Annotated[int, Field(ge=1)] = 2048
+    calibration_budget: Annotated[int, Field(ge=1)] | None = None
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32
+    num_beams: Annotated[int, Field(ge=2)] = 5
+    num_samples: Annotated[int, Field(ge=1)] = 10
+    sample_seeds: Annotated[int, Field(ge=1, description="how many seeds the samples are drawn with")] = 1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    reach_limit: Annotated[int, Field(ge=0, description="items a language asked with beams and samples")] = 100
+    prompt_tokens: Annotated[int, Field(ge=16)] = 512
+    one_shot_tokens: Annotated[int, Field(ge=16)] = 1024
+    noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32
+
+    @field_validator("languages")
+    @classmethod
+    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(dict.fromkeys(language_name(name) for name in value))
+
+    @field_validator("arms")
+    @classmethod
+    def _arms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = []
+        for text in value:
+            try:
+                names.append(parse_arm(text).name)
+            except StudyError as error:
+                raise ValueError(str(error)) from None
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the arm {name!r} is given twice")
+        if BASE in names:
+            raise ValueError("the base model is measured in every study; leave it out of the arms")
+        return value
+
+    @field_validator("probes")
+    @classmethod
+    def _probes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PROBES:
+                raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
+        # Without these two nothing can be said about an item, so they are always asked.
+        return tuple(name for name in PROBES if name in {*value, "open", "choice"})
+
+    @model_validator(mode="after")
+    def _device(self) -> Study:
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"unknown device {self.device!r}; known: auto, cpu, cuda, mps")
+        return self
+
+
+def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
+    """A study from a file, from flags, or from a file with flags on top.
+
+    Raises:
+        StudyError: the file can't be read, or values are wrong: all faults in one message.
+    """
+    values: dict[str, Any] = {}
+    place = "the flags"
+    if path is not None:
+        place = str(path)
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StudyError(f"study: {path} does not exist") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"study: {path} can't be read: {error}") from None
+        except yaml.YAMLError as error:
+            raise StudyError(f"study: {path} is not YAML: {_one_line(error)}") from None
+        if not isinstance(loaded, dict):
+            raise StudyError(f"study: {path} holds no settings; it needs lines such as 'base: MODEL'")
+        values = {str(key): value for key, value in loaded.items() if key != "provenance"}
+    values |= overrides
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise StudyError(explain(error, place)) from None
+
+
+def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:
+    """Writes the resolved study; `provenance` (versions, fingerprints) is ignored when it is run again."""
+    values = {**study.model_dump(mode="json"), "provenance": dict(provenance)}
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    aside.replace(path)
+
+
+def explain(error: ValidationError, place: str) -> str:
+    """All faults of a study in one message, a line each, with the nearest valid name."""
+    lines = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"] if part not in ("int", "literal['auto']"))
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key {name!r}; {nearest(name, Study.model_fields)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{name!r} is missing")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {message}" if name else message)
+    faults = list(dict.fromkeys(lines))
+    head = f"study: {place} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
+    return "\n".join([head, *(f"  - {line}" for line in faults)])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
