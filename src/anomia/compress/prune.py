@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from anomia.compress.blocks import Matrix
 from anomia.compress.magnitude import magnitude_mask
 from anomia.compress.report import MatrixReport
+from anomia.compress.sparsegpt import DAMPING, sparsegpt
 from anomia.compress.spec import Target
 from anomia.compress.statistics import Group, InputStatistic, Needs
 from anomia.compress.wanda import wanda_mask
@@ -34,9 +36,26 @@ def _wanda(matrices: Sequence[Matrix], statistic: InputStatistic, target: Target
     ]
 
 
+def _sparsegpt(matrices: Sequence[Matrix], statistic: InputStatistic, target: Target) -> list[MatrixReport]:
+    assert statistic.hessian is not None
+    names = ", ".join(matrix.name for matrix in matrices)
+    solved = sparsegpt([matrix.weight for matrix in matrices], statistic.hessian, target, where=names)
+    note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
+    reports = []
+    for matrix, weight in zip(matrices, solved.weights, strict=True):
+        matrix.weight.copy_(weight)
+        reports.append(
+            report_matrix(matrix)._replace(
+                dead_columns=int(solved.dead.sum()), damping=solved.damping, note=note
+            )
+        )
+    return reports
+
+
 METHODS: Mapping[str, Method] = {
     "magnitude": Method(Needs(), lambda matrices, _, target: by_magnitude(matrices, target)),
     "wanda": Method(Needs(), _wanda),
+    "sparsegpt": Method(Needs(hessian=True), _sparsegpt),
 }
 
 
@@ -63,12 +82,18 @@ def by_magnitude(matrices: Sequence[Matrix], target: Target, *, note: str = "") 
 
 def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:
     """Set the masked weights to zero in place and leave every other bit as it is. mask: [out, in] bool."""
-    matrix.weight.masked_fill_(mask, 0)
+    weight = matrix.weight
+    bits = {2: torch.int16, 4: torch.int32}.get(weight.element_size())
+    if bits is None:
+        weight.masked_fill_(mask, 0)
+    else:
+        # `masked_fill_` handles half-precision numbers one at a time; these are vector instructions.
+        weight.view(bits).bitwise_and_(mask.to(bits).sub_(1))
     return report_matrix(matrix)
 
 
 def report_matrix(matrix: Matrix) -> MatrixReport:
     """The matrix as it is now."""
     rows, columns = matrix.weight.shape
-    zeros = matrix.weight.numel() - int(torch.count_nonzero(matrix.weight))
+    zeros = int(np.count_nonzero((matrix.weight == 0).cpu().numpy()))
     return MatrixReport(matrix.name, (rows, columns), zeros)

@@ -1,0 +1,134 @@
+"""SparseGPT: pruning with second-order weight updates (Frantar and Alistarh 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from anomia.compress.masks import kth_lowest, lowest_mask
+from anomia.compress.spec import Pattern, Target
+from anomia.errors import CompressionError
+
+BLOCK = 128
+DAMPING = 0.01
+_PANEL = 32
+
+
+class Solved(NamedTuple):
+    """weights: as they came, [out, in] float32 each. damping: what was needed. dead: [in] bool."""
+
+    weights: list[torch.Tensor]
+    damping: float
+    dead: torch.Tensor
+
+
+@torch.no_grad()
+def sparsegpt(
+    weights: Sequence[torch.Tensor], hessian: torch.Tensor, target: Target, *, where: str = "a matrix"
+) -> Solved:
+    """Prune matrices that share their input and let the weights that stay make up for those that go.
+
+    weights: [out, in] each. hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter. In every block of 128
+    columns the lowest `int(out × 128 × sparsity)` of w²/[H⁻¹]² go, one threshold over all rows of a matrix;
+    a pattern takes the lowest of every M, when its first column is reached. Columns of inputs that were never
+    excited are set to zero.
+
+    Source: Frantar and Alistarh (2023), Algorithm 1 and Section 3.4; damping and dead columns as in
+    their code.
+    Raises `CompressionError` where no damping makes the Hessian invertible.
+    """
+    rows = [len(weight) for weight in weights]
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    columns = len(diagonal)
+    # Columns lie in memory as rows here: every step below reads and writes whole columns.
+    work = torch.cat([weight.float().T for weight in weights], dim=1)  # [in, R]
+    work[dead] = 0
+    factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
+    pattern = target if isinstance(target, Pattern) else None
+    width, panel = BLOCK, _PANEL
+    if pattern is not None:
+        panel = pattern.group * max(1, _PANEL // pattern.group)
+        width = panel * max(1, BLOCK // panel)
+    for start in range(0, columns, width):
+        end = min(start + width, columns)
+        block = work[start:end]  # [b, R]
+        local = factor[start:end, start:end]  # [b, b]
+        mask = torch.zeros_like(block, dtype=torch.bool)
+        if not isinstance(target, Pattern):
+            mask = _block_mask(block, local.diagonal(), rows, target)
+        errors = torch.empty_like(block)
+        for first in range(0, end - start, panel):
+            last = min(first + panel, end - start)
+            _prune_panel(
+                block[first:last],
+                local[first:last, first:last],
+                mask[first:last],
+                errors[first:last],
+                pattern,
+            )
+            block[last:].addmm_(local[first:last, last:].T, errors[first:last], alpha=-1)
+        work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return Solved([part.T for part in torch.split(work, rows, dim=1)], damping, dead)
+
+
+def _block_mask(
+    block: torch.Tensor, diagonal: torch.Tensor, rows: Sequence[int], sparsity: float
+) -> torch.Tensor:
+    """One threshold over all rows of each matrix. block: [b, R]; returns [b, R] bool."""
+    scores = (block / diagonal[:, None]).square_()
+    masks = []
+    for part in torch.split(scores, list(rows), dim=1):
+        count = int(part.numel() * sparsity)
+        flat = part.reshape(1, -1)
+        masks.append(part <= kth_lowest(flat, count) if count else torch.zeros_like(part, dtype=torch.bool))
+    return torch.cat(masks, dim=1)
+
+
+def _prune_panel(
+    panel: torch.Tensor,
+    factor: torch.Tensor,
+    mask: torch.Tensor,
+    errors: torch.Tensor,
+    pattern: Pattern | None,
+) -> None:
+    """Column after column: what goes, its error, the update of the later columns. panel: [p, R]."""
+    diagonal = factor.diagonal().tolist()
+    for column in range(len(panel)):
+        if pattern is not None and column % pattern.group == 0:
+            group = slice(column, column + pattern.group)
+            scores = (panel[group] / factor.diagonal()[group, None]).square()  # [M, R]
+            mask[group] = lowest_mask(scores.T.contiguous(), pattern.group - pattern.keep).T
+        weight = panel[column]  # [R]
+        error = torch.mul(weight, mask[column], out=errors[column]).div_(diagonal[column])
+        weight.masked_fill_(mask[column], 0)
+        panel[column + 1 :].addr_(factor[column, column + 1 :], error, alpha=-1)
+
+
+def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, float]:
+    """The upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping that it took.
+
+    With the order of the inputs reversed, H = L·Lᵀ gives U = L⁻¹ reversed again: one factorization and one
+    triangular inverse, where inverting H and factorizing the result would take twice that.
+    Damping is relative to the mean diagonal; a failed factorization raises it tenfold.
+    """
+    diagonal = hessian.diagonal()
+    live = diagonal[diagonal > 0]
+    if not bool(torch.isfinite(diagonal).all()):
+        raise CompressionError(f"{where}: the calibration activations are not finite; try another dtype")
+    mean = float(live.mean()) if len(live) else 1.0
+    damping = DAMPING
+    while damping <= 1.0:
+        damped = hessian.flip(0, 1)
+        reversed_diagonal = diagonal.flip(0)
+        damped.diagonal().copy_(torch.where(reversed_diagonal == 0, mean, reversed_diagonal) + damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            identity = torch.eye(len(lower), device=lower.device)
+            inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+            if bool(torch.isfinite(inverse).all()):
+                return inverse.flip(0, 1), damping
+        damping *= 10
+    raise CompressionError(f"{where}: its Hessian can't be inverted, not even with damping 1")
