@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
+from anomia.compress.attention import strips_where_faster
 from anomia.compress.blocks import (
     Call,
     DecoderBlocks,
@@ -33,7 +34,7 @@ from anomia.compress.statistics import Group, Needs, observe
 from anomia.errors import CompressionError
 
 Progress = Callable[[int, int], None]
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 1024
 
 
 def prepare_windows(
@@ -207,7 +208,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def quiet_model(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and experts computed one by one, for as long as activations are observed."""
+    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed."""
     training = model.training
     config = getattr(model, "config", None)
     experts = getattr(config, "_experts_implementation", None)
@@ -215,7 +216,8 @@ def quiet_model(model: nn.Module) -> Iterator[None]:
     if experts not in (None, "eager"):
         model.set_experts_implementation("eager")  # type: ignore[operator]
     try:
-        yield
+        with strips_where_faster(model):
+            yield
     finally:
         model.train(training)
         if experts not in (None, "eager"):
