@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from anomia.compress.spec import parse_arm
 from anomia.errors import StudyError, nearest
+from anomia.files import write_text
 from anomia.items.languages import language_name
 from anomia.probe.encode import PROBES
 
@@ -122,9 +123,7 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
 def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:
     """Writes the resolved study; `provenance` (versions, fingerprints) is ignored when it is run again."""
     values = {**study.model_dump(mode="json"), "provenance": dict(provenance)}
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def explain(error: ValidationError, place: str) -> str:

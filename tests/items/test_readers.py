@@ -1,0 +1,137 @@
+"""Readers: what they take, and one clear message for what they don't."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomia.errors import DataError
+from anomia.items.readers import read_questions
+from tests.conftest import entry
+
+Write = Callable[..., Path]
+
+
+def squad(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"data": [{"paragraphs": [{"context": "Rome lies in Italy.", "qas": list(entries)}]}]}
+
+
+def qa(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {"id": f"q{number}", "question": "Where is Rome?", "answers": [{"text": "Italy"}], **changes}
+
+
+def write_squad(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_a_folder_has_one_file_a_language(tmp_path: Path) -> None:
+    write_squad(tmp_path / "xquad.sw.json", squad(qa()))
+    write_squad(tmp_path / "english.json", squad(qa(1), qa(2)))
+    found = read_questions(f"squad:{tmp_path}")
+    assert {language: len(questions) for language, questions in found.items()} == {"swahili": 1, "english": 2}
+    assert list(read_questions(f"squad:{tmp_path}", ["sw"])) == ["swahili"]
+
+
+def test_impossible_questions_are_left_out(tmp_path: Path) -> None:
+    file = write_squad(tmp_path / "english.json", squad(qa(1), qa(2, is_impossible=True, answers=[])))
+    assert [q.id for q in read_questions(f"squad:{file}")["english"]] == ["q1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{not json", "is not JSON (line 1"),
+        ('{"data": 3}', "no list under 'data'"),
+        ("[]", "no list under 'data'"),
+        (squad(qa(answers=[])), "has no answer"),
+        (squad(qa(answers=[{"text": " "}])), "has no answer"),
+        (squad(qa(id=None)), "qas[0] has no id"),
+        (squad(qa(question="")), "has no question"),
+        (squad(qa(1), qa(1)), "two questions have the id 'q1'"),
+        ({"data": [{"paragraphs": [{"qas": [qa()]}]}]}, "has no passage"),
+        ({"data": [{"paragraphs": [{"context": "x"}]}]}, "has no list 'qas'"),
+        ({"data": [{"paragraphs": [{"context": "x", "qas": ["y"]}]}]}, "has no list 'answers'"),
+        (squad(qa(answers=[3])), "is not a list of texts"),
+    ],
+)
+def test_faults_of_squad_files(tmp_path: Path, content: Any, says: str) -> None:
+    file = write_squad(tmp_path / "english.json", content)
+    with pytest.raises(DataError) as caught:
+        read_questions(f"squad:{file}")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "english.json"
+    file.write_bytes(b'{"data": "\xff"}')
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_questions(f"squad:{file}")
+
+
+def test_json_lines_may_lack_a_passage(write_jsonl: Write) -> None:
+    file = write_jsonl([entry(1, context=""), entry(2, distractors=["a", "b", "c"]), entry(1, "swahili")])
+    found = read_questions(f"jsonl:{file}")
+    assert found["english"][0].context == ""
+    assert found["english"][1].distractors == ("a", "b", "c")
+    assert set(found) == {"english", "swahili"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": ""}, "line 1 has no id"),
+        ({"answers": []}, "has no answer"),
+        ({"answers": [1]}, "not a list of texts"),
+        ({"language": None}, "has no language"),
+        ({"question": 3}, "has no question"),
+        ({"context": 3}, "has no passage"),
+    ],
+)
+def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says.replace("(", r"\(")):
+        read_questions(f"jsonl:{write_jsonl([entry(1, **changes)])}")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("tydiqua", "did you mean 'tydiqa'"),
+        ("squad", "needs a path"),
+        ("squad:/nowhere", "does not exist"),
+        ("jsonl:/nowhere", "does not exist"),
+        ("demo:x", "takes no argument"),
+    ],
+)
+def test_faults_of_the_name(data: str, says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_questions(data)
+    assert says in str(caught.value)
+
+
+def test_an_unknown_language_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="did you mean 'swahili'"):
+        read_questions("demo", ["swahli"])
+
+
+def test_an_empty_folder_and_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="is empty"):
+        read_questions(f"jsonl:{tmp_path / 'none.jsonl'}")
+    with pytest.raises(DataError, match=r"no \.json file"):
+        read_questions(f"squad:{tmp_path}")
+
+
+def test_real_tydiqa_and_xquad(shared_data: Path) -> None:
+    tydiqa = read_questions(f"squad:{shared_data / 'tydiqa_goldp' / 'dev'}")
+    assert {name: len(found) for name, found in tydiqa.items()} == {
+        "arabic": 921, "bengali": 113, "english": 440, "finnish": 782, "indonesian": 565, "korean": 276,
+        "russian": 812, "swahili": 499, "telugu": 669,
+    }  # fmt: skip
+    xquad = read_questions(f"squad:{shared_data / 'xquad'}", ["en", "th"])
+    assert {name: len(found) for name, found in xquad.items()} == {"english": 1190, "thai": 1190}
