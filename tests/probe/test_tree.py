@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
-from conftest import CONFIGURATIONS, random_asks
+from conftest import CONFIGURATIONS
 
 from anomia.probe import reference, tree
 from anomia.probe.ask import Reply
