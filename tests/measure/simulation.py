@@ -168,57 +168,45 @@ def plain_normalized(
     return (value - (value - low) * scale) / height, (value + (high - value) * scale) / height
 
 
-def normalized_bounds(
-    base: FloatArray, arm: FloatArray, cell: Cell, floor: float
-) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """What `quantities.everywhere` gives for a normalized drop: low, high, given."""
+class Side(NamedTuple):
+    """What `quantities.everywhere` gives for a normalized drop of each replication."""
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    given: NDArray[np.bool_]
+    events: FloatArray
+
+
+def normalized_side(base: FloatArray, arm: FloatArray, cell: Cell, floor: float) -> Side:
     quantity = normalized([1.0], [1.0], floor=floor)
-    _, low, high, defined, given = resampled_bounds(normalized_columns(base, arm), quantity, cell)
-    events = [np.where(defined, effective_changes((base != arm).astype(np.float64), cell), 0.0)]
-    return *chosen_bounds(low, high, plain_normalized(base, arm, cell, floor), events), given
+    value, low, high, defined, given = resampled_bounds(normalized_columns(base, arm), quantity, cell)
+    events = effective_changes((base != arm).astype(np.float64), cell)
+    plain = plain_normalized(base, arm, cell, floor)
+    return Side(value, *chosen_bounds(low, high, plain, [np.where(defined, events, 0.0)]), given, events)
 
 
 def normalized_coverage(cell: Cell, floor: float, replications: int, *, seed: int = 0) -> Coverage:
     base, arm = draw_pairs(cell, replications, np.random.default_rng(seed))
-    low, high, given = normalized_bounds(base, arm, cell, floor)
-    return _coverage(low, high, cell.drop / (cell.base - floor), given)
+    side = normalized_side(base, arm, cell, floor)
+    return _coverage(side.low, side.high, cell.drop / (cell.base - floor), side.given)
 
 
-def gap_bounds(
+def gap_side(
     open_: tuple[FloatArray, FloatArray], choice: tuple[FloatArray, FloatArray], cell: Cell, floor: float
-) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
-    """What `quantities.everywhere` gives for the gap: value, low, high, given."""
-    first, second = normalized([1.0], [1.0], floor=0.0), normalized([1.0], [1.0], floor=floor)
+) -> tuple[Side, Side, Side]:
+    """The drops of open and of choice, and the gap."""
+    sides = normalized_side(*open_, cell, 0.0), normalized_side(*choice, cell, floor)
+    quantity = minus(normalized([1.0], [1.0], floor=0.0), normalized([1.0], [1.0], floor=floor))
     columns = np.concatenate([normalized_columns(*open_), normalized_columns(*choice)], axis=-1)
-    value, low, high, defined, given = resampled_bounds(columns, minus(first, second), cell)
-    events = [
-        np.where(defined, effective_changes((base != arm).astype(np.float64), cell), 0.0)
-        for base, arm in (open_, choice)
-    ]
-    plain = join_bounds(
-        open_, choice, plain_normalized(*open_, cell, 0.0), plain_normalized(*choice, cell, floor), floor
-    )
-    return value, *chosen_bounds(low, high, plain, events), given
-
-
-def join_bounds(
-    open_: tuple[FloatArray, FloatArray],
-    choice: tuple[FloatArray, FloatArray],
-    open_bounds: tuple[FloatArray, FloatArray],
-    choice_bounds: tuple[FloatArray, FloatArray],
-    floor: float,
-) -> tuple[FloatArray, FloatArray]:
-    one, other = (
-        (base - arm).mean(axis=0) / np.maximum(base.mean(axis=0) - least, 1e-9)
-        for (base, arm), least in ((open_, 0.0), (choice, floor))
-    )
+    value, low, high, defined, given = resampled_bounds(columns, quantity, cell)
     joined = [
-        join(Estimate(a, *x, 0, 0), Estimate(b, *y, 0, 0))[1:3]
-        for a, x, b, y in zip(
-            one, zip(*open_bounds, strict=True), other, zip(*choice_bounds, strict=True), strict=True
-        )
+        join(Estimate(*one, 0, 0), Estimate(*other, 0, 0))[1:3]
+        for one, other in zip(*(zip(*side[:3], strict=True) for side in sides), strict=True)
     ]
-    return tuple(np.array(joined).T)  # type: ignore[return-value]
+    events = [np.where(defined, side.events, 0.0) for side in sides]
+    bounds = chosen_bounds(low, high, tuple(np.array(joined).T), events)
+    return *sides, Side(value, *bounds, given, np.minimum(*events))
 
 
 def gap_coverage(cell: Cell, choice: Cell, floor: float, replications: int, *, seed: int = 0) -> Coverage:
@@ -226,8 +214,8 @@ def gap_coverage(cell: Cell, choice: Cell, floor: float, replications: int, *, s
     generator = np.random.default_rng(seed)
     pairs = draw_pairs(cell, replications, generator), draw_pairs(choice, replications, generator)
     truth = cell.drop / cell.base - choice.drop / (choice.base - floor)
-    _, low, high, given = gap_bounds(*pairs, cell, floor)
-    return _coverage(low, high, truth, given)
+    gap = gap_side(*pairs, cell, floor)[2]
+    return _coverage(gap.low, gap.high, truth, gap.given)
 
 
 def _coverage(low: FloatArray, high: FloatArray, truth: float, given: NDArray[np.bool_]) -> Coverage:

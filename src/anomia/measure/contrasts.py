@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from anomia.measure.fates import FATES, fates
@@ -75,8 +76,26 @@ def dissociation_between(one: Answers, other: Answers, passages: ArrayLike | Non
     return minus(dissociation_quantity(one, passages), dissociation_quantity(other, passages))
 
 
+def rank_nearness(
+    gold_ranks: ArrayLike,
+    foil_ranks: ArrayLike,
+    among: ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    within: float = 10,
+) -> Quantity:
+    """Share of items whose gold token stands within the first places − the same of the foil's token.
+
+    gold_ranks, foil_ranks: mid-ranks in the arm: [items]. among: the items that count, as a rule those
+    that are recognised and no longer said (`choice_only`): [items].
+    """
+    near = np.asarray(gold_ranks, dtype=np.float64) <= within
+    placebo = np.asarray(foil_ranks, dtype=np.float64) <= within
+    return minus(share(near, among, passages), share(placebo, among, passages))
+
+
 def frontier(points: Mapping[str, Point]) -> tuple[str, ...]:
-    """The arms that no other arm beats: none is as cheap and better, or as good and cheaper; by rising cost."""
+    """The arms, by rising cost, that none beats by being as cheap and better or as good and cheaper."""
     best: list[str] = []
     for name in sorted(points, key=lambda name: (points[name].cost, -points[name].worth)):
         if not best or points[name].worth > points[best[-1]].worth or points[name] == points[best[-1]]:

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anomia.errors import DataError
-from anomia.measure.rates import Estimate, cluster, rate, student
+from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, student
 
 
 class DivergenceSummary(NamedTuple):
     """KL(base ‖ arm) over items, in nats, and how often both have the same likeliest token.
 
-    mean: with Student's interval over passages. largest_tail: most of base's probability that lay outside
-    the stored tokens of an item.
+    mean: with Student's interval over passages; None where all items share one passage.
+    largest_tail: most of base's probability that lay outside the stored tokens of an item.
     """
 
-    mean: Estimate
+    mean: Estimate | None
     median: float
     upper_decile: float
     same_top: Estimate
@@ -44,14 +44,9 @@ def kl_divergence(base_log_probs: ArrayLike, base_tail: float, arm_log_probs: Ar
         raise DataError(f"log-probabilities of different tokens: {base.shape} and {arm.shape}")
     possible = np.isfinite(base)
     head = np.sum(np.exp(base[possible]) * (base[possible] - arm[possible]))
-    arm_tail = 1.0 - float(np.exp(arm).sum())
-    # Sums of 256 rounded probabilities may pass 1 by a few units in the last place of float32.
-    if base_tail < 1e-6:
-        tail = 0.0
-    elif arm_tail <= 0.0:
-        tail = base_tail * np.log(base_tail / 1e-6)
-    else:
-        tail = base_tail * np.log(base_tail / arm_tail)
+    # Sums of hundreds of rounded probabilities pass 1 by a few units in the last place of float32.
+    arm_tail = max(1.0 - float(np.exp(arm).sum()), 1e-6)
+    tail = base_tail * np.log(base_tail / arm_tail) if base_tail > 0 else 0.0
     return float(max(0.0, head + tail))
 
 
@@ -71,19 +66,12 @@ def summarize_divergence(
     groups = cluster(passages, len(values))
     mean = float(values.mean())
     sums = np.bincount(groups.index, weights=values - mean, minlength=groups.count)
-    half = float("inf")
+    estimate = None
     if groups.count > 1:
         error = (float(sums @ sums) * groups.count / (groups.count - 1)) ** 0.5 / len(values)
         half = student(groups.count - 1, level) * error
-    # A divergence is never negative.
-    estimate = Estimate(
-        mean,
-        max(0.0, mean - half),
-        mean + half,
-        len(values),
-        groups.count,
-        "Student over passages",
-        len(values) >= 50,
-    )
+        # A divergence is never negative.
+        low, high, checked = max(0.0, mean - half), mean + half, len(values) >= CHECKED_ITEMS
+        estimate = Estimate(mean, low, high, len(values), groups.count, "Student over passages", checked)
     median, upper = (float(value) for value in np.quantile(values, [0.5, 0.9]))
     return DivergenceSummary(estimate, median, upper, top, float(np.max(base_tails)))

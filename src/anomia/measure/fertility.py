@@ -10,7 +10,7 @@ from anomia.errors import DataError
 
 # Scripts written without spaces between words, as they begin the Unicode names of their letters.
 _WITHOUT_SPACES = (
-    "CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE", "TAI ",
+    "CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "TAI ",
 )  # fmt: skip
 
 

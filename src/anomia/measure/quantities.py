@@ -44,15 +44,17 @@ class Quantity:
     columns: what is summed: [items, C]. value: figure of the sums: [..., C] → [...], not a number where
     it is undefined. given: whether the sums [C] of the observed items allow the figure at all.
     plain: value and interval of the items under a mask, without resampling; `checked` says whether what
-    the figure is divided by rests on enough items.
-    changed: for each side of a difference, the items that carry its uncertainty: [items] each.
+    the figure is divided by rests on enough items. changed: the items that carry its uncertainty: [items].
+    sides: of a difference, what it is a difference of; their columns follow each other in `columns`, and
+    their intervals joined take the place of `plain`.
     """
 
     columns: FloatArray
     value: Callable[[FloatArray], FloatArray]
     given: Callable[[FloatArray], bool]
     plain: Callable[[Mask], Estimate | None]
-    changed: tuple[Mask, ...]
+    changed: Mask
+    sides: tuple[Quantity, ...] = ()
 
 
 class Everywhere(NamedTuple):
@@ -75,7 +77,7 @@ def drop(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> 
         value=lambda sums: _ratio(sums[..., 0] - sums[..., 1], sums[..., 2]),
         given=lambda sums: bool(sums[2] > 0),
         plain=lambda mask: _trusted(paired_difference(before[mask], after[mask], ids[mask])),
-        changed=(before != after,),
+        changed=before != after,
     )
 
 
@@ -110,7 +112,7 @@ def normalized(
         value=value,
         given=lambda sums: bool(sums[2] > 0) and above_floor(float(sums[0] / sums[2]), floor),
         plain=plain,
-        changed=(before != after,),
+        changed=before != after,
     )
 
 
@@ -140,27 +142,39 @@ def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) 
         value=lambda sums: _ratio(sums[..., 0], sums[..., 1]),
         given=lambda sums: bool(sums[1] > 0),
         plain=lambda mask: _trusted(rate(found[mask & marked], ids[mask & marked])),
-        changed=(rarer,),
+        changed=rarer,
     )
 
 
 def minus(first: Quantity, second: Quantity) -> Quantity:
     """The difference of two quantities of the same items, resampled together.
 
-    Its plain interval joins theirs as if they were independent: too wide where they move together.
+    Where BCa alone won't do, its interval joins theirs as if they were independent: too wide where they
+    move together.
     """
     split = first.columns.shape[1]
-
-    def plain(mask: Mask) -> Estimate | None:
-        one, other = first.plain(mask), second.plain(mask)
-        return None if one is None or other is None else join(one, other)
-
     return Quantity(
         columns=np.concatenate([first.columns, second.columns], axis=1),
         value=lambda sums: first.value(sums[..., :split]) - second.value(sums[..., split:]),
         given=lambda sums: first.given(sums[:split]) and second.given(sums[split:]),
-        plain=plain,
-        changed=first.changed + second.changed,
+        plain=lambda mask: _joined(first.plain(mask), second.plain(mask)),
+        changed=first.changed | second.changed,
+        sides=(first, second),
+    )
+
+
+def restrict(quantity: Quantity, items: Mask) -> Quantity:
+    """The quantity over the items under a mask alone."""
+    places = np.flatnonzero(items)
+
+    def plain(part: Mask) -> Estimate | None:
+        whole = np.zeros(len(items), dtype=bool)
+        whole[places[part]] = True
+        return quantity.plain(whole)
+
+    sides = tuple(restrict(side, items) for side in quantity.sides)
+    return Quantity(
+        quantity.columns[items], quantity.value, quantity.given, plain, quantity.changed[items], sides
     )
 
 
@@ -191,7 +205,7 @@ def join(one: Estimate, other: Estimate) -> Estimate:
         value + above,
         min(one.n, other.n),
         min(one.clusters, other.clusters),
-        f"{one.method}, joined",
+        "sides' intervals, joined",
         one.checked and other.checked,
     )
 
@@ -227,50 +241,70 @@ def everywhere_all(
 
 def _everywhere(quantity: Quantity, resampling: Resampling, sums: Totals, level: float) -> Everywhere:
     given = [number for number, part in enumerate(sums.observed) if quantity.given(part)]
-    figures = [quantity.value(part) for part in sums]  # [..., languages]
-    by_language: dict[str, Estimate | None] = {}
-    for number, name in enumerate(resampling.languages):
+    by_language: dict[str, Estimate | None] = dict.fromkeys(resampling.languages)
+    for number in given:
         mask = resampling.language == number
-        by_language[name] = None
-        if number in given:
-            used = [np.unique(resampling.passage[mask])]
-            chosen = [np.atleast_1d(figure[..., number]) for figure in figures]
-            by_language[name] = _estimate(quantity, mask, resampling.passage, chosen, used, level)
+        items = _Items(mask, resampling.passage, (np.unique(resampling.passage[mask]),), level)
+        part = Totals(*(total[..., number, :] for total in sums))
+        by_language[resampling.languages[number]] = _marked(quantity, _estimate(quantity, part, items), items)
     pooled = None
     if quantity.given(sums.observed.sum(axis=0)):
         mask = np.ones(len(resampling.language), dtype=bool)
-        strata = [stratum.passages for stratum in resampling.strata]
-        chosen = [np.atleast_1d(quantity.value(part.sum(axis=-2))) for part in sums]
-        pooled = _estimate(quantity, mask, resampling.passage, chosen, strata, level)
-    mean = _mean(quantity, resampling, [figure[..., given] for figure in figures], by_language, level)
+        items = _Items(mask, resampling.passage, tuple(s.passages for s in resampling.strata), level)
+        pooled = _estimate(quantity, Totals(*(total.sum(axis=-2) for total in sums)), items)
+        pooled = _marked(quantity, pooled, items)
+    mean = _mean(quantity, resampling, sums, given, by_language, level) if given else None
     left_out = tuple(name for name, estimate in by_language.items() if estimate is None)
     return Everywhere(by_language, pooled, mean, left_out)
 
 
-def _estimate(
-    quantity: Quantity,
-    mask: Mask,
-    passages: NDArray[np.intp],
-    figures: list[FloatArray],
-    strata: list[NDArray[np.intp]],
-    level: float,
-    plain: Estimate | None = None,
-) -> Estimate:
-    """BCa, or the plain interval. figures: observed [1], drawn [draws], without each passage [passages]."""
-    observed = figures[0]
-    drawn, without = (figure.reshape(-1, 1) for figure in figures[1:])
-    interval = bca(observed, drawn, without, strata, level=level)
-    groups = cluster(passages[mask], int(mask.sum()))
-    events = [
-        _effective(side[mask], groups, level) if interval.defined[0] else 0.0 for side in quantity.changed
-    ]
-    plain = plain or quantity.plain(mask)
+class _Items(NamedTuple):
+    """Which items a figure is over, their passages, and the strata of those."""
+
+    mask: Mask
+    passage: NDArray[np.intp]
+    strata: tuple[NDArray[np.intp], ...]
+    level: float
+
+
+def _estimate(quantity: Quantity, sums: Totals, items: _Items) -> Estimate:
+    """The figure of sums [C], [draws, C] and [passages, C] with the interval that its changed items allow."""
+    plain: Estimate | None
+    if quantity.sides:
+        estimates, start = [], 0
+        for side in quantity.sides:
+            stop = start + side.columns.shape[1]
+            estimates.append(_estimate(side, Totals(*(part[..., start:stop] for part in sums)), items))
+            start = stop
+        plain = join(*estimates)
+    else:
+        plain = quantity.plain(items.mask)
     if plain is None:
         raise DataError("a figure was given that has no plain interval: please report this")
+    return _chosen(quantity, [quantity.value(part) for part in sums], plain, items)
+
+
+def _chosen(quantity: Quantity, figures: list[FloatArray], plain: Estimate, items: _Items) -> Estimate:
+    """figures: observed, in every draw [draws], without each passage [passages]."""
+    observed, drawn, without = (np.atleast_1d(figure) for figure in figures)
+    interval = bca(observed, drawn[:, None], without[:, None], items.strata, level=items.level)
+    leaves = [side.changed[items.mask] for side in _leaves(quantity)]
+    groups = cluster(items.passage[items.mask], int(items.mask.sum()))
+    events = [_effective(leaf, groups, items.level) if interval.defined[0] else 0.0 for leaf in leaves]
     low, high, method = choose(float(interval.low[0]), float(interval.high[0]), plain, events)
-    most = max(int(side[mask].sum()) for side in quantity.changed)
-    checked = plain.checked and plain.n >= CHECKED_ITEMS and most >= CHECKED_EVENTS
-    return Estimate(float(observed[0]), low, high, plain.n, plain.clusters, method, checked)
+    return plain._replace(value=float(observed[0]), low=low, high=high, method=method)
+
+
+def _marked(quantity: Quantity, estimate: Estimate, items: _Items) -> Estimate:
+    """The estimate, marked where its counts are outside the region in which coverage was shown."""
+    most = max(int(leaf.changed[items.mask].sum()) for leaf in _leaves(quantity))
+    checked = estimate.checked and estimate.n >= CHECKED_ITEMS and most >= CHECKED_EVENTS
+    return estimate._replace(checked=checked)
+
+
+def _leaves(quantity: Quantity) -> list[Quantity]:
+    """The quantities that a difference is made of in the end."""
+    return [leaf for side in quantity.sides for leaf in _leaves(side)] if quantity.sides else [quantity]
 
 
 def choose(low: float, high: float, plain: Estimate, events: Sequence[float]) -> tuple[float, float, str]:
@@ -291,26 +325,29 @@ def _effective(changed: Mask, groups: Clusters, level: float) -> float:
 def _mean(
     quantity: Quantity,
     resampling: Resampling,
-    figures: list[FloatArray],
+    sums: Totals,
+    given: list[int],
     by_language: dict[str, Estimate | None],
     level: float,
-) -> Estimate | None:
+) -> Estimate:
     parts = [estimate for estimate in by_language.values() if estimate is not None]
-    if not parts:
-        return None
-    used = [number for number, estimate in enumerate(by_language.values()) if estimate is not None]
-    mask = np.isin(resampling.language, used)
-    strata = [s.passages for s in resampling.strata if np.isin(s.languages, used).any()]
+    strata = tuple(s.passages for s in resampling.strata if np.isin(s.languages, given).any())
+    items = _Items(np.isin(resampling.language, given), resampling.passage, strata, level)
     value = sum(part.value for part in parts) / len(parts)
     below = sum((part.value - part.low) ** 2 for part in parts) ** 0.5 / len(parts)
     above = sum((part.high - part.value) ** 2 for part in parts) ** 0.5 / len(parts)
-    n, clusters = int(mask.sum()), sum(len(member) for member in strata)
-    checked = all(part.checked for part in parts)
     plain = Estimate(
-        value, value - below, value + above, n, clusters, "languages' intervals, joined", checked
+        value,
+        value - below,
+        value + above,
+        sum(part.n for part in parts),
+        sum(len(member) for member in strata),
+        parts[0].method if len(parts) == 1 else "languages' intervals, joined",
+        # Languages add up: what is too little in one may be enough in their mean.
+        True,
     )
-    chosen = [np.atleast_1d(figure.mean(axis=-1)) for figure in figures]
-    return _estimate(quantity, mask, resampling.passage, chosen, strata, level, plain)
+    figures = [quantity.value(total[..., given, :]).mean(axis=-1) for total in sums]
+    return _marked(quantity, _chosen(quantity, figures, plain, items), items)
 
 
 def _paired(
@@ -322,6 +359,10 @@ def _paired(
             f"paired items must match: {before.shape} and {after.shape}; join the records by item"
         )
     return before, after, _ids(passages, len(before))
+
+
+def _joined(one: Estimate | None, other: Estimate | None) -> Estimate | None:
+    return None if one is None or other is None else join(one, other)
 
 
 def _trusted(estimate: Estimate | None) -> Estimate | None:

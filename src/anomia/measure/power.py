@@ -1,0 +1,150 @@
+"""How many items are needed to see a dissociation or a gap.
+
+Sources: the exact binomial power of Wilson's bound; for gaps, the delta method. Both take items as
+independent and are multiplied by a design effect where passages are shared.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from anomia.errors import StudyError
+from anomia.measure.rates import Estimate
+
+POWER = 0.8
+# Items that a gap's interval costs beyond the delta method, because it is the wider of two where few items
+# changed: by simulation at 80 % power, 77 to 223 items (`tests/measure/test_power.py`).
+CAUTION = 25
+# More items than this no data set here has.
+MOST_ITEMS = 200_000
+
+
+class Transition(NamedTuple):
+    """Assumed accuracies of base and arm, and the share of all items that only the arm gets right."""
+
+    base: float
+    arm: float
+    gained: float = 0.02
+
+
+class Need(NamedTuple):
+    """Items that give the wanted power; None where no number of items does. why: what was assumed."""
+
+    items: int | None
+    both_correct: int | None
+    why: str
+
+
+def items_for_dissociation(
+    rate: float,
+    both_correct: float,
+    *,
+    against: float = 0.05,
+    power: float = POWER,
+    level: float = 0.95,
+    design_effect: float = 1.0,
+) -> Need:
+    """Items until Wilson's lower bound of the dissociation rate lies above `against`, with that power.
+
+    rate: the dissociation rate that is there. both_correct: share of the items that base answers in open
+    and in choice.
+    """
+    _check_share(rate=rate, both_correct=both_correct, against=against, power=power)
+    why = f"dissociation rate {rate:.3g} against {against:.3g}, {both_correct:.3g} of the items both-correct"
+    if rate <= against or both_correct == 0:
+        return Need(None, None, why)
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    n, run = 1, 0
+    while run < 10 and n < MOST_ITEMS:
+        # Power saws as n grows; ten sizes in a row must reach it.
+        run = run + 1 if _dissociation_power(rate, n, against, z) >= power else 0
+        n += 1
+    if run < 10:
+        return Need(None, None, why)
+    needed = math.ceil((n - 10) * design_effect)
+    return Need(math.ceil(needed / both_correct), needed, why)
+
+
+def items_for_gap(
+    open_: Transition,
+    choice: Transition,
+    *,
+    floor: float,
+    against: float = 0.0,
+    power: float = POWER,
+    level: float = 0.95,
+    design_effect: float = 1.0,
+) -> Need:
+    """Items until the gap's interval excludes `against`, with that power. `floor` is choice's.
+
+    Open and choice are taken to change independently; where they change together fewer items do.
+    """
+    gap, variance = 0.0, 0.0
+    for sign, part, least in ((1, open_, 0.0), (-1, choice, floor)):
+        gap += sign * (part.base - part.arm) / _height(part, least)
+        variance += _drop_variance(part, least)
+    why = (
+        f"gap {gap:.3g} against {against:.3g}: open {open_.base:.3g} to {open_.arm:.3g}, "
+        f"choice {choice.base:.3g} to {choice.arm:.3g}"
+    )
+    if math.isclose(gap, against):
+        return Need(None, None, why)
+    quantiles = stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)
+    items = variance * float(quantiles) ** 2 / (gap - against) ** 2 + CAUTION
+    return Need(math.ceil(design_effect * items), None, why)
+
+
+def items_needed(
+    estimate: Estimate, against: float, *, power: float = POWER, level: float = 0.95
+) -> int | None:
+    """Items until an interval like this one excludes `against`, if the figure stays what it is.
+
+    From a pilot run: the interval's half towards `against` shrinks with the root of n. None where the
+    figure is `against` itself.
+    """
+    distance = estimate.value - against
+    half = estimate.value - estimate.low if distance > 0 else estimate.high - estimate.value
+    if abs(distance) < 1e-9 or not math.isfinite(half):
+        return None
+    quantile = float(stats.norm.ppf(0.5 + level / 2))
+    factor = (quantile + float(stats.norm.ppf(power))) / quantile
+    return max(1, math.ceil(estimate.n * (factor * half / distance) ** 2))
+
+
+def _dissociation_power(rate: float, n: int, against: float, z: float) -> float:
+    """Chance that Wilson's lower bound of n items lies above `against`: a score test of `against`."""
+    critical = math.floor(n * against + z * (n * against * (1 - against)) ** 0.5) + 1
+    return float(stats.binom.sf(critical - 1, n, rate))
+
+
+def _height(part: Transition, floor: float) -> float:
+    if part.base <= floor:
+        raise StudyError(f"base's accuracy {part.base:.3g} must lie above the floor {floor:.3g}")
+    return part.base - floor
+
+
+def _drop_variance(part: Transition, floor: float) -> float:
+    """Variance of one item's influence on the normalized drop."""
+    _check_share(base=part.base, arm=part.arm, gained=part.gained)
+    lost = part.base - part.arm + part.gained
+    chances = np.array([part.base - lost, lost, part.gained, 1 - part.base - part.gained])
+    if chances.min() < -1e-9:
+        least, most = max(0.0, part.arm - part.base), min(part.arm, 1 - part.base)
+        raise StudyError(
+            f"accuracies {part.base:.3g} and {part.arm:.3g} do not allow a share of {part.gained:.3g} "
+            f"gained items: choose it between {least:.3g} and {most:.3g}"
+        )
+    height = _height(part, floor)
+    before, after = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    influence = (part.arm - floor) * (before - part.base) / height**2 - (after - part.arm) / height
+    return float(chances @ influence**2)
+
+
+def _check_share(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise StudyError(f"{name} is a share from 0 to 1, got {value:g}")

@@ -1,0 +1,191 @@
+import time
+
+import numpy as np
+import pytest
+
+from anomia.errors import DataError
+from anomia.measure.bootstrap import resample
+from anomia.measure.contrasts import Answers
+from anomia.measure.drops import Accuracies, mean_gap, pooled_gap
+from anomia.measure.fates import dissociation
+from anomia.measure.paired import paired_difference
+from anomia.measure.quantities import (
+    drop,
+    everywhere,
+    everywhere_all,
+    gap_quantity,
+    join,
+    minus,
+    normalized,
+    restrict,
+    share,
+)
+from anomia.measure.rates import Estimate
+
+
+def study(seed=0, languages=3, items=120, chances=(0.5, 0.35, 0.9, 0.85)):
+    generator = np.random.default_rng(seed)
+    n = languages * items
+    answers = Answers(*(generator.random(n) < chance for chance in chances))
+    return answers, np.repeat([f"l{number}" for number in range(languages)], items)
+
+
+def tallies(base, arm, labels):
+    return {
+        str(name): Accuracies(
+            int(base[labels == name].sum()), int(arm[labels == name].sum()), int((labels == name).sum())
+        )
+        for name in np.unique(labels)
+    }
+
+
+def test_values_are_those_of_the_plain_formulas():
+    answers, labels = study()
+    found = everywhere(gap_quantity(*answers, floor=0.25), resample(labels, draws=500))
+    open_, choice = tallies(*answers[:2], labels), tallies(*answers[2:], labels)
+    assert found.pooled.value == pytest.approx(pooled_gap(open_, choice, floor=0.25).value)
+    assert found.mean.value == pytest.approx(mean_gap(open_, choice, floor=0.25).value)
+    for name, estimate in found.by_language.items():
+        one = pooled_gap({name: open_[name]}, {name: choice[name]}, floor=0.25)
+        assert estimate.value == pytest.approx(one.value)
+        assert estimate.low < estimate.value < estimate.high
+        assert estimate.n == estimate.clusters == 120
+    assert found.pooled.n == 360
+
+
+def test_a_weak_language_is_left_out_of_the_mean_by_name():
+    answers, labels = study()
+    base_open = answers.base_open & (labels != "l1")
+    found = everywhere(
+        normalized(base_open, answers.arm_open & base_open, floor=0.0), resample(labels, draws=500)
+    )
+    assert found.left_out == ("l1",)
+    assert found.by_language["l1"] is None
+    assert found.mean.n == 240
+    assert found.mean.value == pytest.approx(
+        (found.by_language["l0"].value + found.by_language["l2"].value) / 2
+    )
+
+
+def test_few_changed_items_get_the_score_interval_and_many_get_bca():
+    base = np.array([True] * 80 + [False] * 40)
+    few = base.copy()
+    few[:5] = False
+    resampling = resample(["a"] * 120, draws=500)
+    found = everywhere(drop(base, few), resampling)
+    plain = paired_difference(base, few)
+    assert found.pooled[:3] == pytest.approx(plain[:3])
+    assert (found.pooled.method, found.pooled.checked) == ("score", False)
+    some = base.copy()
+    some[:20] = False
+    found = everywhere(drop(base, some), resampling)
+    plain = paired_difference(base, some)
+    assert found.pooled.method == "wider of BCa and score"
+    assert found.pooled.low <= plain.low
+    assert found.pooled.high >= plain.high
+    assert found.pooled.checked
+    many = base.copy()
+    many[:40] = False
+    assert everywhere(drop(base, many), resampling).pooled.method == "BCa over passages"
+
+
+def test_the_base_against_itself_keeps_a_width():
+    answers, labels = study()
+    same = gap_quantity(
+        answers.base_open, answers.base_open, answers.base_choice, answers.base_choice, floor=0.25
+    )
+    found = everywhere(same, resample(labels, draws=200))
+    assert found.pooled.value == 0
+    assert found.pooled.low < -0.005
+    assert found.pooled.high > 0.005
+    assert not found.pooled.checked
+
+
+def test_a_difference_of_paired_sides_is_narrower_than_of_strangers():
+    answers, labels = study()
+    resampling = resample(labels, draws=2000)
+    hard = answers.base_open & (np.random.default_rng(1).random(360) < 0.9)
+    paired = everywhere(
+        minus(share(answers.base_open, np.ones(360)), share(hard, np.ones(360))), resampling
+    ).pooled
+    one, other = (everywhere(share(x, np.ones(360)), resampling).pooled for x in (answers.base_open, hard))
+    strangers = join(one, other)
+    assert paired.value == pytest.approx(strangers.value)
+    # BCa sees the pairing; the joined interval, which stands in for few changes, does not.
+    assert strangers.high - strangers.low > 0.1
+    assert everywhere(drop(answers.base_open, hard), resampling).pooled.high < strangers.high
+
+
+def test_dissociation_as_a_quantity_is_the_dissociation_rate():
+    answers, labels = study()
+    base_open, arm_open, base_choice, arm_choice = answers
+    both = base_open & base_choice
+    found = everywhere(share(both & ~arm_open & arm_choice, both), resample(labels, draws=500))
+    alone = dissociation(base_open, base_choice, arm_open, arm_choice)
+    assert found.pooled.value == pytest.approx(alone.value)
+    assert found.pooled.n == alone.n == both.sum()
+    assert found.pooled.low == pytest.approx(alone.low, abs=0.02)
+    assert found.pooled.high == pytest.approx(alone.high, abs=0.02)
+
+
+def test_one_pass_or_many_give_the_same():
+    answers, labels = study()
+    resampling = resample(labels, draws=300)
+    quantities = {"open": normalized(*answers[:2], floor=0.0), "gap": gap_quantity(*answers, floor=0.25)}
+    together = everywhere_all(quantities, resampling)
+    assert together == {name: everywhere(quantity, resampling) for name, quantity in quantities.items()}
+    assert everywhere_all({}, resampling) == {}
+
+
+def test_restricting_is_building_from_fewer_items():
+    answers, labels = study()
+    mask = labels != "l1"
+    resampling = resample(labels[mask], draws=300)
+    fewer = gap_quantity(*(column[mask] for column in answers), floor=0.25)
+    assert everywhere(restrict(gap_quantity(*answers, floor=0.25), mask), resampling) == everywhere(
+        fewer, resampling
+    )
+
+
+def test_join_is_mover():
+    one, other = Estimate(0.5, 0.4, 0.7, 50, 50), Estimate(0.1, 0.0, 0.4, 60, 60)
+    joined = join(one, other)
+    assert joined.value == pytest.approx(0.4)
+    assert joined.low == pytest.approx(0.4 - (0.1**2 + 0.3**2) ** 0.5)
+    assert joined.high == pytest.approx(0.4 + (0.2**2 + 0.1**2) ** 0.5)
+    assert joined.n == 50
+
+
+def test_passages_widen_the_gap():
+    answers, labels = study(items=40)
+    repeated = Answers(*(np.repeat(column, 5) for column in answers))
+    resampling = resample(np.repeat(labels, 5), np.repeat(np.arange(120), 5), draws=1000)
+    grouped = everywhere(gap_quantity(*repeated, np.repeat(np.arange(120), 5), floor=0.25), resampling).pooled
+    alone = everywhere(gap_quantity(*repeated, floor=0.25), resample(np.repeat(labels, 5), draws=1000)).pooled
+    assert grouped.high - grouped.low > 1.8 * (alone.high - alone.low)
+    assert grouped.clusters == 120
+
+
+def test_other_items_are_refused():
+    with pytest.raises(DataError, match="same items"):
+        everywhere(drop([True], [True]), resample(["a", "a"], draws=10))
+    with pytest.raises(DataError, match="join the records"):
+        drop([True], [True, False])
+
+
+def test_nine_languages_of_200_items_and_ten_arms_take_seconds():
+    labels = np.repeat([f"l{number}" for number in range(9)], 200)
+    start = time.perf_counter()
+    resampling = resample(labels)
+    for arm in range(10):
+        answers, _ = study(arm, 9, 200)
+        everywhere_all(
+            {
+                "open": normalized(*answers[:2], floor=0.0),
+                "choice": normalized(*answers[2:], floor=0.25),
+                "gap": gap_quantity(*answers, floor=0.25),
+            },
+            resampling,
+        )
+    # 10 s are promised on two quiet cores; the rest is for neighbours.
+    assert time.perf_counter() - start < 20
