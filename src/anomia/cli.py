@@ -212,10 +212,10 @@ def _run(study: Any, out: Path) -> None:
     """Executes a study and shows what came out."""
     from anomia.files import write_json
     from anomia.measure.results import read_results, results_json
-    from anomia.run import PlainProgress, RichProgress, execute
+    from anomia.run import PlainProgress, RichProgress, run_study
 
     with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:
-        outcomes = execute(study, out, progress=progress)
+        outcomes = run_study(study, out, progress=progress)
     results = read_results(out)
     write_json(out / "results.json", results_json(results))
     _show(results)

@@ -62,6 +62,16 @@ def strip_thinking(text: str) -> Stripped:
     return Stripped(rest, False)
 
 
+def is_degenerate(tokens: Sequence[int], text: str) -> bool:
+    """Whether an output says nothing: no letter or digit, or one or two tokens over and over.
+
+    Small models loop, too: compare with base's rate.
+    """
+    if not any(char.isalnum() for char in text):
+        return True
+    return len(tokens) >= 8 and len(set(tokens)) <= 2
+
+
 def grade(output: str, answers: Sequence[str]) -> Grade:
     """Grades an open output: containment over all of it, exact match and F1 on its first non-empty line."""
     line = next((line for line in output.splitlines() if line.strip()), "")

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.grade import contains, grade, named_candidates, normalize, strip_thinking
+from anomia.grade import contains, grade, is_degenerate, named_candidates, normalize, strip_thinking
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.encode import OPTION_KINDS, EncodedItem
@@ -50,6 +50,7 @@ def _schema() -> dict[str, Any]:
         "open_correct": pl.Boolean,
         "open_em": pl.Boolean,
         "open_f1": pl.Float64,
+        "open_degenerate": pl.Boolean,
         "cued_text": pl.String,
         "cued_correct": pl.Boolean,
         "cued_contains": pl.Boolean,
@@ -93,18 +94,14 @@ def _schema() -> dict[str, Any]:
         "top1_agrees": pl.Boolean,
         "beam_texts": _TEXTS,
         "beam_scores": _FLOATS,
-        "beams_correct": _list_of(pl.Boolean),
-        "beams_foil": _list_of(pl.Boolean),
+        "beams_correct": pl.List(pl.Boolean),
+        "beams_foil": pl.List(pl.Boolean),
         "sample_seeds": pl.List(pl.Int32),
         "sample_texts": _TEXTS,
-        "samples_correct": _list_of(pl.Boolean),
-        "samples_foil": _list_of(pl.Boolean),
+        "samples_correct": pl.List(pl.Boolean),
+        "samples_foil": pl.List(pl.Boolean),
     }
     return columns
-
-
-def _list_of(kind: Any) -> Any:
-    return pl.List(kind)
 
 
 SCHEMA = _schema()
@@ -199,6 +196,7 @@ def _generated(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, 
                 "open_correct": graded.correct,
                 "open_em": graded.exact_match,
                 "open_f1": graded.f1,
+                "open_degenerate": is_degenerate(tokens, text),
             }
         elif name == "cued":
             options = item.options["standard"]

@@ -28,7 +28,8 @@ CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
 # Other ways to grade or to score the same replies.
 VARIANTS = ("open_em", "cued_contains", "choice_correct_per_token", "choice_correct_per_byte")
 POOLED, MEAN = "pooled", "mean"
-_KEY = ["dataset", "language", "item_id"]
+# What a row of one arm is joined to the others by.
+KEY = ["dataset", "language", "item_id"]
 
 
 class Figure(NamedTuple):
@@ -63,7 +64,7 @@ def diagnose(records: pl.DataFrame, *, base: str = "base") -> Diagnosis:
         records: rows of `anomia.records.SCHEMA`, of one data set.
         base: the arm that the others are compared with.
     """
-    records = records.with_columns(passage=pl.Series(_parallel_passages(records)))
+    records = records.with_columns(passage=pl.Series(parallel_passages(records)))
     figures: list[Figure] = []
     counts: list[Fates] = []
     before = records.filter(pl.col("arm") == base)
@@ -71,7 +72,7 @@ def diagnose(records: pl.DataFrame, *, base: str = "base") -> Diagnosis:
         rows = records.filter(pl.col("arm") == arm)
         figures += _accuracies(arm, rows)
         if arm != base:
-            pairs = before.join(rows, on=_KEY, suffix="_arm", maintain_order="left")
+            pairs = before.join(rows, on=KEY, suffix="_arm", maintain_order="left")
             figures += _against_base(arm, pairs)
             counts += _fates(arm, pairs)
             figures += _dissociation(arm, pairs)
@@ -80,9 +81,9 @@ def diagnose(records: pl.DataFrame, *, base: str = "base") -> Diagnosis:
 
 def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
     """The records with a column `fate`: null for base, and where base fails the item in open or in choice."""
-    verdicts = [*_KEY, "open_correct", "choice_correct"]
+    verdicts = [*KEY, "open_correct", "choice_correct"]
     joined = records.join(
-        records.filter(pl.col("arm") == base).select(verdicts), on=_KEY, how="left", suffix="_base", maintain_order="left"
+        records.filter(pl.col("arm") == base).select(verdicts), on=KEY, how="left", suffix="_base", maintain_order="left"
     )  # fmt: skip
     known = joined.select(
         pl.all_horizontal(
@@ -207,8 +208,8 @@ def _floats(column: pl.Series) -> NDArray[np.float64]:
     return column.cast(pl.Float64).to_numpy()
 
 
-def _parallel_passages(records: pl.DataFrame) -> NDArray[np.int32]:
-    """Passage numbers; the passages of a parallel data set, which share question ids, are one."""
+def parallel_passages(records: pl.DataFrame) -> NDArray[np.int32]:
+    """Passage numbers of all rows: [rows]; the passages of a parallel data set, which share question ids, are one."""
     passages = np.unique(records["passage_id"].to_numpy(), return_inverse=True)[1]
     items = np.unique(records["item_id"].to_numpy(), return_inverse=True)[1] + passages.max(initial=-1) + 1
     size = int(items.max(initial=0)) + 1

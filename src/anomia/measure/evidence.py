@@ -51,6 +51,8 @@ def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
     others are named in its `left_out`.
     """
     labels = np.asarray(case.languages, dtype=np.str_)
+    if len({column.shape for column in map(np.asarray, case.answers)} | {labels.shape}) != 1:
+        raise DataError("a verdict needs the same items in base and arm: join the records by item")
     everything = np.ones(len(labels), dtype=bool)
     by_measure = _measure(case, labels, everything, draws, seed, level)
     found: dict[str, Evidence] = {}
@@ -84,8 +86,6 @@ def _measure(
     case: Case, labels: NDArray[np.str_], mask: Mask, draws: int, seed: int, level: float
 ) -> dict[str, Everywhere]:
     columns = Answers(*(np.asarray(column, dtype=bool)[mask] for column in case.answers))
-    if len({column.shape for column in map(np.asarray, case.answers)} | {labels.shape}) != 1:
-        raise DataError("a verdict needs the same items in base and arm: join the records by item")
     passages = cluster(case.passages, len(labels)).index[mask]
     floor = chance(case.options)
     quantities = {

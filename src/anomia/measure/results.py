@@ -12,6 +12,7 @@ import yaml
 from anomia.errors import RunError
 from anomia.files import read_json
 from anomia.measure.diagnosis import Diagnosis, diagnose, to_json
+from anomia.measure.judge import Verdict, judge
 from anomia.records import read_records
 
 SCHEMA_VERSION = 1
@@ -27,6 +28,7 @@ class Results(NamedTuple):
     study: Mapping[str, Any]
     records: pl.DataFrame
     diagnosis: Diagnosis
+    verdicts: Sequence[Verdict]
     failed: Mapping[str, str]
     broken: Mapping[str, int]
     noise: Mapping[str, Any] | None
@@ -60,6 +62,7 @@ def read_results(run: Path) -> Results:
         study=study,
         records=records,
         diagnosis=diagnose(records),
+        verdicts=judge(records),
         failed={arm: entry["failed"] for arm, entry in arms.items() if entry["failed"]},
         broken=dict(broken.iter_rows()),
         noise=read_json(run / "noise.json"),
@@ -75,6 +78,7 @@ def results_json(results: Results) -> dict[str, Any]:
         "broken": dict(results.broken),
         "noise": results.noise,
         "hygiene": hygiene(results.records),
+        "verdicts": [_verdict(verdict) for verdict in results.verdicts],
         **to_json(results.diagnosis),
     }
 
@@ -97,3 +101,16 @@ def hygiene(records: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
         .sort("arm", "language")
         .to_dicts()
     )
+
+
+def _verdict(verdict: Verdict) -> Mapping[str, Any]:
+    return {
+        "arm": verdict.arm,
+        "scope": verdict.scope,
+        "outcome": verdict.decision.outcome,
+        "same_passage_outcome": verdict.same_passage.outcome if verdict.same_passage else None,
+        "text": verdict.text,
+        "possible": list(verdict.decision.possible),
+        "near": {name: estimate._asdict() for name, estimate in verdict.evidence.near.items()},
+        "items_needed": verdict.decision.items_needed,
+    }

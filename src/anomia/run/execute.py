@@ -35,7 +35,7 @@ class ArmOutcome(NamedTuple):
     failed: str | None = None
 
 
-def execute(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
+def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
     """Measures base and every arm of a study into a run folder, going on where an earlier call stopped.
 
     An arm that can't be made is reported and the others go on.

@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` (the main job) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test test-all check format bench bench-gpu clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and by its exact version: a looser request can bring gigabytes of CUDA libraries.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $(INSTALLED)
+
+demo: install
+	$(BIN)/anomia demo --out anomia-demo $(ARGS)
+
+# What must pass, with the slow tests; under half an hour on two cores.
+test: install
+	$(BIN)/python -m pytest -m 'not longest'
+
+test-all: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python benchmarks/probes.py
+	$(BIN)/python benchmarks/prune.py
+
+bench-gpu: install
+	$(BIN)/python benchmarks/probes.py --gpu
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

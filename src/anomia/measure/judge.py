@@ -1,0 +1,120 @@
+"""From the records of a run to its verdicts: one for each arm, in each language and overall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anomia.measure.contrasts import Answers, one_shot_recovery, rank_nearness
+from anomia.measure.diagnosis import KEY, parallel_passages
+from anomia.measure.evidence import Case, gather
+from anomia.measure.fates import FATES, fates
+from anomia.measure.quantities import Quantity
+from anomia.measure.ranks import mid_ranks
+from anomia.measure.reach import recovery_over_foil
+from anomia.measure.verdict import Decision, Evidence, Thresholds, decide
+from anomia.measure.verdict_text import explain
+
+Bools = NDArray[np.bool_]
+
+
+class Verdict(NamedTuple):
+    """What became of one arm in one scope (a language, or `overall`).
+
+    decision: with standard options. same_passage: with options from the same passage, None where the
+    run lacks them. text: both in words.
+    """
+
+    arm: str
+    scope: str
+    evidence: Evidence
+    decision: Decision
+    same_passage: Decision | None
+    text: str
+
+
+def judge(
+    records: pl.DataFrame, *, base: str = "base", thresholds: Thresholds | None = None
+) -> list[Verdict]:
+    """The verdicts of all arms of one data set, in each language and then overall.
+
+    An item whose logits were not finite counts as wrong in everything.
+    """
+    records = records.with_columns(passage=pl.Series(parallel_passages(records)))
+    before = records.filter(pl.col("arm") == base)
+    verdicts = []
+    for arm in records["arm"].unique(maintain_order=True):
+        if arm == base:
+            continue
+        pairs = before.join(
+            records.filter(pl.col("arm") == arm), on=KEY, suffix="_arm", maintain_order="left"
+        )
+        standard = gather(_case(pairs, "choice"))
+        shared: Mapping[str, Evidence] = {}
+        usable = pairs.filter(pl.col("choice_passage_correct").is_not_null())
+        if not usable.is_empty():
+            shared = gather(_case(usable, "choice_passage"))
+        for scope, evidence in standard.items():
+            decision = decide(evidence, thresholds)
+            beside = decide(shared[scope], thresholds) if scope in shared else None
+            text = explain(evidence, decision, beside)
+            verdicts.append(Verdict(arm, scope, evidence, decision, beside, text))
+    return verdicts
+
+
+def _case(pairs: pl.DataFrame, options: str) -> Case:
+    answers = Answers(
+        *(_right(pairs, f"{name}_correct{side}") for name, side in
+          (("open", ""), (options, ""), ("open", "_arm"), (options, "_arm")))
+    )  # fmt: skip
+    return Case(
+        answers=answers,
+        languages=pairs["language"].to_list(),
+        passages=pairs["passage"].to_numpy(),
+        near=_near(pairs, answers),
+        base_broken=_right(pairs, "open_degenerate") | ~_right(pairs, "finite"),
+        arm_broken=_right(pairs, "open_degenerate_arm") | ~_right(pairs, "finite_arm"),
+        identical=_identical(pairs),
+    )
+
+
+def _near(pairs: pl.DataFrame, answers: Answers) -> dict[str, Quantity]:
+    """What may show a lost answer near: ranks and reach against the foil's, one-shot against zero-shot."""
+    passages = pairs["passage"].to_numpy()
+    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
+    unsaid = index == FATES.index("choice_only")
+    near: dict[str, Quantity] = {}
+    distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "foil") for part in ("", "_ties")]
+    ranked = pairs.select(pl.all_horizontal(pl.col(distinct).is_not_null())).to_series().to_numpy()
+    if ranked.any():
+        gold, foil = (
+            mid_ranks(pairs[rank].fill_null(1).to_numpy(), pairs[ties].fill_null(0).to_numpy())
+            for rank, ties in (distinct[:2], distinct[2:])
+        )
+        near["rank"] = rank_nearness(gold, foil, unsaid & ranked, passages)
+    for name, measure in (("beams", "beam search"), ("samples", "samples")):
+        hits = [f"{name}_correct_arm", f"{name}_foil_arm"]
+        asked = pairs.select(pl.all_horizontal(pl.col(hits).is_not_null())).to_series().to_numpy()
+        if asked.any():
+            gold, foil = (pairs[column].list.any().fill_null(False).to_numpy() for column in hits)
+            near[measure] = recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked)
+    shots = [f"{shot}_shot_correct{side}" for shot in ("zero", "one") for side in ("", "_arm")]
+    if pairs.select(pl.all_horizontal(pl.col(shots).is_not_null())).to_series().all():
+        near["one example"] = one_shot_recovery(*(_right(pairs, column) for column in shots), passages)
+    return near
+
+
+def _identical(pairs: pl.DataFrame) -> bool:
+    """Whether every recorded probability of the arm is base's own."""
+    columns = [name for name in ("choice_scores", "gold_log_prob", "top_log_probs") if name in pairs.columns]
+    return all(pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in columns) and bool(
+        pairs["finite_arm"].all()
+    )
+
+
+def _right(pairs: pl.DataFrame, column: str) -> Bools:
+    return pairs[column].fill_null(False).to_numpy().astype(bool)

@@ -1,0 +1,176 @@
+"""From a study to records on a tiny model: complete, repeatable, resumable, and no fault spreads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from anomia.errors import AnomiaError, RunError
+from anomia.measure.results import read_results, results_json
+from anomia.records import SCHEMA, read_records
+from anomia.run import PlainProgress, execute, run_study
+from anomia.study import Study
+from tests.conftest import entry
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def study(write_jsonl: Write, model_folder: Path) -> Study:
+    entries = [entry(n, language) for language in ("english", "swahili") for n in range(12)]
+    return Study(
+        base=str(model_folder),
+        arms=("magnitude:0.5", "wanda:0.5"),
+        data=f"jsonl:{write_jsonl(entries)}",
+        limit=6,
+        calibration="demo",
+        calibration_samples=4,
+        calibration_tokens=48,
+        max_new_tokens=4,
+        num_samples=2,
+        reach_limit=4,
+        noise_items=4,
+    )
+
+
+def run(study: Study, out: Path) -> pl.DataFrame:
+    run_study(study, out, progress=PlainProgress(lambda text: None))
+    return read_records(out)
+
+
+def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path: Path) -> None:
+    rows = run(study, tmp_path / "run")
+    assert rows.group_by("arm", "language").len()["len"].to_list() == [6] * 6
+    assert list(rows.columns) == list(SCHEMA)
+    always = [name for name in rows.columns if not name.startswith(("beam", "sample", "distribution", "kl", "top1"))]
+    full = rows.select(always).null_count().row(0, named=True)
+    assert {name for name, nulls in full.items() if nulls} <= {
+        "foil_distinct_rank", "foil_distinct_rank_ties", "foil_distinct_token_log_prob", "foil_distinct_margin",
+    }  # fmt: skip
+    base, arms = rows.filter(pl.col("arm") == "base"), rows.filter(pl.col("arm") != "base")
+    assert base["kl_from_base"].null_count() == len(base)
+    assert arms["kl_from_base"].null_count() == 0
+    assert (arms["kl_from_base"] > 0).all()
+    for arm in ("base", "magnitude:0.5"):
+        asked = rows.filter(pl.col("arm") == arm)
+        assert asked.filter(pl.col("index") < 4)["beam_texts"].null_count() == 0
+        assert asked.filter(pl.col("index") >= 4)["beam_texts"].null_count() == 4
+    assert rows.filter(pl.col("sample_texts").is_not_null())["sample_texts"].list.len().unique().to_list() == [2]
+    assert json.loads((tmp_path / "run" / "noise.json").read_text())["items"] == 4
+
+
+def test_the_same_study_twice_gives_the_same_records(study: Study, tmp_path: Path) -> None:
+    assert run(study, tmp_path / "one").equals(run(study, tmp_path / "two"))
+
+
+def test_an_arm_without_a_change_is_base(study: Study, tmp_path: Path, model_folder: Path) -> None:
+    rows = run(study.model_copy(update={"arms": (f"checkpoint:{model_folder}",)}), tmp_path / "run")
+    one, two = (rows.filter(pl.col("arm").eq("base") == flag).drop("arm") for flag in (True, False))
+    different = [name for name in one.columns if not one[name].equals(two[name], null_equal=True)]
+    assert set(different) == {"kl_from_base", "top1_agrees", "distribution_tokens", "distribution_log_probs"}
+    assert two["kl_from_base"].max() == pytest.approx(0, abs=1e-6)
+    assert two["top1_agrees"].all()
+
+
+def test_what_is_finished_is_not_done_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(study, tmp_path / "run")
+    files = sorted((tmp_path / "run" / "records").glob("*.parquet"))
+    lost = [file for file in files if "wanda" in file.name and "swahili" in file.name]
+    stamps = {file: file.stat().st_mtime_ns for file in files if file not in lost}
+    for file in lost:
+        file.unlink()
+    assert run(study, tmp_path / "run").equals(whole)
+    assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
+    monkeypatch.setattr("anomia.run.execute.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
+    assert run(study, tmp_path / "run").equals(whole)
+
+
+def test_a_crash_between_shards_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(study, tmp_path / "whole")
+    real, calls = execute.write_rows, []
+
+    def crash(rows: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        real(rows, path)
+
+    monkeypatch.setattr("anomia.run.execute.write_rows", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "records").glob("*.parquet"))) == 3
+    monkeypatch.undo()
+    assert run(study, tmp_path / "run").equals(whole)
+
+
+def test_a_folder_of_another_study_is_refused(study: Study, tmp_path: Path) -> None:
+    run(study, tmp_path / "run")
+    with pytest.raises(RunError, match=r"another study \(it differs in limit\)"):
+        run(study.model_copy(update={"limit": 5}), tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is no run of Anomia"):
+        run(study, tmp_path / "mine")
+
+
+def test_a_broken_arm_is_marked_and_the_others_go_on(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = execute.compress_arm
+
+    def poison(loaded: Any, steps: Any, *rest: Any) -> Any:
+        report = real(loaded, steps, *rest)
+        if str(steps[0]) == "magnitude:0.5":
+            with torch.no_grad():
+                loaded.model.model.layers[1].mlp.down_proj.weight[:] = float("inf")
+        return report
+
+    monkeypatch.setattr("anomia.run.execute.compress_arm", poison)
+    rows = run(study, tmp_path / "run")
+    broken = rows.filter(pl.col("arm") == "magnitude:0.5")
+    assert not broken["finite"].any()
+    assert broken["open_correct"].null_count() == len(broken)
+    assert rows.filter(pl.col("arm") == "wanda:0.5")["finite"].all()
+    results = read_results(tmp_path / "run")
+    assert results.broken == {"magnitude:0.5": 12}
+    json.dumps(results_json(results), allow_nan=False)
+
+
+def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(study: Study, tmp_path: Path) -> None:
+    arms = ("checkpoint:/nowhere/at/all", "magnitude:0.5")
+    outcomes = run_study(
+        study.model_copy(update={"arms": arms}), tmp_path / "run", progress=PlainProgress(lambda text: None)
+    )
+    assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
+    assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
+    assert "nowhere" in read_results(tmp_path / "run").failed["checkpoint:/nowhere/at/all"]
+
+
+def test_base_that_cannot_be_loaded_ends_the_run_before_a_folder_is_made(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(AnomiaError, match="nowhere"):
+        run(study.model_copy(update={"base": "/nowhere/at/all"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tree_and_reference_engine_give_the_same_records(study: Study, tmp_path: Path) -> None:
+    tree = run(study, tmp_path / "tree")
+    plain = run(study.model_copy(update={"engine": "reference"}), tmp_path / "plain")
+    for name, kind in tree.schema.items():
+        one, two = tree[name], plain[name]
+        if kind == pl.Float64:
+            assert (one - two).abs().max() in (None, pytest.approx(0, abs=1e-4)), name
+        elif kind == pl.List(pl.Float64):
+            assert (one.explode() - two.explode()).abs().max() in (None, pytest.approx(0, abs=1e-4)), name
+        else:
+            assert one.equals(two, null_equal=True), name

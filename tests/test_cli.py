@@ -1,0 +1,140 @@
+"""The command line as a user meets it: one message and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anomia.report.export import FIRST_COLUMNS
+from tests.conftest import entry
+
+Write = Callable[..., Path]
+SMALL = ["--limit", "5", "--calibration", "demo", "--calibration-samples", "2", "--calibration-tokens", "32"]
+
+
+def anomia(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "anomia.cli", *map(str, arguments)],
+        capture_output=True, text=True, env=environment, cwd=cwd, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A run made by the command line itself."""
+    import json
+
+    folder = tmp_path_factory.mktemp("cli")
+    data = folder / "questions.jsonl"
+    entries = [entry(n, language) for language in ("english", "swahili") for n in range(9)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in entries))
+    done = anomia("run", "--base", model_folder, "--arm", "wanda:0.5", "--data", f"jsonl:{data}", *SMALL,
+                  "--out", folder / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "wanda:0.5" in done.stdout
+    assert str(folder / "run" / "results.json") in done.stdout
+    return folder / "run"
+
+
+def test_help_is_there_for_every_command() -> None:
+    for command in ((), ("run",), ("demo",), ("show",), ("items",), ("export",)):
+        done = anomia(*command, "--help")
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+
+
+def test_a_run_can_be_repeated_from_its_own_study_file(finished: Path, tmp_path: Path) -> None:
+    again = anomia("run", finished / "study.yaml", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert anomia("export", finished, one).returncode == 0
+    assert anomia("export", tmp_path / "again", two).returncode == 0
+    assert one.read_text() == two.read_text()
+
+
+def test_export_has_the_promised_columns_first(finished: Path, tmp_path: Path) -> None:
+    done = anomia("export", finished, tmp_path / "rows.csv")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[: len(FIRST_COLUMNS)] == FIRST_COLUMNS
+    assert len(rows) == 20
+    assert {row["fate"] for row in rows if row["arm"] == "base"} == {""}
+    for ending in (".parquet", ".jsonl"):
+        assert anomia("export", finished, tmp_path / f"rows{ending}").returncode == 0
+
+
+def test_items_and_tables_can_be_looked_at(finished: Path) -> None:
+    done = anomia("items", finished, "--language", "sw", "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 5 items" in done.stdout
+    assert "question" in done.stdout
+    assert anomia("show", finished).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--base", "./nowhere"], "no folder './nowhere'"),
+        (["--base", "nobody/nothing-of-this-name"], "can't be loaded"),
+        (["--arm", "wnada:0.5"], "did you mean 'wanda'"),
+        (["--arm", "wanda:1"], "sparsity must lie between 0 and 1"),
+        (["--data", "tydiqua"], "did you mean 'tydiqa'"),
+        (["--languages", "swahli"], "no language 'swahli'"),
+        (["--probes", "opn"], "did you mean 'open'"),
+        (["--batch-size", "many"], "batch_size"),
+        (["--dtype", "float8"], "dtype"),
+        (["--device", "gpu"], "unknown device"),
+        (["--limit", "0"], "limit"),
+        (["--calibration", "file:/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input(arguments: list[str], says: str, model_folder: Path, write_jsonl: Write, tmp_path: Path) -> None:
+    data = write_jsonl([entry(n) for n in range(9)])
+    base = [] if "--base" in arguments else ["--base", str(model_folder)]
+    arm = [] if "--arm" in arguments else ["--arm", "wanda:0.5"]
+    questions = [] if "--data" in arguments else ["--data", f"jsonl:{data}"]
+    small = [*SMALL[:2], *([] if "--calibration" in arguments else SMALL[2:4])]
+    done = anomia("run", *base, *arm, *questions, *small, *arguments, "--out", tmp_path / "run")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_without_weights_and_one_with_pickle(model_folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((model_folder / "config.json").read_text())
+    done = anomia("run", "--base", bare, "--arm", "wanda:0.5")
+    assert (done.returncode, "has no weights" in done.stderr) == (2, True)
+    (bare / "pytorch_model.bin").touch()
+    done = anomia("run", "--base", bare, "--arm", "wanda:0.5")
+    assert (done.returncode, "as pickle only" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_on_something_that_is_no_run(tmp_path: Path) -> None:
+    for command in (["show", tmp_path], ["items", tmp_path], ["export", tmp_path, tmp_path / "x.csv"]):
+        done = anomia(*command)
+        assert done.returncode == 2
+        assert "run:" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_what_is_asked_of_items_must_be_there(finished: Path, tmp_path: Path) -> None:
+    for arguments, says in (
+        (["--fate", "gone"], "unknown fate"),
+        (["--language", "finnish"], "no language 'finnish'"),
+        (["--arm", "wanda:0.6"], "did you mean 'wanda:0.5'"),
+    ):
+        done = anomia("items", finished, *arguments)
+        assert done.returncode == 2
+        assert says in done.stderr
+    assert anomia("export", finished, tmp_path / "x.xls").returncode == 2
