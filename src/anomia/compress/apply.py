@@ -1,10 +1,10 @@
-"""Applying one pruning step to a loaded model, in place, block by block."""
+"""Applying one step to a loaded model, in place."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,25 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
-from anomia.compress.attention import strips_where_faster
+from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.blocks import (
-    Call,
     DecoderBlocks,
-    Interner,
     Matrix,
     find_blocks,
     find_fused_experts,
     find_matrices,
     left_dense,
-    record_calls,
-    run_block,
 )
-from anomia.compress.calibration import Batch, Windows, make_batches, make_windows, read_calibration
-from anomia.compress.prune import METHODS, by_magnitude, prune_groups
+from anomia.compress.calibration import Windows, make_windows, read_calibration
+from anomia.compress.prune import METHODS, prune_groups
+from anomia.compress.prunerzero import gradient_norms
 from anomia.compress.report import CompressionReport, MatrixReport
 from anomia.compress.spec import UNCALIBRATED, Checkpoint, Pattern, Prune, Quantize, Step, Target
-from anomia.compress.statistics import Group, Needs, observe
+from anomia.compress.statistics import Group
+from anomia.compress.walk import BATCH_TOKENS, calibrating, make_model_batches, walk
 from anomia.errors import CompressionError
 
 Progress = Callable[[int, int], None]
-BATCH_TOKENS = 1024
 
 
 def prepare_windows(
@@ -105,74 +102,62 @@ def compress(
     started = time.perf_counter()
     decoder = find_blocks(model)
     check_target(decoder, step.target)
-    count = len(decoder.modules)
+    if needs_calibration(step) and windows is None:
+        raise CompressionError(f"{step} needs calibration text, and none was given")
     matrices: list[MatrixReport] = []
-    if needs_calibration(step):
-        if windows is None:
-            raise CompressionError(f"{step} needs calibration text, and none was given")
-        with quiet_model(model):
-            batches = batches_for(decoder, windows, METHODS[step.method].needs, batch_tokens)
-            for index, groups in walk(model, decoder, batches, METHODS[step.method].needs):
-                matrices += prune_groups(step.method, groups, step.target, where=f"{decoder.name}.{index}")
-                if progress is not None:
-                    progress(index + 1, count)
-    else:
-        for index, block in enumerate(decoder.modules):
-            where = f"{decoder.name}.{index}"
-            for report in by_magnitude(all_matrices(block, where), step.target):
-                matrices.append(report._replace(name=f"{where}.{report.name}"))
+    with ExitStack() as stack:
+        if windows is not None:
+            stack.enter_context(calibrating(model))
+        sparsities = _spread(model, decoder, step, windows, batch_tokens)
+        for index, groups in _groups(model, decoder, step, windows, batch_tokens):
+            target = sparsities[index] if sparsities else step.target
+            matrices += prune_groups(step.method, groups, target, where=f"{decoder.name}.{index}")
             if progress is not None:
-                progress(index + 1, count)
+                progress(index + 1, len(decoder.modules))
     return CompressionReport(
         step=str(step),
         matrices=tuple(matrices),
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
+        block_sparsity=tuple(sparsities),
         left_dense=tuple(left_dense(model, decoder)),
+        reconstruction=METHODS[step.method].choices,
         warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
         versions=versions(),
     )
 
 
-def walk(
-    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch], needs: Needs
+def _spread(
+    model: nn.Module, decoder: DecoderBlocks, step: Prune, windows: Windows | None, batch_tokens: int
+) -> list[float]:
+    """The sparsity of each block, empty where all have the same; costs one walk over the dense model."""
+    allocation = allocation_of(step)
+    if allocation is None or isinstance(step.target, Pattern):
+        return []
+    assert windows is not None
+    batches = make_model_batches(decoder, windows, allocation.needs, batch_tokens=batch_tokens)
+    dense = walk(model, decoder, batches, allocation.needs)
+    return spread_sparsity([allocation.importance(groups) for _, groups in dense], step.target)
+
+
+def _groups(
+    model: nn.Module, decoder: DecoderBlocks, step: Prune, windows: Windows | None, batch_tokens: int
 ) -> Iterator[tuple[int, list[Group]]]:
-    """The statistics of one block after the other; between two, the caller may prune the block in place."""
-    states, calls = enter(model, decoder, batches)
+    """What each block's method reads, block by block; the caller prunes in between."""
+    needs = METHODS[step.method].needs
+    if needs is not None:
+        assert windows is not None
+        batches = make_model_batches(decoder, windows, needs, batch_tokens=batch_tokens)
+        yield from walk(model, decoder, batches, needs)
+        return
+    gradients: list[dict[str, torch.Tensor]] = []
+    if step.method == "prunerzero":
+        assert windows is not None
+        gradients = gradient_norms(model, decoder, windows, all_matrices)
     for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
-        yield index, observe(block, batches, states.__getitem__, calls[index], needs, where=where)
-        if index + 1 < len(decoder.modules):
-            for state, call in zip(states, calls[index], strict=True):
-                with torch.no_grad():
-                    state.copy_(run_block(block, state, call))
-        calls[index] = []
-
-
-def enter(
-    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch]
-) -> tuple[list[torch.Tensor], list[list[Call]]]:
-    """What enters the first block in each batch, and how each block is called, by block and batch."""
-    intern = Interner()
-    states: list[torch.Tensor] = []
-    calls: list[list[Call]] = [[] for _ in decoder.modules]
-    for batch in batches:
-        hidden, recorded = record_calls(model, decoder, batch.input_ids.to(next(model.parameters()).device))
-        states.append(hidden.detach().clone())
-        for mine, call in zip(calls, recorded, strict=True):
-            mine.append(Call(intern(call.args), intern(dict(call.kwargs))))
-    return states, calls
-
-
-def batches_for(
-    decoder: DecoderBlocks, windows: Windows, needs: Needs, batch_tokens: int = BATCH_TOKENS
-) -> list[Batch]:
-    """Batches that suit the model: a mixture of experts would route padding to experts, so it gets none."""
-    mixture = any(
-        "expert" in name.lower() or getattr(module, "is_transposed", None) is not None
-        for name, module in decoder.modules[-1].named_modules()
-    )
-    return make_batches(windows, batch_tokens=batch_tokens, padded=not mixture, by_language=needs.languages)
+        matrices = all_matrices(block, f"{decoder.name}.{index}")
+        mine = gradients[index] if gradients else {}
+        yield index, [Group((m,), None, (mine[m.name],) if mine else ()) for m in matrices]
 
 
 def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
@@ -204,21 +189,3 @@ def warnings_of(matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     return {"anomia": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-@contextmanager
-def quiet_model(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed."""
-    training = model.training
-    config = getattr(model, "config", None)
-    experts = getattr(config, "_experts_implementation", None)
-    model.eval()
-    if experts not in (None, "eager"):
-        model.set_experts_implementation("eager")  # type: ignore[operator]
-    try:
-        with strips_where_faster(model):
-            yield
-    finally:
-        model.train(training)
-        if experts not in (None, "eager"):
-            model.set_experts_implementation(experts)  # type: ignore[operator]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from anomia.compress import mwanda, prunerzero
 from anomia.compress.blocks import Matrix
 from anomia.compress.magnitude import magnitude_mask
 from anomia.compress.report import MatrixReport
@@ -16,46 +17,65 @@ from anomia.compress.spec import Target
 from anomia.compress.statistics import Group, InputStatistic, Needs
 from anomia.compress.wanda import wanda_mask
 
-PruneGroup = Callable[[Sequence[Matrix], InputStatistic, Target], list[MatrixReport]]
 UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
 class Method(NamedTuple):
-    """needs: the statistics it reads. prune: changes the matrices of a group in place."""
+    """needs: the statistics it reads, `None` for none. prune: changes a group's matrices in place."""
 
-    needs: Needs
-    prune: PruneGroup
+    needs: Needs | None
+    prune: Callable[[Group, Target], list[MatrixReport]]
+    choices: tuple[str, ...] = ()
 
 
-def _wanda(matrices: Sequence[Matrix], statistic: InputStatistic, target: Target) -> list[MatrixReport]:
-    dead = int((statistic.sum_squares == 0).sum())
+def _magnitude(group: Group, target: Target) -> list[MatrixReport]:
+    return _by_magnitude(group.matrices, target)
+
+
+def _wanda(group: Group, target: Target) -> list[MatrixReport]:
+    statistic = _statistic(group)
     norms = statistic.norms
-    return [
-        zero(matrix, wanda_mask(matrix.weight, norms, target))._replace(dead_columns=dead)
-        for matrix in matrices
-    ]
+    masks = [wanda_mask(matrix.weight, norms, target) for matrix in group.matrices]
+    return _zero_all(group.matrices, masks, statistic)
 
 
-def _sparsegpt(matrices: Sequence[Matrix], statistic: InputStatistic, target: Target) -> list[MatrixReport]:
-    assert statistic.hessian is not None
-    names = ", ".join(matrix.name for matrix in matrices)
-    solved = sparsegpt([matrix.weight for matrix in matrices], statistic.hessian, target, where=names)
+def _mwanda(group: Group, target: Target) -> list[MatrixReport]:
+    statistic = _statistic(group)
+    masks = [mwanda.mwanda_mask(matrix.weight, statistic, target) for matrix in group.matrices]
+    return _zero_all(group.matrices, masks, statistic)
+
+
+def _sparsegpt(group: Group, target: Target) -> list[MatrixReport]:
+    hessian = _statistic(group).hessian
+    assert hessian is not None
+    names = ", ".join(matrix.name for matrix in group.matrices)
+    solved = sparsegpt([matrix.weight for matrix in group.matrices], hessian, target, where=names)
     note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
+    dead = int(solved.dead.sum())
     reports = []
-    for matrix, weight in zip(matrices, solved.weights, strict=True):
+    for matrix, weight in zip(group.matrices, solved.weights, strict=True):
         matrix.weight.copy_(weight)
-        reports.append(
-            report_matrix(matrix)._replace(
-                dead_columns=int(solved.dead.sum()), damping=solved.damping, note=note
-            )
-        )
+        report = report_matrix(matrix)
+        reports.append(report._replace(dead_columns=dead, damping=solved.damping, note=note))
+    return reports
+
+
+def _prunerzero(group: Group, target: Target) -> list[MatrixReport]:
+    reports: list[MatrixReport] = []
+    for matrix, gradient in zip(group.matrices, group.gradients, strict=True):
+        if not bool(gradient.any()):
+            reports += _by_magnitude([matrix], target, note=UNREACHED)
+        else:
+            reports.append(zero(matrix, prunerzero.prunerzero_mask(matrix.weight, gradient, target)))
     return reports
 
 
 METHODS: Mapping[str, Method] = {
-    "magnitude": Method(Needs(), lambda matrices, _, target: by_magnitude(matrices, target)),
+    "magnitude": Method(None, _magnitude),
     "wanda": Method(Needs(), _wanda),
     "sparsegpt": Method(Needs(hessian=True), _sparsegpt),
+    "mwanda": Method(Needs(languages=True), _mwanda, mwanda.CHOICES),
+    "prunerzero": Method(None, _prunerzero, prunerzero.CHOICES),
 }
 
 
@@ -66,18 +86,14 @@ def prune_groups(method: str, groups: Sequence[Group], target: Target, *, where:
     A matrix that no calibration token reached (an expert that was never chosen) is pruned by magnitude, and
     its report says so.
     """
+    chosen = METHODS[method]
     reports: list[MatrixReport] = []
     for group in groups:
-        if group.statistic is None:
-            reports += by_magnitude(group.matrices, target, note=UNREACHED)
+        if chosen.needs is not None and group.statistic is None:
+            reports += _by_magnitude(group.matrices, target, note=UNREACHED)
         else:
-            reports += METHODS[method].prune(group.matrices, group.statistic, target)
+            reports += chosen.prune(group, target)
     return [report._replace(name=f"{where}.{report.name}") for report in reports]
-
-
-def by_magnitude(matrices: Sequence[Matrix], target: Target, *, note: str = "") -> list[MatrixReport]:
-    """Prune matrices by |W| in place, each by itself."""
-    return [zero(matrix, magnitude_mask(matrix.weight, target))._replace(note=note) for matrix in matrices]
 
 
 def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:
@@ -97,3 +113,20 @@ def report_matrix(matrix: Matrix) -> MatrixReport:
     rows, columns = matrix.weight.shape
     zeros = int(np.count_nonzero((matrix.weight == 0).cpu().numpy()))
     return MatrixReport(matrix.name, (rows, columns), zeros)
+
+
+def _by_magnitude(matrices: Sequence[Matrix], target: Target, *, note: str = "") -> list[MatrixReport]:
+    return [zero(matrix, magnitude_mask(matrix.weight, target))._replace(note=note) for matrix in matrices]
+
+
+def _zero_all(
+    matrices: Sequence[Matrix], masks: Sequence[torch.Tensor], statistic: InputStatistic
+) -> list[MatrixReport]:
+    dead = int((statistic.sum_squares == 0).sum())
+    pairs = zip(matrices, masks, strict=True)
+    return [zero(matrix, mask)._replace(dead_columns=dead) for matrix, mask in pairs]
+
+
+def _statistic(group: Group) -> InputStatistic:
+    assert group.statistic is not None
+    return group.statistic

@@ -71,10 +71,14 @@ class InputStatistic:
 
 
 class Group(NamedTuple):
-    """Matrices that share their input (q/k/v, gate/up) and its one statistic; `None` if no token came."""
+    """Matrices that share their input (q/k/v, gate/up) and its one statistic; `None` if no token came.
+
+    gradients: for methods that read them, [out, in] float32 each, in the order of the matrices.
+    """
 
     matrices: tuple[Matrix, ...]
     statistic: InputStatistic | None
+    gradients: tuple[torch.Tensor, ...] = ()
 
 
 class _ReadError(Exception):

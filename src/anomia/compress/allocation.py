@@ -1,0 +1,87 @@
+"""How much sparsity each block gets: the same, or more for blocks that need their weights less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from anomia.compress.spec import Prune
+from anomia.compress.statistics import Group, Needs
+from anomia.compress.wanda import wanda_scores
+from anomia.errors import CompressionError
+
+OUTLIER_FACTOR = 5.0
+SPREAD = 0.08
+
+
+class Allocation(NamedTuple):
+    """needs: the statistics it reads. importance: of one dense block; a more important one stays denser."""
+
+    needs: Needs
+    importance: Callable[[Sequence[Group]], float]
+
+
+def allocation_of(step: Prune) -> Allocation | None:
+    """How a step spreads its sparsity over the blocks, `None` for evenly."""
+    if step.method == "mwanda" and isinstance(step.target, float):
+        return Allocation(Needs(languages=True), cross_lingual_correlation)
+    if step.allocation == "owl":
+        return Allocation(Needs(), outlier_ratio)
+    return None
+
+
+def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: float = SPREAD) -> list[float]:
+    """Sparsity a block: densities lie in a band 2·spread wide, in step with importance, mean 1 − sparsity.
+
+    Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08). Blocks of equal importance get the
+    same. Raises `CompressionError` where the band leaves (0, 1).
+    """
+    values = np.asarray(importance, dtype=np.float64)
+    width = values.max() - values.min()
+    densities = np.zeros_like(values) if width == 0 else (values - values.min()) / width * 2 * spread
+    sparsities = sparsity - (densities - densities.mean())
+    if sparsities.min() <= 0 or sparsities.max() >= 1:
+        raise CompressionError(
+            f"a sparsity of {sparsity} spread over the blocks reaches from {sparsities.min():.3f} to"
+            f" {sparsities.max():.3f}; choose one further from 0 and 1, or allocation=uniform"
+        )
+    return [float(value) for value in sparsities]
+
+
+def outlier_ratio(groups: Sequence[Group]) -> float:
+    """Share of a block's weights whose |W|·‖X‖ is above 5 times the block's mean.
+
+    Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
+    """
+    scores = [
+        wanda_scores(matrix.weight, group.statistic.norms).reshape(-1)
+        for group in groups
+        if group.statistic is not None
+        for matrix in group.matrices
+    ]
+    count = sum(part.numel() for part in scores)
+    mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / count
+    return sum(int((part > OUTLIER_FACTOR * mean).sum()) for part in scores) / count
+
+
+def cross_lingual_correlation(groups: Sequence[Group]) -> float:
+    """Mean Pearson correlation, over pairs of languages and inputs, of how strongly each input is excited.
+
+    1 where there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
+    """
+    values = []
+    for group in groups:
+        if group.statistic is None:
+            continue
+        levels = [
+            (mine.sum_squares / max(mine.tokens, 1)).sqrt().cpu().numpy()
+            for mine in group.statistic.languages.values()
+        ]
+        for first in range(len(levels)):
+            for second in range(first):
+                if levels[first].std() > 0 and levels[second].std() > 0:
+                    values.append(float(np.corrcoef(levels[first], levels[second])[0, 1]))
+    return float(np.mean(values)) if values else 1.0

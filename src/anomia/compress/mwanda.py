@@ -1,0 +1,34 @@
+"""M-Wanda (Choenni and Titov 2025, arXiv 2505.21171): a reconstruction from the published description.
+
+The abstract names the parts: language-aware activation statistics in the criterion, an activation-probability
+term, and layerwise sparsity from cross-lingual correlation. How they are put together here is our choice.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from anomia.compress.masks import row_mask
+from anomia.compress.spec import Target
+from anomia.compress.statistics import InputStatistic
+
+CHOICES = (
+    "criterion |W|·(mean + standard deviation over languages of each input's root mean square)"
+    "·(1 + largest probability over languages that the input is above zero)",
+    "every language counts the same, whatever its number of tokens",
+    "blocks whose inputs correlate more between languages stay denser, in a band of ±0.08 as in OWL",
+    "an N:M pattern fixes the sparsity of every block; then only the criterion applies",
+)
+
+
+def mwanda_mask(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> torch.Tensor:
+    """The lowest scores of every output row, as in Wanda. weight: [out, in]; returns [out, in] bool."""
+    return row_mask(weight.abs().float() * language_factors(statistic), target)
+
+
+def language_factors(statistic: InputStatistic) -> torch.Tensor:
+    """What takes the place of Wanda's ‖X‖₂, [in] float32."""
+    spoken = [mine for mine in statistic.languages.values() if mine.tokens]
+    levels = torch.stack([(mine.sum_squares / mine.tokens).sqrt() for mine in spoken])  # [L, in]
+    active = torch.stack([mine.active / mine.tokens for mine in spoken])  # [L, in]
+    return (levels.mean(dim=0) + levels.std(dim=0, correction=0)) * (1 + active.amax(dim=0))

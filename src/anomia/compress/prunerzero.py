@@ -1,0 +1,89 @@
+"""Pruner-Zero's published symbolic metric (Dong et al. 2024): |W·W|·minmax(G).
+
+G is the L2 norm, over calibration windows, of the gradient of the language-modelling loss of the dense model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import DecoderBlocks, Matrix
+from anomia.compress.calibration import Windows
+from anomia.compress.masks import row_mask
+from anomia.compress.spec import Target
+from anomia.errors import CompressionError
+
+CHOICES = (
+    "the tree mul(abs(mul(W, W)), mms(G)) of the authors' repository, compared within each output row",
+    "G is the L2 norm over windows of the loss gradient on the dense model, one window at a time",
+    "the gradients use this run's calibration windows, where the authors use WikiText-2",
+)
+
+
+def prunerzero_mask(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> torch.Tensor:
+    """The lowest scores of every output row. weight, gradient: [out, in]; returns [out, in] bool.
+
+    Source: Dong et al. (2024), Equation 3 and the best tree of their repository; minmax runs over the matrix.
+    """
+    low, high = gradient.amin(), gradient.amax()
+    scaled = (gradient - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    return row_mask(weight.float().square() * scaled, target)
+
+
+def gradient_norms(
+    model: nn.Module,
+    decoder: DecoderBlocks,
+    windows: Windows,
+    matrices: Callable[[nn.Module, str], Sequence[Matrix]],
+) -> list[dict[str, torch.Tensor]]:
+    """G of every matrix, by block and name, [out, in] float32. matrices: lists a block's matrices.
+
+    Holds the model's gradients and their squares: about three times the blocks' memory in float32.
+    """
+    device = next(model.parameters()).device
+    trained = [
+        parameter for block in decoder.modules for parameter in block.parameters() if parameter.dim() >= 2
+    ]
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    squares = {id(parameter): torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained}
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for ids in windows.token_ids:
+            row = torch.tensor([ids], device=device)
+            with torch.enable_grad():
+                loss = model(input_ids=row, labels=row, use_cache=False).loss
+                loss.backward()
+            if not bool(torch.isfinite(loss)):
+                raise CompressionError("the calibration loss is not finite; try another dtype")
+            for parameter in trained:
+                if parameter.grad is not None:
+                    squares[id(parameter)] += parameter.grad.float().square()
+                    parameter.grad = None
+    finally:
+        for parameter, was in zip(model.parameters(), asked, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(was)
+    return [
+        {
+            matrix.name: _like(matrix, block, squares).sqrt()
+            for matrix in matrices(block, f"{decoder.name}.{index}")
+        }
+        for index, block in enumerate(decoder.modules)
+    ]
+
+
+def _like(matrix: Matrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """The squares laid out as the matrix is: whole, transposed, or one expert's slice of its parameter."""
+    storage = matrix.weight.untyped_storage().data_ptr()
+    for parameter in block.parameters():
+        offset = int(matrix.weight.storage_offset()) - int(parameter.storage_offset())
+        shares = parameter.untyped_storage().data_ptr() == storage and 0 <= offset < parameter.numel()
+        if shares and id(parameter) in squares:
+            flat = squares[id(parameter)].reshape(-1)
+            return torch.as_strided(flat, tuple(matrix.weight.shape), matrix.weight.stride(), offset)
+    raise CompressionError(f"{matrix.name} has no gradient")

@@ -1,0 +1,113 @@
+"""The walk over the decoder blocks: what enters each one, and the step from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from anomia.compress.attention import strips_where_faster
+from anomia.compress.blocks import Call, DecoderBlocks, Interner, record_calls, run_block
+from anomia.compress.calibration import Batch, Windows, make_batches
+from anomia.compress.statistics import Group, Needs, observe
+
+BATCH_TOKENS = 1024
+
+
+class States(Protocol):
+    """The hidden states of every batch, before some block; in memory or on disk."""
+
+    def read(self, batch: int) -> torch.Tensor:
+        """What enters the block in a batch, [B, S, H]."""
+        ...
+
+    def write(self, batch: int, hidden: torch.Tensor) -> None:
+        """Store what leaves the block in a batch."""
+        ...
+
+
+class MemoryStates:
+    """Hidden states in memory, each overwritten by its successor."""
+
+    def __init__(self, states: Sequence[torch.Tensor]) -> None:
+        self._states = list(states)
+
+    def read(self, batch: int) -> torch.Tensor:
+        """What enters the block in a batch, [B, S, H]."""
+        return self._states[batch]
+
+    def write(self, batch: int, hidden: torch.Tensor) -> None:
+        """Store what leaves the block in a batch."""
+        self._states[batch].copy_(hidden)
+
+
+def make_model_batches(
+    decoder: DecoderBlocks, windows: Windows, needs: Needs, *, batch_tokens: int = BATCH_TOKENS
+) -> list[Batch]:
+    """Batches that suit the model: a mixture of experts would route padding to experts, so it gets none.
+
+    The default is small because a batch whose activations fit into a CPU's cache is the fastest there.
+    """
+    mixture = any(
+        "expert" in name.lower() or getattr(module, "is_transposed", None) is not None
+        for name, module in decoder.modules[-1].named_modules()
+    )
+    return make_batches(windows, batch_tokens=batch_tokens, padded=not mixture, by_language=needs.languages)
+
+
+def enter(
+    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch]
+) -> tuple[list[torch.Tensor], list[list[Call]]]:
+    """What enters the first block in each batch, and how each block is called, by block and batch."""
+    intern = Interner()
+    device = next(model.parameters()).device
+    states: list[torch.Tensor] = []
+    calls: list[list[Call]] = [[] for _ in decoder.modules]
+    for batch in batches:
+        hidden, recorded = record_calls(model, decoder, batch.input_ids.to(device))
+        states.append(hidden.detach().clone())
+        for mine, call in zip(calls, recorded, strict=True):
+            mine.append(Call(intern(call.args), intern(dict(call.kwargs))))
+    return states, calls
+
+
+@torch.no_grad()
+def advance(block: nn.Module, states: States, calls: Sequence[Call]) -> None:
+    """Send every batch through a block."""
+    for index, call in enumerate(calls):
+        states.write(index, run_block(block, states.read(index), call))
+
+
+def walk(
+    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch], needs: Needs
+) -> Iterator[tuple[int, list[Group]]]:
+    """The statistics of one block after the other; between two, the caller may prune the block in place."""
+    entered, calls = enter(model, decoder, batches)
+    states = MemoryStates(entered)
+    for index, block in enumerate(decoder.modules):
+        where = f"{decoder.name}.{index}"
+        yield index, observe(block, batches, states.read, calls[index], needs, where=where)
+        # Nothing reads what leaves the last block.
+        if index + 1 < len(decoder.modules):
+            advance(block, states, calls[index])
+        calls[index] = []
+
+
+@contextmanager
+def calibrating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed."""
+    training = model.training
+    experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
+    model.eval()
+    if experts not in (None, "eager"):
+        model.set_experts_implementation("eager")  # type: ignore[operator]
+    try:
+        with strips_where_faster(model):
+            yield
+    finally:
+        model.train(training)
+        if experts not in (None, "eager"):
+            model.set_experts_implementation(experts)  # type: ignore[operator]
