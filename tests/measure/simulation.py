@@ -6,6 +6,8 @@ whose intraclass correlation is exact.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +61,32 @@ class Coverage(NamedTuple):
 
     covered: float
     given: float
+
+
+STRUCTURES = ((1, 0.0), (5, 0.0), (5, 0.2))
+BASES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+DISCORDANCES = (0.01, 0.05, 0.1, 0.3)
+FALLING = (1.0, 0.7, 0.3)
+# What choice does while open is the cell: hardly moves, falls a little, falls and rises a lot.
+CHOICES = ((0.9, 0.05, 0.7), (0.9, 0.1, 1.0), (0.6, 0.3, 0.6))
+
+
+def grid(sizes: Iterable[int]) -> list[Cell]:
+    """All possible truths of the stated grid."""
+    cells = [
+        Cell(n, *structure, base, discordance, falling)
+        for n, structure, base, discordance, falling in itertools.product(
+            sizes, STRUCTURES, BASES, DISCORDANCES, FALLING
+        )
+    ]
+    return [cell for cell in cells if cell.possible]
+
+
+def choice_beside(cell: Cell) -> Cell:
+    """The truth of choice that goes with a cell of open; the three take turns."""
+    turn = round(100 * cell.base + 10 * cell.falling + 100 * cell.discordance) % len(CHOICES)
+    base, discordance, falling = CHOICES[turn]
+    return cell._replace(base=base, discordance=discordance, falling=falling)
 
 
 def draw_pairs(

@@ -68,9 +68,11 @@ def judge(
 
 def _case(pairs: pl.DataFrame, options: str) -> Case:
     answers = Answers(
-        *(_right(pairs, f"{name}_correct{side}") for name, side in
-          (("open", ""), (options, ""), ("open", "_arm"), (options, "_arm")))
-    )  # fmt: skip
+        base_open=_right(pairs, "open_correct"),
+        arm_open=_right(pairs, "open_correct_arm"),
+        base_choice=_right(pairs, f"{options}_correct"),
+        arm_choice=_right(pairs, f"{options}_correct_arm"),
+    )
     return Case(
         answers=answers,
         languages=pairs["language"].to_list(),

@@ -1,0 +1,173 @@
+"""Planted truth: what must be said of arms whose damage is known."""
+
+import numpy as np
+import pytest
+
+from anomia.errors import DataError
+from anomia.measure.contrasts import Answers, rank_nearness
+from anomia.measure.evidence import OVERALL, Case, degenerate, gather
+from anomia.measure.fates import FATES, FateCounts, fates
+from anomia.measure.ranks import mid_ranks, summarize_ranks
+from anomia.measure.verdict import decide
+from anomia.measure.verdict_text import explain
+
+N, VOCABULARY = 400, 60
+
+
+def base_answers(seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.random(N) < 0.55, generator.random(N) < 0.9
+
+
+def outcome(answers, **more):
+    case = Case(answers, ["english"] * N, **more)
+    return decide(gather(case, draws=1000)["english"])
+
+
+def test_a_competitor_pushed_above_gold_is_demotion_with_the_planted_rank():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(N, VOCABULARY))
+    gold, foil, competitors = 0, 1, np.array([2, 3])
+    logits[:, gold] = np.where(generator.random(N) < 0.6, 5.0, 1.0)
+    _, base_choice = base_answers()
+    pushed = generator.random(N) < 0.8
+    shifted = logits.copy()
+    shifted[np.ix_(pushed, competitors)] = 6.0
+
+    def rank(table, token):
+        return 1 + (table > table[:, [token]]).sum(axis=1)
+
+    # The option scores compare gold with its distractors, which the shift does not touch.
+    answers = Answers(rank(logits, gold) == 1, rank(shifted, gold) == 1, base_choice, base_choice)
+    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
+    recognised = index == FATES.index("choice_only")
+    ties = np.zeros(N)
+    near = rank_nearness(
+        mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, foil), ties), recognised
+    )
+    found = outcome(answers, near={"ranks": near})
+    assert found.outcome == "demotion"
+    assert found.near == ("ranks",)
+    summary = summarize_ranks(rank(shifted, gold)[recognised], ties[recognised], vocabulary=VOCABULARY)
+    assert summary.median == 3
+    assert outcome(answers).outcome == "illusion"
+
+
+@pytest.mark.parametrize("guessing", [0.25, 0.0])
+def test_a_destroyed_association_is_loss(guessing):
+    base_open, base_choice = base_answers()
+    guess = np.random.default_rng(1).random(N) < guessing
+    found = outcome(Answers(base_open, np.zeros(N, dtype=bool), base_choice, guess))
+    assert found.outcome == "loss"
+
+
+def test_the_base_model_against_itself_is_intact():
+    base_open, base_choice = base_answers()
+    same = Answers(base_open, base_open, base_choice, base_choice)
+    assert outcome(same).outcome == "intact"
+    few = Answers(*(column[:40] for column in same))
+    evidence = gather(Case(few, ["a"] * 40, identical=True), draws=200)["a"]
+    assert decide(evidence).outcome == "intact"
+    # 40 items without the knowledge that the models are one can't rule out a drop.
+    assert decide(gather(Case(few, ["a"] * 40), draws=200)["a"]).outcome == "inconclusive"
+
+
+def test_right_answers_in_another_format_are_not_loss():
+    base_open, base_choice = base_answers()
+    # Half of the answers come as an alias that grading does not know; the options are scored as before.
+    unknown = np.random.default_rng(2).random(N) < 0.5
+    assert outcome(Answers(base_open, base_open & ~unknown, base_choice, base_choice)).outcome == "illusion"
+
+
+def test_both_fall_and_open_more_is_mixed():
+    base_open, base_choice = base_answers()
+    generator = np.random.default_rng(3)
+    kept_open, kept_choice = generator.random(N) < 0.3, generator.random(N) < 0.8
+    answers = Answers(base_open, base_open & kept_open, base_choice, base_choice & kept_choice)
+    assert outcome(answers).outcome == "mixed"
+
+
+def test_choice_that_falls_alone_is_reverse():
+    base_open, base_choice = base_answers()
+    kept = np.random.default_rng(4).random(N) < 0.6
+    assert outcome(Answers(base_open, base_open, base_choice, base_choice & kept)).outcome == "reverse"
+
+
+def test_empty_outputs_are_broken_whatever_the_accuracy():
+    base_open, base_choice = base_answers()
+    empty = np.random.default_rng(5).random(N) < 0.8
+    answers = Answers(base_open, base_open & ~empty, base_choice, base_choice)
+    assert outcome(answers, base_broken=np.zeros(N), arm_broken=empty).outcome == "broken"
+    # Small models loop from the start: what base does, too, is no sign of damage.
+    assert outcome(answers, base_broken=empty, arm_broken=empty).outcome == "illusion"
+
+
+@pytest.mark.parametrize("changed_more", [0, 2, 4])
+def test_gemma_at_wanda_one_half_is_not_loss(changed_more):
+    """Three languages of 40 items: open 35/23/35 % to 23/5/8 %, choice 95/85/90 % to 82/80/85 %."""
+    rows, languages = [], []
+    for name, *counts in [
+        ("arabic", 14, 9, 38, 33, 14, 9, 0, 5),
+        ("bengali", 9, 2, 34, 32, 8, 7, 1, 0),
+        ("english", 14, 3, 36, 34, 13, 10, 0, 3),
+    ]:
+        base_open, arm_open, base_choice, arm_choice, both, choice_only, lost, kept = counts
+        items = [[1, 1, 1, 1]] * kept + [[1, 0, 1, 1]] * choice_only + [[1, 0, 1, 0]] * lost
+        items += [[1, 0, 0, 0]] * (base_open - both)
+        rest = [[0, int(i < arm_open - kept), int(i < base_choice - both), 0] for i in range(40 - len(items))]
+        wrong, right = [r for r in rest if not r[2]], [r for r in rest if r[2]]
+        won = min(len(wrong), changed_more)
+        for row in wrong[:won] + right[: arm_choice - kept - choice_only - won]:
+            row[3] = 1
+        rows += items + rest
+        languages += [name] * 40
+    answers = Answers(*np.array(rows).T)
+    found = gather(Case(answers, languages), draws=2000)
+    overall = found[OVERALL]
+    assert overall.fates.both_correct == 35
+    assert (overall.fates.choice_only, overall.fates.lost) == (26, 1)
+    assert [round(40 * found[name].arm_choice) for name in ("arabic", "bengali", "english")] == [33, 32, 34]
+    decision = decide(overall)
+    assert decision.open == "falls"
+    assert decision.outcome in ("mixed", "illusion", "inconclusive")
+    assert "loss" not in decision.possible
+    assert "26 are recognised but no longer said" in explain(overall, decision)
+    assert decide(found["bengali"]).outcome == "untestable"
+    assert all(decide(part).outcome != "loss" for part in found.values())
+
+
+def test_weak_languages_are_named_and_left_out_of_overall():
+    base_open, base_choice = base_answers()
+    languages = np.repeat(["english", "telugu"], N // 2)
+    base_open = base_open & (languages == "english")
+    near = rank_nearness(np.full(N, 2.0), np.full(N, 90.0), np.ones(N))
+    answers = Answers(base_open, base_open & False, base_choice, base_choice)
+    found = gather(Case(answers, languages, near={"ranks": near}), draws=500)
+    assert list(found) == ["english", "telugu", OVERALL]
+    assert decide(found["telugu"]).outcome == "untestable"
+    assert found[OVERALL].left_out == ("telugu",)
+    assert found[OVERALL].n == N // 2
+    assert found[OVERALL].near["ranks"].n == N // 2
+    assert decide(found[OVERALL]).outcome == "demotion"
+
+
+def test_a_run_in_which_every_language_is_weak_is_untestable():
+    nothing = np.zeros(N, dtype=bool)
+    found = gather(Case(Answers(nothing, nothing, nothing, nothing), ["a"] * N), draws=100)
+    assert decide(found[OVERALL]).outcome == "untestable"
+    assert found["a"].fates == FateCounts(0, 0, 0, 0)
+    assert found["a"].lost is None
+
+
+def test_degenerate_outputs():
+    assert degenerate([], "")
+    assert degenerate([5, 6], " .\n")
+    assert degenerate([7] * 32, "the the the")
+    assert degenerate([7, 8] * 16, "a b a b")
+    assert not degenerate([7, 8, 7, 8], "no, no")
+    assert not degenerate([3, 4, 5], "1912")
+
+
+def test_other_items_are_refused():
+    with pytest.raises(DataError, match="same items"):
+        gather(Case(Answers([True], [True], [True], [True, False]), ["a"]))
