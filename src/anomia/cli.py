@@ -227,11 +227,12 @@ def _run(study: Any, out: Path) -> None:
 
 
 def _show(results: Any) -> None:
-    from anomia.measure.diagnosis import POOLED
     from anomia.report.terminal import run_view
 
     for arm in results.arms:
-        out_console.print(run_view(results.diagnosis, arm, [*results.languages, POOLED]))
+        out_console.print(run_view(results, arm))
+    for arm, reason in results.failed.items():
+        out_console.print(f"{arm}: not measured: {reason}", markup=False, highlight=False)
 
 
 def _list(text: str | None) -> list[str] | None:

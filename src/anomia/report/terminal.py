@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from anomia.measure.diagnosis import MEAN, POOLED, Diagnosis, Fates, find
+from anomia.measure.evidence import OVERALL
+from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
+from anomia.measure.results import Results
 
 LADDER = (
     ("open", "open generation"),
@@ -106,8 +109,24 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     return Panel(grid, title=title, title_align="left")
 
 
-def run_view(diagnosis: Diagnosis, arm: str, scopes: Sequence[str]) -> RenderableType:
-    """All tables of one arm."""
+def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
+    """The overall verdict in words, and the outcome in each language."""
+    mine = [verdict for verdict in verdicts if verdict.arm == arm]
+    overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
+    lines: list[RenderableType] = [Text(overall.text)]
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
+    for column in ("language", "outcome", "with same-passage options"):
+        table.add_column(column)
+    for verdict in mine:
+        beside = verdict.same_passage.outcome if verdict.same_passage else "–"
+        table.add_row(verdict.scope, verdict.decision.outcome, beside)
+    lines += [Text(), table]
+    return Panel(Group(*lines), title=f"{arm}: {overall.decision.outcome}", title_align="left", padding=(1, 2))
+
+
+def run_view(results: Results, arm: str) -> RenderableType:
+    """All tables of one arm, and its verdict."""
+    diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
     tables: list[RenderableType] = [ladder_table(diagnosis, arm, scopes)]
     for options in ("choice", "choice_passage"):
         if _fates(diagnosis.fates, arm, options, POOLED):
@@ -115,6 +134,16 @@ def run_view(diagnosis: Diagnosis, arm: str, scopes: Sequence[str]) -> Renderabl
     tables.append(gap_table(diagnosis, arm, scopes))
     if any(f.estimate and not f.estimate.checked for f in diagnosis.figures if f.arm == arm):
         tables.append(Text("* too few items for an interval whose coverage is shown", style="dim"))
+    if results.noise:
+        flips, items = results.noise["flips"], results.noise["items"]
+        tables.append(
+            Text(
+                f"noise floor: base asked again at batch size {results.noise['batch_size']} flips "
+                f"{flips['open']} open and {flips['choice']} choice verdicts of {items}",
+                style="dim",
+            )
+        )
+    tables.append(verdict_view(results.verdicts, arm))
     return Group(*tables)
 
 
