@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from conftest import CONFIGURATIONS, SMALL
 
 from anomia.errors import ModelError
 from anomia.probe import attention, reference, select, tree
+
+from .conftest import CONFIGURATIONS, SMALL
 
 
 def made(config, dtype=torch.float32):

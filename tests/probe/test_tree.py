@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import CONFIGURATIONS
+import torch
 
+from anomia.errors import ModelError
 from anomia.probe import reference, tree
-from anomia.probe.ask import Reply
+from anomia.probe.ask import Ask, Reply
+from anomia.probe.head import Head
+
+from .conftest import CONFIGURATIONS, random_asks, tiny_model
 
 
 def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
@@ -55,3 +59,150 @@ def test_answers_are_those_of_generate_and_of_full_passes(name, models, asks, de
         assert_same(mine, theirs)
     lengths = {len(beam.tokens) for reply in expected for beam in reply.beams}
     assert len(lengths) > 1, "no beam ended early, so ends were not tested"
+
+
+@pytest.fixture(scope="module")
+def many():
+    return random_asks(17, seed=3)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_nothing_depends_on_batch_size_order_or_sharding(name, models, many, decoding):
+    model = models(name)
+    alone = {reply.item_id: reply for reply in tree.answer(model, many, decoding, batch_size=1)}
+    runs = [
+        tree.answer(model, many, decoding, batch_size=3),
+        tree.answer(model, many, decoding, batch_size=16),
+        tree.answer(model, sorted(many, key=lambda ask: ask.item_id[::-1]), decoding, batch_size=16),
+        [
+            *tree.answer(model, many[::2], decoding, batch_size=4),
+            *tree.answer(model, many[1::2], decoding, batch_size=5),
+        ],
+    ]
+    for run in runs:
+        replies = list(run)
+        assert len(replies) == len(many)
+        for reply in replies:
+            assert_same(reply, alone[reply.item_id], tolerance=2e-5)
+
+
+def test_replies_come_in_order_and_as_soon_as_their_batch_is_done(models, many, decoding, monkeypatch):
+    batches = []
+    answer_batch = tree._answer_batch
+    monkeypatch.setattr(
+        tree, "_answer_batch", lambda *given: batches.append(len(given[1])) or answer_batch(*given)
+    )
+    replies = tree.answer(models("llama"), many[:5], decoding, batch_size=2)
+    assert next(replies).item_id == many[0].item_id
+    assert batches == [2]
+    assert [reply.item_id for reply in replies] == [ask.item_id for ask in many[1:5]]
+    assert batches == [2, 2, 1]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_loses_nothing(models, many, decoding, monkeypatch):
+    model = models("llama")
+    expected = list(tree.answer(model, many[:5], decoding, batch_size=5))
+    answer_batch = tree._answer_batch
+    tried = []
+
+    def cramped(*given):
+        tried.append(len(given[1]))
+        if len(given[1]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer_batch(*given)
+
+    monkeypatch.setattr(tree, "_answer_batch", cramped)
+    for found, wanted in zip(tree.answer(model, many[:5], decoding, batch_size=5), expected, strict=True):
+        assert_same(found, wanted)
+    assert tried == [5, 3, 2, 1, 2]
+
+    def hopeless(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(tree, "_answer_batch", hopeless)
+    with pytest.raises(ModelError, match="'item-0' does not fit into memory"):
+        list(tree.answer(model, many[:2], decoding, batch_size=2))
+
+
+def test_broken_weights_are_a_flag_and_not_an_exception(asks, decoding):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[5, 3] = torch.nan
+    replies = list(tree.answer(model, asks, decoding, batch_size=3))
+    assert [reply.finite for reply in replies] == [False] * len(asks)
+
+
+def test_one_item_whose_states_break_leaves_its_neighbours_alone(asks, decoding):
+    model = tiny_model("llama")
+    poison = 80
+    neighbours = [
+        Ask(f"n{size}", greedy={"open": tuple(range(3, 3 + size))}, samples=(5, 6, 7), beams=(5, 6, 7, 8))
+        for size in (6, 11)
+    ]
+    with torch.no_grad():
+        model.lm_head.weight[poison] = 0  # so that no neighbour generates it
+    expected = list(tree.answer(model, neighbours, decoding, batch_size=2))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[poison] = torch.nan
+    broken = Ask("broken", greedy={"open": (3, poison, 4)}, samples=(3, poison, 4), beams=(3, poison, 4))
+    replies = list(tree.answer(model, [neighbours[0], broken, neighbours[1]], decoding, batch_size=3))
+    assert [reply.finite for reply in replies] == [True, False, True]
+    assert_same(replies[0], expected[0])
+    assert_same(replies[2], expected[1])
+
+
+def test_the_shared_prefix_is_computed_once(models, many, decoding, monkeypatch):
+    model = models("llama")
+    computed = []
+    decode = Head.decode
+    monkeypatch.setattr(
+        Head,
+        "decode",
+        lambda self, **inputs: computed.append(inputs["input_ids"].shape[1]) or decode(self, **inputs),
+    )
+    short = replace(decoding, max_new_tokens=1, sample_seeds=())
+    together = list(tree.answer(model, many, short, batch_size=4))
+    passed = sum(computed)
+    computed.clear()
+    apart = list(tree.answer(model, [replace(ask, shared_prefix=()) for ask in many], short, batch_size=4))
+    assert sum(computed) - passed == len(many[0].shared_prefix) * (len(many) - 1)
+    for one, other in zip(together, apart, strict=True):
+        assert_same(one, other)
+
+
+def test_answers_that_agree_are_computed_once(models, asks, decoding, monkeypatch):
+    """Samples from a nucleus of one token all follow the greedy path: one leaf a step."""
+    widths = []
+    decode = Head.decode
+    monkeypatch.setattr(
+        Head,
+        "decode",
+        lambda self, **inputs: widths.append(inputs["input_ids"].shape[1]) or decode(self, **inputs),
+    )
+    ask = replace(
+        asks[0], greedy={"open": asks[0].samples}, options={}, targets={}, distribution=None, beams=None
+    )
+    [reply] = tree.answer(
+        models("llama"), [ask], replace(decoding, top_p=1e-6, eos_token_ids=()), batch_size=1
+    )
+    assert widths[1:] == [1] * (decoding.max_new_tokens - 1)
+    assert {sample for samples in reply.samples.values() for sample in samples} == {reply.greedy["open"]}
+
+
+def test_the_cache_never_needs_more_slots_than_it_has(models, many, decoding):
+    """Slots of ended beams are used again; without that the longest search would run out of them."""
+    long = replace(decoding, max_new_tokens=40, sample_seeds=(1, 2, 3), eos_token_ids=(2, 5, 9, 30))
+    for reply in tree.answer(models("qwen3"), many[:4], long, batch_size=4):
+        assert reply.finite
+
+
+def test_an_empty_ask_is_answered_with_an_empty_reply(models, decoding):
+    assert list(tree.answer(models("llama"), [Ask("a"), Ask("b")], decoding, batch_size=2)) == [
+        Reply("a"),
+        Reply("b"),
+    ]
+
+
+def test_a_prompt_without_a_token_is_refused_by_name(models, decoding):
+    with pytest.raises(ModelError, match="'a'"):
+        list(tree.answer(models("llama"), [Ask("a", greedy={"open": ()})], decoding, batch_size=1))

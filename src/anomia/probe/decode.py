@@ -7,23 +7,28 @@ on is computed once. A beam that forks is two leaves with one parent: no cache i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from anomia.probe import head, vocabulary
+from anomia.probe import vocabulary
 from anomia.probe.ask import Decoding
 from anomia.probe.attention import LeafLayer, planned
 from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
+from anomia.probe.head import LOGIT_ROWS, Head
 from anomia.probe.prefill import Batch
 from anomia.probe.sampling import Stream, draw
 
 COMPACT_BELOW = 0.75
 """The cache's rows are closed up when fewer than this part of them still grow."""
+
+
+Candidates = tuple[Sequence[int], Sequence[float]]
+"""The likeliest next tokens and their log-probabilities."""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,11 +62,10 @@ class Search:
 
 
 class Choice(NamedTuple):
-    """What is chosen at a node: the greedy token, ranked candidates for beams, a token for each stream."""
+    """What is chosen at a node: the greedy token, candidates for beams, a token for each stream."""
 
     best: int
-    tokens: Sequence[int]
-    log_probs: Sequence[float]
+    candidates: Candidates
     drawn: dict[Stream, int]
 
 
@@ -131,12 +135,11 @@ class Ground:
 
 
 def grow(
-    model: Any,
+    head: Head,
     ground: Ground,
     layer: Layer,
     paths: Sequence[Path],
     searches: Sequence[Search],
-    output_type: type,
     decoding: Decoding,
 ) -> set[int]:
     """Grows every path and search to its end, in place, from the ends of the prompts (`layer`).
@@ -145,13 +148,13 @@ def grow(
     """
     broken: set[int] = set()
     while layer.nodes:
-        choices = _choose(model, layer, paths, searches, output_type, decoding, broken)
+        choices = _choose(head, layer, paths, searches, decoding, broken)
         paths = [path for path in paths if path.node.item not in broken]
         searches = [search for search in searches if search.nodes and search.nodes[0].item not in broken]
         leaves = _Leaves()
         paths = [path for path in paths if _step(path, choices[path.node], leaves, decoding)]
         for search in searches:
-            parents = search.beams.advance([(choices[n].tokens, choices[n].log_probs) for n in search.nodes])
+            parents = search.beams.advance([choices[node].candidates for node in search.nodes])
             search.nodes = [
                 leaves.grown(search.nodes[parent], beam.tokens[-1])
                 for parent, beam in zip(parents, search.beams.running, strict=True)
@@ -160,7 +163,7 @@ def grow(
             ground.release(node)
         if not leaves.nodes:
             break
-        layer = append(model, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
+        layer = append(head, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
     return broken
 
 
@@ -194,11 +197,10 @@ def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bo
 
 
 def _choose(
-    model: Any,
+    head: Head,
     layer: Layer,
     paths: Sequence[Path],
     searches: Sequence[Search],
-    output_type: type,
     decoding: Decoding,
     broken: set[int],
 ) -> dict[Node, Choice]:
@@ -209,50 +211,50 @@ def _choose(
             streams[path.node].append(path.stream)
     ranked = {node for search in searches for node in search.nodes}
     choices: dict[Node, Choice] = {}
-    for place, rows in _head_rows(model, layer.states, output_type):
-        nodes = layer.nodes[place]
-        count = (
-            candidate_count(decoding.num_beams, decoding.eos_token_ids) if ranked.intersection(nodes) else 0
+    for first in range(0, len(layer.nodes), LOGIT_ROWS):
+        nodes = layer.nodes[first : first + LOGIT_ROWS]
+        logits = head.logits(layer.states[first : first + LOGIT_ROWS])
+        summary = vocabulary.summarize(logits)
+        beaming = [row for row, node in enumerate(nodes) if node in ranked]
+        found = zip(
+            vocabulary.argmax(summary).tolist(),
+            _candidates(summary, beaming, candidate_count(decoding.num_beams, decoding.eos_token_ids)),
+            _drawn(summary, [streams[node] for node in nodes], decoding),
+            strict=True,
         )
-        choices |= zip(nodes, _choose_rows(rows, [streams[n] for n in nodes], count, decoding), strict=True)
-        broken |= {node.item for node, finite in zip(nodes, rows.finite.tolist(), strict=True) if not finite}
+        choices |= {node: Choice(*parts) for node, parts in zip(nodes, found, strict=True)}
+        broken |= {node.item for node, good in zip(nodes, summary.finite.tolist(), strict=True) if not good}
     return choices
 
 
-def _head_rows(model: Any, states: Tensor, output_type: type) -> Iterator[tuple[slice, vocabulary.Rows]]:
-    """The logits of hidden states [N, H], a few rows at a time."""
-    for first in range(0, len(states), head.LOGIT_ROWS):
-        logits = head.read_logits(model, states[first : first + head.LOGIT_ROWS], output_type)
-        for place, rows in vocabulary.in_rows(logits):
-            yield slice(first + place.start, first + place.stop), rows
+def _candidates(summary: vocabulary.Summary, rows: Sequence[int], count: int) -> list[Candidates]:
+    """The likeliest tokens of `rows` and their log-probabilities; of the other rows none."""
+    found: list[Candidates] = [([], [])] * len(summary.best)
+    if rows:
+        chosen = torch.tensor(rows, device=summary.best.device)
+        values, tokens = vocabulary.likeliest(summary, chosen, count)
+        log_probs = (values - summary.log_normalizer[chosen, None]).tolist()
+        for row, pair in zip(rows, zip(tokens.tolist(), log_probs, strict=True), strict=True):
+            found[row] = pair
+    return found
 
 
-def _choose_rows(
-    rows: vocabulary.Rows, streams: Sequence[list[Stream]], count: int, decoding: Decoding
-) -> list[Choice]:
-    """The choices at some nodes: `count` candidates (0 where no beams are), and a draw for each stream."""
-    best = vocabulary.argmax(rows).tolist()
-    tokens: list[list[int]] = [[] for _ in best]
-    log_probs: list[list[float]] = [[] for _ in best]
-    drawn: list[dict[Stream, int]] = [{} for _ in best]
-    plain = vocabulary.weigh(rows) if count or (any(streams) and decoding.temperature == 1.0) else None
-    if count and plain is not None:
-        values, candidates = vocabulary.likeliest(rows, min(count, rows.logits.shape[1]))
-        tokens = candidates.tolist()
-        log_probs = (values - vocabulary.log_normalizer(rows, plain)[:, None]).tolist()
-    if any(streams):
-        weights = vocabulary.weigh(rows, decoding.temperature) if decoding.temperature != 1.0 else plain
-        assert weights is not None
-        wanted = [(row, stream) for row, own in enumerate(streams) for stream in own]
-        tokens_of_streams = draw(
-            rows, weights, [row for row, _ in wanted], [stream for _, stream in wanted], decoding.top_p
-        )
-        for (row, stream), token in zip(wanted, tokens_of_streams, strict=True):
+def _drawn(
+    summary: vocabulary.Summary, streams: Sequence[list[Stream]], decoding: Decoding
+) -> list[dict[Stream, int]]:
+    """A token for each stream of each row."""
+    wanted = [(row, stream) for row, own in enumerate(streams) for stream in own]
+    drawn: list[dict[Stream, int]] = [{} for _ in streams]
+    if wanted:
+        if decoding.temperature != 1.0:
+            summary = vocabulary.summarize(summary.logits, decoding.temperature)
+        tokens = draw(summary, [row for row, _ in wanted], [stream for _, stream in wanted], decoding.top_p)
+        for (row, stream), token in zip(wanted, tokens, strict=True):
             drawn[row][stream] = token
-    return [Choice(*parts) for parts in zip(best, tokens, log_probs, drawn, strict=True)]
+    return drawn
 
 
-def append(model: Any, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
+def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
     """Runs the decoder on leaves, sorted by row and without slots yet, whose parents are in `before`."""
     ground.compact(leaves)
     for leaf in leaves:
@@ -279,10 +281,8 @@ def append(model: Any, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
         ages=depth[:, None] - ground.depths[row, :length],
     )
     with planned(plan):
-        states, _ = head.decode_states(
-            model, input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache
-        )
-    return Layer(leaves, states[0], visible)
+        states = head.decode(input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache)
+    return Layer(leaves, states, visible)
 
 
 def _with_ancestors(nodes: Sequence[Node]) -> set[Node]:

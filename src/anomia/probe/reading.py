@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from anomia.probe import head, vocabulary
+from anomia.probe import vocabulary
 from anomia.probe.ask import Ask, Decoding, Distribution, Placement
-from anomia.probe.prefill import Batch, Prefilled
+from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS, Head
+from anomia.probe.prefill import Batch
 
 OptionScores = dict[str, tuple[tuple[float, ...], ...]]
 
@@ -23,9 +25,12 @@ class Exact(NamedTuple):
 
 
 def score_options(
-    model: Any, batch: Batch, asks: Sequence[Ask], prefilled: Prefilled
+    head: Head, batch: Batch, asks: Sequence[Ask], states: Tensor
 ) -> tuple[list[OptionScores], set[int]]:
-    """The log-probability of every option token, and the asks of which some logits were not finite."""
+    """The log-probability of every option token, and the asks of which some logits were not finite.
+
+    `states` [reads, H] are the hidden states that `prefill` gave.
+    """
     wanted = [
         (batch.read(index, sequence[:-1], position - 1), sequence[position], index)
         for index, ask in enumerate(asks)
@@ -37,17 +42,18 @@ def score_options(
     place = {read: order for order, read in enumerate(reads)}
     values = [0.0] * len(wanted)
     broken: set[int] = set()
-    device = prefilled.states.device
-    for first in range(0, len(reads), head.LOGIT_ROWS):
-        rows = torch.tensor(reads[first : first + head.LOGIT_ROWS], device=device)
-        logits = head.read_logits(model, prefilled.states[rows], prefilled.output_type)
+    device = states.device
+    for first in range(0, len(reads), LOGIT_ROWS):
+        rows = torch.tensor(reads[first : first + LOGIT_ROWS], device=device)
+        logits = head.logits(states[rows])
         here = [i for i, (read, _, _) in enumerate(wanted) if first <= place[read] < first + len(rows)]
         at = [place[wanted[i][0]] - first for i in here]
         tokens = torch.tensor([wanted[i][1] for i in here], device=device)
-        log_probs, finite = vocabulary.token_log_probs(logits, torch.tensor(at, device=device), tokens)
+        summary = vocabulary.summarize(logits)
+        log_probs = logits[at, tokens].float() - summary.log_normalizer[at]
         for i, value in zip(here, log_probs.tolist(), strict=True):
             values[i] = value
-        good = finite.tolist()
+        good = summary.finite.tolist()
         broken |= {wanted[i][2] for i, row in zip(here, at, strict=True) if not good[row]}
     given = iter(values)
     scores = [
@@ -64,7 +70,7 @@ def score_options(
 
 
 def place_targets(
-    model: Any, batch: Batch, asks: Sequence[Ask], prefilled: Prefilled, decoding: Decoding
+    head: Head, batch: Batch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
 ) -> tuple[list[Exact], set[int]]:
     """Ranks and distributions from float32 products, and the asks of which some logits were not finite."""
     outcomes = [Exact({}, None, ()) for _ in asks]
@@ -77,21 +83,22 @@ def place_targets(
             distributions.setdefault(batch.read(index, ask.distribution), []).append(index)
     reads = sorted({*names, *distributions})
     broken: set[int] = set()
-    for first in range(0, len(reads), head.FLOAT32_ROWS):
-        members = reads[first : first + head.FLOAT32_ROWS]
-        states = prefilled.states[torch.tensor(members, device=prefilled.states.device)]
-        logits = head.read_logits(model, states, prefilled.output_type, float32_product=True)
+    for first in range(0, len(reads), FLOAT32_ROWS):
+        members = reads[first : first + FLOAT32_ROWS]
+        chosen = states[torch.tensor(members, device=states.device)]
+        logits = head.logits(chosen, float32_product=True)
         for row, read in zip(logits, members, strict=True):
             asked = names.get(read, [])
             tokens = [asks[index].targets[name].token for index, name in asked]
-            placements, finite = vocabulary.place(row, tokens)
+            summary = vocabulary.summarize(row[None])
+            placements = vocabulary.place(summary, tokens)
             for (index, name), placement in zip(asked, placements, strict=True):
                 outcomes[index].placements[name] = placement
             for index in distributions.get(read, []):
                 found, references = vocabulary.distribution(
-                    row, decoding.top_tokens, asks[index].reference_tokens
+                    summary, decoding.top_tokens, asks[index].reference_tokens
                 )
                 outcomes[index] = Exact(outcomes[index].placements, found, references)
-            if not finite:
+            if not summary.finite[0]:
                 broken |= {index for index, _ in asked} | set(distributions.get(read, []))
     return outcomes, broken

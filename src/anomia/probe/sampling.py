@@ -18,7 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomia.probe.vocabulary import BLOCK, Rows, Weights, in_blocks
+from anomia.probe.vocabulary import BLOCK, Summary, block_logits, weights
+
+DRAWS_AT_ONCE = 16
+"""Draws that are checked together: bounds memory where distributions are flat and nuclei wide."""
 
 
 class Stream(NamedTuple):
@@ -37,23 +40,28 @@ def uniform(stream: Stream, attempt: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
-def draw(
-    rows: Rows, weights: Weights, wanted: Sequence[int], streams: Sequence[Stream], top_p: float
-) -> list[int]:
+def draw(summary: Summary, wanted: Sequence[int], streams: Sequence[Stream], top_p: float) -> list[int]:
     """One token for each stream, from the nucleus of row `wanted[i]`.
 
     A row that isn't finite yields some token: what is drawn from it is meaningless anyway.
     """
-    cumulative = weights.block_sums.cumsum(-1, dtype=torch.float64)  # [r, blocks]
+    device = summary.sums.device
     drawn = [0] * len(streams)
-    waiting = [index for index, row in enumerate(wanted) if bool(rows.finite[row])]
+    finite = summary.finite.tolist()
+    waiting = [index for index, row in enumerate(wanted) if finite[row]]
     attempt = 0
     while waiting:
-        row = torch.tensor([wanted[index] for index in waiting], device=cumulative.device)
+        rows = torch.tensor([wanted[index] for index in waiting], device=device)
         numbers = [uniform(streams[index], attempt) for index in waiting]
-        aims = torch.tensor(numbers, dtype=torch.float64, device=cumulative.device) * weights.totals[row]
-        tokens = _invert(weights, cumulative[row], row, aims)
-        kept = _in_nucleus(rows, weights, row, tokens, top_p).tolist()
+        aims = torch.tensor(numbers, dtype=torch.float64, device=device) * summary.totals[rows]
+        tokens = _invert(summary, rows, aims)
+        kept = [
+            keep
+            for some in range(0, len(rows), DRAWS_AT_ONCE)
+            for keep in _in_nucleus(
+                summary, rows[some : some + DRAWS_AT_ONCE], tokens[some : some + DRAWS_AT_ONCE], top_p
+            )
+        ]
         for index, token, keep in zip(waiting, tokens.tolist(), kept, strict=True):
             if keep:
                 drawn[index] = token
@@ -62,30 +70,30 @@ def draw(
     return drawn
 
 
-def _invert(weights: Weights, cumulative: Tensor, row: Tensor, aims: Tensor) -> Tensor:
-    """The tokens [n] at which the running sum of the weights of `row` [n] passes `aims` [n]."""
+def _invert(summary: Summary, rows: Tensor, aims: Tensor) -> Tensor:
+    """The tokens [n] at which the running sums of the weights of `rows` [n] pass `aims` [n]."""
+    cumulative = summary.sums[rows].cumsum(-1, dtype=torch.float64)  # [n, blocks]
     block = torch.searchsorted(cumulative, aims[:, None], right=True)[:, 0].clamp_(
         max=cumulative.shape[1] - 1
     )
-    members = in_blocks(weights.values)[row, block].cumsum(-1, dtype=torch.float64)
     before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp_(min=0)[:, None])[:, 0], 0.0)
-    inside = torch.searchsorted(members, (aims - before)[:, None], right=True)[:, 0].clamp_(max=BLOCK - 1)
-    return block * BLOCK + inside
+    logits, tokens = block_logits(summary, rows, block)
+    members = weights(summary, rows, logits).cumsum(-1)
+    inside = torch.searchsorted(members, (aims - before)[:, None], right=True).clamp_(max=BLOCK - 1)
+    return tokens.gather(1, inside)[:, 0].clamp_(max=summary.logits.shape[1] - 1)
 
 
-def _in_nucleus(rows: Rows, weights: Weights, row: Tensor, tokens: Tensor, top_p: float) -> Tensor:
-    """Whether each token [n] lies in the nucleus of its row [n]."""
-    own = weights.values[row, tokens]
-    totals = weights.totals[row]
-    # Blocks without anything likelier hold only mass that counts as below. That settles most draws without
-    # a pass over the vocabulary.
-    without = rows.peaks[row] < rows.logits[row, tokens][:, None]
-    below = torch.where(without, weights.block_sums[row], 0.0).sum(-1, dtype=torch.float64)
-    kept = (below > (1 - top_p) * totals) & (own > 0)
-    for index in ((~kept) & (own > 0)).nonzero()[:, 0].tolist():
-        values = weights.values[row[index]]
-        likelier = values > own[index]
-        likelier[tokens[index] + 1 :] |= values[tokens[index] + 1 :] == own[index]
-        above = torch.where(likelier, values, 0.0).sum(dtype=torch.float64)
-        kept[index] = above < top_p * totals[index]
+def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> list[bool]:
+    """Whether each token [n] lies in the nucleus of its row [n]: what is likelier holds less than `top_p`.
+
+    All that is likelier stands in blocks whose peak is at least as large.
+    """
+    own = summary.logits[rows, tokens].float()
+    place, block = (summary.peaks[rows] >= own[:, None]).nonzero().unbind(1)
+    logits, others = block_logits(summary, rows[place], block)
+    likelier = (logits > own[place, None]) | ((logits == own[place, None]) & (others > tokens[place, None]))
+    mass = torch.where(likelier, weights(summary, rows[place], logits), 0.0).sum(-1)
+    above = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, place, mass)
+    possible = weights(summary, rows, own) > 0
+    kept: list[bool] = ((above < top_p * summary.totals[rows]) & possible).tolist()
     return kept

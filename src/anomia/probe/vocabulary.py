@@ -1,18 +1,20 @@
 """What is read from logits: probabilities, the likeliest tokens, the place of a given token.
 
 Vocabularies reach a quarter of a million entries, so choosing tokens costs as much as making logits where
-it is done carelessly. Here a few rows at a time are converted to float32 (so that they stay in the
-processor's cache), and each row is summed up by blocks of 64 entries. The `k` largest entries of a row lie
-in the `k` blocks with the largest maxima, so neither a sort nor a selection over the vocabulary is needed.
+it is done carelessly. Here each row is summed up once by blocks of 64 entries, a few rows at a time in
+float32 so that they stay in the processor's cache; everything else looks into single blocks. The `k`
+largest entries of a row lie in the `k` blocks with the largest maxima, so neither a sort nor a selection
+over the vocabulary is needed, and no float32 copy of all logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from anomia.probe.ask import Distribution, Placement
 
@@ -21,98 +23,87 @@ _CPU_ELEMENTS = 2**20
 _DEVICE_ELEMENTS = 2**26
 
 
-class Rows(NamedTuple):
-    """Some rows of logits in float32, padded with −inf to whole blocks.
+class Summary(NamedTuple):
+    """Rows of logits summed up by blocks; the last block is filled up with −inf.
 
-    logits: [r, blocks × 64]. peaks: [r, blocks], the largest logit of each block. best: [r], the largest.
-    finite: [r], False where any logit is NaN or infinite.
+    logits: [N, V], as they were given. peaks: [N, blocks], the largest logit of each block, float32.
+    best: [N], the largest of a row. sums: [N, blocks], of exp((logit − best) / temperature).
+    totals: [N], the sums of those, float64. finite: [N], False where any logit is NaN or infinite.
     """
 
     logits: Tensor
+    temperature: float
     peaks: Tensor
     best: Tensor
+    sums: Tensor
+    totals: Tensor
     finite: Tensor
 
-
-class Weights(NamedTuple):
-    """Unnormalized probabilities of `Rows`: exp((logit − best) / temperature).
-
-    values: [r, blocks × 64]. block_sums: [r, blocks]. totals: [r], float64.
-    """
-
-    values: Tensor
-    block_sums: Tensor
-    totals: Tensor
+    @property
+    def log_normalizer(self) -> Tensor:
+        """logsumexp of each row [N] at temperature 1: a token's log-probability is its logit minus this."""
+        assert self.temperature == 1.0
+        return self.best + self.totals.log().float()
 
 
-def in_rows(logits: Tensor) -> Iterator[tuple[slice, Rows]]:
-    """Logits [N, V] of any dtype, a few rows at a time."""
+def summarize(logits: Tensor, temperature: float = 1.0) -> Summary:
+    """Sums up logits [N, V] of any dtype; each row is converted to float32 before anything else."""
     count, size = logits.shape
+    blocks = -(-size // BLOCK)
+    peaks, sums = (logits.new_empty(count, blocks, dtype=torch.float32) for _ in range(2))
+    best, lowest = (logits.new_empty(count, dtype=torch.float32) for _ in range(2))
     at_once = max(1, (_CPU_ELEMENTS if logits.device.type == "cpu" else _DEVICE_ELEMENTS) // size)
     for first in range(0, count, at_once):
-        place = slice(first, min(first + at_once, count))
-        piece = logits[place].float()
-        lowest = piece.amin(-1)
+        rows = slice(first, min(first + at_once, count))
+        values = logits[rows].to(torch.float32, copy=True)
+        lowest[rows] = values.amin(-1)
         if size % BLOCK:
-            piece = torch.nn.functional.pad(piece, (0, -size % BLOCK), value=-torch.inf)
-        peaks = in_blocks(piece).amax(-1)
-        best = peaks.amax(-1)
-        yield place, Rows(piece, peaks, best, lowest.isfinite() & best.isfinite())
+            values = functional.pad(values, (0, -size % BLOCK), value=-torch.inf)
+        in_blocks = values.view(len(values), blocks, BLOCK)
+        torch.amax(in_blocks, -1, out=peaks[rows])
+        torch.amax(peaks[rows], -1, out=best[rows])
+        values.sub_(best[rows, None])
+        if temperature != 1.0:
+            values.div_(temperature)
+        torch.sum(in_blocks.exp_(), -1, out=sums[rows])
+    totals = sums.sum(-1, dtype=torch.float64)
+    return Summary(logits, temperature, peaks, best, sums, totals, lowest.isfinite() & best.isfinite())
 
 
-def in_blocks(padded: Tensor) -> Tensor:
-    """[r, blocks × 64] as [r, blocks, 64]."""
-    return padded.view(len(padded), -1, BLOCK)
+def block_logits(summary: Summary, rows: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of `blocks` [n] of `rows` [n] and their tokens: both [n, 64]. Beyond the vocabulary −inf."""
+    size = summary.logits.shape[1]
+    tokens = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
+    values = summary.logits[rows[:, None], tokens.clamp(max=size - 1)].float()
+    return values.masked_fill_(tokens >= size, -torch.inf), tokens
 
 
-def weigh(rows: Rows, temperature: float = 1.0) -> Weights:
-    """The rows' unnormalized probabilities at a temperature."""
-    values = rows.logits - rows.best[:, None]
-    if temperature != 1.0:
-        values.div_(temperature)
-    values.exp_()
-    block_sums = in_blocks(values).sum(-1)
-    return Weights(values, block_sums, block_sums.sum(-1, dtype=torch.float64))
+def weights(summary: Summary, rows: Tensor, values: Tensor) -> Tensor:
+    """exp((logit − best) / temperature), float64, of logits [n, …] of `rows` [n]."""
+    scaled = (values - summary.best[rows].view(-1, *(1,) * (values.ndim - 1))) / summary.temperature
+    return scaled.exp().double()
 
 
-def log_normalizer(rows: Rows, weights: Weights) -> Tensor:
-    """logsumexp of each row [r], float32: a token's log-probability is its logit minus this."""
-    return rows.best + weights.totals.log().float()
-
-
-def likeliest(rows: Rows, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest logits of each row in falling order, and their tokens: both [r, count]."""
-    blocks = min(count, rows.peaks.shape[1])
-    chosen = rows.peaks.topk(blocks, sorted=False).indices  # [r, blocks]
-    inside = torch.arange(BLOCK, device=chosen.device)
-    candidates = (chosen[:, :, None] * BLOCK + inside).flatten(1)
-    top = rows.logits.gather(1, candidates).topk(count)
-    return top.values, candidates.gather(1, top.indices)
-
-
-def argmax(rows: Rows) -> Tensor:
-    """The largest logit's token [r]; the lowest of those that tie, as `torch.argmax` has it."""
-    block = rows.peaks.argmax(-1)
-    members = in_blocks(rows.logits)[torch.arange(len(block), device=block.device), block]
+def argmax(summary: Summary) -> Tensor:
+    """The largest logit's token [N]; the lowest of those that tie, as `torch.argmax` has it."""
+    rows = torch.arange(len(summary.best), device=summary.best.device)
+    block = summary.peaks.argmax(-1)
+    members, _ = block_logits(summary, rows, block)
     return block * BLOCK + members.argmax(-1)
 
 
-def token_log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [M] of `tokens` [M], each in the row of `logits` [N, V] that `rows` [M] names.
-
-    Also whether each row is finite [N]. Rows are converted to float32 before the softmax.
-    """
-    normalizers, finite = [], []
-    for _, piece in in_rows(logits):
-        normalizers.append(log_normalizer(piece, weigh(piece)))
-        finite.append(piece.finite)
-    return logits[rows, tokens].float() - torch.cat(normalizers)[rows], torch.cat(finite)
+def likeliest(summary: Summary, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest logits of `rows` [n] in falling order, and their tokens: both [n, count]."""
+    count = min(count, summary.logits.shape[1])
+    chosen = summary.peaks[rows].topk(min(count, summary.peaks.shape[1]), sorted=False).indices
+    values, tokens = block_logits(summary, rows.repeat_interleave(chosen.shape[1]), chosen.flatten())
+    top = values.view(len(rows), -1).topk(count)
+    return top.values, tokens.view(len(rows), -1).gather(1, top.indices)
 
 
-def place(logits: Tensor, tokens: Sequence[int]) -> tuple[list[Placement], bool]:
-    """Where tokens stand in a next-token distribution, `logits` [V] in float32, and whether it is finite."""
-    [(_, rows)] = in_rows(logits[None])
-    normalizer = log_normalizer(rows, weigh(rows))[0]
+def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
+    """Where tokens stand in the next-token distribution of a summary of one row."""
+    logits = summary.logits[0].float()
     placements = []
     for token in tokens:
         logit = logits[token]
@@ -120,30 +111,26 @@ def place(logits: Tensor, tokens: Sequence[int]) -> tuple[list[Placement], bool]
             Placement(
                 rank=1 + int((logits > logit).sum()),
                 ties=int((logits == logit).sum()) - 1,
-                log_prob=float(logit - normalizer),
-                margin=float(rows.best[0] - logit),
+                log_prob=float(logit - summary.log_normalizer[0]),
+                margin=float(summary.best[0] - logit),
             )
         )
-    return placements, bool(rows.finite[0])
+    return placements
 
 
-def distribution(logits: Tensor, count: int, asked: Sequence[int]) -> tuple[Distribution, tuple[float, ...]]:
-    """The `count` likeliest tokens of `logits` [V], and the log-probabilities of the tokens `asked`.
+def distribution(
+    summary: Summary, count: int, asked: Sequence[int]
+) -> tuple[Distribution, tuple[float, ...]]:
+    """The `count` likeliest tokens of a summary of one row, and the log-probabilities of the tokens `asked`.
 
     Equal logits stand in the order of their tokens.
     """
-    [(_, rows)] = in_rows(logits[None])
-    normalizer = log_normalizer(rows, weigh(rows))[0]
-    values, tokens = likeliest(rows, min(count, len(logits)))
-    ordered = sorted(zip((values[0] - normalizer).tolist(), tokens[0].tolist(), strict=True), key=_falling)
-    tail = 1.0 - float((values[0] - normalizer).double().exp().sum())
+    [normalizer] = summary.log_normalizer
+    values, tokens = likeliest(summary, torch.zeros(1, dtype=torch.long, device=normalizer.device), count)
+    log_probs = values[0] - normalizer
+    ordered = sorted(zip((-log_probs).tolist(), tokens[0].tolist(), strict=True))
+    tail = max(0.0, 1.0 - float(log_probs.double().exp().sum()))
     return (
-        Distribution(
-            tuple(token for _, token in ordered), tuple(value for value, _ in ordered), max(0.0, tail)
-        ),
-        tuple((logits[list(asked)] - normalizer).tolist()),
+        Distribution(tuple(token for _, token in ordered), tuple(-value for value, _ in ordered), tail),
+        tuple((summary.logits[0, list(asked)].float() - normalizer).tolist()),
     )
-
-
-def _falling(entry: tuple[float, int]) -> tuple[float, int]:
-    return -entry[0], entry[1]
