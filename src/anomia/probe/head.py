@@ -23,44 +23,79 @@ FLOAT32_COLUMNS = 16384
 """Vocabulary entries whose weights are held in float32 at once."""
 
 
-def decode_states(model: Any, **inputs: Any) -> tuple[Tensor, type]:
-    """Runs the decoder alone: hidden states [1, N, H] before the output head, and the type of its output."""
-    output = model.base_model(use_cache=True, return_dict=True, **inputs)
-    return output.last_hidden_state, type(output)
+class Head:
+    """The output head of a model, and what its `forward` does between decoder and logits.
 
-
-def read_logits(model: Any, states: Tensor, output_type: type, *, float32_product: bool = False) -> Tensor:
-    """Logits [N, V] of hidden states [N, H] as `decode_states` gives them.
-
-    In the model's dtype, as `model.generate` reads them, or with the head's product taken in float32; what
-    the model does to its logits behind the head then happens in float32 as well.
+    On CPUs logits go into one piece of memory that is used again: they are large enough that fetching new
+    pages from the system costs a quarter of the product itself.
     """
 
-    def known_states(*_: Any, **__: Any) -> Any:
-        return output_type(last_hidden_state=states[None])
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._output_type: Any = None
+        self._buffer: Tensor | None = None
 
-    with ExitStack() as replaced:
-        replaced.enter_context(_forward_replaced(model.base_model, known_states))
-        if float32_product and states.dtype != torch.float32:
-            head = model.get_output_embeddings()
-            replaced.enter_context(_forward_replaced(head, lambda hidden: _float32_linear(head, hidden)))
-        placeholder = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
-        logits: Tensor = model(input_ids=placeholder, use_cache=False, return_dict=True).logits
-    return logits[0]
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        device: torch.device = self._model.get_input_embeddings().weight.device
+        return device
+
+    def decode(self, **inputs: Any) -> Tensor:
+        """Runs the decoder alone: hidden states [N, H] of one packed sequence, before the output head."""
+        output = self._model.base_model(use_cache=True, return_dict=True, **inputs)
+        self._output_type = type(output)
+        states: Tensor = output.last_hidden_state
+        return states[0]
+
+    def logits(self, states: Tensor, *, float32_product: bool = False) -> Tensor:
+        """Logits [N, V] of hidden states [N, H] that `decode` gave. The next call overwrites them.
+
+        In the model's dtype, as `model.generate` reads them, or with the head's product taken in float32;
+        what the model does to its logits behind the head then happens in float32 as well.
+        """
+
+        def known_states(*_: Any, **__: Any) -> Any:
+            return self._output_type(last_hidden_state=states[None])
+
+        linear = self._model.get_output_embeddings()
+        plain = type(linear) is torch.nn.Linear  # a quantized head knows only its own product
+        with ExitStack() as replaced:
+            replaced.enter_context(_forward_replaced(self._model.base_model, known_states))
+            if float32_product and states.dtype != torch.float32:
+                product = _float32_linear if plain else _float32_output
+                replaced.enter_context(_forward_replaced(linear, lambda hidden: product(linear, hidden)))
+            elif plain and states.device.type == "cpu":
+                replaced.enter_context(_forward_replaced(linear, lambda hidden: self._linear(linear, hidden)))
+            placeholder = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+            logits: Tensor = self._model(input_ids=placeholder, use_cache=False, return_dict=True).logits
+        return logits[0]
+
+    def _linear(self, linear: torch.nn.Linear, hidden: Tensor) -> Tensor:
+        """The head's product [1, N, V] of [1, N, H], in memory of its own."""
+        rows = hidden.shape[1]
+        if self._buffer is None or len(self._buffer) < rows:
+            self._buffer = hidden.new_empty(rows, linear.out_features)
+        product = torch.mm(hidden[0], linear.weight.t(), out=self._buffer[:rows])
+        if linear.bias is not None:
+            product += linear.bias
+        return product[None]
 
 
-def _float32_linear(head: Any, hidden: Tensor) -> Tensor:
+def _float32_linear(linear: torch.nn.Linear, hidden: Tensor) -> Tensor:
     """The head's product in float32, its weight converted a piece at a time."""
-    if type(head) is not torch.nn.Linear:  # a quantized head knows only its own product
-        output: Tensor = type(head).forward(head, hidden)
-        return output.float()
     hidden = hidden.float()
-    logits = hidden.new_empty(*hidden.shape[:-1], head.out_features)
-    for first in range(0, head.out_features, FLOAT32_COLUMNS):
+    logits = hidden.new_empty(*hidden.shape[:-1], linear.out_features)
+    for first in range(0, linear.out_features, FLOAT32_COLUMNS):
         piece = slice(first, first + FLOAT32_COLUMNS)
-        bias = None if head.bias is None else head.bias[piece].float()
-        logits[..., piece] = functional.linear(hidden, head.weight[piece].float(), bias)
+        bias = None if linear.bias is None else linear.bias[piece].float()
+        logits[..., piece] = functional.linear(hidden, linear.weight[piece].float(), bias)
     return logits
+
+
+def _float32_output(head: torch.nn.Module, hidden: Tensor) -> Tensor:
+    output: Tensor = type(head).forward(head, hidden)
+    return output.float()
 
 
 @contextmanager

@@ -8,17 +8,17 @@ from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anomia.errors import ModelError
-from anomia.probe import head
 from anomia.probe.ask import Ask, TokenIds
 from anomia.probe.attention import Prefill, TreeRow, planned
 from anomia.probe.cache import Segment, TreeCache
+from anomia.probe.head import Head
 from anomia.probe.trie import Integers, Tree, plant
 
 PREFILL_TOKENS = 4096
@@ -49,13 +49,6 @@ class Batch(NamedTuple):
         """The index of the hidden state at a position of a sequence."""
         row, nodes = self.places[ask, sequence]
         return self.reads[row, int(nodes[position])]
-
-
-class Prefilled(NamedTuple):
-    """Hidden states [reads, H] before the output head, and the type of the decoder's output."""
-
-    states: Tensor
-    output_type: type
 
 
 def prompts(ask: Ask) -> list[TokenIds]:
@@ -134,9 +127,9 @@ def _shared(tree: Tree, prefix: TokenIds) -> int:
 
 
 def prefill(
-    model: Any, batch: Batch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
-) -> Prefilled:
-    """Fills the cache with all nodes and returns the hidden states that will be read.
+    head: Head, batch: Batch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
+) -> Tensor:
+    """Fills the cache with all nodes and returns the hidden states that will be read: [reads, H].
 
     `prefixes` remembers shared prefixes from one batch to the next; those that this batch doesn't use are
     forgotten.
@@ -145,7 +138,7 @@ def prefill(
     for prefix in set(prefixes) - used:
         del prefixes[prefix]
     for prefix in sorted(used - set(prefixes)):
-        prefixes[prefix] = _compute_prefix(model, prefix)
+        prefixes[prefix] = _compute_prefix(head, prefix)
     for index, row in enumerate(batch.rows):
         if row.cached:
             cache.load(index, prefixes[asks[row.ask].shared_prefix], row.cached)
@@ -154,14 +147,14 @@ def prefill(
         by_row[row_index].append(node)
     states = []
     for members in _groups([len(row.tree.tokens) - row.cached for row in batch.rows]):
-        passed, output_type, offsets = _pass(model, cache, batch.rows, members)
+        passed, offsets = _pass(head, cache, batch.rows, members)
         chosen = [
             offset + node - batch.rows[member].cached
             for member, offset in zip(members, offsets, strict=True)
             for node in by_row[member]
         ]
         states.append(passed[torch.tensor(chosen, device=passed.device)])
-    return Prefilled(torch.cat(states), output_type)
+    return torch.cat(states)
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[range]:
@@ -175,14 +168,12 @@ def _groups(sizes: Sequence[int]) -> Iterator[range]:
     yield range(first, len(sizes))
 
 
-def _pass(
-    model: Any, cache: TreeCache, rows: Sequence[Row], members: range
-) -> tuple[Tensor, type, list[int]]:
+def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], members: range) -> tuple[Tensor, list[int]]:
     """One forward pass over the nodes of some rows that aren't cached yet, packed into one sequence.
 
-    Returns their hidden states [N, H], the type of the decoder's output, and where each row begins.
+    Returns their hidden states [N, H], and where each row begins.
     """
-    device = model.get_input_embeddings().weight.device
+    device = head.device
     offsets, tokens, positions, slots, plans = [], [], [], [], []
     offset = 0
     for member in members:
@@ -197,18 +188,17 @@ def _pass(
         offset += size - cached
     plan = Prefill(torch.from_numpy(np.concatenate(slots)).to(device), tuple(plans))
     with planned(plan):
-        states, output_type = head.decode_states(
-            model,
+        states = head.decode(
             input_ids=torch.from_numpy(np.concatenate(tokens)).to(device)[None],
             position_ids=torch.from_numpy(np.concatenate(positions)).to(device)[None],
             past_key_values=cache,
         )
-    return states[0], output_type, offsets
+    return states, offsets
 
 
-def _compute_prefix(model: Any, prefix: TokenIds) -> Segment:
+def _compute_prefix(head: Head, prefix: TokenIds) -> Segment:
     """The keys and values of a prefix, computed in a cache of its own."""
     tree = plant([prefix]).trees[0]
     cache = TreeCache(rows=1, capacity=len(prefix))
-    _pass(model, cache, [Row(ask=0, tree=tree, cached=0)], range(1))
+    _pass(head, cache, [Row(ask=0, tree=tree, cached=0)], range(1))
     return cache.segment(0, len(prefix))

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomia.probe import head
 from anomia.probe.ask import Ask, Target, TokenIds
 from anomia.probe.attention import Windows, recorded_windows, tree_attention_in
 from anomia.probe.cache import TreeCache
 from anomia.probe.decode import Ground, Layer, Node, append
+from anomia.probe.head import Head
 from anomia.probe.prefill import lay_out, prefill
 
 LONGEST_WINDOW = 1024
@@ -100,20 +100,21 @@ def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
     """
     batch = lay_out(asks)
     cache = TreeCache(len(batch.rows), max(len(row.tree.tokens) for row in batch.rows) + 4)
-    prefilled = prefill(model, batch, asks, cache, {})
+    head = Head(model)
+    prefilled = prefill(head, batch, asks, cache, {})
     sequences, states, nodes, visible = [], [], [], []
     taken: list[list[int]] = []
     for index, ask in enumerate(asks):
         for target in ask.targets.values():
             sequences.append(target.prefix)
-            states.append(prefilled.states[batch.read(index, target.prefix)])
+            states.append(prefilled[batch.read(index, target.prefix)])
         row, path = batch.places[index, ask.greedy["prompt"]]
         nodes.append(Node(index, row, int(path[-1]), len(path) - 1, ask.greedy["prompt"][-1]))
         sees = torch.zeros(cache.capacity, dtype=torch.bool)
         sees[torch.from_numpy(path)] = True
         visible.append(sees)
         taken.append(path.tolist())
-    device = prefilled.states.device
+    device = prefilled.device
     ground = Ground.over(batch, cache, taken, device)
     layer = Layer(nodes, torch.empty(0), torch.stack(visible).to(device))
     for step in range(2):
@@ -123,12 +124,12 @@ def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
             for parent in parents
             for token in (5 + step, 7 + step)
         ]
-        layer = append(model, ground, layer, leaves)
+        layer = append(head, ground, layer, leaves)
     for leaf, state in zip(layer.nodes, layer.states, strict=True):
         assert leaf.parent is not None
         sequences.append((*asks[leaf.item].greedy["prompt"], leaf.parent.token, leaf.token))
         states.append(state)
-    logits = head.read_logits(model, torch.stack(states), prefilled.output_type)
+    logits = head.logits(torch.stack(states))
     return sequences, logits.float()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from anomia.errors import ModelError
 from anomia.probe.ask import Ask, Decoding, Reply, TokenIds
@@ -19,7 +20,8 @@ from anomia.probe.attention import tree_attention_in
 from anomia.probe.beams import BeamSearch
 from anomia.probe.cache import Segment, TreeCache
 from anomia.probe.decode import Ground, Layer, Node, Path, Search, grow
-from anomia.probe.prefill import Batch, Prefilled, lay_out, prefill, prompts
+from anomia.probe.head import Head
+from anomia.probe.prefill import Batch, lay_out, prefill, prompts
 from anomia.probe.reading import place_targets, score_options
 from anomia.probe.sampling import Stream
 
@@ -81,11 +83,12 @@ def _answer_batch(
         return [Reply(ask.item_id) for ask in asks]
     with tree_attention_in(model):
         cache = TreeCache(len(batch.rows), capacity(batch, asks, decoding))
-        prefilled = prefill(model, batch, asks, cache, prefixes)
-        scores, broken = score_options(model, batch, asks, prefilled)
-        exact, inexact = place_targets(model, batch, asks, prefilled, decoding)
+        head = Head(model)
+        states = prefill(head, batch, asks, cache, prefixes)
+        scores, broken = score_options(head, batch, asks, states)
+        exact, inexact = place_targets(head, batch, asks, states, decoding)
         generated = [_starts(index, ask, batch, decoding) for index, ask in enumerate(asks)]
-        unfinished = _grow_all(model, batch, asks, cache, prefilled, generated, decoding)
+        unfinished = _grow_all(head, batch, cache, states, generated, decoding)
     broken |= inexact | unfinished
     return [
         Reply(
@@ -155,11 +158,10 @@ def _starts(index: int, ask: Ask, batch: Batch, decoding: Decoding) -> _Started:
 
 
 def _grow_all(
-    model: Any,
+    head: Head,
     batch: Batch,
-    asks: Sequence[Ask],
     cache: TreeCache,
-    prefilled: Prefilled,
+    states: Tensor,
     generated: Sequence[_Started],
     decoding: Decoding,
 ) -> set[int]:
@@ -171,7 +173,7 @@ def _grow_all(
     ]
     if not ends:
         return set()
-    device = prefilled.states.device
+    device = states.device
     visible = torch.zeros(len(ends), cache.capacity, dtype=torch.bool)
     taken: list[set[int]] = [set() for _ in range(batch.growing)]
     for order, (node, path, _) in enumerate(ends):
@@ -179,7 +181,7 @@ def _grow_all(
         taken[node.row].update(path.tolist())
     ground = Ground.over(batch, cache, taken, device)
     reads = torch.tensor([read for _, _, read in ends], device=device)
-    layer = Layer([node for node, _, _ in ends], prefilled.states[reads], visible.to(device))
+    layer = Layer([node for node, _, _ in ends], states[reads], visible.to(device))
     paths = [
         path
         for started in generated
@@ -187,4 +189,4 @@ def _grow_all(
         for path in group
     ]
     searches = [started.search for started in generated if started.search is not None]
-    return grow(model, ground, layer, paths, searches, prefilled.output_type, decoding)
+    return grow(head, ground, layer, paths, searches, decoding)
