@@ -34,7 +34,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-level BPE trained on the shipped questions: 600 tokens, a BOS, no leading-space rule of its own."""
-    texts = [q.context + q.question for qs in read_questions("demo", ["english", "russian"]).values() for q in qs]
+    texts = [
+        q.context + q.question for qs in read_questions("demo", ["english", "russian"]).values() for q in qs
+    ]
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
@@ -45,7 +47,9 @@ def tokenizer() -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    bpe.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
@@ -81,7 +85,9 @@ def make_model(tokenizer: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(make_model: Callable[..., Any], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(
+    make_model: Callable[..., Any], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The tiny model as an ordinary folder."""
     folder = tmp_path_factory.mktemp("model")
     make_model().save_pretrained(folder)
@@ -107,7 +113,9 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
 
     def write(entries: list[dict[str, Any]], name: str = "questions.jsonl") -> Path:
         path = tmp_path / name
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in entries), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in entries), encoding="utf-8"
+        )
         return path
 
     return write

@@ -96,7 +96,9 @@ def test_items_and_tables_can_be_looked_at(finished: Path) -> None:
         (["--calibration", "file:/nowhere"], "/nowhere"),
     ],
 )
-def test_bad_input(arguments: list[str], says: str, model_folder: Path, write_jsonl: Write, tmp_path: Path) -> None:
+def test_bad_input(
+    arguments: list[str], says: str, model_folder: Path, write_jsonl: Write, tmp_path: Path
+) -> None:
     data = write_jsonl([entry(n) for n in range(9)])
     base = [] if "--base" in arguments else ["--base", str(model_folder)]
     arm = [] if "--arm" in arguments else ["--arm", "wanda:0.5"]

@@ -21,8 +21,12 @@ from anomia.probe.encode import PROBES, EncodedItem, Form, encode_item
 from anomia.records import SCHEMA, kl_divergence, read_records, record, string_presence, write_rows
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
-QUESTION = Question("q1", "english", "Ann lives in Rome, not in Oslo.", "Where does Ann live?", ("Rome", "Roma"))
-ITEM = Item(QUESTION, {"standard": OPTIONS, "hard": OPTIONS, "passage": OPTIONS}, ("a", "b", "c", "d"), "Oslo")
+QUESTION = Question(
+    "q1", "english", "Ann lives in Rome, not in Oslo.", "Where does Ann live?", ("Rome", "Roma")
+)
+ITEM = Item(
+    QUESTION, {"standard": OPTIONS, "hard": OPTIONS, "passage": OPTIONS}, ("a", "b", "c", "d"), "Oslo"
+)
 
 
 @pytest.fixture
@@ -112,7 +116,9 @@ def test_string_presence_is_the_chance_of_a_reader_who_only_searches() -> None:
     assert string_presence(OPTIONS, "Rome", "Ann lives abroad.") == 0.25
 
 
-@given(st.lists(st.floats(0.01, 1), min_size=6, max_size=6), st.lists(st.floats(0.01, 1), min_size=6, max_size=6))
+@given(
+    st.lists(st.floats(0.01, 1), min_size=6, max_size=6), st.lists(st.floats(0.01, 1), min_size=6, max_size=6)
+)
 def test_kl_is_scipys_on_the_merged_outcomes(base: list[float], arm: list[float]) -> None:
     p, q = np.array(base) / sum(base), np.array(arm) / sum(arm)
     top = Distribution((0, 1, 2), tuple(np.log(p[:3])), float(p[3:].sum()))
@@ -146,5 +152,3 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(RunError, match="No space left on device"):
         write_rows([], tmp_path / "records" / "x.parquet")
     assert not list((tmp_path / "records").iterdir())
-
-

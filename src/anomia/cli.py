@@ -41,12 +41,12 @@ def _root(
     """Finds out what compression took from a language model: the knowledge, or only the words."""
 
 
-
 @app.command()
 def run(
     study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="The uncompressed model: a hub id, a folder or a .gguf file.", metavar="MODEL")
+        str | None,
+        typer.Option(help="The uncompressed model: a hub id, a folder or a .gguf file.", metavar="MODEL"),
     ] = None,
     arm: Annotated[
         list[str] | None,
@@ -68,9 +68,9 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items a language (default 200).", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the subset, the options and the samples.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")] = Path(
-        "anomia-run"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")
+    ] = Path("anomia-run"),
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
@@ -80,14 +80,18 @@ def run(
     probes: Annotated[
         str | None, typer.Option(help="Which questions to ask, with commas; default: all.", metavar="A,B")
     ] = None,
-    sample_seeds: Annotated[int | None, typer.Option(help="Seeds that samples are drawn with (default 1).")] = None,
+    sample_seeds: Annotated[
+        int | None, typer.Option(help="Seeds that samples are drawn with (default 1).")
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="Text for pruning: c4, demo, wikipedia:LANGUAGE, balanced, own or file:PATH."),
     ] = None,
     calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
     calibration_tokens: Annotated[int | None, typer.Option(help="Tokens a passage (default 2048).")] = None,
-    calibration_budget: Annotated[int | None, typer.Option(help="Tokens in all, to compare sources fairly.")] = None,
+    calibration_budget: Annotated[
+        int | None, typer.Option(help="Tokens in all, to compare sources fairly.")
+    ] = None,
     chat: Annotated[bool | None, typer.Option("--chat", help="Use the tokenizer's chat template.")] = None,
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
@@ -219,11 +223,17 @@ def _run(study: Any, out: Path) -> None:
     results = read_results(out)
     write_json(out / "results.json", results_json(results))
     _show(results)
-    out_console.print(f"\nresults: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True)
-    out_console.print(f"look at the items: anomia items {out} --fate choice_only", highlight=False, soft_wrap=True)
+    out_console.print(
+        f"\nresults: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True
+    )
+    out_console.print(
+        f"look at the items: anomia items {out} --fate choice_only", highlight=False, soft_wrap=True
+    )
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
-        raise AnomiaError("\n".join(f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in failed))
+        raise AnomiaError(
+            "\n".join(f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in failed)
+        )
 
 
 def _show(results: Any) -> None:

@@ -1,12 +1,12 @@
 """Every error that Anomia raises on purpose.
 
-    AnomiaError                 exit code 2, one message, no traceback
-    ├── StudyError              a study file, flag or arm specification is wrong
-    ├── DataError               questions or calibration text can't be used
-    ├── ModelError              a model can't be loaded or can't be probed
-    ├── CompressionError        a compression can't be applied to this model
-    ├── RunError                a run folder can't be read or written
-    └── MissingExtraError       an optional package is not installed
+AnomiaError                 exit code 2, one message, no traceback
+├── StudyError              a study file, flag or arm specification is wrong
+├── DataError               questions or calibration text can't be used
+├── ModelError              a model can't be loaded or can't be probed
+├── CompressionError        a compression can't be applied to this model
+├── RunError                a run folder can't be read or written
+└── MissingExtraError       an optional package is not installed
 """
 
 from __future__ import annotations

@@ -249,7 +249,9 @@ def _placed(
                 f"{name}_token_log_prob": place.log_prob,
                 f"{name}_margin": place.margin,
             }
-    ranks = [place.rank for name, place in reply.placements.items() if name == "gold" or name.startswith("answer_")]
+    ranks = [
+        place.rank for name, place in reply.placements.items() if name == "gold" or name.startswith("answer_")
+    ]
     if ranks:
         row["gold_rank_best"] = min(ranks)
     if "answers" in reply.option_log_probs:

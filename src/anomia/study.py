@@ -23,7 +23,9 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    base: Annotated[str, Field(min_length=1, description="hub id, folder or .gguf file of the uncompressed model")]
+    base: Annotated[
+        str, Field(min_length=1, description="hub id, folder or .gguf file of the uncompressed model")
+    ]
     arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
     data: Annotated[str, Field(description="tydiqa, xquad, squad:PATH, jsonl:FILE or demo")] = "demo"
     languages: tuple[str, ...] | None = None
@@ -50,7 +52,9 @@ class Study(BaseModel):
     sample_seeds: Annotated[int, Field(ge=1, description="how many seeds the samples are drawn with")] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    reach_limit: Annotated[int, Field(ge=0, description="items a language asked with beams and samples")] = 100
+    reach_limit: Annotated[int, Field(ge=0, description="items a language asked with beams and samples")] = (
+        100
+    )
     prompt_tokens: Annotated[int, Field(ge=16)] = 512
     one_shot_tokens: Annotated[int, Field(ge=16)] = 1024
     noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32

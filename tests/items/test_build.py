@@ -63,7 +63,9 @@ def test_own_distractors_are_used(write_jsonl: Write) -> None:
 
 
 def test_an_answer_that_normalizes_to_nothing_is_left_out_and_counted(write_jsonl: Write) -> None:
-    file = write_jsonl([entry(0, answers=["?!"]), entry(1, answers=["…", "Person1"]), *map(entry, range(2, 9))])
+    file = write_jsonl(
+        [entry(0, answers=["?!"]), entry(1, answers=["…", "Person1"]), *map(entry, range(2, 9))]
+    )
     found = build(file)["english"]
     assert found.excluded["ungradable"] == 1
     everyone = [*(item.question for item in found.items), found.exemplar]
@@ -73,5 +75,7 @@ def test_an_answer_that_normalizes_to_nothing_is_left_out_and_counted(write_json
 
 def test_fewer_than_four_answers(write_jsonl: Write) -> None:
     file = write_jsonl([entry(n, answers=["same", "x"] if n else ["other"]) for n in range(9)])
-    with pytest.raises(DataError, match="2 distinct answers in 9 questions; multiple choice needs at least four"):
+    with pytest.raises(
+        DataError, match="2 distinct answers in 9 questions; multiple choice needs at least four"
+    ):
         build(file)

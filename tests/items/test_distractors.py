@@ -26,8 +26,12 @@ def distinct(texts: list[str]) -> list[str]:
     return list({normalize(text): text for text in texts}.values())
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=30), st.lists(ANSWERS, min_size=1, max_size=3), st.integers(0, 99))
-def test_standard_ones_are_distinct_never_gold_and_repeatable(pool: list[str], own: list[str], seed: int) -> None:
+@given(
+    st.lists(ANSWERS, min_size=1, max_size=30), st.lists(ANSWERS, min_size=1, max_size=3), st.integers(0, 99)
+)
+def test_standard_ones_are_distinct_never_gold_and_repeatable(
+    pool: list[str], own: list[str], seed: int
+) -> None:
     asked = question(answers=tuple(own))
     found = standard_distractors(asked, distinct(pool), seed=seed)
     assert found == standard_distractors(asked, distinct(pool), seed=seed)
@@ -43,7 +47,15 @@ def test_standard_ones_depend_on_the_seed_and_the_item() -> None:
 
 
 def test_hard_ones_are_the_most_similar_and_none_overlaps_gold() -> None:
-    pool = ["30 July 1858", "31 July 1858", "30 June 1858", "30 July 1859", "July", "Paris", "on 30 July 1858"]
+    pool = [
+        "30 July 1858",
+        "31 July 1858",
+        "30 June 1858",
+        "30 July 1859",
+        "July",
+        "Paris",
+        "on 30 July 1858",
+    ]
     found = hard_distractors(question("30 July 1858"), pool)
     # 30 July 1859 shares all but its last trigram; the two that contain gold or stand in it are out.
     assert found[0] == "30 July 1859"

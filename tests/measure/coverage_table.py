@@ -1,4 +1,4 @@
-"""Measures the coverage of every interval over the whole grid and writes the tables of docs/statistics.md.
+"""Measures coverage over the whole grid, and false alarms, and writes the tables of docs/statistics.md.
 
 PYTHONPATH=src:tests python -m measure.coverage_table
 """
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from .null_studies import NULLS, false_alarms
 from .simulation import (
     BASES,
     STRUCTURES,
@@ -24,7 +25,6 @@ from .simulation import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
-BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
 SIZES = (20, 50, 200)
 REPLICATIONS = 4_000
 MEASURES = ("raw drop", "normalized, floor 0", "normalized, floor 1/4", "gap")
@@ -112,9 +112,29 @@ def main() -> None:
                 print(f"below 93 %: {name} {found} {cell}", flush=True)
         if len(rows) % 20 == 0:
             print(f"{len(rows)} cells, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    _write("coverage", tables(rows, rate_rows()))
+    _write("nulls", null_table())
+
+
+def null_table() -> str:
+    lines = [
+        "| items | a passage | open | choice | accuracy | open fell more | gap | verdict |",
+        "|" + "---|" * 8,
+    ]
+    for null in NULLS:
+        for cluster_size in (1, 5):
+            shown = [f"{100 * share:.1f} %" for share in false_alarms(*null, cluster_size).values()]
+            n, *means = (f"{value:g}" for value in null)
+            lines.append("| " + " | ".join([n, str(cluster_size), *means, *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _write(part: str, text: str) -> None:
+    """Put a table between its marks on the page."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     page = PAGE.read_text(encoding="utf-8")
-    head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{tables(rows, rate_rows())}\n{END}{tail}", encoding="utf-8")
+    head, tail = page.split(begin)[0], page.split(end)[1]
+    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from anomia.measure.judge import judge
 from anomia.records import SCHEMA
 
 
-def rows(arm: str, opened: list[bool], chosen: list[bool], language: str = "english", **more: Any) -> pl.DataFrame:
+def rows(
+    arm: str, opened: list[bool], chosen: list[bool], language: str = "english", **more: Any
+) -> pl.DataFrame:
     count = len(opened)
     values = {
         "arm": [arm] * count, "dataset": ["d"] * count, "language": [language] * count,
@@ -35,7 +37,12 @@ def test_fates_of_every_combination() -> None:
     # Another order of the rows must not matter: the join is by item.
     frame = with_fates(pl.concat([base, arm.reverse()]))
     found = dict(frame.filter(pl.col("arm") == "a").select("item_id", "fate").iter_rows())
-    names = {(True, True): "kept", (False, True): "choice_only", (True, False): "open_only", (False, False): "lost"}
+    names = {
+        (True, True): "kept",
+        (False, True): "choice_only",
+        (True, False): "open_only",
+        (False, False): "lost",
+    }
     for n, (base_open, base_choice, arm_open, arm_choice) in enumerate(COMBINATIONS):
         wanted = names[arm_open, arm_choice] if base_open and base_choice else None
         assert found[f"english-{n}"] == wanted

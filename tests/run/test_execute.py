@@ -53,7 +53,9 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
     rows = run(study, tmp_path / "run")
     assert rows.group_by("arm", "language").len()["len"].to_list() == [6] * 6
     assert list(rows.columns) == list(SCHEMA)
-    always = [name for name in rows.columns if not name.startswith(("beam", "sample", "distribution", "kl", "top1"))]
+    always = [
+        name for name in rows.columns if not name.startswith(("beam", "sample", "distribution", "kl", "top1"))
+    ]
     full = rows.select(always).null_count().row(0, named=True)
     assert {name for name, nulls in full.items() if nulls} <= {
         "foil_distinct_rank", "foil_distinct_rank_ties", "foil_distinct_token_log_prob", "foil_distinct_margin",
@@ -66,7 +68,9 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
         asked = rows.filter(pl.col("arm") == arm)
         assert asked.filter(pl.col("index") < 4)["beam_texts"].null_count() == 0
         assert asked.filter(pl.col("index") >= 4)["beam_texts"].null_count() == 4
-    assert rows.filter(pl.col("sample_texts").is_not_null())["sample_texts"].list.len().unique().to_list() == [2]
+    assert rows.filter(pl.col("sample_texts").is_not_null())[
+        "sample_texts"
+    ].list.len().unique().to_list() == [2]
     assert json.loads((tmp_path / "run" / "noise.json").read_text())["items"] == 4
 
 
@@ -83,7 +87,9 @@ def test_an_arm_without_a_change_is_base(study: Study, tmp_path: Path, model_fol
     assert two["top1_agrees"].all()
 
 
-def test_what_is_finished_is_not_done_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_not_done_again(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run(study, tmp_path / "run")
     files = sorted((tmp_path / "run" / "records").glob("*.parquet"))
     lost = [file for file in files if "wanda" in file.name and "swahili" in file.name]
@@ -92,11 +98,15 @@ def test_what_is_finished_is_not_done_again(study: Study, tmp_path: Path, monkey
         file.unlink()
     assert run(study, tmp_path / "run").equals(whole)
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
-    monkeypatch.setattr("anomia.run.execute.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
+    monkeypatch.setattr(
+        "anomia.run.execute.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
+    )
     assert run(study, tmp_path / "run").equals(whole)
 
 
-def test_a_crash_between_shards_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_shards_loses_nothing(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run(study, tmp_path / "whole")
     real, calls = execute.write_rows, []
 
@@ -157,7 +167,9 @@ def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(study: Stud
     assert "nowhere" in read_results(tmp_path / "run").failed["checkpoint:/nowhere/at/all"]
 
 
-def test_base_that_cannot_be_loaded_ends_the_run_before_a_folder_is_made(study: Study, tmp_path: Path) -> None:
+def test_base_that_cannot_be_loaded_ends_the_run_before_a_folder_is_made(
+    study: Study, tmp_path: Path
+) -> None:
     with pytest.raises(AnomiaError, match="nowhere"):
         run(study.model_copy(update={"base": "/nowhere/at/all"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -51,9 +51,7 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
     questions = reader(argument, wanted)
     if wanted is None:
         wanted = sorted(questions)
-    for language in wanted:
-        if language not in questions:
-            raise DataError(f"data: {data} has no language {language!r}; {nearest(language, questions)}")
+    _refuse_unknown(data, wanted, questions)
     for language in wanted:
         _refuse_repeated_ids(questions[language], f"{data}, {language}")
     return {language: questions[language] for language in wanted}
@@ -72,12 +70,9 @@ def _read_squad(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Q
     else:
         raise DataError(f"data: {path} does not exist; give a SQuAD-format JSON file or a folder of them")
     by_language = {_file_language(file): file for file in files}
+    _refuse_unknown(f"squad:{path}", wanted or (), by_language)
     selected = by_language if wanted is None else {k: v for k, v in by_language.items() if k in wanted}
-    questions = {language: list(_squad_questions(file, language)) for language, file in selected.items()}
-    # The languages that were not asked for still belong in the message about a misspelt one.
-    return (
-        questions if wanted is None or all(w in questions for w in wanted) else dict.fromkeys(by_language, [])
-    )
+    return {language: list(_squad_questions(file, language)) for language, file in selected.items()}
 
 
 def _file_language(file: Path) -> str:
@@ -200,6 +195,12 @@ def _texts(value: Any, key: str, place: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.strip() for text in value if text.strip()))
 
 
+def _refuse_unknown(data: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    for language in wanted:
+        if language not in known:
+            raise DataError(f"data: {data} has no language {language!r}; {nearest(language, known)}")
+
+
 def _refuse_repeated_ids(questions: Iterable[Question], place: str) -> None:
     seen: set[str] = set()
     for question in questions:
@@ -221,10 +222,9 @@ def _read_tydiqa(argument: str, wanted: Sequence[str] | None) -> dict[str, list[
 
 
 def _read_xquad(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
+    _refuse_unknown("xquad", wanted or (), XQUAD_LANGUAGES)
     questions: dict[str, list[Question]] = {}
     for language in XQUAD_LANGUAGES if wanted is None else wanted:
-        if language not in XQUAD_LANGUAGES:
-            return dict.fromkeys(XQUAD_LANGUAGES, [])
         rows = _hub_rows("google/xquad", f"xquad.{language_code(language)}", "validation")
         questions[language] = [
             _question(

@@ -22,6 +22,8 @@ from anomia.measure.quantities import Quantity, drop, everywhere_all, gap_quanti
 from anomia.measure.rates import Estimate, rate
 
 Bools = NDArray[np.bool_]
+# Right or wrong by item: base's open, base's choice, the arm's open, the arm's choice.
+Outcomes = tuple[Bools, Bools, Bools, Bools]
 
 GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
 CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
@@ -150,9 +152,7 @@ def _comparisons() -> Iterator[tuple[str, tuple[str, ...], Any]]:
         yield (
             f"gap/{name}",
             ("open", name),
-            lambda part, p=name, f=floor: gap_quantity(
-                *_sides(part, "open")[:2], *_sides(part, p), floor=f
-            ),
+            lambda part, p=name, f=floor: gap_quantity(*_sides(part, "open")[:2], *_sides(part, p), floor=f),
         )
 
 
@@ -161,7 +161,7 @@ def _fates(arm: str, pairs: pl.DataFrame) -> Iterator[Fates]:
         outcomes = _outcomes(part, options)
         for language, rows in _languages(part.with_row_index("row")):
             at = rows["row"].to_numpy()
-            yield Fates(arm, options, language, count_fates(*(column[at] for column in outcomes)))
+            yield Fates(arm, options, language, count_fates(*_at(outcomes, at)))
         yield Fates(arm, options, POOLED, count_fates(*outcomes))
 
 
@@ -171,7 +171,7 @@ def _dissociation(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
         passages = part["passage"].to_numpy()
         for language, rows in _languages(part.with_row_index("row")):
             at = rows["row"].to_numpy()
-            found = dissociation(*(column[at] for column in outcomes), passages[at])
+            found = dissociation(*_at(outcomes, at), passages[at])
             yield Figure(arm, f"dissociation/{options}", language, found)
         yield Figure(arm, f"dissociation/{options}", POOLED, dissociation(*outcomes, passages))
 
@@ -184,7 +184,12 @@ def _by_options(pairs: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
             yield options, part
 
 
-def _outcomes(part: pl.DataFrame, options: str) -> tuple[Bools, Bools, Bools, Bools]:
+def _at(outcomes: Outcomes, rows: NDArray[np.uint32]) -> Outcomes:
+    base_open, base_choice, arm_open, arm_choice = outcomes
+    return base_open[rows], base_choice[rows], arm_open[rows], arm_choice[rows]
+
+
+def _outcomes(part: pl.DataFrame, options: str) -> Outcomes:
     before_open, arm_open = _sides(part, "open")[:2]
     before_choice, arm_choice = _sides(part, options)[:2]
     return before_open, before_choice, arm_open, arm_choice

@@ -106,15 +106,17 @@ def _near(pairs: pl.DataFrame, answers: Answers) -> dict[str, Quantity]:
             near[measure] = recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked)
     shots = [f"{shot}_shot_correct{side}" for shot in ("zero", "one") for side in ("", "_arm")]
     if pairs.select(pl.all_horizontal(pl.col(shots).is_not_null())).to_series().all():
-        near["one example"] = one_shot_recovery(*(_right(pairs, column) for column in shots), passages)
+        base_zero, arm_zero, base_one, arm_one = (_right(pairs, column) for column in shots)
+        near["one example"] = one_shot_recovery(base_zero, arm_zero, base_one, arm_one, passages)
     return near
 
 
 def _identical(pairs: pl.DataFrame) -> bool:
-    """Whether every recorded probability of the arm is base's own."""
-    columns = [name for name in ("choice_scores", "gold_log_prob", "top_log_probs") if name in pairs.columns]
-    return all(pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in columns) and bool(
-        pairs["finite_arm"].all()
+    """Whether every recorded probability of the arm is base's own, and there are some."""
+    columns = ("choice_scores", "gold_log_prob", "top_log_probs")
+    recorded = [name for name in columns if pairs[name].null_count() < len(pairs)]
+    return bool(recorded) and all(
+        pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in recorded
     )
 
 

@@ -113,7 +113,9 @@ def _locate(name: str) -> tuple[str, str | None]:
     if path.is_dir():
         _check_folder(path)
         return str(path), None
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir() and os.sep in name
+    looks_local = (
+        name.startswith((".", "/", "~")) or name.count("/") != 1 or (path.parent.is_dir() and os.sep in name)
+    )
     if looks_local and not _is_plain_hub_id(name):
         raise ModelError(
             f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
@@ -128,7 +130,9 @@ def _is_plain_hub_id(name: str) -> bool:
 
 def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
-        raise ModelError(f"model: the folder {path} has no config.json; it is not a Hugging Face model folder")
+        raise ModelError(
+            f"model: the folder {path} has no config.json; it is not a Hugging Face model folder"
+        )
     if any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))

@@ -86,7 +86,9 @@ def encode_item(
     """
     question = item.question
     encode = encoder(tokenizer, chat=form.chat)
-    context = _fit(question.context, lambda text: open_prompt(text, question.question), encode, form.prompt_tokens)
+    context = _fit(
+        question.context, lambda text: open_prompt(text, question.question), encode, form.prompt_tokens
+    )
     prompt = open_prompt(context, question.question)
     prompt_ids = encode(prompt)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat)
@@ -108,7 +110,9 @@ def encode_item(
         options["answers"] = OptionSet(start, tuple(joint[text] for text in question.answers))
         targets["gold"] = Target(gold[:start], gold[start])
         targets |= {
-            f"answer_{n}": Target(gold[:start], joint[text][start]) for n, text in enumerate(question.answers) if n
+            f"answer_{n}": Target(gold[:start], joint[text][start])
+            for n, text in enumerate(question.answers)
+            if n
         }
         targets["foil"] = Target(gold[:start], joint[item.foil][start])
         foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
@@ -167,7 +171,10 @@ def encoder(tokenizer: Any, *, chat: bool) -> Encode:
 def chat_text(tokenizer: Any, prompt: str) -> str:
     """A prompt as a user's turn in the tokenizer's own chat template, thinking switched off."""
     text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": "user", "content": prompt}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
     )
     return text
 

@@ -38,7 +38,9 @@ def export_run(run: Path, file: Path) -> int:
             rows.write_parquet(file)
         elif file.suffix == ".jsonl":
             with file.open("w", encoding="utf-8") as lines:
-                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.iter_rows(named=True))
+                lines.writelines(
+                    json.dumps(row, ensure_ascii=False) + "\n" for row in rows.iter_rows(named=True)
+                )
         else:
             _flat(rows).write_csv(file)
     except OSError as error:
@@ -51,7 +53,10 @@ def _flat(rows: pl.DataFrame) -> pl.DataFrame:
     columns = []
     for name, kind in rows.schema.items():
         if isinstance(kind, pl.List):
-            values = [None if value is None else json.dumps(value.to_list(), ensure_ascii=False) for value in rows[name]]
+            values = [
+                None if value is None else json.dumps(value.to_list(), ensure_ascii=False)
+                for value in rows[name]
+            ]
             columns.append(pl.Series(name, values, dtype=pl.String))
         elif kind == pl.String:
             columns.append(rows[name].str.replace(r"^([=+\-@\t\r])", "'$1"))

@@ -66,7 +66,9 @@ def fates_table(diagnosis: Diagnosis, arm: str, options: str, scopes: Sequence[s
 
 def gap_table(diagnosis: Diagnosis, arm: str, scopes: Sequence[str]) -> Table:
     """Normalized drops and the gaps between them."""
-    table = Table(title=f"{arm}: share lost (normalized drop) and gap, with 95 % intervals", title_justify="left")
+    table = Table(
+        title=f"{arm}: share lost (normalized drop) and gap, with 95 % intervals", title_justify="left"
+    )
     columns = (
         ("open", "normalized_drop/open"),
         ("choice", "normalized_drop/choice"),
@@ -97,7 +99,9 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     grid.add_row("gold", _plain(" | ".join(item["answers"])))
     for name, row in (("base", base), (str(arm["arm"]), arm)):
         verdict = "right" if row["open_correct"] else "wrong"
-        grid.add_row(f"{name} said", Text.assemble(_plain(_one_line(row["open_text"])), (f"  ({verdict})", "bold")))
+        grid.add_row(
+            f"{name} said", Text.assemble(_plain(_one_line(row["open_text"])), (f"  ({verdict})", "bold"))
+        )
         picked = _plain(str(row["choice_pick"]))
         mark = "right" if row["choice_correct"] else "wrong"
         grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
@@ -105,7 +109,9 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             ties = f", {row['gold_rank_ties']} ties" if row["gold_rank_ties"] else ""
             token = repr(row["gold_first_token"])
             grid.add_row(f"{name} ranks", _plain(f"{token} at {row['gold_rank']}{ties}"))
-    title = _plain(f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not answered both ways by base'}")
+    title = _plain(
+        f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not answered both ways by base'}"
+    )
     return Panel(grid, title=title, title_align="left")
 
 
@@ -121,7 +127,9 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
         beside = verdict.same_passage.outcome if verdict.same_passage else "–"
         table.add_row(verdict.scope, verdict.decision.outcome, beside)
     lines += [Text(), table]
-    return Panel(Group(*lines), title=f"{arm}: {overall.decision.outcome}", title_align="left", padding=(1, 2))
+    return Panel(
+        Group(*lines), title=f"{arm}: {overall.decision.outcome}", title_align="left", padding=(1, 2)
+    )
 
 
 def run_view(results: Results, arm: str) -> RenderableType:
@@ -164,7 +172,9 @@ def _one_line(text: str) -> str:
     return " ⏎ ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def selected_items(records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None) -> pl.DataFrame:
+def selected_items(
+    records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None
+) -> pl.DataFrame:
     """The rows of one arm, with fates, that a user asked to see."""
     rows = records.filter(pl.col("arm") == arm)
     if fate is not None:

@@ -199,7 +199,9 @@ def _measure(
         for item in chosen
     ]
     rows = []
-    for offset, (item, reply) in enumerate(zip(encoded, _ask(study, folder, encoded, loaded, engine), strict=True)):
+    for offset, (item, reply) in enumerate(
+        zip(encoded, _ask(study, folder, encoded, loaded, engine), strict=True)
+    ):
         rows.append(
             record(
                 item,
@@ -264,9 +266,13 @@ def _measure_noise(
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
     if not count or folder.noted("noise.json") is not None:
         return
-    size = max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
+    size = (
+        max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
+    )
     progress.stage(f"noise floor: {count} items again at batch size {size}", count)
-    turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][:count]
+    turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
+        :count
+    ]
     flips = dict.fromkeys(("open", "choice", "open_text"), 0)
     encoded = [
         encode_item(
@@ -297,4 +303,3 @@ def _rows_by_item(
             for row in pl.read_parquet(folder.record_file(shard), columns=columns).iter_rows(named=True):
                 rows[items.language, row["item_id"]] = row
     return rows
-

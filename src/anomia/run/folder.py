@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,10 +104,12 @@ def begin_run(
 
 def shards_of(arm: str, items: ItemSet, *, reach_limit: int) -> list[Shard]:
     """The shards of one language; none mixes items with and without beams and samples."""
-    edges = sorted({*range(0, len(items.items), SHARD_ITEMS), min(reach_limit, len(items.items)), len(items.items)})
+    edges = sorted(
+        {*range(0, len(items.items), SHARD_ITEMS), min(reach_limit, len(items.items)), len(items.items)}
+    )
     return [
         Shard(arm, items.dataset, items.language, first, last)
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in itertools.pairwise(edges)
         if first < last
     ]
 
