@@ -55,3 +55,7 @@ def test_rate_is_over_both_correct_items_only():
 def test_different_items_are_refused():
     with pytest.raises(DataError, match="same items"):
         count_fates([True], [True], [True, False], [True])
+    with pytest.raises(DataError, match="0 or 1"):
+        count_fates([0.5], [True], [True], [True])
+    with pytest.raises(DataError, match="0 or 1"):
+        count_fates([np.nan], [True], [True], [True])

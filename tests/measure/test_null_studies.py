@@ -8,6 +8,7 @@ from .null_studies import NULLS, false_alarms, null_pair
 ALLOWED = 0.065
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster_size", [1, 5])
 @pytest.mark.parametrize("null", NULLS, ids=str)
 def test_false_alarms(null, cluster_size):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm
+from scipy.stats import norm, ttest_rel
 
 from anomia.errors import DataError
 from anomia.measure.paired import paired_difference, score_interval
@@ -77,6 +77,19 @@ def test_passages_widen_it_and_their_names_do_not_matter():
     assert grouped == named
     assert grouped.clusters == 20
     assert alone.checked
+
+
+def test_grades_between_0_and_1():
+    generator = np.random.default_rng(0)
+    base, arm = generator.beta(2, 2, 200), generator.beta(2, 3, 200)
+    estimate = paired_difference(base, arm)
+    assert estimate.value == pytest.approx(base.mean() - arm.mean())
+    student = ttest_rel(base, arm).confidence_interval()
+    # Right or wrong is the widest that grades can spread.
+    assert estimate.low <= student.low
+    assert estimate.high >= student.high
+    with pytest.raises(DataError, match="0 to 1"):
+        paired_difference([float("nan")], [1.0])
 
 
 def test_edges():

@@ -89,6 +89,17 @@ def test_few_changed_items_get_the_score_interval_and_many_get_bca():
     assert everywhere(drop(base, many), resampling).pooled.method == "BCa over passages"
 
 
+@pytest.mark.parametrize("lost", [5, 20, 60])
+def test_the_level_reaches_every_method(lost):
+    base = np.array([True] * 80 + [False] * 40)
+    arm = base.copy()
+    arm[:lost] = False
+    resampling = resample(["a"] * 120, draws=2000)
+    quantity = gap_quantity(base, arm, np.ones(120), np.arange(120) >= lost, floor=0.25)
+    wide, narrow = (everywhere(quantity, resampling, level=level).pooled for level in (0.95, 0.8))
+    assert narrow.high - narrow.low < 0.8 * (wide.high - wide.low)
+
+
 def test_the_base_against_itself_keeps_a_width():
     answers, labels = study()
     same = gap_quantity(

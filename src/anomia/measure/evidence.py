@@ -15,7 +15,7 @@ from anomia.measure.drops import chance
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.paired import paired_difference
 from anomia.measure.quantities import Everywhere, Quantity, everywhere_all, gap_quantity, normalized, restrict
-from anomia.measure.rates import Estimate, cluster, rate
+from anomia.measure.rates import Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import Evidence
 
 Mask = NDArray[np.bool_]
@@ -85,7 +85,7 @@ def degenerate(tokens: Sequence[int], text: str) -> bool:
 def _measure(
     case: Case, labels: NDArray[np.str_], mask: Mask, draws: int, seed: int, level: float
 ) -> dict[str, Everywhere]:
-    columns = Answers(*(np.asarray(column, dtype=bool)[mask] for column in case.answers))
+    columns = Answers(*(right_or_wrong(column)[mask] for column in case.answers))
     passages = cluster(case.passages, len(labels)).index[mask]
     floor = chance(case.options)
     quantities = {
@@ -104,13 +104,13 @@ def _evidence(
     level: float,
     left_out: tuple[str, ...] = (),
 ) -> Evidence:
-    base_open, arm_open, base_choice, arm_choice = (np.asarray(c, dtype=bool)[mask] for c in case.answers)
+    base_open, arm_open, base_choice, arm_choice = (right_or_wrong(c)[mask] for c in case.answers)
     passages = cluster(case.passages, len(mask)).index[mask]
     index = fates(base_open, base_choice, arm_open, arm_choice)
     unsaid = np.isin(index, [FATES.index("choice_only"), FATES.index("lost")])
     broken = None
     if case.base_broken is not None and case.arm_broken is not None:
-        before, after = (np.asarray(c, dtype=bool)[mask] for c in (case.base_broken, case.arm_broken))
+        before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
         broken = paired_difference(after, before, passages, level=level)
     near = {name.removeprefix("near "): e for name, e in estimates.items() if name.startswith("near ") and e}
     return Evidence(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
-from anomia.measure.rates import Estimate, rate
+from anomia.measure.rates import Estimate, rate, right_or_wrong
 
 Fate = Literal["kept", "choice_only", "open_only", "lost"]
 FATES: tuple[Fate, ...] = get_args(Fate)
@@ -86,7 +86,7 @@ def dissociation(
 def _outcomes(
     base_open: ArrayLike, base_choice: ArrayLike, arm_open: ArrayLike, arm_choice: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    columns = [np.asarray(column, dtype=bool) for column in (base_open, base_choice, arm_open, arm_choice)]
+    columns = [right_or_wrong(column) for column in (base_open, base_choice, arm_open, arm_choice)]
     if len({column.shape for column in columns}) != 1:
         shapes = ", ".join(str(column.shape) for column in columns)
         raise DataError(f"fates need the same items in base and arm, got {shapes}: join the records by item")

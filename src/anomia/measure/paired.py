@@ -43,10 +43,11 @@ def paired_difference(
 ) -> Estimate | None:
     """Base's accuracy − the arm's on the same items, with its score interval; None without items.
 
-    base, arm: right or wrong by item: [items]. passages: the passage of each item; None where each has
-    its own. The figure is positive where the arm is worse: a raw drop.
+    base, arm: right or wrong by item, or a grade from 0 to 1 such as token F1, for which the interval is
+    on the safe side: [items]. passages: the passage of each item; None where each has its own.
+    The figure is positive where the arm is worse: a raw drop.
     """
-    first, second = np.asarray(base, dtype=bool), np.asarray(arm, dtype=bool)
+    first, second = np.asarray(base, dtype=np.float64), np.asarray(arm, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise DataError(
             f"paired items must match: {first.shape} and {second.shape}; join the records by item"
@@ -54,11 +55,16 @@ def paired_difference(
     n = len(first)
     if not n:
         return None
-    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
+    if not all(
+        np.isfinite(grade).all() and grade.min() >= 0 and grade.max() <= 1 for grade in (first, second)
+    ):
+        raise DataError("grades go from 0 to 1: leave out items that were not graded")
+    differences = first - second
+    lost, won = float(np.maximum(differences, 0).sum()), float(np.maximum(-differences, 0).sum())
     groups = cluster(passages, n)
-    worth = effective_items(first.astype(np.float64) - second, groups, level=level)
+    worth = effective_items(differences, groups, level=level)
     low, high = score_interval(lost * worth / n, won * worth / n, worth, level=level)
-    checked = n >= CHECKED_ITEMS and lost + won >= CHECKED_EVENTS
+    checked = n >= CHECKED_ITEMS and int((differences != 0).sum()) >= CHECKED_EVENTS
     return Estimate((lost - won) / n, float(low), float(high), n, groups.count, "score", checked)
 
 

@@ -29,6 +29,7 @@ from anomia.measure.rates import (
     cluster,
     effective_items,
     rate,
+    right_or_wrong,
 )
 
 Mask = NDArray[np.bool_]
@@ -43,7 +44,7 @@ class Quantity:
 
     columns: what is summed: [items, C]. value: figure of the sums: [..., C] → [...], not a number where
     it is undefined. given: whether the sums [C] of the observed items allow the figure at all.
-    plain: value and interval of the items under a mask, without resampling; `checked` says whether what
+    plain: value and interval of the items under a mask at a level, without resampling; `checked` says whether what
     the figure is divided by rests on enough items. changed: the items that carry its uncertainty: [items].
     sides: of a difference, what it is a difference of; their columns follow each other in `columns`, and
     their intervals joined take the place of `plain`.
@@ -52,7 +53,7 @@ class Quantity:
     columns: FloatArray
     value: Callable[[FloatArray], FloatArray]
     given: Callable[[FloatArray], bool]
-    plain: Callable[[Mask], Estimate | None]
+    plain: Callable[[Mask, float], Estimate | None]
     changed: Mask
     sides: tuple[Quantity, ...] = ()
 
@@ -70,13 +71,15 @@ class Everywhere(NamedTuple):
 
 
 def drop(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> Quantity:
-    """Raw drop: base's accuracy − the arm's: [items] of right or wrong."""
+    """Raw drop: base's accuracy − the arm's: [items] of right or wrong, or of grades from 0 to 1."""
     before, after, ids = _paired(base, arm, passages)
     return Quantity(
         columns=np.stack([before, after, np.ones_like(before)], axis=-1),
         value=lambda sums: _ratio(sums[..., 0] - sums[..., 1], sums[..., 2]),
         given=lambda sums: bool(sums[2] > 0),
-        plain=lambda mask: _trusted(paired_difference(before[mask], after[mask], ids[mask])),
+        plain=lambda mask, level: _trusted(
+            paired_difference(before[mask], after[mask], ids[mask], level=level)
+        ),
         changed=before != after,
     )
 
@@ -90,8 +93,8 @@ def normalized(
     """
     before, after, ids = _paired(base, arm, passages)
 
-    def plain(mask: Mask) -> Estimate | None:
-        raw = paired_difference(before[mask], after[mask], ids[mask])
+    def plain(mask: Mask, level: float) -> Estimate | None:
+        raw = paired_difference(before[mask], after[mask], ids[mask], level=level)
         if raw is None or not above_floor(float(before[mask].mean()), floor):
             return None
         height = float(before[mask].mean()) - floor
@@ -132,7 +135,7 @@ def ratio_widening(base: FloatArray, arm: FloatArray, floor: float) -> FloatArra
 
 def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) -> Quantity:
     """Share of hits (0 to 1) among the items marked: a dissociation rate, a recovery rate: [items] each."""
-    marked = np.asarray(among, dtype=bool)
+    marked = right_or_wrong(among)
     found = np.where(marked, np.asarray(hits, dtype=np.float64), 0.0)
     ids = _ids(passages, len(marked))
     hit, missed = marked & (found > 0), marked & (found < 1)
@@ -141,7 +144,7 @@ def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) 
         columns=np.stack([found, marked.astype(np.float64)], axis=-1),
         value=lambda sums: _ratio(sums[..., 0], sums[..., 1]),
         given=lambda sums: bool(sums[1] > 0),
-        plain=lambda mask: _trusted(rate(found[mask & marked], ids[mask & marked])),
+        plain=lambda mask, level: _trusted(rate(found[mask & marked], ids[mask & marked], level=level)),
         changed=rarer,
     )
 
@@ -157,7 +160,7 @@ def minus(first: Quantity, second: Quantity) -> Quantity:
         columns=np.concatenate([first.columns, second.columns], axis=1),
         value=lambda sums: first.value(sums[..., :split]) - second.value(sums[..., split:]),
         given=lambda sums: first.given(sums[:split]) and second.given(sums[split:]),
-        plain=lambda mask: _joined(first.plain(mask), second.plain(mask)),
+        plain=lambda mask, level: _joined(first.plain(mask, level), second.plain(mask, level)),
         changed=first.changed | second.changed,
         sides=(first, second),
     )
@@ -167,10 +170,10 @@ def restrict(quantity: Quantity, items: Mask) -> Quantity:
     """The quantity over the items under a mask alone."""
     places = np.flatnonzero(items)
 
-    def plain(part: Mask) -> Estimate | None:
+    def plain(part: Mask, level: float) -> Estimate | None:
         whole = np.zeros(len(items), dtype=bool)
         whole[places[part]] = True
-        return quantity.plain(whole)
+        return quantity.plain(whole, level)
 
     sides = tuple(restrict(side, items) for side in quantity.sides)
     return Quantity(
@@ -205,7 +208,7 @@ def join(one: Estimate, other: Estimate) -> Estimate:
         value + above,
         min(one.n, other.n),
         min(one.clusters, other.clusters),
-        "sides' intervals, joined",
+        "joined sides",
         one.checked and other.checked,
     )
 
@@ -278,7 +281,7 @@ def _estimate(quantity: Quantity, sums: Totals, items: _Items) -> Estimate:
             start = stop
         plain = join(*estimates)
     else:
-        plain = quantity.plain(items.mask)
+        plain = quantity.plain(items.mask, items.level)
     if plain is None:
         raise DataError("a figure was given that has no plain interval: please report this")
     return _chosen(quantity, [quantity.value(part) for part in sums], plain, items)
@@ -342,7 +345,7 @@ def _mean(
         value + above,
         sum(part.n for part in parts),
         sum(len(member) for member in strata),
-        parts[0].method if len(parts) == 1 else "languages' intervals, joined",
+        parts[0].method if len(parts) == 1 else "joined languages",
         # Languages add up: what is too little in one may be enough in their mean.
         True,
     )

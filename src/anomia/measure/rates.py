@@ -57,6 +57,18 @@ def cluster(passages: ArrayLike | None, items: int) -> Clusters:
     return Clusters(index, len(names))
 
 
+def right_or_wrong(values: ArrayLike) -> NDArray[np.bool_]:
+    """Flags from booleans, 0 and 1; anything else (a share, an ungraded item) would silently count as right.
+
+    >>> right_or_wrong([1, 0])
+    array([ True, False])
+    """
+    numbers = np.asarray(values)
+    if numbers.dtype != np.bool_ and not np.isin(numbers, (0, 1)).all():
+        raise DataError("right or wrong is 0 or 1: leave out items that were not graded, and give no shares")
+    return numbers.astype(np.bool_)
+
+
 def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: float = 0.95) -> float:
     """How many independent items these are worth: n over the design effect, never more than n.
 

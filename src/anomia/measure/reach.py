@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from anomia.errors import DataError
 from anomia.measure.quantities import Quantity, minus, share
-from anomia.measure.rates import Estimate, rate
+from anomia.measure.rates import Estimate, rate, right_or_wrong
 
 
 class Recovery(NamedTuple):
@@ -78,7 +78,7 @@ def recovery(
     base_reached, arm_reached: whether any beam or sample holds a gold answer (over several seeds: the
     share of seeds). foil_reached: whether any of the arm's holds the foil. All [items], 0 to 1.
     """
-    before, after = ~np.asarray(base_open, dtype=bool), ~np.asarray(arm_open, dtype=bool)
+    before, after = ~right_or_wrong(base_open), ~right_or_wrong(arm_open)
     ids = np.arange(len(before)) if passages is None else np.asarray(passages)
 
     def among(reached: ArrayLike, mask: NDArray[np.bool_]) -> Estimate | None:
@@ -103,8 +103,8 @@ def recovery_over_base(
     passages: ArrayLike | None = None,
 ) -> Quantity:
     """Recovery among the arm's open failures − among base's own: the paper's comparison, for an interval."""
-    arm = share(arm_reached, ~np.asarray(arm_open, dtype=bool), passages)
-    return minus(arm, share(base_reached, ~np.asarray(base_open, dtype=bool), passages))
+    arm = share(arm_reached, ~right_or_wrong(arm_open), passages)
+    return minus(arm, share(base_reached, ~right_or_wrong(base_open), passages))
 
 
 def recovery_over_foil(
@@ -116,6 +116,6 @@ def recovery_over_foil(
     among: ArrayLike | None = None,
 ) -> Quantity:
     """Recovery of gold − of the foil among the arm's open failures (of the items marked in `among`)."""
-    failed = ~np.asarray(arm_open, dtype=bool)
-    marked = failed if among is None else failed & np.asarray(among, dtype=bool)
+    failed = ~right_or_wrong(arm_open)
+    marked = failed if among is None else failed & right_or_wrong(among)
     return minus(share(arm_reached, marked, passages), share(foil_reached, marked, passages))

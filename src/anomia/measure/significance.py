@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from anomia.errors import DataError
-from anomia.measure.rates import cluster
+from anomia.measure.rates import cluster, right_or_wrong
 
 Alternative = Literal["two-sided", "greater"]
 
@@ -37,7 +37,7 @@ class Holm(NamedTuple):
 
 def mcnemar(base: ArrayLike, arm: ArrayLike) -> PairedTest:
     """Exact two-sided McNemar test that base and arm are right equally often: [items] each."""
-    first, second = np.asarray(base, dtype=bool), np.asarray(arm, dtype=bool)
+    first, second = right_or_wrong(base), right_or_wrong(arm)
     if first.shape != second.shape:
         raise DataError(
             f"paired items must match: {first.shape} and {second.shape}; join the records by item"
@@ -77,7 +77,7 @@ def sign_flip(
 
 def paired_test(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> PairedTest:
     """Whether base and arm differ: McNemar where each item has its own passage, else a sign flip."""
-    first, second = np.asarray(base, dtype=bool), np.asarray(arm, dtype=bool)
+    first, second = right_or_wrong(base), right_or_wrong(arm)
     if passages is None or cluster(passages, len(first)).count == len(first):
         return mcnemar(first, second)
     return sign_flip(first.astype(np.int64) - second, passages)
@@ -95,7 +95,8 @@ def open_fell_more(
     Exact where base and arm could be exchanged, which is the hypothesis that compression did nothing.
     Whether open lost more of *what it had* is for the interval of the gap to say.
     """
-    columns = [np.asarray(c, dtype=np.int64) for c in (base_open, arm_open, base_choice, arm_choice)]
+    answers = (base_open, arm_open, base_choice, arm_choice)
+    columns = [right_or_wrong(column).astype(np.int64) for column in answers]
     excess: NDArray[np.int64] = (columns[0] - columns[1]) - (columns[2] - columns[3])
     return sign_flip(excess, passages, alternative="greater")
 
