@@ -136,6 +136,21 @@ def test_gemma_at_wanda_one_half_is_not_loss(changed_more):
     assert all(decide(part).outcome != "loss" for part in found.values())
 
 
+def test_the_papers_own_setting_is_an_illusion_overall():
+    """Nine languages of 200 items, open 46.9 to 37.8 %, choice 90.0 to 86.8 %, some items won back."""
+    generator = np.random.default_rng(0)
+
+    def pair(base, arm, won):
+        lost = base - arm + won
+        place = generator.choice(4, size=1800, p=[base - lost, lost, won, 1 - base - won])
+        return np.isin(place, [0, 1]), np.isin(place, [0, 2])
+
+    answers = Answers(*pair(0.469, 0.378, 0.05), *pair(0.9, 0.868, 0.02))
+    found = gather(Case(answers, np.repeat([f"l{number}" for number in range(9)], 200)), draws=2000)
+    assert decide(found[OVERALL]).outcome == "illusion"
+    assert "loss" not in {decide(part).outcome for part in found.values()}
+
+
 def test_weak_languages_are_named_and_left_out_of_overall():
     base_open, base_choice = base_answers()
     languages = np.repeat(["english", "telugu"], N // 2)
