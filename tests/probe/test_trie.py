@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomia.probe.trie import plant
@@ -9,6 +9,7 @@ from anomia.probe.trie import plant
 sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple), max_size=12)
 
 
+@settings(deadline=None)
 @given(sequences)
 def test_every_sequence_can_be_read_back_along_its_parents(found):
     forest = plant(found)
@@ -20,6 +21,7 @@ def test_every_sequence_can_be_read_back_along_its_parents(found):
         assert tree.depths[nodes].tolist() == list(range(len(sequence)))
 
 
+@settings(deadline=None)
 @given(sequences)
 def test_ends_say_exactly_who_is_whose_ancestor(found):
     for tree in plant(found).trees:
@@ -32,6 +34,7 @@ def test_ends_say_exactly_who_is_whose_ancestor(found):
             assert seen == line
 
 
+@settings(deadline=None)
 @given(sequences)
 def test_parents_come_first_and_no_token_stands_twice_under_one_parent(found):
     for tree in plant(found).trees:
@@ -40,6 +43,7 @@ def test_parents_come_first_and_no_token_stands_twice_under_one_parent(found):
         assert len(set(edges)) == len(edges)
 
 
+@settings(deadline=None)
 @given(sequences, st.randoms())
 def test_neither_order_nor_repetition_matters(found, random):
     shuffled = found * 2

@@ -152,20 +152,40 @@ class Prefill:
 
 
 @dataclass(frozen=True)
-class LeafLayer:
-    """A pass over one layer of leaves of the first R rows of the cache.
+class LeafGroup:
+    """Leaves of rows `first_row` to `last_row` of the cache, about as many in each row.
 
-    places [N]: each leaf's place in a padded [R, width] layout. visible [N, L]: the slots that a leaf sees,
-    itself included. ages [N, L]: its depth minus the depth of what stands in each slot of its row.
+    leaves: where they stand in the pass [n]. places [n]: each one's place in a padded [rows, width] layout.
+    visible [n, L]: the slots that a leaf sees, itself included. ages [n, L]: its depth minus the depth of
+    what stands in each slot of its row.
     """
 
-    slots: Tensor
-    rows: int
+    leaves: slice
+    first_row: int
+    last_row: int
     width: int
     places: Tensor
     visible: Tensor
     ages: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """The additive mask [rows, width, L]; padding sees nothing, and is dropped afterwards."""
+        if window not in self.masks:
+            seen = self.visible if window is None else self.visible & (self.ages < window)
+            size = ((self.last_row - self.first_row) * self.width, seen.shape[1])
+            mask = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
+            mask[self.places] = additive(seen, dtype)
+            self.masks[window] = mask.view(-1, self.width, seen.shape[1])
+        return self.masks[window]
+
+
+@dataclass(frozen=True)
+class LeafLayer:
+    """A pass over one layer of leaves, sorted by row."""
+
+    slots: Tensor
+    groups: tuple[LeafGroup, ...]
 
     def attend(
         self,
@@ -177,32 +197,22 @@ class LeafLayer:
         softcap: float | None,
     ) -> Tensor:
         """See `Plan.attend`."""
-        length = self.visible.shape[1]
-        groups = key.shape[1]
-        padded = query.new_zeros(self.rows * self.width, *query.shape[1:])
-        padded[self.places] = query
-        output = masked_attention(
-            padded.view(self.rows, self.width, groups, -1, query.shape[-1]).permute(0, 2, 3, 1, 4),
-            key[: self.rows, :, :length],
-            value[: self.rows, :, :length],
-            self._mask(window, query.dtype),
-            scaling=scaling,
-            softcap=softcap,
-        )  # [R, KV heads, group, width, D]
-        return output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)[self.places]
-
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        if window not in self.masks:
-            seen = self.visible if window is None else self.visible & (self.ages < window)
-            mask = torch.full(
-                (self.rows * self.width, seen.shape[1]),
-                torch.finfo(dtype).min,
-                dtype=dtype,
-                device=seen.device,
-            )
-            mask[self.places] = additive(seen, dtype)
-            self.masks[window] = mask.view(self.rows, self.width, -1)
-        return self.masks[window]
+        outputs = []
+        for group in self.groups:
+            rows = slice(group.first_row, group.last_row)
+            count, length = group.last_row - group.first_row, group.visible.shape[1]
+            padded = query.new_zeros(count * group.width, *query.shape[1:])
+            padded[group.places] = query[group.leaves]
+            output = masked_attention(
+                padded.view(count, group.width, key.shape[1], -1, query.shape[-1]).permute(0, 2, 3, 1, 4),
+                key[rows, :, :length],
+                value[rows, :, :length],
+                group.mask(window, query.dtype),
+                scaling=scaling,
+                softcap=softcap,
+            )  # [rows, KV heads, group, width, D]
+            outputs.append(output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)[group.places])
+        return torch.cat(outputs)
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

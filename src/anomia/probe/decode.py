@@ -7,7 +7,8 @@ on is computed once. A beam that forks is two leaves with one parent: no cache i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from anomia.probe import vocabulary
 from anomia.probe.ask import Decoding
-from anomia.probe.attention import LeafLayer, planned
+from anomia.probe.attention import LeafGroup, LeafLayer, planned
 from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
 from anomia.probe.head import LOGIT_ROWS, Head
@@ -265,24 +266,55 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
         (leaf.row, leaf.slot, leaf.depth, leaf.token, place[leaf.parent]) for leaf in leaves if leaf.parent
     ]
     row, slot, depth, token, parent = torch.tensor(columns, device=device).unbind(1)
-    first_of_row: dict[int, int] = {}
-    in_row = [index - first_of_row.setdefault(leaf.row, index) for index, leaf in enumerate(leaves)]
     visible = before.visible[parent]
     visible[torch.arange(len(leaves), device=device), slot] = True
     ground.depths[row, slot] = depth
-    length = max(ground.used[: leaves[-1].row + 1])
-    width = max(in_row) + 1
-    plan = LeafLayer(
-        slots=row * ground.cache.capacity + slot,
-        rows=leaves[-1].row + 1,
-        width=width,
-        places=row * width + torch.tensor(in_row, device=device),
-        visible=visible[:, :length],
-        ages=depth[:, None] - ground.depths[row, :length],
-    )
+    groups = []
+    for first, last in _alike([leaf.row for leaf in leaves]):
+        rows = (leaves[first].row, leaves[last - 1].row + 1)
+        length = max(ground.used[slice(*rows)])
+        in_row = _numbered([leaf.row for leaf in leaves[first:last]])
+        width = max(in_row) + 1
+        members = slice(first, last)
+        groups.append(
+            LeafGroup(
+                leaves=members,
+                first_row=rows[0],
+                last_row=rows[1],
+                width=width,
+                places=(row[members] - rows[0]) * width + torch.tensor(in_row, device=device),
+                visible=visible[members, :length],
+                ages=depth[members, None] - ground.depths[row[members], :length],
+            )
+        )
+    plan = LeafLayer(row * ground.cache.capacity + slot, tuple(groups))
     with planned(plan):
         states = head.decode(input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache)
     return Layer(leaves, states, visible)
+
+
+def _numbered(rows: Sequence[int]) -> list[int]:
+    """Each leaf's number among those of its row; leaves are sorted by row."""
+    first: dict[int, int] = {}
+    return [index - first.setdefault(row, index) for index, row in enumerate(rows)]
+
+
+def _alike(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of leaves, sorted by row, whose rows have about as many leaves each.
+
+    Rows are padded to the widest of their group, so rows of few leaves (one greedy answer) don't share a
+    group with rows of many (beams and samples).
+    """
+    counts = Counter(rows)
+    first, widest, narrowest = 0, 0, len(rows)
+    for index, row in enumerate(rows):
+        if index and row == rows[index - 1]:
+            continue
+        widest, narrowest = max(widest, counts[row]), min(narrowest, counts[row])
+        if widest > 3 * narrowest:
+            yield first, index
+            first, widest, narrowest = index, counts[row], counts[row]
+    yield first, len(rows)
 
 
 def _with_ancestors(nodes: Sequence[Node]) -> set[Node]:

