@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -32,8 +32,12 @@ class States(Protocol):
 class MemoryStates:
     """Hidden states in memory, each overwritten by its successor."""
 
-    def __init__(self, states: Sequence[torch.Tensor]) -> None:
-        self._states = list(states)
+    def __init__(self) -> None:
+        self._states: list[torch.Tensor] = []
+
+    def keep(self, batch: int, hidden: torch.Tensor) -> None:
+        """Store what enters the first block in the next batch."""
+        self._states.append(hidden)
 
     def read(self, batch: int) -> torch.Tensor:
         """What enters the block in a batch, [B, S, H]."""
@@ -59,19 +63,21 @@ def make_model_batches(
 
 
 def enter(
-    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch]
-) -> tuple[list[torch.Tensor], list[list[Call]]]:
-    """What enters the first block in each batch, and how each block is called, by block and batch."""
+    model: nn.Module,
+    decoder: DecoderBlocks,
+    batches: Sequence[Batch],
+    keep: Callable[[int, torch.Tensor], None],
+) -> list[list[Call]]:
+    """How each block is called, by block and batch; `keep` gets what enters the first block in each batch."""
     intern = Interner()
     device = next(model.parameters()).device
-    states: list[torch.Tensor] = []
     calls: list[list[Call]] = [[] for _ in decoder.modules]
-    for batch in batches:
+    for index, batch in enumerate(batches):
         hidden, recorded = record_calls(model, decoder, batch.input_ids.to(device))
-        states.append(hidden.detach().clone())
+        keep(index, hidden.detach().clone())
         for mine, call in zip(calls, recorded, strict=True):
             mine.append(Call(intern(call.args), intern(dict(call.kwargs))))
-    return states, calls
+    return calls
 
 
 @torch.no_grad()
@@ -85,8 +91,8 @@ def walk(
     model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch], needs: Needs
 ) -> Iterator[tuple[int, list[Group]]]:
     """The statistics of one block after the other; between two, the caller may prune the block in place."""
-    entered, calls = enter(model, decoder, batches)
-    states = MemoryStates(entered)
+    states = MemoryStates()
+    calls = enter(model, decoder, batches, states.keep)
     for index, block in enumerate(decoder.modules):
         where = f"{decoder.name}.{index}"
         yield index, observe(block, batches, states.read, calls[index], needs, where=where)

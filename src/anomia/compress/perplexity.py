@@ -1,0 +1,87 @@
+"""Perplexity of a causal language model on a text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from anomia.errors import DataError
+
+WINDOW = 2048
+_ROWS = 256
+
+
+class Perplexity(NamedTuple):
+    """value: exp of the mean negative log-likelihood a token. tokens: scored ones. window: in tokens."""
+
+    value: float
+    tokens: int
+    window: int
+
+
+@torch.no_grad()
+def perplexity(
+    model: Any, tokenizer: Any, text: str, *, window: int = WINDOW, max_tokens: int | None = None
+) -> Perplexity:
+    """Perplexity over windows that don't overlap, as in the pruning literature (Frantar and Alistarh 2023).
+
+    The text is encoded as one piece. Where the tokenizer puts a start token in front, every window begins with
+    it; it is not scored, and neither is the first token of a window without one. Log-probabilities are taken in
+    float32, a few hundred positions at a time. max_tokens: only the beginning of the text.
+
+    Raises `DataError` for a text of fewer than two tokens.
+    """
+    ids = list(tokenizer(text)["input_ids"])
+    start = ids[:1] if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else []
+    ids = ids[len(start) :][:max_tokens]
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or window
+    window = min(window, limit)
+    step = window - len(start)
+    loss, count = 0.0, 0
+    for first in range(0, len(ids), step):
+        row = torch.tensor([start + ids[first : first + step]], device=model.device)  # [1, S]
+        if row.shape[1] < 2:
+            continue
+        losses = token_losses(model, row)
+        loss += float(losses.sum(dtype=torch.float64))
+        count += len(losses)
+    if count == 0:
+        raise DataError("the text for perplexity has fewer than two tokens; give a longer one")
+    mean = loss / count
+    return Perplexity(math.exp(mean) if mean < 700 else math.inf, count, window)
+
+
+def token_losses(model: Any, row: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of every token of `row` [1, S] but the first, [S − 1] float32.
+
+    The head is applied to slices of the positions: all logits of a large vocabulary would take gigabytes.
+    """
+    head: nn.Module = model.get_output_embeddings()
+    entered: list[torch.Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    try:
+        hidden = model.base_model(input_ids=row, use_cache=False).last_hidden_state  # [1, S, H]
+        first = model(input_ids=row[:, :2], use_cache=False).logits[0]  # [2, V]
+    finally:
+        handle.remove()
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+    def logits_of(states: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = head(states).float()
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    targets = row[0, 1:]
+    if not torch.allclose(logits_of(entered[0][0]), first.float(), rtol=1e-2, atol=1e-2):
+        # The model does something of its own to its logits; take them as they come.
+        logits = model(input_ids=row, use_cache=False).logits[0, :-1].float()
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
+    parts = [
+        nn.functional.cross_entropy(logits_of(states), wanted, reduction="none")
+        for states, wanted in zip(
+            torch.split(hidden[0, :-1], _ROWS), torch.split(targets, _ROWS), strict=True
+        )
+    ]
+    return torch.cat(parts)

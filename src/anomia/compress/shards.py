@@ -1,0 +1,173 @@
+"""Safetensors checkpoints on disk, tensor by tensor: reading a model folder, writing another one."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from anomia.errors import CompressionError, ModelError
+from anomia.files import write_json
+
+INDEX = "model.safetensors.index.json"
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor is, and how it is stored."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Its size in the file."""
+        return math.prod(self.shape) * _BYTES.get(self.dtype, 4)
+
+
+class Checkpoint(NamedTuple):
+    """A model folder with safetensors weights. tensors: by their names in the files."""
+
+    folder: Path
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def bytes(self) -> int:
+        """All weights together."""
+        return sum(info.bytes for info in self.tensors.values())
+
+    def stored_dtype(self, names: Iterable[str]) -> torch.dtype:
+        """The floating type of the first of some tensors that has one."""
+        return next(
+            (_DTYPES[d] for d in (self.tensors[n].dtype for n in names) if d in _DTYPES), torch.float32
+        )
+
+    def read(self, names: Iterable[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """Some tensors, floating ones as `dtype` if given. The files are closed again."""
+        wanted: dict[Path, list[str]] = {}
+        for name in names:
+            wanted.setdefault(self.tensors[name].file, []).append(name)
+        found = {}
+        for file, mine in wanted.items():
+            with _opened(file) as handle:
+                for name in mine:
+                    tensor = handle.get_tensor(name)
+                    found[name] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        return found
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """List the tensors of a model folder and check that every shard is there and whole.
+
+    Raises `ModelError` that names the shard that is missing or truncated.
+    """
+    index = folder / INDEX
+    if index.exists():
+        try:
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"model: {index} is no index of safetensors; download it again") from None
+        names = sorted(set(places.values()))
+    else:
+        names = sorted(file.name for file in folder.glob("*.safetensors"))
+        if not names:
+            raise ModelError(f"model: {folder} has no weights (*.safetensors)")
+    tensors: dict[str, TensorInfo] = {}
+    for name in names:
+        file = folder / name
+        if not file.exists():
+            raise ModelError(f"model: the shard {file} is missing; download the model again")
+        with _opened(file) as handle:
+            for key in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                part = handle.get_slice(key)
+                tensors[key] = TensorInfo(file, tuple(part.get_shape()), part.get_dtype())
+    return Checkpoint(folder, tensors)
+
+
+def match_names(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> dict[str, str] | None:
+    """The stored name of every parameter and saved buffer under `prefix`, by its name in the model.
+
+    `None` where they don't correspond one to one: an older layout that `transformers` converts while loading.
+    """
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    names = {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(prefix):
+            continue
+        stored = next(
+            (n for n in (name, name.removeprefix(base), base + name) if n in checkpoint.tensors), None
+        )
+        if stored is None or checkpoint.tensors[stored].shape != tuple(tensor.shape):
+            return None
+        names[name] = stored
+    return names
+
+
+def fill(model: nn.Module, values: Mapping[str, torch.Tensor], *, device: torch.device) -> None:
+    """Give parameters and buffers their values, by name."""
+    for name, value in values.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(value.to(device), requires_grad=False)
+        else:
+            owner._buffers[leaf] = value.to(device)
+
+
+def empty(module: nn.Module) -> None:
+    """Take the memory of all parameters of a module back."""
+    for child in module.modules():
+        for name, parameter in child._parameters.items():
+            if parameter is not None:
+                child._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    # glibc keeps freed memory that lies between small live objects; over many blocks that adds up.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a shard aside and rename it, so that a name in the folder is always a whole file.
+
+    Raises `CompressionError` when the disk is full or can't be written.
+    """
+    aside = file.with_suffix(".partial")
+    try:
+        save_file(
+            {name: value.contiguous().cpu() for name, value in tensors.items()}, aside, {"format": "pt"}
+        )
+        os.replace(aside, file)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise CompressionError(
+            f"{file} can't be written ({error}); make room or choose another folder, then run the same command"
+            " again: it continues after the last finished block"
+        ) from None
+
+
+def write_index(folder: Path, places: Mapping[str, str], total: int) -> None:
+    """The index of a sharded checkpoint. places: tensor to file name."""
+    content: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    write_json(folder / INDEX, content)
+
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model: the shard {file} is truncated or no safetensors ({error})") from None

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from anomia.compress import folder as folder_module
+from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.folder import prune_folder
+from anomia.compress.perplexity import perplexity, token_losses
+from anomia.compress.spec import parse_arm
+from anomia.errors import AnomiaError, CompressionError, DataError, ModelError
+
+from .conftest import FAMILIES, tiny_model
+
+TOKENIZER = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(96)}, "unk_token": "w0"},
+}
+
+
+def save_model(family: str, out: Path, **changes: Any) -> Any:
+    model = tiny_model(family, **changes)
+    model.save_pretrained(out)
+    (out / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0"}
+    (out / "tokenizer_config.json").write_text(json.dumps(settings))
+    return model
+
+
+def write_text(path: Path, *, documents: int = 12, seed: int = 0) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    lines = []
+    for _ in range(documents):
+        length = int(torch.randint(5, 40, (), generator=generator))
+        lines.append(" ".join(f"w{i}" for i in torch.randint(0, 96, (length,), generator=generator).tolist()))
+    path.write_text("\n\n".join(lines))
+    return f"file:{path}"
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return {name: value for file in path.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+def step_of(text: str) -> Any:
+    return parse_arm(text).steps[0]
+
+
+# Qwen2's tokenizer class can't read a vocabulary of whole words; its blocks are tested in test_apply.
+@pytest.mark.parametrize("family", [*(name for name in FAMILIES if name != "qwen2"), "mixtral"])
+@pytest.mark.parametrize("method", ["wanda:0.5", "sparsegpt:2:4"])
+def test_folder_to_folder_gives_the_bits_of_the_in_place_arm(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    save_model(family, tmp_path / "in")
+    source = write_text(tmp_path / "text.txt")
+    report = prune_folder(
+        str(tmp_path / "in"), tmp_path / "out", step_of(method), calibration=source, samples=12
+    )
+    assert report.streamed == (family != "mixtral")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+    in_place = compress(
+        model, step_of(method), prepare_windows(step_of(method), tokenizer, calibration=source, samples=12)
+    )
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(reloaded[name], value), name
+    assert report.compression.matrices == in_place.matrices
+    assert not (tmp_path / "out" / ".anomia-unfinished").exists()
+
+
+def test_what_is_written_says_what_was_done(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    source = write_text(tmp_path / "text.txt")
+    prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("wanda:0.5"), calibration=source)
+    report = json.loads((tmp_path / "out" / "anomia.json").read_text())
+    assert report["compression"]["calibration"]["token_hash"]
+    assert report["compression"]["versions"]["torch"] == torch.__version__
+    assert {"name", "sparsity", "dead_columns", "damping"} <= report["compression"]["matrices"][0].keys()
+    assert "12 passages of the 128 asked for" in report["compression"]["warnings"][0]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "neither smaller nor faster" in card
+    assert "wanda:0.5" in card
+    assert str(tmp_path / "in") not in card.split("---")[1]
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["wanda:0.5", "wanda:0.5,allocation=owl", "magnitude:0.5"])
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_an_interrupted_run_continues_at_the_last_finished_block(
+    method: str, finished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("gemma3", tmp_path / "in")
+    source = write_text(tmp_path / "text.txt")
+    options: dict[str, Any] = {"calibration": source, "samples": 12}
+    prune_folder(str(tmp_path / "in"), tmp_path / "whole", step_of(method), **options)
+
+    written: list[int] = []
+
+    def write_then_stop(plan: Any, out: Path, index: int) -> None:
+        real(plan, out, index)
+        written.append(index)
+        if index == finished and len(written) == finished + 1:
+            raise StopError
+
+    real = folder_module._write_block
+    monkeypatch.setattr(folder_module, "_write_block", write_then_stop)
+    with pytest.raises(StopError):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of(method), **options)
+    report = prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of(method), **options)
+    assert report.resumed_at == finished
+    assert written == [*range(finished + 1), *range(finished, 3)]
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "out")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_an_unfinished_folder_is_not_continued_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("llama", tmp_path / "in")
+    monkeypatch.setattr(folder_module, "_write_rest", lambda *_: (_ for _ in ()).throw(StopError))
+    with pytest.raises(StopError):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+    with pytest.raises(CompressionError, match="other settings"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.6"))
+
+
+def test_shards_and_untied_heads_and_other_dtypes(tmp_path: Path) -> None:
+    model = save_model("llama", tmp_path / "in", tie_word_embeddings=False)
+    model.save_pretrained(tmp_path / "in", max_shard_size="8KB")
+    (tmp_path / "in" / "model.safetensors").unlink(missing_ok=True)
+    assert len(list((tmp_path / "in").glob("*.safetensors"))) > 2
+    report = prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"), dtype="bfloat16")
+    assert report.streamed
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert reloaded.dtype == torch.bfloat16
+    assert torch.equal(reloaded.lm_head.weight, model.lm_head.weight.bfloat16())
+    assert all(matrix.sparsity == pytest.approx(0.5, abs=0.01) for matrix in report.compression.matrices)
+
+
+def test_stored_names_without_the_models_prefix(tmp_path: Path) -> None:
+    model = save_model("gpt2", tmp_path / "in")
+    stored = {name.removeprefix("transformer."): value for name, value in weights(tmp_path / "in").items()}
+    save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    report = prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:2:4"))
+    assert report.streamed
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    pruned = reloaded.transformer.h[0].mlp.c_fc.weight
+    assert (pruned == 0).float().mean() == 0.5
+    assert torch.equal(pruned[pruned != 0], model.transformer.h[0].mlp.c_fc.weight[pruned != 0])
+
+
+def test_bad_input_gives_one_clear_message(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    step = step_of("magnitude:0.5")
+    good = str(tmp_path / "in")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    (tmp_path / "file").write_text("x")
+    cases: list[tuple[type[AnomiaError], str, str, Path, dict[str, Any]]] = [
+        (CompressionError, "is not empty", good, tmp_path / "full", {}),
+        (CompressionError, "is a file", good, tmp_path / "file", {}),
+        (CompressionError, "can't be written", good, tmp_path / "file" / "below", {}),
+        (
+            CompressionError,
+            "no folder and can't be downloaded",
+            str(tmp_path / "no" / "such"),
+            tmp_path / "a",
+            {},
+        ),
+        (AnomiaError, "did you mean 'bfloat16'", good, tmp_path / "b", {"dtype": "bfloat"}),
+        (DataError, "can't be read", good, tmp_path / "c", {"perplexity_text": tmp_path / "none.txt"}),
+    ]
+    for kind, says, model, out, options in cases:
+        with pytest.raises(kind, match=says):
+            prune_folder(model, out, step, **options)
+    with pytest.raises(DataError, match="doesn't exist"):
+        prune_folder(good, tmp_path / "d", step_of("wanda:0.5"), calibration="file:none.txt")
+
+
+def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
+    model = save_model("llama", tmp_path / "in")
+    (tmp_path / "in" / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "in", max_shard_size="8KB")
+    shard = sorted((tmp_path / "in").glob("*.safetensors"))[1]
+    shutil.copytree(tmp_path / "in", tmp_path / "cut")
+    shard.unlink()
+    with pytest.raises(ModelError, match=f"{shard.name} is missing"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "a", step_of("magnitude:0.5"))
+    half = tmp_path / "cut" / shard.name
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    with pytest.raises(ModelError, match=f"{shard.name} is truncated"):
+        prune_folder(str(tmp_path / "cut"), tmp_path / "b", step_of("magnitude:0.5"))
+
+
+def test_a_full_disk_is_found_before_the_work_and_survived_during_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("llama", tmp_path / "in")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(CompressionError, match="are needed"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+    monkeypatch.undo()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def after_one(plan: Any, out: Path, index: int) -> None:
+        if index == 1:
+            monkeypatch.setattr("anomia.compress.shards.save_file", full)
+        real(plan, out, index)
+
+    real = folder_module._write_block
+    monkeypatch.setattr(folder_module, "_write_block", after_one)
+    with pytest.raises(CompressionError, match=r"No space left .* continues after the last finished block"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+    monkeypatch.undo()
+    assert prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5")).resumed_at == 1
+
+
+MEASURE = """
+import sys
+from anomia.compress.folder import prune_folder
+from anomia.compress.spec import parse_arm
+import torch
+torch.set_num_threads(1)
+prune_folder(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), parse_arm("wanda:0.5").steps[0],
+             calibration=sys.argv[3], samples=24)
+# Not ru_maxrss: a child process inherits that of its parent.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_peak_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
+    source = write_text(tmp_path / "text.txt", documents=24)
+    peaks, sizes = [], []
+    for blocks in (4, 16, 64):
+        wide = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": blocks}
+        save_model("llama", tmp_path / f"in{blocks}", **wide)
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / f"in{blocks}").glob("*.safetensors")))
+        arguments = [str(tmp_path / f"in{blocks}"), str(tmp_path / f"out{blocks}"), source]
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(run.stdout.strip().splitlines()[-1]) * 1024)
+    assert sizes[2] - sizes[0] > 180e6
+    assert peaks[1] - peaks[0] < 0.15 * (sizes[1] - sizes[0])
+    assert peaks[2] - peaks[0] < 0.15 * (sizes[2] - sizes[0])
+
+
+def test_perplexity_is_the_mean_loss_of_every_token_but_the_first(tmp_path: Path) -> None:
+    model = save_model("gemma2", tmp_path / "in")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    write_text(tmp_path / "text.txt")
+    text = (tmp_path / "text.txt").read_text()
+    ids = tokenizer(text)["input_ids"][:100]
+    result = perplexity(model, tokenizer, text, window=40, max_tokens=100)
+    losses = []
+    with torch.no_grad():
+        for start in (0, 40, 80):
+            row = torch.tensor([ids[start : start + 40]])
+            losses.append(model(input_ids=row, labels=row).loss * (row.shape[1] - 1))
+    assert result.tokens == 97
+    assert torch.tensor(result.value).log() == pytest.approx(float(sum(losses)) / 97, rel=1e-4)
+
+
+def test_logits_that_the_model_changes_are_taken_as_they_come() -> None:
+    model = tiny_model("llama")
+    row = torch.tensor([[3, 4, 5, 6, 7]])
+    plain = token_losses(model, row)
+    original = model.forward
+
+    def halved(*args: Any, **kwargs: Any) -> Any:
+        out = original(*args, **kwargs)
+        out.logits = out.logits * 0.5
+        return out
+
+    model.forward = halved
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(
+            model(input_ids=row).logits[0, :-1], row[0, 1:], reduction="none"
+        )
+    torch.testing.assert_close(token_losses(model, row), expected)
+    assert not torch.allclose(plain, expected)
+
+
+def test_perplexities_of_both_models_are_reported(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    write_text(tmp_path / "text.txt")
+    report = prune_folder(
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        step_of("magnitude:0.9"),
+        perplexity_text=tmp_path / "text.txt",
+    )
+    assert report.dense is not None
+    assert report.pruned is not None
+    assert report.dense.tokens == report.pruned.tokens
+    assert "perplexity, dense → pruned" in (tmp_path / "out" / "README.md").read_text()
