@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -254,12 +255,12 @@ def _whole(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdecimal() else text
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors become one message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        app()
+        app(args=arguments)
     except AnomiaError as error:
         err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
