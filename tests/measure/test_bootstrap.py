@@ -60,6 +60,19 @@ def test_bca_agrees_with_scipy(skewed):
     assert ours.defined[0]
 
 
+def test_bca_leans_to_the_long_tail_as_scipys_does():
+    values = np.random.default_rng(6).exponential(size=60)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    sums = totals(resample(["a"] * 60, draws=20_000), np.stack([values, np.ones(60)], axis=-1))
+    ours = bca(*[part[..., 0] / part[..., 1] for part in sums], [np.arange(60)])
+    mean = values.mean()
+    lean = (theirs.high - mean) / (mean - theirs.low)
+    assert lean > 1.25
+    assert (ours.high[0] - mean) / (mean - ours.low[0]) == pytest.approx(lean, rel=0.06)
+
+
 def test_few_passages_widen_the_interval_to_students():
     values = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     resampling = resample(["a"] * 6, draws=20_000)

@@ -17,6 +17,7 @@ from anomia.measure.quantities import (
     join,
     minus,
     normalized,
+    ratio_widening,
     restrict,
     share,
 )
@@ -137,6 +138,20 @@ def test_dissociation_as_a_quantity_is_the_dissociation_rate():
     assert found.pooled.n == alone.n == both.sum()
     assert found.pooled.low == pytest.approx(alone.low, abs=0.02)
     assert found.pooled.high == pytest.approx(alone.high, abs=0.02)
+
+
+def test_an_arm_that_is_better_than_base_has_the_wider_ratio():
+    """The height's uncertainty adds to the drop's; the spread of simulated studies says by how much."""
+    generator = np.random.default_rng(0)
+    place = generator.choice(4, size=(200, 4000), p=[0.15, 0.05, 0.25, 0.55])
+    base, arm = np.isin(place, [0, 1]).astype(float), np.isin(place, [0, 2]).astype(float)
+    ratios = (base - arm).mean(axis=0) / base.mean(axis=0)
+    known_height = (base - arm).mean(axis=0) / 0.2
+    found = np.median(ratio_widening(base, arm, 0.0))
+    assert found == pytest.approx(ratios.std() / known_height.std(), rel=0.08)
+    assert found > 1.2
+    # Where the arm is worse the height's uncertainty cancels some of the drop's, which is not counted on.
+    assert (ratio_widening(arm, base, 0.0) == 1.0).mean() > 0.9
 
 
 def test_one_pass_or_many_give_the_same():
