@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ from anomia._version import __version__
 from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.blocks import (
     DecoderBlocks,
-    Matrix,
+    all_matrices,
     find_blocks,
-    find_fused_experts,
-    find_matrices,
     left_dense,
 )
 from anomia.compress.calibration import Windows, make_windows, read_calibration
 from anomia.compress.prune import METHODS, prune_groups
 from anomia.compress.prunerzero import gradient_norms
+from anomia.compress.quantize import DEQUANTIZED, quantize_blocks
 from anomia.compress.report import CompressionReport, MatrixReport
 from anomia.compress.spec import UNCALIBRATED, Checkpoint, Pattern, Prune, Quantize, Step, Target
 from anomia.compress.statistics import Group
@@ -97,10 +97,18 @@ def compress(
     """
     if isinstance(step, Checkpoint):
         raise CompressionError(f"{step} is a model of its own: load it instead of base")
-    if isinstance(step, Quantize):
-        raise CompressionError(f"{step} is not available yet")
     started = time.perf_counter()
     decoder = find_blocks(model)
+    if isinstance(step, Quantize):
+        quantized = quantize_blocks(decoder, step, progress=progress)
+        return CompressionReport(
+            step=str(step),
+            matrices=tuple(quantized),
+            seconds=time.perf_counter() - started,
+            left_dense=tuple(left_dense(model, decoder)),
+            warnings=() if step.method == "llm.int8" else (DEQUANTIZED,),
+            versions=versions("torchao", "bitsandbytes"),
+        )
     check_target(decoder, step.target)
     if needs_calibration(step) and windows is None:
         raise CompressionError(f"{step} needs calibration text, and none was given")
@@ -160,14 +168,6 @@ def _groups(
         yield index, [Group((m,), None, (mine[m.name],) if mine else ()) for m in matrices]
 
 
-def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
-    """Every matrix of a block that pruning touches, an expert's slices one by one."""
-    matrices = find_matrices(block, where=where)
-    for fused in find_fused_experts(block, where=where):
-        matrices += fused.matrices()
-    return matrices
-
-
 def check_target(decoder: DecoderBlocks, target: Target) -> None:
     """Refuse, before any work, a pattern that some matrix can't hold and weights that can't be pruned."""
     for index, block in enumerate(decoder.modules):
@@ -186,6 +186,10 @@ def warnings_of(matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
     return tuple(f"{notes.count(note)} matrices: {note}" for note in dict.fromkeys(notes))
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {"anomia": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+def versions(*packages: str) -> dict[str, str]:
+    """The versions that a result depends on; of `packages`, those that are installed."""
+    found = {"anomia": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

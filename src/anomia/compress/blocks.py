@@ -123,6 +123,14 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
     return found
 
 
+def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
+    """Every matrix of a block that pruning touches, an expert's slices one by one."""
+    matrices = find_matrices(block, where=where)
+    for fused in find_fused_experts(block, where=where):
+        matrices += fused.matrices()
+    return matrices
+
+
 def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
     """Names of the weights of two or more dimensions that pruning doesn't touch, for the report."""
     pruned = set()

@@ -19,14 +19,13 @@ from accelerate import init_empty_weights
 from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.apply import (
     Progress,
-    all_matrices,
     check_target,
     compress,
     prepare_windows,
     versions,
     warnings_of,
 )
-from anomia.compress.blocks import Call, DecoderBlocks, find_blocks, left_dense
+from anomia.compress.blocks import Call, DecoderBlocks, all_matrices, find_blocks, left_dense
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.disk_states import DiskStates
 from anomia.compress.model_card import write_card

@@ -1,0 +1,154 @@
+"""Weight quantization of the decoder blocks, through torchao and bitsandbytes.
+
+Weights are quantized and put back as the values that they stand for: the model computes what a weight-only
+quantized one computes, at the cost of the dense one, on any device. It gets neither smaller nor faster.
+`llm.int8` also rounds activations, so its layers are replaced by those of bitsandbytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import DecoderBlocks, all_matrices, find_matrices
+from anomia.compress.prune import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.spec import Quantize
+from anomia.errors import CompressionError, MissingExtraError
+
+GROUP = 128
+NF4_BLOCK = 64
+OUTLIER_THRESHOLD = 6.0
+DEQUANTIZED = (
+    "weights hold the values that the quantized ones stand for: size and speed are the dense model's"
+)
+
+RoundTrip = Callable[[torch.Tensor], torch.Tensor]
+
+
+@torch.no_grad()
+def quantize_blocks(
+    decoder: DecoderBlocks, step: Quantize, *, progress: Callable[[int, int], None] | None = None
+) -> list[MatrixReport]:
+    """Quantize every matrix of every block in place; embeddings, norms, biases and head stay as they are.
+
+    Integers are symmetric, so a zero stays zero: int8 with one scale a row, int4, int3 and int2 with one a group
+    of 128 inputs, unless the step says otherwise. nf4 has one scale for 64 weights.
+
+    Raises `CompressionError` before any work where a group doesn't divide a matrix, `MissingExtraError` where
+    the package is not installed.
+    """
+    check_groups(decoder, step)
+    if step.method == "llm.int8":
+        return _replace_linears(decoder, progress)
+    round_trip = _nf4() if step.method == "nf4" else _integers(step)
+    reports: list[MatrixReport] = []
+    for index, block in enumerate(decoder.modules):
+        where = f"{decoder.name}.{index}"
+        for matrix in all_matrices(block, where):
+            matrix.weight.copy_(round_trip(matrix.weight.contiguous()))
+            reports.append(report_matrix(matrix)._replace(name=f"{where}.{matrix.name}"))
+        if progress is not None:
+            progress(index + 1, len(decoder.modules))
+    return reports
+
+
+def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
+    """Refuse a group that doesn't divide the inputs of every matrix."""
+    group = _group(step)
+    if group is None:
+        return
+    columns = {
+        f"{decoder.name}.{index}.{matrix.name}": matrix.weight.shape[1]
+        for index, block in enumerate(decoder.modules)
+        for matrix in all_matrices(block, f"{decoder.name}.{index}")
+    }
+    for name, count in columns.items():
+        if count % group:
+            fitting = math.gcd(group, *columns.values())
+            raise CompressionError(
+                f"{name} has {count} inputs, which groups of {group} can't divide;"
+                f" {step.method}:group={fitting} fits every matrix of this model"
+            )
+
+
+def _group(step: Quantize) -> int | None:
+    if step.method in ("nf4", "llm.int8"):
+        return None
+    return step.group if step.group is not None else (None if step.method == "int8" else GROUP)
+
+
+def _integers(step: Quantize) -> RoundTrip:
+    torchao = _require("torchao.quantization", "torchao")
+    group = _group(step)
+    granularity = torchao.PerAxis(0) if group is None else torchao.PerGroup(group)
+    bits = getattr(torch, step.method)
+    config = torchao.IntxWeightOnlyConfig(weight_dtype=bits, granularity=granularity)
+
+    def round_trip(weight: torch.Tensor) -> torch.Tensor:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        torchao.quantize_(layer, config)
+        quantized: Any = layer.weight
+        values: torch.Tensor = quantized.dequantize()
+        return values
+
+    return round_trip
+
+
+def _nf4() -> RoundTrip:
+    functional = _require("bitsandbytes.functional", "bitsandbytes")
+
+    def round_trip(weight: torch.Tensor) -> torch.Tensor:
+        packed, scales = functional.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
+        values: torch.Tensor = functional.dequantize_4bit(packed, scales)
+        return values.to(weight.dtype)
+
+    return round_trip
+
+
+def _replace_linears(
+    decoder: DecoderBlocks, progress: Callable[[int, int], None] | None
+) -> list[MatrixReport]:
+    layers = _require("bitsandbytes.nn", "bitsandbytes")
+    for index, block in enumerate(decoder.modules):
+        where = f"{decoder.name}.{index}"
+        others = [m.name for m in all_matrices(block, where) if not _is_linear(block, m.name)]
+        if others:
+            raise CompressionError(
+                f"llm.int8 replaces linear layers, and {where}.{others[0]} is none; use int8"
+            )
+    reports: list[MatrixReport] = []
+    for index, block in enumerate(decoder.modules):
+        where = f"{decoder.name}.{index}"
+        for matrix in find_matrices(block, where=where):
+            reports.append(report_matrix(matrix)._replace(name=f"{where}.{matrix.name}"))
+            dense: Any = block.get_submodule(matrix.name)
+            layer = layers.Linear8bitLt(
+                dense.in_features,
+                dense.out_features,
+                bias=dense.bias is not None,
+                has_fp16_weights=False,
+                threshold=OUTLIER_THRESHOLD,
+            )
+            layer.load_state_dict(dense.state_dict())
+            block.set_submodule(matrix.name, layer.to(matrix.weight.device).requires_grad_(False))
+        if progress is not None:
+            progress(index + 1, len(decoder.modules))
+    return reports
+
+
+def _is_linear(block: nn.Module, name: str) -> bool:
+    return not name.endswith("]") and isinstance(block.get_submodule(name), nn.Linear)
+
+
+def _require(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(package, "quant") from None
