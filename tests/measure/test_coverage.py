@@ -95,6 +95,4 @@ def test_the_whole_grid():
         for name, found in measure(cell).found.items():
             if promised(cell, found) and found.covered < 0.93:
                 below.append((name, found, cell))
-    # 4,000 replications know a coverage to ±0.8 points: of hundreds of cells a few at 93 to 94 % fall below.
-    assert all(found.covered >= 0.92 for _, found, _ in below), below
-    assert len(below) <= 5, below
+    assert below == []
