@@ -8,7 +8,7 @@ from typing import Any
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.spec import Prune, Step
 from anomia.models import LoadedModel
-from anomia.run.progress import Progress
+from anomia.run.progress import Progress, stage_counter
 from anomia.study import Study
 
 
@@ -43,7 +43,7 @@ def compress_arm(
             language=languages[0] if uses_own_text([step], study) else None,
             evaluation_passages=passages,
         )
-        stage = _Stage(progress, f"compressing: {step}")
+        stage = stage_counter(progress, f"compressing: {step}")
         report = compress(loaded.model, step, windows, progress=stage)
         for warning in report.warnings:
             progress.say(f"{step}: {warning}")
@@ -54,16 +54,3 @@ def compress_arm(
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
     """Whether every language gets a mask of its own."""
     return any((step.calibration or study.calibration) == "own" for step in steps if isinstance(step, Prune))
-
-
-class _Stage:
-    """Turns "so many blocks of so many" into a stage of the run's progress."""
-
-    def __init__(self, progress: Progress, text: str) -> None:
-        self._progress, self._text, self._begun = progress, text, False
-
-    def __call__(self, done: int, total: int) -> None:
-        if not self._begun:
-            self._progress.stage(self._text, total)
-            self._begun = True
-        self._progress.advance()

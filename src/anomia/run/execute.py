@@ -15,11 +15,12 @@ import transformers
 from anomia._version import __version__
 from anomia.compress.spec import Arm, Checkpoint, parse_arm
 from anomia.errors import CompressionError, ModelError
-from anomia.items import ItemSet, build_items, read_questions
+from anomia.items import Item, ItemSet, build_items, read_questions
 from anomia.models import LoadedModel, load_model
 from anomia.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from anomia.probe.ask import Decoding, Distribution, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.memory import fitting_batch_size
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.records import record, write_rows
 from anomia.run.compress import compress_arm, uses_own_text
@@ -152,7 +153,7 @@ def _begin(
         "transformers": transformers.__version__,
         "machine": _machine(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "batch_size": batch_size(study),
+        "batch_size": _batch_size(study, item_sets, loaded),
         "base_weights": fingerprint_weights(loaded.model),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
         "items": {items.language: len(items.items) for items in item_sets},
@@ -162,9 +163,25 @@ def _begin(
     return begin_run(out, study, item_sets, provenance)
 
 
-def batch_size(study: Study) -> int:
-    """Items a batch: as asked, else 16, which fits the smallest machines this runs on."""
-    return 16 if study.batch_size == "auto" else study.batch_size
+def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel) -> int:
+    """Items a batch: as asked, else what fits into memory by the longest item of each language."""
+    if study.batch_size != "auto":
+        return study.batch_size
+    longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
+    asks = [
+        _encode(study, item, items, loaded, reach=True).ask
+        for item, items in zip(longest, item_sets, strict=True)
+    ]
+    return fitting_batch_size(loaded.model, asks, _decoding(study, loaded))
+
+
+def _encode(
+    study: Study, item: Item, items: ItemSet, loaded: LoadedModel, *, reach: bool, **more: Any
+) -> EncodedItem:
+    form = Form(chat=study.chat, prompt_tokens=study.prompt_tokens, one_shot_tokens=study.one_shot_tokens)
+    return encode_item(
+        item, loaded.tokenizer, form, study.probes, exemplar=items.exemplar, reach=reach, **more
+    )
 
 
 def _machine(device: torch.device) -> str:
@@ -186,14 +203,14 @@ def _measure(
     chosen = items.items[shard.first : shard.last]
     progress.stage(f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
     references = {} if shard.arm == BASE else _base_distributions(folder, shard)
+    reach = shard.first < study.reach_limit
     encoded = [
-        encode_item(
+        _encode(
+            study,
             item,
-            loaded.tokenizer,
-            Form(chat=study.chat, prompt_tokens=study.prompt_tokens, one_shot_tokens=study.one_shot_tokens),
-            study.probes,
-            exemplar=items.exemplar,
-            reach=shard.first < study.reach_limit,
+            items,
+            loaded,
+            reach=reach,
             reference_tokens=references[item.question.id].tokens if item.question.id in references else (),
         )
         for item in chosen
@@ -226,7 +243,14 @@ def _ask(
     *,
     size: int | None = None,
 ) -> Iterator[Reply]:
-    decoding = Decoding(
+    size = size or int(folder.provenance["batch_size"])
+    return engine.answer(
+        loaded.model, [item.ask for item in encoded], _decoding(study, loaded), batch_size=size
+    )
+
+
+def _decoding(study: Study, loaded: LoadedModel) -> Decoding:
+    return Decoding(
         eos_token_ids=loaded.eos_token_ids,
         max_new_tokens=study.max_new_tokens,
         num_beams=study.num_beams,
@@ -235,8 +259,6 @@ def _ask(
         temperature=study.temperature,
         sample_seeds=tuple(study.seed + n for n in range(study.sample_seeds)),
     )
-    size = size or int(folder.provenance["batch_size"])
-    return engine.answer(loaded.model, [item.ask for item in encoded], decoding, batch_size=size)
 
 
 def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distribution]:

@@ -129,3 +129,17 @@ class PlainProgress:
     def say(self, text: str) -> None:
         """Writes the line."""
         self._write(text)
+
+
+def stage_counter(progress: Progress, text: str) -> Callable[[int, int], None]:
+    """Turns calls of (done, total) into a stage of a progress."""
+    begun = False
+
+    def count(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            progress.stage(text, total)
+            begun = True
+        progress.advance()
+
+    return count
