@@ -106,9 +106,7 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
         mark = "right" if row["choice_correct"] else "wrong"
         grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
         if row["gold_rank"] is not None:
-            ties = f", {row['gold_rank_ties']} ties" if row["gold_rank_ties"] else ""
-            token = repr(row["gold_first_token"])
-            grid.add_row(f"{name} ranks", _plain(f"{token} at {row['gold_rank']}{ties}"))
+            grid.add_row(f"{name} ranks", _plain(_ranks(row)))
     title = _plain(
         f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not answered both ways by base'}"
     )
@@ -166,6 +164,15 @@ def _percent(estimate: Estimate | None) -> str:
 def _plain(text: str) -> Text:
     """Text of models and data sets, without its control characters: a terminal obeys those."""
     return Text("".join(char if char.isprintable() else " " for char in text))
+
+
+def _ranks(row: Mapping[str, Any]) -> str:
+    """Where gold's first token stands and, where another option shares that, its first telling one."""
+    text = f"{row['gold_first_token']!r} at {row['gold_rank']}"
+    if row["gold_distinct_rank"] is None:
+        return text
+    telling = f"{row['gold_distinct_token']!r} at {row['gold_distinct_rank']}"
+    return text if telling == text else f"{text}; the first token of its own, {telling}"
 
 
 def _one_line(text: str) -> str:

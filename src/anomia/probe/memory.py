@@ -1,0 +1,105 @@
+"""How much memory the token tree needs, and the batch size that fits.
+
+Bytes = weights + batch × item + the larger of activations (while prompts are read) and logits, where
+
+- an item takes its growing rows × the slots of the longest row × the bytes of a slot;
+- a slot holds a key and a value of every layer: 2 × layers × KV heads × head size × bytes of the dtype;
+- logits: positions read at once × vocabulary × bytes of the dtype, and float32 for the few positions whose
+  product is taken in float32;
+- activations: tokens of a prefill pass × the larger of what attention (six times its queries' size) and the
+  feed-forward layer (three times its size) hold at once, and the hidden states in float32 and the dtype.
+
+The allocator of the C library may hold on to freed pieces beside that; `SPARE` leaves room for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from anomia.probe.ask import Ask, Decoding
+from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS
+from anomia.probe.prefill import PREFILL_TOKENS, lay_out
+from anomia.probe.tree import capacity
+
+SPARE = 0.8
+"""The part of free memory that is planned with."""
+LARGEST_ON_CPU = 16
+LARGEST = 128
+"""Beyond these, larger batches make nothing faster."""
+
+
+class Need(NamedTuple):
+    """Bytes: of the weights, of each item of a batch, and of what doesn't grow with the batch."""
+
+    weights: int
+    item: int
+    fixed: int
+
+    def total(self, batch_size: int) -> int:
+        """Bytes at the peak of a batch."""
+        return self.weights + batch_size * self.item + self.fixed
+
+
+def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
+    """The need of the largest of these asks; the formula stands at the head of this module."""
+    config = model.config.get_text_config()
+    size = model.dtype.itemsize
+    batches = [lay_out([ask]) for ask in asks]
+    slots = max((capacity(b, [a], decoding) for b, a in zip(batches, asks, strict=True)), default=0)
+    rows = max((batch.growing for batch in batches), default=0)
+    tokens = max((sum(len(row.tree.tokens) for row in batch.rows) for batch in batches), default=0)
+    reads = max((len(batch.reads) for batch in batches), default=0)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    exact = FLOAT32_ROWS if any(ask.targets or ask.distribution for ask in asks) else 0
+    steps = decoding.num_beams + decoding.num_samples * len(decoding.sample_seeds)
+    leaves = max((len(ask.greedy) + steps * (ask.samples is not None) for ask in asks), default=0)
+    logits = vocabulary * (min(LOGIT_ROWS, len(asks) * max(reads, leaves)) * size + exact * 4)
+    passed = min(PREFILL_TOKENS, len(asks) * tokens)
+    widest = max(6 * _query_size(config), 3 * _feed_forward_size(config))
+    activations = passed * (config.hidden_size * (2 * 4 + 2 * size) + widest * size)
+    # Parameters that two modules share (tied embeddings) are listed once.
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Need(weights, rows * slots * slot_bytes(model), max(logits, activations))
+
+
+def slot_bytes(model: Any) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    config = model.config.get_text_config()
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    bytes_: int = 2 * config.num_hidden_layers * kv_heads * _head_size(config) * model.dtype.itemsize
+    return bytes_
+
+
+def fitting_batch_size(model: Any, asks: Sequence[Ask], decoding: Decoding) -> int:
+    """The largest useful batch size that fits into the memory that is free now, beside the loaded model."""
+    largest = LARGEST_ON_CPU if model.device.type == "cpu" else LARGEST
+    need = estimate(model, asks, decoding)
+    if not need.item:
+        return largest
+    return int(min(largest, max(1, (SPARE * free_bytes(model.device) - need.fixed) // need.item)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _head_size(config: Any) -> int:
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return size
+
+
+def _query_size(config: Any) -> int:
+    size: int = config.num_attention_heads * _head_size(config)
+    return size
+
+
+def _feed_forward_size(config: Any) -> int:
+    size: int = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return size
