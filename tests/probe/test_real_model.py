@@ -19,7 +19,7 @@ from anomia.probe.encode import PROBES, Form, encode_item
 from .test_tree import assert_same
 
 pytestmark = [pytest.mark.slow]
-LANGUAGES = ("english", "korean")
+LANGUAGES = ("english", "telugu")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,11 @@ def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
         assert found.placements[name][2:] == pytest.approx(placement[2:], abs=tolerance)
     if expected.distribution is not None:
         assert found.distribution is not None
-        assert found.distribution.tokens == expected.distribution.tokens
+        # Far down, tokens may be closer together than rounding: what changed places must be a tie within it.
+        theirs = dict(zip(expected.distribution.tokens, expected.distribution.log_probs, strict=True))
+        for token, log_prob in zip(found.distribution.tokens, found.distribution.log_probs, strict=True):
+            assert log_prob == pytest.approx(theirs.get(token, min(theirs.values())), abs=tolerance)
+        assert found.distribution.tokens[:10] == expected.distribution.tokens[:10]
         assert found.distribution.log_probs == pytest.approx(expected.distribution.log_probs, abs=tolerance)
         assert found.distribution.tail_mass == pytest.approx(expected.distribution.tail_mass, abs=tolerance)
     assert found.reference_log_probs == pytest.approx(expected.reference_log_probs, abs=tolerance)

@@ -33,12 +33,12 @@ FEW_QUERIES = 128
 class Plan(Protocol):
     """How the tokens of one packed forward pass see the KV cache.
 
-    `slots` [N]: where each token's key and value are stored, as row × capacity + slot.
+    `homes`: the row and the slot [N] where each token's key and value are stored.
     """
 
     @property
-    def slots(self) -> Tensor:
-        """Where keys and values are stored [N]."""
+    def homes(self) -> tuple[Tensor, Tensor]:
+        """Rows and slots."""
         ...
 
     def attend(
@@ -111,7 +111,7 @@ class TreeRow:
 class Prefill:
     """A pass over the nodes of whole trees; a node's slot is its index in the tree."""
 
-    slots: Tensor
+    homes: tuple[Tensor, Tensor]
     rows: tuple[TreeRow, ...]
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
@@ -184,7 +184,7 @@ class LeafGroup:
 class LeafLayer:
     """A pass over one layer of leaves, sorted by row."""
 
-    slots: Tensor
+    homes: tuple[Tensor, Tensor]
     groups: tuple[LeafGroup, ...]
 
     def attend(

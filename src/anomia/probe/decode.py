@@ -287,7 +287,7 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
                 ages=depth[members, None] - ground.depths[row[members], :length],
             )
         )
-    plan = LeafLayer(row * ground.cache.capacity + slot, tuple(groups))
+    plan = LeafLayer((row, slot), tuple(groups))
     with planned(plan):
         states = head.decode(input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache)
     return Layer(leaves, states, visible)

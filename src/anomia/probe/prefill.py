@@ -185,7 +185,7 @@ def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], first: int) -> tupl
     Returns their hidden states [N, H], and where each tree begins.
     """
     device = head.device
-    offsets, tokens, positions, slots, plans = [], [], [], [], []
+    offsets, tokens, positions, places, slots, plans = [], [], [], [], [], []
     offset = 0
     for place, (_, tree, cached) in enumerate(rows, first):
         size = len(tree.tokens)
@@ -193,16 +193,15 @@ def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], first: int) -> tupl
         plans.append(TreeRow(place, cached, size, offset, depths, ends))
         tokens.append(tree.tokens[cached:])
         positions.append(tree.depths[cached:])
-        slots.append(place * cache.capacity + np.arange(cached, size))
+        places.append(np.full(size - cached, place))
+        slots.append(np.arange(cached, size))
         offsets.append(offset)
         offset += size - cached
-    plan = Prefill(torch.from_numpy(np.concatenate(slots)).to(device), tuple(plans))
-    with planned(plan):
-        states = head.decode(
-            input_ids=torch.from_numpy(np.concatenate(tokens)).to(device)[None],
-            position_ids=torch.from_numpy(np.concatenate(positions)).to(device)[None],
-            past_key_values=cache,
-        )
+    ids, depths, at_rows, at_slots = (
+        torch.from_numpy(np.concatenate(parts)).to(device) for parts in (tokens, positions, places, slots)
+    )
+    with planned(Prefill((at_rows, at_slots), tuple(plans))):
+        states = head.decode(input_ids=ids[None], position_ids=depths[None], past_key_values=cache)
     return states, offsets
 
 
