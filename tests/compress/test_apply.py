@@ -207,3 +207,27 @@ def test_progress_counts_blocks() -> None:
         progress=lambda done, count: calls.append((done, count)),
     )
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_blocks_that_depend_on_more_than_their_inputs_are_refused() -> None:
+    model = tiny_model("llama")
+    first, last = model.model.layers[0], model.model.layers[2]
+    shared: list[torch.Tensor] = []
+    inner, outer = first.self_attn.forward, last.forward
+
+    def remember(*args: Any, **kwargs: Any) -> Any:
+        out = inner(*args, **kwargs)
+        shared.append(out[0].detach())
+        return out
+
+    def add_shared(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return outer(hidden + len(shared), *args, **kwargs)
+
+    first.self_attn.forward = remember
+    last.__class__ = type(
+        "SharingLayer", (type(last),), {"forward": lambda self, *a, **k: add_shared(*a, **k)}
+    )
+    before = first.mlp.up_proj.weight.clone()
+    with pytest.raises(CompressionError, match="depend on more than their inputs"):
+        compress(model, step_of("wanda:0.5"), make_test_windows([8]))
+    assert torch.equal(first.mlp.up_proj.weight, before)

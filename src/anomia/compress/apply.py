@@ -21,14 +21,14 @@ from anomia.compress.blocks import (
     find_blocks,
     left_dense,
 )
-from anomia.compress.calibration import Windows, make_windows, read_calibration
+from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.prune import METHODS, prune_groups
 from anomia.compress.prunerzero import gradient_norms
 from anomia.compress.quantize import DEQUANTIZED, quantize_blocks
 from anomia.compress.report import CompressionReport, MatrixReport
 from anomia.compress.spec import UNCALIBRATED, Checkpoint, Pattern, Prune, Quantize, Step, Target
 from anomia.compress.statistics import Group
-from anomia.compress.walk import BATCH_TOKENS, calibrating, make_model_batches, walk
+from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk, make_model_batches, walk
 from anomia.errors import CompressionError
 
 Progress = Callable[[int, int], None]
@@ -116,6 +116,7 @@ def compress(
     with ExitStack() as stack:
         if windows is not None:
             stack.enter_context(calibrating(model))
+            check_walk(model, decoder, make_batches(windows)[0])
         sparsities = _spread(model, decoder, step, windows, batch_tokens)
         for index, groups in _groups(model, decoder, step, windows, batch_tokens):
             target = sparsities[index] if sparsities else step.target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,8 +13,10 @@ from anomia.compress.attention import strips_where_faster
 from anomia.compress.blocks import Call, DecoderBlocks, Interner, record_calls, run_block
 from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.statistics import Group, Needs, observe
+from anomia.errors import CompressionError
 
 BATCH_TOKENS = 1024
+_CHECKED_TOKENS = 32
 
 
 class States(Protocol):
@@ -78,6 +80,35 @@ def enter(
         for mine, call in zip(calls, recorded, strict=True):
             mine.append(Call(intern(call.args), intern(dict(call.kwargs))))
     return calls
+
+
+@torch.no_grad()
+def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
+    """Compare the blocks run one after the other with the model's own pass, on a few tokens.
+
+    Raises `CompressionError` for a model whose blocks depend on more than what enters them (caches shared
+    between blocks, say): its statistics would be silently wrong.
+    """
+    device = next(model.parameters()).device
+    ids = batch.input_ids[:1, :_CHECKED_TOKENS].to(device)
+    expected: list[torch.Tensor] = []
+
+    def read(_: nn.Module, __: Any, out: Any) -> None:
+        expected.append(out if torch.is_tensor(out) else out[0])
+
+    handle = decoder.modules[-1].register_forward_hook(read)
+    try:
+        model(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    hidden, calls = record_calls(model, decoder, ids)
+    for block, call in zip(decoder.modules, calls, strict=True):
+        hidden = run_block(block, hidden, call)
+    if not torch.allclose(hidden.float(), expected[0].float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise CompressionError(
+            f"the blocks {decoder.name} of {type(model).__name__} depend on more than their inputs; run one after"
+            " the other they give other states than the whole model, so it can't be pruned with calibration text"
+        )
 
 
 @torch.no_grad()
