@@ -12,6 +12,7 @@ import platformdirs
 
 from anomia.errors import MissingExtraError, ModelError
 from anomia.models import load_model
+from anomia.models.load import quiet_transformers
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 LANGUAGES = ("english", "russian", "swahili", "indonesian")
@@ -46,8 +47,9 @@ def demo_model() -> Path:
             raise ModelError(f"model: the demo's GGUF file does not have the published checksum {SHA256}")
         loaded = load_model(str(gguf))
         made = Path(work) / "model"
-        loaded.model.save_pretrained(made)
-        loaded.tokenizer.save_pretrained(made)
+        with quiet_transformers():
+            loaded.model.save_pretrained(made)
+            loaded.tokenizer.save_pretrained(made)
         # A folder that is there is whole: it appears under its name only when everything is in it.
         if folder.exists():
             shutil.rmtree(folder)

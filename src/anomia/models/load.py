@@ -5,15 +5,16 @@ Weights come from safetensors or GGUF, never from pickle; remote code runs only 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
@@ -77,7 +78,7 @@ def load_model(
             "dtype": DTYPES.get(dtype, torch.bfloat16),
             "quantization_config": transformers.GgufConfig(dequantize=True),
         }
-    with _quiet():
+    with quiet_transformers():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             model = transformers.AutoModelForCausalLM.from_pretrained(source, **options, **weights)
@@ -113,19 +114,11 @@ def _locate(name: str) -> tuple[str, str | None]:
     if path.is_dir():
         _check_folder(path)
         return str(path), None
-    looks_local = (
-        name.startswith((".", "/", "~")) or name.count("/") != 1 or (path.parent.is_dir() and os.sep in name)
-    )
-    if looks_local and not _is_plain_hub_id(name):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
         )
     return name, None
-
-
-def _is_plain_hub_id(name: str) -> bool:
-    """`gpt2` and `owner/name` can be hub ids; `./x`, `/x` and `a/b/c` can't."""
-    return not name.startswith((".", "/", "~")) and name.count("/") <= 1
 
 
 def _check_folder(path: Path) -> None:
@@ -168,15 +161,19 @@ def _explain(name: str, error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the loader's own progress bars and advice out of ours."""
+def quiet_transformers() -> Iterator[None]:
+    """Keeps the progress bars and the advice of `transformers` out of ours."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
+    # The bar of GGUF files heeds no setting of the library.
+    gguf_bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = partial(gguf_bar, disable=True)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = gguf_bar
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
