@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.grade import contains, f1, grade, is_unspaced, named_candidates, normalize, strip_thinking, words
+from anomia.grade import (
+    contains,
+    f1,
+    grade,
+    is_degenerate,
+    is_unspaced,
+    named_candidates,
+    normalize,
+    strip_thinking,
+    words,
+)
 
 SAMPLES = {
     "bengali": "রবীন্দ্রনাথ ঠাকুর",
@@ -112,3 +122,12 @@ def test_a_longer_candidate_uses_up_the_shorter_one() -> None:
 )
 def test_thinking_is_stripped(text: str, wanted: tuple[str, bool]) -> None:
     assert strip_thinking(text) == wanted
+
+
+def test_degenerate_outputs() -> None:
+    assert is_degenerate([], "")
+    assert is_degenerate([5, 6], " .\n")
+    assert is_degenerate([7] * 32, "the the the")
+    assert is_degenerate([7, 8] * 16, "a b a b")
+    assert not is_degenerate([7, 8, 7, 8], "no, no")
+    assert not is_degenerate([3, 4, 5], "1912")

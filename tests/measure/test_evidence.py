@@ -5,7 +5,7 @@ import pytest
 
 from anomia.errors import DataError
 from anomia.measure.contrasts import Answers, rank_nearness
-from anomia.measure.evidence import OVERALL, Case, degenerate, gather
+from anomia.measure.evidence import OVERALL, Case, gather
 from anomia.measure.fates import FATES, FateCounts, fates
 from anomia.measure.ranks import mid_ranks, summarize_ranks
 from anomia.measure.verdict import decide
@@ -172,15 +172,6 @@ def test_a_run_in_which_every_language_is_weak_is_untestable():
     assert decide(found[OVERALL]).outcome == "untestable"
     assert found["a"].fates == FateCounts(0, 0, 0, 0)
     assert found["a"].lost is None
-
-
-def test_degenerate_outputs():
-    assert degenerate([], "")
-    assert degenerate([5, 6], " .\n")
-    assert degenerate([7] * 32, "the the the")
-    assert degenerate([7, 8] * 16, "a b a b")
-    assert not degenerate([7, 8, 7, 8], "no, no")
-    assert not degenerate([3, 4, 5], "1912")
 
 
 def test_other_items_are_refused():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from anomia.errors import DataError
-from anomia.measure.ranks import mid_ranks, summarize_ranks, summarize_ranks_by
+from anomia.measure.ranks import mid_ranks, summarize_ranks
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.data())
@@ -26,13 +26,6 @@ def test_summary_takes_mid_ranks_into_the_median():
     assert summary.within_100 == pytest.approx(2 / 3)
     assert summary.tied == 1
     assert summarize_ranks([], [], vocabulary=10) is None
-
-
-def test_groups():
-    groups = summarize_ranks_by(["lost", "kept", "kept"], [50, 1, 3], [0, 0, 0], vocabulary=100)
-    assert list(groups) == ["kept", "lost"]
-    assert groups["kept"].median == 2
-    assert groups["lost"].n == 1
 
 
 def test_impossible_ranks_are_refused():

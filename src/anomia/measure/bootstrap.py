@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -92,12 +93,12 @@ def resample(
         (np.ones(len(labels)), (language, len(names) + groups.index)), shape=(size, size)
     )
     count, component = connected_components(links, directed=False)
-    generator = np.random.default_rng(seed)
-    strata = []
-    for number in range(count):
-        member = np.flatnonzero(component[len(names) :] == number)
-        weights = _draw(generator, len(member), draws)
-        strata.append(Stratum(np.flatnonzero(component[: len(names)] == number), member, weights))
+    members = [np.flatnonzero(component[len(names) :] == number) for number in range(count)]
+    weights = _draw_all(tuple(len(member) for member in members), draws, seed)
+    strata = [
+        Stratum(np.flatnonzero(component[: len(names)] == number), member, drawn)
+        for number, (member, drawn) in enumerate(zip(members, weights, strict=True))
+    ]
     return Resampling(tuple(str(name) for name in names), language, groups.index, groups.count, tuple(strata))
 
 
@@ -156,6 +157,17 @@ def bca(
             place = np.where(acceleration * shifted < 1, place, 1.0 if side > 0 else 0.0)
             bounds.append(_at(ordered, np.where(defined, place, 0.5), last))
     return Interval(np.minimum(bounds[0], observed), np.maximum(bounds[1], observed), defined)
+
+
+# Arms are asked the same items, so most resamplings of a run are the same; one takes 70 MB at 1,800 passages.
+@lru_cache(maxsize=4)
+def _draw_all(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[NDArray[np.float32], ...]:
+    """The draws of each stratum, by its number of passages: read-only."""
+    generator = np.random.default_rng(seed)
+    weights = tuple(_draw(generator, size, draws) for size in sizes)
+    for drawn in weights:
+        drawn.setflags(write=False)
+    return weights
 
 
 def _draw(generator: np.random.Generator, passages: int, draws: int) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ class Case:
     languages, passages: of each item. options: how many an item offers in choice.
     near: gold − foil or 0 shot − 1 shot, as quantities of these items (`contrasts.rank_nearness`,
     `contrasts.one_shot_recovery`, `reach.recovery_over_foil`).
-    base_broken, arm_broken: outputs that are not a number, empty or degenerate (`degenerate`).
+    base_broken, arm_broken: outputs that are not a number, empty or degenerate (`grade.is_degenerate`).
     identical: every recorded probability of the arm equals base's.
     """
 
@@ -70,16 +70,6 @@ def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
     pooled = {measure: where.pooled for measure, where in by_measure.items()}
     found[OVERALL] = _evidence(case, usable, pooled, level, tuple(left_out))
     return found
-
-
-def degenerate(tokens: Sequence[int], text: str) -> bool:
-    """Whether an output says nothing: no letter or digit, or one or two tokens over and over.
-
-    tokens: the generated ids without the end token. Compare with base's rate: small models loop, too.
-    """
-    if not any(character.isalnum() for character in text):
-        return True
-    return len(tokens) >= 8 and len(set(tokens)) <= 2
 
 
 def _measure(

@@ -7,6 +7,8 @@ Wald interval it keeps a width where no item, or few, changed.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -63,9 +65,16 @@ def paired_difference(
     lost, won = float(np.maximum(differences, 0).sum()), float(np.maximum(-differences, 0).sum())
     groups = cluster(passages, n)
     worth = effective_items(differences, groups, level=level)
-    low, high = score_interval(lost * worth / n, won * worth / n, worth, level=level)
+    low, high = _bounds(lost * worth / n, won * worth / n, worth, level)
     checked = n >= CHECKED_ITEMS and int((differences != 0).sum()) >= CHECKED_EVENTS
-    return Estimate((lost - won) / n, float(low), float(high), n, groups.count, "score", checked)
+    return Estimate((lost - won) / n, low, high, n, groups.count, "score", checked)
+
+
+# The raw drop, the normalized one and the sides of gaps all rest on the same interval.
+@lru_cache(maxsize=4096)
+def _bounds(lost: float, won: float, n: float, level: float) -> tuple[float, float]:
+    low, high = score_interval(lost, won, n, level=level)
+    return float(low), float(high)
 
 
 def _score(

@@ -10,7 +10,7 @@ A difference takes BCa alone only if both of its sides have 30, and the plain on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
-from anomia.measure.bootstrap import FloatArray, Resampling, Totals, bca, totals
+from anomia.measure.bootstrap import FloatArray, Resampling, bca, totals
 from anomia.measure.drops import above_floor
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import (
@@ -231,34 +231,45 @@ def everywhere_all(
             )
     if not quantities:
         return {}
-    sums = totals(resampling, np.concatenate([part.columns for part in quantities.values()], axis=1))
-    found, start = {}, 0
+    nodes = _nodes(quantities.values())
+    figures = _figures(nodes, resampling)
+    scopes = [_language_items(resampling, number, level) for number in range(len(resampling.languages))]
+    everything = np.ones(items, dtype=bool)
+    scopes.append(_Items(everything, resampling.passage, tuple(s.passages for s in resampling.strata), level))
+    estimates = [_estimates(nodes, figures, place, scope) for place, scope in enumerate(scopes)]
+    by_language = {
+        name: {
+            language: _marked(quantity, estimates[place][id(quantity)], scopes[place])
+            if id(quantity) in estimates[place]
+            else None
+            for place, language in enumerate(resampling.languages)
+        }
+        for name, quantity in quantities.items()
+    }
+    means = _means(quantities, figures, by_language, resampling, level)
+    found = {}
     for name, quantity in quantities.items():
-        stop = start + quantity.columns.shape[1]
-        found[name] = _everywhere(
-            quantity, resampling, Totals(*(part[..., start:stop] for part in sums)), level
+        pooled = estimates[-1].get(id(quantity))
+        left_out = tuple(language for language, estimate in by_language[name].items() if estimate is None)
+        found[name] = Everywhere(
+            by_language[name],
+            None if pooled is None else _marked(quantity, pooled, scopes[-1]),
+            means.get(name),
+            left_out,
         )
-        start = stop
     return found
 
 
-def _everywhere(quantity: Quantity, resampling: Resampling, sums: Totals, level: float) -> Everywhere:
-    given = [number for number, part in enumerate(sums.observed) if quantity.given(part)]
-    by_language: dict[str, Estimate | None] = dict.fromkeys(resampling.languages)
-    for number in given:
-        mask = resampling.language == number
-        items = _Items(mask, resampling.passage, (np.unique(resampling.passage[mask]),), level)
-        part = Totals(*(total[..., number, :] for total in sums))
-        by_language[resampling.languages[number]] = _marked(quantity, _estimate(quantity, part, items), items)
-    pooled = None
-    if quantity.given(sums.observed.sum(axis=0)):
-        mask = np.ones(len(resampling.language), dtype=bool)
-        items = _Items(mask, resampling.passage, tuple(s.passages for s in resampling.strata), level)
-        pooled = _estimate(quantity, Totals(*(total.sum(axis=-2) for total in sums)), items)
-        pooled = _marked(quantity, pooled, items)
-    mean = _mean(quantity, resampling, sums, given, by_language, level) if given else None
-    left_out = tuple(name for name, estimate in by_language.items() if estimate is None)
-    return Everywhere(by_language, pooled, mean, left_out)
+class _Figures(NamedTuple):
+    """A quantity in every language and, last, pooled: L + 1 places.
+
+    observed: [L + 1]. drawn: [draws, L + 1]. without: [passages, L + 1]. given: [L + 1].
+    """
+
+    observed: FloatArray
+    drawn: FloatArray
+    without: FloatArray
+    given: Mask
 
 
 class _Items(NamedTuple):
@@ -270,32 +281,106 @@ class _Items(NamedTuple):
     level: float
 
 
-def _estimate(quantity: Quantity, sums: Totals, items: _Items) -> Estimate:
-    """The figure of sums [C], [draws, C] and [passages, C] with the interval that its changed items allow."""
-    plain: Estimate | None
-    if quantity.sides:
-        estimates, start = [], 0
+def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
+    """All quantities and what they are made of, each once, parts before wholes."""
+    found: dict[int, Quantity] = {}
+
+    def visit(quantity: Quantity) -> None:
         for side in quantity.sides:
-            stop = start + side.columns.shape[1]
-            estimates.append(_estimate(side, Totals(*(part[..., start:stop] for part in sums)), items))
-            start = stop
-        plain = join(*estimates)
-    else:
-        plain = quantity.plain(items.mask, items.level)
-    if plain is None:
-        raise DataError("a figure was given that has no plain interval: please report this")
-    return _chosen(quantity, [quantity.value(part) for part in sums], plain, items)
+            visit(side)
+        found.setdefault(id(quantity), quantity)
+
+    for quantity in quantities:
+        visit(quantity)
+    return list(found.values())
 
 
-def _chosen(quantity: Quantity, figures: list[FloatArray], plain: Estimate, items: _Items) -> Estimate:
-    """figures: observed, in every draw [draws], without each passage [passages]."""
-    observed, drawn, without = (np.atleast_1d(figure) for figure in figures)
-    interval = bca(observed, drawn[:, None], without[:, None], items.strata, level=items.level)
-    leaves = [side.changed[items.mask] for side in _leaves(quantity)]
-    groups = cluster(items.passage[items.mask], int(items.mask.sum()))
-    events = [_effective(leaf, groups, items.level) if interval.defined[0] else 0.0 for leaf in leaves]
-    low, high, method = choose(float(interval.low[0]), float(interval.high[0]), plain, events)
-    return plain._replace(value=float(observed[0]), low=low, high=high, method=method)
+def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Figures]:
+    """Figures of all nodes by their identity: sums are drawn for leaves alone, differences follow."""
+    leaves = [node for node in nodes if not node.sides]
+    sums = [
+        np.concatenate([part, part.sum(axis=-2, keepdims=True)], axis=-2)
+        for part in totals(resampling, np.concatenate([leaf.columns for leaf in leaves], axis=1))
+    ]
+    found: dict[int, _Figures] = {}
+    start = 0
+    for leaf in leaves:
+        stop = start + leaf.columns.shape[1]
+        parts = [part[..., start:stop] for part in sums]
+        given = np.array([leaf.given(row) for row in parts[0]])
+        observed, drawn, without = (leaf.value(part) for part in parts)
+        found[id(leaf)] = _Figures(observed, drawn, without, given)
+        start = stop
+    for node in nodes:
+        if node.sides:
+            one, other = (found[id(side)] for side in node.sides)
+            found[id(node)] = _Figures(
+                one.observed - other.observed,
+                one.drawn - other.drawn,
+                one.without - other.without,
+                one.given & other.given,
+            )
+    return found
+
+
+def _language_items(resampling: Resampling, number: int, level: float) -> _Items:
+    mask = resampling.language == number
+    return _Items(mask, resampling.passage, (np.unique(resampling.passage[mask]),), level)
+
+
+def _estimates(
+    nodes: Sequence[Quantity], figures: Mapping[int, _Figures], place: int, items: _Items
+) -> dict[int, Estimate]:
+    """Every node that is given in one place (a language, or pooled), with the interval that its items allow."""
+    present = [node for node in nodes if figures[id(node)].given[place]]
+    if not present:
+        return {}
+    mine = [figures[id(node)] for node in present]
+    observed = np.array([figure.observed[place] for figure in mine])
+    drawn, without = (
+        np.stack([getattr(figure, part)[:, place] for figure in mine], axis=-1)
+        for part in ("drawn", "without")
+    )
+    interval = bca(observed, drawn, without, items.strata, level=items.level)
+    events = _Events(items)
+    found: dict[int, Estimate] = {}
+    for k, node in enumerate(present):
+        plain = (
+            join(*(found[id(side)] for side in node.sides))
+            if node.sides
+            else node.plain(items.mask, items.level)
+        )
+        if plain is None:
+            raise DataError("a figure was given that has no plain interval: please report this")
+        bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
+        found[id(node)] = _chosen(node, float(observed[k]), bounds, plain, events)
+    return found
+
+
+class _Events:
+    """Changed items of quantities among some items, counted down by the design effect; each counted once."""
+
+    def __init__(self, items: _Items) -> None:
+        self._items = items
+        self._groups = cluster(items.passage[items.mask], int(items.mask.sum()))
+        self._known: dict[int, float] = {}
+
+    def of(self, leaf: Quantity) -> float:
+        """Of a quantity without sides."""
+        if id(leaf) not in self._known:
+            changed = leaf.changed[self._items.mask]
+            self._known[id(leaf)] = _effective(changed, self._groups, self._items.level)
+        return self._known[id(leaf)]
+
+
+def _chosen(
+    quantity: Quantity, value: float, bca_bounds: tuple[float, float, bool], plain: Estimate, events: _Events
+) -> Estimate:
+    """The figure with BCa's bounds, the plain ones, or the wider. bca_bounds: low, high, whether defined."""
+    *bounds, defined = bca_bounds
+    changed = [events.of(leaf) if defined else 0.0 for leaf in _leaves(quantity)]
+    low, high, method = choose(bounds[0], bounds[1], plain, changed)
+    return plain._replace(value=value, low=low, high=high, method=method)
 
 
 def _marked(quantity: Quantity, estimate: Estimate, items: _Items) -> Estimate:
@@ -325,32 +410,54 @@ def _effective(changed: Mask, groups: Clusters, level: float) -> float:
     return float(flags.mean()) * effective_items(flags, groups, level=level)
 
 
-def _mean(
-    quantity: Quantity,
+def _means(
+    quantities: Mapping[str, Quantity],
+    figures: Mapping[int, _Figures],
+    by_language: Mapping[str, Mapping[str, Estimate | None]],
     resampling: Resampling,
-    sums: Totals,
-    given: list[int],
-    by_language: dict[str, Estimate | None],
     level: float,
-) -> Estimate:
-    parts = [estimate for estimate in by_language.values() if estimate is not None]
-    strata = tuple(s.passages for s in resampling.strata if np.isin(s.languages, given).any())
-    items = _Items(np.isin(resampling.language, given), resampling.passage, strata, level)
+) -> dict[str, Estimate]:
+    """Means over the languages in which each quantity is given, by name; absent where there is none."""
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name, estimates in by_language.items():
+        given = tuple(n for n, language in enumerate(resampling.languages) if estimates[language])
+        if given:
+            together.setdefault(given, []).append(name)
+    means = {}
+    for given, names in together.items():
+        strata = tuple(s.passages for s in resampling.strata if np.isin(s.languages, given).any())
+        items = _Items(np.isin(resampling.language, given), resampling.passage, strata, level)
+        mine = [figures[id(quantities[name])] for name in names]
+        observed, drawn, without = (
+            np.stack([part[..., list(given)].mean(axis=-1) for part in parts], axis=-1)
+            for parts in zip(*(figure[:3] for figure in mine), strict=True)
+        )
+        interval = bca(observed, drawn, without, strata, level=level)
+        events = _Events(items)
+        for k, name in enumerate(names):
+            parts = [estimate for estimate in by_language[name].values() if estimate is not None]
+            plain = _joined_languages(parts, sum(len(member) for member in strata))
+            bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
+            mean = _chosen(quantities[name], float(observed[k]), bounds, plain, events)
+            means[name] = _marked(quantities[name], mean, items)
+    return means
+
+
+def _joined_languages(parts: Sequence[Estimate], passages: int) -> Estimate:
+    """The mean of independent figures, its interval joined from theirs."""
     value = sum(part.value for part in parts) / len(parts)
     below = sum((part.value - part.low) ** 2 for part in parts) ** 0.5 / len(parts)
     above = sum((part.high - part.value) ** 2 for part in parts) ** 0.5 / len(parts)
-    plain = Estimate(
+    return Estimate(
         value,
         value - below,
         value + above,
         sum(part.n for part in parts),
-        sum(len(member) for member in strata),
+        passages,
         parts[0].method if len(parts) == 1 else "joined languages",
         # Languages add up: what is too little in one may be enough in their mean.
         True,
     )
-    figures = [quantity.value(total[..., given, :]).mean(axis=-1) for total in sums]
-    return _marked(quantity, _chosen(quantity, figures, plain, items), items)
 
 
 def _paired(

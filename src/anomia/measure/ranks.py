@@ -18,7 +18,7 @@ class RankSummary(NamedTuple):
     """Ranks of one group of items.
 
     median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size
-    of the vocabulary. tied: items whose token shares its logit with another one.
+    of the vocabulary, None where that is not known. tied: items whose token shares its logit with another one.
     within_10, within_100: share of the items whose mid-rank is at most that.
     """
 
@@ -26,7 +26,7 @@ class RankSummary(NamedTuple):
     median: float
     lower_quartile: float
     upper_quartile: float
-    vocabulary_share: float
+    vocabulary_share: float | None
     within_10: float
     within_100: float
     tied: int
@@ -48,7 +48,7 @@ def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
     return first + others / 2
 
 
-def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int) -> RankSummary | None:
+def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int | None) -> RankSummary | None:
     """Summary of one group's ranks; None where the group is empty.
 
     vocabulary: number of tokens that compete for the place.
@@ -56,7 +56,7 @@ def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int) -> Ra
     places = mid_ranks(ranks, ties)
     if not places.size:
         return None
-    if places.max() > vocabulary:
+    if vocabulary is not None and places.max() > vocabulary:
         raise DataError(f"a rank of {places.max():g} does not fit a vocabulary of {vocabulary} tokens")
     lower, median, upper = (float(place) for place in np.quantile(places, [0.25, 0.5, 0.75]))
     return RankSummary(
@@ -64,22 +64,8 @@ def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int) -> Ra
         median=median,
         lower_quartile=lower,
         upper_quartile=upper,
-        vocabulary_share=median / vocabulary,
+        vocabulary_share=median / vocabulary if vocabulary else None,
         within_10=float((places <= 10).mean()),
         within_100=float((places <= 100).mean()),
         tied=int((np.asarray(ties) > 0).sum()),
     )
-
-
-def summarize_ranks_by(
-    groups: ArrayLike, ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int
-) -> dict[str, RankSummary]:
-    """One summary a group (a fate, a language), in the order of the groups' names."""
-    names, first, others = np.asarray(groups), np.asarray(ranks), np.asarray(ties)
-    summaries = {}
-    for name in np.unique(names):
-        member = names == name
-        summary = summarize_ranks(first[member], others[member], vocabulary=vocabulary)
-        if summary is not None:
-            summaries[str(name)] = summary
-    return summaries

@@ -133,3 +133,24 @@ def rate(values: ArrayLike, passages: ArrayLike | None = None, *, level: float =
     rarer = len(numbers) * min(value, 1 - value)
     checked = len(numbers) >= CHECKED_ITEMS and rarer >= CHECKED_EVENTS
     return Estimate(value, min(low, value), max(high, value), len(numbers), groups.count, "wilson", checked)
+
+
+def student_mean(
+    values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
+) -> Estimate | None:
+    """The mean of any values with Student's interval over passages; None where there are fewer than two.
+
+    values: without bounds, such as log-probabilities or divergences: [items].
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    groups = cluster(passages, len(numbers))
+    if groups.count < 2:
+        return None
+    mean = float(numbers.mean())
+    sums = np.bincount(groups.index, weights=numbers - mean, minlength=groups.count)
+    error = (float(sums @ sums) * groups.count / (groups.count - 1)) ** 0.5 / len(numbers)
+    half = student(groups.count - 1, level) * error
+    checked = len(numbers) >= CHECKED_ITEMS
+    return Estimate(
+        mean, mean - half, mean + half, len(numbers), groups.count, "Student over passages", checked
+    )
