@@ -49,7 +49,10 @@ def _wide_terminal() -> Iterator[None]:
 
 def test_as_a_process_a_fault_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "anomia.cli", "show", str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "anomia.cli", "show", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -169,3 +172,20 @@ def test_what_is_asked_of_items_must_be_there(finished: Path, tmp_path: Path) ->
         assert done.returncode == 2
         assert says in done.stderr
     assert anomia("export", finished, tmp_path / "x.xls").returncode == 2
+
+
+def test_ctrl_c_ends_with_a_word_on_how_to_go_on(
+    model_folder: Path, write_jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomia.run.execute.write_rows", interrupted)
+    data = write_jsonl([entry(n) for n in range(9)])
+    command = ["run", "--base", model_folder, "--arm", "magnitude:0.5", "--data", f"jsonl:{data}", *SMALL[:2],
+               "--out", tmp_path / "run"]  # fmt: skip
+    done = anomia(*command)
+    assert done.returncode == 130
+    assert "the same command goes on" in done.stderr
+    monkeypatch.undo()
+    assert anomia(*command).returncode == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from anomia._version import __version__
 from anomia.errors import AnomiaError
 
 if TYPE_CHECKING:
-    from anomia.run.progress import PlainProgress, RichProgress
+    from anomia.run.progress import Progress
 
 app = typer.Typer(
     name="anomia",
@@ -323,11 +324,17 @@ def _run(study: Any, out: Path) -> None:
         )
 
 
-def _progress() -> RichProgress | PlainProgress:
-    """Bars in a terminal, lines elsewhere."""
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Bars in a terminal, lines elsewhere; Ctrl-C ends with a word on how to go on and exit code 130."""
     from anomia.run.progress import PlainProgress, RichProgress
 
-    return RichProgress(err_console) if err_console.is_terminal else PlainProgress()
+    try:
+        with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        err_console.print("stopped; the same command goes on where it was", highlight=False)
+        raise typer.Exit(130) from None
 
 
 def _show(results: Any) -> None:
@@ -357,9 +364,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except AnomiaError as error:
         err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err_console.print("\nstopped; the same command goes on where it was", highlight=False)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
