@@ -40,6 +40,10 @@ def main() -> None:
     options = arguments()
     if options.only:
         return contend(options)
+    if not options.model and not options.gpu:
+        from anomia.demo import demo_model
+
+        options.model = str(demo_model())
     if options.gpu and not torch.cuda.is_available():
         return print("no GPU here: nothing measured")
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +57,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--model", help="a model folder or hub id")
+    parser.add_argument("--model", help="a model folder or hub id; the demo's model if none is given")
     parser.add_argument("--data", default="demo", help="as anomia run takes it; the first language is asked")
     parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16)
@@ -139,6 +143,7 @@ def run(name: str, options: argparse.Namespace, work: Path) -> dict | str:
     """One contender's figures, or in words why there are none."""
     if name in ("tree", "transformers"):
         command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--work", str(work)]
+        command += ["--model", options.model] if options.model else []
     else:
         interpreter = getattr(options, f"{name}_python")
         if not interpreter:

@@ -10,6 +10,7 @@ import torch
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
 from anomia.probe.ask import Ask, Reply
+from anomia.probe.decode import Ground
 from anomia.probe.head import Head
 
 from .conftest import CONFIGURATIONS, random_asks, tiny_model
@@ -193,11 +194,15 @@ def test_answers_that_agree_are_computed_once(models, asks, decoding, monkeypatc
     assert {sample for samples in reply.samples.values() for sample in samples} == {reply.greedy["open"]}
 
 
-def test_the_cache_never_needs_more_slots_than_it_has(models, many, decoding):
-    """Slots of ended beams are used again; without that the longest search would run out of them."""
-    long = replace(decoding, max_new_tokens=40, sample_seeds=(1, 2, 3), eos_token_ids=(2, 5, 9, 30))
-    for reply in tree.answer(models("qwen3"), many[:4], long, batch_size=4):
-        assert reply.finite
+def test_slots_of_beams_that_died_out_are_used_again(models, many, decoding, monkeypatch):
+    taken = []
+    occupy = Ground.occupy
+    monkeypatch.setattr(Ground, "occupy", lambda self, node: occupy(self, node) or taken.append(node.slot))
+    long = replace(decoding, max_new_tokens=30, eos_token_ids=())
+    ask = Ask("a", beams=many[0].beams)
+    list(tree.answer(models("qwen3"), [ask], long, batch_size=1))
+    assert len(taken) > len(set(taken)), "no slot was taken twice"
+    assert max(taken) < len(ask.beams) + len(taken) - 1
 
 
 def test_an_empty_ask_is_answered_with_an_empty_reply(models, decoding):

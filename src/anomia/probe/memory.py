@@ -3,7 +3,8 @@
 Bytes = weights + batch × item + the larger of activations (while prompts are read) and logits, where
 
 - an item takes its growing rows × the slots of the longest row × the bytes of a slot;
-- a slot holds a key and a value of every layer: 2 × layers × KV heads × head size × bytes of the dtype;
+- a slot holds a key and a value of every layer: 2 × layers × KV heads × head size × bytes of the dtype; in
+  half precision on CPUs one layer more, which the product copies;
 - logits: positions read at once × vocabulary × bytes of the dtype, and float32 for the few positions whose
   product is taken in float32;
 - activations: tokens of a prefill pass × the larger of what attention (six times its queries' size) and the
@@ -63,7 +64,10 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
     activations = passed * (config.hidden_size * (2 * 4 + 2 * size) + widest * size)
     # Parameters that two modules share (tied embeddings) are listed once.
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Need(weights, rows * slots * slot_bytes(model), max(logits, activations))
+    slot = slot_bytes(model)
+    if size < torch.float32.itemsize and model.device.type == "cpu":
+        slot += slot // config.num_hidden_layers
+    return Need(weights, rows * slots * slot, max(logits, activations))
 
 
 def slot_bytes(model: Any) -> int:
