@@ -260,8 +260,8 @@ def items(
     """The items themselves: the question, what base said, what the arm said."""
     from anomia.errors import RunError, nearest
     from anomia.items.languages import language_name
-    from anomia.measure.diagnosis import with_fates
     from anomia.measure.fates import FATES
+    from anomia.measure.recognition import with_fates
     from anomia.records import read_items, read_records
     from anomia.report.terminal import item_view, selected_items
 

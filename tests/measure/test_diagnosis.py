@@ -9,8 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from anomia.measure.diagnosis import POOLED, diagnose, find, parallel_passages, with_fates
+from anomia.measure.diagnosis import diagnose
+from anomia.measure.figures import find
+from anomia.measure.frame import POOLED, parallel_passages
 from anomia.measure.judge import judge
+from anomia.measure.recognition import with_fates
 from anomia.records import SCHEMA
 
 
@@ -71,6 +74,8 @@ def test_figures_of_a_run_that_can_be_counted_by_hand() -> None:
 def test_a_probe_that_was_not_asked_gives_no_figure() -> None:
     found = diagnose(pl.concat([rows("base", [True] * 20, [True] * 20), rows("a", [True] * 20, [True] * 20)]))
     assert {figure.measure.split("/")[1] for figure in found.figures} == {"open", "choice"}
+    assert not found.ranks
+    assert not found.divergence
 
 
 def test_an_arm_that_lacks_items_is_compared_on_what_it_has() -> None:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from anomia.measure.contrasts import Answers, one_shot_recovery, rank_nearness
-from anomia.measure.diagnosis import KEY, parallel_passages
 from anomia.measure.evidence import Case, gather
 from anomia.measure.fates import FATES, fates
+from anomia.measure.frame import arms_of, both, known, pair, prepare, right
 from anomia.measure.quantities import Quantity
 from anomia.measure.ranks import mid_ranks
 from anomia.measure.reach import recovery_over_foil
 from anomia.measure.verdict import Decision, Evidence, Thresholds, decide
 from anomia.measure.verdict_text import explain
-
-Bools = NDArray[np.bool_]
 
 
 class Verdict(NamedTuple):
@@ -44,18 +40,13 @@ def judge(
 
     An item whose logits were not finite counts as wrong in everything.
     """
-    records = records.with_columns(passage=pl.Series(parallel_passages(records)))
-    before = records.filter(pl.col("arm") == base)
+    records = prepare(records)
     verdicts = []
-    for arm in records["arm"].unique(maintain_order=True):
-        if arm == base:
-            continue
-        pairs = before.join(
-            records.filter(pl.col("arm") == arm), on=KEY, suffix="_arm", maintain_order="left"
-        )
+    for arm in arms_of(records, base=base):
+        pairs = pair(records, arm, base=base)
         standard = gather(_case(pairs, "choice"))
         shared: Mapping[str, Evidence] = {}
-        usable = pairs.filter(pl.col("choice_passage_correct").is_not_null())
+        usable = known(pairs, ["choice_passage_correct"])
         if not usable.is_empty():
             shared = gather(_case(usable, "choice_passage"))
         for scope, evidence in standard.items():
@@ -68,18 +59,18 @@ def judge(
 
 def _case(pairs: pl.DataFrame, options: str) -> Case:
     answers = Answers(
-        base_open=_right(pairs, "open_correct"),
-        arm_open=_right(pairs, "open_correct_arm"),
-        base_choice=_right(pairs, f"{options}_correct"),
-        arm_choice=_right(pairs, f"{options}_correct_arm"),
+        base_open=right(pairs, "open_correct"),
+        arm_open=right(pairs, "open_correct_arm"),
+        base_choice=right(pairs, f"{options}_correct"),
+        arm_choice=right(pairs, f"{options}_correct_arm"),
     )
     return Case(
         answers=answers,
         languages=pairs["language"].to_list(),
         passages=pairs["passage"].to_numpy(),
         near=_near(pairs, answers),
-        base_broken=_right(pairs, "open_degenerate") | ~_right(pairs, "finite"),
-        arm_broken=_right(pairs, "open_degenerate_arm") | ~_right(pairs, "finite_arm"),
+        base_broken=right(pairs, "open_degenerate") | ~right(pairs, "finite"),
+        arm_broken=right(pairs, "open_degenerate_arm") | ~right(pairs, "finite_arm"),
         identical=_identical(pairs),
     )
 
@@ -99,14 +90,13 @@ def _near(pairs: pl.DataFrame, answers: Answers) -> dict[str, Quantity]:
         )
         near["rank"] = rank_nearness(gold, foil, unsaid & ranked, passages)
     for name, measure in (("beams", "beam search"), ("samples", "samples")):
-        hits = [f"{name}_correct_arm", f"{name}_foil_arm"]
-        asked = pairs.select(pl.all_horizontal(pl.col(hits).is_not_null())).to_series().to_numpy()
+        asked = ~pairs[f"reach_{name}_arm"].is_null().to_numpy()
         if asked.any():
-            gold, foil = (pairs[column].list.any().fill_null(False).to_numpy() for column in hits)
+            gold, foil = (pairs[f"{of}_{name}_arm"].fill_null(0.0).to_numpy() for of in ("reach", "foil"))
             near[measure] = recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked)
-    shots = [f"{shot}_shot_correct{side}" for shot in ("zero", "one") for side in ("", "_arm")]
-    if pairs.select(pl.all_horizontal(pl.col(shots).is_not_null())).to_series().all():
-        base_zero, arm_zero, base_one, arm_one = (_right(pairs, column) for column in shots)
+    shots = both("zero_shot_correct", "one_shot_correct")
+    if len(known(pairs, shots)) == len(pairs):
+        base_zero, arm_zero, base_one, arm_one = (right(pairs, column) for column in shots)
         near["one example"] = one_shot_recovery(base_zero, arm_zero, base_one, arm_one, passages)
     return near
 
@@ -118,7 +108,3 @@ def _identical(pairs: pl.DataFrame) -> bool:
     return bool(recorded) and all(
         pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in recorded
     )
-
-
-def _right(pairs: pl.DataFrame, column: str) -> Bools:
-    return pairs[column].fill_null(False).to_numpy().astype(bool)

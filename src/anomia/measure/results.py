@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -11,37 +13,39 @@ import yaml
 
 from anomia.errors import RunError
 from anomia.files import read_json
-from anomia.measure.diagnosis import Diagnosis, diagnose, to_json
+from anomia.measure.between import frontier_rows
+from anomia.measure.diagnosis import diagnose
+from anomia.measure.figures import Diagnosis, FrontierRow
+from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
+from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
+from anomia.measure.verdict import Thresholds
 from anomia.records import read_records
-
-SCHEMA_VERSION = 1
 
 
 class Results(NamedTuple):
     """A run's figures and what it was measured on.
 
     failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
-    and for how many items.
+    and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
     """
 
     study: Mapping[str, Any]
     records: pl.DataFrame
     diagnosis: Diagnosis
     verdicts: Sequence[Verdict]
+    thresholds: Thresholds
+    frontier: Sequence[FrontierRow]
+    hygiene: Sequence[HygieneRow]
     failed: Mapping[str, str]
     broken: Mapping[str, int]
     noise: Mapping[str, Any] | None
+    stopping: Mapping[str, Any] | None
 
     @property
     def arms(self) -> list[str]:
-        """The arms that were measured, without base, in the study's order."""
-        measured = set(self.records["arm"].unique())
-        return [
-            arm
-            for arm in self.records["arm"].unique(maintain_order=True)
-            if arm != "base" and arm in measured
-        ]
+        """The arms that were measured, without base, in the order of their names."""
+        return [arm for arm in self.records["arm"].unique(maintain_order=True) if arm != "base"]
 
     @property
     def languages(self) -> list[str]:
@@ -49,58 +53,82 @@ class Results(NamedTuple):
         return sorted(self.records["language"].unique())
 
 
-def read_results(run: Path) -> Results:
-    """Computes a run's figures from its records."""
+def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
+    """Computes a run's figures from its records.
+
+    thresholds: margins of the verdicts; without them those that the run's results were made with before,
+    else the defaults.
+    """
     study_file = run / "study.yaml"
     if not study_file.is_file():
         raise RunError(f"run: {run} is no run of Anomia (it has no study.yaml)")
     study = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    provenance = study.get("provenance", {})
     records = read_records(run)
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
+    before = (read_json(run / "results.json") or {}).get("thresholds", {})
+    margins = thresholds or Thresholds(**before)
+    diagnosis = diagnose(records, vocabulary=provenance.get("vocabulary"))
     return Results(
         study=study,
         records=records,
-        diagnosis=diagnose(records),
-        verdicts=judge(records),
+        diagnosis=diagnosis,
+        verdicts=judge(records, thresholds=margins),
+        thresholds=margins,
+        frontier=frontier_rows(diagnosis.figures, read_sparsity(run)),
+        hygiene=hygiene(records, provenance),
         failed={arm: entry["failed"] for arm, entry in arms.items() if entry["failed"]},
         broken=dict(broken.iter_rows()),
         noise=read_json(run / "noise.json"),
+        stopping=read_json(run / "stopping.json"),
     )
+
+
+def read_sparsity(run: Path) -> dict[str, float]:
+    """Measured sparsity of each pruned arm: zeros over weights in the matrices that were pruned.
+
+    Of a chain the sparsest step counts; of masks of each language's own, their mean.
+    """
+    found: dict[str, list[float]] = {}
+    for file in sorted((run / "compression").glob("*.json")):
+        report = read_json(file) or {}
+        sparsest = max((float(step["sparsity"]) for step in report.get("steps", ())), default=0.0)
+        if sparsest > 0 and "arm" in report:
+            found.setdefault(report["arm"], []).append(sparsest)
+    return {arm: fmean(values) for arm, values in found.items()}
 
 
 def results_json(results: Results) -> dict[str, Any]:
-    """Plain values, as `docs/results.md` describes them."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "study": results.study,
-        "failed": dict(results.failed),
-        "broken": dict(results.broken),
-        "noise": results.noise,
-        "hygiene": hygiene(results.records),
-        "verdicts": [_verdict(verdict) for verdict in results.verdicts],
-        **to_json(results.diagnosis),
-    }
-
-
-def hygiene(records: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
-    """By arm and language: items, passages, and how often prompts were cut or boundaries moved."""
-    return (
-        records.group_by("arm", "language", maintain_order=True)
-        .agg(
-            items=pl.len(),
-            passages=pl.col("passage_id").n_unique(),
-            truncated=pl.col("truncated").sum(),
-            gold_truncated=pl.col("gold_truncated").sum(),
-            boundary_mismatch=pl.col("boundary_mismatch").sum(),
-            unclosed_thinking=pl.col("unclosed_thinking").sum(),
-            not_finite=(~pl.col("finite")).sum(),
-            rank_ties=(pl.col("gold_rank_ties") > 0).sum(),
-            no_distinct_token=pl.col("gold_distinct_rank").is_null().sum(),
-        )
-        .sort("arm", "language")
-        .to_dicts()
+    """Plain values, as `docs/results.md` describes them; checked against the schema."""
+    diagnosis = results.diagnosis
+    file = ResultsFile.model_validate(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "study": results.study,
+            "failed": results.failed,
+            "broken": results.broken,
+            "noise": results.noise,
+            "stopping": results.stopping,
+            "thresholds": asdict(results.thresholds),
+            "verdicts": [_verdict(verdict) for verdict in results.verdicts],
+            "figures": _written(diagnosis.figures),
+            "fates": _written(diagnosis.fates),
+            "ranks": diagnosis.ranks,
+            "log_probs": _written(diagnosis.log_probs),
+            "tests": _written(diagnosis.tests),
+            "divergence": diagnosis.divergence,
+            "gradings": diagnosis.gradings,
+            "between": _written(diagnosis.between),
+            "frontier": _written(results.frontier),
+            "hygiene": _written(results.hygiene),
+        }
     )
+    return file.model_dump(mode="json")
+
+
+def _written(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [written(row) for row in rows]
 
 
 def _verdict(verdict: Verdict) -> Mapping[str, Any]:
@@ -110,7 +138,7 @@ def _verdict(verdict: Verdict) -> Mapping[str, Any]:
         "outcome": verdict.decision.outcome,
         "same_passage_outcome": verdict.same_passage.outcome if verdict.same_passage else None,
         "text": verdict.text,
-        "possible": list(verdict.decision.possible),
+        "possible": verdict.decision.possible,
         "near": {name: estimate._asdict() for name, estimate in verdict.evidence.near.items()},
         "items_needed": verdict.decision.items_needed,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from anomia.errors import RunError, nearest
-from anomia.measure.diagnosis import with_fates
+from anomia.measure.recognition import with_fates
 from anomia.records import read_records
 
 FIRST_COLUMNS = (

@@ -11,8 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from anomia.measure.diagnosis import MEAN, POOLED, Diagnosis, Fates, find
 from anomia.measure.evidence import OVERALL
+from anomia.measure.figures import Diagnosis, Fates, find
+from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results

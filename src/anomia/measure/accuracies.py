@@ -1,0 +1,84 @@
+"""Accuracies of one arm in every form of the question, and what broader decoding reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from anomia.measure.comparisons import CHOSEN, GENERATED, VARIANTS
+from anomia.measure.figures import Figure
+from anomia.measure.frame import REACHES, both, floats, known, right, scopes
+from anomia.measure.rates import rate
+from anomia.measure.reach import pass_at_k, recovery
+
+# The paper's curve ends here; more samples make its estimates better, not longer.
+LARGEST_K = 10
+
+
+def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+    """Shares of right answers of one arm, by language and pooled."""
+    columns = {name: f"{name}_correct" for name in (*GENERATED, *CHOSEN)}
+    columns |= {name: name for name in (*VARIANTS, "string_presence")}
+    columns |= {f"reach_{way}": f"reach_{way}" for way in ("greedy", *REACHES)}
+    for measure, column in columns.items():
+        yield from _rates(arm, f"accuracy/{measure}", rows, column)
+    yield from _by_seed(arm, rows)
+    yield from _pass_curve(arm, rows)
+
+
+def recoveries(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """Recovery among open failures, its two parts and its placebo, by language and pooled."""
+    for reach in REACHES:
+        columns = (f"reach_{reach}", f"foil_{reach}", "open_correct")
+        part = known(pairs, both(*columns))
+        passages = part["passage"].to_numpy()
+        for scope, mask in scopes(part):
+            found = recovery(
+                right(part, "open_correct")[mask],
+                right(part, "open_correct_arm")[mask],
+                floats(part, f"reach_{reach}")[mask],
+                floats(part, f"reach_{reach}_arm")[mask],
+                floats(part, f"foil_{reach}_arm")[mask],
+                passages[mask],
+            )
+            for name, estimate in found._asdict().items():
+                yield Figure(arm, f"recovery/{reach}/{name}", scope, estimate)
+
+
+def _rates(arm: str, measure: str, rows: pl.DataFrame, column: str) -> Iterator[Figure]:
+    graded = known(rows, [column])
+    values, passages = floats(graded, column), graded["passage"].to_numpy()
+    for scope, mask in scopes(graded):
+        yield Figure(arm, measure, scope, rate(values[mask], passages[mask]))
+
+
+def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+    """Reach by samples with each seed alone, where there are several."""
+    asked = known(rows, ["samples_correct"])
+    seeds = sorted(set(asked["sample_seeds"].explode().to_list()))
+    if len(seeds) < 2:
+        return
+    for seed in seeds:
+        hits = [
+            any(hit for hit, drawn in zip(right_ones, drawn_with, strict=True) if drawn == seed)
+            for right_ones, drawn_with in asked.select("samples_correct", "sample_seeds").iter_rows()
+        ]
+        frame = asked.with_columns(hit=pl.Series(hits, dtype=pl.Boolean))
+        yield from _rates(arm, f"accuracy/reach_samples_seed_{seed}", frame, "hit")
+
+
+def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+    asked = known(rows, ["samples_correct"])
+    if asked.is_empty():
+        return
+    drawn = asked["samples_correct"].list.len().to_numpy()
+    found = asked["samples_correct"].list.sum().to_numpy()
+    passages = asked["passage"].to_numpy()
+    for k in range(1, min(LARGEST_K, int(drawn.min())) + 1):
+        chances = np.empty(len(found))
+        for samples in np.unique(drawn):
+            chances[drawn == samples] = pass_at_k(found[drawn == samples], int(samples), k)
+        for scope, mask in scopes(asked):
+            yield Figure(arm, f"pass_at/{k}", scope, rate(chances[mask], passages[mask]))

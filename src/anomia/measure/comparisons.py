@@ -1,0 +1,193 @@
+"""Figures of an arm against base whose intervals are resampled: drops, gaps, contrasts, recoveries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import polars as pl
+
+from anomia.measure.bootstrap import resample
+from anomia.measure.contrasts import Answers, dissociation_quantity
+from anomia.measure.drops import chance
+from anomia.measure.figures import Figure
+from anomia.measure.frame import MEAN, POOLED, REACHES, Floats, both, floats, known
+from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
+
+GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
+CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
+# Other ways to grade or to score the same replies.
+VARIANTS = (
+    "open_em", "open_f1", "cued_contains", "choice_correct_any", "choice_correct_per_token", "choice_correct_per_byte",
+)  # fmt: skip
+RECOGNITION = ("choice", "choice_hard", "choice_passage")
+QUARTER = chance(4)
+
+
+class Pairs:
+    """The same items in base and in an arm, and quantities of them, each built once so that figures share its draws."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self.rows = rows
+        self.passages = rows["passage"].to_numpy()
+        self._built: dict[tuple[str, str, float], Quantity] = {}
+
+    def drop(self, column: str) -> Quantity:
+        """Raw drop of a column of verdicts or grades."""
+        return self._once(("drop", column, 0.0), lambda: drop(*self._sides(column), self.passages))
+
+    def normalized(self, column: str, floor: float) -> Quantity:
+        """Normalized drop of a column of verdicts."""
+        return self._once(
+            ("normalized", column, floor),
+            lambda: normalized(*self._sides(column), self.passages, floor=floor),
+        )
+
+    def dissociation(self, options: str) -> Quantity:
+        """Dissociation rate under one kind of options."""
+        columns = both("open_correct", f"{options}_correct")
+        return self._once(
+            ("dissociation", options, 0.0),
+            lambda: dissociation_quantity(
+                Answers(*(floats(self.rows, column) for column in columns)), self.passages
+            ),
+        )
+
+    def recovery(self, reach: str, among: str, *, of: str = "reach", arm: bool = True) -> Quantity:
+        """Share found by broader decoding among open failures.
+
+        reach: beams or samples. of: `reach` for gold, `foil` for its placebo. arm: of the arm, else of base.
+        among: `failed` by the same model, `failed_before` by base too, or `newly_broken`.
+        """
+        side = "_arm" if arm else ""
+        failed, before = (floats(self.rows, f"open_correct{s}") == 0 for s in (side, ""))
+        marked = {"failed": failed, "failed_before": failed & before, "newly_broken": failed & ~before}[among]
+        hits = floats(self.rows, f"{of}_{reach}{side}")
+        key = f"{of} {reach}{side} {among}"
+        return self._once(("recovery", key, 0.0), lambda: share(hits, marked, self.passages))
+
+    def _sides(self, column: str) -> tuple[Floats, Floats]:
+        return floats(self.rows, column), floats(self.rows, f"{column}_arm")
+
+    def _once(self, key: tuple[str, str, float], build: Callable[[], Quantity]) -> Quantity:
+        if key not in self._built:
+            self._built[key] = build()
+        return self._built[key]
+
+
+Build = Callable[[Pairs], Quantity]
+
+
+class Comparison(NamedTuple):
+    """A measure, the columns that it needs in base and in the arm, and how it is built."""
+
+    measure: str
+    columns: tuple[str, ...]
+    build: Build
+
+
+def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """All comparisons of an arm with base; those that are asked of the same items share their draws."""
+    by_items: dict[bytes, tuple[Pairs, dict[str, Quantity]]] = {}
+    for measure, needed, build in comparisons():
+        mask = pairs.select(pl.all_horizontal(pl.col(both(*needed)).is_not_null())).to_series()
+        if not mask.any():
+            continue
+        key = mask.to_numpy().tobytes()
+        if key not in by_items:
+            by_items[key] = Pairs(known(pairs, both(*needed))), {}
+        part, quantities = by_items[key]
+        quantities[measure] = build(part)
+    for part, quantities in by_items.values():
+        draws = resample(part.rows["language"].to_list(), part.passages)
+        for measure, found in everywhere_all(quantities, draws).items():
+            for language, estimate in found.by_language.items():
+                yield Figure(arm, measure, language, estimate)
+            yield Figure(arm, measure, POOLED, found.pooled)
+            yield Figure(arm, measure, MEAN, found.mean)
+
+
+def comparisons() -> Iterator[Comparison]:
+    """Every figure of an arm against base that is resampled, in the order of the table."""
+    yield from _drops()
+    yield from _gaps()
+    yield from _contrasts()
+    for reach in REACHES:
+        yield from _recoveries(reach)
+
+
+def _drops() -> Iterator[Comparison]:
+    floors = dict.fromkeys(GENERATED, 0.0) | dict.fromkeys(CHOSEN, QUARTER)
+    for name, floor in floors.items():
+        yield _drop(name, f"{name}_correct")
+        yield _normalized(name, f"{name}_correct", floor)
+    yield _normalized("cued_chance", "cued_correct", QUARTER)
+    yield _normalized("open_em", "open_em", 0.0)
+    for name in (*VARIANTS, *(f"reach_{way}" for way in ("greedy", *REACHES))):
+        yield _drop(name, name)
+
+
+def _drop(name: str, column: str) -> Comparison:
+    return Comparison(f"drop/{name}", (column,), lambda pairs: pairs.drop(column))
+
+
+def _normalized(name: str, column: str, floor: float) -> Comparison:
+    return Comparison(f"normalized_drop/{name}", (column,), lambda pairs: pairs.normalized(column, floor))
+
+
+def _gaps() -> Iterator[Comparison]:
+    for name in RECOGNITION:
+        yield _gap(name, f"{name}_correct", QUARTER)
+    # The paper gives no floor for cued.
+    yield _gap("cued", "cued_correct", 0.0)
+    yield _gap("cued_chance", "cued_correct", QUARTER)
+
+
+def _gap(name: str, column: str, floor: float) -> Comparison:
+    return Comparison(
+        f"gap/{name}",
+        ("open_correct", column),
+        lambda pairs: minus(pairs.normalized("open_correct", 0.0), pairs.normalized(column, floor)),
+    )
+
+
+def _contrasts() -> Iterator[Comparison]:
+    yield _dissociation("hard", "choice_hard")
+    yield _dissociation("passage", "choice_passage")
+    yield _drops_apart("zero_minus_one_shot", "zero_shot_correct", "one_shot_correct")
+    for reach in REACHES:
+        yield _drops_apart(f"{reach}_minus_greedy", f"reach_{reach}", "reach_greedy")
+
+
+def _dissociation(name: str, options: str) -> Comparison:
+    return Comparison(
+        f"contrast/dissociation_{name}_minus_standard",
+        ("open_correct", "choice_correct", f"{options}_correct"),
+        lambda pairs: minus(pairs.dissociation(options), pairs.dissociation("choice")),
+    )
+
+
+def _drops_apart(name: str, one: str, other: str) -> Comparison:
+    return Comparison(
+        f"contrast/drop_{name}", (one, other), lambda pairs: minus(pairs.drop(one), pairs.drop(other))
+    )
+
+
+def _recoveries(reach: str) -> Iterator[Comparison]:
+    for among in ("failed", "failed_before"):
+        yield _recovery("base", reach, among, lambda pairs: pairs.recovery(reach, "failed", arm=False))
+    for among in ("failed", "failed_before", "newly_broken"):
+        yield _recovery("foil", reach, among, _foil(reach, among))
+
+
+def _foil(reach: str, among: str) -> Build:
+    return lambda pairs: pairs.recovery(reach, among, of="foil")
+
+
+def _recovery(over: str, reach: str, among: str, placebo: Build) -> Comparison:
+    suffix = "" if among == "failed" else f"/{among}"
+    return Comparison(
+        f"recovery_over_{over}/{reach}{suffix}",
+        (f"reach_{reach}", f"foil_{reach}", "open_correct"),
+        lambda pairs: minus(pairs.recovery(reach, among), placebo(pairs)),
+    )

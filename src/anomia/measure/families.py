@@ -1,0 +1,65 @@
+"""Paired tests of an arm against base, and Holm's correction over the languages of each measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import polars as pl
+
+from anomia.measure.comparisons import RECOGNITION
+from anomia.measure.contrasts import directions
+from anomia.measure.figures import Figure, GradingRow, PairedTestRow, find
+from anomia.measure.frame import POOLED, Bools, both, known, right, scopes
+from anomia.measure.significance import PairedTest, holm, open_fell_more, paired_test
+
+TESTED = ("open", "cued", *RECOGNITION, "zero_shot", "one_shot")
+
+
+def paired_tests(arm: str, pairs: pl.DataFrame) -> Iterator[PairedTestRow]:
+    """Whether each accuracy changed, and whether open lost more items than choice did."""
+    for name in TESTED:
+        part = known(pairs, both(f"{name}_correct"))
+        yield from _family(arm, f"{name} changed", part, _changed(part, name))
+    for options in RECOGNITION:
+        part = known(pairs, both("open_correct", f"{options}_correct"))
+        yield from _family(arm, f"open fell more than {options}", part, _fell_more(part, options))
+
+
+def grading_rows(arm: str, figures: list[Figure]) -> Iterator[GradingRow]:
+    """Whether the three gradings of open agree in direction, in every scope that has all three."""
+    names = ("drop/open", "drop/open_em", "drop/open_f1")
+    mine = [figure for figure in figures if figure.arm == arm and figure.measure in names]
+    for scope in dict.fromkeys(figure.scope for figure in mine):
+        drops = [find(mine, arm, name, scope) for name in names]
+        if all(drop is not None for drop in drops):
+            yield GradingRow(arm, scope, directions(drops))
+
+
+def _changed(part: pl.DataFrame, name: str) -> Callable[[Bools], PairedTest]:
+    before, after = (right(part, column) for column in both(f"{name}_correct"))
+    passages = part["passage"].to_numpy()
+    return lambda mask: paired_test(before[mask], after[mask], passages[mask])
+
+
+def _fell_more(part: pl.DataFrame, options: str) -> Callable[[Bools], PairedTest]:
+    columns = [right(part, column) for column in both("open_correct", f"{options}_correct")]
+    passages = part["passage"].to_numpy()
+
+    def test(mask: Bools) -> PairedTest:
+        base_open, arm_open, base_choice, arm_choice = (column[mask] for column in columns)
+        return open_fell_more(base_open, arm_open, base_choice, arm_choice, passages[mask])
+
+    return test
+
+
+def _family(
+    arm: str, measure: str, part: pl.DataFrame, test: Callable[[Bools], PairedTest]
+) -> Iterator[PairedTestRow]:
+    """One family: the languages within one arm and one measure. The pooled test stands outside it."""
+    found: Mapping[str, PairedTest] = {scope: test(mask) for scope, mask in scopes(part)}
+    family = f"languages of {arm}, {measure}"
+    adjusted = holm(
+        {scope: each.p_value for scope, each in found.items() if scope != POOLED}, family=family
+    ).p_values
+    for scope, each in found.items():
+        yield PairedTestRow(arm, measure, scope, each, adjusted.get(scope), family)

@@ -1,0 +1,145 @@
+"""What the measures of a run yield: one long table of figures, and the tables that are no figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from anomia.measure.contrasts import Agreement
+from anomia.measure.fates import FateCounts
+from anomia.measure.rates import Estimate
+from anomia.measure.significance import PairedTest
+
+
+class Figure(NamedTuple):
+    """One figure of one arm. `estimate` is None where it can't be given (too few items, base too weak)."""
+
+    arm: str
+    measure: str
+    scope: str
+    estimate: Estimate | None
+
+
+class Fates(NamedTuple):
+    """Counts of fates in one language, or `pooled`. options: which choice recognition was tested with."""
+
+    arm: str
+    options: str
+    scope: str
+    counts: FateCounts
+
+
+@dataclass(frozen=True, slots=True)
+class RankRow:
+    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`).
+
+    place: gold, gold_distinct, foil or foil_distinct. group: a fate, `base_fails` (items that base does not
+    answer in open) or `all`. Ranks are mid-ranks. vocabulary_share: the median over the vocabulary's size.
+    median_margin: logit of the likeliest token − the token's. tied: items whose token shares its logit.
+    """
+
+    arm: str
+    place: str
+    when: str
+    group: str
+    scope: str
+    n: int
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    vocabulary_share: float | None
+    within_10: float
+    within_100: float
+    median_margin: float
+    tied: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbRow:
+    """Log-probability of the whole gold answer, in nats, of one group of items: medians and the mean change."""
+
+    arm: str
+    group: str
+    scope: str
+    n: int
+    before: float
+    after: float
+    change: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTestRow:
+    """A test of one arm in one scope. adjusted: Holm's p-value within `family`; None for `pooled`."""
+
+    arm: str
+    measure: str
+    scope: str
+    test: PairedTest
+    adjusted: float | None
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceRow:
+    """KL(base ‖ arm) in nats: median, 90 % quantile, and base's largest probability outside what is stored."""
+
+    arm: str
+    scope: str
+    n: int
+    median: float
+    upper_decile: float
+    largest_tail: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradingRow:
+    """Whether containment, exact match and token F1 see open fall, rise or neither, by their intervals."""
+
+    arm: str
+    scope: str
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class BetweenRow:
+    """A figure of `arm` − the same of `other`, on the items that both were asked."""
+
+    arm: str
+    other: str
+    measure: str
+    scope: str
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierRow:
+    """An arm on the plane of sparsity (zeros over pruned weights, as measured) and accuracy over all items.
+
+    open_frontier, choice_frontier: no arm is as sparse and better, or as good and sparser.
+    """
+
+    arm: str
+    sparsity: float
+    open: Estimate
+    choice: Estimate
+    open_frontier: bool
+    choice_frontier: bool
+
+
+class Diagnosis(NamedTuple):
+    """Everything that is computed from the records of one data set."""
+
+    figures: tuple[Figure, ...]
+    fates: tuple[Fates, ...]
+    ranks: tuple[RankRow, ...] = ()
+    log_probs: tuple[LogProbRow, ...] = ()
+    tests: tuple[PairedTestRow, ...] = ()
+    divergence: tuple[DivergenceRow, ...] = ()
+    gradings: tuple[GradingRow, ...] = ()
+    between: tuple[BetweenRow, ...] = ()
+
+
+def find(figures: Sequence[Figure], arm: str, measure: str, scope: str) -> Estimate | None:
+    """The estimate of one figure, None where it isn't there or can't be given."""
+    return next((f.estimate for f in figures if (f.arm, f.measure, f.scope) == (arm, measure, scope)), None)

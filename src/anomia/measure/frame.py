@@ -1,0 +1,104 @@
+"""Rows of records as measures need them: passages numbered, arms paired with base by item, reach as one column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+# What a row of one arm is joined to the others by.
+KEY = ["dataset", "language", "item_id"]
+POOLED, MEAN = "pooled", "mean"
+REACHES = ("beams", "samples")
+
+
+def prepare(records: pl.DataFrame) -> pl.DataFrame:
+    """The records with `passage` (a number) and what broader decoding found.
+
+    reach_beams, reach_samples: whether any of them holds a gold answer (over several seeds: the share of
+    seeds); foil_beams, foil_samples: the same of the foil. Null where an item was not asked.
+    reach_greedy: open's verdict on the items that were asked.
+    """
+    records = records.with_columns(passage=pl.Series(parallel_passages(records)))
+    records = records.with_columns(
+        reach_beams=pl.col("beams_correct").list.any().cast(pl.Float64),
+        foil_beams=pl.col("beams_foil").list.any().cast(pl.Float64),
+        reach_samples=_share_of_seeds(records, "samples_correct"),
+        foil_samples=_share_of_seeds(records, "samples_foil"),
+    )
+    asked = pl.col("reach_beams").is_not_null() | pl.col("reach_samples").is_not_null()
+    return records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
+
+
+def pair(records: pl.DataFrame, arm: str, *, base: str = "base") -> pl.DataFrame:
+    """Base's rows joined with the arm's by item; the arm's columns end in `_arm`."""
+    before, after = (records.filter(pl.col("arm") == name) for name in (base, arm))
+    return before.join(after, on=KEY, suffix="_arm", maintain_order="left")
+
+
+def arms_of(records: pl.DataFrame, *, base: str = "base") -> list[str]:
+    """The measured arms, without base."""
+    return [arm for arm in records["arm"].unique(maintain_order=True) if arm != base]
+
+
+def known(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows in which none of the columns is null."""
+    return frame.filter(pl.all_horizontal(pl.col(list(columns)).is_not_null()))
+
+
+def both(*columns: str) -> list[str]:
+    """The names of columns in base and in the arm of a pair."""
+    return [f"{column}{side}" for column in columns for side in ("", "_arm")]
+
+
+def floats(frame: pl.DataFrame, column: str) -> Floats:
+    """A column of verdicts or grades: [items]."""
+    return frame[column].cast(pl.Float64).to_numpy()
+
+
+def right(frame: pl.DataFrame, column: str) -> Bools:
+    """A column of verdicts; what was not graded counts as wrong: [items]."""
+    return frame[column].fill_null(False).to_numpy().astype(bool)
+
+
+def scopes(frame: pl.DataFrame) -> Iterator[tuple[str, Bools]]:
+    """Each language, by name, and last `pooled`, as masks over the rows; nothing where there is no row."""
+    if frame.is_empty():
+        return
+    labels = frame["language"].to_numpy()
+    for language in sorted(set(labels.tolist())):
+        yield str(language), labels == language
+    yield POOLED, np.ones(len(labels), dtype=bool)
+
+
+def parallel_passages(records: pl.DataFrame) -> NDArray[np.int32]:
+    """Passage numbers of all rows: [rows]; the passages of a parallel data set, which share question ids, are one."""
+    passages = np.unique(records["passage_id"].to_numpy(), return_inverse=True)[1]
+    items = np.unique(records["item_id"].to_numpy(), return_inverse=True)[1] + passages.max(initial=-1) + 1
+    size = int(items.max(initial=0)) + 1
+    links = coo_array((np.ones(len(items)), (passages, items)), shape=(size, size))
+    component: NDArray[np.int32] = connected_components(links, directed=False)[1]
+    return component[passages]
+
+
+def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:
+    """For each row, the share of seeds of which any sample hits."""
+    rows: list[dict[str, Any]] = records.select("sample_seeds", hits=column).to_dicts()
+    shares: list[float | None] = []
+    for row in rows:
+        if row["hits"] is None:
+            shares.append(None)
+            continue
+        found: dict[int, bool] = {}
+        for seed, hit in zip(row["sample_seeds"], row["hits"], strict=True):
+            found[seed] = found.get(seed, False) or hit
+        shares.append(sum(found.values()) / len(found))
+    return pl.Series(column, shares, dtype=pl.Float64)

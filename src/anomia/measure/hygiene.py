@@ -1,0 +1,93 @@
+"""What may spoil a comparison, by arm and language: cut prompts, moved boundaries, ties, sick outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class HygieneRow:
+    """Counts of items of one arm in one language.
+
+    truncated: passages that were cut; gold_truncated: and the gold answer with them. boundary_mismatch:
+    options scored from before the prompt's end. rank_ties: gold's first token shares its logit.
+    choice_ties: the two best options have equal scores. no_distinct_token: gold begins another option.
+    degenerate: open outputs that say nothing. ungradable: questions left out because no answer can be graded.
+    no_hard_options, no_passage_options: items without such distractors. fertility: tokens a word of the
+    passages, or a character where words have no spaces (fertility_unit); None where the run did not count.
+    """
+
+    arm: str
+    language: str
+    items: int
+    passages: int
+    truncated: int
+    gold_truncated: int
+    boundary_mismatch: int
+    unclosed_thinking: int
+    not_finite: int
+    degenerate: int
+    rank_ties: int
+    choice_ties: int
+    no_distinct_token: int
+    ungradable: int | None
+    no_hard_options: int | None
+    no_passage_options: int | None
+    fertility: float | None
+    fertility_unit: str | None
+
+
+def hygiene(records: pl.DataFrame, provenance: Mapping[str, Any] | None = None) -> list[HygieneRow]:
+    """Counts by arm and language. provenance: of the run's study: what was left out, and token counts."""
+    found = provenance or {}
+    counted = (
+        records.group_by("arm", "language", maintain_order=True)
+        .agg(
+            items=pl.len(),
+            passages=pl.col("passage_id").n_unique(),
+            truncated=pl.col("truncated").sum(),
+            gold_truncated=pl.col("gold_truncated").sum(),
+            boundary_mismatch=pl.col("boundary_mismatch").sum(),
+            unclosed_thinking=pl.col("unclosed_thinking").sum(),
+            not_finite=(~pl.col("finite")).sum(),
+            degenerate=pl.col("open_degenerate").sum(),
+            rank_ties=(pl.col("gold_rank_ties") > 0).sum(),
+            choice_ties=pl.col("choice_scores").map_batches(_tied, return_dtype=pl.Boolean).sum(),
+            no_distinct_token=(
+                pl.col("gold_rank").is_not_null() & pl.col("gold_distinct_rank").is_null()
+            ).sum(),
+        )
+        .sort("arm", "language")
+    )
+    return [_row(row, found) for row in counted.iter_rows(named=True)]
+
+
+def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow:
+    language = counts["language"]
+    excluded = provenance.get("excluded", {}).get(language, {})
+    fertility = provenance.get("fertility", {}).get(language) or {}
+    return HygieneRow(
+        **counts,
+        ungradable=excluded.get("ungradable"),
+        no_hard_options=excluded.get("no_hard_options"),
+        no_passage_options=excluded.get("no_passage_options"),
+        fertility=fertility.get("tokens_per_unit"),
+        fertility_unit=fertility.get("unit"),
+    )
+
+
+def _tied(scores: pl.Series) -> pl.Series:
+    """Whether the two best options have equal scores; false where nothing was scored."""
+    return pl.Series([_equal(row) for row in scores.to_list()], dtype=pl.Boolean)
+
+
+def _equal(scores: Sequence[float] | None) -> bool:
+    if scores is None or len(scores) < 2:
+        return False
+    second, first = np.sort(scores)[-2:]
+    return bool(first == second)

@@ -1,0 +1,211 @@
+"""The shape of `RUN/results.json`, from which its JSON Schema is made."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from anomia.measure.figures import DivergenceRow, GradingRow, RankRow
+from anomia.measure.rates import Estimate
+from anomia.measure.verdict import Outcome
+
+SCHEMA_VERSION = 1
+# Fields of rows whose own fields stand in the row.
+_SPREAD = ("estimate", "counts", "test")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Value(_Row):
+    """A figure with its 95 % interval; all but the value are null where it can't be given."""
+
+    value: float | None = None
+    """The figure; null where it can't be given (too few items, base too weak)."""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    """Items that it rests on."""
+    clusters: int | None = None
+    """Passages among them."""
+    method: str | None = None
+    """How the interval was found."""
+    checked: bool | None = None
+    """Whether its coverage was shown for so many items and events (docs/statistics.md)."""
+
+
+class FigureRow(Value):
+    """One figure of one arm."""
+
+    arm: str
+    measure: str
+    """Named in docs/results.md."""
+    scope: str
+    """A language, `pooled` (all items as one) or `mean` (over languages)."""
+
+
+class FatesRow(_Row):
+    """What became of the items that base answers in open and in choice: counts."""
+
+    arm: str
+    options: Literal["choice", "choice_hard", "choice_passage"]
+    """Which options recognition was tested with."""
+    scope: str
+    kept: int
+    choice_only: int
+    open_only: int
+    lost: int
+
+
+class LogProbs(_Row):
+    """Log-probability of the whole gold answer, in nats, in one group of items."""
+
+    arm: str
+    group: str
+    """`all`, `base_fails`, or a fate."""
+    scope: str
+    n: int
+    before: float
+    """Median in base."""
+    after: float
+    """Median in the arm."""
+    change: Value | None
+    """Mean of after − before."""
+
+
+class PairedTest(_Row):
+    """A paired test."""
+
+    arm: str
+    measure: str
+    scope: str
+    p_value: float
+    adjusted: float | None
+    """Holm's p-value within the family; null for `pooled`, which stands outside it."""
+    family: str
+    changed: int
+    """Units (items or passages) that changed, on which the test rests."""
+    units: int
+    method: str
+
+
+class Between(Value):
+    """A figure of `arm` − the same of `other`, on the items that both answered."""
+
+    arm: str
+    other: str
+    measure: str
+    scope: str
+
+
+class Frontier(_Row):
+    """Accuracy over all items against measured sparsity."""
+
+    arm: str
+    sparsity: float
+    """Zeros over weights, in all pruned matrices."""
+    open: Value
+    choice: Value
+    open_frontier: bool
+    """No arm is as sparse and better in open, or as good and sparser."""
+    choice_frontier: bool
+
+
+class Verdict(_Row):
+    """The outcome of one arm in one scope (a language, or `overall`)."""
+
+    arm: str
+    scope: str
+    outcome: Outcome
+    same_passage_outcome: Outcome | None
+    """With options from the same passage; null where the run lacks them."""
+    text: str
+    possible: tuple[Outcome, ...]
+    """What an inconclusive outcome may still turn out to be."""
+    near: dict[str, Value]
+    """What may show a lost answer near: gold − foil, or 0 shot − 1 shot."""
+    items_needed: int | None
+    """Items that would decide an inconclusive outcome with 80 % power; null where none would."""
+
+
+class Hygiene(_Row):
+    """What may spoil a comparison, in one arm and language; counts of items but for `fertility`."""
+
+    arm: str
+    language: str
+    items: int
+    passages: int
+    truncated: int
+    """Passages that were cut."""
+    gold_truncated: int
+    """… and the gold answer with them."""
+    boundary_mismatch: int
+    """Options scored from before the prompt's end."""
+    unclosed_thinking: int
+    not_finite: int
+    degenerate: int
+    """Open outputs that say nothing."""
+    rank_ties: int
+    """Gold's first token shares its logit with another."""
+    choice_ties: int
+    """The two best options have equal scores."""
+    no_distinct_token: int
+    """Gold is the beginning of another option."""
+    ungradable: int | None
+    """Questions left out because no answer can be graded."""
+    no_hard_options: int | None
+    no_passage_options: int | None
+    fertility: float | None
+    """Tokens a word of the passages, or a character where words have no spaces."""
+    fertility_unit: Literal["word", "character"] | None
+
+
+class ResultsFile(_Row):
+    """`RUN/results.json`: every figure of a run, and what it was measured on."""
+
+    schema_version: int
+    study: dict[str, Any]
+    """The resolved study, with `provenance`: versions, machine, batch size, fingerprints, items."""
+    failed: dict[str, str]
+    """Arms that could not be made, and why."""
+    broken: dict[str, int]
+    """Arms with logits that are not finite, and for how many items."""
+    noise: dict[str, Any] | None
+    """How many verdicts of base flip at another batch size."""
+    stopping: dict[str, Any] | None
+    """Where `--until-width` was used: for each arm when and why it stopped."""
+    thresholds: dict[str, float]
+    """Margins of the verdicts."""
+    verdicts: tuple[Verdict, ...]
+    figures: tuple[FigureRow, ...]
+    fates: tuple[FatesRow, ...]
+    ranks: tuple[RankRow, ...]
+    log_probs: tuple[LogProbs, ...]
+    tests: tuple[PairedTest, ...]
+    divergence: tuple[DivergenceRow, ...]
+    gradings: tuple[GradingRow, ...]
+    between: tuple[Between, ...]
+    frontier: tuple[Frontier, ...]
+    hygiene: tuple[Hygiene, ...]
+
+
+def written(row: Any) -> dict[str, Any]:
+    """A row (a named tuple or a dataclass) as it is written: what it rests on is spread out, other figures are objects."""
+    fields = (
+        row._asdict() if hasattr(row, "_asdict") else {name: getattr(row, name) for name in row.__slots__}
+    )
+    plain: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in _SPREAD:
+            plain |= {} if field is None else field._asdict()
+        else:
+            plain[name] = field._asdict() if isinstance(field, Estimate) else field
+    return plain
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of `results.json`; `docs/results.schema.json` is its copy for those who read the file."""
+    schema = ResultsFile.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
