@@ -13,7 +13,8 @@ choice (four options), one greedy answer, five beams and ten nucleus samples of 
 
 The last two need environments of their own (`--lm-eval-python`, `--vllm-python`); without them they are
 left out by name. The floor is the arithmetic that the probes need over the rate at which this machine
-multiplies matrices, measured in the same run; the arithmetic is counted from what the tree computes.
+multiplies matrices, measured in the same run; the arithmetic (products with weights, and attention without
+windows) is counted from what the tree computes.
 """
 
 from __future__ import annotations
@@ -211,11 +212,12 @@ def with_tree(model, asks, options: argparse.Namespace) -> dict:
     from anomia.probe.ask import Decoding
     from anomia.probe.head import Head
 
-    counted = {"decoder_tokens": 0, "head_rows": 0}
+    counted = {"decoder_tokens": 0, "head_rows": 0, "seen_tokens": 0}
     decode, logits = Head.decode, Head.logits
 
     def counting_decode(self, **inputs):
         counted["decoder_tokens"] += inputs["input_ids"].numel()
+        counted["seen_tokens"] += int(inputs["position_ids"].sum()) + inputs["input_ids"].numel()
         return decode(self, **inputs)
 
     def counting_logits(self, states, **given):
@@ -236,7 +238,14 @@ def with_tree(model, asks, options: argparse.Namespace) -> dict:
         Head.decode, Head.logits = decode, logits
     head = model.get_output_embeddings().weight
     layers = sum(p.numel() for p in model.base_model.parameters() if p.ndim == 2 and p.shape != head.shape)
-    operations = 2 * (counted["decoder_tokens"] * layers + counted["head_rows"] * head.numel())
+    config = model.config.get_text_config()
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_size
+    operations = 2 * (
+        counted["decoder_tokens"] * layers
+        + counted["head_rows"] * head.numel()
+        + counted["seen_tokens"] * attention
+    )
     return {**counted, "operations": operations, "new_tokens": new_tokens(replies)}
 
 
