@@ -39,6 +39,20 @@ def test_greedy_takes_the_likeliest_token_until_the_end_token(model: Any) -> Non
     assert only(model, greedy={"open": PROMPT}).greedy["open"] == tokens
 
 
+def test_what_a_model_brings_along_does_not_change_what_is_greedy(make_model: Callable[..., Any]) -> None:
+    plain, opinionated = make_model(), make_model()
+    for name, value in {
+        "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 5, "do_sample": True, "top_k": 3,
+        "temperature": 0.3, "bad_words_ids": [[t] for t in range(40, 400)],
+    }.items():  # fmt: skip
+        setattr(opinionated.generation_config, name, value)
+    asked = {"greedy": {"open": PROMPT}, "beams": PROMPT, "samples": PROMPT}
+    one, two = only(plain, **asked), only(opinionated, **asked)
+    assert one.greedy == two.greedy
+    assert [beam.tokens for beam in one.beams] == [beam.tokens for beam in two.beams]
+    assert one.samples == two.samples
+
+
 def test_left_padding_changes_no_answer(model: Any) -> None:
     prompts = [PROMPT, PROMPT[:2], PROMPT * 4]
     asks = [Ask(str(n), greedy={"open": prompt, "cued": prompt[:1]}) for n, prompt in enumerate(prompts)]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.distractors import (
+    count_overlapping,
     hard_distractors,
     passage_distractors,
     standard_distractors,
@@ -35,20 +36,35 @@ def build_items(
     for language, candidates in gradable.items():
         usable = [question for question in candidates if question]
         excluded = Counter({"ungradable": len(candidates) - len(usable)})
-        if len(pools[language]) < 4:
+        own_options = all(len(question.distractors) >= 3 for question in usable)
+        if len(pools[language]) < 4 and not own_options:
             raise DataError(
                 f"data: {dataset}, {language}: {len(pools[language])} distinct answers in {len(usable)} "
                 "questions; multiple choice needs at least four"
             )
         subset, exemplar = _subset(usable, limit, seed)
-        foreign = [text for other, pool in pools.items() if other != language for text in pool]
-        by_passage = _answers_by_passage(usable)
-        items = [
-            _item(question, pools[language], foreign, by_passage[question.passage_id], seed)
-            for question in subset
+        # A translation of the question itself has the same id in a parallel data set.
+        foreign = [
+            (other.id, other.gold)
+            for name, others in gradable.items()
+            if name != language
+            for other in others
+            if other
         ]
-        excluded["no_hard_options"] = sum("hard" not in item.options for item in items)
-        excluded["no_passage_options"] = sum("passage" not in item.options for item in items)
+        by_passage = _answers_by_passage(usable)
+        items = []
+        for question in subset:
+            unrelated = [text for other, text in foreign if other != question.id]
+            item = _item(question, pools[language], unrelated, by_passage[question.passage_id], seed)
+            if "standard" not in item.options:
+                excluded["no_standard_options"] += 1
+                continue
+            items.append(item)
+        for kind in ("hard", "passage"):
+            excluded[f"no_{kind}_options"] = sum(kind not in item.options for item in items)
+        excluded["overlapping_hard_distractors"] = sum(
+            count_overlapping(item.question, pools[language]) for item in items
+        )
         sets[language] = ItemSet(dataset, language, tuple(items), exemplar, dict(excluded))
     return sets
 
@@ -105,7 +121,7 @@ def _item(
     options = {
         kind: _ordered(question, texts, kind, seed) for kind, texts in wrong.items() if len(texts) == 3
     }
-    foil = wrong["passage"][0] if len(wrong["passage"]) == 3 else wrong["standard"][0]
+    foil = next((texts[0] for texts in (wrong["passage"], wrong["standard"]) if len(texts) == 3), "")
     return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), foil)
 
 

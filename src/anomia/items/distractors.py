@@ -63,6 +63,12 @@ def hard_distractors(question: Question, pool: Sequence[str]) -> tuple[str, ...]
     return tuple(sorted(candidates, key=lambda text: (-overlap(text), text))[:3])
 
 
+def count_overlapping(question: Question, pool: Sequence[str]) -> int:
+    """How many answers of the pool, other than its own, hard options leave out because they overlap it."""
+    own = {normalize(answer) for answer in question.answers}
+    return sum(_overlaps(text, question.answers) and normalize(text) not in own for text in pool)
+
+
 def passage_distractors(question: Question, others: Iterable[str], *, seed: int) -> tuple[str, ...]:
     """Three options of gold's kind from its own passage.
 

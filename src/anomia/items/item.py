@@ -55,7 +55,7 @@ class ItemSet:
     """The items of one language of one data set, in the fixed order, and what was left out.
 
     exemplar: the question that one-shot prompts show, outside the items; None where there is none.
-    excluded: how many questions were left out, by reason.
+    excluded: how many questions or options were left out, by reason.
     """
 
     dataset: str

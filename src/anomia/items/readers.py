@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anomia.errors import DataError, nearest
+from anomia.grade import normalize
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
 
@@ -69,7 +70,15 @@ def _read_squad(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Q
         files = [path]
     else:
         raise DataError(f"data: {path} does not exist; give a SQuAD-format JSON file or a folder of them")
-    by_language = {_file_language(file): file for file in files}
+    by_language: dict[str, Path] = {}
+    for file in files:
+        language = _file_language(file)
+        if language in by_language:
+            raise DataError(
+                f"data: {by_language[language].name} and {file.name} in {path} are both {language}; "
+                "a folder has one file a language"
+            )
+        by_language[language] = file
     _refuse_unknown(f"squad:{path}", wanted or (), by_language)
     selected = by_language if wanted is None else {k: v for k, v in by_language.items() if k in wanted}
     return {language: list(_squad_questions(file, language)) for language, file in selected.items()}
@@ -176,6 +185,7 @@ def _question(entry: Any, place: str, *, context_required: bool) -> Question:
     answers = _texts(entry.get("answers"), "answers", place)
     if not answers:
         raise DataError(f"data: {place} has no answer; give at least one text in 'answers'")
+    _refuse_bad_distractors(entry, answers, place)
     return Question(
         id=str(item_id),
         language=language_name(entry["language"]),
@@ -185,6 +195,17 @@ def _question(entry: Any, place: str, *, context_required: bool) -> Question:
         distractors=_texts(entry.get("distractors", []), "distractors", place),
         passage_distractors=_texts(entry.get("passage_distractors", []), "passage_distractors", place),
     )
+
+
+def _refuse_bad_distractors(entry: dict[str, Any], answers: Sequence[str], place: str) -> None:
+    own = {normalize(answer) for answer in answers}
+    for key in ("distractors", "passage_distractors"):
+        texts = _texts(entry.get(key, []), key, place)
+        forms = {normalize(text) for text in texts}
+        if texts and len(forms) < 3:
+            raise DataError(f"data: {place}: {key!r} has {len(forms)} different texts; give three, or none")
+        if forms & own:
+            raise DataError(f"data: {place}: {key!r} holds an answer; every distractor must be wrong")
 
 
 def _texts(value: Any, key: str, place: str) -> tuple[str, ...]:

@@ -38,6 +38,12 @@ class LoadedModel:
         return device
 
     @property
+    def positions(self) -> int | None:
+        """The longest sequence that the model takes, in tokens; None where it has no limit."""
+        positions: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return positions
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer, as `generate` takes them."""
         eos = self.model.generation_config.eos_token_id
@@ -55,6 +61,7 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    chat: bool = False,
 ) -> LoadedModel:
     """Loads a model for probing.
 
@@ -64,6 +71,7 @@ def load_model(
         device: `auto`, `cpu`, `cuda` or `mps`.
         revision: of a hub repository.
         trust_remote_code: whether code that the repository brings along may run.
+        chat: whether the tokenizer must have a chat template.
 
     Raises:
         ModelError: it can't be found, has no usable weights, or is no causal language model.
@@ -81,7 +89,9 @@ def load_model(
     with quiet_transformers():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-            model = transformers.AutoModelForCausalLM.from_pretrained(source, **options, **weights)
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                source, **options, **weights, output_loading_info=True
+            )
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             raise ModelError(_explain(name, error)) from None
         except Exception as error:
@@ -89,6 +99,15 @@ def load_model(
             if not type(error).__module__.startswith(("safetensors", "huggingface_hub", "httpx")):
                 raise
             raise ModelError(_explain(name, error)) from None
+    # What a file lacks would be filled with random numbers.
+    absent = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if absent:
+        raise ModelError(
+            f"model: {name!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, …); "
+            "it is damaged, or stored in a format that this version of transformers can't read"
+        )
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise ModelError(f"model: the tokenizer of {name!r} has no chat template; leave out --chat")
     model = model.to(resolve_device(device)).eval()
     model.requires_grad_(False)
     return LoadedModel(name, model, tokenizer)
@@ -114,7 +133,7 @@ def _locate(name: str) -> tuple[str, str | None]:
     if path.is_dir():
         _check_folder(path)
         return str(path), None
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name):
         raise ModelError(
             f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
         )

@@ -75,29 +75,30 @@ def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list
     length = max(len(prompt) for prompt in prompts)
     rows = [[_pad(decoding)] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    output = model.generate(
+    output = _generate(
+        model,
         torch.tensor(rows, device=model.device),  # [B, S]
         attention_mask=torch.tensor(mask, device=model.device),
-        do_sample=False,
-        num_beams=1,
-        **_generation(decoding),
+        generation_config=_generation(decoding),
     )
     return [_until_end(row[length:].tolist(), decoding) for row in output]
 
 
 def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:
     inputs = torch.tensor([prompt], device=model.device)  # [1, S]
-    output = model.generate(
+    output = _generate(
+        model,
         inputs,
         attention_mask=torch.ones_like(inputs),
-        do_sample=False,
-        num_beams=decoding.num_beams,
-        num_return_sequences=decoding.num_beams,
-        length_penalty=1.0,
-        early_stopping=False,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **_generation(decoding),
+        generation_config=_generation(
+            decoding,
+            num_beams=decoding.num_beams,
+            num_return_sequences=decoding.num_beams,
+            length_penalty=1.0,
+            early_stopping=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        ),
     )
     return tuple(
         Beam(_until_end(row[len(prompt) :].tolist(), decoding), score)
@@ -112,13 +113,12 @@ def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenI
     for seed in decoding.sample_seeds:
         draw = _Draw(decoding, seed=seed, item_id=ask.item_id, prompt_length=len(ask.samples))
         inputs = torch.tensor([ask.samples] * decoding.num_samples, device=model.device)  # [samples, S]
-        output = model.generate(
+        output = _generate(
+            model,
             inputs,
             attention_mask=torch.ones_like(inputs),
-            do_sample=False,
-            num_beams=1,
             logits_processor=transformers.LogitsProcessorList([draw]),
-            **_generation(decoding),
+            generation_config=_generation(decoding),
         )
         found[seed] = tuple(_until_end(row[len(ask.samples) :].tolist(), decoding) for row in output)
     return found
@@ -202,15 +202,24 @@ def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
     return Distribution(tuple(top.indices.tolist()), tuple(top.values.tolist()), max(0.0, tail))
 
 
-def _generation(decoding: Decoding) -> dict[str, Any]:
-    return {
-        "max_new_tokens": decoding.max_new_tokens,
-        "eos_token_id": list(decoding.eos_token_ids) or None,
-        "pad_token_id": _pad(decoding),
-        "temperature": None,
-        "top_p": None,
-        "top_k": None,
-    }
+def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
+    """`model.generate` without what the model brings along, which it would add to any configuration."""
+    own = model.generation_config
+    model.generation_config = transformers.GenerationConfig()
+    try:
+        return model.generate(inputs, **options)
+    finally:
+        model.generation_config = own
+
+
+def _generation(decoding: Decoding, **options: Any) -> transformers.GenerationConfig:
+    return transformers.GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=list(decoding.eos_token_ids) or None,
+        pad_token_id=_pad(decoding),
+        do_sample=False,
+        **options,
+    )
 
 
 def _pad(decoding: Decoding) -> int:
