@@ -73,6 +73,16 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items a language (default 200).", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the subset, the options and the samples.")] = None,
+    until_width: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop an arm once the interval of its dissociation rate is this narrow, as 0.2.", metavar="W"
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")
     ] = Path("anomia-run"),
@@ -107,8 +117,10 @@ def run(
 
     Example: anomia run --base google/gemma-3-270m --arm wanda:0.5 --data tydiqa --languages en,sw --limit 40
     """
+    from anomia.measure.verdict import read_thresholds
     from anomia.study import read_study
 
+    margins = read_thresholds(threshold) if threshold else None
     flags = {
         "base": base,
         "arms": arm or None,
@@ -116,6 +128,7 @@ def run(
         "languages": _list(languages) if languages != "all" else None,
         "limit": limit,
         "seed": seed,
+        "until_width": until_width,
         "dtype": dtype,
         "device": device,
         "batch_size": batch_size if batch_size in (None, "auto") else _whole(batch_size),
@@ -130,7 +143,7 @@ def run(
         "trust_remote_code": trust_remote_code,
         "revision": revision,
     }
-    _run(read_study(study, {key: value for key, value in flags.items() if value is not None}), out)
+    _run(read_study(study, {key: value for key, value in flags.items() if value is not None}), out, margins)
 
 
 @app.command()
@@ -242,11 +255,18 @@ def prune(
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+def show(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+    ] = None,
+) -> None:
     """All tables of a run, and its verdicts."""
     from anomia.measure.results import read_results
+    from anomia.measure.verdict import read_thresholds
 
-    _show(read_results(run))
+    _show(read_results(run, thresholds=read_thresholds(threshold) if threshold else None))
 
 
 @app.command()
@@ -300,7 +320,7 @@ def export(
     out_console.print(f"{export_run(run, file)} rows in {file}", highlight=False, soft_wrap=True)
 
 
-def _run(study: Any, out: Path) -> None:
+def _run(study: Any, out: Path, thresholds: Any = None) -> None:
     """Executes a study and shows what came out."""
     from anomia.files import write_json
     from anomia.measure.results import read_results, results_json
@@ -308,7 +328,7 @@ def _run(study: Any, out: Path) -> None:
 
     with _progress() as progress:
         outcomes = run_study(study, out, progress=progress)
-    results = read_results(out)
+    results = read_results(out, thresholds=thresholds)
     write_json(out / "results.json", results_json(results))
     _show(results)
     out_console.print(

@@ -57,6 +57,9 @@ class Study(BaseModel):
     )
     prompt_tokens: Annotated[int, Field(ge=16)] = 512
     one_shot_tokens: Annotated[int, Field(ge=16)] = 1024
+    until_width: (
+        Annotated[float, Field(gt=0, lt=1, description="of the dissociation rate's interval")] | None
+    ) = None
     noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32
 
     @field_validator("languages")

@@ -15,10 +15,12 @@ broken, untestable, and intact where every recorded probability is base's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
 
+from anomia.errors import StudyError, nearest
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
@@ -47,6 +49,27 @@ class Thresholds:
     near: float = 0.0
     broken: float = 0.5
     fewest_both_correct: int = FEWEST_BOTH_CORRECT
+
+
+def read_thresholds(settings: Iterable[str]) -> Thresholds:
+    """Thresholds from settings such as `hold=0.05`; what is not named keeps its default.
+
+    Raises:
+        StudyError: a name is unknown, or a value is no number.
+    """
+    names = [each.name for each in fields(Thresholds)]
+    found: dict[str, float] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in names:
+            raise StudyError(f"threshold: unknown name {name!r}; {nearest(name, names)}")
+        try:
+            found[name] = int(value) if name == "fewest_both_correct" else float(value)
+        except ValueError:
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise StudyError(f"threshold: {name} needs a number, as in {name}=0.1; got {value!r}")
+    return Thresholds(**found)  # type: ignore[arg-type]  # each value has the type of its field
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from anomia._version import __version__
 from anomia.compress.spec import Arm, Checkpoint, parse_arm
 from anomia.errors import CompressionError, ModelError
 from anomia.items import Item, ItemSet, build_items, read_questions
+from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel, load_model
 from anomia.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
 from anomia.probe.ask import Decoding, Distribution, Reply
@@ -26,6 +27,7 @@ from anomia.records import record, write_rows
 from anomia.run.compress import compress_arm, uses_own_text
 from anomia.run.folder import RunFolder, Shard, begin_run, open_run, shards_of
 from anomia.run.progress import Progress
+from anomia.run.stopping import interleaved, stopped
 from anomia.study import BASE, Study
 
 
@@ -57,7 +59,7 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
         try:
             for group in _groups(study, arm, item_sets):
                 shards = [shard for shard in todo[arm.name] if shard.language in {s.language for s in group}]
-                if not shards:
+                if not shards or _narrow_enough(study, folder, arm, group):
                     continue
                 if arm.name == BASE:
                     loaded = _load(study, study.base, progress)
@@ -68,7 +70,9 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
                 engine = choose_engine(loaded.model, study.engine)
                 if engine.reason:
                     progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
-                for shard in shards:
+                for shard in interleaved(shards) if study.until_width else shards:
+                    if _narrow_enough(study, folder, arm, group):
+                        break
                     items = next(s for s in group if s.language == shard.language)
                     _measure(study, folder, shard, items, loaded, engine, progress)
                 if arm.name == BASE:
@@ -84,7 +88,32 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
             outcomes.append(ArmOutcome(arm.name))
     assert folder is not None
     folder.note("arms.json", {outcome.arm: {"failed": outcome.failed} for outcome in outcomes})
+    if study.until_width is not None:
+        folder.note("stopping.json", _looks(study, folder, arms[1:], item_sets))
     return outcomes
+
+
+def _narrow_enough(study: Study, folder: RunFolder | None, arm: Arm, group: Sequence[ItemSet]) -> bool:
+    """Whether an arm has stopped. Base never does: every arm needs it."""
+    if study.until_width is None or folder is None or arm.name == BASE:
+        return False
+    width, limit = study.until_width, study.reach_limit
+    return stopped(folder, arm.name, group, width=width, reach_limit=limit) is not None
+
+
+def _looks(
+    study: Study, folder: RunFolder, arms: Sequence[Arm], item_sets: Sequence[ItemSet]
+) -> dict[str, Any]:
+    """When and why each arm stopped, for each group of languages that one of its models answers."""
+    assert study.until_width is not None
+    found: dict[str, Any] = {}
+    for arm in arms:
+        looks = [
+            stopped(folder, arm.name, group, width=study.until_width, reach_limit=study.reach_limit)
+            for group in _groups(study, arm, item_sets)
+        ]
+        found[arm.name] = [look.plain() for look in looks if look is not None]
+    return {"width": study.until_width, "arms": found}
 
 
 def _read_items(study: Study) -> list[ItemSet]:
@@ -135,7 +164,8 @@ def _load_arm(
         passages = [item.question.context for items in item_sets for item in items.items]
         report = compress_arm(loaded, rest, study, [s.language for s in item_sets], passages, progress)
         whole = Shard(arm.name, study.data, "-".join(s.language for s in item_sets), 0, 0)
-        folder.note(f"compression/{whole.file_name.removesuffix('.parquet')}.json", report)
+        name = whole.file_name.removesuffix(".parquet")
+        folder.note(f"compression/{name}.json", {"arm": arm.name, **report})
     return loaded
 
 
@@ -156,11 +186,21 @@ def _begin(
         "batch_size": _batch_size(study, item_sets, loaded),
         "base_weights": fingerprint_weights(loaded.model),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
+        "vocabulary": loaded.model.config.get_text_config().vocab_size,
+        "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
         "items": {items.language: len(items.items) for items in item_sets},
         "excluded": {items.language: dict(items.excluded) for items in item_sets},
         "exemplars": {items.language: items.exemplar.id if items.exemplar else None for items in item_sets},
     }
     return begin_run(out, study, item_sets, provenance)
+
+
+def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
+    """Tokens a word of a language's passages (of its questions where there is no passage), uncut."""
+    texts = list(dict.fromkeys(item.question.context or item.question.question for item in items.items))
+    counts = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    found = fertility(texts, counts)
+    return None if found is None else {"tokens_per_unit": found.tokens_per_unit, "unit": found.unit}
 
 
 def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel) -> int:

@@ -1,0 +1,87 @@
+"""Optional stopping: an arm takes items, languages interleaved, until its dissociation rate is known well enough.
+
+What has been decided follows from the finished records alone, so a run that goes on decides the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anomia.items.item import ItemSet
+from anomia.measure.confidence_sequence import Stop, until_width
+from anomia.measure.frame import both, known
+from anomia.measure.recognition import fate_index
+from anomia.run.folder import RunFolder, Shard, shards_of
+from anomia.study import BASE
+
+_COLUMNS = ["dataset", "language", "item_id", "passage_id", "index", "open_correct", "choice_correct"]
+
+
+class Look(NamedTuple):
+    """The look at which an arm stopped. items: taken until then, of `available`."""
+
+    languages: tuple[str, ...]
+    items: int
+    available: int
+    stop: Stop
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for the run's `stopping.json`."""
+        estimate = self.stop.estimate
+        return {
+            "languages": list(self.languages),
+            "items": self.items,
+            "available": self.available,
+            "reason": self.stop.reason,
+            "dissociation": None if estimate is None else estimate._asdict(),
+        }
+
+
+def interleaved(shards: Iterable[Shard]) -> list[Shard]:
+    """Shards in rounds: the first of every language, then the second of every language."""
+    return sorted(shards, key=lambda shard: shard.first)
+
+
+def stopped(
+    folder: RunFolder, arm: str, group: Sequence[ItemSet], *, width: float, reach_limit: int
+) -> Look | None:
+    """The first look after a finished round at which an arm may stop; None where it has to go on.
+
+    group: the languages that one model answers. width: of the interval of the dissociation rate. Of each
+    passage the first both-correct item counts, so that no passage changes between looks.
+    """
+    shards = [shard for items in group for shard in shards_of(arm, items, reach_limit=reach_limit)]
+    available = sum(len(items.items) for items in group)
+    taken: list[pl.DataFrame] = []
+    for _, turn in itertools.groupby(interleaved(shards), key=lambda shard: shard.first):
+        for shard in turn:
+            if not folder.is_done(shard):
+                return None
+            taken.append(_both_sides(folder, shard))
+        rows = pl.concat(taken)
+        stop = _look(rows, width, items_left=available - len(rows))
+        if stop.stop:
+            return Look(tuple(items.language for items in group), len(rows), available, stop)
+    return None
+
+
+def _look(rows: pl.DataFrame, width: float, *, items_left: int) -> Stop:
+    graded = known(rows, both("open_correct", "choice_correct"))
+    followed = graded.with_columns(fate=pl.Series(fate_index(graded))).filter(pl.col("fate") >= 0)
+    first = followed.unique("passage_id", keep="first", maintain_order=True)
+    return until_width((first["fate"] == 1).to_numpy(), width=width, items_left=items_left)
+
+
+def _both_sides(folder: RunFolder, shard: Shard) -> pl.DataFrame:
+    """A finished shard of an arm beside base's."""
+    arm, base = (
+        pl.read_parquet(folder.record_file(part), columns=_COLUMNS)
+        for part in (shard, replace(shard, arm=BASE))
+    )
+    verdicts = ["item_id", "open_correct", "choice_correct"]
+    return base.join(arm.select(verdicts), on="item_id", suffix="_arm", how="inner", maintain_order="left")
