@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,7 @@ def run(
         "base": base,
         "arms": arm or None,
         "data": data,
-        "languages": _list(languages) if languages != "all" else None,
+        "languages": _list(languages),
         "limit": limit,
         "seed": seed,
         "until_width": until_width,
@@ -275,7 +276,7 @@ def items(
     fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
     language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
     arm: Annotated[str | None, typer.Option(help="Which arm; default: the first.")] = None,
-    limit: Annotated[int, typer.Option(help="How many to show.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
 ) -> None:
     """The items themselves: the question, what base said, what the arm said."""
     from anomia.errors import RunError, nearest
@@ -358,10 +359,15 @@ def _progress() -> Iterator[Progress]:
 
 
 def _show(results: Any) -> None:
-    from anomia.report.terminal import run_view
+    from anomia.report.terminal import closing_view, run_view
 
     for arm in results.arms:
         out_console.print(run_view(results, arm))
+    out_console.print(closing_view(results))
+    for arm, count in results.broken.items():
+        out_console.print(
+            f"{arm}: broken: logits that are NaN or infinite for {count} items", markup=False, highlight=False
+        )
     for arm, reason in results.failed.items():
         out_console.print(f"{arm}: not measured: {reason}", markup=False, highlight=False)
 
@@ -372,7 +378,7 @@ def _list(text: str | None) -> list[str] | None:
 
 def _whole(text: str) -> int | str:
     """A number where it is one; anything else is left for the study to refuse."""
-    return int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

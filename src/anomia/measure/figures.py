@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -138,6 +138,15 @@ class Diagnosis(NamedTuple):
     divergence: tuple[DivergenceRow, ...] = ()
     gradings: tuple[GradingRow, ...] = ()
     between: tuple[BetweenRow, ...] = ()
+
+
+# Estimates by arm, measure and scope.
+Lookup = Mapping[tuple[str, str, str], Estimate | None]
+
+
+def lookup(figures: Sequence[Figure]) -> Lookup:
+    """Figures by (arm, measure, scope), for those who need many."""
+    return {(figure.arm, figure.measure, figure.scope): figure.estimate for figure in figures}
 
 
 def find(figures: Sequence[Figure], arm: str, measure: str, scope: str) -> Estimate | None:

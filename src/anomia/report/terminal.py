@@ -12,83 +12,23 @@ from rich.table import Table
 from rich.text import Text
 
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import Diagnosis, Fates, find
-from anomia.measure.frame import MEAN, POOLED
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-
-LADDER = (
-    ("open", "open generation"),
-    ("cued", "candidates shown"),
-    ("choice", "multiple choice"),
-    ("choice_hard", "… hard distractors"),
-    ("choice_passage", "… same-passage distractors"),
-    ("choice_no_question", "… without the question"),
+from anomia.report.run_tables import between_table, frontier_table, hygiene_table
+from anomia.report.tables import (
+    fates_table,
+    gap_table,
+    interval,
+    ladder_table,
+    note,
+    one_shot_table,
+    ranks_table,
+    reach_table,
+    tests_table,
 )
-
-
-def ladder_table(diagnosis: Diagnosis, arm: str, scopes: Sequence[str]) -> Table:
-    """Accuracy of base → arm in every form of the question, by language and pooled."""
-    table = Table(title=f"{arm}: accuracy, base → arm (%)", title_justify="left")
-    table.add_column("language")
-    shown = [
-        (name, label) for name, label in LADDER if find(diagnosis.figures, arm, f"accuracy/{name}", POOLED) is not None
-    ]  # fmt: skip
-    for _, label in shown:
-        table.add_column(label, justify="right")
-    table.add_column("option found\nin passage", justify="right")
-    for scope in scopes:
-        cells = []
-        for name, _ in shown:
-            before = find(diagnosis.figures, "base", f"accuracy/{name}", scope)
-            after = find(diagnosis.figures, arm, f"accuracy/{name}", scope)
-            cells.append(f"{_percent(before)} → {_percent(after)}")
-        cells.append(_percent(find(diagnosis.figures, "base", "accuracy/string_presence", scope)))
-        table.add_row(scope, *cells, end_section=scope == scopes[-2] if len(scopes) > 1 else False)
-    return table
-
-
-def fates_table(diagnosis: Diagnosis, arm: str, options: str, scopes: Sequence[str]) -> Table:
-    """What became of the items that base answers in both ways."""
-    label = dict(LADDER)[options].removeprefix("… ")
-    table = Table(title=f"{arm}: fates of items that base answers both ways ({label})", title_justify="left")
-    for column in ("language", "both correct", "kept", "choice only", "open only", "lost", "dissociation"):
-        table.add_column(column, justify="left" if column == "language" else "right")
-    for scope in scopes:
-        entry = _fates(diagnosis.fates, arm, options, scope)
-        if entry is None:
-            continue
-        rate = find(diagnosis.figures, arm, f"dissociation/{options}", scope)
-        shown = interval(rate) if rate else "too few"
-        table.add_row(scope, str(entry.counts.both_correct), *map(str, entry.counts), shown)
-    return table
-
-
-def gap_table(diagnosis: Diagnosis, arm: str, scopes: Sequence[str]) -> Table:
-    """Normalized drops and the gaps between them."""
-    table = Table(
-        title=f"{arm}: share lost (normalized drop) and gap, with 95 % intervals", title_justify="left"
-    )
-    columns = (
-        ("open", "normalized_drop/open"),
-        ("choice", "normalized_drop/choice"),
-        ("gap to choice", "gap/choice"),
-        ("gap to same-passage choice", "gap/choice_passage"),
-    )
-    table.add_column("language")
-    for label, _ in columns:
-        table.add_column(label, justify="right")
-    for scope in [*scopes, MEAN]:
-        cells = [find(diagnosis.figures, arm, measure, scope) for _, measure in columns]
-        table.add_row(scope, *(interval(cell) if cell else "–" for cell in cells))
-    return table
-
-
-def interval(estimate: Estimate) -> str:
-    """`27 % [18, 39]`; a star where coverage is not shown for so few items."""
-    value, low, high = (round(100 * x) for x in estimate[:3])
-    return f"{value} % [{low}, {high}]" + ("" if estimate.checked else "*")
 
 
 def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> RenderableType:
@@ -132,34 +72,52 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
 
 
 def run_view(results: Results, arm: str) -> RenderableType:
-    """All tables of one arm, and its verdict."""
+    """One arm: the verdict first, then what it rests on."""
     diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
-    tables: list[RenderableType] = [ladder_table(diagnosis, arm, scopes)]
-    for options in ("choice", "choice_passage"):
-        if _fates(diagnosis.fates, arm, options, POOLED):
-            tables.append(fates_table(diagnosis, arm, options, scopes))
-    tables.append(gap_table(diagnosis, arm, scopes))
-    if any(f.estimate and not f.estimate.checked for f in diagnosis.figures if f.arm == arm):
-        tables.append(Text("* too few items for an interval whose coverage is shown", style="dim"))
+    figures = lookup(diagnosis.figures)
+    parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
+    if results.stopping:
+        parts += [stopping_note(look) for look in results.stopping["arms"].get(arm, ())]
+    parts += [
+        fates_table(diagnosis, figures, arm, scopes),
+        ladder_table(diagnosis, figures, arm, scopes),
+        gap_table(figures, arm, scopes),
+        ranks_table(diagnosis, figures, arm, scopes),
+        reach_table(figures, arm),
+        one_shot_table(figures, arm, scopes),
+        tests_table(diagnosis, arm),
+    ]
+    return Group(*parts)
+
+
+def closing_view(results: Results) -> RenderableType:
+    """What concerns all arms: arm against arm, sparsity, hygiene, noise, and how to read intervals."""
+    parts: list[RenderableType] = []
+    if results.diagnosis.between:
+        parts.append(between_table(results.diagnosis))
+    if results.frontier:
+        parts.append(frontier_table(results.frontier))
+    parts.append(hygiene_table(results.hygiene))
     if results.noise:
         flips, items = results.noise["flips"], results.noise["items"]
-        tables.append(
-            Text(
+        parts.append(
+            note(
                 f"noise floor: base asked again at batch size {results.noise['batch_size']} flips "
-                f"{flips['open']} open and {flips['choice']} choice verdicts of {items}",
-                style="dim",
+                f"{flips['open']} open and {flips['choice']} choice verdicts of {items}"
             )
         )
-    tables.append(verdict_view(results.verdicts, arm))
-    return Group(*tables)
+    parts.append(note("value \\[low, high]: 95 % intervals; * too few items for one whose coverage is shown"))
+    return Group(*parts)
 
 
-def _fates(all_fates: Sequence[Fates], arm: str, options: str, scope: str) -> Fates | None:
-    return next((f for f in all_fates if (f.arm, f.options, f.scope) == (arm, options, scope)), None)
-
-
-def _percent(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else f"{100 * estimate.value:.0f}"
+def stopping_note(look: Mapping[str, Any]) -> RenderableType:
+    """That items were taken until the interval was narrow enough, and the interval that allows it."""
+    text = f"stopped after {look['items']} of {look['available']} items: {look['reason']}"
+    found = look["dissociation"]
+    if found:
+        estimate = interval(Estimate(**found))
+        text += f"; dissociation over passages, valid at every look: {estimate} %"
+    return note(text)
 
 
 def _plain(text: str) -> Text:

@@ -1,0 +1,79 @@
+"""The tables of a whole run in the terminal: arm against arm, sparsity, hygiene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from anomia.measure.between import BASE
+from anomia.measure.figures import Diagnosis, FrontierRow
+from anomia.measure.frame import POOLED
+from anomia.measure.hygiene import HygieneRow
+from anomia.report.tables import add_column, interval, new_table, note
+
+
+def between_table(diagnosis: Diagnosis) -> Table:
+    """Differences of gaps and of dissociation rates between arms, pooled."""
+    table = new_table("Arm against arm on the same items, first − second (points)")
+    for column in ("first", "second", "gap to choice", "dissociation"):
+        add_column(table, column)
+    rows = [row for row in diagnosis.between if row.scope == POOLED]
+    for one, other in dict.fromkeys((row.arm, row.other) for row in rows):
+        found = {row.measure: row.estimate for row in rows if (row.arm, row.other) == (one, other)}
+        cells = [found.get(measure) for measure in ("gap/choice", "dissociation/choice")]
+        table.add_row(one, other, *(interval(cell) if cell else "–" for cell in cells))
+    return table
+
+
+def frontier_table(rows: Sequence[FrontierRow]) -> RenderableType:
+    """Accuracy against measured sparsity."""
+    table = new_table("Accuracy against measured sparsity of the pruned matrices (%)")
+    for column in ("arm", "sparsity", "open", "choice"):
+        add_column(table, column)
+    for row in sorted(rows, key=lambda row: row.sparsity):
+        opened, chosen = (
+            interval(estimate) + (" ◆" if best else "  ")
+            for estimate, best in ((row.open, row.open_frontier), (row.choice, row.choice_frontier))
+        )
+        table.add_row(row.arm, f"{100 * row.sparsity:.1f}", opened, chosen)
+    return Group(table, note("◆ on the frontier: no arm is as sparse and better, or as good and sparser"))
+
+
+def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
+    """What may spoil a comparison: by language what was asked, by arm what came back."""
+    asked = new_table("Hygiene: what was asked (items)")
+    for header in (
+        "language", "items", "passages", "cut", "gold\ncut", "moved\nboundary", "no distinct\ntoken",
+        "ungrad-\nable", "no hard\noptions", "no same-\npassage", "tokens/\nunit",
+    ):  # fmt: skip
+        add_column(asked, header)
+    for row in rows:
+        if row.arm == BASE:
+            numbers = (
+                row.items, row.passages, row.truncated, row.gold_truncated, row.boundary_mismatch,
+                row.no_distinct_token, row.ungradable, row.no_hard_options, row.no_passage_options,
+            )  # fmt: skip
+            unit = {"word": " w", "character": " c", None: ""}[row.fertility_unit]
+            fertility = "–" if row.fertility is None else f"{row.fertility:.2f}{unit}"
+            asked.add_row(row.language, *("–" if n is None else str(n) for n in numbers), fertility)
+    came_back = new_table("Hygiene: what came back (items of all languages)")
+    for header in (
+        "arm",
+        "items",
+        "not finite",
+        "empty or loops",
+        "rank ties",
+        "choice ties",
+        "unclosed think",
+    ):
+        add_column(came_back, header)
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        columns = ("items", "not_finite", "degenerate", "rank_ties", "choice_ties", "unclosed_thinking")
+        came_back.add_row(arm, *(str(sum(getattr(row, name) for row in mine)) for name in columns))
+    unit_note = note(
+        "tokens/unit: of the passages, per word (w) or, where words have no spaces, per character (c)"
+    )
+    return Group(asked, unit_note, came_back)
