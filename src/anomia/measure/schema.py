@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -209,3 +210,7 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema of `results.json`; `docs/results.schema.json` is its copy for those who read the file."""
     schema = ResultsFile.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), ensure_ascii=False, indent=2))

@@ -1,0 +1,76 @@
+"""What `anomia show` prints: everything, verdict first, within 100 columns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from anomia.measure.rates import Estimate
+from anomia.measure.results import Results, read_results
+from anomia.report.tables import interval, probability
+from anomia.report.terminal import closing_view, run_view
+from tests.measure.planted import study_records
+from tests.measure.test_results import ARMS, write_run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    records = study_records(ARMS, languages=("english", "indonesian", "swahili"), items=60)
+    return read_results(write_run(tmp_path_factory.mktemp("run") / "r", records))
+
+
+def printed(*views: object, width: int = 100) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for view in views:
+        console.print(view)
+    return out.getvalue()
+
+
+def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
+    text = printed(run_view(results, "wanda:0.5"), closing_view(results))
+    titles = (
+        "wanda:0.5: ", "Fates of the items", "Accuracy, base", "Share lost", "Median rank", "Reach over",
+        "Open failures", "One example", "Paired tests", "Arm against arm", "Accuracy against measured sparsity",
+        "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
+    )  # fmt: skip
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "…" not in text.replace("pass@1…10", "")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_run_without_optional_probes_shows_what_it_has(results: Results, tmp_path: Path) -> None:
+
+    bare = results.records.with_columns(
+        pl.lit(None).cast(kind).alias(name)
+        for name, kind in results.records.schema.items()
+        if name.startswith(("beams", "samples", "sample_", "gold_", "foil_", "one_", "zero_", "kl", "top1", "cued",
+                            "choice_hard", "choice_passage", "choice_no"))
+    )  # fmt: skip
+    found = read_results(write_run(tmp_path / "r", bare))
+    text = printed(run_view(found, "wanda:0.5"), closing_view(found))
+    assert "Fates of the items" in text
+    for absent in ("Median rank", "Reach over", "One example", "same passage"):
+        assert absent not in text
+
+
+def test_stopping_is_said(results: Results) -> None:
+    look = {
+        "languages": ["english"], "items": 64, "available": 180, "reason": "the interval is 0.199 wide, at most 0.2",
+        "dissociation": Estimate(0.3, 0.21, 0.4, 60, 60)._asdict(),
+    }  # fmt: skip
+    stopped = results._replace(stopping={"width": 0.2, "arms": {"wanda:0.5": [look]}})
+    text = " ".join(printed(run_view(stopped, "wanda:0.5")).split())
+    assert "stopped after 64 of 180 items: the interval is 0.199 wide" in text
+    assert "30 [21, 40]" in text
+
+
+def test_small_print() -> None:
+    assert interval(Estimate(-0.05, -0.2, 0.1, 40, 40, "x", False)) == "−5 \\[−20, 10]*"
+    assert probability(0.0004) == "< 0.001"
+    assert probability(0.03) == "0.030"
