@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of the demo: `make demo ARGS="--languages all --limit 32" OUT=anomia-demo-all`.
+OUT ?= anomia-demo
+ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: install demo test test-all check format bench bench-gpu clean
@@ -17,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 demo: install
-	$(BIN)/anomia demo --out anomia-demo $(ARGS)
+	$(BIN)/anomia demo --out $(OUT) $(ARGS)
 
 # What must pass, with the slow tests; under half an hour on two cores.
 test: install

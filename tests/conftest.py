@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
+
+# The hub's client reads this when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,6 @@ import torch
 import transformers
 
 from anomia.items.readers import read_questions
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHAT_TEMPLATE = (

@@ -126,6 +126,11 @@ def test_items_and_tables_can_be_looked_at(finished: Path) -> None:
         (["--device", "gpu"], "unknown device"),
         (["--limit", "0"], "limit"),
         (["--calibration", "file:/nowhere"], "/nowhere"),
+        (["--calibration", "c5"], "unknown calibration source 'c5'"),
+        (["--calibration", "c4"], "c4"),
+        (["--arm", "wanda:0.5,calibration=file:/nowhere"], "/nowhere"),
+        (["--languages", ","], "languages"),
+        (["--batch-size=--5"], "batch_size"),
     ],
 )
 def test_bad_input(
@@ -140,16 +145,17 @@ def test_bad_input(
     assert done.returncode == 2, done.stdout + done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_weights_and_one_with_pickle(model_folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text((model_folder / "config.json").read_text())
-    done = anomia("run", "--base", bare, "--arm", "wanda:0.5")
+    done = anomia("run", "--base", bare, "--arm", "magnitude:0.5")
     assert (done.returncode, "has no weights" in done.stderr) == (2, True)
     (bare / "pytorch_model.bin").touch()
-    done = anomia("run", "--base", bare, "--arm", "wanda:0.5")
+    done = anomia("run", "--base", bare, "--arm", "magnitude:0.5")
     assert (done.returncode, "as pickle only" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
 

@@ -15,8 +15,6 @@ from anomia.models import load_model
 from anomia.models.load import quiet_transformers
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-LANGUAGES = ("english", "russian", "swahili", "indonesian")
-ITEMS = 24
 ARM = "wanda:0.5"
 
 

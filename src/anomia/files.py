@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from anomia.errors import RunError
 
 
@@ -28,6 +30,21 @@ def write_text(path: Path, text: str) -> None:
         aside.replace(path)
     except OSError as error:
         raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        RunError: the file is damaged or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"run: {path} can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"run: {path} holds no settings; it is damaged")
+    return values
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

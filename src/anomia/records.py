@@ -1,7 +1,7 @@
 """What probing one item yields, as one row; Parquet in and out.
 
 A row belongs to one arm and one item. Columns of probes that were not asked are null.
-`docs/records.md` lists them all for users; `SCHEMA` is the source.
+`SCHEMA` is the list of all; `docs/results.md` explains those that users read first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.grade import contains, grade, is_degenerate, named_candidates, normalize, strip_thinking
+from anomia.grade import (
+    Stripped,
+    contains,
+    grade,
+    is_degenerate,
+    named_candidates,
+    normalize,
+    strip_thinking,
+)
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.encode import OPTION_KINDS, EncodedItem
@@ -186,12 +194,12 @@ def _generated(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, 
     item, answers = encoded.item, encoded.item.question.answers
     row: dict[str, Any] = {"unclosed_thinking": False}
     for name, tokens in reply.greedy.items():
-        text, unclosed = strip_thinking(_decode(tokenizer, tokens))
+        text, unclosed = _answer(encoded, tokenizer, tokens)
+        row["unclosed_thinking"] |= unclosed
         row[f"{name}_text"] = text
         graded = grade(text, answers)
         if name == "open":
             row |= {
-                "unclosed_thinking": unclosed,
                 "open_tokens": len(tokens),
                 "open_correct": graded.correct,
                 "open_em": graded.exact_match,
@@ -295,12 +303,12 @@ def kl_divergence(base: Distribution, arm_log_probs: Sequence[float]) -> float:
 def _reached(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if encoded.ask.beams is not None:
-        texts = [strip_thinking(_decode(tokenizer, beam.tokens)).text for beam in reply.beams]
+        texts = [_answer(encoded, tokenizer, beam.tokens).text for beam in reply.beams]
         row |= {"beam_texts": texts, "beam_scores": [beam.score for beam in reply.beams]}
         row |= _hits("beams", encoded, texts)
     if encoded.ask.samples is not None:
         texts = [
-            strip_thinking(_decode(tokenizer, tokens)).text
+            _answer(encoded, tokenizer, tokens).text
             for samples in reply.samples.values()
             for tokens in samples
         ]
@@ -373,9 +381,12 @@ def read_items(run: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(tokens), skip_special_tokens=True)
-    return text
+def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:
+    """The text of generated tokens without special tokens and without what was only thought."""
+    thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
+    hidden = set(tokenizer.all_special_ids) - thought
+    text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
+    return strip_thinking(f"<think>{text}" if encoded.thinking else text)
 
 
 def _texts(options: Sequence[str] | None) -> list[str] | None:

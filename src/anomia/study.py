@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from anomia.compress.spec import parse_arm
-from anomia.errors import StudyError, nearest
+from anomia.compress.sources import check_source
+from anomia.compress.spec import Prune, parse_arm
+from anomia.errors import AnomiaError, StudyError, nearest
 from anomia.files import write_text
 from anomia.items.languages import language_name
+from anomia.items.readers import LANGUAGES_OF, check_data
 from anomia.probe.encode import PROBES
 
 BASE = "base"
+Parsed = TypeVar("Parsed")
 
 
 class Study(BaseModel):
@@ -28,7 +32,7 @@ class Study(BaseModel):
     ]
     arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
     data: Annotated[str, Field(description="tydiqa, xquad, squad:PATH, jsonl:FILE or demo")] = "demo"
-    languages: tuple[str, ...] | None = None
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = 200
     seed: int = 42
     probes: tuple[str, ...] = PROBES
@@ -57,25 +61,53 @@ class Study(BaseModel):
     )
     prompt_tokens: Annotated[int, Field(ge=16)] = 512
     one_shot_tokens: Annotated[int, Field(ge=16)] = 1024
+    one_shot_characters: Annotated[int, Field(ge=1)] = 500
+    exemplar_characters: Annotated[int, Field(ge=1)] = 300
+    top_tokens: Annotated[int, Field(ge=10, description="of base's next-token distribution")] = 256
     until_width: (
         Annotated[float, Field(gt=0, lt=1, description="of the dissociation rate's interval")] | None
     ) = None
     noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32
 
+    @field_validator("data")
+    @classmethod
+    def _data(cls, value: str) -> str:
+        return _worded(check_data, value)
+
     @field_validator("languages")
     @classmethod
-    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if value is None else tuple(dict.fromkeys(language_name(name) for name in value))
+    def _names(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        known = LANGUAGES_OF.get(info.data.get("data", ""))
+        names = tuple(dict.fromkeys(language_name(name) for name in value))
+        for name in names:
+            if known is not None and name not in known:
+                raise ValueError(f"{info.data['data']} has no language {name!r}; {nearest(name, known)}")
+        return names
+
+    @field_validator("calibration")
+    @classmethod
+    def _calibration(cls, value: str) -> str:
+        return _worded(check_source, value)
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"unknown device {value!r}; known: auto, cpu, cuda, mps")
+        return value
 
     @field_validator("arms")
     @classmethod
     def _arms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         names = []
         for text in value:
-            try:
-                names.append(parse_arm(text).name)
-            except StudyError as error:
-                raise ValueError(str(error)) from None
+            arm = _worded(parse_arm, text)
+            names.append(arm.name)
+            for step in arm.steps:
+                if isinstance(step, Prune) and step.calibration:
+                    _worded(check_source, step.calibration)
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the arm {name!r} is given twice")
@@ -91,12 +123,6 @@ class Study(BaseModel):
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
         # Without these two nothing can be said about an item, so they are always asked.
         return tuple(name for name in PROBES if name in {*value, "open", "choice"})
-
-    @model_validator(mode="after")
-    def _device(self) -> Study:
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ValueError(f"unknown device {self.device!r}; known: auto, cpu, cuda, mps")
-        return self
 
 
 def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
@@ -148,6 +174,14 @@ def explain(error: ValidationError, place: str) -> str:
     faults = list(dict.fromkeys(lines))
     head = f"study: {place} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
     return "\n".join([head, *(f"  - {line}" for line in faults)])
+
+
+def _worded(check: Callable[[str], Parsed], value: str) -> Parsed:
+    """Lets a fault that is worded elsewhere stand beside the other faults of the file."""
+    try:
+        return check(value)
+    except AnomiaError as error:
+        raise ValueError(str(error)) from None
 
 
 def _one_line(error: Exception) -> str:

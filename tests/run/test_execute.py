@@ -186,3 +186,84 @@ def test_tree_and_reference_engine_give_the_same_records(study: Study, tmp_path:
             assert (one.explode() - two.explode()).abs().max() in (None, pytest.approx(0, abs=1e-4)), name
         else:
             assert one.equals(two, null_equal=True), name
+
+
+def test_questions_that_changed_under_a_run_are_refused(study: Study, tmp_path: Path) -> None:
+    run(study, tmp_path / "run")
+    data = Path(study.data.removeprefix("jsonl:"))
+    data.write_text(data.read_text().replace("Who founded", "Name the founder of"))
+    with pytest.raises(RunError, match="other questions"):
+        run(study, tmp_path / "run")
+
+
+def test_a_base_model_that_changed_under_a_run_is_refused(
+    study: Study, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    folder = tmp_path / "model"
+    make_model(seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    study = study.model_copy(update={"base": str(folder), "arms": ("magnitude:0.5",)})
+    run(study, tmp_path / "run")
+    make_model(seed=2).save_pretrained(folder)
+    next((tmp_path / "run" / "records").glob("base.*")).unlink()
+    with pytest.raises(RunError, match="another base model"):
+        run(study, tmp_path / "run")
+
+
+def test_a_run_that_was_stopped_while_it_began_begins_again(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "items.parquet").write_bytes(b"half")
+    (tmp_path / "run" / ".study.yaml.part").touch()
+    assert len(run(study, tmp_path / "run")) == 36
+
+
+def test_a_noise_floor_that_was_not_reached_is_measured_later(study: Study, tmp_path: Path) -> None:
+    run(study, tmp_path / "run")
+    noise = tmp_path / "run" / "noise.json"
+    before = noise.read_text()
+    noise.unlink()
+    run(study, tmp_path / "run")
+    assert noise.read_text() == before
+
+
+def test_a_base_without_finite_logits_ends_the_run(
+    study: Study, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    sick = make_model()
+    with torch.no_grad():
+        sick.model.norm.weight[:] = float("nan")
+    sick.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(AnomiaError, match="NaN or infinite for every item"):
+        run(
+            study.model_copy(update={"base": str(tmp_path / "model"), "engine": "reference"}),
+            tmp_path / "run",
+        )
+
+
+def test_an_arm_with_a_vocabulary_of_its_own_is_measured_without_divergence(
+    study: Study, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    folder = tmp_path / "model"
+    make_model(seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    names = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["vocab"] = {name: n for n, name in enumerate([*names[:300], *reversed(names[300:])])}
+    file.write_text(json.dumps(content))
+    rows = run(study.model_copy(update={"arms": (f"checkpoint:{folder}",)}), tmp_path / "run")
+    arm = rows.filter(pl.col("arm") != "base")
+    assert arm["kl_from_base"].null_count() == len(arm)
+    assert arm["open_text"].null_count() == 0
+
+
+def test_a_model_with_few_positions_gets_shorter_passages(
+    study: Study, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    make_model(max_position_embeddings=130).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    update = {"base": str(tmp_path / "model"), "arms": ("magnitude:0.5",)}
+    rows = run(study.model_copy(update=update), tmp_path / "run")
+    assert rows["truncated"].any()
+    assert (rows["prompt_tokens"] + study.max_new_tokens <= 130).all()

@@ -33,6 +33,16 @@ class Source(NamedTuple):
     asked: int | None
 
 
+def check_source(source: str) -> str:
+    """Returns a source name if it is one. Raises `StudyError`; nothing is opened but a file's existence seen."""
+    kind, _, argument = source.partition(":")
+    if kind == "file" and argument and not Path(argument).is_file():
+        raise StudyError(f"calibration={source}: {argument} does not exist")
+    if source not in ("c4", "demo", "balanced", "own") and not (kind in ("file", "wikipedia") and argument):
+        raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
+    return source
+
+
 def open_source(
     source: str,
     *,

@@ -25,6 +25,7 @@ XQUAD_LANGUAGES = (
     "turkish", "vietnamese",
 )  # fmt: skip
 DEMO_LANGUAGES = TYDIQA_LANGUAGES
+LANGUAGES_OF = {"tydiqa": TYDIQA_LANGUAGES, "xquad": XQUAD_LANGUAGES, "demo": DEMO_LANGUAGES}
 
 
 def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[str, list[Question]]:
@@ -40,14 +41,8 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
     Raises:
         DataError: the data set, a language or an item can't be used.
     """
-    name, _, argument = data.partition(":")
-    reader = _READERS.get(name)
-    if reader is None:
-        raise DataError(f"data: unknown data set {data!r}; {nearest(name, _READERS)}")
-    if name in ("squad", "jsonl") and not argument:
-        raise DataError(f"data: {name!r} needs a path, as in {name}:questions.json")
-    if name not in ("squad", "jsonl") and argument:
-        raise DataError(f"data: {name!r} takes no argument, {data!r} has one; write {name!r}")
+    name, _, argument = check_data(data).partition(":")
+    reader = _READERS[name]
     wanted = None if languages is None else [language_name(language) for language in languages]
     questions = reader(argument, wanted)
     if wanted is None:
@@ -56,6 +51,22 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
     for language in wanted:
         _refuse_repeated_ids(questions[language], f"{data}, {language}")
     return {language: questions[language] for language in wanted}
+
+
+def check_data(data: str) -> str:
+    """Returns the name of a data set if it is one, without reading it.
+
+    Raises:
+        DataError: it is unknown, or lacks its path.
+    """
+    name, _, argument = data.partition(":")
+    if name not in _READERS:
+        raise DataError(f"data: unknown data set {data!r}; {nearest(name, _READERS)}")
+    if name in ("squad", "jsonl") and not argument:
+        raise DataError(f"data: {name!r} needs a path, as in {name}:questions.json")
+    if name not in ("squad", "jsonl") and argument:
+        raise DataError(f"data: {name!r} takes no argument, {data!r} has one; write {name!r}")
+    return data
 
 
 def _read_squad(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:

@@ -7,11 +7,13 @@ what a token boundary does to a leading space is needed, and where one moves it 
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from anomia.errors import ModelError
 from anomia.grade import normalize
 from anomia.items.item import Item, Question
 from anomia.items.prompts import (
@@ -34,9 +36,14 @@ Encode = Callable[[str], TokenIds]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot."""
+    """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot.
+
+    positions: the longest sequence that the model takes, prompt and answer together; None: any.
+    """
 
     chat: bool = False
+    positions: int | None = None
+    max_new_tokens: int = 32
     prompt_tokens: int = 512
     one_shot_tokens: int = 1024
     one_shot_characters: int = 500
@@ -47,7 +54,7 @@ class Form:
 class EncodedItem:
     """An item as it is asked, and what encoding it did to it.
 
-    context: the passage as sent. truncated: its end was cut. gold_truncated: the gold answer stood
+    context: the passage as sent. thinking: the prompt itself opens a `<think>` span. truncated: its end was cut. gold_truncated: the gold answer stood
     in the passage and no longer does. boundary_mismatch: options are scored from before the prompt's end.
     """
 
@@ -56,6 +63,7 @@ class EncodedItem:
     context: str
     prompt: str
     prompt_tokens: int
+    thinking: bool
     truncated: bool
     gold_truncated: bool
     boundary_mismatch: bool
@@ -83,7 +91,41 @@ def encode_item(
         exemplar: the solved example of one-shot prompts; None leaves that probe out.
         reach: whether this item is asked with beams and samples.
         reference_tokens: tokens whose probability is compared with base's.
+
+    Raises:
+        ModelError: the question and its options alone are longer than the model takes.
     """
+    limit = form.prompt_tokens
+    while True:
+        encoded = _encode_cut(item, tokenizer, replace(form, prompt_tokens=limit), probes, exemplar, reach)
+        ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
+        excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
+        if excess <= 0:
+            return replace(encoded, ask=ask)
+        if not encoded.context:
+            raise ModelError(
+                f"item {item.question.id!r} is {int(excess)} tokens longer than the {form.positions} that this "
+                "model takes, even without its passage; leave the item out, or ask fewer probes"
+            )
+        limit = max(0, min(limit, encoded.prompt_tokens) - int(excess))
+
+
+def _longest(ask: Ask, max_new_tokens: int) -> int:
+    """The most tokens that any sequence of an ask comes to, with what is generated."""
+    prompts = [*ask.greedy.values(), *(prompt for prompt in (ask.beams, ask.samples) if prompt is not None)]
+    scored = [sequence for options in ask.options.values() for sequence in options.sequences]
+    return max([*(len(prompt) + max_new_tokens for prompt in prompts), *map(len, scored)])
+
+
+def _encode_cut(
+    item: Item,
+    tokenizer: Any,
+    form: Form,
+    probes: Sequence[str],
+    exemplar: Question | None,
+    reach: bool,
+) -> EncodedItem:
+    """The item with its passage cut so that the open prompt keeps the limit."""
     question = item.question
     encode = encoder(tokenizer, chat=form.chat)
     context = _fit(
@@ -94,6 +136,10 @@ def encode_item(
     continue_ = _continuer(tokenizer, prompt, chat=form.chat)
 
     option_texts = {probe: item.options[kind] for probe, kind in OPTION_KINDS.items() if kind in item.options}
+    # Options that were cut away with the passage's end are no longer from the same passage.
+    shared = [text for text in option_texts.get("choice_passage", ()) if text != question.gold]
+    if context != question.context and not all(_stands_in(text, context) for text in shared):
+        del option_texts["choice_passage"]
     texts = [*question.answers, item.foil, *(text for options in option_texts.values() for text in options)]
     joint = {text: continue_(text) for text in texts}
     start = _scoring_start(prompt_ids, list(joint.values()))
@@ -141,7 +187,6 @@ def encode_item(
             options=options,
             targets=targets,
             distribution=gold[:start] if "rank" in probes else None,
-            reference_tokens=reference_tokens if "rank" in probes else (),
             beams=prompt_ids if reach and "beams" in probes else None,
             samples=prompt_ids if reach and "samples" in probes else None,
             shared_prefix=shared_prefix,
@@ -149,6 +194,7 @@ def encode_item(
         context=context,
         prompt=prompt,
         prompt_tokens=len(prompt_ids),
+        thinking=form.chat and chat_text(tokenizer, prompt).rstrip().endswith("<think>"),
         truncated=context != question.context,
         gold_truncated=_stands_in(question.gold, question.context) and not _stands_in(question.gold, context),
         boundary_mismatch=start < len(prompt_ids),
@@ -163,7 +209,7 @@ def encoder(tokenizer: Any, *, chat: bool) -> Encode:
     def encode(prompt: str) -> TokenIds:
         if chat:
             return tuple(tokenizer(chat_text(tokenizer, prompt), add_special_tokens=False).input_ids)
-        return tuple(tokenizer(prompt).input_ids)
+        return _without_end(tokenizer, tokenizer(prompt).input_ids)
 
     return encode
 
@@ -184,7 +230,13 @@ def _continuer(tokenizer: Any, prompt: str, *, chat: bool) -> Encode:
     if chat:
         opened = chat_text(tokenizer, prompt)
         return lambda answer: tuple(tokenizer(opened + answer, add_special_tokens=False).input_ids)
-    return lambda answer: tuple(tokenizer(f"{prompt} {answer}").input_ids)
+    return lambda answer: _without_end(tokenizer, tokenizer(f"{prompt} {answer}").input_ids)
+
+
+def _without_end(tokenizer: Any, ids: Sequence[int]) -> TokenIds:
+    """Some tokenizers end every text with an end token, behind which nothing is continued."""
+    ended = len(ids) > 1 and ids[-1] == getattr(tokenizer, "eos_token_id", None)
+    return tuple(ids[:-1] if ended else ids)
 
 
 def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -> str:
@@ -214,7 +266,10 @@ def _one_shot_prompts(
             exemplar, context, question.question, exemplar_characters=form.exemplar_characters
         )
 
-    context = _fit(question.context[: form.one_shot_characters], solved, encode, form.one_shot_tokens)
+    limit = form.one_shot_tokens
+    if form.positions is not None:
+        limit = min(limit, form.positions - form.max_new_tokens)
+    context = _fit(question.context[: form.one_shot_characters], solved, encode, limit)
     prompt = encode(solved(context))
     prefix = encode(one_shot_prefix(exemplar, exemplar_characters=form.exemplar_characters))
     # One token less: the prefix's last one may merge with what follows in some items and not in others.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anomia.compress.apply import compress, prepare_windows
-from anomia.compress.spec import Prune, Step
+from anomia.compress.apply import compress, needs_calibration, prepare_windows
+from anomia.compress.calibration import read_calibration
+from anomia.compress.spec import Arm, Prune, Step
 from anomia.models import LoadedModel
 from anomia.run.progress import Progress, stage_counter
 from anomia.study import Study
@@ -49,6 +50,23 @@ def compress_arm(
             progress.say(f"{step}: {warning}")
         reports.append(report.to_dict())
     return {"steps": reports}
+
+
+def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> None:
+    """Reads one passage of every calibration source that arms will need, before hours go into base.
+
+    Raises:
+        AnomiaError: a source can't be had.
+    """
+    sources = {
+        step.calibration or study.calibration
+        for arm in arms
+        for step in arm.steps
+        if isinstance(step, Prune) and needs_calibration(step)
+    }
+    for source in sorted(sources):
+        for language in languages if source == "own" else languages[:1]:
+            read_calibration(source, samples=1, languages=languages, language=language)
 
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:

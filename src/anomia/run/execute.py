@@ -14,7 +14,8 @@ import transformers
 
 from anomia._version import __version__
 from anomia.compress.spec import Arm, Checkpoint, parse_arm
-from anomia.errors import CompressionError, ModelError
+from anomia.errors import AnomiaError, ModelError, RunError
+from anomia.grade import normalize
 from anomia.items import Item, ItemSet, build_items, read_questions
 from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel, load_model
@@ -24,15 +25,21 @@ from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.probe.memory import fitting_batch_size
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.records import record, write_rows
-from anomia.run.compress import compress_arm, uses_own_text
-from anomia.run.folder import RunFolder, Shard, begin_run, open_run, shards_of
+from anomia.run.compress import check_text, compress_arm, uses_own_text
+from anomia.run.folder import RunFolder, Shard, begin_run, check_same, open_run, shards_of
 from anomia.run.progress import Progress
 from anomia.run.stopping import interleaved, stopped
 from anomia.study import BASE, Study
 
+PLAIN_BATCH_SIZE = 16
+_LEFT_OUT = {
+    "ungradable": "no answer can be graded",
+    "no_standard_options": "there are not three wrong answers for them",
+}
+
 
 class ArmOutcome(NamedTuple):
-    """How measuring an arm went: `failed` says why nothing could be measured, `broken` that logits were bad."""
+    """How measuring an arm went: `failed` says why it could not be measured to the end."""
 
     arm: str
     failed: str | None = None
@@ -48,26 +55,32 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
     """
     item_sets = _read_items(study)
     folder = open_run(out, study)
+    if folder is not None:
+        check_same(folder, item_sets)
     arms = [Arm(BASE), *(parse_arm(text) for text in study.arms)]
     todo = {arm.name: list(_pending(folder, study, arm.name, item_sets)) for arm in arms}
+    languages = [items.language for items in item_sets]
+    check_text(study, [arm for arm in arms if todo[arm.name]], languages)
     progress.begin(sum(shard.last - shard.first for shards in todo.values() for shard in shards))
     outcomes = []
     for arm in arms:
-        if folder is not None and not todo[arm.name]:
+        if folder is not None and not todo[arm.name] and not (arm.name == BASE and _lacks_noise(folder)):
             outcomes.append(ArmOutcome(arm.name))
             continue
         try:
             for group in _groups(study, arm, item_sets):
                 shards = [shard for shard in todo[arm.name] if shard.language in {s.language for s in group}]
-                if not shards or _narrow_enough(study, folder, arm, group):
+                if (not shards and arm.name != BASE) or _narrow_enough(study, folder, arm, group):
                     continue
                 if arm.name == BASE:
                     loaded = _load(study, study.base, progress)
-                    folder = folder or _begin(study, out, item_sets, loaded, progress)
+                    engine = choose_engine(loaded.model, study.engine)
+                    folder = folder or _begin(study, out, item_sets, loaded, engine, progress)
+                    _check_weights(folder, loaded)
                 else:
                     assert folder is not None
                     loaded = _load_arm(study, arm, group, folder, progress)
-                engine = choose_engine(loaded.model, study.engine)
+                    engine = choose_engine(loaded.model, study.engine)
                 if engine.reason:
                     progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
                 for shard in interleaved(shards) if study.until_width else shards:
@@ -79,8 +92,9 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
                     _measure_noise(study, folder, item_sets, loaded, engine, progress)
                 # The next model must not have to share the memory with this one.
                 del loaded, engine
-        except (CompressionError, ModelError) as error:
-            if arm.name == BASE:
+        except AnomiaError as error:
+            # Where the run folder itself fails, the next arm can't be kept either.
+            if arm.name == BASE or isinstance(error, RunError):
                 raise
             progress.say(f"{arm.name}: {error}")
             outcomes.append(ArmOutcome(arm.name, failed=str(error)))
@@ -146,6 +160,7 @@ def _load(study: Study, name: str, progress: Progress) -> LoadedModel:
         device=study.device,
         revision=study.revision if name == study.base else None,
         trust_remote_code=study.trust_remote_code,
+        chat=study.chat,
     )
     progress.advance()
     return loaded
@@ -170,12 +185,17 @@ def _load_arm(
 
 
 def _begin(
-    study: Study, out: Path, item_sets: Sequence[ItemSet], loaded: LoadedModel, progress: Progress
+    study: Study,
+    out: Path,
+    item_sets: Sequence[ItemSet],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
 ) -> RunFolder:
     for items in item_sets:
         for reason, count in items.excluded.items():
-            if count and reason == "ungradable":
-                progress.say(f"{items.language}: {count} questions left out: no answer can be graded")
+            if count and reason in _LEFT_OUT:
+                progress.say(f"{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
     provenance = {
         "anomia": __version__,
         "python": platform.python_version(),
@@ -183,14 +203,16 @@ def _begin(
         "transformers": transformers.__version__,
         "machine": _machine(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "batch_size": _batch_size(study, item_sets, loaded),
+        "engine": engine.name,
+        "batch_size": _batch_size(study, item_sets, loaded, engine),
+        "eos_token_ids": list(loaded.eos_token_ids),
         "base_weights": fingerprint_weights(loaded.model),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
         "vocabulary": loaded.model.config.get_text_config().vocab_size,
         "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
         "items": {items.language: len(items.items) for items in item_sets},
         "excluded": {items.language: dict(items.excluded) for items in item_sets},
-        "exemplars": {items.language: items.exemplar.id if items.exemplar else None for items in item_sets},
+        "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
     return begin_run(out, study, item_sets, provenance)
 
@@ -203,10 +225,33 @@ def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
     return None if found is None else {"tokens_per_unit": found.tokens_per_unit, "unit": found.unit}
 
 
-def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel) -> int:
+def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:
+    """Which question one-shot prompts show, and whether its answer survives the cut of its passage."""
+    if items.exemplar is None:
+        return None
+    shown = items.exemplar.context[: study.exemplar_characters]
+    return {"id": items.exemplar.id, "answer_shown": normalize(items.exemplar.gold) in normalize(shown)}
+
+
+def _check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
+    """Refuses to go on with a run whose base model has changed under it."""
+    for key, now in (
+        ("base_weights", fingerprint_weights(loaded.model)),
+        ("tokenizer", fingerprint_tokenizer(loaded.tokenizer)),
+    ):
+        if folder.provenance[key] != now:
+            raise RunError(
+                f"run: {folder.path} was begun with another base model than {loaded.name} is now "
+                f"({key} differs); give another --out"
+            )
+
+
+def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel, engine: ChosenEngine) -> int:
     """Items a batch: as asked, else what fits into memory by the longest item of each language."""
     if study.batch_size != "auto":
         return study.batch_size
+    if engine.name != "tree":
+        return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
     asks = [
         _encode(study, item, items, loaded, reach=True).ask
@@ -218,7 +263,15 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel)
 def _encode(
     study: Study, item: Item, items: ItemSet, loaded: LoadedModel, *, reach: bool, **more: Any
 ) -> EncodedItem:
-    form = Form(chat=study.chat, prompt_tokens=study.prompt_tokens, one_shot_tokens=study.one_shot_tokens)
+    form = Form(
+        chat=study.chat,
+        positions=loaded.positions,
+        max_new_tokens=study.max_new_tokens,
+        prompt_tokens=study.prompt_tokens,
+        one_shot_tokens=study.one_shot_tokens,
+        one_shot_characters=study.one_shot_characters,
+        exemplar_characters=study.exemplar_characters,
+    )
     return encode_item(
         item, loaded.tokenizer, form, study.probes, exemplar=items.exemplar, reach=reach, **more
     )
@@ -242,7 +295,10 @@ def _measure(
     """Asks one shard and writes its rows."""
     chosen = items.items[shard.first : shard.last]
     progress.stage(f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
-    references = {} if shard.arm == BASE else _base_distributions(folder, shard)
+    references: dict[str, Distribution] = {}
+    if shard.arm != BASE and fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
+        # Token ids of another vocabulary mean other tokens.
+        references = _base_distributions(folder, shard)
     reach = shard.first < study.reach_limit
     encoded = [
         _encode(
@@ -255,23 +311,27 @@ def _measure(
         )
         for item in chosen
     ]
-    rows = []
-    for offset, (item, reply) in enumerate(
-        zip(encoded, _ask(study, folder, encoded, loaded, engine), strict=True)
-    ):
-        rows.append(
-            record(
-                item,
-                reply,
-                loaded.tokenizer,
-                arm=shard.arm,
-                dataset=shard.dataset,
-                index=shard.first + offset,
-                base_distribution=references.get(item.item.question.id),
-            )
+    # Items of like length share a batch; the order is a function of the items alone.
+    order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
+    rows: dict[int, dict[str, Any]] = {}
+    replies = _ask(study, folder, [encoded[n] for n in order], loaded, engine)
+    for offset, reply in zip(order, replies, strict=True):
+        rows[offset] = record(
+            encoded[offset],
+            reply,
+            loaded.tokenizer,
+            arm=shard.arm,
+            dataset=shard.dataset,
+            index=shard.first + offset,
+            base_distribution=references.get(reply.item_id),
         )
         progress.advance(items=1)
-    write_rows(rows, folder.record_file(shard))
+    if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
+        raise ModelError(
+            f"model: {loaded.name!r} gives logits that are NaN or infinite for every item, so there is nothing "
+            "to compare with; try another --dtype"
+        )
+    write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
 
 
 def _ask(
@@ -292,6 +352,7 @@ def _ask(
 def _decoding(study: Study, loaded: LoadedModel) -> Decoding:
     return Decoding(
         eos_token_ids=loaded.eos_token_ids,
+        top_tokens=study.top_tokens,
         max_new_tokens=study.max_new_tokens,
         num_beams=study.num_beams,
         num_samples=study.num_samples,
@@ -314,6 +375,10 @@ def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distributi
         for item_id, tokens, log_probs, tail in frame.iter_rows()
         if tokens is not None
     }
+
+
+def _lacks_noise(folder: RunFolder) -> bool:
+    return folder.study.noise_items > 0 and folder.noted("noise.json") is None
 
 
 def _measure_noise(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import polars as pl
 
 from anomia.errors import RunError
-from anomia.files import read_json, write_json
+from anomia.files import read_json, read_yaml, write_json
 from anomia.items.item import ItemSet
 from anomia.records import ITEM_SCHEMA, item_rows, write_rows
 from anomia.study import Study, write_study
@@ -72,13 +72,20 @@ def open_run(path: Path, study: Study) -> RunFolder | None:
     """
     file = path / "study.yaml"
     if not file.is_file():
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        # A run that was stopped while it began has its items and no study yet.
+        begun = {"items.parquet"}
+        strange = path.is_dir() and any(
+            entry.name not in begun and not entry.name.endswith(".part") for entry in path.iterdir()
+        )
+        if path.is_file() or strange:
             raise RunError(f"run: {path} exists and is no run of Anomia; give another --out")
         return None
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    provenance = found.pop("provenance", {}) if isinstance(found, dict) else {}
+    found = read_yaml(file)
+    provenance = found.pop("provenance", None)
+    if not isinstance(provenance, dict) or "batch_size" not in provenance:
+        raise RunError(f"run: {file} was not written by a run (it has no provenance); give another --out")
     asked = study.model_dump(mode="json")
-    differing = [key for key in asked if not isinstance(found, dict) or found.get(key) != asked[key]]
+    differing = [key for key in asked if found.get(key) != asked[key]]
     if differing:
         raise RunError(
             f"run: {path} holds another study (it differs in {', '.join(differing)}); "
@@ -86,6 +93,21 @@ def open_run(path: Path, study: Study) -> RunFolder | None:
             f"{file} --out {path}"
         )
     return RunFolder(path, study, provenance)
+
+
+def check_same(folder: RunFolder, item_sets: Sequence[ItemSet]) -> None:
+    """Refuses to go on with a run whose questions have changed under it.
+
+    Raises:
+        RunError: the data set gives other items than when the run began.
+    """
+    before = pl.read_parquet(folder.path / "items.parquet")
+    now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
+    if not before.equals(now, null_equal=True):
+        raise RunError(
+            f"run: {folder.path} was begun with other questions than {folder.study.data} gives now; "
+            "restore the data, or give another --out"
+        )
 
 
 def begin_run(
