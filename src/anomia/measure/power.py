@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from anomia.errors import StudyError
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.rates import Estimate
 
 POWER = 0.8
@@ -29,6 +30,20 @@ class Transition(NamedTuple):
     base: float
     arm: float
     gained: float = 0.02
+
+
+def read_transition(text: str, gained: float, name: str) -> Transition:
+    """Accuracies of base and arm from a text such as `0.45,0.35`; `name` says where it came from.
+
+    Raises:
+        StudyError: these are not two shares.
+    """
+    try:
+        base, arm = (float(part) for part in text.split(","))
+    except ValueError:
+        raise StudyError(f"plan: {name} needs two accuracies, as in 0.45,0.35; got {text!r}") from None
+    _check_share(base=base, arm=arm, gained=gained)
+    return Transition(base, arm, gained)
 
 
 class Need(NamedTuple):
@@ -58,7 +73,8 @@ def items_for_dissociation(
     if rate <= against or both_correct == 0:
         return Need(None, None, why)
     z = float(stats.norm.ppf(0.5 + level / 2))
-    n, run = 1, 0
+    # Below this many a report gives counts and no rate.
+    n, run = FEWEST_BOTH_CORRECT, 0
     while run < 10 and n < MOST_ITEMS:
         # Power saws as n grows; ten sizes in a row must reach it.
         run = run + 1 if _dissociation_power(rate, n, against, z) >= power else 0

@@ -1,0 +1,164 @@
+"""How many items a study needs, from a pilot run's records or from assumed accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from anomia.errors import StudyError
+from anomia.measure.comparisons import QUARTER
+from anomia.measure.fates import FATES, fates
+from anomia.measure.frame import arms_of, both, known, pair, prepare, right, scopes
+from anomia.measure.power import POWER, Need, Transition, items_for_dissociation, items_for_gap
+from anomia.measure.rates import Clusters, cluster, effective_items
+
+
+class Target(NamedTuple):
+    """What a study shall be able to see: a dissociation rate above one value, a gap apart from another."""
+
+    dissociation_against: float = 0.05
+    gap_against: float = 0.0
+    power: float = POWER
+
+
+class Plan(NamedTuple):
+    """Items that one arm needs in one scope.
+
+    open, choice: accuracies that are assumed or were seen. both_correct: share of the items that base
+    answers both ways. dissociation: of those, the share that is recognised and no longer said; None where
+    there is none. for_dissociation, for_gap: items needed; why not, where a figure can't be planned for.
+    pilot_items: items that the assumptions rest on; None where they were given.
+    """
+
+    arm: str
+    scope: str
+    open: Transition
+    choice: Transition
+    both_correct: float
+    dissociation: float | None
+    for_dissociation: Need | str
+    for_gap: Need | str
+    pilot_items: int | None = None
+
+
+def plan_from_pilot(records: pl.DataFrame, target: Target | None = None) -> Iterator[Plan]:
+    """The items needed if each arm of a pilot run is what it seems, in each language and over all of them.
+
+    Passages that are shared cost a design effect, which is taken from the pilot.
+    """
+    wanted = target or Target()
+    records = prepare(records)
+    for arm in arms_of(records):
+        part = known(pair(records, arm), both("open_correct", "choice_correct"))
+        columns = [right(part, column) for column in both("open_correct", "choice_correct")]
+        passages = part["passage"].to_numpy()
+        for scope, mask in scopes(part):
+            base_open, arm_open, base_choice, arm_choice = (column[mask] for column in columns)
+            index = fates(base_open, base_choice, arm_open, arm_choice)
+            followed = index >= 0
+            unsaid = index == FATES.index("choice_only")
+            excess = (base_open * 1.0 - arm_open) - (base_choice * 1.0 - arm_choice)
+            groups = cluster(passages[mask], int(mask.sum()))
+            yield _plan(
+                arm,
+                scope,
+                _transition(base_open, arm_open),
+                _transition(base_choice, arm_choice),
+                both_correct=float(followed.mean()),
+                rate=float(unsaid[followed].mean()) if followed.any() else None,
+                target=wanted,
+                design_effect=_design_effect(excess, groups),
+                pilot_items=int(mask.sum()),
+            )
+
+
+def plan_from_assumptions(
+    open_: Transition,
+    choice: Transition,
+    *,
+    both_correct: float | None = None,
+    dissociation: float | None = None,
+    target: Target | None = None,
+) -> Plan:
+    """The items needed if the accuracies are these.
+
+    both_correct, dissociation: where they are not given, as if open and choice were right or wrong
+    independently of each other.
+    """
+    if both_correct is None:
+        both_correct = open_.base * choice.base
+    if dissociation is None and open_.base > 0 and choice.base > 0:
+        unsaid = (open_.base - open_.arm + open_.gained) / open_.base
+        dissociation = unsaid * (choice.arm - choice.gained) / choice.base
+    return _plan(
+        "assumed",
+        "assumed",
+        open_,
+        choice,
+        both_correct=both_correct,
+        rate=dissociation,
+        target=target or Target(),
+    )
+
+
+def _plan(
+    arm: str,
+    scope: str,
+    open_: Transition,
+    choice: Transition,
+    *,
+    both_correct: float,
+    rate: float | None,
+    target: Target,
+    design_effect: float = 1.0,
+    pilot_items: int | None = None,
+) -> Plan:
+    def dissociation() -> Need:
+        return items_for_dissociation(
+            rate or 0.0,
+            both_correct,
+            against=target.dissociation_against,
+            power=target.power,
+            design_effect=design_effect,
+        )
+
+    def gap() -> Need:
+        return items_for_gap(
+            open_,
+            choice,
+            floor=QUARTER,
+            against=target.gap_against,
+            power=target.power,
+            design_effect=design_effect,
+        )
+
+    return Plan(
+        arm,
+        scope,
+        open_,
+        choice,
+        both_correct,
+        rate,
+        _or_why(dissociation) if pilot_items is not None else dissociation(),
+        _or_why(gap) if pilot_items is not None else gap(),
+        pilot_items,
+    )
+
+
+def _or_why(need: Callable[[], Need]) -> Need | str:
+    """What is needed; of a pilot in which a language is too weak to be planned for, the reason."""
+    try:
+        return need()
+    except StudyError as error:
+        return str(error)
+
+
+def _transition(base: np.ndarray, arm: np.ndarray) -> Transition:
+    return Transition(float(base.mean()), float(arm.mean()), float((arm & ~base).mean()))
+
+
+def _design_effect(values: np.ndarray, groups: Clusters) -> float:
+    return len(values) / effective_items(values, groups) if groups.count > 1 else 1.0
