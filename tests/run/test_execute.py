@@ -261,9 +261,13 @@ def test_an_arm_with_a_vocabulary_of_its_own_is_measured_without_divergence(
 def test_a_model_with_few_positions_gets_shorter_passages(
     study: Study, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
 ) -> None:
-    make_model(max_position_embeddings=130).save_pretrained(tmp_path / "model")
+    make_model(max_position_embeddings=100).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    update = {"base": str(tmp_path / "model"), "arms": ("magnitude:0.5",)}
+    update = {
+        "base": str(tmp_path / "model"),
+        "arms": ("magnitude:0.5",),
+        "probes": ("cued", "rank", "beams"),
+    }
     rows = run(study.model_copy(update=update), tmp_path / "run")
     assert rows["truncated"].any()
-    assert (rows["prompt_tokens"] + study.max_new_tokens <= 130).all()
+    assert (rows["prompt_tokens"] + study.max_new_tokens <= 100).all()
