@@ -17,7 +17,7 @@ from anomia.models import load_model
 
 pytestmark = pytest.mark.slow
 
-TOKENS = 4000
+TOKENS = 3000
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_perplexity_is_in_the_order_of_the_methods(folder: str, data_dir: Path) 
         loaded = load_model(folder, dtype="bfloat16", device="cpu")
         for step in parse_arm(arm).steps:
             windows = prepare_windows(
-                step, loaded.tokenizer, samples=32, tokens=512, data_dir=data_dir / "calibration"
+                step, loaded.tokenizer, samples=12, tokens=512, data_dir=data_dir / "calibration"
             )
             compress(loaded.model, step, windows)
         values[arm.partition(":")[0]] = perplexity(
