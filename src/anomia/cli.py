@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -28,7 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out_console = Console()
+# Tables need more columns than the 80 that are assumed where there is no terminal.
+out_console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=110)
 err_console = Console(stderr=True)
 
 
@@ -307,17 +309,26 @@ def plan(
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The folder of a run; several are put side by side.", metavar="RUN..."),
+    ],
     threshold: Annotated[
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
 ) -> None:
-    """All tables of a run, and its verdicts."""
+    """All tables of a run, and its verdicts; of several runs, one table."""
     from anomia.measure.results import read_results
     from anomia.measure.verdict import read_thresholds
+    from anomia.report.side_by_side import side_by_side
 
-    _show(read_results(run, thresholds=read_thresholds(threshold) if threshold else None))
+    margins = read_thresholds(threshold) if threshold else None
+    found = [(run, read_results(run, thresholds=margins)) for run in runs]
+    if len(found) == 1:
+        _show(found[0][1])
+    else:
+        out_console.print(side_by_side(found))
 
 
 @app.command()
@@ -375,15 +386,19 @@ def _run(study: Any, out: Path, thresholds: Any = None) -> None:
     """Executes a study and shows what came out."""
     from anomia.files import write_json
     from anomia.measure.results import read_results, results_json
+    from anomia.report.terminal import run_view
     from anomia.run import run_study
 
     with _progress() as progress:
         outcomes = run_study(study, out, progress=progress)
     results = read_results(out, thresholds=thresholds)
     write_json(out / "results.json", results_json(results))
-    _show(results)
+    for name in results.arms:
+        out_console.print(run_view(results, name, brief=True))
+    _show_failures(results)
+    out_console.print(f"\nall tables: anomia show {out}", highlight=False, soft_wrap=True)
     out_console.print(
-        f"\nresults: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True
+        f"results: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True
     )
     out_console.print(
         f"look at the items: anomia items {out} --fate choice_only", highlight=False, soft_wrap=True
@@ -414,6 +429,10 @@ def _show(results: Any) -> None:
     for arm in results.arms:
         out_console.print(run_view(results, arm))
     out_console.print(closing_view(results))
+    _show_failures(results)
+
+
+def _show_failures(results: Any) -> None:
     for arm, count in results.broken.items():
         out_console.print(
             f"{arm}: broken: logits that are NaN or infinite for {count} items", markup=False, highlight=False

@@ -52,7 +52,8 @@ def judge(
         for scope, evidence in standard.items():
             decision = decide(evidence, thresholds)
             beside = decide(shared[scope], thresholds) if scope in shared else None
-            text = explain(evidence, decision, beside)
+            shared_fates = shared[scope].fates if scope in shared else None
+            text = explain(evidence, decision, beside, shared_fates)
             verdicts.append(Verdict(arm, scope, evidence, decision, beside, text))
     return verdicts
 

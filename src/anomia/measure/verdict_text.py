@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anomia.measure.fates import FateCounts
 from anomia.measure.rates import Estimate
 from anomia.measure.verdict import Decision, Evidence, Outcome
 
@@ -18,14 +19,32 @@ _HEADLINES: dict[Outcome, str] = {
 }
 
 
+_EASY = (
+    "The model still picks its answers among unrelated options, but neither says them nor picks them as well "
+    "among options of the same passage."
+)
+
+
 def headline(outcome: Outcome) -> str:
     """One sentence for each outcome."""
     return _HEADLINES[outcome]
 
 
-def explain(evidence: Evidence, decision: Decision, same_passage: Decision | None = None) -> str:
-    """The verdict in a few sentences. same_passage: the outcome with options taken from the same passage."""
-    sentences = [headline(decision.outcome)]
+def explain(
+    evidence: Evidence,
+    decision: Decision,
+    same_passage: Decision | None = None,
+    same_passage_fates: FateCounts | None = None,
+) -> str:
+    """The verdict in a few sentences.
+
+    same_passage, same_passage_fates: outcome and fates with options taken from the same passage. Where
+    these contradict what standard options show, nothing is called recognised.
+    """
+    easy = same_passage is not None and _rests_on_easy_options(decision, same_passage)
+    sentences = [
+        _EASY if easy and decision.outcome in ("illusion", "demotion") else headline(decision.outcome)
+    ]
     if decision.outcome == "broken":
         sentences.append(_broken(evidence))
     elif decision.outcome == "untestable":
@@ -33,13 +52,13 @@ def explain(evidence: Evidence, decision: Decision, same_passage: Decision | Non
     elif evidence.identical:
         sentences.append("Every probability that was recorded equals base's.")
     else:
-        sentences += [_accuracies(evidence), _fates(evidence), _intervals(evidence)]
+        sentences += [_accuracies(evidence), _fates(evidence, easy), _intervals(evidence)]
     if decision.near:
         sentences.append(f"The answers are near, beyond what the foil shows, by {_listed(decision.near)}.")
     if decision.outcome == "inconclusive":
         sentences.append(_undecided(decision))
     if same_passage is not None:
-        sentences.append(_beside(decision, same_passage))
+        sentences.append(_beside(decision, same_passage, same_passage_fates))
     if evidence.left_out:
         sentences.append(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
     return " ".join(sentences)
@@ -63,12 +82,13 @@ def _change(base: float, arm: float, *, other: bool = False) -> str:
     return f"lost {1 - kept:.0%}".replace("%", " %")
 
 
-def _fates(evidence: Evidence) -> str:
+def _fates(evidence: Evidence, easy: bool) -> str:
     counts = evidence.fates
+    seen = "picked among unrelated options" if easy else "recognised"
     said = counts.kept + counts.open_only
     return (
         f"Of {_questions(counts.both_correct)} that base answered both ways, "
-        f"{counts.choice_only} {_are(counts.choice_only)} recognised but no longer said, "
+        f"{counts.choice_only} {_are(counts.choice_only)} {seen} but no longer said, "
         f"{counts.lost} {_are(counts.lost)} lost to both, and {said} {_are(said)} still said."
     )
 
@@ -93,18 +113,21 @@ def _undecided(decision: Decision) -> str:
     return text + f" About {decision.items_needed:,} items like these would decide it four times in five."
 
 
-def _beside(decision: Decision, same_passage: Decision) -> str:
+def _rests_on_easy_options(decision: Decision, same_passage: Decision) -> bool:
+    return decision.choice == "holds" and same_passage.choice == "falls"
+
+
+def _beside(decision: Decision, same_passage: Decision, fates: FateCounts | None) -> str:
+    text = f"With options taken from the same passage the outcome is {same_passage.outcome}"
     if same_passage.outcome == decision.outcome:
-        return "Options taken from the same passage give the same outcome."
-    if same_passage.outcome in ("untestable", "inconclusive"):
-        return (
-            f"With options taken from the same passage the outcome is {same_passage.outcome}: "
-            "whether recognition rested on easy options stays open."
-        )
-    return (
-        f"With options taken from the same passage the outcome is {same_passage.outcome}: "
-        "recognition rested on easy options."
-    )
+        text = "Options taken from the same passage give the same outcome"
+    if fates is not None and fates.both_correct:
+        text += f" (of {_questions(fates.both_correct)}, {fates.choice_only} picked but no longer said)"
+    if _rests_on_easy_options(decision, same_passage):
+        return f"{text}: recognition rested on easy options."
+    if same_passage.outcome in ("untestable", "inconclusive") and same_passage.outcome != decision.outcome:
+        return f"{text}: whether recognition rested on easy options stays open."
+    return f"{text}."
 
 
 def _broken(evidence: Evidence) -> str:

@@ -39,6 +39,9 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     grid.add_row("question", _plain(item["question"]))
     grid.add_row("gold", _plain(" | ".join(item["answers"])))
     for name, row in (("base", base), (str(arm["arm"]), arm)):
+        if not row["finite"]:
+            grid.add_row(name, Text("logits that are NaN or infinite", style="bold"))
+            continue
         verdict = "right" if row["open_correct"] else "wrong"
         grid.add_row(
             f"{name} said", Text.assemble(_plain(_one_line(row["open_text"])), (f"  ({verdict})", "bold"))
@@ -71,8 +74,8 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     )
 
 
-def run_view(results: Results, arm: str) -> RenderableType:
-    """One arm: the verdict first, then what it rests on."""
+def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
+    """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
     diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
     figures = lookup(diagnosis.figures)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
@@ -81,6 +84,10 @@ def run_view(results: Results, arm: str) -> RenderableType:
     parts += [
         fates_table(diagnosis, figures, arm, scopes),
         ladder_table(diagnosis, figures, arm, scopes),
+    ]
+    if brief:
+        return Group(*parts)
+    parts += [
         gap_table(figures, arm, scopes),
         ranks_table(diagnosis, figures, arm, scopes),
         reach_table(figures, arm),
