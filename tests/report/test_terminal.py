@@ -45,7 +45,6 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
 
 
 def test_a_run_without_optional_probes_shows_what_it_has(results: Results, tmp_path: Path) -> None:
-
     bare = results.records.with_columns(
         pl.lit(None).cast(kind).alias(name)
         for name, kind in results.records.schema.items()

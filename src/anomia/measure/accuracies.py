@@ -10,6 +10,7 @@ import polars as pl
 from anomia.measure.comparisons import CHOSEN, GENERATED, VARIANTS
 from anomia.measure.figures import Figure
 from anomia.measure.frame import REACHES, both, floats, known, right, scopes
+from anomia.measure.paired import paired_difference
 from anomia.measure.rates import rate
 from anomia.measure.reach import pass_at_k, recovery
 
@@ -24,6 +25,7 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     columns |= {f"reach_{way}": f"reach_{way}" for way in ("greedy", *REACHES)}
     for measure, column in columns.items():
         yield from _rates(arm, f"accuracy/{measure}", rows, column)
+    yield from _easier(arm, rows)
     yield from _by_seed(arm, rows)
     yield from _pass_curve(arm, rows)
 
@@ -52,6 +54,16 @@ def _rates(arm: str, measure: str, rows: pl.DataFrame, column: str) -> Iterator[
     values, passages = floats(graded, column), graded["passage"].to_numpy()
     for scope, mask in scopes(graded):
         yield Figure(arm, measure, scope, rate(values[mask], passages[mask]))
+
+
+def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+    """Accuracy of choice − of open on the same items (paper, Figure 7)."""
+    graded = known(rows, ["open_correct", "choice_correct"])
+    opened, chosen = right(graded, "open_correct"), right(graded, "choice_correct")
+    passages = graded["passage"].to_numpy()
+    for scope, mask in scopes(graded):
+        found = paired_difference(chosen[mask], opened[mask], passages[mask])
+        yield Figure(arm, "accuracy/choice_minus_open", scope, found)
 
 
 def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:

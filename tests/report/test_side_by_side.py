@@ -1,0 +1,72 @@
+"""Several runs in one table, and the plan of a next one, as the command line prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.measure.planted import study_records
+from tests.measure.test_results import ARMS, write_run
+from tests.test_cli import anomia
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    made = []
+    for name, languages in (("small", ("english",)), ("large", ("english", "thai"))):
+        run = write_run(folder / name, study_records(ARMS, languages=languages, items=60, seed=len(made)))
+        study = run / "study.yaml"
+        study.write_text(study.read_text().replace("base: x", f"base: makers/{name}-model\ndata: xquad"))
+        made.append(run)
+    return made
+
+
+def test_several_runs_are_put_side_by_side(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    done = anomia("show", *runs)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "wanda:0." in line]
+    assert len(lines) == 4
+    assert lines[0].split()[:3] == ["small", "small-model", "xquad"]
+    assert lines[2].split()[:3] == ["large", "large-model", "xquad"]
+    base_open = study_records(ARMS, items=60).filter(arm="base")["open_correct"].mean()
+    assert f"{100 * base_open:.0f} → " in lines[0]
+
+
+def test_thresholds_change_the_outcome(runs: list[Path]) -> None:
+    usual = anomia("show", runs[1])
+    none_left = anomia("show", runs[1], "--threshold", "fewest_both_correct=1000")
+    assert none_left.returncode == 0, none_left.stderr
+    assert "wanda:0.5: untestable" in none_left.stdout
+    assert "wanda:0.5: untestable" not in usual.stdout
+    wrong = anomia("show", runs[1], "--threshold", "hodl=1")
+    assert (wrong.returncode, "did you mean 'hold'" in wrong.stderr) == (2, True)
+
+
+def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
+    pilot = anomia("plan", "--power", runs[0])
+    assert pilot.returncode == 0, pilot.stderr
+    assert pilot.stdout.count("wanda:0.5") >= 2
+    assumed = anomia("plan", "--power", "--open", "0.45,0.35", "--choice", "0.90,0.87")
+    assert assumed.returncode == 0, assumed.stderr
+    assert "45 → 35" in assumed.stdout
+    assert "202" in assumed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--power"),
+        (["--power"], "give the folder of a pilot run"),
+        (["--power", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
+        (["--power", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
+        (["--power", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--chance", "2"], "power"),
+    ],
+)
+def test_a_plan_without_what_it_needs(arguments: list[str], says: str) -> None:
+    done = anomia("plan", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
