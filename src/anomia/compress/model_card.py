@@ -30,7 +30,7 @@ def write_card(
         " A runtime that uses the sparsity has to do that.",
         "",
         "Before you ship it: multiple-choice benchmarks can look fine where the model no longer says the answer."
-        " Measure that with `anomia diagnose`.",
+        " Measure that with Anomia (`anomia run`).",
         "",
         "| | |",
         "|---|---|",

@@ -146,6 +146,8 @@ def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file(
             {name: value.contiguous().cpu() for name, value in tensors.items()}, aside, {"format": "pt"}
         )
+        # safetensors makes files that only their owner can read, unlike everything else in the folder.
+        aside.chmod(0o644)
         os.replace(aside, file)
     except (OSError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
