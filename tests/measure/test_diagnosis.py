@@ -73,7 +73,7 @@ def test_figures_of_a_run_that_can_be_counted_by_hand() -> None:
 
 def test_a_probe_that_was_not_asked_gives_no_figure() -> None:
     found = diagnose(pl.concat([rows("base", [True] * 20, [True] * 20), rows("a", [True] * 20, [True] * 20)]))
-    assert {figure.measure.split("/")[1] for figure in found.figures} == {"open", "choice"}
+    assert {figure.measure.split("/")[1] for figure in found.figures} == {"open", "choice", "choice_minus_open"}
     assert not found.ranks
     assert not found.divergence
 

@@ -17,8 +17,9 @@ class HygieneRow:
     truncated: passages that were cut; gold_truncated: and the gold answer with them. boundary_mismatch:
     options scored from before the prompt's end. rank_ties: gold's first token shares its logit.
     choice_ties: the two best options have equal scores. no_distinct_token: gold begins another option.
-    degenerate: open outputs that say nothing. ungradable: questions left out because no answer can be graded.
-    no_hard_options, no_passage_options: items without such distractors. fertility: tokens a word of the
+    degenerate: open outputs that say nothing. ungradable, no_standard_options: questions left out
+    because no answer can be graded, or there are not three wrong ones. no_hard_options, no_passage_options:
+    items without such distractors. fertility: tokens a word of the
     passages, or a character where words have no spaces (fertility_unit); None where the run did not count.
     """
 
@@ -36,6 +37,7 @@ class HygieneRow:
     choice_ties: int
     no_distinct_token: int
     ungradable: int | None
+    no_standard_options: int | None
     no_hard_options: int | None
     no_passage_options: int | None
     fertility: float | None
@@ -74,6 +76,7 @@ def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow
     return HygieneRow(
         **counts,
         ungradable=excluded.get("ungradable"),
+        no_standard_options=excluded.get("no_standard_options"),
         no_hard_options=excluded.get("no_hard_options"),
         no_passage_options=excluded.get("no_passage_options"),
         fertility=fertility.get("tokens_per_unit"),

@@ -9,10 +9,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import polars as pl
-import yaml
 
 from anomia.errors import RunError
-from anomia.files import read_json
+from anomia.files import read_json, read_yaml
 from anomia.measure.between import frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow
@@ -62,7 +61,7 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
     study_file = run / "study.yaml"
     if not study_file.is_file():
         raise RunError(f"run: {run} is no run of Anomia (it has no study.yaml)")
-    study = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    study = read_yaml(study_file)
     provenance = study.get("provenance", {})
     records = read_records(run)
     broken = records.filter(~pl.col("finite")).group_by("arm").len()

@@ -156,6 +156,8 @@ class Hygiene(_Row):
     """Gold is the beginning of another option."""
     ungradable: int | None
     """Questions left out because no answer can be graded."""
+    no_standard_options: int | None
+    """Questions left out because there are not three wrong answers for them."""
     no_hard_options: int | None
     no_passage_options: int | None
     fertility: float | None

@@ -46,14 +46,14 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
     asked = new_table("Hygiene: what was asked (items)")
     for header in (
         "language", "items", "passages", "cut", "gold\ncut", "moved\nboundary", "no distinct\ntoken",
-        "ungrad-\nable", "no hard\noptions", "no same-\npassage", "tokens/\nunit",
+        "left\nout", "no hard\noptions", "no same-\npassage", "tokens/\nunit",
     ):  # fmt: skip
         add_column(asked, header)
     for row in rows:
         if row.arm == BASE:
             numbers = (
                 row.items, row.passages, row.truncated, row.gold_truncated, row.boundary_mismatch,
-                row.no_distinct_token, row.ungradable, row.no_hard_options, row.no_passage_options,
+                row.no_distinct_token, _left_out(row), row.no_hard_options, row.no_passage_options,
             )  # fmt: skip
             unit = {"word": " w", "character": " c", None: ""}[row.fertility_unit]
             fertility = "–" if row.fertility is None else f"{row.fertility:.2f}{unit}"
@@ -74,6 +74,11 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
         columns = ("items", "not_finite", "degenerate", "rank_ties", "choice_ties", "unclosed_thinking")
         came_back.add_row(arm, *(str(sum(getattr(row, name) for row in mine)) for name in columns))
     unit_note = note(
-        "tokens/unit: of the passages, per word (w) or, where words have no spaces, per character (c)"
+        "left out: no gradable answer, or not three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character (c)"
     )
     return Group(asked, unit_note, came_back)
+
+
+def _left_out(row: HygieneRow) -> int | None:
+    known = [count for count in (row.ungradable, row.no_standard_options) if count is not None]
+    return sum(known) if known else None
