@@ -44,9 +44,19 @@ def asks(gemma, shared_data):
     return encoded
 
 
-def test_every_probe_of_real_questions_equals_generate_and_full_passes(gemma, asks):
-    decoding = Decoding(eos_token_ids=gemma.eos_token_ids)
+def compare(gemma, asks, decoding):
     found = list(tree.answer(gemma.model, asks, decoding, batch_size=4))
     for ask, mine in zip(asks, found, strict=True):
         [theirs] = reference.answer(gemma.model, [ask], decoding, batch_size=1)
         assert_same(mine, theirs)
+
+
+def test_every_probe_of_real_questions_equals_generate_and_full_passes(gemma, asks):
+    decoding = Decoding(gemma.eos_token_ids, max_new_tokens=6, num_beams=3, num_samples=2)
+    compare(gemma, asks[::2], decoding)
+
+
+@pytest.mark.longest
+@pytest.mark.timeout(1800)
+def test_at_full_length_too(gemma, asks):
+    compare(gemma, asks, Decoding(gemma.eos_token_ids))
