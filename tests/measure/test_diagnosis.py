@@ -73,7 +73,11 @@ def test_figures_of_a_run_that_can_be_counted_by_hand() -> None:
 
 def test_a_probe_that_was_not_asked_gives_no_figure() -> None:
     found = diagnose(pl.concat([rows("base", [True] * 20, [True] * 20), rows("a", [True] * 20, [True] * 20)]))
-    assert {figure.measure.split("/")[1] for figure in found.figures} == {"open", "choice", "choice_minus_open"}
+    assert {figure.measure.split("/")[1] for figure in found.figures} == {
+        "open",
+        "choice",
+        "choice_minus_open",
+    }
     assert not found.ranks
     assert not found.divergence
 
@@ -119,3 +123,8 @@ def test_base_against_itself_is_intact() -> None:
     base = rows("base", [True] * 30 + [False] * 10, [True] * 40, choice_scores=scores)
     same = base.with_columns(arm=pl.lit("a"))
     assert {v.decision.outcome for v in judge(pl.concat([base, same]))} == {"intact"}
+    # One probability that differs, and forty items can no longer rule out a drop.
+    other = base.with_columns(arm=pl.lit("a"), choice_scores=pl.Series([[-1.5, -2.0], *scores[1:]]))
+    other = other.with_columns(gold_log_prob=pl.lit(-1.0))
+    first = base.with_columns(gold_log_prob=pl.lit(-1.0))
+    assert {v.decision.outcome for v in judge(pl.concat([first, other]))} == {"inconclusive"}

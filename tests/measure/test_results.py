@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from anomia.errors import StudyError
+from anomia.measure.between import frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.fates import FATES
-from anomia.measure.figures import lookup
+from anomia.measure.figures import Figure, lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.judge import judge
+from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results, results_json
 from anomia.measure.schema import ResultsFile, json_schema
 from anomia.measure.verdict import Thresholds, read_thresholds
@@ -119,7 +121,7 @@ def test_holm_is_within_the_languages_of_one_arm_and_measure(written: dict[str, 
 
 
 def test_figures_of_arms_are_what_the_columns_say() -> None:
-    records = study_records(ARMS, items=150)
+    records = study_records(ARMS, items=150, seed=3)
     figures = lookup(diagnose(records, vocabulary=VOCABULARY).figures)
     base, arm = (records.filter(pl.col("arm") == name) for name in ("base", "wanda:0.5"))
     asked = arm["samples_correct"].is_not_null().to_numpy()
@@ -145,7 +147,13 @@ def test_figures_of_arms_are_what_the_columns_say() -> None:
     )
     drops = {name: (opened["b"] * 1.0 - opened["a"])[asked].mean() for name in ("greedy",)}
     reach = (reached["b"] * 1.0 - reached["a"])[asked].mean()
+    assert abs(reach - drops["greedy"]) > 0.01
     assert value("contrast/drop_samples_minus_greedy") == pytest.approx(reach - drops["greedy"])
+    before = failed & ~opened["b"]
+    assert abs(reached["a"][before].mean() - reached["a"][broken].mean()) > 0.01
+    # The foil is never found in planted records.
+    assert value("recovery_over_foil/samples/newly_broken") == pytest.approx(reached["a"][broken].mean())
+    assert value("recovery_over_foil/samples/failed_before") == pytest.approx(reached["a"][before].mean())
     assert value("divergence/kl") == pytest.approx(arm["kl_from_base"].mean())
 
 
@@ -192,6 +200,24 @@ def test_ten_arms_of_nine_languages_are_computed_while_one_waits() -> None:
     diagnose(records, vocabulary=VOCABULARY)
     judge(records)
     assert time.thread_time() - begun < 15
+
+
+def test_the_frontier_leaves_out_what_is_sparser_and_as_good() -> None:
+    def figure(arm: str, measure: str, value: float) -> Figure:
+        return Figure(arm, f"accuracy/{measure}", POOLED, Estimate(value, value, value, 50, 50))
+
+    worth = {"base": (0.5, 0.9), "a": (0.3, 0.9), "b": (0.4, 0.8), "never measured": None}
+    figures = [
+        figure(arm, measure, value)
+        for arm, values in worth.items()
+        if values
+        for measure, value in zip(("open", "choice"), values, strict=True)
+    ]
+    rows = {row.arm: row for row in frontier_rows(figures, {"a": 0.3, "b": 0.5, "never measured": 0.9})}
+    assert list(rows) == ["base", "a", "b"]
+    assert {arm for arm, row in rows.items() if row.open_frontier} == {"base", "b"}
+    assert {arm for arm, row in rows.items() if row.choice_frontier} == {"a", "b"}
+    assert frontier_rows(figures, {"a": 0.3}) == []
 
 
 def test_thresholds_are_options_that_a_run_remembers(tmp_path: Path) -> None:

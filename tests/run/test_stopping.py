@@ -79,6 +79,7 @@ def test_an_arm_stops_at_the_first_round_that_is_narrow_enough(folder: RunFolder
     estimate = look.stop.estimate
     assert estimate is not None
     assert estimate.high - estimate.low == pytest.approx(widths[1], abs=1e-6)
+    assert 0.15 < estimate.value < 0.45
     last = stopped(folder, "wanda:0.5", sets, width=0.01, reach_limit=100)
     assert last is not None
     assert last.items == 192
