@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from anomia.cli import main
+from anomia.models import load_model
 from anomia.report.export import FIRST_COLUMNS
 from tests.conftest import entry
 
@@ -195,3 +196,40 @@ def test_ctrl_c_ends_with_a_word_on_how_to_go_on(
     assert "the same command goes on" in done.stderr
     monkeypatch.undo()
     assert anomia(*command).returncode == 0
+
+
+def test_prune_writes_an_ordinary_folder(model_folder: Path, tmp_path: Path) -> None:
+    text = ["--calibration", "demo", "--calibration-samples", "3", "--calibration-tokens", "32"]
+    done = anomia("prune", model_folder, tmp_path / "half", "--method", "wanda", "--pattern", "2:4", *text)
+    assert done.returncode == 0, done.stderr
+    assert "50.0%" in done.stdout
+    assert "neither smaller nor faster" in done.stdout
+    assert load_model(str(tmp_path / "half")).model.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "wnada"], "did you mean 'wanda'"),
+        (["--method", "int8"], "int8"),
+        (["--sparsity", "0.5", "--pattern", "2:4"], "not both"),
+        (["--sparsity", "2"], "between 0 and 1"),
+        (["--pattern", "2:5"], "inputs"),
+        (["--calibration", "file:/nowhere"], "/nowhere"),
+        (["--allocation", "owls"], "did you mean 'owl'"),
+    ],
+)
+def test_faults_of_prune(arguments: list[str], says: str, model_folder: Path, tmp_path: Path) -> None:
+    text = [] if "--calibration" in arguments else ["--calibration", "demo"]
+    done = anomia("prune", model_folder, tmp_path / "half", *text, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_prune_does_not_write_over_what_is_there(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "thesis.tex").write_text("mine")
+    done = anomia("prune", model_folder, tmp_path / "half", "--method", "magnitude")
+    assert done.returncode == 2
+    assert (tmp_path / "half" / "thesis.tex").read_text() == "mine"

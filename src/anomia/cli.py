@@ -227,7 +227,9 @@ def prune(
         f"{method}:{amount}" + (f",allocation={allocation}" if allocation != "uniform" else "")
     ).steps[0]
     if not isinstance(step, Prune):
-        raise StudyError(f"prune: {method!r} is no pruning method; use magnitude, wanda or sparsegpt")
+        raise StudyError(
+            f"prune: {method!r} is no pruning method; use magnitude, wanda, sparsegpt, mwanda or prunerzero"
+        )
     with _progress() as progress:
         report = prune_folder(
             model,

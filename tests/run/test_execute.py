@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 import torch
 
+from anomia.compress.folder import prune_folder
+from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, RunError
 from anomia.measure.results import read_results, results_json
 from anomia.records import SCHEMA, read_records
@@ -271,3 +273,19 @@ def test_a_model_with_few_positions_gets_shorter_passages(
     rows = run(study.model_copy(update=update), tmp_path / "run")
     assert rows["truncated"].any()
     assert (rows["prompt_tokens"] + study.max_new_tokens <= 100).all()
+
+
+def test_a_pruned_folder_as_a_checkpoint_gives_the_records_of_the_arm_in_place(
+    study: Study, tmp_path: Path, model_folder: Path
+) -> None:
+    step = parse_arm("wanda:0.5").steps[0]
+    assert isinstance(step, Prune)
+    text = {"calibration": "demo", "samples": 4, "tokens": 48, "languages": ("english", "swahili")}
+    prune_folder(str(model_folder), tmp_path / "pruned", step, **text)
+    arms = ("wanda:0.5", f"checkpoint:{tmp_path / 'pruned'}")
+    rows = run(study.model_copy(update={"arms": arms}), tmp_path / "run")
+    in_place, saved = (rows.filter(pl.col("arm") == arm).drop("arm") for arm in arms)
+    assert not in_place.drop("kl_from_base").equals(
+        rows.filter(pl.col("arm") == "base").drop("arm", "kl_from_base")
+    )
+    assert in_place.equals(saved, null_equal=True)
