@@ -455,7 +455,8 @@ def _whole(text: str) -> int | str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors become one message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for talkative in ("transformers", "torch.utils._pytree"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     try:
         app(args=arguments)
     except AnomiaError as error:
