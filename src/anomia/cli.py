@@ -161,7 +161,10 @@ def demo(
     from anomia.demo import ARM, demo_model
     from anomia.study import read_study
 
-    with err_console.status("preparing Gemma 3 270M (once)"):
+    text = "preparing Gemma 3 270M (a minute, once)"
+    if not err_console.is_terminal:
+        err_console.print(text)
+    with err_console.status(text):
         folder = demo_model()
     study = {
         "base": str(folder),
