@@ -289,3 +289,22 @@ def test_a_pruned_folder_as_a_checkpoint_gives_the_records_of_the_arm_in_place(
         rows.filter(pl.col("arm") == "base").drop("arm", "kl_from_base")
     )
     assert in_place.equals(saved, null_equal=True)
+
+
+def test_the_engine_is_chosen_on_weights_that_nothing_has_damaged(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    choose = execute.choose_engine
+
+    def watch(model: Any, wanted: str) -> Any:
+        seen.append(float((model.model.layers[0].mlp.up_proj.weight == 0).float().mean()))
+        return choose(model, wanted)
+
+    monkeypatch.setattr("anomia.run.execute.choose_engine", watch)
+    run(study, tmp_path / "run")
+    assert seen == [0.0]
+    for file in (tmp_path / "run" / "records").glob("wanda*"):
+        file.unlink()
+    run(study, tmp_path / "run")
+    assert seen == [0.0, 0.0]

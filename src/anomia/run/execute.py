@@ -63,6 +63,7 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
     check_text(study, [arm for arm in arms if todo[arm.name]], languages)
     progress.begin(sum(shard.last - shard.first for shards in todo.values() for shard in shards))
     outcomes = []
+    base_engine: ChosenEngine | None = None
     for arm in arms:
         if folder is not None and not todo[arm.name] and not (arm.name == BASE and _lacks_noise(folder)):
             outcomes.append(ArmOutcome(arm.name))
@@ -74,13 +75,12 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
                     continue
                 if arm.name == BASE:
                     loaded = _load(study, study.base, progress)
-                    engine = choose_engine(loaded.model, study.engine)
+                    engine = base_engine = choose_engine(loaded.model, study.engine)
                     folder = folder or _begin(study, out, item_sets, loaded, engine, progress)
                     _check_weights(folder, loaded)
                 else:
                     assert folder is not None
-                    loaded = _load_arm(study, arm, group, folder, progress)
-                    engine = choose_engine(loaded.model, study.engine)
+                    loaded, engine = _load_arm(study, arm, group, folder, base_engine, progress)
                 if engine.reason:
                     progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
                 for shard in interleaved(shards) if study.until_width else shards:
@@ -167,13 +167,26 @@ def _load(study: Study, name: str, progress: Progress) -> LoadedModel:
 
 
 def _load_arm(
-    study: Study, arm: Arm, item_sets: Sequence[ItemSet], folder: RunFolder, progress: Progress
-) -> LoadedModel:
-    """Base (or the arm's own checkpoint) with the arm's compression applied in place."""
+    study: Study,
+    arm: Arm,
+    item_sets: Sequence[ItemSet],
+    folder: RunFolder,
+    base_engine: ChosenEngine | None,
+    progress: Progress,
+) -> tuple[LoadedModel, ChosenEngine]:
+    """Base (or the arm's own checkpoint) with the arm's compression applied in place, and its engine.
+
+    The engine is chosen before anything is compressed: what it needs is the architecture, and in damaged
+    weights rounding grows until the trial can't tell it from a fault.
+    """
     steps = arm.steps
     first = steps[0]
     name = first.model if isinstance(first, Checkpoint) else study.base
     loaded = _load(study, name, progress)
+    if isinstance(first, Checkpoint) or base_engine is None:
+        engine = choose_engine(loaded.model, study.engine)
+    else:
+        engine = base_engine
     rest = steps[1:] if isinstance(first, Checkpoint) else steps
     if rest:
         passages = [item.question.context for items in item_sets for item in items.items]
@@ -181,7 +194,7 @@ def _load_arm(
         whole = Shard(arm.name, study.data, "-".join(s.language for s in item_sets), 0, 0)
         name = whole.file_name.removesuffix(".parquet")
         folder.note(f"compression/{name}.json", {"arm": arm.name, **report})
-    return loaded
+    return loaded, engine
 
 
 def _begin(
