@@ -107,6 +107,12 @@ def run(
     ] = None,
     calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
     calibration_tokens: Annotated[int | None, typer.Option(help="Tokens a passage (default 2048).")] = None,
+    calibration_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
+        ),
+    ] = None,
     calibration_budget: Annotated[
         int | None, typer.Option(help="Tokens in all, to compare sources fairly.")
     ] = None,
@@ -141,6 +147,7 @@ def run(
         "calibration": calibration,
         "calibration_samples": calibration_samples,
         "calibration_tokens": calibration_tokens,
+        "calibration_folder": None if calibration_folder is None else str(calibration_folder),
         "calibration_budget": calibration_budget,
         "chat": chat,
         "trust_remote_code": trust_remote_code,
@@ -204,6 +211,12 @@ def prune(
     ] = "c4",
     calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens a passage.")] = 2048,
+    calibration_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
+        ),
+    ] = None,
     calibration_budget: Annotated[int | None, typer.Option(help="Tokens in all.")] = None,
     languages: Annotated[
         str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
@@ -242,6 +255,7 @@ def prune(
             samples=calibration_samples,
             tokens=calibration_tokens,
             budget=calibration_budget,
+            data_dir=calibration_folder,
             languages=_list(languages) or (),
             dtype=dtype,
             perplexity_text=perplexity,

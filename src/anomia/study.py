@@ -48,6 +48,9 @@ class Study(BaseModel):
     calibration: str = "c4"
     calibration_samples: Annotated[int, Field(ge=1)] | None = None  # 128, or 64 a language
     calibration_tokens: Annotated[int, Field(ge=1)] = 2048
+    calibration_folder: Annotated[
+        str | None, Field(description="looked through before the hub: c4.en.jsonl, wikipedia/LANGUAGE.jsonl")
+    ] = None
     calibration_budget: Annotated[int, Field(ge=1)] | None = None
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 32

@@ -308,3 +308,28 @@ def test_the_engine_is_chosen_on_weights_that_nothing_has_damaged(
         file.unlink()
     run(study, tmp_path / "run")
     assert seen == [0.0, 0.0]
+
+
+def test_balanced_and_own_calibration_from_a_local_folder(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "text" / "wikipedia").mkdir(parents=True)
+    for language in ("english", "swahili"):
+        lines = [
+            json.dumps({"text": f"{language} passage number {n} about nothing at all " * 9}) for n in range(5)
+        ]
+        (tmp_path / "text" / "wikipedia" / f"{language}.jsonl").write_text("\n".join(lines))
+    update = {
+        "arms": ("wanda:0.5,calibration=balanced", "wanda:0.5,calibration=own"),
+        "calibration_folder": str(tmp_path / "text"),
+        "calibration_samples": 3,
+    }
+    rows = run(study.model_copy(update=update), tmp_path / "run")
+    assert rows.group_by("arm").len()["len"].to_list() == [12] * 3
+    notes = [json.loads(file.read_text()) for file in (tmp_path / "run" / "compression").glob("*.json")]
+    text = {
+        (note["arm"], tuple(sorted(note["steps"][0]["calibration"]["tokens_by_language"]))) for note in notes
+    }
+    assert text == {
+        ("wanda:0.5,calibration=balanced", ("english", "swahili")),
+        ("wanda:0.5,calibration=own", ("english",)),
+        ("wanda:0.5,calibration=own", ("swahili",)),
+    }

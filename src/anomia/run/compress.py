@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from anomia.compress.apply import compress, needs_calibration, prepare_windows
@@ -42,6 +43,7 @@ def compress_arm(
             budget=study.calibration_budget,
             languages=languages,
             language=languages[0] if uses_own_text([step], study) else None,
+            data_dir=_folder(study),
             evaluation_passages=passages,
         )
         stage = stage_counter(progress, f"compressing: {step}")
@@ -66,7 +68,13 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
     }
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:
-            read_calibration(source, samples=1, languages=languages, language=language)
+            read_calibration(
+                source, samples=1, languages=languages, language=language, data_dir=_folder(study)
+            )
+
+
+def _folder(study: Study) -> Path | None:
+    return None if study.calibration_folder is None else Path(study.calibration_folder)
 
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
