@@ -291,23 +291,32 @@ def test_a_pruned_folder_as_a_checkpoint_gives_the_records_of_the_arm_in_place(
     assert in_place.equals(saved, null_equal=True)
 
 
-def test_the_engine_is_chosen_on_weights_that_nothing_has_damaged(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_compressed_models_take_the_engine_of_their_base(
+    study: Study,
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_model: Callable[..., Any],
+    tokenizer: Any,
 ) -> None:
     seen = []
     choose = execute.choose_engine
 
-    def watch(model: Any, wanted: str) -> Any:
-        seen.append(float((model.model.layers[0].mlp.up_proj.weight == 0).float().mean()))
-        return choose(model, wanted)
+    def watch(model: Any, wanted: str, *, tried: bool = False) -> Any:
+        seen.append((wanted, tried))
+        return choose(model, wanted, tried=tried)
 
     monkeypatch.setattr("anomia.run.execute.choose_engine", watch)
+    make_model(num_hidden_layers=1).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    arms = ("wanda:0.5", f"checkpoint:{model_folder}", f"checkpoint:{tmp_path / 'other'}")
+    study = study.model_copy(update={"arms": arms})
     run(study, tmp_path / "run")
-    assert seen == [0.0]
+    assert seen == [("auto", False), ("tree", True), ("tree", True), ("auto", False)]
     for file in (tmp_path / "run" / "records").glob("wanda*"):
         file.unlink()
     run(study, tmp_path / "run")
-    assert seen == [0.0, 0.0]
+    assert seen[4:] == [("tree", True)]
 
 
 def test_balanced_and_own_calibration_from_a_local_folder(study: Study, tmp_path: Path) -> None:

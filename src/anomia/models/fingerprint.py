@@ -31,3 +31,12 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
         "chat_template": getattr(tokenizer, "chat_template", None),
     }
     return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def architecture(model: Any) -> str:
+    """A hash of the model's class and of its configuration, without what tells where or how it is stored."""
+    config = model.config.to_dict()
+    for key in ("_name_or_path", "name_or_path", "dtype", "transformers_version", "quantization_config"):
+        config.pop(key, None)
+    description = json.dumps([type(model).__name__, config], sort_keys=True, default=str)
+    return hashlib.sha256(description.encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from anomia.grade import normalize
 from anomia.items import Item, ItemSet, build_items, read_questions
 from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel, load_model
-from anomia.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
+from anomia.models.fingerprint import architecture, fingerprint_tokenizer, fingerprint_weights
 from anomia.probe.ask import Decoding, Distribution, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.probe.memory import fitting_batch_size
@@ -63,7 +63,6 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
     check_text(study, [arm for arm in arms if todo[arm.name]], languages)
     progress.begin(sum(shard.last - shard.first for shards in todo.values() for shard in shards))
     outcomes = []
-    base_engine: ChosenEngine | None = None
     for arm in arms:
         if folder is not None and not todo[arm.name] and not (arm.name == BASE and _lacks_noise(folder)):
             outcomes.append(ArmOutcome(arm.name))
@@ -75,12 +74,13 @@ def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome
                     continue
                 if arm.name == BASE:
                     loaded = _load(study, study.base, progress)
-                    engine = base_engine = choose_engine(loaded.model, study.engine)
+                    engine = _engine(study, folder, loaded)
                     folder = folder or _begin(study, out, item_sets, loaded, engine, progress)
                     _check_weights(folder, loaded)
                 else:
                     assert folder is not None
-                    loaded, engine = _load_arm(study, arm, group, folder, base_engine, progress)
+                    loaded = _load_arm(study, arm, group, folder, progress)
+                    engine = _engine(study, folder, loaded)
                 if engine.reason:
                     progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
                 for shard in interleaved(shards) if study.until_width else shards:
@@ -171,22 +171,13 @@ def _load_arm(
     arm: Arm,
     item_sets: Sequence[ItemSet],
     folder: RunFolder,
-    base_engine: ChosenEngine | None,
     progress: Progress,
-) -> tuple[LoadedModel, ChosenEngine]:
-    """Base (or the arm's own checkpoint) with the arm's compression applied in place, and its engine.
-
-    The engine is chosen before anything is compressed: what it needs is the architecture, and in damaged
-    weights rounding grows until the trial can't tell it from a fault.
-    """
+) -> LoadedModel:
+    """Base (or the arm's own checkpoint) with the arm's compression applied in place."""
     steps = arm.steps
     first = steps[0]
     name = first.model if isinstance(first, Checkpoint) else study.base
     loaded = _load(study, name, progress)
-    if isinstance(first, Checkpoint) or base_engine is None:
-        engine = choose_engine(loaded.model, study.engine)
-    else:
-        engine = base_engine
     rest = steps[1:] if isinstance(first, Checkpoint) else steps
     if rest:
         passages = [item.question.context for items in item_sets for item in items.items]
@@ -194,7 +185,14 @@ def _load_arm(
         whole = Shard(arm.name, study.data, "-".join(s.language for s in item_sets), 0, 0)
         name = whole.file_name.removesuffix(".parquet")
         folder.note(f"compression/{name}.json", {"arm": arm.name, **report})
-    return loaded, engine
+    return loaded
+
+
+def _engine(study: Study, folder: RunFolder | None, loaded: LoadedModel) -> ChosenEngine:
+    """The engine of base for all models of its architecture, else one of the model's own."""
+    if folder is not None and folder.provenance["architecture"] == architecture(loaded.model):
+        return choose_engine(loaded.model, folder.provenance["engine"], tried=True)
+    return choose_engine(loaded.model, study.engine)
 
 
 def _begin(
@@ -217,6 +215,7 @@ def _begin(
         "machine": _machine(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "engine": engine.name,
+        "architecture": architecture(loaded.model),
         "batch_size": _batch_size(study, item_sets, loaded, engine),
         "eos_token_ids": list(loaded.eos_token_ids),
         "base_weights": fingerprint_weights(loaded.model),
