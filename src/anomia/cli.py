@@ -472,7 +472,7 @@ def _whole(text: str) -> int | str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors become one message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
-    for talkative in ("transformers", "torch.utils._pytree"):
+    for talkative in ("transformers", "torch.utils._pytree", "torchao"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     try:
         app(args=arguments)
