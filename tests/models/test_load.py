@@ -32,7 +32,9 @@ def test_code_in_a_repository_does_not_run_unless_asked(model_folder: Path, tmp_
     config = (folder / "config.json").read_text()
     own = '"auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}, "model_type": "mine_own",'
     (folder / "config.json").write_text(config.replace('"model_type": "llama",', own))
-    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass C: pass\nclass M: pass\n")
+    (folder / "mine.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass C: pass\nclass M: pass\n"
+    )
     with pytest.raises(ModelError, match="trust-remote-code"):
         load_model(str(folder))
     assert not (tmp_path / "ran").exists()
@@ -43,7 +45,9 @@ def test_a_truncated_weight_file_is_one_message(model_folder: Path, tmp_path: Pa
     folder.mkdir()
     for file in model_folder.iterdir():
         content = file.read_bytes()
-        (folder / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
+        (folder / file.name).write_bytes(
+            content[: len(content) // 2] if file.suffix == ".safetensors" else content
+        )
     with pytest.raises(ModelError, match="can't be loaded"):
         load_model(str(folder))
 
