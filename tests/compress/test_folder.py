@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,13 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+def measure_peak(model: Path, out: Path, source: str) -> int:
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "500000"}
+    command = [sys.executable, "-c", MEASURE, str(model), str(out), source]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(run.stdout.strip().splitlines()[-1]) * 1024
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_peak_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
@@ -263,11 +271,13 @@ def test_peak_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> 
         wide = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": blocks}
         save_model("llama", tmp_path / f"in{blocks}", **wide)
         sizes.append(sum(file.stat().st_size for file in (tmp_path / f"in{blocks}").glob("*.safetensors")))
-        arguments = [str(tmp_path / f"in{blocks}"), str(tmp_path / f"out{blocks}"), source]
-        run = subprocess.run(
-            [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True
+        # What an allocator keeps for later only adds to a peak, and not always the same.
+        peaks.append(
+            min(
+                measure_peak(tmp_path / f"in{blocks}", tmp_path / f"out{blocks}-{attempt}", source)
+                for attempt in range(2)
+            )
         )
-        peaks.append(int(run.stdout.strip().splitlines()[-1]) * 1024)
     assert sizes[2] - sizes[0] > 180e6
     assert peaks[2] - peaks[1] < 0.1 * (sizes[2] - sizes[1])
     assert peaks[2] - peaks[0] < 0.15 * (sizes[2] - sizes[0])
