@@ -41,6 +41,7 @@ format: install
 bench: install
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/prune.py
+	$(BIN)/python benchmarks/diagnosis.py
 
 bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.fates import FATES
 from anomia.measure.figures import Figure, lookup
 from anomia.measure.frame import MEAN, POOLED
-from anomia.measure.judge import judge
 from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results, results_json
 from anomia.measure.schema import ResultsFile, json_schema
@@ -190,16 +188,6 @@ def test_arms_are_compared_on_the_items_that_both_answered() -> None:
     assert gap.n == 60
     wanted = alone["a", "gap/choice", POOLED].value - alone["b", "gap/choice", POOLED].value
     assert gap.value == pytest.approx(wanted)
-
-
-@pytest.mark.slow
-def test_ten_arms_of_nine_languages_are_computed_while_one_waits() -> None:
-    arms = {f"arm{n}": Damage(0.1 + 0.03 * n, 0.02 * n, seed=n + 1) for n in range(10)}
-    records = study_records(arms, languages=[f"language{n}" for n in range(9)], items=200)
-    begun = time.thread_time()
-    diagnose(records, vocabulary=VOCABULARY)
-    judge(records)
-    assert time.thread_time() - begun < 15
 
 
 def test_the_frontier_leaves_out_what_is_sparser_and_as_good() -> None:
