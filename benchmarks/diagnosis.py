@@ -11,9 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.measure.planted import VOCABULARY, Damage, study_records
+
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.judge import judge
-from tests.measure.planted import VOCABULARY, Damage, study_records
 
 
 def main() -> None:
