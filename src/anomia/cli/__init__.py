@@ -1,0 +1,26 @@
+"""The command line: thin, every decision is made elsewhere. A module a command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from anomia.cli import items, plan, prune, run, show
+from anomia.cli.app import app, err_console
+from anomia.errors import AnomiaError
+
+__all__ = ["items", "main", "plan", "prune", "run", "show"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: deliberate errors become one message and exit code 2."""
+    warnings.filterwarnings("ignore", module=r"(?!anomia)")
+    for talkative in ("transformers", "torch.utils._pytree", "torchao"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
+    try:
+        app(args=arguments)
+    except AnomiaError as error:
+        err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""`python -m anomia.cli`."""
+
+from anomia.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""The application and what all commands share: consoles, progress, how lists are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from anomia._version import __version__
+
+if TYPE_CHECKING:
+    from anomia.run.progress import Progress
+
+
+# As a new user meets them; a command that is not here comes last.
+ORDER = (
+    "demo",
+    "compare",
+    "run",
+    "show",
+    "items",
+    "report",
+    "view",
+    "gate",
+    "prune",
+    "plan",
+    "import",
+    "export",
+)
+
+
+class Commands(TyperGroup):
+    """The commands in the order in which they are met, whatever order their modules are imported in."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, for `--help`."""
+        found = super().list_commands(ctx)
+        return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="anomia",
+    help="Finds out what compression took from a language model: the knowledge, or only the words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# Tables need more columns than the 80 that are assumed where there is no terminal.
+out_console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=110)
+err_console = Console(stderr=True)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out_console.print(f"anomia {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Finds out what compression took from a language model: the knowledge, or only the words."""
+
+
+@contextmanager
+def progress_display() -> Iterator[Progress]:
+    """Bars in a terminal, lines elsewhere; Ctrl-C ends with a word on how to go on and exit code 130."""
+    from anomia.run.progress import PlainProgress, RichProgress
+
+    try:
+        with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        err_console.print("stopped; the same command goes on where it was", highlight=False)
+        raise typer.Exit(130) from None
+
+
+def names(text: str | None) -> list[str] | None:
+    """`a, b` as a list; None stays None."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole(text: str) -> int | str:
+    """A number where it is one; anything else is left for the study to refuse."""
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text

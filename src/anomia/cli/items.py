@@ -1,0 +1,61 @@
+"""`anomia items` and `anomia export`: single items, to read or as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command()
+def items(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
+    language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Which arm; default: the first.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+) -> None:
+    """The items themselves: the question, what base said, what the arm said."""
+    from anomia.errors import RunError, nearest
+    from anomia.items.languages import language_name
+    from anomia.measure.fates import FATES
+    from anomia.measure.recognition import with_fates
+    from anomia.records import read_items, read_records
+    from anomia.report.terminal import item_view, selected_items
+
+    records = with_fates(read_records(run))
+    arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
+    if not arms:
+        raise RunError(f"items: {run} has no finished arm yet")
+    if fate is not None and fate not in FATES:
+        raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
+    if arm is not None and arm not in arms:
+        raise RunError(f"items: {run} has no arm {arm!r}; {nearest(arm, arms)}")
+    known = records["language"].unique().to_list()
+    wanted = None if language is None else language_name(language)
+    if wanted is not None and wanted not in known:
+        raise RunError(f"items: {run} has no language {wanted!r}; {nearest(wanted, known)}")
+    chosen = selected_items(records, arm=arm or arms[0], fate=fate, language=wanted)
+    questions = {(row["language"], row["item_id"]): row for row in read_items(run).iter_rows(named=True)}
+    before = {
+        (row["language"], row["item_id"]): row
+        for row in records.filter(records["arm"] == "base").iter_rows(named=True)
+    }
+    for row in chosen.head(limit).iter_rows(named=True):
+        key = row["language"], row["item_id"]
+        out_console.print(item_view(questions[key], before[key], row))
+    out_console.print(f"{min(limit, len(chosen))} of {len(chosen)} items", style="dim", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl")],
+) -> None:
+    """Write one row for each arm and item."""
+    from anomia.report.export import export_run
+
+    out_console.print(f"{export_run(run, file)} rows in {file}", highlight=False, soft_wrap=True)

@@ -1,0 +1,102 @@
+"""`anomia prune`: one model into a new folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, names, out_console, progress_display
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")],
+    out: Annotated[
+        Path, typer.Argument(help="The new folder; an unfinished one is gone on with.", metavar="OUT")
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="magnitude, wanda, sparsegpt; mwanda and prunerzero are reconstructions from their papers."
+        ),
+    ] = "wanda",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of weights that become zero (default 0.5).")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="N:M instead of a sparsity: at most N of every M weights stay.", metavar="2:4"),
+    ] = None,
+    allocation: Annotated[
+        str, typer.Option(help="uniform, or owl: more where there are outliers.")
+    ] = "uniform",
+    calibration: Annotated[
+        str, typer.Option(help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH.")
+    ] = "c4",
+    calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens a passage.")] = 2048,
+    calibration_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
+        ),
+    ] = None,
+    calibration_budget: Annotated[int | None, typer.Option(help="Tokens in all.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    perplexity: Annotated[
+        Path | None,
+        typer.Option(help="A text file on which dense and pruned model are compared.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Prune a model into a new folder, one block in memory at a time.
+
+    What is written is an ordinary dense model with zeros in it: zeros alone make it neither smaller nor faster.
+    """
+    from anomia.compress.folder import prune_folder
+    from anomia.compress.spec import Prune, parse_arm
+    from anomia.errors import StudyError
+    from anomia.run.progress import stage_counter
+
+    if sparsity is not None and pattern is not None:
+        raise StudyError("prune: give --sparsity or --pattern, not both")
+    amount = pattern or str(0.5 if sparsity is None else sparsity)
+    step = parse_arm(
+        f"{method}:{amount}" + (f",allocation={allocation}" if allocation != "uniform" else "")
+    ).steps[0]
+    if not isinstance(step, Prune):
+        raise StudyError(
+            f"prune: {method!r} is no pruning method; use magnitude, wanda, sparsegpt, mwanda or prunerzero"
+        )
+    with progress_display() as progress:
+        report = prune_folder(
+            model,
+            out,
+            step,
+            calibration=calibration,
+            samples=calibration_samples,
+            tokens=calibration_tokens,
+            budget=calibration_budget,
+            data_dir=calibration_folder,
+            languages=names(languages) or (),
+            dtype=dtype,
+            perplexity_text=perplexity,
+            progress=stage_counter(progress, f"pruning: {step}"),
+        )
+        for warning in report.compression.warnings:
+            progress.say(warning)
+    done = report.compression
+    out_console.print(
+        f"{out}: {done.sparsity:.1%} of the weights of {len(done.matrices)} matrices are zero ({step}, "
+        f"{report.seconds:.0f} s). It is an ordinary dense model: zeros alone make it neither smaller nor faster.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if report.dense and report.pruned:
+        out_console.print(
+            f"perplexity: {report.dense.value:.2f} dense, {report.pruned.value:.2f} pruned", highlight=False
+        )

@@ -1,0 +1,54 @@
+"""`anomia show`: the tables of one run, or of several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command()
+def show(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The folder of a run; several are put side by side.", metavar="RUN..."),
+    ],
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+    ] = None,
+) -> None:
+    """All tables of a run, and its verdicts; of several runs, one table."""
+    from anomia.measure.results import read_results
+    from anomia.measure.verdict import read_thresholds
+    from anomia.report.side_by_side import side_by_side
+
+    margins = read_thresholds(threshold) if threshold else None
+    found = [(run, read_results(run, thresholds=margins)) for run in runs]
+    if len(found) == 1:
+        show_run(found[0][1])
+    else:
+        out_console.print(side_by_side(found))
+
+
+def show_run(results: Any) -> None:
+    """Prints every table of a run."""
+    from anomia.report.terminal import closing_view, run_view
+
+    for arm in results.arms:
+        out_console.print(run_view(results, arm))
+    out_console.print(closing_view(results))
+    show_failures(results)
+
+
+def show_failures(results: Any) -> None:
+    """Prints which arms were not measured, and why."""
+    for arm, count in results.broken.items():
+        out_console.print(
+            f"{arm}: broken: logits that are NaN or infinite for {count} items", markup=False, highlight=False
+        )
+    for arm, reason in results.failed.items():
+        out_console.print(f"{arm}: not measured: {reason}", markup=False, highlight=False)
