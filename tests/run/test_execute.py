@@ -16,7 +16,7 @@ from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, RunError
 from anomia.measure.results import read_results, results_json
 from anomia.records import SCHEMA, read_records
-from anomia.run import PlainProgress, execute, run_study
+from anomia.run import PlainProgress, model, run_study, shard
 from anomia.study import Study
 from tests.conftest import entry
 
@@ -101,7 +101,7 @@ def test_what_is_finished_is_not_done_again(
     assert run(study, tmp_path / "run").equals(whole)
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
     monkeypatch.setattr(
-        "anomia.run.execute.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
+        "anomia.run.model.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
     )
     assert run(study, tmp_path / "run").equals(whole)
 
@@ -110,7 +110,7 @@ def test_a_crash_between_shards_loses_nothing(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(study, tmp_path / "whole")
-    real, calls = execute.write_rows, []
+    real, calls = shard.write_rows, []
 
     def crash(rows: Any, path: Path) -> None:
         calls.append(path)
@@ -118,7 +118,7 @@ def test_a_crash_between_shards_loses_nothing(
             raise KeyboardInterrupt
         real(rows, path)
 
-    monkeypatch.setattr("anomia.run.execute.write_rows", crash)
+    monkeypatch.setattr("anomia.run.shard.write_rows", crash)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "run")
     assert len(list((tmp_path / "run" / "records").glob("*.parquet"))) == 3
@@ -139,7 +139,7 @@ def test_a_folder_of_another_study_is_refused(study: Study, tmp_path: Path) -> N
 def test_a_broken_arm_is_marked_and_the_others_go_on(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = execute.compress_arm
+    real = model.compress_arm
 
     def poison(loaded: Any, steps: Any, *rest: Any) -> Any:
         report = real(loaded, steps, *rest)
@@ -148,7 +148,7 @@ def test_a_broken_arm_is_marked_and_the_others_go_on(
                 loaded.model.model.layers[1].mlp.down_proj.weight[:] = float("inf")
         return report
 
-    monkeypatch.setattr("anomia.run.execute.compress_arm", poison)
+    monkeypatch.setattr("anomia.run.model.compress_arm", poison)
     rows = run(study, tmp_path / "run")
     broken = rows.filter(pl.col("arm") == "magnitude:0.5")
     assert not broken["finite"].any()
@@ -300,13 +300,13 @@ def test_compressed_models_take_the_engine_of_their_base(
     tokenizer: Any,
 ) -> None:
     seen = []
-    choose = execute.choose_engine
+    choose = model.choose_engine
 
     def watch(model: Any, wanted: str, *, tried: bool = False) -> Any:
         seen.append((wanted, tried))
         return choose(model, wanted, tried=tried)
 
-    monkeypatch.setattr("anomia.run.execute.choose_engine", watch)
+    monkeypatch.setattr("anomia.run.model.choose_engine", watch)
     make_model(num_hidden_layers=1).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     arms = ("wanda:0.5", f"checkpoint:{model_folder}", f"checkpoint:{tmp_path / 'other'}")

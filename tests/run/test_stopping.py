@@ -16,7 +16,7 @@ from anomia.items.item import Item, ItemSet, Question
 from anomia.measure.confidence_sequence import confidence_sequence
 from anomia.measure.results import read_results, results_json
 from anomia.records import write_rows
-from anomia.run import PlainProgress, execute, run_study
+from anomia.run import PlainProgress, model, run_study
 from anomia.run.folder import RunFolder, shards_of
 from anomia.run.stopping import interleaved, stopped
 from anomia.study import Study
@@ -133,7 +133,7 @@ def test_a_run_stops_goes_on_and_says_so(
     assert written["stopping"]["arms"]["magnitude:0.5"][0]["reason"] == "planted"
 
     # The same command again: nothing is loaded, nothing changes.
-    monkeypatch.setattr(execute, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
+    monkeypatch.setattr(model, "load_model", lambda *a, **k: pytest.fail("loaded a model for nothing"))
     run_study(study, out, progress=silent)
     assert read_results(out).records.equals(results.records)
     # An interrupted round is finished, and the decision is the same.

@@ -1,0 +1,115 @@
+"""What is found out when a run begins, and checked when it goes on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from anomia._version import __version__
+from anomia.errors import RunError
+from anomia.grade import normalize
+from anomia.items import ItemSet
+from anomia.measure.fertility import fertility
+from anomia.models import LoadedModel
+from anomia.models.fingerprint import architecture, fingerprint_tokenizer, fingerprint_weights
+from anomia.probe.memory import fitting_batch_size
+from anomia.probe.select import ChosenEngine
+from anomia.run.folder import RunFolder, begin_run
+from anomia.run.progress import Progress
+from anomia.run.shard import decoding, encode
+from anomia.study import Study
+
+PLAIN_BATCH_SIZE = 16
+_LEFT_OUT = {
+    "ungradable": "no answer can be graded",
+    "no_standard_options": "there are not three wrong answers for them",
+}
+
+
+def begin(
+    study: Study,
+    out: Path,
+    item_sets: Sequence[ItemSet],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
+) -> RunFolder:
+    """Makes the run folder, with what was found out about model, machine and items."""
+    for items in item_sets:
+        for reason, count in items.excluded.items():
+            if count and reason in _LEFT_OUT:
+                progress.say(f"{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
+    provenance = {
+        "anomia": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "machine": _machine(loaded.device),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "engine": engine.name,
+        "architecture": architecture(loaded.model),
+        "batch_size": _batch_size(study, item_sets, loaded, engine),
+        "eos_token_ids": list(loaded.eos_token_ids),
+        "base_weights": fingerprint_weights(loaded.model),
+        "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
+        "vocabulary": loaded.model.config.get_text_config().vocab_size,
+        "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
+        "items": {items.language: len(items.items) for items in item_sets},
+        "excluded": {items.language: dict(items.excluded) for items in item_sets},
+        "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
+    }
+    return begin_run(out, study, item_sets, provenance)
+
+
+def check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
+    """Refuses to go on with a run whose base model has changed under it."""
+    for key, now in (
+        ("base_weights", fingerprint_weights(loaded.model)),
+        ("tokenizer", fingerprint_tokenizer(loaded.tokenizer)),
+    ):
+        if folder.provenance[key] != now:
+            raise RunError(
+                f"run: {folder.path} was begun with another base model than {loaded.name} is now "
+                f"({key} differs); give another --out"
+            )
+
+
+def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel, engine: ChosenEngine) -> int:
+    """Items a batch: as asked, else what fits into memory by the longest item of each language."""
+    if study.batch_size != "auto":
+        return study.batch_size
+    if engine.name != "tree":
+        return PLAIN_BATCH_SIZE
+    longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
+    asks = [
+        encode(study, item, items, loaded, reach=True).ask
+        for item, items in zip(longest, item_sets, strict=True)
+    ]
+    return fitting_batch_size(loaded.model, asks, decoding(study, loaded))
+
+
+def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
+    """Tokens a word of a language's passages (of its questions where there is no passage), uncut."""
+    texts = list(dict.fromkeys(item.question.context or item.question.question for item in items.items))
+    counts = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    found = fertility(texts, counts)
+    return None if found is None else {"tokens_per_unit": found.tokens_per_unit, "unit": found.unit}
+
+
+def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:
+    """Which question one-shot prompts show, and whether its answer survives the cut of its passage."""
+    if items.exemplar is None:
+        return None
+    shown = items.exemplar.context[: study.exemplar_characters]
+    return {"id": items.exemplar.id, "answer_shown": normalize(items.exemplar.gold) in normalize(shown)}
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,74 @@
+"""The noise floor: what another batch size alone changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from anomia.items import ItemSet
+from anomia.models import LoadedModel
+from anomia.probe.encode import Form, encode_item
+from anomia.probe.select import ChosenEngine
+from anomia.records import record
+from anomia.run.folder import RunFolder, shards_of
+from anomia.run.progress import Progress
+from anomia.run.shard import ask
+from anomia.study import BASE, Study
+
+
+def lacks_noise(folder: RunFolder) -> bool:
+    """Whether the noise floor was asked for and is not measured yet."""
+    return folder.study.noise_items > 0 and folder.noted("noise.json") is None
+
+
+def measure_noise(
+    study: Study,
+    folder: RunFolder,
+    item_sets: Sequence[ItemSet],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
+) -> None:
+    """Asks a few items again at another batch size: verdicts that flip are what rounding alone does."""
+    count = min(study.noise_items, sum(len(items.items) for items in item_sets))
+    if not count or folder.noted("noise.json") is not None:
+        return
+    size = (
+        max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
+    )
+    progress.stage(f"noise floor: {count} items again at batch size {size}", count)
+    turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
+        :count
+    ]
+    flips = dict.fromkeys(("open", "choice", "open_text"), 0)
+    encoded = [
+        encode_item(
+            items.items[index], loaded.tokenizer, Form(chat=study.chat, prompt_tokens=study.prompt_tokens),
+            ("open", "choice"), exemplar=None, reach=False,
+        )
+        for items, index in turns
+    ]  # fmt: skip
+    first = _rows_by_item(folder, study, item_sets)
+    replies = ask(study, folder, encoded, loaded, engine, size=size)
+    for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
+        again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
+        before = first[items.language, item.item.question.id]
+        flips["open"] += again["open_correct"] != before["open_correct"]
+        flips["choice"] += again["choice_correct"] != before["choice_correct"]
+        flips["open_text"] += again["open_text"] != before["open_text"]
+        progress.advance()
+    folder.note("noise.json", {"items": count, "batch_size": size, "flips": flips})
+
+
+def _rows_by_item(
+    folder: RunFolder, study: Study, item_sets: Sequence[ItemSet]
+) -> Mapping[tuple[str, str], dict[str, Any]]:
+    columns = ["item_id", "open_correct", "choice_correct", "open_text"]
+    rows = {}
+    for items in item_sets:
+        for shard in shards_of(BASE, items, reach_limit=study.reach_limit):
+            for row in pl.read_parquet(folder.record_file(shard), columns=columns).iter_rows(named=True):
+                rows[items.language, row["item_id"]] = row
+    return rows

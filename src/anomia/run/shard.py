@@ -1,0 +1,135 @@
+"""Asks one shard of items and writes its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from anomia.errors import ModelError
+from anomia.items import Item, ItemSet
+from anomia.models import LoadedModel
+from anomia.models.fingerprint import fingerprint_tokenizer
+from anomia.probe.ask import Decoding, Distribution, Reply
+from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.select import ChosenEngine
+from anomia.records import record, write_rows
+from anomia.run.folder import RunFolder, Shard
+from anomia.run.progress import Progress
+from anomia.study import BASE, Study
+
+
+def measure_shard(
+    study: Study,
+    folder: RunFolder,
+    shard: Shard,
+    items: ItemSet,
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    progress: Progress,
+) -> None:
+    """Asks one shard and writes its rows."""
+    chosen = items.items[shard.first : shard.last]
+    progress.stage(f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
+    references: dict[str, Distribution] = {}
+    if shard.arm != BASE and fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
+        # Token ids of another vocabulary mean other tokens.
+        references = _base_distributions(folder, shard)
+    reach = shard.first < study.reach_limit
+    encoded = [
+        encode(
+            study,
+            item,
+            items,
+            loaded,
+            reach=reach,
+            reference_tokens=references[item.question.id].tokens if item.question.id in references else (),
+        )
+        for item in chosen
+    ]
+    # Items of like length share a batch; the order is a function of the items alone.
+    order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
+    rows: dict[int, dict[str, Any]] = {}
+    replies = ask(study, folder, [encoded[n] for n in order], loaded, engine)
+    for offset, reply in zip(order, replies, strict=True):
+        rows[offset] = record(
+            encoded[offset],
+            reply,
+            loaded.tokenizer,
+            arm=shard.arm,
+            dataset=shard.dataset,
+            index=shard.first + offset,
+            base_distribution=references.get(reply.item_id),
+        )
+        progress.advance(items=1)
+    if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
+        raise ModelError(
+            f"model: {loaded.name!r} gives logits that are NaN or infinite for every item, so there is nothing "
+            "to compare with; try another --dtype"
+        )
+    write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
+
+
+def encode(
+    study: Study, item: Item, items: ItemSet, loaded: LoadedModel, *, reach: bool, **more: Any
+) -> EncodedItem:
+    """The item as the study asks it; reach: with beams and samples."""
+    form = Form(
+        chat=study.chat,
+        positions=loaded.positions,
+        max_new_tokens=study.max_new_tokens,
+        prompt_tokens=study.prompt_tokens,
+        one_shot_tokens=study.one_shot_tokens,
+        one_shot_characters=study.one_shot_characters,
+        exemplar_characters=study.exemplar_characters,
+    )
+    return encode_item(
+        item, loaded.tokenizer, form, study.probes, exemplar=items.exemplar, reach=reach, **more
+    )
+
+
+def ask(
+    study: Study,
+    folder: RunFolder,
+    encoded: Sequence[EncodedItem],
+    loaded: LoadedModel,
+    engine: ChosenEngine,
+    *,
+    size: int | None = None,
+) -> Iterator[Reply]:
+    """Replies in the order of the items; size: items a batch, by default the run's."""
+    size = size or int(folder.provenance["batch_size"])
+    return engine.answer(
+        loaded.model, [item.ask for item in encoded], decoding(study, loaded), batch_size=size
+    )
+
+
+def decoding(study: Study, loaded: LoadedModel) -> Decoding:
+    """How answers are generated."""
+    return Decoding(
+        eos_token_ids=loaded.eos_token_ids,
+        top_tokens=study.top_tokens,
+        max_new_tokens=study.max_new_tokens,
+        num_beams=study.num_beams,
+        num_samples=study.num_samples,
+        top_p=study.top_p,
+        temperature=study.temperature,
+        sample_seeds=tuple(study.seed + n for n in range(study.sample_seeds)),
+    )
+
+
+def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distribution]:
+    """Base's next-token distributions for the items of a shard, by item id."""
+    path = folder.record_file(replace(shard, arm=BASE))
+    if not path.is_file():
+        return {}
+    frame = pl.read_parquet(
+        path, columns=["item_id", "distribution_tokens", "distribution_log_probs", "tail_mass"]
+    )
+    return {
+        item_id: Distribution(tuple(tokens), tuple(log_probs), tail)
+        for item_id, tokens, log_probs, tail in frame.iter_rows()
+        if tokens is not None
+    }
