@@ -1,0 +1,143 @@
+"""What the figures are drawn of: every arm of every run, under a name that is safe and its own."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+import polars as pl
+
+from anomia.compress.spec import Prune, parse_arm
+from anomia.errors import AnomiaError
+from anomia.measure.figures import Lookup, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.results import Results
+
+# Longer names run into the plot; the tooltip and the table have them whole.
+LONGEST_LABEL = 44
+LONGEST_NAME = 200
+
+
+class Run(NamedTuple):
+    """One run, under the name that it has beside others."""
+
+    name: str
+    results: Results
+
+
+class Drawn(NamedTuple):
+    """A figure. caption: what it rests on and how it is computed. alt: its content in words.
+
+    table: the numbers that are drawn, one row a mark.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    chart: alt.TopLevelMixin
+    table: pl.DataFrame
+
+
+class Case(NamedTuple):
+    """One arm of one run. label: how figures call it; unlike any other label of the same figure."""
+
+    run: Run
+    arm: str
+    label: str
+    figures: Lookup
+    calibration: str | None
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages that base and the arm were asked in."""
+        return self.run.results.languages
+
+    @property
+    def base(self) -> str:
+        """The uncompressed model's name, without the way to it."""
+        return _last(self.run.results.study.get("base", "?"))
+
+    @property
+    def data(self) -> str:
+        """The data set's name, without the way to it."""
+        return _data(self.run.results.study.get("data", "?"))
+
+
+def cases(runs: Sequence[Run]) -> list[Case]:
+    """Every arm of every run, in order. Labels name the arm, and what else tells one case from another."""
+    found = []
+    for run in runs:
+        figures = lookup(run.results.diagnosis.figures)
+        for arm in run.results.arms:
+            found.append(Case(run, arm, "", figures, _calibration(arm, run.results.study)))
+    return [case._replace(label=label) for case, label in zip(found, _labels(found), strict=True)]
+
+
+def scopes(case: Case) -> list[str]:
+    """The languages of a case and, where there are several, `pooled` last."""
+    return [*case.languages, POOLED] if len(case.languages) > 1 else list(case.languages)
+
+
+def plain(text: Any, longest: int = LONGEST_NAME) -> str:
+    """Text of models and data sets for a label: no control or direction characters, cut in the middle.
+
+    >>> plain("a\\x00b\\u202ec")
+    'a b c'
+    """
+    kept = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(text))
+    kept = " ".join(kept.split()) or "(no name)"
+    if len(kept) <= longest:
+        return kept
+    head = (longest - 1) // 2
+    return f"{kept[:head]}…{kept[head + 1 - longest :]}"
+
+
+def _labels(found: Sequence[Case]) -> list[str]:
+    parts: tuple[Callable[[Case], str], ...] = (
+        lambda case: case.base,
+        lambda case: case.data,
+        lambda case: plain(case.arm),
+    )
+    telling = [part for part in parts if len({part(case) for case in found}) > 1]
+    if parts[-1] not in telling:
+        telling.append(parts[-1])
+    labels = [" · ".join(part(case) for part in telling) for case in found]
+    if len(set(labels)) < len(labels):
+        labels = [
+            f"{plain(case.run.name)} · {label}" if labels.count(label) > 1 else label
+            for case, label in zip(found, labels, strict=True)
+        ]
+    return _unlike([plain(label, LONGEST_LABEL) for label in labels])
+
+
+def _unlike(labels: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    made = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        made.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return made
+
+
+def _calibration(arm: str, study: Mapping[str, Any]) -> str | None:
+    """What an arm was calibrated on: the last pruning step's own source, else the study's; None without one."""
+    try:
+        steps = [step for step in parse_arm(arm).steps if isinstance(step, Prune)]
+    except AnomiaError:
+        return None
+    if not steps or steps[-1].method == "magnitude":
+        return None
+    return plain(steps[-1].calibration or study.get("calibration", "c4"))
+
+
+def _last(name: Any) -> str:
+    return plain(str(name).rstrip("/").rpartition("/")[2], LONGEST_LABEL)
+
+
+def _data(name: Any) -> str:
+    """`squad:PATH/tydiqa_goldp/dev` is called `tydiqa_goldp/dev`: the last part alone is often a split."""
+    kind, colon, path = str(name).partition(":")
+    return plain("/".join(path.rstrip("/").split("/")[-2:]) if colon else kind, LONGEST_LABEL)

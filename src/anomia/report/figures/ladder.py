@@ -1,0 +1,118 @@
+"""The ladder with its controls, and the drops along it (paper, Figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.frame import POOLED
+from anomia.report.figures.cases import Case, Drawn, scopes
+from anomia.report.figures.parts import (
+    INTERVALS,
+    ONE_SCOPE,
+    PROBE_WORDS,
+    Row,
+    compared,
+    filtered,
+    listed,
+    measured,
+    panels,
+    percent_axis,
+    place,
+    rows_axis,
+    signed,
+    starred,
+    tooltip,
+)
+from anomia.report.figures.parts import beside as text_beside
+from anomia.report.figures.style import COLORS, MARK
+
+# In order of support, then what needs no question or no model.
+RUNGS = (
+    "open", "distractors_only", "unrelated", "cued", "choice", "choice_hard", "choice_passage",
+    "choice_no_question", "string_presence",
+)  # fmt: skip
+KINDS = {
+    "open": "open", "cued": "cued", "choice": "choice", "choice_hard": "choice", "choice_passage": "choice",
+}  # fmt: skip
+KIND_SCALE = alt.Scale(
+    domain=["open", "cued", "choice", "control"],
+    range=[COLORS[kind] for kind in ("open", "cued", "choice", "control")],
+)
+NUDGE = 4
+
+
+def draw_ladder(found: Sequence[Case]) -> Drawn | None:
+    """Accuracy of base and arm in every form of the question, with the controls of choice and of cued."""
+    rows = [row for number, case in enumerate(found) for row in _rungs(case, number)]
+    if not rows:
+        return None
+    kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)
+    told = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
+    value, y = percent_axis("accuracy (%) · ○ base · ● arm", domain=(0, 1)), rows_axis("rung")
+    base, arm = ("datum.who == 'base'", "datum.who == 'arm'")
+    layers = []
+    for who, nudge, filled in ((base, -NUDGE, False), (arm, NUDGE, True)):
+        part = alt.Chart().transform_filter(ONE_SCOPE).transform_filter(who)
+        layers.append(
+            part.mark_rule(strokeWidth=2, opacity=0.75, yOffset=nudge).encode(
+                x=alt.X(field="low", type="quantitative"), x2=alt.X2("high"), y=y, color=kind
+            )
+        )
+        layers.append(
+            part.mark_point(shape="circle", size=MARK, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge).encode(
+                x=value, y=y, color=kind, tooltip=told
+            )
+        )  # fmt: skip
+    layers.append(text_beside("change").transform_filter(ONE_SCOPE).transform_filter(arm).encode(y=y))
+    chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
+    return Drawn(
+        name="ladder",
+        title="Accuracy in every form of the question",
+        caption=(
+            f"{compared(found)}: share of right answers with more and more support, and controls (grey): "
+            "candidates without the answer, options without the question, and a reader who picks the option "
+            f"that stands in the passage. {INTERVALS}; n is the number of items.{starred(rows)}"
+        ),
+        alt=_alt(found, rows),
+        chart=chart,
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _rungs(case: Case, number: int) -> list[Row]:
+    rows = []
+    for scope in dict.fromkeys([POOLED, *scopes(case)]):
+        for order, rung in enumerate(RUNGS):
+            measure = f"accuracy/{rung}"
+            before = case.figures.get(("base", measure, scope))
+            after = case.figures.get((case.arm, measure, scope))
+            if rung == "string_presence":
+                after = None
+            if before is None or (after is None and rung != "string_presence"):
+                continue
+            fields = {
+                **place(case, number, scope),
+                "rung": PROBE_WORDS[rung],
+                "rung_order": order,
+                "kind": KINDS.get(rung, "control"),
+            }
+            last = after or before
+            shown = " → ".join(signed(100 * e.value) for e in (before, after) if e)
+            change = f"{shown} · n {last.n}"
+            # The control without a model is one point; it is drawn as the arm's, so that its text is shown.
+            for who, estimate in (("base", before if after else None), ("arm", last)):
+                if estimate is not None:
+                    rows.append(measured(estimate, **fields, who=who, change=change))
+    return rows
+
+
+def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] == "arm"]
+        changes = ", ".join(f"{row['rung']} {row['change'].partition(' · ')[0]} %" for row in mine)
+        told.append(f"{case.label}: {changes}")
+    return f"Accuracy before and after compression. {listed(told)}."

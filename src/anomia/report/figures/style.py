@@ -1,0 +1,79 @@
+"""How every figure looks: colours by what they stand for, and the theme for light and for dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Okabe and Ito (2008), safe for colour-blind readers; orange and sky blue darkened so that each colour
+# stands off white and off the dark background at 3:1 or more (WCAG 2.2, 1.4.11).
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B98000", "#3C93CC", "#7F7F7F",
+)  # fmt: skip
+
+# The same colour for the same thing in every figure: what a model says is vermillion, what it picks is blue.
+COLORS = {
+    "open": VERMILLION,
+    "cued": PURPLE,
+    "choice": BLUE,
+    "kept": GREEN,
+    "choice_only": BLUE,
+    "open_only": VERMILLION,
+    "lost": GREY,
+    "beams": ORANGE,
+    "samples": SKY,
+    "control": GREY,
+}
+
+LIGHT = {"ink": "#1A1A1A", "soft": "#5C5C5C", "line": "#DADADA", "ground": "#FFFFFF"}
+DARK = {"ink": "#EDEDED", "soft": "#A8A8A8", "line": "#3A3D42", "ground": "#15171A"}
+FONT = "'Liberation Sans', Arial, 'Noto Sans', sans-serif"
+
+WIDTH = 460
+ROW = 24
+MARK = 75
+
+
+def theme(dark: bool = False) -> dict[str, Any]:
+    """A Vega-Lite config: text, axes and neutral marks; what has a colour of its own has it in both themes.
+
+    The background is transparent, so that a figure takes that of the page.
+    """
+    ink = DARK if dark else LIGHT
+    return {
+        "background": "transparent",
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": ink["ink"],
+            "titleColor": ink["soft"],
+            "gridColor": ink["line"],
+            "domainColor": ink["line"],
+            "tickColor": ink["line"],
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelLimit": 190,
+        },
+        "header": {
+            "labelColor": ink["ink"],
+            "titleColor": ink["soft"],
+            "labelFontSize": 13,
+            "labelFontWeight": "bold",
+            "labelLimit": 420,
+        },
+        "legend": {"labelColor": ink["ink"], "titleColor": ink["soft"], "labelFontSize": 12},
+        "title": {
+            "color": ink["ink"],
+            "subtitleColor": ink["soft"],
+            "fontSize": 13,
+            "subtitleFontSize": 12,
+            "anchor": "start",
+        },
+        "text": {"color": ink["ink"], "fontSize": 12},
+        "rule": {"color": ink["soft"]},
+        "style": {
+            "soft": {"fill": ink["soft"], "fontSize": 11},
+            "line": {"stroke": ink["line"]},
+            "marked": {"stroke": ink["soft"], "strokeDash": [3, 3]},
+        },
+    }
