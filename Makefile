@@ -7,7 +7,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all check format bench bench-gpu clean
+.PHONY: install demo test test-all fuzz docs smoke check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade pip
 	# torch first and by its exact version: a looser request can bring gigabytes of CUDA libraries.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,docs]'
 	touch $(INSTALLED)
 
 demo: install
@@ -28,6 +28,19 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest
+
+# Ten thousand inputs for everything that reads a file; FUZZ=N for another number.
+FUZZ ?= 10000
+fuzz: install
+	ANOMIA_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0
+
+# The pages of docs/ as a site in site/, which needs no network to be read. A broken link is an error.
+docs: install
+	$(BIN)/python -m mkdocs build --strict
+
+# Wheel and source distribution, installed into an empty environment and tried.
+smoke: install
+	$(BIN)/python -m pytest -m longest tests/docs/test_package.py
 
 check: install
 	$(BIN)/ruff check .
