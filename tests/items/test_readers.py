@@ -102,7 +102,9 @@ def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says:
     ("data", "says"),
     [
         ("tydiqua", "did you mean 'tydiqa'"),
-        ("squad", "needs a path"),
+        ("squad:", "needs a path"),
+        ("mc", "needs a path"),
+        ("mc:/nowhere", "does not exist"),
         ("squad:/nowhere", "does not exist"),
         ("jsonl:/nowhere", "does not exist"),
         ("demo:x", "takes no argument"),
@@ -112,6 +114,28 @@ def test_faults_of_the_name(data: str, says: str) -> None:
     with pytest.raises(DataError) as caught:
         read_questions(data)
     assert says in str(caught.value)
+
+
+def test_questions_without_passages_as_nq_open_has_them(tmp_path: Path) -> None:
+    file = tmp_path / "nq.jsonl"
+    file.write_text(
+        '{"question": "who wrote it", "answer": ["Ann Lee", "Lee"]}\n{"question": "when", "answer": "1900"}\n'
+    )
+    first, second = read_questions(f"jsonl:{file}")["english"]
+    assert (first.id, first.context, first.answers) == ("1", "", ("Ann Lee", "Lee"))
+    assert (second.id, second.answers) == ("2", ("1900",))
+    assert first.passage_id != second.passage_id
+    in_german = tmp_path / "nq.german.jsonl"
+    in_german.write_bytes(file.read_bytes())
+    assert list(read_questions(f"jsonl:{in_german}")) == ["german"]
+
+
+def test_half_characters_and_deep_nesting_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    for content in ('{"question": "\\ud800", "answer": "a"}', "[" * 100_000, '{"id": ' + "9" * 5000 + "}"):
+        file.write_text(content)
+        with pytest.raises(DataError, match="line 1"):
+            read_questions(f"jsonl:{file}")
 
 
 def test_an_unknown_language_names_the_nearest() -> None:

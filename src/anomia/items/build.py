@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from anomia.errors import DataError
 from anomia.grade import normalize
@@ -28,7 +29,7 @@ def build_items(
     would take all, the last of the shuffle is held out.
 
     Raises:
-        DataError: a language has fewer than four distinct answers.
+        DataError: a language has fewer than four distinct answers and questions without options, or fewer than two questions.
     """
     gradable = {language: [_gradable(q) for q in found] for language, found in questions.items()}
     pools = {language: _pool(q for q in found if q) for language, found in gradable.items()}
@@ -36,7 +37,15 @@ def build_items(
     for language, candidates in gradable.items():
         usable = [question for question in candidates if question]
         excluded = Counter({"ungradable": len(candidates) - len(usable)})
-        own_options = all(len(question.distractors) >= 3 for question in usable)
+        told_apart = [question for question in usable if not _ambiguous(question)]
+        excluded["ambiguous_options"] = len(usable) - len(told_apart)
+        usable = told_apart
+        if len(usable) < 2:
+            raise DataError(
+                f"data: {dataset}, {language}: {len(usable)} of {len(candidates)} questions can be asked; two are "
+                "needed, one of them as the example"
+            )
+        own_options = all(question.distractors for question in usable)
         if len(pools[language]) < 4 and not own_options:
             raise DataError(
                 f"data: {dataset}, {language}: {len(pools[language])} distinct answers in {len(usable)} "
@@ -74,15 +83,13 @@ def _gradable(question: Question) -> Question | None:
     answers = tuple(answer for answer in question.answers if normalize(answer))
     if not answers:
         return None
-    return Question(
-        question.id,
-        question.language,
-        question.context,
-        question.question,
-        answers,
-        question.distractors,
-        question.passage_distractors,
-    )
+    return replace(question, answers=answers)
+
+
+def _ambiguous(question: Question) -> bool:
+    """Whether a wrong option can't be told from an answer once both are normalized (-1 and 1, say)."""
+    right = {normalize(answer) for answer in question.answers}
+    return any(normalize(text) in right for text in question.distractors)
 
 
 def _pool(questions: Iterable[Question]) -> list[str]:
@@ -112,21 +119,24 @@ def _answers_by_passage(questions: Iterable[Question]) -> dict[str, list[str]]:
 def _item(
     question: Question, pool: Sequence[str], foreign: Sequence[str], passage_answers: Sequence[str], seed: int
 ) -> Item:
-    own = question.distractors[:3]
     wrong = {
-        "standard": own if len(own) == 3 else standard_distractors(question, pool, seed=seed),
+        "standard": question.distractors or standard_distractors(question, pool, seed=seed),
         "hard": hard_distractors(question, pool),
         "passage": passage_distractors(question, passage_answers, seed=seed) if question.context else (),
     }
-    options = {
-        kind: _ordered(question, texts, kind, seed) for kind, texts in wrong.items() if len(texts) == 3
+    # Options that the question brings along may be any number; those that are drawn are three or none.
+    whole = {
+        kind: texts
+        for kind, texts in wrong.items()
+        if len(texts) == 3 or (kind == "standard" and question.distractors)
     }
-    foil = next((texts[0] for texts in (wrong["passage"], wrong["standard"]) if len(texts) == 3), "")
+    options = {kind: _ordered(question, texts, kind, seed) for kind, texts in whole.items()}
+    foil = next((whole[kind][0] for kind in ("passage", "standard") if kind in whole), "")
     return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), foil)
 
 
 def _ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:
-    """Gold and three wrong options in an order drawn for the item."""
+    """Gold and the wrong options in an order drawn for the item."""
     options = [question.gold, *wrong]
     random.Random(f"order:{kind}:{seed}:{question.id}").shuffle(options)
     return tuple(options)

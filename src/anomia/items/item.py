@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 class Question:
     """One question as a data set gives it. `answers[0]` is gold; the others are accepted too.
 
-    distractors, passage_distractors: wrong options that the data set brings along, else empty.
+    distractors: wrong options that the data set brings along (1 to 25), which take the place of drawn ones.
+    passage_distractors: wrong options from the same passage that it brings along. Either may be empty.
     """
 
     id: str
@@ -38,8 +39,8 @@ class Question:
 class Item:
     """A question with everything that is drawn for it: what a model is asked about.
 
-    options: by kind (`standard`, `hard`, `passage`), four texts in the order shown, gold among them;
-        a kind that could not be filled is absent.
+    options: by kind (`standard`, `hard`, `passage`), texts in the order shown, gold among them: four, but as
+        many as the question brings along; a kind that could not be filled is absent.
     unrelated: four candidates that have nothing to do with the question.
     foil: a wrong option that is put through the rank and reach measures in gold's place.
     """
