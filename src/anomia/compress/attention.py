@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "anomia_strips"
-STRIP = 256
+STRIP = 128
 
 
 def strip_attention(

@@ -133,12 +133,22 @@ def walk(
         calls[index] = []
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of activations instead of asking the system for it again and again.
+
+    It learns from the largest buffer that was freed up to which size (32 MiB at most) to keep memory. Without
+    this, one second in five of a walk goes into pages that are handed back and cleared once more.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
 @contextmanager
 def calibrating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed."""
     training = model.training
     experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
     model.eval()
+    _keep_freed_memory()
     if experts not in (None, "eager"):
         model.set_experts_implementation("eager")  # type: ignore[operator]
     try:
