@@ -12,14 +12,58 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
+from typing import NamedTuple, Protocol
+
+from anomia.errors import StudyError, nearest
 
 # Han, kana, Thai, Lao, Tibetan, Myanmar and Khmer are written without spaces between words.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+# A package offers graders as `[project.entry-points."anomia.graders"]`: a name, and the function it stands for.
+ENTRY_POINTS = "anomia.graders"
+
+
+class Grader(Protocol):
+    """Says how right an output is: True, or at least 0.5, is right. It gets the accepted answers, gold first."""
+
+    def __call__(self, output: str, answers: Sequence[str]) -> float:
+        """The grade of an output."""
+        ...
+
+
+class Grading(NamedTuple):
+    """How the outputs of a study are graded.
+
+    grader: a name that `grader_named` knows. stop: what stands behind the first of these strings is not part
+    of an answer.
+    """
+
+    grader: str = "containment"
+    stop: tuple[str, ...] = ()
+
+    def is_right(self, output: str, answers: Sequence[str]) -> bool:
+        """Whether an output is right."""
+        return bool(grader_named(self.grader)(output, answers) >= 0.5)
+
+    def named(self, output: str, candidates: Sequence[str]) -> tuple[int, ...]:
+        """Which candidates an output names, as indices in rising order."""
+        if self.grader == "containment":
+            return named_candidates(output, candidates)
+        return tuple(n for n, candidate in enumerate(candidates) if self.is_right(output, [candidate]))
+
+    def cut(self, text: str) -> str:
+        """The text before the first stop string that occurs in it."""
+        ends = [end for end in map(text.find, self.stop) if end >= 0]
+        return text[: min(ends)] if ends else text
+
+
+CONTAINMENT = Grading()
 
 
 class Grade(NamedTuple):
@@ -54,6 +98,48 @@ def contains(output: str, answer: str) -> bool:
     return bool(wanted) and wanted in normalize(output)
 
 
+def containment(output: str, answers: Sequence[str]) -> bool:
+    """Whether any answer stands in the output: the paper's rule, and the default."""
+    return any(contains(output, answer) for answer in answers)
+
+
+def exact_match(output: str, answers: Sequence[str]) -> bool:
+    """Whether the first non-empty line of the output is an answer, once both are normalized."""
+    line = normalize(_first_line(output))
+    return any(line == normalize(answer) != "" for answer in answers)
+
+
+def best_f1(output: str, answers: Sequence[str]) -> float:
+    """Token F1 of the first non-empty line against the nearest answer; right from 0.5 on."""
+    return max((f1(_first_line(output), answer) for answer in answers), default=0.0)
+
+
+GRADERS: dict[str, Grader] = {"containment": containment, "exact_match": exact_match, "f1": best_f1}
+
+
+@cache
+def grader_named(name: str) -> Grader:
+    """A built-in grader, or one that an installed package offers under this name.
+
+    Raises:
+        StudyError: nothing has this name, or its package can't be imported.
+    """
+    if name in GRADERS:
+        return GRADERS[name]
+    installed = entry_points(group=ENTRY_POINTS)
+    if name not in installed.names:
+        known = {*GRADERS, *installed.names}
+        raise StudyError(f"unknown grader {name!r}; {nearest(name, known)}")
+    try:
+        found = installed[name].load()
+    except Exception as error:  # a package of somebody else: whatever it raises
+        raise StudyError(f"the grader {name!r} can't be imported: {type(error).__name__}: {error}") from None
+    if not callable(found):
+        raise StudyError(f"the grader {name!r} is no function: its package is wrong")
+    grader: Grader = found
+    return grader
+
+
 def strip_thinking(text: str) -> Stripped:
     """Removes `<think>…</think>` spans; an unclosed one leaves an empty answer."""
     rest = _THINK.sub("", text)
@@ -74,13 +160,7 @@ def is_degenerate(tokens: Sequence[int], text: str) -> bool:
 
 def grade(output: str, answers: Sequence[str]) -> Grade:
     """Grades an open output: containment over all of it, exact match and F1 on its first non-empty line."""
-    line = next((line for line in output.splitlines() if line.strip()), "")
-    normalized = normalize(line)
-    return Grade(
-        correct=any(contains(output, answer) for answer in answers),
-        exact_match=any(normalized == normalize(answer) != "" for answer in answers),
-        f1=max((f1(line, answer) for answer in answers), default=0.0),
-    )
+    return Grade(containment(output, answers), exact_match(output, answers), best_f1(output, answers))
 
 
 def f1(output: str, answer: str) -> float:
@@ -96,6 +176,10 @@ def f1(output: str, answer: str) -> float:
 def words(text: str) -> list[str]:
     """The words of a normalized text; a character of an unspaced script is a word of its own."""
     return _UNSPACED.sub(lambda match: f" {match.group()} ", normalize(text)).split()
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "")
 
 
 def is_unspaced(text: str) -> bool:

@@ -10,20 +10,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.grade import (
-    Stripped,
-    contains,
-    grade,
-    is_degenerate,
-    named_candidates,
-    normalize,
-    strip_thinking,
-)
+from anomia.grade import Stripped, grade, is_degenerate, normalize, strip_thinking
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.encode import OPTION_KINDS, EncodedItem
@@ -132,6 +124,20 @@ ITEM_SCHEMA: dict[str, Any] = {
 }
 
 
+class Said(NamedTuple):
+    """What a model generated, as texts: without special tokens, what was only thought, and what stands
+    behind a stop string.
+
+    greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
+    samples: by seed, in the order of the sample index.
+    """
+
+    greedy: Mapping[str, Stripped]
+    open_tokens: Sequence[int] = ()
+    beams: Sequence[tuple[str, float]] = ()
+    samples: Mapping[int, Sequence[str]] = {}
+
+
 def record(
     encoded: EncodedItem,
     reply: Reply,
@@ -141,6 +147,7 @@ def record(
     dataset: str,
     index: int,
     base_distribution: Distribution | None = None,
+    said: Said | None = None,
 ) -> dict[str, Any]:
     """One row of `SCHEMA`: the graded reply of one arm to one item.
 
@@ -150,6 +157,7 @@ def record(
         tokenizer: turns tokens back into text.
         arm, dataset, index: where the row belongs; index is the item's place in the fixed order.
         base_distribution: base's at the same position, for the KL divergence; None for base itself.
+        said: the texts of a model that answers in text; None decodes the tokens of the reply.
     """
     item, question = encoded.item, encoded.item.question
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
@@ -176,11 +184,28 @@ def record(
         row["gold_distinct_token"] = tokenizer.decode([encoded.gold_distinct_token])
     if not reply.finite:
         return row
-    row |= _generated(encoded, reply, tokenizer)
+    texts = said or spoken(encoded, reply, tokenizer)
+    row |= _generated(encoded, texts)
     row |= _chosen(encoded, reply)
     row |= _placed(encoded, reply, tokenizer, base_distribution)
-    row |= _reached(encoded, reply, tokenizer)
+    row |= _reached(encoded, texts)
     return row
+
+
+def spoken(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
+    """The texts of the generated tokens of a reply."""
+
+    def text(tokens: Sequence[int]) -> Stripped:
+        return _answer(encoded, tokenizer, tokens)
+
+    return Said(
+        greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
+        open_tokens=reply.greedy.get("open", ()),
+        beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
+        samples={
+            seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()
+        },
+    )
 
 
 def string_presence(options: Sequence[str], gold: str, context: str) -> float:
@@ -192,31 +217,31 @@ def string_presence(options: Sequence[str], gold: str, context: str) -> float:
     return (gold in present) / len(present)
 
 
-def _generated(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
-    item, answers = encoded.item, encoded.item.question.answers
+def _generated(encoded: EncodedItem, said: Said) -> dict[str, Any]:
+    item, answers, grading = encoded.item, encoded.item.question.answers, encoded.grading
     row: dict[str, Any] = {"unclosed_thinking": False}
-    for name, tokens in reply.greedy.items():
-        text, unclosed = _answer(encoded, tokenizer, tokens)
+    for name, (text, unclosed) in said.greedy.items():
         row["unclosed_thinking"] |= unclosed
         row[f"{name}_text"] = text
-        graded = grade(text, answers)
+        correct = grading.is_right(text, answers)
         if name == "open":
+            graded = grade(text, answers)
             row |= {
-                "open_tokens": len(tokens),
-                "open_correct": graded.correct,
+                "open_tokens": len(said.open_tokens),
+                "open_correct": correct,
                 "open_em": graded.exact_match,
                 "open_f1": graded.f1,
-                "open_degenerate": is_degenerate(tokens, text),
+                "open_degenerate": is_degenerate(said.open_tokens, text),
             }
         elif name == "cued":
             options = item.options["standard"]
             gold = options.index(item.question.gold)
             # Another alias of the answer is right too, as long as no wrong candidate is named with it.
-            named = set(named_candidates(text, options))
-            row["cued_contains"] = graded.correct
-            row["cued_correct"] = named == {gold} or (not named and graded.correct)
+            named = set(grading.named(text, options))
+            row["cued_contains"] = correct
+            row["cued_correct"] = named == {gold} or (not named and correct)
         else:
-            row[f"{name}_correct"] = graded.correct
+            row[f"{name}_correct"] = correct
     return row
 
 
@@ -302,29 +327,25 @@ def kl_divergence(base: Distribution, arm_log_probs: Sequence[float]) -> float:
     return max(0.0, inside + tail)
 
 
-def _reached(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
+def _reached(encoded: EncodedItem, said: Said) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    if encoded.ask.beams is not None:
-        texts = [_answer(encoded, tokenizer, beam.tokens).text for beam in reply.beams]
-        row |= {"beam_texts": texts, "beam_scores": [beam.score for beam in reply.beams]}
+    if encoded.ask.beams is not None and said.beams:
+        texts = [text for text, _ in said.beams]
+        row |= {"beam_texts": texts, "beam_scores": [score for _, score in said.beams]}
         row |= _hits("beams", encoded, texts)
-    if encoded.ask.samples is not None:
-        texts = [
-            _answer(encoded, tokenizer, tokens).text
-            for samples in reply.samples.values()
-            for tokens in samples
-        ]
-        row["sample_seeds"] = [seed for seed, samples in reply.samples.items() for _ in samples]
+    if encoded.ask.samples is not None and said.samples:
+        texts = [text for samples in said.samples.values() for text in samples]
+        row["sample_seeds"] = [seed for seed, samples in said.samples.items() for _ in samples]
         row["sample_texts"] = texts
         row |= _hits("samples", encoded, texts)
     return row
 
 
 def _hits(name: str, encoded: EncodedItem, texts: Sequence[str]) -> dict[str, Any]:
-    answers = encoded.item.question.answers
+    answers, right = encoded.item.question.answers, encoded.grading.is_right
     return {
-        f"{name}_correct": [any(contains(text, answer) for answer in answers) for text in texts],
-        f"{name}_foil": [contains(text, encoded.item.foil) for text in texts],
+        f"{name}_correct": [right(text, answers) for text in texts],
+        f"{name}_foil": [right(text, [encoded.item.foil]) for text in texts],
     }
 
 
@@ -388,7 +409,13 @@ def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stri
     thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
     hidden = set(tokenizer.all_special_ids) - thought
     text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
-    return strip_thinking(f"<think>{text}" if encoded.thinking else text)
+    return answer_of(encoded, text)
+
+
+def answer_of(encoded: EncodedItem, text: str) -> Stripped:
+    """What of a generated text is the answer: not what was thought, nor what follows a stop string."""
+    answer, unclosed = strip_thinking(f"<think>{text}" if encoded.thinking else text)
+    return Stripped(encoded.grading.cut(answer), unclosed)
 
 
 def _texts(options: Sequence[str] | None) -> list[str] | None:

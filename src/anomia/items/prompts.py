@@ -1,51 +1,135 @@
-"""The forms in which a question is put. The open form is the paper's (Appendix B), word for word."""
+"""The forms in which a question is put. The open form is the paper's (Appendix B), word for word.
+
+A study may bring templates of its own. They are texts with named fields, filled in by plain replacement:
+nothing in them or in the data is evaluated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from anomia.errors import StudyError, nearest
 from anomia.items.item import Question
 
 ANSWER = "Answer in a few words:"
 
+# Which fields each template knows, and of these, which it can't do without.
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "open": ("context", "question"),
+    "cued": ("context", "question", "options"),
+    "no_question": ("context",),
+    "zero_shot": ("context", "question"),
+}
+_NEEDED = {
+    "open": ("question",),
+    "cued": ("question", "options"),
+    "no_question": ("context",),
+    "zero_shot": ("question",),
+}
+# `{{name}}` is the text `{name}` itself; other braces mean nothing.
+_FIELD = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 
-def open_prompt(context: str, question: str) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Templates of a study, by form; None is the form's own wording.
+
+    zero_shot: one question as one-shot prompts put it, once solved and once to be answered.
+    """
+
+    open: str | None = None
+    cued: str | None = None
+    no_question: str | None = None
+    zero_shot: str | None = None
+
+
+PLAIN = Templates()
+
+
+def read_templates(templates: Mapping[str, str]) -> Templates:
+    """Templates by the names of their forms.
+
+    Raises:
+        StudyError: a form or a field is unknown, or a field that the form needs is missing.
+    """
+    for name, text in templates.items():
+        if name not in FIELDS:
+            raise StudyError(f"unknown prompt {name!r}; {nearest(name, FIELDS)}")
+        fields = {match.group(2) for match in _FIELD.finditer(text)} - {None}
+        for field in sorted(fields):
+            if field not in FIELDS[name]:
+                known = ", ".join(f"{{{known}}}" for known in FIELDS[name])
+                raise StudyError(f"the prompt {name!r} has no field {{{field}}}; known: {known}")
+        for field in _NEEDED[name]:
+            if field not in fields:
+                raise StudyError(f"the prompt {name!r} lacks {{{field}}}, without which it asks nothing")
+    return Templates(**templates)
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Puts values in place of their fields, once: a field that stands in a value is not filled again.
+
+    >>> fill("Q: {question} ({{question}})", {"question": "Who is {question}?"})
+    'Q: Who is {question}? ({question})'
+    """
+    return _FIELD.sub(lambda match: f"{{{match[1]}}}" if match[1] else values[match[2]], template)
+
+
+def open_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
     """No candidates: the model must produce the answer. Without a passage, the question alone.
 
     >>> open_prompt("Rome was founded in 753 BC.", "When was Rome founded?")
     'Context: Rome was founded in 753 BC.\\n\\nQuestion: When was Rome founded?\\n\\nAnswer in a few words:'
     """
+    if templates.open is not None:
+        return fill(templates.open, {"context": context, "question": question})
     return _blocks(_context(context), f"Question: {question}", ANSWER)
 
 
-def cued_prompt(context: str, question: str, candidates: Sequence[str]) -> str:
+def cued_prompt(
+    context: str, question: str, candidates: Sequence[str], *, templates: Templates = PLAIN
+) -> str:
     """The open prompt with a list of candidates between the question and the request."""
-    options = "\n".join(["Options:", *(f"- {candidate}" for candidate in candidates)])
-    return _blocks(_context(context), f"Question: {question}", options, ANSWER)
+    options = "\n".join(f"- {candidate}" for candidate in candidates)
+    if templates.cued is not None:
+        return fill(templates.cued, {"context": context, "question": question, "options": options})
+    return _blocks(_context(context), f"Question: {question}", f"Options:\n{options}", ANSWER)
 
 
-def no_question_prompt(context: str) -> str:
+def no_question_prompt(context: str, *, templates: Templates = PLAIN) -> str:
     """The open prompt without its question: what can be chosen from the passage alone."""
+    if templates.no_question is not None:
+        return fill(templates.no_question, {"context": context})
     return _blocks(_context(context), ANSWER)
 
 
 def one_shot_prompt(
-    exemplar: Question, context: str, question: str, *, exemplar_characters: int = 300
+    exemplar: Question,
+    context: str,
+    question: str,
+    *,
+    exemplar_characters: int = 300,
+    templates: Templates = PLAIN,
 ) -> str:
     """One solved example, then the question in the same form (paper, Appendix C)."""
-    return one_shot_prefix(exemplar, exemplar_characters=exemplar_characters) + zero_shot_prompt(
-        context, question
-    )
+    solved = one_shot_prefix(exemplar, exemplar_characters=exemplar_characters, templates=templates)
+    return solved + zero_shot_prompt(context, question, templates=templates)
 
 
-def one_shot_prefix(exemplar: Question, *, exemplar_characters: int = 300) -> str:
+def one_shot_prefix(
+    exemplar: Question, *, exemplar_characters: int = 300, templates: Templates = PLAIN
+) -> str:
     """The solved example and the blank line behind it."""
-    shown = zero_shot_prompt(exemplar.context[:exemplar_characters], exemplar.question)
+    shown = zero_shot_prompt(exemplar.context[:exemplar_characters], exemplar.question, templates=templates)
     return f"{shown} {exemplar.gold}\n\n"
 
 
-def zero_shot_prompt(context: str, question: str) -> str:
+def zero_shot_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
     """The one-shot form without the example: single newlines between its parts."""
+    if templates.zero_shot is not None:
+        return fill(templates.zero_shot, {"context": context, "question": question})
     return "\n".join(part for part in (_context(context), f"Question: {question}", ANSWER) if part)
 
 

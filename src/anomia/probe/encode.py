@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anomia.errors import ModelError
-from anomia.grade import normalize
+from anomia.grade import CONTAINMENT, Grading, normalize
 from anomia.items.item import Item, Question
 from anomia.items.prompts import (
+    PLAIN,
+    Templates,
     cued_prompt,
     no_question_prompt,
     one_shot_prefix,
@@ -39,6 +41,7 @@ class Form:
     """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot.
 
     positions: the longest sequence that the model takes, prompt and answer together; None: any.
+    templates, grading: the study's own wording, and how it grades what comes back.
     """
 
     chat: bool = False
@@ -48,20 +51,24 @@ class Form:
     one_shot_tokens: int = 1024
     one_shot_characters: int = 500
     exemplar_characters: int = 300
+    templates: Templates = PLAIN
+    grading: Grading = CONTAINMENT
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedItem:
     """An item as it is asked, and what encoding it did to it.
 
-    context: the passage as sent. thinking: the prompt itself opens a `<think>` span. truncated: its end was cut. gold_truncated: the gold answer stood
-    in the passage and no longer does. boundary_mismatch: options are scored from before the prompt's end.
+    context: the passage as sent. prompts: the texts that are asked, by probe, before any chat template.
+    thinking: the prompt itself opens a `<think>` span. truncated: the passage's end was cut. gold_truncated:
+    the gold answer stood in the passage and no longer does. boundary_mismatch: options are scored from before
+    the prompt's end. grading: how its replies are graded.
     """
 
     item: Item
     ask: Ask
     context: str
-    prompt: str
+    prompts: Mapping[str, str]
     prompt_tokens: int
     thinking: bool
     truncated: bool
@@ -69,6 +76,12 @@ class EncodedItem:
     boundary_mismatch: bool
     gold_token: int
     gold_distinct_token: int | None
+    grading: Grading = CONTAINMENT
+
+    @property
+    def prompt(self) -> str:
+        """The open prompt."""
+        return self.prompts["open"]
 
 
 def encode_item(
@@ -128,10 +141,13 @@ def _encode_cut(
     """The item with its passage cut so that the open prompt keeps the limit."""
     question = item.question
     encode = encoder(tokenizer, chat=form.chat)
-    context = _fit(
-        question.context, lambda text: open_prompt(text, question.question), encode, form.prompt_tokens
-    )
-    prompt = open_prompt(context, question.question)
+    words = form.templates
+
+    def asked(context: str) -> str:
+        return open_prompt(context, question.question, templates=words)
+
+    context = _fit(question.context, asked, encode, form.prompt_tokens)
+    prompt = asked(context)
     prompt_ids = encode(prompt)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat)
 
@@ -165,20 +181,20 @@ def _encode_cut(
         targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
         targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
     if "choice_no_question" in probes and question.context:
-        options["choice_no_question"] = _bare_options(item, context, tokenizer, encode, chat=form.chat)
+        options["choice_no_question"] = _bare_options(item, context, tokenizer, encode, form)
 
     distractors = tuple(text for text in item.options["standard"] if text != question.gold)
     cues = {"cued": item.options["standard"], "distractors_only": distractors, "unrelated": item.unrelated}
-    greedy = {"open": prompt_ids} if "open" in probes else {}
-    greedy |= {
-        probe: encode(cued_prompt(context, question.question, candidates))
+    prompts = {"open": prompt} | {
+        probe: cued_prompt(context, question.question, candidates, templates=words)
         for probe, candidates in cues.items()
         if probe in probes
     }
     shared_prefix: TokenIds = ()
     if "one_shot" in probes and exemplar is not None:
         one_shot, shared_prefix = _one_shot_prompts(question, exemplar, encode, form)
-        greedy |= one_shot
+        prompts |= one_shot
+    greedy = {name: encode(text) for name, text in prompts.items() if name != "open" or "open" in probes}
     return EncodedItem(
         item=item,
         ask=Ask(
@@ -192,7 +208,7 @@ def _encode_cut(
             shared_prefix=shared_prefix,
         ),
         context=context,
-        prompt=prompt,
+        prompts=prompts,
         prompt_tokens=len(prompt_ids),
         thinking=form.chat and chat_text(tokenizer, prompt).rstrip().endswith("<think>"),
         truncated=context != question.context,
@@ -200,6 +216,7 @@ def _encode_cut(
         boundary_mismatch=start < len(prompt_ids),
         gold_token=gold[start],
         gold_distinct_token=targets["gold_distinct"].token if "gold_distinct" in targets else None,
+        grading=form.grading,
     )
 
 
@@ -258,32 +275,34 @@ def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -
 
 def _one_shot_prompts(
     question: Question, exemplar: Question, encode: Encode, form: Form
-) -> tuple[Mapping[str, TokenIds], TokenIds]:
+) -> tuple[Mapping[str, str], TokenIds]:
     """The one-shot prompt, its zero-shot baseline on the same passage, and the exemplar's token prefix."""
+    characters, words = form.exemplar_characters, form.templates
 
     def solved(context: str) -> str:
         return one_shot_prompt(
-            exemplar, context, question.question, exemplar_characters=form.exemplar_characters
+            exemplar, context, question.question, exemplar_characters=characters, templates=words
         )
 
     limit = form.one_shot_tokens
     if form.positions is not None:
         limit = min(limit, form.positions - form.max_new_tokens)
     context = _fit(question.context[: form.one_shot_characters], solved, encode, limit)
-    prompt = encode(solved(context))
-    prefix = encode(one_shot_prefix(exemplar, exemplar_characters=form.exemplar_characters))
+    prompt = solved(context)
+    prompt_ids = encode(prompt)
+    prefix = encode(one_shot_prefix(exemplar, exemplar_characters=characters, templates=words))
     # One token less: the prefix's last one may merge with what follows in some items and not in others.
-    shared = min(_common_prefix([prompt, prefix]), len(prefix) - 1)
+    shared = min(_common_prefix([prompt_ids, prefix]), len(prefix) - 1)
     return (
-        {"one_shot": prompt, "zero_shot": encode(zero_shot_prompt(context, question.question))},
-        prompt[: max(0, shared)],
+        {"one_shot": prompt, "zero_shot": zero_shot_prompt(context, question.question, templates=words)},
+        prompt_ids[: max(0, shared)],
     )
 
 
-def _bare_options(item: Item, context: str, tokenizer: Any, encode: Encode, *, chat: bool) -> OptionSet:
+def _bare_options(item: Item, context: str, tokenizer: Any, encode: Encode, form: Form) -> OptionSet:
     """The standard options after the passage alone."""
-    prompt = no_question_prompt(context)
-    continue_ = _continuer(tokenizer, prompt, chat=chat)
+    prompt = no_question_prompt(context, templates=form.templates)
+    continue_ = _continuer(tokenizer, prompt, chat=form.chat)
     sequences = tuple(continue_(text) for text in item.options["standard"])
     return OptionSet(_scoring_start(encode(prompt), sequences), sequences)
 
