@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import find
-from anomia.measure.frame import POOLED, parallel_passages
+from anomia.measure.frame import POOLED
 from anomia.measure.judge import judge
 from anomia.measure.recognition import with_fates
 from anomia.records import SCHEMA
@@ -87,16 +86,6 @@ def test_an_arm_that_lacks_items_is_compared_on_what_it_has() -> None:
     arm = rows("a", [False] * 20, [True] * 20)
     found = diagnose(pl.concat([base, arm]))
     assert find(found.figures, "a", "drop/open", POOLED).n == 20
-
-
-def test_passages_of_a_parallel_data_set_are_one() -> None:
-    one, two = rows("base", [True] * 6, [True] * 6), rows("base", [True] * 6, [True] * 6, "thai")
-    apart = pl.concat([one, two])
-    assert len(np.unique(parallel_passages(apart))) == 12
-    together = apart.with_columns(item_id=pl.col("index").cast(pl.String))
-    assert len(np.unique(parallel_passages(together))) == 6
-    shared = together.with_columns(passage_id=pl.col("language") + (pl.col("index") // 3).cast(pl.String))
-    assert len(np.unique(parallel_passages(shared))) == 2
 
 
 def test_the_illusion_is_called_by_its_name_and_not_loss() -> None:

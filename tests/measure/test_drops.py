@@ -1,77 +1,75 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.measure.drops import (
-    Accuracies,
-    above_floor,
-    chance,
-    gap,
-    mean_drop,
-    mean_gap,
-    normalized_drop,
-    pool,
-    pooled_drop,
-    pooled_gap,
-    raw_drop,
-)
+from anomia.measure.bootstrap import resample
+from anomia.measure.drops import above_floor, chance
+from anomia.measure.quantities import Everywhere, drop, everywhere, gap_quantity, normalized
+
+
+def right(count: int, n: int) -> np.ndarray:
+    return np.arange(n) < count
+
+
+def measured(quantity, languages) -> Everywhere:
+    return everywhere(quantity, resample(languages, draws=200))
+
+
+def by_language(counts: dict[str, tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Base and arm of languages given as (right in base, right in the arm, items)."""
+    base = np.concatenate([right(before, n) for before, _, n in counts.values()])
+    arm = np.concatenate([right(after, n) for _, after, n in counts.values()])
+    return base, arm, [name for name, (_, _, n) in counts.items() for _ in range(n)]
 
 
 def test_the_papers_aggregates():
-    choice = normalized_drop(0.900, 0.868, floor=chance(4))
-    opened = normalized_drop(0.469, 0.378, floor=0.0)
-    assert choice == pytest.approx(0.049, abs=5e-4)
-    assert opened == pytest.approx(0.194, abs=5e-4)
-    assert gap(opened, choice) == pytest.approx(0.145, abs=5e-4)
-    assert normalized_drop(0.900, 0.868, floor=0.0) == pytest.approx(0.036, abs=5e-4)
-    assert raw_drop(0.469, 0.378) == pytest.approx(0.091)
-
-
-def test_the_papers_aggregates_from_counts():
-    open_, choice = {"all": Accuracies(469, 378, 1000)}, {"all": Accuracies(900, 868, 1000)}
-    assert pooled_gap(open_, choice, floor=chance(4)).value == pytest.approx(0.145, abs=5e-4)
+    opened, chosen = (right(469, 1000), right(378, 1000)), (right(900, 1000), right(868, 1000))
+    everything = ["all"] * 1000
+    values = {
+        "open": normalized(*opened, floor=0.0),
+        "choice": normalized(*chosen, floor=chance(4)),
+        "choice, floor 0": normalized(*chosen, floor=0.0),
+        "gap": gap_quantity(*opened, *chosen, floor=chance(4)),
+        "raw": drop(*opened),
+    }
+    found = {name: measured(quantity, everything).pooled.value for name, quantity in values.items()}
+    wanted = {"open": 0.194, "choice": 0.049, "choice, floor 0": 0.036, "gap": 0.145, "raw": 0.091}
+    assert found == pytest.approx(wanted, abs=5e-4)
 
 
 def test_ten_points_above_the_floor_are_enough_and_less_is_not():
-    assert normalized_drop(0.35, 0.35, floor=0.25) == 0.0
-    assert normalized_drop(0.349, 0.30, floor=0.25) is None
-    assert normalized_drop(0.1, 0.05, floor=0.0) == pytest.approx(0.5)
+    assert above_floor(0.35, 0.25)
+    assert not above_floor(0.349, 0.25)
+    assert above_floor(0.1, 0.0)
     assert not above_floor(0.0, 0.0)
-    assert gap(None, 0.1) is None
-    assert gap(0.1, None) is None
+    assert measured(normalized(right(349, 1000), right(300, 1000), floor=0.25), ["a"] * 1000).pooled is None
 
 
 def test_aggregations_differ_and_name_what_they_leave_out():
-    open_ = {
-        "english": Accuracies(80, 40, 100),
-        "bengali": Accuracies(2, 10, 40),
-        "thai": Accuracies(0, 0, 0),
-        "korean": Accuracies(10, 9, 20),
-    }
-    mean = mean_drop(open_, floor=0.0)
-    assert mean.value == pytest.approx((0.5 + 0.1) / 2)
-    assert mean.languages == ("english", "korean")
-    assert mean.left_out == ("bengali", "thai")
-    pooled = pooled_drop(open_, floor=0.0)
-    assert pooled.value == pytest.approx((92 - 59) / 92)
-    assert pooled.languages == ("english", "bengali", "korean")
-    assert pooled.left_out == ("thai",)
-    assert pool(open_) == Accuracies(92, 59, 160)
+    base, arm, languages = by_language(
+        {"english": (80, 40, 100), "bengali": (2, 10, 40), "korean": (10, 9, 20)}
+    )
+    found = measured(normalized(base, arm, floor=0.0), languages)
+    assert found.mean.value == pytest.approx((0.5 + 0.1) / 2)
+    assert found.left_out == ("bengali",)
+    assert found.pooled.value == pytest.approx((92 - 59) / 92)
 
 
 def test_a_gap_needs_both_drops_of_a_language():
-    open_ = {"en": Accuracies(50, 25, 100), "bn": Accuracies(50, 25, 100), "th": Accuracies(50, 25, 100)}
-    choice = {"en": Accuracies(85, 70, 100), "bn": Accuracies(30, 30, 100)}
-    mean = mean_gap(open_, choice, floor=0.25)
-    assert mean.value == pytest.approx(0.5 - 0.15 / 0.6)
-    assert mean.languages == ("en",)
-    assert mean.left_out == ("bn", "th")
-    assert mean_gap({}, {}, floor=0.25).value is None
-    assert pooled_gap({}, {}, floor=0.25).value is None
+    base, arm, languages = by_language({"en": (50, 25, 100), "bn": (50, 25, 100)})
+    before, after, _ = by_language({"en": (85, 70, 100), "bn": (30, 30, 100)})
+    found = measured(gap_quantity(base, arm, before, after, floor=0.25), languages)
+    assert found.mean.value == pytest.approx(0.5 - 0.15 / 0.6)
+    assert found.left_out == ("bn",)
 
 
-@given(st.floats(0.36, 1.0), st.floats(0.0, 1.0))
+@given(st.integers(36, 100), st.integers(0, 100))
 def test_losing_everything_above_the_floor_is_one_and_nothing_is_zero(base, floor_share):
-    floor = 0.25 * floor_share
-    assert normalized_drop(base, floor, floor=floor) == pytest.approx(1.0)
-    assert normalized_drop(base, base, floor=floor) == 0.0
+    floor = 0.25 * floor_share / 100
+    before = right(base, 100)
+    nothing_left = np.full(100, floor)
+    assert normalized(before, nothing_left, floor=floor).value(
+        np.array([before.sum(), nothing_left.sum(), 100.0])
+    ) == pytest.approx(1.0)
+    assert measured(normalized(before, before, floor=floor), ["a"] * 100).pooled.value == 0.0

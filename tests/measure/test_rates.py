@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anomia.errors import DataError
-from anomia.measure.rates import cluster, effective_items, rate, wilson
+from anomia.measure.rates import cluster, effective_items, mean_rate, rate, wilson
 
 
 @given(st.integers(1, 400), st.data())
@@ -67,3 +67,27 @@ def test_ungraded_values_and_missing_passages_are_refused():
         rate([True, False], ["p"])
     with pytest.raises(DataError, match="list of items"):
         rate([[True], [False]])
+
+
+def test_the_mean_over_languages_of_one_language_is_its_rate():
+    values = np.arange(80) % 3 == 0
+    # Its variance is estimated from the sample, one degree of freedom less than in the design effect.
+    assert mean_rate(values, ["a"] * 80)[:3] == pytest.approx(rate(values)[:3], abs=2e-3)
+    assert mean_rate([], []) is None
+
+
+@pytest.mark.parametrize(("chances", "sizes"), [((0.1, 0.5, 0.9), (60, 60, 60)), ((0.3, 0.95), (30, 200))])
+@pytest.mark.parametrize("together", [1, 5])
+def test_the_mean_over_languages_covers_the_truth(chances, sizes, together):
+    generator = np.random.default_rng(0)
+    languages = np.repeat(np.arange(len(chances)), sizes)
+    passages = np.concatenate([1000 * n + np.arange(size) // together for n, size in enumerate(sizes)])
+    hits = 0
+    for _ in range(600):
+        # Passages of five are all right or all wrong in one of three cases.
+        luck = generator.random(passages.max() + 1)[passages]
+        own = generator.random(len(passages))
+        draw = np.where(generator.random(passages.max() + 1)[passages] < 1 / 3, luck, own)
+        found = mean_rate(draw < np.array(chances)[languages], languages, passages)
+        hits += found.low <= np.mean(chances) <= found.high
+    assert hits / 600 >= 0.93

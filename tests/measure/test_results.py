@@ -17,7 +17,7 @@ from anomia.errors import StudyError
 from anomia.measure.between import frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.fates import FATES
-from anomia.measure.figures import Figure, lookup
+from anomia.measure.figures import Figure, before, lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results, results_json
@@ -33,16 +33,25 @@ ARMS = {"wanda:0.3": Damage(open=0.1, seed=1), "wanda:0.5": Damage(open=0.4, cho
 def write_run(folder: Path, records: pl.DataFrame) -> Path:
     provenance = {
         "vocabulary": VOCABULARY,
-        "excluded": {"english": {"ungradable": 3, "no_hard_options": 1, "no_passage_options": 2}},
+        "excluded": {
+            "english": {
+                "ungradable": 3,
+                "no_hard_options": 1,
+                "no_passage_options": 2,
+                "overlapping_hard_distractors": 7,
+            }
+        },
+        "size_bytes": 540,
         "fertility": {"english": {"tokens_per_unit": 1.3, "unit": "word"}},
     }
     folder.mkdir(exist_ok=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump({"base": "x", "provenance": provenance}))
+    study = {"base": "x", "arms": list(ARMS), "provenance": provenance}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
     write_rows(records.to_dicts(), folder / "records" / "all.parquet")
     (folder / "compression").mkdir()
     for arm in ARMS:
         sparsity = float(arm.partition(":")[2]) + 0.001
-        report = {"arm": arm, "steps": [{"step": arm, "sparsity": sparsity}]}
+        report = {"arm": arm, "size_bytes": 540, "steps": [{"step": arm, "sparsity": sparsity}]}
         (folder / "compression" / f"{arm.replace(':', '-')}.json").write_text(json.dumps(report))
     return folder
 
@@ -96,14 +105,15 @@ def test_all_that_was_promised_is_there(written: dict[str, Any]) -> None:
     assert [(row["arm"], row["other"]) for row in written["between"] if row["scope"] == POOLED] == [
         ("wanda:0.3", "wanda:0.5")
     ] * 2
-    assert [(row["arm"], row["sparsity"]) for row in written["frontier"]] == [
-        ("base", 0.0), ("wanda:0.3", 0.301), ("wanda:0.5", 0.501),
+    assert [(row["arm"], row["sparsity"], row["size_bytes"]) for row in written["frontier"]] == [
+        ("base", 0.0, 540), ("wanda:0.3", 0.301, 540), ("wanda:0.5", 0.501, 540),
     ]  # fmt: skip
     assert {row["scope"]: row["agreement"] for row in written["gradings"] if row["arm"] == "wanda:0.5"}[
         POOLED
     ] == "agree"
     english = next(row for row in written["hygiene"] if row["language"] == "english")
     assert (english["ungradable"], english["fertility"], english["choice_ties"]) == (3, 1.3, 0)
+    assert english["overlapping_hard_distractors"] == 7
     assert english["fertility_unit"] == "word"
 
 
@@ -201,11 +211,82 @@ def test_the_frontier_leaves_out_what_is_sparser_and_as_good() -> None:
         if values
         for measure, value in zip(("open", "choice"), values, strict=True)
     ]
-    rows = {row.arm: row for row in frontier_rows(figures, {"a": 0.3, "b": 0.5, "never measured": 0.9})}
-    assert list(rows) == ["base", "a", "b"]
+    arms = ["b", "a", "never measured"]
+    rows = {row.arm: row for row in frontier_rows(figures, arms, {"a": 0.3, "b": 0.5, "never measured": 0.9})}
+    assert list(rows) == ["base", "b", "a"]
     assert {arm for arm, row in rows.items() if row.open_frontier} == {"base", "b"}
     assert {arm for arm, row in rows.items() if row.choice_frontier} == {"a", "b"}
-    assert frontier_rows(figures, {"a": 0.3}) == []
+    assert {row.open_size_frontier for row in rows.values()} == {None}
+    assert frontier_rows(figures, arms, {"a": 0.3}) == []
+
+
+def test_the_frontier_of_size_takes_in_arms_that_were_not_pruned() -> None:
+    worth = {"base": (0.5, 0.9), "int8": (0.5, 0.88), "int4": (0.4, 0.9), "wanda:0.5": (0.3, 0.8)}
+    figures = [
+        Figure(arm, f"accuracy/{measure}", POOLED, Estimate(value, value, value, 50, 50))
+        for arm, values in worth.items()
+        for measure, value in zip(("open", "choice"), values, strict=True)
+    ]
+    sizes = {"base": 1000, "int8": 500, "int4": 300, "wanda:0.5": 1000}
+    rows = {row.arm: row for row in frontier_rows(figures, list(worth)[1:], {"wanda:0.5": 0.5}, sizes)}
+    assert list(rows) == list(worth)
+    assert {arm for arm, row in rows.items() if row.open_size_frontier} == {"int8", "int4"}
+    assert {arm for arm, row in rows.items() if row.choice_size_frontier} == {"int4"}
+    assert (rows["int8"].sparsity, rows["int8"].open_frontier, rows["int8"].size_bytes) == (None, None, 500)
+    assert rows["wanda:0.5"].open_frontier
+    fewer = [
+        figure._replace(estimate=figure.estimate._replace(n=20)) if figure.arm == "int4" else figure
+        for figure in figures
+        if figure.estimate
+    ]
+    assert "int4" not in {row.arm for row in frontier_rows(fewer, list(worth)[1:], {"wanda:0.5": 0.5}, sizes)}
+
+
+def test_arms_stand_in_the_order_of_the_study(tmp_path: Path) -> None:
+    arms = {name: Damage(open=0.1, seed=n) for n, name in enumerate(("wanda:0.5", "magnitude:0.5", "int8"))}
+    run = write_run(tmp_path / "r", study_records(arms, items=40))
+    study = {"base": "x", "arms": list(arms), "provenance": {}}
+    (run / "study.yaml").write_text(yaml.safe_dump(study))
+    found = read_results(run)
+    assert found.arms == list(arms)
+    plain = results_json(found)
+    for key in ("figures", "fates", "verdicts", "tests", "hygiene"):
+        order = dict.fromkeys(row["arm"] for row in plain[key] if row["arm"] != "base")
+        assert list(order) == list(arms), key
+    between = [(row["arm"], row["other"]) for row in plain["between"] if row["scope"] == POOLED]
+    assert list(dict.fromkeys(between)) == [
+        ("wanda:0.5", "magnitude:0.5"), ("wanda:0.5", "int8"), ("magnitude:0.5", "int8"),
+    ]  # fmt: skip
+
+
+def test_means_name_the_languages_that_they_leave_out() -> None:
+    weak = study_records(ARMS, languages=("swahili",), items=60, open_accuracy=0.02, seed=5)
+    strong = study_records(ARMS, languages=("english", "thai"), items=60)
+    found = {
+        (f.measure, f.scope): f for f in diagnose(pl.concat([strong, weak])).figures if f.arm == "wanda:0.5"
+    }
+    for measure in ("normalized_drop/open", "gap/choice", "dissociation/choice"):
+        mean = found[measure, MEAN]
+        assert mean.left_out == ("swahili",), measure
+        assert mean.estimate is not None
+        parts = [found[measure, language].estimate.value for language in ("english", "thai")]
+        assert mean.estimate.value == pytest.approx(np.mean(parts))
+    accuracy = found["accuracy/open", MEAN]
+    assert accuracy.left_out == ()
+    languages = ("english", "swahili", "thai")
+    parts = [found["accuracy/open", language].estimate.value for language in languages]
+    assert accuracy.estimate.value == pytest.approx(np.mean(parts))
+    assert accuracy.estimate.low < accuracy.estimate.value < accuracy.estimate.high
+
+
+def test_base_stands_beside_an_arm_on_the_items_of_the_arm() -> None:
+    records = study_records(ARMS, languages=("english", "thai"), items=60)
+    part = records.filter((pl.col("arm") != "wanda:0.5") | (pl.col("index") < 20))
+    figures = lookup(diagnose(part).figures)
+    base = records.filter((pl.col("arm") == "base") & (pl.col("index") < 20))
+    beside = before(figures, "wanda:0.5", "accuracy/open", POOLED)
+    assert (beside.n, beside.value) == (40, pytest.approx(base["open_correct"].mean()))
+    assert before(figures, "wanda:0.3", "accuracy/open", POOLED).n == 120
 
 
 def test_thresholds_are_options_that_a_run_remembers(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_lost_that_dominates_is_loss_even_where_open_fell_more():
     lost = evidence(FALLS, FALLS, MORE, lost=(0.5, 0.45, 0.55))
     assert decide(lost).outcome == "loss"
     assert decide(evidence(FALLS, FALLS, MORE, lost=(0.4, 0.36, 0.45))).outcome == "mixed"
-    assert decide(evidence(FALLS, FALLS, MORE, lost=(0.4, 0.36, 0.45), options=2)).outcome == "loss"
+    assert decide(evidence(FALLS, FALLS, MORE, lost=(0.4, 0.36, 0.45), floor=0.5)).outcome == "loss"
     assert decide(evidence(FALLS, HOLDS, MORE, lost=(0.5, 0.45, 0.55))).outcome == "illusion"
 
 

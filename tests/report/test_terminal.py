@@ -35,7 +35,7 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     text = printed(run_view(results, "wanda:0.5"), closing_view(results))
     titles = (
         "wanda:0.5: ", "Fates of the items", "Accuracy, base", "Share lost", "Median rank", "Reach over",
-        "Open failures", "One example", "Paired tests", "Arm against arm", "Accuracy against measured sparsity",
+        "Open failures", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
     )  # fmt: skip
     places = [text.index(title) for title in titles]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from anomia.measure.comparisons import CHOSEN, GENERATED, VARIANTS
 from anomia.measure.figures import Figure
-from anomia.measure.frame import REACHES, both, floats, known, right, scopes
+from anomia.measure.frame import MEAN, REACHES, Floats, both, floats, known, right, scopes
 from anomia.measure.paired import paired_difference
-from anomia.measure.rates import rate
+from anomia.measure.rates import mean_rate, rate
 from anomia.measure.reach import pass_at_k, recovery
 
 # The paper's curve ends here; more samples make its estimates better, not longer.
@@ -52,8 +53,28 @@ def recoveries(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 def _rates(arm: str, measure: str, rows: pl.DataFrame, column: str) -> Iterator[Figure]:
     graded = known(rows, [column])
     values, passages = floats(graded, column), graded["passage"].to_numpy()
+    yield from rates_of(arm, measure, graded, values, passages, languages=set(rows["language"].unique()))
+
+
+def rates_of(
+    arm: str,
+    measure: str,
+    graded: pl.DataFrame,
+    values: Floats,
+    passages: NDArray[np.intp],
+    *,
+    languages: Set[str],
+) -> Iterator[Figure]:
+    """A rate in every language, pooled and as a mean over languages, which names those that lack it.
+
+    languages: all of the run, whether or not they have rows in `graded`.
+    """
     for scope, mask in scopes(graded):
         yield Figure(arm, measure, scope, rate(values[mask], passages[mask]))
+    if len(values):
+        labels = graded["language"].to_numpy()
+        left_out = tuple(sorted(languages - set(labels.tolist())))
+        yield Figure(arm, measure, MEAN, mean_rate(values, labels, passages), left_out)
 
 
 def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -92,5 +113,5 @@ def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
         chances = np.empty(len(found))
         for samples in np.unique(drawn):
             chances[drawn == samples] = pass_at_k(found[drawn == samples], int(samples), k)
-        for scope, mask in scopes(asked):
-            yield Figure(arm, f"pass_at/{k}", scope, rate(chances[mask], passages[mask]))
+        languages = set(rows["language"].unique())
+        yield from rates_of(arm, f"pass_at/{k}", asked, chances, passages, languages=languages)

@@ -1,4 +1,4 @@
-"""Arm against arm on the same items, and the arms that are worth their sparsity."""
+"""Arm against arm on the same items, and the arms that are worth their sparsity or their size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from anomia.measure.bootstrap import resample
-from anomia.measure.comparisons import QUARTER, Pairs
+from anomia.measure.comparisons import Pairs
 from anomia.measure.contrasts import Point, frontier
 from anomia.measure.figures import BetweenRow, Figure, FrontierRow, find
 from anomia.measure.frame import MEAN, POOLED, Bools, both
@@ -34,27 +34,56 @@ def between_rows(pairs: Mapping[str, pl.DataFrame]) -> Iterator[BetweenRow]:
             yield from _couples(pairs, items, couples)
 
 
-def frontier_rows(figures: Sequence[Figure], sparsity: Mapping[str, float]) -> list[FrontierRow]:
-    """Accuracy over all items against measured sparsity, base first; empty where fewer than two arms were pruned.
+def frontier_rows(
+    figures: Sequence[Figure],
+    arms: Sequence[str],
+    sparsity: Mapping[str, float],
+    sizes: Mapping[str, int] | None = None,
+) -> list[FrontierRow]:
+    """Accuracy over all items against sparsity and size on disk; empty where fewer than two arms have either.
 
-    sparsity: share of zeros in the pruned matrices, by arm.
+    Arms that have not answered all of base's items are left out.
+
+    arms: without base, in the order of the rows. sparsity: share of zeros in the pruned matrices, by arm.
+    sizes: bytes of the stored weights, by arm, `base` among them.
     """
-    if len(sparsity) < 2:
-        return []
-    measured = {BASE: 0.0} | dict(sparsity)
+    bytes_of = sizes or {}
+    zeros = {BASE: 0.0} | dict(sparsity)
     points: dict[str, tuple[Estimate, Estimate]] = {}
-    for arm in measured:
+    for arm in (BASE, *arms):
         opened, chosen = (find(figures, arm, f"accuracy/{name}", POOLED) for name in ("open", "choice"))
-        if opened is not None and chosen is not None:
+        if opened is None or chosen is None or (arm not in zeros and arm not in bytes_of):
+            continue
+        # An arm that has answered fewer items than base is not comparable with those that answered all.
+        if arm == BASE or opened.n == points[BASE][0].n:
             points[arm] = opened, chosen
-    best = [
-        set(frontier({arm: Point(1 - measured[arm], point[side].value) for arm, point in points.items()}))
-        for side in (0, 1)
-    ]
+    if len(points) < 3:
+        return []
+    by_sparsity = _best(points, {arm: 1 - zeros[arm] for arm in points if arm in zeros})
+    by_size = _best(points, {arm: float(bytes_of[arm]) for arm in points if arm in bytes_of})
     return [
-        FrontierRow(arm, measured[arm], opened, chosen, arm in best[0], arm in best[1])
+        FrontierRow(
+            arm,
+            zeros.get(arm),
+            bytes_of.get(arm),
+            opened,
+            chosen,
+            *(arm in best if arm in zeros else None for best in by_sparsity),
+            *(arm in best if arm in bytes_of else None for best in by_size),
+        )
         for arm, (opened, chosen) in points.items()
     ]
+
+
+def _best(
+    points: Mapping[str, tuple[Estimate, Estimate]], costs: Mapping[str, float]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The arms that no other beats at its cost, in open and in choice."""
+    opened, chosen = (
+        frozenset(frontier({arm: Point(cost, points[arm][side].value) for arm, cost in costs.items()}))
+        for side in (0, 1)
+    )
+    return opened, chosen
 
 
 def _couples(
@@ -73,12 +102,13 @@ def _couples(
     first = next(iter(parts.values()))
     draws = resample(first.rows["language"].to_list(), first.passages)
     for key, found in everywhere_all(quantities, draws).items():
-        for scope, estimate in {**found.by_language, POOLED: found.pooled, MEAN: found.mean}.items():
+        for scope, estimate in {**found.by_language, POOLED: found.pooled}.items():
             yield BetweenRow(*meant[key], scope, estimate)
+        yield BetweenRow(*meant[key], MEAN, found.mean, found.left_out)
 
 
 def _gap(part: Pairs) -> Quantity:
-    return minus(part.normalized("open_correct", 0.0), part.normalized("choice_correct", QUARTER))
+    return minus(part.normalized("open_correct"), part.normalized("choice_correct", "choice_floor"))
 
 
 def _answered(part: pl.DataFrame) -> frozenset[str]:

@@ -54,7 +54,8 @@ class Resampling:
 class Totals(NamedTuple):
     """Sums of columns over items. observed: [languages, …]. drawn: [draws, languages, …].
 
-    without: with one passage left out each: [passages, languages, …].
+    without: with one passage left out each: [passages, languages, …]. The sum over all languages comes
+    last on the language axis where it was asked for.
     """
 
     observed: FloatArray
@@ -102,8 +103,11 @@ def resample(
     return Resampling(tuple(str(name) for name in names), language, groups.index, groups.count, tuple(strata))
 
 
-def totals(resampling: Resampling, columns: ArrayLike) -> Totals:
-    """Sums of columns [items, …] over each language: observed, in every draw, and without each passage."""
+def totals(resampling: Resampling, columns: ArrayLike, *, pooled: bool = False) -> Totals:
+    """Sums of columns [items, …] over each language: observed, in every draw, and without each passage.
+
+    pooled: whether the sum over all languages is appended.
+    """
     values = np.asarray(columns, dtype=np.float64)
     rest, width = values.shape[1:], int(np.prod(values.shape[1:], dtype=np.int64))
     flat = values.reshape(len(values), width)
@@ -111,16 +115,20 @@ def totals(resampling: Resampling, columns: ArrayLike) -> Totals:
     cell = resampling.passage * len(resampling.languages) + resampling.language
     sums = sparse.coo_array((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
     parts = np.asarray(sums.tocsr() @ flat).reshape(resampling.passages, len(resampling.languages), width)
-    observed = parts.sum(axis=0)  # [languages, width]
     draws = len(resampling.strata[0].weights)
-    drawn = np.empty((draws, len(resampling.languages), width))
+    # The draws of one sum lie side by side: figures are made of whole sums, and sorted along their draws.
+    drawn = np.empty((width, len(resampling.languages) + pooled, draws))
     for stratum in resampling.strata:
         block = parts[np.ix_(stratum.passages, stratum.languages)]  # [passages, languages, width]
-        product = stratum.weights @ block.reshape(len(block), -1).astype(np.float32)
-        drawn[:, stratum.languages] = product.reshape(draws, len(stratum.languages), width)
+        product = block.reshape(len(block), -1).T.astype(np.float32) @ stratum.weights.T
+        drawn[:, stratum.languages] = product.reshape(len(stratum.languages), width, draws).swapaxes(0, 1)
+    if pooled:
+        np.sum(drawn[:, :-1], axis=1, out=drawn[:, -1])
+        parts = np.concatenate([parts, parts.sum(axis=1, keepdims=True)], axis=1)
+    observed = parts.sum(axis=0)  # [languages, width]
     return Totals(
         observed.reshape(-1, *rest),
-        drawn.reshape(draws, -1, *rest),
+        drawn.transpose(2, 1, 0).reshape(draws, -1, *rest),
         (observed - parts).reshape(resampling.passages, -1, *rest),
     )
 

@@ -9,19 +9,16 @@ import polars as pl
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.contrasts import Answers, dissociation_quantity
-from anomia.measure.drops import chance
 from anomia.measure.figures import Figure
-from anomia.measure.frame import MEAN, POOLED, REACHES, Floats, both, floats, known
+from anomia.measure.frame import CHOSEN, MEAN, POOLED, REACHES, Floats, both, floats, known
 from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
 
 GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
-CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
 # Other ways to grade or to score the same replies.
 VARIANTS = (
     "open_em", "open_f1", "cued_contains", "choice_correct_any", "choice_correct_per_token", "choice_correct_per_byte",
 )  # fmt: skip
 RECOGNITION = ("choice", "choice_hard", "choice_passage")
-QUARTER = chance(4)
 
 
 class Pairs:
@@ -30,24 +27,25 @@ class Pairs:
     def __init__(self, rows: pl.DataFrame) -> None:
         self.rows = rows
         self.passages = rows["passage"].to_numpy()
-        self._built: dict[tuple[str, str, float], Quantity] = {}
+        self._built: dict[tuple[str, str, str | None], Quantity] = {}
 
     def drop(self, column: str) -> Quantity:
         """Raw drop of a column of verdicts or grades."""
-        return self._once(("drop", column, 0.0), lambda: drop(*self._sides(column), self.passages))
+        return self._once(("drop", column, None), lambda: drop(*self._sides(column), self.passages))
 
-    def normalized(self, column: str, floor: float) -> Quantity:
-        """Normalized drop of a column of verdicts."""
+    def normalized(self, column: str, floor: str | None = None) -> Quantity:
+        """Normalized drop of a column of verdicts; floor: the column of what guessing gets, None for 0."""
+        floors = 0.0 if floor is None else floats(self.rows, floor)
         return self._once(
             ("normalized", column, floor),
-            lambda: normalized(*self._sides(column), self.passages, floor=floor),
+            lambda: normalized(*self._sides(column), self.passages, floor=floors),
         )
 
     def dissociation(self, options: str) -> Quantity:
         """Dissociation rate under one kind of options."""
         columns = both("open_correct", f"{options}_correct")
         return self._once(
-            ("dissociation", options, 0.0),
+            ("dissociation", options, None),
             lambda: dissociation_quantity(
                 Answers(*(floats(self.rows, column) for column in columns)), self.passages
             ),
@@ -64,12 +62,12 @@ class Pairs:
         marked = {"failed": failed, "failed_before": failed & before, "newly_broken": failed & ~before}[among]
         hits = floats(self.rows, f"{of}_{reach}{side}")
         key = f"{of} {reach}{side} {among}"
-        return self._once(("recovery", key, 0.0), lambda: share(hits, marked, self.passages))
+        return self._once(("recovery", key, None), lambda: share(hits, marked, self.passages))
 
     def _sides(self, column: str) -> tuple[Floats, Floats]:
         return floats(self.rows, column), floats(self.rows, f"{column}_arm")
 
-    def _once(self, key: tuple[str, str, float], build: Callable[[], Quantity]) -> Quantity:
+    def _once(self, key: tuple[str, str, str | None], build: Callable[[], Quantity]) -> Quantity:
         if key not in self._built:
             self._built[key] = build()
         return self._built[key]
@@ -104,7 +102,7 @@ def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
             for language, estimate in found.by_language.items():
                 yield Figure(arm, measure, language, estimate)
             yield Figure(arm, measure, POOLED, found.pooled)
-            yield Figure(arm, measure, MEAN, found.mean)
+            yield Figure(arm, measure, MEAN, found.mean, found.left_out)
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -117,12 +115,12 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _drops() -> Iterator[Comparison]:
-    floors = dict.fromkeys(GENERATED, 0.0) | dict.fromkeys(CHOSEN, QUARTER)
+    floors = dict.fromkeys(GENERATED) | {name: f"{name}_floor" for name in CHOSEN}
     for name, floor in floors.items():
         yield _drop(name, f"{name}_correct")
         yield _normalized(name, f"{name}_correct", floor)
-    yield _normalized("cued_chance", "cued_correct", QUARTER)
-    yield _normalized("open_em", "open_em", 0.0)
+    yield _normalized("cued_chance", "cued_correct", "choice_floor")
+    yield _normalized("open_em", "open_em")
     for name in (*VARIANTS, *(f"reach_{way}" for way in ("greedy", *REACHES))):
         yield _drop(name, name)
 
@@ -131,23 +129,23 @@ def _drop(name: str, column: str) -> Comparison:
     return Comparison(f"drop/{name}", (column,), lambda pairs: pairs.drop(column))
 
 
-def _normalized(name: str, column: str, floor: float) -> Comparison:
+def _normalized(name: str, column: str, floor: str | None = None) -> Comparison:
     return Comparison(f"normalized_drop/{name}", (column,), lambda pairs: pairs.normalized(column, floor))
 
 
 def _gaps() -> Iterator[Comparison]:
     for name in RECOGNITION:
-        yield _gap(name, f"{name}_correct", QUARTER)
+        yield _gap(name, f"{name}_correct", f"{name}_floor")
     # The paper gives no floor for cued.
-    yield _gap("cued", "cued_correct", 0.0)
-    yield _gap("cued_chance", "cued_correct", QUARTER)
+    yield _gap("cued", "cued_correct", None)
+    yield _gap("cued_chance", "cued_correct", "choice_floor")
 
 
-def _gap(name: str, column: str, floor: float) -> Comparison:
+def _gap(name: str, column: str, floor: str | None) -> Comparison:
     return Comparison(
         f"gap/{name}",
         ("open_correct", column),
-        lambda pairs: minus(pairs.normalized("open_correct", 0.0), pairs.normalized(column, floor)),
+        lambda pairs: minus(pairs.normalized("open_correct"), pairs.normalized(column, floor)),
     )
 
 

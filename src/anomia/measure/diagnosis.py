@@ -6,6 +6,8 @@ unweighted mean over languages). `docs/results.md` lists the measures.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 
 from anomia.measure.accuracies import accuracies, recoveries
@@ -23,7 +25,7 @@ from anomia.measure.figures import (
     PairedTestRow,
     RankRow,
 )
-from anomia.measure.frame import arms_of, pair, prepare
+from anomia.measure.frame import KEY, arms_of, pair, prepare
 from anomia.measure.positions import divergences, log_prob_rows, rank_rows
 from anomia.measure.recognition import recognition
 
@@ -47,6 +49,8 @@ def diagnose(records: pl.DataFrame, *, base: str = "base", vocabulary: int | Non
     for arm in records["arm"].unique(maintain_order=True):
         figures += accuracies(arm, records.filter(pl.col("arm") == arm))
     pairs = {arm: pair(records, arm, base=base) for arm in arms_of(records, base=base)}
+    for arm in pairs:
+        figures += _base_on_fewer(records, arm, base)
     for arm, part in pairs.items():
         compared = list(against_base(arm, part))
         recognised = recognition(arm, part)
@@ -70,3 +74,12 @@ def diagnose(records: pl.DataFrame, *, base: str = "base", vocabulary: int | Non
         tuple(gradings),
         between,
     )
+
+
+def _base_on_fewer(records: pl.DataFrame, arm: str, base: str) -> Iterator[Figure]:
+    """Base's accuracies over the items of an arm that has not answered all of base's (yet), as `before/…`."""
+    whole, mine = (records.filter(pl.col("arm") == name) for name in (base, arm))
+    same = whole.join(mine.select(KEY), on=KEY, how="semi", maintain_order="left")
+    if len(same) < len(whole):
+        for figure in accuracies(arm, same):
+            yield figure._replace(measure=f"before/{figure.measure}")

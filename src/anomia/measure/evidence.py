@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomia.errors import DataError
 from anomia.measure.bootstrap import DRAWS, resample
 from anomia.measure.contrasts import Answers
-from anomia.measure.drops import chance
+from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.paired import paired_difference
 from anomia.measure.quantities import Everywhere, Quantity, everywhere_all, gap_quantity, normalized, restrict
@@ -27,7 +27,7 @@ OVERALL = "overall"
 class Case:
     """The answers of base and one arm to the same items, and what else is known of them: [items] each.
 
-    languages, passages: of each item. options: how many an item offers in choice.
+    languages, passages: of each item. floor: what guessing gets in choice, one number or one an item.
     near: gold − foil or 0 shot − 1 shot, as quantities of these items (`contrasts.rank_nearness`,
     `contrasts.one_shot_recovery`, `reach.recovery_over_foil`).
     base_broken, arm_broken: outputs that are not a number, empty or degenerate (`grade.is_degenerate`).
@@ -37,7 +37,7 @@ class Case:
     answers: Answers
     languages: Sequence[str]
     passages: ArrayLike | None = None
-    options: int = 4
+    floor: ArrayLike = QUARTER
     near: Mapping[str, Quantity] = field(default_factory=dict)
     base_broken: ArrayLike | None = None
     arm_broken: ArrayLike | None = None
@@ -77,7 +77,7 @@ def _measure(
 ) -> dict[str, Everywhere]:
     columns = Answers(*(right_or_wrong(column)[mask] for column in case.answers))
     passages = cluster(case.passages, len(labels)).index[mask]
-    floor = chance(case.options)
+    floor = np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask]
     quantities = {
         "open": normalized(columns.base_open, columns.arm_open, passages, floor=0.0),
         "choice": normalized(columns.base_choice, columns.arm_choice, passages, floor=floor),
@@ -114,7 +114,7 @@ def _evidence(
         gap=estimates["gap"],
         fates=count_fates(base_open, base_choice, arm_open, arm_choice),
         lost=rate(index[unsaid] == FATES.index("lost"), passages[unsaid], level=level),
-        options=case.options,
+        floor=float(np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask].mean()),
         near=near,
         broken=broken,
         identical=case.identical,

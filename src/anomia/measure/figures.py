@@ -13,12 +13,16 @@ from anomia.measure.significance import PairedTest
 
 
 class Figure(NamedTuple):
-    """One figure of one arm. `estimate` is None where it can't be given (too few items, base too weak)."""
+    """One figure of one arm. `estimate` is None where it can't be given (too few items, base too weak).
+
+    left_out: of a mean over languages, those in which the figure can't be given.
+    """
 
     arm: str
     measure: str
     scope: str
     estimate: Estimate | None
+    left_out: tuple[str, ...] = ()
 
 
 class Fates(NamedTuple):
@@ -103,28 +107,34 @@ class GradingRow:
 
 @dataclass(frozen=True, slots=True)
 class BetweenRow:
-    """A figure of `arm` − the same of `other`, on the items that both were asked."""
+    """A figure of `arm` − the same of `other`, on the items that both were asked; `left_out` as in `Figure`."""
 
     arm: str
     other: str
     measure: str
     scope: str
     estimate: Estimate | None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FrontierRow:
-    """An arm on the plane of sparsity (zeros over pruned weights, as measured) and accuracy over all items.
+    """An arm on the planes of sparsity, or of size on disk, and accuracy over all items.
 
-    open_frontier, choice_frontier: no arm is as sparse and better, or as good and sparser.
+    sparsity: zeros over pruned weights, as measured. size_bytes: of the weights as they are stored. Either
+    is None where it isn't known. open_frontier, choice_frontier: no arm is as sparse and better, or as good
+    and sparser; open_size_frontier, choice_size_frontier: the same of size. None with what they rest on.
     """
 
     arm: str
-    sparsity: float
+    sparsity: float | None
+    size_bytes: int | None
     open: Estimate
     choice: Estimate
-    open_frontier: bool
-    choice_frontier: bool
+    open_frontier: bool | None
+    choice_frontier: bool | None
+    open_size_frontier: bool | None
+    choice_size_frontier: bool | None
 
 
 class Diagnosis(NamedTuple):
@@ -142,6 +152,12 @@ class Diagnosis(NamedTuple):
 
 # Estimates by arm, measure and scope.
 Lookup = Mapping[tuple[str, str, str], Estimate | None]
+
+
+def before(figures: Lookup, arm: str, measure: str, scope: str, *, base: str = "base") -> Estimate | None:
+    """Base's figure beside an arm's: over the arm's items, where the arm has answered fewer than base."""
+    same_items = arm, f"before/{measure}", scope
+    return figures[same_items] if same_items in figures else figures.get((base, measure, scope))
 
 
 def lookup(figures: Sequence[Figure]) -> Lookup:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from anomia.measure.drops import QUARTER
+from anomia.measure.passages import passage_numbers
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -18,24 +19,32 @@ Floats = NDArray[np.float64]
 KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
 REACHES = ("beams", "samples")
+CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
+# Of the lists, which are most of a record, the measures read these.
+_LISTS = ("samples_correct", "sample_seeds", "choice_scores", "top_log_probs")
 
 
 def prepare(records: pl.DataFrame) -> pl.DataFrame:
-    """The records with `passage` (a number) and what broader decoding found.
+    """What measures read of the records, with `passage` (a number) and what broader decoding found.
 
     reach_beams, reach_samples: whether any of them holds a gold answer (over several seeds: the share of
     seeds); foil_beams, foil_samples: the same of the foil. Null where an item was not asked.
     reach_greedy: open's verdict on the items that were asked.
+    choice_floor, choice_hard_floor, …: what guessing gets: 1 over the number of options.
     """
-    records = records.with_columns(passage=pl.Series(parallel_passages(records)))
+    records = records.with_columns(passage=pl.Series(passage_numbers(records)))
     records = records.with_columns(
         reach_beams=pl.col("beams_correct").list.any().cast(pl.Float64),
         foil_beams=pl.col("beams_foil").list.any().cast(pl.Float64),
         reach_samples=_share_of_seeds(records, "samples_correct"),
         foil_samples=_share_of_seeds(records, "samples_foil"),
     )
+    records = records.with_columns(**{f"{name}_floor": _floor(records, name) for name in CHOSEN})
     asked = pl.col("reach_beams").is_not_null() | pl.col("reach_samples").is_not_null()
-    return records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
+    records = records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
+    texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in ("arm", *KEY)]
+    lists = [name for name, kind in records.schema.items() if kind == pl.List and name not in _LISTS]
+    return records.drop(texts + lists)
 
 
 def pair(records: pl.DataFrame, arm: str, *, base: str = "base") -> pl.DataFrame:
@@ -79,14 +88,12 @@ def scopes(frame: pl.DataFrame) -> Iterator[tuple[str, Bools]]:
     yield POOLED, np.ones(len(labels), dtype=bool)
 
 
-def parallel_passages(records: pl.DataFrame) -> NDArray[np.int32]:
-    """Passage numbers of all rows: [rows]; the passages of a parallel data set, which share question ids, are one."""
-    passages = np.unique(records["passage_id"].to_numpy(), return_inverse=True)[1]
-    items = np.unique(records["item_id"].to_numpy(), return_inverse=True)[1] + passages.max(initial=-1) + 1
-    size = int(items.max(initial=0)) + 1
-    links = coo_array((np.ones(len(items)), (passages, items)), shape=(size, size))
-    component: NDArray[np.int32] = connected_components(links, directed=False)[1]
-    return component[passages]
+def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
+    """1 over the number of options that were scored; 1/4 where a row doesn't tell."""
+    if f"{name}_scores" not in records.columns:
+        return pl.lit(QUARTER)
+    options = pl.col(f"{name}_scores").list.len()
+    return pl.when(options > 0).then(1.0 / options).otherwise(QUARTER)
 
 
 def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:

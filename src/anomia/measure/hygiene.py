@@ -19,7 +19,8 @@ class HygieneRow:
     choice_ties: the two best options have equal scores. no_distinct_token: gold begins another option.
     degenerate: open outputs that say nothing. ungradable, no_standard_options: questions left out
     because no answer can be graded, or there are not three wrong ones. no_hard_options, no_passage_options:
-    items without such distractors. fertility: tokens a word of the
+    items without such distractors. overlapping_hard_distractors: wrong answers (not items) that can't be
+    hard options because they contain gold or are contained in it. fertility: tokens a word of the
     passages, or a character where words have no spaces (fertility_unit); None where the run did not count.
     """
 
@@ -40,6 +41,7 @@ class HygieneRow:
     no_standard_options: int | None
     no_hard_options: int | None
     no_passage_options: int | None
+    overlapping_hard_distractors: int | None
     fertility: float | None
     fertility_unit: str | None
 
@@ -47,26 +49,23 @@ class HygieneRow:
 def hygiene(records: pl.DataFrame, provenance: Mapping[str, Any] | None = None) -> list[HygieneRow]:
     """Counts by arm and language. provenance: of the run's study: what was left out, and token counts."""
     found = provenance or {}
-    counted = (
-        records.group_by("arm", "language", maintain_order=True)
-        .agg(
-            items=pl.len(),
-            passages=pl.col("passage_id").n_unique(),
-            truncated=pl.col("truncated").sum(),
-            gold_truncated=pl.col("gold_truncated").sum(),
-            boundary_mismatch=pl.col("boundary_mismatch").sum(),
-            unclosed_thinking=pl.col("unclosed_thinking").sum(),
-            not_finite=(~pl.col("finite")).sum(),
-            degenerate=pl.col("open_degenerate").sum(),
-            rank_ties=(pl.col("gold_rank_ties") > 0).sum(),
-            choice_ties=pl.col("choice_scores").map_batches(_tied, return_dtype=pl.Boolean).sum(),
-            no_distinct_token=(
-                pl.col("gold_rank").is_not_null() & pl.col("gold_distinct_rank").is_null()
-            ).sum(),
-        )
-        .sort("arm", "language")
+    counted = records.group_by("arm", "language", maintain_order=True).agg(
+        items=pl.len(),
+        passages=pl.col("passage_id").n_unique(),
+        truncated=pl.col("truncated").sum(),
+        gold_truncated=pl.col("gold_truncated").sum(),
+        boundary_mismatch=pl.col("boundary_mismatch").sum(),
+        unclosed_thinking=pl.col("unclosed_thinking").sum(),
+        not_finite=(~pl.col("finite")).sum(),
+        degenerate=pl.col("open_degenerate").sum(),
+        rank_ties=(pl.col("gold_rank_ties") > 0).sum(),
+        choice_ties=pl.col("choice_scores").map_batches(_tied, return_dtype=pl.Boolean).sum(),
+        no_distinct_token=(pl.col("gold_rank").is_not_null() & pl.col("gold_distinct_rank").is_null()).sum(),
     )
-    return [_row(row, found) for row in counted.iter_rows(named=True)]
+    # By arm in the order in which they come, then by language.
+    place = {arm: n for n, arm in enumerate(records["arm"].unique(maintain_order=True))}
+    rows = sorted(counted.iter_rows(named=True), key=lambda row: (place[row["arm"]], row["language"]))
+    return [_row(row, found) for row in rows]
 
 
 def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow:
@@ -79,6 +78,7 @@ def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow
         no_standard_options=excluded.get("no_standard_options"),
         no_hard_options=excluded.get("no_hard_options"),
         no_passage_options=excluded.get("no_passage_options"),
+        overlapping_hard_distractors=excluded.get("overlapping_hard_distractors"),
         fertility=fertility.get("tokens_per_unit"),
         fertility_unit=fertility.get("unit"),
     )

@@ -69,6 +69,7 @@ def _case(pairs: pl.DataFrame, options: str) -> Case:
         answers=answers,
         languages=pairs["language"].to_list(),
         passages=pairs["passage"].to_numpy(),
+        floor=pairs[f"{options}_floor"].to_numpy(),
         near=_near(pairs, answers),
         base_broken=right(pairs, "open_degenerate") | ~right(pairs, "finite"),
         arm_broken=right(pairs, "open_degenerate_arm") | ~right(pairs, "finite_arm"),

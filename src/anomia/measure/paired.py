@@ -11,10 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from anomia.errors import DataError
-from anomia.measure.rates import CHECKED_EVENTS, CHECKED_ITEMS, Estimate, cluster, effective_items
+from anomia.measure.rates import CHECKED_EVENTS, CHECKED_ITEMS, Estimate, cluster, effective_items, normal
 
 # Halvings of an interval of length 2: the bound is exact to about 1e-9.
 _BISECTIONS = 32
@@ -29,7 +28,7 @@ def score_interval(
     """
     first, second, items = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (lost, won, n)))
     value = (first - second) / items
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = normal(level)
     # Both bounds at once: the lower side's score reaches z, the upper side's −z. [2, …]
     side = np.array([1.0, -1.0]).reshape(2, *(1 for _ in value.shape))
     inner, outer = np.stack([value, value]), -side * np.ones_like(value)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from anomia.errors import StudyError
-from anomia.measure.comparisons import QUARTER
+from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FATES, fates
 from anomia.measure.frame import arms_of, both, known, pair, prepare, right, scopes
 from anomia.measure.power import POWER, Need, Transition, items_for_dissociation, items_for_gap
@@ -70,6 +70,7 @@ def plan_from_pilot(records: pl.DataFrame, target: Target | None = None) -> Iter
                 both_correct=float(followed.mean()),
                 rate=float(unsaid[followed].mean()) if followed.any() else None,
                 target=wanted,
+                floor=float(part["choice_floor"].to_numpy()[mask].mean()),
                 design_effect=_design_effect(excess, groups),
                 pilot_items=int(mask.sum()),
             )
@@ -113,6 +114,7 @@ def _plan(
     both_correct: float,
     rate: float | None,
     target: Target,
+    floor: float = QUARTER,
     design_effect: float = 1.0,
     pilot_items: int | None = None,
 ) -> Plan:
@@ -129,7 +131,7 @@ def _plan(
         return items_for_gap(
             open_,
             choice,
-            floor=QUARTER,
+            floor=floor,
             against=target.gap_against,
             power=target.power,
             design_effect=design_effect,

@@ -85,20 +85,22 @@ def drop(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> 
 
 
 def normalized(
-    base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None, *, floor: float
+    base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None, *, floor: ArrayLike
 ) -> Quantity:
     """Normalized drop: the share of what base had above the floor that the arm lost.
 
-    base, arm: right or wrong by item: [items].
+    base, arm: right or wrong by item: [items]. floor: what guessing gets, one number or [items]: questions
+    that bring their options differ in how many.
     """
     before, after, ids = _paired(base, arm, passages)
+    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), before.shape)
 
     def plain(mask: Mask, level: float) -> Estimate | None:
         raw = paired_difference(before[mask], after[mask], ids[mask], level=level)
-        if raw is None or not above_floor(float(before[mask].mean()), floor):
+        if raw is None or not above_floor(float((before - floors)[mask].mean()), 0.0):
             return None
-        height = float(before[mask].mean()) - floor
-        scale = float(ratio_widening(before[mask], after[mask], floor)) / height
+        height = float((before - floors)[mask].mean())
+        scale = float(ratio_widening(before[mask], after[mask], floors[mask])) / height
         value = raw.value / height
         return raw._replace(
             value=value,
@@ -107,28 +109,30 @@ def normalized(
         )
 
     def value(sums: FloatArray) -> FloatArray:
-        height = sums[..., 0] - floor * sums[..., 2]
-        return _ratio(sums[..., 0] - sums[..., 1], np.where(height > 1e-9, height, 0.0))
+        # Sums of thirds in single precision are not quite 0 where they should be.
+        return _ratio(sums[..., 1], np.where(sums[..., 0] > 1e-4, sums[..., 0], 0.0))
 
     return Quantity(
-        columns=np.stack([before, after, np.ones_like(before)], axis=-1),
+        columns=np.stack([before - floors, before - after, np.ones_like(before)], axis=-1),
         value=value,
-        given=lambda sums: bool(sums[2] > 0) and above_floor(float(sums[0] / sums[2]), floor),
+        given=lambda sums: bool(sums[2] > 0) and above_floor(float(sums[0] / sums[2]), 0.0),
         plain=plain,
         changed=before != after,
     )
 
 
-def ratio_widening(base: FloatArray, arm: FloatArray, floor: float) -> FloatArray:
+def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> FloatArray:
     """How much wider a normalized drop is than the raw drop over a known height: [items, …] → […].
+
+    floor: one number, or one an item.
 
     By the delta method, and never below 1: where the arm is worse the height's uncertainty cancels part
     of the drop's, which few items can't be trusted to show; where it is better they add up.
     """
     drops = base - arm
-    height = base.mean(axis=0) - floor
+    heights = base - np.asarray(floor)
     with np.errstate(invalid="ignore", divide="ignore"):
-        linear = drops - drops.mean(axis=0) / height * base
+        linear = drops - drops.mean(axis=0) / heights.mean(axis=0) * heights
         widening = linear.std(axis=0) / drops.std(axis=0)
     return np.asarray(np.where(np.isfinite(widening), np.maximum(widening, 1.0), 1.0), dtype=np.float64)
 
@@ -188,7 +192,7 @@ def gap_quantity(
     arm_choice: ArrayLike,
     passages: ArrayLike | None = None,
     *,
-    floor: float,
+    floor: ArrayLike,
 ) -> Quantity:
     """ΔPR: the normalized drop of open − that of choice; `floor` is choice's."""
     return minus(
@@ -298,10 +302,7 @@ def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
 def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Figures]:
     """Figures of all nodes by their identity: sums are drawn for leaves alone, differences follow."""
     leaves = [node for node in nodes if not node.sides]
-    sums = [
-        np.concatenate([part, part.sum(axis=-2, keepdims=True)], axis=-2)
-        for part in totals(resampling, np.concatenate([leaf.columns for leaf in leaves], axis=1))
-    ]
+    sums = totals(resampling, np.concatenate([leaf.columns for leaf in leaves], axis=1), pooled=True)
     found: dict[int, _Figures] = {}
     start = 0
     for leaf in leaves:
@@ -337,9 +338,9 @@ def _estimates(
         return {}
     mine = [figures[id(node)] for node in present]
     observed = np.array([figure.observed[place] for figure in mine])
+    # Transposed, so that the draws of a figure lie side by side.
     drawn, without = (
-        np.stack([getattr(figure, part)[:, place] for figure in mine], axis=-1)
-        for part in ("drawn", "without")
+        np.stack([getattr(figure, part)[:, place] for figure in mine]).T for part in ("drawn", "without")
     )
     interval = bca(observed, drawn, without, items.strata, level=items.level)
     events = _Events(items)
@@ -429,7 +430,7 @@ def _means(
         items = _Items(np.isin(resampling.language, given), resampling.passage, strata, level)
         mine = [figures[id(quantities[name])] for name in names]
         observed, drawn, without = (
-            np.stack([part[..., list(given)].mean(axis=-1) for part in parts], axis=-1)
+            np.stack([part[..., list(given)].mean(axis=-1) for part in parts]).T
             for parts in zip(*(figure[:3] for figure in mine), strict=True)
         )
         interval = bca(observed, drawn, without, strata, level=level)

@@ -98,11 +98,17 @@ def student(freedom: int, level: float) -> float:
     return float(stats.t.ppf(0.5 + level / 2, freedom))
 
 
+@cache
+def normal(level: float) -> float:
+    """The two-sided quantile of the normal distribution."""
+    return float(stats.norm.ppf(0.5 + level / 2))
+
+
 def wilson(proportion: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion of n (effective) items; [0, 1] where n is 0."""
     if n <= 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = normal(level)
     center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (proportion * (1 - proportion) / n + z * z / (4 * n * n)) ** 0.5
     # At 0 and 1 the bound is that value itself; rounding must not move it.
@@ -130,6 +136,38 @@ def rate(values: ArrayLike, passages: ArrayLike | None = None, *, level: float =
     groups = cluster(passages, len(numbers))
     value = float(numbers.mean())
     low, high = wilson(value, effective_items(numbers, groups, level=level), level=level)
+    rarer = len(numbers) * min(value, 1 - value)
+    checked = len(numbers) >= CHECKED_ITEMS and rarer >= CHECKED_EVENTS
+    return Estimate(value, min(low, value), max(high, value), len(numbers), groups.count, "wilson", checked)
+
+
+def mean_rate(
+    values: ArrayLike, languages: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
+) -> Estimate | None:
+    """The unweighted mean over languages of their rates, with Wilson's interval; None without items.
+
+    values: from 0 to 1, as in `rate`: [items]. languages, passages: of each item. The effective number of
+    items is what the cluster-robust variance within languages makes of them, never more than the items are
+    worth under such unequal weights.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if not len(numbers):
+        return None
+    _, language, sizes = np.unique(np.asarray(languages), return_inverse=True, return_counts=True)
+    rates = np.bincount(language, weights=numbers) / sizes
+    value = float(rates.mean())
+    weights = 1.0 / (len(sizes) * sizes[language])
+    groups = cluster(passages, len(numbers))
+    freedom = groups.count - len(sizes)
+    most = 1.0 / float(weights @ weights)
+    sums = np.bincount(groups.index, weights=(numbers - rates[language]) * weights, minlength=groups.count)
+    variance = float(sums @ sums) * groups.count / max(freedom, 1)
+    if variance > 1e-15 and freedom > 0:
+        shrink = (student(len(numbers) - 1, level) / student(freedom, level)) ** 2
+        worth = min(most, value * (1 - value) / variance) * shrink
+    else:
+        worth = min(most, float(groups.count))
+    low, high = wilson(value, worth, level=level)
     rarer = len(numbers) * min(value, 1 - value)
     checked = len(numbers) >= CHECKED_ITEMS and rarer >= CHECKED_EVENTS
     return Estimate(value, min(low, value), max(high, value), len(numbers), groups.count, "wilson", checked)

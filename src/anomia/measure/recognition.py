@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from anomia.measure.comparisons import RECOGNITION
 from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT, count_fates, fates
 from anomia.measure.figures import Fates, Figure
-from anomia.measure.frame import KEY, Bools, both, known, right, scopes
-from anomia.measure.rates import rate
+from anomia.measure.frame import KEY, MEAN, POOLED, Bools, both, known, right, scopes
+from anomia.measure.rates import mean_rate, rate
 
 
 class Recognised(NamedTuple):
@@ -23,20 +23,30 @@ class Recognised(NamedTuple):
 
 
 def recognition(arm: str, pairs: pl.DataFrame) -> Recognised:
-    """Fates and dissociation, by language and pooled."""
+    """Fates and dissociation, by language, pooled, and as a mean over the languages that have a rate."""
     figures, counts = [], []
     for options in RECOGNITION:
         part = known(pairs, both("open_correct", f"{options}_correct"))
         columns = [right(part, column) for column in _columns(options)]
-        passages = part["passage"].to_numpy()
+        passages, labels = part["passage"].to_numpy(), part["language"].to_numpy()
         index = fates(*columns)
+        unsaid = index == FATES.index("choice_only")
+        enough = np.zeros(len(index), dtype=bool)
+        left_out = []
         for scope, mask in scopes(part):
             counts.append(Fates(arm, options, scope, count_fates(*(column[mask] for column in columns))))
             followed = mask & (index >= 0)
             estimate = None
             if followed.sum() >= FEWEST_BOTH_CORRECT:
-                estimate = rate(index[followed] == FATES.index("choice_only"), passages[followed])
+                estimate = rate(unsaid[followed], passages[followed])
+            if scope != POOLED and estimate is None:
+                left_out.append(scope)
+            elif scope != POOLED:
+                enough |= followed
             figures.append(Figure(arm, f"dissociation/{options}", scope, estimate))
+        if len(index):
+            mean = mean_rate(unsaid[enough], labels[enough], passages[enough])
+            figures.append(Figure(arm, f"dissociation/{options}", MEAN, mean, tuple(left_out)))
     return Recognised(figures, counts)
 
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anomia.errors import RunError
+from anomia.compress.spec import parse_arm
+from anomia.errors import AnomiaError, RunError
 from anomia.files import read_json, read_yaml
-from anomia.measure.between import frontier_rows
+from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow
+from anomia.measure.frame import arms_of
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
@@ -43,8 +45,8 @@ class Results(NamedTuple):
 
     @property
     def arms(self) -> list[str]:
-        """The arms that were measured, without base, in the order of their names."""
-        return [arm for arm in self.records["arm"].unique(maintain_order=True) if arm != "base"]
+        """The arms that were measured, without base, in the order of the study."""
+        return arms_of(self.records)
 
     @property
     def languages(self) -> list[str]:
@@ -63,7 +65,7 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         raise RunError(f"run: {run} is no run of Anomia (it has no study.yaml)")
     study = read_yaml(study_file)
     provenance = study.get("provenance", {})
-    records = read_records(run)
+    records = in_study_order(read_records(run), study)
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
     before = (read_json(run / "results.json") or {}).get("thresholds", {})
@@ -75,13 +77,31 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         diagnosis=diagnosis,
         verdicts=judge(records, thresholds=margins),
         thresholds=margins,
-        frontier=frontier_rows(diagnosis.figures, read_sparsity(run)),
+        frontier=frontier_rows(
+            diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
+        ),
         hygiene=hygiene(records, provenance),
         failed={arm: entry["failed"] for arm, entry in arms.items() if entry["failed"]},
         broken=dict(broken.iter_rows()),
         noise=read_json(run / "noise.json"),
         stopping=read_json(run / "stopping.json"),
     )
+
+
+def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:
+    """Base's rows first, then those of the arms in the order in which the study names them."""
+    named = [BASE, *(_arm_name(str(text)) for text in study.get("arms", ()))]
+    names = dict.fromkeys([*named, *records["arm"].unique(maintain_order=True)])
+    place = pl.col("arm").replace_strict({name: n for n, name in enumerate(names)}, return_dtype=pl.Int32)
+    return records.sort(place, maintain_order=True)
+
+
+def _arm_name(text: str) -> str:
+    """What the records call an arm that the study writes so; arms of other tools are called as they are written."""
+    try:
+        return parse_arm(text).name
+    except AnomiaError:
+        return text
 
 
 def read_sparsity(run: Path) -> dict[str, float]:
@@ -96,6 +116,21 @@ def read_sparsity(run: Path) -> dict[str, float]:
         if sparsest > 0 and "arm" in report:
             found.setdefault(report["arm"], []).append(sparsest)
     return {arm: fmean(values) for arm, values in found.items()}
+
+
+def read_sizes(run: Path, provenance: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of the stored weights of base and of each arm, as far as the run knows them.
+
+    Where each language has a mask of its own the arm is as large as the largest of its models.
+    """
+    found: dict[str, int] = {}
+    for file in sorted((run / "compression").glob("*.json")):
+        report = read_json(file) or {}
+        if isinstance(report.get("size_bytes"), int) and "arm" in report:
+            found[report["arm"]] = max(report["size_bytes"], found.get(report["arm"], 0))
+    if isinstance(provenance.get("size_bytes"), int):
+        found["base"] = provenance["size_bytes"]
+    return found
 
 
 def results_json(results: Results) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class FigureRow(Value):
     """Named in docs/results.md."""
     scope: str
     """A language, `pooled` (all items as one) or `mean` (over languages)."""
+    left_out: tuple[str, ...]
+    """Of a mean: the languages in which the figure can't be given."""
 
 
 class FatesRow(_Row):
@@ -99,19 +101,25 @@ class Between(Value):
     other: str
     measure: str
     scope: str
+    left_out: tuple[str, ...]
 
 
 class Frontier(_Row):
-    """Accuracy over all items against measured sparsity."""
+    """Accuracy over all items against measured sparsity and size on disk."""
 
     arm: str
-    sparsity: float
-    """Zeros over weights, in all pruned matrices."""
+    sparsity: float | None
+    """Zeros over weights, in all pruned matrices; null where nothing was pruned by the run."""
+    size_bytes: int | None
+    """Of the weights as they are stored; null where it isn't known."""
     open: Value
     choice: Value
-    open_frontier: bool
-    """No arm is as sparse and better in open, or as good and sparser."""
-    choice_frontier: bool
+    open_frontier: bool | None
+    """No arm is as sparse and better in open, or as good and sparser; null without sparsity."""
+    choice_frontier: bool | None
+    open_size_frontier: bool | None
+    """No arm is as small and better in open, or as good and smaller; null without a size."""
+    choice_size_frontier: bool | None
 
 
 class Verdict(_Row):
@@ -160,6 +168,8 @@ class Hygiene(_Row):
     """Questions left out because there are not three wrong answers for them."""
     no_hard_options: int | None
     no_passage_options: int | None
+    overlapping_hard_distractors: int | None
+    """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
     """Tokens a word of the passages, or a character where words have no spaces."""
     fertility_unit: Literal["word", "character"] | None

@@ -66,7 +66,11 @@ def sign_flip(
     chances = np.zeros(2 * reach + 1)  # [−reach … reach]
     chances[reach] = 1.0
     for step in steps:
-        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
+        # The ends stay free: all steps together reach them and no further.
+        flipped = np.zeros_like(chances)
+        flipped[step:] += chances[:-step]
+        flipped[:-step] += chances[step:]
+        chances = flipped / 2
     observed = int(sums.sum())
     if alternative == "greater":
         p_value = chances[reach + observed :].sum()

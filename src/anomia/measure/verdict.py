@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
 
 from anomia.errors import StudyError, nearest
+from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
@@ -79,6 +80,7 @@ class Evidence:
     base_open, arm_open, base_choice, arm_choice: accuracies over `n` items.
     open_drop, choice_drop, gap: normalized; None where base is too near the floor.
     lost: share of `lost` among the both-correct items that open lost (`lost` and `choice_only`).
+    floor: what guessing gets in choice.
     near: what shows the answer near, gold − foil (ranks, reach) or 0 shot − 1 shot, by name.
     broken: share of not-a-number, empty or degenerate outputs, the arm's − base's.
     identical: every recorded probability of the arm equals base's.
@@ -95,7 +97,7 @@ class Evidence:
     gap: Estimate | None
     fates: FateCounts
     lost: Estimate | None
-    options: int = 4
+    floor: float = QUARTER
     near: Mapping[str, Estimate] = field(default_factory=dict)
     broken: Estimate | None = None
     identical: bool = False
@@ -157,12 +159,12 @@ def state(drop: Estimate | None, hold: float) -> State:
 def lost_dominates(evidence: Evidence, thresholds: Thresholds) -> bool:
     """Whether most of what open lost is lost to choice too.
 
-    A lost answer is still picked by guessing in one of k cases, so the share seen is (k − 1)/k of the
-    share that is lost.
+    A lost answer is still picked by guessing in one of k cases, so the share seen is (k − 1)/k, which is
+    1 − the floor, of the share that is lost.
     """
     if evidence.lost is None:
         return False
-    return evidence.lost.low * evidence.options / (evidence.options - 1) > thresholds.lost
+    return evidence.lost.low / (1 - evidence.floor) > thresholds.lost
 
 
 def _by_states(

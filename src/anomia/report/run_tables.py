@@ -1,4 +1,4 @@
-"""The tables of a whole run in the terminal: arm against arm, sparsity, hygiene."""
+"""The tables of a whole run in the terminal: arm against arm, sparsity and size, hygiene."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anomia.report.tables import add_column, interval, new_table, note
 
 def between_table(diagnosis: Diagnosis) -> Table:
     """Differences of gaps and of dissociation rates between arms, pooled."""
-    table = new_table("Arm against arm on the same items, first − second (points)")
+    table = new_table("Arm against arm, first − second (points)")
     for column in ("first", "second", "gap to choice", "dissociation"):
         add_column(table, column)
     rows = [row for row in diagnosis.between if row.scope == POOLED]
@@ -28,17 +28,33 @@ def between_table(diagnosis: Diagnosis) -> Table:
 
 
 def frontier_table(rows: Sequence[FrontierRow]) -> RenderableType:
-    """Accuracy against measured sparsity."""
-    table = new_table("Accuracy against measured sparsity of the pruned matrices (%)")
-    for column in ("arm", "sparsity", "open", "choice"):
+    """Accuracy against measured sparsity and size on disk, as far as they are known."""
+    sparse = any(row.sparsity for row in rows)
+    sized = any(row.size_bytes is not None for row in rows)
+    costs = [name for name, shown in (("sparsity", sparse), ("size", sized)) if shown]
+    table = new_table(f"Accuracy against {' and '.join(costs)} (%)")
+    for column in ("arm", *costs, "open", "choice"):
         add_column(table, column)
-    for row in sorted(rows, key=lambda row: row.sparsity):
-        opened, chosen = (
-            interval(estimate) + (" ◆" if best else "  ")
-            for estimate, best in ((row.open, row.open_frontier), (row.choice, row.choice_frontier))
-        )
-        table.add_row(row.arm, f"{100 * row.sparsity:.1f}", opened, chosen)
-    return Group(table, note("◆ on the frontier: no arm is as sparse and better, or as good and sparser"))
+    for row in rows:
+        known = {
+            "sparsity": "–" if row.sparsity is None else f"{100 * row.sparsity:.1f}",
+            "size": "–" if row.size_bytes is None else f"{row.size_bytes / 1e6:,.0f} MB",
+        }
+        opened = interval(row.open) + _marks(row.open_frontier and sparse, row.open_size_frontier)
+        chosen = interval(row.choice) + _marks(row.choice_frontier and sparse, row.choice_size_frontier)
+        table.add_row(row.arm, *(known[name] for name in costs), opened, chosen)
+    notes = []
+    if sparse:
+        notes.append("◆ no arm is as sparse and better, or as good and sparser")
+    if sized:
+        notes.append("● no arm is as small and better, or as good and smaller")
+    if sparse:
+        notes.append("sparsity: of the pruned matrices, as measured")
+    return Group(table, note("; ".join(notes)))
+
+
+def _marks(sparse: bool | None, small: bool | None) -> str:
+    return " " + ("◆" if sparse else " ") + ("●" if small else " ")
 
 
 def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
@@ -73,10 +89,23 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
         mine = [row for row in rows if row.arm == arm]
         columns = ("items", "not_finite", "degenerate", "rank_ties", "choice_ties", "unclosed_thinking")
         came_back.add_row(arm, *(str(sum(getattr(row, name) for row in mine)) for name in columns))
-    unit_note = note(
-        "left out: no gradable answer, or not three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character (c)"
-    )
-    return Group(asked, unit_note, came_back)
+    lines: list[RenderableType] = [
+        asked,
+        note(
+            "left out: no gradable answer, or not three wrong ones; tokens/unit: of the passages, per word (w) "
+            "or, where words have no spaces, per character (c)"
+        ),
+    ]
+    overlapping = [
+        f"{row.language} {row.overlapping_hard_distractors}"
+        for row in rows
+        if row.arm == BASE and row.overlapping_hard_distractors
+    ]
+    if overlapping:
+        lines.append(
+            note(f"hard distractors passed over because they overlap with gold: {', '.join(overlapping)}")
+        )
+    return Group(*lines, came_back)
 
 
 def _left_out(row: HygieneRow) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import lookup
+from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.report.tables import add_column, interval, new_table, note, percent
@@ -25,9 +25,8 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
         figures = lookup(results.diagnosis.figures)
         for place, arm in enumerate(results.arms):
             changes = [
-                " → ".join(
-                    percent(figures.get((name, f"accuracy/{probe}", POOLED))) for name in ("base", arm)
-                )
+                f"{percent(before(figures, arm, f'accuracy/{probe}', POOLED))} → "
+                f"{percent(figures.get((arm, f'accuracy/{probe}', POOLED)))}"
                 for probe in ("open", "choice", "choice_minus_open")
             ]
             cells = [figures.get((arm, measure, POOLED)) for measure in ("gap/choice", "dissociation/choice")]

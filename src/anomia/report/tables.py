@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anomia.measure.fates import FATES
-from anomia.measure.figures import Diagnosis, Lookup, RankRow
+from anomia.measure.figures import Diagnosis, Lookup, RankRow, before
 from anomia.measure.frame import MEAN, POOLED, REACHES
 from anomia.measure.rates import Estimate
 
@@ -88,7 +88,7 @@ def ladder_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequen
     return Group(*lines)
 
 
-def gap_table(figures: Lookup, arm: str, scopes: Sequence[str]) -> Table:
+def gap_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[str]) -> RenderableType:
     """Normalized drops and the gaps between them."""
     columns = [
         (measure, label)
@@ -108,7 +108,22 @@ def gap_table(figures: Lookup, arm: str, scopes: Sequence[str]) -> Table:
     for scope in [*scopes, MEAN]:
         cells = [figures.get((arm, measure, scope)) for measure, _ in columns]
         _row(table, scope, scopes, [interval(cell) if cell else "–" for cell in cells])
-    return table
+    weak = {
+        figure.measure: ", ".join(figure.left_out)
+        for figure in diagnosis.figures
+        if figure.arm == arm and figure.scope == MEAN and figure.left_out
+    }
+    by_languages: dict[str, list[str]] = {}
+    for measure, label in columns:
+        if measure in weak:
+            by_languages.setdefault(weak[measure], []).append(label.replace("\n", " "))
+    return Group(
+        table,
+        *(
+            note(f"mean of {', '.join(labels)}: without {names} (base less than 10 points above guessing)")
+            for names, labels in by_languages.items()
+        ),
+    )
 
 
 def ranks_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[str]) -> RenderableType:
@@ -145,7 +160,7 @@ def ranks_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequenc
         lines.append(
             note(
                 f"recognised and no longer said: median rank {_rank(unsaid.median)}, {share}; "
-                f"{unsaid.within_10:.0%} within 10"
+                f"{100 * unsaid.within_10:.0f} % within 10"
             )
         )
     kl, same = (figures.get((arm, f"divergence/{name}", POOLED)) for name in ("kl", "same_top"))
@@ -163,7 +178,8 @@ def reach_table(figures: Lookup, arm: str) -> RenderableType:
     for column in ("decoding", "base", "arm", "drop", "drop − greedy's"):
         add_column(drops, column)
     for way in ("greedy", *REACHES):
-        found = [figures.get((name, f"accuracy/reach_{way}", POOLED)) for name in ("base", arm)]
+        measure = f"accuracy/reach_{way}"
+        found = [before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED))]
         found.append(figures.get((arm, f"drop/reach_{way}", POOLED)))
         found.append(figures.get((arm, f"contrast/drop_{way}_minus_greedy", POOLED)))
         if found[0]:
@@ -187,8 +203,12 @@ def reach_table(figures: Lookup, arm: str) -> RenderableType:
             cells.append(f"{text} ({percent(foil)})" if foil else text)
         recovered.add_row(way, *cells)
     curves = []
-    for name in ("base", arm):
-        points = [figures.get((name, f"pass_at/{k}", POOLED)) for k in range(1, 11)]
+    measures = [f"pass_at/{k}" for k in range(1, 11)]
+    sides = {
+        "base": [before(figures, arm, measure, POOLED) for measure in measures],
+        arm: [figures.get((arm, measure, POOLED)) for measure in measures],
+    }
+    for name, points in sides.items():
         values = " ".join(percent(point) for point in points if point)
         if values:
             curves.append(note(f"pass@1…10 (%), {name}: {values}"))
@@ -255,15 +275,15 @@ def probability(p_value: float | None) -> str:
 
 
 def _change(figures: Lookup, arm: str, measure: str, scope: str) -> str:
-    before, after = (figures.get((name, measure, scope)) for name in ("base", arm))
-    return f"{percent(before)} → {percent(after)}"
+    was, after = before(figures, arm, measure, scope), figures.get((arm, measure, scope))
+    return f"{percent(was)} → {percent(after)}"
 
 
 def _ranks(ranks: dict[tuple[str, str, str, str], RankRow], place: str, group: str, scope: str) -> str:
-    before, after = (ranks.get((place, when, group, scope)) for when in ("before", "after"))
-    if before is None or after is None:
+    was, after = (ranks.get((place, when, group, scope)) for when in ("before", "after"))
+    if was is None or after is None:
         return "–"
-    return f"{_rank(before.median)} → {_rank(after.median)}"
+    return f"{_rank(was.median)} → {_rank(after.median)}"
 
 
 def _rank(value: float) -> str:
@@ -296,4 +316,4 @@ def _row(table: Table, scope: str, scopes: Sequence[str], cells: Sequence[str]) 
 
 def note(text: str) -> Text:
     """A line under a table."""
-    return Text.from_markup(f"  {text}", style="dim")
+    return Text.from_markup(text, style="dim")

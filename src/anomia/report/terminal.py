@@ -17,6 +17,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.measure.verdict import Decision, Evidence
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.tables import (
     fates_table,
@@ -66,19 +67,36 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     for column in ("language", "outcome", "with same-passage options"):
         table.add_column(column)
     for verdict in mine:
-        beside = verdict.same_passage.outcome if verdict.same_passage else "–"
-        table.add_row(verdict.scope, verdict.decision.outcome, beside)
+        beside = _outcome(verdict.same_passage, None) if verdict.same_passage else "–"
+        table.add_row(verdict.scope, _outcome(verdict.decision, verdict.evidence), beside)
     lines += [Text(), table]
     return Panel(
         Group(*lines), title=f"{arm}: {overall.decision.outcome}", title_align="left", padding=(1, 2)
     )
 
 
+def _outcome(decision: Decision, evidence: Evidence | None) -> str:
+    """The outcome and, where it decides nothing, what is open or missing."""
+    if decision.outcome == "inconclusive" and decision.possible:
+        return f"inconclusive: {' or '.join(decision.possible)}"
+    if decision.outcome == "untestable" and evidence is not None:
+        return f"untestable: base answers {evidence.fates.both_correct} both ways"
+    return decision.outcome
+
+
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
     """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
-    diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
+    answered = results.records.filter(pl.col("arm") == arm)
+    diagnosis, scopes = results.diagnosis, [*sorted(answered["language"].unique()), POOLED]
     figures = lookup(diagnosis.figures)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
+    asked = results.records.filter(pl.col("arm") == "base")
+    if len(answered) < len(asked):
+        parts.append(
+            note(
+                f"{len(answered)} of {len(asked)} items are answered: base's figures are over the same items"
+            )
+        )
     if results.stopping:
         parts += [stopping_note(look) for look in results.stopping["arms"].get(arm, ())]
     parts += [
@@ -88,7 +106,7 @@ def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableTy
     if brief:
         return Group(*parts)
     parts += [
-        gap_table(figures, arm, scopes),
+        gap_table(diagnosis, figures, arm, scopes),
         ranks_table(diagnosis, figures, arm, scopes),
         reach_table(figures, arm),
         one_shot_table(figures, arm, scopes),
@@ -113,7 +131,12 @@ def closing_view(results: Results) -> RenderableType:
                 f"{flips['open']} open and {flips['choice']} choice verdicts of {items}"
             )
         )
-    parts.append(note("value \\[low, high]: 95 % intervals; * too few items for one whose coverage is shown"))
+    parts.append(
+        note(
+            "value \\[low, high]: 95 % intervals, clustered by passage; * too few items or changes for the coverage "
+            "of the interval to have been shown by simulation (docs/statistics.md)"
+        )
+    )
     return Group(*parts)
 
 
