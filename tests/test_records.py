@@ -18,7 +18,7 @@ from anomia.errors import RunError
 from anomia.items import Item, Question
 from anomia.probe.ask import Distribution, Placement, Reply
 from anomia.probe.encode import PROBES, EncodedItem, Form, encode_item
-from anomia.records import SCHEMA, kl_divergence, read_records, record, string_presence, write_rows
+from anomia.records import SCHEMA, is_sound, kl_divergence, read_records, record, string_presence, write_rows
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
 QUESTION = Question(
@@ -134,7 +134,8 @@ def test_rows_survive_the_file(encoded: EncodedItem, tokenizer: Any, tmp_path: P
     frame = read_records(tmp_path)
     assert frame.schema == pl.Schema(SCHEMA)
     assert frame.row(0, named=True) == found
-    assert [file.name for file in (tmp_path / "records").iterdir()] == ["x.parquet"]
+    names = sorted(file.name for file in (tmp_path / "records").iterdir())
+    assert names == ["x.parquet", "x.parquet.sha256"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -144,11 +145,25 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
+def test_a_full_disk_is_said_and_nothing_half_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(RunError, match="No space left on device"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=r"the disk is full \(.* MB free at .*was measured before is kept"):
         write_rows([], tmp_path / "records" / "x.parquet")
-    assert not list((tmp_path / "records").iterdir())
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_one_flipped_bit_is_found(encoded: EncodedItem, tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "records" / "x.parquet"
+    write_rows([row(encoded, tokenizer, greedy={"open": " Rome"})], path)
+    assert is_sound(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    assert not is_sound(path)
+    with pytest.raises(RunError, match=r"x.parquet is damaged"):
+        read_records(tmp_path)

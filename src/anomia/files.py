@@ -1,35 +1,168 @@
-"""Small files of a run, written so that each is whole or absent."""
+"""Files of a run, written so that each is whole or absent, on a disk or on any fsspec address.
+
+On a disk a file is written aside, synced, renamed, and the folder is synced: after a power cut it is there or
+not, never in part. Object stores show an object only when it is whole; there one write is enough.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from filelock import FileLock, Timeout
 
 from anomia.errors import RunError
 
+LOCK = ".lock"
+LOG = "log.jsonl"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def place(text: str | Path) -> Path:
+    """A folder or file by its name: a local path, or an address such as `s3://bucket/run` with a path's methods.
+
+    Raises:
+        RunError: the package for such addresses is not installed.
+    """
+    if isinstance(text, Path) or "://" not in text:
+        return Path(text)
+    from upath import UPath
+
+    try:
+        # It has the methods of a path and no common base class with it.
+        return cast(Path, UPath(text))
+    except (ImportError, ValueError) as error:
+        raise RunError(f"run: {text} can't be reached: {error}") from None
+
+
+def is_local(path: Path) -> bool:
+    """Whether a place is on a disk, where files can be locked, synced and renamed."""
+    return isinstance(path, Path)
+
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON aside and renames it."""
+    """Writes JSON, whole or not at all."""
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text aside and renames it.
+    """Writes a text, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all; when this returns it survives a power cut.
 
     Raises:
-        RunError: the place can't be written.
+        RunError: the place can't be written, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        if not is_local(path):
+            path.write_bytes(content)
+            return
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
-        raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+        if is_local(path):
+            aside.unlink(missing_ok=True)
+        raise RunError(unwritable(path, error)) from None
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames in a local folder last."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """Why a file could not be written, and the remedy."""
+    if error.errno not in _FULL:
+        return f"run: {path} can't be written: {error.strerror or error}"
+    free = ""
+    if is_local(path):
+        folder = next(parent for parent in path.parents if parent.exists())
+        free = f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free at {folder})"
+    return (
+        f"run: the disk is full{free}: {path} was not written. All that was measured before is kept; "
+        "make room and give the same command again"
+    )
+
+
+def sha256(content: bytes) -> str:
+    """The checksum of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file that can't be trusted to `*.damaged` and returns its new name."""
+    aside = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{number}.damaged")
+    path.rename(aside)
+    return aside
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder. A process that dies, however, lets go of it.
+
+    The folder is made; where nothing was written into it, it is gone again at the end. On addresses that know
+    no locks nothing is kept out.
+
+    Raises:
+        RunError: another process is at work in the folder, or it can't be made.
+    """
+    if not is_local(folder):
+        yield
+        return
+    file = folder / LOCK
+    made = not folder.exists()
+    lock = FileLock(file, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        owner = file.read_text(encoding="utf-8").strip()
+        who = f" (process {owner})" if owner.isdecimal() else ""
+        raise RunError(
+            f"run: another anomia{who} is at work in {folder}; wait until it ends, or give another --out"
+        ) from None
+    except OSError as error:
+        raise RunError(unwritable(file, error)) from None
+    try:
+        # For the message of the one who is kept out; a full disk may leave it empty.
+        with suppress(OSError):
+            file.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        # While it is still held: who opened it meanwhile sees that it is gone (filelock looks).
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+        if made and {entry.name for entry in folder.iterdir()} <= {LOG}:
+            (folder / LOG).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -39,12 +172,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RunError: the file is damaged or holds something else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"run: {path} can't be read: {' '.join(str(error).split())}") from None
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"run: {path} can't be read: {error}") from None
     if not isinstance(values, dict):
         raise RunError(f"run: {path} holds no settings; it is damaged")
     return values
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, of plain types only.
+
+    Raises:
+        ValueError: it is no YAML, or a value in it can't be made; worded in one line.
+    """
+    try:
+        return yaml.safe_load(text)
+    # PyYAML lets faults of a value's own type through: a month 99, a number of 5,000 digits, `!!int ''`.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -56,7 +202,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"run: {path} can't be read: {error}; remove it and run again") from None
     return values

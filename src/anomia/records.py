@@ -6,8 +6,8 @@ A row belongs to one arm and one item. Columns of probes that were not asked are
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anomia.errors import RunError
+from anomia.files import sha256, write_bytes, write_text
 from anomia.grade import Stripped, grade, is_degenerate, normalize, strip_thinking
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
@@ -370,18 +371,43 @@ def item_rows(items: ItemSet) -> list[dict[str, Any]]:
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema: Mapping[str, Any] = SCHEMA) -> None:
-    """Writes rows as Parquet, aside first and then renamed, so that a file is whole or absent."""
-    frame = pl.DataFrame(list(rows), schema=dict(schema), orient="row")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Writes rows as Parquet, whole or not at all, and beside it the file's checksum (`sha256sum -c` reads it).
+
+    Raises:
+        RunError: the place can't be written, or the disk is full.
+    """
+    buffer = io.BytesIO()
+    pl.DataFrame(list(rows), schema=dict(schema), orient="row").write_parquet(buffer, compression="zstd")
+    content = buffer.getvalue()
+    # The checksum first: so no moment shows a finished file without one.
+    write_text(_sum_file(path), f"{sha256(content)}  {path.name}\n")
+    write_bytes(path, content)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Rows as `write_rows` wrote them.
+
+    Raises:
+        RunError: the file can't be read, or its content is not what was written.
+    """
     try:
-        frame.write_parquet(aside, compression="zstd")
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+        content = path.read_bytes()
+        if _checksum(path) not in (None, sha256(content)):
+            raise RunError(
+                f"run: {path} is damaged (its checksum is another); the `anomia run` that wrote it sets it "
+                "aside and does its part again"
+            )
+        return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"run: {path} can't be read: {error}") from None
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file of rows has a checksum and agrees with it."""
+    try:
+        return _checksum(path) == sha256(path.read_bytes())
+    except OSError:
+        return False
 
 
 def read_records(run: Path) -> pl.DataFrame:
@@ -389,11 +415,17 @@ def read_records(run: Path) -> pl.DataFrame:
     files = sorted((run / "records").glob("*.parquet"))
     if not files:
         raise RunError(f"run: {run} has no records; is it the folder that was given as --out?")
-    try:
-        frame = pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"run: the records of {run} can't be read: {error}") from None
+    frame = pl.concat([read_rows(file) for file in files], how="diagonal")
     return frame.sort("arm", "dataset", "language", "index")
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _checksum(path: Path) -> str | None:
+    file = _sum_file(path)
+    return file.read_text(encoding="utf-8").partition(" ")[0] if file.is_file() else None
 
 
 def read_items(run: Path) -> pl.DataFrame:
@@ -401,7 +433,7 @@ def read_items(run: Path) -> pl.DataFrame:
     path = run / "items.parquet"
     if not path.is_file():
         raise RunError(f"run: {run} has no items.parquet; is it the folder that was given as --out?")
-    return pl.read_parquet(path)
+    return read_rows(path)
 
 
 def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:

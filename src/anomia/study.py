@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from anomia.compress.sources import check_source
 from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, StudyError, nearest
-from anomia.files import write_text
+from anomia.files import parse_yaml, write_text
 from anomia.items.languages import language_name
 from anomia.items.readers import LANGUAGES_OF, check_data
 from anomia.probe.encode import PROBES
@@ -32,6 +32,9 @@ class Study(BaseModel):
     ]
     arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
     data: Annotated[str, Field(description="tydiqa, xquad, squad:PATH, jsonl:FILE or demo")] = "demo"
+    data_folder: Annotated[
+        str | None, Field(description="looked through before the hub: tydiqa_goldp/dev, xquad (SQuAD JSON)")
+    ] = None
     languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = 200
     seed: int = 42
@@ -129,31 +132,38 @@ class Study(BaseModel):
 
 
 def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
-    """A study from a file, from flags, or from a file with flags on top.
+    """One study from a file, from flags, or from a file with flags on top.
 
     Raises:
         StudyError: the file can't be read, or values are wrong: all faults in one message.
     """
-    values: dict[str, Any] = {}
-    place = "the flags"
-    if path is not None:
-        place = str(path)
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StudyError(f"study: {path} does not exist") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"study: {path} can't be read: {error}") from None
-        except yaml.YAMLError as error:
-            raise StudyError(f"study: {path} is not YAML: {_one_line(error)}") from None
-        if not isinstance(loaded, dict):
-            raise StudyError(f"study: {path} holds no settings; it needs lines such as 'base: MODEL'")
-        values = {str(key): value for key, value in loaded.items() if key != "provenance"}
-    values |= overrides
+    place, values = read_settings(path)
+    values.pop("provenance", None)
     try:
-        return Study.model_validate(values)
+        return Study.model_validate(values | dict(overrides))
     except ValidationError as error:
-        raise StudyError(explain(error, place)) from None
+        raise StudyError(in_one_message(faults_of(error), place)) from None
+
+
+def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
+    """Where settings stand, for messages, and what a file says, unchecked; nothing where there is no file.
+
+    Raises:
+        StudyError: the file can't be read, or holds no settings.
+    """
+    if path is None:
+        return "the flags", {}
+    try:
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"study: {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"study: {path} can't be read: {error}") from None
+    except ValueError as error:
+        raise StudyError(f"study: {path} is not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise StudyError(f"study: {path} holds no settings; it needs lines such as 'base: MODEL'")
+    return str(path), {str(key): value for key, value in loaded.items()}
 
 
 def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:
@@ -162,8 +172,8 @@ def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def explain(error: ValidationError, place: str) -> str:
-    """All faults of a study in one message, a line each, with the nearest valid name."""
+def faults_of(error: ValidationError) -> list[str]:
+    """Every fault of a study, a line each, with the nearest valid name."""
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"] if part not in ("int", "literal['auto']"))
@@ -174,6 +184,11 @@ def explain(error: ValidationError, place: str) -> str:
         else:
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}" if name else message)
+    return lines
+
+
+def in_one_message(lines: Iterable[str], place: str) -> str:
+    """All faults in one message, each once."""
     faults = list(dict.fromkeys(lines))
     head = f"study: {place} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
     return "\n".join([head, *(f"  - {line}" for line in faults)])
@@ -185,7 +200,3 @@ def _worded(check: Callable[[str], Parsed], value: str) -> Parsed:
         return check(value)
     except AnomiaError as error:
         raise ValueError(str(error)) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -25,7 +25,14 @@ def items(
     from anomia.measure.recognition import with_fates
     from anomia.records import read_items, read_records
     from anomia.report.terminal import item_view, selected_items
+    from anomia.run.folder import runs_of
 
+    cells = runs_of(run)
+    if len(cells) > 1:
+        # One cell after the other would bury the first; and its items are other items.
+        choice = ", ".join(map(str, cells))
+        raise RunError(f"items: {run} holds {len(cells)} runs; name one: {choice}")
+    run = cells[0]
     records = with_fates(read_records(run))
     arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
     if not arms:

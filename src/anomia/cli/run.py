@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomia.cli.app import app, err_console, names, out_console, progress_display, whole
 from anomia.cli.show import show_failures
 from anomia.errors import AnomiaError
+from anomia.files import place
+
+if TYPE_CHECKING:
+    from anomia.matrix import Matrix
+    from anomia.measure.verdict import Thresholds
 
 
 @app.command()
 def run(
     study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
     base: Annotated[
-        str | None,
-        typer.Option(help="The uncompressed model: a hub id, a folder or a .gguf file.", metavar="MODEL"),
+        list[str] | None,
+        typer.Option(
+            help="The uncompressed model: a hub id, a folder or a .gguf file; several make several cells.",
+            metavar="MODEL",
+        ),
     ] = None,
     arm: Annotated[
         list[str] | None,
@@ -28,10 +40,16 @@ def run(
         ),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="The questions: tydiqa, xquad (both from the hub), squad:FILE_OR_FOLDER, jsonl:FILE, or demo.",
+            help="The questions: tydiqa, xquad (both from the hub), squad:FILE_OR_FOLDER, jsonl:FILE, or demo; several make several cells.",
             metavar="DATA",
+        ),
+    ] = None,
+    data_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON), looked through before the hub."
         ),
     ] = None,
     languages: Annotated[
@@ -50,8 +68,20 @@ def run(
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")
+        Path,
+        typer.Option(
+            help="The folder of the run, or an address such as s3://bucket/run; the same one goes on.",
+            metavar="RUN",
+            parser=place,
+        ),
     ] = Path("anomia-run"),
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run; base is taken from it where nothing differs.", metavar="RUN"),
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Tell wandb, mlflow or trackio how far the run is.", metavar="TRACKER")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
@@ -89,14 +119,15 @@ def run(
 
     Example: anomia run --base google/gemma-3-270m --arm wanda:0.5 --data tydiqa --languages en,sw --limit 40
     """
+    from anomia.matrix import read_matrix
     from anomia.measure.verdict import read_thresholds
-    from anomia.study import read_study
 
     margins = read_thresholds(threshold) if threshold else None
     flags = {
-        "base": base,
+        "base": _one_or_several(base),
         "arms": arm or None,
-        "data": data,
+        "data": _one_or_several(data),
+        "data_folder": None if data_folder is None else str(data_folder),
         "languages": names(languages),
         "limit": limit,
         "seed": seed,
@@ -116,9 +147,8 @@ def run(
         "trust_remote_code": trust_remote_code,
         "revision": revision,
     }
-    execute(
-        read_study(study, {key: value for key, value in flags.items() if value is not None}), out, margins
-    )
+    matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
+    execute(matrix, out, margins, reuse=reuse or (), track=track)
 
 
 @app.command()
@@ -131,7 +161,7 @@ def demo(
 ) -> None:
     """The main job on a small real model: Gemma 3 270M, the shipped questions, Wanda at half the weights."""
     from anomia.demo import ARM, demo_model
-    from anomia.study import read_study
+    from anomia.matrix import read_matrix
 
     text = "preparing Gemma 3 270M (a minute, once)"
     if not err_console.is_terminal:
@@ -146,32 +176,83 @@ def demo(
         "limit": limit,
         "calibration": "demo",
     }
-    execute(read_study(None, {key: value for key, value in study.items() if value is not None}), out)
+    execute(read_matrix(None, {key: value for key, value in study.items() if value is not None}), out)
 
 
-def execute(study: Any, out: Path, thresholds: Any = None) -> None:
-    """Executes a study and shows what came out."""
+def execute(
+    matrix: Matrix,
+    out: Path,
+    thresholds: Thresholds | None = None,
+    *,
+    reuse: Sequence[Path] = (),
+    track: str | None = None,
+) -> None:
+    """Executes the cells of a study and shows what came out."""
     from anomia.files import write_json
+    from anomia.matrix import describe
     from anomia.measure.results import read_results, results_json
+    from anomia.report.side_by_side import side_by_side
     from anomia.report.terminal import run_view
-    from anomia.run import run_study
+    from anomia.run import run_matrix
+    from anomia.run.folder import runs_of
+    from anomia.run.log import Tracker
+    from anomia.run.progress import Several
 
-    with progress_display() as progress:
-        outcomes = run_study(study, out, progress=progress)
-    results = read_results(out, thresholds=thresholds)
-    write_json(out / "results.json", results_json(results))
-    for name in results.arms:
-        out_console.print(run_view(results, name, brief=True))
-    show_failures(results)
+    tracker = None if track is None else Tracker(track, out.name, describe(matrix))
+    with _stopped_like_ctrl_c(), progress_display() as progress:
+        told = progress if tracker is None else Several([progress, tracker])
+        outcomes = run_matrix(matrix, out, progress=told, reuse=reuse)
+    found = []
+    for run_folder in runs_of(out):
+        results = read_results(run_folder, thresholds=thresholds)
+        write_json(run_folder / "results.json", results_json(results))
+        found.append((run_folder, results))
+    if tracker is not None:
+        tracker.close({run_folder.name: results for run_folder, results in found})
+    if len(found) == 1:
+        for name in found[0][1].arms:
+            out_console.print(run_view(found[0][1], name, brief=True))
+    else:
+        out_console.print(side_by_side(found))
+    for _, results in found:
+        show_failures(results)
     out_console.print(f"\nall tables: anomia show {out}", highlight=False, soft_wrap=True)
     out_console.print(
-        f"results: {out / 'results.json'}   records: {out / 'records'}", highlight=False, soft_wrap=True
+        f"results: {found[0][0] / 'results.json'}   records: {found[0][0] / 'records'}",
+        highlight=False,
+        soft_wrap=True,
     )
     out_console.print(
-        f"look at the items: anomia items {out} --fate choice_only", highlight=False, soft_wrap=True
+        f"look at the items: anomia items {found[0][0]} --fate choice_only", highlight=False, soft_wrap=True
     )
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         raise AnomiaError(
-            "\n".join(f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in failed)
+            "\n".join(
+                f"{outcome.cell + ', ' if outcome.cell else ''}arm {outcome.arm} was not measured: {outcome.failed}"
+                for outcome in failed
+            )
         )
+
+
+def _one_or_several(values: list[str] | None) -> list[str] | str | None:
+    """A flag given once stands for one study, not for a matrix of one."""
+    return values[0] if values and len(values) == 1 else values or None
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """A closed terminal or a machine that shuts down ends a run as cleanly as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        wanted = []
+    before = [(number, signal.signal(number, stop)) for number in wanted]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

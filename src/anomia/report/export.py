@@ -10,6 +10,7 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.recognition import with_fates
 from anomia.records import read_records
+from anomia.run.folder import runs_of
 
 FIRST_COLUMNS = (
     "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", "open_em",
@@ -24,15 +25,18 @@ def export_run(run: Path, file: Path) -> int:
     """Writes a run's records with their fates and returns the number of rows.
 
     The columns of `FIRST_COLUMNS` come first, all others behind them. In CSV, lists are JSON texts.
-    Base's rows have an empty fate.
+    Base's rows have an empty fate. Of a study with several cells, the first column names the cell.
 
     Raises:
         RunError: the run can't be read, or the file's ending is unknown.
     """
     if file.suffix not in FORMATS:
         raise RunError(f"export: {file} has no known ending; {nearest(file.suffix, FORMATS)}")
-    rows = with_fates(read_records(run))
-    rows = rows.select(*FIRST_COLUMNS, pl.exclude(*FIRST_COLUMNS))
+    runs = runs_of(run)
+    first = FIRST_COLUMNS if runs == [run] else ("cell", *FIRST_COLUMNS)
+    rows = pl.concat(
+        [with_fates(read_records(part)).with_columns(cell=pl.lit(part.name)) for part in runs]
+    ).select(*first, pl.exclude("cell", *FIRST_COLUMNS))
     try:
         if file.suffix == ".parquet":
             rows.write_parquet(file)

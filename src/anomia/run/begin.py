@@ -12,14 +12,16 @@ import transformers
 
 from anomia._version import __version__
 from anomia.errors import RunError
+from anomia.files import read_yaml
 from anomia.grade import normalize
 from anomia.items import ItemSet
 from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer, fingerprint_weights
 from anomia.probe.memory import fitting_batch_size
-from anomia.probe.select import ChosenEngine
-from anomia.run.folder import RunFolder, begin_run
+from anomia.run.cells import CellRun
+from anomia.run.folder import RunFolder, begin_run, runs_of
+from anomia.run.model import Ready
 from anomia.run.progress import Progress
 from anomia.run.shard import decoding, encode
 from anomia.study import Study
@@ -31,19 +33,13 @@ _LEFT_OUT = {
 }
 
 
-def begin(
-    study: Study,
-    out: Path,
-    item_sets: Sequence[ItemSet],
-    loaded: LoadedModel,
-    engine: ChosenEngine,
-    progress: Progress,
-) -> RunFolder:
-    """Makes the run folder, with what was found out about model, machine and items."""
+def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path] = ()) -> None:
+    """Makes a cell's folder, with what was found out about model, machine and items."""
+    study, item_sets, loaded = cell.study, cell.item_sets, ready.loaded
     for items in item_sets:
         for reason, count in items.excluded.items():
             if count and reason in _LEFT_OUT:
-                progress.say(f"{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
+                progress.say(f"{cell.label}{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
     provenance = {
         "anomia": __version__,
         "python": platform.python_version(),
@@ -51,9 +47,9 @@ def begin(
         "transformers": transformers.__version__,
         "machine": _machine(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "engine": engine.name,
+        "engine": ready.engine.name,
         "architecture": architecture(loaded.model),
-        "batch_size": _batch_size(study, item_sets, loaded, engine),
+        "batch_size": _batch_size(study, item_sets, ready, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
         "base_weights": fingerprint_weights(loaded.model),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
@@ -63,7 +59,7 @@ def begin(
         "excluded": {items.language: dict(items.excluded) for items in item_sets},
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
-    return begin_run(out, study, item_sets, provenance)
+    cell.folder = begin_run(cell.path, study, item_sets, provenance)
 
 
 def check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
@@ -79,18 +75,20 @@ def check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
             )
 
 
-def _batch_size(study: Study, item_sets: Sequence[ItemSet], loaded: LoadedModel, engine: ChosenEngine) -> int:
-    """Items a batch: as asked, else what fits into memory by the longest item of each language."""
+def _batch_size(study: Study, item_sets: Sequence[ItemSet], ready: Ready, reuse: Sequence[Path]) -> int:
+    """Items a batch: as asked, as in the run to reuse, else what fits into memory by each language's longest."""
     if study.batch_size != "auto":
         return study.batch_size
-    if engine.name != "tree":
+    if reuse:
+        return int(read_yaml(runs_of(reuse[0])[0] / "study.yaml")["provenance"]["batch_size"])
+    if ready.engine.name != "tree":
         return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
     asks = [
-        encode(study, item, items, loaded, reach=True).ask
+        encode(study, item, items, ready.loaded, reach=True).ask
         for item, items in zip(longest, item_sets, strict=True)
     ]
-    return fitting_batch_size(loaded.model, asks, decoding(study, loaded))
+    return fitting_batch_size(ready.loaded.model, asks, decoding(study, ready.loaded))
 
 
 def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:

@@ -1,23 +1,35 @@
-"""Runs a study: base first, then every arm on the same items; finished shards are never done again."""
+"""Runs studies: base first, then every arm on the same items; finished shards are never done again.
+
+Cells that share a base are measured together: base is loaded once, and so is every arm, however many data sets
+and seeds it is asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomia.compress.spec import Arm, parse_arm
+from anomia.compress.spec import Arm
 from anomia.errors import AnomiaError, RunError
-from anomia.items import ItemSet, build_items, read_questions
+from anomia.files import locked
+from anomia.matrix import Cell, Matrix, write_matrix
 from anomia.run.begin import begin, check_weights
-from anomia.run.compress import check_text, uses_own_text
-from anomia.run.folder import RunFolder, Shard, check_same, open_run, shards_of
-from anomia.run.model import engine_for, load, load_arm
+from anomia.run.cells import CellRun, Turn, by_model, open_cell, turns_of
+from anomia.run.compress import check_text
+from anomia.run.folder import MATRIX
+from anomia.run.log import JsonLog
+from anomia.run.model import make_ready
 from anomia.run.noise import lacks_noise, measure_noise
-from anomia.run.progress import Progress
+from anomia.run.progress import Ahead, Progress, Several
+from anomia.run.reuse import reuse_base
 from anomia.run.shard import measure_shard
-from anomia.run.stopping import interleaved, stopped
+from anomia.run.stopping import stopped
 from anomia.study import BASE, Study
+
+Measure = Callable[[Sequence[Turn], Progress, Sequence[Path]], list[str | None]]
+"""Asks what is pending in turns; for each the reason why it could not be made, or None."""
 
 
 class ArmOutcome(NamedTuple):
@@ -25,110 +37,160 @@ class ArmOutcome(NamedTuple):
 
     arm: str
     failed: str | None = None
+    cell: str = ""
 
 
 def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
-    """Measures base and every arm of a study into a run folder, going on where an earlier call stopped.
+    """Measures one study into a run folder; as `run_matrix`."""
+    return run_matrix(Matrix((Cell("", study),), single=True), out, progress=progress)
 
-    An arm that can't be made is reported and the others go on.
+
+def run_matrix(
+    matrix: Matrix,
+    out: Path,
+    *,
+    progress: Progress,
+    reuse: Sequence[Path] = (),
+    measure: Measure | None = None,
+) -> list[ArmOutcome]:
+    """Measures base and every arm of every cell, going on where an earlier call stopped.
+
+    An arm that can't be made is reported and the others go on; so is, where there are several bases, a base.
+
+    Args:
+        matrix: of one cell, whose run is `out` itself, or of several, whose runs are `out/cells/NAME`.
+        out: the folder of the run.
+        progress: told what is done.
+        reuse: earlier runs that base's measurement may be taken from.
+        measure: who asks the models; by default this process, one model after the other.
 
     Raises:
-        AnomiaError: the data, the base model or the run folder can't be used.
+        AnomiaError: the data, the only base model or the run folder can't be used.
     """
-    item_sets = _read_items(study)
-    folder = open_run(out, study)
-    if folder is not None:
-        check_same(folder, item_sets)
-    arms = [Arm(BASE), *(parse_arm(text) for text in study.arms)]
-    todo = {arm.name: list(_pending(folder, study, arm.name, item_sets)) for arm in arms}
-    languages = [items.language for items in item_sets]
-    check_text(study, [arm for arm in arms if todo[arm.name]], languages)
-    progress.begin(sum(shard.last - shard.first for shards in todo.values() for shard in shards))
+    paths = [out] if matrix.single else [out / "cells" / cell.name for cell in matrix.cells]
+    if not matrix.single:
+        _refuse_a_single_run(out)
+    with ExitStack() as held:
+        for folder in dict.fromkeys([out, *paths]):
+            held.enter_context(locked(folder))
+        cells = [
+            open_cell("" if matrix.single else cell.name, cell.study, path, progress)
+            for cell, path in zip(matrix.cells, paths, strict=True)
+        ]
+        progress = Several([progress, JsonLog(out)])
+        shards = [shard for cell in cells for arm in cell.arms for shard in cell.pending(arm.name)]
+        for group in by_model(cells):
+            pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
+            languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
+            check_text(group[0].study, pending, list(languages))
+        if not matrix.single:
+            write_matrix(matrix, out / MATRIX)
+        progress.begin(Ahead(sum(shard.last - shard.first for shard in shards), len(shards), len(cells)))
+        groups = by_model(cells)
+        outcomes: list[ArmOutcome] = []
+        for group in groups:
+            try:
+                outcomes += _run_group(group, progress, reuse, measure or measure_here)
+            except AnomiaError as error:
+                if len(groups) == 1 or isinstance(error, RunError):
+                    raise
+                progress.say(f"{group[0].study.base}: {error}")
+                outcomes += [ArmOutcome(BASE, str(error), cell.name) for cell in group]
+        return outcomes
+
+
+def _run_group(
+    cells: Sequence[CellRun], progress: Progress, reuse: Sequence[Path], measure: Measure
+) -> list[ArmOutcome]:
+    """Measures base and all arms of cells that share a base."""
+    base, *arms = cells[0].arms
+    (turn,) = turns_of(base, cells)
+    if any(cell.folder is None or cell.pending(BASE) or lacks_noise(cell.folder) for cell in cells):
+        measure([turn], progress, reuse)
+    turns = [turn for arm in arms for turn in turns_of(arm, cells) if _has_work(turn)]
+    failed: dict[str, str] = {}
+    for turn, reason in zip(turns, measure(turns, progress, ()), strict=True):
+        if reason is not None:
+            failed[turn.arm.name] = reason
     outcomes = []
-    for arm in arms:
-        if folder is not None and not todo[arm.name] and not (arm.name == BASE and lacks_noise(folder)):
-            outcomes.append(ArmOutcome(arm.name))
-            continue
-        try:
-            for group in _groups(study, arm, item_sets):
-                shards = [shard for shard in todo[arm.name] if shard.language in {s.language for s in group}]
-                if (not shards and arm.name != BASE) or _narrow_enough(study, folder, arm, group):
-                    continue
-                if arm.name == BASE:
-                    loaded = load(study, study.base, progress)
-                    engine = engine_for(study, folder, loaded)
-                    folder = folder or begin(study, out, item_sets, loaded, engine, progress)
-                    check_weights(folder, loaded)
-                else:
-                    assert folder is not None
-                    loaded = load_arm(study, arm, group, folder, progress)
-                    engine = engine_for(study, folder, loaded)
-                if engine.reason:
-                    progress.say(f"{arm.name}: {engine.name} engine: {engine.reason}")
-                for shard in interleaved(shards) if study.until_width else shards:
-                    if _narrow_enough(study, folder, arm, group):
-                        break
-                    items = next(s for s in group if s.language == shard.language)
-                    measure_shard(study, folder, shard, items, loaded, engine, progress)
-                if arm.name == BASE:
-                    measure_noise(study, folder, item_sets, loaded, engine, progress)
-                # The next model must not have to share the memory with this one.
-                del loaded, engine
-        except AnomiaError as error:
-            # Where the run folder itself fails, the next arm can't be kept either.
-            if arm.name == BASE or isinstance(error, RunError):
-                raise
-            progress.say(f"{arm.name}: {error}")
-            outcomes.append(ArmOutcome(arm.name, failed=str(error)))
-        else:
-            outcomes.append(ArmOutcome(arm.name))
-    assert folder is not None
-    folder.note("arms.json", {outcome.arm: {"failed": outcome.failed} for outcome in outcomes})
-    if study.until_width is not None:
-        folder.note("stopping.json", _looks(study, folder, arms[1:], item_sets))
+    for cell in cells:
+        assert cell.folder is not None
+        found = [ArmOutcome(arm.name, failed.get(arm.name), cell.name) for arm in (base, *arms)]
+        cell.folder.note("arms.json", {outcome.arm: {"failed": outcome.failed} for outcome in found})
+        if cell.study.until_width is not None:
+            cell.folder.note("stopping.json", _looks(cell, arms))
+        outcomes += found
     return outcomes
 
 
-def _narrow_enough(study: Study, folder: RunFolder | None, arm: Arm, group: Sequence[ItemSet]) -> bool:
-    """Whether an arm has stopped. Base never does: every arm needs it."""
-    if study.until_width is None or folder is None or arm.name == BASE:
-        return False
-    width, limit = study.until_width, study.reach_limit
-    return stopped(folder, arm.name, group, width=width, reach_limit=limit) is not None
+def measure_here(turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path]) -> list[str | None]:
+    """Asks models in this process, one after the other.
+
+    Raises:
+        AnomiaError: base can't be measured.
+        RunError: the run folder can't be used; the next model could not be kept either.
+    """
+    failed: list[str | None] = []
+    for turn in turns:
+        try:
+            _measure_turn(turn, progress, reuse)
+        except AnomiaError as error:
+            if turn.arm.name == BASE or isinstance(error, RunError):
+                raise
+            progress.say(f"{turn.arm.name}: {error}")
+            failed.append(str(error))
+        else:
+            failed.append(None)
+    return failed
 
 
-def _looks(
-    study: Study, folder: RunFolder, arms: Sequence[Arm], item_sets: Sequence[ItemSet]
-) -> dict[str, Any]:
+def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None:
+    ready = make_ready(turn, progress)
+    if ready.engine.reason:
+        progress.say(f"{turn.arm.name}: {ready.engine.name} engine: {ready.engine.reason}")
+    for cell in turn.cells:
+        if turn.arm.name == BASE:
+            begin_cell(cell, ready, progress, reuse)
+        for shard in turn.pending(cell):
+            if turn.narrow_enough(cell):
+                break
+            measure_shard(cell, shard, ready, progress)
+        if turn.arm.name == BASE:
+            measure_noise(cell, ready, progress)
+
+
+def begin_cell(cell: CellRun, ready: Any, progress: Progress, reuse: Sequence[Path]) -> None:
+    """Makes a cell's folder, or sees that base is the one that it was begun with."""
+    if cell.folder is None:
+        begin(cell, ready, progress, reuse)
+    else:
+        check_weights(cell.folder, ready.loaded)
+    assert cell.folder is not None
+    if reuse and cell.pending(BASE):
+        reuse_base(cell, reuse, progress)
+
+
+def _has_work(turn: Turn) -> bool:
+    return any(turn.pending(cell) and not turn.narrow_enough(cell) for cell in turn.cells)
+
+
+def _looks(cell: CellRun, arms: Sequence[Arm]) -> dict[str, Any]:
     """When and why each arm stopped, for each group of languages that one of its models answers."""
-    assert study.until_width is not None
+    width, limit = cell.study.until_width, cell.study.reach_limit
+    assert width is not None
+    assert cell.folder is not None
     found: dict[str, Any] = {}
     for arm in arms:
         looks = [
-            stopped(folder, arm.name, group, width=study.until_width, reach_limit=study.reach_limit)
-            for group in _groups(study, arm, item_sets)
+            stopped(cell.folder, arm.name, turn.sets(cell), width=width, reach_limit=limit)
+            for turn in turns_of(arm, [cell])
         ]
         found[arm.name] = [look.plain() for look in looks if look is not None]
-    return {"width": study.until_width, "arms": found}
+    return {"width": width, "arms": found}
 
 
-def _read_items(study: Study) -> list[ItemSet]:
-    questions = read_questions(study.data, study.languages)
-    sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
-    return list(sets.values())
-
-
-def _pending(
-    folder: RunFolder | None, study: Study, arm: str, item_sets: Sequence[ItemSet]
-) -> Iterator[Shard]:
-    for items in item_sets:
-        for shard in shards_of(arm, items, reach_limit=study.reach_limit):
-            if folder is None or not folder.is_done(shard):
-                yield shard
-
-
-def _groups(study: Study, arm: Arm, item_sets: Sequence[ItemSet]) -> list[list[ItemSet]]:
-    """The languages that one model answers: all of them, but one at a time where each has its own mask."""
-    if uses_own_text(arm.steps, study):
-        return [[items] for items in item_sets]
-    return [list(item_sets)]
+def _refuse_a_single_run(out: Path) -> None:
+    if (out / "study.yaml").is_file():
+        raise RunError(
+            f"run: {out} holds the run of one study, and this study has several cells; give another --out"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ from typing import Any
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.files import read_json, read_yaml, write_json
+from anomia.files import LOCK, LOG, is_local, read_json, read_yaml, set_aside, write_json
 from anomia.items.item import ItemSet
-from anomia.records import ITEM_SCHEMA, item_rows, write_rows
+from anomia.records import ITEM_SCHEMA, is_sound, item_rows, read_rows, write_rows
 from anomia.study import Study, write_study
 
 SHARD_ITEMS = 32
+MATRIX = "matrix.yaml"
+# What a run that was stopped while it began has left.
+_BEGUN = {"items.parquet", "items.parquet.sha256", LOCK, LOG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ class RunFolder:
         """Whether a shard is finished."""
         return self.record_file(shard).is_file()
 
+    def rows(self, shard: Shard, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows of a finished shard."""
+        return read_rows(self.record_file(shard), columns)
+
     def note(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes a small JSON file of the run."""
         write_json(self.path / name, values)
@@ -72,10 +79,8 @@ def open_run(path: Path, study: Study) -> RunFolder | None:
     """
     file = path / "study.yaml"
     if not file.is_file():
-        # A run that was stopped while it began has its items and no study yet.
-        begun = {"items.parquet"}
         strange = path.is_dir() and any(
-            entry.name not in begun and not entry.name.endswith(".part") for entry in path.iterdir()
+            entry.name not in _BEGUN and not entry.name.endswith(".part") for entry in path.iterdir()
         )
         if path.is_file() or strange:
             raise RunError(f"run: {path} exists and is no run of Anomia; give another --out")
@@ -101,7 +106,7 @@ def check_same(folder: RunFolder, item_sets: Sequence[ItemSet]) -> None:
     Raises:
         RunError: the data set gives other items than when the run began.
     """
-    before = pl.read_parquet(folder.path / "items.parquet")
+    before = read_rows(folder.path / "items.parquet")
     now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
     if not before.equals(now, null_equal=True):
         raise RunError(
@@ -110,18 +115,50 @@ def check_same(folder: RunFolder, item_sets: Sequence[ItemSet]) -> None:
         )
 
 
+def set_damaged_aside(folder: RunFolder, shards: Iterable[Shard]) -> list[Path]:
+    """Renames every record file whose checksum is wrong or missing, or that is of no shard of this study.
+
+    Returns the new names; the shards of those files count as not done. Runs that were begun before there were
+    checksums keep files without one. What a killed process left half written is removed.
+    """
+    mine = {shard.file_name for shard in shards}
+    checked = bool(folder.provenance.get("checksums"))
+    records = folder.path / "records"
+    found = []
+    for file in sorted(records.glob("*.parquet")):
+        if file.name not in mine or (checked and not is_sound(file)):
+            found.append(set_aside(file))
+    if is_local(folder.path):
+        for half in [*folder.path.glob(".*.part"), *records.glob(".*.part")]:
+            half.unlink(missing_ok=True)
+    return found
+
+
 def begin_run(
     path: Path, study: Study, item_sets: Sequence[ItemSet], provenance: Mapping[str, Any]
 ) -> RunFolder:
     """Makes a run folder: the items, then the study, which makes it a run."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        rows = [row for items in item_sets for row in item_rows(items)]
-        write_rows(rows, path / "items.parquet", ITEM_SCHEMA)
-        write_study(study, path / "study.yaml", provenance)
-    except OSError as error:
-        raise RunError(f"run: {path} can't be written: {error.strerror or error}") from None
+    provenance = {**provenance, "checksums": True}
+    rows = [row for items in item_sets for row in item_rows(items)]
+    write_rows(rows, path / "items.parquet", ITEM_SCHEMA)
+    write_study(study, path / "study.yaml", provenance)
     return RunFolder(path, study, provenance)
+
+
+def runs_of(path: Path) -> list[Path]:
+    """The runs in a folder: itself, or, of a study with several cells, each cell that has begun.
+
+    Raises:
+        RunError: none of its cells has begun.
+    """
+    if not (path / MATRIX).is_file():
+        return [path]
+    names = read_yaml(path / MATRIX).get("cells") or []
+    runs = [path / "cells" / str(name) for name in names]
+    begun = [run for run in runs if (run / "study.yaml").is_file()]
+    if not begun:
+        raise RunError(f"run: no cell of {path} has begun yet; run its study")
+    return begun
 
 
 def shards_of(arm: str, items: ItemSet, *, reach_limit: int) -> list[Shard]:

@@ -1,22 +1,76 @@
-"""The models of a run: base, and base with the compression of an arm."""
+"""The models of a run: base, and base with the compression of an arm, each with the engine that asks it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
-from anomia.compress.spec import Arm, Checkpoint
-from anomia.items import ItemSet
+from anomia.compress.spec import Checkpoint
+from anomia.errors import RunError
 from anomia.models import LoadedModel, load_model
 from anomia.models.fingerprint import architecture
 from anomia.probe.select import ChosenEngine, choose_engine
+from anomia.run.cells import CellRun, Turn
 from anomia.run.compress import compress_arm
-from anomia.run.folder import RunFolder, Shard
+from anomia.run.folder import Shard
 from anomia.run.progress import Progress
 from anomia.study import Study
 
 
-def load(study: Study, name: str, progress: Progress) -> LoadedModel:
-    """Loads base or a checkpoint as the study says."""
+class Ready(NamedTuple):
+    """A model that can be asked."""
+
+    loaded: LoadedModel
+    engine: ChosenEngine
+
+
+def make_ready(turn: Turn, progress: Progress) -> Ready:
+    """Loads base or an arm's checkpoint, applies the arm's compression in place, and chooses the engine.
+
+    The model is made once for all cells: its calibration text shares no passage with any of them.
+
+    Raises:
+        ModelError, CompressionError, DataError: the arm can't be made.
+        RunError: the calibration text is another than when a cell's arm was begun.
+    """
+    study, steps = turn.cells[0].study, turn.arm.steps
+    checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
+    loaded = _load(study, checkpoint.model if checkpoint else study.base, progress)
+    rest = steps[1:] if checkpoint else steps
+    if rest:
+        passages: dict[str, list[str]] = {}
+        for cell in turn.cells:
+            texts = passages.setdefault(cell.study.data, [])
+            texts += [item.question.context for items in turn.sets(cell) for item in items.items]
+        everything = [text for texts in passages.values() for text in texts]
+        report = compress_arm(loaded, rest, study, turn.languages, everything, progress)
+        report["free_of"] = {data: len(set(texts)) for data, texts in passages.items()}
+        for cell in turn.cells:
+            _note(turn, cell, report)
+    return Ready(loaded, _engine(turn, loaded))
+
+
+def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
+    """Stores what compression did in a cell's folder, unless it did something else there before."""
+    assert cell.folder is not None
+    whole = Shard(turn.arm.name, cell.study.data, "-".join(s.language for s in turn.sets(cell)), 0, 0)
+    name = f"compression/{whole.file_name.removesuffix('.parquet')}.json"
+    before = cell.folder.noted(name)
+    begun = len(cell.pending(turn.arm.name)) < len(cell.shards(turn.arm.name))
+    if before is not None and begun and _texts(before) != _texts(report):
+        raise RunError(
+            f"run: {cell.path}: {turn.arm.name} was begun with other calibration text than there is now; "
+            "restore the text, or give another --out"
+        )
+    cell.folder.note(name, {"arm": turn.arm.name, **report})
+
+
+def _texts(report: dict[str, object]) -> list[object]:
+    steps = report["steps"]
+    assert isinstance(steps, list)
+    return [(step.get("calibration") or {}).get("token_hash") for step in steps]
+
+
+def _load(study: Study, name: str, progress: Progress) -> LoadedModel:
     progress.stage(f"loading {name}", 1)
     loaded = load_model(
         name,
@@ -30,30 +84,10 @@ def load(study: Study, name: str, progress: Progress) -> LoadedModel:
     return loaded
 
 
-def load_arm(
-    study: Study,
-    arm: Arm,
-    item_sets: Sequence[ItemSet],
-    folder: RunFolder,
-    progress: Progress,
-) -> LoadedModel:
-    """Base (or the arm's own checkpoint) with the arm's compression applied in place."""
-    steps = arm.steps
-    first = steps[0]
-    name = first.model if isinstance(first, Checkpoint) else study.base
-    loaded = load(study, name, progress)
-    rest = steps[1:] if isinstance(first, Checkpoint) else steps
-    if rest:
-        passages = [item.question.context for items in item_sets for item in items.items]
-        report = compress_arm(loaded, rest, study, [s.language for s in item_sets], passages, progress)
-        whole = Shard(arm.name, study.data, "-".join(s.language for s in item_sets), 0, 0)
-        name = whole.file_name.removesuffix(".parquet")
-        folder.note(f"compression/{name}.json", {"arm": arm.name, **report})
-    return loaded
-
-
-def engine_for(study: Study, folder: RunFolder | None, loaded: LoadedModel) -> ChosenEngine:
+def _engine(turn: Turn, loaded: LoadedModel) -> ChosenEngine:
     """The engine of base for all models of its architecture, else one of the model's own."""
-    if folder is not None and folder.provenance["architecture"] == architecture(loaded.model):
-        return choose_engine(loaded.model, folder.provenance["engine"], tried=True)
-    return choose_engine(loaded.model, study.engine)
+    here = architecture(loaded.model)
+    for cell in turn.cells:
+        if cell.folder is not None and cell.folder.provenance["architecture"] == here:
+            return choose_engine(loaded.model, cell.folder.provenance["engine"], tried=True)
+    return choose_engine(loaded.model, turn.cells[0].study.engine)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from anomia.items import ItemSet
-from anomia.models import LoadedModel
 from anomia.probe.encode import Form, encode_item
-from anomia.probe.select import ChosenEngine
 from anomia.records import record
+from anomia.run.cells import CellRun
 from anomia.run.folder import RunFolder, shards_of
+from anomia.run.model import Ready
 from anomia.run.progress import Progress
 from anomia.run.shard import ask
 from anomia.study import BASE, Study
@@ -23,22 +21,17 @@ def lacks_noise(folder: RunFolder) -> bool:
     return folder.study.noise_items > 0 and folder.noted("noise.json") is None
 
 
-def measure_noise(
-    study: Study,
-    folder: RunFolder,
-    item_sets: Sequence[ItemSet],
-    loaded: LoadedModel,
-    engine: ChosenEngine,
-    progress: Progress,
-) -> None:
+def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     """Asks a few items again at another batch size: verdicts that flip are what rounding alone does."""
+    folder, study, item_sets, loaded = cell.folder, cell.study, cell.item_sets, ready.loaded
+    assert folder is not None
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
     if not count or folder.noted("noise.json") is not None:
         return
     size = (
         max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
     )
-    progress.stage(f"noise floor: {count} items again at batch size {size}", count)
+    progress.stage(f"{cell.label}noise floor: {count} items again at batch size {size}", count)
     turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
         :count
     ]
@@ -51,7 +44,7 @@ def measure_noise(
         for items, index in turns
     ]  # fmt: skip
     first = _rows_by_item(folder, study, item_sets)
-    replies = ask(study, folder, encoded, loaded, engine, size=size)
+    replies = ask(cell, encoded, ready, size=size)
     for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
         again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
         before = first[items.language, item.item.question.id]
@@ -69,6 +62,6 @@ def _rows_by_item(
     rows = {}
     for items in item_sets:
         for shard in shards_of(BASE, items, reach_limit=study.reach_limit):
-            for row in pl.read_parquet(folder.record_file(shard), columns=columns).iter_rows(named=True):
+            for row in folder.rows(shard, columns).iter_rows(named=True):
                 rows[items.language, row["item_id"]] = row
     return rows

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
+import psutil  # type: ignore[import-untyped]
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,11 +23,31 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 
-class Progress(Protocol):
-    """What a run tells while it works. Stages follow one another; `total` counts items of the whole run."""
+class Ahead(NamedTuple):
+    """What a run has to do. items: probings of one item by one arm; shards and cells: that hold them."""
 
-    def begin(self, total: int) -> None:
-        """The run starts; `total` probings of one item each lie ahead."""
+    items: int
+    shards: int
+    cells: int
+
+
+class Finished(NamedTuple):
+    """A shard whose records are on disk. where: the worker that did it, if there are several."""
+
+    cell: str
+    arm: str
+    language: str
+    first: int
+    last: int
+    seconds: float
+    where: str = ""
+
+
+class Progress(Protocol):
+    """What a run tells while it works. Stages follow one another; items count over the whole run."""
+
+    def begin(self, ahead: Ahead) -> None:
+        """The run starts."""
 
     def stage(self, text: str, total: int) -> None:
         """A part of the run starts, with its own number of steps."""
@@ -33,12 +55,15 @@ class Progress(Protocol):
     def advance(self, *, items: int = 0) -> None:
         """A step of the stage is done; `items` of them count towards the whole."""
 
+    def finish(self, shard: Finished) -> None:
+        """A shard is on disk."""
+
     def say(self, text: str) -> None:
         """A line that stays."""
 
 
 class RichProgress:
-    """Two bars: the stage and the whole run."""
+    """Two bars: the stage and the whole run, with its shards, items a second and memory."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
@@ -54,6 +79,7 @@ class RichProgress:
         )
         self._whole: TaskID | None = None
         self._stage: TaskID | None = None
+        self._count = Count()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -64,9 +90,10 @@ class RichProgress:
     ) -> None:
         self._bars.stop()
 
-    def begin(self, total: int) -> None:
+    def begin(self, ahead: Ahead) -> None:
         """Shows the bar of the whole run."""
-        self._whole = self._bars.add_task("whole run", total=total)
+        self._count = Count(ahead)
+        self._whole = self._bars.add_task(self._count.text(), total=ahead.items)
 
     def stage(self, text: str, total: int) -> None:
         """Replaces the stage's bar."""
@@ -79,7 +106,14 @@ class RichProgress:
         if self._stage is not None:
             self._bars.advance(self._stage)
         if self._whole is not None and items:
-            self._bars.advance(self._whole, items)
+            self._count.items += items
+            self._bars.update(self._whole, advance=items, description=self._count.text())
+
+    def finish(self, shard: Finished) -> None:
+        """Counts the shard."""
+        self._count.shards += 1
+        if self._whole is not None:
+            self._bars.update(self._whole, description=self._count.text())
 
     def say(self, text: str) -> None:
         """Prints above the bars."""
@@ -92,9 +126,10 @@ class PlainProgress:
     def __init__(self, write: Callable[[str], object] | None = None, *, every: float = 30.0) -> None:
         self._write = write or (lambda text: print(text, file=sys.stderr, flush=True))
         self._every = every
-        self._total = self._done = self._steps = self._step = 0
+        self._steps = self._step = 0
         self._text = ""
-        self._started = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
+        self._count = Count()
 
     def __enter__(self) -> Self:
         return self
@@ -104,9 +139,9 @@ class PlainProgress:
     ) -> None:
         return None
 
-    def begin(self, total: int) -> None:
+    def begin(self, ahead: Ahead) -> None:
         """Starts the clock."""
-        self._total, self._done, self._started = total, 0, time.monotonic()
+        self._count = Count(ahead)
 
     def stage(self, text: str, total: int) -> None:
         """Writes what begins."""
@@ -115,20 +150,93 @@ class PlainProgress:
 
     def advance(self, *, items: int = 0) -> None:
         """Counts, and writes now and then."""
-        self._done += items
+        self._count.items += items
         self._step += 1
         now = time.monotonic()
         if now - self._spoke >= self._every:
             self._spoke = now
-            line = f"{self._text}: {self._step}/{self._steps}"
-            if 0 < self._done < self._total:
-                left = (now - self._started) / self._done * (self._total - self._done)
-                line += f"; whole run {self._done}/{self._total}, about {left / 60:.0f} min left"
-            self._write(line)
+            self._write(f"{self._text}: {self._step}/{self._steps}; {self._count.line()}")
+
+    def finish(self, shard: Finished) -> None:
+        """Counts the shard."""
+        self._count.shards += 1
 
     def say(self, text: str) -> None:
         """Writes the line."""
         self._write(text)
+
+
+class Several:
+    """Tells the same to several."""
+
+    def __init__(self, parts: Sequence[Progress]) -> None:
+        self._parts = parts
+
+    def begin(self, ahead: Ahead) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.begin(ahead)
+
+    def stage(self, text: str, total: int) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.stage(text, total)
+
+    def advance(self, *, items: int = 0) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.advance(items=items)
+
+    def finish(self, shard: Finished) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.finish(shard)
+
+    def say(self, text: str) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.say(text)
+
+
+class Count:
+    """How far a run is, how fast it goes and what memory it takes."""
+
+    def __init__(self, ahead: Ahead | None = None) -> None:
+        self._ahead = ahead or Ahead(0, 0, 0)
+        self._began = time.monotonic()
+        self.items = self.shards = 0
+
+    @property
+    def rate(self) -> float:
+        """Items a second since the run began, models' loading and compression included."""
+        return self.items / max(1e-9, time.monotonic() - self._began)
+
+    def text(self) -> str:
+        """For the bar of the whole run."""
+        cells = f"{self._ahead.cells} cells, " if self._ahead.cells > 1 else ""
+        rate = f", {self.rate:.2f} items/s" if self.items else ""
+        return f"whole run ({cells}shard {self.shards}/{self._ahead.shards}{rate}, {memory_text()})"
+
+    def line(self) -> str:
+        """For a line, with the time that is left."""
+        left = ""
+        if 0 < self.items < self._ahead.items:
+            left = f", about {(self._ahead.items - self.items) / self.rate / 60:.0f} min left"
+        return f"{self.text()} {self.items}/{self._ahead.items}{left}"
+
+
+def memory_bytes() -> dict[str, int]:
+    """Memory that this process holds now: `host`, and `gpu` where there is one."""
+    found = {"host": int(psutil.Process().memory_info().rss)}
+    if torch.cuda.is_available():
+        found["gpu"] = int(torch.cuda.memory_allocated())
+    return found
+
+
+def memory_text() -> str:
+    """The same for people."""
+    held = memory_bytes()
+    return f"{held.get('gpu', held['host']) / 1e9:.1f} GB"
 
 
 def stage_counter(progress: Progress, text: str) -> Callable[[int, int], None]:

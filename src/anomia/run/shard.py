@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
-
-import polars as pl
 
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
@@ -14,25 +13,27 @@ from anomia.models import LoadedModel
 from anomia.models.fingerprint import fingerprint_tokenizer
 from anomia.probe.ask import Decoding, Distribution, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
-from anomia.probe.select import ChosenEngine
 from anomia.records import record, write_rows
+from anomia.run.cells import CellRun
 from anomia.run.folder import RunFolder, Shard
-from anomia.run.progress import Progress
+from anomia.run.model import Ready
+from anomia.run.progress import Finished, Progress
 from anomia.study import BASE, Study
 
 
-def measure_shard(
-    study: Study,
-    folder: RunFolder,
-    shard: Shard,
-    items: ItemSet,
-    loaded: LoadedModel,
-    engine: ChosenEngine,
-    progress: Progress,
-) -> None:
-    """Asks one shard and writes its rows."""
+def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress, *, where: str = "") -> None:
+    """Asks one shard and writes its rows.
+
+    Raises:
+        ModelError: base answers no item with finite logits.
+        RunError: the rows can't be written.
+    """
+    folder, study, loaded = cell.folder, cell.study, ready.loaded
+    assert folder is not None
+    began = time.monotonic()
+    items = cell.items_of(shard)
     chosen = items.items[shard.first : shard.last]
-    progress.stage(f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
+    progress.stage(f"{cell.label}{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
     references: dict[str, Distribution] = {}
     if shard.arm != BASE and fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
         # Token ids of another vocabulary mean other tokens.
@@ -52,8 +53,7 @@ def measure_shard(
     # Items of like length share a batch; the order is a function of the items alone.
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
-    replies = ask(study, folder, [encoded[n] for n in order], loaded, engine)
-    for offset, reply in zip(order, replies, strict=True):
+    for offset, reply in zip(order, ask(cell, [encoded[n] for n in order], ready), strict=True):
         rows[offset] = record(
             encoded[offset],
             reply,
@@ -70,6 +70,10 @@ def measure_shard(
             "to compare with; try another --dtype"
         )
     write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
+    taken = round(time.monotonic() - began, 3)
+    progress.finish(
+        Finished(cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where)
+    )
 
 
 def encode(
@@ -91,19 +95,13 @@ def encode(
 
 
 def ask(
-    study: Study,
-    folder: RunFolder,
-    encoded: Sequence[EncodedItem],
-    loaded: LoadedModel,
-    engine: ChosenEngine,
-    *,
-    size: int | None = None,
+    cell: CellRun, encoded: Sequence[EncodedItem], ready: Ready, *, size: int | None = None
 ) -> Iterator[Reply]:
     """Replies in the order of the items; size: items a batch, by default the run's."""
-    size = size or int(folder.provenance["batch_size"])
-    return engine.answer(
-        loaded.model, [item.ask for item in encoded], decoding(study, loaded), batch_size=size
-    )
+    assert cell.folder is not None
+    size = size or int(cell.folder.provenance["batch_size"])
+    asks = [item.ask for item in encoded]
+    return ready.engine.answer(ready.loaded.model, asks, decoding(cell.study, ready.loaded), batch_size=size)
 
 
 def decoding(study: Study, loaded: LoadedModel) -> Decoding:
@@ -122,14 +120,12 @@ def decoding(study: Study, loaded: LoadedModel) -> Decoding:
 
 def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distribution]:
     """Base's next-token distributions for the items of a shard, by item id."""
-    path = folder.record_file(replace(shard, arm=BASE))
-    if not path.is_file():
+    base = replace(shard, arm=BASE)
+    if not folder.is_done(base):
         return {}
-    frame = pl.read_parquet(
-        path, columns=["item_id", "distribution_tokens", "distribution_log_probs", "tail_mass"]
-    )
+    columns = ["item_id", "distribution_tokens", "distribution_log_probs", "tail_mass"]
     return {
         item_id: Distribution(tuple(tokens), tuple(log_probs), tail)
-        for item_id, tokens, log_probs, tail in frame.iter_rows()
+        for item_id, tokens, log_probs, tail in folder.rows(base, columns).iter_rows()
         if tokens is not None
     }

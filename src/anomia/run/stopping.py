@@ -79,9 +79,6 @@ def _look(rows: pl.DataFrame, width: float, *, items_left: int) -> Stop:
 
 def _both_sides(folder: RunFolder, shard: Shard) -> pl.DataFrame:
     """A finished shard of an arm beside base's."""
-    arm, base = (
-        pl.read_parquet(folder.record_file(part), columns=_COLUMNS)
-        for part in (shard, replace(shard, arm=BASE))
-    )
+    arm, base = (folder.rows(part, _COLUMNS) for part in (shard, replace(shard, arm=BASE)))
     verdicts = ["item_id", "open_correct", "choice_correct"]
     return base.join(arm.select(verdicts), on="item_id", suffix="_arm", how="inner", maintain_order="left")

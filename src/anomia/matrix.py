@@ -1,0 +1,207 @@
+"""A study file with lists: several bases, data sets and seeds, and arms that stand for several.
+
+    base: [Qwen/Qwen3-4B, {mistralai/Mistral-7B-Instruct-v0.3: {chat: true}}]
+    arms:
+      - magnitude:0.5
+      - wanda: {sparsity: [0.3, 0.5], calibration: [c4, balanced]}
+    data: [tydiqa, xquad]
+    languages: {tydiqa: [english, swahili], xquad: [english, thai]}
+    seed: [42, 43]
+
+Every base with every data set and every seed is a cell, and every cell an ordinary study with all the arms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from anomia.errors import StudyError, nearest
+from anomia.files import write_text
+from anomia.study import Study, faults_of, in_one_message, read_settings
+
+OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
+"""Settings that one base of several may have for itself."""
+_AMOUNTS = ("sparsity", "pattern")
+_ESCAPES = str.maketrans({"%": "%25", "+": "%2B", ",": "%2C"})
+# Of a matrix that a run wrote: not settings.
+_WRITTEN = ("provenance", "cells")
+
+
+class Cell(NamedTuple):
+    """One study of a matrix; `name` is its folder's."""
+
+    name: str
+    study: Study
+
+
+class Matrix(NamedTuple):
+    """The studies that a file stands for. single: it names one base, data set and seed, without lists."""
+
+    cells: tuple[Cell, ...]
+    single: bool
+
+    @property
+    def studies(self) -> list[Study]:
+        """The cells without their names."""
+        return [cell.study for cell in self.cells]
+
+
+def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
+    """The studies of a file, of flags, or of a file with flags on top.
+
+    Raises:
+        StudyError: the file can't be read, or values are wrong: all faults in one message.
+    """
+    place, settings = read_settings(path)
+    values = {key: value for key, value in settings.items() if key not in _WRITTEN} | dict(overrides)
+    faults: list[str] = []
+    if isinstance(values.get("arms"), list | tuple):
+        values["arms"] = _all(expand_arm, values["arms"], faults)
+    axes = [_listed(values, key) for key in ("base", "data", "seed")]
+    cells: list[Cell] = []
+    for base, data, seed in itertools.product(*axes):
+        try:
+            own = dict(values)
+            for key, value in (("data", data), ("seed", seed)):
+                if key in values:
+                    own[key] = value
+            if "base" in values:
+                own |= _base(base)
+            if isinstance(languages := values.get("languages"), Mapping):
+                own["languages"] = _languages_of(data, languages, axes[1])
+            study = Study.model_validate(own)
+            cells.append(Cell(cell_name(study), study))
+        except StudyError as error:
+            faults.append(str(error))
+        except ValidationError as error:
+            faults += faults_of(error)
+    if not faults:
+        faults += _repeated([cell.name for cell in cells])
+    if faults:
+        raise StudyError(in_one_message(faults, place))
+    single = len(cells) == 1 and not any(
+        isinstance(values.get(key), list) for key in ("base", "data", "seed")
+    )
+    return Matrix(tuple(cells), single)
+
+
+def write_matrix(matrix: Matrix, path: Path) -> None:
+    """Writes what a folder of cells holds; the file is a study file again."""
+    text = yaml.safe_dump(describe(matrix), sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+
+
+def describe(matrix: Matrix) -> dict[str, Any]:
+    """A matrix as the settings that give it: what all cells share, what differs, and the cells' names."""
+    dumps = [study.model_dump(mode="json") for study in matrix.studies]
+    bases = {}
+    for dump in dumps:
+        bases[dump["base"]] = {key: dump[key] for key in OF_A_BASE}
+    own = [key for key in OF_A_BASE if len({str(settings[key]) for settings in bases.values()}) > 1]
+    settings = {key: value for key, value in dumps[0].items() if key not in own}
+    settings["base"] = [
+        {name: {key: found[key] for key in own}} if own else name for name, found in bases.items()
+    ]
+    for key in ("data", "seed"):
+        settings[key] = list(dict.fromkeys(dump[key] for dump in dumps))
+    if len({str(dump["languages"]) for dump in dumps}) > 1:
+        settings["languages"] = {dump["data"]: dump["languages"] for dump in dumps}
+    return {**settings, "cells": [cell.name for cell in matrix.cells]}
+
+
+def expand_arm(entry: Any) -> list[str]:
+    """The arms that an entry of a study file stands for.
+
+    >>> expand_arm({"wanda": {"sparsity": [0.3, 0.4], "calibration": "balanced"}})
+    ['wanda:0.3,calibration=balanced', 'wanda:0.4,calibration=balanced']
+
+    Raises:
+        StudyError: it is neither a text nor one method with its options.
+    """
+    if isinstance(entry, str):
+        return [entry]
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise StudyError(f"arms: {entry!r} is no arm; write wanda:0.5, or wanda: {{sparsity: [0.3, 0.5]}}")
+    ((method, options),) = entry.items()
+    if not isinstance(options, Mapping):
+        return [f"{method}:{value}" for value in _list(options)]
+    amounts = [key for key in _AMOUNTS if key in options]
+    if len(amounts) > 1:
+        raise StudyError(f"arms: {method} has a sparsity and a pattern; write an entry for each")
+    heads = [f"{method}:{value}" for value in _list(options[amounts[0]])] if amounts else [str(method)]
+    rest = [
+        [f"{key}={str(value).translate(_ESCAPES)}" for value in _list(values)]
+        for key, values in options.items()
+        if key not in _AMOUNTS
+    ]
+    return [",".join(parts) for parts in itertools.product(heads, *rest)]
+
+
+def cell_name(study: Study) -> str:
+    """A folder name that tells base, data and seed."""
+    parts = (study.base, study.data, str(study.seed))
+    shown = (_last(study.base), _last(study.data), f"seed{study.seed}")
+    # Where a name is only the end of a path, its digest keeps two of them apart.
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]
+    plain = (study.base.count("/") <= 1 and not study.base.startswith(("/", "."))) and ":" not in study.data
+    return ".".join([*(_slug(part) for part in shown), *([] if plain else [digest])])
+
+
+def _base(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        return {"base": entry}
+    if len(entry) != 1:
+        raise StudyError(f"base: {entry!r} is no model; write its name, or NAME: {{chat: true}}")
+    ((name, settings),) = entry.items()
+    for key in settings or {}:
+        if key not in OF_A_BASE:
+            raise StudyError(f"base: {name}: unknown key {key!r}; {nearest(key, OF_A_BASE)}")
+    return {"base": name, **(settings or {})}
+
+
+def _languages_of(data: str, languages: Mapping[str, Any], known: Sequence[Any]) -> Any:
+    for name in languages:
+        if name not in known:
+            raise StudyError(f"languages: {name!r} is no data set of this study; {nearest(name, known)}")
+    return languages.get(data)
+
+
+def _all(expand: Any, entries: Sequence[Any], faults: list[str]) -> list[str]:
+    found: list[str] = []
+    for entry in entries:
+        try:
+            found += expand(entry)
+        except StudyError as error:
+            faults.append(str(error))
+    return found
+
+
+def _listed(values: Mapping[str, Any], key: str) -> list[Any]:
+    found = _list(values.get(key))
+    if not found:
+        raise StudyError(f"study: {key} is an empty list")
+    return found
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [f"{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:48] or "x"

@@ -1,0 +1,135 @@
+"""Studies under way: what is asked in each, what is left to do, and what one loaded model answers in all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from anomia.compress.spec import Arm, parse_arm
+from anomia.items import ItemSet, build_items, read_questions
+from anomia.run.compress import uses_own_text
+from anomia.run.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of
+from anomia.run.progress import Progress
+from anomia.run.stopping import interleaved, stopped
+from anomia.study import BASE, Study
+
+_LOCAL_SETS = {"tydiqa": ("tydiqa_goldp/dev", "tydiqa"), "xquad": ("xquad",)}
+
+
+@dataclass(slots=True)
+class CellRun:
+    """A study, its items and its folder; `folder` is None until base has been looked at."""
+
+    name: str
+    study: Study
+    path: Path
+    item_sets: list[ItemSet] = field(repr=False)
+    folder: RunFolder | None = None
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Base and the study's arms."""
+        return [Arm(BASE), *(parse_arm(text) for text in self.study.arms)]
+
+    def shards(self, arm: str) -> list[Shard]:
+        """All shards of an arm."""
+        limit = self.study.reach_limit
+        return [shard for items in self.item_sets for shard in shards_of(arm, items, reach_limit=limit)]
+
+    def pending(self, arm: str) -> list[Shard]:
+        """The shards of an arm that are not done."""
+        return [s for s in self.shards(arm) if self.folder is None or not self.folder.is_done(s)]
+
+    def items_of(self, shard: Shard) -> ItemSet:
+        """The items that a shard is a part of."""
+        return next(items for items in self.item_sets if items.language == shard.language)
+
+    @property
+    def label(self) -> str:
+        """What stands before the texts of its progress; nothing in a study of one cell."""
+        return f"{self.name}, " if self.name else ""
+
+
+class Turn(NamedTuple):
+    """What one model answers: an arm, the languages it was made for, and the cells that ask it."""
+
+    arm: Arm
+    languages: tuple[str, ...]
+    cells: tuple[CellRun, ...]
+
+    def sets(self, cell: CellRun) -> list[ItemSet]:
+        """The items that this model answers in a cell."""
+        return [items for items in cell.item_sets if items.language in self.languages]
+
+    def pending(self, cell: CellRun) -> list[Shard]:
+        """What this model still has to answer in a cell, in the order in which it is asked."""
+        shards = [shard for shard in cell.pending(self.arm.name) if shard.language in self.languages]
+        return interleaved(shards) if cell.study.until_width else shards
+
+    def narrow_enough(self, cell: CellRun) -> bool:
+        """Whether the arm has stopped in a cell. Base never does: every arm needs it."""
+        width, limit = cell.study.until_width, cell.study.reach_limit
+        if width is None or cell.folder is None or self.arm.name == BASE:
+            return False
+        found = stopped(cell.folder, self.arm.name, self.sets(cell), width=width, reach_limit=limit)
+        return found is not None
+
+
+def open_cell(name: str, study: Study, path: Path, progress: Progress) -> CellRun:
+    """A study with its items, going on with what its folder holds.
+
+    Raises:
+        AnomiaError: the data can't be used, or the folder holds something else.
+    """
+    items = read_items(study)
+    cell = CellRun(name, study, path, items, open_run(path, study))
+    if cell.folder is not None:
+        check_same(cell.folder, items)
+        wanted = (shard for arm in cell.arms for shard in cell.shards(arm.name))
+        for file in set_damaged_aside(cell.folder, wanted):
+            progress.say(
+                f"{file.name.removesuffix('.damaged')} is damaged or does not belong to this run; it was set "
+                f"aside as {file}, and what it stood for is done again"
+            )
+    return cell
+
+
+def read_items(study: Study) -> list[ItemSet]:
+    """The items of a study, a set a language."""
+    questions = read_questions(_where(study), study.languages)
+    sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
+    return list(sets.values())
+
+
+def by_model(cells: Iterable[CellRun]) -> list[list[CellRun]]:
+    """Cells that share a base, together."""
+    groups: dict[str, list[CellRun]] = {}
+    for cell in cells:
+        study = cell.study
+        key = repr((study.base, study.revision, study.chat, study.dtype, study.engine))
+        groups.setdefault(key, []).append(cell)
+    return list(groups.values())
+
+
+def turns_of(arm: Arm, cells: Sequence[CellRun]) -> list[Turn]:
+    """The models that an arm needs: one for all languages, or one for each where each has its own mask."""
+    languages = tuple(dict.fromkeys(items.language for cell in cells for items in cell.item_sets))
+    groups = [(name,) for name in languages] if uses_own_text(arm.steps, cells[0].study) else [languages]
+    turns = []
+    for group in groups:
+        asking = tuple(c for c in cells if any(items.language in group for items in c.item_sets))
+        turns.append(Turn(arm, tuple(group), asking))
+    return turns
+
+
+def _where(study: Study) -> str:
+    """The data set, from the study's own folder where it is there."""
+    if study.data_folder is not None:
+        for name in _LOCAL_SETS.get(study.data, ()):
+            folder = Path(study.data_folder) / name
+            if folder.is_dir() and any(re.search(r"\.json$", file.name) for file in folder.iterdir()):
+                return f"squad:{folder}"
+    return study.data

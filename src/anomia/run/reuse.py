@@ -1,0 +1,122 @@
+"""Taking base's measurement from an earlier run, where nothing that it depends on is different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anomia.errors import RunError
+from anomia.files import read_yaml
+from anomia.items import ItemSet
+from anomia.records import ITEM_SCHEMA, item_rows, read_items, write_rows
+from anomia.run.cells import CellRun
+from anomia.run.folder import RunFolder, open_run, runs_of, shards_of
+from anomia.run.progress import Finished, Progress
+from anomia.study import BASE, Study
+
+_FOUND = {
+    "base_weights": "weights",
+    "tokenizer": "tokenizer",
+    "dtype": "dtype",
+    "engine": "engine",
+    "batch_size": "batch size",
+    "eos_token_ids": "end tokens",
+    "torch": "torch version",
+    "transformers": "transformers version",
+    "anomia": "anomia version",
+}
+"""What a run found out when it began, and base's answers depend on."""
+_ASKED = (
+    "seed", "chat", "probes", "max_new_tokens", "num_beams", "num_samples", "sample_seeds", "top_p", "temperature",
+    "reach_limit", "prompt_tokens", "one_shot_tokens", "one_shot_characters", "exemplar_characters", "top_tokens",
+)  # fmt: skip
+"""Settings of the prompts and probes."""
+
+
+def reuse_base(cell: CellRun, runs: Sequence[Path], progress: Progress) -> None:
+    """Copies base's records of every language whose fingerprint is the same, and says what differs elsewhere.
+
+    Raises:
+        RunError: an earlier run can't be read.
+    """
+    assert cell.folder is not None
+    for path in [run for folder in runs for run in runs_of(folder)]:
+        earlier = _open(path)
+        shared = differences(earlier, cell.folder)
+        if shared:
+            progress.say(f"{cell.label}base is not taken from {path}: other {', '.join(shared)}")
+            continue
+        for items in cell.item_sets:
+            reason = _other_questions(earlier, cell.folder, items)
+            if reason:
+                progress.say(f"{cell.label}{items.language}: base is not taken from {path}: {reason}")
+                continue
+            taken = sum(_copied(earlier, cell, items, progress))
+            if taken:
+                progress.say(f"{cell.label}{items.language}: base's {taken} items are taken from {path}")
+        noise = earlier.noted("noise.json")
+        same_items = earlier.provenance["items"] == cell.folder.provenance["items"]
+        if noise is not None and same_items and not cell.pending(BASE):
+            cell.folder.note("noise.json", noise)
+
+
+def differences(earlier: RunFolder, now: RunFolder) -> list[str]:
+    """What base's answers depend on, apart from the questions, that is not the same in two runs."""
+    found = [
+        text
+        for key, text in _FOUND.items()
+        if earlier.provenance.get(key) != now.provenance[key]
+        # In float32 the composition of a batch changes nothing.
+        and not (key == "batch_size" and now.provenance["dtype"] == "float32")
+    ]
+    before, asked = earlier.study.model_dump(), now.study.model_dump()
+    return found + [f"{key} in the study" for key in _ASKED if before[key] != asked[key]]
+
+
+def _other_questions(earlier: RunFolder, now: RunFolder, items: ItemSet) -> str | None:
+    language = items.language
+    before = read_items(earlier.path).filter(pl.col("language") == language).drop("dataset")
+    here = pl.DataFrame(item_rows(items), schema=ITEM_SCHEMA).drop("dataset")
+    if before.is_empty():
+        return "it has no such language"
+    if not before.equals(here, null_equal=True):
+        return "other questions or options"
+    if earlier.provenance["exemplars"].get(language) != now.provenance["exemplars"][language]:
+        return "another one-shot exemplar"
+    return None
+
+
+def _copied(earlier: RunFolder, cell: CellRun, items: ItemSet, progress: Progress) -> Iterator[int]:
+    """Copies what is there and yields the number of rows of each shard."""
+    assert cell.folder is not None
+    limit = cell.study.reach_limit
+    before = earlier.study.data
+    old = ItemSet(before, items.language, items.items, items.exemplar, items.excluded)
+    for shard, theirs in zip(
+        shards_of(BASE, items, reach_limit=limit), shards_of(BASE, old, reach_limit=limit), strict=True
+    ):
+        if cell.folder.is_done(shard) or not earlier.is_done(theirs):
+            continue
+        rows = earlier.rows(theirs).with_columns(dataset=pl.lit(items.dataset))
+        write_rows(rows.to_dicts(), cell.folder.record_file(shard))
+        count = shard.last - shard.first
+        for _ in range(count):
+            progress.advance(items=1)
+        progress.finish(
+            Finished(cell.name, BASE, shard.language, shard.first, shard.last, 0.0, where="reused")
+        )
+        yield count
+
+
+def _open(path: Path) -> RunFolder:
+    settings: dict[str, Any] = read_yaml(path / "study.yaml")
+    settings.pop("provenance", None)
+    # A run knows nothing of settings that came later; their defaults are what it did.
+    study = Study.model_validate({key: value for key, value in settings.items() if key in Study.model_fields})
+    folder = open_run(path, study)
+    if folder is None:
+        raise RunError(f"run: --reuse {path} is no run of Anomia")
+    return folder
