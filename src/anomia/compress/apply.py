@@ -26,6 +26,7 @@ from anomia.compress.prune import METHODS, prune_groups
 from anomia.compress.prunerzero import gradient_norms
 from anomia.compress.quantize import DEQUANTIZED, quantize_blocks
 from anomia.compress.report import CompressionReport, MatrixReport
+from anomia.compress.size import stored_bytes
 from anomia.compress.spec import UNCALIBRATED, Checkpoint, Pattern, Prune, Quantize, Step, Target
 from anomia.compress.statistics import Group
 from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk, make_model_batches, walk
@@ -108,6 +109,7 @@ def compress(
             left_dense=tuple(left_dense(model, decoder)),
             warnings=() if step.method == "llm.int8" else (DEQUANTIZED,),
             versions=versions("torchao", "bitsandbytes"),
+            size_bytes=stored_bytes(model, [step]),
         )
     check_target(decoder, step.target)
     if needs_calibration(step) and windows is None:
@@ -133,6 +135,7 @@ def compress(
         reconstruction=METHODS[step.method].choices,
         warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
         versions=versions(),
+        size_bytes=stored_bytes(model, [step]),
     )
 
 

@@ -60,7 +60,7 @@ def quantize_blocks(
 
 def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
     """Refuse a group that doesn't divide the inputs of every matrix."""
-    group = _group(step)
+    group = group_of(step)
     if group is None:
         return
     columns = {
@@ -77,7 +77,8 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
             )
 
 
-def _group(step: Quantize) -> int | None:
+def group_of(step: Quantize) -> int | None:
+    """Inputs that share a scale; None for a whole row, and where bitsandbytes decides."""
     if step.method in ("nf4", "llm.int8"):
         return None
     return step.group if step.group is not None else (None if step.method == "int8" else GROUP)
@@ -85,7 +86,7 @@ def _group(step: Quantize) -> int | None:
 
 def _integers(step: Quantize) -> RoundTrip:
     torchao = _require("torchao.quantization", "torchao")
-    group = _group(step)
+    group = group_of(step)
     granularity = torchao.PerAxis(0) if group is None else torchao.PerGroup(group)
     bits = getattr(torch, step.method)
     config = torchao.IntxWeightOnlyConfig(weight_dtype=bits, granularity=granularity)

@@ -35,7 +35,8 @@ class CompressionReport:
     """One applied step. left_dense: names of the weights that pruning never touches.
 
     block_sparsity: the target of each block, where they differ. reconstruction: choices that a method built
-    from its published description made, empty for the others. seconds: wall-clock time.
+    from its published description made, empty for the others. seconds: wall-clock time. size_bytes: the whole
+    model's weights as they would be stored: dense after pruning, packed after quantization.
     """
 
     step: str
@@ -47,6 +48,7 @@ class CompressionReport:
     reconstruction: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
+    size_bytes: int | None = None
 
     @property
     def sparsity(self) -> float:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from anomia._version import __version__
+from anomia.compress.size import stored_bytes
 from anomia.errors import RunError
 from anomia.files import read_yaml
 from anomia.grade import normalize
@@ -52,6 +53,7 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "batch_size": _batch_size(study, item_sets, ready, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
         "base_weights": fingerprint_weights(loaded.model),
+        "size_bytes": stored_bytes(loaded.model, source=loaded.name, revision=study.revision),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
         "vocabulary": loaded.model.config.get_text_config().vocab_size,
         "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},

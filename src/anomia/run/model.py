@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from anomia.compress.size import stored_bytes
 from anomia.compress.spec import Checkpoint
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_model
@@ -44,6 +45,10 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
         everything = [text for texts in passages.values() for text in texts]
         report = compress_arm(loaded, rest, study, turn.languages, everything, progress)
         report["free_of"] = {data: len(set(texts)) for data, texts in passages.items()}
+    else:
+        report = {"steps": []}
+    if steps:
+        report["size_bytes"] = stored_bytes(loaded.model, steps, source=loaded.name)
         for cell in turn.cells:
             _note(turn, cell, report)
     return Ready(loaded, _engine(turn, loaded))

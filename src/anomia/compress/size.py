@@ -1,0 +1,108 @@
+"""How many bytes the weights of an arm take where they are stored, for accuracy against size on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from torch import nn
+
+from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.quantize import NF4_BLOCK, group_of
+from anomia.compress.shards import INDEX
+from anomia.compress.spec import Checkpoint, Quantize, Step
+
+_BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "nf4": 4}
+
+
+def stored_bytes(
+    model: nn.Module, steps: Sequence[Step] = (), *, source: str | None = None, revision: str | None = None
+) -> int:
+    """The bytes of a model's weights as they would be stored, without the headers of files.
+
+    A dense model counts every tensor once (tied ones too), in the type that it was loaded in. A pruned one counts
+    the same: zeros are stored like any other value. A quantized one counts its matrices packed, whatever
+    this program computes with. A model that came packed (GGUF, GPTQ, AWQ, …) counts its files.
+
+    Args:
+        model: as it is now, after `steps`.
+        steps: all that was done to it.
+        source: hub id, folder or GGUF file it was loaded from. revision: of a hub repository.
+    """
+    done = [step for step in steps if not isinstance(step, Checkpoint)]
+    if not done and source is not None and (source.endswith(".gguf") or _came_packed(model)):
+        files = files_bytes(source, revision=revision)
+        if files is not None:
+            return files
+    dense = tensor_bytes(model)
+    last = done[-1] if done else None
+    # LLM.int8() has put its own small tensors in place of the dense ones.
+    if not isinstance(last, Quantize) or last.method == "llm.int8":
+        return dense
+    decoder = find_blocks(model)
+    for index, block in enumerate(decoder.modules):
+        for matrix in all_matrices(block, f"{decoder.name}.{index}"):
+            rows, columns = matrix.weight.shape
+            dense -= matrix.weight.nbytes
+            dense += packed_bytes(rows, columns, last, scale_bytes=matrix.weight.element_size())
+    return dense
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """All parameters and saved buffers, shared ones once."""
+    sizes = {(value.data_ptr(), value.nbytes): value.nbytes for value in model.state_dict().values()}
+    return sum(sizes.values())
+
+
+def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 2) -> int:
+    """A quantized matrix: its integers without gaps, and one scale a group of inputs.
+
+    Scales have the size of the model's type, those of nf4 are float32. GGUF's Q8_0 and Q4_0 take just as much at
+    groups of 32 with two bytes a scale.
+    """
+    group = NF4_BLOCK if step.method == "nf4" else group_of(step) or columns
+    scales = math.ceil(rows * columns / group)
+    return math.ceil(rows * columns * _BITS[step.method] / 8) + scales * (
+        4 if step.method == "nf4" else scale_bytes
+    )
+
+
+def files_bytes(source: str, *, revision: str | None = None) -> int | None:
+    """The size of a model's weight files: a GGUF file, or the safetensors of a folder or of the hub's cache.
+
+    None where they can't be found.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path.stat().st_size
+    folder = path if path.is_dir() else _cached(source, revision)
+    if folder is None:
+        return None
+    index = folder / INDEX
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [folder / name for name in names]
+    else:
+        files = [folder / "model.safetensors"]
+    if not all(file.is_file() for file in files):
+        return None
+    return sum(file.stat().st_size for file in files)
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):
+        for name in (INDEX, "model.safetensors"):
+            found = try_to_load_from_cache(source, name, revision=revision)
+            if isinstance(found, str):
+                return Path(found).parent
+    return None
+
+
+def _came_packed(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "quantization_config", None) is not None
