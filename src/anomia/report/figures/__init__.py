@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from anomia.errors import RunError, nearest
 from anomia.report.figures.cases import Case, Drawn, Run, cases
-from anomia.report.figures.fate_bars import draw_dissociation
+from anomia.report.figures.drops import draw_drops
+from anomia.report.figures.fate_bars import draw_dissociation, draw_fates
+from anomia.report.figures.flow import draw_flow
+from anomia.report.figures.frontier import draw_frontier
 from anomia.report.figures.ladder import draw_ladder
+from anomia.report.figures.ranks import draw_ranks
+from anomia.report.figures.reach import draw_reach
+from anomia.report.figures.settings import draw_calibrations, draw_settings
+from anomia.report.figures.shots import draw_shots
+from anomia.report.figures.sizes import draw_sizes
 from anomia.report.figures.style import COLORS, theme
 from anomia.report.figures.write import FORMATS, standalone, write_figures
 
@@ -17,8 +25,18 @@ __all__ = [
 
 # In reading order. None where the runs lack what the figure shows.
 FIGURES: Mapping[str, Callable[[Sequence[Case]], Drawn | None]] = {
+    "fates_flow": draw_flow,
     "figure1": draw_dissociation,
+    "figure8": draw_fates,
     "ladder": draw_ladder,
+    "figure2": draw_drops,
+    "figure3": draw_ranks,
+    "figure4": draw_reach,
+    "table1": draw_shots,
+    "frontier": draw_frontier,
+    "figure5": draw_settings,
+    "figure6": draw_sizes,
+    "figure7": draw_calibrations,
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import altair as alt
 import polars as pl
 
-from anomia.compress.spec import Prune, parse_arm
+from anomia.compress.spec import Arm, Prune, parse_arm
 from anomia.errors import AnomiaError
 from anomia.measure.figures import Lookup, lookup
 from anomia.measure.frame import POOLED
@@ -93,6 +94,26 @@ def plain(text: Any, longest: int = LONGEST_NAME) -> str:
         return kept
     head = (longest - 1) // 2
     return f"{kept[:head]}…{kept[head + 1 - longest :]}"
+
+
+def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:
+    """Groups of cases that differ in their calibration text alone, each with the arm that they share in words."""
+    groups: dict[tuple[Any, ...], list[tuple[Case, str]]] = {}
+    for case in found:
+        if case.calibration is None:
+            continue
+        arm = _uncalibrated(case.arm)
+        study = case.run.results.study
+        key = (study.get("base"), study.get("data"), tuple(case.languages), arm)
+        groups.setdefault(key, []).append((case, plain(arm, LONGEST_LABEL)))
+    return [group for group in groups.values() if len({case.calibration for case, _ in group}) > 1]
+
+
+def _uncalibrated(arm: str) -> str:
+    steps = parse_arm(arm).steps
+    return str(
+        Arm("", tuple(replace(step, calibration=None) if isinstance(step, Prune) else step for step in steps))
+    )
 
 
 def _labels(found: Sequence[Case]) -> list[str]:

@@ -7,26 +7,37 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT
 from anomia.measure.frame import POOLED
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
+    AS_PERCENT,
     EVERY,
+    FATE_WORDS,
     INTERVALS,
     SCOPES,
+    TOO_FEW,
     Row,
     beside,
     compared,
     filtered,
     listed,
     measured,
+    note,
     panels,
     percent_axis,
     place,
     rows_axis,
+    signed,
     starred,
     tooltip,
 )
 from anomia.report.figures.style import COLORS
+
+FATE_SCALE = alt.Scale(domain=[FATE_WORDS[fate] for fate in FATES], range=[COLORS[fate] for fate in FATES])
+FATE_LEGEND = alt.Legend(title=None, orient="top", direction="horizontal", symbolType="square", offset=6)
+# Below this share a number has no room in its part of the bar.
+NARROWEST_LABEL = 0.05
 
 
 def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
@@ -50,7 +61,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         .mark_rule(strokeWidth=2)
         .encode(x=alt.X(field="low", type="quantitative"), x2=alt.X2("high"), y=y)
     )
-    text = beside("note").transform_filter(SCOPES).encode(y=y)
+    text = beside("note", y, SCOPES)
     chart = filtered(
         panels([bars, whiskers, text], rows), (name for case in found for name in case.languages)
     )
@@ -59,13 +70,107 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         title="Answers that are still picked and no longer said",
         caption=(
             f"{compared(found)}. Dissociation rate = choice only / items that base answers both in open and "
-            f"in choice (n). {INTERVALS}. Languages with fewer than 10 such items get counts and no rate."
+            f"in choice (n). {INTERVALS}. Languages with fewer than {FEWEST_BOTH_CORRECT} such items get counts and no rate."
             f"{starred(rows)}"
         ),
         alt=_alt(found, rows),
         chart=chart,
         table=pl.DataFrame(rows, infer_schema_length=None),
     )
+
+
+def draw_fates(found: Sequence[Case]) -> Drawn | None:
+    """All four fates of the both-correct items, by language."""
+    rows = [row for number, case in enumerate(found) for row in _parts(case, number)]
+    if not any(row["share"] for row in rows):
+        return None
+    y = rows_axis("where")
+    told = tooltip(case="arm", where="language", fate="fate", count="items", shown="share", n="both correct")
+    color = alt.Color(field="fate", type="nominal", scale=FATE_SCALE, legend=FATE_LEGEND)
+    x = alt.X(
+        field="from",
+        type="quantitative",
+        title="share of the items that base answers both ways (%)",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=6),
+    )
+    bars = (
+        alt.Chart()
+        .transform_filter(SCOPES)
+        .mark_bar(height={"band": 0.72}, stroke=None)
+        .encode(x=x, x2=alt.X2(field="to"), y=y, color=color, tooltip=told)
+    )
+    inside = (
+        alt.Chart()
+        .transform_filter(SCOPES)
+        .transform_filter(f"datum.share >= {NARROWEST_LABEL}")
+        .mark_text(color="white", fontWeight="bold", fontSize=12)
+        .encode(
+            x=alt.X(field="middle", type="quantitative"), y=y, text=alt.Text(field="label", type="nominal")
+        )
+    )
+    layers = [bars, inside, beside("note", y, SCOPES, f"datum.fate == '{FATE_WORDS['kept']}'")]
+    chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
+    return Drawn(
+        name="figure8",
+        title="What became of the items that base answers both ways",
+        caption=(
+            f"{compared(found)}. Kept: still said and picked; choice only: picked and no longer said, its share "
+            "is the dissociation rate of Figure 1; open only: said and no longer picked; lost: neither. n is the "
+            "number of items that base answers both in open and in choice; below "
+            f"{FEWEST_BOTH_CORRECT} counts stand in place of shares. Intervals stand in Figure 1."
+        ),
+        alt=_fates_alt(found, rows),
+        chart=chart,
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _parts(case: Case, number: int) -> list[Row]:
+    rows = []
+    counts = {
+        row.scope: row.counts
+        for row in case.run.results.diagnosis.fates
+        if (row.arm, row.options) == (case.arm, "choice")
+    }
+    for scope in scopes(case):
+        if scope not in counts:
+            continue
+        found = counts[scope]
+        n, start = found.both_correct, 0.0
+        few = n < FEWEST_BOTH_CORRECT
+        told = ", ".join(
+            f"{count} {FATE_WORDS[fate]}" for fate, count in zip(FATES, found, strict=True) if count
+        )
+        for fate, count in zip(FATES, found, strict=True):
+            share = None if few else count / n
+            rows.append(
+                {
+                    **place(case, number, scope),
+                    "fate": FATE_WORDS[fate],
+                    "count": count,
+                    "n": n,
+                    "share": share,
+                    "from": None if share is None else start,
+                    "to": None if share is None else start + share,
+                    "middle": None if share is None else start + share / 2,
+                    "label": "" if share is None else signed(100 * share),
+                    "shown": TOO_FEW if share is None else f"{100 * share:.1f} %",
+                    "note": f"{TOO_FEW}: {told or 'none'}" if few else f"n {n:,}",
+                }
+            )
+            start += share or 0.0
+    return rows
+
+
+def _fates_alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [row for row in rows if row["case"] == case.label]
+        last = mine[-len(FATES) :]
+        counts = ", ".join(f"{row['fate']} {row['count']}" for row in last)
+        told.append(f"{case.label}, {last[-1]['where']}: {counts} of {last[-1]['n']}" if last else case.label)
+    return f"Stacked bars of the four fates by language. {listed(told)}."
 
 
 def _rates(case: Case, number: int) -> list[Row]:
@@ -82,7 +187,7 @@ def _rates(case: Case, number: int) -> list[Row]:
         estimate = case.figures.get((case.arm, "dissociation/choice", scope))
         row = measured(estimate, **place(case, number, scope), choice_only=found.choice_only)
         row["n"] = found.both_correct
-        row["note"] = f"{row['shown']} · n {found.both_correct}"
+        row["note"] = note(row["shown"], found.both_correct)
         if estimate is None:
             row["note"] = f"too few: {found.choice_only} of {found.both_correct}"
         rows.append(row)

@@ -14,10 +14,13 @@ from anomia.report.figures.parts import (
     ONE_SCOPE,
     PROBE_WORDS,
     Row,
+    beside,
     compared,
+    dots,
     filtered,
     listed,
     measured,
+    note,
     panels,
     percent_axis,
     place,
@@ -26,8 +29,7 @@ from anomia.report.figures.parts import (
     starred,
     tooltip,
 )
-from anomia.report.figures.parts import beside as text_beside
-from anomia.report.figures.style import COLORS, MARK
+from anomia.report.figures.style import COLORS
 
 # In order of support, then what needs no question or no model.
 RUNGS = (
@@ -51,22 +53,13 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         return None
     kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)
     told = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
-    value, y = percent_axis("accuracy (%) · ○ base · ● arm", domain=(0, 1)), rows_axis("rung")
-    base, arm = ("datum.who == 'base'", "datum.who == 'arm'")
-    layers = []
-    for who, nudge, filled in ((base, -NUDGE, False), (arm, NUDGE, True)):
-        part = alt.Chart().transform_filter(ONE_SCOPE).transform_filter(who)
-        layers.append(
-            part.mark_rule(strokeWidth=2, opacity=0.75, yOffset=nudge).encode(
-                x=alt.X(field="low", type="quantitative"), x2=alt.X2("high"), y=y, color=kind
-            )
-        )
-        layers.append(
-            part.mark_point(shape="circle", size=MARK, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge).encode(
-                x=value, y=y, color=kind, tooltip=told
-            )
-        )  # fmt: skip
-    layers.append(text_beside("change").transform_filter(ONE_SCOPE).transform_filter(arm).encode(y=y))
+    x, y = percent_axis("accuracy (%) · ○ base · ● arm", domain=(0, 1)), rows_axis("rung")
+    base, arm = "datum.who == 'base'", "datum.who == 'arm'"
+    layers = [
+        *dots(x, y, ONE_SCOPE, base, color=kind, told=told, filled=False, nudge=-NUDGE),
+        *dots(x, y, ONE_SCOPE, arm, color=kind, told=told, nudge=NUDGE),
+        beside("note", y, ONE_SCOPE, arm),
+    ]
     chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
     return Drawn(
         name="ladder",
@@ -101,11 +94,11 @@ def _rungs(case: Case, number: int) -> list[Row]:
             }
             last = after or before
             shown = " → ".join(signed(100 * e.value) for e in (before, after) if e)
-            change = f"{shown} · n {last.n}"
+            change = note(shown, last.n)
             # The control without a model is one point; it is drawn as the arm's, so that its text is shown.
             for who, estimate in (("base", before if after else None), ("arm", last)):
                 if estimate is not None:
-                    rows.append(measured(estimate, **fields, who=who, change=change))
+                    rows.append(measured(estimate, **fields, who=who, note=change))
     return rows
 
 
@@ -113,6 +106,6 @@ def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
     told = []
     for case in found:
         mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] == "arm"]
-        changes = ", ".join(f"{row['rung']} {row['change'].partition(' · ')[0]} %" for row in mine)
+        changes = ", ".join(f"{row['rung']} {row['note'].partition(' · ')[0]} %" for row in mine)
         told.append(f"{case.label}: {changes}")
     return f"Accuracy before and after compression. {listed(told)}."

@@ -11,7 +11,7 @@ from anomia.measure.fates import FATES
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Case, plain
-from anomia.report.figures.style import ROW, WIDTH
+from anomia.report.figures.style import MARK, ROW, WIDTH
 
 Row = dict[str, Any]
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 LANGUAGE = "language"
 ONE_SCOPE = f"datum.scope == {LANGUAGE}"
 SCOPES = f"{LANGUAGE} == '{POOLED}' || datum.scope == {LANGUAGE} || datum.scope == '{POOLED}'"
-AS_PERCENT = "round(100 * datum.value * 10) / 10"
+AS_PERCENT = "format(100 * datum.value, '.3~g')"
 
 PROBE_WORDS = {
     "open": "open",
@@ -32,7 +32,7 @@ PROBE_WORDS = {
     "choice_no_question": "choice, no question",
     "string_presence": "string presence",
 }
-FATE_WORDS = {name: name.replace("_", " ") for name in FATES}
+FATE_WORDS: dict[str, str] = {name: name.replace("_", " ") for name in FATES}
 EVERY = "all languages"
 TOO_FEW = "too few"
 STARRED = "* counts too small for an interval whose coverage is shown."
@@ -83,9 +83,9 @@ def panels(
     *,
     height: Any = None,
     column: str = "case",
-) -> alt.LayerChart | alt.FacetChart:
+) -> Any:
     """The layers over the rows, one panel under the other for each value of `column`."""
-    data = alt.InlineData(values=[dict(row) for row in rows])
+    data = alt.InlineData(values=[_compact(row) for row in rows])
     chart = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW) if height is None else height)
     if len({row[column] for row in rows}) < 2:
         chart.data = data
@@ -93,18 +93,31 @@ def panels(
     header = alt.Header(title=None, labelAnchor="start", labelOrient="top")
     order = alt.EncodingSortField(field=f"{column}_order", op="min")
     return (
-        chart.facet(row=alt.Row(field=column, type="nominal", header=header, sort=order), data=data, spacing=18)
+        chart.facet(row=alt.Row(field=column, type="nominal", header=header, sort=order), data=data, spacing=14)
         .resolve_scale(y="independent")
     )  # fmt: skip
+
+
+def _compact(row: Mapping[str, Any]) -> Row:
+    """A row as it is embedded: six decimals are more than a screen can show."""
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def filtered(chart: Any, names: Iterable[str]) -> Any:
     """Adds the parameter that the page's language filter sets: a language, or `pooled` for all of them."""
     languages = list(dict.fromkeys(map(plain, names)))
-    if len(languages) < 2:
-        return chart.add_params(alt.param(name=LANGUAGE, value=POOLED))
-    select = alt.binding_select(options=[POOLED, *languages], labels=[EVERY, *languages], name="language ")
-    return chart.add_params(alt.param(name=LANGUAGE, value=POOLED, bind=select))
+    parameter: Row = {"name": LANGUAGE, "value": POOLED}
+    if len(languages) > 1:
+        parameter["bind"] = {
+            "input": "select",
+            "options": [POOLED, *languages],
+            "labels": [EVERY, *languages],
+            "name": "language ",
+        }
+    made = chart.copy()
+    # `add_params` looks for a view with a name of its own, which facets in a concatenation lack.
+    made.params = [alt.TopLevelParameter.from_dict(parameter)]
+    return made
 
 
 def rows_axis(field: str = "where", *, order: str | None = None) -> alt.Y:
@@ -114,22 +127,58 @@ def rows_axis(field: str = "where", *, order: str | None = None) -> alt.Y:
         type="nominal",
         title=None,
         sort=alt.EncodingSortField(field=order or f"{field}_order", op="min"),
-        axis=alt.Axis(ticks=False, domain=False),
+        axis=alt.Axis(ticks=False, domain=False, labelPadding=9),
     )
 
 
-def percent_axis(title: str, *, domain: Sequence[float] | None = None, channel: Any = alt.X) -> Any:
-    """A quantitative axis of shares, shown in per cent."""
+def percent_axis(title: str, *, field: str = "value", domain: Sequence[float] | None = None) -> alt.X:
+    """A horizontal axis of shares, shown in per cent."""
     scale = alt.Scale(domain=list(domain)) if domain else alt.Scale(zero=True, nice=True)
-    axis = alt.Axis(labelExpr=AS_PERCENT, tickCount=6, domain=False, ticks=False)
-    return channel(field="value", type="quantitative", title=title, scale=scale, axis=axis)
+    axis = alt.Axis(labelExpr=AS_PERCENT, tickCount=6, grid=True)
+    return alt.X(field=field, type="quantitative", title=title, scale=scale, axis=axis)
 
 
-def beside(field: str, *, style: str | None = None) -> alt.Chart:
+def beside(field: str, y: alt.Y, *conditions: str, style: str = "guide-label") -> alt.Chart:
     """A column of texts at the right of the plot, one a row."""
-    mark = {"align": "left", "dx": 10, **({"style": style} if style else {})}
-    return (
-        alt.Chart().mark_text(**mark).encode(x=alt.value("width"), text=alt.Text(field=field, type="nominal"))
+    chart = alt.Chart().mark_text(align="left", dx=10, style=style)
+    return _where(chart, conditions).encode(
+        x=alt.value("width"), y=y, text=alt.Text(field=field, type="nominal")
+    )
+
+
+def dots(
+    x: alt.X,
+    y: alt.Y,
+    *conditions: str,
+    low: str = "low",
+    high: str = "high",
+    color: Any,
+    told: Sequence[alt.Tooltip],
+    shape: str = "circle",
+    filled: bool = True,
+    nudge: float = 0,
+) -> list[alt.Chart]:
+    """Points with their intervals, on rows. nudge: pixels downwards, to keep two in a row apart."""
+    rule = alt.Chart().mark_rule(strokeWidth=2, opacity=0.75, yOffset=nudge)
+    span = _where(rule, conditions).encode(
+        x=alt.X(field=low, type="quantitative"), x2=alt.X2(field=high), y=y, color=color
+    )
+    mark = alt.Chart().mark_point(
+        shape=shape, size=MARK, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge
+    )
+    return [span, _where(mark, conditions).encode(x=x, y=y, color=color, tooltip=list(told))]
+
+
+def _where(chart: alt.Chart, conditions: Sequence[str]) -> alt.Chart:
+    for condition in conditions:
+        chart = chart.transform_filter(condition)
+    return chart
+
+
+def stacked(charts: Sequence[Any]) -> Any:
+    """Charts one under the other, each with axes of its own."""
+    return alt.vconcat(*charts, spacing=28).resolve_scale(
+        x="independent", y="independent", color="independent"
     )
 
 
@@ -144,15 +193,15 @@ def percent_interval(estimate: Estimate) -> str:
     return f"{value} [{low}, {high}]" + ("" if estimate.checked else "*")
 
 
+def note(shown: str, n: int | None) -> str:
+    """What stands beside a row: its figures, and the number of items."""
+    return shown if n is None else f"{shown} · n {n:,}"
+
+
 def signed(number: float, digits: int = 0) -> str:
     """A number with a true minus sign, and no minus before 0."""
     text = f"{number:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def whole(case: Case) -> str:
-    """The scope that stands for a whole case: `pooled`, which for one language is that language."""
-    return POOLED
 
 
 def listed(parts: Sequence[str], *, most: int = MOST_TOLD) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 # Okabe and Ito (2008), safe for colour-blind readers; orange and sky blue darkened so that each colour
 # stands off white and off the dark background at 3:1 or more (WCAG 2.2, 1.4.11).
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B98000", "#3C93CC", "#7F7F7F",
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY, PURPLE_DARK = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B98000", "#3C93CC", "#7F7F7F", "#9A5BB5",
 )  # fmt: skip
 
 # The same colour for the same thing in every figure: what a model says is vermillion, what it picks is blue.
@@ -22,6 +22,7 @@ COLORS = {
     "beams": ORANGE,
     "samples": SKY,
     "control": GREY,
+    "gap": PURPLE_DARK,
 }
 
 LIGHT = {"ink": "#1A1A1A", "soft": "#5C5C5C", "line": "#DADADA", "ground": "#FFFFFF"}
@@ -53,6 +54,9 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "labelLimit": 190,
+            "labelFlush": False,
+            "domain": False,
+            "ticks": False,
         },
         "header": {
             "labelColor": ink["ink"],
@@ -70,10 +74,10 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "anchor": "start",
         },
         "text": {"color": ink["ink"], "fontSize": 12},
-        "rule": {"color": ink["soft"]},
+        "tick": {"color": ink["soft"]},
+        "rule": {"color": ink["ink"]},
         "style": {
-            "soft": {"fill": ink["soft"], "fontSize": 11},
-            "line": {"stroke": ink["line"]},
-            "marked": {"stroke": ink["soft"], "strokeDash": [3, 3]},
+            "guide-label": {"fill": ink["ink"], "fontSize": 12},
+            "soft": {"fill": ink["soft"], "stroke": ink["soft"]},
         },
     }

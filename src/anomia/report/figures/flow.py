@@ -1,0 +1,177 @@
+"""From base's four states to the arm's: who flows where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.frame import POOLED, both, known, pair, prepare, right
+from anomia.report.figures.cases import Case, Drawn, scopes
+from anomia.report.figures.parts import (
+    ONE_SCOPE,
+    Row,
+    compared,
+    filtered,
+    listed,
+    panels,
+    place,
+    signed,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS
+
+# What a model does with an item; the arm's states of items that base answers both ways are the fates.
+STATES = ("both", "choice only", "open only", "neither")
+STATE_SCALE = alt.Scale(
+    domain=list(STATES), range=[COLORS[fate] for fate in ("kept", "choice_only", "open_only", "lost")]
+)
+# Room between the states of one side, and width of their bars, as shares of the plot.
+SPACE, BAR = 0.03, 0.022
+HEIGHT = 260
+STEPS = 24
+SIDES: tuple[tuple[str, float, Literal["left", "right"], int], ...] = (
+    ("base", 0.0, "right", -8),
+    ("arm", 1.0 - BAR, "left", 8),
+)
+NARROWEST_LABEL = 0.005
+
+
+def draw_flow(found: Sequence[Case]) -> Drawn | None:
+    """Items by what base did with them, on the left, and by what the arm did, on the right."""
+    rows = [row for number, case in enumerate(found) for row in _flows(case, number)]
+    if not rows:
+        return None
+    color = alt.Color(field="state", type="nominal", scale=STATE_SCALE, legend=None)
+    told = tooltip(
+        case="arm",
+        where="language",
+        before="base answers",
+        state="the arm answers",
+        count="items",
+        share="share",
+    )
+    x = alt.X(field="t", type="quantitative", scale=alt.Scale(domain=[0, 1], nice=False), axis=None)
+    height = alt.Scale(domain=[0, 1 + SPACE * (len(STATES) - 1)], reverse=True, nice=False)
+    y = alt.Y(field="low", type="quantitative", scale=height, axis=None)
+    ribbons = (
+        alt.Chart()
+        .transform_filter(ONE_SCOPE)
+        .transform_filter("datum.kind == 'flow'")
+        .transform_calculate(step=f"sequence(0, {STEPS + 1})")
+        .transform_flatten(["step"])
+        .transform_calculate(part=f"datum.step / {STEPS}")
+        .transform_calculate(eased="datum.part * datum.part * (3 - 2 * datum.part)")
+        .transform_calculate(
+            t=f"{BAR} + datum.part * {1 - 2 * BAR}",
+            low="datum.left + datum.eased * (datum.right - datum.left)",
+        )
+        .transform_calculate(high="datum.low + datum.size")
+        .mark_area(opacity=0.5, strokeWidth=0)
+        .encode(x=x, y=y, y2=alt.Y2(field="high"), color=color, detail=alt.Detail(field="flow", type="nominal"), tooltip=told)
+    )  # fmt: skip
+    bars, labels = [], []
+    for side, start, align, dx in SIDES:
+        mine = f"datum.kind == '{side}'"
+        told_bar = tooltip(case="model", where="language", state="answers", count="items", share="share")
+        at = alt.Chart().transform_filter(ONE_SCOPE).transform_filter(mine)
+        bars.append(
+            at.mark_rect(strokeWidth=0).encode(
+                x=alt.datum(start), x2=alt.datum(start + BAR), y=y, y2=alt.Y2(field="high"), color=color, tooltip=told_bar
+            )
+        )  # fmt: skip
+        labels.append(
+            at.transform_filter("datum.named").mark_text(align=align, dx=dx, baseline="middle").encode(
+                x=alt.value(0 if side == "base" else "width"), y=alt.Y(field="middle", type="quantitative"),
+                text=alt.Text(field="label", type="nominal"),
+            )
+        )  # fmt: skip
+    chart = panels([ribbons, *bars, *labels], rows, height=HEIGHT)
+    return Drawn(
+        name="fates_flow",
+        title="From base to arm: which answers survive",
+        caption=(
+            f"{compared(found)}. Every item by what base answers (left) and what the arm answers (right): both in "
+            "open and in choice, choice only, open only, or neither. The width of a band is the number of items. "
+            "What leaves base's band “both” are the fates. Counts of items, without intervals: those stand in "
+            "Figure 1."
+        ),
+        alt=_alt(found, rows),
+        chart=filtered(chart, (name for case in found for name in case.languages)),
+        table=pl.DataFrame(
+            [{key: row[key] for key in ("case", "scope", "before", "state", "count", "n")} for row in rows if row["kind"] == "flow"]
+        ),
+    )  # fmt: skip
+
+
+def _flows(case: Case, number: int) -> list[Row]:
+    records = prepare(case.run.results.records.filter(pl.col("arm").is_in(["base", case.arm])))
+    asked = known(pair(records, case.arm), both("open_correct", "choice_correct"))
+    if asked.is_empty():
+        return []
+    before, after = (
+        right(asked, f"open_correct{side}") * 2 + right(asked, f"choice_correct{side}")
+        for side in ("", "_arm")
+    )
+    languages = asked["language"].to_numpy()
+    rows: list[Row] = []
+    for scope in dict.fromkeys([POOLED, *scopes(case)]):
+        mask = (languages == scope) if scope != POOLED else (languages == languages)
+        if mask.any():
+            # 2·open + choice: 3 both, 1 choice only, 2 open only, 0 neither, in the order of STATES.
+            counts = [
+                [int(((before == b) & (after == a) & mask).sum()) for a in (3, 1, 2, 0)] for b in (3, 1, 2, 0)
+            ]
+            rows += _laid_out(counts, place(case, number, scope))
+    return rows
+
+
+def _laid_out(counts: Sequence[Sequence[int]], fields: Row) -> list[Row]:
+    """Bands and bars of one plot, in shares of all items, from the top; counts: [base's state][arm's]."""
+    n = sum(map(sum, counts))
+    sizes = {
+        "base": [sum(row) for row in counts],
+        "arm": [sum(row[place_] for row in counts) for place_ in range(len(STATES))],
+    }
+    rows: list[Row] = []
+    tops: dict[str, list[float]] = {}
+    for side, totals in sizes.items():
+        top, tops[side] = 0.0, []
+        for state, total in zip(STATES, totals, strict=True):
+            tops[side].append(top)
+            size = total / n
+            shown = f"{signed(100 * size)} %"
+            rows.append(
+                {
+                    **fields, "kind": side, "before": "", "state": state, "count": total, "n": n, "share": shown,
+                    "low": top, "high": top + size, "middle": top + size / 2,
+                    "label": f"{state} {total:,}", "named": size > NARROWEST_LABEL,
+                }
+            )  # fmt: skip
+            top += size + SPACE
+    left, right_ = list(tops["base"]), list(tops["arm"])
+    for i, before in enumerate(STATES):
+        for j, after in enumerate(STATES):
+            if counts[i][j]:
+                size = counts[i][j] / n
+                rows.append(
+                    {
+                        **fields, "kind": "flow", "flow": f"{i}-{j}", "before": before, "state": after,
+                        "count": counts[i][j], "n": n, "share": f"{signed(100 * size)} %",
+                        "left": left[i], "right": right_[j], "size": size,
+                    }
+                )  # fmt: skip
+                left[i] += size
+                right_[j] += size
+    return rows
+
+
+def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [r for r in rows if (r["case"], r["scope"], r["kind"]) == (case.label, POOLED, "flow")]
+        flows = ", ".join(f"{row['before']} to {row['state']} {row['count']}" for row in mine)
+        told.append(f"{case.label}, {mine[0]['n']} items: {flows}" if mine else case.label)
+    return f"Bands from base's states to the arm's. {listed(told)}."

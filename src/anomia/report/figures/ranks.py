@@ -1,0 +1,145 @@
+"""Where gold's token stands before and after, by fate (paper, Figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.figures import RankRow
+from anomia.measure.frame import POOLED
+from anomia.report.figures.cases import Case, Drawn, scopes
+from anomia.report.figures.parts import (
+    FATE_WORDS,
+    ONE_SCOPE,
+    Row,
+    beside,
+    compared,
+    dots,
+    filtered,
+    listed,
+    note,
+    panels,
+    place,
+    rows_axis,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS, GREY
+
+GROUPS: dict[str, str] = FATE_WORDS | {"base_fails": "base fails", "all": "all items"}
+GROUP_SCALE = alt.Scale(
+    domain=list(GROUPS.values()), range=[COLORS.get(name, GREY) for name in GROUPS]
+)  # fmt: skip
+PLACES = {"gold": "first token", "gold_distinct": "first token that no other option shares"}
+FOILS = {"gold": "foil", "gold_distinct": "foil_distinct"}
+# Quartiles of fewer items are items themselves.
+FEWEST_FOR_QUARTILES = 5
+NUDGE = 5
+
+
+def draw_ranks(found: Sequence[Case]) -> Drawn | None:
+    """Median ranks with quartiles, base against arm, with the foil's in the arm as placebo."""
+    rows = [row for number, case in enumerate(found) for row in _ranks(case, number)]
+    if not rows:
+        return None
+    y = rows_axis("group")
+    axis = alt.Axis(format=",", values=[10**power for power in range(7)])
+    title = "rank of the answer's token (1: said next) · ○ base · ● arm · diamond: a wrong option"
+    domain = [0.9, 1.3 * max(row["highest"] for row in rows)]
+
+    def x(field: str) -> alt.X:
+        scale = alt.Scale(type="log", domain=domain, nice=False)
+        return alt.X(field=field, type="quantitative", title=title, scale=scale, axis=axis)
+
+    color = alt.Color(field="group", type="nominal", scale=GROUP_SCALE, legend=None)
+    told = tooltip(
+        case="arm", place="token", where="language", group="items", before="rank in base", after="rank in arm",
+        after_low="arm, lower quartile", after_high="arm, upper quartile", foil="wrong option in arm",
+        within_10="within 10", n="items",
+    )  # fmt: skip
+    grey = alt.value(GREY)
+    layers = [
+        *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, told=told,
+              filled=False, nudge=-NUDGE),
+        *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, told=told, nudge=NUDGE),
+        *dots(x("foil"), y, ONE_SCOPE, "isValid(datum.foil)", low="foil", high="foil", color=grey, told=told,
+              shape="diamond", filled=False, nudge=NUDGE)[1:],
+        beside("note", y, ONE_SCOPE),
+    ]  # fmt: skip
+    chart = panels(layers, rows, height=alt.Step(30), column="panel")
+    return Drawn(
+        name="figure3",
+        title="Where the answer stands before and after",
+        caption=(
+            f"{compared(found)}. Median rank (1 + tokens with a larger logit, ties share the middle) of gold's "
+            "token after the open prompt, by fate. Lines run from the lower to the upper quartile of the items, "
+            f"not given below {FEWEST_FOR_QUARTILES} items; n is the number of items. The first token misleads "
+            "where options share it, so that the first one of gold's own stands beside it."
+        ),
+        alt=_alt(found, rows),
+        chart=filtered(chart, (name for case in found for name in case.languages)),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _ranks(case: Case, number: int) -> list[Row]:
+    known = {
+        (row.place, row.when, row.group, row.scope): row
+        for row in case.run.results.diagnosis.ranks
+        if row.arm == case.arm
+    }
+    rows = []
+    for order, (token, words) in enumerate(PLACES.items()):
+        for scope in dict.fromkeys([POOLED, *scopes(case)]):
+            for group_order, (group, label) in enumerate(GROUPS.items()):
+                before, after = (known.get((token, when, group, scope)) for when in ("before", "after"))
+                if before is None or after is None:
+                    continue
+                foil = known.get((FOILS[token], "after", group, scope))
+                rows.append(
+                    {
+                        **place(case, number, scope),
+                        "panel": f"{case.label} · {words}",
+                        "panel_order": len(PLACES) * number + order,
+                        "place": words,
+                        "group": label,
+                        "group_order": group_order,
+                        **_spread(before, "before"),
+                        **_spread(after, "after"),
+                        "foil": foil.median if foil else None,
+                        "within_10": f"{100 * after.within_10:.0f} %",
+                        "n": after.n,
+                        "note": note(f"{rank(before.median)} → {rank(after.median)}", after.n),
+                        "highest": max(
+                            before.upper_quartile, after.upper_quartile, foil.median if foil else 1.0
+                        ),
+                    }
+                )
+    return rows
+
+
+def _spread(row: RankRow, name: str) -> Row:
+    few = row.n < FEWEST_FOR_QUARTILES
+    return {
+        name: row.median,
+        f"{name}_low": None if few else row.lower_quartile,
+        f"{name}_high": None if few else row.upper_quartile,
+    }
+
+
+def rank(value: float) -> str:
+    """`3.5`, `17`, `1,204`."""
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [
+            row
+            for row in rows
+            if (row["case"], row["scope"], row["place"]) == (case.label, POOLED, PLACES["gold"])
+        ]
+        told.append(f"{case.label}: " + ", ".join(f"{row['group']} {row['note']}" for row in mine))
+    return f"Median ranks of gold's first token, base to arm, by fate. {listed(told)}."

@@ -1,0 +1,162 @@
+"""What broader decoding still finds (paper, Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.frame import POOLED, REACHES
+from anomia.measure.rates import Estimate
+from anomia.report.figures.cases import Case, Drawn, scopes
+from anomia.report.figures.parts import (
+    INTERVALS,
+    ONE_SCOPE,
+    SCOPES,
+    Row,
+    beside,
+    compared,
+    dots,
+    filtered,
+    listed,
+    measured,
+    note,
+    panels,
+    percent_axis,
+    place,
+    rows_axis,
+    signed,
+    stacked,
+    starred,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS, GREY
+
+WAYS = {"greedy": "greedy", "beams": "any of the beams", "samples": "any of the samples"}
+WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], COLORS["beams"], COLORS["samples"]])
+NUDGE = 6
+ARM, BASE, FOIL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'foil'"
+
+
+def draw_reach(found: Sequence[Case]) -> Drawn | None:
+    """(a) accuracy of greedy decoding and of reach; (b) failures of the arm that broader decoding finds."""
+    reached = [row for number, case in enumerate(found) for row in _reached(case, number)]
+    recovered = [row for number, case in enumerate(found) for row in _recovered(case, number)]
+    if not reached:
+        return None
+    parts = [_accuracy_panel(reached)]
+    if recovered:
+        parts.append(_recovery_panel(recovered))
+    rows = [*reached, *recovered]
+    return Drawn(
+        name="figure4",
+        title="What broader decoding still finds",
+        caption=(
+            f"{compared(found)}. (a) Share of items answered by greedy decoding, by any of the beams, by any of "
+            "the samples, on the items asked that way. (b) Of the arm's open failures, the share that beams "
+            "(above) or samples (below) find; base: of base's own failures; diamond: a wrong option found in gold's "
+            f"place. Reach is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
+            f"{starred(rows)}"
+        ),
+        alt=_alt(found, reached, recovered),
+        chart=filtered(stacked(parts), (name for case in found for name in case.languages)),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _accuracy_panel(rows: Sequence[Row]) -> Any:
+    y = rows_axis("way")
+    color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
+    told = tooltip(case="arm", where="language", way="decoding", of="model", shown="found (%)", n="items")
+    x = percent_axis("(a) items answered (%) · ○ base · ● arm", domain=(0, 1))
+    layers = [
+        *dots(x, y, ONE_SCOPE, BASE, color=color, told=told, filled=False, nudge=-4),
+        *dots(x, y, ONE_SCOPE, ARM, color=color, told=told, nudge=4),
+        beside("note", y, ONE_SCOPE, ARM),
+    ]
+    return panels(layers, rows)
+
+
+def _recovery_panel(rows: Sequence[Row]) -> Any:
+    y = rows_axis("where")
+    color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
+    told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
+    x = percent_axis(
+        "(b) open failures recovered (%) · ○ base · ● arm · diamond: a wrong option", domain=(0, 1)
+    )
+    layers = []
+    for way, nudge in (("beams", -NUDGE), ("samples", NUDGE)):
+        mine = f"datum.reach == '{way}'"
+        layers += dots(x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=nudge)[1:]
+        layers += dots(
+            x, y, SCOPES, mine, FOIL, color=alt.value(GREY), told=told, shape="diamond", filled=False, nudge=nudge
+        )[1:]  # fmt: skip
+        layers += dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=nudge)
+    layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
+    return panels(layers, rows, height=alt.Step(36))
+
+
+def _reached(case: Case, number: int) -> list[Row]:
+    rows = []
+    for scope in dict.fromkeys([POOLED, *scopes(case)]):
+        for order, (way, words) in enumerate(WAYS.items()):
+            before, after = (
+                case.figures.get((model, f"accuracy/reach_{way}", scope)) for model in ("base", case.arm)
+            )
+            if before is None or after is None:
+                continue
+            change = note(f"{signed(100 * before.value)} → {signed(100 * after.value)}", after.n)
+            fields = place(case, number, scope) | {
+                "panel": "a",
+                "reach": way,
+                "way": words,
+                "way_order": order,
+            }
+            rows += [
+                measured(before, **fields, of="base", note=change, last=True),
+                measured(after, **fields, of="arm", note=change, last=True),
+            ]
+    return rows
+
+
+def _recovered(case: Case, number: int) -> list[Row]:
+    rows = []
+    for scope in scopes(case):
+        found = {way: case.figures.get((case.arm, f"recovery/{way}/arm", scope)) for way in REACHES}
+        shown = [f"{way} {_short(estimate)}" for way, estimate in found.items() if estimate]
+        if not shown:
+            continue
+        known = [way for way, estimate in found.items() if estimate]
+        counts = [estimate.n for estimate in found.values() if estimate]
+        for order, way in enumerate(known):
+            fields = place(case, number, scope) | {
+                "panel": "b",
+                "reach": way,
+                "way": WAYS[way],
+                "way_order": order,
+            }
+            for of in ("base", "foil", "arm"):
+                estimate = case.figures.get((case.arm, f"recovery/{way}/{of}", scope))
+                if estimate is not None:
+                    text = note(" · ".join(shown), max(counts))
+                    rows.append(measured(estimate, **fields, of=of, note=text, last=way == known[-1]))
+    return rows
+
+
+def _short(estimate: Estimate) -> str:
+    """The value alone: the interval is drawn, and in the tooltip."""
+    return signed(100 * estimate.value) + ("" if estimate.checked else "*")
+
+
+def _alt(found: Sequence[Case], reached: Sequence[Row], recovered: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [r for r in reached if (r["case"], r["scope"], r["of"]) == (case.label, POOLED, "arm")]
+        text = f"{case.label}: " + ", ".join(f"{row['way']} {row['note']}" for row in mine)
+        whole = [r for r in recovered if (r["case"], r["of"], r["last"]) == (case.label, "arm", True)]
+        if whole:
+            text += f"; of its open failures in {whole[-1]['where']} recovered: {whole[-1]['note']}"
+        told.append(text)
+    return f"Items answered by greedy decoding and reached by beams and samples, base to arm, in per cent. {listed(told)}."

@@ -1,0 +1,157 @@
+"""The same figures across models and data sets (paper, Figure 5) and across calibration texts (Figure 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.frame import POOLED
+from anomia.report.figures.cases import Case, Drawn, same_but_calibration
+from anomia.report.figures.parts import (
+    INTERVALS,
+    Row,
+    beside,
+    dots,
+    listed,
+    measured,
+    note,
+    panels,
+    percent_axis,
+    percent_interval,
+    rows_axis,
+    signed,
+    stacked,
+    starred,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS
+
+MEASURES = {"dissociation/choice": "(a) dissociation rate (%)", "gap/choice": "(b) gap ΔPR (points)"}
+BASE_ROW = "base"
+
+
+def draw_settings(found: Sequence[Case]) -> Drawn | None:
+    """Dissociation rate and gap of every arm of every run, pooled over its languages."""
+    rows = [
+        measured(estimate, **fields) | {"note": note("" if estimate is None else percent_interval(estimate), estimate.n if estimate else None) or "not given: too few items, or base too weak"}
+        for number, case in enumerate(found)
+        for measure in MEASURES
+        for estimate in [case.figures.get((case.arm, measure, POOLED))]
+        for fields in [{"case": case.label, "case_order": number, "measure": measure}]
+    ]  # fmt: skip
+    if all(row["value"] is None for row in rows):
+        return None
+    y = rows_axis("case")
+    told = tooltip(case="setting", shown="value (%)", n="items", passages="passages")
+    parts = []
+    for measure, title in MEASURES.items():
+        mine = [row for row in rows if row["measure"] == measure]
+        color = alt.value(COLORS["choice_only"] if measure == "dissociation/choice" else COLORS["gap"])
+        layers = [*dots(percent_axis(title), y, color=color, told=told), beside("note", y)]
+        if measure == "gap/choice":
+            layers.insert(0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)))
+        parts.append(panels(layers, mine, column="measure"))
+    return Drawn(
+        name="figure5",
+        title="Across models and data sets",
+        caption=(
+            "(a) Choice only of the items that base answers both ways. (b) ΔPR = normalized drop of open − "
+            "normalized drop of choice: above 0 open loses more. Both pooled over the languages of each run. "
+            f"{INTERVALS}; n is the number of items.{starred(rows)}"
+        ),
+        alt=_alt(rows),
+        chart=stacked(parts),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
+    """Open and choice under other calibration texts, all else being the same, with base beside them."""
+    rows = [row for number, group in enumerate(same_but_calibration(found)) for row in _group(group, number)]
+    if not rows:
+        return None
+    y = rows_axis("where")
+    told = tooltip(case="arm", where="calibration", probe="form", shown="accuracy (%)", n="items")
+    color = alt.Color(
+        field="probe",
+        type="nominal",
+        scale=alt.Scale(domain=["open", "choice"], range=[COLORS["open"], COLORS["choice"]]),
+        legend=None,
+    )
+    span = (
+        alt.Chart()
+        .transform_filter("datum.probe == 'open'")
+        .mark_rule(style="soft", strokeDash=[2, 3])
+        .encode(x=alt.X(field="value", type="quantitative"), x2=alt.X2(field="choice"), y=y)
+    )
+    names = (
+        alt.Chart()
+        .transform_filter("datum.first")
+        .mark_text(dy=-12, fontSize=11)
+        .encode(
+            x=alt.X(field="value", type="quantitative"), y=y, text=alt.Text(field="probe", type="nominal")
+        )
+    )
+    layers = [
+        span,
+        *dots(percent_axis("accuracy (%)", domain=(0, 1)), y, color=color, told=told),
+        names,
+        beside("note", y, "datum.probe == 'open'"),
+    ]
+    return Drawn(
+        name="figure7",
+        title="Other calibration texts",
+        caption=(
+            "Accuracy of open and of choice by the text that the pruning was calibrated on, all else being the "
+            "same; the number beside each is accuracy of choice − of open, in points. Pooled over languages. "
+            f"{INTERVALS}; n is the number of items.{starred(rows)}"
+        ),
+        alt="Accuracy by calibration text in per cent. "
+        + listed(
+            [
+                f"{row['case']}, {row['where']}: open {row['shown']}, choice − open {row['note']}"
+                for row in rows
+                if row["probe"] == "open"
+            ],
+            most=12,
+        )
+        + ".",
+        chart=panels(layers, rows, height=alt.Step(34)),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _group(group: Sequence[tuple[Case, str]], number: int) -> list[Row]:
+    first = group[0][0]
+    label = first.label if len(group) == 1 else f"{first.base} · {first.data} · {group[0][1]}"
+    columns = [(first, "base", BASE_ROW)] + [(case, case.arm, case.calibration or "?") for case, _ in group]
+    rows = []
+    for order, (case, model, where) in enumerate(columns):
+        found = [case.figures.get((model, f"accuracy/{probe}", POOLED)) for probe in ("open", "choice")]
+        gap = case.figures.get((model, "accuracy/choice_minus_open", POOLED))
+        if found[0] is None or found[1] is None or gap is None:
+            continue
+        for probe, estimate in zip(("open", "choice"), found, strict=True):
+            fields = {
+                "case": label,
+                "case_order": number,
+                "where": where,
+                "where_order": order,
+                "probe": probe,
+            }
+            row = measured(estimate, **fields, choice=found[1].value, first=order == 0)
+            row["note"] = note(
+                f"{signed(100 * gap.value, 1)} {percent_interval(gap).partition(' ')[2]}", gap.n
+            )
+            rows.append(row)
+    return rows
+
+
+def _alt(rows: Sequence[Row]) -> str:
+    told = []
+    for label in dict.fromkeys(row["case"] for row in rows):
+        rate, gap = (row["shown"] for row in rows if row["case"] == label)
+        told.append(f"{label}: dissociation {rate}, gap {gap}")
+    return f"Dissociation rate in per cent and gap in points with intervals, one row a setting. {listed(told, most=8)}."

@@ -1,0 +1,95 @@
+"""What one example in the prompt gives back (paper, Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from anomia.report.figures.cases import Case, Drawn, scopes
+from anomia.report.figures.parts import (
+    INTERVALS,
+    SCOPES,
+    Row,
+    beside,
+    compared,
+    dots,
+    filtered,
+    listed,
+    measured,
+    note,
+    panels,
+    percent_axis,
+    place,
+    rows_axis,
+    signed,
+    starred,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS
+
+SHOTS = {"zero_shot": "0 shot", "one_shot": "1 shot"}
+NUDGE = 4
+
+
+def draw_shots(found: Sequence[Case]) -> Drawn | None:
+    """Open accuracy of base and arm at 0 and at 1 shot, and the prune gaps, by language."""
+    rows = [row for number, case in enumerate(found) for row in _gaps(case, number)]
+    if not rows:
+        return None
+    y = rows_axis("where")
+    color = alt.value(COLORS["open"])
+    told = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
+    x = percent_axis("prune gap: open accuracy of base − of the arm (points) · ○ 0 shot · ● 1 shot")
+    layers = [
+        alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)),
+        *dots(x, y, SCOPES, "datum.shots == '0 shot'", color=color, told=told, filled=False, nudge=-NUDGE),
+        *dots(x, y, SCOPES, "datum.shots == '1 shot'", color=color, told=told, nudge=NUDGE),
+        beside("note", y, SCOPES, "datum.shots == '1 shot'"),
+    ]
+    return Drawn(
+        name="table1",
+        title="The prune gap without and with one example",
+        caption=(
+            f"{compared(found)}. Open accuracy without and with one solved example in the prompt, and the prune "
+            "gap: base − arm, in points. The 0-shot column has the same prompt form and the same shorter passage "
+            f"as the 1-shot one. {INTERVALS}; n is the number of items.{starred(rows)}"
+        ),
+        alt=_alt(found, rows),
+        chart=filtered(panels(layers, rows), (name for case in found for name in case.languages)),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def _gaps(case: Case, number: int) -> list[Row]:
+    rows = []
+    for scope in scopes(case):
+        drops = {shots: case.figures.get((case.arm, f"drop/{shots}", scope)) for shots in SHOTS}
+        zero, one = drops.values()
+        if zero is None or one is None:
+            continue
+        change = note(f"{signed(100 * zero.value)} → {signed(100 * one.value)}", one.n)
+        for (shots, words), drop in zip(SHOTS.items(), (zero, one), strict=True):
+            base, arm = (
+                case.figures.get((model, f"accuracy/{shots}", scope)) for model in ("base", case.arm)
+            )
+            fields = {
+                "shots": words,
+                "base": base.value if base else None,
+                "arm": arm.value if arm else None,
+                "accuracies": f"{signed(100 * base.value)} → {signed(100 * arm.value)}"
+                if base and arm
+                else "–",
+                "note": change,
+            }
+            rows.append(measured(drop, **place(case, number, scope), **fields))
+    return rows
+
+
+def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+    told = []
+    for case in found:
+        mine = [row for row in rows if (row["case"], row["shots"]) == (case.label, "1 shot")]
+        told.append(f"{case.label}: " + ", ".join(f"{row['where']} {row['note']}" for row in mine))
+    return f"Prune gap in points at 0 shot and at 1 shot, by language. {listed(told)}."

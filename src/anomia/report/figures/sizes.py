@@ -1,0 +1,133 @@
+"""Gap and drops against the size of the model (paper, Figure 6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from anomia.measure.frame import POOLED
+from anomia.report.figures.cases import Case, Drawn, plain
+from anomia.report.figures.parts import (
+    AS_PERCENT,
+    INTERVALS,
+    Row,
+    listed,
+    measured,
+    panels,
+    stacked,
+    starred,
+    tooltip,
+)
+from anomia.report.figures.style import COLORS, MARK
+
+MEASURES = {
+    "gap/choice": ("a", "gap"),
+    "normalized_drop/open": ("b", "open"),
+    "normalized_drop/choice": ("b", "choice"),
+}
+TITLES = {"a": "(a) gap ΔPR (points)", "b": "(b) share lost (%)"}
+SCALE = alt.Scale(
+    domain=["gap", "open", "choice"], range=[COLORS[name] for name in ("gap", "open", "choice")]
+)
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z0-9])", re.IGNORECASE)
+HEIGHT = 170
+FEWEST_SIZES = 2
+
+
+def draw_sizes(found: Sequence[Case]) -> Drawn | None:
+    """ΔPR, and the normalized drops that it is made of, against the number of parameters of base."""
+    rows = [row for case in found for row in _measures(case)]
+    if len({row["size"] for row in rows}) < FEWEST_SIZES:
+        return None
+    parts = [_panel([row for row in rows if row["panel"] == panel], title) for panel, title in TITLES.items()]
+    unknown = [case.label for case in found if parameters(case) is None]
+    left_out = f" Left out, because their size is not known: {listed(unknown)}." if unknown else ""
+    return Drawn(
+        name="figure6",
+        title="Across sizes",
+        caption=(
+            "By the number of parameters of base, pooled over languages: (a) ΔPR = normalized drop of open − "
+            "normalized drop of choice; (b) the two drops: the share of what base had above the floor that the "
+            f"arm lost. {INTERVALS}.{starred(rows)}{left_out}"
+        ),
+        alt="Gap and drops against model size. "
+        + listed([f"{row['model']} {row['measure']} {row['shown']}" for row in rows], most=18)
+        + ".",
+        chart=stacked(parts),
+        table=pl.DataFrame(rows, infer_schema_length=None),
+    )
+
+
+def parameters(case: Case) -> float | None:
+    """Parameters of base: as its run counted them, else as its name says (`Qwen3-0.6B`)."""
+    counted = case.run.results.study.get("provenance", {}).get("parameters")
+    if isinstance(counted, int | float) and counted > 0:
+        return float(counted)
+    named = _SIZE.findall(re.sub(r"[-_/]", " ", case.base))
+    if not named:
+        return None
+    number, unit = named[-1]
+    return float(number) * (1e9 if unit.lower() == "b" else 1e6) or None
+
+
+def size_text(count: float) -> str:
+    """`0.6B`, `270M`."""
+    return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
+
+
+def _measures(case: Case) -> list[Row]:
+    size = parameters(case)
+    if size is None:
+        return []
+    series = f"{plain(case.arm)} · {case.data}"
+    rows = []
+    for measure, (panel, name) in MEASURES.items():
+        estimate = case.figures.get((case.arm, measure, POOLED))
+        if estimate is not None:
+            fields = {"case": series, "case_order": 0, "model": case.base, "panel": panel, "measure": name}
+            rows.append(measured(estimate, **fields, size=size, size_text=size_text(size)))
+    return rows
+
+
+def _panel(rows: Sequence[Row], title: str) -> Any:
+    orders = {name: order for order, name in enumerate(dict.fromkeys(row["case"] for row in rows))}
+    largest = {name: max(r["size"] for r in rows if r["case"] == name) for name in orders}
+    smallest, top = min(row["size"] for row in rows), max(row["size"] for row in rows)
+    rows = [
+        row | {"case_order": orders[row["case"]], "last": row["size"] == largest[row["case"]]} for row in rows
+    ]
+    color = alt.Color(field="measure", type="nominal", scale=SCALE, legend=None)
+    told = tooltip(
+        case="arm", model="model", size_text="parameters", measure="measure", shown="value (%)", n="items"
+    )
+    x = alt.X(
+        field="size",
+        type="quantitative",
+        title="parameters of base",
+        scale=alt.Scale(type="log", domain=[smallest / 1.4, top * 1.6], nice=False),
+        axis=alt.Axis(format="~s", tickCount=6, grid=False, labelExpr="replace(datum.label, 'G', 'B')"),
+    )
+    y = alt.Y(
+        field="value",
+        type="quantitative",
+        title=title,
+        axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=5),
+    )
+    line = alt.Chart().mark_line(strokeWidth=1.5, opacity=0.6)
+    layers = [
+        alt.Chart().mark_rule(strokeDash=[4, 3]).encode(y=alt.datum(0.0)),
+        line.encode(x=x, y=y, color=color, detail=alt.Detail(field="measure", type="nominal")),
+        alt.Chart()
+        .mark_rule(strokeWidth=2, opacity=0.75)
+        .encode(x=x, y=alt.Y(field="low", type="quantitative"), y2=alt.Y2(field="high"), color=color),
+        alt.Chart().mark_point(size=MARK, filled=True, opacity=1).encode(x=x, y=y, color=color, tooltip=told),
+        alt.Chart()
+        .transform_filter("datum.last")
+        .mark_text(align="left", dx=9, fontWeight="bold")
+        .encode(x=x, y=y, color=color, text=alt.Text(field="measure", type="nominal")),
+    ]
+    return panels(layers, rows, height=HEIGHT)
