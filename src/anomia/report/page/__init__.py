@@ -1,0 +1,1 @@
+"""The report: one page that opens from disk, with its figures and tables beside it."""

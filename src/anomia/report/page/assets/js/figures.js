@@ -1,0 +1,63 @@
+// Figures by Vega, whose expressions are interpreted: the page's policy forbids to compile them.
+
+let vegaReady = null;
+let specs = null;
+
+// Vega's code comes compressed; the policy knows the script by its hash.
+function loadVega() {
+  vegaReady ??= unpacked("vega-code").then((response) => response.text()).then((code) => {
+    const script = h("script");
+    script.textContent = code;
+    document.head.append(script);
+    if (!globalThis.vegaEmbed) throw new Error("Vega did not start");
+  });
+  return vegaReady;
+}
+
+async function draw(place, figure) {
+  await loadVega();
+  specs ??= (await unpacked("figure-specs")).json();
+  const spec = (await specs)[figure.name][currentTheme()];
+  const result = await globalThis.vegaEmbed(place, structuredClone(spec), {
+    mode: "vega", ast: true, actions: false, renderer: "svg", defaultStyle: false,
+    tooltip: { disableDefaultStyle: true },
+    loader: { load: () => Promise.reject(new Error("no network")) },
+  });
+  place.querySelectorAll(".vega-bindings input, .vega-bindings select").forEach((input) => {
+    const name = input.closest(".vega-bind")?.querySelector(".vega-bind-name")?.textContent;
+    if (name && !input.labels?.length) input.setAttribute("aria-label", name);
+  });
+  return result;
+}
+
+function figureView(figure) {
+  const place = h("div", { class: "plot-inner" });
+  const plot = h("div", { class: "plot", role: "group", "aria-label": figure.alt }, place);
+  let drawn = null;
+  let queue = Promise.resolve();
+  const redraw = () => {
+    queue = queue.then(async () => {
+      drawn?.finalize();
+      drawn = await draw(place, figure);
+      plot.dataset.drawn = currentTheme();
+    }).catch((error) => {
+      plot.replaceChildren(h("p", { class: "message" }, `This figure could not be drawn (${error.message}); its numbers stand below.`));
+    });
+    return queue;
+  };
+  const node = h(
+    "figure", { id: `figure-${figure.name}` }, h("h3", {}, visible(figure.title)), plot,
+    h("figcaption", {}, visible(figure.caption)),
+    h("details", {}, h("summary", {}, "The numbers as a table"), dataTable(figure.table)),
+  );
+  return { node, redraw };
+}
+
+// One after the other, so that the page answers in between; all of them again when the theme changes.
+async function drawAll(views) {
+  for (const view of views) {
+    await view.redraw();
+    await new Promise((resolve) => { setTimeout(resolve); });
+  }
+  document.documentElement.dataset.figures = "drawn";
+}

@@ -1,0 +1,74 @@
+// Which rows are wanted: everything the reader can ask of the list.
+
+const WANTED = [
+  ["", "any"], ["21", "base right, compressed wrong"], ["12", "base wrong, compressed right"],
+  ["22", "both right"], ["11", "both wrong"],
+];
+
+const emptyFilter = () => ({ search: "", arm: null, language: null, fate: null, from: null, to: null, probes: {} });
+
+// The controls, and `read`, which says what they are set to; `changed` is called when that may have changed.
+function filterControls(source, data, changed) {
+  const settings = data.explorer;
+  const label = (text, control, name) => h("label", { class: name }, text, control);
+  const choice = (all, entries) => h("select", { onchange: changed }, all !== null && h("option", { value: "" }, all),
+    entries.map(([value, text]) => h("option", { value }, text)));
+  const whole = (control) => (/^\d+$/.test(control.value.trim()) ? Number(control.value) : null);
+  let waiting = 0;
+  const soon = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(changed, 120);
+  };
+
+  const search = h("input", { type: "search", id: "search", oninput: soon, autocomplete: "off", placeholder: "question, answer, output, id" });
+  const arm = choice(null, source.arms.map(([run, name], n) => [n, data.runs.length > 1 ? `${data.runs[run].name} · ${name}` : name]));
+  const language = choice("all", source.languages.map((name, n) => [n, name]));
+  const from = h("input", { inputmode: "numeric", oninput: soon, placeholder: "from", "aria-label": "rank from" });
+  const to = h("input", { inputmode: "numeric", oninput: soon, placeholder: "to", "aria-label": "rank to" });
+  const probes = Object.fromEntries(Object.keys(settings.probes).map((name) => [name, choice(null, WANTED)]));
+  let fate = null;
+
+  const chips = FATES.map((name, n) => h("button", { type: "button", "aria-pressed": "false", onclick: () => setFate(fate === n ? null : n) },
+    fateChip(n), h("span", { class: "count" })));
+  function setFate(wanted, quietly = false) {
+    fate = wanted;
+    chips.forEach((chip, n) => chip.setAttribute("aria-pressed", String(n === fate)));
+    if (!quietly) changed();
+  }
+
+  const summary = h("summary", {}, "Verdict of each probe");
+  function read() {
+    const asked = Object.fromEntries(Object.entries(probes).map(([name, control]) => [name, control.value]).filter(([, value]) => value));
+    const used = Object.keys(asked).length;
+    summary.textContent = used ? `Verdict of each probe (${used} set)` : "Verdict of each probe";
+    return {
+      search: search.value.slice(0, 500), arm: Number(arm.value), language: language.value === "" ? null : Number(language.value),
+      fate, from: whole(from), to: whole(to), probes: asked,
+    };
+  }
+
+  function write(filter) {
+    search.value = filter.search;
+    arm.value = String(filter.arm ?? 0);
+    language.value = filter.language === null ? "" : String(filter.language);
+    from.value = filter.from ?? "";
+    to.value = filter.to ?? "";
+    for (const [name, control] of Object.entries(probes)) control.value = filter.probes[name] ?? "";
+    setFate(filter.fate, true);
+  }
+
+  function showCounts(counts) {
+    chips.forEach((chip, n) => { chip.querySelector(".count").textContent = count(counts[n] ?? 0); });
+  }
+
+  const node = h("div", { role: "search", "aria-label": "Items" },
+    h("div", { class: "filters" },
+      label("Search", search, "search"),
+      source.arms.length > 1 && label("Compressed model", arm),
+      source.languages.length > 1 && label("Language", language),
+      h("div", {}, label("Rank of the answer in it", h("div", { class: "pair" }, from, to)))),
+    h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips),
+    h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },
+      Object.entries(probes).map(([name, control]) => label(settings.probes[name], control)))));
+  return { node, read, write, search, showCounts };
+}

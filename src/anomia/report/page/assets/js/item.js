@@ -1,0 +1,97 @@
+// One item: what was asked, and what base and the compressed model answered, side by side.
+
+const FATES = ["kept", "choice_only", "open_only", "lost", "none"];
+const FATE_LABELS = ["kept", "recognised, no longer said", "said, no longer recognised", "lost", "not both by base"];
+
+const fateChip = (fate) => h("span", { class: `fate ${FATES[fate]}` }, FATE_LABELS[fate]);
+
+function grade(right) {
+  if (right === null || right === undefined) return h("span", { class: "grade" }, "not graded");
+  return h("span", { class: `grade ${right ? "right" : "wrong"}` }, right ? "✓ right" : "✗ wrong");
+}
+
+function sides(left, right) {
+  return h("div", { class: "sides" }, h("div", { class: "side" }, left), h("div", { class: "side" }, right));
+}
+
+const who = (name, ...more) => h("p", { class: "who" }, foreign(name), " ", more);
+
+// What a model wrote, without the line breaks around it; the part that made it right is marked.
+function output(text, right, answers, language) {
+  const shown = text.trim();
+  return block("div", "output", shown || "(nothing)", language, right ? findSpans(shown, answers) : []);
+}
+
+function said(name, text, right, answers, language) {
+  if (text === null || text === undefined) return [who(name), h("p", { class: "small" }, "not asked")];
+  return [who(name, grade(right)), h("div", { class: "box" }, output(text, right, answers, language))];
+}
+
+function many(name, found, answers, language) {
+  if (!found) return [who(name), h("p", { class: "small" }, "not asked")];
+  const [texts, hits] = found;
+  const right = [...hits].filter((hit) => hit === "1").length;
+  return [who(name, `${right} of ${texts.length} right`), h("div", { class: "box" }, h("ol", { class: "many" }, texts.map((text, n) => h("li", {},
+    h("span", { class: `grade ${hits[n] === "1" ? "right" : "wrong"}`, title: hits[n] === "1" ? "right" : "wrong" }, hits[n] === "1" ? "✓" : "✗"),
+    output(text, hits[n] === "1", answers, language)))))];
+}
+
+function passageView(item, row, language) {
+  if (!item.context) return null;
+  const node = h("div", { class: "passage foreign", dir: "auto", lang: language, tabindex: 0, role: "region", "aria-label": "passage" });
+  const chars = Array.from(item.context);
+  const known = row.cut && row.seen !== null && row.seen !== undefined;
+  const seen = known ? chars.slice(0, row.seen).join("") : item.context;
+  node.append(...marked(seen, findSpans(seen, item.answers)));
+  if (known) node.append(h("span", { class: "unseen", title: "cut away: the models did not see this" }, visible(chars.slice(row.seen).join(""))));
+  return [h("h4", {}, "Passage"), node];
+}
+
+function verdictTable(row, settings) {
+  const mark = ["–", "✗", "✓"];
+  const word = ["not asked", "wrong", "right"];
+  const cell = (value) => h("td", { class: value && `grade ${word[value]}` }, mark[value], h("span", { class: "sr" }, ` ${word[value]}`));
+  const asked = Object.entries(row.verdicts).filter(([, [before, after]]) => before || after);
+  return h("details", {}, h("summary", {}, "Every verdict"), scrolling(h("table", {},
+    h("thead", {}, h("tr", {}, ["asked", "base", "compressed"].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, asked.map(([name, [before, after]]) => h("tr", {}, h("th", { scope: "row" }, settings.probes[name]), cell(before), cell(after))))), "every verdict"));
+}
+
+function itemView(found, item, { settings, armName, actions }) {
+  const language = settings.codes[found.language];
+  const base = item.answered.find((row) => row.arm === "base");
+  const arm = item.answered.find((row) => row.arm === armName) ?? base;
+  const names = ["base", armName];
+  const pair = (view) => sides(view(names[0], base), view(names[1], arm));
+  const texts = Object.keys(settings.probes).filter((name) => base.texts?.[name] || arm.texts?.[name]);
+  const options = [
+    ["choice", "Four options, after the open prompt"], ["choice_hard", "Hard options"],
+    ["choice_passage", "Options from the same passage"], ["choice_no_question", "The same options without the question"],
+  ].map(([name, label]) => optionsTable(item, name, label, base, arm, language)).filter(Boolean);
+  const others = item.answered.filter((row) => row.arm !== "base");
+  const armChoice = others.length > 1 && h("select", { "aria-label": "compressed model", onchange: (event) => actions.otherArm(event.target.value) },
+    others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, row.arm)));
+  return [
+    h("div", { class: "bar" },
+      h("span", { class: "where" }, foreign(found.language), " · ", foreign(found.id)), fateChip(found.fate), armChoice,
+      h("button", { type: "button", onclick: actions.previous, title: "k" }, "Previous"),
+      h("button", { type: "button", onclick: actions.next, title: "j" }, "Next"),
+      h("button", { type: "button", onclick: actions.alike, title: "a" }, "Another like it")),
+    block("h3", "question", item.question, language),
+    h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
+    !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? armName : "base"} gave logits that are NaN or infinite here.`),
+    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.open[0], row.open[1], item.answers, language)),
+    verdictTable(found, settings),
+    passageView(item, base, language),
+    promptView(item, base, settings, found.run, language),
+    options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Harder options, and without the question"), options.slice(1)),
+      h("p", { class: "small" }, "● picked; shares are the softmax of the four scores.")],
+    base.top[0] && [h("h4", {}, "Likeliest next tokens after the open prompt"), pair((name, row) => [who(name), tokensView(row)])],
+    texts.length > 0 && h("details", {}, h("summary", {}, "With candidates, without and with one example"), texts.map((name) => [
+      h("h4", {}, settings.probes[name]), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),
+    (base.beams || arm.beams) && h("details", {}, h("summary", {}, "Beams"), pair((name, row) => many(name, row.beams, item.answers, language))),
+    (base.samples || arm.samples) && h("details", {}, h("summary", {}, "Samples"), pair((name, row) => many(name, row.samples, item.answers, language))),
+    settings.leftOut.length > 0 && h("p", { class: "small" },
+      `Left out to keep this file small: ${settings.leftOut.join(", ")}. They are in the records; anomia view shows them.`),
+  ];
+}

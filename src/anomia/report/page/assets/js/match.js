@@ -1,0 +1,43 @@
+// Where an answer stands in a text: the matching of anomia/grade.py, with the way back to the characters.
+// Verdicts are those of the records; this only finds what to mark.
+
+const CLUSTERS = /\P{M}\p{M}*|\p{M}+/gu;
+
+// Full case folding of one cluster, width folded, punctuation removed; white space stays one space.
+function folded(cluster) {
+  const text = cluster.normalize("NFKC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFKC");
+  return text.replace(/\p{P}/gu, "").replace(/\s+/gu, " ");
+}
+
+// The normalized text and, for each of its characters, where in the original it begins and ends.
+function normalized(text) {
+  let plain = "";
+  const starts = [];
+  const ends = [];
+  for (const match of text.matchAll(CLUSTERS)) {
+    for (const unit of folded(match[0])) {
+      if (unit === " " && (plain === "" || plain.endsWith(" "))) continue;
+      for (let i = 0; i < unit.length; i += 1) {
+        starts.push(match.index);
+        ends.push(match.index + match[0].length);
+      }
+      plain += unit;
+    }
+  }
+  return { plain, starts, ends };
+}
+
+// Spans [start, end) of every place where any of the answers stands, in order and apart from each other.
+function findSpans(text, answers) {
+  const { plain, starts, ends } = normalized(text);
+  const found = [];
+  for (const answer of answers) {
+    const wanted = normalized(answer).plain.trim();
+    if (!wanted) continue;
+    for (let at = plain.indexOf(wanted); at >= 0; at = plain.indexOf(wanted, at + wanted.length)) {
+      found.push([starts[at], ends[at + wanted.length - 1]]);
+    }
+  }
+  found.sort((a, b) => a[0] - b[0] || b[1] - a[1]);
+  return found.filter(([first], n) => found.slice(0, n).every((earlier) => earlier[1] <= first));
+}

@@ -1,0 +1,133 @@
+// The report from the top: verdicts, what was compared, tables and figures in their sections.
+
+const SECTION_TABLES = ["fates", "ladder", "drops", "ranks", "reach", "one-shot", "tests"];
+const SECTION_CLOSING = ["arms", "size", "hygiene"];
+const ARMS_OPEN = 3;
+
+const slot = (name) => document.querySelector(`[data-slot="${name}"]`);
+const armLabel = (data, run, arm) => (data.runs.length > 1 ? `${run.name} · ${arm}` : arm);
+
+function meter([probe, label, before, after]) {
+  const row = (who, share, name) => h("div", { class: `row ${name}` }, h("span", {}, who), bar(share, "bar"), h("span", {}, percent(share)));
+  return h("div", { class: `meter ${probe}` }, h("span", { class: "label" }, label),
+    row("base", before, "before"), row("compressed", after, "after"));
+}
+
+function verdictView(data, run, arm, openItems) {
+  const { verdict } = arm;
+  const languages = verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
+    dataTable({ columns: ["language", "outcome", "same-passage options"], rows: verdict.languages }));
+  const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
+    arm.unsaid === 1 ? "Look at the item that it recognises but no longer says" : `Look at the ${arm.unsaid} items that it recognises but no longer says`));
+  return h("article", { class: "verdict", "aria-label": `Verdict on ${arm.name}` },
+    h("div", {},
+      h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
+      h("p", { class: "headline" }, visible(verdict.headline)),
+      h("p", { class: "advice" }, visible(verdict.advice)),
+      h("p", { class: "rest" }, visible(verdict.rest)), unsaid, languages),
+    h("div", {},
+      arm.accuracies.map(meter),
+      arm.noise && h("div", { class: "noise" },
+        h("p", { class: "small" }, h("b", {}, "Noise floor. "), "Verdicts that flip when base itself is asked again at another batch size, beside those that compression flips."),
+        dataTable({ title: "", columns: ["verdict", "by noise", "by compression"], rows: arm.noise })),
+      arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
+}
+
+function fillVerdicts(data, openItems) {
+  $("title").append(...visible(data.title));
+  document.title = `${data.title} · Anomia`;
+  const runs = data.runs.length > 1 ? `${data.runs.length} runs` : "the same questions";
+  $("lead").textContent = `The uncompressed model and its compressed version were asked ${runs}, in several ways. ` +
+    "This page says what was lost, how sure that is, and shows every answer.";
+  if (data.runs.length > 1) {
+    $("lead").textContent = `Uncompressed models and their compressed versions were asked the same questions in several ways, in ${runs}. ` +
+      "This page says what was lost, how sure that is, and shows every answer.";
+  }
+  for (const run of data.runs) {
+    for (const [arm, reason] of run.failed) $("verdicts").append(h("p", { class: "message" }, foreign(arm), " was not measured: ", foreign(reason)));
+    for (const [arm, items] of run.broken) {
+      $("verdicts").append(h("p", { class: "message" }, foreign(arm), ` gives logits that are NaN or infinite for ${items} items.`));
+    }
+    for (const arm of run.arms) $("verdicts").append(verdictView(data, run, arm, openItems));
+  }
+}
+
+function fillFacts(data) {
+  for (const run of data.runs) {
+    if (data.runs.length > 1) slot("facts").append(h("h3", {}, foreign(run.name)));
+    slot("facts").append(h("dl", { class: "facts" }, run.facts.map(([label, value]) => [h("dt", {}, visible(label)), h("dd", {}, foreign(value))])));
+  }
+}
+
+function fillTables(data) {
+  const arms = data.runs.flatMap((run) => run.arms.map((arm) => [run, arm]));
+  for (const name of SECTION_TABLES) {
+    arms.forEach(([run, arm], n) => {
+      const tables = arm.tables[name].map((table) => dataTable(table));
+      if (!tables.length) return;
+      const label = foreign(armLabel(data, run, arm.name));
+      if (arms.length === 1) slot(name).append(...tables.flat().filter(Boolean));
+      else if (arms.length <= ARMS_OPEN) slot(name).append(h("h3", {}, label), ...tables.flat().filter(Boolean));
+      else slot(name).append(h("details", { open: n === 0 }, h("summary", {}, label), tables));
+    });
+  }
+  for (const name of SECTION_CLOSING) {
+    for (const run of data.runs) {
+      const tables = (run.tables[name] ?? []).flatMap((table) => dataTable(table)).filter(Boolean);
+      if (!tables.length) continue;
+      const place = slot(name === "size" ? "arms" : name);
+      if (data.runs.length > 1) place.append(h("h3", {}, foreign(run.name)));
+      place.append(...tables);
+    }
+  }
+}
+
+// Figures stand before the tables of their section.
+function fillFigures(data) {
+  const views = [];
+  const last = {};
+  for (const figure of data.figures) {
+    const place = slot(figure.section) ?? slot("more");
+    const view = figureView(figure);
+    if (last[figure.section]) last[figure.section].after(view.node);
+    else place.prepend(view.node);
+    last[figure.section] = view.node;
+    views.push(view);
+  }
+  themeListeners.push(() => drawAll(views));
+  return views;
+}
+
+function fillRest(data) {
+  for (const run of data.runs) $("commands").append(h("pre", { class: "code", tabindex: 0 }, visible(run.command)));
+  $("citation").textContent = `Anomia ${data.anomia}: what compression took from a language model.\n` +
+    "Method: Wen et al. (2026). The Benchmark Illusion: Pruned LLMs Can Pass Multiple Choice\nbut Fail to Answer. arXiv:2606.17609.";
+  $("made").textContent = `Made by Anomia ${data.anomia}. One file, no network: it can be mailed and opened from disk.`;
+}
+
+// Sections that a run has nothing for are left away, also from the way through the page.
+function finishSections() {
+  const found = [];
+  for (const section of document.querySelectorAll("section[data-nav]")) {
+    const place = section.querySelector("[data-slot]");
+    if (place && !place.childElementCount) {
+      section.hidden = true;
+      continue;
+    }
+    const link = h("a", { href: `#${section.id}` }, section.dataset.nav);
+    $("sections").append(h("li", {}, link));
+    found.push([section, link]);
+  }
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((one) => one.isIntersecting)) {
+      for (const [section, link] of found) {
+        if (section === entry.target) {
+          link.setAttribute("aria-current", "true");
+          const list = $("sections");
+          list.scrollLeft = link.offsetLeft - list.offsetLeft - 40;
+        } else link.removeAttribute("aria-current");
+      }
+    }
+  }, { rootMargin: "-20% 0px -70% 0px" });
+  found.forEach(([section]) => seen.observe(section));
+}

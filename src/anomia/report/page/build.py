@@ -1,0 +1,188 @@
+"""From the folders of runs to the folder of a report: page, figures, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anomia.errors import RunError
+from anomia.files import write_text
+from anomia.measure.results import Results, read_results, read_sparsity
+from anomia.records import read_items
+from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures, write_tables
+from anomia.report.page.document import document
+from anomia.report.page.explorer import PROBES, index, item_whole, language_codes, prompt_templates
+from anomia.report.page.package import compressed, page
+
+PAGE_NAME = "index.html"
+# A page that is mailed and opened at once; base64 makes three bytes into four.
+LARGEST_ITEMS = 4_200_000
+BLOCK_ITEMS = 24
+# What is left out first where the items would make the page too large.
+THINNER: tuple[tuple[str, ...], ...] = ((), ("samples",), ("samples", "beams"), ("samples", "beams", "cued"))
+# Longer tables stand in tables/ only.
+LONGEST_TABLE = 300
+
+# Where each figure stands in the page; any other one comes under "More figures".
+SECTIONS = {
+    "fates_flow": "fates", "figure1": "fates", "figure8": "fates", "ladder": "ladder", "figure2": "drops",
+    "figure3": "ranks", "figure4": "reach", "table1": "one-shot", "frontier": "arms", "figure5": "arms",
+    "figure6": "arms", "figure7": "arms",
+}  # fmt: skip
+
+
+class Report(NamedTuple):
+    """What was written. left_out: what of the items had no room in the page."""
+
+    page: Path
+    bytes: int
+    left_out: tuple[str, ...]
+
+
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    results: Sequence[Results] | None = None,
+    formats: Sequence[str] = ("svg", "png", "pdf"),
+) -> Report:
+    """Writes `index.html`, `figures/` and `tables/` of one or more runs.
+
+    Args:
+        folders: the folders of the runs.
+        out: where to write.
+        results: of the runs, where they are read already.
+        formats: of the figures' files; none writes none.
+
+    Raises:
+        RunError: a run can't be read, or the report can't be written.
+    """
+    runs = named_runs(folders, results)
+    drawn = draw_all(runs)
+    items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
+    tables = [(records, read_items(folder)) for folder, records in items]
+    rows, blocks, left_out = _embedded(tables)
+    values = page_values(folders, runs, drawn) | {"explorer": explorer_values(runs, left_out=left_out)}
+    text = page(values, specs=figure_specs(drawn), index=rows, blocks=blocks)
+    write_text(out / PAGE_NAME, text)
+    try:
+        if formats:
+            write_figures(drawn, out / "figures", formats)
+        write_tables(runs, out / "tables")
+    except OSError as error:
+        raise RunError(f"report: {out} can't be written: {error.strerror or error}") from None
+    return Report(out / PAGE_NAME, len(text.encode()), left_out)
+
+
+def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[Run]:
+    """The runs under the names of their folders; a name that is there twice gets a number."""
+    found: list[Run] = []
+    for number, folder in enumerate(folders):
+        name = folder.resolve().name or str(folder)
+        taken = [run.name for run in found]
+        unlike = name if name not in taken else f"{name} ({number + 1})"
+        found.append(Run(unlike, read_results(folder) if results is None else results[number]))
+    if not any(run.results.arms for run in found):
+        raise RunError(f"report: {folders[0]} has no finished arm yet; let `anomia run` go on first")
+    return found
+
+
+def page_values(folders: Sequence[Path], runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """What the page says outside the explorer: verdicts, tables, what stands around the figures."""
+    said = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
+    return said | {"figures": [_figure(figure) for figure in drawn]}
+
+
+def figure_specs(drawn: Sequence[Drawn]) -> bytes:
+    """The figures as Vega draws them, light and dark, compressed."""
+    import vl_convert
+
+    themes = {"light": theme(False), "dark": theme(True)}
+    return compressed(
+        {
+            figure.name: {
+                name: vl_convert.vegalite_to_vega(figure.chart.to_dict() | {"config": config})
+                for name, config in themes.items()
+            }
+            for figure in drawn
+        }
+    )
+
+
+def explorer_values(
+    runs: Sequence[Run], *, left_out: Sequence[str] = (), served: bool = False
+) -> dict[str, Any]:
+    """What the explorer needs beside the items: names of probes, prompts, languages."""
+    languages = {language for run in runs for language in run.results.languages}
+    return {
+        "served": served,
+        "probes": PROBES,
+        "prompts": prompt_templates(),
+        "codes": language_codes(sorted(languages)),
+        "chat": [bool(run.results.study.get("chat")) for run in runs],
+        "block": BLOCK_ITEMS,
+        "leftOut": list(left_out),
+    }
+
+
+def _figure(drawn: Drawn) -> dict[str, Any]:
+    table = drawn.table.head(LONGEST_TABLE)
+    return {
+        "name": drawn.name,
+        "section": SECTIONS.get(drawn.name, "more"),
+        "title": drawn.title,
+        "caption": drawn.caption,
+        "alt": drawn.alt,
+        "table": {
+            "columns": table.columns,
+            "rows": [[_cell(value) for value in row] for row in table.iter_rows()],
+            "more": len(drawn.table) - len(table),
+        },
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _embedded(
+    tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]],
+) -> tuple[bytes, list[bytes], tuple[str, ...]]:
+    """All rows, the items in compressed groups, and what was left out to keep the page small."""
+    columns, keys = index(tables)
+    rows = compressed(columns)
+    questions = [
+        {(row["dataset"], row["language"], row["item_id"]): row for row in items.iter_rows(named=True)}
+        for _, items in tables
+    ]
+    answers = [_by_item(records) for records, _ in tables]
+    blocks: list[bytes] = []
+    without: tuple[str, ...] = ()
+    for without in THINNER:
+        whole = [
+            item_whole(questions[key.run][key[1:]], answers[key.run][key[1:]], without=without)
+            for key in keys
+        ]
+        blocks = [compressed(whole[n : n + BLOCK_ITEMS]) for n in range(0, len(whole), BLOCK_ITEMS)]
+        if 4 * sum(map(len, [rows, *blocks])) / 3 < LARGEST_ITEMS:
+            break
+    return rows, blocks, without
+
+
+def _by_item(records: pl.DataFrame) -> Mapping[tuple[str, str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in _in_order(records):
+        found.setdefault((row["dataset"], row["language"], row["item_id"]), []).append(row)
+    return found
+
+
+def _in_order(records: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows with base first; what only the measures need stays behind."""
+    frame = records.select(pl.exclude("distribution_tokens", "distribution_log_probs"))
+    for part in (frame.filter(pl.col("arm") == "base"), frame.filter(pl.col("arm") != "base")):
+        yield from part.iter_rows(named=True)

@@ -1,0 +1,135 @@
+"""Everything the page says outside the explorer, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from anomia._version import __version__
+from anomia.measure.evidence import OVERALL
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.judge import Verdict
+from anomia.measure.results import Results
+from anomia.measure.verdict import Outcome
+from anomia.report.page.facts import command, facts, model_name, noise
+from anomia.report.page.plain_tables import plain_tables, text_of
+from anomia.report.run_tables import between_table, frontier_table, hygiene_table
+from anomia.report.tables import (
+    fates_table,
+    gap_table,
+    ladder_table,
+    one_shot_table,
+    ranks_table,
+    reach_table,
+    tests_table,
+)
+from anomia.report.terminal import stopping_note
+
+ADVICE: Mapping[Outcome, str] = {
+    "intact": "Nothing that was measured here speaks against shipping it for questions like these.",
+    "illusion": "Don't ship it on the strength of multiple-choice scores: people who ask it directly will miss "
+    "answers that those scores count as there.",
+    "demotion": "Don't ship it as it is where answers must be said: the knowledge survived, so decoding, examples "
+    "or a little training may bring it back.",
+    "mixed": "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and more of "
+    "it can no longer be said.",
+    "loss": "Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
+    "reverse": "Look at the items before deciding: recognition fell more than answering, which is unusual.",
+    "untestable": "This study can't decide: choose questions that the uncompressed model can answer.",
+    "broken": "Don't ship it: its outputs are broken.",
+    "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
+}  # fmt: skip
+
+
+def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What the page shows of each run; `sparsity` is as measured, by arm, a mapping a run."""
+    parts = [_run(name, results, found) for (name, results), found in zip(runs, sparsity, strict=True)]
+    return {"anomia": __version__, "title": _title(parts), "runs": parts}
+
+
+def _title(parts: Sequence[Mapping[str, Any]]) -> str:
+    arms = [arm["name"] for part in parts for arm in part["arms"]]
+    bases = list(dict.fromkeys(part["base"] for part in parts))
+    what = arms[0] if len(arms) == 1 else f"{len(arms)} compressions"
+    return f"What {what} took from {bases[0] if len(bases) == 1 else f'{len(bases)} models'}"
+
+
+def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
+    closing: dict[str, Any] = {"hygiene": plain_tables(hygiene_table(results.hygiene))}
+    if results.diagnosis.between:
+        closing["arms"] = plain_tables(between_table(results.diagnosis))
+    if results.frontier:
+        closing["size"] = plain_tables(frontier_table(results.frontier))
+    return {
+        "name": name,
+        "base": model_name(results.study.get("base", "?")),
+        "facts": facts(results, sparsity),
+        "command": command(results.study),
+        "arms": [_arm(results, arm) for arm in results.arms],
+        "tables": closing,
+        "failed": [[arm, reason] for arm, reason in results.failed.items()],
+        "broken": [[arm, count] for arm, count in results.broken.items()],
+    }
+
+
+def _arm(results: Results, arm: str) -> dict[str, Any]:
+    diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
+    figures = lookup(diagnosis.figures)
+    looks = (results.stopping or {}).get("arms", {}).get(arm, ())
+    unsaid = [
+        f.counts.choice_only
+        for f in diagnosis.fates
+        if (f.arm, f.options, f.scope) == (arm, "choice", POOLED)
+    ]
+    return {
+        "name": arm,
+        "verdict": _verdict([verdict for verdict in results.verdicts if verdict.arm == arm]),
+        "unsaid": unsaid[0] if unsaid else 0,
+        "noise": noise(results, arm),
+        "stopping": [text_of(stopping_note(look)).strip() for look in looks],
+        "accuracies": _accuracies(results.records, arm),
+        "tables": {
+            "fates": plain_tables(fates_table(diagnosis, figures, arm, scopes)),
+            "ladder": plain_tables(ladder_table(diagnosis, figures, arm, scopes)),
+            "drops": plain_tables(gap_table(diagnosis, figures, arm, scopes)),
+            "ranks": plain_tables(ranks_table(diagnosis, figures, arm, scopes)),
+            "reach": plain_tables(reach_table(figures, arm)),
+            "one-shot": plain_tables(one_shot_table(figures, arm, scopes)),
+            "tests": plain_tables(tests_table(diagnosis, arm)),
+        },
+    }
+
+
+def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
+    overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
+    headline, _, rest = overall.text.partition(". ")
+    return {
+        "outcome": overall.decision.outcome,
+        "headline": headline.removesuffix(".") + ".",
+        "rest": rest,
+        "advice": ADVICE[overall.decision.outcome],
+        "languages": [
+            [
+                verdict.scope,
+                verdict.decision.outcome,
+                verdict.same_passage.outcome if verdict.same_passage else "–",
+            ]
+            for verdict in mine
+            if verdict.scope != OVERALL
+        ],
+    }
+
+
+def _accuracies(records: pl.DataFrame, arm: str) -> list[list[Any]]:
+    """Label, base's share and the arm's share of right answers, for the two ways that the verdict compares."""
+    found = []
+    for probe, label in (("open", "Says the answer when asked"), ("choice", "Picks it out of four options")):
+        shares = [
+            records.filter(pl.col("arm") == name)[f"{probe}_correct"].fill_null(False).mean()
+            for name in ("base", arm)
+        ]
+        found.append([probe, label, *shares])
+    return found

@@ -1,0 +1,218 @@
+"""The items of a run as the explorer reads them: an index of all rows, and one item whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anomia.items.languages import language_code
+from anomia.items.prompts import cued_prompt, no_question_prompt, open_prompt
+from anomia.measure.fates import FATES
+from anomia.measure.recognition import with_fates
+
+# What was asked, in the order of support, and what the page calls it.
+PROBES = {
+    "open": "open",
+    "cued": "cued",
+    "distractors_only": "cued, no gold",
+    "unrelated": "cued, unrelated",
+    "choice": "choice",
+    "choice_hard": "choice, hard options",
+    "choice_passage": "choice, same passage",
+    "choice_no_question": "choice, no question",
+    "beams": "any of the beams",
+    "samples": "any of the samples",
+    "zero_shot": "no example",
+    "one_shot": "one example",
+}
+CHOICES = ("choice", "choice_hard", "choice_passage", "choice_no_question")
+TEXTS = ("cued", "distractors_only", "unrelated", "zero_shot", "one_shot")
+NOT_ASKED, WRONG, RIGHT = "012"
+# Of each text that is searched and shown in the list, and of each text of an item.
+LINE, LONGEST = 160, 20_000
+# Characters that can stand in no question or passage: the places that the page fills in a template.
+CONTEXT, QUESTION, CANDIDATE = "\ufdd0", "\ufdd1", "\ufdd2"
+
+
+class ItemKey(NamedTuple):
+    """Which item of which run (a number, from 0)."""
+
+    run: int
+    dataset: str
+    language: str
+    item_id: str
+
+
+def prompt_templates() -> dict[str, str]:
+    """The forms of `items/prompts.py` with marks where passage, question and candidates go."""
+    return {
+        "context": CONTEXT,
+        "question": QUESTION,
+        "candidate": CANDIDATE,
+        "open": open_prompt(CONTEXT, QUESTION),
+        "open_bare": open_prompt("", QUESTION),
+        "cued": cued_prompt(CONTEXT, QUESTION, [CANDIDATE]),
+        "cued_bare": cued_prompt("", QUESTION, [CANDIDATE]),
+        "no_question": no_question_prompt(CONTEXT),
+    }
+
+
+def language_codes(languages: Iterable[str]) -> dict[str, str]:
+    """The `lang` attribute of each language that has a code."""
+    return {name: code for name in languages if (code := language_code(name))}
+
+
+def graded(records: pl.DataFrame) -> pl.DataFrame:
+    """Records with what the index needs: `fate`, `rank` and a verdict for each probe, `beams` and `samples` too.
+
+    rank: of the first token that no other option shares, else of the first.
+    """
+    reached = {name: pl.col(f"{name}_correct").list.any() for name in ("beams", "samples")}
+    verdicts = [
+        pl.when(right.is_null())
+        .then(pl.lit(NOT_ASKED))
+        .otherwise(pl.when(right).then(pl.lit(RIGHT)).otherwise(pl.lit(WRONG)))
+        .alias(f"verdict_{name}")
+        for name in PROBES
+        for right in (reached.get(name, pl.col(f"{name}_correct")),)
+    ]
+    rank = pl.coalesce("gold_distinct_rank", "gold_rank").fill_null(0)
+    said = pl.col("open_text").fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
+    return with_fates(records).with_columns(*verdicts, rank=rank, said=said.str.slice(0, LINE))
+
+
+def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str, Any], list[ItemKey]]:
+    """The columns of all rows (an arm and an item each), and which items they speak of, in order.
+
+    Args:
+        tables: records and items of each run.
+    """
+    arms: list[list[Any]] = []
+    items: dict[str, list[Any]] = {
+        name: [] for name in ("run", "language", "id", "question", "gold", "said", "rank")
+    }
+    rows: dict[str, list[Any]] = {name: [] for name in ("item", "arm", "fate", "rank", "said")}
+    before: dict[str, list[str]] = {name: [] for name in PROBES}
+    after: dict[str, list[str]] = {name: [] for name in PROBES}
+    languages: dict[str, int] = {}
+    keys: list[ItemKey] = []
+    for run, (records, _) in enumerate(tables):
+        frame = graded(records)
+        base = frame.filter(pl.col("arm") == "base").sort("dataset", "language", "index")
+        numbers: dict[tuple[str, str, str], int] = {}
+        for row in base.iter_rows(named=True):
+            key = ItemKey(run, row["dataset"], row["language"], row["item_id"])
+            numbers[key[1:]] = len(keys)
+            keys.append(key)
+            language = languages.setdefault(row["language"], len(languages))
+            values = (run, language, row["item_id"], clip(row["question"], 4 * LINE), clip(row["gold"], LINE))
+            for name, value in zip(items, (*values, row["said"], row["rank"]), strict=True):
+                items[name].append(value)
+            for name in PROBES:
+                before[name].append(row[f"verdict_{name}"])
+        for arm in frame["arm"].unique(maintain_order=True):
+            if arm == "base":
+                continue
+            arms.append([run, arm])
+            mine = frame.filter(pl.col("arm") == arm).sort("dataset", "language", "index")
+            for row in mine.iter_rows(named=True):
+                number = numbers.get((row["dataset"], row["language"], row["item_id"]))
+                if number is None:
+                    continue
+                fate = FATES.index(row["fate"]) if row["fate"] else len(FATES)
+                for name, value in zip(
+                    rows, (number, len(arms) - 1, fate, row["rank"], row["said"]), strict=True
+                ):
+                    rows[name].append(value)
+                for name in PROBES:
+                    after[name].append(row[f"verdict_{name}"])
+    found = {
+        "arms": arms,
+        "languages": list(languages),
+        "items": items,
+        "rows": rows,
+        "before": {name: "".join(column) for name, column in before.items()},
+        "after": {name: "".join(column) for name, column in after.items()},
+    }
+    return found, keys
+
+
+def item_whole(
+    item: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], *, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One item with what base and every arm answered.
+
+    Args:
+        item: a row of `ITEM_SCHEMA`.
+        answers: rows of `SCHEMA`, one an arm.
+        without: parts that are left out to save room: `samples`, `beams`, `cued`.
+    """
+    return {
+        "context": clip(item["context"]),
+        "question": clip(item["question"]),
+        "answers": [clip(text) for text in item["answers"]],
+        "foil": clip(item["foil"]),
+        "options": {
+            "choice": _clipped(item["options_standard"]),
+            "choice_hard": _clipped(item["options_hard"]),
+            "choice_passage": _clipped(item["options_passage"]),
+            "choice_no_question": _clipped(item["options_standard"]),
+        },
+        "unrelated": _clipped(item["unrelated"]),
+        "answered": [_answer(row, without) for row in answers],
+    }
+
+
+def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "arm": row["arm"],
+        "finite": row["finite"],
+        "cut": row["truncated"],
+        "seen": row.get("context_characters"),
+        "open": [clip(row["open_text"]), row["open_correct"], row["open_em"], _rounded(row["open_f1"])],
+        "pick": {name: [_scores(row[f"{name}_scores"]), row[f"{name}_correct"]] for name in CHOICES},
+        "token": [row["gold_first_token"], row["gold_rank"], row["gold_rank_ties"], row["gold_distinct_token"],
+                  row["gold_distinct_rank"], _rounded(row["gold_log_prob"])],
+        "top": [_clipped(row["top_tokens"]), _scores(row["top_log_probs"])],
+    }  # fmt: skip
+    if "cued" not in without:
+        found["texts"] = {
+            name: [clip(row[f"{name}_text"]), row[f"{name}_correct"]]
+            for name in TEXTS
+            if row[f"{name}_text"] is not None
+        }
+    if "beams" not in without and row["beam_texts"] is not None:
+        found["beams"] = [_clipped(row["beam_texts"]), _bits(row["beams_correct"]), _bits(row["beams_foil"])]
+    if "samples" not in without and row["sample_texts"] is not None:
+        found["samples"] = [
+            _clipped(row["sample_texts"]),
+            _bits(row["samples_correct"]),
+            _bits(row["samples_foil"]),
+        ]
+    return found
+
+
+def clip(text: str | None, longest: int = LONGEST) -> str | None:
+    """A text cut to what a page can bear; how much is gone stands at its end."""
+    if text is None or len(text) <= longest:
+        return text
+    return f"{text[:longest]} […{len(text) - longest:,} more characters in the records]"
+
+
+def _clipped(texts: Sequence[str] | None) -> list[str | None] | None:
+    return None if texts is None else [clip(text) for text in texts]
+
+
+def _scores(values: Sequence[float | None] | None) -> list[float | None] | None:
+    return None if values is None else [_rounded(value) for value in values]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Three decimals, and nothing that JSON has no word for."""
+    return None if value is None or value != value or abs(value) == float("inf") else round(value, 3)
+
+
+def _bits(values: Sequence[bool] | None) -> str:
+    return "".join("1" if value else "0" for value in values or ())

@@ -1,0 +1,128 @@
+"""What was compared, how to run it again, and how far base itself moves: in words, for the top of the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import polars as pl
+
+from anomia.measure.frame import KEY
+from anomia.measure.results import Results
+from anomia.study import Study
+
+DEMO_MODEL = "gemma-3-270m-"
+# Of `anomia demo`, which sets these itself.
+DEMO_SETS = {"arms": ("wanda:0.5",), "data": "demo", "calibration": "demo"}
+
+
+def model_name(name: Any) -> str:
+    """A model's name without the way to its folder; a hub id stays whole."""
+    text = str(name)
+    local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text
+    if not local:
+        return text
+    name = PurePath(text.replace("\\", "/")).name or text
+    # The demo's folder is named after its checksum.
+    return re.sub(r"^(gemma-3-270m)-[0-9a-f]{12}$", r"\1", name)
+
+
+def data_name(name: Any) -> str:
+    """A data set's name without the way to its files."""
+    kind, colon, path = str(name).partition(":")
+    return f"{kind}: {'/'.join(PurePath(path).parts[-2:])}" if colon else kind
+
+
+def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
+    """Pairs of a label and a value: models, data, what was asked, on what it ran."""
+    study, provenance = results.study, results.study.get("provenance", {})
+    rows = [["Base", model_name(study.get("base", "?"))]]
+    for arm in results.arms:
+        measured = f"{sparsity[arm]:.1%} of the pruned weights are zero" if arm in sparsity else "as given"
+        rows.append(["Compressed", f"{arm}: {measured}"])
+    if set(sparsity) & set(results.arms) and study.get("calibration"):
+        rows.append(["Calibration text", str(study["calibration"])])
+    counts = results.records.filter(pl.col("arm") == "base").group_by("language").len().sort("language")
+    items = ", ".join(f"{language} {n}" for language, n in counts.iter_rows())
+    passages = results.records["passage_id"].n_unique()
+    rows.append(["Questions", f"{data_name(study.get('data', '?'))}: {items} ({passages} passages)"])
+    decoding = [
+        f"open answers: greedy, at most {study['max_new_tokens']} tokens"
+        if "max_new_tokens" in study
+        else "",
+        f"{study['num_beams']} beams" if "num_beams" in study else "",
+        f"{study['num_samples']} samples (p = {study['top_p']}, temperature {study['temperature']})"
+        if {"num_samples", "top_p", "temperature"} <= study.keys()
+        else "",
+        f"prompts of at most {study['prompt_tokens']} tokens" if "prompt_tokens" in study else "",
+        f"seed {study['seed']}" if "seed" in study else "",
+    ]
+    rows.append(["Decoding", "; ".join(text for text in decoding if text)])
+    ran = [str(provenance[key]) for key in ("machine", "dtype") if key in provenance]
+    ran += [f"batch size {provenance['batch_size']}"] if "batch_size" in provenance else []
+    rows.append(["Ran on", "; ".join(ran)])
+    versions = ("anomia", "torch", "transformers", "python")
+    rows.append(
+        ["Versions", ", ".join(f"{name} {provenance[name]}" for name in versions if name in provenance)]
+    )
+    if "base_weights" in provenance:
+        prints = f"weights {provenance['base_weights']}, tokenizer {provenance.get('tokenizer', '?')}"
+        rows.append(["Fingerprints of base", prints])
+    return [row for row in rows if row[1]]
+
+
+def command(study: Mapping[str, Any]) -> str:
+    """The command that asks the same again: every setting that differs from its default, as a flag."""
+    values = {name: study[name] for name in Study.model_fields if name in study}
+    if _is_demo(values):
+        flags = ["anomia", "demo", "--languages", ",".join(values.get("languages") or ()) or "all"]
+        return shlex.join([*flags, "--limit", str(values.get("limit"))])
+    flags = ["anomia", "run"]
+    for name, value in values.items():
+        default = Study.model_fields[name].default
+        default = list(default) if isinstance(default, tuple) else default
+        if value is None or value == default:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name == "arms":
+            flags += [part for arm in value for part in ("--arm", str(arm))]
+        elif value is True:
+            flags.append(flag)
+        elif isinstance(value, list | tuple):
+            flags += [flag, ",".join(map(str, value))]
+        else:
+            flags += [flag, str(value)]
+    return shlex.join(flags)
+
+
+def _is_demo(values: Mapping[str, Any]) -> bool:
+    """Whether these are the settings of `anomia demo`, whose model stands in a place that differs by machine."""
+    named = PurePath(str(values.get("base"))).name.startswith(DEMO_MODEL)
+    asked = {"base", "languages", "limit", *DEMO_SETS}
+    rest = all(
+        value in (Study.model_fields[name].default, list(Study.model_fields[name].default))
+        if isinstance(Study.model_fields[name].default, tuple)
+        else value == Study.model_fields[name].default
+        for name, value in values.items()
+        if name not in asked
+    )
+    sets = all(tuple(values.get(name, ())) == want if name == "arms" else values.get(name) == want
+               for name, want in DEMO_SETS.items())  # fmt: skip
+    return named and rest and sets
+
+
+def noise(results: Results, arm: str) -> list[list[str]] | None:
+    """How many verdicts of base another batch size flips, beside how many the arm flips: a row a probe."""
+    if not results.noise:
+        return None
+    items, flips = results.noise["items"], results.noise["flips"]
+    before, after = (results.records.filter(pl.col("arm") == name) for name in ("base", arm))
+    pairs = before.join(after, on=KEY, suffix="_arm")
+    rows = []
+    for probe in ("open", "choice"):
+        changed = pairs.filter(pl.col(f"{probe}_correct") != pl.col(f"{probe}_correct_arm"))
+        rows.append([probe, f"{flips[probe]} of {items}", f"{len(changed)} of {len(pairs)}"])
+    return rows
