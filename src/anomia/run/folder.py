@@ -129,7 +129,7 @@ def set_damaged_aside(folder: RunFolder, shards: Iterable[Shard]) -> list[Path]:
         if file.name not in mine or (checked and not is_sound(file)):
             found.append(set_aside(file))
     if is_local(folder.path):
-        for half in [*folder.path.glob(".*.part"), *records.glob(".*.part")]:
+        for half in folder.path.rglob(".*.part"):
             half.unlink(missing_ok=True)
     return found
 
