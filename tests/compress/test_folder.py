@@ -332,3 +332,40 @@ def test_perplexities_of_both_models_are_reported(tmp_path: Path) -> None:
     assert report.pruned is not None
     assert report.dense.tokens == report.pruned.tokens
     assert "perplexity, dense → pruned" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_what_was_written_is_read_back(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that changes between memory and disk is found, on both ways of writing."""
+    save_model(family, tmp_path / "in")
+
+    def damage(out: Path) -> None:
+        file = sorted(out.glob("*.safetensors"))[0]
+        stored = load_file(file)
+        name = next(name for name in stored if "o_proj" in name)
+        stored[name][0, stored[name][0] == 0] = 1.0
+        save_file(stored, file, {"format": "pt"})
+
+    rest, whole = folder_module._write_rest, folder_module._save_whole
+    monkeypatch.setattr(folder_module, "_write_rest", lambda plan, out: (rest(plan, out), damage(out)))
+    monkeypatch.setattr(folder_module, "_save_whole", lambda *a: (whole(*a), damage(a[-1])))
+    with pytest.raises(
+        CompressionError, match=r"layers\.0\.self_attn\.o_proj has \d+ zeros in its file, not"
+    ):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+
+
+def test_sizes_say_that_zeros_save_nothing(tmp_path: Path) -> None:
+    save_model("gemma3", tmp_path / "in")
+    report = prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+    written = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
+    assert report.compression.size_bytes == written
+    assert json.loads((tmp_path / "out" / "anomia.json").read_text())["compression"]["size_bytes"] == written
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    with pytest.raises(ModelError, match="'cuda' is not available"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"), device="cuda")
+    assert not (tmp_path / "out").exists()

@@ -48,6 +48,9 @@ def prune(
         str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the block in work is computed: cpu, cuda, mps or auto.")
+    ] = "cpu",
     perplexity: Annotated[
         Path | None,
         typer.Option(help="A text file on which dense and pruned model are compared.", metavar="FILE"),
@@ -84,6 +87,7 @@ def prune(
             data_dir=calibration_folder,
             languages=names(languages) or (),
             dtype=dtype,
+            device=device,
             perplexity_text=perplexity,
             progress=stage_counter(progress, f"pruning: {step}"),
         )

@@ -78,13 +78,16 @@ def _additive(mask: torch.Tensor | None, start: int, end: int, device: torch.dev
 
 
 @contextmanager
-def strips_where_faster(model: nn.Module) -> Iterator[None]:
-    """Use `strip_attention` in the model for a while, if it runs in half precision on the CPU with sdpa."""
+def strips_where_faster(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Use `strip_attention` in the model for a while, if it runs in half precision on the CPU with sdpa.
+
+    device: where it will run, if its weights aren't there yet.
+    """
     config = getattr(model, "config", None)
     weight = next(model.parameters())
     suits = (
         getattr(config, "_attn_implementation", None) == "sdpa"
-        and weight.device.type in ("cpu", "meta")
+        and (device or weight.device).type == "cpu"
         and weight.dtype in (torch.bfloat16, torch.float16)
     )
     if not suits:

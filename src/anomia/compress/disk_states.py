@@ -14,11 +14,12 @@ from anomia.errors import CompressionError
 class DiskStates:
     """Hidden states in two files, one before and one after the block in work: neither is ever half new.
 
-    at: the block in work. What enters block b lies in the file of b's parity.
+    at: the block in work. What enters block b lies in the file of b's parity. device: where states are read to.
     """
 
-    def __init__(self, folder: Path, *, name: str = "states") -> None:
+    def __init__(self, folder: Path, *, name: str = "states", device: torch.device) -> None:
         self.at = 0
+        self._device = device
         self._folder = folder
         self._name = name
         self._shapes: list[tuple[int, ...]] = []
@@ -44,7 +45,7 @@ class DiskStates:
 
     def copy(self, name: str) -> DiskStates:
         """The same states at the first block, in files of their own."""
-        twin = DiskStates(self._folder, name=name)
+        twin = DiskStates(self._folder, name=name, device=self._device)
         twin._shapes, twin._offsets, twin._dtype = self._shapes, self._offsets, self._dtype
         shutil.copyfile(self._file(0), twin._file(0))
         return twin
@@ -58,7 +59,7 @@ class DiskStates:
         """What enters block `at` in a batch, [B, S, H]."""
         start, end = self._offsets[batch : batch + 2]
         raw = np.fromfile(self._file(self.at), dtype=np.uint8, count=end - start, offset=start)
-        return torch.from_numpy(raw).view(self._dtype).reshape(self._shapes[batch])
+        return torch.from_numpy(raw).view(self._dtype).reshape(self._shapes[batch]).to(self._device)
 
     def write(self, batch: int, hidden: torch.Tensor) -> None:
         """Store what leaves block `at` in a batch."""
@@ -69,7 +70,7 @@ class DiskStates:
         try:
             with open(file, "r+b" if file.exists() else "w+b") as handle:
                 handle.seek(self._offsets[batch])
-                handle.write(hidden.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+                handle.write(hidden.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         except OSError as error:
             raise CompressionError(
                 f"{file} can't be written ({error}); make room, then run the same command again"

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ from anomia.compress.shards import (
     write_index,
     write_shard,
 )
+from anomia.compress.size import files_bytes
 from anomia.compress.spec import Pattern, Prune
 from anomia.compress.statistics import Group, Needs, observe
+from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
 from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
 from anomia.errors import CompressionError, DataError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.load import DTYPES, load_model
+from anomia.models.load import DTYPES, load_model, resolve_device
 
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
@@ -82,6 +84,7 @@ def prune_folder(
     language: str | None = None,
     data_dir: Path | None = None,
     dtype: str = "auto",
+    device: str = "cpu",
     perplexity_text: Path | None = None,
     perplexity_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -97,6 +100,7 @@ def prune_folder(
         model: hub id, folder or GGUF file. out: a folder that doesn't exist, is empty, or is unfinished.
         step: what to do, as `parse_arm` reads it. The next six are as in `prepare_windows`.
         dtype: `auto` keeps the stored type.
+        device: where the block in work is computed: `cpu`, `cuda`, `mps` or `auto`.
         perplexity_text: a text file on which dense and pruned model are compared, `perplexity_tokens` of it.
         progress: called with (blocks done, all blocks).
 
@@ -106,16 +110,17 @@ def prune_folder(
     started = time.perf_counter()
     if dtype not in ("auto", *DTYPES):
         raise StudyError(f"unknown dtype {dtype!r}; {nearest(dtype, ('auto', *DTYPES))}")
+    place = torch.device(resolve_device(device))
     text = _read_text(perplexity_text)
     source = _locate(model)
     settings = {"model": str(model), "step": str(step), "dtype": dtype, "calibration": calibration,
                 "samples": samples, "tokens": tokens, "budget": budget, "languages": list(languages),
-                "language": language, "batch_tokens": batch_tokens}  # fmt: skip
+                "language": language, "batch_tokens": batch_tokens, "device": place.type}  # fmt: skip
     state = _open_out(out, settings)
-    plan = _plan(source, dtype) if source is not None and step.method != "prunerzero" else None
+    plan = _plan(source, dtype, place) if source is not None and step.method != "prunerzero" else None
     loaded = None
     if plan is None:
-        loaded = load_model(model, dtype=dtype, device="cpu")
+        loaded = load_model(model, dtype=dtype, device=place.type)
     tokenizer = loaded.tokenizer if loaded else transformers.AutoTokenizer.from_pretrained(str(source))
     windows = prepare_windows(
         step,
@@ -137,9 +142,14 @@ def prune_folder(
         report = compress(loaded.model, step, windows, progress=progress, batch_tokens=batch_tokens)
         _save_whole(loaded.model, tokenizer, out)
     del loaded
+    if plan is not None:
+        _check_written(plan, out, report.matrices)
+    else:
+        check_zeros(out, find_blocks(load_model(str(out), device="cpu").model), report.matrices)
+    report = replace(report, size_bytes=files_bytes(str(out)))
     dense = pruned = None
     if text is not None:
-        dense, pruned = (_measure(name, dtype, text, perplexity_tokens) for name in (model, str(out)))
+        dense, pruned = (_measure(name, dtype, place, text, perplexity_tokens) for name in (model, str(out)))
     result = FolderReport(
         out, report, plan is not None, resumed, time.perf_counter() - started, dense=dense, pruned=pruned
     )
@@ -159,9 +169,10 @@ class _Plan:
     block_names: tuple[dict[str, str], ...]
     outer_names: dict[str, str]
     dtype: torch.dtype | None
+    device: torch.device
 
 
-def _plan(source: Path, dtype: str) -> _Plan | None:
+def _plan(source: Path, dtype: str, device: torch.device) -> _Plan | None:
     checkpoint = open_checkpoint(source)
     config = transformers.AutoConfig.from_pretrained(str(source))
     if getattr(config, "quantization_config", None) is not None:
@@ -186,7 +197,7 @@ def _plan(source: Path, dtype: str) -> _Plan | None:
         if matched is None:
             return None
         outer[name] = matched[name]
-    return _Plan(model, decoder, checkpoint, tuple(names or {} for names in blocks), outer, wanted)
+    return _Plan(model, decoder, checkpoint, tuple(names or {} for names in blocks), outer, wanted, device)
 
 
 def _stream(
@@ -208,7 +219,7 @@ def _stream(
     states: DiskStates | None = None
     with ExitStack() as stack:
         if windows is not None:
-            stack.enter_context(calibrating(plan.model))
+            stack.enter_context(calibrating(plan.model, plan.device))
             needs = _all_needs(step)
             batches = make_model_batches(plan.decoder, windows, needs, batch_tokens=batch_tokens)
             states, calls = _enter(plan, batches, scratch, resumed=bool(state["matrices"]))
@@ -259,10 +270,10 @@ def _enter(
     plan: _Plan, batches: Sequence[Batch], scratch: Path, *, resumed: bool
 ) -> tuple[DiskStates, list[list[Call]]]:
     """Run what comes before the blocks, with the first block in memory for its way of returning."""
-    device = torch.device("cpu")
-    fill(plan.model, _read(plan, plan.outer_names), device=device)
-    fill(plan.model, _read(plan, plan.block_names[0]), device=device)
-    states = DiskStates(scratch)
+    unsaved = {name: value for name, value in plan.model.named_buffers() if not value.is_meta}
+    for values in (unsaved, _read(plan, plan.outer_names), _read(plan, plan.block_names[0])):
+        fill(plan.model, values, device=plan.device)
+    states = DiskStates(scratch, device=plan.device)
     try:
         calls = enter(plan.model, plan.decoder, batches, states.describe if resumed else states.keep)
     finally:
@@ -287,7 +298,7 @@ def _dense_walk(
 @contextmanager
 def _block_in_memory(plan: _Plan, index: int) -> Iterator[tuple[Any, str]]:
     block = plan.decoder.modules[index]
-    fill(plan.model, _read(plan, plan.block_names[index]), device=torch.device("cpu"))
+    fill(plan.model, _read(plan, plan.block_names[index]), device=plan.device)
     try:
         yield block, f"{plan.decoder.name}.{index}"
     finally:
@@ -332,6 +343,20 @@ def _write_rest(plan: _Plan, out: Path) -> None:
     if plan.dtype is not None:
         config = read_json(out / "config.json") or {}
         write_json(out / "config.json", config | {"dtype": str(plan.dtype).removeprefix("torch.")})
+
+
+def _check_written(plan: _Plan, out: Path, matrices: Sequence[MatrixReport]) -> None:
+    """Read every written block once more, a block in memory, and see that the folder is a whole model."""
+    written = replace(plan, checkpoint=open_checkpoint(out), dtype=None, device=torch.device("cpu"))
+    for name, info in plan.checkpoint.tensors.items():
+        found = written.checkpoint.tensors.get(name)
+        if found is None or found.shape != info.shape:
+            raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
+    expected = {matrix.name: matrix for matrix in matrices}
+    for index in range(len(plan.decoder.modules)):
+        with _block_in_memory(written, index) as (block, where):
+            check_block(out, block, where, expected)
+    transformers.AutoTokenizer.from_pretrained(str(out))
 
 
 def copy_small_files(source: Path, out: Path) -> None:
@@ -421,8 +446,8 @@ def _read_text(path: Path | None) -> str | None:
         raise DataError(f"the text for perplexity {path} can't be read: {error}") from None
 
 
-def _measure(model: str, dtype: str, text: str, tokens: int | None) -> Perplexity:
-    loaded = load_model(model, dtype=dtype)
+def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:
+    loaded = load_model(model, dtype=dtype, device=device.type)
     return perplexity(loaded.model, loaded.tokenizer, text, max_tokens=tokens)
 
 

@@ -83,13 +83,13 @@ def files_bytes(source: str, *, revision: str | None = None) -> int | None:
         return None
     index = folder / INDEX
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names: set[str] = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         files = [folder / name for name in names]
     else:
         files = [folder / "model.safetensors"]
     if not all(file.is_file() for file in files):
         return None
-    return sum(file.stat().st_size for file in files)
+    return sum(int(file.stat().st_size) for file in files)
 
 
 def _cached(source: str, revision: str | None) -> Path | None:

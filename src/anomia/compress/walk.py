@@ -143,8 +143,11 @@ def _keep_freed_memory() -> None:
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed."""
+def calibrating(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed.
+
+    device: where the blocks will run, if their weights aren't there yet.
+    """
     training = model.training
     experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
     model.eval()
@@ -152,7 +155,7 @@ def calibrating(model: nn.Module) -> Iterator[None]:
     if experts not in (None, "eager"):
         model.set_experts_implementation("eager")  # type: ignore[operator]
     try:
-        with strips_where_faster(model):
+        with strips_where_faster(model, device):
             yield
     finally:
         model.train(training)
