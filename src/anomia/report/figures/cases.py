@@ -122,9 +122,7 @@ def _labels(found: Sequence[Case]) -> list[str]:
         lambda case: case.data,
         lambda case: plain(case.arm),
     )
-    telling = [part for part in parts if len({part(case) for case in found}) > 1]
-    if parts[-1] not in telling:
-        telling.append(parts[-1])
+    telling = [part for part in parts if len({part(case) for case in found}) > 1] or [parts[-1]]
     labels = [" · ".join(part(case) for part in telling) for case in found]
     if len(set(labels)) < len(labels):
         labels = [

@@ -21,6 +21,7 @@ from anomia.report.figures.parts import (
     beside,
     compared,
     filtered,
+    in_one_panel,
     listed,
     measured,
     note,
@@ -63,7 +64,8 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
     )
     text = beside("note", y, SCOPES)
     chart = filtered(
-        panels([bars, whiskers, text], rows), (name for case in found for name in case.languages)
+        panels([bars, whiskers, text], in_one_panel(rows)),
+        (name for case in found for name in case.languages),
     )
     return Drawn(
         name="figure1",
@@ -110,7 +112,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
         )
     )
     layers = [bars, inside, beside("note", y, SCOPES, f"datum.fate == '{FATE_WORDS['kept']}'")]
-    chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
+    chart = filtered(panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages))
     return Drawn(
         name="figure8",
         title="What became of the items that base answers both ways",

@@ -29,7 +29,7 @@ STATE_SCALE = alt.Scale(
     domain=list(STATES), range=[COLORS[fate] for fate in ("kept", "choice_only", "open_only", "lost")]
 )
 # Room between the states of one side, and width of their bars, as shares of the plot.
-SPACE, BAR = 0.03, 0.022
+SPACE, BAR = 0.05, 0.022
 HEIGHT = 260
 STEPS = 24
 SIDES: tuple[tuple[str, float, Literal["left", "right"], int], ...] = (
@@ -88,7 +88,14 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
                 text=alt.Text(field="label", type="nominal"),
             )
         )  # fmt: skip
-    chart = panels([ribbons, *bars, *labels], rows, height=HEIGHT)
+    head = (
+        alt.Chart()
+        .transform_filter(ONE_SCOPE)
+        .transform_filter("datum.kind == 'head'")
+        .mark_text(align="left", fontSize=11)
+        .encode(x=alt.value(0), y=alt.value(-7), text=alt.Text(field="label", type="nominal"))
+    )
+    chart = panels([ribbons, *bars, *labels, head], rows, height=HEIGHT)
     return Drawn(
         name="fates_flow",
         title="From base to arm: which answers survive",
@@ -151,6 +158,7 @@ def _laid_out(counts: Sequence[Sequence[int]], fields: Row) -> list[Row]:
                 }
             )  # fmt: skip
             top += size + SPACE
+    rows.append({**fields, "kind": "head", "n": n, "label": f"base → arm · n {n:,}"})
     left, right_ = list(tops["base"]), list(tops["arm"])
     for i, before in enumerate(STATES):
         for j, after in enumerate(STATES):

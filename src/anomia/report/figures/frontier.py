@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import altair as alt
 import polars as pl
@@ -16,32 +16,28 @@ from anomia.report.figures.parts import (
     Row,
     listed,
     measured,
+    note,
     panels,
     stacked,
     starred,
     tooltip,
 )
-from anomia.report.figures.style import COLORS, MARK, WIDTH
+from anomia.report.figures.style import COLORS, MARK
 
 HEIGHT = 210
-LINE = 13
-# A label is set to the left of its point where it would run out of the plot on the right.
-CHARACTER = 6.2
+PLOT_WIDTH = 330
+LINE = 15
+# Points that save as much stand so many pixels apart, so that their intervals can be told.
+DODGE = 8
 PROBES = ("open", "choice")
-SIDES: tuple[tuple[Literal["left", "right"], int, str], ...] = (
-    ("left", 9, "!datum.left"),
-    ("right", -9, "datum.left"),
-)
-SCALE = alt.Scale(domain=list(PROBES), range=[COLORS[probe] for probe in PROBES])
 
 
 class Axis(NamedTuple):
-    """What arms are put in order by. field: of a `FrontierRow`. unit: divides it. better: arms that save more."""
+    """What arms are put in order by. field: of a `FrontierRow`. unit: divides it."""
 
     field: str
     title: str
     unit: float
-    reach: float
 
 
 def draw_frontier(found: Sequence[Case]) -> Drawn | None:
@@ -64,7 +60,8 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
         title="Accuracy against what compression saves",
         caption=(
             f"Every arm by {axis.title}, pooled over languages. Filled points, joined by the line, are on the "
-            "frontier: no arm saves as much and is better, or is as good and saves more. "
+            "frontier: no arm saves as much and is better, or is as good and saves more. Arms that save as much "
+            "stand side by side. "
             f"{INTERVALS}.{starred(rows)}"
         ),
         alt=f"Accuracy against {axis.title}. " + listed([_words(row) for row in rows], most=12) + ".",
@@ -76,8 +73,8 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
 def _axis(points: Sequence[FrontierRow]) -> Axis:
     sizes = [getattr(point, "size", None) for point in points]
     if all(size is not None for size in sizes):
-        return Axis("size", "size on disk (GB)", 1e9, 1.0)
-    return Axis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01, 100.0)
+        return Axis("size", "size on disk (GB)", 1e9)
+    return Axis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01)
 
 
 def _rows(run: Run, number: int, axis: Axis, *, several: bool) -> list[Row]:
@@ -92,48 +89,60 @@ def _rows(run: Run, number: int, axis: Axis, *, several: bool) -> list[Row]:
                 "case": plain(run.name) if several else "",
                 "case_order": number,
                 "arm": plain(point.arm),
-                "label": plain(point.arm, LONGEST_LABEL),
                 "probe": probe,
                 "saved": saved / axis.unit,
                 "best": getattr(point, f"{probe}_frontier"),
             }
-            rows.append(measured(estimate, **fields))
+            row = measured(estimate, **fields)
+            row["exact"] = f"{row['saved']:.3g}"
+            row["note"] = note(f"{plain(point.arm, LONGEST_LABEL)} · {row['shown']}", row["n"])
+            rows.append(row)
     return rows
 
 
 def _range(rows: Sequence[Row]) -> tuple[float, float]:
     saved = [row["saved"] for row in rows]
-    room = (max(saved) - min(saved) or 1.0) * 0.06
-    return min(saved) - room, max(saved) + room
+    width = max(saved) - min(saved) or 1.0
+    return min(saved) - 0.06 * width, max(saved) + 0.18 * width
 
 
 def _labelled(rows: Sequence[Row], x_range: tuple[float, float]) -> list[Row]:
-    """Rows with the place of their labels: beside their point, pushed down where labels would meet."""
-    low, high = x_range
+    """Rows with where they are drawn, beside others that save as much, and where their label stands at the right.
+
+    Labels of one panel are spread from the top so that none meets another, then pulled up into the plot.
+    """
     made: list[Row] = []
-    taken: dict[str, list[tuple[float, float, float]]] = {}
-    for row in sorted(rows, key=lambda row: (row["case"], -row["value"])):
-        at = (row["saved"] - low) / (high - low) * WIDTH
-        length = CHARACTER * len(row["label"]) + 12
-        left = at + length > WIDTH + 120
-        start, end = (at - length, at) if left else (at, at + length)
-        top = (1 - row["value"]) * HEIGHT
-        others = taken.setdefault(row["case"], [])
-        while True:
-            meeting = [y for a, b, y in others if a < end and start < b and abs(y - top) < LINE]
-            if not meeting:
-                break
-            top = max(meeting) + LINE
-        others.append((start, end, top))
-        made.append(row | {"left": left, "label_at": 1 - top / HEIGHT})
+    pixel = (x_range[1] - x_range[0]) / PLOT_WIDTH
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = sorted((row for row in rows if row["case"] == case), key=lambda row: -row["value"])
+        height = _height(mine)
+        tops: list[float] = []
+        for row in mine:
+            tops.append(max((1 - row["value"]) * height, tops[-1] + LINE if tops else 0.0))
+        limit = float(height)
+        for place in reversed(range(len(tops))):
+            tops[place] = min(tops[place], limit)
+            limit = tops[place] - LINE
+        drawn: list[float] = []
+        for row, top in zip(mine, tops, strict=True):
+            at = row["saved"]
+            while any(abs(at - other) < DODGE * pixel * 0.99 for other in drawn):
+                at += DODGE * pixel
+            drawn.append(at)
+            made.append(row | {"at": at, "end": x_range[1], "label_at": 1 - top / height})
     return made
+
+
+def _height(rows: Sequence[Row]) -> int:
+    cases = [row["case"] for row in rows]
+    return max(HEIGHT, LINE * max(map(cases.count, cases)))
 
 
 def _panel(rows: Sequence[Row], probe: str, axis: Axis, x_range: tuple[float, float]) -> Any:
     color = alt.value(COLORS[probe])
-    told = tooltip(arm="arm", case="run", shown=f"{probe} (%)", saved=axis.title, n="items")
+    told = tooltip(arm="arm", case="run", shown=f"{probe} (%)", exact=axis.title, n="items")
     x = alt.X(
-        field="saved",
+        field="at",
         type="quantitative",
         title=axis.title,
         scale=alt.Scale(domain=list(x_range), nice=False),
@@ -146,24 +155,26 @@ def _panel(rows: Sequence[Row], probe: str, axis: Axis, x_range: tuple[float, fl
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=6),
     )
+    label_y = alt.Y(field="label_at", type="quantitative")
     layers = [
-        alt.Chart().transform_filter("datum.best").mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, color=color),
-        alt.Chart().mark_rule(strokeWidth=2, opacity=0.6).encode(
-            x=x, y=alt.Y(field="low", type="quantitative"), y2=alt.Y2(field="high"), color=color
-        ),
-    ]  # fmt: skip
+        alt.Chart()
+        .mark_rule(opacity=0.3, strokeWidth=1)
+        .encode(x=x, x2=alt.X2(field="end"), y=y, y2=alt.Y2(field="label_at")),
+        alt.Chart()
+        .transform_filter("datum.best")
+        .mark_line(strokeWidth=1.5, opacity=0.6)
+        .encode(x=x, y=y, color=color),
+        alt.Chart()
+        .mark_rule(strokeWidth=2, opacity=0.6)
+        .encode(x=x, y=alt.Y(field="low", type="quantitative"), y2=alt.Y2(field="high"), color=color),
+        alt.Chart()
+        .mark_text(align="left", dx=6)
+        .encode(x=alt.value("width"), y=label_y, text=alt.Text(field="note", type="nominal")),
+    ]
     for filled, condition in ((True, "datum.best"), (False, "!datum.best")):
-        mark = (
-            alt.Chart()
-            .transform_filter(condition)
-            .mark_point(size=MARK, filled=filled, opacity=1, strokeWidth=2)
-        )
-        layers.append(mark.encode(x=x, y=y, color=color, tooltip=told))
-    for align, dx, condition in SIDES:
-        text = alt.Chart().transform_filter(condition).mark_text(align=align, dx=dx, fontSize=11)
-        at = alt.Y(field="label_at", type="quantitative")
-        layers.append(text.encode(x=x, y=at, text=alt.Text(field="label", type="nominal")))
-    return panels(layers, rows, height=HEIGHT)
+        mark = alt.Chart().mark_point(size=MARK, filled=filled, opacity=1, strokeWidth=2)
+        layers.append(mark.transform_filter(condition).encode(x=x, y=y, color=color, tooltip=told))
+    return panels(layers, rows, height=_height(rows), width=PLOT_WIDTH)
 
 
 def _words(row: Row) -> str:

@@ -82,11 +82,12 @@ def panels(
     rows: Sequence[Mapping[str, Any]],
     *,
     height: Any = None,
+    width: int = WIDTH,
     column: str = "case",
 ) -> Any:
     """The layers over the rows, one panel under the other for each value of `column`."""
     data = alt.InlineData(values=[_compact(row) for row in rows])
-    chart = alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW) if height is None else height)
+    chart = alt.layer(*layers).properties(width=width, height=alt.Step(ROW) if height is None else height)
     if len({row[column] for row in rows}) < 2:
         chart.data = data
         return chart
@@ -218,6 +219,18 @@ def starred(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def compared(found: Sequence[Case]) -> str:
     """What is compared with what, for a caption."""
-    if len(found) == 1:
-        return f"{found[0].label} against {found[0].base} on {found[0].data}"
-    return f"{len(found)} compressed models against their bases"
+    bases, data, arms = ({getattr(case, name) for case in found} for name in ("base", "data", "arm"))
+    what = plain(found[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
+    base = found[0].base if len(bases) == 1 else f"{len(bases)} bases"
+    where = found[0].data if len(data) == 1 else f"{len(data)} data sets"
+    return f"{what} against {base} on {where}"
+
+
+def in_one_panel(rows: Sequence[Row]) -> list[Row]:
+    """Where no case has more than one language, cases become the rows of one panel."""
+    by_case: dict[str, set[str]] = {}
+    for row in rows:
+        by_case.setdefault(row["case"], set()).add(row["where"])
+    if len(by_case) < 2 or any(len(where) > 1 for where in by_case.values()):
+        return list(rows)
+    return [row | {"where": row["case"], "where_order": row["case_order"], "case": ""} for row in rows]

@@ -20,6 +20,7 @@ from anomia.report.figures.parts import (
     compared,
     dots,
     filtered,
+    in_one_panel,
     listed,
     measured,
     note,
@@ -95,7 +96,7 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
         )[1:]  # fmt: skip
         layers += dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=nudge)
     layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
-    return panels(layers, rows, height=alt.Step(36))
+    return panels(layers, in_one_panel(rows), height=alt.Step(36))
 
 
 def _reached(case: Case, number: int) -> list[Row]:

@@ -17,6 +17,7 @@ from anomia.report.figures.parts import (
     Row,
     listed,
     measured,
+    note,
     panels,
     stacked,
     starred,
@@ -36,23 +37,30 @@ SCALE = alt.Scale(
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z0-9])", re.IGNORECASE)
 HEIGHT = 170
 FEWEST_SIZES = 2
+# Beyond the smallest and the largest size, for the names above their points.
+ROOM = 1.7
 
 
 def draw_sizes(found: Sequence[Case]) -> Drawn | None:
     """ΔPR, and the normalized drops that it is made of, against the number of parameters of base."""
     rows = [row for case in found for row in _measures(case)]
-    if len({row["size"] for row in rows}) < FEWEST_SIZES:
+    sizes: dict[str, set[float]] = {}
+    for row in rows:
+        sizes.setdefault(row["case"], set()).add(row["size"])
+    rows = [row for row in rows if len(sizes[row["case"]]) >= FEWEST_SIZES]
+    if not rows:
         return None
+    drawn = {row["label"] for row in rows}
+    alone = [case.label for case in found if case.label not in drawn]
+    left_out = f" Left out, as no other size of the model is there: {listed(alone)}." if alone else ""
     parts = [_panel([row for row in rows if row["panel"] == panel], title) for panel, title in TITLES.items()]
-    unknown = [case.label for case in found if parameters(case) is None]
-    left_out = f" Left out, because their size is not known: {listed(unknown)}." if unknown else ""
     return Drawn(
         name="figure6",
         title="Across sizes",
         caption=(
             "By the number of parameters of base, pooled over languages: (a) ΔPR = normalized drop of open − "
             "normalized drop of choice; (b) the two drops: the share of what base had above the floor that the "
-            f"arm lost. {INTERVALS}.{starred(rows)}{left_out}"
+            f"arm lost. {INTERVALS}; n is the number of items.{starred(rows)}{left_out}"
         ),
         alt="Gap and drops against model size. "
         + listed([f"{row['model']} {row['measure']} {row['shown']}" for row in rows], most=18)
@@ -83,20 +91,28 @@ def _measures(case: Case) -> list[Row]:
     size = parameters(case)
     if size is None:
         return []
-    series = f"{plain(case.arm)} · {case.data}"
+    family = plain(_SIZE.sub("", case.base).strip("-_ ") or case.base)
+    series = plain(f"{family} · {case.data} · {case.arm}")
     rows = []
     for measure, (panel, name) in MEASURES.items():
         estimate = case.figures.get((case.arm, measure, POOLED))
         if estimate is not None:
-            fields = {"case": series, "case_order": 0, "model": case.base, "panel": panel, "measure": name}
-            rows.append(measured(estimate, **fields, size=size, size_text=size_text(size)))
+            fields = {
+                "case": series,
+                "label": case.label,
+                "model": case.base,
+                "panel": panel,
+                "measure": name,
+            }
+            row = measured(estimate, **fields, size=size, size_text=size_text(size))
+            rows.append(row | {"note": note(case.base, estimate.n)})
     return rows
 
 
 def _panel(rows: Sequence[Row], title: str) -> Any:
     orders = {name: order for order, name in enumerate(dict.fromkeys(row["case"] for row in rows))}
     largest = {name: max(r["size"] for r in rows if r["case"] == name) for name in orders}
-    smallest, top = min(row["size"] for row in rows), max(row["size"] for row in rows)
+    sizes = sorted({row["size"] for row in rows})
     rows = [
         row | {"case_order": orders[row["case"]], "last": row["size"] == largest[row["case"]]} for row in rows
     ]
@@ -108,14 +124,20 @@ def _panel(rows: Sequence[Row], title: str) -> Any:
         field="size",
         type="quantitative",
         title="parameters of base",
-        scale=alt.Scale(type="log", domain=[smallest / 1.4, top * 1.6], nice=False),
-        axis=alt.Axis(format="~s", tickCount=6, grid=False, labelExpr="replace(datum.label, 'G', 'B')"),
+        scale=alt.Scale(type="log", domain=[sizes[0] / ROOM, sizes[-1] * ROOM], nice=False),
+        axis=alt.Axis(
+            format="~s",
+            values=sizes,
+            grid=False,
+            labelExpr="replace(datum.label, 'G', 'B')",
+            labelOverlap=True,
+        ),
     )
     y = alt.Y(
         field="value",
         type="quantitative",
         title=title,
-        axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=5),
+        axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=5, grid=True),
     )
     line = alt.Chart().mark_line(strokeWidth=1.5, opacity=0.6)
     layers = [
@@ -130,4 +152,12 @@ def _panel(rows: Sequence[Row], title: str) -> Any:
         .mark_text(align="left", dx=9, fontWeight="bold")
         .encode(x=x, y=y, color=color, text=alt.Text(field="measure", type="nominal")),
     ]
+    if title == TITLES["a"]:
+        layers.append(
+            alt.Chart()
+            .mark_text(fontSize=11, baseline="bottom", dy=-6)
+            .encode(
+                x=x, y=alt.Y(field="high", type="quantitative"), text=alt.Text(field="note", type="nominal")
+            )
+        )
     return panels(layers, rows, height=HEIGHT)

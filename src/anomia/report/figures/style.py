@@ -53,7 +53,7 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelFontSize": 12,
             "titleFontSize": 12,
             "titleFontWeight": "normal",
-            "labelLimit": 190,
+            "labelLimit": 270,
             "labelFlush": False,
             "domain": False,
             "ticks": False,
