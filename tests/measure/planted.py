@@ -110,7 +110,9 @@ def _rows(
         values[f"{name}_correct"] = right
         values[f"{name}_correct_per_token"] = right
         values[f"{name}_correct_per_byte"] = right
-        values[f"{name}_scores"] = [[-1.0, -2.0] if ok else [-2.0, -1.0] for ok in right]
+        values[f"{name}_scores"] = [
+            [-1.0, -2.0, -3.0, -4.0] if ok else [-2.0, -1.0, -3.0, -4.0] for ok in right
+        ]
     for place, where in {"gold": rank, "gold_distinct": rank, "foil": rank + 40, "foil_distinct": rank + 40}.items():  # fmt: skip
         values[f"{place}_rank"] = where
         values[f"{place}_rank_ties"] = 0

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomia.measure.comparisons import CHOSEN, GENERATED, VARIANTS
+from anomia.measure.comparisons import GENERATED, VARIANTS
 from anomia.measure.figures import Figure
-from anomia.measure.frame import MEAN, REACHES, Floats, both, floats, known, right, scopes
+from anomia.measure.frame import CHOSEN, MEAN, REACHES, Floats, both, floats, known, right, scopes
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
 from anomia.measure.reach import pass_at_k, recovery

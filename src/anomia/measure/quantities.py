@@ -94,14 +94,22 @@ def normalized(
     """
     before, after, ids = _paired(base, arm, passages)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), before.shape)
+    columns = [before, after, np.ones_like(before)]
+    varied = bool(len(floors)) and bool(np.ptp(floors))
+    if varied:
+        columns.append(floors)
+    one = float(floors[0]) if len(floors) else 0.0
+
+    def height(sums: FloatArray) -> FloatArray:
+        return sums[..., 0] - (sums[..., 3] if varied else one * sums[..., 2])
 
     def plain(mask: Mask, level: float) -> Estimate | None:
         raw = paired_difference(before[mask], after[mask], ids[mask], level=level)
         if raw is None or not above_floor(float((before - floors)[mask].mean()), 0.0):
             return None
-        height = float((before - floors)[mask].mean())
-        scale = float(ratio_widening(before[mask], after[mask], floors[mask])) / height
-        value = raw.value / height
+        tall = float((before - floors)[mask].mean())
+        scale = float(ratio_widening(before[mask], after[mask], floors[mask])) / tall
+        value = raw.value / tall
         return raw._replace(
             value=value,
             low=value - (raw.value - raw.low) * scale,
@@ -110,12 +118,13 @@ def normalized(
 
     def value(sums: FloatArray) -> FloatArray:
         # Sums of thirds in single precision are not quite 0 where they should be.
-        return _ratio(sums[..., 1], np.where(sums[..., 0] > 1e-4, sums[..., 0], 0.0))
+        above = np.where(height(sums) > 1e-4, height(sums), 0.0)
+        return _ratio(sums[..., 0] - sums[..., 1], above)
 
     return Quantity(
-        columns=np.stack([before - floors, before - after, np.ones_like(before)], axis=-1),
+        columns=np.stack(columns, axis=-1),
         value=value,
-        given=lambda sums: bool(sums[2] > 0) and above_floor(float(sums[0] / sums[2]), 0.0),
+        given=lambda sums: bool(sums[2] > 0) and above_floor(float(height(sums) / sums[2]), 0.0),
         plain=plain,
         changed=before != after,
     )
