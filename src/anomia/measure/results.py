@@ -49,6 +49,11 @@ class Results(NamedTuple):
         return arms_of(self.records)
 
     @property
+    def named(self) -> list[str]:
+        """The arms that the study names, measured or not."""
+        return _named(self.study)
+
+    @property
     def languages(self) -> list[str]:
         """All languages of the run."""
         return sorted(self.records["language"].unique())
@@ -90,10 +95,13 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:
     """Base's rows first, then those of the arms in the order in which the study names them."""
-    named = [BASE, *(_arm_name(str(text)) for text in study.get("arms", ()))]
-    names = dict.fromkeys([*named, *records["arm"].unique(maintain_order=True)])
+    names = dict.fromkeys([BASE, *_named(study), *records["arm"].unique(maintain_order=True)])
     place = pl.col("arm").replace_strict({name: n for n, name in enumerate(names)}, return_dtype=pl.Int32)
     return records.sort(place, maintain_order=True)
+
+
+def _named(study: Mapping[str, Any]) -> list[str]:
+    return [_arm_name(str(text)) for text in study.get("arms") or ()]
 
 
 def _arm_name(text: str) -> str:

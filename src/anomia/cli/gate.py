@@ -1,0 +1,58 @@
+"""`anomia gate`: whether a compressed model may pass, as an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command()
+def gate(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    max_dissociation: Annotated[
+        float | None, typer.Option(help="Most of the known answers that may be only recognised. [0.15]")
+    ] = None,
+    max_gap: Annotated[
+        float | None, typer.Option(help="By how much open may lose more of what it had than choice. [0.05]")
+    ] = None,
+    min_open_retained: Annotated[
+        float | None, typer.Option(help="Least of base's open accuracy that must be kept. [0.9]")
+    ] = None,
+    by_language: Annotated[
+        bool, typer.Option("--by-language", help="Every language must pass, too.")
+    ] = False,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; once for each.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Append the Markdown summary to this file, as $GITHUB_STEP_SUMMARY.")
+    ] = None,
+) -> None:
+    """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 3 not decided.
+
+    Without a limit all three are checked at the values in brackets; with any, only those that are given.
+    """
+    from anomia.files import place
+    from anomia.measure.gate import EXIT_CODES, check_run, read_limits
+    from anomia.measure.results import read_results
+    from anomia.report import gate_report
+    from anomia.run.folder import runs_of
+
+    limits = read_limits(max_dissociation, max_gap, min_open_retained)
+    found = [
+        (cell.name, check_run(read_results(cell), limits, by_language=by_language, arms=arm))
+        for cell in runs_of(place(run))
+    ]
+    text = "\n".join(gate_report.markdown(each, name=name) for name, each in found)
+    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if summary is not None:
+        gate_report.write_report(summary, text, append=True)
+    if junit is not None:
+        gate_report.write_report(junit, gate_report.junit(found))
+    results = [each.result for _, each in found]
+    for result in ("fail", "inconclusive", "untestable"):
+        if result in results:
+            raise typer.Exit(EXIT_CODES[result])

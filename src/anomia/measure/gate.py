@@ -1,0 +1,227 @@
+"""Whether a compressed model may pass: figures of a run against limits, decided by the bounds of their intervals.
+
+A figure *passes* if the worse end of its 95 % interval keeps the limit, *fails* if the better end breaks it,
+and is *inconclusive* otherwise. So a small study can neither wave a model through nor stop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from anomia.errors import RunError, StudyError, nearest
+from anomia.measure.between import BASE
+from anomia.measure.evidence import OVERALL
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
+from anomia.measure.figures import Lookup, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.power import items_needed
+from anomia.measure.rates import Estimate
+from anomia.measure.results import Results
+
+Result = Literal["pass", "fail", "inconclusive", "untestable"]
+# Exit codes of `anomia gate`; 2 is for input that can't be used.
+EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an arm must keep; None is not checked.
+
+    max_dissociation: of the answers that base says and picks, the share that is only picked any more.
+    max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
+    """
+
+    max_dissociation: float | None = None
+    max_gap: float | None = None
+    min_open_retained: float | None = None
+
+
+DEFAULTS = Limits(max_dissociation=0.15, max_gap=0.05, min_open_retained=0.9)
+
+
+def read_limits(
+    max_dissociation: float | None, max_gap: float | None, min_open_retained: float | None
+) -> Limits:
+    """The limits that were given, or all defaults where none was.
+
+    Raises:
+        StudyError: a limit is no share.
+    """
+    given = Limits(max_dissociation, max_gap, min_open_retained)
+    shares = (
+        ("--max-dissociation", max_dissociation, 0.0),
+        ("--max-gap", max_gap, -1.0),
+        ("--min-open-retained", min_open_retained, 0.0),
+    )
+    for name, value, least in shares:
+        if value is not None and not least <= value <= 1:
+            raise StudyError(f"gate: {name} is a share from {least:g} to 1, as in 0.15; got {value:g}")
+    return DEFAULTS if given == Limits() else given
+
+
+class Check(NamedTuple):
+    """One figure of one arm in one scope against its limit.
+
+    limit: None where a check has no figure. limit_is: whether the figure must stay below (`at most`) or above
+    (`at least`). items_needed: questions
+    of this scope at which a figure like this would be decided four times in five; None where none would, or
+    where nothing is open. note: why there is no figure, or what else is to be known.
+    """
+
+    arm: str
+    scope: str
+    name: str
+    limit: float | None
+    limit_is: Literal["at most", "at least"]
+    estimate: Estimate | None
+    result: Result
+    items_needed: int | None = None
+    note: str = ""
+
+
+class Gate(NamedTuple):
+    """All checks, and what they come to: `fail` if one fails, `inconclusive` if one is open, else `pass`."""
+
+    result: Result
+    checks: tuple[Check, ...]
+
+
+def check_run(
+    results: Results, limits: Limits, *, by_language: bool = False, arms: Sequence[str] | None = None
+) -> Gate:
+    """Checks the arms of a finished run, pooled over its languages and, if asked, in each of them.
+
+    A language in which a figure can't be given is named and decides nothing; arms that could not be made or
+    whose outputs are broken fail.
+
+    Raises:
+        RunError: an arm is unknown, or has not answered all items yet.
+    """
+    known = list(dict.fromkeys([*results.named, *results.arms, *results.failed]))
+    for arm in arms or ():
+        if arm not in known:
+            raise RunError(f"gate: the run has no arm {arm!r}; {nearest(arm, known)}")
+    chosen = [arm for arm in known if not arms or arm in arms]
+    if not chosen:
+        raise RunError("gate: the run has no arm; give the `anomia run` command again")
+    _check_finished(results, chosen)
+    figures = lookup(results.diagnosis.figures)
+    checks: list[Check] = []
+    for arm in chosen:
+        if arm in results.failed:
+            checks.append(
+                Check(arm, POOLED, "can be made", None, "at least", None, "fail", note=results.failed[arm])
+            )
+            continue
+        broken = _broken(results, arm)
+        if broken:
+            checks.append(broken)
+        scopes = [POOLED, *results.languages] if by_language else [POOLED]
+        for scope in scopes:
+            checks += _checks(results, figures, arm, scope, limits)
+    return Gate(_overall(checks), tuple(checks))
+
+
+def decide_at_most(estimate: Estimate, limit: float) -> Result:
+    """Where an interval stands to a limit from above."""
+    if estimate.high <= limit:
+        return "pass"
+    return "fail" if estimate.low > limit else "inconclusive"
+
+
+def decide_at_least(estimate: Estimate, limit: float) -> Result:
+    """Where an interval stands to a limit from below."""
+    if estimate.low >= limit:
+        return "pass"
+    return "fail" if estimate.high < limit else "inconclusive"
+
+
+def _overall(checks: Sequence[Check]) -> Result:
+    if any(check.result == "fail" for check in checks):
+        return "fail"
+    # A language that can't be tested decides nothing; a study in which nothing can be tested does not pass.
+    if any(check.result == "inconclusive" for check in checks):
+        return "inconclusive"
+    if any(check.result == "untestable" and check.scope == POOLED for check in checks):
+        return "untestable"
+    return "pass"
+
+
+def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Limits) -> Iterator[Check]:
+    asked = figures.get((arm, "accuracy/open", scope))
+    items = asked.n if asked else 0
+    if limits.max_dissociation is not None:
+        found = _dissociation(results, figures, arm, scope)
+        yield _check(arm, scope, "dissociation", found, limits.max_dissociation, "at most", items)
+    if limits.max_gap is not None:
+        found = figures.get((arm, "gap/choice", scope))
+        yield _check(arm, scope, "gap", found, limits.max_gap, "at most", items)
+    if limits.min_open_retained is not None:
+        drop = figures.get((arm, "normalized_drop/open", scope))
+        kept = drop and drop._replace(value=1 - drop.value, low=1 - drop.high, high=1 - drop.low)
+        yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
+
+
+def _check(
+    arm: str,
+    scope: str,
+    name: str,
+    estimate: Estimate | None,
+    limit: float,
+    limit_is: Literal["at most", "at least"],
+    items: int,
+) -> Check:
+    if estimate is None:
+        why = (
+            f"base answers fewer than {FEWEST_BOTH_CORRECT} questions both ways"
+            if name == "dissociation"
+            else "base is too weak here"
+        )
+        return Check(arm, scope, name, limit, limit_is, None, "untestable", note=why)
+    decide = decide_at_most if limit_is == "at most" else decide_at_least
+    result = decide(estimate, limit)
+    needed = None
+    if result == "inconclusive":
+        needed = items_needed(estimate, limit)
+        if needed is not None and estimate.n:
+            # A dissociation rate rests on some of the questions; what must be asked is all of them.
+            needed = round(needed * max(items, estimate.n) / estimate.n)
+    return Check(arm, scope, name, limit, limit_is, estimate, result, needed)
+
+
+def _dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Estimate | None:
+    """The dissociation rate; of a run that was stopped by looking at it, with the interval that allows that."""
+    looks: Sequence[dict[str, Any]] = (results.stopping or {}).get("arms", {}).get(arm, ())
+    for look in looks:
+        whole = scope == POOLED and len(looks) == 1
+        if (whole or look.get("languages") == [scope]) and look.get("dissociation"):
+            return Estimate(**look["dissociation"])
+    return figures.get((arm, "dissociation/choice", scope))
+
+
+def _broken(results: Results, arm: str) -> Check | None:
+    """A failed check where the verdict calls an arm's outputs broken."""
+    overall = next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
+    if overall is None or overall.decision.outcome != "broken":
+        return None
+    return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=overall.text)
+
+
+def _check_finished(results: Results, arms: Sequence[str]) -> None:
+    """Refuses a run that may still change.
+
+    Raises:
+        RunError: an arm has answered fewer items than base, and not because it was allowed to stop.
+    """
+    answered = dict(results.records.group_by("arm").len().iter_rows())
+    stopped = (results.stopping or {}).get("arms", {})
+    for arm in arms:
+        if arm in results.failed or arm in stopped:
+            continue
+        if answered.get(arm, 0) < answered.get(BASE, 0):
+            raise RunError(
+                f"gate: {arm} has answered {answered.get(arm, 0)} of {answered[BASE]} items; give the "
+                "`anomia run` command again until it is done, so that the decision can't change"
+            )

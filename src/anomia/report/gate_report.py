@@ -1,0 +1,140 @@
+"""The decision of a gate: a Markdown summary for people, JUnit XML for continuous integration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from anomia.errors import RunError
+from anomia.measure.frame import POOLED
+from anomia.measure.gate import Check, Gate, Result
+from anomia.measure.rates import Estimate
+
+_HEADLINES: dict[Result, str] = {
+    "pass": "passes",
+    "fail": "does not pass",
+    "inconclusive": "is not decided",
+    "untestable": "can't be tested",
+}
+_MARKS: dict[Result, str] = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "❔ inconclusive",
+    "untestable": "– untestable",
+}
+_EXPLAINED = (
+    "Each figure is decided by its 95 % interval: it passes if the worse end keeps the limit, fails if the better "
+    "end breaks it, and is inconclusive otherwise; so many questions like these would then settle it four times "
+    "in five, if the figure stays what it is. Dissociation: of the answers that base says and picks, the "
+    "share that is only picked any more. Gap: share lost of what base had, open − choice."
+)
+
+
+def markdown(gate: Gate, *, name: str) -> str:
+    """The summary, as a pull request or a job shows it. name: of the run."""
+    lines = [f"## Anomia: {_escaped(name)} {_HEADLINES[gate.result]}", ""]
+    lines += [
+        "| arm | over | figure | value [95 %] | limit | result | questions to settle it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for check in gate.checks:
+        scope = "all items" if check.scope == POOLED else check.scope
+        named = (_escaped(check.arm), _escaped(scope), check.name)
+        needed = "" if check.result != "inconclusive" else "no number"
+        if check.items_needed is not None:
+            needed = f"{check.items_needed:,}"
+        rest = (_value(check.estimate), _limit(check), _MARKS[check.result], needed)
+        lines.append(f"| {' | '.join((*named, *rest))} |")
+    notes = [f"- {_about(check, quote=_escaped)}" for check in gate.checks if check.note]
+    if notes:
+        lines += ["", *notes]
+    return "\n".join([*lines, "", _EXPLAINED, ""])
+
+
+def junit(gates: Sequence[tuple[str, Gate]]) -> str:
+    """The checks of runs, by name, as JUnit XML: a suite an arm, a case a check; what is open is an error."""
+    everything = [check for _, gate in gates for check in gate.checks]
+    root = ElementTree.Element("testsuites", name="anomia gate", **_counts(everything))
+    arms = [(name, gate, arm) for name, gate in gates for arm in dict.fromkeys(c.arm for c in gate.checks)]
+    for name, gate, arm in arms:
+        mine = [check for check in gate.checks if check.arm == arm]
+        title = arm if len(gates) == 1 else f"{name}: {arm}"
+        suite = ElementTree.SubElement(root, "testsuite", name=_clean(title), **_counts(mine))
+        for check in mine:
+            title = f"{check.name} ({check.scope})" + (f" {_limit(check)}" if check.limit is not None else "")
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=_clean(arm), name=_clean(title), time="0"
+            )
+            kind = {"fail": "failure", "inconclusive": "error", "untestable": "skipped"}.get(check.result)
+            if kind:
+                ElementTree.SubElement(case, kind, message=_about(check, quote=_clean))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _counts(checks: Sequence[Check]) -> dict[str, str]:
+    results = [check.result for check in checks]
+    return {
+        "tests": str(len(checks)),
+        "failures": str(results.count("fail")),
+        "errors": str(results.count("inconclusive")),
+        "skipped": str(results.count("untestable")),
+    }
+
+
+def write_report(path: Path, text: str, *, append: bool = False) -> None:
+    """Writes a file that was asked for.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    try:
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"gate: {path} can't be written: {error.strerror or error}") from None
+
+
+def _about(check: Check, *, quote: Callable[[str], str]) -> str:
+    """One check in words, for what did not pass. quote: makes names and messages harmless."""
+    head = f"{quote(check.arm)}, {'all items' if check.scope == POOLED else quote(check.scope)}: {check.name}"
+    if check.estimate is None:
+        return f"{head}: {quote(check.note)}"
+    text = f"{head} {_value(check.estimate)}, limit {_limit(check)}"
+    if check.result == "fail":
+        return f"{text}: the whole interval breaks it"
+    needed = (
+        "no number of questions would settle it while the figure stays what it is"
+        if check.items_needed is None
+        else f"about {check.items_needed:,} questions like these would settle it four times in five"
+    )
+    return f"{text}: the interval holds both; {needed}"
+
+
+def _value(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    value, low, high = (_percent(number) for number in estimate[:3])
+    return f"{value} [{low}, {high}] % (n = {estimate.n})"
+
+
+def _percent(share: float) -> str:
+    """Per cent with as many decimals as keep a bound from looking like the limit beside it."""
+    return f"{100 * share:.1f}".replace("-", "−")
+
+
+def _limit(check: Check) -> str:
+    sign = "≤" if check.limit_is == "at most" else "≥"
+    return "–" if check.limit is None else f"{sign} {100 * check.limit:g} %"
+
+
+def _escaped(text: str) -> str:
+    """Names and messages come from files: no markup in Markdown, one line."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(_clean(text).split()))
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML doesn't know, control characters among them."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)

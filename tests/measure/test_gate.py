@@ -1,0 +1,202 @@
+"""The gate decides by bounds: exit codes, scopes, what is missing, and nothing that can flip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomia.cli import main
+from anomia.errors import RunError, StudyError
+from anomia.measure.frame import POOLED
+from anomia.measure.gate import (
+    DEFAULTS,
+    Check,
+    Gate,
+    Limits,
+    check_run,
+    decide_at_least,
+    decide_at_most,
+    read_limits,
+)
+from anomia.measure.rates import Estimate
+from anomia.measure.results import read_results
+from anomia.records import write_rows
+from anomia.report.gate_report import junit, markdown
+from tests.measure.planted import Damage, study_records
+
+SAME, WORSE = "int8", "wanda:0.5"
+
+
+def write_run(folder: Path, records: pl.DataFrame, arms: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump({"base": "x", "arms": arms, "provenance": {}}))
+    write_rows(records.to_dicts(), folder / "records" / "all.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    arms = {SAME: Damage(open=0.01, seed=1), WORSE: Damage(open=0.5, seed=2)}
+    strong = study_records(arms, languages=("english", "thai"), items=300)
+    weak = study_records(arms, languages=("swahili",), items=100, open_accuracy=0.03, seed=9)
+    return write_run(tmp_path_factory.mktemp("gate") / "r", pl.concat([strong, weak]), [WORSE, SAME])
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_bound_decides_and_the_point_never(value: float, low: float, high: float, limit: float) -> None:
+    low, value, high = sorted((low, value, high))
+    estimate = Estimate(value, low, high, 50, 50)
+    at_most = decide_at_most(estimate, limit)
+    assert (at_most == "pass") == (high <= limit)
+    assert (at_most == "fail") == (low > limit)
+    mirrored = Estimate(1 - value, 1 - high, 1 - low, 50, 50)
+    assert (
+        decide_at_least(mirrored, 1 - limit) == at_most or abs(high - limit) < 1e-9 or abs(low - limit) < 1e-9
+    )
+
+
+def test_the_exit_code_is_the_decision(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def code(*flags: str) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main(["gate", str(run), *flags])
+        return int(stopped.value.code or 0)
+
+    assert code("--arm", SAME) == 0
+    assert "passes" in capsys.readouterr().out
+    assert code("--arm", WORSE) == 1
+    assert code() == 1
+    # A limit in the middle of the interval, and what would decide it.
+    found = check_run(read_results(run), DEFAULTS, arms=[WORSE])
+    middle = next(
+        check.estimate.value for check in found.checks if check.name == "dissociation" and check.estimate
+    )
+    capsys.readouterr()
+    assert code("--arm", WORSE, "--max-dissociation", f"{middle - 0.01:.3f}") == 3
+    assert "inconclusive" in capsys.readouterr().out
+    assert code("--arm", "wanda:0.6") == 2
+    assert "did you mean 'wanda:0.5'" in capsys.readouterr().err
+    assert code("--max-gap", "5") == 2
+    assert code("--arm", SAME, "--junit", str(run / "no" / "such" / "file.xml")) == 2
+
+
+def test_the_same_run_gives_the_same_decision(run: Path) -> None:
+    once, again = (check_run(read_results(run), DEFAULTS, by_language=True) for _ in range(2))
+    assert once == again
+
+
+def test_languages_are_checked_and_weak_ones_are_said(run: Path) -> None:
+    found = check_run(read_results(run), DEFAULTS, by_language=True, arms=[WORSE])
+    by_scope = {(check.scope, check.name): check for check in found.checks}
+    assert {scope for scope, _ in by_scope} == {POOLED, "english", "thai", "swahili"}
+    weak = by_scope["swahili", "dissociation"]
+    assert (weak.result, weak.estimate) == ("untestable", None)
+    assert "fewer than 10" in weak.note
+    text = markdown(found, name="r")
+    assert "swahili: dissociation: base answers fewer than 10" in text
+    assert "| untestable" not in text
+    # What can't be tested in one language stops nobody.
+    mild = check_run(read_results(run), Limits(max_dissociation=0.99), by_language=True, arms=[SAME])
+    assert mild.result == "pass"
+
+
+def test_a_study_in_which_nothing_can_be_tested_does_not_pass(tmp_path: Path) -> None:
+    records = study_records({"int8": Damage(seed=1)}, items=40, open_accuracy=0.02)
+    found = check_run(read_results(write_run(tmp_path / "r", records, ["int8"])), DEFAULTS)
+    assert found.result == "untestable"
+
+
+def test_open_questions_come_with_the_number_that_would_settle_them(tmp_path: Path) -> None:
+    arms = {"int8": Damage(open=0.1, seed=1)}
+    limits = Limits(max_dissociation=0.2)
+    small = study_records(arms, items=100)
+    check = check_run(read_results(write_run(tmp_path / "small", small, ["int8"])), limits).checks[0]
+    assert check.result == "inconclusive"
+    assert check.items_needed is not None
+    assert 100 < check.items_needed < 3000
+    # All questions must be asked, not only those that base answers both ways.
+    assert check.estimate is not None
+    assert check.estimate.n < 100
+    large = study_records(arms, items=2 * check.items_needed)
+    assert check_run(read_results(write_run(tmp_path / "large", large, ["int8"])), limits).result == "pass"
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    records = study_records({"a": Damage(seed=1), "b": Damage(seed=2)}, items=60)
+    half = records.filter((pl.col("arm") != "b") | (pl.col("index") < 20))
+    results = read_results(write_run(tmp_path / "half", half, ["a", "b"]))
+    with pytest.raises(RunError, match="b has answered 20 of 60 items"):
+        check_run(results, DEFAULTS)
+    assert check_run(results, DEFAULTS, arms=["a"]).result in ("pass", "inconclusive")
+    none = read_results(write_run(tmp_path / "none", records.filter(pl.col("arm") != "b"), ["a", "b"]))
+    with pytest.raises(RunError, match="b has answered 0 of 60"):
+        check_run(none, DEFAULTS)
+
+
+def test_an_arm_that_could_not_be_made_fails(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", study_records({"a": Damage(seed=1)}, items=60), ["a", "b"])
+    (run / "arms.json").write_text(json.dumps({"b": {"failed": "no <room> left", "stopped": None}}))
+    found = check_run(read_results(run), DEFAULTS)
+    assert found.result == "fail"
+    assert r"no \<room\> left" in markdown(found, name="r")
+
+
+def test_a_stopped_run_is_decided_by_its_confidence_sequence(tmp_path: Path) -> None:
+    records = study_records({"a": Damage(open=0.05, seed=1)}, items=120)
+    part = records.filter((pl.col("arm") != "a") | (pl.col("index") < 90))
+    run = write_run(tmp_path / "r", part, ["a"])
+    wide = Estimate(0.05, 0.01, 0.3, 50, 50, "confidence sequence")
+    look = {
+        "languages": ["english"],
+        "items": 90,
+        "available": 120,
+        "reason": "",
+        "dissociation": wide._asdict(),
+    }
+    (run / "stopping.json").write_text(json.dumps({"width": 0.3, "arms": {"a": [look]}}))
+    check = check_run(read_results(run), Limits(max_dissociation=0.2)).checks[0]
+    assert check.estimate == wide
+    assert check.result == "inconclusive"
+
+
+def test_no_limit_means_all_and_one_means_one() -> None:
+    assert read_limits(None, None, None) == DEFAULTS
+    assert read_limits(None, 0.1, None) == Limits(max_gap=0.1)
+    with pytest.raises(StudyError, match="--max-dissociation is a share"):
+        read_limits(15, None, None)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_junit_is_xml_whatever_the_names(arm: str, note: str) -> None:
+    checks = (
+        Check(arm, POOLED, "dissociation", 0.1, "at most", Estimate(0.2, 0.15, 0.3, 50, 50), "fail"),
+        Check(arm, "thai", "gap", 0.1, "at most", None, "untestable", note=note),
+        Check(arm, "thai", "gap", 0.1, "at most", Estimate(0.1, 0.0, 0.3, 50, 50), "inconclusive", 400),
+    )
+    root = ElementTree.fromstring(junit([("r", Gate("fail", checks))]))
+    assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == (
+        "3",
+        "1",
+        "1",
+        "1",
+    )
+    assert len(root.findall(".//testcase")) == 3
+    assert "\n| " in markdown(Gate("fail", checks), name=arm)
+
+
+def test_markdown_keeps_names_from_breaking_out() -> None:
+    check = Check("a|b\n# `<b>`", POOLED, "can be made", None, "at least", None, "fail", note="x")
+    row = markdown(Gate("fail", (check,)), name="r").splitlines()[4]
+    assert row.startswith(r"| a\|b # \`\<b\>\` | all items |")
+
+
+def test_the_workflow_is_yaml_and_calls_the_gate() -> None:
+    file = Path(__file__).resolve().parents[2] / "docs" / "workflows" / "anomia-gate.yml"
+    steps = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]["gate"]["steps"]
+    assert any("anomia gate" in step.get("run", "") for step in steps)
