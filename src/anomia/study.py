@@ -14,11 +14,14 @@ from anomia.compress.sources import check_source
 from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, StudyError, nearest
 from anomia.files import parse_yaml, write_text
+from anomia.grade import CONTAINMENT, Grading, grader_named
 from anomia.items.languages import language_name
+from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import LANGUAGES_OF, check_data
 from anomia.probe.encode import PROBES
 
 BASE = "base"
+Given = TypeVar("Given")
 Parsed = TypeVar("Parsed")
 
 
@@ -31,7 +34,10 @@ class Study(BaseModel):
         str, Field(min_length=1, description="hub id, folder or .gguf file of the uncompressed model")
     ]
     arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
-    data: Annotated[str, Field(description="tydiqa, xquad, squad:PATH, jsonl:FILE or demo")] = "demo"
+    data: Annotated[
+        str,
+        Field(description="tydiqa, xquad, mlqa, squad, belebele, squad:PATH, mc:PATH, jsonl:FILE or demo"),
+    ] = "demo"
     data_folder: Annotated[
         str | None, Field(description="looked through before the hub: tydiqa_goldp/dev, xquad (SQuAD JSON)")
     ] = None
@@ -56,6 +62,17 @@ class Study(BaseModel):
     ] = None
     calibration_budget: Annotated[int, Field(ge=1)] | None = None
 
+    prompts: Annotated[
+        dict[str, str] | None,
+        Field(description="templates with {context}, {question} and {options}, by form"),
+    ] = None
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...] | None,
+        Field(description="an answer ends where one of these begins"),
+    ] = None
+    grader: Annotated[
+        str | None, Field(description="containment (default), exact_match, f1, or an installed one")
+    ] = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
     num_beams: Annotated[int, Field(ge=2)] = 5
     num_samples: Annotated[int, Field(ge=1)] = 10
@@ -74,6 +91,16 @@ class Study(BaseModel):
         Annotated[float, Field(gt=0, lt=1, description="of the dissociation rate's interval")] | None
     ) = None
     noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32
+
+    @property
+    def templates(self) -> Templates:
+        """The study's own wording of its prompts."""
+        return read_templates(self.prompts or {})
+
+    @property
+    def grading(self) -> Grading:
+        """How outputs are graded."""
+        return Grading(self.grader or CONTAINMENT.grader, self.stop or ())
 
     @field_validator("data")
     @classmethod
@@ -96,6 +123,19 @@ class Study(BaseModel):
     @classmethod
     def _calibration(cls, value: str) -> str:
         return _worded(check_source, value)
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        _worded(read_templates, value or {})
+        return value
+
+    @field_validator("grader")
+    @classmethod
+    def _grader(cls, value: str | None) -> str | None:
+        if value is not None:
+            _worded(grader_named, value)
+        return value
 
     @field_validator("device")
     @classmethod
@@ -194,7 +234,7 @@ def in_one_message(lines: Iterable[str], place: str) -> str:
     return "\n".join([head, *(f"  - {line}" for line in faults)])
 
 
-def _worded(check: Callable[[str], Parsed], value: str) -> Parsed:
+def _worded(check: Callable[[Given], Parsed], value: Given) -> Parsed:
     """Lets a fault that is worded elsewhere stand beside the other faults of the file."""
     try:
         return check(value)

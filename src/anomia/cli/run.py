@@ -42,7 +42,7 @@ def run(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="The questions: tydiqa, xquad (both from the hub), squad:FILE_OR_FOLDER, jsonl:FILE, or demo; several make several cells.",
+            help="The questions: tydiqa, xquad, mlqa, squad, belebele (from the hub), squad:PATH, mc:PATH, jsonl:FILE, or demo; several make several cells.",
             metavar="DATA",
         ),
     ] = None,

@@ -31,6 +31,7 @@ PLAIN_BATCH_SIZE = 16
 _LEFT_OUT = {
     "ungradable": "no answer can be graded",
     "no_standard_options": "there are not three wrong answers for them",
+    "ambiguous_options": "a wrong option can't be told from the right one once punctuation is gone",
 }
 
 

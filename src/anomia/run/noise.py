@@ -36,13 +36,18 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
         :count
     ]
     flips = dict.fromkeys(("open", "choice", "open_text"), 0)
+    form = Form(
+        chat=study.chat,
+        prompt_tokens=study.prompt_tokens,
+        templates=study.templates,
+        grading=study.grading,
+    )
     encoded = [
         encode_item(
-            items.items[index], loaded.tokenizer, Form(chat=study.chat, prompt_tokens=study.prompt_tokens),
-            ("open", "choice"), exemplar=None, reach=False,
+            items.items[index], loaded.tokenizer, form, ("open", "choice"), exemplar=None, reach=False
         )
         for items, index in turns
-    ]  # fmt: skip
+    ]
     first = _rows_by_item(folder, study, item_sets)
     replies = ask(cell, encoded, ready, size=size)
     for (items, index), item, reply in zip(turns, encoded, replies, strict=True):

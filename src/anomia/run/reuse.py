@@ -32,6 +32,7 @@ _FOUND = {
 _ASKED = (
     "seed", "chat", "probes", "max_new_tokens", "num_beams", "num_samples", "sample_seeds", "top_p", "temperature",
     "reach_limit", "prompt_tokens", "one_shot_tokens", "one_shot_characters", "exemplar_characters", "top_tokens",
+    "prompts", "stop", "grader",
 )  # fmt: skip
 """Settings of the prompts and probes."""
 

@@ -88,6 +88,8 @@ def encode(
         one_shot_tokens=study.one_shot_tokens,
         one_shot_characters=study.one_shot_characters,
         exemplar_characters=study.exemplar_characters,
+        templates=study.templates,
+        grading=study.grading,
     )
     return encode_item(
         item, loaded.tokenizer, form, study.probes, exemplar=items.exemplar, reach=reach, **more
