@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
-from anomia.measure.figures import FrontierRow
 from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, Run, plain
 from anomia.report.figures.parts import (
     AS_PERCENT,
@@ -30,71 +29,74 @@ LINE = 15
 # Points that save as much stand so many pixels apart, so that their intervals can be told.
 DODGE = 8
 PROBES = ("open", "choice")
+# Arms that all save the same are a table, not a curve.
+FEWEST_PLACES = 2
 
 
 class Axis(NamedTuple):
-    """What arms are put in order by. field: of a `FrontierRow`. unit: divides it."""
+    """What arms are set out by. field: of a `FrontierRow`. unit: divides it. best: ending of the frontier's field."""
 
     field: str
     title: str
     unit: float
+    best: str
+
+
+AXES = (
+    Axis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01, "frontier"),
+    Axis("size_bytes", "size on disk (GB)", 1e9, "size_frontier"),
+)
 
 
 def draw_frontier(found: Sequence[Case]) -> Drawn | None:
-    """Accuracy of open and of choice over all arms, against measured sparsity, or size on disk where that is known."""
+    """Accuracy of choice and of open over all arms, against measured sparsity and against size on disk."""
     runs = list({id(case.run.results): case.run for case in found}.values())
-    points = [(run, row) for run in runs for row in run.results.frontier]
-    if not points:
-        return None
-    axis = _axis([row for _, row in points])
-    rows = [row for number, run in enumerate(runs) for row in _rows(run, number, axis, several=len(runs) > 1)]
+    rows: list[Row] = []
+    parts = []
+    for axis in AXES:
+        mine = [row for number, run in enumerate(runs) for row in _rows(run, number, axis, len(runs) > 1)]
+        if len({row["saved"] for row in mine}) < FEWEST_PLACES:
+            continue
+        x_range = _range(mine)
+        for probe in reversed(PROBES):
+            shown = [row for row in mine if row["probe"] == probe]
+            parts.append(_panel(_labelled(shown, x_range), probe, axis, x_range))
+        rows += mine
     if not rows:
         return None
-    x_range = _range(rows)
-    parts = []
-    for probe in reversed(PROBES):
-        mine = [row for row in rows if row["probe"] == probe]
-        parts.append(_panel(_labelled(mine, x_range), probe, axis, x_range))
+    by = " and by ".join(axis.title for axis in AXES if any(row["by"] == axis.field for row in rows))
     return Drawn(
         name="frontier",
         title="Accuracy against what compression saves",
         caption=(
-            f"Every arm by {axis.title}, pooled over languages. Filled points, joined by the line, are on the "
-            "frontier: no arm saves as much and is better, or is as good and saves more. Arms that save as much "
-            "stand side by side. "
-            f"{INTERVALS}.{starred(rows)}"
+            f"Every arm by {by}, pooled over languages. Filled points, joined by the line, are on the frontier: "
+            "no arm saves as much and is better, or is as good and saves more. Arms that save as much stand "
+            f"side by side. {INTERVALS}; n is the number of items.{starred(rows)}"
         ),
-        alt=f"Accuracy against {axis.title}. " + listed([_words(row) for row in rows], most=12) + ".",
+        alt=f"Accuracy by {by}. " + listed([_words(row) for row in rows], most=12) + ".",
         chart=stacked(parts),
         table=pl.DataFrame(rows, infer_schema_length=None),
     )
 
 
-def _axis(points: Sequence[FrontierRow]) -> Axis:
-    sizes = [getattr(point, "size", None) for point in points]
-    if all(size is not None for size in sizes):
-        return Axis("size", "size on disk (GB)", 1e9)
-    return Axis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01)
-
-
-def _rows(run: Run, number: int, axis: Axis, *, several: bool) -> list[Row]:
+def _rows(run: Run, number: int, axis: Axis, several: bool) -> list[Row]:
     rows = []
     for point in run.results.frontier:
         saved = getattr(point, axis.field)
         if saved is None:
             continue
         for probe in PROBES:
-            estimate = getattr(point, probe)
             fields = {
                 "case": plain(run.name) if several else "",
                 "case_order": number,
                 "arm": plain(point.arm),
                 "probe": probe,
+                "by": axis.field,
                 "saved": saved / axis.unit,
-                "best": getattr(point, f"{probe}_frontier"),
+                "exact": f"{saved / axis.unit:.3g}",
+                "best": bool(getattr(point, f"{probe}_{axis.best}")),
             }
-            row = measured(estimate, **fields)
-            row["exact"] = f"{row['saved']:.3g}"
+            row = measured(getattr(point, probe), **fields)
             row["note"] = note(f"{plain(point.arm, LONGEST_LABEL)} · {row['shown']}", row["n"])
             rows.append(row)
     return rows
@@ -178,4 +180,4 @@ def _panel(rows: Sequence[Row], probe: str, axis: Axis, x_range: tuple[float, fl
 
 
 def _words(row: Row) -> str:
-    return f"{row['arm']} at {row['saved']:.3g}: {row['probe']} {row['shown']} %"
+    return f"{row['arm']} at {row['exact']}: {row['probe']} {row['shown']} %"
