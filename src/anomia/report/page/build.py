@@ -12,14 +12,14 @@ from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.results import Results, read_results, read_sparsity
 from anomia.records import read_items
-from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures, write_tables
+from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import PROBES, index, item_whole, language_codes, prompt_templates
-from anomia.report.page.package import compressed, page
+from anomia.report.page.package import compressed, embedded_bytes, page
 
 PAGE_NAME = "index.html"
-# A page that is mailed and opened at once; base64 makes three bytes into four.
-LARGEST_ITEMS = 4_200_000
+# In bytes: a page that is mailed and opened at once.
+LARGEST_PAGE = 4_950_000
 BLOCK_ITEMS = 24
 # What is left out first where the items would make the page too large.
 THINNER: tuple[tuple[str, ...], ...] = ((), ("samples",), ("samples", "beams"), ("samples", "beams", "cued"))
@@ -64,9 +64,11 @@ def write_report(
     drawn = draw_all(runs)
     items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
     tables = [(records, read_items(folder)) for folder, records in items]
-    rows, blocks, left_out = _embedded(tables)
-    values = page_values(folders, runs, drawn) | {"explorer": explorer_values(runs, left_out=left_out)}
-    text = page(values, specs=figure_specs(drawn), index=rows, blocks=blocks)
+    values, specs = page_values(folders, runs, drawn), figure_specs(drawn)
+    bare = page(values | {"explorer": explorer_values(runs, left_out=THINNER[-1])}, specs=specs)
+    rows, blocks, left_out = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
+    explorer = {"explorer": explorer_values(runs, left_out=left_out)}
+    text = page(values | explorer, specs=specs, index=rows, blocks=blocks)
     write_text(out / PAGE_NAME, text)
     try:
         if formats:
@@ -151,9 +153,9 @@ def _cell(value: Any) -> str:
 
 
 def _embedded(
-    tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]],
+    tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]], room: int
 ) -> tuple[bytes, list[bytes], tuple[str, ...]]:
-    """All rows, the items in compressed groups, and what was left out to keep the page small."""
+    """All rows, the items in compressed groups, and what was left out so that all fits into `room` bytes."""
     columns, keys = index(tables)
     rows = compressed(columns)
     questions = [
@@ -169,7 +171,7 @@ def _embedded(
             for key in keys
         ]
         blocks = [compressed(whole[n : n + BLOCK_ITEMS]) for n in range(0, len(whole), BLOCK_ITEMS)]
-        if 4 * sum(map(len, [rows, *blocks])) / 3 < LARGEST_ITEMS:
+        if sum(map(embedded_bytes, [rows, *blocks])) <= room:
             break
     return rows, blocks, without
 
