@@ -46,7 +46,10 @@ def show_run(results: Any) -> None:
 
 
 def show_failures(results: Any) -> None:
-    """Prints which arms were not measured, and why."""
+    """Prints which arms were not measured, and why, and what should be known of those that were."""
+    for arm, notes in results.notes.items():
+        for note in notes:
+            out_console.print(f"{arm}: {note}", markup=False, highlight=False)
     for arm, count in results.broken.items():
         out_console.print(
             f"{arm}: broken: logits that are NaN or infinite for {count} items", markup=False, highlight=False

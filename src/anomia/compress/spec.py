@@ -1,6 +1,6 @@
 """The grammar of arm specifications: text such as `wanda:0.5,calibration=balanced+int8` to plain values.
 
-    arm   = step { "+" step }                     steps are applied from left to right
+    arm   = step { "+" step } | "endpoint:" URL "#" MODEL     steps are applied from left to right
     step  = method [ ":" amount ] { "," option "=" value }
     amount: a sparsity between 0 and 1 (`0.5`), or a pattern `N:M` (at most N of every M weights stay)
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from anomia.errors import StudyError, nearest
 
@@ -35,6 +36,7 @@ METHODS: Mapping[str, str] = {
     **PRUNING_METHODS,
     **QUANTIZATION_METHODS,
     "checkpoint": "a model that somebody already compressed: checkpoint:MODEL",
+    "endpoint": "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
 }
 RECONSTRUCTIONS = frozenset({"mwanda", "prunerzero"})
 UNCALIBRATED = frozenset({"magnitude"})
@@ -108,7 +110,18 @@ class Checkpoint:
         return f"checkpoint:{_escape(self.model)}"
 
 
-Step = Prune | Quantize | Checkpoint
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model behind a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
+
+    url: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"endpoint:{self.url}#{_escape(self.model)}"
+
+
+Step = Prune | Quantize | Checkpoint | Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,9 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
     """
     if not text.strip():
         raise StudyError("an arm specification is empty; give one such as wanda:0.5, or base")
+    if text.strip().startswith("endpoint:"):
+        served = _parse_endpoint(text.strip())
+        return Arm(name if name is not None else str(served), (served,))
     steps = () if text.strip() == "base" else tuple(_parse_step(part, text) for part in text.split("+"))
     for step in steps[1:]:
         if isinstance(step, Checkpoint):
@@ -151,6 +167,8 @@ def _parse_step(part: str, arm: str) -> Step:
         if not method:
             raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(METHODS))}")
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
+    if method == "endpoint":
+        raise StudyError(f"{where}: an endpoint stands alone: what is served can't be changed from here")
     if method == "checkpoint":
         if not amount or options:
             raise StudyError(
@@ -184,6 +202,35 @@ def _parse_step(part: str, arm: str) -> Step:
         budget=_positive(given, "budget", where),
         allocation=allocation,
     )
+
+
+def arm_of(text: str) -> str:
+    """The specification of a compressed model that is named as users name models: what is none is a checkpoint.
+
+    >>> arm_of("me/my-pruned, too"), arm_of("wanda:0.5")
+    ('checkpoint:me/my-pruned%2C too', 'wanda:0.5')
+    """
+    method = text.partition(":")[0].strip()
+    return text if method in METHODS else str(Checkpoint(text))
+
+
+def _parse_endpoint(text: str) -> Served:
+    url, _, model = text.removeprefix("endpoint:").partition("#")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+        raise StudyError(
+            f"arm {text!r}: write endpoint:URL#MODEL, as in endpoint:http://localhost:8000/v1#my-model"
+        )
+    if parts.username is not None or parts.password is not None or parts.query:
+        # Not repeated in the message: it may hold a key.
+        raise StudyError(
+            "arm endpoint: the URL holds a name, a password or a query; a key comes from the environment "
+            "(ANOMIA_ENDPOINT_KEY or OPENAI_API_KEY)"
+        )
+    return Served(url.rstrip("/"), _unescape(model))
 
 
 def parse_target(text: str) -> Target:

@@ -21,6 +21,7 @@ from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.verdict import Thresholds
+from anomia.notes import read_notes
 from anomia.records import read_records
 
 
@@ -29,6 +30,7 @@ class Results(NamedTuple):
 
     failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
     and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
+    notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
     """
 
     study: Mapping[str, Any]
@@ -42,6 +44,7 @@ class Results(NamedTuple):
     broken: Mapping[str, int]
     noise: Mapping[str, Any] | None
     stopping: Mapping[str, Any] | None
+    notes: Mapping[str, Sequence[str]] = {}
 
     @property
     def arms(self) -> list[str]:
@@ -90,6 +93,7 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         broken=dict(broken.iter_rows()),
         noise=read_json(run / "noise.json"),
         stopping=read_json(run / "stopping.json"),
+        notes=read_notes(run),
     )
 
 
@@ -152,6 +156,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "broken": results.broken,
             "noise": results.noise,
             "stopping": results.stopping,
+            "notes": {arm: list(notes) for arm, notes in results.notes.items()},
             "thresholds": asdict(results.thresholds),
             "verdicts": [_verdict(verdict) for verdict in results.verdicts],
             "figures": _written(diagnosis.figures),

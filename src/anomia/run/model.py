@@ -8,11 +8,12 @@ from anomia.compress.size import stored_bytes
 from anomia.compress.spec import Checkpoint
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_model
-from anomia.models.fingerprint import architecture
+from anomia.models.fingerprint import architecture, fingerprint_tokenizer
+from anomia.notes import write_notes
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run.cells import CellRun, Turn
 from anomia.run.compress import compress_arm
-from anomia.run.folder import Shard
+from anomia.run.folder import RunFolder, Shard
 from anomia.run.progress import Progress
 from anomia.study import Study
 
@@ -48,10 +49,25 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
     else:
         report = {"steps": []}
     if steps:
+        for cell in turn.cells:
+            assert cell.folder is not None
+            write_notes(cell.path, turn.arm.name, _differences(loaded, cell.folder))
         report["size_bytes"] = stored_bytes(loaded.model, steps, source=loaded.name)
         for cell in turn.cells:
             _note(turn, cell, report)
     return Ready(loaded, _engine(turn, loaded))
+
+
+def _differences(loaded: LoadedModel, folder: RunFolder) -> list[str]:
+    """What about an arm's own tokenizer changes how its figures are read."""
+    if fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
+        return []
+    size = loaded.model.config.get_text_config().vocab_size
+    return [
+        f"it has another tokenizer than base ({size:,} tokens against {folder.provenance['vocabulary']:,}): ranks "
+        "are of the first token that each model's own tokenizer gives an answer, passages are cut by its own "
+        "tokens, and the divergence from base's next-token distribution can't be given"
+    ]
 
 
 def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
