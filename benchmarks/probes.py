@@ -80,6 +80,8 @@ def prepare(options: argparse.Namespace, work: Path) -> None:
     if options.gpu:
         asks = random_asks(options.items)
         texts: list[dict] = []
+        # vLLM makes its own random weights from a folder that holds a configuration alone.
+        qwen3_8b(options).save_pretrained(work / "model")
     else:
         asks, texts = real_asks(options)
     (work / "asks.pickle").write_bytes(pickle.dumps(asks))
@@ -91,7 +93,7 @@ def prepare(options: argparse.Namespace, work: Path) -> None:
         }
         for ask in asks
     ]
-    (work / "asks.json").write_text(json.dumps({"tokens": plain, "texts": texts}))
+    (work / "asks.json").write_text(json.dumps({"tokens": plain, "texts": texts, "random": options.gpu}))
 
 
 def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
@@ -151,11 +153,13 @@ def run(name: str, options: argparse.Namespace, work: Path) -> dict | str:
             return f"left out: no --{name.replace('_', '-')}-python"
         if options.gpu and name == "lm_eval":
             return "left out: has no tokenizer to work with"
-        command = [interpreter, str(HERE / f"peer_{name}.py"), str(options.model), options.dtype, str(work)]
+        model = str(work / "model") if options.gpu else options.model
+        command = [interpreter, str(HERE / f"peer_{name}.py"), model, options.dtype, str(work)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         return "failed: " + (finished.stderr.strip().splitlines() or ["without a word"])[-1][:300]
-    return json.loads(finished.stdout.splitlines()[-1])
+    # Processes that a peer started may print behind its figures.
+    return json.loads(next(line for line in reversed(finished.stdout.splitlines()) if line.startswith("{")))
 
 
 def contend(options: argparse.Namespace) -> None:
@@ -174,23 +178,33 @@ def contend(options: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
+def qwen3_8b(options: argparse.Namespace):
+    """The configuration of Qwen3-8B."""
+    import transformers
+
+    return transformers.Qwen3Config(
+        architectures=["Qwen3ForCausalLM"],
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+        max_position_embeddings=40960,
+        rope_theta=1e6,
+        tie_word_embeddings=False,
+        dtype=options.dtype,
+    )
+
+
 def load(options: argparse.Namespace):
     import transformers
 
     if options.gpu:
-        config = transformers.Qwen3Config(
-            hidden_size=4096,
-            intermediate_size=12288,
-            num_hidden_layers=36,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=128,
-            vocab_size=151936,
-            tie_word_embeddings=False,
-        )
         torch.set_default_dtype(getattr(torch, options.dtype))
         with torch.device("cuda"):
-            model = transformers.AutoModelForCausalLM.from_config(config)
+            model = transformers.AutoModelForCausalLM.from_config(qwen3_8b(options))
         torch.set_default_dtype(torch.float32)
         return model.eval()
     dtype = getattr(torch, options.dtype)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anomia.probe.sampling import Stream, draw, uniform
+from anomia.probe.sampling import Stream, attempt, draw, uniform
 from anomia.probe.vocabulary import summarize
 
 
@@ -92,3 +92,30 @@ def test_draws_leave_the_global_generators_alone():
     state = torch.get_rng_state()
     frequencies(torch.randn(20, generator=torch.Generator().manual_seed(1)), 0.9, 10)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("spread", "temperature"), [(1.0, 1.0), (0.0, 1.0), (4.0, 0.7)])
+def test_several_attempts_at_once_draw_the_same(spread, temperature):
+    """As GPUs draw; logits are rounded so that some tie."""
+    generator = torch.Generator().manual_seed(8)
+    logits = (torch.randn(3, 150, generator=generator) * spread * 4).round() / 4
+    summary = summarize(logits, temperature)
+    wanted = [row for row in range(3) for _ in range(300)]
+    streams = [Stream(3, "item", n, 1) for n in range(len(wanted))]
+    made = attempt(summary, wanted, streams, 0.6, at_once=True)
+    drawn = torch.tensor(draw(summary, wanted, streams, 0.6))
+    assert 0.8 < made.kept.float().mean() < 1
+    assert torch.equal(made.tokens[made.kept], drawn[made.kept])
+    missed = (~made.kept).nonzero()[:, 0].tolist()
+    again = draw(summary, [wanted[n] for n in missed], [streams[n] for n in missed], 0.6, tried=made.tried)
+    assert again == drawn[missed].tolist()
+
+
+def test_rows_that_are_not_finite_end_at_once():
+    logits = torch.tensor([[0.0, torch.nan, 1.0], [0.0, 1.0, 2.0]])
+    for at_once in (False, True):
+        made = attempt(
+            summarize(logits), [0, 1], [Stream(1, "a", n, 0) for n in range(2)], 1.0, at_once=at_once
+        )
+        assert bool(made.kept[0])
+    assert len(draw(summarize(logits), [0, 1], [Stream(1, "a", n, 0) for n in range(2)], 0.9)) == 2

@@ -96,7 +96,7 @@ def test_long_items_of_a_model_with_switching_rotary_scales_take_the_reference_e
         monkeypatch.setattr(
             module,
             "answer",
-            lambda model, asks, decoding, *, batch_size, name=name: (taken.append(name) or a for a in asks),
+            lambda model, asks, decoding, *, name=name, **_: (taken.append(name) or a for a in asks),
         )
     assert list(chosen.answer(model, [short, long, short], few, batch_size=2)) == [short, long, short]
     assert taken == ["tree", "reference", "tree"]

@@ -117,9 +117,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_loses_nothing(models, many, dec
         return answer_batch(*given)
 
     monkeypatch.setattr(tree, "_answer_batch", cramped)
-    for found, wanted in zip(tree.answer(model, many[:5], decoding, batch_size=5), expected, strict=True):
+    halved = []
+    replies = tree.answer(model, many[:5], decoding, batch_size=5, on_split=halved.append)
+    for found, wanted in zip(replies, expected, strict=True):
         assert_same(found, wanted)
     assert tried == [5, 3, 2, 1, 2]
+    ids = tuple(ask.item_id for ask in many)
+    assert halved == [ids[:5], ids[:3]]
 
     def hopeless(*_):
         raise MemoryError
@@ -192,6 +196,48 @@ def test_answers_that_agree_are_computed_once(models, asks, decoding, monkeypatc
     )
     assert widths[1:] == [1] * (decoding.max_new_tokens - 1)
     assert {sample for samples in reply.samples.values() for sample in samples} == {reply.greedy["open"]}
+
+
+def test_what_has_ended_costs_nothing(models, many, decoding, monkeypatch):
+    """Every row of every pass is a leaf that some answer goes on from: none for paths and items that ended."""
+    widths, heads = [], []
+    decode, logits = Head.decode, Head.logits
+    monkeypatch.setattr(
+        Head,
+        "decode",
+        lambda self, **inputs: widths.append(inputs["input_ids"].shape[1]) or decode(self, **inputs),
+    )
+    monkeypatch.setattr(
+        Head,
+        "logits",
+        lambda self, states, **given: heads.append(len(states)) or logits(self, states, **given),
+    )
+    model = models("llama")
+    asks = [Ask(ask.item_id, greedy={"open": ask.beams}, samples=ask.samples) for ask in many[:6]]
+    # End tokens that come soon, and at different steps in different items.
+    endless = replace(decoding, eos_token_ids=(), max_new_tokens=16)
+    ends = {
+        reply.greedy["open"][place]
+        for place, reply in enumerate(tree.answer(model, asks, endless, batch_size=6))
+    }
+    ending = replace(endless, eos_token_ids=tuple(sorted(ends)))
+    widths.clear()
+    heads.clear()
+    replies = list(tree.answer(model, asks, ending, batch_size=6))
+    answers = [
+        [*reply.greedy.values(), *(tokens for found in reply.samples.values() for tokens in found)]
+        for reply in replies
+    ]
+    lengths = [max(map(len, paths)) for paths in answers]
+    assert min(lengths) < max(lengths), "all items ended at once, so nothing was tested"
+    leaves = [
+        sum(len({tokens[:step] for tokens in paths if len(tokens) >= step}) for paths in answers)
+        for step in range(1, max(lengths) + 1)
+    ]
+    if len(leaves) == ending.max_new_tokens:
+        leaves.pop()  # the last token of an answer at the limit is never computed
+    assert widths[1:] == leaves
+    assert heads == [len(asks), *leaves]
 
 
 def test_slots_of_beams_that_died_out_are_used_again(models, many, decoding, monkeypatch):

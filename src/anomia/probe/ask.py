@@ -7,7 +7,7 @@ and no rule about token boundaries lives in an engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -125,6 +125,10 @@ class Reply:
     finite: bool = True
 
 
+OnSplit = Callable[[tuple[str, ...]], None]
+"""Told the ids of the items of a batch that didn't fit into memory and was halved, in their order."""
+
+
 class Engine(Protocol):
     """Answers asks with a model, in batches of at most `batch_size` items.
 
@@ -132,7 +136,13 @@ class Engine(Protocol):
     """
 
     def __call__(
-        self, model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int
+        self,
+        model: Any,
+        asks: Sequence[Ask],
+        decoding: Decoding,
+        *,
+        batch_size: int,
+        on_split: OnSplit | None = None,
     ) -> Iterator[Reply]:
-        """Yields a reply for each ask."""
+        """Yields a reply for each ask; `on_split` is told where a batch had to be halved."""
         ...

@@ -240,15 +240,7 @@ def masked_attention(
     """
     rows, groups, group, asked, _ = query.shape
     if query.device.type != "cpu" and softcap is None:
-        width = groups * group
-        output = functional.scaled_dot_product_attention(
-            query.flatten(1, 2),
-            key[:, :, None].expand(-1, -1, group, -1, -1).reshape(rows, width, *key.shape[2:]),
-            value[:, :, None].expand(-1, -1, group, -1, -1).reshape(rows, width, *value.shape[2:]),
-            attn_mask=mask[:, None].expand(rows, width, -1, -1),
-            scale=scaling,
-        )
-        return output.view(rows, groups, group, asked, -1)
+        return fused_attention(query, key, value, mask, scaling=scaling)
     flat = query.flatten(2, 3)  # [R, KV heads, group × Q, D]
     if flat.shape[2] <= FEW_QUERIES:
         scores = (key @ flat.transpose(2, 3)).transpose(2, 3).contiguous()
@@ -260,6 +252,20 @@ def masked_attention(
     # For half precision PyTorch's softmax computes in float32 by itself and rounds its result once.
     weights = scores.add_(mask[:, None, None]).softmax(-1)
     return (weights.flatten(2, 3) @ value).view(rows, groups, group, asked, -1)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float) -> Tensor:
+    """The same as one operation of PyTorch's.
+
+    Heads that share their keys stand beside each other as queries, so that no key is copied for them.
+    """
+    seen = (
+        mask[:, None, None].expand(-1, -1, query.shape[2], -1, -1).flatten(2, 3)
+    )  # [R or 1, 1, group × Q, L]
+    output = functional.scaled_dot_product_attention(
+        query.flatten(2, 3), key, value, attn_mask=seen, scale=scaling
+    )
+    return output.reshape(*query.shape[:-1], -1)
 
 
 def tree_attention(

@@ -8,7 +8,7 @@ on is computed once. A beam that forks is two leaves with one parent: no cache i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
 from anomia.probe.head import LOGIT_ROWS, Head
 from anomia.probe.prefill import Batch
-from anomia.probe.sampling import Stream, draw
+from anomia.probe.sampling import Stream, attempt, draw
+from anomia.probe.transfer import fetched, sent
 
 COMPACT_BELOW = 0.75
 """The cache's rows are closed up when fewer than this part of them still grow."""
@@ -81,6 +82,10 @@ class Layer(NamedTuple):
     visible: Tensor
 
 
+Step = Callable[[Head, "Ground", Layer, list[Node]], Layer]
+"""Runs the decoder on the next layer; see `append`."""
+
+
 @dataclass(eq=False)
 class Ground:
     """The rows of the cache on which leaves grow.
@@ -125,7 +130,7 @@ class Ground:
         rows = sorted({node.row for node in nodes})
         if len(rows) >= COMPACT_BELOW * (rows[-1] + 1):
             return
-        chosen = torch.tensor(rows, device=self.depths.device)
+        chosen = sent(rows, self.depths.device)
         self.cache.keep(chosen)
         self.depths = self.depths[chosen]
         self.free = [self.free[row] for row in rows]
@@ -142,9 +147,12 @@ def grow(
     paths: Sequence[Path],
     searches: Sequence[Search],
     decoding: Decoding,
+    *,
+    step: Step,
 ) -> set[int]:
     """Grows every path and search to its end, in place, from the ends of the prompts (`layer`).
 
+    What has ended takes no leaf any more: each pass holds the leaves of what still grows, and of nothing else.
     Returns the items of which some logits were NaN or infinite; they stop growing there.
     """
     broken: set[int] = set()
@@ -164,7 +172,7 @@ def grow(
             ground.release(node)
         if not leaves.nodes:
             break
-        layer = append(head, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
+        layer = step(head, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
     return broken
 
 
@@ -217,42 +225,61 @@ def _choose(
         logits = head.logits(layer.states[first : first + LOGIT_ROWS])
         summary = vocabulary.summarize(logits)
         beaming = [row for row, node in enumerate(nodes) if node in ranked]
-        found = zip(
-            vocabulary.argmax(summary).tolist(),
-            _candidates(summary, beaming, candidate_count(decoding.num_beams, decoding.eos_token_ids)),
-            _drawn(summary, [streams[node] for node in nodes], decoding),
-            strict=True,
-        )
-        choices |= {node: Choice(*parts) for node, parts in zip(nodes, found, strict=True)}
-        broken |= {node.item for node, good in zip(nodes, summary.finite.tolist(), strict=True) if not good}
+        count = candidate_count(decoding.num_beams, decoding.eos_token_ids)
+        wanted = [(row, stream) for row, node in enumerate(nodes) for stream in streams[node]]
+        best, finite, candidates, draws = _read(summary, beaming, count, wanted, decoding)
+        found = dict(zip(beaming, candidates, strict=True))
+        drawn: list[dict[Stream, int]] = [{} for _ in nodes]
+        for (row, stream), token in zip(wanted, draws, strict=True):
+            drawn[row][stream] = token
+        for row, node in enumerate(nodes):
+            choices[node] = Choice(best[row], found.get(row, ((), ())), drawn[row])
+            if not finite[row]:
+                broken.add(node.item)
     return choices
 
 
-def _candidates(summary: vocabulary.Summary, rows: Sequence[int], count: int) -> list[Candidates]:
-    """The likeliest tokens of `rows` and their log-probabilities; of the other rows none."""
-    found: list[Candidates] = [([], [])] * len(summary.best)
-    if rows:
-        chosen = torch.tensor(rows, device=summary.best.device)
-        values, tokens = vocabulary.likeliest(summary, chosen, count)
-        log_probs = (values - summary.log_normalizer[chosen, None]).tolist()
-        for row, pair in zip(rows, zip(tokens.tolist(), log_probs, strict=True), strict=True):
-            found[row] = pair
-    return found
+class _Read(NamedTuple):
+    """What is read of some rows of logits: [rows], [rows], of the rows that beams stand at, of the draws."""
+
+    best: list[int]
+    finite: list[bool]
+    candidates: list[Candidates]
+    draws: list[int]
 
 
-def _drawn(
-    summary: vocabulary.Summary, streams: Sequence[list[Stream]], decoding: Decoding
-) -> list[dict[Stream, int]]:
-    """A token for each stream of each row."""
-    wanted = [(row, stream) for row, own in enumerate(streams) for stream in own]
-    drawn: list[dict[Stream, int]] = [{} for _ in streams]
-    if wanted:
-        if decoding.temperature != 1.0:
-            summary = vocabulary.summarize(summary.logits, decoding.temperature)
-        tokens = draw(summary, [row for row, _ in wanted], [stream for _, stream in wanted], decoding.top_p)
-        for (row, stream), token in zip(wanted, tokens, strict=True):
-            drawn[row][stream] = token
-    return drawn
+def _read(
+    summary: vocabulary.Summary,
+    beaming: Sequence[int],
+    count: int,
+    wanted: Sequence[tuple[int, Stream]],
+    decoding: Decoding,
+) -> _Read:
+    """Reads everything at once: a GPU waits one time a step, unless the nucleus is missed again and again."""
+    device = summary.best.device
+    chosen = sent(beaming, device, torch.long)
+    values, tokens = vocabulary.likeliest(summary, chosen, count)
+    log_probs = values - summary.log_normalizer[chosen, None]
+    rows, streams = [row for row, _ in wanted], [stream for _, stream in wanted]
+    warmed = summary
+    if decoding.temperature != 1.0 and wanted:
+        warmed = vocabulary.summarize(summary.logits, decoding.temperature)
+    first = attempt(warmed, rows, streams, decoding.top_p)
+    best, finite, *pairs, draws, kept = fetched(
+        vocabulary.argmax(summary), summary.finite, tokens, log_probs, first.tokens, first.kept
+    )
+    missed = [index for index, keep in enumerate(kept) if not keep]
+    if missed:
+        again = draw(
+            warmed,
+            [rows[index] for index in missed],
+            [streams[index] for index in missed],
+            decoding.top_p,
+            tried=first.tried,
+        )
+        for index, token in zip(missed, again, strict=True):
+            draws[index] = token
+    return _Read(best, finite, list(zip(*pairs, strict=True)), draws)
 
 
 def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
@@ -265,7 +292,7 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
     columns = [
         (leaf.row, leaf.slot, leaf.depth, leaf.token, place[leaf.parent]) for leaf in leaves if leaf.parent
     ]
-    row, slot, depth, token, parent = torch.tensor(columns, device=device).unbind(1)
+    row, slot, depth, token, parent = sent(columns, device).unbind(1)
     visible = before.visible[parent]
     visible[torch.arange(len(leaves), device=device), slot] = True
     ground.depths[row, slot] = depth
@@ -273,7 +300,7 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
     for first, last in _alike([leaf.row for leaf in leaves]):
         rows = (leaves[first].row, leaves[last - 1].row + 1)
         length = max(ground.used[slice(*rows)])
-        in_row = _numbered([leaf.row for leaf in leaves[first:last]])
+        in_row = numbered([leaf.row for leaf in leaves[first:last]])
         width = max(in_row) + 1
         members = slice(first, last)
         groups.append(
@@ -282,7 +309,7 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
                 first_row=rows[0],
                 last_row=rows[1],
                 width=width,
-                places=(row[members] - rows[0]) * width + torch.tensor(in_row, device=device),
+                places=(row[members] - rows[0]) * width + sent(in_row, device),
                 visible=visible[members, :length],
                 ages=depth[members, None] - ground.depths[row[members], :length],
             )
@@ -293,7 +320,7 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
     return Layer(leaves, states, visible)
 
 
-def _numbered(rows: Sequence[int]) -> list[int]:
+def numbered(rows: Sequence[int]) -> list[int]:
     """Each leaf's number among those of its row; leaves are sorted by row."""
     first: dict[int, int] = {}
     return [index - first.setdefault(row, index) for index, row in enumerate(rows)]

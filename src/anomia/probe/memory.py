@@ -2,7 +2,8 @@
 
 Bytes = weights + batch × item + the larger of activations (while prompts are read) and logits, where
 
-- an item takes its growing rows × the slots of the longest row × the bytes of a slot;
+- an item takes its growing rows × the slots of the longest row (on GPUs rounded up, see `static`) × the
+  bytes of a slot;
 - a slot holds a key and a value of every layer: 2 × layers × KV heads × head size × bytes of the dtype; in
   half precision on CPUs one layer more, which the product copies;
 - logits: positions read at once × vocabulary × bytes of the dtype, and float32 for the few positions whose
@@ -24,7 +25,8 @@ import torch
 from anomia.probe.ask import Ask, Decoding
 from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS
 from anomia.probe.prefill import PREFILL_TOKENS, lay_out
-from anomia.probe.tree import capacity
+from anomia.probe.static import rounded
+from anomia.probe.tree import capacity, paths_of_rows
 
 SPARE = 0.8
 """The part of free memory that is planned with."""
@@ -50,7 +52,15 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
     config = model.config.get_text_config()
     size = model.dtype.itemsize
     batches = [lay_out([ask]) for ask in asks]
-    slots = max((capacity(b, [a], decoding) for b, a in zip(batches, asks, strict=True)), default=0)
+    slots = max(
+        (
+            capacity(batch, paths_of_rows(batch, [ask], decoding), decoding)
+            for batch, ask in zip(batches, asks, strict=True)
+        ),
+        default=0,
+    )
+    if model.device.type == "cuda":
+        slots = rounded(slots)
     rows = max((batch.growing for batch in batches), default=0)
     tokens = max((sum(len(row.tree.tokens) for row in batch.rows) for batch in batches), default=0)
     reads = max((len(batch.reads) for batch in batches), default=0)

@@ -15,12 +15,30 @@ import torch
 import transformers
 from torch.nn import functional
 
-from anomia.probe.ask import Ask, Beam, Decoding, Distribution, OptionSet, Placement, Reply, Target, TokenIds
+from anomia.probe.ask import (
+    Ask,
+    Beam,
+    Decoding,
+    Distribution,
+    OnSplit,
+    OptionSet,
+    Placement,
+    Reply,
+    Target,
+    TokenIds,
+)
 from anomia.probe.sampling import Stream, uniform
 
 
-def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
-    """Answers asks the plain way; an `Engine`.
+def answer(
+    model: Any,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    on_split: OnSplit | None = None,
+) -> Iterator[Reply]:
+    """Answers asks the plain way; an `Engine`. It halves no batch, so `on_split` is never told anything.
 
     Greedy prompts of up to `batch_size` items are generated together, padded on the left; everything
     else is asked item by item.

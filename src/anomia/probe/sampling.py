@@ -18,10 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anomia.probe.transfer import fetched, sent
 from anomia.probe.vocabulary import BLOCK, Summary, block_logits, weights
 
 DRAWS_AT_ONCE = 16
 """Draws that are checked together: bounds memory where distributions are flat and nuclei wide."""
+ATTEMPTS_AT_ONCE = 3
+"""Where reading a result back lets the program wait: with p = 0.9 one draw in 1,000 needs a fourth attempt."""
 
 
 class Stream(NamedTuple):
@@ -40,34 +43,72 @@ def uniform(stream: Stream, attempt: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
-def draw(summary: Summary, wanted: Sequence[int], streams: Sequence[Stream], top_p: float) -> list[int]:
-    """One token for each stream, from the nucleus of row `wanted[i]`.
+class Attempt(NamedTuple):
+    """Draws [n]: the tokens, whether they are valid, and how many attempts have been made for each."""
+
+    tokens: Tensor
+    kept: Tensor
+    tried: int
+
+
+def draw(
+    summary: Summary, wanted: Sequence[int], streams: Sequence[Stream], top_p: float, *, tried: int = 0
+) -> list[int]:
+    """One token for each stream, from the nucleus of row `wanted[i]`, going on after the attempts `tried`.
 
     A row that isn't finite yields some token: what is drawn from it is meaningless anyway.
     """
-    device = summary.sums.device
     drawn = [0] * len(streams)
-    finite = summary.finite.tolist()
-    waiting = [index for index, row in enumerate(wanted) if finite[row]]
-    attempt = 0
+    waiting = list(range(len(streams)))
     while waiting:
-        rows = torch.tensor([wanted[index] for index in waiting], device=device)
-        numbers = [uniform(streams[index], attempt) for index in waiting]
-        aims = torch.tensor(numbers, dtype=torch.float64, device=device) * summary.totals[rows]
-        tokens = _invert(summary, rows, aims)
-        kept = [
-            keep
-            for some in range(0, len(rows), DRAWS_AT_ONCE)
-            for keep in _in_nucleus(
-                summary, rows[some : some + DRAWS_AT_ONCE], tokens[some : some + DRAWS_AT_ONCE], top_p
-            )
-        ]
-        for index, token, keep in zip(waiting, tokens.tolist(), kept, strict=True):
-            if keep:
-                drawn[index] = token
+        made = attempt(
+            summary,
+            [wanted[index] for index in waiting],
+            [streams[index] for index in waiting],
+            top_p,
+            tried=tried,
+        )
+        tokens, kept = fetched(made.tokens, made.kept)
+        for index, token in zip(waiting, tokens, strict=True):
+            drawn[index] = token
         waiting = [index for index, keep in zip(waiting, kept, strict=True) if not keep]
-        attempt += 1
+        tried = made.tried
     return drawn
+
+
+def attempt(
+    summary: Summary,
+    wanted: Sequence[int],
+    streams: Sequence[Stream],
+    top_p: float,
+    *,
+    tried: int = 0,
+    at_once: bool | None = None,
+) -> Attempt:
+    """Draws for each stream, without waiting for the device.
+
+    at_once: some attempts each, checked over whole rows, so that no shape follows from values; by default
+    everywhere but on CPUs, where one attempt at a time is less work. What is drawn is the same.
+    """
+    device = summary.sums.device
+    at_once = device.type != "cpu" if at_once is None else at_once
+    times = ATTEMPTS_AT_ONCE if at_once else 1
+    in_nucleus = _in_nucleus_by_rows if at_once else _in_nucleus
+    rows = sent(wanted, device, torch.long)
+    numbers = [[uniform(stream, tried + time) for time in range(times)] for stream in streams]
+    aims = sent(numbers, device, torch.float64).view(len(rows), times) * summary.totals[rows, None]
+    rows = rows.repeat_interleave(times)
+    tokens = _invert(summary, rows, aims.flatten())
+    kept = torch.empty(len(rows), dtype=torch.bool, device=device)
+    for first in range(0, len(rows), DRAWS_AT_ONCE):
+        some = slice(first, first + DRAWS_AT_ONCE)
+        kept[some] = in_nucleus(summary, rows[some], tokens[some], top_p)
+    kept |= ~summary.finite[rows]
+    by_time = kept.view(-1, times)
+    earliest = by_time.int().argmax(1, keepdim=True)  # the first attempt that is kept, else the first of all
+    return Attempt(
+        tokens.view(-1, times).gather(1, earliest)[:, 0], by_time.gather(1, earliest)[:, 0], tried + times
+    )
 
 
 def _invert(summary: Summary, rows: Tensor, aims: Tensor) -> Tensor:
@@ -83,7 +124,7 @@ def _invert(summary: Summary, rows: Tensor, aims: Tensor) -> Tensor:
     return tokens.gather(1, inside)[:, 0].clamp_(max=summary.logits.shape[1] - 1)
 
 
-def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> list[bool]:
+def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> Tensor:
     """Whether each token [n] lies in the nucleus of its row [n]: what is likelier holds less than `top_p`.
 
     All that is likelier stands in blocks whose peak is at least as large.
@@ -95,5 +136,15 @@ def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) ->
     mass = torch.where(likelier, weights(summary, rows[place], logits), 0.0).sum(-1)
     above = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, place, mass)
     possible = weights(summary, rows, own) > 0
-    kept: list[bool] = ((above < top_p * summary.totals[rows]) & possible).tolist()
-    return kept
+    return (above < top_p * summary.totals[rows]) & possible
+
+
+def _in_nucleus_by_rows(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> Tensor:
+    """The same over whole rows: more arithmetic, but no shape that follows from values, so nothing waits."""
+    own = summary.logits[rows, tokens].float()
+    logits = summary.logits[rows].float()  # [n, V]
+    others = torch.arange(logits.shape[1], device=rows.device)
+    likelier = (logits > own[:, None]) | ((logits == own[:, None]) & (others > tokens[:, None]))
+    mass = torch.where(likelier, weights(summary, rows, logits), 0.0).sum(-1)
+    possible = weights(summary, rows, own) > 0
+    return (mass < top_p * summary.totals[rows]) & possible

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
-from anomia.probe.ask import Ask, Decoding, Engine, Reply
+from anomia.probe.ask import Ask, Decoding, Engine, OnSplit, Reply
 from anomia.probe.prefill import read_positions
 from anomia.probe.selftest import tree_fault
 
@@ -105,9 +105,16 @@ def _limited(longest: int) -> Engine:
         deepest = max((len(sequence) for sequence, _ in read_positions(ask)), default=0)
         return deepest + decoding.max_new_tokens <= longest
 
-    def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
+    def answer(
+        model: Any,
+        asks: Sequence[Ask],
+        decoding: Decoding,
+        *,
+        batch_size: int,
+        on_split: OnSplit | None = None,
+    ) -> Iterator[Reply]:
         for by_tree, run in itertools.groupby(asks, lambda ask: fits(ask, decoding)):
             engine: Engine = tree.answer if by_tree else reference.answer
-            yield from engine(model, list(run), decoding, batch_size=batch_size)
+            yield from engine(model, list(run), decoding, batch_size=batch_size, on_split=on_split)
 
     return answer

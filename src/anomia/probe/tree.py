@@ -8,45 +8,67 @@ All sequences of an item are merged (`trie`), all nodes of all trees of a batch 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from anomia.errors import ModelError
-from anomia.probe.ask import Ask, Decoding, Reply, TokenIds
+from anomia.probe.ask import Ask, Decoding, OnSplit, Reply, TokenIds
 from anomia.probe.attention import tree_attention_in
 from anomia.probe.beams import BeamSearch
 from anomia.probe.cache import Segment, TreeCache
-from anomia.probe.decode import Ground, Layer, Node, Path, Search, grow
+from anomia.probe.decode import Ground, Layer, Node, Path, Search, append, grow
 from anomia.probe.head import Head
 from anomia.probe.prefill import Batch, lay_out, prefill, prompts
 from anomia.probe.reading import place_targets, score_options
 from anomia.probe.sampling import Stream
+from anomia.probe.static import StaticSteps, forget_steps, steps_for
+from anomia.probe.transfer import sent
 
 _log = logging.getLogger(__name__)
 
 
-def answer(model: Any, asks: Sequence[Ask], decoding: Decoding, *, batch_size: int) -> Iterator[Reply]:
+def answer(
+    model: Any,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    on_split: OnSplit | None = None,
+    static: bool | None = None,
+) -> Iterator[Reply]:
     """Answers asks in batches of `batch_size` consecutive ones; see `Engine`.
 
     Where a batch doesn't fit into memory it is halved, and halved again; what was answered stays answered.
     The model must be one that `select.supports_tree` accepts, and in evaluation mode.
+    static: decode in steps of fixed shapes (see `static`); by default on GPUs.
 
     Raises:
         ModelError: an item doesn't fit into memory alone, or has a sequence that nothing stands before.
     """
     prefixes: dict[TokenIds, Segment] = {}
+    fixed = Head(model).device.type == "cuda" if static is None else static
+    answer_batch = _answer_static if fixed else _answer_batch
     for first in range(0, len(asks), batch_size):
-        yield from _answer_halving(model, asks[first : first + batch_size], decoding, prefixes)
+        batch = asks[first : first + batch_size]
+        yield from _answer_halving(answer_batch, model, batch, decoding, prefixes, on_split)
+
+
+_AnswerBatch = Callable[[Any, Sequence[Ask], Decoding, dict[TokenIds, Segment]], list[Reply]]
 
 
 def _answer_halving(
-    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+    answer_batch: _AnswerBatch,
+    model: Any,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    prefixes: dict[TokenIds, Segment],
+    on_split: OnSplit | None,
 ) -> Iterator[Reply]:
     try:
-        replies = _answer_batch(model, asks, decoding, prefixes)
+        replies = answer_batch(model, asks, decoding, prefixes)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -61,12 +83,15 @@ def _answer_halving(
         return
     # Outside of the handler, whose traceback would keep the failed attempt's tensors alive.
     prefixes.clear()
+    forget_steps(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     _log.warning("a batch of %d items does not fit into memory and is halved", len(asks))
+    if on_split is not None:
+        on_split(tuple(ask.item_id for ask in asks))
     middle = (len(asks) + 1) // 2
-    yield from _answer_halving(model, asks[:middle], decoding, prefixes)
-    yield from _answer_halving(model, asks[middle:], decoding, prefixes)
+    for half in (asks[:middle], asks[middle:]):
+        yield from _answer_halving(answer_batch, model, half, decoding, prefixes, on_split)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -74,21 +99,39 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+def _answer_static(
+    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+) -> list[Reply]:
+    return _answer_batch(model, asks, decoding, prefixes, static=True)
+
+
 @torch.inference_mode()
 def _answer_batch(
-    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+    model: Any,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    prefixes: dict[TokenIds, Segment],
+    *,
+    static: bool = False,
 ) -> list[Reply]:
     batch = lay_out(asks)
     if not batch.rows:
         return [Reply(ask.item_id) for ask in asks]
     with tree_attention_in(model):
-        cache = TreeCache(batch.growing, capacity(batch, asks, decoding))
         head = Head(model)
+        paths = paths_of_rows(batch, asks, decoding)
+        slots = capacity(batch, paths, decoding)
+        steps = None
+        if static:
+            steps = steps_for(
+                model, rows=batch.growing, capacity=slots, leaves=sum(paths), device=head.device
+            )
+        cache = TreeCache(batch.growing, slots) if steps is None else steps.cache
         states = prefill(head, batch, asks, cache, prefixes)
         scores, broken = score_options(head, batch, asks, states)
         exact, inexact = place_targets(head, batch, asks, states, decoding)
         generated = [_starts(index, ask, batch, decoding) for index, ask in enumerate(asks)]
-        unfinished = _grow_all(head, batch, cache, states, generated, decoding)
+        unfinished = _grow_all(head, batch, cache, states, generated, decoding, paths, steps)
     broken |= inexact | unfinished
     return [
         Reply(
@@ -108,11 +151,8 @@ def _answer_batch(
     ]
 
 
-def capacity(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> int:
-    """Slots that a row needs at most: its nodes, and a leaf a path and step.
-
-    The last token of an answer is never computed, and what ended beams held is free again.
-    """
+def paths_of_rows(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> list[int]:
+    """How many answers grow in each growing row of a batch."""
     paths = [0] * batch.growing
     for index, ask in enumerate(asks):
         for prompt in ask.greedy.values():
@@ -121,6 +161,14 @@ def capacity(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> int:
             paths[batch.places[index, ask.beams][0]] += decoding.num_beams
         if ask.samples is not None:
             paths[batch.places[index, ask.samples][0]] += decoding.num_samples * len(decoding.sample_seeds)
+    return paths
+
+
+def capacity(batch: Batch, paths: Sequence[int], decoding: Decoding) -> int:
+    """Slots that a row needs at most: its nodes, and a leaf a path and step.
+
+    The last token of an answer is never computed, and what ended beams held is free again.
+    """
     return max(
         (
             len(row.tree.tokens) + count * (decoding.max_new_tokens - 1)
@@ -169,6 +217,8 @@ def _grow_all(
     states: Tensor,
     generated: Sequence[_Started],
     decoding: Decoding,
+    paths_by_row: Sequence[int],
+    steps: StaticSteps | None,
 ) -> set[int]:
     """Grows all answers to their ends; the asks of which some logits were not finite."""
     ends = [
@@ -185,7 +235,7 @@ def _grow_all(
         visible[order, torch.from_numpy(path)] = True
         taken[node.row].update(path.tolist())
     ground = Ground.over(batch, cache, taken, device)
-    reads = torch.tensor([read for _, _, read in ends], device=device)
+    reads = sent([read for _, _, read in ends], device)
     layer = Layer([node for node, _, _ in ends], states[reads], visible.to(device))
     paths = [
         path
@@ -194,4 +244,8 @@ def _grow_all(
         for path in group
     ]
     searches = [started.search for started in generated if started.search is not None]
-    return grow(head, ground, layer, paths, searches, decoding)
+    if steps is not None:
+        reaching = {path.node.row for path in paths if path.stream is not None}
+        reaching |= {node.row for search in searches for node in search.nodes}
+        steps.begin(ground, layer, wide=len(reaching), paths=paths_by_row)
+    return grow(head, ground, layer, paths, searches, decoding, step=steps.append if steps else append)

@@ -97,8 +97,9 @@ def likeliest(summary: Summary, rows: Tensor, count: int) -> tuple[Tensor, Tenso
     count = min(count, summary.logits.shape[1])
     chosen = summary.peaks[rows].topk(min(count, summary.peaks.shape[1]), sorted=False).indices
     values, tokens = block_logits(summary, rows.repeat_interleave(chosen.shape[1]), chosen.flatten())
-    top = values.view(len(rows), -1).topk(count)
-    return top.values, tokens.view(len(rows), -1).gather(1, top.indices)
+    size = (len(rows), chosen.shape[1] * BLOCK)
+    top = values.view(size).topk(count)
+    return top.values, tokens.view(size).gather(1, top.indices)
 
 
 def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
