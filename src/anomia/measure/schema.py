@@ -189,7 +189,7 @@ class ResultsFile(_Row):
     """How many verdicts of base flip at another batch size."""
     stopping: dict[str, Any] | None
     """Where `--until-width` was used: for each arm when and why it stopped."""
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, list[str]]
     """What should be known of an arm: another tokenizer, probes that a server can't answer."""
     thresholds: dict[str, float]
     """Margins of the verdicts."""
