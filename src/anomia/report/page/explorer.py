@@ -210,8 +210,8 @@ def _scores(values: Sequence[float | None] | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Three decimals, and nothing that JSON has no word for."""
-    return None if value is None or value != value or abs(value) == float("inf") else round(value, 3)
+    """Two decimals, and nothing that JSON has no word for."""
+    return None if value is None or value != value or abs(value) == float("inf") else round(value, 2)
 
 
 def _bits(values: Sequence[bool] | None) -> str:

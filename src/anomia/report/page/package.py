@@ -85,6 +85,11 @@ def vega_bundle() -> str:
     return f"{{{vl_convert.javascript_bundle('globalThis.vegaEmbed = vegaEmbed;')}}}"
 
 
+def embedded_bytes(data: bytes) -> int:
+    """How much room a compressed block takes in the page."""
+    return len(_block("items-000000", "application/gzip", "")) + 1 + 4 * -(-len(data) // 3)
+
+
 def _packed(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

@@ -107,6 +107,7 @@ async function embeddedSource(settings) {
     arms: index.arms, languages: index.languages, size: total,
     select: async (filter) => select(filter),
     at: (place) => (place < chosen.length ? row(chosen[place]) : null),
+    load: async (place) => (place < chosen.length ? row(chosen[place]) : null),
     placeOf: (found) => chosen.indexOf(found.number),
     whole, alike: async (found) => alike(found), find: async (key) => find(key),
   };
@@ -133,23 +134,30 @@ async function servedSource(settings) {
   });
   const full = (found) => ({ ...found, arm: arms.findIndex(([, name]) => name === found.arm), run: 0 });
 
-  function at(place) {
+  function pageOf(place) {
     const page = Math.floor(place / PAGE_ROWS);
-    const known = pages.get(page);
-    if (Array.isArray(known)) return known[place % PAGE_ROWS] ?? null;
-    if (!known) {
+    if (!pages.has(page)) {
       const mine = pages;
       const coming = ask("api/rows", { ...query, offset: page * PAGE_ROWS, limit: PAGE_ROWS }).then((rows) => {
         mine.set(page, rows.map(full));
         if (mine === pages) changed();
+        return mine.get(page);
       });
+      coming.catch(() => mine.delete(page));
       pages.set(page, coming);
     }
-    return null;
+    return pages.get(page);
+  }
+
+  // A row that is here already; else it is asked for, and the list is painted again when it comes.
+  function at(place) {
+    const page = pageOf(place);
+    return Array.isArray(page) ? page[place % PAGE_ROWS] ?? null : null;
   }
 
   return {
     arms, languages, size, at,
+    load: async (place) => (await pageOf(place))[place % PAGE_ROWS] ?? null,
     onchange: (call) => { changed = call; },
     select: async (filter) => {
       const wanted = plain(filter);

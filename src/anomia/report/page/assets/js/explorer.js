@@ -34,14 +34,12 @@ async function startExplorer(data) {
   const empty = h("p", { class: "empty", hidden: true }, "No item is like that. Take a filter away.");
   let current = null;
   let asked = 0;
+  let opened = 0;
 
   const list = virtualList({
     at: (place) => source.at(place),
     render: (row) => listEntry(row, settings),
-    open: (place) => {
-      const row = source.at(place);
-      if (row) open(row);
-    },
+    open: (place) => source.load(place).then((row) => row && open(row)).catch(failed),
   });
   source.onchange?.(() => list.paint());
 
@@ -63,10 +61,11 @@ async function startExplorer(data) {
   }
 
   async function open(row, { follow = false } = {}) {
+    const mine = opened += 1;
     current = row;
     const armName = source.arms[row.arm][1];
     const whole = await source.whole(row);
-    if (current !== row) return;
+    if (mine !== opened) return;
     panel.replaceChildren(...itemView(row, whole, {
       settings, armName,
       actions: {
@@ -154,8 +153,8 @@ async function startExplorer(data) {
   if (wanted) await leadTo(wanted);
   else if (source.size) {
     list.mark(0);
-    const first = source.at(0);
-    if (first && !settings.served) await openQuietly(first);
+    const first = await source.load(0);
+    if (first) await openQuietly(first);
   }
 
   // The first item is open, and the address stays as it was.

@@ -1,0 +1,43 @@
+"""`anomia view`: the report of a run too large to embed, served on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, err_console, out_console
+
+PACKAGES = ("duckdb", "starlette", "uvicorn")
+
+
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="The interface; another one than 127.0.0.1 can be reached by others.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve the report with every item of a run, however large, until Ctrl-C."""
+    from importlib.util import find_spec
+
+    from anomia.errors import MissingExtraError
+
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "view")
+    from anomia.report.server import serve
+
+    def ready(address: str) -> None:
+        out_console.print(f"{address}\nCtrl-C ends it", highlight=False, soft_wrap=True)
+
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        err_console.print(
+            f"others who reach {host} and know the address can read this run", highlight=False, style="yellow"
+        )
+    try:
+        serve(run, host=host, port=port, ready=ready)
+    except KeyboardInterrupt:
+        err_console.print("ended", highlight=False)

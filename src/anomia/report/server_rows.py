@@ -1,0 +1,227 @@
+"""The rows of a run for `anomia view`: filtered by DuckDB, single items read from the Parquet files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import duckdb
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anomia.errors import RunError
+from anomia.measure.fates import FATES
+from anomia.report.page.explorer import LINE, PROBES, item_whole
+
+# Of what a reader sends; nothing longer is looked at.
+LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
+
+_KEY = "dataset, language, item_id"
+_HIT = {name: f"list_contains({name}_correct, true)" for name in ("beams", "samples")}
+
+
+class Filter(BaseModel):
+    """Which rows are wanted; the same as in the page. probes: verdicts of base and arm, 1 wrong and 2 right."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    search: Annotated[str, Field(max_length=500)] = ""
+    arm: str | None = None
+    language: str | None = None
+    fate: Annotated[int, Field(ge=0, le=len(FATES))] | None = None
+    rank_from: Annotated[int | None, Field(alias="from", ge=0)] = None
+    rank_to: Annotated[int | None, Field(alias="to", ge=0)] = None
+    probes: dict[str, Literal["11", "12", "21", "22"]] = {}
+
+
+def read_filter(text: str) -> Filter:
+    """A filter as the page sends it.
+
+    Raises:
+        ValueError: it is no filter.
+    """
+    try:
+        found = Filter.model_validate_json(text[:LONGEST_FILTER])
+    except ValidationError:
+        raise ValueError("this is no filter") from None
+    if not found.probes.keys() <= PROBES.keys():
+        raise ValueError("there is no such probe")
+    return found
+
+
+class Rows:
+    """A run that is open for reading: one row for each compressed arm and item.
+
+    Every request gets a cursor of its own, so that requests may run at the same time.
+    """
+
+    def __init__(self, run: Path, scratch: Path) -> None:
+        """Numbers the rows of a run; the table lies in `scratch`, a folder that may be removed afterwards."""
+        self._items = str(run / "items.parquet")
+        files = [str(file) for file in sorted((run / "records").glob("*.parquet"))]
+        try:
+            self._database = duckdb.connect(scratch / "rows.duckdb")
+            # From here on nothing but the run can be read, whatever a query says.
+            self._database.execute("SET allowed_directories = $folders", {"folders": [str(run), str(scratch)]})
+            self._database.execute("SET enable_external_access = false")
+            self._database.execute("SET lock_configuration = true")
+            self._database.execute(_FILES, {"files": files})
+            self._database.execute(_NUMBERED, {"files": files, "line": LINE})
+        except duckdb.Error as error:
+            raise RunError(f"view: the records of {run} can't be read: {' '.join(str(error).split())}") from None
+
+    def close(self) -> None:
+        """Ends all reading."""
+        self._database.close()
+
+    def index(self) -> dict[str, Any]:
+        """Arms (with the number of their run, 0), languages and the number of rows."""
+        cursor = self._database.cursor()
+        arms = cursor.execute("SELECT arm FROM rows GROUP BY arm ORDER BY arm").fetchall()
+        languages = cursor.execute("SELECT language FROM rows GROUP BY language ORDER BY language").fetchall()
+        return {
+            "arms": [[0, arm] for (arm,) in arms],
+            "languages": [language for (language,) in languages],
+            "size": self._one("SELECT count(*) FROM rows", {})[0],
+        }
+
+    def count(self, wanted: Filter) -> dict[str, Any]:
+        """How many rows pass, and how many of each fate pass all but the filter of fates."""
+        where, values = _where(wanted.model_copy(update={"fate": None}))
+        found = self._database.cursor().execute(
+            f"SELECT fate, count(*) FROM rows WHERE {where} GROUP BY fate", values
+        )
+        counts = dict(found.fetchall())
+        each = [counts.get(number, 0) for number in range(len(FATES) + 1)]
+        return {"counts": each, "total": sum(each) if wanted.fate is None else each[wanted.fate]}
+
+    def page(self, wanted: Filter, offset: int, limit: int) -> list[dict[str, Any]]:
+        """Some of the rows that pass."""
+        where, values = _where(wanted)
+        values |= {"limit": max(0, min(limit, MOST_ROWS)), "offset": max(0, offset)}
+        return self._rows(f"WHERE {where} ORDER BY number LIMIT $limit OFFSET $offset", values)
+
+    def find(self, arm: str, language: str, item_id: str) -> dict[str, Any] | None:
+        """The row of one item in one arm."""
+        values = {"arm": arm, "language": language, "item_id": item_id}
+        found = self._rows("WHERE arm = $arm AND language = $language AND item_id = $item_id LIMIT 1", values)
+        return found[0] if found else None
+
+    def alike(self, number: int) -> dict[str, Any] | None:
+        """Another row of the same arm and fate with the same verdicts of open and choice, if possible in its language."""
+        found = self._rows(
+            """WHERE number = (
+                SELECT other.number FROM rows AS this JOIN rows AS other USING (arm, fate, open, choice)
+                WHERE this.number = $number AND other.number <> $number
+                ORDER BY other.language = this.language DESC, random() LIMIT 1
+            )""",
+            {"number": number},
+        )
+        return found[0] if found else None
+
+    def item(self, number: int) -> dict[str, Any] | None:
+        """One item whole, as the page shows it, with base's answer first."""
+        key = self._database.cursor().execute(f"SELECT {_KEY} FROM rows WHERE number = $number", {"number": number})
+        row = key.fetchone()
+        if row is None:
+            return None
+        same = " AND ".join(f"{name} = ${name}" for name in _KEY.split(", "))
+        values = dict(zip(_KEY.split(", "), row, strict=True))
+        files = self._database.cursor().execute(f"SELECT DISTINCT file FROM files WHERE {same}", values).fetchall()
+        items = self._dicts("SELECT * FROM read_parquet($file)", same, values | {"file": self._items})
+        answers = self._dicts(
+            "SELECT * FROM read_parquet($files, union_by_name = true)", same, values | {"files": [file for (file,) in files]}
+        )  # fmt: skip
+        answers.sort(key=lambda answer: (answer["arm"] != "base", answer["arm"]))
+        return item_whole(items[0], answers) if items else None
+
+    def _dicts(self, source: str, same: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found = self._database.cursor().execute(f"{source} WHERE {same}", values)
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def _rows(self, which: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found = self._database.cursor().execute(f"SELECT {_SHOWN} FROM rows {which}", values)
+        return [_row(row) for row in found.fetchall()]
+
+    def _one(self, query: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        found = self._database.cursor().execute(query, values).fetchone()
+        assert found is not None
+        return tuple(found)
+
+
+def _verdict(name: str, side: str) -> str:
+    right = f"list_contains({side}.{name}_correct, true)" if name in _HIT else f"{side}.{name}_correct"
+    return f"CASE WHEN {side}.{name}_correct IS NULL THEN 0 WHEN {right} THEN 2 ELSE 1 END"
+
+
+def _line(side: str) -> str:
+    """An open answer in one line."""
+    return f"left(regexp_replace(trim({side}.open_text, ' \n\t\r'), '\\s*\\n\\s*', ' ⏎ ', 'g'), $line)"
+
+
+_VERDICTS = ",\n".join(f"10 * {_verdict(name, 'base')} + {_verdict(name, 'answer')} AS {name}" for name in PROBES)
+_FATE = f"""CASE
+    WHEN NOT coalesce(base.open_correct AND base.choice_correct, false)
+        OR answer.open_correct IS NULL OR answer.choice_correct IS NULL THEN {len(FATES)}
+    WHEN answer.open_correct THEN CASE WHEN answer.choice_correct THEN {FATES.index("kept")} ELSE {FATES.index("open_only")} END
+    WHEN answer.choice_correct THEN {FATES.index("choice_only")}
+    ELSE {FATES.index("lost")} END"""
+_FILES = f"""
+CREATE TABLE files AS
+    SELECT {_KEY}, filename AS file FROM read_parquet($files, union_by_name = true, filename = true)
+"""
+_NUMBERED = f"""
+CREATE TABLE rows AS
+WITH answers AS (SELECT * FROM read_parquet($files, union_by_name = true))
+SELECT
+    row_number() OVER (ORDER BY answer.arm, answer.dataset, answer.language, answer.index) - 1 AS number,
+    answer.arm, answer.dataset, answer.language, answer.item_id,
+    left(answer.question, 4 * $line) AS question, left(answer.gold, $line) AS gold,
+    {_line("answer")} AS said, {_line("base")} AS base_said,
+    coalesce(answer.gold_distinct_rank, answer.gold_rank, 0) AS rank,
+    coalesce(base.gold_distinct_rank, base.gold_rank, 0) AS base_rank,
+    {_FATE} AS fate,
+    {_VERDICTS},
+    lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text)))
+        AS texts
+FROM answers AS answer JOIN answers AS base USING ({_KEY})
+WHERE answer.arm <> 'base' AND base.arm = 'base'
+"""
+_COLUMNS = ("number", "arm", "language", "item_id", "question", "gold", "said", "base_said", "rank", "base_rank", "fate")
+_NAMES = ("number", "arm", "language", "id", "question", "gold", "said", "baseSaid", "rank", "baseRank", "fate")
+_SHOWN = ", ".join((*_COLUMNS, *PROBES))
+
+
+def _row(values: tuple[Any, ...]) -> dict[str, Any]:
+    shown = dict(zip(_NAMES, values, strict=False))
+    verdicts = values[len(_NAMES) :]
+    return shown | {"verdicts": {name: divmod(pair, 10) for name, pair in zip(PROBES, verdicts, strict=True)}}
+
+
+def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
+    """Conditions made of fixed texts, and the values that stand in their places."""
+    conditions, values = ["true"], dict[str, Any]()
+    for name in ("arm", "language", "fate"):
+        if (value := getattr(wanted, name)) is not None:
+            conditions.append(f"{name} = ${name}")
+            values[name] = value
+    if wanted.rank_from is not None:
+        conditions.append("rank > 0 AND rank >= $rank_from")
+        values["rank_from"] = wanted.rank_from
+    if wanted.rank_to is not None:
+        conditions.append("rank > 0 AND rank <= $rank_to")
+        values["rank_to"] = wanted.rank_to
+    for name, pair in wanted.probes.items():
+        conditions.append(f"{name} = $probe_{name}")
+        values[f"probe_{name}"] = int(pair)
+    for number, word in enumerate(wanted.search.lower().split()[:MOST_WORDS]):
+        conditions.append(f"contains(texts, nfc_normalize($word_{number}))")
+        values[f"word_{number}"] = word
+    return " AND ".join(conditions), values
+
+
+def plain_json(values: Any) -> bytes:
+    """JSON in UTF-8 without NaN."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
