@@ -55,12 +55,16 @@ def prune(
         Path | None,
         typer.Option(help="A text file on which dense and pruned model are compared.", metavar="FILE"),
     ] = None,
+    perplexity_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Only so many tokens of it (default all).")
+    ] = None,
 ) -> None:
     """Prune a model into a new folder, one block in memory at a time.
 
     What is written is an ordinary dense model with zeros in it: zeros alone make it neither smaller nor faster.
     """
     from anomia.compress.folder import prune_folder
+    from anomia.compress.report import megabytes
     from anomia.compress.spec import Prune, parse_arm
     from anomia.errors import StudyError
     from anomia.run.progress import stage_counter
@@ -89,6 +93,7 @@ def prune(
             dtype=dtype,
             device=device,
             perplexity_text=perplexity,
+            perplexity_tokens=perplexity_tokens,
             progress=stage_counter(progress, f"pruning: {step}"),
         )
         for warning in report.compression.warnings:
@@ -96,7 +101,8 @@ def prune(
     done = report.compression
     out_console.print(
         f"{out}: {done.sparsity:.1%} of the weights of {len(done.matrices)} matrices are zero ({step}, "
-        f"{report.seconds:.0f} s). It is an ordinary dense model: zeros alone make it neither smaller nor faster.",
+        f"{report.seconds:.0f} s). It is an ordinary dense model of {megabytes(done.size_bytes or 0)}: "
+        "zeros alone make it neither smaller nor faster.",
         highlight=False,
         soft_wrap=True,
     )

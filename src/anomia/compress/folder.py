@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
+from safetensors import SafetensorError
 
 from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.apply import (
@@ -31,7 +32,7 @@ from anomia.compress.disk_states import DiskStates
 from anomia.compress.model_card import write_card
 from anomia.compress.perplexity import Perplexity, perplexity
 from anomia.compress.prune import METHODS, prune_groups
-from anomia.compress.report import CompressionReport, MatrixReport
+from anomia.compress.report import CompressionReport, MatrixReport, megabytes
 from anomia.compress.shards import (
     Checkpoint,
     empty,
@@ -48,7 +49,7 @@ from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
 from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
 from anomia.errors import CompressionError, DataError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.load import DTYPES, load_model, resolve_device
+from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
 
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
@@ -146,7 +147,13 @@ def prune_folder(
         _check_written(plan, out, report.matrices)
     else:
         check_zeros(out, find_blocks(load_model(str(out), device="cpu").model), report.matrices)
-    report = replace(report, size_bytes=files_bytes(str(out)))
+    warnings = report.warnings
+    size, before = files_bytes(str(out)), files_bytes(model)
+    if source is None and size and before:
+        warnings += (
+            f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}",
+        )
+    report = replace(report, size_bytes=size, warnings=warnings)
     dense = pruned = None
     if text is not None:
         dense, pruned = (_measure(name, dtype, place, text, perplexity_tokens) for name in (model, str(out)))
@@ -259,7 +266,11 @@ def _stream(
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(sparsities),
-        left_dense=tuple(left_dense(plan.model, plan.decoder)),
+        left_dense=tuple(
+            name
+            for name in left_dense(plan.model, plan.decoder)
+            if match_names(plan.model, plan.checkpoint, name)
+        ),
         reconstruction=method.choices,
         warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
         versions=versions(),
@@ -369,10 +380,15 @@ def copy_small_files(source: Path, out: Path) -> None:
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
     try:
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    except (OSError, RuntimeError) as error:
-        raise CompressionError(f"{out} can't be written: {error}") from None
+        with quiet_transformers():
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CompressionError(
+            f"{out} can't be written ({error}); make room or choose another folder, then run the same command again"
+        ) from None
+    for file in out.glob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def _locate(model: str) -> Path | None:

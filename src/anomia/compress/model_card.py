@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomia.compress.perplexity import Perplexity
-from anomia.compress.report import CompressionReport
+from anomia.compress.report import CompressionReport, megabytes
 from anomia.files import write_text
 
 
@@ -42,6 +42,8 @@ def write_card(
             f"| calibration | {record.source}: {record.passages} passages, {record.tokens} tokens,"
             f" SHA-256 `{record.token_hash[:16]}…` |"
         )
+    if report.size_bytes is not None:
+        lines.append(f"| size of the weights | {megabytes(report.size_bytes)} |")
     lines.append(f"| matrices | {len(report.matrices)} |")
     dead = sum(matrix.dead_columns for matrix in report.matrices)
     raised = sum(1 for matrix in report.matrices if matrix.note.startswith("damping raised"))

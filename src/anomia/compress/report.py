@@ -62,3 +62,8 @@ class CompressionReport:
         plain["sparsity"] = self.sparsity
         plain["matrices"] = [{**m._asdict(), "sparsity": m.sparsity} for m in self.matrices]
         return plain
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes as people read it, `536 MB`."""
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"

@@ -95,6 +95,12 @@ def load_model(
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             raise ModelError(_explain(name, error)) from None
         except Exception as error:
+            if gguf_file:
+                # A truncated GGUF file ends in whatever its parser stumbles over.
+                raise ModelError(
+                    f"model: {name!r} can't be loaded: the GGUF file is damaged, or of a kind that transformers"
+                    f" can't read ({error})"
+                ) from None
             # safetensors and the hub client raise types of their own that share no base class.
             if not type(error).__module__.startswith(("safetensors", "huggingface_hub", "httpx")):
                 raise
