@@ -61,7 +61,7 @@ def verdicts(runs: Sequence[Run]) -> Table:
     """The outcome of each arm in each language and overall, in words."""
     columns = [
         RUN, ARM, Column("scope", "scope", "text"), Column("outcome", "outcome", "text"),
-        Column("same_passage_outcome", "with same-passage options", "text"), Column("text", "in words", "text"),
+        Column("same_passage_outcome", "with same-passage options", "text"), Column("text", "in words", "words"),
     ]  # fmt: skip
     rows = [
         (
@@ -141,7 +141,7 @@ def paired_tests(runs: Sequence[Run]) -> Table:
     """Paired tests with Holm's p-values."""
     columns = [
         RUN, ARM, Column("hypothesis", "hypothesis", "text"), LANGUAGE,
-        Column("p_value", "p", "number"), Column("p_value_holm", "p, Holm", "number"),
+        Column("p_value", "p", "probability"), Column("p_value_holm", "p, Holm", "probability"),
         Column("changed", "changed", "count"), Column("units", "units", "count"),
         Column("method", "method", "text"), Column("family", "Holm's family", "text"),
     ]  # fmt: skip

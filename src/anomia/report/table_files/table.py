@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from anomia.measure.rates import Estimate
+from anomia.report.tables import probability
 
 Cell = str | int | float | Estimate | None
-# share: a fraction, shown in per cent. number: as it is. text and count speak for themselves.
-Kind = Literal["text", "count", "share", "number"]
+# share: a fraction, shown in per cent. number: as it is. words: sentences.
+Kind = Literal["text", "words", "count", "share", "number", "probability"]
 MISSING = "–"
 
 
@@ -23,7 +24,8 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """note: what the numbers are, in one or two sentences. keys: how many first columns name the row."""
+    """note: what the numbers are, in one or two sentences. keys: how many first columns name the row; in
+    LaTeX rows that differ in any but the last of them are set apart."""
 
     name: str
     title: str
@@ -52,6 +54,8 @@ def shown(cell: Cell, kind: Kind) -> str:
         return clean(cell)
     if kind == "share":
         return _number(100 * cell, 1)
+    if kind == "probability":
+        return probability(cell)
     return f"{cell:,}" if isinstance(cell, int) else _plain_number(cell)
 
 

@@ -14,15 +14,18 @@ from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
 from anomia.report.table_files.accuracies import ACCURACY_TABLES
 from anomia.report.table_files.outcomes import CLOSING_TABLES, OUTCOME_TABLES
-from anomia.report.table_files.table import Cell, Table, clean, shown
+from anomia.report.table_files.table import RUN, Cell, Table, clean, shown
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}",
     "−": r"$-$", "–": "--", "…": r"\ldots{}", "Δ": r"$\Delta$", "‖": r"$\|$", "→": r"$\to$",
 }  # fmt: skip
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~$])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
+TEXTS = ("text", "words")
+_LATEX_COLUMNS = {"text": "l", "words": r"p{0.45\linewidth}"}
+STARRED = "* counts too small for an interval whose coverage is shown."
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -71,22 +74,30 @@ def csv_text(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """A pipe table under a heading, with its note."""
-    lines = [f"# {_escape_markdown(table.title)}", "", _escape_markdown(table.note), ""]
-    lines.append("| " + " | ".join(_escape_markdown(column.header) for column in table.columns) + " |")
-    lines.append(
-        "| " + " | ".join("---" if column.kind == "text" else "---:" for column in table.columns) + " |"
-    )
-    lines += [f"| {' | '.join(map(_escape_markdown, cells))} |" for cells in _cells(table)]
+    table = _for_people(table)
+    heads = [_escape_markdown(column.header) for column in table.columns]
+    rules = ["---" if column.kind in TEXTS else "---:" for column in table.columns]
+    lines = [f"# {table.title}", "", table.note.replace("*", r"\*"), ""]
+    lines += [f"| {' | '.join(cells)} |" for cells in (heads, rules)]
+    for cells in _cells(table):
+        # Only texts come from models and data; an interval's brackets stay legible.
+        escaped = [
+            _escape_markdown(cell) if column.kind in TEXTS else cell.replace("*", r"\*")
+            for cell, column in zip(cells, table.columns, strict=True)
+        ]
+        lines.append(f"| {' | '.join(escaped)} |")
     return "\n".join(lines) + "\n"
 
 
 def latex(table: Table) -> str:
-    r"""A `table` with booktabs rules; a little space between arms. Needs `\usepackage{booktabs}` and textcomp."""
-    spec = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    r"""A `table` with booktabs rules and a little space between arms. Needs `\usepackage{booktabs}`, and textcomp."""
+    table = _for_people(table)
+    spec = "".join(_LATEX_COLUMNS.get(column.kind, "r") for column in table.columns)
     lines = [
-        "% \\usepackage{booktabs}",
+        "% \\usepackage{booktabs,textcomp}",
         "\\begin{table}",
         "  \\centering",
+        "  \\small",
         f"  \\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
         f"  \\label{{tab:anomia-{table.name.replace('_', '-')}}}",
         f"  \\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
@@ -94,10 +105,10 @@ def latex(table: Table) -> str:
         f"    {' & '.join(escape_latex(column.header) for column in table.columns)} \\\\",
         "    \\midrule",
     ]
-    before: tuple[str, ...] | None = None
+    before: list[str] | None = None
     for cells in _cells(table):
-        block = tuple(cells[: max(1, table.keys - 1)])
-        if before is not None and block != before and table.keys > 2:
+        block = cells[: table.keys - 1]
+        if before is not None and block != before:
             lines.append("    \\addlinespace")
         lines.append(f"    {' & '.join(map(escape_latex, cells))} \\\\")
         before = block
@@ -115,7 +126,17 @@ def escape_latex(text: str) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text).replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def _for_people(table: Table) -> Table:
+    """Without the column of runs where there is one run, and with a word on stars where there are any."""
+    note, columns, rows, keys = table.note, table.columns, table.rows, table.keys
+    if any(isinstance(cell, Estimate) and not cell.checked for row in rows for cell in row):
+        note = f"{note} {STARRED}"
+    if columns[0] == RUN and len({row[0] for row in rows}) == 1:
+        columns, rows, keys = columns[1:], [row[1:] for row in rows], keys - 1
+    return table._replace(note=note, columns=columns, rows=rows, keys=max(keys, 1))
 
 
 def _cells(table: Table) -> list[list[str]]:
