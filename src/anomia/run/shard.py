@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.models import LoadedModel
 from anomia.models.fingerprint import fingerprint_tokenizer
-from anomia.probe.ask import Decoding, Distribution, Reply
+from anomia.probe.ask import Decoding, Distribution, OnSplit, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import record, write_rows
 from anomia.run.cells import CellRun
@@ -53,7 +54,9 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     # Items of like length share a batch; the order is a function of the items alone.
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
-    for offset, reply in zip(order, ask(cell, [encoded[n] for n in order], ready), strict=True):
+    halved: list[tuple[str, ...]] = []
+    replies = ask(cell, [encoded[n] for n in order], ready, on_split=halved.append)
+    for offset, reply in zip(order, replies, strict=True):
         rows[offset] = record(
             encoded[offset],
             reply,
@@ -69,6 +72,10 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
             f"model: {loaded.name!r} gives logits that are NaN or infinite for every item, so there is nothing "
             "to compare with; try another --dtype"
         )
+    if halved:
+        # In half precision it matters which items shared a batch, so a run says where that was not as planned.
+        part = {"arm": shard.arm, "dataset": shard.dataset, "language": shard.language}
+        folder.note(f"splits/{Path(shard.file_name).stem}.json", {**part, "halved": halved})
     write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
     taken = round(time.monotonic() - began, 3)
     progress.finish(
@@ -97,13 +104,19 @@ def encode(
 
 
 def ask(
-    cell: CellRun, encoded: Sequence[EncodedItem], ready: Ready, *, size: int | None = None
+    cell: CellRun,
+    encoded: Sequence[EncodedItem],
+    ready: Ready,
+    *,
+    size: int | None = None,
+    on_split: OnSplit | None = None,
 ) -> Iterator[Reply]:
     """Replies in the order of the items; size: items a batch, by default the run's."""
     assert cell.folder is not None
     size = size or int(cell.folder.provenance["batch_size"])
     asks = [item.ask for item in encoded]
-    return ready.engine.answer(ready.loaded.model, asks, decoding(cell.study, ready.loaded), batch_size=size)
+    how = decoding(cell.study, ready.loaded)
+    return ready.engine.answer(ready.loaded.model, asks, how, batch_size=size, on_split=on_split)
 
 
 def decoding(study: Study, loaded: LoadedModel) -> Decoding:
