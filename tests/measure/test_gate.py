@@ -127,6 +127,16 @@ def test_open_questions_come_with_the_number_that_would_settle_them(tmp_path: Pa
     assert check_run(read_results(write_run(tmp_path / "large", large, ["int8"])), limits).result == "pass"
 
 
+def test_base_under_another_name_passes_however_few_its_questions(tmp_path: Path) -> None:
+    base = study_records({}, items=12).with_columns(choice_scores=pl.lit([-1.0, -2.0, -3.0, -4.0]))
+    both = pl.concat([base, base.with_columns(arm=pl.lit("same"))])
+    assert check_run(read_results(write_run(tmp_path / "r", both, ["same"])), DEFAULTS).result == "pass"
+    other = both.with_columns(
+        open_text=pl.when((pl.col("arm") == "same") & (pl.col("index") == 3)).then(pl.lit("x"))
+    )
+    assert check_run(read_results(write_run(tmp_path / "o", other, ["same"])), DEFAULTS).result != "pass"
+
+
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     records = study_records({"a": Damage(seed=1), "b": Damage(seed=2)}, items=60)
     half = records.filter((pl.col("arm") != "b") | (pl.col("index") < 20))

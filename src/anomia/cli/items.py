@@ -53,6 +53,10 @@ def items(
     }
     for row in chosen.head(limit).iter_rows(named=True):
         key = row["language"], row["item_id"]
+        if key not in questions or key not in before:
+            raise RunError(
+                f"items: {run} has records of {row['item_id']!r}, which is none of its items; it is damaged"
+            )
         out_console.print(item_view(questions[key], before[key], row))
     out_console.print(f"{min(limit, len(chosen))} of {len(chosen)} items", style="dim", highlight=False)
 
@@ -60,9 +64,26 @@ def items(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl")],
+    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; of tasks, a folder.")],
+    to: Annotated[
+        str | None, typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.")
+    ] = None,
 ) -> None:
-    """Write one row for each arm and item."""
+    """Write one row for each arm and item, or the questions for another harness."""
+    from anomia.errors import RunError
+    from anomia.interop.lm_eval_tasks import export_tasks
     from anomia.report.export import export_run
 
+    if to is not None:
+        if to != "lm-eval-task":
+            raise RunError(f"export: unknown --to {to!r}; known: lm-eval-task")
+        tasks = export_tasks(run, file)
+        out_console.print(
+            f"{len(tasks)} tasks in {file}; run them: lm-eval run --model hf --model_args pretrained=MODEL "
+            f"--include_path {file} --tasks anomia --log_samples --output_path OUT",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+        return
     out_console.print(f"{export_run(run, file)} rows in {file}", highlight=False, soft_wrap=True)

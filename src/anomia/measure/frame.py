@@ -42,7 +42,8 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
     records = records.with_columns(**{f"{name}_floor": _floor(records, name) for name in CHOSEN})
     asked = pl.col("reach_beams").is_not_null() | pl.col("reach_samples").is_not_null()
     records = records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
-    texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in ("arm", *KEY)]
+    kept = ("arm", "open_text", *KEY)
+    texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in kept]
     lists = [name for name, kind in records.schema.items() if kind == pl.List and name not in _LISTS]
     return records.drop(texts + lists)
 

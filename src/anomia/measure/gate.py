@@ -119,8 +119,14 @@ def check_run(
         if broken:
             checks.append(broken)
         scopes = [POOLED, *results.languages] if by_language else [POOLED]
-        for scope in scopes:
-            checks += _checks(results, figures, arm, scope, limits)
+        mine = [check for scope in scopes for check in _checks(results, figures, arm, scope, limits)]
+        if _identical(results, arm):
+            # Nothing was lost, and no interval can say so.
+            mine = [
+                check._replace(result="pass", items_needed=None, note="every recorded probability is base's")
+                for check in mine
+            ]
+        checks += mine
     return Gate(_overall(checks), tuple(checks))
 
 
@@ -207,6 +213,11 @@ def _broken(results: Results, arm: str) -> Check | None:
     if overall is None or overall.decision.outcome != "broken":
         return None
     return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=overall.text)
+
+
+def _identical(results: Results, arm: str) -> bool:
+    """Whether every recorded probability and open answer of an arm is base's own."""
+    return any(v.evidence.identical for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL))
 
 
 def _check_finished(results: Results, arms: Sequence[str]) -> None:

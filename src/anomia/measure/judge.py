@@ -107,6 +107,7 @@ def _identical(pairs: pl.DataFrame) -> bool:
     """Whether every recorded probability of the arm is base's own, and there are some."""
     columns = ("choice_scores", "gold_log_prob", "top_log_probs")
     recorded = [name for name in columns if pairs[name].null_count() < len(pairs)]
+    # Where choice alone was scored, only the texts can tell about open.
     return bool(recorded) and all(
-        pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in recorded
+        pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in (*recorded, "open_text")
     )

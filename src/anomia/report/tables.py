@@ -67,10 +67,13 @@ def ladder_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequen
     shown = [(name, label) for name, label in LADDER if (arm, f"accuracy/{name}", POOLED) in figures]
     for _, label in shown:
         add_column(table, label)
-    add_column(table, "string\nfound")
+    strings = ("base", "accuracy/string_presence", POOLED) in figures
+    if strings:
+        add_column(table, "string\nfound")
     for scope in scopes:
         cells = [_change(figures, arm, f"accuracy/{name}", scope) for name, _ in shown]
-        cells.append(percent(figures.get(("base", "accuracy/string_presence", scope))))
+        if strings:
+            cells.append(percent(figures.get(("base", "accuracy/string_presence", scope))))
         _row(table, scope, scopes, cells)
     lines: list[RenderableType] = [table]
     agreement = next((g.agreement for g in diagnosis.gradings if (g.arm, g.scope) == (arm, POOLED)), None)

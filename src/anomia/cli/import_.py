@@ -1,0 +1,53 @@
+"""`anomia import`: the sample logs of another harness as a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command("import")
+def import_(
+    tool: Annotated[str, typer.Argument(help="lm-eval or lighteval: who wrote the samples.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders, base's first; or files, of which the first of each task is base's.",
+            metavar="PATH...",
+        ),
+    ] = None,
+    base: Annotated[list[Path] | None, typer.Option(help="A file or folder of base's samples.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="Of a compressed model's samples.", metavar="NAME=PATH")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
+    filter_name: Annotated[
+        str | None, typer.Option("--filter", help="Which filter of lm-eval's counts; default: the first.")
+    ] = None,
+) -> None:
+    """Fates, gaps and paired tests from what another harness logged: show, gate, report and items read it.
+
+    Base and every compressed model need a generation and a multiple-choice task over the same documents.
+
+    Example: anomia import lm-eval --base out/base --arm int4=out/int4 --out RUN
+    """
+    from anomia.errors import DataError, nearest
+    from anomia.interop.as_run import TOOLS, import_run, models_from
+
+    if tool not in TOOLS:
+        raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, TOOLS)}")
+    models = models_from(tool, files or [], base or [], arm or [], filter_name=filter_name)
+    found = import_run(tool, models, out, filter_name=filter_name)
+    lines = [
+        f"{found.questions} questions in {out}: {', '.join(found.languages)}; base and {', '.join(found.arms)}",
+        f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
+    ]
+    left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
+    if left_out:
+        lines.append(f"left out: {', '.join(left_out)}")
+    lines.append(f"see it: anomia show {out}")
+    out_console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

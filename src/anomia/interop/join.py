@@ -1,0 +1,105 @@
+"""Generation and multiple-choice samples of the same questions, joined for each model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from anomia.errors import DataError
+from anomia.grade import normalize
+from anomia.interop.samples import KEYS, Form, Sample, SampleFile
+
+# Of the questions that are joined by an id alone, so many must have the same gold answer in both tasks.
+_SAME_GOLD = 0.5
+
+
+class Joined(NamedTuple):
+    """The questions that every model answered in both forms.
+
+    by: the kind of name that joined them (`samples.KEYS`). answers: by model, for each question in one order,
+    its open and its choice sample. left_out: questions of base's that lack a form or a model, by reason.
+    """
+
+    by: str
+    answers: Mapping[str, tuple[tuple[Sample, Sample], ...]]
+    left_out: Mapping[str, int]
+
+
+def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
+    """Joins the samples of models, base first, by question.
+
+    Raises:
+        DataError: a model lacks a form, or no question was asked in both.
+    """
+    for model, files in models.items():
+        for form, name in (("open", "generation"), ("choice", "multiple-choice")):
+            if not any(file.form == form for file in files):
+                given = ", ".join(str(file.path) for file in files)
+                raise DataError(f"import: {model} has no samples of a {name} task; it has {given}")
+    by = _best_key(next(iter(models.values())))
+    found = {
+        model: {form: _named(files, form, by) for form in ("open", "choice")}
+        for model, files in models.items()
+    }
+    base = next(iter(found.values()))
+    asked = [key for key in base["open"] if key in base["choice"]]
+    kept = [key for key in asked if all(key in part for forms in found.values() for part in forms.values())]
+    if not kept:
+        raise DataError(
+            "import: no question was answered by all models in both forms; give samples of the same tasks, "
+            "and two tasks over the same documents"
+        )
+    answers = {
+        model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
+        for model, forms in found.items()
+    }
+    forms = ("open", "choice")
+    logged = sum(len(file.samples) for file in next(iter(models.values())))
+    left_out = {
+        "asked more than once": logged - sum(len(base[form]) for form in forms),
+        "one form only": len(base["open"].keys() ^ base["choice"].keys()),
+        "not answered by every model": len(asked) - len(kept),
+    }
+    return Joined(by, answers, left_out)
+
+
+def _best_key(files: Sequence[SampleFile]) -> str:
+    """The kind of name under which most questions of base's two forms meet.
+
+    Raises:
+        DataError: they meet under none.
+    """
+    most, best = 0, ""
+    for kind in KEYS:
+        opened, chosen = (_named(files, form, kind) for form in ("open", "choice"))
+        shared = [key for key in opened if key in chosen]
+        if kind == "id" and shared:
+            # Two tasks may number unrelated questions alike.
+            same = sum(_same_gold(opened[key], chosen[key]) for key in shared)
+            shared = shared if same >= _SAME_GOLD * len(shared) else []
+        if len(shared) > most:
+            most, best = len(shared), kind
+    if not best:
+        raise DataError(
+            "import: the generation and the multiple-choice samples of base share no question (by document "
+            "hash, by question and passage, or by id with the same answer); give two tasks over the same documents"
+        )
+    return best
+
+
+def _same_gold(opened: Sample, chosen: Sample) -> bool:
+    if not chosen.answers:
+        return False
+    gold = normalize(chosen.answers[0])
+    return any(gold in normalize(answer) or normalize(answer) in gold for answer in opened.answers)
+
+
+def _named(files: Sequence[SampleFile], form: Form, kind: str) -> dict[tuple[str, str], Sample]:
+    """Samples by name, of ids with the language; a name that is used twice names nothing and is left out."""
+    samples = [
+        sample for file in files if file.form == form for sample in file.samples if kind in sample.keys
+    ]
+    names = [(sample.language if kind == "id" else "", sample.keys[kind]) for sample in samples]
+    uses = Counter(names)
+    return {name: sample for name, sample in zip(names, samples, strict=True) if uses[name] == 1}

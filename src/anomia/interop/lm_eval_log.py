@@ -1,0 +1,181 @@
+"""Sample logs of lm-evaluation-harness (`--log_samples`): JSON lines, one file a task."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomia.errors import DataError
+from anomia.interop.samples import Sample, SampleFile, keys_of, language_of, numbers, question_of, texts
+
+# samples_TASK_2026-01-31T12-00-00.123456.jsonl
+_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.jsonl")
+
+
+def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile:
+    """Reads one sample log.
+
+    filter_name: which of several filters of a task counts; without it, the first in the file.
+
+    Raises:
+        DataError: the file can't be read or is no such log; the line is named.
+    """
+    samples: list[Sample] = []
+    filters: dict[str, None] = {}
+    task = task_of(path)
+    for number, row in _rows(path):
+        name = str(row.get("filter", "none"))
+        filters.setdefault(name)
+        if name == (filter_name or next(iter(filters))):
+            try:
+                samples.append(_sample(row, task))
+            except (TypeError, ValueError, KeyError, IndexError) as fault:
+                raise DataError(f"import: {path}, line {number}: {fault}") from None
+    if filter_name is not None and filter_name not in filters:
+        raise DataError(
+            f"import: {path} has no filter {filter_name!r}; it has {', '.join(filters) or 'none'}"
+        )
+    if not samples:
+        raise DataError(f"import: {path} holds no samples; run the harness with --log_samples")
+    forms = {sample.form for sample in samples}
+    if len(forms) > 1:
+        raise DataError(f"import: {path} mixes generation and multiple choice; give one task a file")
+    used = filter_name or next(iter(filters))
+    return SampleFile(path, task, forms.pop(), tuple(samples), used if len(filters) > 1 else None)
+
+
+def task_of(path: Path) -> str:
+    """The task that a log belongs to, by its name."""
+    found = _FILE.fullmatch(path.name)
+    return found["task"] if found else path.stem
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict) or "resps" not in row or not isinstance(row.get("doc"), dict):
+                    raise DataError(
+                        f"import: {path}, line {number} is no sample of lm-evaluation-harness "
+                        "(it has no doc and resps); run the harness with --log_samples"
+                    )
+                yield number, row
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"import: {path} can't be read: {reason}") from None
+
+
+def _sample(row: Mapping[str, Any], task: str) -> Sample:
+    doc = row["doc"]
+    question, context = question_of(doc)
+    digest = row.get("doc_hash")
+    metrics = numbers(row, texts(row.get("metrics")) or [name for name in row if name not in _OWN])
+    passage = doc.get("passage_id")
+    arguments = _arguments(row.get("arguments"))
+    scores = _scores(row["resps"])
+    choice = scores is not None and len(scores) > 1
+    options: tuple[str, ...] = ()
+    gold = None
+    if choice and scores is not None:
+        options = tuple(str(pair[1]).strip() for pair in arguments if len(pair) > 1)
+        if len(options) != len(scores):
+            raise ValueError(f"{len(options)} options but {len(scores)} scores")
+        half = len(options) // 2
+        if half > 1 and options[:half] == options[half:]:
+            # Mutual information logs every option twice: after the prompt, then alone.
+            options, scores = options[:half], scores[:half]
+        gold = _gold(row.get("target"), options)
+        answers: tuple[str, ...] = () if gold is None else (options[gold],)
+    else:
+        answers = texts(doc.get("answers")) or _answers(row.get("target"))
+    return Sample(
+        form="choice" if choice else "open",
+        keys=keys_of(doc, digest=digest if isinstance(digest, str) else None),
+        language=language_of(doc, task),
+        question=question or (str(arguments[0][0]) if arguments and arguments[0] else ""),
+        context=context,
+        passage=passage if isinstance(passage, str) else None,
+        answers=answers,
+        text=None if choice else _first_text(row.get("filtered_resps"), row["resps"]),
+        options=options,
+        scores=tuple(scores) if choice and scores else (),
+        gold=gold,
+        metrics=metrics,
+    )
+
+
+_OWN = frozenset(
+    ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
+     "prompt_hash", "target_hash")
+)  # fmt: skip
+
+
+def _arguments(found: Any) -> list[list[Any]]:
+    """Prompt and continuation of each request; written as a list or, since 0.4, as `gen_args_N`."""
+    if isinstance(found, Mapping):
+        found = [each for _, each in sorted(found.items(), key=lambda pair: _number(pair[0]))]
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        return []
+    pairs = []
+    for each in found:
+        if isinstance(each, Mapping):
+            each = [value for _, value in sorted(each.items(), key=lambda pair: _number(pair[0]))]
+        pairs.append(list(each) if isinstance(each, Sequence) and not isinstance(each, str) else [each])
+    return pairs
+
+
+def _number(name: str) -> int:
+    digits = re.search(r"(\d{1,9})$", str(name))
+    return int(digits[1]) if digits else 0
+
+
+def _scores(resps: Any) -> list[float] | None:
+    """Sums of log-probabilities, a (sum, greedy) pair a request; None where the answers are texts."""
+    found = []
+    for each in resps if isinstance(resps, list) else []:
+        while isinstance(each, list) and each and isinstance(each[0], list):
+            each = each[0]
+        if not isinstance(each, list) or len(each) != 2 or str(each[1]) not in ("True", "False"):
+            return None
+        score = float(each[0])
+        if math.isnan(score):
+            raise ValueError("a log-probability is not a number")
+        found.append(score)
+    return found or None
+
+
+def _first_text(filtered: Any, resps: Any) -> str:
+    """What was generated; several repeats: the first."""
+    for found in (resps, filtered):
+        while isinstance(found, list) and found:
+            found = found[0]
+        if isinstance(found, str):
+            return found
+    raise ValueError("there is no generated text")
+
+
+def _gold(target: Any, options: Sequence[str]) -> int | None:
+    """Which option is right: a number, its text, or a list of which the first counts."""
+    if isinstance(target, list):
+        target = target[0] if target else None
+    text = str(target).strip()
+    if re.fullmatch(r"-?\d{1,4}", text) and 0 <= int(text) < len(options):
+        return int(text)
+    return options.index(text) if text in options else None
+
+
+def _answers(target: Any) -> tuple[str, ...]:
+    """Gold answers of a generation task, which the harness writes as a text, also where they are a list."""
+    if isinstance(target, str) and target.startswith("[") and target.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            target = ast.literal_eval(target)
+    return tuple(answer.strip() for answer in texts(target) if answer.strip())

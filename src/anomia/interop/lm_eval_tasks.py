@@ -1,0 +1,157 @@
+"""The questions of a run as tasks of lm-evaluation-harness: the same prompts, in open and in choice form."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomia import grade
+from anomia.errors import RunError
+from anomia.files import read_yaml, write_text
+from anomia.items.prompts import open_prompt, read_templates
+from anomia.records import read_items, read_records
+
+# What the harness calls: standing alone, for Anomia may not be installed where it runs.
+_HEADER = '''"""Written by Anomia: loads the questions beside this file and grades answers as Anomia does."""
+
+import json
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+
+def load(language, **_):
+    """The questions of one language."""
+    import datasets
+
+    file = Path(__file__).parent / f"{language}.jsonl"
+    lines = file.read_text(encoding="utf-8").split("\\n")
+    return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines if line])}
+
+
+def process_results(doc, results):
+    """Whether the output contains a gold answer, and whether its first line is one."""
+    line = next((line for line in results[0].splitlines() if line.strip()), "")
+    return {
+        "contains": float(any(contains(results[0], answer) for answer in doc["answers"])),
+        "em": float(any(normalize(line) == normalize(answer) != "" for answer in doc["answers"])),
+    }
+'''
+
+
+def export_tasks(run: Path, folder: Path) -> list[str]:
+    """Writes task files and returns the names of the tasks: for each language one open and one choice task.
+
+    The prompts are those that base saw, cut where they were cut. In choice the options stand in the order in
+    which they were scored. Run them with `lm-eval --include_path FOLDER --tasks anomia --log_samples`.
+
+    Raises:
+        RunError: the run has no items, or the folder can't be written.
+    """
+    study = read_yaml(run / "study.yaml") if (run / "study.yaml").is_file() else {}
+    templates = read_templates(study.get("prompts") or {})
+    cut = _cut_passages(run)
+    languages: dict[str, list[dict[str, Any]]] = {}
+    for row in read_items(run).sort("language", "index").iter_rows(named=True):
+        if row["options_standard"] is None:
+            continue
+        context = row["context"][: cut.get((row["language"], row["item_id"]))]
+        gold = row["answers"][0]
+        languages.setdefault(row["language"], []).append(
+            {
+                "id": row["item_id"],
+                "language": row["language"],
+                "passage_id": row["passage_id"],
+                "context": row["context"],
+                "question": row["question"],
+                "answers": row["answers"],
+                "options": row["options_standard"],
+                "gold": row["options_standard"].index(gold),
+                "prompt": open_prompt(context, row["question"], templates=templates),
+            }
+        )
+    if not languages:
+        raise RunError(f"export: {run} has no items with options")
+    tokens = int(study.get("max_new_tokens") or 32)
+    names: list[str] = []
+    for language, docs in languages.items():
+        slug = re.sub(r"[^a-z0-9]+", "_", language.lower()).strip("_") or "x"
+        write_text(
+            folder / f"{slug}.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
+        )
+        for name, task in _tasks(slug, tokens):
+            _write_yaml(folder / f"{name}.yaml", task)
+            names.append(name)
+    _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
+    write_text(folder / "utils.py", _helpers())
+    return names
+
+
+def _cut_passages(run: Path) -> dict[tuple[str, str], int]:
+    """How many characters of each passage base saw, where the run has been asked already."""
+    if not any((run / "records").glob("*.parquet")):
+        return {}
+    records = read_records(run)
+    if "context_characters" not in records.columns:
+        return {}
+    seen = records.filter((records["arm"] == "base") & records["context_characters"].is_not_null())
+    columns = seen.select("language", "item_id", "context_characters")
+    return {(language, item): int(count) for language, item, count in columns.iter_rows()}
+
+
+def _tasks(language: str, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    common = {
+        "custom_dataset": "!function utils.load",
+        "dataset_kwargs": {"language": language},
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}",
+        "num_fewshot": 0,
+    }
+    name = f"anomia_open_{language}"
+    yield (
+        name,
+        {
+            "task": name,
+            **common,
+            "output_type": "generate_until",
+            "doc_to_target": "{{answers[0]}}",
+            "generation_kwargs": {"until": [], "max_gen_toks": tokens, "do_sample": False},
+            "process_results": "!function utils.process_results",
+            "metric_list": [_mean(metric) for metric in ("contains", "em")],
+            "metadata": {"version": 1},
+        },
+    )
+    name = f"anomia_choice_{language}"
+    yield (
+        name,
+        {
+            "task": name,
+            **common,
+            "output_type": "multiple_choice",
+            "doc_to_choice": "{{options}}",
+            "doc_to_target": "{{gold}}",
+            "target_delimiter": " ",
+            "metric_list": [_mean("acc")],
+            "metadata": {"version": 1},
+        },
+    )
+
+
+def _mean(metric: str) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+
+
+def _write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    # The harness's own tag, which no YAML library writes.
+    write_text(path, re.sub(r"'(!function [\w.]+)'", r"\1", text))
+
+
+def _helpers() -> str:
+    return "\n\n".join([_HEADER, inspect.getsource(grade.normalize), inspect.getsource(grade.contains)])

@@ -1,0 +1,126 @@
+"""What another harness logged of one question: the common form of all sample logs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from anomia.grade import normalize
+from anomia.items.languages import language_code, language_name
+
+Form = Literal["open", "choice"]
+# By what a generation and a choice sample can be known to be of one question, best first.
+KEYS = ("hash", "text", "id")
+UNKNOWN_LANGUAGE = "unknown"
+
+_QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prompt")
+_CONTEXTS = ("context", "passage", "article", "story", "support", "paragraph")
+_LANGUAGES = ("language", "lang")
+_IDS = ("id", "qid", "question_id", "idx")
+_RIGHT = ("contains", "exact_match", "em", "acc")
+_CHOSEN = ("acc", "acc_norm", "exact_match", "em")
+
+
+class Sample(NamedTuple):
+    """One model's answer to one question in one task.
+
+    keys: names of the question, by kind (`KEYS`); kinds that can't be told are absent. passage: an id of the
+    passage where the document has one. answers: gold answers, the first one first. text: what was generated.
+    options, scores: of choice, in the order shown; scores are sums of log-probabilities. metrics: as logged.
+    """
+
+    form: Form
+    keys: Mapping[str, str]
+    language: str
+    question: str
+    context: str
+    passage: str | None
+    answers: tuple[str, ...]
+    text: str | None
+    options: tuple[str, ...]
+    scores: tuple[float, ...]
+    gold: int | None
+    metrics: Mapping[str, float]
+
+
+class SampleFile(NamedTuple):
+    """A file of samples of one task and one form. filter: of lm-evaluation-harness, which way to read outputs."""
+
+    path: Path
+    task: str
+    form: Form
+    samples: tuple[Sample, ...]
+    filter: str | None = None
+
+
+def right(sample: Sample) -> tuple[bool | None, str]:
+    """Whether an answer counted as right, and by which metric; None where nothing says so.
+
+    The task's own metric decides if it is right-or-wrong; else containment of a gold answer, or the option
+    with the largest score.
+    """
+    for name in _RIGHT if sample.form == "open" else _CHOSEN:
+        if sample.metrics.get(name) in (0.0, 1.0):
+            return bool(sample.metrics[name]), name
+    if sample.form == "open":
+        if sample.text is None or not any(normalize(answer) for answer in sample.answers):
+            return None, ""
+        output = normalize(sample.text)
+        return any(normalize(a) and normalize(a) in output for a in sample.answers), "containment"
+    if sample.gold is None or not sample.scores:
+        return None, ""
+    return picked(sample) == sample.gold, "largest log-probability"
+
+
+def picked(sample: Sample) -> int:
+    """The option with the largest score."""
+    return max(range(len(sample.scores)), key=sample.scores.__getitem__)
+
+
+def question_of(doc: Mapping[str, Any]) -> tuple[str, str]:
+    """Question and passage of a document, as its fields are usually called; empty where they can't be found."""
+    question = next((doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name]), "")
+    context = next((doc[name] for name in _CONTEXTS if isinstance(doc.get(name), str)), "")
+    return question, context
+
+
+def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, str]:
+    """The names of a document's question. digest: the harness's own hash of the document."""
+    question, context = question_of(doc)
+    found = {"hash": digest} if digest else {}
+    if question:
+        text = "\0".join((normalize(context), normalize(question)))
+        found["text"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+    own = next((doc[name] for name in _IDS if isinstance(doc.get(name), (str, int))), None)
+    if own not in (None, ""):
+        found["id"] = str(own)
+    return found
+
+
+def language_of(doc: Mapping[str, Any], task: str) -> str:
+    """The language that a document names, else the one that the task's name ends in."""
+    named = next((doc[name] for name in _LANGUAGES if isinstance(doc.get(name), str) and doc[name]), None)
+    if named is not None:
+        return language_name(named)
+    last = language_name(re.split(r"[_:|\-]", task)[-1])
+    return UNKNOWN_LANGUAGE if language_code(last) is None else last
+
+
+def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """The metrics that are plain numbers."""
+    found = {}
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, (bool, int, float)) and value == value:
+            found[str(name)] = float(value)
+    return found
+
+
+def texts(values: Any) -> tuple[str, ...]:
+    """The texts in a list, or a text alone."""
+    if isinstance(values, str):
+        return (values,)
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, Sequence) else ()
