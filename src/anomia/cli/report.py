@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomia.cli.app import app, err_console, out_console
+
+if TYPE_CHECKING:
+    from anomia.measure.results import Results
+
+FORMATS = ("svg", "png", "pdf")
 
 
 @app.command()
@@ -27,20 +33,29 @@ def report(
 
     Example: anomia report anomia-demo --open
     """
-    from anomia.report.page.build import write_report
+    from anomia.run.folder import runs_of
 
     folder = out or runs[0] / "report"
-    with err_console.status("drawing the report"):
-        done = write_report(runs, folder)
-    out_console.print(f"report: {done.page}", highlight=False, soft_wrap=True)
+    page = make_report([found for run in runs for found in runs_of(run)], folder)
     out_console.print(
         f"figures: {folder / 'figures'}   tables: {folder / 'tables'}", highlight=False, soft_wrap=True
     )
+    if open_page and not webbrowser.open(page.resolve().as_uri()):
+        err_console.print("no browser could be started; open the page by hand", highlight=False)
+
+
+def make_report(runs: Sequence[Path], folder: Path, results: Sequence[Results] | None = None) -> Path:
+    """Writes the report of some runs, says where its page is, and returns that."""
+    from anomia.report.page.build import write_report
+
+    with err_console.status("drawing the report"):
+        done = write_report(runs, folder, results=results, formats=FORMATS)
+    out_console.print(f"report: {done.page}", highlight=False, soft_wrap=True)
     if done.left_out:
         out_console.print(
-            f"to keep the page small it has no {', '.join(done.left_out)} of single items; anomia view {runs[0]} shows them",
+            f"to keep the page small, {' and '.join(done.left_out)} are not in it; "
+            f"anomia view {runs[0]} shows them",
             highlight=False,
             soft_wrap=True,
         )
-    if open_page and not webbrowser.open(done.page.resolve().as_uri()):
-        err_console.print("no browser could be started; open the page by hand", highlight=False)
+    return done.page

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomia.cli.app import app, err_console, names, out_console, progress_display, whole
+from anomia.cli.report import make_report
 from anomia.cli.show import show_failures
 from anomia.errors import AnomiaError
 from anomia.files import place
@@ -216,6 +217,8 @@ def execute(
         out_console.print(side_by_side(found))
     for _, results in found:
         show_failures(results)
+    if any(results.arms for _, results in found):
+        make_report([folder for folder, _ in found], out / "report", [results for _, results in found])
     out_console.print(f"\nall tables: anomia show {out}", highlight=False, soft_wrap=True)
     out_console.print(
         f"results: {found[0][0] / 'results.json'}   records: {found[0][0] / 'records'}",

@@ -93,7 +93,9 @@ class _Guard:
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] += [
+                    (name.lower().encode(), value.encode()) for name, value in HEADERS.items()
+                ]
             await send(message)
 
         refused = self._refusal(Request(scope))
@@ -152,7 +154,9 @@ def serve(run: Path, *, host: str, port: int, ready: Callable[[str], None]) -> N
         token = secrets.token_urlsafe(24)
         names = dict.fromkeys((shown, *(LOOPBACK if shown in LOOPBACK else ())))
         app = application(html, rows, token=token, hosts=[f"{name}:{found}" for name in names])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        )
         ready(f"http://{shown}:{found}/?token={token}")
         try:
             server.run(sockets=[listener])

@@ -63,13 +63,17 @@ class Rows:
         try:
             self._database = duckdb.connect(scratch / "rows.duckdb")
             # From here on nothing but the run can be read, whatever a query says.
-            self._database.execute("SET allowed_directories = $folders", {"folders": [str(run), str(scratch)]})
+            self._database.execute(
+                "SET allowed_directories = $folders", {"folders": [str(run), str(scratch)]}
+            )
             self._database.execute("SET enable_external_access = false")
             self._database.execute("SET lock_configuration = true")
             self._database.execute(_FILES, {"files": files})
             self._database.execute(_NUMBERED, {"files": files, "line": LINE})
         except duckdb.Error as error:
-            raise RunError(f"view: the records of {run} can't be read: {' '.join(str(error).split())}") from None
+            raise RunError(
+                f"view: the records of {run} can't be read: {' '.join(str(error).split())}"
+            ) from None
 
     def close(self) -> None:
         """Ends all reading."""
@@ -122,13 +126,19 @@ class Rows:
 
     def item(self, number: int) -> dict[str, Any] | None:
         """One item whole, as the page shows it, with base's answer first."""
-        key = self._database.cursor().execute(f"SELECT {_KEY} FROM rows WHERE number = $number", {"number": number})
+        key = self._database.cursor().execute(
+            f"SELECT {_KEY} FROM rows WHERE number = $number", {"number": number}
+        )
         row = key.fetchone()
         if row is None:
             return None
         same = " AND ".join(f"{name} = ${name}" for name in _KEY.split(", "))
         values = dict(zip(_KEY.split(", "), row, strict=True))
-        files = self._database.cursor().execute(f"SELECT DISTINCT file FROM files WHERE {same}", values).fetchall()
+        files = (
+            self._database.cursor()
+            .execute(f"SELECT DISTINCT file FROM files WHERE {same}", values)
+            .fetchall()
+        )
         items = self._dicts("SELECT * FROM read_parquet($file)", same, values | {"file": self._items})
         answers = self._dicts(
             "SELECT * FROM read_parquet($files, union_by_name = true)", same, values | {"files": [file for (file,) in files]}
@@ -161,7 +171,9 @@ def _line(side: str) -> str:
     return f"left(regexp_replace(trim({side}.open_text, ' \n\t\r'), '\\s*\\n\\s*', ' ⏎ ', 'g'), $line)"
 
 
-_VERDICTS = ",\n".join(f"10 * {_verdict(name, 'base')} + {_verdict(name, 'answer')} AS {name}" for name in PROBES)
+_VERDICTS = ",\n".join(
+    f"10 * {_verdict(name, 'base')} + {_verdict(name, 'answer')} AS {name}" for name in PROBES
+)
 _FATE = f"""CASE
     WHEN NOT coalesce(base.open_correct AND base.choice_correct, false)
         OR answer.open_correct IS NULL OR answer.choice_correct IS NULL THEN {len(FATES)}
@@ -189,8 +201,32 @@ SELECT
 FROM answers AS answer JOIN answers AS base USING ({_KEY})
 WHERE answer.arm <> 'base' AND base.arm = 'base'
 """
-_COLUMNS = ("number", "arm", "language", "item_id", "question", "gold", "said", "base_said", "rank", "base_rank", "fate")
-_NAMES = ("number", "arm", "language", "id", "question", "gold", "said", "baseSaid", "rank", "baseRank", "fate")
+_COLUMNS = (
+    "number",
+    "arm",
+    "language",
+    "item_id",
+    "question",
+    "gold",
+    "said",
+    "base_said",
+    "rank",
+    "base_rank",
+    "fate",
+)
+_NAMES = (
+    "number",
+    "arm",
+    "language",
+    "id",
+    "question",
+    "gold",
+    "said",
+    "baseSaid",
+    "rank",
+    "baseRank",
+    "fate",
+)
 _SHOWN = ", ".join((*_COLUMNS, *PROBES))
 
 

@@ -16,6 +16,7 @@ from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import PROBES, index, item_whole, language_codes, prompt_templates
 from anomia.report.page.package import compressed, embedded_bytes, page
+from anomia.report.table_files import write_tables
 
 PAGE_NAME = "index.html"
 # In bytes: a page that is mailed and opened at once.
@@ -52,7 +53,7 @@ def write_report(
     """Writes `index.html`, `figures/` and `tables/` of one or more runs.
 
     Args:
-        folders: the folders of the runs.
+        folders: the folders of the runs; of a study with several cells, those of its cells.
         out: where to write.
         results: of the runs, where they are read already.
         formats: of the figures' files; none writes none.
@@ -106,10 +107,12 @@ def figure_specs(drawn: Sequence[Drawn]) -> bytes:
     return compressed(
         {
             figure.name: {
-                name: vl_convert.vegalite_to_vega(figure.chart.to_dict() | {"config": config})
+                name: vl_convert.vegalite_to_vega(spec | {"config": config})
                 for name, config in themes.items()
             }
             for figure in drawn
+            # Altair's own check of what it made takes most of the time of a report.
+            for spec in (figure.chart.to_dict(validate=False),)
         }
     )
 
