@@ -48,6 +48,7 @@ class MissingExtraError(AnomiaError):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The remedy for a misspelt name: the nearest valid one, or all of them."""
-    known = sorted(valid)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    # From files, where a name may be a number or nothing at all.
+    known = sorted(str(option) for option in valid)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

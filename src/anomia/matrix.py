@@ -161,6 +161,8 @@ def _base(entry: Any) -> dict[str, Any]:
     if len(entry) != 1:
         raise StudyError(f"base: {entry!r} is no model; write its name, or NAME: {{chat: true}}")
     ((name, settings),) = entry.items()
+    if not isinstance(settings or {}, Mapping):
+        raise StudyError(f"base: {name}: {settings!r} is no setting; write NAME: {{chat: true}}")
     for key in settings or {}:
         if key not in OF_A_BASE:
             raise StudyError(f"base: {name}: unknown key {key!r}; {nearest(key, OF_A_BASE)}")
@@ -171,7 +173,7 @@ def _languages_of(data: str, languages: Mapping[str, Any], known: Sequence[Any])
     for name in languages:
         if name not in known:
             raise StudyError(f"languages: {name!r} is no data set of this study; {nearest(name, known)}")
-    return languages.get(data)
+    return languages.get(data) if isinstance(data, str) else None
 
 
 def _all(expand: Any, entries: Sequence[Any], faults: list[str]) -> list[str]:

@@ -10,9 +10,10 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import polars as pl
+from pyarrow import parquet
 
 from anomia.errors import RunError
 from anomia.files import sha256, write_bytes, write_text
@@ -26,6 +27,9 @@ _FLOATS = pl.List(pl.Float64)
 _GENERATIONS = ("distractors_only", "unrelated", "one_shot", "zero_shot")
 _CHOICES = (*OPTION_KINDS, "choice_no_question")
 _PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+_NEVER_NULL = (
+    "arm", "dataset", "language", "item_id", "index", "passage_id", "question", "gold", "finite",
+)  # fmt: skip
 TOP_TOKENS_SHOWN = 10
 
 
@@ -203,9 +207,7 @@ def spoken(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
         greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
         open_tokens=reply.greedy.get("open", ()),
         beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
-        samples={
-            seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()
-        },
+        samples={seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()},
     )
 
 
@@ -397,8 +399,11 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
                 f"run: {path} is damaged (its checksum is another); the `anomia run` that wrote it sets it "
                 "aside and does its part again"
             )
-        return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
-    except (OSError, pl.exceptions.PolarsError) as error:
+        # Arrow's reader says what is wrong with a damaged file, where that of Polars can end the process.
+        table = parquet.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
+        table.validate(full=True)
+        return cast(pl.DataFrame, pl.from_arrow(table))
+    except (OSError, ValueError, NotImplementedError, pl.exceptions.PolarsError) as error:
         raise RunError(f"run: {path} can't be read: {error}") from None
 
 
@@ -415,8 +420,28 @@ def read_records(run: Path) -> pl.DataFrame:
     files = sorted((run / "records").glob("*.parquet"))
     if not files:
         raise RunError(f"run: {run} has no records; is it the folder that was given as --out?")
-    frame = pl.concat([read_rows(file) for file in files], how="diagonal")
+    frames = [_checked(read_rows(file), file) for file in files]
+    # The schema first: what an older version did not record is null.
+    frame = pl.concat([pl.DataFrame(schema=SCHEMA), *frames], how="diagonal")
+    if frame.select("arm", "dataset", "language", "item_id").is_duplicated().any():
+        raise RunError(f"run: {run} has two records of one item and arm; remove the record files put into it")
     return frame.sort("arm", "dataset", "language", "index")
+
+
+def _checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """Rows with columns of the schema's types, and without gaps in those that say what a row is about.
+
+    Raises:
+        RunError: they are no records of a run.
+    """
+    retyped = [name for name, kind in frame.schema.items() if kind not in (SCHEMA.get(name, kind), pl.Null)]
+    lacking = [name for name in _NEVER_NULL if name not in frame.columns or frame[name].has_nulls()]
+    if retyped or lacking:
+        raise RunError(
+            f"run: {file} holds no records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
+            "or is of another type; restore the file, or remove it and give the run's command again"
+        )
+    return frame
 
 
 def _sum_file(path: Path) -> Path:

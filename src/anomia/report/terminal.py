@@ -45,7 +45,7 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             continue
         verdict = "right" if row["open_correct"] else "wrong"
         grid.add_row(
-            f"{name} said", Text.assemble(_plain(_one_line(row["open_text"])), (f"  ({verdict})", "bold"))
+            f"{name} said", Text.assemble(_plain(_one_line(row["open_text"] or "")), (f"  ({verdict})", "bold"))
         )
         picked = _plain(str(row["choice_pick"]))
         mark = "right" if row["choice_correct"] else "wrong"
