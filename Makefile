@@ -7,7 +7,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all fuzz docs smoke check format bench bench-gpu clean
+.PHONY: install demo test test-all browser fuzz docs smoke check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -23,11 +23,20 @@ demo: install
 	$(BIN)/anomia demo --out $(OUT) $(ARGS)
 
 # What must pass, with the slow tests; under half an hour on two cores.
-test: install
+test: install browser
 	$(BIN)/python -m pytest -m 'not longest'
 
-test-all: install
+test-all: install browser
 	$(BIN)/python -m pytest
+
+# What the tests of the report look at its page with: Debian's Chromium and fonts of nine scripts. Where it can't
+# be installed they are skipped and say so.
+browser:
+	@command -v chromium > /dev/null || { command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] \
+		&& apt-get -qq update > /dev/null \
+		&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+			chromium fonts-noto-core fonts-noto-cjk > /dev/null; } \
+		|| echo 'no Chromium: the tests of the page are skipped'
 
 # Ten thousand inputs for everything that reads a file; FUZZ=N for another number.
 FUZZ ?= 10000
