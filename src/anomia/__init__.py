@@ -1,5 +1,49 @@
-"""Anomia: what did compression take from a language model, the knowledge or only the words?"""
+"""Anomia: what did compression take from a language model, the knowledge or only the words?
+
+    import anomia
+
+    run = anomia.run(base="Qwen/Qwen3-8B", arms=["wanda:0.5"], data="tydiqa", languages=["swahili"])
+    run.verdict
+
+What is named here is imported when it is first used, so that `import anomia` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from anomia._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from anomia.api import InMemory, Run, Verdict, open_run, run
+    from anomia.errors import AnomiaError
+    from anomia.items import build_items, read_questions
+
+__all__ = [
+    "AnomiaError", "InMemory", "Run", "Verdict", "__version__", "build_items", "open_run", "read_questions", "run",
+]  # fmt: skip
+
+_FROM = {
+    "AnomiaError": "anomia.errors",
+    "InMemory": "anomia.api",
+    "Run": "anomia.api",
+    "Verdict": "anomia.api",
+    "build_items": "anomia.items",
+    "open_run": "anomia.api",
+    "read_questions": "anomia.items",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "run":
+        # The folder of this name can be called: Python puts it here whenever anything in it is imported.
+        return import_module("anomia.run")
+    if name in _FROM:
+        return getattr(import_module(_FROM[name]), name)
+    raise AttributeError(f"module 'anomia' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

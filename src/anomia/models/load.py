@@ -18,6 +18,7 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
+from anomia.models.memory import PREFIX, held
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -76,6 +77,8 @@ def load_model(
     Raises:
         ModelError: it can't be found, has no usable weights, or is no causal language model.
     """
+    if name.startswith(PREFIX):
+        return _from_memory(name, dtype=dtype, device=device, chat=chat)
     source, gguf_file = _locate(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if gguf_file:
@@ -112,9 +115,21 @@ def load_model(
             f"model: {name!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, …); "
             "it is damaged, or stored in a format that this version of transformers can't read"
         )
+    return _ready(name, model.to(resolve_device(device)), tokenizer, chat=chat)
+
+
+def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedModel:
+    """A copy of a model that this process holds; `auto` leaves it on its device and in its type."""
+    model, tokenizer = held(name)
+    if dtype in DTYPES:
+        model = model.to(DTYPES[dtype])
+    return _ready(name, model if device == "auto" else model.to(resolve_device(device)), tokenizer, chat=chat)
+
+
+def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool) -> LoadedModel:
     if chat and not getattr(tokenizer, "chat_template", None):
         raise ModelError(f"model: the tokenizer of {name!r} has no chat template; leave out --chat")
-    model = model.to(resolve_device(device)).eval()
+    model = model.eval()
     model.requires_grad_(False)
     return LoadedModel(name, model, tokenizer)
 

@@ -1,0 +1,370 @@
+"""The Python API: a study in one call, its results as frames and figures.
+
+    run = anomia.run(base="Qwen/Qwen3-8B", arms=["wanda:0.5"], data="tydiqa", languages=["swahili"])
+    run.verdict
+    run.items(fate="choice_only")
+
+What takes seconds to import is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomia.errors import AnomiaError, RunError, nearest
+
+if TYPE_CHECKING:
+    import altair as alt
+    import polars as pl
+
+    from anomia.measure.results import Results
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A model that this process already holds, and its tokenizer. name: how tables call it."""
+
+    model: Any
+    tokenizer: Any
+    name: str = "model"
+
+
+Model = str | InMemory | tuple[Any, Any]
+"""A hub id, a folder or a GGUF file; or a `transformers` model with its tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one arm.
+
+    outcome: intact, illusion, demotion, mixed, loss, reverse, untestable, broken or inconclusive.
+    same_passage: the outcome with options from the same passage, None where there are none.
+    text: both in words. by_language: the outcome in each language.
+    """
+
+    arm: str
+    outcome: str
+    text: str
+    same_passage: str | None
+    by_language: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"{self.arm}: {self.outcome}. {self.text}"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(language)}</td><td>{escape(outcome)}</td></tr>"
+            for language, outcome in self.by_language.items()
+        )
+        head = f"<b>{escape(self.arm)}: {escape(self.outcome)}</b><p>{escape(self.text)}</p>"
+        return f"<div>{head}<table>{rows}</table></div>"
+
+
+class Run:
+    """A run on disk: its verdicts, records and figures. Figures are computed when they are first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def results(self) -> Results:
+        """Everything that was computed from the records."""
+        from anomia.measure.results import read_results
+
+        return read_results(self.path)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that were measured, without base."""
+        return self.results.arms
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages that were asked."""
+        return self.results.languages
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why an arm could not be made or measured to its end, by arm."""
+        return dict(self.results.failed)
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What should be known of an arm: another tokenizer, probes that a server can't answer."""
+        return {arm: list(notes) for arm, notes in self.results.notes.items()}
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict of each arm."""
+        found = {}
+        for arm in self.arms:
+            mine = {verdict.scope: verdict for verdict in self.results.verdicts if verdict.arm == arm}
+            overall = mine.pop(OVERALL)
+            beside = overall.same_passage
+            found[arm] = Verdict(
+                arm,
+                overall.decision.outcome,
+                overall.text,
+                None if beside is None else beside.outcome,
+                {language: verdict.decision.outcome for language, verdict in mine.items()},
+            )
+        return found
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the only arm.
+
+        Raises:
+            RunError: there are several; ask `verdicts`.
+        """
+        verdicts = self.verdicts
+        if len(verdicts) != 1:
+            names = ", ".join(verdicts) or "none was measured"
+            raise RunError(f"run: {self.path} has {len(verdicts)} arms ({names}); use run.verdicts[ARM]")
+        return next(iter(verdicts.values()))
+
+    @property
+    def records(self) -> pl.DataFrame:
+        """One row for each arm and item, with its `fate`; columns as in `docs/results.md`."""
+        from anomia.measure.recognition import with_fates
+
+        return with_fates(self.results.records)
+
+    def figures(self) -> pl.DataFrame:
+        """Every figure with its 95 % interval: arm, measure, scope, value, low, high, n, clusters, method."""
+        import polars as pl
+
+        rows = [
+            {
+                "arm": figure.arm,
+                "measure": figure.measure,
+                "scope": figure.scope,
+                **(figure.estimate._asdict() if figure.estimate is not None else {}),
+            }
+            for figure in self.results.diagnosis.figures
+        ]
+        schema = {
+            "arm": pl.String, "measure": pl.String, "scope": pl.String, "value": pl.Float64, "low": pl.Float64,
+            "high": pl.Float64, "n": pl.Int64, "clusters": pl.Int64, "method": pl.String, "checked": pl.Boolean,
+        }  # fmt: skip
+        return pl.DataFrame(rows, schema=schema)
+
+    def fates(self) -> pl.DataFrame:
+        """Counts of fates by arm, options and scope, with the dissociation rate and its interval."""
+        import polars as pl
+
+        from anomia.measure.figures import lookup
+
+        estimates = lookup(self.results.diagnosis.figures)
+        rows = []
+        for arm, options, scope, counts in self.results.diagnosis.fates:
+            rate = estimates.get((arm, f"dissociation/{options}", scope))
+            rows.append(
+                {
+                    "arm": arm,
+                    "options": options,
+                    "scope": scope,
+                    "both_correct": counts.both_correct,
+                    **counts._asdict(),
+                    "dissociation": None if rate is None else rate.value,
+                    "low": None if rate is None else rate.low,
+                    "high": None if rate is None else rate.high,
+                }
+            )
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def items(
+        self, *, fate: str | None = None, arm: str | None = None, language: str | None = None
+    ) -> pl.DataFrame:
+        """The items of an arm: what was asked, what base said and picked, what the arm said and picked.
+
+        Args:
+            fate: kept, choice_only, open_only or lost; None takes all items.
+            arm: None takes all arms.
+            language: a name or a code; None takes all.
+
+        Raises:
+            RunError: the run has no such arm or language, or there is no such fate.
+        """
+        import polars as pl
+
+        from anomia.items.languages import language_name
+        from anomia.measure.fates import FATES
+        from anomia.measure.frame import KEY
+
+        records = self.records
+        if fate is not None and fate not in FATES:
+            raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
+        if arm is not None and arm not in self.arms:
+            raise RunError(f"items: {self.path} has no arm {arm!r}; {nearest(arm, self.arms)}")
+        wanted = None if language is None else language_name(language)
+        if wanted is not None and wanted not in self.languages:
+            raise RunError(
+                f"items: {self.path} has no language {wanted!r}; {nearest(wanted, self.languages)}"
+            )
+        base = records.filter(pl.col("arm") == "base").select(
+            *KEY, base_said=pl.col("open_text"), base_picked=pl.col("choice_pick")
+        )
+        chosen = records.filter(
+            pl.col("arm") != "base",
+            pl.lit(True) if fate is None else pl.col("fate") == fate,
+            pl.lit(True) if arm is None else pl.col("arm") == arm,
+            pl.lit(True) if wanted is None else pl.col("language") == wanted,
+        )
+        return chosen.join(base, on=KEY, how="left", maintain_order="left").select(
+            "arm", "language", "item_id", "fate", "question", "gold", "base_said", "base_picked",
+            said=pl.col("open_text"), picked=pl.col("choice_pick"),
+        )  # fmt: skip
+
+    def figure(self, name: str) -> alt.TopLevelMixin:
+        """A figure as an Altair chart: `ladder`, `fates_flow`, `figure1` … (`anomia.report.figures.FIGURES`).
+
+        Raises:
+            RunError: there is no such figure, or the run lacks what it shows.
+        """
+        from anomia.report.figures import Run as Named
+        from anomia.report.figures import draw
+
+        return draw(name, [Named(self.path.name, self.results)]).chart
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Writes the report and returns its page, which opens offline.
+
+        out: a folder; None writes beside the records, into `RUN/report`.
+        """
+        from anomia.report.page.build import write_report
+
+        folder = self.path / "report" if out is None else Path(out)
+        return write_report([self.path], folder, results=[self.results]).page
+
+    def __repr__(self) -> str:
+        lines = [f"Run({str(self.path)!r}): {', '.join(self.languages)}"]
+        lines += [repr(verdict) for verdict in self.verdicts.values()]
+        lines += [f"{arm}: not measured: {reason}" for arm, reason in self.failed.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p><code>{escape(str(self.path))}</code>: {escape(', '.join(self.languages))}</p>"]
+        parts += [verdict._repr_html_() for verdict in self.verdicts.values()]
+        for arm, notes in {
+            **self.notes,
+            **{a: [f"not measured: {r}"] for a, r in self.failed.items()},
+        }.items():
+            parts += [f"<p>{escape(arm)}: {escape(note)}</p>" for note in notes]
+        return "\n".join(parts)
+
+
+def run(
+    *,
+    base: Model,
+    arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]],
+    data: str = "demo",
+    languages: Sequence[str] | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Measures base and every arm, and says what was lost.
+
+    Args:
+        base: the uncompressed model: a hub id, a folder, a GGUF file, or a model with its tokenizer.
+        arms: specifications (`wanda:0.5`, `checkpoint:MODEL`, `endpoint:URL#MODEL`), or models with their
+            tokenizers; a mapping gives these names.
+        data: what is asked: `tydiqa`, `mc:FILE`, `demo`, … as for `anomia run`.
+        languages: names or codes; None takes all.
+        limit: items a language; None takes the study's default, 200.
+        out: the folder of the run; the same one goes on where an earlier call stopped. None makes a new one
+            among the temporary files.
+        progress: whether to show what is done.
+        settings: anything else that a study file may say (`seed`, `probes`, `calibration`, `prompts`, …).
+
+    Raises:
+        AnomiaError: the study, the data or base can't be used, or no arm could be measured.
+
+    Models in memory are copied while they are measured, so that compression and devices change nothing of yours.
+    """
+    from rich.console import Console
+
+    from anomia.files import write_json
+    from anomia.measure.results import results_json
+    from anomia.run import PlainProgress, RichProgress, run_study
+    from anomia.study import read_study
+
+    given = {"languages": None if languages is None else tuple(languages), "limit": limit, **settings}
+    study = read_study(
+        None,
+        {
+            "base": _base_name(base),
+            "arms": _arm_names(arms),
+            "data": data,
+            **{key: value for key, value in given.items() if value is not None},
+        },
+    )
+    folder = Path(tempfile.mkdtemp(prefix="anomia-")) if out is None else Path(out)
+    shown = RichProgress(Console(stderr=True)) if progress else PlainProgress(lambda text: None)
+    with shown:
+        outcomes = run_study(study, folder, progress=shown)
+    failed = [
+        f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in outcomes if outcome.failed
+    ]
+    found = Run(folder)
+    if failed and not found.arms:
+        raise AnomiaError("\n".join(failed))
+    write_json(folder / "results.json", results_json(found.results))
+    return found
+
+
+def open_run(path: str | Path) -> Run:
+    """A run that is on disk already.
+
+    Raises:
+        RunError: the folder is no run, or holds the runs of several cells.
+    """
+    from anomia.run.folder import runs_of
+
+    runs = runs_of(Path(path))
+    if len(runs) > 1:
+        raise RunError(f"run: {path} holds {len(runs)} runs; open one: {', '.join(map(str, runs))}")
+    found = Run(runs[0])
+    if not (found.path / "study.yaml").is_file():
+        raise RunError(f"run: {path} is no run of Anomia (it has no study.yaml)")
+    return found
+
+
+def _base_name(base: Model) -> str:
+    return base if isinstance(base, str) else _hold(base, "base")
+
+
+def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]]) -> tuple[str, ...]:
+    from anomia.compress.spec import Checkpoint
+
+    if isinstance(arms, str):
+        raise AnomiaError(f"study: arms is a list, as in arms=[{arms!r}]")
+    if isinstance(arms, Mapping):
+        return tuple(str(Checkpoint(_hold(arm, name))) for name, arm in arms.items())
+    return tuple(arm if isinstance(arm, str) else str(Checkpoint(_hold(arm, "model"))) for arm in arms)
+
+
+def _hold(model: InMemory | tuple[Any, Any], name: str) -> str:
+    from anomia.models.memory import hold
+
+    if isinstance(model, InMemory):
+        return hold(model.model, model.tokenizer, name=model.name)
+    try:
+        network, tokenizer = model
+    except (TypeError, ValueError):
+        raise AnomiaError(
+            f"study: {type(model).__name__} is no model: give its name, or (model, tokenizer)"
+        ) from None
+    if not hasattr(network, "config") or not callable(tokenizer):
+        raise AnomiaError("study: a model in memory is given as (model, tokenizer), of `transformers`")
+    return hold(network, tokenizer, name=name)
