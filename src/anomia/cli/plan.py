@@ -1,4 +1,4 @@
-"""`anomia plan`: how large a study must be."""
+"""`anomia plan`: what a study will cost, and how large it must be."""
 
 from __future__ import annotations
 
@@ -6,14 +6,33 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
 
 
 @app.command()
 def plan(
-    pilot: Annotated[
-        Path | None, typer.Argument(help="The folder of a pilot run; without it, give accuracies.")
+    study: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A study file; with --power the folder of a pilot run, or nothing.", metavar="STUDY"
+        ),
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of the study's; a folder needs no more than config.json."),
+    ] = None,
+    data_folder: Annotated[
+        Path | None, typer.Option(help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Items a language.", metavar="N")] = None,
+    machine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cpu, A6000 or H100, with changes as in A6000:dollars=0.5,memory=96e9; once for each.",
+            metavar="NAME[:COLUMN=VALUE,…]",
+        ),
     ] = None,
     power: Annotated[
         bool, typer.Option("--power", help="How many items are needed to see a gap or a dissociation.")
@@ -35,7 +54,9 @@ def plan(
     gap_from: Annotated[float, typer.Option(help="The gap to be told from.")] = 0.0,
     chance: Annotated[float, typer.Option(help="Of seeing it: the power.")] = 0.8,
 ) -> None:
-    """How large a study must be.
+    """What a study will cost, before anything is loaded; with --power, how large it must be.
+
+    Example: anomia plan studies/small.yaml
 
     Example: anomia plan --power --open 0.45,0.35 --choice 0.90,0.87
     """
@@ -46,10 +67,13 @@ def plan(
     from anomia.report.plan_table import plan_view
 
     if not power:
-        raise StudyError("plan: say what to plan: anomia plan --power")
+        if study is None:
+            raise StudyError("plan: say what to plan: anomia plan STUDY, or anomia plan --power")
+        out_console.print(_cost(study, base, data_folder, limit, machine))
+        return
     target = Target(dissociation_above, gap_from, chance)
-    if pilot is not None:
-        plans = list(plan_from_pilot(read_records(pilot), target))
+    if study is not None:
+        plans = list(plan_from_pilot(read_records(study), target))
     elif opened is not None and choice is not None:
         sides = (read_transition(opened, gained, "--open"), read_transition(choice, gained, "--choice"))
         plans = [
@@ -58,3 +82,25 @@ def plan(
     else:
         raise StudyError("plan: give the folder of a pilot run, or --open BASE,ARM and --choice BASE,ARM")
     out_console.print(plan_view(plans, target))
+
+
+def _cost(
+    study: Path,
+    base: list[str] | None,
+    data_folder: Path | None,
+    limit: int | None,
+    machines: list[str] | None,
+) -> RenderableType:
+    from anomia.matrix import read_matrix
+    from anomia.report.forecast_table import forecast_view
+    from anomia.run.forecast import forecast
+    from anomia.run.machines import MACHINES, read_machine
+
+    flags = {
+        "base": base[0] if base and len(base) == 1 else base or None,
+        "data_folder": None if data_folder is None else str(data_folder),
+        "limit": limit,
+    }
+    matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
+    chosen = [read_machine(text) for text in machines or MACHINES]
+    return forecast_view(forecast(matrix), chosen)

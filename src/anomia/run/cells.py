@@ -99,7 +99,7 @@ def open_cell(name: str, study: Study, path: Path, progress: Progress) -> CellRu
 
 def read_items(study: Study) -> list[ItemSet]:
     """The items of a study, a set a language."""
-    questions = read_questions(_where(study), study.languages)
+    questions = read_questions(where_read(study), study.languages)
     sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
     return list(sets.values())
 
@@ -125,7 +125,7 @@ def turns_of(arm: Arm, cells: Sequence[CellRun]) -> list[Turn]:
     return turns
 
 
-def _where(study: Study) -> str:
+def where_read(study: Study) -> str:
     """The data set, from the study's own folder where it is there."""
     if study.data_folder is not None:
         for name in _LOCAL_SETS.get(study.data, ()):

@@ -1,0 +1,299 @@
+"""What a study will cost, from the configurations of its models alone: tokens, arithmetic, memory, time, money.
+
+A few items of each language are encoded as they will be asked, with base's own tokenizer where it lies on this
+machine, and laid out as the token tree lays them out. The arithmetic is that of docs/benchmarks.md: two operations
+for each weight of the decoder and token, and for each weight of the head and position that is read. Steps on GPUs
+are bound by reading the weights; both bounds are computed and the larger one counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import accelerate
+import transformers
+
+from anomia.compress.apply import needs_calibration
+from anomia.compress.spec import Arm, Prune
+from anomia.errors import ModelError
+from anomia.matrix import Matrix
+from anomia.models import LoadedModel
+from anomia.models.load import DTYPES
+from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
+from anomia.probe.prefill import lay_out
+from anomia.run.cells import CellRun, turns_of
+from anomia.run.machines import Machine
+from anomia.run.shard import decoding, encode
+from anomia.run.stand_ins import config_of, item_sets_of, tokenizer_of
+from anomia.study import BASE, Study
+
+SAMPLED = 6
+"""Items of each language that are laid out."""
+DISTINCT_LEAVES = 0.92
+"""Leaves that are computed, of all that are asked for: answers that go the same way share them (measured)."""
+PASSAGE_TOKENS = 600
+"""Of a calibration passage, where the study's limit is larger: C4 and Wikipedia have about so many."""
+DEMO_TOKENS = 6_000
+"""Of the shipped calibration text."""
+TRIAL_TOKENS = 16_000
+"""Through base when it is loaded: the trial of the engine."""
+NOISE_SHARE = 0.35
+"""Of the tokens of an item that is asked everything: open and choice alone."""
+RECORD_BYTES = 5_000
+"""On disk, of an item and arm (measured: 3.1 to 4.6 kB)."""
+READ_BYTES = 1e9
+"""A second, when weights are loaded."""
+_PASSES = {"wanda": 2.0, "sparsegpt": 6.0, "mwanda": 3.0, "prunerzero": 6.0}
+"""Passes over the calibration tokens; of SparseGPT with its Hessians and updates (docs/benchmarks.md)."""
+_CALIBRATION_SHARE = 1.25
+"""Calibration reaches this much more of the peak than probing does."""
+
+
+class Work(NamedTuple):
+    """Work of one kind on one model. tokens: through the decoder. reads: positions through the output head.
+
+    steps: forward passes one after the other that each read all weights, if an item were a batch of its own.
+    """
+
+    items: int = 0
+    tokens: float = 0.0
+    reads: float = 0.0
+    steps: float = 0.0
+    calibration: float = 0.0
+    loads: float = 0.0
+
+    def plus(self, other: Work) -> Work:
+        """Both."""
+        items, *amounts = (a + b for a, b in zip(self, other, strict=True))
+        return Work(int(items), *amounts)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Counted on a model without weights. active: of the decoder's weights, those a token goes through."""
+
+    name: str
+    dtype: str
+    parameters: int
+    active: int
+    head: int
+    layers: int
+    need: Need
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights in memory."""
+        return self.parameters * DTYPES[self.dtype].itemsize
+
+
+class CellForecast(NamedTuple):
+    """One cell. work: by arm. exact: the tokenizer and the questions are the real ones."""
+
+    name: str
+    size: ModelSize
+    study: Study
+    items: int
+    work: dict[str, Work]
+    exact: bool
+
+    @property
+    def total(self) -> Work:
+        """All arms."""
+        whole = Work()
+        for work in self.work.values():
+            whole = whole.plus(work)
+        return whole
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of all arms."""
+        return _operations(self.total, self.size)
+
+    @property
+    def record_bytes(self) -> int:
+        """Of the records on disk."""
+        return RECORD_BYTES * self.items * len(self.work)
+
+
+class Stay(NamedTuple):
+    """A cell on a machine. seconds is None where even one item at a time does not fit, and why says so."""
+
+    seconds: float | None
+    batch: int
+    need_bytes: int
+    why: str = ""
+
+
+def forecast(matrix: Matrix) -> list[CellForecast]:
+    """What each cell will take; an arm that cells share is made and counted once, in the first of them.
+
+    Raises:
+        ModelError: a configuration can't be had.
+        DataError: questions on this machine can't be used.
+    """
+    found, made = [], set[tuple[str, str, str]]()
+    for cell in matrix.cells:
+        study = cell.study
+        loaded = _without_weights(study)
+        sets, counts, real = item_sets_of(study)
+        run = CellRun(cell.name, study, Path(cell.name), sets)
+        per_item, asks = _per_item(run, loaded, counts)
+        size = _measured(study, loaded, estimate(loaded.model, asks, decoding(study, loaded)))
+        items = sum(counts.values())
+        work = {}
+        for arm in run.arms:
+            work[arm.name] = per_item
+            key = (study.base, repr(study.chat), arm.name)
+            if key not in made:
+                made.add(key)
+                for turn in turns_of(arm, [run]):
+                    work[arm.name] = work[arm.name].plus(_making(study, arm, len(turn.languages)))
+            if arm.name == BASE:
+                noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
+                more = Work(0, noise * per_item.tokens, noise * per_item.reads, noise * per_item.steps)
+                work[arm.name] = work[arm.name].plus(more)
+        found.append(CellForecast(cell.name, size, study, items, work, real and tokenizer_of(study)[1]))
+    return found
+
+
+def on_machine(cell: CellForecast, machine: Machine) -> Stay:
+    """How long a cell takes on a machine, in the largest batches that fit (docs/engine.md, Memory)."""
+    size, study = cell.size, cell.study
+    need = size.need
+    room = (SPARE * machine.memory - need.weights - need.fixed) / max(1, need.item)
+    largest = LARGEST_ON_CPU if machine.cores else LARGEST
+    batch = study.batch_size if study.batch_size != "auto" else int(min(largest, room))
+    if batch < 1 or need.total(batch) > machine.memory:
+        return Stay(None, max(batch, 1), need.total(max(batch, 1)), "does not fit into its memory")
+    rate, work = machine.rate(size.dtype), cell.total
+    compute = 2 * (work.tokens * size.active + work.reads * size.head) / rate
+    # What the steps take when reading the weights, or launching the layers, is what they wait for.
+    steps = work.steps / batch
+    reading = steps * max(size.weight_bytes / (0.6 * machine.bandwidth), size.layers * machine.pass_seconds)
+    calibration = 2 * work.calibration * size.active / (rate * _CALIBRATION_SHARE)
+    loading = work.loads * size.weight_bytes / READ_BYTES
+    return Stay(max(compute, reading) + calibration + loading, batch, need.total(batch))
+
+
+def _operations(work: Work, size: ModelSize) -> float:
+    return 2 * ((work.tokens + work.calibration) * size.active + work.reads * size.head)
+
+
+def _per_item(cell: CellRun, loaded: LoadedModel, counts: dict[str, int]) -> tuple[Work, list[Any]]:
+    """Work of all items of a cell on one arm, and the asks it was counted on."""
+    study, asks, whole = cell.study, [], Work()
+    for items in cell.item_sets:
+        count = counts[items.language]
+        reached = min(count, study.reach_limit)
+        for reach, how_many in ((True, reached), (False, count - reached)):
+            if not how_many or not items.items:
+                continue
+            spread = range(0, len(items.items), max(1, len(items.items) // SAMPLED))
+            chosen = [encode(study, items.items[n], items, loaded, reach=reach).ask for n in spread][:SAMPLED]
+            mean = [_asked(study, ask) for ask in chosen]
+            share = how_many / len(mean)
+            for work in mean:
+                whole = whole.plus(Work(0, share * work.tokens, share * work.reads, share * work.steps))
+            asks += chosen
+        whole = whole.plus(Work(items=count))
+    return whole, asks
+
+
+def _asked(study: Study, ask: Any) -> Work:
+    """One item: the nodes of its trees, then a leaf for each answer and step."""
+    batch = lay_out([ask])
+    paths = len(ask.greedy)
+    paths += study.num_beams * (ask.beams is not None)
+    paths += study.num_samples * study.sample_seeds * (ask.samples is not None)
+    steps = study.max_new_tokens - 1
+    leaves = DISTINCT_LEAVES * paths * steps
+    nodes = sum(len(row.tree.tokens) for row in batch.rows) - len(ask.shared_prefix)
+    return Work(1, nodes + leaves, len(batch.reads) + leaves, steps + 1)
+
+
+def _making(study: Study, arm: Arm, languages: int) -> Work:
+    """Loading and compressing the model of an arm once."""
+    if arm.name == BASE:
+        return Work(tokens=TRIAL_TOKENS, loads=1)
+    calibration = 0.0
+    for step in arm.steps:
+        if not (isinstance(step, Prune) and needs_calibration(step)):
+            continue
+        source = step.calibration or study.calibration
+        passes = _PASSES.get(step.method, 2.0) + (1.0 if step.allocation == "owl" else 0.0)
+        if source == "demo":
+            calibration += passes * DEMO_TOKENS
+            continue
+        streams = languages if source == "balanced" else 1
+        passages = step.samples or study.calibration_samples or (64 if source in ("balanced", "own") else 128)
+        tokens = passages * streams * min(step.tokens or study.calibration_tokens, PASSAGE_TOKENS)
+        budget = step.budget or study.calibration_budget or math.inf
+        calibration += passes * min(tokens, budget)
+    return Work(calibration=calibration, loads=1)
+
+
+def _without_weights(study: Study) -> LoadedModel:
+    """Base as a skeleton: its modules and shapes, no weight in memory."""
+    if study.base.endswith(".gguf"):
+        raise ModelError(
+            f"plan: {study.base} is a GGUF file, which has no configuration of its own; plan with the model "
+            "it was made from: anomia plan STUDY --base MODEL"
+        )
+    dtype = DTYPES[_dtype(study)]
+    model = _skeleton(study.base, study.revision, study.trust_remote_code).to(dtype)
+    return LoadedModel(study.base, model, tokenizer_of(study)[0])
+
+
+@cache
+def _skeleton(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    study = Study(base=name, arms=("magnitude:0.5",), revision=revision, trust_remote_code=trust_remote_code)
+    config = config_of(study, name)
+    try:
+        with accelerate.init_empty_weights():
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"plan: {name!r} is no causal language model: {reason}") from None
+    model.tie_weights()
+    return model
+
+
+def _dtype(study: Study) -> str:
+    if study.dtype != "auto":
+        return study.dtype
+    stored = str(getattr(config_of(study, study.base), "dtype", None)).removeprefix("torch.")
+    return stored if stored in DTYPES else "bfloat16"
+
+
+def _measured(study: Study, loaded: LoadedModel, need: Need) -> ModelSize:
+    model = loaded.model
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings().weight
+    embedding = model.get_input_embeddings().weight
+    outside = {id(head), id(embedding)}
+    share = _active_experts(config)
+    active = sum(
+        tensor.numel() * (share if "experts" in name else 1.0)
+        for name, tensor in model.named_parameters()
+        if id(tensor) not in outside
+    )
+    return ModelSize(
+        name=study.base,
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=sum(tensor.numel() for tensor in model.parameters()),
+        active=round(active),
+        head=head.numel(),
+        layers=config.num_hidden_layers,
+        need=need,
+    )
+
+
+def _active_experts(config: Any) -> float:
+    """The share of a mixture's experts that a token goes through."""
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    return chosen / experts if experts and chosen else 1.0

@@ -1,0 +1,111 @@
+"""What a plan takes for things that are not to be had yet: a tokenizer, a data set on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import transformers
+
+from anomia.errors import AnomiaError
+from anomia.items import ItemSet, build_items, read_questions
+from anomia.items.readers import DEMO_LANGUAGES, LANGUAGES_OF
+from anomia.models.load import quiet_transformers
+from anomia.run.cells import where_read
+from anomia.study import Study
+
+# Questions a language: TyDiQA GoldP dev of one language has 113 to 921, XQuAD 1,190 in each.
+_SIZES = {"tydiqa": {"bengali": 113, "korean": 276, "english": 440, "swahili": 499}, "xquad": {}}
+_MANY = 565
+_SMALLEST_VOCABULARY = 300
+_ON_DISK = ("squad", "jsonl", "demo", "mc")
+# Words in pieces of at most four characters give 3.2 characters a token, which is what Gemma's tokenizer has on
+# TyDiQA and XQuAD (2.4 in Telugu, 4.4 in English); scripts without spaces have about one a token.
+_PIECES = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\s?[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,4}|\s"
+)
+
+
+class PieceTokenizer:
+    """Cuts text into pieces about as many as a multilingual tokenizer's tokens."""
+
+    eos_token_id = None
+    all_special_ids: tuple[int, ...] = ()
+
+    def __call__(self, text: str, **_: Any) -> SimpleNamespace:
+        """The pieces as numbers; equal pieces get equal numbers."""
+        return SimpleNamespace(input_ids=[1, *(hash(piece) & 0x3FFFFFFF for piece in _PIECES.findall(text))])
+
+    def apply_chat_template(self, messages: Sequence[Any], **_: Any) -> str:
+        """A turn with marks of usual length."""
+        return f"<start> user\n{messages[0]['content']}<end>\n<start> model\n"
+
+
+def tokenizer_of(study: Study) -> tuple[Any, bool]:
+    """The tokenizer of base where it lies on this machine, else pieces; whether it is the real one."""
+    found = _tokenizer_here(study.base, study.revision)
+    usable = found is not None and (not study.chat or getattr(found, "chat_template", None))
+    return (found, True) if usable else (PieceTokenizer(), False)
+
+
+@cache
+def _tokenizer_here(name: str, revision: str | None) -> Any:
+    try:
+        with quiet_transformers():
+            found = transformers.AutoTokenizer.from_pretrained(name, revision=revision, local_files_only=True)
+    except Exception:
+        # Whatever is wrong with it: a plan can do without.
+        return None
+    # From a folder without its files, transformers makes one that knows special tokens only.
+    return found if len(found) >= _SMALLEST_VOCABULARY else None
+
+
+def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
+    """Items, how many there will be in each language, and whether they are the real ones.
+
+    Data sets on the hub are not fetched: the shipped questions stand in for them, in their known number.
+    """
+    where = where_read(study)
+    if where.partition(":")[0] in _ON_DISK:
+        questions = read_questions(where, study.languages)
+        sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
+        return list(sets.values()), {name: len(items.items) for name, items in sets.items()}, True
+    languages = study.languages or LANGUAGES_OF.get(study.data) or DEMO_LANGUAGES
+    sizes = _SIZES.get(study.data, {})
+    shown = {name: name if name in DEMO_LANGUAGES else "english" for name in languages}
+    built = build_items(
+        read_questions("demo", sorted(set(shown.values()))), dataset=study.data, limit=16, seed=study.seed
+    )
+    counts = {
+        name: min(study.limit or 10**9, sizes.get(name, _MANY if study.data == "tydiqa" else 1189))
+        for name in languages
+    }
+    return [replace(built[stand_in], language=name) for name, stand_in in shown.items()], counts, False
+
+
+def config_of(study: Study, name: str) -> Any:
+    """The configuration of a model: all that a plan reads of it.
+
+    Raises:
+        ModelError: it can't be had.
+    """
+    from anomia.errors import ModelError
+
+    try:
+        with quiet_transformers():
+            return transformers.AutoConfig.from_pretrained(
+                name, revision=study.revision, trust_remote_code=study.trust_remote_code
+            )
+    except AnomiaError:
+        raise
+    except Exception as error:
+        # The hub's client, JSON and transformers raise types without a common base.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"plan: the configuration of {name!r} can't be read: {reason}; check the name, or give a folder "
+            "with its config.json: anomia plan STUDY --base FOLDER"
+        ) from None

@@ -1,0 +1,160 @@
+"""Plans: counted as the run counts, from a configuration alone, and right about a run that was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+from anomia.cli import app
+from anomia.errors import AnomiaError, StudyError
+from anomia.matrix import Matrix, read_matrix
+from anomia.models import load_model
+from anomia.run import forecast as forecast_module
+from anomia.run.forecast import forecast, on_machine
+from anomia.run.machines import MACHINES, read_machine
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+MODELS = {"main": 1, "families": 3, "scale": 5, "calibration": 1, "methods": 1, "small": 1}
+CELLS = {"main": 1, "families": 6, "scale": 5, "calibration": 1, "methods": 1, "small": 2}
+ARMS = {"main": 1, "families": 1, "scale": 1, "calibration": 6, "methods": 8, "small": 6}
+GEMMA = {
+    "vocab_size": 262144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_names_from_before() -> None:
+    forecast_module._skeleton.cache_clear()
+
+
+@pytest.fixture
+def config_folder(tmp_path: Path) -> Path:
+    """A configuration and nothing else."""
+    folder = tmp_path / "model"
+    transformers.Gemma3TextConfig(**GEMMA).save_pretrained(folder)
+    return folder
+
+
+def matrix_of(folder: Path, **settings: Any) -> Matrix:
+    return read_matrix(None, {"base": str(folder), "arms": ["wanda:0.5"], "data": "demo", **settings})
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_shipped_studies_expand_and_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = set()
+
+    def config(study: Any, base: str) -> Any:
+        asked.add(base)
+        return transformers.LlamaConfig(
+            vocab_size=1000, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+        )
+
+    for module in ("forecast", "stand_ins"):
+        monkeypatch.setattr(f"anomia.run.{module}.config_of", config)
+    matrix = read_matrix(STUDIES / f"{name}.yaml", {})
+    assert len(matrix.cells) == CELLS[name]
+    assert {len(study.arms) for study in matrix.studies} == {ARMS[name]}
+    cells = forecast(matrix)
+    assert len(asked) == MODELS[name]
+    for cell in cells:
+        stay = on_machine(cell, MACHINES["cpu"])
+        assert stay.seconds is not None
+        assert stay.seconds > 0
+
+
+def test_weights_are_those_of_the_loaded_model(model_folder: Path) -> None:
+    (cell,) = forecast(matrix_of(model_folder, languages=["english"], limit=4))
+    model = load_model(str(model_folder)).model
+    assert cell.size.parameters == sum(p.numel() for p in model.parameters())
+    assert cell.size.weight_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert cell.size.head == model.lm_head.weight.numel()
+    assert cell.exact
+
+
+def test_the_demo_takes_about_as_long_as_it_was_measured_to_take(config_folder: Path) -> None:
+    """Measured: 4 min 16 s on two quiet cores (docs/benchmarks.md)."""
+    languages = ["english", "russian", "swahili", "indonesian"]
+    (cell,) = forecast(matrix_of(config_folder, languages=languages, limit=24, calibration="demo"))
+    assert not cell.exact
+    seconds = on_machine(cell, MACHINES["cpu"]).seconds
+    assert seconds == pytest.approx(256, rel=0.3)
+
+
+def test_what_is_made_once_is_counted_once(config_folder: Path) -> None:
+    settings = {"languages": ["english"], "limit": 8}
+    alone = forecast(matrix_of(config_folder, **settings))
+    twice = forecast(matrix_of(config_folder, seed=[1, 2], **settings))
+    assert alone[0].total.loads == 2
+    assert [cell.total.loads for cell in twice] == [2, 0]
+    assert [cell.total.calibration > 0 for cell in twice] == [True, False]
+
+
+def test_more_items_longer_answers_and_own_masks_cost_more(config_folder: Path) -> None:
+    def seconds(**settings: Any) -> float:
+        (cell,) = forecast(
+            matrix_of(config_folder, **{"limit": 8, "languages": ["english", "sw"], **settings})
+        )
+        found = on_machine(cell, MACHINES["cpu"]).seconds
+        assert found is not None
+        return found
+
+    plain = seconds()
+    assert seconds(limit=16) > plain
+    assert seconds(max_new_tokens=64) > plain
+    assert seconds(probes=["open", "choice"]) < plain
+    assert seconds(calibration="own") != plain
+    assert seconds(arms=["sparsegpt:0.5"]) > plain
+    assert seconds(arms=["magnitude:0.5"]) < plain
+
+
+def test_a_model_that_does_not_fit_is_said(config_folder: Path) -> None:
+    (cell,) = forecast(matrix_of(config_folder, limit=4, languages=["english"]))
+    stay = on_machine(cell, read_machine("cpu:memory=6e8"))
+    assert stay.seconds is None
+    assert "does not fit" in stay.why
+    tight = on_machine(cell, read_machine("cpu:memory=1.4e9"))
+    assert 1 <= tight.batch < 16
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("H10", "did you mean 'H100'"),
+        ("H100:price=3", "unknown column 'price'"),
+        ("H100:dollars=-3", "above 0"),
+        ("H100:memory=lots", "above 0"),
+        ("H100:memory=0", "above 0"),
+    ],
+)
+def test_machines_that_are_none(text: str, says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        read_machine(text)
+
+
+def test_a_machine_with_changes() -> None:
+    machine = read_machine("A6000:dollars=0,memory=96e9,flops=1e12")
+    assert (machine.dollars, machine.memory, machine.rate("bfloat16")) == (0, 96e9, 0.35e12)
+
+
+def test_the_command_prints_it(config_folder: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "base: x/y\narms: [wanda: {sparsity: [0.3, 0.5]}]\ndata: demo\nlanguages: [en]\nlimit: 4\n"
+    )
+    done = CliRunner().invoke(app, ["plan", str(study), "--base", str(config_folder), "--machine", "A6000"])
+    assert done.exit_code == 0, done.output
+    assert "0.27 B" in done.output
+    assert "A6000" in done.output
+    assert "H100" not in done.output
+
+
+def test_what_cannot_be_planned_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(AnomiaError, match=r"plan: the configuration of '.*nothing' can't be read"):
+        forecast(matrix_of(tmp_path / "nothing"))
+    with pytest.raises(AnomiaError, match="GGUF"):
+        forecast(matrix_of(tmp_path / "x.gguf"))
