@@ -7,7 +7,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all browser fuzz docs smoke check format bench bench-gpu clean
+.PHONY: install demo test test-all browser fuzz docs smoke audit check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -45,11 +45,17 @@ fuzz: install
 
 # The pages of docs/ as a site in site/, which needs no network to be read. A broken link is an error.
 docs: install
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Wheel and source distribution, installed into an empty environment and tried.
 smoke: install
 	$(BIN)/python -m pytest -m longest tests/docs/test_package.py
+
+# Known vulnerabilities of the pinned versions; needs the network. pip-audit lives in an environment of its own.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 check: install
 	$(BIN)/ruff check .
@@ -69,4 +75,4 @@ bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit dist build site .pytest_cache .mypy_cache .ruff_cache

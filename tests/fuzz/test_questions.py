@@ -54,7 +54,7 @@ def check(data: str, place: Path) -> None:
         questions = read_questions(data)
         sets = build_items(questions, dataset=data, limit=4, seed=1)
     except AnomiaError as error:
-        assert str(error).startswith("data: ")
+        assert str(error).startswith("data: ")  # noqa: PT017
         refused(call("run", "--base", "./nowhere", "--arm", "magnitude:0.5", "--data", data, "--out", out))
         assert not out.exists()
         return

@@ -151,4 +151,4 @@ def test_notes_of_a_run_with_any_bytes(data: st.DataObject, run: Path, place: Pa
     try:
         read_yaml(file) if name.endswith(".yaml") else read_json(file)
     except RunError as error:
-        assert str(file) in str(error)
+        assert str(file) in str(error)  # noqa: PT017

@@ -65,7 +65,7 @@ def check(content: bytes, place: Path) -> None:
     try:
         matrix = read_matrix(file, {})
     except AnomiaError as error:
-        assert str(error).startswith("study: ")
+        assert str(error).startswith("study: ")  # noqa: PT017
         refused(call("run", file, "--out", out))
         assert not out.exists()
     else:
