@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from anomia.errors import RunError, nearest
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.report.figures.cases import Case, Drawn, Run, cases
 from anomia.report.figures.drops import draw_drops
 from anomia.report.figures.fate_bars import draw_dissociation, draw_fates
@@ -23,27 +25,39 @@ __all__ = [
     "COLORS", "FIGURES", "FORMATS", "Drawn", "Run", "draw", "draw_all", "standalone", "theme", "write_figures",
 ]  # fmt: skip
 
-# In reading order. None where the runs lack what the figure shows.
-FIGURES: Mapping[str, Callable[[Sequence[Case]], Drawn | None]] = {
-    "fates_flow": draw_flow,
-    "figure1": draw_dissociation,
-    "figure8": draw_fates,
-    "ladder": draw_ladder,
-    "figure2": draw_drops,
-    "figure3": draw_ranks,
-    "figure4": draw_reach,
-    "table1": draw_shots,
-    "frontier": draw_frontier,
-    "figure5": draw_settings,
-    "figure6": draw_sizes,
-    "figure7": draw_calibrations,
+
+class Kind(NamedTuple):
+    """How a figure is drawn (None where the cases lack what it shows), and what it needs, in words."""
+
+    make: Callable[[Sequence[Case]], Drawn | None]
+    needs: str
+
+
+# In reading order.
+FIGURES: Mapping[str, Kind] = {
+    "fates_flow": Kind(draw_flow, "open and choice of base and of an arm on the same items"),
+    "figure1": Kind(
+        draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"
+    ),
+    "figure8": Kind(draw_fates, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"),
+    "ladder": Kind(draw_ladder, "open or choice of base and of an arm"),
+    "figure2": Kind(draw_drops, "open or choice of base and of an arm"),
+    "figure3": Kind(draw_ranks, "the probe rank"),
+    "figure4": Kind(draw_reach, "the probe beams or samples"),
+    "table1": Kind(draw_shots, "the probe one_shot"),
+    "frontier": Kind(draw_frontier, "two arms of other sparsity or size on disk than base"),
+    "figure5": Kind(draw_settings, "a dissociation rate or a gap in any run"),
+    "figure6": Kind(draw_sizes, "the same arm of two sizes of one model, such as Qwen3-0.6B and Qwen3-8B"),
+    "figure7": Kind(
+        draw_calibrations, "two arms that differ in calibration= alone, in one run or in several"
+    ),
 }
 
 
 def draw_all(runs: Sequence[Run]) -> list[Drawn]:
     """Every figure that these runs can fill, in reading order."""
     found = cases(runs)
-    drawn = (make(found) for make in FIGURES.values())
+    drawn = (kind.make(found) for kind in FIGURES.values())
     return [figure for figure in drawn if figure is not None]
 
 
@@ -55,7 +69,7 @@ def draw(name: str, runs: Sequence[Run]) -> Drawn:
     """
     if name not in FIGURES:
         raise RunError(f"figures: there is no figure {name!r}; {nearest(name, FIGURES)}")
-    drawn = FIGURES[name](cases(runs))
+    drawn = FIGURES[name].make(cases(runs))
     if drawn is None:
-        raise RunError(f"figures: {name} can't be drawn: the runs lack what it shows")
+        raise RunError(f"figures: {name} can't be drawn: it needs {FIGURES[name].needs}")
     return drawn

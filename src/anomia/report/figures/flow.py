@@ -69,8 +69,9 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
             low="datum.left + datum.eased * (datum.right - datum.left)",
         )
         .transform_calculate(high="datum.low + datum.size")
-        .mark_area(opacity=0.5, strokeWidth=0)
-        .encode(x=x, y=y, y2=alt.Y2(field="high"), color=color, detail=alt.Detail(field="flow", type="nominal"), tooltip=told)
+        .mark_area(strokeWidth=0)
+        .encode(x=x, y=y, y2=alt.Y2(field="high"), color=color, detail=alt.Detail(field="flow", type="nominal"),
+            opacity=alt.condition("datum.before == 'both'", alt.value(0.75), alt.value(0.25)), tooltip=told)
     )  # fmt: skip
     bars, labels = [], []
     for side, start, align, dx in SIDES:
@@ -102,7 +103,7 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         caption=(
             f"{compared(found)}. Every item by what base answers (left) and what the arm answers (right): both in "
             "open and in choice, choice only, open only, or neither. The width of a band is the number of items. "
-            "What leaves base's band “both” are the fates. Counts of items, without intervals: those stand in "
+            "What leaves base's band “both”, in full colour, are the fates. Counts of items, without intervals: those stand in "
             "Figure 1."
         ),
         alt=_alt(found, rows),

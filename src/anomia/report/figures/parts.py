@@ -158,14 +158,16 @@ def dots(
     shape: str = "circle",
     filled: bool = True,
     nudge: float = 0,
+    size: float = MARK,
+    width: float = 2,
 ) -> list[alt.Chart]:
     """Points with their intervals, on rows. nudge: pixels downwards, to keep two in a row apart."""
-    rule = alt.Chart().mark_rule(strokeWidth=2, opacity=0.75, yOffset=nudge)
+    rule = alt.Chart().mark_rule(strokeWidth=width, opacity=0.75, yOffset=nudge)
     span = _where(rule, conditions).encode(
         x=alt.X(field=low, type="quantitative"), x2=alt.X2(field=high), y=y, color=color
     )
     mark = alt.Chart().mark_point(
-        shape=shape, size=MARK, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge
+        shape=shape, size=size, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge
     )
     return [span, _where(mark, conditions).encode(x=x, y=y, color=color, tooltip=list(told))]
 

@@ -35,7 +35,7 @@ PLACES = {"gold": "first token", "gold_distinct": "first token that no other opt
 FOILS = {"gold": "foil", "gold_distinct": "foil_distinct"}
 # Quartiles of fewer items are items themselves.
 FEWEST_FOR_QUARTILES = 5
-NUDGE = 5
+NUDGE = 7
 
 
 def draw_ranks(found: Sequence[Case]) -> Drawn | None:
@@ -62,12 +62,12 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
     layers = [
         *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, told=told,
               filled=False, nudge=-NUDGE),
-        *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, told=told, nudge=NUDGE),
-        *dots(x("foil"), y, ONE_SCOPE, "isValid(datum.foil)", low="foil", high="foil", color=grey, told=told,
-              shape="diamond", filled=False, nudge=NUDGE)[1:],
+        *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, told=told),
+        *dots(x("foil"), y, ONE_SCOPE, "isValid(datum.foil)", low="foil_low", high="foil_high", color=grey, told=told,
+              shape="diamond", filled=False, nudge=NUDGE, size=45, width=1),
         beside("note", y, ONE_SCOPE),
     ]  # fmt: skip
-    chart = panels(layers, rows, height=alt.Step(30), column="panel")
+    chart = panels(layers, rows, height=alt.Step(34), column="panel")
     return Drawn(
         name="figure3",
         title="Where the answer stands before and after",
@@ -107,24 +107,22 @@ def _ranks(case: Case, number: int) -> list[Row]:
                         "group_order": group_order,
                         **_spread(before, "before"),
                         **_spread(after, "after"),
-                        "foil": foil.median if foil else None,
+                        **_spread(foil, "foil"),
                         "within_10": f"{100 * after.within_10:.0f} %",
                         "n": after.n,
                         "note": note(f"{rank(before.median)} → {rank(after.median)}", after.n),
-                        "highest": max(
-                            before.upper_quartile, after.upper_quartile, foil.median if foil else 1.0
-                        ),
+                        "highest": max(row.upper_quartile for row in (before, after, foil) if row),
                     }
                 )
     return rows
 
 
-def _spread(row: RankRow, name: str) -> Row:
-    few = row.n < FEWEST_FOR_QUARTILES
+def _spread(row: RankRow | None, name: str) -> Row:
+    few = row is None or row.n < FEWEST_FOR_QUARTILES
     return {
-        name: row.median,
-        f"{name}_low": None if few else row.lower_quartile,
-        f"{name}_high": None if few else row.upper_quartile,
+        name: row.median if row else None,
+        f"{name}_low": row.lower_quartile if row and not few else None,
+        f"{name}_high": row.upper_quartile if row and not few else None,
     }
 
 

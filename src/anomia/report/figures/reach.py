@@ -37,7 +37,8 @@ from anomia.report.figures.style import COLORS, GREY
 
 WAYS = {"greedy": "greedy", "beams": "any of the beams", "samples": "any of the samples"}
 WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], COLORS["beams"], COLORS["samples"]])
-NUDGE = 6
+# Pixels from the middle of a row to that of a way of decoding, and from there to the lines beside it.
+MIDDLE, NUDGE = 11, 6
 ARM, BASE, FOIL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'foil'"
 
 
@@ -88,15 +89,18 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
         "(b) open failures recovered (%) · ○ base · ● arm · diamond: a wrong option", domain=(0, 1)
     )
     layers = []
-    for way, nudge in (("beams", -NUDGE), ("samples", NUDGE)):
+    for way, middle in (("beams", -MIDDLE), ("samples", MIDDLE)):
         mine = f"datum.reach == '{way}'"
-        layers += dots(x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=nudge)[1:]
-        layers += dots(
-            x, y, SCOPES, mine, FOIL, color=alt.value(GREY), told=told, shape="diamond", filled=False, nudge=nudge
-        )[1:]  # fmt: skip
-        layers += dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=nudge)
+        base = dots(
+            x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=middle, size=45, width=1
+        )
+        foil = dots(
+            x, y, SCOPES, mine, FOIL, color=alt.value(GREY), told=told, shape="diamond", filled=False,
+            nudge=middle + NUDGE, size=45, width=1,
+        )  # fmt: skip
+        layers += [*base, *foil, *dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=middle - NUDGE)]
     layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
-    return panels(layers, in_one_panel(rows), height=alt.Step(36))
+    return panels(layers, in_one_panel(rows), height=alt.Step(52))
 
 
 def _reached(case: Case, number: int) -> list[Row]:

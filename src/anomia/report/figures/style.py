@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-# Okabe and Ito (2008), safe for colour-blind readers; orange and sky blue darkened so that each colour
+# Okabe and Ito (2008), safe for colour-blind readers; sky blue darkened and orange turned to brown, so that each colour
 # stands off white and off the dark background at 3:1 or more (WCAG 2.2, 1.4.11).
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY, PURPLE_DARK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B98000", "#3C93CC", "#7F7F7F", "#9A5BB5",
+BLUE, VERMILLION, GREEN, PURPLE, BROWN, SKY, GREY, PURPLE_DARK = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A57C52", "#3C93CC", "#6B6B6B", "#9A5BB5",
 )  # fmt: skip
 
 # The same colour for the same thing in every figure: what a model says is vermillion, what it picks is blue.
@@ -19,7 +19,7 @@ COLORS = {
     "choice_only": BLUE,
     "open_only": VERMILLION,
     "lost": GREY,
-    "beams": ORANGE,
+    "beams": BROWN,
     "samples": SKY,
     "control": GREY,
     "gap": PURPLE_DARK,
