@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-# Okabe and Ito (2008), safe for colour-blind readers; sky blue darkened and orange turned to brown, so that each colour
-# stands off white and off the dark background at 3:1 or more (WCAG 2.2, 1.4.11).
-BLUE, VERMILLION, GREEN, PURPLE, BROWN, SKY, GREY, PURPLE_DARK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A57C52", "#3C93CC", "#6B6B6B", "#9A5BB5",
+# Okabe and Ito (2008), safe for colour-blind readers, with sky blue darker and brown for orange, so that each
+# stands off white and off the dark ground at 3:1 or more (WCAG 2.2, 1.4.11); magenta from Tol (2021).
+BLUE, VERMILLION, GREEN, PURPLE, BROWN, SKY, GREY, MAGENTA = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A57C52", "#3C93CC", "#6B6B6B", "#AA4499",
 )  # fmt: skip
 
 # The same colour for the same thing in every figure: what a model says is vermillion, what it picks is blue.
@@ -22,7 +22,7 @@ COLORS = {
     "beams": BROWN,
     "samples": SKY,
     "control": GREY,
-    "gap": PURPLE_DARK,
+    "gap": MAGENTA,
 }
 
 LIGHT = {"ink": "#1A1A1A", "soft": "#5C5C5C", "line": "#DADADA", "ground": "#FFFFFF"}
