@@ -18,7 +18,7 @@ from anomia.grade import is_degenerate
 from anomia.interop.join import Joined, join
 from anomia.interop.lighteval_log import read_lighteval
 from anomia.interop.lm_eval_log import read_lm_eval
-from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right
+from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right, task_of
 from anomia.items.item import Question
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
 
@@ -143,8 +143,8 @@ def models_from(
         )
     read = TOOLS[tool].read
     turns: list[tuple[SampleFile, int]] = []
-    for path in paths:
-        file = read(path, filter_name=filter_name)
+    for each in paths:
+        file = read(each, filter_name=filter_name)
         turns.append((file, sum(_same_task(file, other) for other, _ in turns)))
     count = max(turn for _, turn in turns) + 1
     if count < 2:
@@ -164,7 +164,7 @@ def _files(tool: str, paths: Sequence[Path]) -> list[Path]:
         # The date stands last in a name, so the newest comes last.
         newest: dict[str, Path] = {}
         for file in sorted(path.rglob(pattern), key=lambda each: each.name):
-            newest[file.stem.rpartition("_")[0] or file.stem] = file
+            newest[task_of(file)] = file
         if not newest:
             raise DataError(f"import: {path} holds no {pattern}; give the folder that {tool} wrote")
         found += newest.values()

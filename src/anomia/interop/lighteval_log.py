@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,17 @@ from typing import Any
 import polars as pl
 
 from anomia.errors import DataError
-from anomia.interop.samples import Sample, SampleFile, keys_of, language_of, numbers, question_of, texts
+from anomia.interop.samples import (
+    Sample,
+    SampleFile,
+    keys_of,
+    language_of,
+    numbers,
+    question_of,
+    task_of,
+    texts,
+)
 
-# details_TASK_2026-01-31T12-00-00.123456.parquet
-_FILE = re.compile(r"details_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.parquet")
 _COLUMNS = ("doc", "model_response", "metric")
 
 
@@ -39,13 +45,12 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile:
             f"import: {path} holds no details of lighteval (no column {', '.join(missing)}); "
             "save them with lighteval 0.11 or later and --save-details"
         )
-    found = _FILE.fullmatch(path.name)
-    task = found["task"] if found else path.stem
+    task = task_of(path)
     samples = []
     for number, row in enumerate(frame.select(_COLUMNS).iter_rows(named=True), start=1):
         try:
             samples.append(_sample(row, task))
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as fault:
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as fault:
             raise DataError(f"import: {path}, row {number}: {fault}") from None
     if not samples:
         raise DataError(f"import: {path} holds no samples")

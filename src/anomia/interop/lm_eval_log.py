@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from anomia.errors import DataError
-from anomia.interop.samples import Sample, SampleFile, keys_of, language_of, numbers, question_of, texts
-
-# samples_TASK_2026-01-31T12-00-00.123456.jsonl
-_FILE = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.\-]+)?\.jsonl")
+from anomia.interop.samples import (
+    Sample,
+    SampleFile,
+    keys_of,
+    language_of,
+    numbers,
+    question_of,
+    sound,
+    task_of,
+    texts,
+)
 
 
 def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile:
@@ -35,7 +42,7 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile:
         if name == (filter_name or next(iter(filters))):
             try:
                 samples.append(_sample(row, task))
-            except (TypeError, ValueError, KeyError, IndexError) as fault:
+            except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as fault:
                 raise DataError(f"import: {path}, line {number}: {fault}") from None
     if filter_name is not None and filter_name not in filters:
         raise DataError(
@@ -50,12 +57,6 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile:
     return SampleFile(path, task, forms.pop(), tuple(samples), used if len(filters) > 1 else None)
 
 
-def task_of(path: Path) -> str:
-    """The task that a log belongs to, by its name."""
-    found = _FILE.fullmatch(path.name)
-    return found["task"] if found else path.stem
-
-
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8") as lines:
@@ -63,6 +64,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 row = json.loads(line)
+                if "\\u" in line:
+                    row = sound(row)
                 if not isinstance(row, dict) or "resps" not in row or not isinstance(row.get("doc"), dict):
                     raise DataError(
                         f"import: {path}, line {number} is no sample of lm-evaluation-harness "
@@ -78,7 +81,9 @@ def _sample(row: Mapping[str, Any], task: str) -> Sample:
     doc = row["doc"]
     question, context = question_of(doc)
     digest = row.get("doc_hash")
-    metrics = numbers(row, texts(row.get("metrics")) or [name for name in row if name not in _OWN])
+    # Logs of before 0.4.4 don't name their metrics.
+    named = texts(row["metrics"]) if "metrics" in row else [name for name in row if name not in _OWN]
+    metrics = numbers(row, named)
     passage = doc.get("passage_id")
     arguments = _arguments(row.get("arguments"))
     scores = _scores(row["resps"])

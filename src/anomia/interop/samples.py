@@ -56,6 +56,12 @@ class SampleFile(NamedTuple):
     filter: str | None = None
 
 
+def task_of(path: Path) -> str:
+    """The task that a log belongs to, by its name: `samples_TASK_2026-01-31T12-00-00.123456.jsonl`."""
+    stem = re.sub(r"_\d{4}-\d\d-\d\dT[\d.\-]+$", "", path.stem)
+    return re.sub("^(samples|details)_", "", stem)
+
+
 def right(sample: Sample) -> tuple[bool | None, str]:
     """Whether an answer counted as right, and by which metric; None where nothing says so.
 
@@ -107,6 +113,17 @@ def language_of(doc: Mapping[str, Any], task: str) -> str:
         return language_name(named)
     last = language_name(re.split(r"[_:|\-]", task)[-1])
     return UNKNOWN_LANGUAGE if language_code(last) is None else last
+
+
+def sound(value: Any) -> Any:
+    """The same value with half characters replaced, which JSON can write and no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [sound(each) for each in value]
+    if isinstance(value, dict):
+        return {sound(name): sound(each) for name, each in value.items()}
+    return value
 
 
 def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
