@@ -54,6 +54,7 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "batch_size": _batch_size(study, item_sets, ready, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
         "base_weights": fingerprint_weights(loaded.model),
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "size_bytes": stored_bytes(loaded.model, source=loaded.name, revision=study.revision),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
         "vocabulary": loaded.model.config.get_text_config().vocab_size,
