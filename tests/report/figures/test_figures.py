@@ -57,6 +57,7 @@ def test_a_run_of_open_and_choice_alone_skips_what_it_lacks(tmp_path: Path) -> N
     bare = make_run(tmp_path / "bare", bare=True)
     found = {figure.name: figure for figure in draw_all([bare])}
     assert list(found) == ["fates_flow", "figure1", "figure8", "ladder", "figure2", "frontier", "figure5"]
+    assert set(found["ladder"].table.filter(rung="string presence")["who"]) == {"no model"}
     assert set(found["ladder"].table["rung"]) == {"open", "choice", "string presence"}
     for figure in found.values():
         svg(figure)

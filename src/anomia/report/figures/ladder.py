@@ -44,6 +44,7 @@ KIND_SCALE = alt.Scale(
     range=[COLORS[kind] for kind in ("open", "cued", "choice", "control")],
 )
 NUDGE = 4
+NO_MODEL = "no model"
 
 
 def draw_ladder(found: Sequence[Case]) -> Drawn | None:
@@ -53,12 +54,13 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         return None
     kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)
     told = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
-    x, y = percent_axis("accuracy (%) · ○ base · ● arm", domain=(0, 1)), rows_axis("rung")
-    base, arm = "datum.who == 'base'", "datum.who == 'arm'"
+    x, y = percent_axis("accuracy (%) · ○ base · ● arm · diamond: no model", domain=(0, 1)), rows_axis("rung")
+    base, arm, none = (f"datum.who == '{who}'" for who in ("base", "arm", NO_MODEL))
     layers = [
         *dots(x, y, ONE_SCOPE, base, color=kind, told=told, filled=False, nudge=-NUDGE),
         *dots(x, y, ONE_SCOPE, arm, color=kind, told=told, nudge=NUDGE),
-        beside("note", y, ONE_SCOPE, arm),
+        *dots(x, y, ONE_SCOPE, none, color=kind, told=told, shape="diamond", filled=False),
+        beside("note", y, ONE_SCOPE, "datum.who != 'base'"),
     ]
     chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
     return Drawn(
@@ -95,17 +97,15 @@ def _rungs(case: Case, number: int) -> list[Row]:
             last = after or before
             shown = " → ".join(signed(100 * e.value) for e in (before, after) if e)
             change = note(shown, last.n)
-            # The control without a model is one point; it is drawn as the arm's, so that its text is shown.
-            for who, estimate in (("base", before if after else None), ("arm", last)):
-                if estimate is not None:
-                    rows.append(measured(estimate, **fields, who=who, note=change))
+            models = {"base": before, "arm": after} if after else {NO_MODEL: before}
+            rows += [measured(estimate, **fields, who=who, note=change) for who, estimate in models.items()]
     return rows
 
 
 def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
     told = []
     for case in found:
-        mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] == "arm"]
+        mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] != "base"]
         changes = ", ".join(f"{row['rung']} {row['note'].partition(' · ')[0]} %" for row in mine)
         told.append(f"{case.label}: {changes}")
     return f"Accuracy before and after compression. {listed(told)}."
