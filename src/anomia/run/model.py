@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
+from anomia.compress import spec
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import Checkpoint
+from anomia.endpoint.ask import Served
+from anomia.endpoint.ready import notes_of, reach
 from anomia.errors import RunError
-from anomia.models import LoadedModel, load_model
+from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer
 from anomia.notes import write_notes
+from anomia.probe import reference
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run.cells import CellRun, Turn
 from anomia.run.compress import compress_arm
@@ -19,10 +24,11 @@ from anomia.study import Study
 
 
 class Ready(NamedTuple):
-    """A model that can be asked."""
+    """A model that can be asked. served: behind a server; `loaded` is then base's tokenizer and configuration."""
 
     loaded: LoadedModel
     engine: ChosenEngine
+    served: Served | None = None
 
 
 def make_ready(turn: Turn, progress: Progress) -> Ready:
@@ -35,6 +41,8 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
         RunError: the calibration text is another than when a cell's arm was begun.
     """
     study, steps = turn.cells[0].study, turn.arm.steps
+    if steps and isinstance(steps[0], spec.Served):
+        return _reach(turn, steps[0], progress)
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
     loaded = _load(study, checkpoint.model if checkpoint else study.base, progress)
     rest = steps[1:] if checkpoint else steps
@@ -56,6 +64,24 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
         for cell in turn.cells:
             _note(turn, cell, report)
     return Ready(loaded, _engine(turn, loaded))
+
+
+def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
+    """A served model: nothing is loaded but base's tokenizer and configuration, with which prompts are cut."""
+    study = turn.cells[0].study
+    progress.stage(f"trying {step.url}", 1)
+    served = reach(step.url, step.model)
+    tokenizer, config = load_tokenizer(
+        study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
+    )
+    notes = notes_of(served.abilities)
+    for cell in turn.cells:
+        write_notes(cell.path, turn.arm.name, notes)
+    for note in notes[1:]:
+        progress.say(f"{turn.arm.name}: {note}")
+    progress.advance()
+    loaded = LoadedModel(step.model, SimpleNamespace(config=config), tokenizer)
+    return Ready(loaded, ChosenEngine("endpoint", "", reference.answer), served)
 
 
 def _differences(loaded: LoadedModel, folder: RunFolder) -> list[str]:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomia.endpoint.ask import answer_items
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.models import LoadedModel
 from anomia.models.fingerprint import fingerprint_tokenizer
 from anomia.probe.ask import Decoding, Distribution, OnSplit, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
-from anomia.records import record, write_rows
+from anomia.records import Said, record, write_rows
 from anomia.run.cells import CellRun
 from anomia.run.folder import RunFolder, Shard
 from anomia.run.model import Ready
@@ -55,8 +56,8 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
     halved: list[tuple[str, ...]] = []
-    replies = ask(cell, [encoded[n] for n in order], ready, on_split=halved.append)
-    for offset, reply in zip(order, replies, strict=True):
+    answers = _answers(cell, [encoded[n] for n in order], ready, on_split=halved.append)
+    for offset, (reply, said) in zip(order, answers, strict=True):
         rows[offset] = record(
             encoded[offset],
             reply,
@@ -65,6 +66,7 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
             dataset=shard.dataset,
             index=shard.first + offset,
             base_distribution=references.get(reply.item_id),
+            said=said,
         )
         progress.advance(items=1)
     if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
@@ -81,6 +83,16 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     progress.finish(
         Finished(cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where)
     )
+
+
+def _answers(
+    cell: CellRun, encoded: Sequence[EncodedItem], ready: Ready, *, on_split: OnSplit
+) -> Iterator[tuple[Reply, Said | None]]:
+    """Replies in the order of the items; those of a served model come as texts."""
+    if ready.served is None:
+        return ((reply, None) for reply in ask(cell, encoded, ready, on_split=on_split))
+    asked = decoding(cell.study, None)
+    return answer_items(ready.served, encoded, ready.loaded.tokenizer, asked, chat=cell.study.chat)
 
 
 def encode(
@@ -119,10 +131,10 @@ def ask(
     return ready.engine.answer(ready.loaded.model, asks, how, batch_size=size, on_split=on_split)
 
 
-def decoding(study: Study, loaded: LoadedModel) -> Decoding:
-    """How answers are generated."""
+def decoding(study: Study, loaded: LoadedModel | None) -> Decoding:
+    """How answers are generated; a served model ends them by itself."""
     return Decoding(
-        eos_token_ids=loaded.eos_token_ids,
+        eos_token_ids=() if loaded is None else loaded.eos_token_ids,
         top_tokens=study.top_tokens,
         max_new_tokens=study.max_new_tokens,
         num_beams=study.num_beams,

@@ -1,0 +1,144 @@
+"""A local Ray of two workers gives the records of a run in this process, also when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from anomia.errors import AnomiaError, RunError
+from anomia.matrix import Matrix, read_matrix
+from anomia.records import read_records
+from anomia.run import PlainProgress, run_matrix
+from anomia.run.folder import runs_of
+from anomia.run.on_ray import Size, on_ray
+from anomia.run.progress import Finished
+from tests.conftest import entry
+
+ray = pytest.importorskip("ray", reason="needs the ray extra: pip install 'anomia[ray]'")
+# Every worker imports torch anew.
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    import sys
+
+    torch.set_num_threads(1)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def matrix(write_jsonl: Callable[..., Path], model_folder: Path) -> Matrix:
+    one = write_jsonl([entry(n, name) for name in ("english", "swahili") for n in range(40)], "one.jsonl")
+    two = write_jsonl([entry(n, "english") for n in range(50, 58)], "two.jsonl")
+    return read_matrix(
+        None,
+        {
+            "base": str(model_folder),
+            "arms": ["wanda:0.5"],
+            "data": [f"jsonl:{one}", f"jsonl:{two}"],
+            "limit": 36,
+            "reach_limit": 4,
+            "calibration": "demo",
+            "calibration_samples": 3,
+            "calibration_tokens": 32,
+            "probes": ["open", "choice", "rank", "beams"],
+            "max_new_tokens": 3,
+            "noise_items": 2,
+        },
+    )
+
+
+class Watching(PlainProgress):
+    """Keeps what was said and finished; kills the worker of the first finished shard, where asked."""
+
+    def __init__(self, *, kill: bool = False) -> None:
+        self.said: list[str] = []
+        self.shards: list[Finished] = []
+        self._kill = kill
+        super().__init__(self.said.append)
+
+    def finish(self, shard: Finished) -> None:
+        self.shards.append(shard)
+        if self._kill:
+            self._kill = False
+            os.kill(int(shard.where.rpartition(":")[2]), signal.SIGKILL)
+
+
+def on_cluster(matrix: Matrix, out: Path, progress: Watching, **more: Any) -> list[Any]:
+    with on_ray(None, Size(1, 0), progress) as measure:
+        return run_matrix(matrix, out, progress=progress, measure=measure, **more)
+
+
+def assert_same(one: pl.DataFrame, two: pl.DataFrame) -> None:
+    """Texts, picks and ranks equal, scores within 1e-4."""
+    assert one.columns == two.columns
+    for name, kind in one.schema.items():
+        if kind in (pl.Float64, pl.List(pl.Float64)):
+            left, right = (
+                frame[name].explode() if kind != pl.Float64 else frame[name] for frame in (one, two)
+            )
+            assert (left - right).abs().max() in (None, pytest.approx(0, abs=1e-4)), name
+        else:
+            assert one[name].equals(two[name], null_equal=True), name
+
+
+def test_records_are_those_of_a_run_in_this_process_also_when_a_worker_is_killed(
+    matrix: Matrix, tmp_path: Path
+) -> None:
+    run_matrix(matrix, tmp_path / "here", progress=PlainProgress(lambda text: None))
+    watching = Watching(kill=True)
+    outcomes = on_cluster(matrix, tmp_path / "ray", watching)
+    assert not any(outcome.failed for outcome in outcomes)
+    for here, there in zip(runs_of(tmp_path / "here"), runs_of(tmp_path / "ray"), strict=True):
+        assert_same(read_records(here), read_records(there))
+        assert (here / "noise.json").read_text() == (there / "noise.json").read_text()
+    lost = [line for line in watching.said if "was lost; another does it again" in line]
+    assert len(lost) == 1, watching.said
+    assert len({shard.where for shard in watching.shards if shard.arm == "base"}) >= 2
+    # What is done is not done again.
+    again = Watching()
+    on_cluster(matrix, tmp_path / "ray", again)
+    assert again.shards == []
+
+
+def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(matrix: Matrix, tmp_path: Path) -> None:
+    (cell, _) = matrix.cells
+    study = cell.study.model_copy(
+        update={"arms": ("checkpoint:/nowhere/at/all", "magnitude:0.5"), "limit": 3}
+    )
+    outcomes = on_cluster(Matrix((cell._replace(study=study),), single=True), tmp_path / "run", Watching())
+    assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
+    assert "nowhere" in str(outcomes[1].failed)
+    assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
+
+
+def test_base_that_cannot_be_loaded_ends_the_run(matrix: Matrix, tmp_path: Path) -> None:
+    (cell, _) = matrix.cells
+    study = cell.study.model_copy(update={"base": "/nowhere/at/all"})
+    with pytest.raises(AnomiaError, match="nowhere"):
+        on_cluster(Matrix((cell._replace(study=study),), single=True), tmp_path / "run", Watching())
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_that_find_no_room_are_refused() -> None:
+    with (
+        pytest.raises(RunError, match="asks for 64 CPUs and 0 GPUs, and the cluster has 2 and 0"),
+        on_ray(None, Size(64, 0), Watching()),
+    ):
+        pass
