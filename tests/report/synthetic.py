@@ -36,7 +36,9 @@ class Writer:
         first, letters, self.characters = SCRIPTS[language]
         self.random = random.Random(f"{language} {seed}")
         alphabet = [chr(first + n) for n in range(letters)]
-        self.words = ["".join(self.random.choices(alphabet, k=self.random.randint(2, 9))) for _ in range(VOCABULARY)]
+        self.words = [
+            "".join(self.random.choices(alphabet, k=self.random.randint(2, 9))) for _ in range(VOCABULARY)
+        ]
         self.weights = np.cumsum(1 / np.arange(1, VOCABULARY + 1)).tolist()
 
     def text(self, characters: int) -> str:
@@ -110,7 +112,10 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
     rest = item["context"][start : start + 90]
     opened = f" {gold if said else writer.answer()}\n\n{rest}"
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
-    row |= {name: item[name] for name in ("dataset", "language", "item_id", "index", "passage_id", "question", "foil")}
+    row |= {
+        name: item[name]
+        for name in ("dataset", "language", "item_id", "index", "passage_id", "question", "foil")
+    }
     row |= {
         "arm": arm, "gold": gold, "finite": True, "prompt_tokens": 300, "truncated": False,
         "context_characters": len(item["context"]), "gold_truncated": False, "boundary_mismatch": False,
@@ -123,7 +128,10 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
         "kl_from_base": None if arm == "base" else 0.3, "top1_agrees": None if arm == "base" else said,
     }  # fmt: skip
     for name in ("cued", "distractors_only", "unrelated", "zero_shot", "one_shot"):
-        row |= {f"{name}_text": f" {writer.answer()}\n{rest[: draw.randint(10, 90)]}", f"{name}_correct": draw.random() < 0.3}
+        row |= {
+            f"{name}_text": f" {writer.answer()}\n{rest[: draw.randint(10, 90)]}",
+            f"{name}_correct": draw.random() < 0.3,
+        }
     for name, kind in (("choice", "standard"), ("choice_hard", "hard"), ("choice_passage", "passage"), ("choice_no_question", "standard")):  # fmt: skip
         options = item[f"options_{kind}"]
         scores = [-draw.random() * 20 for _ in options]
@@ -134,7 +142,12 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
         }
     rank = 1 if said else draw.randint(2, 5_000)
     for name in ("gold", "gold_distinct", "foil", "foil_distinct"):
-        row |= {f"{name}_rank": rank, f"{name}_rank_ties": 0, f"{name}_token_log_prob": -2.0, f"{name}_margin": 1.0}
+        row |= {
+            f"{name}_rank": rank,
+            f"{name}_rank_ties": 0,
+            f"{name}_token_log_prob": -2.0,
+            f"{name}_margin": 1.0,
+        }
     if reach:
         row["beam_texts"] = [opened[: -6 * n or None] + writer.text(6 * n) if n else opened for n in range(5)]
         row["sample_texts"] = [" " + writer.text(draw.randint(40, 110)) for _ in range(10)]
@@ -147,5 +160,9 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
 
 def hostile(records: pl.DataFrame, text: str) -> pl.DataFrame:
     """The records with a text in every column that holds texts of models or data sets."""
-    texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in ("arm", "dataset")]
-    return records.with_columns(pl.lit(text).alias(name) for name in texts if name not in ("language", "item_id"))
+    texts = [
+        name for name, kind in records.schema.items() if kind == pl.String and name not in ("arm", "dataset")
+    ]
+    return records.with_columns(
+        pl.lit(text).alias(name) for name in texts if name not in ("language", "item_id")
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from anomia.measure.between import BASE
@@ -23,7 +24,7 @@ def between_table(diagnosis: Diagnosis) -> Table:
     for one, other in dict.fromkeys((row.arm, row.other) for row in rows):
         found = {row.measure: row.estimate for row in rows if (row.arm, row.other) == (one, other)}
         cells = [found.get(measure) for measure in ("gap/choice", "dissociation/choice")]
-        table.add_row(one, other, *(interval(cell) if cell else "–" for cell in cells))
+        table.add_row(escape(one), escape(other), *(interval(cell) if cell else "–" for cell in cells))
     return table
 
 
@@ -42,7 +43,7 @@ def frontier_table(rows: Sequence[FrontierRow]) -> RenderableType:
         }
         opened = interval(row.open) + _marks(row.open_frontier and sparse, row.open_size_frontier)
         chosen = interval(row.choice) + _marks(row.choice_frontier and sparse, row.choice_size_frontier)
-        table.add_row(row.arm, *(known[name] for name in costs), opened, chosen)
+        table.add_row(escape(row.arm), *(known[name] for name in costs), opened, chosen)
     notes = []
     if sparse:
         notes.append("◆ no arm is as sparse and better, or as good and sparser")
@@ -73,7 +74,7 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
             )  # fmt: skip
             unit = {"word": " w", "character": " c", None: ""}[row.fertility_unit]
             fertility = "–" if row.fertility is None else f"{row.fertility:.2f}{unit}"
-            asked.add_row(row.language, *("–" if n is None else str(n) for n in numbers), fertility)
+            asked.add_row(escape(row.language), *("–" if n is None else str(n) for n in numbers), fertility)
     came_back = new_table("Hygiene: what came back (items of all languages)")
     for header in (
         "arm",
@@ -88,7 +89,7 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
     for arm in dict.fromkeys(row.arm for row in rows):
         mine = [row for row in rows if row.arm == arm]
         columns = ("items", "not_finite", "degenerate", "rank_ties", "choice_ties", "unclosed_thinking")
-        came_back.add_row(arm, *(str(sum(getattr(row, name) for row in mine)) for name in columns))
+        came_back.add_row(escape(arm), *(str(sum(getattr(row, name) for row in mine)) for name in columns))
     lines: list[RenderableType] = [
         asked,
         note(
@@ -97,7 +98,7 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
         ),
     ]
     overlapping = [
-        f"{row.language} {row.overlapping_hard_distractors}"
+        f"{escape(row.language)} {row.overlapping_hard_distractors}"
         for row in rows
         if row.arm == BASE and row.overlapping_hard_distractors
     ]

@@ -132,6 +132,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         with socket.socket(family, socket.SOCK_STREAM) as found:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind((host, port))
+            # Whoever opens the printed address at once is kept waiting, not refused.
+            found.listen(64)
             yield found
     except OSError as error:
         raise RunError(

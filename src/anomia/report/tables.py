@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -123,7 +124,9 @@ def gap_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[
     return Group(
         table,
         *(
-            note(f"mean of {', '.join(labels)}: without {names} (base less than 10 points above guessing)")
+            note(
+                f"mean of {', '.join(labels)}: without {escape(names)} (base less than 10 points above guessing)"
+            )
             for names, labels in by_languages.items()
         ),
     )
@@ -152,7 +155,7 @@ def ranks_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequenc
         prob = probs.get((group, scope))
         change = f"{prob.before:.1f} → {prob.after:.1f}" if prob else "–"
         cells.append(change.replace("-", "−"))
-        table.add_row(label, *cells, end_section=group == FATES[-1])
+        table.add_row(escape(label), *cells, end_section=group == FATES[-1])
     lines: list[RenderableType] = [
         table,
         note("distinct: the first token that no other option shares; log-prob: of the whole answer, in nats"),
@@ -214,7 +217,7 @@ def reach_table(figures: Lookup, arm: str) -> RenderableType:
     for name, points in sides.items():
         values = " ".join(percent(point) for point in points if point)
         if values:
-            curves.append(note(f"pass@1…10 (%), {name}: {values}"))
+            curves.append(note(f"pass@1…10 (%), {escape(name)}: {values}"))
     return Group(drops, recovered, *curves)
 
 
@@ -253,7 +256,7 @@ def tests_table(diagnosis: Diagnosis, arm: str) -> RenderableType:
         name = measure.replace("choice_hard", "hard choice").replace("choice_passage", "same-passage choice")
         name = name.replace("zero_shot", "open, 0 shot,").replace("one_shot", "open, 1 shot,")
         changed = f"{pooled.changed} of {pooled.units}"
-        table.add_row(name, probability(pooled.p_value), changed, ", ".join(found) or "none")
+        table.add_row(name, probability(pooled.p_value), changed, escape(", ".join(found)) or "none")
     methods = dict.fromkeys(row.test.method for row in mine)
     methods_used = f"{', '.join(methods)}; Holm's family: the languages within one arm and one hypothesis"
     return Group(table, note(methods_used))
@@ -314,7 +317,7 @@ def add_column(table: Table, header: str) -> None:
 def _row(table: Table, scope: str, scopes: Sequence[str], cells: Sequence[str]) -> None:
     """A row; languages are set apart from what is taken over them."""
     last = len(scopes) > 1 and scope == scopes[-2]
-    table.add_row(scope, *cells, end_section=last)
+    table.add_row(escape(scope), *cells, end_section=last)
 
 
 def note(text: str) -> Text:

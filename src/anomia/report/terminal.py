@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -45,7 +46,8 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             continue
         verdict = "right" if row["open_correct"] else "wrong"
         grid.add_row(
-            f"{name} said", Text.assemble(_plain(_one_line(row["open_text"] or "")), (f"  ({verdict})", "bold"))
+            f"{name} said",
+            Text.assemble(_plain(_one_line(row["open_text"] or "")), (f"  ({verdict})", "bold")),
         )
         picked = _plain(str(row["choice_pick"]))
         mark = "right" if row["choice_correct"] else "wrong"
@@ -68,10 +70,10 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
         table.add_column(column)
     for verdict in mine:
         beside = _outcome(verdict.same_passage, None) if verdict.same_passage else "–"
-        table.add_row(verdict.scope, _outcome(verdict.decision, verdict.evidence), beside)
+        table.add_row(escape(verdict.scope), _outcome(verdict.decision, verdict.evidence), beside)
     lines += [Text(), table]
     return Panel(
-        Group(*lines), title=f"{arm}: {overall.decision.outcome}", title_align="left", padding=(1, 2)
+        Group(*lines), title=f"{escape(arm)}: {overall.decision.outcome}", title_align="left", padding=(1, 2)
     )
 
 

@@ -15,7 +15,7 @@ from anomia.measure.judge import Verdict
 from anomia.measure.results import Results
 from anomia.measure.verdict import Outcome
 from anomia.report.page.facts import command, facts, model_name, noise
-from anomia.report.page.plain_tables import plain_tables, text_of
+from anomia.report.page.plain_tables import plain_tables, shortened, text_of
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.tables import (
     fates_table,
@@ -27,6 +27,9 @@ from anomia.report.tables import (
     tests_table,
 )
 from anomia.report.terminal import stopping_note
+
+# Of names in the page's own sentences, and of a verdict, which names languages.
+LONGEST_NAME, LONGEST_TEXT = 120, 4_000
 
 ADVICE: Mapping[Outcome, str] = {
     "intact": "Nothing that was measured here speaks against shipping it for questions like these.",
@@ -54,7 +57,8 @@ def _title(parts: Sequence[Mapping[str, Any]]) -> str:
     arms = [arm["name"] for part in parts for arm in part["arms"]]
     bases = list(dict.fromkeys(part["base"] for part in parts))
     what = arms[0] if len(arms) == 1 else f"{len(arms)} compressions"
-    return f"What {what} took from {bases[0] if len(bases) == 1 else f'{len(bases)} models'}"
+    whose = bases[0] if len(bases) == 1 else f"{len(bases)} models"
+    return f"What {shortened(what, LONGEST_NAME)} took from {shortened(whose, LONGEST_NAME)}"
 
 
 def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
 
 def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    headline, _, rest = overall.text.partition(". ")
+    headline, _, rest = shortened(overall.text, LONGEST_TEXT).partition(". ")
     return {
         "outcome": overall.decision.outcome,
         "headline": headline.removesuffix(".") + ".",
@@ -113,7 +117,7 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
         "advice": ADVICE[overall.decision.outcome],
         "languages": [
             [
-                verdict.scope,
+                shortened(verdict.scope, LONGEST_NAME),
                 verdict.decision.outcome,
                 verdict.same_passage.outcome if verdict.same_passage else "–",
             ]

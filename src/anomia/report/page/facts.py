@@ -12,8 +12,10 @@ import polars as pl
 
 from anomia.measure.frame import KEY
 from anomia.measure.results import Results
+from anomia.report.page.plain_tables import shortened
 from anomia.study import Study
 
+LONGEST_FACT = 1_000
 DEMO_MODEL = "gemma-3-270m-"
 # Of `anomia demo`, which sets these itself.
 DEMO_SETS = {"arms": ("wanda:0.5",), "data": "demo", "calibration": "demo"}
@@ -71,7 +73,7 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     if "base_weights" in provenance:
         prints = f"weights {provenance['base_weights']}, tokenizer {provenance.get('tokenizer', '?')}"
         rows.append(["Fingerprints of base", prints])
-    return [row for row in rows if row[1]]
+    return [[label, shortened(value, LONGEST_FACT)] for label, value in rows if value]
 
 
 def command(study: Mapping[str, Any]) -> str:
@@ -95,7 +97,7 @@ def command(study: Mapping[str, Any]) -> str:
             flags += [flag, ",".join(map(str, value))]
         else:
             flags += [flag, str(value)]
-    return shlex.join(flags)
+    return shortened(shlex.join(flags), 4 * LONGEST_FACT)
 
 
 def _is_demo(values: Mapping[str, Any]) -> bool:

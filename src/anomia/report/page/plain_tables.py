@@ -10,6 +10,8 @@ from rich.errors import MarkupError
 from rich.table import Table
 from rich.text import Text
 
+LONGEST_CELL = 600
+
 
 def plain_tables(*views: RenderableType) -> list[dict[str, Any]]:
     """Every table in some renderables, each with the notes below it.
@@ -45,10 +47,17 @@ def _plain(table: Table) -> dict[str, Any]:
 
 
 def text_of(cell: RenderableType) -> str:
-    """What a cell says, without markup; a text that is no markup stays as it is."""
+    """What a cell says, without markup; a text that is no markup stays as it is. Cut where it can't be a cell."""
     if isinstance(cell, Text):
-        return cell.plain
-    try:
-        return Text.from_markup(str(cell)).plain
-    except MarkupError:
-        return str(cell)
+        text = cell.plain
+    else:
+        try:
+            text = Text.from_markup(str(cell)).plain
+        except MarkupError:
+            text = str(cell)
+    return shortened(text, LONGEST_CELL)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text that is cut where it is longer than its place."""
+    return text if len(text) <= longest else f"{text[:longest]}…"

@@ -21,7 +21,7 @@ function listEntry(row, settings) {
   return [
     h("div", { class: "question" }, foreign(oneLine(row.question), language)),
     h("div", { class: "said" }, foreign(oneLine(row.said) || "(nothing)", language)),
-    h("div", { class: "meta" }, fateChip(row.fate), h("span", {}, foreign(row.language)),
+    h("div", { class: "meta" }, fateChip(row.fate), h("span", {}, named(row.language)),
       row.rank > 0 && h("span", { class: "place", title: "rank of the answer, base → compressed" }, `${count(row.baseRank)} → ${count(row.rank)}`)),
   ];
 }

@@ -23,6 +23,10 @@ async function draw(place, figure) {
     tooltip: { disableDefaultStyle: true },
     loader: { load: () => Promise.reject(new Error("no network")) },
   });
+  // One image with one text, not hundreds of marks that are read out one by one.
+  const image = place.querySelector("svg");
+  image?.setAttribute("role", "img");
+  image?.setAttribute("aria-label", figure.alt);
   place.querySelectorAll(".vega-bindings input, .vega-bindings select").forEach((input) => {
     const name = input.closest(".vega-bind")?.querySelector(".vega-bind-name")?.textContent;
     if (name && !input.labels?.length) input.setAttribute("aria-label", name);
@@ -32,7 +36,7 @@ async function draw(place, figure) {
 
 function figureView(figure) {
   const place = h("div", { class: "plot-inner" });
-  const plot = h("div", { class: "plot", role: "group", "aria-label": figure.alt }, place);
+  const plot = h("div", { class: "plot" }, place);
   let drawn = null;
   let queue = Promise.resolve();
   const redraw = () => {

@@ -21,8 +21,8 @@ function filterControls(source, data, changed) {
   };
 
   const search = h("input", { type: "search", id: "search", oninput: soon, autocomplete: "off", placeholder: "question, answer, output, id" });
-  const arm = choice(null, source.arms.map(([run, name], n) => [n, data.runs.length > 1 ? `${data.runs[run].name} · ${name}` : name]));
-  const language = choice("all", source.languages.map((name, n) => [n, name]));
+  const arm = choice(null, source.arms.map(([run, name], n) => [n, data.runs.length > 1 ? `${shorten(data.runs[run].name)} · ${shorten(name)}` : shorten(name)]));
+  const language = choice("all", source.languages.map((name, n) => [n, shorten(name)]));
   const from = h("input", { inputmode: "numeric", oninput: soon, placeholder: "from", "aria-label": "rank from" });
   const to = h("input", { inputmode: "numeric", oninput: soon, placeholder: "to", "aria-label": "rank to" });
   const probes = Object.fromEntries(Object.keys(settings.probes).map((name) => [name, choice(null, WANTED)]));

@@ -14,7 +14,7 @@ function sides(left, right) {
   return h("div", { class: "sides" }, h("div", { class: "side" }, left), h("div", { class: "side" }, right));
 }
 
-const who = (name, ...more) => h("p", { class: "who" }, foreign(name), " ", more);
+const who = (name, ...more) => h("p", { class: "who" }, named(name), " ", more);
 
 // What a model wrote, without the line breaks around it; the part that made it right is marked.
 function output(text, right, answers, language) {
@@ -70,16 +70,16 @@ function itemView(found, item, { settings, armName, actions }) {
   ].map(([name, label]) => optionsTable(item, name, label, base, arm, language)).filter(Boolean);
   const others = item.answered.filter((row) => row.arm !== "base");
   const armChoice = others.length > 1 && h("select", { "aria-label": "compressed model", onchange: (event) => actions.otherArm(event.target.value) },
-    others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, row.arm)));
+    others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, shorten(row.arm))));
   return [
     h("div", { class: "bar" },
-      h("span", { class: "where" }, foreign(found.language), " · ", foreign(found.id)), fateChip(found.fate), armChoice,
+      h("span", { class: "where" }, named(found.language), " · ", named(found.id)), fateChip(found.fate), armChoice,
       h("button", { type: "button", onclick: actions.previous, title: "k" }, "Previous"),
       h("button", { type: "button", onclick: actions.next, title: "j" }, "Next"),
       h("button", { type: "button", onclick: actions.alike, title: "a" }, "Another like it")),
     block("h3", "question", item.question, language),
     h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
-    !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? armName : "base"} gave logits that are NaN or infinite here.`),
+    !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
     h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.open[0], row.open[1], item.answers, language)),
     verdictTable(found, settings),
     passageView(item, base, language),

@@ -5,7 +5,7 @@ const SECTION_CLOSING = ["arms", "size", "hygiene"];
 const ARMS_OPEN = 3;
 
 const slot = (name) => document.querySelector(`[data-slot="${name}"]`);
-const armLabel = (data, run, arm) => (data.runs.length > 1 ? `${run.name} · ${arm}` : arm);
+const armLabel = (data, run, arm) => (data.runs.length > 1 ? `${shorten(run.name)} · ${shorten(arm)}` : shorten(arm));
 
 function meter([probe, label, before, after]) {
   const row = (who, share, name) => h("div", { class: `row ${name}` }, h("span", {}, who), bar(share, "bar"), h("span", {}, percent(share)));
@@ -19,7 +19,7 @@ function verdictView(data, run, arm, openItems) {
     dataTable({ columns: ["language", "outcome", "same-passage options"], rows: verdict.languages }));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
     arm.unsaid === 1 ? "Look at the item that it recognises but no longer says" : `Look at the ${arm.unsaid} items that it recognises but no longer says`));
-  return h("article", { class: "verdict", "aria-label": `Verdict on ${arm.name}` },
+  return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
       h("p", { class: "headline" }, visible(verdict.headline)),
@@ -44,9 +44,9 @@ function fillVerdicts(data, openItems) {
       "This page says what was lost, how sure that is, and shows every answer.";
   }
   for (const run of data.runs) {
-    for (const [arm, reason] of run.failed) $("verdicts").append(h("p", { class: "message" }, foreign(arm), " was not measured: ", foreign(reason)));
+    for (const [arm, reason] of run.failed) $("verdicts").append(h("p", { class: "message" }, named(arm), " was not measured: ", foreign(reason)));
     for (const [arm, items] of run.broken) {
-      $("verdicts").append(h("p", { class: "message" }, foreign(arm), ` gives logits that are NaN or infinite for ${items} items.`));
+      $("verdicts").append(h("p", { class: "message" }, named(arm), ` gives logits that are NaN or infinite for ${items} items.`));
     }
     for (const arm of run.arms) $("verdicts").append(verdictView(data, run, arm, openItems));
   }
@@ -54,7 +54,7 @@ function fillVerdicts(data, openItems) {
 
 function fillFacts(data) {
   for (const run of data.runs) {
-    if (data.runs.length > 1) slot("facts").append(h("h3", {}, foreign(run.name)));
+    if (data.runs.length > 1) slot("facts").append(h("h3", {}, named(run.name)));
     slot("facts").append(h("dl", { class: "facts" }, run.facts.map(([label, value]) => [h("dt", {}, visible(label)), h("dd", {}, foreign(value))])));
   }
 }
@@ -76,7 +76,7 @@ function fillTables(data) {
       const tables = (run.tables[name] ?? []).flatMap((table) => dataTable(table)).filter(Boolean);
       if (!tables.length) continue;
       const place = slot(name === "size" ? "arms" : name);
-      if (data.runs.length > 1) place.append(h("h3", {}, foreign(run.name)));
+      if (data.runs.length > 1) place.append(h("h3", {}, named(run.name)));
       place.append(...tables);
     }
   }

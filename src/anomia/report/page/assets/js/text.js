@@ -35,6 +35,14 @@ function foreign(text, language) {
   return h("bdi", { lang: language }, visible(text ?? ""));
 }
 
+// The name of a language, an arm or a model: whatever its length, it fits into a line.
+function shorten(text) {
+  const chars = Array.from(text ?? "");
+  return chars.length > 90 ? `${chars.slice(0, 60).join("")}…${chars.slice(-20).join("")}` : text ?? "";
+}
+
+const named = (text) => foreign(shorten(text));
+
 // A block of text with spans marked; a very long one is opened by a button.
 function block(tag, name, text, language, spans = []) {
   const node = h(tag, { class: `${name} foreign`, dir: "auto", lang: language });
