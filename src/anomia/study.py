@@ -140,8 +140,8 @@ class Study(BaseModel):
     @field_validator("device")
     @classmethod
     def _device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-            raise ValueError(f"unknown device {value!r}; known: auto, cpu, cuda, mps")
+        if not re.fullmatch(r"auto|cpu|mps|map|cuda(:\d+)?", value):
+            raise ValueError(f"unknown device {value!r}; known: auto, cpu, cuda, mps, map")
         return value
 
     @field_validator("arms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,6 +83,20 @@ def run(
     track: Annotated[
         str | None, typer.Option(help="Tell wandb, mlflow or trackio how far the run is.", metavar="TRACKER")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Share the work out with Ray: alone, all of this machine; else a cluster's address, or auto.",
+            metavar="[ADDRESS]",
+        ),
+    ] = None,
+    ray_worker: Annotated[
+        str | None,
+        typer.Option(
+            help="What a worker asks for (default one GPU where there are GPUs, else one CPU).",
+            metavar="cpus=N,gpus=N",
+        ),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
@@ -149,7 +163,7 @@ def run(
         "revision": revision,
     }
     matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
-    execute(matrix, out, margins, reuse=reuse or (), track=track)
+    execute(matrix, out, margins, reuse=reuse or (), track=track, ray=ray, ray_worker=ray_worker)
 
 
 @app.command()
@@ -187,6 +201,8 @@ def execute(
     *,
     reuse: Sequence[Path] = (),
     track: str | None = None,
+    ray: str | None = None,
+    ray_worker: str | None = None,
 ) -> None:
     """Executes the cells of a study and shows what came out."""
     from anomia.files import write_json
@@ -200,9 +216,15 @@ def execute(
     from anomia.run.progress import Several
 
     tracker = None if track is None else Tracker(track, out.name, describe(matrix))
-    with _stopped_like_ctrl_c(), progress_display() as progress:
+    with _stopped_like_ctrl_c(), progress_display() as progress, ExitStack() as cluster:
         told = progress if tracker is None else Several([progress, tracker])
-        outcomes = run_matrix(matrix, out, progress=told, reuse=reuse)
+        measure = None
+        if ray is not None:
+            from anomia.run.on_ray import on_ray, read_size
+
+            size = None if ray_worker is None else read_size(ray_worker)
+            measure = cluster.enter_context(on_ray(None if ray == "local" else ray, size, told))
+        outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
     found = []
     for run_folder in runs_of(out):
         results = read_results(run_folder, thresholds=thresholds)

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from anomia.errors import ModelError
 from anomia.models.memory import PREFIX, held
 
+MAPPED = "map"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -69,7 +70,7 @@ def load_model(
     Args:
         name: a hub id, a folder, or a `.gguf` file (dequantized).
         dtype: `auto` (as stored; bfloat16 for GGUF), `float32`, `bfloat16` or `float16`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `mps`, or `map`: layers spread over all GPUs that this process sees.
         revision: of a hub repository.
         trust_remote_code: whether code that the repository brings along may run.
         chat: whether the tokenizer must have a chat template.
@@ -89,6 +90,8 @@ def load_model(
             "dtype": DTYPES.get(dtype, torch.bfloat16),
             "quantization_config": transformers.GgufConfig(dequantize=True),
         }
+    if device == MAPPED:
+        weights["device_map"] = "auto"
     with quiet_transformers():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
@@ -115,7 +118,32 @@ def load_model(
             f"model: {name!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, …); "
             "it is damaged, or stored in a format that this version of transformers can't read"
         )
-    return _ready(name, model.to(resolve_device(device)), tokenizer, chat=chat)
+    placed = model if device == MAPPED else model.to(resolve_device(device))
+    return _ready(name, placed, tokenizer, chat=chat)
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """A model's tokenizer and configuration, without its weights.
+
+    Raises:
+        ModelError: they can't be found.
+    """
+    if name.startswith(PREFIX):
+        model, tokenizer = held(name)
+        return tokenizer, model.config
+    source, gguf_file = _locate(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if gguf_file:
+        options["gguf_file"] = gguf_file
+    with quiet_transformers():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            raise ModelError(_explain(name, error)) from None
+    return tokenizer, config
 
 
 def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedModel:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from anomia.errors import AnomiaError, MissingExtraError, RunError
+from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
 from anomia.run.cells import CellRun, Turn
 from anomia.run.execute import Measure, begin_cell
 from anomia.run.folder import RunFolder, Shard
@@ -39,6 +39,26 @@ class Size(NamedTuple):
 
     cpus: float = 1.0
     gpus: float = 0.0
+
+
+def read_size(text: str) -> Size:
+    """What a worker asks for, as in `cpus=4,gpus=0.5`.
+
+    Raises:
+        StudyError: an unknown name, or no number.
+    """
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, written = part.partition("=")
+        if key not in Size._fields:
+            raise StudyError(f"--ray-worker {text}: unknown {key!r}; {nearest(key, Size._fields)}")
+        try:
+            values[key] = float(written)
+        except ValueError:
+            values[key] = -1.0
+        if not 0 <= values[key] < float("inf"):
+            raise StudyError(f"--ray-worker {text}: {key} must be a number, not {written!r}")
+    return Size(**values)
 
 
 class Answer(NamedTuple):
