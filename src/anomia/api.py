@@ -161,6 +161,7 @@ class Run:
         """Counts of fates by arm, options and scope, with the dissociation rate and its interval."""
         import polars as pl
 
+        from anomia.measure.fates import FATES
         from anomia.measure.figures import lookup
 
         estimates = lookup(self.results.diagnosis.figures)
@@ -179,7 +180,13 @@ class Run:
                     "high": None if rate is None else rate.high,
                 }
             )
-        return pl.DataFrame(rows, infer_schema_length=None)
+        counted = ["both_correct", *FATES]
+        return pl.DataFrame(
+            rows,
+            schema=dict.fromkeys(["arm", "options", "scope"], pl.String)
+            | dict.fromkeys(counted, pl.Int64)
+            | dict.fromkeys(["dissociation", "low", "high"], pl.Float64),
+        )
 
     def items(
         self, *, fate: str | None = None, arm: str | None = None, language: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import polars as pl
@@ -14,7 +15,7 @@ from anomia.measure.frame import arms_of, both, known, pair, prepare, right
 from anomia.measure.quantities import Quantity
 from anomia.measure.ranks import mid_ranks
 from anomia.measure.reach import recovery_over_foil
-from anomia.measure.verdict import Decision, Evidence, Thresholds, decide
+from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
 from anomia.measure.verdict_text import explain
 
 
@@ -44,6 +45,9 @@ def judge(
     verdicts = []
     for arm in arms_of(records, base=base):
         pairs = pair(records, arm, base=base)
+        if _lacks_choice(pairs):
+            verdicts += list(_without_choice(arm, pairs))
+            continue
         standard = gather(_case(pairs, "choice"))
         shared: Mapping[str, Evidence] = {}
         usable = known(pairs, ["choice_passage_correct"])
@@ -56,6 +60,24 @@ def judge(
             text = explain(evidence, decision, beside, shared_fates)
             verdicts.append(Verdict(arm, scope, evidence, decision, beside, text))
     return verdicts
+
+
+def _lacks_choice(pairs: pl.DataFrame) -> bool:
+    """Whether an arm was asked no choice at all, as behind a server that tells no probabilities."""
+    answered = pairs.filter(pl.col("finite_arm"))
+    return not answered.is_empty() and answered["choice_correct_arm"].null_count() == len(answered)
+
+
+def _without_choice(arm: str, pairs: pl.DataFrame) -> Iterator[Verdict]:
+    """Untestable everywhere, with what open answers show."""
+    for scope, evidence in gather(_case(pairs, "choice")).items():
+        known_part = replace(evidence, arm_choice=0.0, choice_drop=None, gap=None, lost=None)
+        decision = Decision("untestable", state(evidence.open_drop, Thresholds().hold), "undecided")
+        text = (
+            "Choice was not measured for this arm, so what it still recognises is not known. Open answers: "
+            f"{evidence.base_open:.0%} right in base, {evidence.arm_open:.0%} in the arm, of {evidence.n} items."
+        )
+        yield Verdict(arm, scope, known_part, decision, None, text.replace("%", " %"))
 
 
 def _case(pairs: pl.DataFrame, options: str) -> Case:

@@ -1,5 +1,5 @@
 """Models under test: loading, fingerprints, chat templates."""
 
-from anomia.models.load import LoadedModel, load_model
+from anomia.models.load import LoadedModel, load_model, load_tokenizer
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "load_tokenizer"]

@@ -195,6 +195,8 @@ def _encode_cut(
         one_shot, shared_prefix = _one_shot_prompts(question, exemplar, encode, form)
         prompts |= one_shot
     greedy = {name: encode(text) for name, text in prompts.items() if name != "open" or "open" in probes}
+    if "choice_no_question" in options:
+        prompts["no_question"] = no_question_prompt(context, templates=words)
     return EncodedItem(
         item=item,
         ask=Ask(

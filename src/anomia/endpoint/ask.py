@@ -1,0 +1,159 @@
+"""Asks a served model what an engine asks a loaded one: the same prompts, as texts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from anomia.endpoint.abilities import Abilities, Scored, score
+from anomia.endpoint.client import Client
+from anomia.probe.ask import Decoding, Placement, Reply
+from anomia.probe.encode import OPTION_KINDS, EncodedItem, chat_text
+from anomia.records import Said, answer_of
+
+
+class Served(NamedTuple):
+    """A model behind a server, and what the server can tell."""
+
+    client: Client
+    abilities: Abilities
+
+
+def answer_items(
+    served: Served, encoded: Sequence[EncodedItem], tokenizer: Any, decoding: Decoding, *, chat: bool
+) -> Iterator[tuple[Reply, Said]]:
+    """What a served model answers to items, in their order, as many at a time as the client allows.
+
+    Args:
+        served: the model.
+        encoded: the items, encoded with base's tokenizer: their texts are sent.
+        tokenizer: of base, for its chat template and for counting tokens.
+        decoding: how much is generated and drawn.
+        chat: whether prompts go through base's chat template.
+    """
+    with ThreadPoolExecutor(served.client.concurrency) as pool:
+        waiting = [
+            pool.submit(_answer_item, served, item, tokenizer, decoding, chat=chat) for item in encoded
+        ]
+        try:
+            for future in waiting:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _answer_item(
+    served: Served, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
+) -> tuple[Reply, Said]:
+    client, plain = served.client, served.abilities.plain
+    sent = {name: _sent(tokenizer, text, chat=chat) for name, text in encoded.prompts.items()}
+    length = {"max_tokens": decoding.max_new_tokens}
+    greedy = {
+        name: answer_of(encoded, client.complete(sent[name], temperature=0.0, **length, **plain)["text"])
+        for name in encoded.ask.greedy
+    }
+    samples: dict[int, list[str]] = {}
+    if encoded.ask.samples is not None:
+        drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, **length, **plain}
+        for seed in decoding.sample_seeds:
+            samples[seed] = [
+                answer_of(
+                    encoded,
+                    client.complete(sent["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)["text"],
+                ).text
+                for n in range(decoding.num_samples)
+            ]
+    opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
+    said = Said(greedy=greedy, open_tokens=tuple(opened), samples=samples)
+    if not served.abilities.echo:
+        return Reply(encoded.ask.item_id), said
+    return _scored(served, encoded, sent, chat=chat), said
+
+
+def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, chat: bool) -> Reply:
+    """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
+    question, asked = encoded.item.question, encoded.ask.options
+    texts = {
+        name: encoded.item.options[OPTION_KINDS.get(name, "standard")] for name in asked if name != "answers"
+    }
+    if "answers" in asked:
+        texts["answers"] = question.answers
+    by_prompt: dict[str, dict[str, Scored]] = {}
+    starts: dict[str, int] = {}
+    for prompt in ("open", "no_question"):
+        mine = [name for name in texts if (name == "choice_no_question") == (prompt == "no_question")]
+        wanted = dict.fromkeys(text for name in mine for text in texts[name])
+        if not wanted:
+            continue
+        if prompt == "open" and "answers" in mine:
+            wanted |= dict.fromkeys([encoded.item.foil, *encoded.item.options["standard"]])
+        space = "" if chat else " "
+        found = {
+            text: score(served.client, f"{sent[prompt]}{space}{text}", served.abilities) for text in wanted
+        }
+        alone = score(served.client, sent[prompt], served.abilities)
+        by_prompt[prompt], starts[prompt] = found, _start(alone, list(found.values()))
+    log_probs = {}
+    for name, options in texts.items():
+        prompt = "no_question" if name == "choice_no_question" else "open"
+        log_probs[name] = tuple(_from(by_prompt[prompt][text], starts[prompt]) for text in options)
+    finite = all(math.isfinite(p) for options in log_probs.values() for option in options for p in option)
+    placements: dict[str, Placement] = {}
+    if served.abilities.ranks and "answers" in asked:
+        places = {"gold": question.gold, "foil": encoded.item.foil} | {
+            f"answer_{n}": text for n, text in enumerate(question.answers) if n
+        }
+        placements = {
+            name: _placement(by_prompt["open"][text], starts["open"]) for name, text in places.items()
+        }
+        rivals = [text for text in encoded.item.options["standard"] if text != question.gold]
+        for name, text, others in (
+            ("gold_distinct", question.gold, [*rivals, encoded.item.foil]),
+            ("foil_distinct", encoded.item.foil, [question.gold, *rivals]),
+        ):
+            here = by_prompt["open"][text]
+            unlike = [
+                by_prompt["open"][other] for other in others if other != text and other in by_prompt["open"]
+            ]
+            place = max([starts["open"], *(_shared(here, other) for other in unlike)])
+            if place < len(here.tokens):
+                placements[name] = _placement(here, place)
+    return Reply(encoded.ask.item_id, option_log_probs=log_probs, placements=placements, finite=finite)
+
+
+def _sent(tokenizer: Any, prompt: str, *, chat: bool) -> str:
+    """A prompt as it is sent: servers put the BOS before it themselves."""
+    if not chat:
+        return prompt
+    text = chat_text(tokenizer, prompt)
+    return text.removeprefix(getattr(tokenizer, "bos_token", None) or "")
+
+
+def _start(prompt: Scored, sequences: Sequence[Scored]) -> int:
+    """Where scoring begins: behind what prompt and all sequences share, with at least one token left of each."""
+    shared = min(_shared(prompt, sequence) for sequence in sequences)
+    return max(1, min(shared, *(len(sequence.tokens) - 1 for sequence in sequences)))
+
+
+def _shared(one: Scored, other: Scored) -> int:
+    length = min(len(one.tokens), len(other.tokens))
+    return next((n for n in range(length) if one.tokens[n] != other.tokens[n]), length)
+
+
+def _from(sequence: Scored, start: int) -> tuple[float, ...]:
+    return tuple(math.nan if p is None else p for p in sequence.log_probs[start:])
+
+
+def _placement(sequence: Scored, place: int) -> Placement:
+    """A rank as the server tells it: it counts no ties."""
+    rank, log_prob, margin = sequence.ranks[place], sequence.log_probs[place], sequence.margins[place]
+    return Placement(rank or 1, 0, math.nan if log_prob is None else log_prob, margin or 0.0)
+
+
+def _seed(seed: int, item_id: str, number: int) -> int:
+    """A seed for one sample: a function of study, item and number alone."""
+    digest = hashlib.sha256(f"{seed}:{item_id}:{number}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1

@@ -1,0 +1,131 @@
+"""A completions server in a thread: a tiny model behind HTTP, with failures on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import torch
+
+
+class Fake:
+    """What a fake server does and what it was asked.
+
+    fail: called with the number of a request; returns (status, headers) to fail with, `"hang"`, or None.
+    echo, ranks: whether it gives log-probabilities of prompts, and whether their ranks. strict: it refuses
+    parameters that OpenAI doesn't know.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.echo, self.ranks, self.strict = True, False, False
+        self.fail: Callable[[int], Any] = lambda number: None
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.times: list[float] = []
+        self._lock = threading.Lock()
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self._lock:
+            return self._answer(body)
+
+    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["model"] != "tiny":
+            return 404, {"error": "no such model"}
+        if self.strict and {"top_k", "repeat_penalty"} & body.keys():
+            return 400, {"error": "unknown parameter top_k"}
+        ids = self.tokenizer(body["prompt"], return_tensors="pt").input_ids
+        if body.get("prompt_logprobs") is not None and self.ranks:
+            return 200, self._ranked(ids[0])
+        if body.get("echo") or body.get("prompt_logprobs") is not None:
+            if not self.echo:
+                return 400, {"error": "echo is not supported"}
+            return 200, self._echoed(ids[0])
+        torch.manual_seed(body.get("seed") or 0)
+        drawn = {
+            "do_sample": True,
+            "temperature": body["temperature"],
+            "top_p": body.get("top_p", 1.0),
+            "top_k": 0,
+        }
+        made = self.model.generate(
+            ids,
+            max_new_tokens=body["max_tokens"],
+            **(drawn if body["temperature"] else {"do_sample": False}),
+            pad_token_id=1,
+        )[0, ids.shape[1] :]
+        text = self.tokenizer.decode(made, skip_special_tokens=True)
+        return 200, {"choices": [{"text": text}], "usage": {"completion_tokens": len(made)}}
+
+    def _log_probs(self, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model(ids[None]).logits[0].float().log_softmax(-1)
+
+    def _echoed(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Without the BOS, as llama.cpp does, and with one generated token behind the prompt."""
+        log_probs = self._log_probs(ids)
+        told = [None, *(float(log_probs[n, ids[n + 1]]) for n in range(1, len(ids) - 1)), -0.5]
+        tokens = [*(self.tokenizer.decode([token]) for token in ids[1:]), "!"]
+        choice = {"text": "".join(tokens), "logprobs": {"tokens": tokens, "token_logprobs": told}}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
+
+    def _ranked(self, ids: torch.Tensor) -> dict[str, Any]:
+        """As vLLM's `prompt_logprobs`: the prompt's own token and the likeliest one."""
+        log_probs = self._log_probs(ids)
+        places: list[Any] = [None]
+        for n, token in enumerate(ids[1:].tolist()):
+            own, best = float(log_probs[n, token]), int(log_probs[n].argmax())
+            rank = int((log_probs[n] > own).sum()) + 1
+            place = {str(token): {"logprob": own, "rank": rank, "decoded_token": "?"}}
+            if best != token:
+                place[str(best)] = {"logprob": float(log_probs[n, best]), "rank": 1, "decoded_token": "?"}
+            places.append(place)
+        return {"choices": [{"text": "!", "prompt_logprobs": places}], "usage": {"completion_tokens": 1}}
+
+
+@contextmanager
+def serving(fake: Fake) -> Iterator[str]:
+    """Serves until the block ends; gives the URL of the API."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            fake.times.append(time.monotonic())
+            fake.requests.append(body)
+            fake.keys.append(self.headers.get("authorization"))
+            failure = fake.fail(len(fake.requests))
+            headers: dict[str, str] = {}
+            if failure == "hang":
+                time.sleep(1.0)
+                return
+            if failure == "garbage":
+                status, content = 200, b"<html>"
+            elif failure is not None:
+                status, headers, content = failure[0], failure[1], b"busy"
+            else:
+                status, values = fake.answer(body)
+                content = json.dumps(values).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,151 @@
+"""Requests to a server: retries, limits, keys, and one message for each fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import tenacity
+
+from anomia.compress.spec import parse_arm
+from anomia.endpoint.client import ATTEMPTS, Client, RefusedError, client_from_environment
+from anomia.errors import ModelError, StudyError
+from tests.endpoint.fake_server import Fake, serving
+
+
+@pytest.fixture
+def fake(make_model: Callable[..., Any], tokenizer: Any) -> Fake:
+    return Fake(make_model(), tokenizer)
+
+
+@pytest.fixture
+def url(fake: Fake) -> Iterator[str]:
+    with serving(fake) as address:
+        yield address
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waited: list[float] = []
+    monkeypatch.setattr(tenacity.nap.time, "sleep", waited.append)
+    return waited
+
+
+def ask(client: Client) -> str:
+    return str(client.complete("Who?", max_tokens=3, temperature=0.0)["text"])
+
+
+def test_passing_failures_are_asked_again(fake: Fake, url: str, no_waiting: list[float]) -> None:
+    failures = {1: (429, {"retry-after": "7"}), 2: (500, {}), 3: (503, {"retry-after": "Mon, 01 Jan 2026"})}
+    fake.fail = failures.get
+    with Client(url, "tiny") as client:
+        assert ask(client) == fake.tokenizer.decode(
+            fake.model.generate(
+                fake.tokenizer("Who?", return_tensors="pt").input_ids,
+                max_new_tokens=3,
+                do_sample=False,
+                pad_token_id=1,
+            )[0, len(fake.tokenizer("Who?").input_ids) :],
+            skip_special_tokens=True,
+        )
+    assert len(fake.requests) == 4
+    assert no_waiting[0] == 7.0
+    assert all(wait < 3 for wait in no_waiting[1:])
+
+
+def test_timeouts_are_asked_again_and_an_end_is_put_to_it(
+    fake: Fake, url: str, no_waiting: list[float]
+) -> None:
+    fake.fail = lambda number: "hang" if number == 1 else None
+    with Client(url, "tiny", timeout=0.3) as client:
+        ask(client)
+    assert len(fake.requests) == 2
+    fake.fail = lambda number: (500, {})
+    with (
+        Client(url, "tiny") as client,
+        pytest.raises(ModelError, match=f"after {ATTEMPTS} attempts: status 500"),
+    ):
+        ask(client)
+    assert len(fake.requests) == 2 + ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("failure", "says", "requests"),
+    [
+        ((401, {}), "ANOMIA_ENDPOINT_KEY", 1),
+        ((404, {}), "has no model 'tiny'", 1),
+        ((400, {}), "status 400: busy", 1),
+        ((302, {"location": "http://elsewhere"}), "status 302", 1),
+        ("garbage", "something else than an OpenAI completion", 1),
+    ],
+)
+def test_faults_that_stay_are_one_message(
+    fake: Fake, url: str, failure: Any, says: str, requests: int
+) -> None:
+    fake.fail = lambda number: failure
+    with Client(url, "tiny", key="sk-secret") as client, pytest.raises(ModelError, match=says) as caught:
+        ask(client)
+    assert len(fake.requests) == requests
+    assert "\n" not in str(caught.value)
+    assert "sk-secret" not in str(caught.value) + repr(client)
+    assert isinstance(caught.value, RefusedError) == ("status" in says)
+
+
+def test_a_server_that_is_not_there(no_waiting: list[float]) -> None:
+    with Client("http://127.0.0.1:9/v1", "tiny") as client, pytest.raises(ModelError, match="ConnectError"):
+        ask(client)
+    assert len(no_waiting) == ATTEMPTS - 1
+
+
+def test_the_key_comes_from_the_environment_alone(
+    fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANOMIA_ENDPOINT_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-general")
+    with client_from_environment(url, "tiny") as client:
+        ask(client)
+    monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", "sk-own")
+    with client_from_environment(url, "tiny") as client:
+        ask(client)
+    monkeypatch.delenv("ANOMIA_ENDPOINT_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with client_from_environment(url, "tiny") as client:
+        ask(client)
+    assert fake.keys == ["Bearer sk-general", "Bearer sk-own", None]
+
+
+def test_no_faster_than_allowed(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMIA_ENDPOINT_RATE", "20")
+    with client_from_environment(url, "tiny") as client:
+        for _ in range(5):
+            ask(client)
+    assert fake.times[-1] - fake.times[0] >= 4 / 20 - 0.02
+    monkeypatch.setenv("ANOMIA_ENDPOINT_RATE", "fast")
+    with pytest.raises(ModelError, match="ANOMIA_ENDPOINT_RATE is 'fast'"):
+        client_from_environment(url, "tiny")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "endpoint:",
+        "endpoint:http://localhost/v1",
+        "endpoint:ftp://localhost/v1#m",
+        "endpoint:http://[/v1#m",
+        "wanda:0.5+endpoint:http://localhost/v1#m",
+    ],
+)
+def test_specifications_that_are_none(text: str) -> None:
+    with pytest.raises(StudyError):
+        parse_arm(text)
+
+
+def test_specifications() -> None:
+    arm = parse_arm("endpoint:https://host:8000/v1/#org/model-7b")
+    assert arm.name == "endpoint:https://host:8000/v1#org/model-7b"
+    assert parse_arm(arm.name) == arm
+    for secret in ("endpoint:http://user:hunter2@host/v1#m", "endpoint:http://host/v1?key=hunter2#m"):
+        with pytest.raises(StudyError) as caught:
+            parse_arm(secret)
+        assert "hunter2" not in str(caught.value)
