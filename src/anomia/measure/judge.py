@@ -46,7 +46,7 @@ def judge(
     for arm in arms_of(records, base=base):
         pairs = pair(records, arm, base=base)
         if _lacks_choice(pairs):
-            verdicts += list(_without_choice(arm, pairs))
+            verdicts += list(_without_choice(arm, pairs, thresholds or Thresholds()))
             continue
         standard = gather(_case(pairs, "choice"))
         shared: Mapping[str, Evidence] = {}
@@ -68,11 +68,11 @@ def _lacks_choice(pairs: pl.DataFrame) -> bool:
     return not answered.is_empty() and answered["choice_correct_arm"].null_count() == len(answered)
 
 
-def _without_choice(arm: str, pairs: pl.DataFrame) -> Iterator[Verdict]:
+def _without_choice(arm: str, pairs: pl.DataFrame, thresholds: Thresholds) -> Iterator[Verdict]:
     """Untestable everywhere, with what open answers show."""
     for scope, evidence in gather(_case(pairs, "choice")).items():
         known_part = replace(evidence, arm_choice=0.0, choice_drop=None, gap=None, lost=None)
-        decision = Decision("untestable", state(evidence.open_drop, Thresholds().hold), "undecided")
+        decision = Decision("untestable", state(evidence.open_drop, thresholds.hold), "undecided")
         text = (
             "Choice was not measured for this arm, so what it still recognises is not known. Open answers: "
             f"{evidence.base_open:.0%} right in base, {evidence.arm_open:.0%} in the arm, of {evidence.n} items."
