@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -98,15 +97,18 @@ def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
 
 
 def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:
-    """For each row, the share of seeds of which any sample hits."""
-    rows: list[dict[str, Any]] = records.select("sample_seeds", hits=column).to_dicts()
-    shares: list[float | None] = []
-    for row in rows:
-        if row["hits"] is None:
-            shares.append(None)
-            continue
-        found: dict[int, bool] = {}
-        for seed, hit in zip(row["sample_seeds"], row["hits"], strict=True):
-            found[seed] = found.get(seed, False) or hit
-        shares.append(sum(found.values()) / len(found))
-    return pl.Series(column, shares, dtype=pl.Float64)
+    """For each row, the share of seeds of which any sample hits; null where none was drawn."""
+    samples = (
+        records.select("sample_seeds", hit=column)
+        .with_row_index("row")
+        .filter(pl.col("hit").list.len() > 0)
+        .explode("sample_seeds", "hit")
+    )
+    shares = (
+        samples.group_by("row", "sample_seeds")
+        .agg(pl.col("hit").any())
+        .group_by("row")
+        .agg(pl.col("hit").cast(pl.Float64).mean())
+    )
+    rows = pl.DataFrame({"row": pl.arange(len(records), eager=True, dtype=pl.UInt32)})
+    return rows.join(shares, on="row", how="left", maintain_order="left")["hit"].rename(column)

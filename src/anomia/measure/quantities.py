@@ -311,16 +311,22 @@ def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
 def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Figures]:
     """Figures of all nodes by their identity: sums are drawn for leaves alone, differences follow."""
     leaves = [node for node in nodes if not node.sides]
-    sums = totals(resampling, np.concatenate([leaf.columns for leaf in leaves], axis=1), pooled=True)
-    found: dict[int, _Figures] = {}
-    start = 0
+    # Raw and normalized drops, and what they are part of, sum the same columns: each is drawn once.
+    places: dict[bytes, int] = {}
+    columns: list[FloatArray] = []
     for leaf in leaves:
-        stop = start + leaf.columns.shape[1]
-        parts = [part[..., start:stop] for part in sums]
+        for column in leaf.columns.T:
+            if places.setdefault(column.tobytes(), len(columns)) == len(columns):
+                columns.append(column)
+    sums = totals(resampling, np.stack(columns, axis=-1), pooled=True)
+    found: dict[int, _Figures] = {}
+    for leaf in leaves:
+        mine = [places[column.tobytes()] for column in leaf.columns.T]
+        # Picked along the last axis and seen as before: copies of whole sums.
+        parts = [np.moveaxis(np.moveaxis(part, -1, 0)[mine], 0, -1) for part in sums]
         given = np.array([leaf.given(row) for row in parts[0]])
         observed, drawn, without = (leaf.value(part) for part in parts)
         found[id(leaf)] = _Figures(observed, drawn, without, given)
-        start = stop
     for node in nodes:
         if node.sides:
             one, other = (found[id(side)] for side in node.sides)
