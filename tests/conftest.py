@@ -8,7 +8,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<user>{{ m['content'] }}</user>{% endfor %}"
     "{% if enable_thinking is defined and not enable_thinking %}<nothink>{% endif %}<answer>"
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_figure_files() -> Iterator[None]:
+    """The report at the end of a run without its figures as files, which take seconds; they have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomia.cli.report.FORMATS", ())
+        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ not, never in part. Object stores show an object only when it is whole; there on
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -78,7 +79,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         if is_local(path):
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
         raise RunError(unwritable(path, error)) from None
 
 

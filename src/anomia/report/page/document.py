@@ -109,7 +109,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
 
 def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    headline, _, rest = shortened(overall.text, LONGEST_TEXT).partition(". ")
+    headline, _, rest = shortened(overall.text, LONGEST_TEXT).replace(" %", "\u00a0%").partition(". ")
     return {
         "outcome": overall.decision.outcome,
         "headline": headline.removesuffix(".") + ".",

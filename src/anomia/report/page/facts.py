@@ -15,10 +15,18 @@ from anomia.measure.results import Results
 from anomia.report.page.plain_tables import shortened
 from anomia.study import Study
 
+# Settings of a study that `anomia run` has a flag for, beside `--arm`.
+FLAGS = frozenset(
+    {
+        "base", "arms", "data", "data_folder", "languages", "limit", "seed", "until_width", "dtype", "device", "batch_size",
+        "engine", "probes", "sample_seeds", "calibration", "calibration_samples", "calibration_tokens",
+        "calibration_folder", "calibration_budget", "chat", "trust_remote_code", "revision",
+    }
+)  # fmt: skip
 LONGEST_FACT = 1_000
 DEMO_MODEL = "gemma-3-270m-"
 # Of `anomia demo`, which sets these itself.
-DEMO_SETS = {"arms": ("wanda:0.5",), "data": "demo", "calibration": "demo"}
+DEMO_SETS = {"arms": ["wanda:0.5"], "data": "demo", "calibration": "demo"}
 
 
 def model_name(name: Any) -> str:
@@ -43,7 +51,11 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     study, provenance = results.study, results.study.get("provenance", {})
     rows = [["Base", model_name(study.get("base", "?"))]]
     for arm in results.arms:
-        measured = f"{sparsity[arm]:.1%} of the pruned weights are zero" if arm in sparsity else "as given"
+        measured = (
+            f"{100 * sparsity[arm]:.1f}\u00a0% of the pruned weights are zero"
+            if arm in sparsity
+            else "as given"
+        )
         rows.append(["Compressed", f"{arm}: {measured}"])
     if set(sparsity) & set(results.arms) and study.get("calibration"):
         rows.append(["Calibration text", str(study["calibration"])])
@@ -77,17 +89,20 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
 
 
 def command(study: Mapping[str, Any]) -> str:
-    """The command that asks the same again: every setting that differs from its default, as a flag."""
+    """The command that asks the same again: every setting that differs from its default, as a flag.
+
+    Where a setting has no flag, the study's own file is the way.
+    """
     values = {name: study[name] for name in Study.model_fields if name in study}
     if _is_demo(values):
         flags = ["anomia", "demo", "--languages", ",".join(values.get("languages") or ()) or "all"]
         return shlex.join([*flags, "--limit", str(values.get("limit"))])
     flags = ["anomia", "run"]
     for name, value in values.items():
-        default = Study.model_fields[name].default
-        default = list(default) if isinstance(default, tuple) else default
-        if value is None or value == default:
+        if value is None or _is_default(name, value):
             continue
+        if name not in FLAGS:
+            return "anomia run RUN/study.yaml --out AGAIN"
         flag = f"--{name.replace('_', '-')}"
         if name == "arms":
             flags += [part for arm in value for part in ("--arm", str(arm))]
@@ -100,20 +115,21 @@ def command(study: Mapping[str, Any]) -> str:
     return shortened(shlex.join(flags), 4 * LONGEST_FACT)
 
 
+def _is_default(name: str, value: Any) -> bool:
+    default = Study.model_fields[name].default
+    return bool(value == (list(default) if isinstance(default, tuple) else default))
+
+
 def _is_demo(values: Mapping[str, Any]) -> bool:
     """Whether these are the settings of `anomia demo`, whose model stands in a place that differs by machine."""
-    named = PurePath(str(values.get("base"))).name.startswith(DEMO_MODEL)
     asked = {"base", "languages", "limit", *DEMO_SETS}
-    rest = all(
-        value in (Study.model_fields[name].default, list(Study.model_fields[name].default))
-        if isinstance(Study.model_fields[name].default, tuple)
-        else value == Study.model_fields[name].default
-        for name, value in values.items()
-        if name not in asked
+    named = PurePath(str(values.get("base"))).name.startswith(DEMO_MODEL)
+    sets = all(values.get(name) == wanted for name, wanted in DEMO_SETS.items())
+    return (
+        named
+        and sets
+        and all(_is_default(name, value) for name, value in values.items() if name not in asked)
     )
-    sets = all(tuple(values.get(name, ())) == want if name == "arms" else values.get(name) == want
-               for name, want in DEMO_SETS.items())  # fmt: skip
-    return named and rest and sets
 
 
 def noise(results: Results, arm: str) -> list[list[str]] | None:

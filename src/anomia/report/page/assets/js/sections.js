@@ -36,13 +36,11 @@ function verdictView(data, run, arm, openItems) {
 function fillVerdicts(data, openItems) {
   $("title").append(...visible(data.title));
   document.title = `${data.title} · Anomia`;
-  const runs = data.runs.length > 1 ? `${data.runs.length} runs` : "the same questions";
-  $("lead").textContent = `The uncompressed model and its compressed version were asked ${runs}, in several ways. ` +
+  const arms = data.runs.reduce((sum, run) => sum + run.arms.length, 0);
+  const who = data.runs.length > 1 ? "Uncompressed models and their compressed versions were"
+    : `The uncompressed model and its compressed ${arms > 1 ? "versions" : "version"} were`;
+  $("lead").textContent = `${who} asked the same questions in several ways${data.runs.length > 1 ? `, in ${data.runs.length} runs` : ""}. ` +
     "This page says what was lost, how sure that is, and shows every answer.";
-  if (data.runs.length > 1) {
-    $("lead").textContent = `Uncompressed models and their compressed versions were asked the same questions in several ways, in ${runs}. ` +
-      "This page says what was lost, how sure that is, and shows every answer.";
-  }
   for (const run of data.runs) {
     for (const [arm, reason] of run.failed) $("verdicts").append(h("p", { class: "message" }, named(arm), " was not measured: ", foreign(reason)));
     for (const [arm, items] of run.broken) {
