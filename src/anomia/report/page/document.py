@@ -75,6 +75,7 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
         "arms": [_arm(results, arm) for arm in results.arms],
         "tables": closing,
         "failed": [[arm, reason] for arm, reason in results.failed.items()],
+        "notes": [[arm, note] for arm, notes in results.notes.items() for note in notes],
         "broken": [[arm, count] for arm, count in results.broken.items()],
     }
 
