@@ -65,20 +65,19 @@ def prune(
     """
     from anomia.compress.folder import prune_folder
     from anomia.compress.report import megabytes
-    from anomia.compress.spec import Prune, parse_arm
-    from anomia.errors import StudyError
+    from anomia.compress.spec import PRUNING_METHODS, Prune, parse_arm
+    from anomia.errors import StudyError, nearest
     from anomia.run.progress import stage_counter
 
     if sparsity is not None and pattern is not None:
         raise StudyError("prune: give --sparsity or --pattern, not both")
+    if method not in PRUNING_METHODS:
+        raise StudyError(f"prune: {method!r} is no pruning method; {nearest(method, PRUNING_METHODS)}")
     amount = pattern or str(0.5 if sparsity is None else sparsity)
     step = parse_arm(
         f"{method}:{amount}" + (f",allocation={allocation}" if allocation != "uniform" else "")
     ).steps[0]
-    if not isinstance(step, Prune):
-        raise StudyError(
-            f"prune: {method!r} is no pruning method; use magnitude, wanda, sparsegpt, mwanda or prunerzero"
-        )
+    assert isinstance(step, Prune)
     with progress_display() as progress:
         report = prune_folder(
             model,

@@ -72,6 +72,7 @@ class FolderReport:
     pruned: Perplexity | None = None
 
 
+@quiet_transformers()
 def prune_folder(
     model: str,
     out: Path,
@@ -168,13 +169,17 @@ def prune_folder(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A model without its weights, and where they are. names: model name to stored name, by block and outside."""
+    """A model without its weights, and where they are.
+
+    block_names, outer_names: model name to stored name. tied: of the head, where it is the embedding.
+    """
 
     model: Any
     decoder: DecoderBlocks
     checkpoint: Checkpoint
     block_names: tuple[dict[str, str], ...]
     outer_names: dict[str, str]
+    tied: frozenset[str]
     dtype: torch.dtype | None
     device: torch.device
 
@@ -204,7 +209,9 @@ def _plan(source: Path, dtype: str, device: torch.device) -> _Plan | None:
         if matched is None:
             return None
         outer[name] = matched[name]
-    return _Plan(model, decoder, checkpoint, tuple(names or {} for names in blocks), outer, wanted, device)
+    tied = frozenset(heads) if getattr(config, "tie_word_embeddings", False) else frozenset()
+    block_names = tuple(names or {} for names in blocks)
+    return _Plan(model, decoder, checkpoint, block_names, outer, tied, wanted, device)
 
 
 def _stream(
@@ -266,11 +273,7 @@ def _stream(
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(sparsities),
-        left_dense=tuple(
-            name
-            for name in left_dense(plan.model, plan.decoder)
-            if match_names(plan.model, plan.checkpoint, name)
-        ),
+        left_dense=tuple(name for name in left_dense(plan.model, plan.decoder) if name not in plan.tied),
         reconstruction=method.choices,
         warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
         versions=versions(),

@@ -106,8 +106,11 @@ def _nf4() -> RoundTrip:
     functional = _require("bitsandbytes.functional", "bitsandbytes")
 
     def round_trip(weight: torch.Tensor) -> torch.Tensor:
-        packed, scales = functional.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
-        values: torch.Tensor = functional.dequantize_4bit(packed, scales)
+        try:
+            packed, scales = functional.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
+            values: torch.Tensor = functional.dequantize_4bit(packed, scales)
+        except (RuntimeError, NotImplementedError, AttributeError) as error:
+            raise CompressionError(_without_cuda("nf4", weight, error)) from None
         return values.to(weight.dtype)
 
     return round_trip
@@ -138,10 +141,21 @@ def _replace_linears(
                 threshold=OUTLIER_THRESHOLD,
             )
             layer.load_state_dict(dense.state_dict())
-            block.set_submodule(matrix.name, layer.to(matrix.weight.device).requires_grad_(False))
+            try:
+                layer = layer.to(matrix.weight.device).requires_grad_(False)
+            except (RuntimeError, NotImplementedError, AttributeError) as error:
+                raise CompressionError(_without_cuda("llm.int8", matrix.weight, error)) from None
+            block.set_submodule(matrix.name, layer)
         if progress is not None:
             progress(index + 1, len(decoder.modules))
     return reports
+
+
+def _without_cuda(method: str, weight: torch.Tensor, error: Exception) -> str:
+    return (
+        f"{method}: the installed bitsandbytes can't work on {weight.device} ({error}); run it with --device cuda,"
+        " or use int8 or int4"
+    )
 
 
 def _is_linear(block: nn.Module, name: str) -> bool:
