@@ -64,6 +64,7 @@ def test_what_is_in_the_files(built: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.longest
+@pytest.mark.timeout(3600)
 def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
     wheel, _ = built
     venv.create(tmp_path / "venv", with_pip=True)
