@@ -79,8 +79,10 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
 
 def _outcome(decision: Decision, evidence: Evidence | None) -> str:
     """The outcome and, where it decides nothing, what is open or missing."""
-    if decision.outcome == "inconclusive" and decision.possible:
-        return f"inconclusive: {' or '.join(decision.possible)}"
+    # With every outcome still possible, naming them says nothing.
+    if decision.outcome == "inconclusive" and 0 < len(decision.possible) < 4:
+        *some, last = decision.possible
+        return f"inconclusive: {', '.join(some)}{' or ' if some else ''}{last}"
     if decision.outcome == "untestable" and evidence is not None:
         return f"untestable: base answers {evidence.fates.both_correct} both ways"
     return decision.outcome
