@@ -7,11 +7,25 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from anomia.cli import compare, gate, items, plan, prune, report, run, show, view
+from anomia.cli import cache, compare, gate, import_, items, plan, prune, push, report, run, show, view
 from anomia.cli.app import app, err_console
 from anomia.errors import AnomiaError
 
-__all__ = ["compare", "gate", "items", "main", "plan", "prune", "report", "run", "show", "view"]
+__all__ = [
+    "cache",
+    "compare",
+    "gate",
+    "import_",
+    "items",
+    "main",
+    "plan",
+    "prune",
+    "push",
+    "report",
+    "run",
+    "show",
+    "view",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -33,6 +33,8 @@ ORDER = (
     "plan",
     "import",
     "export",
+    "push",
+    "cache",
 )
 
 

@@ -216,14 +216,16 @@ def execute(
     from anomia.run.progress import Several
 
     tracker = None if track is None else Tracker(track, out.name, describe(matrix))
-    with _stopped_like_ctrl_c(), progress_display() as progress, ExitStack() as cluster:
+    with progress_display() as progress, ExitStack() as held:
         told = progress if tracker is None else Several([progress, tracker])
         measure = None
         if ray is not None:
             from anomia.run.on_ray import on_ray, read_size
 
             size = None if ray_worker is None else read_size(ray_worker)
-            measure = cluster.enter_context(on_ray(None if ray == "local" else ray, size, told))
+            measure = held.enter_context(on_ray(None if ray == "local" else ray, size, told))
+        # Ray sets a handler of its own when it starts.
+        held.enter_context(_stopped_like_ctrl_c())
         outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
     found = []
     for run_folder in runs_of(out):

@@ -234,7 +234,8 @@ def _measure_turns(
             queue.left.extend((i, shard) for i, cell in cells for shard in queue.turn.pending(cell))
         shards = sum(len(queue.left) for queue in queues)
         names = ", ".join(dict.fromkeys(turn.arm.name for turn in turns))
-        progress.stage(f"{names}: {shards} shards on Ray", shards)
+        items = sum(shard.last - shard.first for queue in queues for _, shard in queue.left)
+        progress.stage(f"{names}: {shards} shards on Ray", items)
         for number in range(slots):
             for queue in queues:
                 if queue.left:

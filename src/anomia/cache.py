@@ -1,0 +1,69 @@
+"""What this program keeps on disk between runs: models it converted, and what the hub's client downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from anomia.demo import cache_folder
+from anomia.errors import RunError
+
+
+class Kept(NamedTuple):
+    """One thing that is kept. kind: `converted`, or `model` and `dataset` for downloads."""
+
+    kind: str
+    name: str
+    path: Path
+    size: int
+
+
+def kept() -> list[Kept]:
+    """Everything that is kept, the largest first."""
+    return sorted([*_converted(), *_downloaded()], key=lambda entry: -entry.size)
+
+
+def clear(name: str | None) -> list[Kept]:
+    """Removes what was converted, or the one thing of a name, downloads too; returns what is gone.
+
+    Without a name downloads stay: other programs use them as well.
+
+    Raises:
+        RunError: nothing has that name, or it can't be removed.
+    """
+    everything = kept()
+    chosen = [e for e in everything if (e.kind == "converted" if name is None else e.name == name)]
+    if name is not None and not chosen:
+        known = ", ".join(entry.name for entry in everything) or "nothing"
+        raise RunError(f"cache: nothing is called {name!r}; kept: {known}")
+    for entry in chosen:
+        try:
+            shutil.rmtree(entry.path)
+        except OSError as error:
+            raise RunError(f"cache: {entry.path} can't be removed: {error.strerror or error}") from None
+    return chosen
+
+
+def _converted() -> list[Kept]:
+    folder = cache_folder()
+    if not folder.is_dir():
+        return []
+    # What a conversion that was killed left behind begins with a dot, and is shown as well.
+    return [
+        Kept("converted", path.name, path, _size(path)) for path in sorted(folder.iterdir()) if path.is_dir()
+    ]
+
+
+def _downloaded() -> list[Kept]:
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.scan_cache_dir()
+    except huggingface_hub.CacheNotFound:
+        return []
+    return [Kept(repo.repo_type, repo.repo_id, repo.repo_path, repo.size_on_disk) for repo in found.repos]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,39 @@
+"""`anomia cache`: what is kept on disk between runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove what was converted, or NAME.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="With --clear: the one thing to remove, a download too.")
+    ] = None,
+) -> None:
+    """Show what was converted or downloaded, or clear it.
+
+    Example: anomia cache --clear google/gemma-3-270m
+    """
+    from anomia.cache import clear as remove
+    from anomia.cache import kept
+    from anomia.errors import RunError
+    from anomia.report.tables import add_column, new_table
+
+    if name is not None and not clear:
+        raise RunError(f"cache: say what to do with {name}: anomia cache --clear {name}")
+    entries = remove(name) if clear else kept()
+    table = new_table("Removed" if clear else "Kept on disk")
+    for header in ("what", "name", "MB", "where"):
+        add_column(table, header)
+    for entry in entries:
+        table.add_row(entry.kind, entry.name, f"{entry.size / 1e6:.0f}", str(entry.path))
+    if entries:
+        out_console.print(table)
+    else:
+        out_console.print("nothing was converted, so nothing is gone" if clear else "nothing is kept")

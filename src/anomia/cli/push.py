@@ -1,0 +1,33 @@
+"""`anomia push`: a run as a data set, on the hub or in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+from anomia.cli.report import make_report
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of several cells.")],
+    target: Annotated[
+        str, typer.Argument(help="hub:OWNER/NAME, or a new folder.", metavar="hub:NAME|FOLDER")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository on the hub is private.")
+    ] = False,
+) -> None:
+    """Share records and report as a Hugging Face data set with a card.
+
+    Example: anomia push RUN hub:me/my-study
+    """
+    from anomia.report.share import push_run
+    from anomia.run.folder import runs_of
+
+    if not (run / "report" / "index.html").is_file():
+        make_report(runs_of(run), run / "report")
+    out_console.print(push_run(run, target, private=private), highlight=False, soft_wrap=True)

@@ -1,0 +1,184 @@
+"""A run as a Hugging Face data set: its records as Parquet, its results, its report, and a card that tells what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from anomia.errors import RunError
+from anomia.files import write_text
+from anomia.items.languages import language_code
+from anomia.measure.evidence import OVERALL
+from anomia.measure.results import Results, read_results, results_json
+from anomia.records import read_items, read_records
+from anomia.run.folder import MATRIX, runs_of
+
+HUB = "hub:"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COPIED = ("study.yaml", "noise.json", "arms.json", "stopping.json")
+
+
+def push_run(run: Path, target: str, *, private: bool = False) -> str:
+    """Writes a run as a data set into a folder, or onto the hub, and returns where it stands.
+
+    Args:
+        run: the folder of a run, or of several cells.
+        target: `hub:NAME`, or a folder that does not exist yet.
+        private: whether a repository that is made on the hub is private.
+
+    Raises:
+        RunError: the run can't be read, the folder is there already, or the hub refuses.
+    """
+    if not target.startswith(HUB):
+        folder = Path(target)
+        if folder.exists():
+            raise RunError(f"push: {folder} exists; give a folder that does not")
+        with _written(run, folder.name) as made:
+            try:
+                shutil.copytree(made, folder)
+            except OSError as error:
+                raise RunError(f"push: {folder} can't be written: {error.strerror or error}") from None
+        return str(folder)
+    name = target.removeprefix(HUB)
+    if not _NAME.fullmatch(name):
+        raise RunError(f"push: {name!r} is no name on the hub; write hub:OWNER/NAME")
+    with _written(run, name) as made:
+        return _upload(made, name, private=private)
+
+
+def write_data_set(run: Path, folder: Path, name: str) -> None:
+    """Writes records, items, results, study, card and what report there is of a run into a folder.
+
+    Absolute paths of this machine are cut to their last part: they tell others nothing.
+    """
+    found = []
+    cells = runs_of(run)
+    for cell in cells:
+        part = "run" if cells == [run] else cell.name
+        results = read_results(cell)
+        found.append((part, results))
+        target = folder / "runs" / part
+        for copied in _COPIED:
+            if (cell / copied).is_file():
+                write_text(target / copied, _without_paths((cell / copied).read_text(encoding="utf-8")))
+        # Their names in a run tell where its data lay.
+        for number, file in enumerate(sorted((cell / "compression").glob("*.json"))):
+            text = _without_paths(file.read_text(encoding="utf-8"))
+            write_text(target / "compression" / f"{number:03d}.json", text)
+        text = json.dumps(results_json(results), ensure_ascii=False, indent=2)
+        write_text(target / "results.json", _without_paths(text) + "\n")
+        for kind, rows in (("records", read_records(cell)), ("items", read_items(cell))):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            named = pl.col("arm", "dataset") if kind == "records" else pl.col("dataset")
+            cut = rows.with_columns(named.map_elements(_without_paths, return_dtype=pl.String))
+            cut.write_parquet(folder / kind / f"{part}.parquet", compression="zstd")
+    if (run / "report").is_dir():
+        shutil.copytree(run / "report", folder / "report")
+    if (run / MATRIX).is_file():
+        write_text(folder / MATRIX, _without_paths((run / MATRIX).read_text(encoding="utf-8")))
+    write_text(folder / "README.md", card(name, found))
+
+
+def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
+    """The card of a data set: what was compared, what came out, what the columns are."""
+    languages = sorted(
+        {code for _, results in runs for code in map(language_code, results.languages) if code}
+    )
+    header: dict[str, Any] = {
+        "tags": ["anomia", "compression", "evaluation"],
+        "configs": [
+            {"config_name": "records", "data_files": "records/*.parquet", "default": True},
+            {"config_name": "items", "data_files": "items/*.parquet"},
+        ],
+    }
+    if languages:
+        header["language"] = languages
+    lines = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {_plain(name)}", ""]
+    lines += [
+        "What compression took from a language model: the knowledge, or only the words. Measured with Anomia; one",
+        "row for each model and question in `records`, the questions themselves in `items`, every figure with its",
+        "interval in `runs/*/results.json`.",
+        "",
+    ]
+    for part, results in runs:
+        study = results.study
+        lines += [f"## {_plain(part)}", ""]
+        lines += [
+            f"- base: {_plain(_last(str(study['base'])))}",
+            f"- data: {_plain(_last(str(study['data'])))}",
+        ]
+        counts = (
+            results.records.filter(results.records["arm"] == "base")
+            .group_by("language")
+            .len()
+            .sort("language")
+        )
+        lines += [
+            "- items: " + ", ".join(f"{language} {count}" for language, count in counts.iter_rows()),
+            "",
+        ]
+        for verdict in results.verdicts:
+            if verdict.scope == OVERALL:
+                lines += [f"**{_plain(verdict.arm)}**: {_plain(verdict.text)}", ""]
+    lines += [
+        "## Licence and origin",
+        "",
+        "The questions, passages and answers are of the data set named above and stay under its licence; look it up",
+        "before you pass them on. The answers of models are under the terms of those models.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _written(run: Path, name: str) -> Iterator[Path]:
+    """A data set in a temporary folder, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="anomia-push-") as work:
+        made = Path(work) / "data"
+        write_data_set(run, made, name)
+        yield made
+
+
+def _upload(made: Path, name: str, *, private: bool) -> str:
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    try:
+        url = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=url.repo_id,
+            repo_type="dataset",
+            folder_path=str(made),
+            commit_message="Records and report of an Anomia run",
+        )
+    except Exception as error:
+        # The hub's client raises types of its own, of httpx and of the operating system.
+        if not type(error).__module__.startswith(("huggingface_hub", "httpx", "builtins")):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(
+            f"push: hub:{name} can't be written: {reason}; log in with `hf auth login`, or give a folder"
+        ) from None
+    return str(url)
+
+
+def _without_paths(text: str) -> str:
+    return re.sub(r"(?<![\w/.])(?:/[^\s/'\":,\]}]+)+/(?=[^\s/'\":,\]}]+)", "", text)
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".")) or ":" in name else name
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it stands."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
