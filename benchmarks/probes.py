@@ -157,7 +157,9 @@ def run(name: str, options: argparse.Namespace, work: Path) -> dict | str:
         command = [interpreter, str(HERE / f"peer_{name}.py"), model, options.dtype, str(work)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        return "failed: " + (finished.stderr.strip().splitlines() or ["without a word"])[-1][:300]
+        lines = finished.stderr.strip().splitlines() or ["without a word"]
+        # What a program says while it goes down is often followed by warnings.
+        return "failed: " + next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]
     # Processes that a peer started may print behind its figures.
     return json.loads(next(line for line in reversed(finished.stdout.splitlines()) if line.startswith("{")))
 
