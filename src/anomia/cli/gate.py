@@ -12,7 +12,7 @@ from anomia.cli.app import app, out_console
 
 @app.command()
 def gate(
-    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
     max_dissociation: Annotated[
         float | None, typer.Option(help="Most of the known answers that may be only recognised. [0.15]")
     ] = None,

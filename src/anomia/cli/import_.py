@@ -12,7 +12,7 @@ from anomia.cli.app import app, out_console
 
 @app.command("import")
 def import_(
-    tool: Annotated[str, typer.Argument(help="lm-eval or lighteval: who wrote the samples.")],
+    tool: Annotated[str, typer.Argument(help="lm-eval or lighteval: who wrote the samples.", metavar="TOOL")],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
