@@ -112,9 +112,10 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(name: str) -> Any:
         raise ImportError(name)
 
+    model = tiny_model("llama", **EVEN)
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(MissingExtraError, match=r"torchao: pip install 'anomia\[quant\]'"):
-        compress(tiny_model("llama", **EVEN), step_of("int8"))
+        compress(model, step_of("int8"))
 
 
 def test_bitsandbytes_without_a_usable_device_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +124,7 @@ def test_bitsandbytes_without_a_usable_device_is_one_message(monkeypatch: pytest
         def quantize_4bit(*_: Any, **__: Any) -> Any:
             raise NotImplementedError("no kernel for cpu")
 
+    model = tiny_model("llama", **EVEN)
     monkeypatch.setattr(importlib, "import_module", lambda name: Functional)
     with pytest.raises(CompressionError, match="nf4: the installed bitsandbytes can't work on cpu"):
-        compress(tiny_model("llama", **EVEN), step_of("nf4"))
+        compress(model, step_of("nf4"))

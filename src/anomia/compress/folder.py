@@ -378,7 +378,13 @@ def copy_small_files(source: Path, out: Path) -> None:
     for file in sorted(source.iterdir()):
         wanted = file.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
         if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:
-            shutil.copyfile(file, out / file.name)
+            try:
+                shutil.copyfile(file, out / file.name)
+            except OSError as error:
+                raise CompressionError(
+                    f"{out / file.name} can't be written ({error.strerror}); make room, then run the same command"
+                    " again: it continues after the last finished block"
+                ) from None
 
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
@@ -445,7 +451,7 @@ def _check_room(plan: _Plan, out: Path, states: DiskStates | None) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise CompressionError(
-            f"{out} has {free / 1e9:.1f} GB free where {needed / 1e9:.1f} GB are needed; make room or choose"
+            f"{out} has {megabytes(free)} free where {megabytes(needed)} are needed; make room or choose"
             " another folder"
         )
 
