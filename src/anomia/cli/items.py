@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import app, out_console
+from anomia.files import place
 
 
 @app.command()
 def items(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
     fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
     language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
     arm: Annotated[str | None, typer.Option(help="Which arm; default: the first.")] = None,
@@ -63,7 +64,7 @@ def items(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
     file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; of tasks, a folder.")],
     to: Annotated[
         str | None, typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.")

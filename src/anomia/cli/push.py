@@ -9,11 +9,14 @@ import typer
 
 from anomia.cli.app import app, out_console
 from anomia.cli.report import make_report
+from anomia.files import place
 
 
 @app.command()
 def push(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of several cells.")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, or of several cells.", metavar="RUN", parser=place)
+    ],
     target: Annotated[
         str, typer.Argument(help="hub:OWNER/NAME, or a new folder.", metavar="hub:NAME|FOLDER")
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomia.cli.app import app, err_console, out_console
+from anomia.files import place
 
 if TYPE_CHECKING:
     from anomia.measure.results import Results
@@ -21,7 +22,9 @@ FORMATS = ("svg", "png", "pdf")
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="The folder of a run; several come into one report.", metavar="RUN..."),
+        typer.Argument(
+            help="The folder of a run; several come into one report.", metavar="RUN...", parser=place
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -15,7 +15,7 @@ from anomia.cli.app import app, err_console, names, out_console, progress_displa
 from anomia.cli.report import make_report
 from anomia.cli.show import show_failures
 from anomia.errors import AnomiaError
-from anomia.files import place
+from anomia.files import is_local, place
 
 if TYPE_CHECKING:
     from anomia.matrix import Matrix
@@ -241,7 +241,8 @@ def execute(
         out_console.print(side_by_side(found))
     for _, results in found:
         show_failures(results)
-    if any(results.arms for _, results in found):
+    # Its figures are files of a disk; `anomia report --out` makes it for runs that lie elsewhere.
+    if is_local(out) and any(results.arms for _, results in found):
         make_report([folder for folder, _ in found], out / "report", [results for _, results in found])
     out_console.print(f"\nall tables: anomia show {out}", highlight=False, soft_wrap=True)
     out_console.print(

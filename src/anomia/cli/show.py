@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from anomia.cli.app import app, out_console
+from anomia.files import place
 
 
 @app.command()
 def show(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="The folder of a run; several are put side by side.", metavar="RUN..."),
+        typer.Argument(
+            help="The folder of a run; several are put side by side.", metavar="RUN...", parser=place
+        ),
     ],
     threshold: Annotated[
         list[str] | None,

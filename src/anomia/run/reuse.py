@@ -29,12 +29,12 @@ _FOUND = {
     "anomia": "anomia version",
 }
 """What a run found out when it began, and base's answers depend on."""
-_ASKED = (
-    "seed", "chat", "probes", "max_new_tokens", "num_beams", "num_samples", "sample_seeds", "top_p", "temperature",
-    "reach_limit", "prompt_tokens", "one_shot_tokens", "one_shot_characters", "exemplar_characters", "top_tokens",
-    "prompts", "stop", "grader",
-)  # fmt: skip
-"""Settings of the prompts and probes."""
+_BESIDE = {
+    "base", "arms", "data", "data_folder", "languages", "limit", "noise_items", "until_width",
+    "dtype", "engine", "batch_size", "device", "revision", "trust_remote_code",
+    "calibration", "calibration_samples", "calibration_tokens", "calibration_folder", "calibration_budget",
+}  # fmt: skip
+"""Settings that change nothing of base's answers, or that show in what a run found out and in its questions."""
 
 
 def reuse_base(cell: CellRun, runs: Sequence[Path], progress: Progress) -> None:
@@ -74,7 +74,9 @@ def differences(earlier: RunFolder, now: RunFolder) -> list[str]:
         and not (key == "batch_size" and now.provenance["dtype"] == "float32")
     ]
     before, asked = earlier.study.model_dump(), now.study.model_dump()
-    return found + [f"{key} in the study" for key in _ASKED if before[key] != asked[key]]
+    return found + [
+        f"{key} in the study" for key in asked if key not in _BESIDE and before[key] != asked[key]
+    ]
 
 
 def _other_questions(earlier: RunFolder, now: RunFolder, items: ItemSet) -> str | None:
