@@ -78,14 +78,18 @@ def export_tasks(run: Path, folder: Path) -> list[str]:
         )
     if not languages:
         raise RunError(f"export: {run} has no items with options")
-    tokens = int(study.get("max_new_tokens") or 32)
+    generation = {
+        "until": list(study.get("stop") or ()),
+        "max_gen_toks": int(study.get("max_new_tokens") or 32),
+        "do_sample": False,
+    }
     names: list[str] = []
     for language, docs in languages.items():
         slug = re.sub(r"[^a-z0-9]+", "_", language.lower()).strip("_") or "x"
         write_text(
             folder / f"{slug}.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
         )
-        for name, task in _tasks(slug, tokens):
+        for name, task in _tasks(slug, generation):
             _write_yaml(folder / f"{name}.yaml", task)
             names.append(name)
     _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
@@ -105,7 +109,7 @@ def _cut_passages(run: Path) -> dict[tuple[str, str], int]:
     return {(language, item): int(count) for language, item, count in columns.iter_rows()}
 
 
-def _tasks(language: str, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tasks(language: str, generation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     common = {
         "custom_dataset": "!function utils.load",
         "dataset_kwargs": {"language": language},
@@ -121,7 +125,7 @@ def _tasks(language: str, tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
             **common,
             "output_type": "generate_until",
             "doc_to_target": "{{answers[0]}}",
-            "generation_kwargs": {"until": [], "max_gen_toks": tokens, "do_sample": False},
+            "generation_kwargs": dict(generation),
             "process_results": "!function utils.process_results",
             "metric_list": [_mean(metric) for metric in ("contains", "em")],
             "metadata": {"version": 1},
