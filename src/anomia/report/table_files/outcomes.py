@@ -11,6 +11,7 @@ from anomia.measure.figures import RankRow, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.hygiene import HygieneRow
 from anomia.report.figures.cases import Run
+from anomia.report.page.facts import model_name
 from anomia.report.table_files.table import ARM, LANGUAGE, RUN, Cell, Column, N, Table, filled
 
 OPTIONS = {"choice": "dissociation", "choice_hard": "hard options", "choice_passage": "same-passage options"}
@@ -42,7 +43,7 @@ def settings(runs: Sequence[Run]) -> Table:
             verdict = next((v for v in run.results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
             rows.append(
                 (
-                    run.name, arm, str(study.get("base", "?")), str(study.get("data", "?")),
+                    run.name, arm, model_name(study.get("base", "?")), str(study.get("data", "?")),
                     len(run.results.languages), found[1].n if found[1] else None, *found,
                     verdict.decision.outcome if verdict else None,
                     verdict.same_passage.outcome if verdict and verdict.same_passage else None,

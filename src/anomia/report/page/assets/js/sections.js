@@ -18,7 +18,7 @@ function verdictView(data, run, arm, openItems) {
   const languages = verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
     dataTable({ columns: ["language", "outcome", "same-passage options"], rows: verdict.languages }));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
-    arm.unsaid === 1 ? "Look at the item that it recognises but no longer says" : `Look at the ${arm.unsaid} items that it recognises but no longer says`));
+    `Look at what it recognises but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
