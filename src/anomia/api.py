@@ -303,23 +303,28 @@ def run(
 
     from anomia.files import write_json
     from anomia.measure.results import results_json
+    from anomia.models.memory import let_go
     from anomia.run import PlainProgress, RichProgress, run_study
     from anomia.study import read_study
 
     given = {"languages": None if languages is None else tuple(languages), "limit": limit, **settings}
-    study = read_study(
-        None,
-        {
-            "base": _base_name(base),
-            "arms": _arm_names(arms),
-            "data": data,
-            **{key: value for key, value in given.items() if value is not None},
-        },
-    )
-    folder = Path(tempfile.mkdtemp(prefix="anomia-")) if out is None else Path(out)
-    shown = RichProgress(Console(stderr=True)) if progress else PlainProgress(lambda text: None)
-    with shown:
-        outcomes = run_study(study, folder, progress=shown)
+    names = [_name(base, "base"), *_arm_names(arms)]
+    try:
+        study = read_study(
+            None,
+            {
+                "base": names[0],
+                "arms": tuple(names[1:]),
+                "data": data,
+                **{key: value for key, value in given.items() if value is not None},
+            },
+        )
+        folder = Path(tempfile.mkdtemp(prefix="anomia-")) if out is None else Path(out)
+        shown = RichProgress(Console(stderr=True)) if progress else PlainProgress(lambda text: None)
+        with shown:
+            outcomes = run_study(study, folder, progress=shown)
+    finally:
+        let_go(name.removeprefix("checkpoint:") for name in names)
     failed = [
         f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in outcomes if outcome.failed
     ]
@@ -347,18 +352,18 @@ def open_run(path: str | Path) -> Run:
     return found
 
 
-def _base_name(base: Model) -> str:
-    return base if isinstance(base, str) else _hold(base, "base")
+def _name(model: Model, label: str) -> str:
+    return model if isinstance(model, str) else _hold(model, label)
 
 
-def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]]) -> tuple[str, ...]:
+def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]]) -> list[str]:
     from anomia.compress.spec import Checkpoint
 
     if isinstance(arms, str):
         raise AnomiaError(f"study: arms is a list, as in arms=[{arms!r}]")
     if isinstance(arms, Mapping):
-        return tuple(str(Checkpoint(_hold(arm, name))) for name, arm in arms.items())
-    return tuple(arm if isinstance(arm, str) else str(Checkpoint(_hold(arm, "model"))) for arm in arms)
+        return [str(Checkpoint(_hold(arm, name))) for name, arm in arms.items()]
+    return [arm if isinstance(arm, str) else str(Checkpoint(_hold(arm, "model"))) for arm in arms]
 
 
 def _hold(model: InMemory | tuple[Any, Any], name: str) -> str:

@@ -102,7 +102,11 @@ def test_the_key_comes_from_the_environment_alone(
     fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ANOMIA_ENDPOINT_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-general")
+    with client_from_environment(url, "tiny") as client:
+        ask(client)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
     with client_from_environment(url, "tiny") as client:
         ask(client)
     monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", "sk-own")
@@ -112,7 +116,8 @@ def test_the_key_comes_from_the_environment_alone(
     monkeypatch.delenv("OPENAI_API_KEY")
     with client_from_environment(url, "tiny") as client:
         ask(client)
-    assert fake.keys == ["Bearer sk-general", "Bearer sk-own", None]
+    # A server that a study file names gets no key that was not meant for it.
+    assert fake.keys == [None, "Bearer sk-general", "Bearer sk-own", None]
 
 
 def test_no_faster_than_allowed(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 How fast, and with what key, is not part of a study and comes from the environment:
 
-    ANOMIA_ENDPOINT_KEY, else OPENAI_API_KEY    sent to the server, never stored, logged or shown
+    ANOMIA_ENDPOINT_KEY                         sent to the server, never stored, logged or shown
+    OPENAI_API_KEY                              in its place, but only to OpenAI, or to OPENAI_BASE_URL's host
     ANOMIA_ENDPOINT_CONCURRENCY                 requests at a time (default 8)
     ANOMIA_ENDPOINT_RATE                        requests a second (default: as many as come)
     ANOMIA_ENDPOINT_TIMEOUT                     seconds for one answer (default 120)
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from anomia.errors import MissingExtraError, ModelError
 
@@ -110,8 +112,7 @@ class Client:
             )
         if response.status_code in (401, 403):
             raise ModelError(
-                f"endpoint: {self.url} refuses the key (status {response.status_code}); set ANOMIA_ENDPOINT_KEY or "
-                "OPENAI_API_KEY"
+                f"endpoint: {self.url} refuses the key (status {response.status_code}); set ANOMIA_ENDPOINT_KEY"
             )
         if response.status_code == 404:
             raise ModelError(
@@ -151,15 +152,20 @@ def client_from_environment(url: str, model: str) -> Client:
         MissingExtraError: the `endpoint` extra is not installed.
     """
     _http()
-    key = os.environ.get("ANOMIA_ENDPOINT_KEY") or os.environ.get("OPENAI_API_KEY")
     return Client(
         url,
         model,
-        key=key or None,
+        key=os.environ.get("ANOMIA_ENDPOINT_KEY") or _openai_key(url),
         concurrency=max(1, int(_number("ANOMIA_ENDPOINT_CONCURRENCY") or 8)),
         rate=_number("ANOMIA_ENDPOINT_RATE"),
         timeout=_number("ANOMIA_ENDPOINT_TIMEOUT") or 120.0,
     )
+
+
+def _openai_key(url: str) -> str | None:
+    """OpenAI's key, where it belongs: a study file of somebody else may name any server."""
+    homes = {"api.openai.com", urlsplit(os.environ.get("OPENAI_BASE_URL", "")).hostname}
+    return os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname in homes - {None} else None
 
 
 class _AgainError(Exception):

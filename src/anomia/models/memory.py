@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from anomia.errors import ModelError
@@ -22,6 +23,12 @@ def hold(model: Any, tokenizer: Any, *, name: str = "model") -> str:
     label = f"{PREFIX}{slug}-{fingerprint_weights(model)}"
     _HELD[label] = (model, tokenizer)
     return label
+
+
+def let_go(labels: Iterable[str]) -> None:
+    """Forgets models, so that their memory can be used again."""
+    for label in labels:
+        _HELD.pop(label, None)
 
 
 def held(name: str) -> tuple[Any, Any]:
