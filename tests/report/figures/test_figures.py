@@ -190,7 +190,7 @@ HOSTILE = "x'+alert(1)+'\"</script><b>\x00\u202e]=datum.n{{"
 
 
 def test_names_can_not_break_a_figure(tmp_path: Path) -> None:
-    arms = {HOSTILE + "y" * 300: Damage(open=0.5), HOSTILE + "z" * 300: Damage(open=0.3)}
+    arms = {HOSTILE + "y" * 300: Damage(open=0.5), HOSTILE + "😀" * 300: Damage(open=0.3)}
     bad = make_run(
         tmp_path / "bad", arms=arms, languages=(HOSTILE, "english"), items=30, base=f"a/{HOSTILE}", data=f"jsonl:{HOSTILE}"
     )  # fmt: skip

@@ -88,12 +88,16 @@ def plain(text: Any, longest: int = LONGEST_NAME) -> str:
     >>> plain("a\\x00b\\u202ec")
     'a b c'
     """
-    kept = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(text))
-    kept = " ".join(kept.split()) or "(no name)"
+    kept = " ".join(printable(str(text)).split()) or "(no name)"
     if len(kept) <= longest:
         return kept
     head = (longest - 1) // 2
     return f"{kept[:head]}…{kept[head + 1 - longest :]}"
+
+
+def printable(text: str) -> str:
+    """Text with a space for each control or direction character: a null byte aborts the process in vl-convert."""
+    return "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
 
 
 def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:

@@ -10,7 +10,7 @@ import altair as alt
 from anomia.measure.fates import FATES
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
-from anomia.report.figures.cases import Case, plain
+from anomia.report.figures.cases import Case, plain, printable
 from anomia.report.figures.style import MARK, ROW, WIDTH
 
 Row = dict[str, Any]
@@ -100,8 +100,14 @@ def panels(
 
 
 def _compact(row: Mapping[str, Any]) -> Row:
-    """A row as it is embedded: six decimals are more than a screen can show."""
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+    """A row as it is embedded: printable text alone; six decimals are more than a screen can show."""
+    kept: Row = {}
+    for key, value in row.items():
+        if isinstance(value, str):
+            kept[key] = printable(value)
+        else:
+            kept[key] = round(value, 6) if isinstance(value, float) else value
+    return kept
 
 
 def filtered(chart: Any, names: Iterable[str]) -> Any:

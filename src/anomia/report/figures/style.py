@@ -53,7 +53,8 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelFontSize": 12,
             "titleFontSize": 12,
             "titleFontWeight": "normal",
-            "labelLimit": 270,
+            # Labels are short; Vega would cut a long one in the middle of a surrogate pair, which vl-convert refuses.
+            "labelLimit": 0,
             "labelFlush": False,
             "domain": False,
             "ticks": False,
@@ -63,7 +64,7 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "titleColor": ink["soft"],
             "labelFontSize": 13,
             "labelFontWeight": "bold",
-            "labelLimit": 420,
+            "labelLimit": 0,
         },
         "legend": {"labelColor": ink["ink"], "titleColor": ink["soft"], "labelFontSize": 12},
         "title": {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from anomia.measure.rates import Estimate
+from anomia.report.figures.cases import printable
 from anomia.report.tables import probability
 
 Cell = str | int | float | Estimate | None
@@ -61,8 +61,7 @@ def shown(cell: Cell, kind: Kind) -> str:
 
 def clean(text: Any) -> str:
     """One line without control and direction characters: names come from models and data sets."""
-    kept = "".join(" " if unicodedata.category(char).startswith("C") else char for char in str(text))
-    return " ".join(kept.split())
+    return " ".join(printable(str(text)).split())
 
 
 def filled(
