@@ -22,7 +22,7 @@ from anomia.records import read_records
 from anomia.run import PlainProgress, run_study
 from anomia.study import Study
 from tests.conftest import entry
-from tests.run.workers import start
+from tests.run.workers import start, start_command
 
 KILLS = 20
 
@@ -223,3 +223,25 @@ def test_a_full_disk_keeps_what_was_measured(
 
 def _record_files(out: Path) -> list[Path]:
     return sorted((out / "records").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_closed_terminal_end_a_run_within_seconds(
+    study: Study, whole: tuple[pl.DataFrame, float], tmp_path: Path, number: signal.Signals
+) -> None:
+    records, _ = whole
+    out = tmp_path / "run"
+    process = start_command(study, out, tmp_path / "said.txt")
+    while not _record_files(out):
+        assert process.is_alive()
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    began = time.monotonic()
+    process.join(20)
+    assert process.exitcode == 130
+    assert time.monotonic() - began < 5
+    assert "goes on where it was" in (tmp_path / "said.txt").read_text()
+    assert not list(out.rglob("*.part"))
+    again = start(study, out)
+    again.join()
+    assert read_records(out).equals(records)

@@ -67,3 +67,28 @@ def _kill_at(number: int, *, after: bool) -> None:
         return made
 
     Path.replace = replace  # type: ignore[method-assign,assignment]
+
+
+def start_command(study: Study, out: Path, said: Path) -> Any:
+    """A process that runs the study as the command does; what it writes to the terminal goes into a file."""
+    process = CONTEXT.Process(target=command, args=(study.model_dump_json(), out, said))
+    process.start()
+    return process
+
+
+def command(study: str, out: Path, said: Path) -> None:
+    """`anomia run` in shards of two."""
+    import torch
+
+    from anomia.cli import main
+    from anomia.run import folder
+
+    torch.set_num_threads(1)
+    folder.SHARD_ITEMS = 2
+    file = said.with_suffix(".yaml")
+    file.write_text(study)
+    # A child of the server ignores Ctrl-C; a command doesn't.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with said.open("w") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+        main(["run", str(file), "--out", str(out)])
