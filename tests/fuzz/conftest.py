@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from anomia.cli import main
 
+_turn = 0
 EXAMPLES = int(os.environ.get("ANOMIA_FUZZ", "200"))
 
 
@@ -29,6 +30,16 @@ def fuzz(share: float = 1.0) -> Callable[[Any], Any]:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def whole_program() -> bool:
+    """Whether an input goes through the command line too: each of a few hundred, every twentieth of thousands.
+
+    Building the command line takes ten times as long as what is tested.
+    """
+    global _turn
+    _turn += 1
+    return EXAMPLES <= 1000 or _turn % 20 == 0
 
 
 class Seen(NamedTuple):
