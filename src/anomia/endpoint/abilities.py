@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from anomia.endpoint.client import Client, RefusedError
+from anomia.endpoint.client import ATTEMPTS, Client, RefusedError
 from anomia.errors import ModelError
 
 # Servers have defaults of their own for these, which would change what is generated.
@@ -43,7 +43,7 @@ def find_abilities(client: Client) -> Abilities:
     Raises:
         ModelError: it doesn't answer at all.
     """
-    greedy = {"max_tokens": 1, "temperature": 0.0}
+    greedy: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
     try:
         client.complete(_TEXT, **greedy, **PLAIN)
         plain = dict(PLAIN)
@@ -53,7 +53,8 @@ def find_abilities(client: Client) -> Abilities:
     why_not = "it returns no log-probabilities of prompt tokens"
     for ranks in (True, False):
         try:
-            score(client, _TEXT, Abilities(plain, True, ranks))
+            # Some servers fail (status 500) at what they don't do: no need to insist.
+            score(client, _TEXT, Abilities(plain, True, ranks), attempts=2)
         except ModelError as error:
             if isinstance(error, RefusedError):
                 why_not = str(error).removeprefix("endpoint: ")
@@ -62,7 +63,7 @@ def find_abilities(client: Client) -> Abilities:
     return Abilities(plain, False, False, why_not)
 
 
-def score(client: Client, text: str, abilities: Abilities) -> Scored:
+def score(client: Client, text: str, abilities: Abilities, *, attempts: int = ATTEMPTS) -> Scored:
     """Log-probabilities of the tokens of a text.
 
     `ranks` uses vLLM's `prompt_logprobs`, which tells the rank of each token; else `echo` with `logprobs`, which
@@ -71,11 +72,10 @@ def score(client: Client, text: str, abilities: Abilities) -> Scored:
     Raises:
         ModelError: the server's answer has none.
     """
+    asked = {"max_tokens": 1, "temperature": 0.0, "attempts": attempts, **abilities.plain}
     if abilities.ranks:
-        answer = client.complete(text, max_tokens=1, temperature=0.0, prompt_logprobs=1, **abilities.plain)
-        return _from_prompt_logprobs(answer.get("prompt_logprobs"))
-    answer = client.complete(text, max_tokens=1, temperature=0.0, echo=True, logprobs=1, **abilities.plain)
-    return _from_echo(answer)
+        return _from_prompt_logprobs(client.complete(text, prompt_logprobs=1, **asked).get("prompt_logprobs"))
+    return _from_echo(client.complete(text, echo=True, logprobs=1, **asked))
 
 
 def _from_echo(answer: dict[str, Any]) -> Scored:

@@ -77,8 +77,10 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def complete(self, prompt: str, **parameters: Any) -> dict[str, Any]:
+    def complete(self, prompt: str, *, attempts: int = ATTEMPTS, **parameters: Any) -> dict[str, Any]:
         """The first choice that the server gives for a prompt, and its `usage`.
+
+        attempts: how often a request is sent that fails in a way that may pass.
 
         Raises:
             RefusedError: it won't answer this request.
@@ -87,7 +89,7 @@ class Client:
         import tenacity
 
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(attempts),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_AgainError),
             reraise=True,
@@ -96,7 +98,7 @@ class Client:
         try:
             answer: dict[str, Any] = retrying(self._once, body)
         except _AgainError as error:
-            raise ModelError(f"endpoint: {self.url} fails, after {ATTEMPTS} attempts: {error}") from None
+            raise ModelError(f"endpoint: {self.url} fails, after {attempts} attempts: {error}") from None
         return answer
 
     def _once(self, body: Mapping[str, Any]) -> dict[str, Any]:
