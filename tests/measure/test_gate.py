@@ -25,6 +25,7 @@ from anomia.measure.gate import (
     decide_at_most,
     read_limits,
 )
+from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results
 from anomia.records import write_rows
@@ -123,6 +124,8 @@ def test_open_questions_come_with_the_number_that_would_settle_them(tmp_path: Pa
     # All questions must be asked, not only those that base answers both ways.
     assert check.estimate is not None
     assert check.estimate.n < 100
+    followed = items_needed(check.estimate, 0.2)
+    assert check.items_needed == pytest.approx(followed * 100 / check.estimate.n, abs=1)
     large = study_records(arms, items=2 * check.items_needed)
     assert check_run(read_results(write_run(tmp_path / "large", large, ["int8"])), limits).result == "pass"
 
