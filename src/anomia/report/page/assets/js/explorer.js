@@ -19,8 +19,8 @@ function readAddress(fragment) {
 function listEntry(row, settings) {
   const language = settings.codes[row.language];
   return [
-    h("div", { class: "question" }, foreign(oneLine(row.question), language)),
-    h("div", { class: "said" }, foreign(oneLine(row.said) || "(nothing)", language)),
+    h("div", { class: "question foreign", dir: "auto", lang: language }, visible(oneLine(row.question))),
+    h("div", { class: "said foreign", dir: "auto", lang: language }, visible(oneLine(row.said) || "(nothing)")),
     h("div", { class: "meta" }, fateChip(row.fate), h("span", {}, named(row.language)),
       row.rank > 0 && h("span", { class: "place", title: "rank of the answer, base → compressed" }, `${count(row.baseRank)} → ${count(row.rank)}`)),
   ];

@@ -19,7 +19,7 @@ async function draw(place, figure) {
   specs ??= (await unpacked("figure-specs")).json();
   const spec = (await specs)[figure.name][currentTheme()];
   const result = await globalThis.vegaEmbed(place, structuredClone(spec), {
-    mode: "vega", ast: true, actions: false, renderer: "svg", defaultStyle: false,
+    mode: "vega", ast: true, actions: false, logLevel: 1, renderer: "svg", defaultStyle: false,
     tooltip: { disableDefaultStyle: true },
     loader: { load: () => Promise.reject(new Error("no network")) },
   });
