@@ -36,7 +36,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, or a chain such as wanda:0.5+int8.",
+            "checkpoint:MODEL, endpoint:URL#MODEL, or a chain such as wanda:0.5+int8.",
             metavar="SPEC",
         ),
     ] = None,
