@@ -56,12 +56,12 @@ def markdown(gate: Gate, *, name: str) -> str:
 def junit(gates: Sequence[tuple[str, Gate]]) -> str:
     """The checks of runs, by name, as JUnit XML: a suite an arm, a case a check; what is open is an error."""
     everything = [check for _, gate in gates for check in gate.checks]
-    root = ElementTree.Element("testsuites", name="anomia gate", **_counts(everything))
+    root = ElementTree.Element("testsuites", {"name": "anomia gate", **_counts(everything)})
     arms = [(name, gate, arm) for name, gate in gates for arm in dict.fromkeys(c.arm for c in gate.checks)]
     for name, gate, arm in arms:
         mine = [check for check in gate.checks if check.arm == arm]
         title = arm if len(gates) == 1 else f"{name}: {arm}"
-        suite = ElementTree.SubElement(root, "testsuite", name=_clean(title), **_counts(mine))
+        suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(title), **_counts(mine)})
         for check in mine:
             title = f"{check.name} ({check.scope})" + (f" {_limit(check)}" if check.limit is not None else "")
             case = ElementTree.SubElement(
