@@ -44,10 +44,10 @@ _FAR = {
     "--open": "it opens a browser",
     "--track": "it needs a tracker's account",
     "--ray": "it needs a Ray cluster",
-    "--to": "it needs a folder that is not there yet; tests/interop runs it",
 }
 _TOLD = {
     ".": "it changes the shell",
+    **dict.fromkeys(("rm", "cp", "mv", "mkdir", "cd", "cat", "tail", "curl"), "the shell's own"),
     "git": "it needs the repository's address",
     "lm-eval": "another program; tests/interop runs it where it is installed",
     "lm_eval": "another program; tests/interop runs it where it is installed",
@@ -105,8 +105,11 @@ def commands(page: Path) -> list[Command]:
 
 def _split(line: str) -> list[str]:
     """The commands of a line: without its comment, taken apart at `&&`."""
+    # As in a shell, `#` within a word (endpoint:URL#MODEL) begins no comment.
+    line = re.sub(r"(^|\s)#.*$", "", line)
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
     lexer.whitespace_split = True
+    lexer.commenters = ""
     parts: list[list[str]] = [[]]
     for word in lexer:
         if set(word) <= set("&;|"):

@@ -90,7 +90,7 @@ def drive(jobs: list[tuple[Path, list[str]]], environment: dict[str, str]) -> li
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stderr
     return [(code, said) for code, said in json.loads(done.stdout)]
@@ -136,10 +136,12 @@ def prepare(
     ):
         (folder / "study.yaml").write_text(block)
     written = {words[words.index("--out") + 1] for _, (_, words, _) in mine if "--out" in words}
-    for name in {"RUN", "anomia-demo"} - written:
+    for name in {"RUN", "OTHER", "anomia-demo"} - written:
         shutil.copytree(run, folder / name)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @of("run")
 def test_run(command: Command, done: Treatment, ran: dict[tuple[str, int, str], Any]) -> None:
     code, said = ran[command.page, command.line, command.text]
