@@ -71,6 +71,7 @@ bench: install
 	$(BIN)/python benchmarks/every_probe.py
 	$(BIN)/python benchmarks/prune.py
 	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/scaling.py
 
 bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu

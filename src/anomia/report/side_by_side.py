@@ -21,6 +21,8 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
         "run", "base", "data", "arm", "open", "choice", "choice −\nopen", "gap to\nchoice", "disso-\nciation", "outcome",
     ):  # fmt: skip
         add_column(table, header)
+    # Cells of one study differ at the end of their names.
+    table.columns[0].overflow = "fold"
     for path, results in runs:
         figures = lookup(results.diagnosis.figures)
         for place, arm in enumerate(results.arms):

@@ -81,6 +81,10 @@ class Worker:
         self._said: list[str] = []
         self._progress = _Silent(self._said)
 
+    def start(self) -> Answer:
+        """Answers as soon as the cluster has found room; no model is loaded yet."""
+        return Answer()
+
     def begin(self, reuse: Sequence[Path]) -> Answer:
         """Makes the folders of all cells, as base's first worker."""
         return self._guarded(lambda: self._begin(reuse))
@@ -134,6 +138,7 @@ class Worker:
 class _Queue:
     """A turn on the cluster: what is left of it, and who is at work on it.
 
+    at_work: by task, the worker and its shard. waiting: workers that Ray has found no room for yet, by task.
     spare: base's first worker, which stays for the noise floor.
     """
 
@@ -141,6 +146,7 @@ class _Queue:
     left: deque[tuple[int, Shard]]
     workers: list[Any] = field(default_factory=list)
     at_work: dict[Any, tuple[Any, int, Shard]] = field(default_factory=dict)
+    waiting: dict[Any, Any] = field(default_factory=dict)
     attempts: dict[tuple[int, str], int] = field(default_factory=dict)
     failed: str | None = None
     spare: Any = None
@@ -238,11 +244,23 @@ def _measure_turns(
         progress.stage(f"{names}: {shards} shards on Ray", items)
         for number in range(slots):
             for queue in queues:
-                if queue.left:
-                    _give(queue, queue.spare if number == 0 and queue.spare else _worker(queue, size))
-        while waiting := {task: queue for queue in queues for task in queue.at_work}:
-            done, _ = ray.wait(list(waiting), num_returns=1)
-            _receive(waiting[done[0]], done[0], progress, size)
+                if number == 0 and queue.spare:
+                    _give(queue, queue.spare)
+                elif number < len(queue.left) + len(queue.at_work):
+                    worker = _worker(queue, size)
+                    queue.waiting[worker.start.remote()] = worker
+        while tasks := {task: queue for queue in queues for task in (*queue.at_work, *queue.waiting)}:
+            done, _ = ray.wait(list(tasks), num_returns=1)
+            queue = tasks[done[0]]
+            if done[0] in queue.waiting:
+                _start(queue, done[0])
+            else:
+                _receive(queue, done[0], progress, size)
+            if queue.failed or not queue.left:
+                # A helper that finds room only now would load a model for nothing.
+                for worker in queue.waiting.values():
+                    _let_go(queue, worker)
+                queue.waiting.clear()
         for queue in queues:
             if queue.turn.arm.name == BASE and queue.failed is None:
                 _noise(queue, progress, size)
@@ -265,18 +283,37 @@ def _worker(queue: _Queue, size: Size) -> Any:
     return worker
 
 
-def _give(queue: _Queue, worker: Any) -> None:
-    """Gives a worker its next shard, or lets it go."""
+def _start(queue: _Queue, task: Any) -> None:
+    """A worker has found room, or died on the way; then the shards are left to the others."""
     import ray
 
+    worker = queue.waiting.pop(task)
+    try:
+        ray.get(task)
+    except ray.exceptions.RayActorError:
+        queue.workers.remove(worker)
+        if not queue.workers:
+            queue.failed = "no worker could be started; the logs are in Ray's dashboard"
+        return
+    _give(queue, worker)
+
+
+def _give(queue: _Queue, worker: Any) -> None:
+    """Gives a worker its next shard, or lets it go."""
     shard = None if queue.failed else queue.take()
     if shard is not None:
         index, wanted = shard
         folder = queue.turn.cells[index].folder
         queue.at_work[worker.measure.remote(index, folder, wanted)] = (worker, index, wanted)
     elif worker is not queue.spare:
-        queue.workers.remove(worker)
-        ray.kill(worker)
+        _let_go(queue, worker)
+
+
+def _let_go(queue: _Queue, worker: Any) -> None:
+    import ray
+
+    queue.workers.remove(worker)
+    ray.kill(worker)
 
 
 def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
