@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Compare a model with what somebody made of it: what was lost, the knowledge or the words?
 
-    Example: anomia compare google/gemma-3-270m ./my-pruned-gemma ./my-gemma-q4.gguf
+    Example: anomia compare google/gemma-3-270m ./my-pruned-gemma
     """
     from anomia.compress.spec import arm_of
     from anomia.matrix import read_matrix
