@@ -192,7 +192,7 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
         StudyError: the file can't be read, or holds no settings.
     """
     if path is None:
-        return "the flags", {}
+        return "the command", {}
     try:
         loaded = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
