@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tarfile
 import venv
@@ -94,6 +95,7 @@ def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_p
     fault = subprocess.run(
         [bin_folder / "anomia", "demo", "--limit", "1"],
         cwd=tmp_path,
+        env={**os.environ, "ANOMIA_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=300,
