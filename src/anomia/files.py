@@ -35,6 +35,9 @@ def place(text: str | Path) -> Path:
     """
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
+    if text.startswith("file://"):
+        # A disk by another name; files there can be locked and renamed.
+        return Path(text.removeprefix("file://"))
     from upath import UPath
 
     try:

@@ -48,6 +48,7 @@ def test_a_run_in_a_store_is_that_on_a_disk(
 def test_places() -> None:
     assert is_local(place("/tmp/x"))
     assert is_local(place(Path("x")))
+    assert place("file:///tmp/x") == Path("/tmp/x")
     assert not is_local(place("memory://x/y"))
     assert str(place("memory://x/y")).startswith("memory://")
     with pytest.raises(RunError, match="can't be reached"):

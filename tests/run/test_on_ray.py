@@ -6,13 +6,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
 import torch
+from upath import UPath
 
 from anomia.errors import AnomiaError, RunError
+from anomia.files import is_local
 from anomia.matrix import Matrix, read_matrix
 from anomia.records import read_records
 from anomia.run import PlainProgress, run_matrix
@@ -122,7 +124,10 @@ def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(matrix: Mat
     study = cell.study.model_copy(
         update={"arms": ("checkpoint:/nowhere/at/all", "magnitude:0.5"), "limit": 3}
     )
-    outcomes = on_cluster(Matrix((cell._replace(study=study),), single=True), tmp_path / "run", Watching())
+    # By its address, as workers are told of a store.
+    store = cast(Path, UPath(f"file://{tmp_path}/run"))
+    assert not is_local(store)
+    outcomes = on_cluster(Matrix((cell._replace(study=study),), single=True), store, Watching())
     assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
     assert "nowhere" in str(outcomes[1].failed)
     assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from anomia.cli import app
 from anomia.compress.spec import parse_arm
 from anomia.errors import StudyError
 from anomia.run.cells import CellRun, Turn
@@ -66,3 +68,9 @@ def test_sizes_of_workers() -> None:
     ):
         with pytest.raises(StudyError, match=says):
             read_size(text)
+
+
+@pytest.mark.parametrize("after", [[], ["auto"], ["ray://10.0.0.1:10001"], ["--out", "x"]])
+def test_ray_needs_no_address(after: list[str]) -> None:
+    done = CliRunner().invoke(app, ["run", "nothing.yaml", "--ray", *after])
+    assert "nothing.yaml does not exist" in str(done.exception)

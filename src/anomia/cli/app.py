@@ -46,18 +46,6 @@ class Commands(TyperGroup):
         found = super().list_commands(ctx)
         return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Lets `--ray` stand without an address, which options of this library can't."""
-        return list(super().parse_args(ctx, _with_address(args)))
-
-
-def _with_address(args: list[str]) -> list[str]:
-    following = [*args[1:], ""]
-    return [
-        "--ray=local" if arg == "--ray" and not re.fullmatch(r"auto|local|\S+:\S*\d+", after) else arg
-        for arg, after in zip(args, following, strict=True)
-    ]
-
 
 app = typer.Typer(
     cls=Commands,

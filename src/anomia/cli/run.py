@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from anomia.cli.app import app, err_console, names, out_console, progress_display, whole
 from anomia.cli.report import make_report
@@ -22,7 +24,20 @@ if TYPE_CHECKING:
     from anomia.measure.verdict import Thresholds
 
 
-@app.command()
+class _RunCommand(TyperCommand):
+    """Lets `--ray` stand without an address, which options of this library can't."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with the address of this machine where there is none."""
+        following = [*args, ""][1:]
+        written = [
+            "--ray=local" if arg == "--ray" and not re.fullmatch(r"auto|local|\S+:\S*\d+", after) else arg
+            for arg, after in zip(args, following, strict=True)
+        ]
+        return list(super().parse_args(ctx, written))
+
+
+@app.command(cls=_RunCommand)
 def run(
     study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
     base: Annotated[

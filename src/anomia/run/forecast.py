@@ -47,6 +47,8 @@ RECORD_BYTES = 5_000
 """On disk, of an item and arm (measured: 3.1 to 4.6 kB)."""
 READ_BYTES = 1e9
 """A second, when weights are loaded."""
+LOAD_SECONDS = 10.0
+"""Beside that for each model: building it, its fingerprint, checks; on two cores, with a share of starting up."""
 _PASSES = {"wanda": 2.0, "sparsegpt": 6.0, "mwanda": 3.0, "prunerzero": 6.0}
 """Passes over the calibration tokens; of SparseGPT with its Hessians and updates (docs/benchmarks.md)."""
 _CALIBRATION_SHARE = 1.25
@@ -175,7 +177,7 @@ def on_machine(cell: CellForecast, machine: Machine) -> Stay:
     steps = work.steps / batch
     reading = steps * max(size.weight_bytes / (0.6 * machine.bandwidth), size.layers * machine.pass_seconds)
     calibration = 2 * work.calibration * size.active / (rate * _CALIBRATION_SHARE)
-    loading = work.loads * size.weight_bytes / READ_BYTES
+    loading = work.loads * (LOAD_SECONDS + size.weight_bytes / READ_BYTES)
     return Stay(max(compute, reading) + calibration + loading, batch, need.total(batch))
 
 
