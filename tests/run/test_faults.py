@@ -86,6 +86,7 @@ def test_killed_at_any_moment_the_records_are_those_of_an_undisturbed_run(
     last.join()
     assert last.exitcode == 0
     assert read_records(tmp_path / f"run{number}").equals(records)
+    assert not list(tmp_path.rglob("*.damaged"))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -107,6 +108,7 @@ def test_killed_between_write_and_rename(
     assert kills > 3
     assert read_records(out).equals(records)
     assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.damaged"))
     assert not (out / LOCK).exists()
 
 
