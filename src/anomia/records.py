@@ -30,6 +30,7 @@ _PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
 _NEVER_NULL = (
     "arm", "dataset", "language", "item_id", "index", "passage_id", "question", "gold", "finite",
 )  # fmt: skip
+_OF_POLARS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 TOP_TOKENS_SHOWN = 10
 
 
@@ -402,8 +403,10 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
         # Arrow's reader says what is wrong with a damaged file, where that of Polars can end the process.
         table = parquet.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
         table.validate(full=True)
+        # Raises where a name, of a column or within one, is no text: Polars would panic.
+        table.schema.to_string()
         return cast(pl.DataFrame, pl.from_arrow(table))
-    except (OSError, ValueError, NotImplementedError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, NotImplementedError, *_OF_POLARS) as error:
         raise RunError(f"run: {path} can't be read: {error}") from None
 
 
@@ -441,7 +444,7 @@ def _checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
             f"run: {file} holds no records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
             "or is of another type; restore the file, or remove it and give the run's command again"
         )
-    return frame
+    return frame.select(name for name in frame.columns if name in SCHEMA)
 
 
 def _sum_file(path: Path) -> Path:

@@ -186,6 +186,8 @@ def _options(source: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], tu
         raise DataError(
             f"data: {place} has {len([t for t in texts if t])} options that say something; 2 to 26 can be asked"
         )
+    if not isinstance(labels, list | tuple):
+        raise DataError(f"data: {place} has labels that are no list; give as many labels as options")
     if labels and len(labels) != len(texts):
         raise DataError(f"data: {place} has {len(texts)} options and {len(labels)} labels")
     return texts, tuple(str(label).strip() for label in labels)

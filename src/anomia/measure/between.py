@@ -55,7 +55,7 @@ def frontier_rows(
         if opened is None or chosen is None or (arm not in zeros and arm not in bytes_of):
             continue
         # An arm that has answered fewer items than base is not comparable with those that answered all.
-        if arm == BASE or opened.n == points[BASE][0].n:
+        if arm == BASE or (BASE in points and opened.n == points[BASE][0].n):
             points[arm] = opened, chosen
     if len(points) < 3:
         return []
