@@ -9,18 +9,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
 
 from anomia.errors import RunError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 LOCK = ".lock"
 LOG = "log.jsonl"
@@ -195,6 +199,33 @@ def parse_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     # PyYAML lets faults of a value's own type through: a month 99, a number of 5,000 digits, `!!int ''`.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def parse_parquet(content: bytes, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of a Parquet file, or some of its columns.
+
+    Arrow's reader says what is wrong with a damaged file, where that of Polars can end the process.
+
+    Raises:
+        ValueError: it is none, or is damaged; worded in one line.
+    """
+    import polars as pl
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
+        table.validate(full=True)
+        # Raises where a name, of a column or within one, is no text: Polars would panic.
+        table.schema.to_string()
+        return cast(pl.DataFrame, pl.from_arrow(table))
+    except (
+        OSError,
+        ValueError,
+        NotImplementedError,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
 

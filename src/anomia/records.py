@@ -10,13 +10,12 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import polars as pl
-from pyarrow import parquet
 
 from anomia.errors import RunError
-from anomia.files import sha256, write_bytes, write_text
+from anomia.files import parse_parquet, sha256, write_bytes, write_text
 from anomia.grade import Stripped, grade, is_degenerate, normalize, strip_thinking
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
@@ -30,7 +29,6 @@ _PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
 _NEVER_NULL = (
     "arm", "dataset", "language", "item_id", "index", "passage_id", "question", "gold", "finite",
 )  # fmt: skip
-_OF_POLARS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 TOP_TOKENS_SHOWN = 10
 
 
@@ -400,13 +398,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
                 f"run: {path} is damaged (its checksum is another); the `anomia run` that wrote it sets it "
                 "aside and does its part again"
             )
-        # Arrow's reader says what is wrong with a damaged file, where that of Polars can end the process.
-        table = parquet.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
-        table.validate(full=True)
-        # Raises where a name, of a column or within one, is no text: Polars would panic.
-        table.schema.to_string()
-        return cast(pl.DataFrame, pl.from_arrow(table))
-    except (OSError, ValueError, NotImplementedError, *_OF_POLARS) as error:
+        return parse_parquet(content, columns)
+    except (OSError, ValueError) as error:
         raise RunError(f"run: {path} can't be read: {error}") from None
 
 

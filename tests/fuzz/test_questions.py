@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -135,6 +137,20 @@ CHOICES = [
 def test_multiple_choice_with_faults(entries: Any, place: Path) -> None:
     (place / "exam.jsonl").write_bytes(lines(entries))
     check(f"mc:{place / 'exam.jsonl'}", place)
+
+
+def _parquet() -> bytes:
+    buffer = io.BytesIO()
+    rows = [{"question": f"{n}?", "choices": ["red", "green", f"blue{n}"], "answer": n % 3} for n in range(6)]
+    pl.DataFrame(rows).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+@given(content=damaged(_parquet()))
+@fuzz()
+def test_multiple_choice_of_damaged_parquet(content: bytes, place: Path) -> None:
+    (place / "exam.parquet").write_bytes(content)
+    check(f"mc:{place / 'exam.parquet'}", place)
 
 
 @given(content=damaged(lines(CHOICES)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,13 @@ def test_lighteval_details_with_faults(details: Any, measured: bool, place: Path
     check(place, "lighteval", ("open.parquet", "choice.parquet"), measured=measured)
 
 
-@given(content=damaged((Path(__file__).parent / "conftest.py").read_bytes()), measured=SOME)
+def _parquet(rows: Any) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame(rows).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+@given(content=damaged(_parquet(DETAILS[0])), measured=SOME)
 @fuzz()
 def test_lighteval_details_of_any_bytes(content: bytes, measured: bool, place: Path) -> None:
     for name in ("open", "choice"):

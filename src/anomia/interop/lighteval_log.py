@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from anomia.errors import DataError
+from anomia.files import parse_parquet
 from anomia.interop.samples import (
     Sample,
     SampleFile,
@@ -36,9 +35,9 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile:
     if filter_name is not None:
         raise DataError("import: lighteval has no filters; leave out --filter")
     try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"import: {path} can't be read: {' '.join(str(error).split())}") from None
+        frame = parse_parquet(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"import: {path} can't be read: {error}") from None
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise DataError(

@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
-
 from anomia.errors import DataError
+from anomia.files import parse_parquet
 from anomia.items.entry import MOST_DISTRACTORS, by_language, file_language, parse_json
 from anomia.items.item import Question
 from anomia.items.languages import language_name
@@ -86,9 +85,10 @@ def _file_questions(file: Path, *, shared_folder: bool) -> Iterator[Question]:
 def _raw_rows(file: Path) -> Iterator[Mapping[str, Any]]:
     if file.suffix == ".parquet":
         try:
-            yield from pl.read_parquet(file).iter_rows(named=True)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"data: {file} is no Parquet file: {' '.join(str(error).split())}") from None
+            frame = parse_parquet(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"data: {file} is no Parquet file: {error}") from None
+        yield from frame.iter_rows(named=True)
         return
     try:
         text = file.read_bytes().decode("utf-8-sig")

@@ -28,5 +28,7 @@ function bar(share, name) {
   );
 }
 
-const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`);
+// Halves go to the even number, as in the tables: 82.5 is 82 there and must be so here.
+const halfToEven = (number) => (Math.abs(number % 1) === 0.5 ? 2 * Math.round(number / 2) : Math.round(number));
+const percent = (share) => (share === null || share === undefined ? "–" : `${halfToEven(100 * share)} %`);
 const count = (number) => number.toLocaleString("en");
