@@ -58,8 +58,8 @@ def test_every_probe_of_real_questions_equals_generate_and_full_passes(gemma, as
 
 
 @pytest.mark.longest
-@pytest.mark.timeout(5400)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("language", range(len(LANGUAGES)), ids=LANGUAGES)
 def test_at_full_length_too(gemma, asks, language):
-    """Some minutes a language on two quiet cores, nearly all of them the plain engine's."""
-    compare(gemma, asks[2 * language : 2 * language + 1], Decoding(gemma.eos_token_ids))
+    """Two minutes a language on one core, nearly all of them the plain engine's."""
+    compare(gemma, asks[2 * language : 2 * language + 2], Decoding(gemma.eos_token_ids))
