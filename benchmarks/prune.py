@@ -182,6 +182,7 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
     import numpy as np
     import torch
     import transformers
+    from scipy.linalg import blas
 
     from anomia.compress.blocks import find_blocks, find_matrices
 
@@ -211,7 +212,10 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
         for _, columns in input_groups(blocks[0]):
             values = np.random.default_rng(0).standard_normal((chunk, columns), dtype=np.float32)
             tensor = torch.from_numpy(values)
-            product = min(best_time(lambda v=values: v.T @ v), best_time(lambda t=tensor: t.T @ t))
+            total = np.zeros((columns, columns), np.float32, order="F")
+            product = best_time(
+                lambda v=values, c=total: blas.ssyrk(1.0, v.T, 1.0, c, lower=1, overwrite_c=1)
+            )
             gram += len(blocks) * tokens / chunk * product
             hessian = tensor.T @ tensor / chunk + torch.eye(columns)
             lower = torch.linalg.cholesky(hessian)

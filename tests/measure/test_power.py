@@ -7,7 +7,7 @@ from anomia.measure.bootstrap import resample
 from anomia.measure.paired import paired_difference
 from anomia.measure.power import Transition, items_for_dissociation, items_for_gap, items_needed
 from anomia.measure.quantities import everywhere, gap_quantity
-from anomia.measure.rates import Estimate, wilson
+from anomia.measure.rates import Estimate, rate, wilson
 
 
 @pytest.mark.parametrize(("rate", "against"), [(0.2, 0.05), (0.7, 0.5), (0.1, 0.05)])
@@ -72,6 +72,14 @@ def test_from_a_pilot():
     arm[:6], arm[-2:] = False, True
     need = items_needed(paired_difference(base, arm), 0.0)
     assert 100 < need < 800
+
+
+def test_a_rate_without_exceptions_needs_the_items_that_wilson_says():
+    none, all_ = rate(np.zeros(10, bool)), rate(np.ones(10, bool))
+    need = items_needed(none, 0.15)
+    assert need == items_needed(all_, 0.85)
+    highest = {n: stats.binomtest(0, n).proportion_ci(method="wilson").high for n in (need - 1, need)}
+    assert highest[need] <= 0.15 < highest[need - 1]
 
 
 def test_impossible_assumptions_are_named():

@@ -191,6 +191,9 @@ def test_words_for_the_rest():
     text = explain(weak, decide(weak))
     assert "Base answers 5 % in open and 90 % in choice, 4 questions both ways, of 200." in text
     assert "bengali and telugu" in text
+    assert text.startswith("Base answers too few of these questions both ways")
+    beneath = evidence(base_open=0.02, gap=None)
+    assert explain(beneath, decide(beneath)).startswith("Base itself is too weak")
     broken = evidence(broken=estimate((0.8, 0.7, 0.9)))
     assert "80 % more of its outputs" in explain(broken, decide(broken))
     same = evidence(identical=True)

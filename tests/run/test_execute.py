@@ -73,7 +73,9 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
     assert rows.filter(pl.col("sample_texts").is_not_null())[
         "sample_texts"
     ].list.len().unique().to_list() == [2]
-    assert json.loads((tmp_path / "run" / "noise.json").read_text())["items"] == 4
+    noise = json.loads((tmp_path / "run" / "noise.json").read_text())
+    assert noise["items"] == 4
+    assert {name: part["items"] for name, part in noise["languages"].items()} == {"english": 2, "swahili": 2}
 
 
 def test_the_same_study_twice_gives_the_same_records(study: Study, tmp_path: Path) -> None:

@@ -95,16 +95,19 @@ def _prune_panel(
     pattern: Pattern | None,
 ) -> None:
     """Column after column: what goes, its error, the update of the later columns. panel: [p, R]."""
-    diagonal = factor.diagonal().tolist()
-    for column in range(len(panel)):
+    diagonal = factor.diagonal()[:, None]
+    weights, gone = panel.unbind(), errors.unbind()
+    if pattern is None:
+        torch.div(mask, diagonal, out=errors)
+    for column, error in enumerate(gone):
         if pattern is not None and column % pattern.group == 0:
             group = slice(column, column + pattern.group)
-            scores = (panel[group] / factor.diagonal()[group, None]).square()  # [M, R]
+            scores = (panel[group] / diagonal[group]).square()  # [M, R]
             mask[group] = lowest_mask(scores.T.contiguous(), pattern.group - pattern.keep).T
-        weight = panel[column]  # [R]
-        error = torch.mul(weight, mask[column], out=errors[column]).div_(diagonal[column])
-        weight.masked_fill_(mask[column], 0)
+            torch.div(mask[group], diagonal[group], out=errors[group])
+        error.mul_(weights[column])
         panel[column + 1 :].addr_(factor[column, column + 1 :], error, alpha=-1)
+    panel.masked_fill_(mask, 0)
 
 
 def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, float]:

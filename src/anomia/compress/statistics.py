@@ -16,6 +16,12 @@ from anomia.compress.calibration import Batch
 from anomia.errors import CompressionError
 
 
+# Tokens that are counted at a time, and rows of a Hessian: large enough for the products, small enough to stay in
+# caches and beneath the size at which memory goes back to the system each time.
+_ROWS = 1024
+_STRIP = 256
+
+
 class Needs(NamedTuple):
     """What a method asks of its statistics. norms are always gathered."""
 
@@ -36,7 +42,7 @@ class LanguageStatistic:
 class InputStatistic:
     """Sums over the calibration tokens that reached an input, in float32; padding never counts.
 
-    sum_squares: [in]. hessian: X·Xᵀ as [in, in], the upper and lower half alike, if asked for.
+    sum_squares: [in]. hessian: X·Xᵀ as [in, in], if asked for; its lower half is there once `finish`ed.
     """
 
     sum_squares: torch.Tensor
@@ -51,13 +57,15 @@ class InputStatistic:
 
     def add(self, inputs: torch.Tensor, needs: Needs, language: str) -> None:
         """Count the tokens `inputs`, [T, in]."""
-        values = inputs.float()  # [T, in]
+        for rows in inputs.split(_ROWS):
+            self._add(rows.float(), needs, language)
+
+    def _add(self, values: torch.Tensor, needs: Needs, language: str) -> None:
         if needs.hessian:
-            product = _gram(values)
-            self.hessian = product if self.hessian is None else self.hessian.add_(product)
-            squares = product.diagonal()
-        else:
-            squares = torch.linalg.vecdot(values, values, dim=0)
+            if self.hessian is None:
+                self.hessian = values.new_zeros(values.shape[1], values.shape[1])
+            _add_gram(self.hessian, values)
+        squares = torch.linalg.vecdot(values, values, dim=0)
         self.sum_squares += squares
         self.tokens += len(values)
         if needs.languages:
@@ -68,6 +76,12 @@ class InputStatistic:
             mine.sum_squares += squares
             mine.active += (values > 0).sum(dim=0)
             mine.tokens += len(values)
+
+    def finish(self) -> None:
+        """Mirror the half of the Hessian that was summed."""
+        if self.hessian is not None:
+            upper = self.hessian.triu_()
+            upper += upper.triu(1).T
 
 
 class Group(NamedTuple):
@@ -114,6 +128,8 @@ def observe(
                 run_block(block, hidden(index), calls[index])
             if index == 0 and not experts and len(gathering.fired) == len(matrices):
                 last = gathering.fired[-1]
+    for statistic in gathering.statistics.values():
+        statistic.finish()
     return _grouped(matrices, experts, gathering)
 
 
@@ -180,12 +196,12 @@ def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:
     return rows[batch.real.to(rows.device)]
 
 
-def _gram(values: torch.Tensor) -> torch.Tensor:
-    if values.device.type == "cpu":
-        # NumPy sees that both factors are one array and computes half of the symmetric product.
-        array = values.numpy()
-        return torch.from_numpy(array.T @ array)
-    return values.T @ values
+def _add_gram(total: torch.Tensor, values: torch.Tensor) -> None:
+    """total += valuesᵀ·values in place, in strips that begin at the diagonal. values: [T, in] float32."""
+    # BLAS has a routine for half of a symmetric product, but its threads would wait, spinning, beside PyTorch's.
+    for first in range(0, len(total), _STRIP):
+        strip = slice(first, first + _STRIP)
+        total[strip, first:].addmm_(values[:, strip].T, values[:, first:])
 
 
 @contextmanager

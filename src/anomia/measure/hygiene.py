@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from anomia.measure.between import BASE
+
 
 @dataclass(frozen=True, slots=True)
 class HygieneRow:
@@ -21,7 +23,9 @@ class HygieneRow:
     because no answer can be graded, or there are not three wrong ones. no_hard_options, no_passage_options:
     items without such distractors. overlapping_hard_distractors: wrong answers (not items) that can't be
     hard options because they contain gold or are contained in it. fertility: tokens a word of the
-    passages, or a character where words have no spaces (fertility_unit); None where the run did not count.
+    passages, or a character where words have no spaces (fertility_unit). noise_items: items that base was
+    asked again at another batch size; noise_flips: verdicts of open and choice that came out otherwise.
+    None where the run did not count.
     """
 
     arm: str
@@ -44,11 +48,21 @@ class HygieneRow:
     overlapping_hard_distractors: int | None
     fertility: float | None
     fertility_unit: str | None
+    noise_items: int | None
+    noise_flips: int | None
 
 
-def hygiene(records: pl.DataFrame, provenance: Mapping[str, Any] | None = None) -> list[HygieneRow]:
-    """Counts by arm and language. provenance: of the run's study: what was left out, and token counts."""
+def hygiene(
+    records: pl.DataFrame,
+    provenance: Mapping[str, Any] | None = None,
+    noise: Mapping[str, Any] | None = None,
+) -> list[HygieneRow]:
+    """Counts by arm and language.
+
+    provenance: of the run's study: what was left out, and token counts. noise: the noise floor of base.
+    """
     found = provenance or {}
+    again = (noise or {}).get("languages", {})
     counted = records.group_by("arm", "language", maintain_order=True).agg(
         items=pl.len(),
         passages=pl.col("passage_id").n_unique(),
@@ -65,10 +79,12 @@ def hygiene(records: pl.DataFrame, provenance: Mapping[str, Any] | None = None) 
     # By arm in the order in which they come, then by language.
     place = {arm: n for n, arm in enumerate(records["arm"].unique(maintain_order=True))}
     rows = sorted(counted.iter_rows(named=True), key=lambda row: (place[row["arm"]], row["language"]))
-    return [_row(row, found) for row in rows]
+    return [_row(row, found, again.get(row["language"]) if row["arm"] == BASE else None) for row in rows]
 
 
-def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow:
+def _row(
+    counts: Mapping[str, Any], provenance: Mapping[str, Any], again: Mapping[str, int] | None
+) -> HygieneRow:
     language = counts["language"]
     excluded = provenance.get("excluded", {}).get(language, {})
     fertility = provenance.get("fertility", {}).get(language) or {}
@@ -81,6 +97,8 @@ def _row(counts: Mapping[str, Any], provenance: Mapping[str, Any]) -> HygieneRow
         overlapping_hard_distractors=excluded.get("overlapping_hard_distractors"),
         fertility=fertility.get("tokens_per_unit"),
         fertility_unit=fertility.get("unit"),
+        noise_items=again["items"] if again else None,
+        noise_flips=again["open"] + again["choice"] if again else None,
     )
 
 

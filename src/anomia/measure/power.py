@@ -119,16 +119,33 @@ def items_needed(
 ) -> int | None:
     """Items until an interval like this one excludes `against`, if the figure stays what it is.
 
-    From a pilot run: the interval's half towards `against` shrinks with the root of n. None where the
-    figure is `against` itself.
+    From a pilot run: the interval's half towards `against` shrinks with the root of n. A rate of which
+    every item is alike (0 or 1) stays that in more items, and the odds of Wilson's bound fall as 1/n.
+    None where the figure is `against` itself.
     """
     distance = estimate.value - against
+    alike = _alike(estimate, against)
+    if alike is not None:
+        return alike
     half = estimate.value - estimate.low if distance > 0 else estimate.high - estimate.value
     if abs(distance) < 1e-9 or not math.isfinite(half):
         return None
     quantile = float(stats.norm.ppf(0.5 + level / 2))
     factor = (quantile + float(stats.norm.ppf(power))) / quantile
     return max(1, math.ceil(estimate.n * (factor * half / distance) ** 2))
+
+
+def _alike(estimate: Estimate, against: float) -> int | None:
+    """Items for Wilson's interval of a rate of 0 or 1; None where the figure is none."""
+    if estimate.method != "wilson" or not 0 < against < 1:
+        return None
+    if estimate.value == 0:
+        bound, limit = estimate.high, against
+    elif estimate.value == 1:
+        bound, limit = 1 - estimate.low, 1 - against
+    else:
+        return None
+    return max(1, math.ceil(estimate.n * bound / (1 - bound) * (1 - limit) / limit - 1e-9))
 
 
 def _dissociation_power(rate: float, n: int, against: float, z: float) -> float:

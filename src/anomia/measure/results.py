@@ -74,6 +74,7 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
     study = read_yaml(study_file)
     provenance = study.get("provenance", {})
     records = in_study_order(read_records(run), study)
+    noise = read_json(run / "noise.json")
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
     before = (read_json(run / "results.json") or {}).get("thresholds", {})
@@ -88,10 +89,10 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
         ),
-        hygiene=hygiene(records, provenance),
+        hygiene=hygiene(records, provenance, noise),
         failed={arm: entry["failed"] for arm, entry in arms.items() if entry["failed"]},
         broken=dict(broken.iter_rows()),
-        noise=read_json(run / "noise.json"),
+        noise=noise,
         stopping=read_json(run / "stopping.json"),
         notes=read_notes(run),
     )

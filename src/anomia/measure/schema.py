@@ -173,6 +173,10 @@ class Hygiene(_Row):
     fertility: float | None
     """Tokens a word of the passages, or a character where words have no spaces."""
     fertility_unit: Literal["word", "character"] | None
+    noise_items: int | None
+    """Items that base was asked again at another batch size: the noise floor."""
+    noise_flips: int | None
+    """Verdicts of open and choice that came out otherwise."""
 
 
 class ResultsFile(_Row):

@@ -18,7 +18,7 @@ _HEADLINES: dict[Outcome, str] = {
     "inconclusive": "These items do not decide what was lost.",
 }
 
-
+_TOO_FEW = "Base answers too few of these questions both ways for a comparison."
 _EASY = (
     "The model still picks its answers among unrelated options, but neither says them nor picks them as well "
     "among options of the same passage."
@@ -42,9 +42,11 @@ def explain(
     these contradict what standard options show, nothing is called recognised.
     """
     easy = same_passage is not None and _rests_on_easy_options(decision, same_passage)
-    sentences = [
-        _EASY if easy and decision.outcome in ("illusion", "demotion") else headline(decision.outcome)
-    ]
+    sentences = [headline(decision.outcome)]
+    if easy and decision.outcome in ("illusion", "demotion"):
+        sentences = [_EASY]
+    elif decision.outcome == "untestable" and evidence.gap is not None:
+        sentences = [_TOO_FEW]
     if decision.outcome == "broken":
         sentences.append(_broken(evidence))
     elif decision.outcome == "untestable":

@@ -62,8 +62,8 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
     """What may spoil a comparison: by language what was asked, by arm what came back."""
     asked = new_table("Hygiene: what was asked (items)")
     for header in (
-        "language", "items", "passages", "cut", "gold\ncut", "moved\nboundary", "no distinct\ntoken",
-        "left\nout", "no hard\noptions", "no same-\npassage", "tokens/\nunit",
+        "language", "items", "passages", "cut", "gold\ncut", "moved\nboundary", "no own\ntoken",
+        "left\nout", "no hard\noptions", "no same-\npassage", "tokens/\nunit", "noise\nflips",
     ):  # fmt: skip
         add_column(asked, header)
     for row in rows:
@@ -74,7 +74,10 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
             )  # fmt: skip
             unit = {"word": " w", "character": " c", None: ""}[row.fertility_unit]
             fertility = "–" if row.fertility is None else f"{row.fertility:.2f}{unit}"
-            asked.add_row(escape(row.language), *("–" if n is None else str(n) for n in numbers), fertility)
+            flips = "–" if row.noise_items is None else f"{row.noise_flips}/{2 * row.noise_items}"
+            asked.add_row(
+                escape(row.language), *("–" if n is None else str(n) for n in numbers), fertility, flips
+            )
     came_back = new_table("Hygiene: what came back (items of all languages)")
     for header in (
         "arm",

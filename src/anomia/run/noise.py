@@ -15,6 +15,9 @@ from anomia.run.progress import Progress
 from anomia.run.shard import ask
 from anomia.study import BASE, Study
 
+# What is compared, and the records' columns for it.
+FLIPS = {"open": "open_correct", "choice": "choice_correct", "open_text": "open_text"}
+
 
 def lacks_noise(folder: RunFolder) -> bool:
     """Whether the noise floor was asked for and is not measured yet."""
@@ -35,7 +38,7 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
         :count
     ]
-    flips = dict.fromkeys(("open", "choice", "open_text"), 0)
+    by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
     form = Form(
         chat=study.chat,
         prompt_tokens=study.prompt_tokens,
@@ -53,17 +56,21 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
         again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
         before = first[items.language, item.item.question.id]
-        flips["open"] += again["open_correct"] != before["open_correct"]
-        flips["choice"] += again["choice_correct"] != before["choice_correct"]
-        flips["open_text"] += again["open_text"] != before["open_text"]
+        counts = by_language[items.language]
+        counts["items"] += 1
+        for name, column in FLIPS.items():
+            counts[name] += again[column] != before[column]
         progress.advance()
-    folder.note("noise.json", {"items": count, "batch_size": size, "flips": flips})
+    flips = {name: sum(counts[name] for counts in by_language.values()) for name in FLIPS}
+    folder.note(
+        "noise.json", {"items": count, "batch_size": size, "flips": flips, "languages": by_language}
+    )
 
 
 def _rows_by_item(
     folder: RunFolder, study: Study, item_sets: Sequence[ItemSet]
 ) -> Mapping[tuple[str, str], dict[str, Any]]:
-    columns = ["item_id", "open_correct", "choice_correct", "open_text"]
+    columns = ["item_id", *FLIPS.values()]
     rows = {}
     for items in item_sets:
         for shard in shards_of(BASE, items, reach_limit=study.reach_limit):

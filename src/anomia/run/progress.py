@@ -155,7 +155,8 @@ class PlainProgress:
         now = time.monotonic()
         if now - self._spoke >= self._every:
             self._spoke = now
-            self._write(f"{self._text}: {self._step}/{self._steps}; {self._count.line()}")
+            whole = self._count.line() if self._count.known else memory_text()
+            self._write(f"{self._text}: {self._step}/{self._steps}; {whole}")
 
     def finish(self, shard: Finished) -> None:
         """Counts the shard."""
@@ -205,6 +206,11 @@ class Count:
         self._ahead = ahead or Ahead(0, 0, 0)
         self._began = time.monotonic()
         self.items = self.shards = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether a run was announced; work on one model alone has no shards."""
+        return self._ahead.shards > 0
 
     @property
     def rate(self) -> float:

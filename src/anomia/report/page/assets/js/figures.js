@@ -14,6 +14,21 @@ function loadVega() {
   return vegaReady;
 }
 
+// On a narrow page the plot gives way, not its words: labels and the figures beside it keep their size.
+const NARROWEST = 110;
+async function fit(view, place) {
+  const name = "child_width" in view.getState().signals ? "child_width" : "width";
+  place.dataset.natural ??= view.signal(name);
+  // Twice: with another width other labels of the axis stand at its ends.
+  for (let pass = 0; pass < 2; pass += 1) {
+    const words = Number(place.querySelector("svg").getAttribute("width")) - view.signal(name);
+    const left = Math.floor(place.parentElement.clientWidth - words);
+    const width = Math.min(Number(place.dataset.natural), Math.max(NARROWEST, left));
+    if (width === view.signal(name)) return;
+    await view.signal(name, width).runAsync();
+  }
+}
+
 async function draw(place, figure) {
   await loadVega();
   specs ??= (await unpacked("figure-specs")).json();
@@ -23,6 +38,7 @@ async function draw(place, figure) {
     tooltip: { disableDefaultStyle: true },
     loader: { load: () => Promise.reject(new Error("no network")) },
   });
+  await fit(result.view, place);
   // One image with one text, not hundreds of marks that are read out one by one.
   const image = place.querySelector("svg");
   image?.setAttribute("role", "img");
@@ -49,6 +65,12 @@ function figureView(figure) {
     });
     return queue;
   };
+  let width = 0;
+  new ResizeObserver(() => {
+    if (!drawn || plot.clientWidth === width) return;
+    width = plot.clientWidth;
+    queue = queue.then(() => fit(drawn.view, place));
+  }).observe(plot);
   const node = h(
     "figure", { id: `figure-${figure.name}` }, h("h3", {}, visible(figure.title)), plot,
     h("figcaption", {}, visible(figure.caption)),

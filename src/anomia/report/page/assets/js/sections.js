@@ -60,14 +60,19 @@ function fillFacts(data) {
 
 function fillTables(data) {
   const arms = data.runs.flatMap((run) => run.arms.map((arm) => [run, arm]));
+  const drawn = new Set(data.figures.map((figure) => figure.section));
   for (const name of SECTION_TABLES) {
+    // Where a figure says the same, the table waits to be asked for; the fates are what all the rest explains.
+    const folded = name !== "fates" && drawn.has(name) && arms.length <= ARMS_OPEN && arms.some(([, arm]) => arm.tables[name].length);
+    const place = folded ? h("details", { class: "numbers" }, h("summary", {}, "In numbers")) : slot(name);
+    if (folded) slot(name).append(place);
     arms.forEach(([run, arm], n) => {
       const tables = arm.tables[name].map((table) => dataTable(table));
       if (!tables.length) return;
       const label = foreign(armLabel(data, run, arm.name));
-      if (arms.length === 1) slot(name).append(...tables.flat().filter(Boolean));
-      else if (arms.length <= ARMS_OPEN) slot(name).append(h("h3", {}, label), ...tables.flat().filter(Boolean));
-      else slot(name).append(h("details", { open: n === 0 }, h("summary", {}, label), tables));
+      if (arms.length === 1) place.append(...tables.flat().filter(Boolean));
+      else if (arms.length <= ARMS_OPEN) place.append(h("h3", {}, label), ...tables.flat().filter(Boolean));
+      else place.append(h("details", { open: n === 0 }, h("summary", {}, label), tables));
     });
   }
   for (const name of SECTION_CLOSING) {
