@@ -15,7 +15,6 @@ from anomia.compress.blocks import Call, FusedExperts, Matrix, find_fused_expert
 from anomia.compress.calibration import Batch
 from anomia.errors import CompressionError
 
-
 # Tokens that are counted at a time, and rows of a Hessian: large enough for the products, small enough to stay in
 # caches and beneath the size at which memory goes back to the system each time.
 _ROWS = 1024

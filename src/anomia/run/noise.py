@@ -62,9 +62,7 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
             counts[name] += again[column] != before[column]
         progress.advance()
     flips = {name: sum(counts[name] for counts in by_language.values()) for name in FLIPS}
-    folder.note(
-        "noise.json", {"items": count, "batch_size": size, "flips": flips, "languages": by_language}
-    )
+    folder.note("noise.json", {"items": count, "batch_size": size, "flips": flips, "languages": by_language})
 
 
 def _rows_by_item(
