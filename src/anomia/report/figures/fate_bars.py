@@ -54,7 +54,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         alt.Chart()
         .transform_filter(SCOPES)
         .mark_bar(color=COLORS["choice_only"], height={"band": 0.62})
-        .encode(x=percent_axis("dissociation rate: choice only, of items that base answers both ways (%)"), y=y, tooltip=told)
+        .encode(x=percent_axis("dissociation rate (%)"), y=y, tooltip=told)
     )  # fmt: skip
     whiskers = (
         alt.Chart()
@@ -92,7 +92,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     x = alt.X(
         field="from",
         type="quantitative",
-        title="share of the items that base answers both ways (%)",
+        title="share of the items that base answers both ways",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=6),
     )

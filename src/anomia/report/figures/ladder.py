@@ -54,7 +54,7 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         return None
     kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)
     told = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
-    x, y = percent_axis("accuracy (%) · ○ base · ● arm · diamond: no model", domain=(0, 1)), rows_axis("rung")
+    x, y = percent_axis("accuracy (%) · ○ base · ● arm · ◊ no model", domain=(0, 1)), rows_axis("rung")
     base, arm, none = (f"datum.who == '{who}'" for who in ("base", "arm", NO_MODEL))
     layers = [
         *dots(x, y, ONE_SCOPE, base, color=kind, told=told, filled=False, nudge=-NUDGE),

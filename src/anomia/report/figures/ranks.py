@@ -31,7 +31,7 @@ GROUPS: dict[str, str] = FATE_WORDS | {"base_fails": "base fails", "all": "all i
 GROUP_SCALE = alt.Scale(
     domain=list(GROUPS.values()), range=[COLORS.get(name, GREY) for name in GROUPS]
 )  # fmt: skip
-PLACES = {"gold": "first token", "gold_distinct": "first token that no other option shares"}
+PLACES = {"gold": "first token", "gold_distinct": "first token of its own"}
 FOILS = {"gold": "foil", "gold_distinct": "foil_distinct"}
 # Quartiles of fewer items are items themselves.
 FEWEST_FOR_QUARTILES = 5
@@ -45,7 +45,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         return None
     y = rows_axis("group")
     axis = alt.Axis(format=",", values=[step * 10**power for power in range(7) for step in (1, 3)])
-    title = "rank of the answer's token (1: said next) · ○ base · ● arm · diamond: a wrong option"
+    title = "rank of the answer's token (1: said next)"
     domain = [0.9, 1.3 * max(row["highest"] for row in rows)]
 
     def x(field: str) -> alt.X:
@@ -73,7 +73,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         title="Where the answer stands before and after",
         caption=(
             f"{compared(found)}. Median rank (1 + tokens with a larger logit, ties share the middle) of gold's "
-            "token after the open prompt, by fate. Lines run from the lower to the upper quartile of the items, "
+            "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines run from the lower to the upper quartile of the items, "
             f"not given below {FEWEST_FOR_QUARTILES} items; n is the number of items. The first token misleads "
             "where options share it, so that the first one of gold's own stands beside it."
         ),

@@ -58,7 +58,7 @@ def draw_reach(found: Sequence[Case]) -> Drawn | None:
         caption=(
             f"{compared(found)}. (a) Share of items answered by greedy decoding, by any of the beams, by any of "
             "the samples, on the items asked that way. (b) Of the arm's open failures, the share that beams "
-            "(above) or samples (below) find; base: of base's own failures; diamond: a wrong option found in gold's "
+            "(above) or samples (below) find; base: of base's own failures; diamond (foil): a wrong option found in gold's "
             f"place. Reach is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
             f"{starred(rows)}"
         ),
@@ -85,9 +85,7 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
     y = rows_axis("where")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
     told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
-    x = percent_axis(
-        "(b) open failures recovered (%) · ○ base · ● arm · diamond: a wrong option", domain=(0, 1)
-    )
+    x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ foil", domain=(0, 1))
     layers = []
     for way, middle in (("beams", -MIDDLE), ("samples", MIDDLE)):
         mine = f"datum.reach == '{way}'"

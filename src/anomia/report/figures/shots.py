@@ -42,7 +42,7 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
     y = rows_axis("where")
     color = alt.value(COLORS["open"])
     told = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
-    x = percent_axis("prune gap: open accuracy of base − of the arm (points) · ○ 0 shot · ● 1 shot")
+    x = percent_axis("prune gap (points) · ○ 0 shot · ● 1 shot")
     layers = [
         alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)),
         *dots(x, y, SCOPES, "datum.shots == '0 shot'", color=color, told=told, filled=False, nudge=-NUDGE),

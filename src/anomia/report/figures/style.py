@@ -56,6 +56,8 @@ def theme(dark: bool = False) -> dict[str, Any]:
             # Labels are short; Vega would cut a long one in the middle of a surrogate pair, which vl-convert refuses.
             "labelLimit": 0,
             "labelFlush": False,
+            # Of numbers that would touch on a narrow page every other one goes.
+            "labelSeparation": 5,
             "domain": False,
             "ticks": False,
         },

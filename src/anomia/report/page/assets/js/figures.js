@@ -25,7 +25,7 @@ async function fit(view, place) {
     const left = Math.floor(place.parentElement.clientWidth - words);
     const width = Math.min(Number(place.dataset.natural), Math.max(NARROWEST, left));
     if (width === view.signal(name)) return;
-    await view.signal(name, width).runAsync();
+    await view.signal(name, width).resize().runAsync();
   }
 }
 
@@ -74,7 +74,7 @@ function figureView(figure) {
   const node = h(
     "figure", { id: `figure-${figure.name}` }, h("h3", {}, visible(figure.title)), plot,
     h("figcaption", {}, visible(figure.caption)),
-    h("details", {}, h("summary", {}, "The numbers as a table"), dataTable(figure.table)),
+    h("details", {}, h("summary", {}, "The figure’s data"), dataTable(figure.table)),
   );
   return { node, redraw };
 }
