@@ -97,7 +97,8 @@ def hygiene_table(rows: Sequence[HygieneRow]) -> RenderableType:
         asked,
         note(
             "left out: no gradable answer, or not three wrong ones; tokens/unit: of the passages, per word (w) "
-            "or, where words have no spaces, per character (c)"
+            "or, where words have no spaces, per character (c); noise flips: verdicts of base, open and choice, that "
+            "another batch size changes"
         ),
     ]
     overlapping = [
