@@ -92,10 +92,14 @@ def test_mwanda_runs_names_its_choices_and_spreads_sparsity() -> None:
     windows = replace(windows, languages=("english", "swahili") * 4)
     report = compress(tiny_model("gemma3"), parse_arm("mwanda:0.5").steps[0], windows)
     assert report.reconstruction
+    assert not report.warnings
     assert len(report.block_sparsity) == 3
     assert report.sparsity == pytest.approx(0.5, abs=0.05)
     pattern = compress(tiny_model("gemma3"), parse_arm("mwanda:2:4").steps[0], windows)
     assert pattern.block_sparsity == ()
+    alone = replace(windows, languages=("english",) * 8)
+    (warning,) = compress(tiny_model("gemma3"), parse_arm("mwanda:2:4").steps[0], alone).warnings
+    assert "its calibration text has one" in warning
 
 
 def test_prunerzero_is_the_published_tree() -> None:

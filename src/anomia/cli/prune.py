@@ -35,15 +35,17 @@ def prune(
     calibration: Annotated[
         str, typer.Option(help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH.")
     ] = "c4",
-    calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
-    calibration_tokens: Annotated[int, typer.Option(help="Tokens a passage.")] = 2048,
+    calibration_samples: Annotated[
+        int | None, typer.Option(min=1, help="Passages of it (default 128).")
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens a passage.")] = 2048,
     calibration_folder: Annotated[
         Path | None,
         typer.Option(
             help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
         ),
     ] = None,
-    calibration_budget: Annotated[int | None, typer.Option(help="Tokens in all.")] = None,
+    calibration_budget: Annotated[int | None, typer.Option(min=1, help="Tokens in all.")] = None,
     languages: Annotated[
         str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
     ] = None,

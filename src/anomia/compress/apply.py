@@ -133,7 +133,7 @@ def compress(
         block_sparsity=tuple(sparsities),
         left_dense=tuple(left_dense(model, decoder)),
         reconstruction=METHODS[step.method].choices,
-        warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
+        warnings=warnings_of(step, windows, matrices),
         versions=versions(),
         size_bytes=stored_bytes(model, [step]),
     )
@@ -184,10 +184,16 @@ def check_target(decoder: DecoderBlocks, target: Target) -> None:
                 )
 
 
-def warnings_of(matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
-    """What a user should hear about: notes of single matrices, counted."""
+def warnings_of(step: Prune, windows: Windows | None, matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
+    """What a user should hear about: of the calibration text, and notes of single matrices, counted."""
+    warnings = list(windows.record.warnings) if windows is not None else []
+    needs = METHODS[step.method].needs
+    if windows is not None and needs and needs.languages and len(set(windows.languages)) < 2:
+        warnings.append(
+            f"{step.method} compares languages, and its calibration text has one; calibration=balanced has several"
+        )
     notes = [matrix.note for matrix in matrices if matrix.note]
-    return tuple(f"{notes.count(note)} matrices: {note}" for note in dict.fromkeys(notes))
+    return (*warnings, *(f"{notes.count(note)} matrices: {note}" for note in dict.fromkeys(notes)))
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -275,7 +275,7 @@ def _stream(
         block_sparsity=tuple(sparsities),
         left_dense=tuple(name for name in left_dense(plan.model, plan.decoder) if name not in plan.tied),
         reconstruction=method.choices,
-        warnings=(() if windows is None else windows.record.warnings) + warnings_of(matrices),
+        warnings=warnings_of(step, windows, matrices),
         versions=versions(),
     )
 

@@ -71,7 +71,9 @@ def open_source(
         return Source((_demo(languages),), samples)
     if source == "balanced":
         if not languages:
-            raise StudyError("calibration=balanced needs the study's languages, and none are given")
+            raise StudyError(
+                "calibration=balanced needs the study's languages, and none are given: name them (--languages)"
+            )
         streams = tuple(_wikipedia(language_name(name), data_dir) for name in languages)
         return Source(streams, samples or PASSAGES_A_LANGUAGE)
     if source == "own":

@@ -56,7 +56,7 @@ class InputStatistic:
 
     def add(self, inputs: torch.Tensor, needs: Needs, language: str) -> None:
         """Count the tokens `inputs`, [T, in]."""
-        for rows in inputs.split(_ROWS):
+        for rows in torch.split(inputs, _ROWS):
             self._add(rows.float(), needs, language)
 
     def _add(self, values: torch.Tensor, needs: Needs, language: str) -> None:
