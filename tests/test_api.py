@@ -175,6 +175,7 @@ def test_every_example_of_the_documentation_runs(
     make_model: Callable[..., Any], tokenizer: Any, questions: Path, tmp_path: Path
 ) -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
+    # What needs the hub stands as ```py.
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 7
     given = {

@@ -43,6 +43,11 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert loaded == [], f"{page.name}: {loaded}"
 
 
+def test_code_is_shown_as_code(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert "```" not in page.read_text(encoding="utf-8"), page.name
+
+
 def test_every_message_is_on_the_page(site: Path) -> None:
     page = (site / "troubleshooting.html").read_text(encoding="utf-8")
     assert MARK not in page
