@@ -219,6 +219,18 @@ def test_nothing_runs_over_the_edge(report: Report, open_page: Open, width: int,
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_figures_give_way_to_a_narrow_page_and_come_back(report: Report, open_page: Open) -> None:
+    drawn = """() => [...document.querySelectorAll('figure .plot')].map((plot) =>
+        [Number(plot.querySelector('svg').getAttribute('width')), plot.clientWidth])"""
+    page = open_page(report.page, width=400, figures=True)
+    for width, room in page.evaluate(drawn):
+        # What is still wider is made smaller as a picture, words and all: never by more than a sixth.
+        assert width <= 1.2 * room
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.wait_for_timeout(1000)
+    assert all(width > 560 for width, _ in page.evaluate(drawn))
+
+
 def test_headings_landmarks_and_names(report: Report, open_page: Open) -> None:
     page = open_page(report.page, figures=True)
     levels = [int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].filter(h => h.checkVisibility()).map(h => h.tagName)")]  # fmt: skip

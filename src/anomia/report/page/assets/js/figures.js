@@ -17,15 +17,19 @@ function loadVega() {
 // On a narrow page the plot gives way, not its words: labels and the figures beside it keep their size.
 const NARROWEST = 110;
 async function fit(view, place) {
-  const name = "child_width" in view.getState().signals ? "child_width" : "width";
-  place.dataset.natural ??= view.signal(name);
+  // Of panels and of figures in parts each kind has a width of its own, and all are alike.
+  const inner = Object.keys(view.getState().signals).filter((name) => name.endsWith("child_width"));
+  const names = inner.length ? inner : ["width"];
+  place.dataset.natural ??= view.signal(names[0]);
   // Twice: with another width other labels of the axis stand at its ends.
   for (let pass = 0; pass < 2; pass += 1) {
-    const words = Number(place.querySelector("svg").getAttribute("width")) - view.signal(name);
+    const now = view.signal(names[0]);
+    const words = Number(place.querySelector("svg").getAttribute("width")) - now;
     const left = Math.floor(place.parentElement.clientWidth - words);
     const width = Math.min(Number(place.dataset.natural), Math.max(NARROWEST, left));
-    if (width === view.signal(name)) return;
-    await view.signal(name, width).resize().runAsync();
+    if (width === now) return;
+    names.forEach((name) => view.signal(name, width));
+    await view.resize().runAsync();
   }
 }
 
