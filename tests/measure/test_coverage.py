@@ -8,7 +8,7 @@ from anomia.measure.contrasts import Answers
 from anomia.measure.quantities import everywhere_all, gap_quantity, normalized
 from anomia.measure.rates import rate
 
-from .coverage_table import SIZES, measured, promised
+from .coverage_table import SIZES, measure, measured, promised
 from .simulation import (
     SIMULATION_DRAWS,
     Cell,
