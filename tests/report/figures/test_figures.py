@@ -7,11 +7,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from anomia.errors import RunError
 from anomia.measure.figures import lookup
 from anomia.measure.frame import MEAN, POOLED
+from anomia.measure.results import read_results
+from anomia.records import write_rows
 from anomia.report.figures import COLORS, FIGURES, Drawn, Run, draw, draw_all, theme, write_figures
 from anomia.report.figures.style import DARK, LIGHT
 from tests.measure.planted import Damage
@@ -51,6 +54,22 @@ def test_a_figure_is_drawn_with_its_words_and_counts(drawn: dict[str, Drawn], na
     assert len(figure.caption) > 60
     assert re.search(r"\d", figure.alt)
     assert len(figure.table) > 0
+
+
+def test_base_stands_over_the_items_that_an_unfinished_arm_has_answered(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    make_run(folder)
+    file = folder / "records" / "all.parquet"
+    rows = pl.read_parquet(file)
+    # Of the second arm what base answers wrong is missing.
+    failed = rows.filter(pl.col("arm") == "base", ~pl.col("open_correct"))["item_id"]
+    answered = rows.filter((pl.col("arm") != "wanda:0.5") | ~pl.col("item_id").is_in(failed.implode()))
+    file.unlink()
+    write_rows(answered.to_dicts(), file)
+    table = draw("ladder", [Run("run", read_results(folder))]).table
+    base = table.filter(rung="open", who="base", scope=POOLED)
+    assert base.filter(case="wanda:0.5")["value"].item() == 1
+    assert base.filter(case="wanda:0.3")["value"].item() < 1
 
 
 def test_a_run_of_open_and_choice_alone_skips_what_it_lacks(tmp_path: Path) -> None:

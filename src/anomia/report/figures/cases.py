@@ -12,8 +12,9 @@ import polars as pl
 
 from anomia.compress.spec import Arm, Prune, parse_arm
 from anomia.errors import AnomiaError
-from anomia.measure.figures import Lookup, lookup
+from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
+from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 
 # Longer names run into the plot; the tooltip and the table have them whole.
@@ -50,6 +51,11 @@ class Case(NamedTuple):
     label: str
     figures: Lookup
     calibration: str | None
+
+    def accuracies(self, probe: str, scope: str) -> tuple[Estimate | None, Estimate | None]:
+        """Of base and of the arm, over the items that the arm has answered."""
+        measure = f"accuracy/{probe}"
+        return before(self.figures, self.arm, measure, scope), self.figures.get((self.arm, measure, scope))
 
     @property
     def languages(self) -> list[str]:

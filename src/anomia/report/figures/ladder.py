@@ -81,9 +81,7 @@ def _rungs(case: Case, number: int) -> list[Row]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         for order, rung in enumerate(RUNGS):
-            measure = f"accuracy/{rung}"
-            before = case.figures.get(("base", measure, scope))
-            after = case.figures.get((case.arm, measure, scope))
+            before, after = case.accuracies(rung, scope)
             if rung == "string_presence":
                 after = None
             if before is None or (after is None and rung != "string_presence"):

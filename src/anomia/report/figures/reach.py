@@ -105,9 +105,7 @@ def _reached(case: Case, number: int) -> list[Row]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         for order, (way, words) in enumerate(WAYS.items()):
-            before, after = (
-                case.figures.get((model, f"accuracy/reach_{way}", scope)) for model in ("base", case.arm)
-            )
+            before, after = case.accuracies(f"reach_{way}", scope)
             if before is None or after is None:
                 continue
             change = note(f"{signed(100 * before.value)} → {signed(100 * after.value)}", after.n)

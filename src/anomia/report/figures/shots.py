@@ -74,9 +74,7 @@ def _gaps(case: Case, number: int) -> list[Row]:
             continue
         change = note(f"{signed(100 * zero.value)} → {signed(100 * one.value)}", one.n)
         for (shots, words), drop in zip(SHOTS.items(), (zero, one), strict=True):
-            base, arm = (
-                case.figures.get((model, f"accuracy/{shots}", scope)) for model in ("base", case.arm)
-            )
+            base, arm = case.accuracies(shots, scope)
             fields = {
                 "shots": words,
                 "base": base.value if base else None,
