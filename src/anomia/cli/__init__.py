@@ -31,7 +31,7 @@ __all__ = [
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: deliberate errors become one message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
-    for talkative in ("transformers", "torch.utils._pytree", "torchao"):
+    for talkative in ("transformers", "torch.utils._pytree", "torchao", "huggingface_hub.utils._http"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     try:
         app(args=arguments)
