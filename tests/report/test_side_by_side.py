@@ -50,6 +50,13 @@ def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
     pilot = anomia("plan", "--power", runs[0])
     assert pilot.returncode == 0, pilot.stderr
     assert pilot.stdout.count("wanda:0.5") >= 2
+    study = runs[0].parent / "study"
+    study.mkdir()
+    (study / "cells").symlink_to(runs[0].parent)
+    (study / "matrix.yaml").write_text("cells: [small, large]")
+    cells = anomia("plan", "--power", study)
+    assert cells.returncode == 0, cells.stderr
+    assert cells.stdout.index("small\n") < cells.stdout.index("large\n")
     assumed = anomia("plan", "--power", "--open", "0.45,0.35", "--choice", "0.90,0.87")
     assert assumed.returncode == 0, assumed.stderr
     assert "45 → 35" in assumed.stdout

@@ -65,6 +65,7 @@ def plan(
     from anomia.measure.power import read_transition
     from anomia.records import read_records
     from anomia.report.plan_table import plan_view
+    from anomia.run.folder import runs_of
 
     if not power:
         if study is None:
@@ -73,8 +74,13 @@ def plan(
         return
     target = Target(dissociation_above, gap_from, chance)
     if study is not None:
-        plans = list(plan_from_pilot(read_records(study), target))
-    elif opened is not None and choice is not None:
+        pilots = runs_of(study)
+        for pilot in pilots:
+            if len(pilots) > 1:
+                out_console.print(f"\n{pilot.name}", style="bold", markup=False, highlight=False)
+            out_console.print(plan_view(list(plan_from_pilot(read_records(pilot), target)), target))
+        return
+    if opened is not None and choice is not None:
         sides = (read_transition(opened, gained, "--open"), read_transition(choice, gained, "--choice"))
         plans = [
             plan_from_assumptions(*sides, both_correct=both_correct, dissociation=dissociation, target=target)
