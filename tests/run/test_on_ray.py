@@ -22,6 +22,7 @@ from anomia.run.folder import runs_of
 from anomia.run.on_ray import Size, on_ray
 from anomia.run.progress import Finished
 from tests.conftest import entry
+from tests.endpoint.fake_server import Fake, serving
 
 ray = pytest.importorskip("ray", reason="needs the ray extra: pip install 'anomia[ray]'")
 # Every worker imports torch anew.
@@ -117,6 +118,29 @@ def test_records_are_those_of_a_run_in_this_process_also_when_a_worker_is_killed
     again = Watching()
     on_cluster(matrix, tmp_path / "ray", again)
     assert again.shards == []
+
+
+def test_served_models_are_asked_from_here_while_workers_ask_the_others(
+    matrix: Matrix, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    """One process keeps the key and the rate of requests; workers have neither."""
+    (cell, _) = matrix.cells
+    fake = Fake(make_model(), tokenizer)
+    with serving(fake) as url:
+        served = f"endpoint:{url}#tiny"
+        study = cell.study.model_copy(update={"arms": (served, "magnitude:0.5"), "limit": 3})
+        alone = Matrix((cell._replace(study=study),), single=True)
+        run_matrix(alone, tmp_path / "here", progress=PlainProgress(lambda text: None))
+        requests = len(fake.requests)
+        watching = Watching()
+        outcomes = on_cluster(alone, tmp_path / "ray", watching)
+        assert len(fake.requests) == 2 * requests
+    assert [(outcome.arm, outcome.failed) for outcome in outcomes] == [
+        ("base", None), (served, None), ("magnitude:0.5", None)
+    ]  # fmt: skip
+    assert {bool(shard.where) for shard in watching.shards if shard.arm == served} == {False}
+    assert {bool(shard.where) for shard in watching.shards if shard.arm != served} == {True}
+    assert_same(read_records(tmp_path / "here"), read_records(tmp_path / "ray"))
 
 
 def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(matrix: Matrix, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from anomia.compress.spec import Arm, parse_arm
+from anomia.compress.spec import Arm, Served, parse_arm
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.run.compress import uses_own_text
 from anomia.run.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of
@@ -59,6 +59,12 @@ class Turn(NamedTuple):
     arm: Arm
     languages: tuple[str, ...]
     cells: tuple[CellRun, ...]
+
+    @property
+    def served(self) -> Served | None:
+        """Where the model is asked, if it stands behind a server."""
+        first = next(iter(self.arm.steps), None)
+        return first if isinstance(first, Served) else None
 
     def sets(self, cell: CellRun) -> list[ItemSet]:
         """The items that this model answers in a cell."""

@@ -41,8 +41,8 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
         RunError: the calibration text is another than when a cell's arm was begun.
     """
     study, steps = turn.cells[0].study, turn.arm.steps
-    if steps and isinstance(steps[0], spec.Served):
-        return _reach(turn, steps[0], progress)
+    if turn.served is not None:
+        return _reach(turn, turn.served, progress)
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
     loaded = _load(study, checkpoint.model if checkpoint else study.base, progress)
     rest = steps[1:] if checkpoint else steps

@@ -22,7 +22,7 @@ import torch
 
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
 from anomia.run.cells import CellRun, Turn
-from anomia.run.execute import Measure, begin_cell
+from anomia.run.execute import Measure, begin_cell, measure_here
 from anomia.run.folder import RunFolder, Shard
 from anomia.run.model import Ready, make_ready
 from anomia.run.noise import lacks_noise, measure_noise
@@ -202,7 +202,7 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
         wanted = size or Size(1.0, 1.0 if resources.get("GPU") else 0.0)
         slots = _slots(resources, wanted)
         progress.say(f"Ray: room for {slots} workers of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs")
-        yield lambda turns, told, reuse: _measure_turns(turns, told, reuse, wanted, slots)
+        yield lambda turns, told, reuse: _measure_all(turns, told, reuse, wanted, slots)
     finally:
         if not joined:
             ray.shutdown()
@@ -225,10 +225,28 @@ def _slots(resources: dict[str, float], size: Size) -> int:
     return slots
 
 
+def _measure_all(
+    turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
+) -> list[str | None]:
+    """Asks what is pending in all turns; as `execute.measure_here`.
+
+    Served models are asked from this process: it has the key, and one limit of requests holds for all of them.
+    """
+    failed: dict[int, str | None] = {}
+    for served, measure in (
+        (False, lambda some: _measure_turns(some, progress, reuse, size, slots)),
+        (True, lambda some: measure_here(some, progress, reuse)),
+    ):
+        chosen = [n for n, turn in enumerate(turns) if (turn.served is not None) == served]
+        if chosen:
+            failed |= zip(chosen, measure([turns[n] for n in chosen]), strict=True)
+    return [failed[n] for n in range(len(turns))]
+
+
 def _measure_turns(
     turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
 ) -> list[str | None]:
-    """Asks what is pending in all turns at once; as `execute.measure_here`."""
+    """Asks what is pending in turns at once, on the cluster."""
     import ray
 
     queues = [_Queue(turn, deque()) for turn in turns]
