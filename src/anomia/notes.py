@@ -1,8 +1,9 @@
-"""What a reader of a run should know about an arm: `RUN/notes/*.json`, shown with its figures."""
+"""What a reader of a run should know about an arm, shown with its figures: `RUN/notes/*.json`, `RUN/refused/*.json`."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from anomia.files import read_json, write_json
 def write_notes(run: Path, arm: str, notes: Sequence[str]) -> None:
     """Stores the notes of an arm; the same ones again change nothing, and none writes nothing."""
     if notes:
-        name = hashlib.sha256(arm.encode()).hexdigest()[:12]
-        write_json(run / "notes" / f"{name}.json", {"arm": arm, "notes": list(notes)})
+        write_json(run / "notes" / file_of(arm), {"arm": arm, "notes": list(notes)})
+
+
+def file_of(arm: str) -> str:
+    """The name of a small file that an arm has to itself in a folder of a run."""
+    return f"{hashlib.sha256(arm.encode()).hexdigest()[:12]}.json"
 
 
 def read_notes(run: Path) -> dict[str, list[str]]:
@@ -22,4 +27,26 @@ def read_notes(run: Path) -> dict[str, list[str]]:
     for file in sorted((run / "notes").glob("*.json")):
         entry = read_json(file) or {}
         found[str(entry.get("arm"))] = [str(note) for note in entry.get("notes", ())]
+    for arm, note in _refusals(run).items():
+        found.setdefault(arm, []).append(note)
     return found
+
+
+def _refusals(run: Path) -> dict[str, str]:
+    """What a server would not answer, by arm: how many items of each probe, and its reason for the first."""
+    counts: dict[str, Counter[str]] = {}
+    reasons: dict[str, str] = {}
+    for file in sorted((run / "refused").glob("*.json")):
+        entry = read_json(file) or {}
+        arm = str(entry.get("arm"))
+        for probes in dict(entry.get("refused") or {}).values():
+            counts.setdefault(arm, Counter()).update(map(str, probes))
+            reasons.setdefault(arm, str(next(iter(probes.values()), "")))
+    return {
+        arm: f"left out, because the server refused to answer: {_listed(count)} ({reasons[arm]})"
+        for arm, count in counts.items()
+    }
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{probe} of {count} item{'s' if count > 1 else ''}" for probe, count in counts.items())

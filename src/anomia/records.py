@@ -133,13 +133,14 @@ class Said(NamedTuple):
     behind a stop string.
 
     greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
-    samples: by seed, in the order of the sample index.
+    samples: by seed, in the order of the sample index. refused: a server's reason, by probe.
     """
 
     greedy: Mapping[str, Stripped]
     open_tokens: Sequence[int] = ()
     beams: Sequence[tuple[str, float]] = ()
     samples: Mapping[int, Sequence[str]] = {}
+    refused: Mapping[str, str] = {}
 
 
 def record(

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,14 +16,19 @@ import torch
 class Fake:
     """What a fake server does and what it was asked.
 
-    fail: called with the number of a request; returns (status, headers) to fail with, `"hang"`, or None.
-    echo, ranks: whether it gives log-probabilities of prompts, and whether their ranks. strict: it refuses
-    parameters that OpenAI doesn't know.
+    fail: called with the number of a request; returns None, what to answer in place of an answer (as JSON),
+    (status, headers, content) to fail with, `"hang"`, `"trickle"` or `"garbage"`.
+    echo, ranks: whether it gives log-probabilities of prompts, and whether their ranks. refuses: parameters (or
+    parameters with their values) that it doesn't take. shifted: its log-probabilities of a prompt stand one token
+    too far, as llama-cpp-python's do where there is no BOS. template: text around every prompt.
+    longest: tokens of a prompt. ollama: it speaks Ollama's language.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.echo, self.ranks, self.strict = True, False, False
+        self.echo, self.ranks, self.shifted, self.ollama = True, False, False, False
+        self.refuses: set[Any] = set()
+        self.template, self.longest = "{}", 10_000
         self.fail: Callable[[int], Any] = lambda number: None
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -37,9 +42,12 @@ class Fake:
     def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if body["model"] != "tiny":
             return 404, {"error": "no such model"}
-        if self.strict and {"top_k", "repeat_penalty"} & body.keys():
-            return 400, {"error": "unknown parameter top_k"}
-        ids = self.tokenizer(body["prompt"], return_tensors="pt").input_ids
+        refused = self.refuses & (body.keys() | set(body.items() if not self.ollama else ()))
+        if refused:
+            return 400, {"error": f"unknown parameter {refused}"}
+        ids = self.tokenizer(self.template.format(body["prompt"]), return_tensors="pt").input_ids
+        if ids.shape[1] > self.longest:
+            return 400, {"error": f"maximum context length is {self.longest} tokens"}
         if body.get("prompt_logprobs") is not None and self.ranks:
             return 200, self._ranked(ids[0])
         if body.get("echo") or body.get("prompt_logprobs") is not None:
@@ -60,7 +68,14 @@ class Fake:
             pad_token_id=1,
         )[0, ids.shape[1] :]
         text = self.tokenizer.decode(made, skip_special_tokens=True)
-        return 200, {"choices": [{"text": text}], "usage": {"completion_tokens": len(made)}}
+        choice: dict[str, Any] = {"text": text}
+        if body.get("logprobs"):
+            if not self.echo:
+                return 400, {"error": "logprobs are not supported"}
+            log_prob = self._log_probs(ids[0])[-1, made[0]]
+            choice["logprobs"] = {"tokens": [text], "token_logprobs": [float(log_prob)]}
+        usage = {"prompt_tokens": ids.shape[1], "completion_tokens": len(made)}
+        return 200, {"choices": [choice], "usage": usage, "system_fingerprint": "fake"}
 
     def _log_probs(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -69,7 +84,7 @@ class Fake:
     def _echoed(self, ids: torch.Tensor) -> dict[str, Any]:
         """Without the BOS, as llama.cpp does, and with one generated token behind the prompt."""
         log_probs = self._log_probs(ids)
-        told = [None, *(float(log_probs[n, ids[n + 1]]) for n in range(1, len(ids) - 1)), -0.5]
+        told = [None, *(float(log_probs[n - 1 + self.shifted, ids[n]]) for n in range(2, len(ids))), -0.5]
         tokens = [*(self.tokenizer.decode([token]) for token in ids[1:]), "!"]
         choice = {"text": "".join(tokens), "logprobs": {"tokens": tokens, "token_logprobs": told}}
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
@@ -87,6 +102,21 @@ class Fake:
             places.append(place)
         return {"choices": [{"text": "!", "prompt_logprobs": places}], "usage": {"completion_tokens": 1}}
 
+    def ollama_answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Its `/api/generate`; without `raw` it puts prompts into a template."""
+        options = dict(body["options"])
+        plain = {"max_tokens": options.pop("num_predict"), **options}
+        template, self.template = self.template, "{}" if body["raw"] else self.template
+        status, values = self.answer({"model": body["model"], "prompt": body["prompt"], **plain})
+        self.template = template
+        if status != 200:
+            return status, values
+        usage = values["usage"]
+        return 200, {
+            "response": values["choices"][0]["text"], "done": True,
+            "prompt_eval_count": usage["prompt_tokens"], "eval_count": usage["completion_tokens"],
+        }  # fmt: skip
+
 
 @contextmanager
 def serving(fake: Fake) -> Iterator[str]:
@@ -103,12 +133,28 @@ def serving(fake: Fake) -> Iterator[str]:
             if failure == "hang":
                 time.sleep(1.0)
                 return
+            if failure == "trickle":
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(100):
+                        self.wfile.write(b" ")
+                        self.wfile.flush()
+                        time.sleep(0.05)
+                return
             if failure == "garbage":
                 status, content = 200, b"<html>"
+            elif isinstance(failure, dict | list):
+                status, content = 200, json.dumps(failure).encode()
             elif failure is not None:
-                status, headers, content = failure[0], failure[1], b"busy"
+                status, headers, content = (*failure, b"busy")[:3]
+            elif self.path == "/api/generate":
+                status, values = fake.ollama_answer(body) if fake.ollama else (404, {})
+                content = json.dumps(values).encode()
             else:
                 status, values = fake.answer(body)
+                if fake.ollama and status == 200:
+                    values["system_fingerprint"] = "fp_ollama"
                 content = json.dumps(values).encode()
             self.send_response(status)
             for name, value in headers.items():

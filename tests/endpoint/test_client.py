@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 import tenacity
 
 from anomia.compress.spec import parse_arm
-from anomia.endpoint.client import ATTEMPTS, Client, RefusedError, client_from_environment
+from anomia.endpoint.abilities import Abilities, UntoldError, score
+from anomia.endpoint.client import ATTEMPTS, Client, RefusedError, StoppedError, client_from_environment
+from anomia.endpoint.keys import key_for
 from anomia.errors import ModelError, StudyError
 from tests.endpoint.fake_server import Fake, serving
 
@@ -28,7 +32,7 @@ def url(fake: Fake) -> Iterator[str]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr(tenacity.nap.time, "sleep", waited.append)
+    monkeypatch.setattr(tenacity, "sleep_using_event", lambda event: waited.append)
     return waited
 
 
@@ -73,6 +77,11 @@ def test_timeouts_are_asked_again_and_an_end_is_put_to_it(
 @pytest.mark.parametrize(
     ("failure", "says", "requests"),
     [
+        ((501, {}), "status 501", 1),
+        ({"choices": []}, "something else than an OpenAI completion", 1),
+        ({"choices": [{"text": None}]}, "something else than an OpenAI completion", 1),
+        ({"choices": [{"text": "a"}], "usage": 7}, "something else than an OpenAI completion", 1),
+        ([1], "something else than an OpenAI completion", 1),
         ((401, {}), "ANOMIA_ENDPOINT_KEY", 1),
         ((404, {}), "has no model 'tiny'", 1),
         ((400, {}), "status 400: busy", 1),
@@ -90,6 +99,56 @@ def test_faults_that_stay_are_one_message(
     assert "\n" not in str(caught.value)
     assert "sk-secret" not in str(caught.value) + repr(client)
     assert isinstance(caught.value, RefusedError) == ("status" in says)
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        (["a"], {"completion_tokens": 1}),
+        ({"tokens": 3, "token_logprobs": 4}, {"completion_tokens": 1}),
+        ({"tokens": ["a", "b"], "token_logprobs": [None, "x"]}, {"completion_tokens": None}),
+        ({"tokens": [], "token_logprobs": []}, {"completion_tokens": "1"}),
+    ],
+)
+def test_log_probabilities_of_another_shape_are_none(fake: Fake, url: str, told: Any, usage: Any) -> None:
+    fake.fail = lambda number: {"choices": [{"text": "!", "logprobs": told}], "usage": usage}
+    with Client(url, "tiny") as client, pytest.raises(UntoldError, match="returns no log-probabilities"):
+        score(client, "a", Abilities({}, echo=True, ranks=False))
+    fake.fail = lambda number: {"choices": [{"text": "!", "prompt_logprobs": told}], "usage": usage}
+    with Client(url, "tiny") as client, pytest.raises(UntoldError, match="returns no ranks"):
+        score(client, "a", Abilities({}, echo=True, ranks=True))
+
+
+def test_an_answer_that_never_ends_is_given_up(fake: Fake, url: str, no_waiting: list[float]) -> None:
+    """Gateways send blanks to keep a connection open: each resets a timeout that counts from byte to byte."""
+    fake.fail = lambda number: "trickle"
+    began = time.monotonic()
+    with (
+        Client(url, "tiny", timeout=0.3) as client,
+        pytest.raises(ModelError, match="no whole answer in 0.3"),
+    ):
+        client.complete("Who?", attempts=2)
+    assert time.monotonic() - began < 3
+
+
+def test_answers_and_prompts_that_are_no_text(fake: Fake, url: str, no_waiting: list[float]) -> None:
+    fake.fail = lambda number: (200, {"content-encoding": "gzip"}, b"no gzip")
+    with Client(url, "tiny") as client:
+        with pytest.raises(ModelError, match="DecodingError"):
+            ask(client)
+        with pytest.raises(RefusedError, match="lone surrogates"):
+            client.complete("half \ud800")
+
+
+def test_a_stopped_client_asks_nothing_more(fake: Fake, url: str) -> None:
+    fake.fail = lambda number: (503, {"retry-after": "20"})
+    with Client(url, "tiny") as client:
+        threading.Timer(0.2, client.stop).start()
+        began = time.monotonic()
+        with pytest.raises(StoppedError):
+            ask(client)
+        assert time.monotonic() - began < 5
+    assert len(fake.requests) == 1
 
 
 def test_a_server_that_is_not_there(no_waiting: list[float]) -> None:
@@ -120,6 +179,18 @@ def test_the_key_comes_from_the_environment_alone(
     assert fake.keys == [None, "Bearer sk-general", "Bearer sk-own", None]
 
 
+def test_a_key_goes_to_its_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", "sk-own")
+    monkeypatch.setenv("ANOMIA_ENDPOINT_HOST", "models.example.org")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-general")
+    assert key_for("https://models.example.org/v1") == "sk-own"
+    assert key_for("https://elsewhere.example.org/v1") is None
+    assert key_for("https://api.openai.com/v1") == "sk-general"
+    assert key_for("http://api.openai.com/v1") is None
+    assert key_for("https://api.openai.com.example.org/v1") is None
+
+
 def test_no_faster_than_allowed(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOMIA_ENDPOINT_RATE", "20")
     with client_from_environment(url, "tiny") as client:
@@ -138,6 +209,10 @@ def test_no_faster_than_allowed(fake: Fake, url: str, monkeypatch: pytest.Monkey
         "endpoint:http://localhost/v1",
         "endpoint:ftp://localhost/v1#m",
         "endpoint:http://[/v1#m",
+        "endpoint:http://localhost:abc/v1#m",
+        "endpoint:http://localhost:99999/v1#m",
+        "endpoint:http://local\nhost/v1#m",
+        "endpoint:http://localhost/v1# ",
         "wanda:0.5+endpoint:http://localhost/v1#m",
     ],
 )
@@ -150,7 +225,13 @@ def test_specifications() -> None:
     arm = parse_arm("endpoint:https://host:8000/v1/#org/model-7b")
     assert arm.name == "endpoint:https://host:8000/v1#org/model-7b"
     assert parse_arm(arm.name) == arm
-    for secret in ("endpoint:http://user:hunter2@host/v1#m", "endpoint:http://host/v1?key=hunter2#m"):
+    for secret in (
+        "endpoint:http://user:hunter2@host/v1#m",
+        "endpoint:http://user:hunter2@host/v1",
+        "endpoint:ftp://user:hunter2@host/v1#m",
+        "endpoint:http://host/v1?key=hunter2#m",
+        "wanda:0.5+endpoint:http://user:hunter2@host/v1#m",
+    ):
         with pytest.raises(StudyError) as caught:
             parse_arm(secret)
         assert "hunter2" not in str(caught.value)

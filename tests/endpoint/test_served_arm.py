@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import tenacity
+import transformers
 
 import anomia
-from anomia.endpoint.abilities import find_abilities
-from anomia.endpoint.client import Client
-from anomia.endpoint.ready import notes_of
 from anomia.records import SCHEMA
 from tests.conftest import entry
 from tests.endpoint.fake_server import Fake, serving
@@ -55,9 +56,8 @@ def measure(model_folder: Path, tmp_path: Path) -> Callable[..., anomia.Run]:
     questions.write_text("".join(json.dumps(entry(n, **distractors)) + "\n" for n in range(10)))
 
     def run(*arms: str, **settings: Any) -> anomia.Run:
-        return anomia.run(
-            base=str(model_folder), arms=arms, data=f"jsonl:{questions}", out=tmp_path / "run", **{**QUICK, **settings}
-        )  # fmt: skip
+        given = {"base": str(model_folder), "out": tmp_path / "run", **QUICK, **settings}
+        return anomia.run(arms=arms, data=f"jsonl:{questions}", **given)
 
     return run
 
@@ -99,7 +99,7 @@ def test_a_server_without_log_probabilities_answers_the_rest(
     fake: Fake, url: str, measure: Callable[..., anomia.Run]
 ) -> None:
     fake.echo = False
-    fake.strict = True
+    fake.refuses = {"top_k", "min_p", "repeat_penalty", "repetition_penalty"}
     run = measure(f"endpoint:{url}#tiny")
     (arm,) = run.arms
     base, served = rows(run, "base"), rows(run, arm)
@@ -109,7 +109,7 @@ def test_a_server_without_log_probabilities_answers_the_rest(
     notes = " ".join(run.notes[arm])
     assert "choice and ranks are not measured" in notes
     assert "status 400" in notes
-    assert "its own defaults hold" in notes
+    assert "leave out top_k, min_p, repetition penalty: its own defaults hold" in notes
     # What was not asked is not taken for wrong.
     assert "Choice was not measured" in run.verdict.text
     assert run.fates().filter(options="choice").is_empty()
@@ -149,6 +149,19 @@ def test_an_interrupted_run_goes_on_shard_by_shard(
     assert len(fake.requests) == whole
 
 
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("sk-hunter2-secret", None),
+        # As secret stores and files end it.
+        ("sk-hunter2-secret\r\n", None),
+        # A server that repeats the headers that it refuses.
+        ("sk-hunter2-secret", (400, {}, b"bad header: Bearer sk-hunter2-secret")),
+        ("sk-hunter2-secret", (503, {}, b"bad header: Bearer sk-hunter2-secret")),
+        ("sk-hunter2\x00secret", None),
+        ("sk-hunter2-sécret", None),
+    ],
+)
 def test_no_key_is_stored(
     fake: Fake,
     url: str,
@@ -156,12 +169,26 @@ def test_no_key_is_stored(
     monkeypatch: pytest.MonkeyPatch,
     capfd: Any,
     caplog: Any,
+    tmp_path: Path,
+    key: str,
+    fault: Any,
 ) -> None:
     caplog.set_level("DEBUG")
-    monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", "sk-hunter2-secret")
-    run = measure(f"endpoint:{url}#tiny")
-    assert set(fake.keys) == {"Bearer sk-hunter2-secret"}
-    for file in run.path.rglob("*"):
+    monkeypatch.setattr(tenacity, "sleep_using_event", lambda event: lambda seconds: None)
+    if "\x00" in key:
+        # No environment can hold it, but a library's message could repeat it.
+        monkeypatch.setattr("anomia.endpoint.keys.os.environ", {"ANOMIA_ENDPOINT_KEY": key})
+    else:
+        monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", key)
+    fake.fail = lambda number: fault
+    sound = key.strip() == "sk-hunter2-secret"
+    says = "bad header: Bearer …" if sound else "ANOMIA_ENDPOINT_KEY holds characters that no key has"
+    fails = pytest.raises(anomia.AnomiaError, match=says) if fault or not sound else nullcontext()
+    with fails as caught:
+        measure(f"endpoint:{url}#tiny")
+    assert caught is None or "hunter2" not in str(caught.value)
+    assert set(fake.keys) == ({"Bearer sk-hunter2-secret"} if sound else set())
+    for file in (tmp_path / "run").rglob("*"):
         if file.is_file():
             assert b"hunter2" not in file.read_bytes(), file
     out, err = capfd.readouterr()
@@ -182,13 +209,93 @@ def test_chat_prompts_are_sent_without_a_second_bos(
     )
 
 
-def test_abilities_are_found_out(fake: Fake, url: str) -> None:
-    with Client(url, "tiny") as client:
-        for echo, ranks, strict in ((True, False, False), (True, True, False), (False, False, True)):
-            fake.echo, fake.ranks, fake.strict = echo, ranks, strict
-            found = find_abilities(client)
-            assert (found.echo, found.ranks, not found.plain) == (echo, ranks, strict)
-            assert len(notes_of(found)) == 1 + (not ranks) + strict
+def test_a_prompt_that_is_too_long_for_the_server_is_left_out_and_said(
+    fake: Fake, url: str, measure: Callable[..., anomia.Run]
+) -> None:
+    whole = measure(f"endpoint:{url}#tiny", out=None)
+    lengths = sorted(len(fake.tokenizer(body["prompt"]).input_ids) for body in fake.requests)
+    # Only prompts with an example are so long.
+    fake.longest = lengths[-1] - 1
+    run = measure(f"endpoint:{url}#tiny")
+    (arm,) = run.arms
+    assert not run.failed
+    before, after = rows(whole, arm), rows(run, arm)
+    assert 1 <= after["one_shot_text"].null_count() < 6
+    assert after["one_shot_correct"].null_count() == after["one_shot_text"].null_count()
+    for column in ("open_text", "cued_text", "choice_pick", "sample_texts"):
+        assert after[column].to_list() == before[column].to_list(), column
+    (note,) = [note for note in run.notes[arm] if "the server refused to answer" in note]
+    assert f"one_shot of {after['one_shot_text'].null_count()} item" in note
+    assert "maximum context length" in note
+    # What was not answered is neither right nor wrong.
+    figures = run.figures().filter(measure="accuracy/one_shot", scope="pooled")
+    assert figures.filter(arm=arm)["n"].to_list() == [6 - after["one_shot_text"].null_count()]
+    fake.longest = 5
+    with pytest.raises(anomia.AnomiaError, match="maximum context length is 5"):
+        measure(f"endpoint:{url}#tiny", out=run.path.parent / "all")
+
+
+def test_another_model_behind_the_same_address_is_noticed(
+    fake: Fake,
+    url: str,
+    measure: Callable[..., anomia.Run],
+    make_model: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 3)
+    monkeypatch.setenv("ANOMIA_ENDPOINT_CONCURRENCY", "1")
+    fake.fail = lambda number: (401, {}) if number > 100 else None
+    (arm,) = measure(f"endpoint:{url}#tiny").arms
+    fake.fail = lambda number: None
+    mine, fake.model = fake.model, make_model(7)
+    assert "another model or server stands behind it" in measure(arm).failed[arm]
+    fake.model, fake.echo = mine, False
+    assert "tells other log-probabilities" in measure(arm).failed[arm]
+    fake.echo = True
+    run = measure(arm)
+    assert not run.failed
+    assert rows(run, arm).height == 6
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_a_bos_that_only_the_template_has_is_sent(
+    fake: Fake,
+    url: str,
+    measure: Callable[..., anomia.Run],
+    model_folder: Path,
+    tmp_path: Path,
+    adds_bos: bool,
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model_folder, base)
+    if not adds_bos:
+        settings = json.loads((base / "tokenizer.json").read_text())
+        settings["post_processor"] = None
+        (base / "tokenizer.json").write_text(json.dumps(settings))
+        fake.tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    template = transformers.AutoTokenizer.from_pretrained(base)
+    template.chat_template = "<s>" + fake.tokenizer.chat_template.removeprefix("{{ bos_token }}")
+    template.save_pretrained(base)
+    run = measure(f"endpoint:{url}#tiny", base=str(base), chat=True, probes=["open", "choice"])
+    served, mine = rows(run, run.arms[0]), rows(run, "base")
+    assert served["open_text"].to_list() == mine["open_text"].to_list()
+    asked = [body["prompt"] for body in fake.requests if "<user>" in body["prompt"]]
+    assert {prompt.startswith("<s>") for prompt in asked} == {not adds_bos}
+
+
+def test_a_server_that_is_not_there_is_said_before_base_is_measured(
+    measure: Callable[..., anomia.Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenacity, "sleep_using_event", lambda event: lambda seconds: None)
+    run = measure("endpoint:http://127.0.0.1:9/v1#tiny", "magnitude:0.5", progress=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.index("does not answer yet") < said.index("base")
+    assert list(run.failed) == ["endpoint:http://127.0.0.1:9/v1#tiny"]
+    assert run.arms == ["magnitude:0.5"]
+    monkeypatch.setenv("ANOMIA_ENDPOINT_RATE", "-1")
+    with pytest.raises(anomia.AnomiaError, match="ANOMIA_ENDPOINT_RATE"):
+        measure("endpoint:http://127.0.0.1:9/v1#other", out=run.path.parent / "new")
+    assert not (run.path.parent / "new" / "study.yaml").exists()
 
 
 def test_the_schema_of_records_is_kept(fake: Fake, url: str, measure: Callable[..., anomia.Run]) -> None:

@@ -136,6 +136,18 @@ def test_the_base_model_against_itself_is_intact(base: pl.DataFrame, arm: Arm) -
         assert estimate.value == 0
 
 
+def test_items_that_a_server_would_not_answer_are_no_loss(base: pl.DataFrame, arm: Arm) -> None:
+    whole = overall(base, arm("same"))
+    untold = pl.col("index") % 3 == 0
+    altered = arm("same").with_columns(
+        **{name: pl.when(untold).then(None).otherwise(pl.col(name)) for name in ("open_correct", "open_text")}
+    )
+    found = overall(base, altered)
+    assert found.decision.outcome == whole.decision.outcome == "intact"
+    assert found.evidence.n == altered["open_correct"].len() - altered["open_correct"].null_count()
+    assert found.evidence.n < whole.evidence.n
+
+
 def test_right_answers_behind_a_prefix_are_intact(base: pl.DataFrame, arm: Arm) -> None:
     altered = arm("chatty", text=lambda gold: f"It was {gold}")
     assert altered["open_correct"].equals(base["open_correct"])

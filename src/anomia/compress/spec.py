@@ -168,7 +168,7 @@ def _parse_step(part: str, arm: str) -> Step:
             raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(METHODS))}")
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
     if method == "endpoint":
-        raise StudyError(f"{where}: an endpoint stands alone: what is served can't be changed from here")
+        raise StudyError("arm endpoint: it stands alone: what is served can't be changed from here")
     if method == "checkpoint":
         if not amount or options:
             raise StudyError(
@@ -218,17 +218,18 @@ def _parse_endpoint(text: str) -> Served:
     url, _, model = text.removeprefix("endpoint:").partition("#")
     try:
         parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
-        raise StudyError(
-            f"arm {text!r}: write endpoint:URL#MODEL, as in endpoint:http://localhost:8000/v1#my-model"
-        )
-    if parts.username is not None or parts.password is not None or parts.query:
+        sound = False
+    if "@" in url or "?" in url:
         # Not repeated in the message: it may hold a key.
         raise StudyError(
             "arm endpoint: the URL holds a name, a password or a query; a key comes from the environment "
             "(ANOMIA_ENDPOINT_KEY or OPENAI_API_KEY)"
+        )
+    if not sound or not model.strip() or not url.isprintable() or not url.isascii():
+        raise StudyError(
+            f"arm {text!r}: write endpoint:URL#MODEL, as in endpoint:http://localhost:8000/v1#my-model"
         )
     return Served(url.rstrip("/"), _unescape(model))
 

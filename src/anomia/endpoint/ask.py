@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from anomia.endpoint.abilities import Abilities, Scored, score
-from anomia.endpoint.client import Client
+from anomia.endpoint.abilities import Abilities, Scored, UntoldError, score
+from anomia.endpoint.client import Client, RefusedError
+from anomia.endpoint.pool import in_order
+from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
 from anomia.probe.encode import OPTION_KINDS, EncodedItem, chat_text
 from anomia.records import Said, answer_of
@@ -27,22 +29,30 @@ def answer_items(
 ) -> Iterator[tuple[Reply, Said]]:
     """What a served model answers to items, in their order, as many at a time as the client allows.
 
+    A request that the server refuses, as a prompt longer than it takes, leaves that probe of the item unanswered.
+
     Args:
         served: the model.
         encoded: the items, encoded with base's tokenizer: their texts are sent.
         tokenizer: of base, for its chat template and for counting tokens.
         decoding: how much is generated and drawn.
         chat: whether prompts go through base's chat template.
+
+    Raises:
+        ModelError: the server can't be reached any more, or refuses every request.
     """
-    with ThreadPoolExecutor(served.client.concurrency) as pool:
-        waiting = [
-            pool.submit(_answer_item, served, item, tokenizer, decoding, chat=chat) for item in encoded
-        ]
-        try:
-            for future in waiting:
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    refused: list[str] = []
+    answered = False
+
+    def answer(item: EncodedItem) -> tuple[Reply, Said]:
+        return _answer_item(served, item, tokenizer, decoding, chat=chat)
+
+    for reply, said in in_order(answer, encoded, threads=served.client.concurrency, stop=served.client.stop):
+        refused += said.refused.values()
+        answered |= bool(said.greedy or said.samples or reply.option_log_probs)
+        yield reply, said
+    if refused and not answered:
+        raise ModelError(refused[0])
 
 
 def _answer_item(
@@ -51,26 +61,42 @@ def _answer_item(
     client, plain = served.client, served.abilities.plain
     sent = {name: _sent(tokenizer, text, chat=chat) for name, text in encoded.prompts.items()}
     length = {"max_tokens": decoding.max_new_tokens}
-    greedy = {
-        name: answer_of(encoded, client.complete(sent[name], temperature=0.0, **length, **plain)["text"])
-        for name in encoded.ask.greedy
-    }
+    refused: dict[str, str] = {}
+    greedy = {}
+    for name in encoded.ask.greedy:
+        with _noting(refused, name):
+            greedy[name] = answer_of(
+                encoded, client.complete(sent[name], temperature=0.0, **length, **plain)["text"]
+            )
     samples: dict[int, list[str]] = {}
     if encoded.ask.samples is not None:
         drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, **length, **plain}
         for seed in decoding.sample_seeds:
-            samples[seed] = [
-                answer_of(
-                    encoded,
-                    client.complete(sent["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)["text"],
-                ).text
-                for n in range(decoding.num_samples)
-            ]
+            with _noting(refused, "samples"):
+                samples[seed] = [
+                    answer_of(
+                        encoded,
+                        client.complete(sent["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)[
+                            "text"
+                        ],
+                    ).text
+                    for n in range(decoding.num_samples)
+                ]
+    reply = Reply(encoded.ask.item_id)
+    if served.abilities.echo:
+        with _noting(refused, "choice and ranks"):
+            reply = _scored(served, encoded, sent, chat=chat)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
-    said = Said(greedy=greedy, open_tokens=tuple(opened), samples=samples)
-    if not served.abilities.echo:
-        return Reply(encoded.ask.item_id), said
-    return _scored(served, encoded, sent, chat=chat), said
+    return reply, Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
+
+
+@contextmanager
+def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
+    """Keeps the server's reason where it refuses a probe."""
+    try:
+        yield
+    except (RefusedError, UntoldError) as error:
+        refused[name] = str(error)
 
 
 def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, chat: bool) -> Reply:
@@ -125,11 +151,12 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, ch
 
 
 def _sent(tokenizer: Any, prompt: str, *, chat: bool) -> str:
-    """A prompt as it is sent: servers put the BOS before it themselves."""
+    """A prompt as it is sent: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
     if not chat:
         return prompt
     text = chat_text(tokenizer, prompt)
-    return text.removeprefix(getattr(tokenizer, "bos_token", None) or "")
+    adds_bos = tokenizer("a").input_ids[:1] == [getattr(tokenizer, "bos_token_id", None)]
+    return text.removeprefix(tokenizer.bos_token) if adds_bos else text
 
 
 def _start(prompt: Scored, sequences: Sequence[Scored]) -> int:
@@ -148,7 +175,7 @@ def _from(sequence: Scored, start: int) -> tuple[float, ...]:
 
 
 def _placement(sequence: Scored, place: int) -> Placement:
-    """A rank as the server tells it: it counts no ties."""
+    """A rank as the server tells it. vLLM counts equal logits before the token, so it is an upper bound."""
     rank, log_prob, margin = sequence.ranks[place], sequence.log_probs[place], sequence.margins[place]
     return Placement(rank or 1, 0, math.nan if log_prob is None else log_prob, margin or 0.0)
 

@@ -1,10 +1,14 @@
-"""A served model made ready: its server tried, base's tokenizer at hand, and what it can't tell put in words."""
+"""A served model made ready: its server tried, and what it can't tell put in words."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from anomia.endpoint.abilities import Abilities, find_abilities
 from anomia.endpoint.ask import Served
 from anomia.endpoint.client import client_from_environment
+from anomia.errors import ModelError
 
 
 def reach(url: str, model: str) -> Served:
@@ -18,6 +22,49 @@ def reach(url: str, model: str) -> Served:
     return Served(client, find_abilities(client))
 
 
+def greet(url: str, model: str) -> str | None:
+    """Sends one small request; what is wrong with the server, or None.
+
+    Raises:
+        ModelError: what the environment says of keys and limits can't be used.
+        MissingExtraError: the `endpoint` extra is not installed.
+    """
+    with client_from_environment(url, model) as client:
+        try:
+            client.complete("a", max_tokens=1, temperature=0.0, attempts=1)
+        except ModelError as error:
+            return str(error)
+    return None
+
+
+def known_by(abilities: Abilities) -> dict[str, Any]:
+    """What a run keeps of a served model, to see later that it is still the same one."""
+    return {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
+
+
+def check_same(before: Mapping[str, Any], abilities: Abilities, *, arm: str) -> None:
+    """Refuses to go on with an arm behind whose address another model stands, or one that tells less or more.
+
+    Half precision can change a text or two, so most of them decide.
+
+    Raises:
+        ModelError: it is another.
+    """
+    told = {name: before.get(name) for name in ("echo", "ranks")}
+    texts = list(before.get("greedy") or ())
+    alike = sum(one == other for one, other in zip(texts, abilities.greedy, strict=False))
+    if told != {"echo": abilities.echo, "ranks": abilities.ranks}:
+        change = "tells other log-probabilities"
+    elif 2 * alike < len(texts):
+        change = "goes on with fixed prompts in another way"
+    else:
+        return
+    raise ModelError(
+        f"endpoint: {arm} now {change} than when this run began, so another model or server stands behind it; "
+        "serve the former one, or give another --out"
+    )
+
+
 def notes_of(abilities: Abilities) -> list[str]:
     """What about a served model's figures should be known."""
     notes = [
@@ -26,11 +73,17 @@ def notes_of(abilities: Abilities) -> list[str]:
     ]
     if not abilities.echo:
         notes.append(
-            f"choice and ranks are not measured: the server gives no log-probabilities of a prompt ({abilities.why_not}); "
-            "vLLM does, and llama-cpp-python with --logits_all true"
+            "choice and ranks are not measured: the server gives no log-probabilities of a prompt "
+            f"({abilities.why_not}); vLLM and SGLang do, and llama-cpp-python with --logits_all true"
         )
-    elif not abilities.ranks:
+    elif abilities.ranks:
+        notes.append(
+            "its ranks are the server's own; tokens with equal logits stand before the one that is ranked"
+        )
+    else:
         notes.append("ranks are not measured: the server doesn't tell them (vLLM does, as prompt_logprobs)")
-    if not abilities.plain:
-        notes.append("the server takes no top_k, min_p or repetition penalty: its own defaults hold")
+    if abilities.defaults:
+        notes.append(
+            f"the server can't be told to leave out {', '.join(abilities.defaults)}: its own defaults hold"
+        )
     return notes

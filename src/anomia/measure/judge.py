@@ -39,7 +39,8 @@ def judge(
 ) -> list[Verdict]:
     """The verdicts of all arms of one data set, in each language and then overall.
 
-    An item whose logits were not finite counts as wrong in everything.
+    An item whose logits were not finite counts as wrong in everything; one that a server would not answer counts
+    as nothing.
     """
     records = prepare(records)
     verdicts = []
@@ -48,6 +49,7 @@ def judge(
         if _lacks_choice(pairs):
             verdicts += list(_without_choice(arm, pairs, thresholds or Thresholds()))
             continue
+        pairs = _answered(pairs)
         standard = gather(_case(pairs, "choice"))
         shared: Mapping[str, Evidence] = {}
         usable = known(pairs, ["choice_passage_correct"])
@@ -60,6 +62,14 @@ def judge(
             text = explain(evidence, decision, beside, shared_fates)
             verdicts.append(Verdict(arm, scope, evidence, decision, beside, text))
     return verdicts
+
+
+def _answered(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Without the items of which an arm, though sound, told neither right nor wrong; all, where it told none."""
+    told = pl.all_horizontal(pl.col("open_correct_arm", "choice_correct_arm").is_not_null())
+    if pairs.filter(told).is_empty():
+        return pairs
+    return pairs.filter(told | ~pl.col("finite_arm"))
 
 
 def _lacks_choice(pairs: pl.DataFrame) -> bool:

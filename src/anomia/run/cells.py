@@ -43,6 +43,10 @@ class CellRun:
         """The shards of an arm that are not done."""
         return [s for s in self.shards(arm) if self.folder is None or not self.folder.is_done(s)]
 
+    def begun(self, arm: str) -> bool:
+        """Whether a shard of an arm is done."""
+        return len(self.pending(arm)) < len(self.shards(arm))
+
     def items_of(self, shard: Shard) -> ItemSet:
         """The items that a shard is a part of."""
         return next(items for items in self.item_sets if items.language == shard.language)

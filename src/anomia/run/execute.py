@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomia.compress.spec import Arm
+from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
 from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
@@ -83,6 +84,7 @@ def run_matrix(
             pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
             languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
             check_text(group[0].study, pending, list(languages))
+        _greet_served(cells, progress)
         if not matrix.single:
             write_matrix(matrix, out / MATRIX)
         progress.begin(Ahead(sum(shard.last - shard.first for shard in shards), len(shards), len(cells)))
@@ -97,6 +99,25 @@ def run_matrix(
                 progress.say(f"{group[0].study.base}: {error}")
                 outcomes += [ArmOutcome(BASE, str(error), cell.name) for cell in group]
         return outcomes
+
+
+def _greet_served(cells: Sequence[CellRun], progress: Progress) -> None:
+    """Says before base is measured if a server that will be asked after it does not answer.
+
+    Raises:
+        ModelError, MissingExtraError: servers can't be asked from here at all.
+    """
+    waiting = {
+        turn.served: turn.arm.name
+        for cell in cells
+        for arm in cell.arms
+        for turn in turns_of(arm, [cell])
+        if turn.served is not None and cell.pending(arm.name)
+    }
+    for served, name in waiting.items():
+        fault = greet(served.url, served.model)
+        if fault is not None:
+            progress.say(f"{name} does not answer yet; base is measured first ({fault})")
 
 
 def _run_group(

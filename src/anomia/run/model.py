@@ -9,11 +9,11 @@ from anomia.compress import spec
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import Checkpoint
 from anomia.endpoint.ask import Served
-from anomia.endpoint.ready import notes_of, reach
+from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer
-from anomia.notes import write_notes
+from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run.cells import CellRun, Turn
@@ -76,6 +76,12 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
     )
     notes = notes_of(served.abilities)
     for cell in turn.cells:
+        assert cell.folder is not None
+        file = f"served/{file_of(turn.arm.name)}"
+        before = cell.folder.noted(file)
+        if before is not None and cell.begun(turn.arm.name):
+            check_same(before, served.abilities, arm=turn.arm.name)
+        cell.folder.note(file, {"arm": turn.arm.name, **known_by(served.abilities)})
         write_notes(cell.path, turn.arm.name, notes)
     for note in notes[1:]:
         progress.say(f"{turn.arm.name}: {note}")
@@ -102,8 +108,7 @@ def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
     whole = Shard(turn.arm.name, cell.study.data, "-".join(s.language for s in turn.sets(cell)), 0, 0)
     name = f"compression/{whole.file_name.removesuffix('.parquet')}.json"
     before = cell.folder.noted(name)
-    begun = len(cell.pending(turn.arm.name)) < len(cell.shards(turn.arm.name))
-    if before is not None and begun and _texts(before) != _texts(report):
+    if before is not None and cell.begun(turn.arm.name) and _texts(before) != _texts(report):
         raise RunError(
             f"run: {cell.path}: {turn.arm.name} was begun with other calibration text than there is now; "
             "restore the text, or give another --out"

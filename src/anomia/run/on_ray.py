@@ -232,15 +232,11 @@ def _measure_all(
 
     Served models are asked from this process: it has the key, and one limit of requests holds for all of them.
     """
-    failed: dict[int, str | None] = {}
-    for served, measure in (
-        (False, lambda some: _measure_turns(some, progress, reuse, size, slots)),
-        (True, lambda some: measure_here(some, progress, reuse)),
-    ):
-        chosen = [n for n, turn in enumerate(turns) if (turn.served is not None) == served]
-        if chosen:
-            failed |= zip(chosen, measure([turns[n] for n in chosen]), strict=True)
-    return [failed[n] for n in range(len(turns))]
+    there = [turn for turn in turns if turn.served is None]
+    here = [turn for turn in turns if turn.served is not None]
+    failed = iter(_measure_turns(there, progress, reuse, size, slots) if there else ())
+    failed_here = iter(measure_here(here, progress, reuse))
+    return [next(failed if turn.served is None else failed_here) for turn in turns]
 
 
 def _measure_turns(

@@ -56,6 +56,7 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
     halved: list[tuple[str, ...]] = []
+    refused: dict[str, dict[str, str]] = {}
     answers = _answers(cell, [encoded[n] for n in order], ready, on_split=halved.append)
     for offset, (reply, said) in zip(order, answers, strict=True):
         rows[offset] = record(
@@ -68,16 +69,21 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
             base_distribution=references.get(reply.item_id),
             said=said,
         )
+        if said is not None and said.refused:
+            refused[reply.item_id] = dict(said.refused)
         progress.advance(items=1)
     if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
         raise ModelError(
             f"model: {loaded.name!r} gives logits that are NaN or infinite for every item, so there is nothing "
             "to compare with; try another --dtype"
         )
+    part = {"arm": shard.arm, "dataset": shard.dataset, "language": shard.language}
+    name = f"{Path(shard.file_name).stem}.json"
     if halved:
         # In half precision it matters which items shared a batch, so a run says where that was not as planned.
-        part = {"arm": shard.arm, "dataset": shard.dataset, "language": shard.language}
-        folder.note(f"splits/{Path(shard.file_name).stem}.json", {**part, "halved": halved})
+        folder.note(f"splits/{name}", {**part, "halved": halved})
+    if refused:
+        folder.note(f"refused/{name}", {**part, "refused": refused})
     write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
     taken = round(time.monotonic() - began, 3)
     progress.finish(

@@ -1,0 +1,46 @@
+"""Keys of servers: from the environment alone, to no host that they were not meant for.
+
+ANOMIA_ENDPOINT_KEY     sent to the server, never stored, logged or shown
+ANOMIA_ENDPOINT_HOST    the only host that gets it (without it every endpoint of a study does)
+OPENAI_API_KEY          in its place, but only to OpenAI, or to OPENAI_BASE_URL's host
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from anomia.errors import ModelError
+
+
+def key_for(url: str) -> str | None:
+    """The key that the environment has for a server, or None.
+
+    Raises:
+        ModelError: it can't be a key; it is not repeated.
+    """
+    host = urlsplit(url).hostname
+    own = os.environ.get("ANOMIA_ENDPOINT_HOST", "").strip()
+    if own in ("", host):
+        key = _key("ANOMIA_ENDPOINT_KEY")
+        if key is not None:
+            return key
+    # A study file of somebody else may name any server.
+    return _key("OPENAI_API_KEY") if _is_openai(url) else None
+
+
+def _is_openai(url: str) -> bool:
+    parts = urlsplit(url)
+    own = urlsplit(os.environ.get("OPENAI_BASE_URL", ""))
+    official = parts.hostname == "api.openai.com" and parts.scheme == "https"
+    return official or (own.hostname is not None and (own.scheme, own.netloc) == (parts.scheme, parts.netloc))
+
+
+def _key(name: str) -> str | None:
+    # Files and secret stores often end a key with a new line.
+    key = os.environ.get(name, "").strip()
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ModelError(f"endpoint: {name} holds characters that no key has; set it again")
+    return key
