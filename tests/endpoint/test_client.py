@@ -125,7 +125,7 @@ def test_an_answer_that_never_ends_is_given_up(fake: Fake, url: str, no_waiting:
     began = time.monotonic()
     with (
         Client(url, "tiny", timeout=0.3) as client,
-        pytest.raises(ModelError, match="no whole answer in 0.3"),
+        pytest.raises(ModelError, match=r"no whole answer in 0\.3"),
     ):
         client.complete("Who?", attempts=2)
     assert time.monotonic() - began < 3

