@@ -39,6 +39,14 @@ def choice_sample(number: int, right: bool, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def scored_sample(number: int, **changes: Any) -> dict[str, Any]:
+    """One line of a task that scores one continuation, as lambada does."""
+    return choice_sample(
+        number, True, arguments={"gen_args_0": {"arg_0": "Q", "arg_1": " word"}}, resps=[[["-1.5", "False"]]],
+        target=" word", metrics=["perplexity", "acc"], perplexity=-1.5, acc=0, **changes,
+    )  # fmt: skip
+
+
 def document(number: int) -> dict[str, Any]:
     place = f"Place{number}"
     return {

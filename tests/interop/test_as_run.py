@@ -12,13 +12,21 @@ import yaml
 
 from anomia.cli import main
 from anomia.errors import AnomiaError, DataError, RunError
-from anomia.interop.as_run import import_run, models_from
+from anomia.interop.arms import models_from
+from anomia.interop.as_run import import_run
 from anomia.measure.figures import find
 from anomia.measure.frame import POOLED
 from anomia.measure.recognition import with_fates
 from anomia.measure.results import read_results, results_json
 from anomia.records import read_items, read_records
-from tests.interop.logs import choice_sample, open_sample, write_details, write_lines, write_model
+from tests.interop.logs import (
+    choice_sample,
+    open_sample,
+    scored_sample,
+    write_details,
+    write_lines,
+    write_model,
+)
 
 EVERY = set(range(24))
 # Base says the first twenty; the arm still says twelve of them, and recognises all but two.
@@ -83,39 +91,38 @@ def main_ok(*arguments: str) -> None:
     assert not stopped.value.code
 
 
-def test_files_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
+def test_the_summary_tells_the_languages_that_names_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("base", "arm"):
-        write_model(tmp_path / name, said=SAID[name], picked=PICKED[name])
-    base, arm = (sorted((tmp_path / name).glob("*.jsonl")) for name in ("base", "arm"))
-    renamed = [file.rename(tmp_path / f"{n}.jsonl") for n, file in enumerate([*base, *arm])]
-    for order in ((0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3)):
-        models = models_from("lm-eval", [renamed[n] for n in order], [], [])
-        assert set(models["base"]) == {renamed[0], renamed[1]}
-        assert set(models["compressed"]) == {renamed[2], renamed[3]}
+        for file in write_model(tmp_path / name, said=SAID[name], picked=PICKED[name]).iterdir():
+            file.rename(
+                file.with_name(file.name.replace("towns_gen", "xquad_ru").replace("towns_mc", "agieval_ar"))
+            )
+    main_ok(
+        "import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(tmp_path / "run")
+    )
+    assert "languages by names of tasks: xquad_ru russian;" in capsys.readouterr().out
+    assert set(read_items(tmp_path / "run")["language"]) == {"russian"}
+    given = ["--language", "th", "--out", str(tmp_path / "again")]
+    main_ok("import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), *given)
+    assert "by names of tasks" not in capsys.readouterr().out
+    assert set(read_records(tmp_path / "again")["language"]) == {"thai"}
 
 
-def test_flags_say_whose_files_they_are(tmp_path: Path) -> None:
-    found = models_from("lm-eval", [], [tmp_path / "a", tmp_path / "b"], ["int4=x", "int4=y", "int8=z"])
-    assert found == {
-        "base": [tmp_path / "a", tmp_path / "b"], "int4": [Path("x"), Path("y")], "int8": [Path("z")],
-    }  # fmt: skip
-    for base, arms, says in (
-        ([], ["a=b"], "give --base"), ([tmp_path], ["nameless"], "NAME=PATH"), ([tmp_path], ["base=b"], "other than"),
-    ):  # fmt: skip
-        with pytest.raises(DataError, match=says):
-            models_from("lm-eval", [], base, arms)
-    with pytest.raises(DataError, match="not both"):
-        models_from("lm-eval", [tmp_path], [tmp_path], ["a=b"])
-
-
-def test_the_newest_log_of_a_folder_counts(tmp_path: Path) -> None:
-    write_model(tmp_path / "base", said=EVERY, picked=EVERY)
-    write_model(tmp_path / "arm" / "model", said=EVERY, picked=EVERY)
-    newer = [open_sample(n, "nobody", False) for n in range(24)]
-    write_lines(tmp_path / "arm" / "model" / "samples_towns_gen_2026-02-01T00-00-00.000001.jsonl", newer)
-    import_run("lm-eval", {"base": [tmp_path / "base"], "arm": [tmp_path / "arm"]}, tmp_path / "run")
-    records = read_records(tmp_path / "run")
-    assert records.filter(pl.col("arm") == "arm")["open_correct"].sum() == 0
+def test_files_that_hold_no_answers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("base", "arm"):
+        folder = write_model(tmp_path / name, said=SAID[name], picked=PICKED[name])
+        write_lines(folder / "samples_lambada.jsonl", [scored_sample(n) for n in range(3)])
+    main_ok(
+        "import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(tmp_path / "run")
+    )
+    assert f"no answers and no choices in: {tmp_path}/base/samples_lambada.jsonl, " in capsys.readouterr().out
+    assert set(with_fates(read_records(tmp_path / "run"))["fate"].drop_nulls()) == {
+        "kept",
+        "choice_only",
+        "lost",
+    }
 
 
 def test_documents_that_differ_are_joined_by_their_question(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from datasets import Dataset
 
 from anomia.errors import DataError
 from anomia.interop.lighteval_log import read_lighteval
 from anomia.interop.lm_eval_log import read_lm_eval
 from anomia.interop.samples import UNKNOWN_LANGUAGE, language_of, right, task_of
-from tests.interop.logs import choice_sample, open_sample, write_details, write_lines
+from tests.interop.logs import choice_sample, detail, open_sample, scored_sample, write_details, write_lines
 
 
 def one(tmp_path: Path, row: dict[str, Any], name: str = "samples_towns.jsonl") -> Any:
@@ -80,19 +81,43 @@ def test_one_of_several_filters_counts(tmp_path: Path) -> None:
     assert (flexible.filter, right(flexible.samples[0])[0]) == ("flexible", True)
     with pytest.raises(DataError, match="it has strict, flexible"):
         read_lm_eval(path, filter_name="loose")
+    # Multiple-choice tasks have one filter, `none`, whatever the generation's are called.
+    chosen = write_lines(tmp_path / "samples_mc.jsonl", [choice_sample(n, True) for n in range(3)])
+    assert len(read_lm_eval(chosen, filter_name="flexible").samples) == 3
 
 
-def test_languages_come_from_documents_and_from_names_of_tasks() -> None:
-    assert language_of({"language": "sw"}, "x") == "swahili"
-    assert language_of({}, "xquad_sw") == "swahili"
-    assert language_of({}, "anomia_open_thai") == "thai"
-    assert language_of({}, "hellaswag") == UNKNOWN_LANGUAGE
+def test_languages_that_documents_name() -> None:
+    assert language_of({"language": "sw"}) == "swahili"
+    assert language_of({"lang": "Thai"}) == "thai"
+    assert language_of({"language": 3}) == UNKNOWN_LANGUAGE
 
 
 def test_tasks_are_named_by_their_files() -> None:
     assert task_of(Path("samples_a_b_2026-01-31T12-00-00.123456.jsonl")) == "a_b"
     assert task_of(Path("samples_a_b.jsonl")) == "a_b"
     assert task_of(Path("details_x|y|0_2026-01-31T12-00-00.123456.parquet")) == "x|y|0"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"arguments": [["Q", " word"]], "resps": [[[-1.5, False]]]},
+        {"arguments": {"gen_args_0": {"arg_0": "A text."}}, "resps": [["-1779.77"]]},
+        {"arguments": [["A text."]], "resps": [[-1779.77]]},
+    ],
+)
+def test_tasks_that_only_score_a_text_give_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write_lines(tmp_path / "samples_lambada.jsonl", [scored_sample(n) | changes for n in range(3)])
+    assert read_lm_eval(path) is None
+    with pytest.raises(DataError, match="mixes"):
+        read_lm_eval(write_lines(path, [scored_sample(0) | changes, open_sample(1, "x", True)]))
+
+
+def test_generated_texts_that_look_like_scores_are_texts(tmp_path: Path) -> None:
+    for texts in (["-1.5"], ["-1.5", "True"]):
+        found = one(tmp_path, open_sample(3, "", False, resps=[texts], filtered_resps=texts))
+        assert (found.form, found.text) == ("open", "-1.5")
 
 
 @pytest.mark.parametrize(
@@ -129,3 +154,46 @@ def test_details_of_both_forms(tmp_path: Path) -> None:
     assert [right(sample)[0] for sample in chosen.samples] == [False, True, False]
     assert [right(sample)[0] for sample in opened.samples] == [True, False, False]
     assert opened.samples[1].answers == ("Founder1", "Mr Founder1")
+
+
+def read_rows(tmp_path: Path, *rows: dict[str, Any]) -> Any:
+    path = tmp_path / "details_towns|0.parquet"
+    Dataset.from_list(list(rows)).to_parquet(str(path))
+    return read_lighteval(path)
+
+
+def changed(row: dict[str, Any], methods: list[str], **reply: Any) -> dict[str, Any]:
+    return row | {
+        "doc": row["doc"] | {"sampling_methods": methods},
+        "model_response": row["model_response"] | reply,
+    }
+
+
+def test_servers_log_the_log_probabilities_of_generated_tokens_too(tmp_path: Path) -> None:
+    opened = detail(3, choice=False, right=True)
+    # Two accepted answers, and two tokens.
+    for methods in (["GENERATIVE"], [], ["LOGPROBS", "GENERATIVE"]):
+        found = read_rows(tmp_path, changed(opened, methods, logprobs=[-0.5, -0.25])).samples[0]
+        assert (found.form, found.text, found.scores) == ("open", "Founder3", ())
+    silent = changed(opened, ["GENERATIVE"], text=[""], logprobs=[-0.5, -0.25])
+    assert read_rows(tmp_path, silent).samples[0].text == ""
+
+
+def test_choices_are_scored_whole_or_token_by_token(tmp_path: Path) -> None:
+    chosen = detail(3, choice=True, right=True)
+    for methods in (["LOGPROBS"], []):
+        nested = changed(chosen, methods, logprobs=[[-1.0, -0.5], [-2.0], [-1.0, -1.0, -1.0], [-4.0]])
+        for row in (changed(chosen, methods), nested):
+            found = read_rows(tmp_path, row).samples[0]
+            assert (found.form, found.scores) == ("choice", (-1.5, -2.0, -3.0, -4.0))
+    with pytest.raises(DataError, match="row 1: 4 options but 3 scores"):
+        read_rows(tmp_path, changed(chosen, ["LOGPROBS"], logprobs=[-1.0, -2.0, -3.0]))
+
+
+def test_details_of_a_perplexity_give_nothing(tmp_path: Path) -> None:
+    opened = detail(3, choice=False, right=True)
+    assert read_rows(tmp_path, changed(opened, ["PERPLEXITY"], text=[], logprobs=[-9.0])) is None
+    alone = changed(
+        opened | {"doc": opened["doc"] | {"choices": ["x"]}}, ["LOGPROBS"], text=[], logprobs=[-9.0]
+    )
+    assert read_rows(tmp_path, alone) is None

@@ -28,6 +28,9 @@ def import_(
     filter_name: Annotated[
         str | None, typer.Option("--filter", help="Which filter of lm-eval's counts; default: the first.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of all questions; default: as documents or tasks' names say.")
+    ] = None,
 ) -> None:
     """Fates, gaps and paired tests from what another harness logged: show, gate, report and items read it.
 
@@ -36,18 +39,25 @@ def import_(
     Example: anomia import lm-eval --base out/base --arm int4=out/int4 --out RUN
     """
     from anomia.errors import DataError, nearest
-    from anomia.interop.as_run import TOOLS, import_run, models_from
+    from anomia.interop.arms import models_from
+    from anomia.interop.as_run import import_run
+    from anomia.interop.sources import TOOLS
 
     if tool not in TOOLS:
         raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, TOOLS)}")
     models = models_from(tool, files or [], base or [], arm or [], filter_name=filter_name)
-    found = import_run(tool, models, out, filter_name=filter_name)
+    found = import_run(tool, models, out, filter_name=filter_name, language=language)
     lines = [
         f"{found.questions} questions in {out}: {', '.join(found.languages)}; base and {', '.join(found.arms)}",
         f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
     ]
+    if found.named:
+        named = ", ".join(f"{task} {name}" for task, name in found.named.items())
+        lines.append(f"languages by names of tasks: {named}; another: --language NAME")
     left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}")
+    if found.unused:
+        lines.append(f"no answers and no choices in: {', '.join(map(str, found.unused))}")
     lines.append(f"see it: anomia show {out}")
     out_console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,31 +15,20 @@ from anomia._version import __version__
 from anomia.errors import DataError, RunError
 from anomia.files import write_text
 from anomia.grade import is_degenerate
+from anomia.interop.arms import BASE
 from anomia.interop.join import Joined, join
-from anomia.interop.lighteval_log import read_lighteval
-from anomia.interop.lm_eval_log import read_lm_eval
-from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right, task_of
+from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right
+from anomia.interop.sources import read_logs
 from anomia.items.item import Question
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
 
-BASE = "base"
-
-
-class Tool(NamedTuple):
-    """How a harness names its files, and who reads them."""
-
-    pattern: str
-    read: Callable[..., SampleFile]
-
-
-TOOLS: Mapping[str, Tool] = {
-    "lm-eval": Tool("samples_*.jsonl", read_lm_eval),
-    "lighteval": Tool("details_*.parquet", read_lighteval),
-}
-
 
 class Imported(NamedTuple):
-    """What an import made. by: what joined the questions. left_out: how many were not used, by reason."""
+    """What an import made.
+
+    by: what joined the questions. left_out: how many were not used, by reason. named: the language of each task
+    whose name had to tell it. unused: files that hold neither answers nor choices.
+    """
 
     questions: int
     languages: tuple[str, ...]
@@ -47,6 +36,8 @@ class Imported(NamedTuple):
     by: str
     graded_by: Mapping[str, str]
     left_out: Mapping[str, int]
+    named: Mapping[str, str]
+    unused: Sequence[Path]
 
 
 def import_run(
@@ -55,10 +46,11 @@ def import_run(
     out: Path,
     *,
     filter_name: str | None = None,
+    language: str | None = None,
 ) -> Imported:
     """Reads the samples of base and of compressed models and writes a run folder.
 
-    models: files and folders by name, base's under `base` and first. Of a folder its newest files count.
+    models: files and folders by name, base's under `base` and first. The rest as `read_logs` takes it.
 
     Raises:
         DataError: the samples can't be read or don't belong together.
@@ -66,15 +58,12 @@ def import_run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"import: {out} exists and is not empty; give another --out")
-    read = TOOLS[tool].read
-    files = {
-        name: [read(file, filter_name=filter_name) for file in _files(tool, paths)]
-        for name, paths in models.items()
-    }
+    files, unused = read_logs(tool, models, filter_name=filter_name, language=language)
     joined = join(files)
     rows, items, graded_by = _rows(tool, joined)
     languages = tuple(sorted({row["language"] for row in items}))
     arms = tuple(name for name in models if name != BASE)
+    named = {file.task: file.named for each in files.values() for file in each if file.named}
     write_rows(items, out / "items.parquet", ITEM_SCHEMA)
     for name, mine in rows.items():
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -91,6 +80,8 @@ def import_run(
                 "joined_by": joined.by,
                 "graded_by": dict(graded_by),
                 "left_out": dict(joined.left_out),
+                "languages_from_names": named,
+                "unused": [str(path) for path in unused],
                 "files": {name: [_source(file) for file in each] for name, each in files.items()},
             },
             "items": dict(Counter(row["language"] for row in items)),
@@ -98,85 +89,7 @@ def import_run(
     }
     # The study makes it a run, so it comes last.
     write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
-    return Imported(len(items), languages, arms, joined.by, graded_by, joined.left_out)
-
-
-def models_from(
-    tool: str,
-    paths: Sequence[Path],
-    base: Sequence[Path],
-    arms: Sequence[str],
-    *,
-    filter_name: str | None = None,
-) -> dict[str, list[Path]]:
-    """Which files belong to which model: from flags, from folders, or from the order of plain files.
-
-    paths: folders, one a model, base's first; or files, of which the first of each task is base's, the second
-    the first arm's, and so on. base, arms: what the flags gave, arms as `NAME=PATH`.
-
-    Raises:
-        DataError: they can't be told apart.
-    """
-    if base or arms:
-        if paths:
-            raise DataError("import: give either files, or --base and --arm, not both")
-        if not base or not arms:
-            raise DataError("import: give --base and at least one --arm NAME=PATH")
-        models: dict[str, list[Path]] = {BASE: list(base)}
-        for text in arms:
-            name, sign, path = text.partition("=")
-            if not (sign and name.strip() and path) or name.strip() == BASE:
-                raise DataError(
-                    f"import: --arm needs NAME=PATH, with a name other than {BASE!r}; got {text!r}"
-                )
-            models.setdefault(name.strip(), []).append(Path(path))
-        return models
-    if any(path.is_dir() for path in paths):
-        if len(paths) < 2:
-            raise DataError("import: give base's folder and at least one of a compressed model")
-        names = [BASE, *_distinct([path.resolve().name for path in paths[1:]])]
-        return {name: [path] for name, path in zip(names, paths, strict=True)}
-    if len(paths) < 4:
-        raise DataError(
-            "import: a comparison needs a generation and a multiple-choice log of base and of a compressed model: "
-            f"four files, got {len(paths)}"
-        )
-    read = TOOLS[tool].read
-    turns: list[tuple[SampleFile, int]] = []
-    for each in paths:
-        file = read(each, filter_name=filter_name)
-        turns.append((file, sum(_same_task(file, other) for other, _ in turns)))
-    count = max(turn for _, turn in turns) + 1
-    if count < 2:
-        raise DataError("import: every file is of another task; give the same tasks of base and of an arm")
-    names = [BASE, *(["compressed"] if count == 2 else [f"compressed-{n}" for n in range(1, count)])]
-    return {name: [file.path for file, turn in turns if turn == n] for n, name in enumerate(names)}
-
-
-def _files(tool: str, paths: Sequence[Path]) -> list[Path]:
-    """The sample files of one model: of a folder, the newest of each task, in the folder or just below it."""
-    pattern = TOOLS[tool].pattern
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        # The date stands last in a name, so the newest comes last.
-        newest: dict[str, Path] = {}
-        for file in sorted(path.rglob(pattern), key=lambda each: each.name):
-            newest[task_of(file)] = file
-        if not newest:
-            raise DataError(f"import: {path} holds no {pattern}; give the folder that {tool} wrote")
-        found += newest.values()
-    return found
-
-
-def _same_task(one: SampleFile, other: SampleFile) -> bool:
-    """Whether two files are of the same task, whatever they are called."""
-    if one.form != other.form:
-        return False
-    mine, others = ({value for s in file.samples for value in s.keys.items()} for file in (one, other))
-    return bool(mine & others)
+    return Imported(len(items), languages, arms, joined.by, graded_by, joined.left_out, named, unused)
 
 
 def _rows(
@@ -263,14 +176,3 @@ def _source(file: SampleFile) -> dict[str, Any]:
         "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
     }
     return found | ({"filter": file.filter} if file.filter else {})
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of arms, told apart where folders are called alike."""
-    taken: Counter[str] = Counter()
-    found = []
-    for given in names:
-        name = "compressed" if given in ("", BASE) else given
-        taken[name] += 1
-        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
-    return found

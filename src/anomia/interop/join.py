@@ -36,7 +36,7 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
         for form, name in (("open", "generation"), ("choice", "multiple-choice")):
             if not any(file.form == form for file in files):
                 given = ", ".join(str(file.path) for file in files)
-                raise DataError(f"import: {model} has no samples of a {name} task; it has {given}")
+                raise DataError(f"import: {model} has no samples of a {name} task; it has {given or 'none'}")
     by = _best_key(next(iter(models.values())))
     found = {
         model: {form: _named(files, form, by) for form in ("open", "choice")}

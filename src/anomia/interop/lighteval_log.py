@@ -11,21 +11,24 @@ from typing import Any
 from anomia.errors import DataError
 from anomia.files import parse_parquet
 from anomia.interop.samples import (
+    Form,
     Sample,
     SampleFile,
+    file_of,
     keys_of,
     language_of,
     numbers,
     question_of,
-    task_of,
     texts,
 )
 
 _COLUMNS = ("doc", "model_response", "metric")
+# lighteval's names of what it asks a model for.
+_FORMS: Mapping[str, Form | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
 
 
-def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile:
-    """Reads the details of one task.
+def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
+    """Reads the details of one task; None if it only scores given texts.
 
     filter_name: lighteval has no filters; only there to be refused.
 
@@ -44,30 +47,31 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile:
             f"import: {path} holds no details of lighteval (no column {', '.join(missing)}); "
             "save them with lighteval 0.11 or later and --save-details"
         )
-    task = task_of(path)
     samples = []
     for number, row in enumerate(frame.select(_COLUMNS).iter_rows(named=True), start=1):
         try:
-            samples.append(_sample(row, task))
+            samples.append(_sample(row))
         except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as fault:
             raise DataError(f"import: {path}, row {number}: {fault}") from None
     if not samples:
         raise DataError(f"import: {path} holds no samples")
-    forms = {sample.form for sample in samples}
-    if len(forms) > 1:
-        raise DataError(f"import: {path} mixes generation and multiple choice; give one task a file")
-    return SampleFile(path, task, forms.pop(), tuple(samples))
+    return file_of(path, samples)
 
 
-def _sample(row: Mapping[str, Any], task: str) -> Sample:
+def _sample(row: Mapping[str, Any]) -> Sample | None:
     doc, reply, metric = (_mapping(row[name], name) for name in _COLUMNS)
     specific = _mapping(doc.get("specific") or {}, "specific")
     options = texts(doc.get("choices") or [])
     gold = _gold(doc.get("gold_index"), options)
-    scores = [float(score) for score in reply.get("logprobs") or []]
-    if any(math.isnan(score) for score in scores):
-        raise ValueError("a log-probability is not a number")
-    choice = len(scores) > 1 and len(scores) == len(options)
+    said = texts(reply.get("text_post_processed") or reply.get("text") or [])
+    form = _form(doc.get("sampling_methods") or [], said, reply)
+    scores = [_total(each) for each in reply.get("logprobs") or []] if form == "choice" else []
+    if form is None or (form == "choice" and len(scores) == len(options) < 2):
+        return None
+    if form == "choice" and len(scores) != len(options):
+        raise ValueError(f"{len(options)} options but {len(scores)} scores")
+    if form == "open" and not said:
+        raise ValueError("there is neither a generated text nor a log-probability of each choice")
     # What the data set said of the question, else what the model was asked.
     known = {name: value for name, value in specific.items() if value is not None}
     question, context = question_of(known)
@@ -75,23 +79,39 @@ def _sample(row: Mapping[str, Any], task: str) -> Sample:
     if not isinstance(query, str):
         raise ValueError("the query is no text")
     named = {**known, "question": question or query, "id": doc.get("id")}
-    said = texts(reply.get("text_post_processed") or reply.get("text") or [])
-    if not choice and not said:
-        raise ValueError("there is neither a generated text nor a log-probability of each choice")
     return Sample(
-        form="choice" if choice else "open",
+        form=form,
         keys=keys_of(named),
-        language=language_of(known, str(doc.get("task_name") or task).split("|")[-1]),
+        language=language_of(known),
         question=question or query,
         context=context,
         passage=None,
         answers=tuple(options[index].strip() for index in gold),
-        text=None if choice else said[0],
-        options=tuple(option.strip() for option in options) if choice else (),
-        scores=tuple(scores) if choice else (),
-        gold=gold[0] if choice and gold else None,
+        text=said[0] if form == "open" else None,
+        options=tuple(option.strip() for option in options) if scores else (),
+        scores=tuple(scores),
+        gold=gold[0] if scores and gold else None,
         metrics=numbers(metric, metric),
     )
+
+
+def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> Form | None:
+    """What was asked; None of a perplexity.
+
+    methods: of the document's task. Servers log the log-probabilities of what they generate too, so where a
+    task has several methods, or a log none, it is the text that tells a generation.
+    """
+    if len(methods) == 1 and methods[0] in _FORMS:
+        return _FORMS[methods[0]]
+    return "open" if any(text.strip() for text in said) or not reply.get("logprobs") else "choice"
+
+
+def _total(score: Any) -> float:
+    """The log-probability of a choice, which some of lighteval's backends log token by token."""
+    total = math.fsum(map(_total, score)) if isinstance(score, list) else float(score)
+    if math.isnan(total):
+        raise ValueError("a log-probability is not a number")
+    return total
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

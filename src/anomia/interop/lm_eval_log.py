@@ -15,46 +15,43 @@ from anomia.errors import DataError
 from anomia.interop.samples import (
     Sample,
     SampleFile,
+    file_of,
     keys_of,
     language_of,
     numbers,
     question_of,
     sound,
-    task_of,
     texts,
 )
 
 
-def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile:
-    """Reads one sample log.
+def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
+    """Reads one sample log; None if its task only scores given texts, as lambada and wikitext do.
 
     filter_name: which of several filters of a task counts; without it, the first in the file.
 
     Raises:
         DataError: the file can't be read or is no such log; the line is named.
     """
-    samples: list[Sample] = []
+    samples: list[Sample | None] = []
     filters: dict[str, None] = {}
-    task = task_of(path)
     for number, row in _rows(path):
         name = str(row.get("filter", "none"))
         filters.setdefault(name)
         if name == (filter_name or next(iter(filters))):
             try:
-                samples.append(_sample(row, task))
+                samples.append(_sample(row))
             except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as fault:
                 raise DataError(f"import: {path}, line {number}: {fault}") from None
-    if filter_name is not None and filter_name not in filters:
-        raise DataError(
-            f"import: {path} has no filter {filter_name!r}; it has {', '.join(filters) or 'none'}"
-        )
-    if not samples:
+    if not filters:
         raise DataError(f"import: {path} holds no samples; run the harness with --log_samples")
-    forms = {sample.form for sample in samples}
-    if len(forms) > 1:
-        raise DataError(f"import: {path} mixes generation and multiple choice; give one task a file")
+    if filter_name is not None and filter_name not in filters:
+        if len(filters) == 1:
+            # A task of one filter, as every multiple-choice task, has no other to choose.
+            return read_lm_eval(path)
+        raise DataError(f"import: {path} has no filter {filter_name!r}; it has {', '.join(filters)}")
     used = filter_name or next(iter(filters))
-    return SampleFile(path, task, forms.pop(), tuple(samples), used if len(filters) > 1 else None)
+    return file_of(path, samples, filter_name=used if len(filters) > 1 else None)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -77,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"import: {path} can't be read: {reason}") from None
 
 
-def _sample(row: Mapping[str, Any], task: str) -> Sample:
+def _sample(row: Mapping[str, Any]) -> Sample | None:
     doc = row["doc"]
     question, context = question_of(doc)
     digest = row.get("doc_hash")
@@ -86,11 +83,12 @@ def _sample(row: Mapping[str, Any], task: str) -> Sample:
     metrics = numbers(row, named)
     passage = doc.get("passage_id")
     arguments = _arguments(row.get("arguments"))
-    scores = _scores(row["resps"])
-    choice = scores is not None and len(scores) > 1
+    scores = None if _generates(arguments) else _scores(row["resps"])
+    if (scores and len(scores) == 1) or _is_perplexity(arguments, row["resps"]):
+        return None
     options: tuple[str, ...] = ()
     gold = None
-    if choice and scores is not None:
+    if scores:
         options = tuple(str(pair[1]).strip() for pair in arguments if len(pair) > 1)
         if len(options) != len(scores):
             raise ValueError(f"{len(options)} options but {len(scores)} scores")
@@ -103,16 +101,16 @@ def _sample(row: Mapping[str, Any], task: str) -> Sample:
     else:
         answers = texts(doc.get("answers")) or _answers(row.get("target"))
     return Sample(
-        form="choice" if choice else "open",
+        form="choice" if scores else "open",
         keys=keys_of(doc, digest=digest if isinstance(digest, str) else None),
-        language=language_of(doc, task),
+        language=language_of(doc),
         question=question or (str(arguments[0][0]) if arguments and arguments[0] else ""),
         context=context,
         passage=passage if isinstance(passage, str) else None,
         answers=answers,
-        text=None if choice else _first_text(row.get("filtered_resps"), row["resps"]),
+        text=None if scores else _first_text(row.get("filtered_resps"), row["resps"]),
         options=options,
-        scores=tuple(scores) if choice and scores else (),
+        scores=tuple(scores or ()),
         gold=gold,
         metrics=metrics,
     )
@@ -143,6 +141,22 @@ def _number(name: str) -> int:
     return int(digits[1]) if digits else 0
 
 
+def _generates(arguments: Sequence[Sequence[Any]]) -> bool:
+    """Whether the model was given settings for generating, and not a continuation to score."""
+    return bool(arguments) and any(isinstance(part, Mapping) for part in arguments[0][1:])
+
+
+def _is_perplexity(arguments: Sequence[Sequence[Any]], resps: Any) -> bool:
+    """Whether one text was scored without a prompt: one argument, and a number for an answer."""
+    if [len(each) for each in arguments] != [1]:
+        return False
+    try:
+        float(_first(resps))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _scores(resps: Any) -> list[float] | None:
     """Sums of log-probabilities, a (sum, greedy) pair a request; None where the answers are texts."""
     found = []
@@ -160,12 +174,16 @@ def _scores(resps: Any) -> list[float] | None:
 
 def _first_text(filtered: Any, resps: Any) -> str:
     """What was generated; several repeats: the first."""
-    for found in (resps, filtered):
-        while isinstance(found, list) and found:
-            found = found[0]
+    for found in (_first(resps), _first(filtered)):
         if isinstance(found, str):
             return found
     raise ValueError("there is no generated text")
+
+
+def _first(found: Any) -> Any:
+    while isinstance(found, list) and found:
+        found = found[0]
+    return found
 
 
 def _gold(target: Any, options: Sequence[str]) -> int | None:

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from anomia.errors import DataError
 from anomia.grade import normalize
-from anomia.items.languages import language_code, language_name
+from anomia.items.languages import language_name
 
 Form = Literal["open", "choice"]
 # By what a generation and a choice sample can be known to be of one question, best first.
 KEYS = ("hash", "text", "id")
 UNKNOWN_LANGUAGE = "unknown"
+# When a log was written, as both harnesses put it into names.
+DATE = r"\d{4}-\d\d-\d\dT[\d.\-]+"
 
 _QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prompt")
 _CONTEXTS = ("context", "passage", "article", "story", "support", "paragraph")
@@ -47,19 +50,41 @@ class Sample(NamedTuple):
 
 
 class SampleFile(NamedTuple):
-    """A file of samples of one task and one form. filter: of lm-evaluation-harness, which way to read outputs."""
+    """A file of samples of one task and one form.
+
+    filter: of lm-evaluation-harness, which of several ways to read outputs. named: the language, where the
+    task's name had to tell it.
+    """
 
     path: Path
     task: str
     form: Form
     samples: tuple[Sample, ...]
     filter: str | None = None
+    named: str | None = None
 
 
 def task_of(path: Path) -> str:
     """The task that a log belongs to, by its name: `samples_TASK_2026-01-31T12-00-00.123456.jsonl`."""
-    stem = re.sub(r"_\d{4}-\d\d-\d\dT[\d.\-]+$", "", path.stem)
+    stem = re.sub(f"_{DATE}$", "", path.stem)
     return re.sub("^(samples|details)_", "", stem)
+
+
+def file_of(
+    path: Path, samples: Sequence[Sample | None], *, filter_name: str | None = None
+) -> SampleFile | None:
+    """The samples of a log, of one form; None if they are neither an answer nor a choice.
+
+    Raises:
+        DataError: they are of several forms.
+    """
+    forms = {sample and sample.form for sample in samples}
+    if len(forms) > 1:
+        kinds = "generation, multiple choice or scored texts"
+        raise DataError(f"import: {path} mixes {kinds}; give one task a file")
+    form = forms.pop()
+    told = tuple(sample for sample in samples if sample is not None)
+    return form and SampleFile(path, task_of(path), form, told, filter_name)
 
 
 def right(sample: Sample) -> tuple[bool | None, str]:
@@ -106,13 +131,10 @@ def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, s
     return found
 
 
-def language_of(doc: Mapping[str, Any], task: str) -> str:
-    """The language that a document names, else the one that the task's name ends in."""
+def language_of(doc: Mapping[str, Any]) -> str:
+    """The language that a document names."""
     named = next((doc[name] for name in _LANGUAGES if isinstance(doc.get(name), str) and doc[name]), None)
-    if named is not None:
-        return language_name(named)
-    last = language_name(re.split(r"[_:|\-]", task)[-1])
-    return UNKNOWN_LANGUAGE if language_code(last) is None else last
+    return UNKNOWN_LANGUAGE if named is None else language_name(named)
 
 
 def sound(value: Any) -> Any:

@@ -1,0 +1,110 @@
+"""Which sample logs belong to which model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomia.errors import DataError
+from anomia.grade import normalize
+from anomia.interop.samples import KEYS, SampleFile
+from anomia.interop.sources import read_given
+
+BASE = "base"
+
+
+def models_from(
+    tool: str,
+    paths: Sequence[Path],
+    base: Sequence[Path],
+    arms: Sequence[str],
+    *,
+    filter_name: str | None = None,
+) -> dict[str, list[Path]]:
+    """Files and folders by model, base first: from flags, from folders, or from the order of plain files.
+
+    paths: folders, one a model, base's first; or files, of which the first of each task is base's, the second
+    the first arm's, and so on. base, arms: what the flags gave, arms as `NAME=PATH`.
+
+    Raises:
+        DataError: they can't be told apart.
+    """
+    if base or arms:
+        if paths:
+            raise DataError("import: give either files, or --base and --arm, not both")
+        return _from_flags(base, arms)
+    if any(path.is_dir() for path in paths):
+        if len(paths) < 2:
+            raise DataError("import: give base's folder and at least one of a compressed model")
+        names = [BASE, *_distinct([path.resolve().name for path in paths[1:]])]
+        return {name: [path] for name, path in zip(names, paths, strict=True)}
+    if len(paths) < 4:
+        raise DataError(
+            "import: a comparison needs a generation and a multiple-choice log of base and of a compressed model: "
+            f"four files, got {len(paths)}"
+        )
+    return _from_order([read_given(tool, path, filter_name=filter_name) for path in paths])
+
+
+def _from_flags(base: Sequence[Path], arms: Sequence[str]) -> dict[str, list[Path]]:
+    if not base or not arms:
+        raise DataError("import: give --base and at least one --arm NAME=PATH")
+    models: dict[str, list[Path]] = {BASE: list(base)}
+    for text in arms:
+        name, sign, path = text.partition("=")
+        if not (sign and name.strip() and path) or name.strip() == BASE:
+            raise DataError(f"import: --arm needs NAME=PATH, with a name other than {BASE!r}; got {text!r}")
+        models.setdefault(name.strip(), []).append(Path(path))
+    return models
+
+
+def _from_order(files: Sequence[SampleFile]) -> dict[str, list[Path]]:
+    tasks: list[list[SampleFile]] = []
+    for file in files:
+        same = next((task for task in tasks if _same_task(task[0], file)), None)
+        if same is None:
+            tasks.append([file])
+        else:
+            same.append(file)
+    count = len(tasks[0])
+    if count < 2 or any(len(task) != count for task in tasks):
+        given = "; ".join(", ".join(str(file.path) for file in task) for task in tasks)
+        raise DataError(
+            "import: every task needs one file of each model, base and at least one arm, but by task there are: "
+            f"{given}; give what is missing, leave out what is too much, or say with --base and --arm whose a file is"
+        )
+    names = [BASE, *(["compressed"] if count == 2 else [f"compressed-{n}" for n in range(1, count)])]
+    return {name: [task[n].path for task in tasks] for n, name in enumerate(names)}
+
+
+def _same_task(one: SampleFile, other: SampleFile) -> bool:
+    """Whether two files hold most of the same questions in the same form, whatever they are called."""
+    if one.form != other.form:
+        return False
+    most = min(len(one.samples), len(other.samples)) / 2
+    for kind in KEYS:
+        mine, others = (_names(file, kind) for file in (one, other))
+        # A kind of name that a log lacks, or that all its questions share, tells nothing.
+        if min(len(mine), len(others)) > most:
+            return len(mine & others) > most
+    return False
+
+
+def _names(file: SampleFile, kind: str) -> set[tuple[str, ...]]:
+    """What tells a file's questions apart; an id, which every task may begin anew, with its gold answer."""
+    samples = [sample for sample in file.samples if kind in sample.keys]
+    if kind != "id":
+        return {(sample.keys[kind],) for sample in samples}
+    return {(sample.keys[kind], normalize(sample.answers[0])) for sample in samples if sample.answers}
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of arms, told apart where folders are called alike."""
+    taken: Counter[str] = Counter()
+    found = []
+    for given in names:
+        name = "compressed" if given in ("", BASE) else given
+        taken[name] += 1
+        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+    return found

@@ -1,0 +1,124 @@
+"""The sample logs of models: which files of a folder count, and what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from anomia.errors import DataError
+from anomia.interop.lighteval_log import read_lighteval
+from anomia.interop.lm_eval_log import read_lm_eval
+from anomia.interop.samples import DATE, UNKNOWN_LANGUAGE, SampleFile, task_of
+from anomia.interop.task_language import language_in
+from anomia.items.languages import language_name
+
+_NAMED = 4
+
+
+class Tool(NamedTuple):
+    """How a harness names its files, and who reads them."""
+
+    pattern: str
+    read: Callable[..., SampleFile | None]
+
+
+TOOLS: Mapping[str, Tool] = {
+    "lm-eval": Tool("samples_*.jsonl", read_lm_eval),
+    "lighteval": Tool("details_*.parquet", read_lighteval),
+}
+
+
+class Logs(NamedTuple):
+    """The sample files of each model. unused: files of tasks that ask neither for an answer nor for a choice."""
+
+    files: Mapping[str, Sequence[SampleFile]]
+    unused: Sequence[Path]
+
+
+def read_logs(
+    tool: str,
+    models: Mapping[str, Sequence[Path]],
+    *,
+    filter_name: str | None = None,
+    language: str | None = None,
+) -> Logs:
+    """Reads the samples of models.
+
+    models: files and folders by name; of a folder the newest file of each task counts.
+    filter_name: of tasks with several filters, the one that counts.
+    language: of all questions, whatever documents and names of tasks say.
+
+    Raises:
+        DataError: a file can't be read, or a folder holds several models.
+    """
+    files: dict[str, list[SampleFile]] = {}
+    unused: list[Path] = []
+    for name, paths in models.items():
+        files[name] = []
+        for path in paths:
+            if not path.is_dir():
+                files[name].append(read_given(tool, path, filter_name=filter_name))
+                continue
+            for log in _newest(tool, path):
+                found = TOOLS[tool].read(log, filter_name=filter_name)
+                if found is None:
+                    unused.append(log)
+                else:
+                    files[name].append(found)
+        files[name] = [_with_language(file, language) for file in files[name]]
+    used = {file.filter for each in files.values() for file in each}
+    if filter_name is not None and filter_name not in used:
+        raise DataError(
+            f"import: no task has several filters, of which one is {filter_name!r}; leave out --filter"
+        )
+    return Logs(files, unused)
+
+
+def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> SampleFile:
+    """Reads one file that was given by name.
+
+    Raises:
+        DataError: it can't be read, or is of no use.
+    """
+    found = TOOLS[tool].read(path, filter_name=filter_name)
+    if found is None:
+        raise DataError(
+            f"import: {path} is of a task that only scores given texts (log-likelihood or perplexity): its "
+            "models neither answered nor chose; leave it out"
+        )
+    return found
+
+
+def _newest(tool: str, folder: Path) -> list[Path]:
+    """The newest file of each task, in the folder of one model or somewhere below it."""
+    pattern = TOOLS[tool].pattern
+    # The date stands last in a name, so the newest comes last.
+    found = sorted(folder.rglob(pattern), key=lambda file: file.name)
+    if not found:
+        raise DataError(f"import: {folder} holds no {pattern}; give the folder that {tool} wrote")
+    models = sorted({_model_folder(file) for file in found})
+    if len(models) > 1:
+        named = ", ".join(map(str, models[:_NAMED]))
+        more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
+        raise DataError(
+            f"import: {folder} holds the logs of {len(models)} model folders: {named}{more}; "
+            f"give each model its own, as {models[0]}"
+        )
+    return list({task_of(file): file for file in found}.values())
+
+
+def _model_folder(file: Path) -> Path:
+    """The folder of a file's model: lm-eval writes OUT/MODEL/FILE, lighteval OUT/details/ORG/MODEL/DATE/FILE."""
+    return file.parent.parent if re.fullmatch(DATE, file.parent.name) else file.parent
+
+
+def _with_language(file: SampleFile, given: str | None) -> SampleFile:
+    """Gives samples the language that was asked for, or where documents name none, the one in the task's name."""
+    told = language_name(given) if given else language_in(file.task)
+    samples = tuple(
+        sample._replace(language=told) if told and (given or sample.language == UNKNOWN_LANGUAGE) else sample
+        for sample in file.samples
+    )
+    return file._replace(samples=samples, named=None if given or samples == file.samples else told)
