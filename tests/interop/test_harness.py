@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,20 +21,15 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         HARNESS is None,
-        reason="needs lm-evaluation-harness: install lm-eval, or name its lm-eval in ANOMIA_LM_EVAL",
+        reason="needs lm-evaluation-harness: `make peers`, or name another lm-eval in ANOMIA_LM_EVAL",
     ),
 ]
 
 
-def evaluate(model: Path, tasks: Path, out: Path) -> Path:
-    """Runs the harness on a model and returns where it wrote its samples."""
-    command = [
-        str(HARNESS), "run", "--model", "hf",
-        # The harness leaves the BOS out unless it is asked for.
-        "--model_args", f"pretrained={model},dtype=float32,add_bos_token=True",
-        "--tasks", "anomia", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu",
-        "--log_samples", "--output_path", str(out),
-    ]  # fmt: skip
+def evaluate(exported: str, model: Path, out: Path) -> Path:
+    """Runs the command that the export says on a model and returns where the harness wrote its samples."""
+    said = exported.replace("pretrained=MODEL", f"pretrained={model},dtype=float32").removesuffix("OUT")
+    command = [str(HARNESS), *shlex.split(said)[1:], str(out), "--batch_size", "4", "--device", "cpu"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=600, check=False
@@ -42,14 +38,18 @@ def evaluate(model: Path, tasks: Path, out: Path) -> Path:
     return out
 
 
-def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path, chat: bool) -> None:
     pruned = tmp_path / "pruned"
     call("prune", model_folder, pruned, "--method", "magnitude", "--sparsity", "0.5")
     study = ["--data", "demo", "--languages", "english,russian", "--limit", "8", "--probes", "open,choice"]
+    study += ["--chat"] if chat else []
     call("run", "--base", model_folder, "--arm", f"checkpoint:{pruned}", *study, "--out", tmp_path / "run")
-    assert len(export_tasks(tmp_path / "run", tmp_path / "tasks")) == 4
+    exported = export_tasks(tmp_path / "run", tmp_path / "tasks")
+    assert len(exported.names) == 4
+    assert ("--apply_chat_template" in exported.command) == chat
     models = {
-        name: [evaluate(model, tmp_path / "tasks", tmp_path / name)]
+        name: [evaluate(exported.command, model, tmp_path / name)]
         for name, model in (("base", model_folder), ("pruned", pruned))
     }
     found = import_run("lm-eval", models, tmp_path / "imported")

@@ -42,7 +42,7 @@ def docs(folder: Path, language: str) -> list[dict[str, Any]]:
 
 
 def test_tasks_ask_what_the_run_asks(run: Path, tmp_path: Path) -> None:
-    names = export_tasks(run, tmp_path / "tasks")
+    names = export_tasks(run, tmp_path / "tasks").names
     assert names == [f"anomia_{form}_{name}" for name in ("english", "telugu") for form in ("open", "choice")]
     items = pl.read_parquet(run / "items.parquet").filter(pl.col("language") == "telugu").sort("index")
     for doc, item in zip(docs(tmp_path / "tasks", "telugu"), items.iter_rows(named=True), strict=True):
@@ -54,6 +54,89 @@ def test_tasks_ask_what_the_run_asks(run: Path, tmp_path: Path) -> None:
     assert task["generation_kwargs"] == {"until": ["\n\n"], "max_gen_toks": 20, "do_sample": False}
     group = yaml.load((tmp_path / "tasks" / "anomia.yaml").read_text(), Harness)
     assert group == {"group": "anomia", "task": names}
+
+
+def with_items(run: Path, **columns: list[Any]) -> Path:
+    """The run with other values in the columns of its first items."""
+    items = pl.read_parquet(run / "items.parquet").sort("language", "index")
+    for name, values in columns.items():
+        old = items[name].to_list()
+        items = items.with_columns(pl.Series(name, values + old[len(values) :], dtype=items[name].dtype))
+    items.write_parquet(run / "items.parquet")
+    # The checksum was of the other items.
+    for beside in run.glob("items.parquet?*"):
+        beside.unlink()
+    return run
+
+
+def test_every_language_has_files_of_its_own(run: Path, tmp_path: Path) -> None:
+    languages = ["中文", "日本語", "haitian creole", "haitian-creole", "x", "x" * 50]
+    names = export_tasks(with_items(run, language=languages), tmp_path / "tasks").names
+    assert len({name.lower() for name in names}) == len(names) == 2 * (len(languages) + 1)
+    assert "anomia_open_x" in names
+    found = {}
+    for name in names[::2]:
+        task = yaml.load((tmp_path / "tasks" / f"{name}.yaml").read_text(), Harness)
+        for doc in docs(tmp_path / "tasks", task["dataset_kwargs"]["language"]):
+            found.setdefault(doc["language"], set()).add(name)
+    assert set(found) == {*languages, "telugu"}
+    assert all(len(tasks) == 1 for tasks in found.values())
+    alone = export_tasks(with_items(run, language=["日本語"] * 12), tmp_path / "alone").names
+    assert set(alone) < set(names)
+
+
+def test_items_that_no_option_answers_are_left_out_and_counted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = ["A", "B", "C", "D"]
+    with_items(
+        run, options_standard=[letters, letters, ["no", "gold"]], answers=[["B"], ["The second"], ["x"]]
+    )
+    assert len(exported_docs(run, tmp_path / "some", "english")) == 3
+    said = capsys.readouterr().out
+    assert "left out: 3 items whose gold answer is no option or whose options are bare letters" in said
+    with_items(run, options_standard=[letters] * 12)
+    with pytest.raises(RunError, match=r"no items that can be asked as choice.*bare letters"):
+        export_tasks(run, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    # The first accepted answer that is an option counts.
+    with_items(run, options_standard=[["no", "Gold", "neither"]], answers=[["gold!", "Gold"]])
+    assert exported_docs(run, tmp_path / "one", "english")[0]["gold"] == 1
+
+
+def exported_docs(run: Path, folder: Path, language: str) -> list[dict[str, Any]]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", str(run), str(folder), "--to", "lm-eval-task"])
+    assert not stopped.value.code
+    return docs(folder, language)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "says_not"),
+    [
+        ({}, "pretrained=MODEL --include_path", ("chat", "graded")),
+        (
+            {"chat": True, "grader": "containment"},
+            "pretrained=MODEL,add_bos_token=False,enable_thinking=False --apply_chat_template --include_path",
+            ("graded",),
+        ),
+        ({"grader": "f1"}, "the run was graded by f1; the tasks say containment", ("chat",)),
+    ],
+)
+def test_what_the_study_asked_for_is_said(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    says: str,
+    says_not: Any,
+) -> None:
+    study = yaml.safe_load((run / "study.yaml").read_text())
+    (run / "study.yaml").write_text(yaml.safe_dump(study | settings))
+    exported_docs(run, tmp_path / "tasks", "english")
+    said = capsys.readouterr().out
+    assert says in said
+    assert not any(word in said for word in says_not)
 
 
 def test_passages_are_cut_where_base_saw_them_cut(run: Path, tmp_path: Path) -> None:

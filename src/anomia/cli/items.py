@@ -72,19 +72,23 @@ def export(
 ) -> None:
     """Write one row for each arm and item, or the questions for another harness."""
     from anomia.errors import RunError
+    from anomia.grade import CONTAINMENT
     from anomia.interop.lm_eval_tasks import export_tasks
     from anomia.report.export import export_run
 
     if to is not None:
         if to != "lm-eval-task":
             raise RunError(f"export: unknown --to {to!r}; known: lm-eval-task")
-        tasks = export_tasks(run, file)
-        out_console.print(
-            f"{len(tasks)} tasks in {file}; run them: lm-eval run --model hf --model_args pretrained=MODEL "
-            f"--include_path {file} --tasks anomia --log_samples --output_path OUT",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+        found = export_tasks(run, file)
+        lines = [f"{len(found.names)} tasks in {file}; run them: {found.command}"]
+        if found.left_out:
+            lines.append(
+                f"left out: {found.left_out} items whose gold answer is no option or whose options are bare letters"
+            )
+        if found.graded_by != CONTAINMENT.grader:
+            lines.append(
+                f"the run was graded by {found.graded_by}; the tasks say containment (contains) and exact match (em)"
+            )
+        out_console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
         return
     out_console.print(f"{export_run(run, file)} rows in {file}", highlight=False, soft_wrap=True)

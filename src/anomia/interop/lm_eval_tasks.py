@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -45,24 +48,46 @@ def process_results(doc, results):
 '''
 
 
-def export_tasks(run: Path, folder: Path) -> list[str]:
-    """Writes task files and returns the names of the tasks: for each language one open and one choice task.
+# As in MMLU: the options themselves stood in the prompt, which the log of another harness doesn't take apart.
+_LETTERS = list(string.ascii_uppercase)
+
+
+class Exported(NamedTuple):
+    """Task files that were written.
+
+    names: of the tasks, for each language one open and one choice task. command: what runs them.
+    left_out: how many items had no options that could be scored. graded_by: the grader of the run.
+    """
+
+    names: Sequence[str]
+    command: str
+    left_out: int
+    graded_by: str
+
+
+def export_tasks(run: Path, folder: Path) -> Exported:
+    """Writes the questions of a run as tasks.
 
     The prompts are those that base saw, cut where they were cut. In choice the options stand in the order in
-    which they were scored. Run them with `lm-eval --include_path FOLDER --tasks anomia --log_samples`.
+    which they were scored.
 
     Raises:
-        RunError: the run has no items, or the folder can't be written.
+        RunError: the run has no items that can be asked, or the folder can't be written.
     """
     study = read_yaml(run / "study.yaml") if (run / "study.yaml").is_file() else {}
     templates = read_templates(study.get("prompts") or {})
     cut = _cut_passages(run)
     languages: dict[str, list[dict[str, Any]]] = {}
+    left_out = 0
     for row in read_items(run).sort("language", "index").iter_rows(named=True):
-        if row["options_standard"] is None:
+        options = row["options_standard"]
+        if options is None:
+            continue
+        gold = next((options.index(answer) for answer in row["answers"] if answer in options), None)
+        if gold is None or options == _LETTERS[: len(options)]:
+            left_out += 1
             continue
         context = row["context"][: cut.get((row["language"], row["item_id"]))]
-        gold = row["answers"][0]
         languages.setdefault(row["language"], []).append(
             {
                 "id": row["item_id"],
@@ -71,13 +96,18 @@ def export_tasks(run: Path, folder: Path) -> list[str]:
                 "context": row["context"],
                 "question": row["question"],
                 "answers": row["answers"],
-                "options": row["options_standard"],
-                "gold": row["options_standard"].index(gold),
+                "options": options,
+                "gold": gold,
                 "prompt": open_prompt(context, row["question"], templates=templates),
             }
         )
     if not languages:
-        raise RunError(f"export: {run} has no items with options")
+        why = (
+            "their gold answer is no option, or the options are bare letters"
+            if left_out
+            else "none has options"
+        )
+        raise RunError(f"export: {run} has no items that can be asked as choice: {why}")
     generation = {
         "until": list(study.get("stop") or ()),
         "max_gen_toks": int(study.get("max_new_tokens") or 32),
@@ -85,7 +115,7 @@ def export_tasks(run: Path, folder: Path) -> list[str]:
     }
     names: list[str] = []
     for language, docs in languages.items():
-        slug = re.sub(r"[^a-z0-9]+", "_", language.lower()).strip("_") or "x"
+        slug = _slug(language)
         write_text(
             folder / f"{slug}.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
         )
@@ -94,7 +124,24 @@ def export_tasks(run: Path, folder: Path) -> list[str]:
             names.append(name)
     _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
     write_text(folder / "utils.py", _helpers())
-    return names
+    command = _command(folder, chat=bool(study.get("chat")))
+    return Exported(names, command, left_out, str(study.get("grader") or grade.CONTAINMENT.grader))
+
+
+def _command(folder: Path, *, chat: bool) -> str:
+    # As Anomia asks in chat: the template's own BOS and no other, thinking switched off.
+    model = "pretrained=MODEL,add_bos_token=False,enable_thinking=False" if chat else "pretrained=MODEL"
+    template = "--apply_chat_template " if chat else ""
+    return (
+        f"lm-eval run --model hf --model_args {model} {template}--include_path {shlex.quote(str(folder))} --tasks anomia "
+        "--log_samples --output_path OUT"
+    )
+
+
+def _slug(language: str) -> str:
+    """A language in names of files and tasks; told apart by a hash where letters are lost."""
+    kept = re.sub(r"[^a-z0-9]+", "_", language.lower())[:40].strip("_")
+    return kept if kept == language else f"{kept or 'x'}_{hashlib.sha256(language.encode()).hexdigest()[:8]}"
 
 
 def _cut_passages(run: Path) -> dict[tuple[str, str], int]:
