@@ -44,6 +44,7 @@ _FAR = {
     "--open": "it opens a browser",
     "--track": "it needs a tracker's account",
     "--ray": "it needs a Ray cluster",
+    "map": "it needs GPUs",
 }
 _TOLD = {
     ".": "it changes the shell",

@@ -113,27 +113,13 @@ def prepare(
     calibration: Path,
 ) -> None:
     """What a reader of the page has at hand: models, questions, studies, and runs that the page doesn't make."""
-    for name in ("MODEL", "my-pruned-gemma", "BASE", "COMPRESSED"):
+    for name in ("MODEL", "my-pruned-qwen", "BASE", "COMPRESSED"):
         shutil.copytree(model, folder / name)
     shutil.copy(data, folder / "questions.jsonl")
-    articles = [
-        {
-            "paragraphs": [
-                {
-                    "context": line["context"],
-                    "qas": [
-                        {
-                            "id": str(n),
-                            "question": line["question"],
-                            "answers": [{"text": line["answers"][0]}],
-                        }
-                    ],
-                }
-            ]
-        }
-        for n, line in enumerate(map(entry, range(6)))
-    ]
-    (folder / "dev.en.json").write_text(json.dumps({"data": articles}))
+    (folder / "dev.en.json").write_text(in_squad_format("english"))
+    local = folder / "DATA" / "tydiqa_goldp" / "dev"
+    local.mkdir(parents=True)
+    (local / "dev.english.json").write_text(in_squad_format("english"))
     rows = [f"What is {n} of 9?,{n},red{n},green{n},blue{n},A" for n in range(6)]
     (folder / "questions.csv").write_text("\n".join(["question,A,B,C,D,answer", *rows]))
     (folder / "CALIBRATION").symlink_to(calibration)
@@ -145,6 +131,17 @@ def prepare(
     written = {words[words.index("--out") + 1] for _, (_, words, _) in mine if "--out" in words}
     for name in {"RUN", "OTHER", "anomia-demo"} - written:
         shutil.copytree(run, folder / name)
+
+
+def in_squad_format(language: str) -> str:
+    articles = []
+    for n in range(6):
+        line = entry(n, language)
+        question = {
+            "id": str(n), "question": line["question"], "answers": [{"text": line["answers"][0]}],
+        }  # fmt: skip
+        articles.append({"paragraphs": [{"context": line["context"], "qas": [question]}]})
+    return json.dumps({"data": articles})
 
 
 @pytest.mark.slow

@@ -40,10 +40,12 @@ def compare(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items a language (default 200).", metavar="N")] = None,
     out: Annotated[
-        Path, typer.Option(help="The folder of the run; the same folder goes on.", metavar="RUN")
+        Path, typer.Option(help="The folder of the run; given again, it is resumed.", metavar="RUN")
     ] = Path("anomia-compare"),
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, or map: layers over all GPUs.")
+    ] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
     chat: Annotated[bool | None, typer.Option("--chat", help="Use the tokenizer's chat template.")] = None,
     threshold: Annotated[
@@ -53,7 +55,7 @@ def compare(
 ) -> None:
     """Compare a model with what somebody made of it: what was lost, the knowledge or the words?
 
-    Example: anomia compare google/gemma-3-270m ./my-pruned-gemma
+    Example: anomia compare Qwen/Qwen3-0.6B ./my-pruned-qwen
     """
     from anomia.compress.spec import arm_of
     from anomia.matrix import read_matrix

@@ -13,9 +13,7 @@ from anomia.cli.app import app, names, out_console, progress_display
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")],
-    out: Annotated[
-        Path, typer.Argument(help="The new folder; an unfinished one is gone on with.", metavar="OUT")
-    ],
+    out: Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")],
     method: Annotated[
         str,
         typer.Option(

@@ -86,7 +86,7 @@ def run(
     out: Annotated[
         Path,
         typer.Option(
-            help="The folder of the run, or an address such as s3://bucket/run; the same one goes on.",
+            help="The folder of the run, or an address such as s3://bucket/run; given again, it is resumed.",
             metavar="RUN",
             parser=place,
         ),
@@ -113,13 +113,18 @@ def run(
         ),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, or map: layers over all GPUs.")
+    ] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, tree (one shared prefill) or reference (plain generate).")
     ] = None,
     probes: Annotated[
-        str | None, typer.Option(help="Which questions to ask, with commas; default: all.", metavar="A,B")
+        str | None,
+        typer.Option(
+            help="Ways of asking, with commas (open, cued, choice, rank, …); default: all.", metavar="A,B"
+        ),
     ] = None,
     sample_seeds: Annotated[
         int | None, typer.Option(help="Seeds that samples are drawn with (default 1).")
@@ -147,7 +152,7 @@ def run(
 ) -> None:
     """Measure base and its compressed versions, and say what was lost.
 
-    Example: anomia run --base google/gemma-3-270m --arm wanda:0.5 --data tydiqa --languages en,sw --limit 40
+    Example: anomia run --base Qwen/Qwen3-0.6B --arm wanda:0.5 --data tydiqa --limit 40
     """
     from anomia.matrix import read_matrix
     from anomia.measure.verdict import read_thresholds
