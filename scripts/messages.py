@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "anomia"
 MARK = "<!-- every message -->"
 
+ERRORS = {"AnomiaError", "StudyError", "DataError", "ModelError", "CompressionError", "RunError"}
 _KINDS = {"run": "RunError", "model": "ModelError", "data": "DataError", "study": "StudyError"}
 _WORDED = re.compile(r"(run|model|data|study): ")
 
@@ -31,10 +32,32 @@ def messages(source: Path = SOURCE) -> list[Message]:
     for file in sorted(source.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             error, value = _raised(node)
-            text = re.sub(r"…(\s*…)+", "…", _text(value)) if value is not None else ""
-            if error.endswith("Error") and error != "MissingExtraError" and re.search(r"\w{3}", text):
-                found.append(Message(error, text, file.relative_to(source).as_posix()))
+            said = [_text(value)] if value is not None else []
+            if isinstance(node, ast.FunctionDef):
+                error, said = "ModelError", _with_remedies(node)
+            for text in (re.sub(r"…(\s*…)+", "…", each) for each in said):
+                if error.endswith("Error") and error != "MissingExtraError" and re.search(r"\w{3}", text):
+                    found.append(Message(error, text, file.relative_to(source).as_posix()))
     return found
+
+
+def _with_remedies(function: ast.FunctionDef) -> list[str]:
+    """A message of a model that ends in one of several remedies, once with each."""
+    ends = [node for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
+    texts = [_text(node.value) for node in ends if node.value is not None]
+    remedies = [
+        node.value.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["remedy"]
+    ]
+    return [
+        f"{text.removesuffix('…')}{remedy}"
+        for text in texts
+        if text.startswith("model: ") and text.endswith("…")
+        for remedy in remedies
+    ]
 
 
 def _raised(node: ast.AST) -> tuple[str, ast.expr | None]:
@@ -65,23 +88,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Puts the list in place of its mark."""
     if MARK not in markdown:
         return markdown
-    rows = sorted(
-        {
-            (message.error, " ".join(message.text.split()))
-            for message in messages()
-            if message.error != "ValueError" and not _for_callers(message)
-        }
+    texts = {" ".join(message.text.split()) for message in messages() if _is_told(message)}
+    # By their first word: what differs from case to case stands first in some.
+    rows = sorted(texts, key=lambda text: (re.sub(r"^\W+", "", text).lower(), text))
+    return markdown.replace(MARK, "\n".join(f"- {_escaped(text)}" for text in rows))
+
+
+def _is_told(message: Message) -> bool:
+    """Whether a user can meet it. Other errors are caught within, or are for callers of the parts."""
+    if message.error == "ValueError":
+        return message.file == "study.py"
+    return message.error in ERRORS and not (
+        message.file.startswith("measure") and message.error == "DataError"
     )
-    table = ["| error | message |", "|---|---|"]
-    table += [f"| `{error}` | {_cell(text)} |" for error, text in rows]
-    return markdown.replace(MARK, "\n".join(table))
 
 
-def _for_callers(message: Message) -> bool:
-    """Whether only a caller of the parts meets it: the figures of a run are always of matching items."""
-    return message.file.startswith("measure") and message.error == "DataError"
-
-
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
     return re.sub(r"([\\`*_\[\]])", r"\\\1", escaped)
