@@ -14,22 +14,21 @@ from anomia.cli import main
 from anomia.interop.as_run import import_run
 from anomia.interop.lm_eval_tasks import export_tasks
 from anomia.records import read_records
+from tests.peers import peer
 
-HARNESS = os.environ.get("ANOMIA_LM_EVAL") or shutil.which("lm-eval")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        HARNESS is None,
-        reason="needs lm-evaluation-harness: `make peers`, or name another lm-eval in ANOMIA_LM_EVAL",
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
-def evaluate(exported: str, model: Path, out: Path) -> Path:
+def harness() -> str:
+    """The harness's program: the one that ANOMIA_LM_EVAL names, one on the PATH, or the peer's."""
+    found = os.environ.get("ANOMIA_LM_EVAL") or shutil.which("lm-eval")
+    return found or str(peer("lm-eval").with_name("lm-eval"))
+
+
+def evaluate(program: str, exported: str, model: Path, out: Path) -> Path:
     """Runs the command that the export says on a model and returns where the harness wrote its samples."""
     said = exported.replace("pretrained=MODEL", f"pretrained={model},dtype=float32").removesuffix("OUT")
-    command = [str(HARNESS), *shlex.split(said)[1:], str(out), "--batch_size", "4", "--device", "cpu"]
+    command = [program, *shlex.split(said)[1:], str(out), "--batch_size", "4", "--device", "cpu"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=600, check=False
@@ -40,6 +39,7 @@ def evaluate(exported: str, model: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path, chat: bool) -> None:
+    program = harness()
     pruned = tmp_path / "pruned"
     call("prune", model_folder, pruned, "--method", "magnitude", "--sparsity", "0.5")
     study = ["--data", "demo", "--languages", "english,russian", "--limit", "8", "--probes", "open,choice"]
@@ -49,7 +49,7 @@ def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path, c
     assert len(exported.names) == 4
     assert ("--apply_chat_template" in exported.command) == chat
     models = {
-        name: [evaluate(exported.command, model, tmp_path / name)]
+        name: [evaluate(program, exported.command, model, tmp_path / name)]
         for name, model in (("base", model_folder), ("pruned", pruned))
     }
     found = import_run("lm-eval", models, tmp_path / "imported")

@@ -16,18 +16,12 @@ import pytest
 from anomia.cli import main
 from anomia.measure.recognition import with_fates
 from anomia.records import read_items, read_records
+from tests.peers import peer
 
-PYTHON = os.environ.get("ANOMIA_LIGHTEVAL_PYTHON")
 TASKS = Path(__file__).with_name("lighteval_tasks.py")
 MODELS = ("base", "pruned")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        PYTHON is None,
-        reason="needs lighteval: `make peers`, or name a python that has it in ANOMIA_LIGHTEVAL_PYTHON",
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
 class Both(NamedTuple):
@@ -40,6 +34,7 @@ class Both(NamedTuple):
 
 @pytest.fixture(scope="module")
 def both(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    python = peer("lighteval")
     place = tmp_path_factory.mktemp("lighteval")
     # lighteval caches its answers in a model's folder.
     shutil.copytree(model_folder, place / "base")
@@ -53,7 +48,7 @@ def both(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     lines = [(place / "tasks" / f"{name}.jsonl").read_text() for name in ("english", "russian")]
     (place / "data" / "train.jsonl").write_text("".join(lines))
     for name in MODELS:
-        evaluate(place / name, place / "data", place / "out")
+        evaluate(python, place / name, place / "data", place / "out")
     details = [next((place / "out" / "details").rglob(name)) for name in MODELS]
     call("import", "lighteval", *details, "--out", place / "theirs")
     return Both(place / "ours", place / "theirs", place / "out")
@@ -100,11 +95,11 @@ def answerable(run: Path) -> list[dict[str, Any]]:
     return questions
 
 
-def evaluate(model: Path, data: Path, out: Path) -> None:
+def evaluate(python: Path, model: Path, data: Path, out: Path) -> None:
     # Else it takes the tokenizer's chat template.
     plain = "override_chat_template=False"
     command = [
-        str(PYTHON), str(TASKS), "accelerate", f"model_name={model},dtype=float32,batch_size=1,max_length=4096,{plain}",
+        str(python), str(TASKS), "accelerate", f"model_name={model},dtype=float32,batch_size=1,max_length=4096,{plain}",
         "anomia_open,anomia_choice", "--custom-tasks", str(TASKS), "--save-details", "--output-dir", str(out),
     ]  # fmt: skip
     more = {
