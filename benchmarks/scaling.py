@@ -17,8 +17,9 @@ from pathlib import Path
 
 from anomia.demo import demo_model
 from anomia.matrix import read_matrix
-from anomia.run import PlainProgress, run_matrix
-from anomia.run.on_ray import Size, on_ray
+from anomia.running.execute import run_matrix
+from anomia.running.on_ray import Size, on_ray
+from anomia.running.progress import PlainProgress
 
 LANGUAGES = ["english", "russian", "swahili", "indonesian"]
 TARGET = 1.8

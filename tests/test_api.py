@@ -39,7 +39,7 @@ def test_the_surface() -> None:
         anomia.rum  # noqa: B018
 
 
-@pytest.mark.parametrize("first", ["", "import anomia.run.execute"])
+@pytest.mark.parametrize("first", ["", "import anomia.running.execute"])
 def test_run_can_be_called_whatever_was_imported_before(first: str) -> None:
     code = f"{first}\nimport anomia\nassert callable(anomia.run)\ntry:\n    anomia.run(base='/nowhere', arms='x')\nexcept anomia.AnomiaError as error:\n    print(error)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -187,7 +187,7 @@ def test_ctrl_c_ends_with_a_word_on_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("anomia.run.shard.write_rows", interrupted)
+    monkeypatch.setattr("anomia.running.shard.write_rows", interrupted)
     data = write_jsonl([entry(n) for n in range(9)])
     command = ["run", "--base", model_folder, "--arm", "magnitude:0.5", "--data", f"jsonl:{data}", *SMALL[:2],
                "--out", tmp_path / "run"]  # fmt: skip

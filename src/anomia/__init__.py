@@ -31,15 +31,13 @@ _FROM = {
     "build_items": "anomia.items",
     "open_run": "anomia.api",
     "read_questions": "anomia.items",
+    "run": "anomia.api",
 }
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "run":
-        # The folder of this name can be called: Python puts it here whenever anything in it is imported.
-        return import_module("anomia.run")
     if name in _FROM:
         return getattr(import_module(_FROM[name]), name)
     raise AttributeError(f"module 'anomia' has no attribute {name!r}")

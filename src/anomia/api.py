@@ -304,7 +304,8 @@ def run(
     from anomia.files import write_json
     from anomia.measure.results import results_json
     from anomia.models.memory import let_go
-    from anomia.run import PlainProgress, RichProgress, run_study
+    from anomia.running.execute import run_study
+    from anomia.running.progress import PlainProgress, RichProgress
     from anomia.study import read_study
 
     given = {"languages": None if languages is None else tuple(languages), "limit": limit, **settings}
@@ -341,7 +342,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunError: the folder is no run, or holds the runs of several cells.
     """
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     runs = runs_of(Path(path))
     if len(runs) > 1:

@@ -131,7 +131,7 @@ def test_samples_are_drawn_alike_in_any_order(
 def test_an_interrupted_run_goes_on_shard_by_shard(
     fake: Fake, url: str, measure: Callable[..., anomia.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 3)
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
     monkeypatch.setenv("ANOMIA_ENDPOINT_CONCURRENCY", "1")
     fake.fail = lambda number: (401, {}) if number > 100 else None
     run = measure(f"endpoint:{url}#tiny")
@@ -242,7 +242,7 @@ def test_another_model_behind_the_same_address_is_noticed(
     make_model: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 3)
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
     monkeypatch.setenv("ANOMIA_ENDPOINT_CONCURRENCY", "1")
     fake.fail = lambda number: (401, {}) if number > 100 else None
     (arm,) = measure(f"endpoint:{url}#tiny").arms

@@ -17,7 +17,8 @@ from anomia.errors import RunError
 from anomia.matrix import read_matrix
 from anomia.records import SCHEMA
 from anomia.report.share import push_run
-from anomia.run import PlainProgress, run_matrix
+from anomia.running.execute import run_matrix
+from anomia.running.progress import PlainProgress
 from tests.conftest import entry
 
 

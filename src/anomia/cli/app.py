@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from anomia._version import __version__
 
 if TYPE_CHECKING:
-    from anomia.run.progress import Progress
+    from anomia.running.progress import Progress
 
 
 # As a new user meets them; a command that is not here comes last.
@@ -79,7 +79,7 @@ def _root(
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """Bars in a terminal, lines elsewhere; Ctrl-C ends with a word on how to go on and exit code 130."""
-    from anomia.run.progress import PlainProgress, RichProgress
+    from anomia.running.progress import PlainProgress, RichProgress
 
     try:
         with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:

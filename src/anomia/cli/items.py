@@ -26,7 +26,7 @@ def items(
     from anomia.measure.recognition import with_fates
     from anomia.records import read_items, read_records
     from anomia.report.terminal import item_view, selected_items
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     cells = runs_of(run)
     if len(cells) > 1:

@@ -65,7 +65,7 @@ def plan(
     from anomia.measure.power import read_transition
     from anomia.records import read_records
     from anomia.report.plan_table import plan_view
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     if not power:
         if study is None:
@@ -99,8 +99,8 @@ def _cost(
 ) -> RenderableType:
     from anomia.matrix import read_matrix
     from anomia.report.forecast_table import forecast_view
-    from anomia.run.forecast import forecast
-    from anomia.run.machines import MACHINES, read_machine
+    from anomia.running.forecast import forecast
+    from anomia.running.machines import MACHINES, read_machine
 
     flags = {
         "base": base[0] if base and len(base) == 1 else base or None,

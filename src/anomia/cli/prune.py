@@ -67,7 +67,7 @@ def prune(
     from anomia.compress.report import megabytes
     from anomia.compress.spec import PRUNING_METHODS, Prune, parse_arm
     from anomia.errors import StudyError, nearest
-    from anomia.run.progress import stage_counter
+    from anomia.running.progress import stage_counter
 
     if sparsity is not None and pattern is not None:
         raise StudyError("prune: give --sparsity or --pattern, not both")

@@ -29,7 +29,7 @@ def push(
     Example: anomia push RUN hub:me/my-study
     """
     from anomia.report.share import push_run
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     if not (run / "report" / "index.html").is_file():
         make_report(runs_of(run), run / "report")

@@ -36,7 +36,7 @@ def report(
 
     Example: anomia report anomia-demo --open
     """
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     folder = out or runs[0] / "report"
     page = make_report([found for run in runs for found in runs_of(run)], folder)

@@ -230,17 +230,17 @@ def execute(
     from anomia.measure.results import read_results, results_json
     from anomia.report.side_by_side import side_by_side
     from anomia.report.terminal import run_view
-    from anomia.run import run_matrix
-    from anomia.run.folder import runs_of
-    from anomia.run.log import Tracker
-    from anomia.run.progress import Several
+    from anomia.running.execute import run_matrix
+    from anomia.running.folder import runs_of
+    from anomia.running.log import Tracker
+    from anomia.running.progress import Several
 
     tracker = None if track is None else Tracker(track, out.name, describe(matrix))
     with progress_display() as progress, ExitStack() as held:
         told = progress if tracker is None else Several([progress, tracker])
         measure = None
         if ray is not None:
-            from anomia.run.on_ray import on_ray, read_size
+            from anomia.running.on_ray import on_ray, read_size
 
             size = None if ray_worker is None else read_size(ray_worker)
             measure = held.enter_context(on_ray(None if ray == "local" else ray, size, told))

@@ -28,7 +28,7 @@ def show(
     from anomia.measure.results import read_results
     from anomia.measure.verdict import read_thresholds
     from anomia.report.side_by_side import side_by_side
-    from anomia.run.folder import runs_of
+    from anomia.running.folder import runs_of
 
     margins = read_thresholds(threshold) if threshold else None
     found = [(run, read_results(run, thresholds=margins)) for folder in runs for run in runs_of(folder)]

@@ -10,7 +10,7 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.recognition import with_fates
 from anomia.records import read_records
-from anomia.run.folder import runs_of
+from anomia.running.folder import runs_of
 
 FIRST_COLUMNS = (
     "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", "open_em",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 
 from anomia.report.tables import add_column, new_table, note
-from anomia.run.forecast import CellForecast, on_machine
-from anomia.run.machines import Machine
+from anomia.running.forecast import CellForecast, on_machine
+from anomia.running.machines import Machine
 
 
 def forecast_view(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> RenderableType:

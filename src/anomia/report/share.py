@@ -20,7 +20,7 @@ from anomia.items.languages import language_code
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
 from anomia.records import read_items, read_records
-from anomia.run.folder import MATRIX, runs_of
+from anomia.running.folder import MATRIX, runs_of
 
 HUB = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -10,7 +10,7 @@ from anomia.compress.apply import compress, needs_calibration, prepare_windows
 from anomia.compress.calibration import read_calibration
 from anomia.compress.spec import Arm, Prune, Step
 from anomia.models import LoadedModel
-from anomia.run.progress import Progress, stage_counter
+from anomia.running.progress import Progress, stage_counter
 from anomia.study import Study
 
 

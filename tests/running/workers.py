@@ -14,7 +14,7 @@ from anomia.study import Study
 # Forking from the test's own process would copy thread pools that no longer have threads.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["anomia.run", "tests.run.workers", "transformers.models.llama.modeling_llama"]
+    ["anomia.running.execute", "tests.running.workers", "transformers.models.llama.modeling_llama"]
 )
 
 
@@ -40,7 +40,9 @@ def work(
     import torch
 
     from anomia.errors import AnomiaError
-    from anomia.run import PlainProgress, folder, run_study
+    from anomia.running import folder
+    from anomia.running.execute import run_study
+    from anomia.running.progress import PlainProgress
 
     torch.set_num_threads(1)
     folder.SHARD_ITEMS = 2
@@ -81,7 +83,7 @@ def command(study: str, out: Path, said: Path) -> None:
     import torch
 
     from anomia.cli import main
-    from anomia.run import folder
+    from anomia.running import folder
 
     torch.set_num_threads(1)
     folder.SHARD_ITEMS = 2

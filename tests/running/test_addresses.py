@@ -13,7 +13,8 @@ from anomia.files import is_local, place
 from anomia.matrix import read_matrix
 from anomia.measure.results import read_results
 from anomia.records import read_records
-from anomia.run import PlainProgress, run_matrix
+from anomia.running.execute import run_matrix
+from anomia.running.progress import PlainProgress
 from tests.conftest import entry
 
 

@@ -16,10 +16,10 @@ from anomia.models.fingerprint import architecture, fingerprint_tokenizer
 from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.select import ChosenEngine, choose_engine
-from anomia.run.cells import CellRun, Turn
-from anomia.run.compress import compress_arm
-from anomia.run.folder import RunFolder, Shard
-from anomia.run.progress import Progress
+from anomia.running.cells import CellRun, Turn
+from anomia.running.compress import compress_arm
+from anomia.running.folder import RunFolder, Shard
+from anomia.running.progress import Progress
 from anomia.study import Study
 
 

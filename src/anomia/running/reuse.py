@@ -12,9 +12,9 @@ from anomia.errors import RunError
 from anomia.files import read_yaml
 from anomia.items import ItemSet
 from anomia.records import ITEM_SCHEMA, item_rows, read_items, write_rows
-from anomia.run.cells import CellRun
-from anomia.run.folder import RunFolder, open_run, runs_of, shards_of
-from anomia.run.progress import Finished, Progress
+from anomia.running.cells import CellRun
+from anomia.running.folder import RunFolder, open_run, runs_of, shards_of
+from anomia.running.progress import Finished, Progress
 from anomia.study import BASE, Study
 
 _FOUND = {

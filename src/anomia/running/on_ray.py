@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import torch
 
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
-from anomia.run.cells import CellRun, Turn
-from anomia.run.execute import Measure, begin_cell, measure_here
-from anomia.run.folder import RunFolder, Shard
-from anomia.run.model import Ready, make_ready
-from anomia.run.noise import lacks_noise, measure_noise
-from anomia.run.progress import Finished, PlainProgress, Progress
-from anomia.run.shard import measure_shard
+from anomia.running.cells import CellRun, Turn
+from anomia.running.execute import Measure, begin_cell, measure_here
+from anomia.running.folder import RunFolder, Shard
+from anomia.running.model import Ready, make_ready
+from anomia.running.noise import lacks_noise, measure_noise
+from anomia.running.progress import Finished, PlainProgress, Progress
+from anomia.running.shard import measure_shard
 from anomia.study import BASE
 
 ATTEMPTS = 3

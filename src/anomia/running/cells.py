@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from anomia.compress.spec import Arm, Served, parse_arm
 from anomia.items import ItemSet, build_items, read_questions
-from anomia.run.compress import uses_own_text
-from anomia.run.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of
-from anomia.run.progress import Progress
-from anomia.run.stopping import interleaved, stopped
+from anomia.running.compress import uses_own_text
+from anomia.running.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of
+from anomia.running.progress import Progress
+from anomia.running.stopping import interleaved, stopped
 from anomia.study import BASE, Study
 
 _LOCAL_SETS = {"tydiqa": ("tydiqa_goldp/dev", "tydiqa"), "xquad": ("xquad",)}

@@ -13,9 +13,9 @@ from anomia.cli import app
 from anomia.errors import AnomiaError, StudyError
 from anomia.matrix import Matrix, read_matrix
 from anomia.models import load_model
-from anomia.run import forecast as forecast_module
-from anomia.run.forecast import forecast, on_machine
-from anomia.run.machines import MACHINES, read_machine
+from anomia.running import forecast as forecast_module
+from anomia.running.forecast import forecast, on_machine
+from anomia.running.machines import MACHINES, read_machine
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 MODELS = {"main": 1, "families": 3, "scale": 5, "calibration": 1, "methods": 1, "small": 1}
@@ -55,7 +55,7 @@ def test_shipped_studies_expand_and_plan(name: str, monkeypatch: pytest.MonkeyPa
         )
 
     for module in ("forecast", "stand_ins"):
-        monkeypatch.setattr(f"anomia.run.{module}.config_of", config)
+        monkeypatch.setattr(f"anomia.running.{module}.config_of", config)
     matrix = read_matrix(STUDIES / f"{name}.yaml", {})
     assert len(matrix.cells) == CELLS[name]
     assert {len(study.arms) for study in matrix.studies} == {ARMS[name]}

@@ -14,7 +14,7 @@ from anomia.errors import RunError, StudyError, nearest
 from anomia.files import LOG, is_local, unwritable
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
-from anomia.run.progress import Ahead, Count, Finished, memory_bytes
+from anomia.running.progress import Ahead, Count, Finished, memory_bytes
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 

@@ -16,17 +16,17 @@ from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
 from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
-from anomia.run.begin import begin, check_weights
-from anomia.run.cells import CellRun, Turn, by_model, open_cell, turns_of
-from anomia.run.compress import check_text
-from anomia.run.folder import MATRIX
-from anomia.run.log import JsonLog
-from anomia.run.model import make_ready
-from anomia.run.noise import lacks_noise, measure_noise
-from anomia.run.progress import Ahead, Progress, Several
-from anomia.run.reuse import reuse_base
-from anomia.run.shard import measure_shard
-from anomia.run.stopping import stopped
+from anomia.running.begin import begin, check_weights
+from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
+from anomia.running.compress import check_text
+from anomia.running.folder import MATRIX
+from anomia.running.log import JsonLog
+from anomia.running.model import make_ready
+from anomia.running.noise import lacks_noise, measure_noise
+from anomia.running.progress import Ahead, Progress, Several
+from anomia.running.reuse import reuse_base
+from anomia.running.shard import measure_shard
+from anomia.running.stopping import stopped
 from anomia.study import BASE, Study
 
 Measure = Callable[[Sequence[Turn], Progress, Sequence[Path]], list[str | None]]

@@ -19,10 +19,11 @@ import pytest
 from anomia.errors import RunError
 from anomia.files import LOCK, locked
 from anomia.records import read_records
-from anomia.run import PlainProgress, run_study
+from anomia.running.execute import run_study
+from anomia.running.progress import PlainProgress
 from anomia.study import Study
 from tests.conftest import entry
-from tests.run.workers import start, start_command
+from tests.running.workers import start, start_command
 
 KILLS = 20
 
@@ -115,7 +116,7 @@ def test_killed_between_write_and_rename(
 def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_again(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 2)
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 2)
     out = tmp_path / "run"
     run_study(study, out, progress=PlainProgress(lambda text: None))
     records = read_records(out)

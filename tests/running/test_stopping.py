@@ -16,9 +16,11 @@ from anomia.items.item import Item, ItemSet, Question
 from anomia.measure.confidence_sequence import confidence_sequence
 from anomia.measure.results import read_results, results_json
 from anomia.records import write_rows
-from anomia.run import PlainProgress, model, run_study
-from anomia.run.folder import RunFolder, shards_of
-from anomia.run.stopping import interleaved, stopped
+from anomia.running import model
+from anomia.running.execute import run_study
+from anomia.running.folder import RunFolder, shards_of
+from anomia.running.progress import PlainProgress
+from anomia.running.stopping import interleaved, stopped
 from anomia.study import Study
 from tests.conftest import entry
 from tests.measure.planted import Damage, study_records
@@ -107,7 +109,7 @@ def test_a_run_stops_goes_on_and_says_so(
     write_jsonl: Callable[..., Path], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 3)
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
     # A tiny random model is never right, so the width is never reached unless a look is made to say so.
     looks: list[int] = []
 
@@ -117,7 +119,7 @@ def test_a_run_stops_goes_on_and_says_so(
 
         return Stop(more["items_left"] <= 6, "planted", confidence_sequence(np.array([True, False])))
 
-    monkeypatch.setattr("anomia.run.stopping.until_width", until)
+    monkeypatch.setattr("anomia.running.stopping.until_width", until)
     entries = [entry(n, language) for language in ("english", "swahili") for n in range(10)]
     study = Study(
         base=str(model_folder), arms=("magnitude:0.5",), data=f"jsonl:{write_jsonl(entries)}", limit=9,
@@ -138,8 +140,8 @@ def test_a_run_stops_goes_on_and_says_so(
     assert read_results(out).records.equals(results.records)
     # An interrupted round is finished, and the decision is the same.
     monkeypatch.undo()
-    monkeypatch.setattr("anomia.run.folder.SHARD_ITEMS", 3)
-    monkeypatch.setattr("anomia.run.stopping.until_width", until)
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
+    monkeypatch.setattr("anomia.running.stopping.until_width", until)
     next((out / "records").glob("magnitude*swahili*000003.parquet")).unlink()
     run_study(study, out, progress=silent)
     assert read_results(out).records.equals(results.records)

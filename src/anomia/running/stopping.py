@@ -16,7 +16,7 @@ from anomia.items.item import ItemSet
 from anomia.measure.confidence_sequence import Stop, until_width
 from anomia.measure.frame import both, known
 from anomia.measure.recognition import fate_index
-from anomia.run.folder import RunFolder, Shard, shards_of
+from anomia.running.folder import RunFolder, Shard, shards_of
 from anomia.study import BASE
 
 _COLUMNS = ["dataset", "language", "item_id", "passage_id", "index", "open_correct", "choice_correct"]

@@ -8,11 +8,11 @@ from typing import Any
 from anomia.items import ItemSet
 from anomia.probe.encode import Form, encode_item
 from anomia.records import record
-from anomia.run.cells import CellRun
-from anomia.run.folder import RunFolder, shards_of
-from anomia.run.model import Ready
-from anomia.run.progress import Progress
-from anomia.run.shard import ask
+from anomia.running.cells import CellRun
+from anomia.running.folder import RunFolder, shards_of
+from anomia.running.model import Ready
+from anomia.running.progress import Progress
+from anomia.running.shard import ask
 from anomia.study import BASE, Study
 
 # What is compared, and the records' columns for it.

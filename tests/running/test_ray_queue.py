@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from anomia.cli import app
 from anomia.compress.spec import parse_arm
 from anomia.errors import StudyError
-from anomia.run.cells import CellRun, Turn
-from anomia.run.folder import Shard
-from anomia.run.on_ray import Size, _Queue, read_size
+from anomia.running.cells import CellRun, Turn
+from anomia.running.folder import Shard
+from anomia.running.on_ray import Size, _Queue, read_size
 from anomia.study import Study
 
 

@@ -11,7 +11,8 @@ import torch
 
 from anomia.probe import tree
 from anomia.records import read_records
-from anomia.run import PlainProgress, run_study
+from anomia.running.execute import run_study
+from anomia.running.progress import PlainProgress
 from anomia.study import Study
 from tests.conftest import entry
 

@@ -17,10 +17,10 @@ from anomia.errors import AnomiaError, RunError
 from anomia.files import is_local
 from anomia.matrix import Matrix, read_matrix
 from anomia.records import read_records
-from anomia.run import PlainProgress, run_matrix
-from anomia.run.folder import runs_of
-from anomia.run.on_ray import Size, on_ray
-from anomia.run.progress import Finished
+from anomia.running.execute import run_matrix
+from anomia.running.folder import runs_of
+from anomia.running.on_ray import Size, on_ray
+from anomia.running.progress import Finished, PlainProgress
 from tests.conftest import entry
 from tests.endpoint.fake_server import Fake, serving
 

@@ -20,11 +20,11 @@ from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer, fingerprint_weights
 from anomia.probe.memory import fitting_batch_size
-from anomia.run.cells import CellRun
-from anomia.run.folder import RunFolder, begin_run, runs_of
-from anomia.run.model import Ready
-from anomia.run.progress import Progress
-from anomia.run.shard import decoding, encode
+from anomia.running.cells import CellRun
+from anomia.running.folder import RunFolder, begin_run, runs_of
+from anomia.running.model import Ready
+from anomia.running.progress import Progress
+from anomia.running.shard import decoding, encode
 from anomia.study import Study
 
 PLAIN_BATCH_SIZE = 16

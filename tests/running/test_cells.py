@@ -16,8 +16,10 @@ from anomia.files import read_json
 from anomia.matrix import Matrix, read_matrix
 from anomia.records import read_records
 from anomia.report.export import export_run
-from anomia.run import PlainProgress, execute, model, run_matrix
-from anomia.run.folder import MATRIX, runs_of
+from anomia.running import execute, model
+from anomia.running.execute import run_matrix
+from anomia.running.folder import MATRIX, runs_of
+from anomia.running.progress import PlainProgress
 from tests.conftest import entry
 
 Write = Callable[..., Path]

@@ -16,10 +16,10 @@ from anomia.models.fingerprint import fingerprint_tokenizer
 from anomia.probe.ask import Decoding, Distribution, OnSplit, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import Said, record, write_rows
-from anomia.run.cells import CellRun
-from anomia.run.folder import RunFolder, Shard
-from anomia.run.model import Ready
-from anomia.run.progress import Finished, Progress
+from anomia.running.cells import CellRun
+from anomia.running.folder import RunFolder, Shard
+from anomia.running.model import Ready
+from anomia.running.progress import Finished, Progress
 from anomia.study import BASE, Study
 
 

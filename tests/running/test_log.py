@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from anomia.errors import RunError, StudyError
-from anomia.run.log import JsonLog, Tracker
-from anomia.run.progress import Ahead, Finished, PlainProgress, Progress, RichProgress, Several
+from anomia.running.log import JsonLog, Tracker
+from anomia.running.progress import Ahead, Finished, PlainProgress, Progress, RichProgress, Several
 
 SHARD = Finished("", "wanda:0.5", "swahili", 0, 32, 1.5)
 

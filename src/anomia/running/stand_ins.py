@@ -15,7 +15,7 @@ from anomia.errors import AnomiaError
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.items.readers import DEMO_LANGUAGES, LANGUAGES_OF
 from anomia.models.load import quiet_transformers
-from anomia.run.cells import where_read
+from anomia.running.cells import where_read
 from anomia.study import Study
 
 # Questions a language: TyDiQA GoldP dev of one language has 113 to 921, XQuAD 1,190 in each.

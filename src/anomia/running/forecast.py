@@ -25,10 +25,10 @@ from anomia.models import LoadedModel
 from anomia.models.load import DTYPES
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
 from anomia.probe.prefill import lay_out
-from anomia.run.cells import CellRun, turns_of
-from anomia.run.machines import Machine
-from anomia.run.shard import decoding, encode
-from anomia.run.stand_ins import config_of, item_sets_of, tokenizer_of
+from anomia.running.cells import CellRun, turns_of
+from anomia.running.machines import Machine
+from anomia.running.shard import decoding, encode
+from anomia.running.stand_ins import config_of, item_sets_of, tokenizer_of
 from anomia.study import BASE, Study
 
 SAMPLED = 6

@@ -16,7 +16,9 @@ from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, RunError
 from anomia.measure.results import read_results, results_json
 from anomia.records import SCHEMA, read_records
-from anomia.run import PlainProgress, model, run_study, shard
+from anomia.running import model, shard
+from anomia.running.execute import run_study
+from anomia.running.progress import PlainProgress
 from anomia.study import Study
 from tests.conftest import entry
 
@@ -103,7 +105,7 @@ def test_what_is_finished_is_not_done_again(
     assert run(study, tmp_path / "run").equals(whole)
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
     monkeypatch.setattr(
-        "anomia.run.model.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
+        "anomia.running.model.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
     )
     assert run(study, tmp_path / "run").equals(whole)
 
@@ -120,7 +122,7 @@ def test_a_crash_between_shards_loses_nothing(
             raise KeyboardInterrupt
         real(rows, path)
 
-    monkeypatch.setattr("anomia.run.shard.write_rows", crash)
+    monkeypatch.setattr("anomia.running.shard.write_rows", crash)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "run")
     assert len(list((tmp_path / "run" / "records").glob("*.parquet"))) == 3
@@ -150,7 +152,7 @@ def test_a_broken_arm_is_marked_and_the_others_go_on(
                 loaded.model.model.layers[1].mlp.down_proj.weight[:] = float("inf")
         return report
 
-    monkeypatch.setattr("anomia.run.model.compress_arm", poison)
+    monkeypatch.setattr("anomia.running.model.compress_arm", poison)
     rows = run(study, tmp_path / "run")
     broken = rows.filter(pl.col("arm") == "magnitude:0.5")
     assert not broken["finite"].any()
@@ -308,7 +310,7 @@ def test_compressed_models_take_the_engine_of_their_base(
         seen.append((wanted, tried))
         return choose(model, wanted, tried=tried)
 
-    monkeypatch.setattr("anomia.run.model.choose_engine", watch)
+    monkeypatch.setattr("anomia.running.model.choose_engine", watch)
     make_model(num_hidden_layers=1).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     arms = ("wanda:0.5", f"checkpoint:{model_folder}", f"checkpoint:{tmp_path / 'other'}")
