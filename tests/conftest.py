@@ -8,6 +8,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ def model_folder(
     folder = tmp_path_factory.mktemp("model")
     make_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def damaged_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with weights that can't be read, which only loading it shows."""
+    folder = tmp_path_factory.mktemp("damaged") / "model"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
     return folder
 
 

@@ -21,6 +21,21 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 QUICK = {"num_beams": 2, "num_samples": 2, "max_new_tokens": 4, "noise_items": 0, "progress": False}
 
 
+def test_help_and_signature_are_those_of_the_function() -> None:
+    import anomia.running.execute
+
+    parameters = inspect.signature(anomia.run).parameters
+    assert list(parameters)[:4] == ["base", "arms", "data", "languages"]
+    assert "Measures base and every arm" in str(anomia.run.__doc__)
+
+
+def test_arguments_that_are_almost_right() -> None:
+    with pytest.raises(anomia.AnomiaError, match=r"languages is a list, as in languages=\['swahili'\]"):
+        anomia.run(base="m", arms=["wanda:0.5"], languages="swahili")
+    with pytest.raises(anomia.AnomiaError, match="'mine' is one by itself: tiny"):
+        anomia.run(base="m", arms={"mine": "tiny"})  # type: ignore[dict-item]
+
+
 def test_the_surface() -> None:
     assert sorted(anomia.__all__) == dir(anomia) == [
         "AnomiaError", "InMemory", "Run", "Verdict", "__version__", "build_items", "open_run", "read_questions", "run",
@@ -104,6 +119,25 @@ def test_models_in_memory_are_measured_and_left_alone(
             base=(make_model(5), tokenizer), arms=["magnitude:0.5"], data=f"jsonl:{questions}", limit=4,
             out=tmp_path / "r", **QUICK,
         )  # fmt: skip
+
+
+def test_an_arm_is_found_by_the_name_that_it_was_given(run: anomia.Run) -> None:
+    (full,) = [arm for arm in run.arms if "b-other-b" in arm]
+    assert run.verdicts["b-other-b"] == run.verdicts[full]
+    assert run.items(arm="b-other-b").equals(run.items(arm=full))
+    with pytest.raises(RunError, match="there is no arm 'other'"):
+        run.verdicts["other"]
+
+
+def test_a_script_without_a_terminal_sees_lines(
+    questions: Path, model_folder: Path, tmp_path: Path, capfd: Any
+) -> None:
+    anomia.run(
+        base=model_folder, arms=["magnitude:0.5"], data=f"jsonl:{questions}", limit=4, out=tmp_path / "lines",
+        probes=["open", "choice"], **{**QUICK, "progress": True},
+    )  # fmt: skip
+    said = capfd.readouterr().err.splitlines()
+    assert any("magnitude:0.5" in line for line in said), said
 
 
 def test_a_model_that_is_no_longer_held_is_one_message(questions: Path, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anomia.errors import StudyError
 from anomia.grade import (
+    Grading,
     contains,
     f1,
     grade,
@@ -19,6 +24,7 @@ from anomia.grade import (
     strip_thinking,
     words,
 )
+from anomia.study import read_study
 
 SAMPLES = {
     "bengali": "রবীন্দ্রনাথ ঠাকুর",
@@ -131,3 +137,27 @@ def test_degenerate_outputs() -> None:
     assert is_degenerate([7, 8] * 16, "a b a b")
     assert not is_degenerate([7, 8, 7, 8], "no, no")
     assert not is_degenerate([3, 4, 5], "1912")
+
+
+@pytest.mark.parametrize(
+    ("grader", "says"),
+    [
+        (lambda output, answers: {}["boom"], "fails on the output 'Rome': KeyError: 'boom'"),
+        (lambda output: True, "TypeError"),
+        (lambda output, answers: sys.exit(3), "SystemExit: 3"),
+        (lambda output, answers: "yes", "gives 'yes' for the output 'Rome'"),
+        (lambda output, answers: None, "gives None"),
+        (lambda output, answers: float("nan"), "gives nan"),
+        (lambda output, answers: 7, "gives 7"),
+    ],
+)
+def test_a_grader_of_somebody_else_that_fails(
+    grader: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomia.grade.grader_named", lambda name: grader)
+    monkeypatch.setattr("anomia.study.grader_named", lambda name: grader)
+    with pytest.raises(StudyError, match=re.escape(says)):
+        Grading("mine").is_right("Rome", ["Rome"])
+    # Hours of asking would stand before the first output that it grades.
+    with pytest.raises(StudyError, match="the grader 'mine'"):
+        read_study(None, {"base": "m", "arms": ("wanda:0.5",), "grader": "mine"})

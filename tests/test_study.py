@@ -14,6 +14,41 @@ from anomia.errors import StudyError
 from anomia.study import Study, read_study, write_study
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("arms: magnitude:0.5", "arms is a list, as in arms: [wanda:0.5]; got 'magnitude:0.5'"),
+        ("arms: []", "arms is empty; give at least one, as in arms: [wanda:0.5]"),
+        ("languages: english", "languages is a list, as in languages: [english, swahili]; got 'english'"),
+        (
+            "languages: [no]",
+            "languages.0 is a text; got False (YAML takes no, yes, on and off for true or false",
+        ),
+        ("stop: '.'", "stop is a list"),
+        ("prompts: open", "prompts is a mapping, as in prompts: {open:"),
+        ("batch_size: -4", "batch_size is auto or a whole number from 1; got -4"),
+        ("batch_size: many", "batch_size is auto or a whole number from 1; got 'many'"),
+        ("limit: x", "limit is a whole number; got 'x'"),
+        ("limit: 0", "limit must be at least 1; got 0"),
+        ("top_p: 2", "top_p must be at most 1.0; got 2"),
+        ("chat: 7", "chat is true or false; got 7"),
+        ("dtype: int3", "dtype is one of 'auto', 'float32', 'bfloat16' or 'float16'; got 'int3'"),
+        ("data: nothing", "data: unknown data set"),
+    ],
+)
+def test_faults_are_in_the_words_of_the_file(tmp_path: Path, settings: str, says: str) -> None:
+    file = tmp_path / "study.yaml"
+    given = "base: model\n" + ("" if settings.startswith("arms") else "arms: [wanda:0.5]\n") + settings
+    file.write_text(given)
+    with pytest.raises(StudyError) as caught:
+        read_study(file, {})
+    head, *faults = str(caught.value).splitlines()
+    assert head.endswith("has 1 fault:"), caught.value
+    assert faults[0].startswith(f"  - {says}"), faults
+    for words in ("tuple", "constrained", "Input should", "data: data:"):
+        assert words not in faults[0]
+
+
 def test_all_faults_come_in_one_message_with_the_nearest_name(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(
@@ -25,7 +60,7 @@ def test_all_faults_come_in_one_message_with_the_nearest_name(tmp_path: Path) ->
     for fault in (
         "did you mean 'wanda'",
         "did you mean 'languages'",
-        "limit:",
+        "limit must be at least 1",
         "did you mean 'open'",
         "batch_size",
     ):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from anomia.measure.results import Results
+    from anomia.running.progress import PlainProgress, RichProgress
 
 OVERALL = "overall"
 
@@ -37,8 +38,15 @@ class InMemory:
     name: str = "model"
 
 
-Model = str | InMemory | tuple[Any, Any]
+Model = str | Path | InMemory | tuple[Any, Any]
 """A hub id, a folder or a GGUF file; or a `transformers` model with its tokenizer."""
+
+
+class ByArm(dict[str, "Verdict"]):
+    """Verdicts by arm. An arm of a checkpoint is also found by its model alone, or by the name that it was given."""
+
+    def __missing__(self, name: str) -> Verdict:
+        return self[_arm_named(name, list(self))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +110,13 @@ class Run:
         return {arm: list(notes) for arm, notes in self.results.notes.items()}
 
     @property
-    def verdicts(self) -> dict[str, Verdict]:
-        """The verdict of each arm."""
-        found = {}
+    def verdicts(self) -> ByArm:
+        """The verdict of each arm.
+
+        Raises:
+            RunError: on looking up an arm that the run doesn't have.
+        """
+        found = ByArm()
         for arm in self.arms:
             mine = {verdict.scope: verdict for verdict in self.results.verdicts if verdict.arm == arm}
             overall = mine.pop(OVERALL)
@@ -210,8 +222,7 @@ class Run:
         records = self.records
         if fate is not None and fate not in FATES:
             raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
-        if arm is not None and arm not in self.arms:
-            raise RunError(f"items: {self.path} has no arm {arm!r}; {nearest(arm, self.arms)}")
+        arm = None if arm is None else _arm_named(arm, self.arms)
         wanted = None if language is None else language_name(language)
         if wanted is not None and wanted not in self.languages:
             raise RunError(
@@ -273,7 +284,7 @@ def run(
     *,
     base: Model,
     arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]],
-    data: str = "demo",
+    data: str | Path = "demo",
     languages: Sequence[str] | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
@@ -284,8 +295,8 @@ def run(
 
     Args:
         base: the uncompressed model: a hub id, a folder, a GGUF file, or a model with its tokenizer.
-        arms: specifications (`wanda:0.5`, `checkpoint:MODEL`, `endpoint:URL#MODEL`), or models with their
-            tokenizers; a mapping gives these names.
+        arms: specifications (`wanda:0.5`, `checkpoint:MODEL`, `endpoint:URL#MODEL`), folders as paths, or models
+            with their tokenizers; a mapping gives these names.
         data: what is asked: `tydiqa`, `mc:FILE`, `demo`, … as for `anomia run`.
         languages: names or codes; None takes all.
         limit: items a language; None takes the study's default, 200.
@@ -299,15 +310,15 @@ def run(
 
     Models in memory are copied while they are measured, so that compression and devices change nothing of yours.
     """
-    from rich.console import Console
-
     from anomia.files import write_json
     from anomia.measure.results import results_json
     from anomia.models.memory import let_go
     from anomia.running.execute import run_study
-    from anomia.running.progress import PlainProgress, RichProgress
+    from anomia.running.progress import PlainProgress
     from anomia.study import read_study
 
+    if isinstance(languages, str):
+        raise AnomiaError(f"study: languages is a list, as in languages=[{languages!r}]")
     given = {"languages": None if languages is None else tuple(languages), "limit": limit, **settings}
     names = [_name(base, "base"), *_arm_names(arms)]
     try:
@@ -316,13 +327,12 @@ def run(
             {
                 "base": names[0],
                 "arms": tuple(names[1:]),
-                "data": data,
+                "data": str(data),
                 **{key: value for key, value in given.items() if value is not None},
             },
         )
         folder = Path(tempfile.mkdtemp(prefix="anomia-")) if out is None else Path(out)
-        shown = RichProgress(Console(stderr=True)) if progress else PlainProgress(lambda text: None)
-        with shown:
+        with _shown() if progress else PlainProgress(lambda text: None) as shown:
             outcomes = run_study(study, folder, progress=shown)
     finally:
         let_go(name.removeprefix("checkpoint:") for name in names)
@@ -353,8 +363,40 @@ def open_run(path: str | Path) -> Run:
     return found
 
 
+def _shown() -> RichProgress | PlainProgress:
+    """Bars where they can be drawn, lines in a script's log."""
+    from rich.console import Console
+
+    from anomia.running.progress import PlainProgress, RichProgress
+
+    console = Console(stderr=True)
+    return RichProgress(console) if console.is_terminal or console.is_jupyter else PlainProgress()
+
+
+def _arm_named(name: str, arms: Sequence[str]) -> str:
+    """The arm of this name, or the only one of a checkpoint whose model is called so.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name in arms:
+        return name
+    from anomia.compress.spec import Checkpoint, parse_arm
+    from anomia.models.memory import given_name
+
+    def model(arm: str) -> str | None:
+        steps = parse_arm(arm).steps
+        return steps[0].model if len(steps) == 1 and isinstance(steps[0], Checkpoint) else None
+
+    models = {arm: model(arm) for arm in arms}
+    alike = [arm for arm, model in models.items() if model and name in (model, given_name(model))]
+    if len(alike) != 1:
+        raise RunError(f"run: there is no arm {name!r}; {nearest(name, arms)}")
+    return alike[0]
+
+
 def _name(model: Model, label: str) -> str:
-    return model if isinstance(model, str) else _hold(model, label)
+    return str(model) if isinstance(model, (str, Path)) else _hold(model, label)
 
 
 def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]]) -> list[str]:
@@ -363,8 +405,13 @@ def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]])
     if isinstance(arms, str):
         raise AnomiaError(f"study: arms is a list, as in arms=[{arms!r}]")
     if isinstance(arms, Mapping):
+        for name, arm in arms.items():
+            if isinstance(arm, (str, Path)):
+                raise AnomiaError(
+                    f"study: arms gives names to models in memory; {name!r} is one by itself: {arm}"
+                )
         return [str(Checkpoint(_hold(arm, name))) for name, arm in arms.items()]
-    return [arm if isinstance(arm, str) else str(Checkpoint(_hold(arm, "model"))) for arm in arms]
+    return [arm if isinstance(arm, str) else str(Checkpoint(_name(arm, "model"))) for arm in arms]
 
 
 def _hold(model: InMemory | tuple[Any, Any], name: str) -> str:

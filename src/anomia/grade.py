@@ -8,6 +8,7 @@ several candidates is not an answer.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -48,8 +49,30 @@ class Grading(NamedTuple):
     stop: tuple[str, ...] = ()
 
     def is_right(self, output: str, answers: Sequence[str]) -> bool:
-        """Whether an output is right."""
-        return bool(grader_named(self.grader)(output, answers) >= 0.5)
+        """Whether an output is right.
+
+        Raises:
+            StudyError: the grader fails, or gives no grade from 0 to 1.
+        """
+        grader = grader_named(self.grader)
+        if self.grader in GRADERS:
+            return bool(grader(output, answers) >= 0.5)
+        try:
+            given = grader(output, answers)
+        except (Exception, SystemExit) as error:  # a package of somebody else: whatever it raises
+            raise StudyError(
+                f"the grader {self.grader!r} fails on the output {output[:60]!r}: {type(error).__name__}: {error}"
+            ) from None
+        try:
+            mark = math.nan if isinstance(given, str) else float(given)
+        except (TypeError, ValueError):
+            mark = math.nan
+        if not 0 <= mark <= 1:
+            raise StudyError(
+                f"the grader {self.grader!r} gives {given!r} for the output {output[:60]!r}; it must give True, "
+                "False, or a grade from 0 to 1"
+            )
+        return mark >= 0.5
 
     def named(self, output: str, candidates: Sequence[str]) -> tuple[int, ...]:
         """Which candidates an output names, as indices in rising order."""

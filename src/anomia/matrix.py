@@ -24,8 +24,9 @@ import yaml
 from pydantic import ValidationError
 
 from anomia.errors import StudyError, nearest
+from anomia.faults import faults_of, in_one_message
 from anomia.files import write_text
-from anomia.study import Study, faults_of, in_one_message, read_settings
+from anomia.study import Study, read_settings
 
 OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
 """Settings that one base of several may have for itself."""
@@ -82,7 +83,7 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
         except StudyError as error:
             faults.append(str(error))
         except ValidationError as error:
-            faults += faults_of(error)
+            faults += faults_of(error, Study.model_fields)
     if not faults:
         faults += _repeated([cell.name for cell in cells])
     if faults:

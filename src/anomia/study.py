@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from anomia.compress.sources import check_source
 from anomia.compress.spec import Prune, parse_arm
 from anomia.errors import AnomiaError, StudyError, nearest
+from anomia.faults import faults_of, in_one_message
 from anomia.files import parse_yaml, write_text
 from anomia.grade import CONTAINMENT, Grading, grader_named
 from anomia.items.languages import language_name
@@ -135,6 +136,8 @@ class Study(BaseModel):
     def _grader(cls, value: str | None) -> str | None:
         if value is not None:
             _worded(grader_named, value)
+            # Hours of asking stand before the first output that it grades.
+            _worded(lambda name: Grading(name).is_right("Rome", ["Rome"]), value)
         return value
 
     @field_validator("device")
@@ -182,7 +185,7 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate(values | dict(overrides))
     except ValidationError as error:
-        raise StudyError(in_one_message(faults_of(error), place)) from None
+        raise StudyError(in_one_message(faults_of(error, Study.model_fields), place)) from None
 
 
 def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
@@ -210,28 +213,6 @@ def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None
     """Writes the resolved study; `provenance` (versions, fingerprints) is ignored when it is run again."""
     values = {**study.model_dump(mode="json"), "provenance": dict(provenance)}
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-
-def faults_of(error: ValidationError) -> list[str]:
-    """Every fault of a study, a line each, with the nearest valid name."""
-    lines = []
-    for fault in error.errors():
-        name = ".".join(str(part) for part in fault["loc"] if part not in ("int", "literal['auto']"))
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {name!r}; {nearest(name, Study.model_fields)}")
-        elif fault["type"] == "missing":
-            lines.append(f"{name!r} is missing")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}: {message}" if name else message)
-    return lines
-
-
-def in_one_message(lines: Iterable[str], place: str) -> str:
-    """All faults in one message, each once."""
-    faults = list(dict.fromkeys(lines))
-    head = f"study: {place} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
-    return "\n".join([head, *(f"  - {line}" for line in faults)])
 
 
 def _worded(check: Callable[[Given], Parsed], value: Given) -> Parsed:

@@ -163,14 +163,35 @@ def test_a_broken_arm_is_marked_and_the_others_go_on(
     json.dumps(results_json(results), allow_nan=False)
 
 
-def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(study: Study, tmp_path: Path) -> None:
-    arms = ("checkpoint:/nowhere/at/all", "magnitude:0.5")
+def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(
+    study: Study, damaged_folder: Path, tmp_path: Path
+) -> None:
+    damaged = f"checkpoint:{damaged_folder}"
     outcomes = run_study(
-        study.model_copy(update={"arms": arms}), tmp_path / "run", progress=PlainProgress(lambda text: None)
+        study.model_copy(update={"arms": (damaged, "magnitude:0.5")}),
+        tmp_path / "run",
+        progress=PlainProgress(lambda text: None),
     )
     assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
     assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
-    assert "nowhere" in read_results(tmp_path / "run").failed["checkpoint:/nowhere/at/all"]
+    assert str(damaged_folder) in read_results(tmp_path / "run").failed[damaged]
+
+
+def test_a_compressed_model_that_is_not_there_is_found_before_base_is_measured(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "anomia.running.model.load_model", lambda *a, **k: pytest.fail("loaded a model for nothing")
+    )
+    (tmp_path / "empty").mkdir()
+    for name, says in (
+        ("/nowhere/at/all", "no folder"),
+        (f"{tmp_path}/empty", "no config.json"),
+        ("./x.gguf", "exist"),
+    ):
+        with pytest.raises(AnomiaError, match=says):
+            run(study.model_copy(update={"arms": (f"checkpoint:{name}",)}), tmp_path / "run")
+    assert not (tmp_path / "run" / "study.yaml").exists()
 
 
 def test_base_that_cannot_be_loaded_ends_the_run_before_a_folder_is_made(

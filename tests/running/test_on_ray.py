@@ -143,17 +143,19 @@ def test_served_models_are_asked_from_here_while_workers_ask_the_others(
     assert_same(read_records(tmp_path / "here"), read_records(tmp_path / "ray"))
 
 
-def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(matrix: Matrix, tmp_path: Path) -> None:
+def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(
+    matrix: Matrix, damaged_folder: Path, tmp_path: Path
+) -> None:
     (cell, _) = matrix.cells
     study = cell.study.model_copy(
-        update={"arms": ("checkpoint:/nowhere/at/all", "magnitude:0.5"), "limit": 3}
+        update={"arms": (f"checkpoint:{damaged_folder}", "magnitude:0.5"), "limit": 3}
     )
     # By its address, as workers are told of a store.
     store = cast(Path, UPath(f"file://{tmp_path}/run"))
     assert not is_local(store)
     outcomes = on_cluster(Matrix((cell._replace(study=study),), single=True), store, Watching())
     assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
-    assert "nowhere" in str(outcomes[1].failed)
+    assert str(damaged_folder) in str(outcomes[1].failed)
     assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
 
 

@@ -52,7 +52,6 @@ app = typer.Typer(
     name="anomia",
     help="Finds out what compression took from a language model: the knowledge, or only the words.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -18,7 +18,7 @@ def cache(
 ) -> None:
     """Show what was converted or downloaded, or clear it.
 
-    Example: anomia cache --clear google/gemma-3-270m
+    Example: anomia cache --clear Qwen/Qwen3-0.6B
     """
     from anomia.cache import clear as remove
     from anomia.cache import kept

@@ -48,9 +48,19 @@ def compare(
     ] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
     chat: Annotated[bool | None, typer.Option("--chat", help="Use the tokenizer's chat template.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the choice of items and the samples (default 42).")
+    ] = None,
     threshold: Annotated[
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+    ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run that base's measurement is taken from, if it is the same."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that a model's repository brings.")
     ] = None,
 ) -> None:
     """Compare a model with what somebody made of it: what was lost, the knowledge or the words?
@@ -72,6 +82,8 @@ def compare(
         "device": device,
         "batch_size": batch_size if batch_size in (None, "auto") else whole(batch_size),
         "chat": chat,
+        "seed": seed,
+        "trust_remote_code": trust_remote_code,
     }
     matrix = read_matrix(None, {key: value for key, value in settings.items() if value is not None})
-    execute(matrix, out, margins)
+    execute(matrix, out, margins, reuse=reuse or ())

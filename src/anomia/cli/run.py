@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from anomia.cli.app import app, err_console, names, out_console, progress_display, whole
 from anomia.cli.report import make_report
-from anomia.cli.show import show_failures
+from anomia.cli.show import show_notes
 from anomia.errors import AnomiaError
 from anomia.files import is_local, place
 
@@ -191,7 +191,7 @@ def demo(
     languages: Annotated[
         str, typer.Option(help="Names or codes with commas between them, or all.", metavar="A,B")
     ] = "english,russian,swahili,indonesian",
-    limit: Annotated[int, typer.Option(help="Items a language, up to 32.", metavar="N")] = 24,
+    limit: Annotated[int, typer.Option(help="Items a language, up to 32.", metavar="N", min=1, max=32)] = 24,
     out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
 ) -> None:
     """The main job on a small real model: Gemma 3 270M, the shipped questions, Wanda at half the weights."""
@@ -260,7 +260,7 @@ def execute(
     else:
         out_console.print(side_by_side(found))
     for _, results in found:
-        show_failures(results)
+        show_notes(results)
     # Its figures are files of a disk; `anomia report --out` makes it for runs that lie elsewhere.
     if is_local(out) and any(results.arms for _, results in found):
         make_report([folder for folder, _ in found], out / "report", [results for _, results in found])
@@ -270,9 +270,12 @@ def execute(
         highlight=False,
         soft_wrap=True,
     )
-    out_console.print(
-        f"look at the items: anomia items {found[0][0]} --fate choice_only", highlight=False, soft_wrap=True
-    )
+    if found[0][1].arms:
+        out_console.print(
+            f"look at the items: anomia items {found[0][0]} --fate choice_only",
+            highlight=False,
+            soft_wrap=True,
+        )
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         raise AnomiaError(

@@ -45,11 +45,13 @@ def show_run(results: Any) -> None:
     for arm in results.arms:
         out_console.print(run_view(results, arm))
     out_console.print(closing_view(results))
-    show_failures(results)
+    show_notes(results)
+    for arm, reason in results.failed.items():
+        out_console.print(f"{arm}: not measured: {reason}", markup=False, highlight=False)
 
 
-def show_failures(results: Any) -> None:
-    """Prints which arms were not measured, and why, and what should be known of those that were."""
+def show_notes(results: Any) -> None:
+    """Prints what should be known of the arms that were measured."""
     for arm, notes in results.notes.items():
         for note in notes:
             out_console.print(f"{arm}: {note}", markup=False, highlight=False)
@@ -57,5 +59,3 @@ def show_failures(results: Any) -> None:
         out_console.print(
             f"{arm}: broken: logits that are NaN or infinite for {count} items", markup=False, highlight=False
         )
-    for arm, reason in results.failed.items():
-        out_console.print(f"{arm}: not measured: {reason}", markup=False, highlight=False)

@@ -52,11 +52,15 @@ class Thresholds:
     fewest_both_correct: int = FEWEST_BOTH_CORRECT
 
 
+# Of those that are no share from 0 to 1.
+_RANGES = {"near": (-1.0, 1.0), "fewest_both_correct": (0.0, math.inf)}
+
+
 def read_thresholds(settings: Iterable[str]) -> Thresholds:
     """Thresholds from settings such as `hold=0.05`; what is not named keeps its default.
 
     Raises:
-        StudyError: a name is unknown, or a value is no number.
+        StudyError: a name is unknown, or a value is no number or out of its range.
     """
     names = [each.name for each in fields(Thresholds)]
     found: dict[str, float] = {}
@@ -70,6 +74,9 @@ def read_thresholds(settings: Iterable[str]) -> Thresholds:
             found[name] = math.nan
         if not math.isfinite(found[name]):
             raise StudyError(f"threshold: {name} needs a number, as in {name}=0.1; got {value!r}")
+        least, most = _RANGES.get(name, (0.0, 1.0))
+        if not least <= found[name] <= most:
+            raise StudyError(f"threshold: {name} lies between {least:g} and {most:g}; got {value}")
     return Thresholds(**found)  # type: ignore[arg-type]  # each value has the type of its field
 
 

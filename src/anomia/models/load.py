@@ -122,6 +122,16 @@ def load_model(
     return _ready(name, placed, tokenizer, chat=chat)
 
 
+def check_place(name: str) -> None:
+    """Sees that a model which is named as a folder or a file is there, with weights in a form that is loaded.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if not name.startswith(PREFIX):
+        _locate(name)
+
+
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:

@@ -25,6 +25,11 @@ def hold(model: Any, tokenizer: Any, *, name: str = "model") -> str:
     return label
 
 
+def given_name(label: str) -> str | None:
+    """The name that a model was held under, without its fingerprint; None for a model that is not held."""
+    return label.removeprefix(PREFIX).rpartition("-")[0] if label.startswith(PREFIX) else None
+
+
 def let_go(labels: Iterable[str]) -> None:
     """Forgets models, so that their memory can be used again."""
     for label in labels:

@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomia.compress.spec import Arm
+from anomia.compress.spec import Arm, Checkpoint, Served
 from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
 from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
+from anomia.models.load import check_place
 from anomia.running.begin import begin, check_weights
 from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
@@ -84,7 +85,7 @@ def run_matrix(
             pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
             languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
             check_text(group[0].study, pending, list(languages))
-        _greet_served(cells, progress)
+        _look_at_arms(cells, progress)
         if not matrix.single:
             write_matrix(matrix, out / MATRIX)
         progress.begin(Ahead(sum(shard.last - shard.first for shard in shards), len(shards), len(cells)))
@@ -101,23 +102,24 @@ def run_matrix(
         return outcomes
 
 
-def _greet_served(cells: Sequence[CellRun], progress: Progress) -> None:
-    """Says before base is measured if a server that will be asked after it does not answer.
+def _look_at_arms(cells: Sequence[CellRun], progress: Progress) -> None:
+    """Sees before base is measured that the models which are compared with it are there.
+
+    Of a run that has begun, what can't be found is left to its turn: the other arms go on. A server may still be
+    starting, so that it doesn't answer is only said.
 
     Raises:
-        ModelError, MissingExtraError: servers can't be asked from here at all.
+        ModelError: a run that has not begun names a folder or file that is no model.
+        MissingExtraError: servers can't be asked from here at all.
     """
-    waiting = {
-        turn.served: turn.arm.name
-        for cell in cells
-        for arm in cell.arms
-        for turn in turns_of(arm, [cell])
-        if turn.served is not None and cell.pending(arm.name)
-    }
-    for served, name in waiting.items():
-        fault = greet(served.url, served.model)
-        if fault is not None:
-            progress.say(f"{name} does not answer yet; base is measured first ({fault})")
+    first = {arm.steps[0]: arm.name for cell in cells for arm in cell.arms[1:] if cell.pending(arm.name)}
+    for step, name in first.items():
+        if isinstance(step, Checkpoint) and all(cell.folder is None for cell in cells):
+            check_place(step.model)
+        elif isinstance(step, Served):
+            fault = greet(step.url, step.model)
+            if fault is not None:
+                progress.say(f"{name} does not answer yet; base is measured first ({fault})")
 
 
 def _run_group(
@@ -158,7 +160,8 @@ def measure_here(turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path
         except AnomiaError as error:
             if turn.arm.name == BASE or isinstance(error, RunError):
                 raise
-            progress.say(f"{turn.arm.name}: {error}")
+            if turn is not turns[-1]:
+                progress.say(f"{turn.arm.name} can't be measured; the reason stands at the end")
             failed.append(str(error))
         else:
             failed.append(None)

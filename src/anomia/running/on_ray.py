@@ -356,7 +356,6 @@ def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
     _tell(answer, progress)
     if answer.failed is not None:
         queue.failed = answer.failed
-        progress.say(f"{shard.arm}: {answer.failed}")
     elif answer.finished is not None:
         for _ in range(shard.first, shard.last):
             progress.advance(items=1)
