@@ -116,6 +116,8 @@ def test_items_and_tables_can_be_looked_at(finished: Path) -> None:
     ("arguments", "says"),
     [
         (["--base", "./nowhere"], "no folder './nowhere'"),
+        (["--arm", "./nowhere"], "a folder or a file is an arm as checkpoint:./nowhere"),
+        (["--arm", "checkpoint:./nowhere"], "no folder './nowhere'"),
         (["--base", "nobody/nothing-of-this-name"], "can't be loaded"),
         (["--arm", "wnada:0.5"], "did you mean 'wanda'"),
         (["--arm", "wanda:1"], "sparsity must lie between 0 and 1"),

@@ -34,16 +34,16 @@ def faults_of(error: ValidationError, known: Iterable[str]) -> list[str]:
             # What is wrong in a list leaves it empty, too.
             continue
         # What stands behind a name is one of the types that a value may have.
-        key, *places = (part for part in fault["loc"] if part not in _ALTERNATIVES)
-        name = ".".join(map(str, (key, *places)))
+        places = [str(part) for part in fault["loc"] if part not in _ALTERNATIVES]
+        key, name = (places or [""])[0], ".".join(places)
         if fault["type"] == "extra_forbidden":
             lines.append(f"unknown key {name!r}; {nearest(name, known)}")
         elif fault["type"] == "missing":
             lines.append(f"{name!r} is missing")
-        elif key in _WORDED and not places:
-            lines.append(f"{name} is {_WORDED[key]}; got {_shown(fault['input'])}")
+        elif name in _WORDED:
+            lines.append(f"{name} is {_WORDED[name]}; got {_shown(fault['input'])}")
         else:
-            lines.append(f"{name}{_fault(fault, str(key))}")
+            lines.append(f"{name}{_fault(fault, key)}")
     return lines
 
 
@@ -57,7 +57,7 @@ def _fault(fault: Any, key: str) -> str:
     if kind in _TYPES:
         hint = (
             ' (YAML takes no, yes, on and off for true or false: write "no")'
-            if fault["input"] in (True, False)
+            if isinstance(fault["input"], bool)
             else ""
         )
         return f" is {_TYPES[kind]}; got {given}{hint if kind == 'string_type' else ''}"
@@ -66,7 +66,8 @@ def _fault(fault: Any, key: str) -> str:
         return f" must be {words} {fault['ctx'][bound]}; got {given}"
     if kind == "literal_error":
         return f" is one of {fault['ctx']['expected']}; got {given}"
-    return f": {fault['msg'].removeprefix('Value error, ').removeprefix(f'{key}: ')}"
+    colon = ": " if key else ""
+    return f"{colon}{fault['msg'].removeprefix('Value error, ').removeprefix(f'{key}: ')}"
 
 
 def _shown(value: Any) -> str:

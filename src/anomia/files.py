@@ -145,6 +145,8 @@ def locked(folder: Path) -> Iterator[None]:
     if not is_local(folder):
         yield
         return
+    if folder.is_file():
+        raise RunError(f"run: {folder} is a file; --out takes a folder, which is made if it isn't there")
     file = folder / LOCK
     made = not folder.exists()
     lock = FileLock(file, timeout=0)

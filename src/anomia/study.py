@@ -200,6 +200,8 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
         loaded = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"study: {path} does not exist") from None
+    except IsADirectoryError:
+        raise StudyError(f"study: {path} is a folder; give its study file: {path / 'study.yaml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"study: {path} can't be read: {error}") from None
     except ValueError as error:

@@ -184,13 +184,8 @@ def test_bad_input_gives_one_clear_message(tmp_path: Path) -> None:
         (CompressionError, "is not empty", good, tmp_path / "full", {}),
         (CompressionError, "is a file", good, tmp_path / "file", {}),
         (CompressionError, "can't be written", good, tmp_path / "file" / "below", {}),
-        (
-            CompressionError,
-            "no folder and can't be downloaded",
-            str(tmp_path / "no" / "such"),
-            tmp_path / "a",
-            {},
-        ),
+        (ModelError, "there is no folder", str(tmp_path / "no" / "such"), tmp_path / "a", {}),
+        (CompressionError, "can't be downloaded", "nobody/nothing-of-this-name", tmp_path / "a", {}),
         (AnomiaError, "did you mean 'bfloat16'", good, tmp_path / "b", {"dtype": "bfloat"}),
         (DataError, "can't be read", good, tmp_path / "c", {"perplexity_text": tmp_path / "none.txt"}),
     ]

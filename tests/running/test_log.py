@@ -96,3 +96,20 @@ def test_a_tracker_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatc
         Tracker("trackio", "run", {})
     with pytest.raises(StudyError, match="did you mean 'wandb'"):
         Tracker("wandbb", "run", {})
+
+
+def test_the_time_left_is_told_by_the_pace_after_the_model_was_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("anomia.running.progress.time.monotonic", lambda: now)
+    lines: list[str] = []
+    progress = PlainProgress(lines.append, every=0.0)
+    progress.begin(Ahead(items=64, shards=2, cells=1))
+    progress.stage("base", 64)
+    now = 90.0
+    for _ in range(9):
+        progress.advance(items=1)
+        now += 6.0
+    assert not [line for line in lines[1:5] if "left" in line]
+    assert lines[-1].endswith("9/64, about 6 min left"), lines

@@ -49,7 +49,7 @@ from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
 from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
 from anomia.errors import CompressionError, DataError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
+from anomia.models.load import DTYPES, check_place, load_model, quiet_transformers, resolve_device
 
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
@@ -407,6 +407,7 @@ def _locate(model: str) -> Path | None:
         return path
     if path.suffix == ".gguf":
         return None
+    check_place(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

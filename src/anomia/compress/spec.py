@@ -9,6 +9,7 @@ A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -166,6 +167,8 @@ def _parse_step(part: str, arm: str) -> Step:
     if method not in METHODS:
         if not method:
             raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(METHODS))}")
+        if os.path.exists(arm) or arm.startswith((".", "/", "~")):
+            raise StudyError(f"{where}: a folder or a file is an arm as checkpoint:{arm}")
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
     if method == "endpoint":
         raise StudyError("arm endpoint: it stands alone: what is served can't be changed from here")

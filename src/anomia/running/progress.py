@@ -22,6 +22,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+FEWEST_FOR_A_PACE = 4
+"""Items: the first ones of a run are slow, and a forecast from them is off by a factor."""
+
 
 class Ahead(NamedTuple):
     """What a run has to do. items: probings of one item by one arm; shards and cells: that hold them."""
@@ -106,7 +109,7 @@ class RichProgress:
         if self._stage is not None:
             self._bars.advance(self._stage)
         if self._whole is not None and items:
-            self._count.items += items
+            self._count.add(items)
             self._bars.update(self._whole, advance=items, description=self._count.text())
 
     def finish(self, shard: Finished) -> None:
@@ -150,7 +153,7 @@ class PlainProgress:
 
     def advance(self, *, items: int = 0) -> None:
         """Counts, and writes now and then."""
-        self._count.items += items
+        self._count.add(items)
         self._step += 1
         now = time.monotonic()
         if now - self._spoke >= self._every:
@@ -205,7 +208,14 @@ class Count:
     def __init__(self, ahead: Ahead | None = None) -> None:
         self._ahead = ahead or Ahead(0, 0, 0)
         self._began = time.monotonic()
+        self._pace_from: tuple[float, int] | None = None
         self.items = self.shards = 0
+
+    def add(self, items: int) -> None:
+        """Counts items; the pace is taken from the first ones on, before which a model was loaded."""
+        self.items += items
+        if items and self._pace_from is None:
+            self._pace_from = time.monotonic(), self.items
 
     @property
     def known(self) -> bool:
@@ -225,10 +235,19 @@ class Count:
 
     def line(self) -> str:
         """For a line, with the time that is left."""
-        left = ""
-        if 0 < self.items < self._ahead.items:
-            left = f", about {(self._ahead.items - self.items) / self.rate / 60:.0f} min left"
-        return f"{self.text()} {self.items}/{self._ahead.items}{left}"
+        left = self._minutes_left()
+        text = f"{self.text()} {self.items}/{self._ahead.items}"
+        return text if left is None else f"{text}, about {left:.0f} min left"
+
+    def _minutes_left(self) -> float | None:
+        """By the pace so far; None before there is one, and at the end."""
+        if self._pace_from is None or self.items >= self._ahead.items:
+            return None
+        since, first = self._pace_from
+        if self.items - first < max(FEWEST_FOR_A_PACE, self._ahead.items / 50):
+            return None
+        pace = (self.items - first) / max(1e-9, time.monotonic() - since)
+        return (self._ahead.items - self.items) / pace / 60
 
 
 def memory_bytes() -> dict[str, int]:
