@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from anomia.errors import DataError
+from anomia.errors import DataError, StudyError
 from anomia.items.readers import read_questions
+from anomia.study import read_study
 from tests.conftest import entry
 
 Write = Callable[..., Path]
@@ -87,7 +88,9 @@ def test_json_lines_may_lack_a_passage(write_jsonl: Write) -> None:
     [
         ({"id": ""}, "line 1 has no id"),
         ({"answers": []}, "has no answer"),
-        ({"answers": [1]}, "not a list of texts"),
+        ({"answers": None}, "has no answer"),
+        ({"answers": [1.5]}, "not a list of texts"),
+        ({"answers": True}, "not a list of texts"),
         ({"language": None}, "has no language"),
         ({"question": 3}, "has no question"),
         ({"context": 3}, "has no passage"),
@@ -101,7 +104,17 @@ def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ("tydiqua", "did you mean 'tydiqa'"),
+        ("tydiqua", "data: unknown data set 'tydiqua'; did you mean 'tydiqa'"),
+        ("json:x.jsonl", "did you mean 'jsonl'"),
+        (
+            "nowhere.jsonl",
+            "how it is read: jsonl:nowhere.jsonl (questions and answers) or mc:nowhere.jsonl (questions",
+        ),
+        ("q.csv", "how it is read: mc:q.csv (questions with options)"),
+        ("q.json", "how it is read: squad:q.json (SQuAD's format) or mc:q.json"),
+        ("a\0.csv", "how it is read: mc:"),
+        ("mc:" + "a" * 5000, "can't be read"),
+        ("jsonl:~nobody-of-this-name/q", "does not exist"),
         ("squad:", "needs a path"),
         ("mc", "needs a path"),
         ("mc:/nowhere", "does not exist"),
@@ -128,6 +141,46 @@ def test_questions_without_passages_as_nq_open_has_them(tmp_path: Path) -> None:
     in_german = tmp_path / "nq.german.jsonl"
     in_german.write_bytes(file.read_bytes())
     assert list(read_questions(f"jsonl:{in_german}")) == ["german"]
+
+
+def test_fields_of_json_lines_in_any_case_and_numbers_as_answers(write_jsonl: Write) -> None:
+    file = write_jsonl(
+        [{"Question": "When?", "Answer": 1889}, {"question": "And?", "answers": [1900, "then"]}]
+    )
+    assert [q.answers for q in read_questions(f"jsonl:{file}")["english"]] == [("1889",), ("1900", "then")]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"question": "Q?"}, r"has no answer; it has question; give at least one text in 'answers'"),
+        ({}, r"has no question; it has no fields$"),
+        ({"prompt": "Q?", "answer": "a"}, r"has no question; it has prompt, answer$"),
+        (
+            {"question": "Q?", "choices": ["a", "b"], "answer": 1},
+            r"brings options.*give the file as mc:.*\.jsonl$",
+        ),
+    ],
+)
+def test_a_line_that_lacks_a_part_tells_what_it_has(
+    write_jsonl: Write, line: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        read_questions(f"jsonl:{write_jsonl([line])}")
+
+
+def test_a_path_alone_is_answered_with_how_it_can_be_read(write_jsonl: Write, tmp_path: Path) -> None:
+    file = write_jsonl([entry(1)])
+    for path, says in (
+        (file, f"jsonl:{file} (questions"),
+        (tmp_path, f"squad:{tmp_path} (SQuAD's format) or mc"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_questions(str(path))
+        assert says in str(caught.value)
+        with pytest.raises(StudyError, match="- data: '/") as told:
+            read_study(None, {"base": "b", "arms": ["int8"], "data": str(path)})
+        assert says in str(told.value)
 
 
 def test_half_characters_and_deep_nesting_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from anomia.items.languages import language_code, language_name
 MOST_DISTRACTORS = 25
 
 
-def read_entry(entry: Any, place: str, *, context_required: bool) -> Question:
+def read_entry(
+    entry: Any, place: str, *, context_required: bool, fields: Iterable[str] | None = None
+) -> Question:
     """A question from an object with id, language, context, question, answers and, perhaps, distractors.
+
+    fields: what the file calls the object's fields, for messages; None where they are the entry's own.
 
     Raises:
         DataError: a part is missing or of another type; the message begins with `place`.
@@ -29,13 +33,18 @@ def read_entry(entry: Any, place: str, *, context_required: bool) -> Question:
     place = f"{place} (id {item_id})"
     for key in ("language", "question"):
         if not isinstance(entry.get(key), str) or not entry[key].strip():
-            raise DataError(f"data: {place} has no {key}")
+            raise DataError(
+                f"data: {place} has no {key}; it has {field_names(entry if fields is None else fields)}"
+            )
     context = entry.get("context") if context_required else entry.get("context", "") or ""
     if not isinstance(context, str) or (context_required and not context.strip()):
         raise DataError(f"data: {place} has no passage ('context')")
-    answers = read_texts(entry.get("answers"), "answers", place)
+    given = entry.get("answers")
+    answers = () if given is None else read_texts(given, "answers", place)
     if not answers:
-        raise DataError(f"data: {place} has no answer; give at least one text in 'answers'")
+        raise DataError(
+            f"data: {place} has no answer; it has {field_names(entry if fields is None else fields)}; give at least one text in 'answers'"
+        )
     return Question(
         id=str(item_id),
         language=language_name(entry["language"]),
@@ -68,12 +77,42 @@ def parse_json(text: str | bytes, place: str) -> Any:
 
 
 def read_texts(value: Any, key: str, place: str) -> tuple[str, ...]:
-    """Different texts without white space around them; a lone text is a list of one."""
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise DataError(f"data: {place}: {key!r} is not a list of texts")
-    return tuple(dict.fromkeys(text.strip() for text in value if text.strip()))
+    """Different texts without white space around them; a lone one is a list of one, a whole number its digits."""
+    listed = value if isinstance(value, list) else [value]
+    texts = [as_text(text) for text in listed]
+    known = [text.strip() for text in texts if text is not None]
+    if len(known) != len(texts):
+        raise DataError(f"data: {place}: {key!r} is not a list of texts; put each into quotes")
+    return tuple(dict.fromkeys(text for text in known if text))
+
+
+def as_text(value: Any) -> str | None:
+    """A text, or a whole number as it is written; None for anything else.
+
+    >>> as_text("Lima"), as_text(1889), as_text(True), as_text(0.5)
+    ('Lima', '1889', None, None)
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else None
+
+
+def lowered(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields by their names in lower case; of two such names the one that was in lower case counts.
+
+    >>> lowered({"answer": 1, "Answer": 2, "answerKey": "B"})
+    {'answer': 1, 'answerkey': 'B'}
+    """
+    found = {name.lower(): value for name, value in row.items()}
+    return {**found, **{name: value for name, value in row.items() if name in found}}
+
+
+def field_names(names: Iterable[str]) -> str:
+    """The first names of a row or a header, for a message of one line."""
+    listed = list(names)
+    shown = [name[:40] if name[:40].isprintable() else repr(name[:40]) for name in listed[:12]]
+    more = [f"{len(listed) - len(shown)} more"] if len(listed) > len(shown) else []
+    return ", ".join([*shown, *more]) or "no fields"
 
 
 def refuse_repeated_ids(questions: Iterable[Question], place: str) -> None:

@@ -10,12 +10,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from anomia.errors import DataError, nearest
 from anomia.items import hub
-from anomia.items.choices import read_choices
-from anomia.items.entry import by_language, file_language, parse_json, read_entry, refuse_repeated_ids
+from anomia.items.choices import read_choices, split_answer
+from anomia.items.entry import (
+    by_language,
+    field_names,
+    file_language,
+    lowered,
+    parse_json,
+    read_entry,
+    refuse_repeated_ids,
+)
 from anomia.items.hub import MLQA_LANGUAGES, TYDIQA_LANGUAGES, XQUAD_LANGUAGES
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
@@ -32,6 +40,20 @@ LANGUAGES_OF = {
 }
 NEEDS_PATH = ("jsonl", "mc")
 MAY_HAVE_PATH = ("squad", *NEEDS_PATH)
+# What a path without a data set's name may be, by its ending; a folder has none.
+_HOLDS = {
+    ".jsonl": ("jsonl", "mc"),
+    ".json": ("squad", "mc"),
+    ".csv": ("mc",),
+    ".tsv": ("mc",),
+    ".parquet": ("mc",),
+    "": ("squad", "mc"),
+}
+_MEANS = {
+    "jsonl": "questions and answers",
+    "mc": "questions with options",
+    "squad": "SQuAD's format",
+}
 
 
 def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[str, list[Question]]:
@@ -39,7 +61,8 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
 
     Args:
         data: `tydiqa`, `xquad`, `mlqa`, `squad` or `belebele` from the hub; `squad:FILE_OR_FOLDER`,
-            `mc:FILE_OR_FOLDER`, `jsonl:FILE`; or `demo`.
+            `mc:FILE_OR_FOLDER` (with `,answer=READING` behind it where answers can be read in two ways),
+            `jsonl:FILE`; or `demo`.
         languages: names or codes; None takes all that the data set has.
 
     Returns:
@@ -48,10 +71,16 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
     Raises:
         DataError: the data set, a language or an item can't be used.
     """
-    name, _, argument = check_data(data).partition(":")
+    try:
+        name, _, argument = check_data(data).partition(":")
+    except DataError as error:
+        raise DataError(f"data: {error}") from None
     reader = _READERS[name]
     wanted = None if languages is None else [language_name(language) for language in languages]
-    questions = reader(argument, wanted)
+    try:
+        questions = reader(argument, wanted)
+    except OSError as error:
+        raise DataError(f"data: {data[:200]} can't be read: {error.strerror or error}") from None
     if wanted is None:
         wanted = sorted(questions)
     _refuse_unknown(data, wanted, questions)
@@ -64,20 +93,43 @@ def check_data(data: str) -> str:
     """Returns the name of a data set if it is one, without reading it.
 
     Raises:
-        DataError: it is unknown, or lacks its path.
+        DataError: it is unknown, or lacks its path. The message does not say that it is about `data`: beside
+            other faults of a study, the key stands before it.
     """
     name, colon, argument = data.partition(":")
     if name not in _READERS:
-        raise DataError(f"data: unknown data set {data!r}; {nearest(name, _READERS)}")
+        _refuse_name(data)
+    if name == "mc":
+        argument, _ = split_answer(argument)
     if not argument and (name in NEEDS_PATH or (colon and name in MAY_HAVE_PATH)):
-        raise DataError(f"data: {name!r} needs a path, as in {name}:questions.jsonl")
+        raise DataError(f"{name!r} needs a path, as in {name}:questions.jsonl")
     if name not in MAY_HAVE_PATH and argument:
-        raise DataError(f"data: {name!r} takes no argument, {data!r} has one; write {name!r}")
+        raise DataError(f"{name!r} takes no argument, {data!r} has one; write {name!r}")
     return data
 
 
+def _refuse_name(data: str) -> NoReturn:
+    path = _path(data)
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.is_file() else ""
+    except (OSError, ValueError):
+        kind = ""
+    ending = "" if kind == "folder" else path.suffix.lower()
+    if (kind or (ending and ":" not in data)) and ending in _HOLDS:
+        remedies = " or ".join(f"{name}:{data} ({_MEANS[name]})" for name in _HOLDS[ending])
+        raise DataError(f"{data!r} is a path; say how it is read: {remedies}")
+    raise DataError(f"unknown data set {data!r}; {nearest(data.partition(':')[0], _READERS)}")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # `~somebody`, whom this machine doesn't know
+        return Path(text)
+
+
 def _read_squad(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
-    path = Path(argument)
+    path = _path(argument)
     if path.is_dir():
         files = sorted(path.glob("*.json"))
         if not files:
@@ -143,11 +195,16 @@ def _list(value: Any, key: str, place: str) -> list[Any]:
 
 
 def _read_jsonl(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
-    path = Path(argument).expanduser()
+    path = _path(argument)
     if not path.is_file():
         raise DataError(f"data: {path} does not exist; give a JSON-lines file")
     language = file_language(path) or "english"
     return by_language(_jsonl_questions(path.read_bytes(), str(path), language))
+
+
+def _read_mc(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
+    path, answer = split_answer(argument)
+    return read_choices(_path(path), answer=answer)
 
 
 def _read_demo(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
@@ -167,11 +224,16 @@ def _jsonl_questions(content: bytes, name: str, language: str) -> Iterator[Quest
             continue
         empty = False
         place = f"{name}, line {number}"
-        entry = parse_json(line, place)
+        entry, fields = parse_json(line, place), None
         if isinstance(entry, dict):
+            fields, entry = tuple(entry), lowered(entry)
+            if "answers" not in entry and not entry.keys().isdisjoint(("choices", "options")):
+                raise DataError(
+                    f"data: {place} brings options; it has {field_names(fields)}; give the file as mc:{name}"
+                )
             named = {"id": str(number), "language": language, "answers": entry.get("answer")}
             entry = {**named, **entry}
-        yield read_entry(entry, place, context_required=False)
+        yield read_entry(entry, place, context_required=False, fields=fields)
     if empty:
         raise DataError(f"data: {name} is empty; it needs one JSON object a line")
 
@@ -193,6 +255,6 @@ _READERS: dict[str, Reader] = {
     "belebele": _from_hub(hub.read_belebele),
     "squad": lambda argument, wanted: _read_squad(argument, wanted) if argument else hub.read_squad(wanted),
     "jsonl": _read_jsonl,
-    "mc": lambda argument, wanted: read_choices(Path(argument).expanduser()),
+    "mc": _read_mc,
     "demo": _read_demo,
 }

@@ -1,0 +1,149 @@
+"""Which option an answer means: a label, a letter, an index or a text, read in one way throughout a file."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from anomia.errors import DataError
+from anomia.items.choice_rows import Row
+
+
+class Reading(NamedTuple):
+    """A way to read answers. place: of the right option in a row, or None where the answer doesn't fit."""
+
+    said: str
+    place: Callable[[Row], int | None]
+
+
+def right_options(rows: Sequence[Row], *, answer: str | None, data: str) -> list[int]:
+    """The place of the right option in each row, read in the one way that fits them all.
+
+    The labels of the options, where the file has them, say what its answers mean, and a known layout has its
+    own way. Any other two ways that fit every row must agree.
+
+    Args:
+        answer: a name in `READINGS`; None takes what fits.
+        data: what the user gave, to which the remedy is added.
+
+    Raises:
+        DataError: no way fits, or several do and mean different options.
+    """
+    if answer is not None:
+        return _read_as(READINGS[answer], rows, answer)
+    fits = _fitting(rows)
+    if not fits:
+        _refuse_misfit(rows)
+    usual = {row.usual or "" for row in rows if row.right is None}
+    if len(usual) == 1 and (known := usual.pop()) in fits:
+        return fits[known]
+    if "label" in fits:
+        fits = {word: places for word, places in fits.items() if word in ("label", "text")}
+    for row, places in zip(rows, zip(*fits.values(), strict=True), strict=True):
+        if len(set(places)) > 1:
+            meant = " or ".join(
+                f"{row.options[place]!r} ({READINGS[word].said})"
+                for word, place in zip(fits, places, strict=True)
+            )
+            first, *others = fits
+            raise DataError(
+                f"data: {row.place}: the answer {row.answer!r} may mean {meant}, and each of these fits every row "
+                f"of the file; say which: {data},answer={first} (or {', '.join(others)})"
+            )
+    return next(iter(fits.values()))
+
+
+def _read_as(reading: Reading, rows: Sequence[Row], word: str) -> list[int]:
+    found = []
+    for row in rows:
+        place = _place(reading, row)
+        if place is None:
+            raise DataError(
+                f"data: {row.place}: the answer {row.answer!r} is none of its {len(row.options)} options when it is read "
+                f"as answer={word}, {reading.said}"
+            )
+        found.append(place)
+    return found
+
+
+def _fitting(rows: Sequence[Row]) -> Mapping[str, list[int]]:
+    fits: dict[str, list[int]] = {}
+    for word, reading in READINGS.items():
+        places = [_place(reading, row) for row in rows]
+        whole = [place for place in places if place is not None]
+        if len(whole) == len(places):
+            fits[word] = whole
+    return fits
+
+
+def _refuse_misfit(rows: Sequence[Row]) -> NoReturn:
+    """What is wrong where no reading fits all rows: one row, or rows of several kinds."""
+    for row in rows:
+        if any(_place(reading, row) is not None for reading in READINGS.values()):
+            continue
+        times = row.options.count(str(row.answer))
+        if times > 1:
+            raise DataError(
+                f"data: {row.place}: the answer {row.answer!r} stands {times} times among its options; give it once"
+            )
+        raise DataError(
+            f"data: {row.place}: the answer {row.answer!r} is none of its {len(row.options)} options: neither a "
+            f"label, a letter, an index nor the text of one{_held_back(row)}"
+        )
+    usual = max(READINGS.values(), key=lambda reading: sum(_place(reading, row) is not None for row in rows))
+    odd = next(row for row in rows if _place(usual, row) is None)
+    other = next(reading for reading in READINGS.values() if _place(reading, odd) is not None)
+    raise DataError(
+        f"data: {odd.place}: the answers of this file are of several kinds: most fit as {usual.said}, "
+        f"{odd.answer!r} as {other.said}; give labels, letters, indices or texts throughout"
+    )
+
+
+def _held_back(row: Row) -> str:
+    return "; test splits without answers have -1 there" if str(row.answer) == "-1" else ""
+
+
+def _place(reading: Reading, row: Row) -> int | None:
+    return reading.place(row) if row.right is None else row.right
+
+
+def _by_label(row: Row) -> int | None:
+    return _only(row.labels, str(row.answer))
+
+
+def _by_letter(row: Row) -> int | None:
+    if not isinstance(row.answer, str) or len(row.answer) != 1:
+        return None
+    place = string.ascii_uppercase.find(row.answer.upper())
+    return place if 0 <= place < len(row.options) else None
+
+
+def _by_index(row: Row, first: int = 0) -> int | None:
+    text = str(row.answer)
+    # Python refuses to read a number of thousands of digits.
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        return None
+    place = int(text) - first
+    return place if 0 <= place < len(row.options) else None
+
+
+def _by_index_from_one(row: Row) -> int | None:
+    return _by_index(row, 1)
+
+
+def _by_text(row: Row) -> int | None:
+    return _only(row.options, str(row.answer))
+
+
+def _only(texts: Sequence[str], text: str) -> int | None:
+    return texts.index(text) if texts.count(text) == 1 else None
+
+
+READINGS: Mapping[str, Reading] = {
+    "label": Reading("the label of an option", _by_label),
+    "letter": Reading("a letter", _by_letter),
+    "index": Reading("an index from 0", _by_index),
+    "index1": Reading("an index from 1", _by_index_from_one),
+    "text": Reading("the text of an option", _by_text),
+}
