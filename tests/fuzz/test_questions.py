@@ -127,16 +127,31 @@ def test_squad_with_faults(value: Any, place: Path) -> None:
 CHOICES = [
     {"id": "a", "question": "Q?", "options": ["one", "two", "three", "four"], "answer": "two", "language": "en"},
     {"question": "R?", "options": {"text": ["five", "six", "seven", "eight"], "label": ["A", "B", "C", "D"]},
-     "answerKey": "B"},
-    *({"question": f"{n}?", "choices": ["red", "green", f"blue{n}", "grey"], "answer": n % 4} for n in range(6)),
+     "answerKey": "six"},
+    *({"question": f"{n}?", "choices": ["red", "green", f"blue{n}", "grey"], "answer": "grey"} for n in range(6)),
+    {"ctx": "S", "endings": ["nine", "ten"], "label": "ten"},
+    {"question": "T?", "mc1_targets": {"choices": ["yes", "no"], "labels": [0, 1]}},
+    {"question": "U?", "correct_answer": "salt", "distractor1": "iron", "distractor2": 3, "support": "Text."},
 ]  # fmt: skip
+INDEXED = [{"Question": f"{n}?", "choices": [n, "red", "green", f"blue{n}"], "cop": n % 4} for n in range(8)]
 
 
-@given(entries=mutated(CHOICES))
+@given(
+    entries=mutated(CHOICES) | mutated(INDEXED),
+    answer=st.sampled_from(["", ",answer=index1", ",answer=text", ",answer=x"]),
+)
+@example(entries=CHOICES, answer="")
+@example(entries=INDEXED, answer="")
 @fuzz()
-def test_multiple_choice_with_faults(entries: Any, place: Path) -> None:
+def test_multiple_choice_with_faults(entries: Any, answer: str, place: Path) -> None:
     (place / "exam.jsonl").write_bytes(lines(entries))
-    check(f"mc:{place / 'exam.jsonl'}", place)
+    check(f"mc:{place / 'exam.jsonl'}{answer}", place)
+
+
+def test_the_choices_that_are_mutated_are_sound(tmp_path: Path) -> None:
+    for entries in (CHOICES, INDEXED):
+        (tmp_path / "exam.jsonl").write_bytes(lines(entries))
+        assert sum(map(len, read_questions(f"mc:{tmp_path / 'exam.jsonl'}").values())) == len(entries)
 
 
 def _parquet() -> bytes:
@@ -156,6 +171,6 @@ def test_multiple_choice_of_damaged_parquet(content: bytes, place: Path) -> None
 @given(content=damaged(lines(CHOICES)))
 @fuzz()
 def test_multiple_choice_of_any_bytes(content: bytes, place: Path) -> None:
-    for name in ("exam.jsonl", "exam.csv", "exam.json"):
+    for name in ("exam.jsonl", "exam.csv", "exam.tsv", "exam.json"):
         (place / name).write_bytes(content)
         check(f"mc:{place / name}", place)
