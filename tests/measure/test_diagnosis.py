@@ -12,6 +12,7 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import find
 from anomia.measure.frame import POOLED
 from anomia.measure.judge import judge
+from anomia.measure.positions import PLACES
 from anomia.measure.recognition import with_fates
 from anomia.records import SCHEMA
 
@@ -117,3 +118,25 @@ def test_base_against_itself_is_intact() -> None:
     other = other.with_columns(gold_log_prob=pl.lit(-1.0))
     first = base.with_columns(gold_log_prob=pl.lit(-1.0))
     assert {v.decision.outcome for v in judge(pl.concat([first, other]))} == {"inconclusive"}
+
+
+def test_each_arm_is_ranked_in_its_own_vocabulary() -> None:
+    def asked(arm: str, *ranks: int) -> pl.DataFrame:
+        places = {f"{place}_{part}": value for place in PLACES for part, value in
+                  (("rank", list(ranks)), ("rank_ties", [0] * len(ranks)), ("margin", [0.0] * len(ranks)))}  # fmt: skip
+        return rows(arm, [True] * len(ranks), [True] * len(ranks), **places)
+
+    records = pl.concat(
+        [asked("base", 10, 20), asked("like it", 30, 50), asked("larger", 30, 150), asked("unsaid", 30, 150)]
+    )
+    found = diagnose(records, vocabulary=100, vocabularies={"larger": 200})
+    shares = {
+        (row.arm, row.when): row.vocabulary_share
+        for row in found.ranks
+        if (row.place, row.group, row.scope) == ("gold", "all", POOLED)
+    }
+    assert shares == {
+        ("like it", "before"): 0.15, ("like it", "after"): 0.4,
+        ("larger", "before"): 0.15, ("larger", "after"): 0.45,
+        ("unsaid", "before"): 0.15, ("unsaid", "after"): None,
+    }  # fmt: skip

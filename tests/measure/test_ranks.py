@@ -29,9 +29,13 @@ def test_summary_takes_mid_ranks_into_the_median():
 
 
 def test_impossible_ranks_are_refused():
-    with pytest.raises(DataError, match="vocabulary"):
-        summarize_ranks([101], [0], vocabulary=100)
     with pytest.raises(DataError, match="starts at 1"):
         mid_ranks([0], [0])
     with pytest.raises(DataError, match="shape"):
         mid_ranks([1, 2], [0])
+
+
+def test_ranks_beyond_the_vocabulary_have_no_share_of_it():
+    summary = summarize_ranks([50, 101], [0, 0], vocabulary=100)
+    assert (summary.median, summary.vocabulary_share) == (75.5, None)
+    assert summarize_ranks([50, 100], [0, 0], vocabulary=100).vocabulary_share == 0.75

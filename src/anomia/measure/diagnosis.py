@@ -6,7 +6,8 @@ unweighted mean over languages). `docs/results.md` lists the measures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -26,17 +27,24 @@ from anomia.measure.figures import (
     RankRow,
 )
 from anomia.measure.frame import KEY, arms_of, pair, prepare
-from anomia.measure.positions import divergences, log_prob_rows, rank_rows
+from anomia.measure.positions import PLACES, divergences, log_prob_rows, rank_rows
 from anomia.measure.recognition import recognition
 
 
-def diagnose(records: pl.DataFrame, *, base: str = "base", vocabulary: int | None = None) -> Diagnosis:
+def diagnose(
+    records: pl.DataFrame,
+    *,
+    base: str = "base",
+    vocabulary: int | None = None,
+    vocabularies: Mapping[str, int | None] | None = None,
+) -> Diagnosis:
     """Computes all figures of all arms against base.
 
     Args:
         records: rows of `anomia.records.SCHEMA`, of one data set.
         base: the arm that the others are compared with.
-        vocabulary: how many tokens compete for a rank, where known.
+        vocabulary: how many tokens compete for a rank in base, where known.
+        vocabularies: the same of arms with a tokenizer of their own, by arm, None where it isn't known.
     """
     records = prepare(records)
     figures: list[Figure] = []
@@ -56,7 +64,12 @@ def diagnose(records: pl.DataFrame, *, base: str = "base", vocabulary: int | Non
         recognised = recognition(arm, part)
         figures += [*compared, *recognised.figures, *recoveries(arm, part)]
         counts += recognised.counts
-        ranks += rank_rows(arm, part, vocabulary=vocabulary)
+        own = (vocabularies or {}).get(arm, vocabulary)
+        if arm not in (vocabularies or {}) and _ranks_beyond(part, vocabulary):
+            own = None
+        for ranked in rank_rows(arm, part, vocabulary=vocabulary):
+            after = replace(ranked, vocabulary_share=ranked.median / own if own else None)
+            ranks.append(ranked if ranked.when == "before" else after)
         log_probs += log_prob_rows(arm, part)
         tests += paired_tests(arm, part)
         gradings += grading_rows(arm, compared)
@@ -74,6 +87,12 @@ def diagnose(records: pl.DataFrame, *, base: str = "base", vocabulary: int | Non
         tuple(gradings),
         between,
     )
+
+
+def _ranks_beyond(pairs: pl.DataFrame, vocabulary: int | None) -> bool:
+    """Whether an arm has a rank that base's vocabulary has no room for."""
+    largest = pairs.select(pl.max_horizontal(pl.max(f"{place}_rank_arm") for place in PLACES)).item()
+    return vocabulary is not None and largest is not None and largest > vocabulary
 
 
 def _base_on_fewer(records: pl.DataFrame, arm: str, base: str) -> Iterator[Figure]:

@@ -18,7 +18,7 @@ class RankSummary(NamedTuple):
     """Ranks of one group of items.
 
     median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size
-    of the vocabulary, None where that is not known. tied: items whose token shares its logit with another one.
+    of the vocabulary, None where that is not known or, as a rank shows, another one's. tied: items whose token shares its logit with another one.
     within_10, within_100: share of the items whose mid-rank is at most that.
     """
 
@@ -51,20 +51,19 @@ def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
 def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int | None) -> RankSummary | None:
     """Summary of one group's ranks; None where the group is empty.
 
-    vocabulary: number of tokens that compete for the place.
+    vocabulary: number of tokens that compete for the place. A rank beyond it comes from a model with a larger one,
+    of which no share can be given.
     """
     places = mid_ranks(ranks, ties)
     if not places.size:
         return None
-    if vocabulary is not None and places.max() > vocabulary:
-        raise DataError(f"a rank of {places.max():g} does not fit a vocabulary of {vocabulary} tokens")
     lower, median, upper = (float(place) for place in np.quantile(places, [0.25, 0.5, 0.75]))
     return RankSummary(
         n=places.size,
         median=median,
         lower_quartile=lower,
         upper_quartile=upper,
-        vocabulary_share=median / vocabulary if vocabulary else None,
+        vocabulary_share=median / vocabulary if vocabulary and places.max() <= vocabulary else None,
         within_10=float((places <= 10).mean()),
         within_100=float((places <= 100).mean()),
         tied=int((np.asarray(ties) > 0).sum()),

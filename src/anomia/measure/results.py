@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,9 @@ from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.verdict import Thresholds
 from anomia.notes import read_notes
 from anomia.records import read_records
+
+# How a run says so in its notes.
+OTHER_TOKENIZER = "another tokenizer than base"
 
 
 class Results(NamedTuple):
@@ -68,10 +72,8 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
     thresholds: margins of the verdicts; without them those that the run's results were made with before,
     else the defaults.
     """
-    study_file = run / "study.yaml"
-    if not study_file.is_file():
-        raise RunError(f"run: {run} is no run of Anomia (it has no study.yaml)")
-    study = read_yaml(study_file)
+    check_is_run(run)
+    study = read_yaml(run / "study.yaml")
     provenance = study.get("provenance", {})
     records = in_study_order(read_records(run), study)
     noise = read_json(run / "noise.json")
@@ -79,7 +81,10 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
     arms = read_json(run / "arms.json") or {}
     before = (read_json(run / "results.json") or {}).get("thresholds", {})
     margins = thresholds or Thresholds(**before)
-    diagnosis = diagnose(records, vocabulary=provenance.get("vocabulary"))
+    notes = read_notes(run)
+    diagnosis = diagnose(
+        records, vocabulary=provenance.get("vocabulary"), vocabularies=own_vocabularies(notes)
+    )
     return Results(
         study=study,
         records=records,
@@ -94,8 +99,37 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         broken=dict(broken.iter_rows()),
         noise=noise,
         stopping=read_json(run / "stopping.json"),
-        notes=read_notes(run),
+        notes=notes,
     )
+
+
+def check_is_run(folder: Path) -> None:
+    """Refuses what is no folder of a run, with the run that it lies in where there is one.
+
+    Raises:
+        RunError: there is no study.yaml.
+    """
+    if (folder / "study.yaml").is_file():
+        return
+    around = [
+        parent
+        for parent in list(folder.parents)[:3]
+        if (parent / "study.yaml").is_file() and (parent / "records").is_dir()
+    ]
+    if around:
+        raise RunError(f"run: {folder} is no run; did you mean {around[0]}?")
+    raise RunError(f"run: {folder} is no run of Anomia (it has no study.yaml)")
+
+
+def own_vocabularies(notes: Mapping[str, Sequence[str]]) -> dict[str, int | None]:
+    """The size of the vocabulary of each arm that has another tokenizer than base, as its note says it."""
+    found: dict[str, int | None] = {}
+    for arm, texts in notes.items():
+        for text in texts:
+            if OTHER_TOKENIZER in text:
+                size = re.search(r"\(([0-9,]+) tokens against", text)
+                found[arm] = int(size[1].replace(",", "")) if size else None
+    return found
 
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:
