@@ -31,6 +31,7 @@ from anomia.measure.results import read_results
 from anomia.records import write_rows
 from anomia.report.gate_report import junit, markdown
 from tests.measure.planted import Damage, study_records
+from tests.test_cli import anomia
 
 SAME, WORSE = "int8", "wanda:0.5"
 
@@ -133,7 +134,12 @@ def test_open_questions_come_with_the_number_that_would_settle_them(tmp_path: Pa
 def test_base_under_another_name_passes_however_few_its_questions(tmp_path: Path) -> None:
     base = study_records({}, items=12).with_columns(choice_scores=pl.lit([-1.0, -2.0, -3.0, -4.0]))
     both = pl.concat([base, base.with_columns(arm=pl.lit("same"))])
-    assert check_run(read_results(write_run(tmp_path / "r", both, ["same"])), DEFAULTS).result == "pass"
+    found = check_run(read_results(write_run(tmp_path / "r", both, ["same"])), DEFAULTS)
+    assert found.result == "pass"
+    text = markdown(found, name="r")
+    assert "every recorded probability is base's" in text
+    assert "holds both" not in text
+    assert "no number" not in text
     other = both.with_columns(
         open_text=pl.when((pl.col("arm") == "same") & (pl.col("index") == 3)).then(pl.lit("x"))
     )
@@ -207,6 +213,81 @@ def test_markdown_keeps_names_from_breaking_out() -> None:
     check = Check("a|b\n# `<b>`", POOLED, "can be made", None, "at least", None, "fail", note="x")
     row = markdown(Gate("fail", (check,)), name="r").splitlines()[4]
     assert row.startswith(r"| a\|b # \`\<b\>\` | all items |")
+
+
+def test_junit_tells_what_decides_from_what_does_not() -> None:
+    estimate = Estimate(0.1, 0.0, 0.3, 50, 50)
+    checks = (
+        Check("a", POOLED, "gap", 0.05, "at most", None, "untestable", note="base is too weak here"),
+        Check("a", "thai", "gap", 0.05, "at most", None, "untestable", note="base is too weak here"),
+        Check("a", POOLED, "dissociation", 0.05, "at most", estimate, "inconclusive", 400),
+        Check("a", POOLED, "open retained", 0.9, "at least", estimate, "fail"),
+        Check("a", "thai", "open retained", 0.05, "at least", estimate, "pass"),
+    )
+    root = ElementTree.fromstring(junit([("r", Gate("fail", checks))]))
+    told = [[(part.tag, part.get("type")) for part in case] for case in root.iter("testcase")]
+    assert told == [
+        [("error", "untestable")], [("skipped", "untestable")], [("error", "inconclusive")], [("failure", "fail")], [],
+    ]  # fmt: skip
+    for counted in (root, root[0]):
+        assert [counted.get(name) for name in ("tests", "failures", "errors", "skipped")] == [
+            "5",
+            "1",
+            "2",
+            "1",
+        ]
+    names = [case.get("name") for case in root.iter("testcase")]
+    assert names[0] == "gap (all items) ≤ 5 %"
+    assert "| a | all items | gap |" in markdown(Gate("fail", checks), name="r")
+
+
+def test_swapped_models_are_asked_about(tmp_path: Path) -> None:
+    records = study_records({"a": Damage(open=0.6, seed=1)}, items=120)
+    names = pl.when(arm="a").then(pl.lit("base")).otherwise(pl.lit("a"))
+    swapped = records.with_columns(arm=names).sort("arm", "index")
+    found = check_run(read_results(write_run(tmp_path / "r", swapped, ["a"])), DEFAULTS)
+    assert [caution.arm for caution in found.cautions] == ["a"]
+    assert "are they swapped?" in markdown(found, name="r")
+    assert "are they swapped?" in ElementTree.fromstring(junit([("r", found)])).findtext(".//system-out", "")
+    usual = check_run(read_results(write_run(tmp_path / "u", records, ["a"])), DEFAULTS)
+    assert usual.cautions == ()
+    assert "swapped" not in markdown(usual, name="u")
+
+
+def test_numbers_of_questions_are_rounded_or_out_of_reach() -> None:
+    estimate = Estimate(0.1, 0.0, 0.3, 32, 32)
+    check = Check("a", POOLED, "gap", 0.05, "at most", estimate, "inconclusive", 1_345, asked=32)
+    far = check._replace(items_needed=718_461)
+    assert "| 1,400 |" in markdown(Gate("inconclusive", (check,)), name="r")
+    assert "about 1,400 questions like these" in junit([("r", Gate("inconclusive", (check,)))])
+    for text in (
+        markdown(Gate("inconclusive", (far,)), name="r"),
+        junit([("r", Gate("inconclusive", (far,)))]),
+    ):
+        assert "out of reach: the figure stands at its limit" in text
+        assert "718" not in text
+
+
+def test_several_runs_are_decided_in_one_call(run: Path, tmp_path: Path) -> None:
+    records = study_records({SAME: Damage(open=0.01, seed=1)}, items=300)
+    other = write_run(tmp_path / "r", records, [SAME])
+    done = anomia("gate", other, run, "--json", "--summary", tmp_path / "s.md")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["result"], found["exit_code"]) == (1, "fail", 1)
+    assert [(each["run"], each["result"]) for each in found["runs"]] == [
+        (str(other), "pass"),
+        (str(run), "fail"),
+    ]
+    check = found["runs"][1]["checks"][0]
+    assert (check["arm"], check["name"], check["limit"], check["result"]) == (
+        WORSE,
+        "dissociation",
+        0.15,
+        "fail",
+    )
+    assert check["estimate"]["low"] > 0.15
+    assert (tmp_path / "s.md").read_text().count("## Anomia:") == 2
+    assert anomia("gate", other, other).returncode == 0
 
 
 def test_the_workflow_is_yaml_and_calls_the_gate() -> None:

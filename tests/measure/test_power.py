@@ -5,7 +5,14 @@ from scipy import stats
 from anomia.errors import StudyError
 from anomia.measure.bootstrap import resample
 from anomia.measure.paired import paired_difference
-from anomia.measure.power import Transition, items_for_dissociation, items_for_gap, items_needed
+from anomia.measure.power import (
+    Transition,
+    in_reach,
+    items_for_dissociation,
+    items_for_gap,
+    items_needed,
+    rounded,
+)
 from anomia.measure.quantities import everywhere, gap_quantity
 from anomia.measure.rates import Estimate, rate, wilson
 
@@ -89,3 +96,14 @@ def test_impossible_assumptions_are_named():
         items_for_gap(Transition(0.5, 0.4), Transition(0.2, 0.2), floor=0.25)
     with pytest.raises(StudyError, match="share from 0 to 1"):
         items_for_dissociation(30, 0.5)
+
+
+def test_numbers_claim_two_digits_and_some_are_out_of_reach() -> None:
+    assert [rounded(n) for n in (7, 94, 100, 345, 718_461)] == [7, 94, 100, 350, 720_000]
+    assert in_reach(1600, 32)
+    assert not in_reach(1601, 32)
+    assert not in_reach(None, 32)
+
+
+def test_an_interval_that_excludes_nothing_needs_a_number_all_the_same() -> None:
+    assert items_needed(Estimate(0.0, 0.0, 1.0, 5, 5, "wilson"), 0.1) is not None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from anomia.measure.fates import FateCounts
 from anomia.measure.rates import Estimate
 from anomia.measure.verdict import Decision, Evidence, Outcome, Thresholds, decide, state
-from anomia.measure.verdict_text import explain, headline
+from anomia.measure.verdict_text import SWAPPED, explain, headline
 
 HOLDS, FALLS, OPEN = (0.02, -0.03, 0.08), (0.4, 0.3, 0.5), (0.08, -0.05, 0.2)
 
@@ -203,3 +203,38 @@ def test_words_for_the_rest():
     improved = explain(evidence(arm_open=0.6, base_open=0.5), Decision("intact", "holds", "holds"))
     assert "open answers gained 20 %" in improved
     assert len({headline(outcome) for outcome in get_args(Outcome)}) == len(get_args(Outcome))
+
+
+def test_options_of_the_same_passage_come_with_both_rates():
+    undecided = decide(evidence(FALLS, OPEN, MORE))
+    text = explain(evidence(FALLS, OPEN, MORE, fates=FateCounts(1, 12, 0, 0)), undecided, undecided, FateCounts(6, 4, 0, 0))  # fmt: skip
+    assert "same outcome" not in text
+    assert (
+        "(4 of 10 questions, 40 %, picked but no longer said; 12 of 13 questions, 92 %, with standard" in text
+    )
+    weak = evidence(fates=FateCounts(3, 1, 0, 0))
+    assert "same passage" not in explain(weak, decide(weak), decide(weak), weak.fates)
+
+
+def test_identical_models_are_named_where_base_is_weak():
+    weak = evidence(fates=FateCounts(3, 0, 0, 0), identical=True)
+    assert decide(weak).outcome == "untestable"
+    text = explain(weak, decide(weak))
+    assert "Every probability that was recorded equals base's." in text
+    assert "3 questions both ways" in text
+
+
+def test_an_arm_that_answers_more_than_base_is_asked_about():
+    above = (-1.0, -2.0, -0.4)
+    for more in (evidence(above), evidence(choice=above)):
+        assert SWAPPED in explain(more, decide(more))
+    assert SWAPPED not in explain(evidence(), decide(evidence()))
+
+
+def test_a_number_of_items_that_nobody_can_ask_is_not_said():
+    found = Decision("inconclusive", "undecided", "holds", ("intact", "illusion"), items_needed=718_461)
+    text = explain(evidence(OPEN, n=32), found)
+    assert "718" not in text
+    assert "out of reach" in text
+    near = explain(evidence(OPEN), found._replace(items_needed=1436))
+    assert "About 1,500 items like these" in near

@@ -1,7 +1,8 @@
-"""`anomia gate`: whether a compressed model may pass, as an exit code."""
+"""`anomia gate`: whether compressed models may pass, as an exit code."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from anomia.cli.app import app, out_console
 
 @app.command()
 def gate(
-    run: Annotated[str, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
+    runs: Annotated[
+        list[str], typer.Argument(help="The folder of a finished run, or of several.", metavar="RUN...")
+    ],
     max_dissociation: Annotated[
         float | None, typer.Option(help="Most of the known answers that may be only recognised. [0.15]")
     ] = None,
@@ -26,6 +29,9 @@ def gate(
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; once for each.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole decision as JSON instead of the summary.")
+    ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help="Append the Markdown summary to this file, as $GITHUB_STEP_SUMMARY.")
@@ -36,23 +42,32 @@ def gate(
     Without a limit all three are checked at the values in brackets; with any, only those that are given.
     """
     from anomia.files import place
-    from anomia.measure.gate import EXIT_CODES, check_run, read_limits
+    from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
     from anomia.measure.results import read_results
     from anomia.report import gate_report
     from anomia.running.folder import runs_of
 
     limits = read_limits(max_dissociation, max_gap, min_open_retained)
+    cells = [cell for run in runs for cell in runs_of(place(run))]
+    short = [cell.name for cell in cells]
     found = [
-        (cell.name, check_run(read_results(cell), limits, by_language=by_language, arms=arm))
-        for cell in runs_of(place(run))
+        # Two folders of one name are told apart by the way to them.
+        (
+            cell.name if short.count(cell.name) == 1 else str(cell),
+            check_run(read_results(cell), limits, by_language=by_language, arms=arm),
+        )
+        for cell in cells
     ]
+    result = overall([each.result for _, each in found])
     text = "\n".join(gate_report.markdown(each, name=name) for name, each in found)
-    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        decision = gate_report.decision_json(found, result, EXIT_CODES[result])
+        typer.echo(json.dumps(decision, ensure_ascii=False, indent=2))
+    else:
+        out_console.print(text, markup=False, highlight=False, soft_wrap=True)
     if summary is not None:
         gate_report.write_report(summary, text, append=True)
     if junit is not None:
         gate_report.write_report(junit, gate_report.junit(found))
-    results = [each.result for _, each in found]
-    for result in ("fail", "inconclusive", "untestable"):
-        if result in results:
-            raise typer.Exit(EXIT_CODES[result])
+    if EXIT_CODES[result]:
+        raise typer.Exit(EXIT_CODES[result])

@@ -19,6 +19,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.measure.verdict_text import SWAPPED
 
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 is for input that can't be used.
@@ -29,7 +30,7 @@ EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untes
 class Limits:
     """What an arm must keep; None is not checked.
 
-    max_dissociation: of the answers that base says and picks, the share that is only picked any more.
+    max_dissociation: of the answers that base says and picks, the share that is now only picked.
     max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
     """
 
@@ -65,9 +66,9 @@ class Check(NamedTuple):
     """One figure of one arm in one scope against its limit.
 
     limit: None where a check has no figure. limit_is: whether the figure must stay below (`at most`) or above
-    (`at least`). items_needed: questions
-    of this scope at which a figure like this would be decided four times in five; None where none would, or
-    where nothing is open. note: why there is no figure, or what else is to be known.
+    (`at least`). items_needed: questions of this scope at which a figure like this would be decided four times in
+    five; None where none would, or where nothing is open. note: why there is no figure, or what else is to be
+    known. asked: questions of this scope.
     """
 
     arm: str
@@ -79,6 +80,14 @@ class Check(NamedTuple):
     result: Result
     items_needed: int | None = None
     note: str = ""
+    asked: int = 0
+
+
+class Caution(NamedTuple):
+    """What decides nothing and should be looked at, of one arm."""
+
+    arm: str
+    text: str
 
 
 class Gate(NamedTuple):
@@ -86,6 +95,7 @@ class Gate(NamedTuple):
 
     result: Result
     checks: tuple[Check, ...]
+    cautions: tuple[Caution, ...] = ()
 
 
 def check_run(
@@ -127,7 +137,8 @@ def check_run(
                 for check in mine
             ]
         checks += mine
-    return Gate(_overall(checks), tuple(checks))
+    cautions = [Caution(arm, SWAPPED) for arm in chosen if _above_base(figures, arm)]
+    return Gate(_overall(checks), tuple(checks), tuple(cautions))
 
 
 def decide_at_most(estimate: Estimate, limit: float) -> Result:
@@ -142,6 +153,12 @@ def decide_at_least(estimate: Estimate, limit: float) -> Result:
     if estimate.low >= limit:
         return "pass"
     return "fail" if estimate.high < limit else "inconclusive"
+
+
+def overall(results: Sequence[Result]) -> Result:
+    """What several runs come to: the worst that one of them came to."""
+    order: tuple[Result, ...] = ("fail", "inconclusive", "untestable")
+    return next((result for result in order if result in results), "pass")
 
 
 def _overall(checks: Sequence[Check]) -> Result:
@@ -185,7 +202,7 @@ def _check(
             if name == "dissociation"
             else "base is too weak here"
         )
-        return Check(arm, scope, name, limit, limit_is, None, "untestable", note=why)
+        return Check(arm, scope, name, limit, limit_is, None, "untestable", note=why, asked=items)
     decide = decide_at_most if limit_is == "at most" else decide_at_least
     result = decide(estimate, limit)
     needed = None
@@ -194,7 +211,7 @@ def _check(
         if needed is not None and estimate.n:
             # A dissociation rate rests on some of the questions; what must be asked is all of them.
             needed = round(needed * max(items, estimate.n) / estimate.n)
-    return Check(arm, scope, name, limit, limit_is, estimate, result, needed)
+    return Check(arm, scope, name, limit, limit_is, estimate, result, needed, asked=max(items, estimate.n))
 
 
 def _dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Estimate | None:
@@ -209,10 +226,20 @@ def _dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Es
 
 def _broken(results: Results, arm: str) -> Check | None:
     """A failed check where the verdict calls an arm's outputs broken."""
-    overall = next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
-    if overall is None or overall.decision.outcome != "broken":
+    verdict = next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
+    if verdict is None or verdict.decision.outcome != "broken":
         return None
-    return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=overall.text)
+    return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=verdict.text)
+
+
+def _above_base(figures: Lookup, arm: str) -> bool:
+    """Whether the whole interval of what the arm lost in open or in choice says that it gained."""
+    drops = (
+        figures.get((arm, f"{measure}/{probe}", POOLED))
+        for probe in ("open", "choice")
+        for measure in ("normalized_drop", "drop")
+    )
+    return any(drop is not None and drop.high < 0 for drop in drops)
 
 
 def _identical(results: Results, arm: str) -> bool:

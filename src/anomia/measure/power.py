@@ -22,6 +22,8 @@ POWER = 0.8
 CAUTION = 25
 # More items than this no data set here has.
 MOST_ITEMS = 200_000
+# More than so many times the items that were asked: the figure stands at its limit, and the number says nothing.
+MOST_TIMES = 50
 
 
 class Transition(NamedTuple):
@@ -42,7 +44,9 @@ def read_transition(text: str, gained: float, name: str) -> Transition:
         base, arm = (float(part) for part in text.split(","))
     except ValueError:
         raise StudyError(f"plan: {name} needs two accuracies, as in 0.45,0.35; got {text!r}") from None
-    _check_share(base=base, arm=arm, gained=gained)
+    if not (0 <= base <= 1 and 0 <= arm <= 1):
+        raise StudyError(f"plan: {name} takes two shares from 0 to 1, as in 0.45,0.35; got {text!r}")
+    _check_share(gained=gained)
     return Transition(base, arm, gained)
 
 
@@ -135,6 +139,21 @@ def items_needed(
     return max(1, math.ceil(estimate.n * (factor * half / distance) ** 2))
 
 
+def in_reach(items: int | None, asked: int) -> bool:
+    """Whether a number of items that a figure needs is one that can be asked for, seen from those that were asked."""
+    return items is not None and items <= MOST_TIMES * max(1, asked)
+
+
+def rounded(items: int) -> int:
+    """A number of items to two significant digits, upwards: more would claim what a pilot's figure can't carry.
+
+    >>> rounded(94), rounded(345), rounded(169_952)
+    (94, 350, 170000)
+    """
+    unit: int = 10 ** max(0, len(str(items)) - 2)
+    return math.ceil(items / unit) * unit
+
+
 def _alike(estimate: Estimate, against: float) -> int | None:
     """Items for Wilson's interval of a rate of 0 or 1; None where the figure is none."""
     if estimate.method != "wilson" or not 0 < against < 1:
@@ -144,6 +163,9 @@ def _alike(estimate: Estimate, against: float) -> int | None:
     elif estimate.value == 1:
         bound, limit = 1 - estimate.low, 1 - against
     else:
+        return None
+    # A bound that excludes nothing has no odds.
+    if bound >= 1:
         return None
     return max(1, math.ceil(estimate.n * bound / (1 - bound) * (1 - limit) / limit - 1e-9))
 

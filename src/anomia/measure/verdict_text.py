@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from anomia.measure.fates import FateCounts
+from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
+from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.verdict import Decision, Evidence, Outcome
 
@@ -23,6 +24,7 @@ _EASY = (
     "The model still picks its answers among unrelated options, but neither says them nor picks them as well "
     "among options of the same passage."
 )
+SWAPPED = "The compressed model answers more than base does: are they swapped?"
 
 
 def headline(outcome: Outcome) -> str:
@@ -49,18 +51,23 @@ def explain(
         sentences = [_TOO_FEW]
     if decision.outcome == "broken":
         sentences.append(_broken(evidence))
-    elif decision.outcome == "untestable":
-        sentences.append(_untestable(evidence))
     elif evidence.identical:
         sentences.append("Every probability that was recorded equals base's.")
+        if decision.outcome == "untestable":
+            sentences.append(_untestable(evidence))
+    elif decision.outcome == "untestable":
+        sentences.append(_untestable(evidence))
     else:
         sentences += [_accuracies(evidence), _fates(evidence, easy), _intervals(evidence)]
+    if any(drop is not None and drop.high < 0 for drop in (evidence.open_drop, evidence.choice_drop)):
+        sentences.append(SWAPPED)
     if decision.near:
         sentences.append(f"The answers are near, beyond what the foil shows, by {_listed(decision.near)}.")
     if decision.outcome == "inconclusive":
-        sentences.append(_undecided(decision))
-    if same_passage is not None:
-        sentences.append(_beside(decision, same_passage, same_passage_fates))
+        sentences.append(_undecided(decision, evidence.n))
+    # Where nothing can be compared, there is nothing for other options to agree with.
+    if same_passage is not None and decision.outcome != "untestable":
+        sentences.append(_beside(decision, same_passage, evidence.fates, same_passage_fates))
     if evidence.left_out:
         sentences.append(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
     return " ".join(sentences)
@@ -102,7 +109,7 @@ def _intervals(evidence: Evidence) -> str:
     )
 
 
-def _undecided(decision: Decision) -> str:
+def _undecided(decision: Decision, asked: int) -> str:
     known = {
         "falls": "fell",
         "holds": "held",
@@ -112,24 +119,42 @@ def _undecided(decision: Decision) -> str:
     text = f"Open {known[decision.open]} and choice {known[decision.choice]}: {left}."
     if decision.items_needed is None:
         return text + " No number of items would decide it while the figures stay what they are."
-    return text + f" About {decision.items_needed:,} items like these would decide it four times in five."
+    if not in_reach(decision.items_needed, asked):
+        return text + " More items are out of reach of deciding it: a figure stands at its margin."
+    return (
+        text
+        + f" About {rounded(decision.items_needed):,} items like these would decide it four times in five."
+    )
 
 
 def _rests_on_easy_options(decision: Decision, same_passage: Decision) -> bool:
     return decision.choice == "holds" and same_passage.choice == "falls"
 
 
-def _beside(decision: Decision, same_passage: Decision, fates: FateCounts | None) -> str:
+def _beside(decision: Decision, same_passage: Decision, fates: FateCounts, beside: FateCounts | None) -> str:
+    """What options from the same passage say; fates, beside: with standard options and with those."""
     text = f"With options taken from the same passage the outcome is {same_passage.outcome}"
-    if same_passage.outcome == decision.outcome:
+    same = same_passage.outcome == decision.outcome
+    if same:
         text = "Options taken from the same passage give the same outcome"
-    if fates is not None and fates.both_correct:
-        text += f" (of {_questions(fates.both_correct)}, {fates.choice_only} picked but no longer said)"
+    if same and decision.outcome == "inconclusive":
+        text = "Options taken from the same passage don't decide it either"
+    if beside is not None and beside.both_correct:
+        text += f" ({_unsaid(beside)} picked but no longer said"
+        text += f"; {_unsaid(fates)} with standard options)" if fates.both_correct else ")"
     if _rests_on_easy_options(decision, same_passage):
         return f"{text}: recognition rested on easy options."
-    if same_passage.outcome in ("untestable", "inconclusive") and same_passage.outcome != decision.outcome:
+    if same_passage.outcome in ("untestable", "inconclusive") and not same:
         return f"{text}: whether recognition rested on easy options stays open."
     return f"{text}."
+
+
+def _unsaid(fates: FateCounts) -> str:
+    """`12 of 13 questions, 92 %,`, without a rate where a report gives none."""
+    text = f"{fates.choice_only} of {_questions(fates.both_correct)}"
+    if fates.both_correct < FEWEST_BOTH_CORRECT:
+        return text
+    return f"{text}, {fates.choice_only / fates.both_correct:.0%},".replace("%", " %")
 
 
 def _broken(evidence: Evidence) -> str:

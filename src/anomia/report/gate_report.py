@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from anomia.errors import RunError
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import Check, Gate, Result
+from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 
 _HEADLINES: dict[Result, str] = {
@@ -24,11 +26,12 @@ _MARKS: dict[Result, str] = {
     "inconclusive": "❔ inconclusive",
     "untestable": "– untestable",
 }
+OUT_OF_REACH = "out of reach: the figure stands at its limit"
 _EXPLAINED = (
     "Each figure is decided by its 95 % interval: it passes if the worse end keeps the limit, fails if the better "
     "end breaks it, and is inconclusive otherwise; so many questions like these would then settle it four times "
     "in five, if the figure stays what it is. Dissociation: of the answers that base says and picks, the "
-    "share that is only picked any more. Gap: share lost of what base had, open − choice."
+    "share that is now only picked. Gap: share lost of what base had, open − choice."
 )
 
 
@@ -40,14 +43,11 @@ def markdown(gate: Gate, *, name: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for check in gate.checks:
-        scope = "all items" if check.scope == POOLED else check.scope
-        named = (_escaped(check.arm), _escaped(scope), check.name)
-        needed = "" if check.result != "inconclusive" else "no number"
-        if check.items_needed is not None:
-            needed = f"{check.items_needed:,}"
-        rest = (_value(check.estimate), _limit(check), _MARKS[check.result], needed)
+        named = (_escaped(check.arm), _escaped(_scope(check)), check.name)
+        rest = (_value(check.estimate), _limit(check), _MARKS[check.result], settled_by(check))
         lines.append(f"| {' | '.join((*named, *rest))} |")
-    notes = [f"- {_about(check, quote=_escaped)}" for check in gate.checks if check.note]
+    notes = [f"- ⚠️ {_escaped(caution.arm)}: {caution.text}" for caution in gate.cautions]
+    notes += [f"- {_about(check, quote=_escaped)}" for check in gate.checks if check.note]
     if notes:
         lines += ["", *notes]
     return "\n".join([*lines, "", _EXPLAINED, ""])
@@ -63,25 +63,76 @@ def junit(gates: Sequence[tuple[str, Gate]]) -> str:
         title = arm if len(gates) == 1 else f"{name}: {arm}"
         suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(title), **_counts(mine)})
         for check in mine:
-            title = f"{check.name} ({check.scope})" + (f" {_limit(check)}" if check.limit is not None else "")
+            title = f"{check.name} ({_scope(check)})" + (
+                f" {_limit(check)}" if check.limit is not None else ""
+            )
             case = ElementTree.SubElement(
                 suite, "testcase", classname=_clean(arm), name=_clean(title), time="0"
             )
-            kind = {"fail": "failure", "inconclusive": "error", "untestable": "skipped"}.get(check.result)
+            kind = _kind(check)
             if kind:
-                ElementTree.SubElement(case, kind, message=_about(check, quote=_clean))
+                ElementTree.SubElement(case, kind, type=check.result, message=_about(check, quote=_clean))
+        said = [caution.text for caution in gate.cautions if caution.arm == arm]
+        if said:
+            ElementTree.SubElement(suite, "system-out").text = "\n".join(said)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
+def decision_json(gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int) -> dict[str, Any]:
+    """The whole decision as plain values: over all runs, then by run and check; shares as shares, not per cent."""
+    return {
+        "result": result,
+        "exit_code": exit_code,
+        "runs": [
+            {
+                "run": name,
+                "result": gate.result,
+                "checks": [
+                    check._asdict()
+                    | {
+                        "estimate": check.estimate and check.estimate._asdict(),
+                        "questions_to_settle_it": settled_by(check) or None,
+                    }
+                    for check in gate.checks
+                ],
+                "cautions": [caution._asdict() for caution in gate.cautions],
+            }
+            for name, gate in gates
+        ],
+    }
+
+
+def settled_by(check: Check) -> str:
+    """How many questions would settle an open check, in a cell's words; nothing where it is not open."""
+    if check.result != "inconclusive":
+        return ""
+    if check.items_needed is None:
+        return "no number"
+    if not in_reach(check.items_needed, check.asked):
+        return OUT_OF_REACH
+    return f"{rounded(check.items_needed):,}"
+
+
 def _counts(checks: Sequence[Check]) -> dict[str, str]:
-    results = [check.result for check in checks]
+    kinds = [_kind(check) for check in checks]
     return {
         "tests": str(len(checks)),
-        "failures": str(results.count("fail")),
-        "errors": str(results.count("inconclusive")),
-        "skipped": str(results.count("untestable")),
+        "failures": str(kinds.count("failure")),
+        "errors": str(kinds.count("error")),
+        "skipped": str(kinds.count("skipped")),
     }
+
+
+def _kind(check: Check) -> str | None:
+    """What JUnit calls a check that did not pass; one that can't be tested decides something over all items only."""
+    if check.result == "untestable":
+        return "error" if check.scope == POOLED else "skipped"
+    return {"fail": "failure", "inconclusive": "error"}.get(check.result)
+
+
+def _scope(check: Check) -> str:
+    return "all items" if check.scope == POOLED else check.scope
 
 
 def write_report(path: Path, text: str, *, append: bool = False) -> None:
@@ -98,18 +149,20 @@ def write_report(path: Path, text: str, *, append: bool = False) -> None:
 
 
 def _about(check: Check, *, quote: Callable[[str], str]) -> str:
-    """One check in words, for what did not pass. quote: makes names and messages harmless."""
-    head = f"{quote(check.arm)}, {'all items' if check.scope == POOLED else quote(check.scope)}: {check.name}"
+    """One check in words, for what did not pass or has a note. quote: makes names and messages harmless."""
+    head = f"{quote(check.arm)}, {quote(_scope(check))}: {check.name}"
     if check.estimate is None:
         return f"{head}: {quote(check.note)}"
     text = f"{head} {_value(check.estimate)}, limit {_limit(check)}"
+    if check.note:
+        return f"{text}: {quote(check.note)}"
     if check.result == "fail":
         return f"{text}: the whole interval breaks it"
-    needed = (
-        "no number of questions would settle it while the figure stays what it is"
-        if check.items_needed is None
-        else f"about {check.items_needed:,} questions like these would settle it four times in five"
-    )
+    needed = settled_by(check)
+    if check.items_needed is None:
+        needed = "no number of questions would settle it while the figure stays what it is"
+    elif in_reach(check.items_needed, check.asked):
+        needed = f"about {needed} questions like these would settle it four times in five"
     return f"{text}: the interval holds both; {needed}"
 
 
