@@ -51,6 +51,18 @@ def test_runs_of_one_name_stay_apart_in_one_report(run: Path, tmp_path: Path) ->
     assert not (other / "report").exists()
 
 
+def test_an_arm_with_a_larger_vocabulary_than_base(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomia.cli.report.FORMATS", ())
+    other = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    study = (other / "study.yaml").read_text()
+    (other / "study.yaml").write_text(study.replace("vocabulary: 260000", "vocabulary: 60"))
+    for arguments in (["report", other], ["show", other], ["gate", other]):
+        done = anomia(*arguments)
+        assert done.returncode in (0, 1, 3), done.stderr
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments in (["report", tmp_path], ["report", tmp_path / "nowhere"], ["view", tmp_path]):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import pytest
 from rich.console import Console
 
+from anomia.measure.diagnosis import diagnose
+from anomia.measure.hygiene import hygiene
+from anomia.measure.judge import judge
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results, read_results
-from anomia.report.tables import interval, probability
+from anomia.report.tables import add_column, interval, new_table, probability
 from anomia.report.terminal import closing_view, run_view
 from tests.measure.planted import study_records
 from tests.measure.test_results import ARMS, write_run
@@ -42,6 +47,61 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     assert places == sorted(places)
     assert "…" not in text.replace("pass@1…10", "")
     assert max(map(len, text.splitlines())) <= 100
+
+
+NUMBER = re.compile(r"[−\d][\d,.]*")
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_no_cell_is_cut_however_narrow_the_terminal(results: Results, width: int) -> None:
+    arm = "checkpoint:makers/some-rather-long-model-name-4bit-g128"
+    named = results.records.with_columns(arm=pl.col("arm").replace("wanda:0.5", arm))
+    found = results._replace(
+        records=named, diagnosis=diagnose(named), verdicts=judge(named), hygiene=hygiene(named)
+    )
+    views = (run_view(found, arm), closing_view(found))
+    wide, narrow = printed(*views, width=400), printed(*views, width=width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert "…" not in narrow.replace("pass@1…10", "")
+    left = Counter(NUMBER.findall(wide)) - Counter(NUMBER.findall(narrow))
+    # A folded name may break at its own digits.
+    assert not {number for number in left if number not in arm}
+    # Every part of a table has the names of its rows.
+    assert narrow.count("indonesian ") >= wide.count("indonesian ")
+    assert arm in "".join(line.strip(" │") for line in narrow.splitlines())
+
+
+def test_every_part_of_a_table_names_its_rows() -> None:
+    table = new_table("Made up")
+    for header in ("language", *(f"column {n}" for n in range(6))):
+        add_column(table, header)
+    for language in ("english", "indonesian"):
+        table.add_row(language, *(f"{n}00 [−1{n}, 2{n}]*" for n in range(6)))
+    text = printed(table, width=60)
+    assert text.count("Made up") == 1
+    assert text.count("language") == text.count("indonesian") == 2
+    for n in range(6):
+        assert text.count(f"column {n}") == 1
+        assert text.count(f"{n}00 [−1{n}, 2{n}]*") == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_cells_and_names_without_room_are_folded(width: int) -> None:
+    table = new_table("Made up")
+    add_column(table, "arm")
+    add_column(table, "number")
+    table.add_row("n" * 300, "7" * 500)
+    text = printed(table, width=width)
+    assert (text.count("n") - len("n"), text.count("7")) == (300, 500)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_grader_is_named(results: Results) -> None:
+    assert "three ways: containment " in printed(run_view(results, "wanda:0.5"))
+    other = results._replace(study={**results.study, "grader": "last_number"})
+    text = printed(run_view(other, "wanda:0.5"))
+    assert "three ways: last_number " in text
+    assert "containment" not in text
 
 
 def test_a_run_without_optional_probes_shows_what_it_has(results: Results, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -16,15 +17,24 @@ def items(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
     fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
     language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
-    arm: Annotated[str | None, typer.Option(help="Which arm; default: the first.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Which arm, or the model of a checkpoint; default: the first.")
+    ] = None,
+    item_id: Annotated[str | None, typer.Option("--id", help="Only the item with this id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object a line: question, base's answers, the arm's."),
+    ] = False,
 ) -> None:
     """The items themselves: the question, what base said, what the arm said."""
     from anomia.errors import RunError, nearest
     from anomia.items.languages import language_name
     from anomia.measure.fates import FATES
     from anomia.measure.recognition import with_fates
+    from anomia.measure.results import check_is_run
     from anomia.records import read_items, read_records
+    from anomia.report.export import item_json
     from anomia.report.terminal import item_view, selected_items
     from anomia.running.folder import runs_of
 
@@ -34,19 +44,24 @@ def items(
         choice = ", ".join(map(str, cells))
         raise RunError(f"items: {run} holds {len(cells)} runs; name one: {choice}")
     run = cells[0]
+    check_is_run(run)
     records = with_fates(read_records(run))
     arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
     if not arms:
         raise RunError(f"items: {run} has no finished arm yet")
     if fate is not None and fate not in FATES:
         raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
-    if arm is not None and arm not in arms:
-        raise RunError(f"items: {run} has no arm {arm!r}; {nearest(arm, arms)}")
+    arm = arms[0] if arm is None else _known_arm(arm, arms, run)
     known = records["language"].unique().to_list()
     wanted = None if language is None else language_name(language)
     if wanted is not None and wanted not in known:
         raise RunError(f"items: {run} has no language {wanted!r}; {nearest(wanted, known)}")
-    chosen = selected_items(records, arm=arm or arms[0], fate=fate, language=wanted)
+    chosen = selected_items(records, arm=arm, fate=fate, language=wanted)
+    if item_id is not None:
+        ids = records["item_id"].unique().to_list()
+        if item_id not in ids:
+            raise RunError(f"items: {run} has no item {item_id!r}; {nearest(item_id, ids)}")
+        chosen = chosen.filter(chosen["item_id"] == item_id)
     questions = {(row["language"], row["item_id"]): row for row in read_items(run).iter_rows(named=True)}
     before = {
         (row["language"], row["item_id"]): row
@@ -58,8 +73,32 @@ def items(
             raise RunError(
                 f"items: {run} has records of {row['item_id']!r}, which is none of its items; it is damaged"
             )
-        out_console.print(item_view(questions[key], before[key], row))
+        if as_json:
+            typer.echo(item_json(questions[key], before[key], row))
+        else:
+            out_console.print(item_view(questions[key], before[key], row))
+    if as_json:
+        return
     out_console.print(f"{min(limit, len(chosen))} of {len(chosen)} items", style="dim", highlight=False)
+
+
+def _known_arm(name: str, arms: Sequence[str], run: Path) -> str:
+    """The arm of this name, or the one checkpoint whose model or folder has it.
+
+    Raises:
+        RunError: there is none, or more than one.
+    """
+    from anomia.errors import RunError, nearest
+
+    if name in arms:
+        return name
+    models = {arm: arm.removeprefix("checkpoint:") for arm in arms if arm.startswith("checkpoint:")}
+    fitting = [arm for arm, model in models.items() if name in (model, PurePath(model).name)]
+    if len(fitting) > 1:
+        raise RunError(f"items: {name!r} may be any of {', '.join(fitting)}; name one of them in full")
+    if not fitting:
+        raise RunError(f"items: {run} has no arm {name!r}; {nearest(name, [*arms, *models.values()])}")
+    return fitting[0]
 
 
 @app.command()

@@ -1,9 +1,12 @@
-"""One row for each arm and item, as CSV, Parquet or JSON lines."""
+"""One row for each arm and item, as CSV, Parquet or JSON lines; one item as JSON."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -50,6 +53,37 @@ def export_run(run: Path, file: Path) -> int:
     except OSError as error:
         raise RunError(f"export: {file} can't be written: {error.strerror or error}") from None
     return len(rows)
+
+
+def item_json(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """One item as a line of JSON: `item`, `arm`, `fate`, and the rows of both models as `base` and `compressed`.
+
+    What is no number in JSON (NaN, infinite) is null; next-token distributions are left out.
+    """
+    line = {
+        "item": dict(item),
+        "arm": arm["arm"],
+        "fate": arm["fate"],
+        "base": _answers(base),
+        "compressed": _answers(arm),
+    }
+    return json.dumps(_numbers(line), ensure_ascii=False, allow_nan=False)
+
+
+def _answers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in row.items()
+        if name not in ("arm", "fate") and not name.startswith("distribution_")
+    }
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(rows: pl.DataFrame) -> pl.DataFrame:

@@ -35,9 +35,9 @@ def forecast_view(cells: Sequence[CellForecast], machines: Sequence[Machine]) ->
             f"{cell.operations / 1e12:.0f}",
             f"{cell.record_bytes / 1e6:.0f}",
         )
-    where = new_table("Where it can run")
+    where = new_table("Where it can run", names=2)
     for header in ("machine", "cell", "batch", "memory (GB)", "time", "dollars"):
-        add_column(where, header)
+        add_column(where, header, words=header == "cell")
     for machine in machines:
         seconds = 0.0
         for place, cell in enumerate(cells):

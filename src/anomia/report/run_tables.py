@@ -17,9 +17,9 @@ from anomia.report.tables import add_column, interval, new_table, note
 
 def between_table(diagnosis: Diagnosis) -> Table:
     """Differences of gaps and of dissociation rates between arms, pooled."""
-    table = new_table("Arm against arm, first − second (points)")
+    table = new_table("Arm against arm, first − second (points)", names=2)
     for column in ("first", "second", "gap to choice", "dissociation"):
-        add_column(table, column)
+        add_column(table, column, words=column == "second")
     rows = [row for row in diagnosis.between if row.scope == POOLED]
     for one, other in dict.fromkeys((row.arm, row.other) for row in rows):
         found = {row.measure: row.estimate for row in rows if (row.arm, row.other) == (one, other)}

@@ -17,7 +17,6 @@ from anomia.report.tables import add_column, interval, new_table, note, percent
 
 def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
     """A table for each run, all alike, with one row for each arm, pooled over the run's languages."""
-    widest = max((len(arm) for _, results in runs for arm in results.arms), default=0)
     parts: list[RenderableType] = [note("\nRuns side by side, pooled over languages (%)")]
     for path, results in runs:
         base, data = (escape(_last(results.study[key])) for key in ("base", "data"))
@@ -32,8 +31,6 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
             "outcome",
         ):
             add_column(table, header)
-        table.columns[0].min_width = min(widest, 24)
-        table.columns[0].overflow = "fold"
         for arm in results.arms:
             table.add_row(escape(arm), *_row(results, arm))
         parts.append(table)

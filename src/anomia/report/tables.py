@@ -1,10 +1,9 @@
-"""The tables of one arm in the terminal, each at most 100 columns wide."""
+"""The tables of one arm in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +13,7 @@ from anomia.measure.fates import FATES
 from anomia.measure.figures import Diagnosis, Lookup, RankRow, before
 from anomia.measure.frame import MEAN, POOLED, REACHES
 from anomia.measure.rates import Estimate
+from anomia.report.whole_table import WholeTable
 
 LADDER = (
     ("open", "open"),
@@ -61,8 +61,13 @@ def fates_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequenc
     return Group(*lines)
 
 
-def ladder_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[str]) -> RenderableType:
-    """Accuracy of base → arm in every form of the question, and whether three gradings of open agree."""
+def ladder_table(
+    diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[str], *, grader: str
+) -> RenderableType:
+    """Accuracy of base → arm in every form of the question, and whether three gradings of open agree.
+
+    grader: what the study grades open answers by.
+    """
     table = new_table("Accuracy, base → arm (%)")
     add_column(table, "language")
     shown = [(name, label) for name, label in LADDER if (arm, f"accuracy/{name}", POOLED) in figures]
@@ -81,7 +86,7 @@ def ladder_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequen
     if agreement:
         grades = [
             f"{label} {_change(figures, arm, f'accuracy/{name}', POOLED)}"
-            for name, label in (("open", "containment"), ("open_em", "exact match"), ("open_f1", "token F1"))
+            for name, label in (("open", escape(grader)), ("open_em", "exact match"), ("open_f1", "token F1"))
         ]
         words = {
             "agree": "they agree in direction",
@@ -243,8 +248,9 @@ def tests_table(diagnosis: Diagnosis, arm: str) -> RenderableType:
     if not mine:
         return Group()
     table = new_table("Paired tests")
-    for column in ("hypothesis", "p, pooled", "changed", "languages with p < 0.05 after Holm"):
+    for column in ("hypothesis", "p, pooled", "changed"):
         add_column(table, column)
+    add_column(table, "languages with p < 0.05 after Holm", words=True)
     for measure in dict.fromkeys(row.measure for row in mine):
         rows = {row.scope: row for row in mine if row.measure == measure}
         found = [
@@ -296,22 +302,16 @@ def _rank(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def new_table(title: str) -> Table:
-    """An empty table in the style of all of them."""
-    return Table(
-        title=f"\n{title}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+def new_table(title: str, *, names: int = 1) -> WholeTable:
+    """An empty table in the style of all of them. names: how many of its first columns say what a row is about."""
+    return WholeTable(f"\n{title}", names=names)
 
 
-def add_column(table: Table, header: str) -> None:
-    """The first column is for names, all others for numbers."""
+def add_column(table: Table, header: str, *, words: bool = False) -> None:
+    """The first column is for names, all others for numbers or, where it is said, for words that may wrap."""
     first = not table.columns
-    table.add_column(header, justify="left" if first else "right", vertical="bottom", no_wrap=not first)
+    left = first or words
+    table.add_column(header, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
 
 
 def _row(table: Table, scope: str, scopes: Sequence[str], cells: Sequence[str]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from anomia.grade import CONTAINMENT
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
@@ -31,13 +31,14 @@ from anomia.report.tables import (
     reach_table,
     tests_table,
 )
+from anomia.report.whole_table import Titled
 
 
 def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> RenderableType:
     """One item: what was asked, what base said, what the arm said."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
+    grid.add_column(style="dim", overflow="fold")
+    grid.add_column(overflow="fold")
     grid.add_row("question", _plain(item["question"]))
     grid.add_row("gold", _plain(" | ".join(item["answers"])))
     for name, row in (("base", base), (str(arm["arm"]), arm)):
@@ -57,7 +58,7 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     title = _plain(
         f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not answered both ways by base'}"
     )
-    return Panel(grid, title=title, title_align="left")
+    return Titled(grid, title)
 
 
 def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
@@ -67,14 +68,12 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     lines: list[RenderableType] = [Text(overall.text)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
     for column in ("language", "outcome", "with same-passage options"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for verdict in mine:
         beside = _outcome(verdict.same_passage, None) if verdict.same_passage else "–"
         table.add_row(escape(verdict.scope), _outcome(verdict.decision, verdict.evidence), beside)
     lines += [Text(), table]
-    return Panel(
-        Group(*lines), title=f"{escape(arm)}: {overall.decision.outcome}", title_align="left", padding=(1, 2)
-    )
+    return Titled(Group(*lines), _plain(f"{arm}: {overall.decision.outcome}"), padding=(1, 2))
 
 
 def _outcome(decision: Decision, evidence: Evidence | None) -> str:
@@ -90,22 +89,17 @@ def _outcome(decision: Decision, evidence: Evidence | None) -> str:
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
     """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
-    answered = results.records.filter(pl.col("arm") == arm)
-    diagnosis, scopes = results.diagnosis, [*sorted(answered["language"].unique()), POOLED]
+    diagnosis, scopes = results.diagnosis, answered_scopes(results, arm)
     figures = lookup(diagnosis.figures)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
-    asked = results.records.filter(pl.col("arm") == "base")
-    if len(answered) < len(asked):
-        parts.append(
-            note(
-                f"{len(answered)} of {len(asked)} items are answered: base's figures are over the same items"
-            )
-        )
+    unfinished = unfinished_text(results, arm)
+    if unfinished:
+        parts.append(note(unfinished))
     if results.stopping:
         parts += [stopping_note(look) for look in results.stopping["arms"].get(arm, ())]
     parts += [
         fates_table(diagnosis, figures, arm, scopes),
-        ladder_table(diagnosis, figures, arm, scopes),
+        ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results)),
     ]
     if brief:
         return Group(*parts)
@@ -117,6 +111,25 @@ def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableTy
         tests_table(diagnosis, arm),
     ]
     return Group(*parts)
+
+
+def answered_scopes(results: Results, arm: str) -> list[str]:
+    """The languages in which an arm has answered anything, and all of them pooled."""
+    answered = results.records.filter(pl.col("arm") == arm)
+    return [*sorted(answered["language"].unique()), POOLED]
+
+
+def unfinished_text(results: Results, arm: str) -> str:
+    """That an arm has answered fewer items than base, and what base's figures are then over; else nothing."""
+    answered, asked = (len(results.records.filter(pl.col("arm") == name)) for name in (arm, "base"))
+    if answered >= asked:
+        return ""
+    return f"{answered} of {asked} items are answered: base's figures are over the same items"
+
+
+def grader_of(results: Results) -> str:
+    """What a run's study grades open answers by."""
+    return str(results.study.get("grader") or CONTAINMENT.grader)
 
 
 def closing_view(results: Results) -> RenderableType:

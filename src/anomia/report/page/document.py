@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,7 @@ import polars as pl
 from anomia._version import __version__
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import lookup
-from anomia.measure.frame import POOLED
+from anomia.measure.frame import KEY
 from anomia.measure.judge import Verdict
 from anomia.measure.results import Results
 from anomia.measure.verdict import Outcome
@@ -26,7 +26,7 @@ from anomia.report.tables import (
     reach_table,
     tests_table,
 )
-from anomia.report.terminal import stopping_note
+from anomia.report.terminal import answered_scopes, grader_of, stopping_note, unfinished_text
 
 # Of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
@@ -74,20 +74,32 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
         "command": command(results.study),
         "arms": [_arm(results, arm) for arm in results.arms],
         "tables": closing,
+        "unfinished": list(_unfinished(results)),
         "failed": [[arm, reason] for arm, reason in results.failed.items()],
         "notes": [[arm, note] for arm, notes in results.notes.items() for note in notes],
         "broken": [[arm, count] for arm, count in results.broken.items()],
     }
 
 
+def _unfinished(results: Results) -> Iterator[list[str]]:
+    """Each arm that may still answer more, and how far it is; one that was stopped on purpose is done."""
+    stopped = (results.stopping or {}).get("arms", {})
+    for arm in dict.fromkeys([*results.arms, *results.named]):
+        if arm in results.failed or arm in stopped:
+            continue
+        text = unfinished_text(results, arm) if arm in results.arms else "no items are answered yet"
+        if text:
+            yield [arm, text]
+
+
 def _arm(results: Results, arm: str) -> dict[str, Any]:
-    diagnosis, scopes = results.diagnosis, [*results.languages, POOLED]
+    diagnosis, scopes = results.diagnosis, answered_scopes(results, arm)
     figures = lookup(diagnosis.figures)
     looks = (results.stopping or {}).get("arms", {}).get(arm, ())
     unsaid = [
         f.counts.choice_only
         for f in diagnosis.fates
-        if (f.arm, f.options, f.scope) == (arm, "choice", POOLED)
+        if (f.arm, f.options, f.scope) == (arm, "choice", scopes[-1])
     ]
     return {
         "name": arm,
@@ -98,7 +110,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
         "accuracies": _accuracies(results.records, arm),
         "tables": {
             "fates": plain_tables(fates_table(diagnosis, figures, arm, scopes)),
-            "ladder": plain_tables(ladder_table(diagnosis, figures, arm, scopes)),
+            "ladder": plain_tables(ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results))),
             "drops": plain_tables(gap_table(diagnosis, figures, arm, scopes)),
             "ranks": plain_tables(ranks_table(diagnosis, figures, arm, scopes)),
             "reach": plain_tables(reach_table(figures, arm)),
@@ -129,12 +141,33 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _accuracies(records: pl.DataFrame, arm: str) -> list[list[Any]]:
-    """Label, base's share and the arm's share of right answers, for the two ways that the verdict compares."""
-    found = []
-    for probe, label in (("open", "Says the answer when asked"), ("choice", "Picks it out of four options")):
-        shares = [
-            records.filter(pl.col("arm") == name)[f"{probe}_correct"].fill_null(False).mean()
-            for name in ("base", arm)
-        ]
-        found.append([probe, label, *shares])
-    return found
+    """Label, base's share and the arm's share of right answers, for the two ways that the verdict compares.
+
+    Both are over the items that the arm has answered.
+    """
+    after = records.filter(pl.col("arm") == arm)
+    before = records.filter(pl.col("arm") == "base").join(after.select(KEY), on=KEY, how="semi")
+    labels = (("open", "Says the answer when asked"), ("choice", f"Picks it out of {_options(before)}"))
+    return [
+        [probe, label, *(rows[f"{probe}_correct"].fill_null(False).mean() for rows in (before, after))]
+        for probe, label in labels
+    ]
+
+
+def _options(records: pl.DataFrame) -> str:
+    """`four options` where every question has as many, else `the options`."""
+    numbers = records["choice_scores"].drop_nulls().list.len().unique().to_list()
+    if len(numbers) != 1:
+        return "the options"
+    words = {
+        2: "two",
+        3: "three",
+        4: "four",
+        5: "five",
+        6: "six",
+        7: "seven",
+        8: "eight",
+        9: "nine",
+        10: "ten",
+    }
+    return f"{words.get(numbers[0], numbers[0])} options"

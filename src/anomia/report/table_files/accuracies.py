@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from anomia.measure.figures import Lookup, lookup
+from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import MEAN, POOLED, REACHES
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
@@ -91,9 +91,9 @@ def one_shot(runs: Sequence[Run]) -> Table:
     rows = []
     for run, figures, arm, scope in _arms(runs):
         found = [
-            figures.get((model, f"accuracy/{shots}", scope))
-            for shots in ("zero_shot", "one_shot")
-            for model in (BASE, arm)
+            figure
+            for measure in ("accuracy/zero_shot", "accuracy/one_shot")
+            for figure in (before(figures, arm, measure, scope), figures.get((arm, measure, scope)))
         ]
         found += [figures.get((arm, f"drop/{shots}", scope)) for shots in ("zero_shot", "one_shot")]
         found.append(figures.get((arm, "contrast/drop_zero_minus_one_shot", scope)))

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FATES
-from anomia.measure.figures import RankRow, lookup
+from anomia.measure.figures import RankRow, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.hygiene import HygieneRow
 from anomia.report.figures.cases import Run
@@ -33,9 +33,9 @@ def settings(runs: Sequence[Run]) -> Table:
         study, figures = run.results.study, lookup(run.results.diagnosis.figures)
         for arm in run.results.arms:
             found = [
-                figures.get((model, f"accuracy/{probe}", POOLED))
-                for probe in ("open", "choice")
-                for model in ("base", arm)
+                figure
+                for measure in ("accuracy/open", "accuracy/choice")
+                for figure in (before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED)))
             ]
             found += [
                 figures.get((arm, measure, POOLED)) for measure in ("gap/choice", "dissociation/choice")
@@ -116,13 +116,13 @@ def ranks(runs: Sequence[Run]) -> Table:
         for (arm, place, when, group, scope), after in known.items():
             if place not in TOKENS or when != "after":
                 continue
-            before = known.get((arm, place, "before", group, scope))
+            at_base = known.get((arm, place, "before", group, scope))
             foils = [known.get((arm, TOKENS[place], at, group, scope)) for at in ("before", "after")]
             prob = probs.get((arm, group, scope))
             rows.append(
                 (
                     run.name, arm, scope, "first" if place == "gold" else "first of its own",
-                    group.replace("_", " "), after.n, _median(before), _median(after), after.lower_quartile,
+                    group.replace("_", " "), after.n, _median(at_base), _median(after), after.lower_quartile,
                     after.upper_quartile, after.within_10, *map(_median, foils),
                     prob.before if prob else None, prob.after if prob else None,
                 )

@@ -1,6 +1,6 @@
 // Options and next tokens with their probabilities.
 
-// Of the four options as the model weighs them against each other: the softmax of their scores.
+// Of the options as the model weighs them against each other: the softmax of their scores.
 function softmax(scores) {
   const known = scores.filter((score) => score !== null);
   const top = Math.max(...known);

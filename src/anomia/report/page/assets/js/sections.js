@@ -42,6 +42,9 @@ function fillVerdicts(data, openItems) {
   $("lead").textContent = `${who} asked the same questions in several ways${data.runs.length > 1 ? `, in ${data.runs.length} runs` : ""}. ` +
     "This page says what was lost, how sure that is, and shows every answer.";
   for (const run of data.runs) {
+    for (const [arm, how] of run.unfinished) {
+      $("verdicts").append(h("p", { class: "message" }, h("b", {}, "This run is unfinished. "), named(arm), ": ", foreign(how), "."));
+    }
     for (const [arm, note] of run.notes) $("verdicts").append(h("p", { class: "message" }, named(arm), ": ", foreign(note)));
     for (const [arm, reason] of run.failed) $("verdicts").append(h("p", { class: "message" }, named(arm), " was not measured: ", foreign(reason)));
     for (const [arm, items] of run.broken) {
