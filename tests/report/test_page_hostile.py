@@ -110,7 +110,7 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
     arm = {"name": half, "verdict": {"outcome": "mixed", "headline": half, "advice": half, "rest": half, "languages": []},
            "unsaid": 0, "noise": None, "stopping": [half], "accuracies": [["open", "x", 0.5, 0.1]],
            "tables": {name: [] for name in ("fates", "ladder", "drops", "ranks", "reach", "one-shot", "tests")}}  # fmt: skip
-    run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {}, "failed": [], "notes": [],
+    run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {}, "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip
     explorer = {"served": False, "probes": {"open": "open", "choice": "choice"}, "prompts": {}, "codes": {}, "chat": [False],
                 "block": 24, "leftOut": []}  # fmt: skip
@@ -124,6 +124,7 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
     shown = open_page(file)
     assert [said for said in shown.heard if "error" in said.lower()] == []
     assert "U+D800 half" in shown.locator("h1").inner_text()
+    assert shown.locator("#verdicts .message").inner_text().startswith("This run is unfinished.")
 
 
 def test_data_can_not_end_the_element_that_it_stands_in() -> None:
