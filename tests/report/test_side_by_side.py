@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.planning import Plan, Target
+from anomia.measure.power import Need, Transition
+from anomia.measure.results import read_results
+from anomia.report.plan_table import plan_view
+from anomia.report.side_by_side import side_by_side
+from anomia.report.tables import interval
 from tests.measure.planted import study_records
 from tests.measure.test_results import ARMS, write_run
 from tests.test_cli import anomia
@@ -34,6 +44,35 @@ def test_several_runs_are_put_side_by_side(runs: list[Path], monkeypatch: pytest
     assert "…" not in done.stdout
     base_open = study_records(ARMS, items=60).filter(arm="base")["open_correct"].mean()
     assert f"{100 * base_open:.0f} → " in lines[0]
+
+
+@pytest.mark.parametrize("width", ["60", "80", "110"])
+def test_runs_side_by_side_lose_nothing_in_a_narrow_terminal(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    found = [(run, read_results(run)) for run in runs]
+    out = io.StringIO()
+    Console(file=out, width=int(width)).print(side_by_side(found))
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= int(width)
+    for _, results in found:
+        figures = lookup(results.diagnosis.figures)
+        for arm in results.arms:
+            for measure in ("gap/choice", "dissociation/choice"):
+                estimate = figures[arm, measure, POOLED]
+                assert estimate is not None
+                assert interval(estimate).replace("\\", "") in text
+
+
+def test_a_pilots_need_is_rounded_or_out_of_reach() -> None:
+    part, need = Transition(0.5, 0.4), Need(718_461, None, "")
+    plan = Plan("a", "pooled", part, part, 0.4, 0.1, need, need._replace(items=1_345), pilot_items=32)
+    out = io.StringIO()
+    Console(file=out, width=110).print(plan_view([plan], Target()))
+    assert "1,400" in out.getvalue()
+    assert "718" not in out.getvalue()
+    assert "out of reach: more than 50 times" in out.getvalue()
 
 
 def test_thresholds_change_the_outcome(runs: list[Path]) -> None:

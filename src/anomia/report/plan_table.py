@@ -11,6 +11,8 @@ from anomia.measure.planning import Plan, Target
 from anomia.measure.power import MOST_TIMES, Need, Transition, in_reach, rounded
 from anomia.report.tables import add_column, new_table, note
 
+_FAR = "out of reach"
+
 
 def plan_view(plans: Sequence[Plan], target: Target) -> RenderableType:
     """A table a plan, with what was assumed in it."""
@@ -37,13 +39,15 @@ def plan_view(plans: Sequence[Plan], target: Target) -> RenderableType:
     lines.append(note("items: of the scope: one language's, or all languages' together where it is pooled"))
     if any(plan.pilot_items is not None for plan in plans):
         lines.append(note("from the pilot's figures as they stand; they are themselves uncertain"))
+    if any(_FAR in cell for column in table.columns for cell in map(str, column.cells)):
         lines.append(
             note(
-                f"out of reach: more than {MOST_TIMES} times the pilot's items; the figure stands at what it shall differ from"
+                f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure stands at what it shall "
+                "differ from"
             )
         )
     lines += [
-        note(f"{plan.arm}, {plan.scope}: {reason}")
+        note(escape(f"{plan.arm}, {plan.scope}: {reason}"))
         for plan in plans
         for reason in (plan.for_dissociation, plan.for_gap)
         if isinstance(reason, str)
@@ -62,4 +66,4 @@ def _items(need: Need | str, pilot_items: int | None) -> str:
         return "no number"
     if pilot_items is None:
         return f"{need.items:,}"
-    return f"{rounded(need.items):,}" if in_reach(need.items, pilot_items) else "out of reach"
+    return f"{rounded(need.items):,}" if in_reach(need.items, pilot_items) else _FAR
