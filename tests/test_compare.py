@@ -14,6 +14,7 @@ import transformers
 import anomia
 from anomia.cli import main
 from anomia.compress.spec import arm_of, parse_arm
+from anomia.measure.results import read_vocabularies
 from tests.conftest import entry
 
 Write = Callable[..., Path]
@@ -57,6 +58,7 @@ def test_two_checkpoints_with_tokenizers_of_their_own(
     run = anomia.open_run(tmp_path / "run")
     (arm,) = run.arms
     assert arm == f"checkpoint:{other_folder}"
+    assert read_vocabularies(run.path) == {arm: 127}
     (note,) = run.notes[arm]
     assert "another tokenizer than base (127 tokens against" in note
     assert "it has another tokenizer" in " ".join(capsys.readouterr().out.split())

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,10 @@ from anomia.measure.fates import FATES
 from anomia.measure.figures import Figure, before, lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.rates import Estimate
-from anomia.measure.results import own_vocabularies, read_results, results_json
+from anomia.measure.results import read_results, results_json
 from anomia.measure.schema import ResultsFile, json_schema
 from anomia.measure.verdict import Thresholds, read_thresholds
-from anomia.notes import write_notes
 from anomia.records import write_rows
-from anomia.running.model import _differences
 from tests.measure.planted import SAMPLES, VOCABULARY, Damage, study_records
 from tests.test_cli import anomia
 
@@ -304,27 +301,25 @@ def test_thresholds_are_options_that_a_run_remembers(tmp_path: Path) -> None:
             read_thresholds([wrong])
 
 
-def test_a_run_whose_arm_has_a_larger_vocabulary_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_arm_has_a_larger_vocabulary_is_read(tmp_path: Path) -> None:
     records = study_records(ARMS, items=40).with_columns(
         gold_rank=pl.when(arm="wanda:0.5").then(VOCABULARY + 40).otherwise("gold_rank")
     )
     run = write_run(tmp_path / "r", records)
-    # The note as a run writes it, of models with such vocabularies.
-    monkeypatch.setattr("anomia.running.model.fingerprint_tokenizer", lambda tokenizer: "another")
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=VOCABULARY + 1_000))
-    loaded = SimpleNamespace(tokenizer=None, model=SimpleNamespace(config=config))
-    folder = SimpleNamespace(provenance={"tokenizer": "base's", "vocabulary": VOCABULARY})
-    write_notes(run, "wanda:0.5", _differences(loaded, folder))  # type: ignore[arg-type]
-    assert own_vocabularies(read_results(run).notes) == {"wanda:0.5": VOCABULARY + 1_000}
-    shares = {row.arm: row.vocabulary_share for row in read_results(run).diagnosis.ranks if row.when == "after"
-              and (row.place, row.group, row.scope) == ("gold", "all", POOLED)}  # fmt: skip
-    assert shares["wanda:0.5"] == pytest.approx((VOCABULARY + 40) / (VOCABULARY + 1_000))
+
+    def share() -> float | None:
+        rows = read_results(run).diagnosis.ranks
+        place = ("wanda:0.5", "after", "gold", "all", POOLED)
+        return next(r.vocabulary_share for r in rows if (r.arm, r.when, r.place, r.group, r.scope) == place)
+
+    assert share() is None
+    (run / "compression").mkdir(exist_ok=True)
+    report = {"arm": "wanda:0.5", "steps": [], "vocabulary": VOCABULARY + 1_000}
+    (run / "compression" / "own.json").write_text(json.dumps(report))
+    assert share() == pytest.approx((VOCABULARY + 40) / (VOCABULARY + 1_000))
     for command in ("show", "gate"):
         done = anomia(command, run)
         assert done.returncode in (0, 1, 3), done.stderr
-    assert own_vocabularies({"a": ["it has another tokenizer than base"], "b": ["x"]}) == {"a": None}
 
 
 def test_what_lies_in_a_run_is_no_run(tmp_path: Path) -> None:

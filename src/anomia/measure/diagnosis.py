@@ -36,7 +36,7 @@ def diagnose(
     *,
     base: str = "base",
     vocabulary: int | None = None,
-    vocabularies: Mapping[str, int | None] | None = None,
+    vocabularies: Mapping[str, int] | None = None,
 ) -> Diagnosis:
     """Computes all figures of all arms against base.
 
@@ -44,7 +44,7 @@ def diagnose(
         records: rows of `anomia.records.SCHEMA`, of one data set.
         base: the arm that the others are compared with.
         vocabulary: how many tokens compete for a rank in base, where known.
-        vocabularies: the same of arms with a tokenizer of their own, by arm, None where it isn't known.
+        vocabularies: the same of arms, by arm, where known; of the others base's is taken, if their ranks fit it.
     """
     records = prepare(records)
     figures: list[Figure] = []
@@ -64,9 +64,7 @@ def diagnose(
         recognised = recognition(arm, part)
         figures += [*compared, *recognised.figures, *recoveries(arm, part)]
         counts += recognised.counts
-        own = (vocabularies or {}).get(arm, vocabulary)
-        if arm not in (vocabularies or {}) and _ranks_beyond(part, vocabulary):
-            own = None
+        own = (vocabularies or {}).get(arm, None if _ranks_beyond(part, vocabulary) else vocabulary)
         for ranked in rank_rows(arm, part, vocabulary=vocabulary):
             after = replace(ranked, vocabulary_share=ranked.median / own if own else None)
             ranks.append(ranked if ranked.when == "before" else after)

@@ -17,9 +17,9 @@ from anomia.errors import DataError
 class RankSummary(NamedTuple):
     """Ranks of one group of items.
 
-    median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size
-    of the vocabulary, None where that is not known or, as a rank shows, another one's. tied: items whose token shares its logit with another one.
-    within_10, within_100: share of the items whose mid-rank is at most that.
+    median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size of the
+    vocabulary, None where that is not known or, as a rank shows, another one's. tied: items whose token shares its
+    logit with another one. within_10, within_100: share of the items whose mid-rank is at most that.
     """
 
     n: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +23,6 @@ from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.verdict import Thresholds
 from anomia.notes import read_notes
 from anomia.records import read_records
-
-# How a run says so in its notes.
-OTHER_TOKENIZER = "another tokenizer than base"
 
 
 class Results(NamedTuple):
@@ -81,9 +77,8 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
     arms = read_json(run / "arms.json") or {}
     before = (read_json(run / "results.json") or {}).get("thresholds", {})
     margins = thresholds or Thresholds(**before)
-    notes = read_notes(run)
     diagnosis = diagnose(
-        records, vocabulary=provenance.get("vocabulary"), vocabularies=own_vocabularies(notes)
+        records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
     return Results(
         study=study,
@@ -99,7 +94,7 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         broken=dict(broken.iter_rows()),
         noise=noise,
         stopping=read_json(run / "stopping.json"),
-        notes=notes,
+        notes=read_notes(run),
     )
 
 
@@ -121,15 +116,12 @@ def check_is_run(folder: Path) -> None:
     raise RunError(f"run: {folder} is no run of Anomia (it has no study.yaml)")
 
 
-def own_vocabularies(notes: Mapping[str, Sequence[str]]) -> dict[str, int | None]:
-    """The size of the vocabulary of each arm that has another tokenizer than base, as its note says it."""
-    found: dict[str, int | None] = {}
-    for arm, texts in notes.items():
-        for text in texts:
-            if OTHER_TOKENIZER in text:
-                size = re.search(r"\(([0-9,]+) tokens against", text)
-                found[arm] = int(size[1].replace(",", "")) if size else None
-    return found
+def read_vocabularies(run: Path) -> dict[str, int]:
+    """How many tokens each arm can say, as far as the run knows it."""
+    reports = (read_json(file) or {} for file in sorted((run / "compression").glob("*.json")))
+    return {
+        report["arm"]: report["vocabulary"] for report in reports if isinstance(report.get("vocabulary"), int)
+    }
 
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:

@@ -61,6 +61,7 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
             assert cell.folder is not None
             write_notes(cell.path, turn.arm.name, _differences(loaded, cell.folder))
         report["size_bytes"] = stored_bytes(loaded.model, steps, source=loaded.name)
+        report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
         for cell in turn.cells:
             _note(turn, cell, report)
     return Ready(loaded, _engine(turn, loaded))
