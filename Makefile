@@ -9,7 +9,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all peers browser fuzz docs smoke audit check format bench bench-gpu clean
+.PHONY: install demo test test-all peers browser fuzz docs smoke dist audit check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -58,10 +58,11 @@ browser:
 			chromium fonts-noto-core fonts-noto-cjk > /dev/null; } \
 		|| echo 'no Chromium: the tests of the page are skipped'
 
-# Ten thousand inputs for everything that reads a file; FUZZ=N for another number.
+# Ten thousand inputs for everything that reads a file, on all cores: an hour or more on two. FUZZ=N for another number.
 FUZZ ?= 10000
 fuzz: install
-	ANOMIA_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0
+	ls tests/fuzz/test_*.py | ANOMIA_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 xargs -P "$$(nproc)" -n 1 \
+		$(BIN)/python -m pytest --timeout 0 -p no:cacheprovider
 
 # The pages of docs/ as a site in site/, which needs no network to be read. A broken link is an error.
 docs: install
@@ -69,7 +70,13 @@ docs: install
 
 # Wheel and source distribution, installed into an empty environment and tried.
 smoke: install
-	$(BIN)/python -m pytest -m longest tests/docs/test_package.py
+	$(BIN)/python -m pytest tests/docs/test_package.py
+
+# What is uploaded of a release.
+dist: install
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/pip install --quiet build
+	$(VENV)-build/bin/python -m build --outdir dist
 
 # Known vulnerabilities of the pinned versions; needs the network. pip-audit lives in an environment of its own.
 audit:
@@ -97,4 +104,4 @@ bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(PEERS:%=.venv-%) dist build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-build $(PEERS:%=.venv-%) dist build site .pytest_cache .mypy_cache .ruff_cache

@@ -47,7 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return wheel, sdist
 
 
-@pytest.mark.longest
+@pytest.mark.slow
 def test_what_is_in_the_files(built: tuple[Path, Path]) -> None:
     wheel, sdist = built
     inside = zipfile.ZipFile(wheel).namelist()
@@ -64,7 +64,7 @@ def test_what_is_in_the_files(built: tuple[Path, Path]) -> None:
     assert not [name for name in outside if name.startswith((".venv", "anomia-demo", "site/", ".hypothesis"))]
 
 
-@pytest.mark.longest
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
     wheel, _ = built
