@@ -63,10 +63,13 @@ def test_what_is_not_taken_to_its_end_is_stopped(how: str) -> None:
 
 
 WAITS = """
-import http.server, sys, threading, time
+import http.server, signal, threading, time
 from anomia.endpoint.abilities import Abilities
 from anomia.endpoint.client import Client
 from anomia.endpoint.pool import in_order
+
+# A shell starts what runs in its background with interrupts switched off.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Hangs(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
