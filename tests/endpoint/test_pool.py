@@ -63,7 +63,7 @@ def test_what_is_not_taken_to_its_end_is_stopped(how: str) -> None:
 
 
 WAITS = """
-import http.server, signal, threading, time
+import http.server, os, signal, threading, time
 from anomia.endpoint.abilities import Abilities
 from anomia.endpoint.client import Client
 from anomia.endpoint.pool import in_order
@@ -73,7 +73,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Hangs(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        print("asked", flush=True)
+        os.write(1, b"asked\n")
         time.sleep(600)
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hangs)
