@@ -73,7 +73,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Hangs(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        os.write(1, b"asked\n")
+        os.write(1, b"asked" + os.linesep.encode())
         time.sleep(600)
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hangs)
