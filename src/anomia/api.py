@@ -385,7 +385,11 @@ def _arm_named(name: str, arms: Sequence[str]) -> str:
     from anomia.models.memory import given_name
 
     def model(arm: str) -> str | None:
-        steps = parse_arm(arm).steps
+        try:
+            steps = parse_arm(arm).steps
+        except AnomiaError:
+            # An arm of another tool's evaluation is called as its folder is.
+            return None
         return steps[0].model if len(steps) == 1 and isinstance(steps[0], Checkpoint) else None
 
     models = {arm: model(arm) for arm in arms}
