@@ -19,12 +19,12 @@ from anomia.files import parse_parquet, sha256, write_bytes, write_text
 from anomia.grade import Stripped, grade, is_degenerate, normalize, strip_thinking
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
-from anomia.probe.encode import OPTION_KINDS, EncodedItem
+from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem
 
 _TEXTS = pl.List(pl.String)
 _FLOATS = pl.List(pl.Float64)
 _GENERATIONS = ("distractors_only", "unrelated", "one_shot", "zero_shot")
-_CHOICES = (*OPTION_KINDS, "choice_no_question")
+_CHOICES = (*OPTION_KINDS, *NO_QUESTION)
 _PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
 _NEVER_NULL = (
     "arm", "dataset", "language", "item_id", "index", "passage_id", "question", "gold", "finite",
@@ -71,7 +71,11 @@ def _schema() -> dict[str, Any]:
             f"{name}_correct": pl.Boolean,
             f"{name}_correct_per_token": pl.Boolean,
             f"{name}_correct_per_byte": pl.Boolean,
+            f"{name}_scores_per_char": _FLOATS,
+            f"{name}_correct_per_char": pl.Boolean,
         }
+    for name in OPTION_KINDS:
+        columns |= {f"{name}_scores_pmi": _FLOATS, f"{name}_correct_pmi": pl.Boolean}
     columns["choice_correct_any"] = pl.Boolean
     for name in _PLACES:
         columns |= {
@@ -249,23 +253,36 @@ def _generated(encoded: EncodedItem, said: Said) -> dict[str, Any]:
 
 
 def _chosen(encoded: EncodedItem, reply: Reply) -> dict[str, Any]:
+    """Scores and picks of every kind of options, under every scoring.
+
+    per_char is `acc_norm` of lm-evaluation-harness. pmi: the log-probability after the prompt − after the prompt
+    without its question (Holtzman et al. 2021), for options that were asked both ways.
+    """
     gold, row = encoded.item.question.gold, dict[str, Any]()
+    kinds = OPTION_KINDS | NO_QUESTION
     for name, log_probs in reply.option_log_probs.items():
         if name == "answers":
             continue
-        texts = encoded.item.options[OPTION_KINDS.get(name, "standard")]
+        texts = encoded.item.options[kinds[name]]
         sums = [math.fsum(scores) for scores in log_probs]
-        per_token = [total / len(scores) for total, scores in zip(sums, log_probs, strict=True)]
-        per_byte = [total / len(text.encode()) for total, text in zip(sums, texts, strict=True)]
-        row |= {
-            f"{name}_scores": sums,
-            f"{name}_scores_per_token": per_token,
-            f"{name}_scores_per_byte": per_byte,
-            f"{name}_pick": texts[_argmax(sums)],
-            f"{name}_correct": texts[_argmax(sums)] == gold,
-            f"{name}_correct_per_token": texts[_argmax(per_token)] == gold,
-            f"{name}_correct_per_byte": texts[_argmax(per_byte)] == gold,
+        scored = {
+            "": sums,
+            "_per_token": [total / len(scores) for total, scores in zip(sums, log_probs, strict=True)],
+            "_per_byte": [total / len(text.encode()) for total, text in zip(sums, texts, strict=True)],
+            "_per_char": [total / len(text) for total, text in zip(sums, texts, strict=True)],
         }
+        row[f"{name}_pick"] = texts[_argmax(sums)]
+        for scoring, scores in scored.items():
+            row |= {
+                f"{name}_scores{scoring}": scores,
+                f"{name}_correct{scoring}": texts[_argmax(scores)] == gold,
+            }
+    for name in OPTION_KINDS:
+        with_question, without = (row.get(f"{name}{part}_scores") for part in ("", "_no_question"))
+        if with_question is not None and without is not None:
+            gained = [one - other for one, other in zip(with_question, without, strict=True)]
+            texts = encoded.item.options[kinds[name]]
+            row |= {f"{name}_scores_pmi": gained, f"{name}_correct_pmi": texts[_argmax(gained)] == gold}
     if "choice" in reply.option_log_probs and "answers" in reply.option_log_probs:
         best = max(math.fsum(scores) for scores in reply.option_log_probs["answers"])
         options = encoded.item.options["standard"]

@@ -13,7 +13,7 @@ from anomia.endpoint.client import Client, RefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
-from anomia.probe.encode import OPTION_KINDS, EncodedItem, chat_text
+from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem, chat_text
 from anomia.records import Said, answer_of
 
 
@@ -103,14 +103,14 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, ch
     """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
     question, asked = encoded.item.question, encoded.ask.options
     texts = {
-        name: encoded.item.options[OPTION_KINDS.get(name, "standard")] for name in asked if name != "answers"
+        name: encoded.item.options[(OPTION_KINDS | NO_QUESTION)[name]] for name in asked if name != "answers"
     }
     if "answers" in asked:
         texts["answers"] = question.answers
     by_prompt: dict[str, dict[str, Scored]] = {}
     starts: dict[str, int] = {}
     for prompt in ("open", "no_question"):
-        mine = [name for name in texts if (name == "choice_no_question") == (prompt == "no_question")]
+        mine = [name for name in texts if (name in NO_QUESTION) == (prompt == "no_question")]
         wanted = dict.fromkeys(text for name in mine for text in texts[name])
         if not wanted:
             continue
@@ -124,7 +124,7 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, ch
         by_prompt[prompt], starts[prompt] = found, _start(alone, list(found.values()))
     log_probs = {}
     for name, options in texts.items():
-        prompt = "no_question" if name == "choice_no_question" else "open"
+        prompt = "no_question" if name in NO_QUESTION else "open"
         log_probs[name] = tuple(_from(by_prompt[prompt][text], starts[prompt]) for text in options)
     finite = all(math.isfinite(p) for options in log_probs.values() for option in options for p in option)
     placements: dict[str, Placement] = {}

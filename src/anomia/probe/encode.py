@@ -33,6 +33,8 @@ PROBES = (
     "choice_no_question", "rank", "beams", "samples", "one_shot",
 )  # fmt: skip
 OPTION_KINDS = {"choice": "standard", "choice_hard": "hard", "choice_passage": "passage"}
+# The same options after the prompt without its question; asked together, by `choice_no_question`.
+NO_QUESTION = {f"{name}_no_question": kind for name, kind in OPTION_KINDS.items()}
 Encode = Callable[[str], TokenIds]
 
 
@@ -180,8 +182,9 @@ def _encode_cut(
         foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
         targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
         targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
-    if "choice_no_question" in probes and question.context:
-        options["choice_no_question"] = _bare_options(item, context, tokenizer, encode, form)
+    if "choice_no_question" in probes:
+        asked_with = {probe: option_texts[probe] for probe in OPTION_KINDS if probe in options}
+        options |= _bare_options(asked_with, context, tokenizer, encode, form)
 
     distractors = tuple(text for text in item.options["standard"] if text != question.gold)
     cues = {"cued": item.options["standard"], "distractors_only": distractors, "unrelated": item.unrelated}
@@ -301,12 +304,23 @@ def _one_shot_prompts(
     )
 
 
-def _bare_options(item: Item, context: str, tokenizer: Any, encode: Encode, form: Form) -> OptionSet:
-    """The standard options after the passage alone."""
+def _bare_options(
+    texts: Mapping[str, Sequence[str]], context: str, tokenizer: Any, encode: Encode, form: Form
+) -> dict[str, OptionSet]:
+    """Every kind of options after the passage alone, all scored from one place.
+
+    texts: options by the probe that asks them with the question.
+    """
+    if not texts:
+        return {}
     prompt = no_question_prompt(context, templates=form.templates)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat)
-    sequences = tuple(continue_(text) for text in item.options["standard"])
-    return OptionSet(_scoring_start(encode(prompt), sequences), sequences)
+    joint = {text: continue_(text) for options in texts.values() for text in options}
+    start = _scoring_start(encode(prompt), list(joint.values()))
+    return {
+        f"{probe}_no_question": OptionSet(start, tuple(joint[text] for text in options))
+        for probe, options in texts.items()
+    }
 
 
 def _scoring_start(prompt: TokenIds, continuations: Sequence[TokenIds]) -> int:
