@@ -10,9 +10,12 @@ from anomia.measure.quantities import (
     drop,
     everywhere,
     everywhere_all,
+    everywhere_levels,
+    expected_share,
     gap_quantity,
     join,
     minus,
+    net_share,
     normalized,
     ratio_widening,
     restrict,
@@ -159,6 +162,85 @@ def test_one_pass_or_many_give_the_same():
             assert one[3:] == other[3:]
         assert alone.left_out == among.left_out
     assert everywhere_all({}, resampling) == {}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_pooled_figures_and_means_cover_the_languages_that_are_named(parallel):
+    answers, labels = study()
+    passages = np.tile(np.arange(120) // 2, 3) if parallel else np.arange(360) // 2
+    gap = gap_quantity(*answers, passages, floor=0.25)
+    found = everywhere(gap, resample(labels, passages, draws=2000), pooled=["l0", "l2"])
+    mask = labels != "l1"
+    alone = everywhere(restrict(gap, mask), resample(labels[mask], passages[mask], draws=2000))
+    assert found.left_out == ("l1",)
+    assert found.by_language["l1"] is not None
+    for one, other in ((found.pooled, alone.pooled), (found.mean, alone.mean)):
+        assert one.value == pytest.approx(other.value)
+        assert (one.n, one.clusters) == (other.n, other.clusters) == (240, 60 if parallel else 120)
+        # Other draws of the same study.
+        assert one[1:3] == pytest.approx(other[1:3], abs=0.02)
+    nothing = everywhere(gap, resample(labels, passages, draws=100), pooled=())
+    assert (nothing.pooled, nothing.mean, nothing.left_out) == (None, None, ("l0", "l1", "l2"))
+
+
+def test_many_levels_in_one_pass_are_those_of_passes_of_their_own():
+    answers, labels = study()
+    resampling = resample(labels, draws=500)
+    quantities = {"drop": drop(*answers[:2]), "gap": gap_quantity(*answers, floor=0.25)}
+    levels = [1 - 0.05 / k for k in (1, 2, 3)]
+    together = everywhere_levels(quantities, resampling, levels)
+    assert list(together) == levels
+    for level in levels:
+        assert together[level] == everywhere_all(quantities, resampling, level=level)
+    assert everywhere_levels({}, resampling, levels) == {level: {} for level in levels}
+
+
+def test_a_net_share_is_what_fell_without_what_rose():
+    answers, labels = study()
+    base_open, arm_open, base_choice, arm_choice = answers
+    both, after = base_open & base_choice, arm_open & arm_choice
+    fell, rose = both & ~arm_open & arm_choice, ~base_open & base_choice & after
+    found = everywhere(net_share(fell, rose, both), resample(labels, draws=500))
+    assert found.pooled.value == pytest.approx((fell.sum() - rose.sum()) / both.sum())
+    assert found.pooled.n == both.sum()
+    assert found.pooled.low < found.pooled.value < found.pooled.high
+    # Both directions alike, as between two runs of one model: nothing.
+    as_many = ~both & (np.cumsum(~both) <= fell.sum())
+    again = everywhere(net_share(fell, as_many, both), resample(labels, draws=500)).pooled
+    assert again.value == 0
+    assert again.low < -0.05
+    assert again.high > 0.05
+    with pytest.raises(DataError, match="those that rose do not"):
+        net_share(fell, fell, both)
+
+
+def test_shares_of_few_both_correct_items_are_not_given():
+    fell, among = np.arange(60) < 3, np.arange(60) < 9
+    resampling = resample(["a"] * 60, draws=50)
+    for quantity in (net_share(fell, ~among, among), expected_share(~fell, among, among)):
+        assert everywhere(quantity, resampling).pooled is None
+    ten = np.arange(60) < 10
+    assert everywhere(net_share(fell, ~ten, ten), resampling).pooled.value == pytest.approx(-4.7)
+
+
+def test_a_net_share_without_changes_keeps_a_width():
+    nothing, among = np.zeros(100, dtype=bool), np.arange(100) < 40
+    found = everywhere(net_share(nothing, nothing, among), resample(["a"] * 100, draws=50)).pooled
+    plain = paired_difference(nothing, nothing)
+    assert (found.value, found.method, found.n) == (0, "score", 40)
+    assert found.high == pytest.approx(plain.high / 0.4)
+
+
+def test_the_expected_share_multiplies_what_each_format_did():
+    answers, labels = study()
+    base_open, arm_open, base_choice, arm_choice = answers
+    both = base_open & base_choice
+    found = everywhere(expected_share(arm_open, arm_choice, both), resample(labels, draws=500)).pooled
+    assert found.value == pytest.approx((1 - arm_open[both].mean()) * arm_choice[both].mean())
+    assert 0 <= found.low < found.value < found.high <= 1
+    kept = everywhere(expected_share(both, both, both), resample(labels, draws=50)).pooled
+    assert kept.value == 0
+    assert kept.high > 0.01
 
 
 def test_restricting_is_building_from_fewer_items():

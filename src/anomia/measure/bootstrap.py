@@ -54,7 +54,7 @@ class Resampling:
 class Totals(NamedTuple):
     """Sums of columns over items. observed: [languages, …]. drawn: [draws, languages, …].
 
-    without: with one passage left out each: [passages, languages, …]. The sum over all languages comes
+    without: with one passage left out each: [passages, languages, …]. The sum over several languages comes
     last on the language axis where it was asked for.
     """
 
@@ -103,10 +103,10 @@ def resample(
     return Resampling(tuple(str(name) for name in names), language, groups.index, groups.count, tuple(strata))
 
 
-def totals(resampling: Resampling, columns: ArrayLike, *, pooled: bool = False) -> Totals:
+def totals(resampling: Resampling, columns: ArrayLike, *, pooled: NDArray[np.bool_] | None = None) -> Totals:
     """Sums of columns [items, …] over each language: observed, in every draw, and without each passage.
 
-    pooled: whether the sum over all languages is appended.
+    pooled: the languages whose common sum is appended: [languages]; None appends nothing.
     """
     values = np.asarray(columns, dtype=np.float64)
     rest, width = values.shape[1:], int(np.prod(values.shape[1:], dtype=np.int64))
@@ -117,14 +117,14 @@ def totals(resampling: Resampling, columns: ArrayLike, *, pooled: bool = False) 
     parts = np.asarray(sums.tocsr() @ flat).reshape(resampling.passages, len(resampling.languages), width)
     draws = len(resampling.strata[0].weights)
     # The draws of one sum lie side by side: figures are made of whole sums, and sorted along their draws.
-    drawn = np.empty((width, len(resampling.languages) + pooled, draws))
+    drawn = np.empty((width, len(resampling.languages) + (pooled is not None), draws))
     for stratum in resampling.strata:
         block = parts[np.ix_(stratum.passages, stratum.languages)]  # [passages, languages, width]
         product = block.reshape(len(block), -1).T.astype(np.float32) @ stratum.weights.T
         drawn[:, stratum.languages] = product.reshape(len(stratum.languages), width, draws).swapaxes(0, 1)
-    if pooled:
-        np.sum(drawn[:, :-1], axis=1, out=drawn[:, -1])
-        parts = np.concatenate([parts, parts.sum(axis=1, keepdims=True)], axis=1)
+    if pooled is not None:
+        np.sum(drawn[:, :-1], axis=1, out=drawn[:, -1], where=pooled[:, None])
+        parts = np.concatenate([parts, parts[:, pooled].sum(axis=1, keepdims=True)], axis=1)
     observed = parts.sum(axis=0)  # [languages, width]
     return Totals(
         observed.reshape(-1, *rest),
@@ -146,6 +146,17 @@ def bca(
     observed: [K]. drawn: [draws, K]; not a number where a draw leaves the figure undefined.
     without: leaving out one passage: [passages, K]. strata: passages of each stratum.
     """
+    return bca_levels(observed, drawn, without, strata, [level])[0]
+
+
+def bca_levels(
+    observed: FloatArray,
+    drawn: FloatArray,
+    without: FloatArray,
+    strata: Sequence[NDArray[np.intp]],
+    levels: Sequence[float],
+) -> list[Interval]:
+    """The bounds of `bca` at several levels, in their order; sorting the draws, most of the work, is shared."""
     usable = np.isfinite(drawn)
     share = usable.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -153,18 +164,23 @@ def bca(
         bias = stats.norm.ppf(below / usable.sum(axis=0))  # [K]
     acceleration, spread = _acceleration(without, strata)
     defined = np.isfinite(observed) & np.isfinite(bias) & (spread > 0) & (share >= 0.99)
-    wide = _widened(strata, level)
     ordered = np.sort(np.where(usable, drawn, np.inf), axis=0)
     last = usable.sum(axis=0) - 1
-    bounds = []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for side in (-wide, wide):
+
+    def bound(side: float) -> FloatArray:
+        with np.errstate(invalid="ignore", divide="ignore"):
             shifted = bias + side
             place = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
             # Past its pole the correction turns back; the end of the draws is the bound then.
             place = np.where(acceleration * shifted < 1, place, 1.0 if side > 0 else 0.0)
-            bounds.append(_at(ordered, np.where(defined, place, 0.5), last))
-    return Interval(np.minimum(bounds[0], observed), np.maximum(bounds[1], observed), defined)
+            return _at(ordered, np.where(defined, place, 0.5), last)
+
+    found = []
+    for level in levels:
+        wide = _widened(strata, level)
+        low, high = bound(-wide), bound(wide)
+        found.append(Interval(np.minimum(low, observed), np.maximum(high, observed), defined))
+    return found
 
 
 # Arms are asked the same items, so most resamplings of a run are the same; one takes 70 MB at 1,800 passages.

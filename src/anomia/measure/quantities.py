@@ -10,7 +10,8 @@ A difference takes BCa alone only if both of its sides have 30, and the plain on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
-from anomia.measure.bootstrap import FloatArray, Resampling, bca, totals
+from anomia.measure.bootstrap import FloatArray, Resampling, bca_levels, totals
 from anomia.measure.drops import above_floor
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import (
     CHECKED_EVENTS,
@@ -59,9 +61,9 @@ class Quantity:
 
 
 class Everywhere(NamedTuple):
-    """One quantity by language, over all items pooled, and as a mean over languages.
+    """One quantity by language, over the items of several languages pooled, and as a mean over those languages.
 
-    left_out: languages in which it is not given, which the mean leaves out.
+    left_out: languages that the mean leaves out: the quantity is not given there, or they are not pooled.
     """
 
     by_language: dict[str, Estimate | None]
@@ -138,8 +140,10 @@ def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> Float
     By the delta method, and never below 1: where the arm is worse the height's uncertainty cancels part
     of the drop's, which few items can't be trusted to show; where it is better they add up.
     """
-    drops = base - arm
-    heights = base - np.asarray(floor)
+    return _widening(base - arm, base - np.asarray(floor))
+
+
+def _widening(drops: FloatArray, heights: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         linear = drops - drops.mean(axis=0) / heights.mean(axis=0) * heights
         widening = linear.std(axis=0) / drops.std(axis=0)
@@ -151,14 +155,83 @@ def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) 
     marked = right_or_wrong(among)
     found = np.where(marked, np.asarray(hits, dtype=np.float64), 0.0)
     ids = _ids(passages, len(marked))
-    hit, missed = marked & (found > 0), marked & (found < 1)
-    rarer = hit if hit.sum() <= missed.sum() else missed
     return Quantity(
         columns=np.stack([found, marked.astype(np.float64)], axis=-1),
         value=lambda sums: _ratio(sums[..., 0], sums[..., 1]),
         given=lambda sums: bool(sums[1] > 0),
         plain=lambda mask, level: _trusted(rate(found[mask & marked], ids[mask & marked], level=level)),
-        changed=rarer,
+        changed=_rarer(marked & (found > 0), marked & (found < 1)),
+    )
+
+
+def net_share(
+    fell: ArrayLike, rose: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None
+) -> Quantity:
+    """Net share: the items that fell − those that rose, over the items marked in `among`: a net dissociation rate.
+
+    fell: a part of `among`. rose: the reverse flow, outside of it. All three are right or wrong: [items].
+    Where changes have no direction, as between two runs of one model, it is 0. Not given for fewer than
+    `FEWEST_BOTH_CORRECT` items in `among`.
+    """
+    lost, won, marked = (right_or_wrong(column) for column in (fell, rose, among))
+    if (lost & ~marked).any() or (won & marked).any():
+        raise DataError(
+            "of a net share the items that fell lie among those marked, and those that rose do not"
+        )
+    down, up, counted = (column.astype(np.float64) for column in (lost, won, marked))
+    ids = _ids(passages, len(counted))
+
+    def plain(mask: Mask, level: float) -> Estimate | None:
+        raw = paired_difference(down[mask], up[mask], ids[mask], level=level)
+        n = int(marked[mask].sum())
+        if raw is None or n < FEWEST_BOTH_CORRECT:
+            return None
+        share_marked = n / raw.n
+        scale = float(_widening((down - up)[mask], counted[mask])) / share_marked
+        value = raw.value / share_marked
+        return Estimate(
+            value,
+            value - (raw.value - raw.low) * scale,
+            value + (raw.high - raw.value) * scale,
+            n,
+            len(np.unique(ids[mask & marked])),
+            raw.method,
+        )
+
+    return Quantity(
+        columns=np.stack([down, up, counted], axis=-1),
+        value=lambda sums: _ratio(sums[..., 0] - sums[..., 1], sums[..., 2]),
+        given=lambda sums: bool(sums[2] >= FEWEST_BOTH_CORRECT),
+        plain=plain,
+        changed=lost | won,
+    )
+
+
+def expected_share(
+    kept_open: ArrayLike, kept_choice: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None
+) -> Quantity:
+    """What a dissociation rate would be if open and choice changed independently, each as much as it did.
+
+    (1 − the share that keeps open) × the share that keeps choice, among the items marked: right or wrong,
+    [items]. Not given for fewer than `FEWEST_BOTH_CORRECT` of them.
+    """
+    opened, chosen, marked = (right_or_wrong(column) for column in (kept_open, kept_choice, among))
+    failed, kept = (marked & ~opened), (marked & chosen)
+    ids = _ids(passages, len(marked))
+
+    def plain(mask: Mask, level: float) -> Estimate | None:
+        here = mask & marked
+        if here.sum() < FEWEST_BOTH_CORRECT:
+            return None
+        one, other = (rate(column[here], ids[here], level=level) for column in (failed, kept))
+        return None if one is None or other is None else _trusted(_product(one, other))
+
+    return Quantity(
+        columns=np.stack([column.astype(np.float64) for column in (failed, kept, marked)], axis=-1),
+        value=lambda sums: _ratio(sums[..., 0], sums[..., 2]) * _ratio(sums[..., 1], sums[..., 2]),
+        given=lambda sums: bool(sums[2] >= FEWEST_BOTH_CORRECT),
+        plain=plain,
+        changed=_rarer(failed, marked & opened),
     )
 
 
@@ -226,15 +299,43 @@ def join(one: Estimate, other: Estimate) -> Estimate:
     )
 
 
-def everywhere(quantity: Quantity, resampling: Resampling, *, level: float = 0.95) -> Everywhere:
+def everywhere(
+    quantity: Quantity,
+    resampling: Resampling,
+    *,
+    level: float = 0.95,
+    pooled: Collection[str] | None = None,
+) -> Everywhere:
     """A quantity with its interval in each language, pooled, and as a mean over languages."""
-    return everywhere_all({"": quantity}, resampling, level=level)[""]
+    return everywhere_all({"": quantity}, resampling, level=level, pooled=pooled)[""]
 
 
 def everywhere_all(
-    quantities: Mapping[str, Quantity], resampling: Resampling, *, level: float = 0.95
+    quantities: Mapping[str, Quantity],
+    resampling: Resampling,
+    *,
+    level: float = 0.95,
+    pooled: Collection[str] | None = None,
 ) -> dict[str, Everywhere]:
-    """Many quantities of the same items in one pass over the draws, which is most of the work."""
+    """Many quantities of the same items in one pass over the draws, which is most of the work.
+
+    pooled: the languages that the pooled figures and the means cover; None for all. The other languages
+    get figures of their own and nothing else.
+    """
+    return everywhere_levels(quantities, resampling, [level], pooled=pooled)[level]
+
+
+def everywhere_levels(
+    quantities: Mapping[str, Quantity],
+    resampling: Resampling,
+    levels: Collection[float],
+    *,
+    pooled: Collection[str] | None = None,
+) -> dict[float, dict[str, Everywhere]]:
+    """`everywhere_all` at several confidence levels: the draws are made, summed and sorted once.
+
+    An interval at a higher level contains those at lower ones.
+    """
     items = len(resampling.language)
     for name, quantity in quantities.items():
         if len(quantity.columns) != items:
@@ -242,39 +343,36 @@ def everywhere_all(
                 f"{name or 'the quantity'} has {len(quantity.columns)} items, but {items} were resampled: "
                 "take the same items in both"
             )
+    wanted = list(dict.fromkeys(levels))
     if not quantities:
-        return {}
+        return {level: {} for level in wanted}
+    languages = np.array([pooled is None or name in pooled for name in resampling.languages])
     nodes = _nodes(quantities.values())
-    figures = _figures(nodes, resampling)
-    scopes = [_language_items(resampling, number, level) for number in range(len(resampling.languages))]
-    everything = np.ones(items, dtype=bool)
-    scopes.append(_Items(everything, resampling.passage, tuple(s.passages for s in resampling.strata), level))
-    estimates = [_estimates(nodes, figures, place, scope) for place, scope in enumerate(scopes)]
-    by_language = {
-        name: {
-            language: _marked(quantity, estimates[place][id(quantity)], scopes[place])
-            if id(quantity) in estimates[place]
-            else None
-            for place, language in enumerate(resampling.languages)
-        }
-        for name, quantity in quantities.items()
-    }
-    means = _means(quantities, figures, by_language, resampling, level)
-    found = {}
-    for name, quantity in quantities.items():
-        pooled = estimates[-1].get(id(quantity))
-        left_out = tuple(language for language, estimate in by_language[name].items() if estimate is None)
-        found[name] = Everywhere(
-            by_language[name],
-            None if pooled is None else _marked(quantity, pooled, scopes[-1]),
-            means.get(name),
-            left_out,
+    figures = _figures(nodes, resampling, languages)
+    scopes = [_over(resampling, [number]) for number in range(len(resampling.languages))]
+    scopes.append(_over(resampling, np.flatnonzero(languages)))
+    estimates = [_estimates(nodes, figures, place, scope, wanted) for place, scope in enumerate(scopes)]
+    means = _means(quantities, figures, estimates, resampling, languages, wanted)
+    found: dict[float, dict[str, Everywhere]] = {level: {} for level in wanted}
+    for level, (name, quantity) in itertools.product(wanted, quantities.items()):
+        places = [
+            None if estimate is None else _marked(quantity, estimate, scope)
+            for estimate, scope in zip(
+                (by_node[level].get(id(quantity)) for by_node in estimates), scopes, strict=True
+            )
+        ]
+        by_language = dict(zip(resampling.languages, places[:-1], strict=True))
+        left_out = tuple(
+            language
+            for language, is_pooled in zip(resampling.languages, languages, strict=True)
+            if by_language[language] is None or not is_pooled
         )
+        found[level][name] = Everywhere(by_language, places[-1], means[level].get(name), left_out)
     return found
 
 
 class _Figures(NamedTuple):
-    """A quantity in every language and, last, pooled: L + 1 places.
+    """A quantity in every language and, last, over the pooled ones: L + 1 places.
 
     observed: [L + 1]. drawn: [draws, L + 1]. without: [passages, L + 1]. given: [L + 1].
     """
@@ -291,7 +389,6 @@ class _Items(NamedTuple):
     mask: Mask
     passage: NDArray[np.intp]
     strata: tuple[NDArray[np.intp], ...]
-    level: float
 
 
 def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
@@ -308,7 +405,9 @@ def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
     return list(found.values())
 
 
-def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Figures]:
+def _figures(
+    nodes: Sequence[Quantity], resampling: Resampling, pooled: NDArray[np.bool_]
+) -> dict[int, _Figures]:
     """Figures of all nodes by their identity: sums are drawn for leaves alone, differences follow."""
     leaves = [node for node in nodes if not node.sides]
     # Raw and normalized drops, and what they are part of, sum the same columns: each is drawn once.
@@ -318,7 +417,7 @@ def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Fi
         for column in leaf.columns.T:
             if places.setdefault(column.tobytes(), len(columns)) == len(columns):
                 columns.append(column)
-    sums = totals(resampling, np.stack(columns, axis=-1), pooled=True)
+    sums = totals(resampling, np.stack(columns, axis=-1), pooled=pooled)
     found: dict[int, _Figures] = {}
     for leaf in leaves:
         mine = [places[column.tobytes()] for column in leaf.columns.T]
@@ -339,42 +438,57 @@ def _figures(nodes: Sequence[Quantity], resampling: Resampling) -> dict[int, _Fi
     return found
 
 
-def _language_items(resampling: Resampling, number: int, level: float) -> _Items:
-    mask = resampling.language == number
-    return _Items(mask, resampling.passage, (np.unique(resampling.passage[mask]),), level)
+def _over(resampling: Resampling, languages: ArrayLike) -> _Items:
+    """The items of some languages (their numbers)."""
+    mask = np.isin(resampling.language, languages)
+    passages = np.unique(resampling.passage[mask])
+    strata = tuple(
+        np.intersect1d(stratum.passages, passages)
+        for stratum in resampling.strata
+        if np.isin(stratum.languages, languages).any()
+    )
+    return _Items(mask, resampling.passage, strata)
 
 
 def _estimates(
-    nodes: Sequence[Quantity], figures: Mapping[int, _Figures], place: int, items: _Items
-) -> dict[int, Estimate]:
+    nodes: Sequence[Quantity],
+    figures: Mapping[int, _Figures],
+    place: int,
+    items: _Items,
+    levels: Sequence[float],
+) -> dict[float, dict[int, Estimate]]:
     """Every node that is given in one place (a language, or pooled), with the interval that its items allow."""
+    found: dict[float, dict[int, Estimate]] = {level: {} for level in levels}
     present = [node for node in nodes if figures[id(node)].given[place]]
     if not present:
-        return {}
+        return found
     mine = [figures[id(node)] for node in present]
     observed = np.array([figure.observed[place] for figure in mine])
     # Transposed, so that the draws of a figure lie side by side.
     drawn, without = (
         np.stack([getattr(figure, part)[:, place] for figure in mine]).T for part in ("drawn", "without")
     )
-    interval = bca(observed, drawn, without, items.strata, level=items.level)
+    intervals = bca_levels(observed, drawn, without, items.strata, levels)
     events = _Events(items)
-    found: dict[int, Estimate] = {}
-    for k, node in enumerate(present):
-        plain = (
-            join(*(found[id(side)] for side in node.sides))
-            if node.sides
-            else node.plain(items.mask, items.level)
-        )
-        if plain is None:
-            raise DataError("a figure was given that has no plain interval: please report this")
-        bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
-        found[id(node)] = _chosen(node, float(observed[k]), bounds, plain, events)
+    for level, interval in zip(levels, intervals, strict=True):
+        for k, node in enumerate(present):
+            plain = (
+                join(*(found[level][id(side)] for side in node.sides))
+                if node.sides
+                else node.plain(items.mask, level)
+            )
+            if plain is None:
+                raise DataError("a figure was given that has no plain interval: please report this")
+            bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
+            found[level][id(node)] = _chosen(node, float(observed[k]), bounds, plain, events)
     return found
 
 
 class _Events:
-    """Changed items of quantities among some items, counted down by the design effect; each counted once."""
+    """Changed items of quantities among some items, counted down by the design effect; each counted once.
+
+    The same at every level of confidence, so that intervals of a higher level contain those of a lower one.
+    """
 
     def __init__(self, items: _Items) -> None:
         self._items = items
@@ -384,8 +498,7 @@ class _Events:
     def of(self, leaf: Quantity) -> float:
         """Of a quantity without sides."""
         if id(leaf) not in self._known:
-            changed = leaf.changed[self._items.mask]
-            self._known[id(leaf)] = _effective(changed, self._groups, self._items.level)
+            self._known[id(leaf)] = _effective(leaf.changed[self._items.mask], self._groups)
         return self._known[id(leaf)]
 
 
@@ -420,42 +533,46 @@ def choose(low: float, high: float, plain: Estimate, events: Sequence[float]) ->
     return low, high, "BCa over passages"
 
 
-def _effective(changed: Mask, groups: Clusters, level: float) -> float:
+def _effective(changed: Mask, groups: Clusters) -> float:
     """Changed items, counted down by the design effect."""
     flags = changed.astype(np.float64)
-    return float(flags.mean()) * effective_items(flags, groups, level=level)
+    return float(flags.mean()) * effective_items(flags, groups)
 
 
 def _means(
     quantities: Mapping[str, Quantity],
     figures: Mapping[int, _Figures],
-    by_language: Mapping[str, Mapping[str, Estimate | None]],
+    estimates: Sequence[Mapping[float, Mapping[int, Estimate]]],
     resampling: Resampling,
-    level: float,
-) -> dict[str, Estimate]:
-    """Means over the languages in which each quantity is given, by name; absent where there is none."""
+    pooled: NDArray[np.bool_],
+    levels: Sequence[float],
+) -> dict[float, dict[str, Estimate]]:
+    """Means over the pooled languages in which each quantity is given, by name; absent where there is none.
+
+    estimates: by place, level and node.
+    """
     together: dict[tuple[int, ...], list[str]] = {}
-    for name, estimates in by_language.items():
-        given = tuple(n for n, language in enumerate(resampling.languages) if estimates[language])
+    for name, quantity in quantities.items():
+        given = tuple(np.flatnonzero(figures[id(quantity)].given[:-1] & pooled).tolist())
         if given:
             together.setdefault(given, []).append(name)
-    means = {}
+    means: dict[float, dict[str, Estimate]] = {level: {} for level in levels}
     for given, names in together.items():
-        strata = tuple(s.passages for s in resampling.strata if np.isin(s.languages, given).any())
-        items = _Items(np.isin(resampling.language, given), resampling.passage, strata, level)
+        items = _over(resampling, given)
         mine = [figures[id(quantities[name])] for name in names]
         observed, drawn, without = (
             np.stack([part[..., list(given)].mean(axis=-1) for part in parts]).T
             for parts in zip(*(figure[:3] for figure in mine), strict=True)
         )
-        interval = bca(observed, drawn, without, strata, level=level)
+        intervals = bca_levels(observed, drawn, without, items.strata, levels)
         events = _Events(items)
-        for k, name in enumerate(names):
-            parts = [estimate for estimate in by_language[name].values() if estimate is not None]
-            plain = _joined_languages(parts, sum(len(member) for member in strata))
-            bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
-            mean = _chosen(quantities[name], float(observed[k]), bounds, plain, events)
-            means[name] = _marked(quantities[name], mean, items)
+        for level, interval in zip(levels, intervals, strict=True):
+            for k, name in enumerate(names):
+                parts = [estimates[place][level][id(quantities[name])] for place in given]
+                plain = _joined_languages(parts, sum(len(member) for member in items.strata))
+                bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
+                mean = _chosen(quantities[name], float(observed[k]), bounds, plain, events)
+                means[level][name] = _marked(quantities[name], mean, items)
     return means
 
 
@@ -485,6 +602,21 @@ def _paired(
             f"paired items must match: {before.shape} and {after.shape}; join the records by item"
         )
     return before, after, _ids(passages, len(before))
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    """Interval of the product of two rates from theirs (MOVER), as if they were independent."""
+    value = one.value * other.value
+    below = ((one.value - one.low) * other.value) ** 2 + ((other.value - other.low) * one.value) ** 2
+    above = ((one.high - one.value) * other.value) ** 2 + ((other.high - other.value) * one.value) ** 2
+    return Estimate(
+        value, value - below**0.5, value + above**0.5, one.n, one.clusters, "product of two rates", True
+    )
+
+
+def _rarer(one: Mask, other: Mask) -> Mask:
+    """The class with fewer items, on which a share's uncertainty rests."""
+    return one if one.sum() <= other.sum() else other
 
 
 def _joined(one: Estimate | None, other: Estimate | None) -> Estimate | None:
