@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from anomia.measure.comparisons import GENERATED, VARIANTS
 from anomia.measure.figures import Figure
-from anomia.measure.frame import CHOSEN, MEAN, REACHES, Floats, both, floats, known, right, scopes
+from anomia.measure.frame import (
+    MEAN,
+    NO_QUESTION,
+    REACHES,
+    RECOGNITION,
+    Floats,
+    both,
+    floats,
+    known,
+    right,
+    scopes,
+)
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
 from anomia.measure.reach import pass_at_k, recovery
@@ -21,14 +32,43 @@ LARGEST_K = 10
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     """Shares of right answers of one arm, by language and pooled."""
-    columns = {name: f"{name}_correct" for name in (*GENERATED, *CHOSEN)}
+    columns = {name: f"{name}_correct" for name in (*GENERATED, *NO_QUESTION)}
+    columns |= {way.name: way.column for way in RECOGNITION.values()}
     columns |= {name: name for name in (*VARIANTS, "string_presence")}
     columns |= {f"reach_{way}": f"reach_{way}" for way in ("greedy", *REACHES)}
     for measure, column in columns.items():
         yield from _rates(arm, f"accuracy/{measure}", rows, column)
+    for measure in ("loop", "degenerate"):
+        yield from _rates(arm, f"outputs/{measure}", rows, f"open_{measure}")
     yield from _easier(arm, rows)
     yield from _by_seed(arm, rows)
     yield from _pass_curve(arm, rows)
+
+
+def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """How many verdicts differ between base and the arm in either direction, and how many more outputs loop."""
+    for name in ("open", "choice"):
+        part = known(pairs, both(f"{name}_correct"))
+        flipped = right(part, f"{name}_correct") != right(part, f"{name}_correct_arm")
+        languages = set(pairs["language"].unique())
+        yield from rates_of(
+            arm,
+            f"flips/{name}",
+            part,
+            flipped.astype(np.float64),
+            part["passage"].to_numpy(),
+            languages=languages,
+        )
+    part = known(pairs, both("open_loop"))
+    before, after, passages = (
+        right(part, "open_loop"),
+        right(part, "open_loop_arm"),
+        part["passage"].to_numpy(),
+    )
+    for scope, mask in scopes(part):
+        yield Figure(
+            arm, "outputs/loop_more", scope, paired_difference(after[mask], before[mask], passages[mask])
+        )
 
 
 def recoveries(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
@@ -71,10 +111,11 @@ def rates_of(
     """
     for scope, mask in scopes(graded):
         yield Figure(arm, measure, scope, rate(values[mask], passages[mask]))
-    if len(values):
-        labels = graded["language"].to_numpy()
+    pooled = graded["pooled"].to_numpy()
+    if pooled.any():
+        labels = graded["language"].to_numpy()[pooled]
         left_out = tuple(sorted(languages - set(labels.tolist())))
-        yield Figure(arm, measure, MEAN, mean_rate(values, labels, passages), left_out)
+        yield Figure(arm, measure, MEAN, mean_rate(values[pooled], labels, passages[pooled]), left_out)
 
 
 def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from anomia.measure.bootstrap import resample
 from anomia.measure.comparisons import Pairs
 from anomia.measure.contrasts import Point, frontier
 from anomia.measure.figures import BetweenRow, Figure, FrontierRow, find
-from anomia.measure.frame import MEAN, POOLED, Bools, both
+from anomia.measure.frame import MEAN, POOLED, RECOGNITION, Bools, both, pooled_languages
 from anomia.measure.quantities import Quantity, everywhere_all, minus
 from anomia.measure.rates import Estimate
 
@@ -20,7 +20,7 @@ BASE = "base"
 
 
 def between_rows(pairs: Mapping[str, pl.DataFrame]) -> Iterator[BetweenRow]:
-    """Gap and dissociation of one arm − of another, for every two arms.
+    """Gap, dissociation and net dissociation of one arm − of another, for every two arms.
 
     pairs: each arm joined with base, by name, in the order of the same items. Arms that answered the same
     items share their draws.
@@ -92,16 +92,22 @@ def _couples(
     arms = dict.fromkeys(arm for couple in couples for arm in couple)
     parts = {arm: Pairs(pairs[arm].filter(_name(pairs[arm]).is_in(list(items)))) for arm in arms}
     gaps = {arm: _gap(part) for arm, part in parts.items()}
-    rates = {arm: part.dissociation("choice") for arm, part in parts.items()}
+    standard = RECOGNITION["choice"]
+    rates = {arm: part.dissociation(standard) for arm, part in parts.items()}
+    nets = {arm: part.net_dissociation(standard) for arm, part in parts.items()}
     quantities: dict[str, Quantity] = {}
     meant: dict[str, tuple[str, str, str]] = {}
     for one, other in couples:
-        for measure, of in (("gap/choice", gaps), ("dissociation/choice", rates)):
+        for measure, of in (
+            ("gap/choice", gaps),
+            ("dissociation/choice", rates),
+            ("net_dissociation/choice", nets),
+        ):
             key = str(len(quantities))
             quantities[key], meant[key] = minus(of[one], of[other]), (one, other, measure)
     first = next(iter(parts.values()))
     draws = resample(first.rows["language"].to_list(), first.passages)
-    for key, found in everywhere_all(quantities, draws).items():
+    for key, found in everywhere_all(quantities, draws, pooled=pooled_languages(first.rows)).items():
         for scope, estimate in {**found.by_language, POOLED: found.pooled}.items():
             yield BetweenRow(*meant[key], scope, estimate)
         yield BetweenRow(*meant[key], MEAN, found.mean, found.left_out)

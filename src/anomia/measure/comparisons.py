@@ -8,17 +8,27 @@ from typing import NamedTuple
 import polars as pl
 
 from anomia.measure.bootstrap import resample
-from anomia.measure.contrasts import Answers, dissociation_quantity
+from anomia.measure.contrasts import Answers, dissociation_quantity, expected_quantity, net_quantity
 from anomia.measure.figures import Figure
-from anomia.measure.frame import CHOSEN, MEAN, POOLED, REACHES, Floats, both, floats, known
+from anomia.measure.frame import (
+    MEAN,
+    NO_QUESTION,
+    POOLED,
+    REACHES,
+    RECOGNITION,
+    Floats,
+    Recognition,
+    both,
+    floats,
+    known,
+    pooled_languages,
+    right,
+)
 from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
 
 GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
-# Other ways to grade or to score the same replies.
-VARIANTS = (
-    "open_em", "open_f1", "cued_contains", "choice_correct_any", "choice_correct_per_token", "choice_correct_per_byte",
-)  # fmt: skip
-RECOGNITION = ("choice", "choice_hard", "choice_passage")
+# Other ways to grade the same replies.
+VARIANTS = ("open_em", "open_f1", "open_strict", "cued_contains", "choice_correct_any")
 
 
 class Pairs:
@@ -41,14 +51,21 @@ class Pairs:
             lambda: normalized(*self._sides(column), self.passages, floor=floors),
         )
 
-    def dissociation(self, options: str) -> Quantity:
-        """Dissociation rate under one kind of options."""
-        columns = both("open_correct", f"{options}_correct")
+    def dissociation(self, way: Recognition) -> Quantity:
+        """Dissociation rate under one way to test recognition."""
         return self._once(
-            ("dissociation", options, None),
-            lambda: dissociation_quantity(
-                Answers(*(floats(self.rows, column) for column in columns)), self.passages
-            ),
+            ("dissociation", way.column, None),
+            lambda: dissociation_quantity(self._answers(way), self.passages),
+        )
+
+    def net_dissociation(self, way: Recognition) -> Quantity:
+        """Choice-only items − those that go the other way, over the both-correct items of base."""
+        return self._once(("net", way.column, None), lambda: net_quantity(self._answers(way), self.passages))
+
+    def expected_dissociation(self, way: Recognition) -> Quantity:
+        """The dissociation rate if open and choice had changed independently of each other."""
+        return self._once(
+            ("expected", way.column, None), lambda: expected_quantity(self._answers(way), self.passages)
         )
 
     def recovery(self, reach: str, among: str, *, of: str = "reach", arm: bool = True) -> Quantity:
@@ -63,6 +80,9 @@ class Pairs:
         hits = floats(self.rows, f"{of}_{reach}{side}")
         key = f"{of} {reach}{side} {among}"
         return self._once(("recovery", key, None), lambda: share(hits, marked, self.passages))
+
+    def _answers(self, way: Recognition) -> Answers:
+        return Answers(*(right(self.rows, column) for column in both("open_correct", way.column)))
 
     def _sides(self, column: str) -> tuple[Floats, Floats]:
         return floats(self.rows, column), floats(self.rows, f"{column}_arm")
@@ -86,6 +106,7 @@ class Comparison(NamedTuple):
 
 def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """All comparisons of an arm with base; those that are asked of the same items share their draws."""
+    pooled = pooled_languages(pairs)
     by_items: dict[bytes, tuple[Pairs, dict[str, Quantity]]] = {}
     for measure, needed, build in comparisons():
         mask = pairs.select(pl.all_horizontal(pl.col(both(*needed)).is_not_null())).to_series()
@@ -98,7 +119,7 @@ def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
         quantities[measure] = build(part)
     for part, quantities in by_items.values():
         draws = resample(part.rows["language"].to_list(), part.passages)
-        for measure, found in everywhere_all(quantities, draws).items():
+        for measure, found in everywhere_all(quantities, draws, pooled=pooled).items():
             for language, estimate in found.by_language.items():
                 yield Figure(arm, measure, language, estimate)
             yield Figure(arm, measure, POOLED, found.pooled)
@@ -115,12 +136,18 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _drops() -> Iterator[Comparison]:
-    floors = dict.fromkeys(GENERATED) | {name: f"{name}_floor" for name in CHOSEN}
-    for name, floor in floors.items():
+    for name in GENERATED:
         yield _drop(name, f"{name}_correct")
-        yield _normalized(name, f"{name}_correct", floor)
+        yield _normalized(name, f"{name}_correct")
+    for way in RECOGNITION.values():
+        yield _drop(way.name, way.column)
+        yield _normalized(way.name, way.column, way.floor)
+    for name in NO_QUESTION:
+        yield _drop(name, f"{name}_correct")
+        yield _normalized(name, f"{name}_correct", f"{name}_floor")
     yield _normalized("cued_chance", "cued_correct", "choice_floor")
-    yield _normalized("open_em", "open_em")
+    for name in ("open_em", "open_strict"):
+        yield _normalized(name, name)
     for name in (*VARIANTS, *(f"reach_{way}" for way in ("greedy", *REACHES))):
         yield _drop(name, name)
 
@@ -134,41 +161,51 @@ def _normalized(name: str, column: str, floor: str | None = None) -> Comparison:
 
 
 def _gaps() -> Iterator[Comparison]:
-    for name in RECOGNITION:
-        yield _gap(name, f"{name}_correct", f"{name}_floor")
+    for way in RECOGNITION.values():
+        yield _gap(f"gap/{way.name}", "open_correct", way.column, way.floor)
+        yield _drops_apart(f"raw_gap/{way.name}", "open_correct", way.column)
+        columns = ("open_correct", way.column)
+        yield Comparison(f"net_dissociation/{way.name}", columns, _of(Pairs.net_dissociation, way))
+        yield Comparison(f"expected_dissociation/{way.name}", columns, _of(Pairs.expected_dissociation, way))
+    for name in ("choice", "choice_passage"):
+        way = RECOGNITION[name]
+        yield _gap(f"gap_strict/{name}", "open_strict", way.column, way.floor)
     # The paper gives no floor for cued.
-    yield _gap("cued", "cued_correct", None)
-    yield _gap("cued_chance", "cued_correct", "choice_floor")
+    yield _gap("gap/cued", "open_correct", "cued_correct", None)
+    yield _gap("gap/cued_chance", "open_correct", "cued_correct", "choice_floor")
 
 
-def _gap(name: str, column: str, floor: str | None) -> Comparison:
+def _of(quantity: Callable[[Pairs, Recognition], Quantity], way: Recognition) -> Build:
+    return lambda pairs: quantity(pairs, way)
+
+
+def _gap(measure: str, opened: str, column: str, floor: str | None) -> Comparison:
     return Comparison(
-        f"gap/{name}",
-        ("open_correct", column),
-        lambda pairs: minus(pairs.normalized("open_correct"), pairs.normalized(column, floor)),
+        measure,
+        (opened, column),
+        lambda pairs: minus(pairs.normalized(opened), pairs.normalized(column, floor)),
     )
 
 
 def _contrasts() -> Iterator[Comparison]:
     yield _dissociation("hard", "choice_hard")
     yield _dissociation("passage", "choice_passage")
-    yield _drops_apart("zero_minus_one_shot", "zero_shot_correct", "one_shot_correct")
+    yield _drops_apart("contrast/drop_zero_minus_one_shot", "zero_shot_correct", "one_shot_correct")
     for reach in REACHES:
-        yield _drops_apart(f"{reach}_minus_greedy", f"reach_{reach}", "reach_greedy")
+        yield _drops_apart(f"contrast/drop_{reach}_minus_greedy", f"reach_{reach}", "reach_greedy")
 
 
 def _dissociation(name: str, options: str) -> Comparison:
+    one, other = RECOGNITION[options], RECOGNITION["choice"]
     return Comparison(
         f"contrast/dissociation_{name}_minus_standard",
-        ("open_correct", "choice_correct", f"{options}_correct"),
-        lambda pairs: minus(pairs.dissociation(options), pairs.dissociation("choice")),
+        ("open_correct", other.column, one.column),
+        lambda pairs: minus(pairs.dissociation(one), pairs.dissociation(other)),
     )
 
 
-def _drops_apart(name: str, one: str, other: str) -> Comparison:
-    return Comparison(
-        f"contrast/drop_{name}", (one, other), lambda pairs: minus(pairs.drop(one), pairs.drop(other))
-    )
+def _drops_apart(measure: str, one: str, other: str) -> Comparison:
+    return Comparison(measure, (one, other), lambda pairs: minus(pairs.drop(one), pairs.drop(other)))
 
 
 def _recoveries(reach: str) -> Iterator[Comparison]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anomia.measure.fates import FATES, fates
-from anomia.measure.quantities import Quantity, drop, gap_quantity, minus, share
-from anomia.measure.rates import Estimate
+from anomia.measure.quantities import Quantity, drop, expected_share, gap_quantity, minus, net_share, share
+from anomia.measure.rates import Estimate, right_or_wrong
 
 Agreement = Literal["agree", "differ", "undecided"]
 
@@ -69,6 +69,24 @@ def dissociation_quantity(answers: Answers, passages: ArrayLike | None = None) -
     """The dissociation rate as a quantity, to be contrasted."""
     index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
     return share(index == FATES.index("choice_only"), index >= 0, passages)
+
+
+def net_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """Net dissociation: (both correct → choice only) − (choice only → both correct), over both correct in base.
+
+    Items are followed because base answered them, a noisy event: harmless noise alone moves items from both correct
+    to choice only. It moves as many the other way, so that the net rate is 0 under noise.
+    """
+    before_open, after_open, before_choice, after_choice = (right_or_wrong(column) for column in answers)
+    both, both_after = before_open & before_choice, after_open & after_choice
+    only, only_after = ~before_open & before_choice, ~after_open & after_choice
+    return net_share(both & only_after, only & both_after, both, passages)
+
+
+def expected_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """What the two marginal drops alone would give: lost in open × kept in choice, among the both-correct items."""
+    before_open, after_open, before_choice, after_choice = (right_or_wrong(column) for column in answers)
+    return expected_share(after_open, after_choice, before_open & before_choice, passages)
 
 
 def dissociation_between(one: Answers, other: Answers, passages: ArrayLike | None = None) -> Quantity:

@@ -1,7 +1,7 @@
 """From the records of a run to its figures: one long table, each figure with its interval, and what is no figure.
 
-A figure is (arm, measure, scope): scope is a language, `pooled` (all items as one) or `mean` (the
-unweighted mean over languages). `docs/results.md` lists the measures.
+A figure is (arm, measure, scope): scope is a language, `pooled` (all items of the languages in which base is strong
+enough, as one; see `scope`) or `mean` (the unweighted mean over those languages). `docs/results.md` lists the measures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from anomia.measure.accuracies import accuracies, recoveries
+from anomia.measure.accuracies import accuracies, changes, recoveries
 from anomia.measure.between import between_rows
 from anomia.measure.comparisons import against_base
 from anomia.measure.families import grading_rows, paired_tests
@@ -25,10 +25,12 @@ from anomia.measure.figures import (
     LogProbRow,
     PairedTestRow,
     RankRow,
+    TransitionRow,
 )
-from anomia.measure.frame import KEY, arms_of, pair, prepare
+from anomia.measure.frame import KEY, arms_of, pair, pool, prepare
 from anomia.measure.positions import PLACES, divergences, log_prob_rows, rank_rows
 from anomia.measure.recognition import recognition
+from anomia.measure.scope import scope_of
 
 
 def diagnose(
@@ -47,8 +49,10 @@ def diagnose(
         vocabularies: the same of arms, by arm, where known; of the others base's is taken, if their ranks fit it.
     """
     records = prepare(records)
+    records = pool(records, scope_of(records, base=base).languages)
     figures: list[Figure] = []
     counts: list[Fates] = []
+    flows: list[TransitionRow] = []
     ranks: list[RankRow] = []
     log_probs: list[LogProbRow] = []
     tests: list[PairedTestRow] = []
@@ -62,8 +66,9 @@ def diagnose(
     for arm, part in pairs.items():
         compared = list(against_base(arm, part))
         recognised = recognition(arm, part)
-        figures += [*compared, *recognised.figures, *recoveries(arm, part)]
+        figures += [*compared, *recognised.figures, *changes(arm, part), *recoveries(arm, part)]
         counts += recognised.counts
+        flows += recognised.transitions
         own = (vocabularies or {}).get(arm, None if _ranks_beyond(part, vocabulary) else vocabulary)
         for ranked in rank_rows(arm, part, vocabulary=vocabulary):
             after = replace(ranked, vocabulary_share=ranked.median / own if own else None)
@@ -84,6 +89,7 @@ def diagnose(
         tuple(divergence),
         tuple(gradings),
         between,
+        tuple(flows),
     )
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
 from anomia.measure.bootstrap import DRAWS, resample
-from anomia.measure.contrasts import Answers
+from anomia.measure.contrasts import Answers, net_quantity
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.paired import paired_difference
-from anomia.measure.quantities import Everywhere, Quantity, everywhere_all, gap_quantity, normalized, restrict
+from anomia.measure.quantities import Everywhere, Quantity, drop, everywhere_levels, minus, normalized
 from anomia.measure.rates import Estimate, cluster, rate, right_or_wrong
-from anomia.measure.verdict import Evidence
+from anomia.measure.verdict import CLAIMS, Evidence, Nearness
 
 Mask = NDArray[np.bool_]
 
@@ -24,74 +25,189 @@ OVERALL = "overall"
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """A sign of nearness as quantities of the items of a case: see `verdict.Nearness`."""
+
+    over_control: Quantity
+    over_failures: Quantity | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """The answers of base and one arm to the same items, and what else is known of them: [items] each.
 
-    languages, passages: of each item. floor: what guessing gets in choice, one number or one an item.
-    near: gold − foil or 0 shot − 1 shot, as quantities of these items (`contrasts.rank_nearness`,
-    `contrasts.one_shot_recovery`, `reach.recovery_over_foil`).
-    base_broken, arm_broken: outputs that are not a number, empty or degenerate (`grade.is_degenerate`).
+    languages, passages: of each item. floor: what guessing scores in choice, one number or one per item.
+    near: signs that an answer is near, by name.
+    base_broken, arm_broken: outputs that are not a number, empty, degenerate or loop.
     identical: every recorded probability of the arm equals base's.
+    pooled: the languages that `OVERALL` covers; None: those in which base is strong enough for both drops.
+    recognised: whether the options show recognition.
     """
 
     answers: Answers
     languages: Sequence[str]
     passages: ArrayLike | None = None
     floor: ArrayLike = QUARTER
-    near: Mapping[str, Quantity] = field(default_factory=dict)
+    near: Mapping[str, Sign] = field(default_factory=dict)
     base_broken: ArrayLike | None = None
     arm_broken: ArrayLike | None = None
     identical: bool = False
+    pooled: Collection[str] | None = None
+    recognised: bool = True
 
 
-def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> dict[str, Evidence]:
+class _Claim(NamedTuple):
+    """A difference that may be claimed: its estimates at 95 % and at the levels that Holm's method asks for."""
+
+    estimates: Mapping[float, Estimate | None]
+
+    @property
+    def estimate(self) -> Estimate | None:
+        return self.estimates[0.95]
+
+    def rank(self, family: int, against: Callable[[Estimate], bool]) -> int:
+        """In how large a family (1 to `family`) the difference stands at its first step; 0 if not even alone."""
+        held = 0
+        for size in range(1, family + 1):
+            estimate = self.estimates[_level(size)]
+            if estimate is None or not against(estimate):
+                break
+            held = size
+        return held
+
+
+def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) -> dict[str, Evidence]:
     """Evidence by language, in the order of their names, and last under `OVERALL`.
 
-    Overall is over the pooled items of the languages in which base is strong enough for both drops; the
-    others are named in its `left_out`.
+    Overall is over the pooled items of `case.pooled`; the other languages are named in its `left_out`. Of several
+    languages, and of several signs of nearness, Holm's method decides which stand: a claim must hold at the level
+    1 − 0.05 / k, k falling from the size of the family. near: what signs must exceed.
     """
     labels = np.asarray(case.languages, dtype=np.str_)
     if len({column.shape for column in map(np.asarray, case.answers)} | {labels.shape}) != 1:
         raise DataError("a verdict needs the same items in base and arm: join the records by item")
-    everything = np.ones(len(labels), dtype=bool)
-    by_measure = _measure(case, labels, everything, draws, seed, level)
-    found: dict[str, Evidence] = {}
-    left_out = []
-    for name in np.unique(labels):
-        places = {measure: where.by_language[str(name)] for measure, where in by_measure.items()}
-        found[str(name)] = _evidence(case, labels == name, places, level)
-        if places["gap"] is None:
-            left_out.append(str(name))
-    usable = ~np.isin(labels, left_out)
-    if not usable.any():
-        usable = everything
-    elif left_out:
-        by_measure = _measure(case, labels, usable, draws, seed, level)
-    pooled = {measure: where.pooled for measure, where in by_measure.items()}
-    found[OVERALL] = _evidence(case, usable, pooled, level, tuple(left_out))
+    names = [str(name) for name in np.unique(labels)]
+    family = max(len(names), len(case.near), 1)
+    measured = _measure(case, labels, None, family, draws, seed)
+    if case.pooled is None:
+        weak = [name for name in names if measured["gap"].at(name).estimate is None]
+        pooled = [name for name in names if name not in weak] or names
+        if len(pooled) < len(names):
+            measured = _measure(case, labels, pooled, family, draws, seed)
+    else:
+        pooled = [name for name in names if name in case.pooled] or names
+        measured = _measure(case, labels, pooled, family, draws, seed)
+    stands = {
+        claim: holm_stands(
+            {name: measured[claim].at(name).rank(len(names), _apart) for name in names}, len(names)
+        )
+        for claim in CLAIMS
+    }
+    found = {}
+    for name in names:
+        kept = frozenset(claim for claim in CLAIMS if name in stands[claim])
+        found[name] = _evidence(case, labels == name, measured, name, kept, near)
+    left_out = tuple(name for name in names if name not in pooled)
+    found[OVERALL] = _evidence(case, np.isin(labels, pooled), measured, None, CLAIMS, near, left_out)
     return found
 
 
+def holm_stands(ranks: Mapping[str, int], family: int) -> frozenset[str]:
+    """The names of a family that stand after Holm's step-down method.
+
+    ranks: for each, the largest k for which its interval at level 1 − 0.05 / k excludes the hypothesis; 0: none.
+
+    >>> sorted(holm_stands({"a": 3, "b": 2, "c": 0}, 3))
+    ['a', 'b']
+    """
+    standing: set[str] = set()
+    for step, name in enumerate(sorted(ranks, key=lambda name: -ranks[name])):
+        if ranks[name] < family - step:
+            break
+        standing.add(name)
+    return frozenset(standing)
+
+
+def _apart(estimate: Estimate) -> bool:
+    return estimate.low > 0 or estimate.high < 0
+
+
+def _level(family: int) -> float:
+    """The confidence level at which one of a family of claims is tested."""
+    return 1 - 0.05 / family if family > 1 else 0.95
+
+
+class _Measured(NamedTuple):
+    """One quantity in every language and pooled (None), at every level."""
+
+    everywhere: Mapping[float, Everywhere]
+
+    def at(self, language: str | None) -> _Claim:
+        return _Claim(
+            {
+                level: where.pooled if language is None else where.by_language[language]
+                for level, where in self.everywhere.items()
+            }
+        )
+
+
 def _measure(
-    case: Case, labels: NDArray[np.str_], mask: Mask, draws: int, seed: int, level: float
-) -> dict[str, Everywhere]:
-    columns = Answers(*(right_or_wrong(column)[mask] for column in case.answers))
-    passages = cluster(case.passages, len(labels)).index[mask]
-    floor = np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask]
+    case: Case, labels: NDArray[np.str_], pooled: Collection[str] | None, family: int, draws: int, seed: int
+) -> dict[str, _Measured]:
+    columns = Answers(*(right_or_wrong(column) for column in case.answers))
+    passages = cluster(case.passages, len(labels)).index
+    floor = np.broadcast_to(np.asarray(case.floor, dtype=np.float64), labels.shape)
+    opened = normalized(columns.base_open, columns.arm_open, passages, floor=0.0)
+    chosen = normalized(columns.base_choice, columns.arm_choice, passages, floor=floor)
+    raw_open, raw_choice = (drop(*sides, passages) for sides in (columns[:2], columns[2:]))
     quantities = {
-        "open": normalized(columns.base_open, columns.arm_open, passages, floor=0.0),
-        "choice": normalized(columns.base_choice, columns.arm_choice, passages, floor=floor),
-        "gap": gap_quantity(*columns, passages, floor=floor),
+        "open": opened,
+        "choice": chosen,
+        "gap": minus(opened, chosen),
+        "raw_gap": minus(raw_open, raw_choice),
+        "net": net_quantity(columns, passages),
     }
-    quantities |= {f"near {name}": restrict(quantity, mask) for name, quantity in case.near.items()}
-    return everywhere_all(quantities, resample(labels[mask], passages, draws=draws, seed=seed), level=level)
+    for name, sign in case.near.items():
+        quantities[f"near {name}"] = sign.over_control
+        if sign.over_failures is not None:
+            quantities[f"far {name}"] = sign.over_failures
+    levels = sorted({_level(size) for size in range(1, family + 1)})
+    found = everywhere_levels(
+        quantities, resample(labels, passages, draws=draws, seed=seed), levels, pooled=pooled
+    )
+    return {name: _Measured({level: where[name] for level, where in found.items()}) for name in quantities}
+
+
+def _nearness(
+    case: Case, measured: Mapping[str, _Measured], scope: str | None, near: float
+) -> dict[str, Nearness]:
+    """The signs of one scope, with what stands after Holm's correction over them."""
+
+    def exceeds(estimate: Estimate) -> bool:
+        return estimate.low > near and estimate.checked
+
+    signs: dict[str, tuple[Estimate, Estimate | None]] = {}
+    ranks: dict[str, int] = {}
+    for name, sign in case.near.items():
+        control = measured[f"near {name}"].at(scope)
+        failures = None if sign.over_failures is None else measured[f"far {name}"].at(scope)
+        if control.estimate is None:
+            continue
+        signs[name] = control.estimate, None if failures is None else failures.estimate
+        ranks[name] = min(
+            claim.rank(len(case.near), exceeds) for claim in (control, failures) if claim is not None
+        )
+    stands = holm_stands(ranks, len(ranks))
+    return {name: Nearness(*estimates, stands=name in stands) for name, estimates in signs.items()}
 
 
 def _evidence(
     case: Case,
     mask: Mask,
-    estimates: Mapping[str, Estimate | None],
-    level: float,
+    measured: Mapping[str, _Measured],
+    scope: str | None,
+    stands: frozenset[str],
+    near: float,
     left_out: tuple[str, ...] = (),
 ) -> Evidence:
     base_open, arm_open, base_choice, arm_choice = (right_or_wrong(c)[mask] for c in case.answers)
@@ -101,8 +217,10 @@ def _evidence(
     broken = None
     if case.base_broken is not None and case.arm_broken is not None:
         before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
-        broken = paired_difference(after, before, passages, level=level)
-    near = {name.removeprefix("near "): e for name, e in estimates.items() if name.startswith("near ") and e}
+        broken = paired_difference(after, before, passages)
+    estimates = {
+        name: measured[name].at(scope).estimate for name in ("open", "choice", "gap", "raw_gap", "net")
+    }
     return Evidence(
         n=int(mask.sum()),
         base_open=float(base_open.mean()),
@@ -113,10 +231,14 @@ def _evidence(
         choice_drop=estimates["choice"],
         gap=estimates["gap"],
         fates=count_fates(base_open, base_choice, arm_open, arm_choice),
-        lost=rate(index[unsaid] == FATES.index("lost"), passages[unsaid], level=level),
+        lost=rate(index[unsaid] == FATES.index("lost"), passages[unsaid]),
         floor=float(np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask].mean()),
-        near=near,
+        near=_nearness(case, measured, scope, near),
         broken=broken,
         identical=case.identical,
         left_out=left_out,
+        raw_gap=estimates["raw_gap"],
+        net=estimates["net"],
+        stands=stands,
+        recognised=case.recognised,
     )

@@ -6,23 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 
 import polars as pl
 
-from anomia.measure.comparisons import RECOGNITION
 from anomia.measure.contrasts import directions
 from anomia.measure.figures import Figure, GradingRow, PairedTestRow, find
-from anomia.measure.frame import POOLED, Bools, both, known, right, scopes
-from anomia.measure.significance import PairedTest, holm, open_fell_more, paired_test
+from anomia.measure.frame import POOLED, RECOGNITION, Bools, both, known, right, scopes
+from anomia.measure.significance import PairedTest, holm, open_lost_more, paired_test
 
-TESTED = ("open", "cued", *RECOGNITION, "zero_shot", "one_shot")
+CHANGED = {name: f"{name}_correct" for name in ("open", "cued", "zero_shot", "one_shot")} | {
+    "open_strict": "open_strict"
+}
+CHANGED |= {way.name: way.column for way in RECOGNITION.values()}
 
 
 def paired_tests(arm: str, pairs: pl.DataFrame) -> Iterator[PairedTestRow]:
     """Whether each accuracy changed, and whether open lost more items than choice did."""
-    for name in TESTED:
-        part = known(pairs, both(f"{name}_correct"))
-        yield from _family(arm, f"{name} changed", part, _changed(part, name))
-    for options in RECOGNITION:
-        part = known(pairs, both("open_correct", f"{options}_correct"))
-        yield from _family(arm, f"open fell more than {options}", part, _fell_more(part, options))
+    for name, column in CHANGED.items():
+        part = known(pairs, both(column))
+        yield from _family(arm, f"{name} changed", part, _changed(part, column))
+    for way in RECOGNITION.values():
+        part = known(pairs, both("open_correct", way.column))
+        yield from _family(arm, f"open lost more items than {way.name}", part, _lost_more(part, way.column))
 
 
 def grading_rows(arm: str, figures: list[Figure]) -> Iterator[GradingRow]:
@@ -35,19 +37,19 @@ def grading_rows(arm: str, figures: list[Figure]) -> Iterator[GradingRow]:
             yield GradingRow(arm, scope, directions(drops))
 
 
-def _changed(part: pl.DataFrame, name: str) -> Callable[[Bools], PairedTest]:
-    before, after = (right(part, column) for column in both(f"{name}_correct"))
+def _changed(part: pl.DataFrame, column: str) -> Callable[[Bools], PairedTest]:
+    before, after = (right(part, side) for side in both(column))
     passages = part["passage"].to_numpy()
     return lambda mask: paired_test(before[mask], after[mask], passages[mask])
 
 
-def _fell_more(part: pl.DataFrame, options: str) -> Callable[[Bools], PairedTest]:
-    columns = [right(part, column) for column in both("open_correct", f"{options}_correct")]
+def _lost_more(part: pl.DataFrame, chosen: str) -> Callable[[Bools], PairedTest]:
+    columns = [right(part, column) for column in both("open_correct", chosen)]
     passages = part["passage"].to_numpy()
 
     def test(mask: Bools) -> PairedTest:
         base_open, arm_open, base_choice, arm_choice = (column[mask] for column in columns)
-        return open_fell_more(base_open, arm_open, base_choice, arm_choice, passages[mask])
+        return open_lost_more(base_open, arm_open, base_choice, arm_choice, passages[mask])
 
     return test
 

@@ -16,6 +16,9 @@ from anomia.measure.rates import Estimate, rate, right_or_wrong
 Fate = Literal["kept", "choice_only", "open_only", "lost"]
 FATES: tuple[Fate, ...] = get_args(Fate)
 
+# States of an item in one model: right in both formats, in one, or in neither.
+STATES = ("both", "choice_only", "open_only", "neither")
+
 # Below this many both-correct items a language gets counts and no rate.
 FEWEST_BOTH_CORRECT = 10
 
@@ -50,6 +53,20 @@ def fates(
     both, said, chosen = _outcomes(base_open, base_choice, arm_open, arm_choice)
     index = np.where(said, np.where(chosen, 0, 2), np.where(chosen, 1, 3))
     return np.where(both, index, -1).astype(np.int8)
+
+
+def states(opened: ArrayLike, chosen: ArrayLike) -> NDArray[np.int8]:
+    """The state of each item in one model, as indices into `STATES`: [items]."""
+    said, picked = right_or_wrong(opened), right_or_wrong(chosen)
+    return np.where(said, np.where(picked, 0, 2), np.where(picked, 1, 3)).astype(np.int8)
+
+
+def transitions(
+    base_open: ArrayLike, base_choice: ArrayLike, arm_open: ArrayLike, arm_choice: ArrayLike
+) -> NDArray[np.intp]:
+    """How many items go from each state of base (rows) to each of the arm (columns): [4, 4], as `STATES`."""
+    pairs = 4 * states(base_open, base_choice) + states(arm_open, arm_choice)
+    return np.bincount(pairs, minlength=16).reshape(4, 4)
 
 
 def count_fates(

@@ -26,12 +26,25 @@ class Figure(NamedTuple):
 
 
 class Fates(NamedTuple):
-    """Counts of fates in one language, or `pooled`. options: which choice recognition was tested with."""
+    """Counts of fates in one language, or `pooled`. options: how recognition was tested, a name of `RECOGNITION`."""
 
     arm: str
     options: str
     scope: str
     counts: FateCounts
+
+
+class TransitionRow(NamedTuple):
+    """Where the items in one state of base ended up in the arm. before: the state in base; the counts are the arm's."""
+
+    arm: str
+    options: str
+    scope: str
+    before: str
+    both: int
+    choice_only: int
+    open_only: int
+    neither: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +161,7 @@ class Diagnosis(NamedTuple):
     divergence: tuple[DivergenceRow, ...] = ()
     gradings: tuple[GradingRow, ...] = ()
     between: tuple[BetweenRow, ...] = ()
+    transitions: tuple[TransitionRow, ...] = ()
 
 
 # Estimates by arm, measure and scope.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,9 +19,42 @@ Floats = NDArray[np.float64]
 KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
 REACHES = ("beams", "samples")
-CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
+KINDS = ("choice", "choice_hard", "choice_passage")
+NO_QUESTION = tuple(f"{kind}_no_question" for kind in KINDS)
+# How options are scored, and how columns of the records end under each scoring.
+SCORINGS = {"sum": "", "token": "_per_token", "byte": "_per_byte", "char": "_per_char", "pmi": "_pmi"}
 # Of the lists, which are most of a record, the measures read these.
 _LISTS = ("samples_correct", "sample_seeds", "choice_scores", "top_log_probs")
+
+
+class Recognition(NamedTuple):
+    """One way to test recognition: a kind of options under one scoring.
+
+    name: in measures, as in `gap/choice_passage_pmi`. column: right or wrong, in the records. floor: the column of
+    what guessing scores.
+    """
+
+    name: str
+    kind: str
+    scoring: str
+    column: str
+    floor: str
+
+
+RECOGNITION = {
+    way.name: way
+    for kind in KINDS
+    for scoring, ending in SCORINGS.items()
+    for way in (
+        Recognition(
+            kind if scoring == "sum" else f"{kind}_{scoring}",
+            kind,
+            scoring,
+            f"{kind}_correct{ending}",
+            f"{kind}_floor",
+        ),
+    )
+}
 
 
 def prepare(records: pl.DataFrame) -> pl.DataFrame:
@@ -29,22 +63,34 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
     reach_beams, reach_samples: whether any of them holds a gold answer (over several seeds: the share of
     seeds); foil_beams, foil_samples: the same of the foil. Null where an item was not asked.
     reach_greedy: open's verdict on the items that were asked.
-    choice_floor, choice_hard_floor, …: what guessing gets: 1 over the number of options.
+    choice_floor, choice_hard_floor, …: what guessing scores: 1 over the number of options.
+    pooled: whether a row's language counts in what is pooled over languages; all do, until `pool` says otherwise.
     """
-    records = records.with_columns(passage=pl.Series(passage_numbers(records)))
+    records = records.with_columns(passage=pl.Series(passage_numbers(records)), pooled=pl.lit(True))
     records = records.with_columns(
         reach_beams=pl.col("beams_correct").list.any().cast(pl.Float64),
         foil_beams=pl.col("beams_foil").list.any().cast(pl.Float64),
         reach_samples=_share_of_seeds(records, "samples_correct"),
         foil_samples=_share_of_seeds(records, "samples_foil"),
     )
-    records = records.with_columns(**{f"{name}_floor": _floor(records, name) for name in CHOSEN})
+    floors = {f"{name}_floor": _floor(records, name) for name in (*KINDS, *NO_QUESTION)}
+    records = records.with_columns(**floors)
     asked = pl.col("reach_beams").is_not_null() | pl.col("reach_samples").is_not_null()
     records = records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
     kept = ("arm", "open_text", *KEY)
     texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in kept]
     lists = [name for name, kind in records.schema.items() if kind == pl.List and name not in _LISTS]
     return records.drop(texts + lists)
+
+
+def pool(records: pl.DataFrame, languages: Collection[str]) -> pl.DataFrame:
+    """The records with `pooled` true in these languages alone."""
+    return records.with_columns(pooled=pl.col("language").is_in(list(languages)))
+
+
+def pooled_languages(frame: pl.DataFrame) -> list[str]:
+    """The languages that count in what is pooled, by name."""
+    return sorted(frame.filter(pl.col("pooled"))["language"].unique())
 
 
 def pair(records: pl.DataFrame, arm: str, *, base: str = "base") -> pl.DataFrame:
@@ -79,13 +125,18 @@ def right(frame: pl.DataFrame, column: str) -> Bools:
 
 
 def scopes(frame: pl.DataFrame) -> Iterator[tuple[str, Bools]]:
-    """Each language, by name, and last `pooled`, as masks over the rows; nothing where there is no row."""
+    """Each language, by name, and last `pooled`, as masks over the rows; nothing where there is no row.
+
+    `pooled` covers the languages that the column `pooled` marks, so that every figure on a page has one scope.
+    """
     if frame.is_empty():
         return
     labels = frame["language"].to_numpy()
     for language in sorted(set(labels.tolist())):
         yield str(language), labels == language
-    yield POOLED, np.ones(len(labels), dtype=bool)
+    marked = frame["pooled"].to_numpy()
+    if marked.any():
+        yield POOLED, marked
 
 
 def _floor(records: pl.DataFrame, name: str) -> pl.Expr:

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import polars as pl
+from numpy.typing import ArrayLike
 
 from anomia.measure.contrasts import Answers, one_shot_recovery, rank_nearness
-from anomia.measure.evidence import Case, gather
-from anomia.measure.fates import FATES, fates
-from anomia.measure.frame import arms_of, both, known, pair, prepare, right
-from anomia.measure.quantities import Quantity
+from anomia.measure.evidence import Case, Sign, gather
+from anomia.measure.fates import FATES
+from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
+from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
 from anomia.measure.reach import recovery_over_foil
+from anomia.measure.recognition import CONTROLS, fate_index
+from anomia.measure.scope import Scope, Word, scope_of
 from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
-from anomia.measure.verdict_text import explain
+from anomia.measure.verdict_text import Control, Reading, explain
+
+SAME_PASSAGE = "choice_passage"
 
 
 class Verdict(NamedTuple):
     """What became of one arm in one scope (a language, or `overall`).
 
-    decision: with standard options. same_passage: with options from the same passage, None where the
-    run lacks them. text: both in words.
+    evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer that is
+    picked there counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
+    those options, None where the run lacks them. text: all of it in words.
     """
 
     arm: str
     scope: str
     evidence: Evidence
     decision: Decision
+    decided_by: str
+    word: Word
+    why: str
+    standard: Decision | None
     same_passage: Decision | None
     text: str
 
@@ -43,25 +53,59 @@ def judge(
     as nothing.
     """
     records = prepare(records)
-    verdicts = []
+    scope = scope_of(records, base=base)
+    records = pool(records, scope.languages)
+    limits = thresholds or Thresholds()
+    verdicts: list[Verdict] = []
     for arm in arms_of(records, base=base):
         pairs = pair(records, arm, base=base)
         if _lacks_choice(pairs):
-            verdicts += list(_without_choice(arm, pairs, thresholds or Thresholds()))
-            continue
-        pairs = _answered(pairs)
-        standard = gather(_case(pairs, "choice"))
-        shared: Mapping[str, Evidence] = {}
-        usable = known(pairs, ["choice_passage_correct"])
-        if not usable.is_empty():
-            shared = gather(_case(usable, "choice_passage"))
-        for scope, evidence in standard.items():
-            decision = decide(evidence, thresholds)
-            beside = decide(shared[scope], thresholds) if scope in shared else None
-            shared_fates = shared[scope].fates if scope in shared else None
-            text = explain(evidence, decision, beside, shared_fates)
-            verdicts.append(Verdict(arm, scope, evidence, decision, beside, text))
+            verdicts += _without_choice(arm, pairs, scope, limits)
+        else:
+            verdicts += _judged(arm, _answered(pairs), scope, limits)
     return verdicts
+
+
+def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> Iterator[Verdict]:
+    ways = dict.fromkeys((scope.decided_by, "choice", SAME_PASSAGE))
+    found = {
+        way: gather(_case(part, way, scope), near=limits.near)
+        for way in ways
+        for part in (known(pairs, [RECOGNITION[way].column]),)
+        if not part.is_empty()
+    }
+    if scope.decided_by not in found:
+        yield from _without_choice(arm, pairs, scope, limits)
+        return
+    for name, evidence in found[scope.decided_by].items():
+        decisions = {way: decide(where[name], limits) for way, where in found.items() if name in where}
+        others = {way: Reading(decisions[way], found[way][name].fates) for way in decisions}
+        decision = decisions[scope.decided_by]
+        controls = _controls(pairs, name if name in set(pairs["language"]) else None)
+        yield Verdict(
+            arm,
+            name,
+            evidence,
+            decision,
+            scope.decided_by,
+            scope.word,
+            scope.why,
+            decisions.get("choice"),
+            decisions.get(SAME_PASSAGE),
+            explain(evidence, decision, scope, readings=others, controls=controls),
+        )
+
+
+def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
+    """Of the choice-only items under standard options, how many are also picked under each control."""
+    here = pairs["pooled"] if language is None else pairs["language"] == language
+    unsaid = pairs.filter(here & pl.Series(fate_index(pairs) == FATES.index("choice_only")))
+    found = {}
+    for name, column in CONTROLS.items():
+        asked = unsaid[f"{column}_arm"].drop_nulls().cast(pl.Float64)
+        if len(asked):
+            found[name] = Control(int((asked == 1).sum()), len(asked))
+    return found
 
 
 def _answered(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -78,43 +122,59 @@ def _lacks_choice(pairs: pl.DataFrame) -> bool:
     return not answered.is_empty() and answered["choice_correct_arm"].null_count() == len(answered)
 
 
-def _without_choice(arm: str, pairs: pl.DataFrame, thresholds: Thresholds) -> Iterator[Verdict]:
+def _without_choice(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> Iterator[Verdict]:
     """Untestable everywhere, with what open answers show."""
-    for scope, evidence in gather(_case(pairs, "choice")).items():
-        known_part = replace(evidence, arm_choice=0.0, choice_drop=None, gap=None, lost=None)
-        decision = Decision("untestable", state(evidence.open_drop, thresholds.hold), "undecided")
+    for name, evidence in gather(_case(pairs, "choice", scope)).items():
+        known_part = replace(
+            evidence, arm_choice=0.0, choice_drop=None, gap=None, raw_gap=None, net=None, lost=None
+        )
+        decision = Decision("untestable", state(evidence.open_drop, limits.hold), "undecided")
         text = (
-            "Choice was not measured for this arm, so what it still recognises is not known. Open answers: "
+            "Multiple choice was not measured for this arm, so what it still recognises is not known. Open answers: "
             f"{evidence.base_open:.0%} right in base, {evidence.arm_open:.0%} in the arm, of {evidence.n} items."
         )
-        yield Verdict(arm, scope, known_part, decision, None, text.replace("%", " %"))
+        yield Verdict(
+            arm, name, known_part, decision, "choice", "picked", "", None, None, text.replace("%", " %")
+        )
 
 
-def _case(pairs: pl.DataFrame, options: str) -> Case:
+def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> Case:
+    tested = RECOGNITION[way]
     answers = Answers(
         base_open=right(pairs, "open_correct"),
         arm_open=right(pairs, "open_correct_arm"),
-        base_choice=right(pairs, f"{options}_correct"),
-        arm_choice=right(pairs, f"{options}_correct_arm"),
+        base_choice=right(pairs, tested.column),
+        arm_choice=right(pairs, f"{tested.column}_arm"),
     )
     return Case(
         answers=answers,
         languages=pairs["language"].to_list(),
         passages=pairs["passage"].to_numpy(),
-        floor=pairs[f"{options}_floor"].to_numpy(),
-        near=_near(pairs, answers),
-        base_broken=right(pairs, "open_degenerate") | ~right(pairs, "finite"),
-        arm_broken=right(pairs, "open_degenerate_arm") | ~right(pairs, "finite_arm"),
+        floor=pairs[tested.floor].to_numpy(),
+        near=_near(pairs, answers, way),
+        base_broken=_broken(pairs, ""),
+        arm_broken=_broken(pairs, "_arm"),
         identical=_identical(pairs),
+        pooled=scope.languages,
+        recognised=scope.word == "recognised" and way == scope.decided_by,
     )
 
 
-def _near(pairs: pl.DataFrame, answers: Answers) -> dict[str, Quantity]:
-    """What may show a lost answer near: ranks and reach against the foil's, one-shot against zero-shot."""
+def _broken(pairs: pl.DataFrame, side: str) -> Bools:
+    """Outputs that are not a number, say nothing, or loop."""
+    return (
+        right(pairs, f"open_degenerate{side}")
+        | right(pairs, f"open_loop{side}")
+        | ~right(pairs, f"finite{side}")
+    )
+
+
+def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
+    """What may show a choice-only answer near: ranks and reach, against a control and against base's own failures."""
     passages = pairs["passage"].to_numpy()
-    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
-    unsaid = index == FATES.index("choice_only")
-    near: dict[str, Quantity] = {}
+    unsaid = fate_index(pairs, way) == FATES.index("choice_only")
+    failed = ~right(pairs, "open_correct")
+    near: dict[str, Sign] = {}
     distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "foil") for part in ("", "_ties")]
     ranked = pairs.select(pl.all_horizontal(pl.col(distinct).is_not_null())).to_series().to_numpy()
     if ranked.any():
@@ -122,17 +182,28 @@ def _near(pairs: pl.DataFrame, answers: Answers) -> dict[str, Quantity]:
             mid_ranks(pairs[rank].fill_null(1).to_numpy(), pairs[ties].fill_null(0).to_numpy())
             for rank, ties in (distinct[:2], distinct[2:])
         )
-        near["rank"] = rank_nearness(gold, foil, unsaid & ranked, passages)
+        near["rank"] = Sign(
+            rank_nearness(gold, foil, unsaid & ranked, passages),
+            _against_failures(gold <= 10, unsaid & ranked, failed & ranked, passages),
+        )
     for name, measure in (("beams", "beam search"), ("samples", "samples")):
         asked = ~pairs[f"reach_{name}_arm"].is_null().to_numpy()
         if asked.any():
             gold, foil = (pairs[f"{of}_{name}_arm"].fill_null(0.0).to_numpy() for of in ("reach", "foil"))
-            near[measure] = recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked)
+            near[measure] = Sign(
+                recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked),
+                _against_failures(gold, unsaid & asked, failed & asked, passages),
+            )
     shots = both("zero_shot_correct", "one_shot_correct")
     if len(known(pairs, shots)) == len(pairs):
         base_zero, arm_zero, base_one, arm_one = (right(pairs, column) for column in shots)
-        near["one example"] = one_shot_recovery(base_zero, arm_zero, base_one, arm_one, passages)
+        near["one example"] = Sign(one_shot_recovery(base_zero, arm_zero, base_one, arm_one, passages))
     return near
+
+
+def _against_failures(hits: ArrayLike, unsaid: Bools, failed: Bools, passages: ArrayLike) -> Quantity:
+    """Share of hits among choice-only items − among the items that base never answered (paper, section 3.3)."""
+    return minus(share(hits, unsaid, passages), share(hits, failed, passages))
 
 
 def _identical(pairs: pl.DataFrame) -> bool:

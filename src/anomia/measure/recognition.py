@@ -1,53 +1,108 @@
-"""Fates and dissociation rates of an arm, under every kind of options that recognition was tested with."""
+"""Fates, transitions and dissociation of an arm, under every way to test recognition; controls of what is only picked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomia.measure.comparisons import RECOGNITION
-from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT, count_fates, fates
-from anomia.measure.figures import Fates, Figure
-from anomia.measure.frame import KEY, MEAN, POOLED, Bools, both, known, right, scopes
+from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT, STATES, FateCounts, fates, transitions
+from anomia.measure.figures import Fates, Figure, TransitionRow
+from anomia.measure.frame import (
+    KEY,
+    MEAN,
+    POOLED,
+    RECOGNITION,
+    Bools,
+    Recognition,
+    both,
+    floats,
+    known,
+    right,
+    scopes,
+)
 from anomia.measure.rates import mean_rate, rate
+
+# How else a choice-only item may be picked: the columns of the arm that tell.
+CONTROLS = {
+    "no_question": "choice_no_question_correct",
+    "string": "string_presence",
+    "passage": "choice_passage_correct",
+    "pmi": "choice_correct_pmi",
+}
 
 
 class Recognised(NamedTuple):
-    """The figures and the counts."""
+    """The figures, the counts of fates, and the flows between states."""
 
     figures: list[Figure]
     counts: list[Fates]
+    transitions: list[TransitionRow]
 
 
 def recognition(arm: str, pairs: pl.DataFrame) -> Recognised:
     """Fates and dissociation, by language, pooled, and as a mean over the languages that have a rate."""
-    figures, counts = [], []
-    for options in RECOGNITION:
-        part = known(pairs, both("open_correct", f"{options}_correct"))
-        columns = [right(part, column) for column in _columns(options)]
-        passages, labels = part["passage"].to_numpy(), part["language"].to_numpy()
-        index = fates(*columns)
-        unsaid = index == FATES.index("choice_only")
-        enough = np.zeros(len(index), dtype=bool)
-        left_out = []
+    found = Recognised([], [], [])
+    for way in RECOGNITION.values():
+        part = known(pairs, both("open_correct", way.column))
+        if len(part):
+            _one_way(found, arm, way, part)
+    found.figures.extend(controls(arm, pairs))
+    return found
+
+
+def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) -> None:
+    columns = [right(part, column) for column in _columns(way.name)]
+    passages, labels = part["passage"].to_numpy(), part["language"].to_numpy()
+    pooled = part["pooled"].to_numpy()
+    index = fates(*columns)
+    enough = np.zeros(len(index), dtype=bool)
+    left_out = []
+    measures = {
+        f"dissociation/{way.name}": "choice_only",
+        **{f"share/{way.name}/{fate}": fate for fate in ("kept", "open_only", "lost")},
+    }
+    for scope, mask in scopes(part):
+        here = [column[mask] for column in columns]
+        followed = mask & (index >= 0)
+        counts = FateCounts(*(int((index[followed] == number).sum()) for number in range(len(FATES))))
+        found.counts.append(Fates(arm, way.name, scope, counts))
+        found.transitions.extend(
+            TransitionRow(arm, way.name, scope, state, *map(int, row))
+            for state, row in zip(STATES, transitions(*here), strict=True)
+        )
+        given = followed.sum() >= FEWEST_BOTH_CORRECT
+        for measure, fate in measures.items():
+            hits = index[followed] == FATES.index(fate)
+            estimate = rate(hits, passages[followed]) if given else None
+            found.figures.append(Figure(arm, measure, scope, estimate))
+        if scope != POOLED and (not given or not pooled[mask].all()):
+            left_out.append(scope)
+        elif scope != POOLED:
+            enough |= followed
+    for measure, fate in measures.items():
+        hits = index[enough] == FATES.index(fate)
+        found.figures.append(
+            Figure(arm, measure, MEAN, mean_rate(hits, labels[enough], passages[enough]), tuple(left_out))
+        )
+
+
+def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """Of the choice-only items under standard options: the share that is also picked where the question can't tell.
+
+    `control/no_question`, `control/string`: picked without the question, found by a search of the passage: shares
+    that speak against recognition. `control/passage`, `control/pmi`: picked among options from the same passage, or
+    by PMI: shares that speak for it.
+    """
+    unsaid = fate_index(pairs) == FATES.index("choice_only")
+    for name, column in CONTROLS.items():
+        part = pairs.filter(pl.Series(unsaid) & pl.col(f"{column}_arm").is_not_null())
+        values, passages = floats(part, f"{column}_arm"), part["passage"].to_numpy()
         for scope, mask in scopes(part):
-            counts.append(Fates(arm, options, scope, count_fates(*(column[mask] for column in columns))))
-            followed = mask & (index >= 0)
-            estimate = None
-            if followed.sum() >= FEWEST_BOTH_CORRECT:
-                estimate = rate(unsaid[followed], passages[followed])
-            if scope != POOLED and estimate is None:
-                left_out.append(scope)
-            elif scope != POOLED:
-                enough |= followed
-            figures.append(Figure(arm, f"dissociation/{options}", scope, estimate))
-        if len(index):
-            mean = mean_rate(unsaid[enough], labels[enough], passages[enough])
-            figures.append(Figure(arm, f"dissociation/{options}", MEAN, mean, tuple(left_out)))
-    return Recognised(figures, counts)
+            yield Figure(arm, f"control/{name}", scope, rate(values[mask], passages[mask]))
 
 
 def groups(pairs: pl.DataFrame) -> dict[str, Bools]:
@@ -58,10 +113,10 @@ def groups(pairs: pl.DataFrame) -> dict[str, Bools]:
     return masks | {name: index == number for number, name in enumerate(FATES)}
 
 
-def fate_index(pairs: pl.DataFrame) -> NDArray[np.int8]:
-    """Fates under standard options as indices into `FATES`; −1 where there is none: [items]."""
-    index = fates(*(right(pairs, column) for column in _columns("choice")))
-    whole = pairs.select(pl.all_horizontal(pl.col(_columns("choice")).is_not_null())).to_series()
+def fate_index(pairs: pl.DataFrame, options: str = "choice") -> NDArray[np.int8]:
+    """Fates under one way to test recognition as indices into `FATES`; −1 where there is none: [items]."""
+    index = fates(*(right(pairs, column) for column in _columns(options)))
+    whole = pairs.select(pl.all_horizontal(pl.col(_columns(options)).is_not_null())).to_series()
     return np.where(whole.to_numpy(), index, -1).astype(np.int8)
 
 
@@ -79,4 +134,5 @@ def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
 
 def _columns(options: str) -> list[str]:
     """Base's open, base's choice, the arm's open, the arm's choice."""
-    return [f"{name}_correct{side}" for side in ("", "_arm") for name in ("open", options)]
+    column = RECOGNITION[options].column
+    return ["open_correct", column, "open_correct_arm", f"{column}_arm"]

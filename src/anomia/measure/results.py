@@ -11,22 +11,34 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anomia.compress.spec import parse_arm
-from anomia.errors import AnomiaError, RunError
+from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.files import read_json, read_yaml
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow
-from anomia.measure.frame import arms_of
+from anomia.measure.frame import KEY, arms_of, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
+from anomia.measure.older import with_scorings
+from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
+from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
 from anomia.notes import read_notes
-from anomia.records import read_records
+from anomia.records import read_items, read_records
+
+# Items that a reader may ask to leave out: the columns that mark them, and what they are.
+EXCLUDABLE: Mapping[str, str] = {
+    "gold_in_question": "the question contains an accepted answer, so that repeating the question is graded as right",
+    "gold_over_limit": "every accepted answer is longer than the most tokens that are generated",
+}
 
 
 class Results(NamedTuple):
     """A run's figures and what it was measured on.
+
+    scope: the languages that pooled figures and overall verdicts cover, and the options that decide verdicts.
+    exclude: kinds of items that were left out on request; excluded: how many items each kind took.
 
     failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
     and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
@@ -45,6 +57,14 @@ class Results(NamedTuple):
     noise: Mapping[str, Any] | None
     stopping: Mapping[str, Any] | None
     notes: Mapping[str, Sequence[str]] = {}
+    scope: Scope | None = None
+    exclude: tuple[str, ...] = ()
+    excluded: Mapping[str, int] = {}
+
+    @property
+    def left_out_languages(self) -> tuple[str, ...]:
+        """Languages that pooled figures and overall verdicts leave out, because base is too weak there."""
+        return () if self.scope is None else self.scope.left_out
 
     @property
     def arms(self) -> list[str]:
@@ -62,21 +82,29 @@ class Results(NamedTuple):
         return sorted(self.records["language"].unique())
 
 
-def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
+def read_results(
+    run: Path, *, thresholds: Thresholds | None = None, exclude: Sequence[str] | None = None
+) -> Results:
     """Computes a run's figures from its records.
 
-    thresholds: margins of the verdicts; without them those that the run's results were made with before,
-    else the defaults.
+    thresholds: margins of the verdicts. exclude: kinds of items to leave out, names of `EXCLUDABLE`. Where either is
+    None, what the run's results were made with before is used again, else the defaults.
+
+    Raises:
+        RunError: the folder is not a run, or excluding leaves no item.
+        StudyError: a kind of items is unknown.
     """
     check_is_run(run)
     study = read_yaml(run / "study.yaml")
     provenance = study.get("provenance", {})
-    records = in_study_order(read_records(run), study)
+    records = with_scorings(in_study_order(read_records(run), study), read_items(run))
     noise = read_json(run / "noise.json")
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
-    before = (read_json(run / "results.json") or {}).get("thresholds", {})
-    margins = thresholds or Thresholds(**before)
+    before = read_json(run / "results.json") or {}
+    margins = thresholds or Thresholds(**before.get("thresholds", {}))
+    kinds = read_exclude(before.get("exclude", ()) if exclude is None else exclude)
+    records, excluded = _without(records, kinds)
     diagnosis = diagnose(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
@@ -95,7 +123,34 @@ def read_results(run: Path, *, thresholds: Thresholds | None = None) -> Results:
         noise=noise,
         stopping=read_json(run / "stopping.json"),
         notes=read_notes(run),
+        scope=scope_of(prepare(records)),
+        exclude=kinds,
+        excluded=excluded,
     )
+
+
+def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of items to leave out, each once.
+
+    Raises:
+        StudyError: a kind is unknown.
+    """
+    for name in names:
+        if name not in EXCLUDABLE:
+            raise StudyError(f"exclude: unknown kind of items {name!r}; {nearest(name, EXCLUDABLE)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The records without items that base's rows mark, and how many items each kind marks."""
+    base = records.filter(pl.col("arm") == BASE)
+    marked = {kind: base.filter(pl.col(kind)).select(KEY) for kind in kinds}
+    kept = records
+    for keys in marked.values():
+        kept = kept.join(keys, on=KEY, how="anti", maintain_order="left")
+    if kept.is_empty() and not records.is_empty():
+        raise RunError(f"run: excluding {', '.join(kinds)} leaves no item; exclude less")
+    return kept, {kind: len(keys) for kind, keys in marked.items()}
 
 
 def check_is_run(folder: Path) -> None:
@@ -185,9 +240,13 @@ def results_json(results: Results) -> dict[str, Any]:
             "stopping": results.stopping,
             "notes": {arm: list(notes) for arm, notes in results.notes.items()},
             "thresholds": asdict(results.thresholds),
+            "scope": None if results.scope is None else results.scope._asdict(),
+            "exclude": results.exclude,
+            "excluded": results.excluded,
             "verdicts": [_verdict(verdict) for verdict in results.verdicts],
             "figures": _written(diagnosis.figures),
             "fates": _written(diagnosis.fates),
+            "transitions": _written(diagnosis.transitions),
             "ranks": diagnosis.ranks,
             "log_probs": _written(diagnosis.log_probs),
             "tests": _written(diagnosis.tests),
@@ -206,13 +265,34 @@ def _written(rows: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _verdict(verdict: Verdict) -> Mapping[str, Any]:
+    evidence, near = verdict.evidence, verdict.evidence.near
     return {
         "arm": verdict.arm,
         "scope": verdict.scope,
         "outcome": verdict.decision.outcome,
+        "decided_by": verdict.decided_by,
+        "word": verdict.word,
+        "why": verdict.why,
+        "standard_outcome": verdict.standard.outcome if verdict.standard else None,
         "same_passage_outcome": verdict.same_passage.outcome if verdict.same_passage else None,
         "text": verdict.text,
         "possible": verdict.decision.possible,
-        "near": {name: estimate._asdict() for name, estimate in verdict.evidence.near.items()},
+        "near": {
+            name: {
+                "over_control": sign.over_control._asdict(),
+                "over_failures": _value(sign.over_failures),
+                "stands": sign.stands,
+            }
+            for name, sign in near.items()
+        },
+        "evidence": {
+            name: _value(getattr(evidence, name))
+            for name in ("open_drop", "choice_drop", "gap", "raw_gap", "net", "lost", "broken")
+        },
+        "stands": sorted(evidence.stands),
         "items_needed": verdict.decision.items_needed,
     }
+
+
+def _value(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else estimate._asdict()

@@ -11,7 +11,7 @@ from anomia.measure.figures import DivergenceRow, GradingRow, RankRow
 from anomia.measure.rates import Estimate
 from anomia.measure.verdict import Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Fields of rows whose own fields stand in the row.
 _SPREAD = ("estimate", "counts", "test")
 
@@ -53,13 +53,64 @@ class FatesRow(_Row):
     """What became of the items that base answers in open and in choice: counts."""
 
     arm: str
-    options: Literal["choice", "choice_hard", "choice_passage"]
-    """Which options recognition was tested with."""
+    options: str
+    """How recognition was tested: a kind of options and a scoring, as in `choice_passage_pmi`."""
     scope: str
     kept: int
     choice_only: int
     open_only: int
     lost: int
+
+
+class Transition(_Row):
+    """Where the items in one state of base ended up in the arm: counts."""
+
+    arm: str
+    options: str
+    scope: str
+    before: Literal["both", "choice_only", "open_only", "neither"]
+    """Their state in base: right in both formats, in one, or in neither."""
+    both: int
+    choice_only: int
+    open_only: int
+    neither: int
+
+
+class ScopeRow(_Row):
+    """What pooled figures and overall verdicts cover, and which options decide verdicts."""
+
+    languages: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Languages in which base is too weak."""
+    decided_by: str
+    word: Literal["recognised", "picked"]
+    why: str
+
+
+class Near(_Row):
+    """One sign that an answer that is only picked is still near the top."""
+
+    over_control: Value
+    """Gold − a wrong option in its place; for one example: the drop at 0 shot − at 1 shot."""
+    over_failures: Value | None
+    """Those answers − answers that base never gave."""
+    stands: bool
+    """Both exceed the threshold after Holm's correction over the signs, with validated intervals."""
+
+
+class VerdictEvidence(_Row):
+    """What a verdict rests on, under the options that decide."""
+
+    open_drop: Value | None
+    choice_drop: Value | None
+    gap: Value | None
+    raw_gap: Value | None
+    net: Value | None
+    """Net dissociation."""
+    lost: Value | None
+    """Of the both-correct items that open lost, the share that choice lost too; decides *loss*."""
+    broken: Value | None
+    """Broken outputs, the arm's share − base's."""
 
 
 class LogProbs(_Row):
@@ -128,13 +179,24 @@ class Verdict(_Row):
     arm: str
     scope: str
     outcome: Outcome
+    decided_by: str
+    """The options that the outcome rests on."""
+    word: Literal["recognised", "picked"]
+    """Whether an answer that is picked with these options counts as recognised."""
+    why: str
+    """Which options decided, and why none before them did."""
+    standard_outcome: Outcome | None
+    """With standard options."""
     same_passage_outcome: Outcome | None
     """With options from the same passage; null where the run lacks them."""
     text: str
     possible: tuple[Outcome, ...]
     """What an inconclusive outcome may still turn out to be."""
-    near: dict[str, Value]
-    """What may show a lost answer near: gold − foil, or 0 shot − 1 shot."""
+    near: dict[str, Near]
+    """What may show a lost answer near."""
+    evidence: VerdictEvidence
+    stands: tuple[str, ...]
+    """Which of open, choice and gap differ from 0 after Holm's correction over languages."""
     items_needed: int | None
     """Items that would decide an inconclusive outcome with 80 % power; null where none would."""
 
@@ -197,9 +259,15 @@ class ResultsFile(_Row):
     """What should be known of an arm: another tokenizer, probes that a server can't answer."""
     thresholds: dict[str, float]
     """Margins of the verdicts."""
+    scope: ScopeRow | None
+    exclude: tuple[str, ...]
+    """Kinds of items that were left out on request."""
+    excluded: dict[str, int]
+    """How many items each of these kinds has."""
     verdicts: tuple[Verdict, ...]
     figures: tuple[FigureRow, ...]
     fates: tuple[FatesRow, ...]
+    transitions: tuple[Transition, ...]
     ranks: tuple[RankRow, ...]
     log_probs: tuple[LogProbs, ...]
     tests: tuple[PairedTest, ...]

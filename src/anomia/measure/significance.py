@@ -87,7 +87,7 @@ def paired_test(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = No
     return sign_flip(first.astype(np.int64) - second, passages)
 
 
-def open_fell_more(
+def open_lost_more(
     base_open: ArrayLike,
     arm_open: ArrayLike,
     base_choice: ArrayLike,

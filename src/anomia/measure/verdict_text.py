@@ -1,30 +1,57 @@
-"""The verdict in words for somebody who decides whether to ship a model, with the evidence beside it."""
+"""The verdict in words for somebody who decides whether to ship a model, with the evidence next to it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
+from anomia.measure.scope import LABELS, Scope
 from anomia.measure.verdict import Decision, Evidence, Outcome
 
 _HEADLINES: dict[Outcome, str] = {
-    "intact": "Open answers and recognition both held.",
-    "illusion": "The model recognises answers that it no longer gives: a benchmark of choices won't show it.",
-    "demotion": "The knowledge is there, the words are not: right answers were pushed down, not erased.",
-    "mixed": "Both fell, and open answers more: some knowledge is gone, and more of it can't be said.",
-    "loss": "Knowledge is gone: what the model no longer says it no longer recognises either.",
-    "reverse": "Recognition fell more than open answers did.",
+    "intact": "Open answers and multiple choice both held.",
+    "illusion": "The model still recognises answers that it no longer gives: a multiple-choice benchmark won't show it.",
+    "demotion": "The model still recognises the answers and ranks them high, but no longer gives them: they were "
+    "demoted, not erased.",
+    "mixed": "Both formats lost answers, and open answers lost a larger share.",
+    "loss": "Knowledge is gone: most answers that the model no longer gives it no longer recognises either.",
+    "reverse": "Multiple choice lost a larger share than open answers did.",
     "untestable": "Base itself is too weak here for a comparison.",
     "broken": "The outputs are broken: look at the model before its accuracy.",
     "inconclusive": "These items do not decide what was lost.",
 }
-
-_TOO_FEW = "Base answers too few of these questions both ways for a comparison."
-_EASY = (
-    "The model still picks its answers among unrelated options, but neither says them nor picks them as well "
-    "among options of the same passage."
+_ONLY_PICKED = (
+    "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
+    "still recognises them is not shown, because picking them doesn't take the question."
 )
+_ALIKE = "Both formats lost answers, and about the same share of them."
+_TOO_FEW = "Base answers too few of these questions in both formats for a comparison."
 SWAPPED = "The compressed model answers more than base does: are they swapped?"
+_CONTROLS = {
+    "no_question": "without the question",
+    "passage": "among options from the same passage",
+    "pmi": "under PMI scoring",
+}
+
+
+class Control(NamedTuple):
+    """How many choice-only items are also picked under a control, of those that were asked with it."""
+
+    picked: int
+    asked: int
+
+
+class Reading(NamedTuple):
+    """What one kind of options says: its decision, and the fates of the items that base answers with them."""
+
+    decision: Decision
+    fates: FateCounts
+
+
+_STANDARD = Scope((), (), "choice", "recognised", "")
 
 
 def headline(outcome: Outcome) -> str:
@@ -35,20 +62,17 @@ def headline(outcome: Outcome) -> str:
 def explain(
     evidence: Evidence,
     decision: Decision,
-    same_passage: Decision | None = None,
-    same_passage_fates: FateCounts | None = None,
+    scope: Scope = _STANDARD,
+    *,
+    readings: Mapping[str, Reading] | None = None,
+    controls: Mapping[str, Control] | None = None,
 ) -> str:
     """The verdict in a few sentences.
 
-    same_passage, same_passage_fates: outcome and fates with options taken from the same passage. Where
-    these contradict what standard options show, nothing is called recognised.
+    scope: which options decided, whether they show recognition, and why. readings: what each kind of options says, by
+    name. controls: of the choice-only items under standard options, those that other options pick too.
     """
-    easy = same_passage is not None and _rests_on_easy_options(decision, same_passage)
-    sentences = [headline(decision.outcome)]
-    if easy and decision.outcome in ("illusion", "demotion"):
-        sentences = [_EASY]
-    elif decision.outcome == "untestable" and evidence.gap is not None:
-        sentences = [_TOO_FEW]
+    sentences = [_headline(evidence, decision, scope)]
     if decision.outcome == "broken":
         sentences.append(_broken(evidence))
     elif evidence.identical:
@@ -56,27 +80,53 @@ def explain(
         if decision.outcome == "untestable":
             sentences.append(_untestable(evidence))
     elif decision.outcome == "untestable":
-        sentences.append(_untestable(evidence))
+        sentences += [_untestable(evidence), _one_format(evidence)]
     else:
-        sentences += [_accuracies(evidence), _fates(evidence, easy), _intervals(evidence)]
+        sentences += [
+            _accuracies(evidence, scope),
+            _fates(evidence, scope),
+            _intervals(evidence),
+            _net(evidence),
+        ]
     if any(drop is not None and drop.high < 0 for drop in (evidence.open_drop, evidence.choice_drop)):
         sentences.append(SWAPPED)
     if decision.near:
-        sentences.append(f"The answers are near, beyond what the foil shows, by {_listed(decision.near)}.")
+        sentences.append(
+            f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their place, "
+            "and than answers that base never gave."
+        )
     if decision.outcome == "inconclusive":
         sentences.append(_undecided(decision, evidence.n))
     # Where nothing can be compared, there is nothing for other options to agree with.
-    if same_passage is not None and decision.outcome != "untestable":
-        sentences.append(_beside(decision, same_passage, evidence.fates, same_passage_fates))
+    if decision.outcome not in ("untestable", "broken") and not evidence.identical:
+        sentences += [scope.why, _controls(controls or {})]
+        sentences += [
+            _other(name, each, decision)
+            for name, each in (readings or {}).items()
+            if name != scope.decided_by
+        ]
     if evidence.left_out:
         sentences.append(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _accuracies(evidence: Evidence) -> str:
+def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
+    if decision.outcome == "illusion" and scope.word == "picked":
+        return _ONLY_PICKED
+    if decision.outcome == "loss" and decision.alike:
+        return _ALIKE
+    if decision.outcome == "loss" and scope.word == "picked":
+        return _HEADLINES["loss"].replace("recognises", "picks")
+    if decision.outcome == "untestable" and evidence.gap is not None:
+        return _TOO_FEW
+    return headline(decision.outcome)
+
+
+def _accuracies(evidence: Evidence, scope: Scope) -> str:
     choice = _change(evidence.base_choice, evidence.arm_choice)
     opened = _change(evidence.base_open, evidence.arm_open, other=choice.startswith("kept"))
-    return f"Choice {choice} of its accuracy, open answers {opened}."
+    tested = "Multiple choice" if scope.decided_by == "choice" else f"Choice among {LABELS[scope.decided_by]}"
+    return f"{tested} {choice} of its accuracy, open answers {opened}."
 
 
 def _change(base: float, arm: float, *, other: bool = False) -> str:
@@ -91,22 +141,50 @@ def _change(base: float, arm: float, *, other: bool = False) -> str:
     return f"lost {1 - kept:.0%}".replace("%", " %")
 
 
-def _fates(evidence: Evidence, easy: bool) -> str:
+def _fates(evidence: Evidence, scope: Scope) -> str:
     counts = evidence.fates
-    seen = "picked among unrelated options" if easy else "recognised"
     said = counts.kept + counts.open_only
     return (
-        f"Of {_questions(counts.both_correct)} that base answered both ways, "
-        f"{counts.choice_only} {_are(counts.choice_only)} {seen} but no longer said, "
-        f"{counts.lost} {_are(counts.lost)} lost to both, and {said} {_are(said)} still said."
+        f"Of {_questions(counts.both_correct)} that base got right in both formats, "
+        f"{counts.choice_only} {_are(counts.choice_only)} still {scope.word} but no longer answered, "
+        f"{counts.lost} {_are(counts.lost)} lost in both, and {said} {_are(said)} still answered."
     )
 
 
 def _intervals(evidence: Evidence) -> str:
-    return (
+    """The drops and their difference, as shares and in points; the two can disagree where the formats start apart."""
+    text = (
         f"Share lost of what base had above guessing: open {_range(evidence.open_drop)}, "
-        f"choice {_range(evidence.choice_drop)}; open − choice {_range(evidence.gap)}."
+        f"choice {_range(evidence.choice_drop)}; difference {_range(evidence.gap)}"
     )
+    raw = evidence.raw_gap
+    if raw is None:
+        return f"{text}."
+    text += f", in raw points {_points(raw)}"
+    gap = evidence.gap
+    if gap is not None and gap.low > 0 and raw.low <= 0:
+        text += ": open lost a larger share, but not clearly more questions"
+    return f"{text}."
+
+
+def _net(evidence: Evidence) -> str:
+    """Net dissociation, without which a rate can't be told from noise."""
+    if evidence.net is None:
+        return ""
+    words = "more than noise moves" if evidence.net.low > 0 else "no more than noise may move"
+    return f"Net of items that went the other way, {_range(evidence.net)} moved from answered to only picked: {words}."
+
+
+def _controls(controls: Mapping[str, Control]) -> str:
+    """What other options say of the choice-only items: picked without the question, or where it takes the question."""
+    told = [
+        f"{controls[name].picked} of {controls[name].asked} {label}"
+        for name, label in _CONTROLS.items()
+        if name in controls
+    ]
+    if not told:
+        return ""
+    return f"Of the items that are only picked among standard options, the model also picks {_listed(tuple(told))}."
 
 
 def _undecided(decision: Decision, asked: int) -> str:
@@ -118,55 +196,52 @@ def _undecided(decision: Decision, asked: int) -> str:
     left = _listed(decision.possible, "or")
     text = f"Open {known[decision.open]} and choice {known[decision.choice]}: {left}."
     if decision.items_needed is None:
-        return text + " No number of items would decide it while the figures stay what they are."
+        return text + " More items would not decide it while the figures stay as they are."
     if not in_reach(decision.items_needed, asked):
-        return text + " More items are out of reach of deciding it: a figure stands at its margin."
+        return text + " Deciding it is out of reach: a figure lies at its margin."
     return (
         text
-        + f" About {rounded(decision.items_needed):,} items like these would decide it four times in five."
+        + f" About {rounded(decision.items_needed):,} items like these would give 80 % power to decide it."
     )
 
 
-def _rests_on_easy_options(decision: Decision, same_passage: Decision) -> bool:
-    return decision.choice == "holds" and same_passage.choice == "falls"
-
-
-def _beside(decision: Decision, same_passage: Decision, fates: FateCounts, beside: FateCounts | None) -> str:
-    """What options from the same passage say; fates, beside: with standard options and with those."""
-    text = f"With options taken from the same passage the outcome is {same_passage.outcome}"
-    same = same_passage.outcome == decision.outcome
-    if same:
-        text = "Options taken from the same passage give the same outcome"
-    if same and decision.outcome == "inconclusive":
-        text = "Options taken from the same passage don't decide it either"
-    if beside is not None and beside.both_correct:
-        text += f" ({_unsaid(beside)} picked but no longer said"
-        text += f"; {_unsaid(fates)} with standard options)" if fates.both_correct else ")"
-    if _rests_on_easy_options(decision, same_passage):
-        return f"{text}: recognition rested on easy options."
-    if same_passage.outcome in ("untestable", "inconclusive") and not same:
-        return f"{text}: whether recognition rested on easy options stays open."
+def _other(name: str, reading: Reading, decision: Decision) -> str:
+    """The outcome with options that did not decide."""
+    fates, outcome = reading.fates, reading.decision.outcome
+    text = f"With {LABELS[name]} the outcome is {'also ' if outcome == decision.outcome else ''}{outcome}"
+    if fates.both_correct:
+        text += f" ({fates.choice_only} of {_questions(fates.both_correct)} picked but no longer answered"
+        if fates.both_correct >= FEWEST_BOTH_CORRECT:
+            text += f", {fates.choice_only / fates.both_correct:.0%}".replace("%", " %")
+        text += ")"
     return f"{text}."
-
-
-def _unsaid(fates: FateCounts) -> str:
-    """`12 of 13 questions, 92 %,`, without a rate where a report gives none."""
-    text = f"{fates.choice_only} of {_questions(fates.both_correct)}"
-    if fates.both_correct < FEWEST_BOTH_CORRECT:
-        return text
-    return f"{text}, {fates.choice_only / fates.both_correct:.0%},".replace("%", " %")
 
 
 def _broken(evidence: Evidence) -> str:
     more = evidence.broken
     share = "" if more is None else f"{more.value:.0%} more of its outputs than of base's ".replace("%", " %")
-    return f"{share}are not a number, empty or the same token over and over." if share else ""
+    return f"{share}are empty, repeat themselves or are not a number." if share else ""
 
 
 def _untestable(evidence: Evidence) -> str:
     accuracies = f"Base answers {evidence.base_open:.0%} in open and {evidence.base_choice:.0%} in choice"
-    both = f"{_questions(evidence.fates.both_correct)} both ways, of {evidence.n}"
+    both = f"{_questions(evidence.fates.both_correct)} in both formats, of {evidence.n}"
     return f"{accuracies}, {both}.".replace("%", " %")
+
+
+def _one_format(evidence: Evidence) -> str:
+    """A statement about the one format that can be tested where the other can't."""
+    sides = (
+        ("Multiple choice", evidence.choice_drop, evidence.open_drop),
+        ("Open", evidence.open_drop, evidence.choice_drop),
+    )
+    for name, drop, other in sides:
+        if drop is not None and other is None:
+            change = "fell" if drop.low > 0 else "did not clearly change"
+            return (
+                f"{name} alone can be tested: it {change}, by {_range(drop)} of what base had above guessing."
+            )
+    return ""
 
 
 def _range(estimate: Estimate | None) -> str:
@@ -174,6 +249,11 @@ def _range(estimate: Estimate | None) -> str:
         return "not given"
     text = f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})".replace("%", " %")
     return text.replace("-", "−")
+
+
+def _points(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:.0f} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
+    return text.replace("-0 ", "0 ").replace("-", "−")
 
 
 def _questions(count: int) -> str:

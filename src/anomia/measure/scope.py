@@ -1,0 +1,147 @@
+"""What base allows to be concluded: in which languages, and which kind of options shows recognition.
+
+Both follow from base's answers alone, so they are the same for every arm of a run.
+
+*Recognised* means that the question makes the model pick the answer. Options test that only if they can't be told
+apart without it. In extractive question answering the gold answer is nearly always the only standard option that
+the passage contains, so picking it needs no question. The ways below are tried in order, and the first that holds
+decides the verdict (`Scope.decided_by`):
+
+1. `choice`: standard options, if base picks gold at least `EASY` more often than a search for the options in the
+   passage does, and than base itself does without the question.
+2. `choice_passage`: options of like kind from the same passage, if base is at least `EASY` better with the question
+   than without it. Old runs did not ask the latter; there the passage contains every option, which has to do.
+3. `choice_passage_pmi`, 4. `choice_pmi`: the score with the question − the score without it (pointwise mutual
+   information, Holtzman et al. 2021), which a preference for an option by itself can't raise.
+
+Each needs base at least 10 points above guessing on at least half of the items. Where none holds, standard options
+decide, and the word is *picked*.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from anomia.measure.drops import above_floor
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
+from anomia.measure.frame import KINDS, RECOGNITION, known
+
+# By so much base must be better than a control that needs no question.
+EASY = 0.10
+CANDIDATES = ("choice", "choice_passage", "choice_passage_pmi", "choice_pmi")
+LABELS = {
+    "choice": "standard options",
+    "choice_passage": "options from the same passage",
+    "choice_passage_pmi": "options from the same passage under PMI scoring",
+    "choice_pmi": "standard options under PMI scoring",
+}
+
+Word = Literal["recognised", "picked"]
+
+
+class Scope(NamedTuple):
+    """What conclusions are drawn over, and from which options.
+
+    languages: those in which base is strong enough, all where there is none. left_out: the others.
+    decided_by: a name of `RECOGNITION`. word: whether gold counts as recognised or only as picked. why: one sentence.
+    """
+
+    languages: tuple[str, ...]
+    left_out: tuple[str, ...]
+    decided_by: str
+    word: Word
+    why: str
+
+
+def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
+    """The scope of a run. records: as `prepare` returns them."""
+    rows = records.filter(pl.col("arm") == base)
+    everything = sorted(records["language"].unique())
+    strong = [name for name in everything if _is_strong(rows.filter(pl.col("language") == name), "choice")]
+    here = rows.filter(pl.col("language").is_in(strong)) if strong else rows
+    reasons: list[str] = []
+    for name in CANDIDATES:
+        refusal = _refusal(here, name)
+        if refusal:
+            reasons.append(f"{LABELS[name]} {refusal}")
+            continue
+        languages = [
+            each
+            for each in strong
+            if name == "choice" or _is_strong(here.filter(pl.col("language") == each), name)
+        ]
+        if strong and not languages:
+            reasons.append(f"{LABELS[name]} leave base too weak in every language")
+            continue
+        languages = languages or everything
+        return Scope(
+            tuple(languages),
+            _rest(everything, languages),
+            name,
+            "recognised",
+            _why(name, reasons, "recognised"),
+        )
+    languages = strong or everything
+    return Scope(
+        tuple(languages), _rest(everything, languages), "choice", "picked", _why("choice", reasons, "picked")
+    )
+
+
+def _is_strong(rows: pl.DataFrame, name: str) -> bool:
+    """Whether base is far enough above the floor in open and in one kind of options."""
+    way = RECOGNITION[name]
+    opened, chosen = (
+        known(rows, [column])[column].cast(pl.Float64) for column in ("open_correct", way.column)
+    )
+    if opened.is_empty() or chosen.is_empty():
+        return False
+    floor = known(rows, [way.column])[way.floor].mean()
+    return above_floor(_mean(opened), 0.0) and above_floor(_mean(chosen), float(floor))  # type: ignore[arg-type]
+
+
+def _refusal(rows: pl.DataFrame, name: str) -> str | None:
+    """Why options do not show recognition, as the rest of a sentence; None where they do."""
+    way = RECOGNITION[name]
+    part = known(rows, [way.column])
+    if len(part) < max(FEWEST_BOTH_CORRECT, len(rows) / 2):
+        return "were not asked of enough items"
+    accuracy, floor = _mean(part[way.column].cast(pl.Float64)), _mean(part[way.floor])
+    if not above_floor(accuracy, floor):
+        return f"leave base less than 10 points above guessing ({accuracy:.0%})".replace("%", " %")
+    if way.scoring == "pmi":
+        return None
+    controls = {"without the question": f"{way.kind}_no_question_correct"}
+    if way.kind == KINDS[0]:
+        controls["by searching the passage"] = "string_presence"
+    for label, column in controls.items():
+        both = known(part, [column])
+        if both.is_empty():
+            continue
+        with_it, without = (_mean(both[each].cast(pl.Float64)) for each in (way.column, column))
+        if not above_floor(with_it, without, margin=EASY):
+            return (
+                f"do not need the question: gold is picked {label} in {without:.0%}, with it in {with_it:.0%}"
+            ).replace("%", " %")
+    return None
+
+
+def _why(name: str, reasons: list[str], word: Word) -> str:
+    """Which options decided, and why none before them did."""
+    if word == "picked":
+        return (
+            f"No kind of options shows recognition here ({'; '.join(reasons)}), so the model is only said to pick "
+            "answers."
+        )
+    if not reasons:
+        return "Standard options decided: base needs the question to pick among them."
+    return f"{LABELS[name][0].upper()}{LABELS[name][1:]} decided, because {'; '.join(reasons)}."
+
+
+def _rest(everything: list[str], languages: list[str]) -> tuple[str, ...]:
+    return tuple(name for name in everything if name not in languages)
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.mean())  # type: ignore[arg-type]  # a mean of numbers
