@@ -5,6 +5,7 @@ PYTHONPATH=src:tests python -m measure.coverage_table
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from .null_studies import NULLS, false_alarms
+from anomia.measure.fates import FEWEST_BOTH_CORRECT
+
 from .simulation import (
     BASES,
     STRUCTURES,
@@ -22,6 +24,7 @@ from .simulation import (
     choice_beside,
     gap_coverage,
     grid,
+    net_coverage,
     normalized_coverage,
     paired_coverage,
     rate_coverage,
@@ -30,6 +33,7 @@ from .simulation import (
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 SIZES = (20, 50, 200)
 REPLICATIONS = 4_000
+NET_COUNTED, NET_CHANGED, NET_FALLING = (0.1, 0.3, 0.5, 0.7), (0.05, 0.1, 0.3), (1.0, 0.7, 0.5)
 MEASURES = ("raw drop", "normalized, floor 0", "normalized, floor 1/4", "gap")
 
 
@@ -64,7 +68,21 @@ def rate_rows() -> list[tuple[Cell, Coverage]]:
     return [(cell, rate_coverage(cell, REPLICATIONS)) for cell in cells]
 
 
-def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]]) -> str:
+def net_cells() -> list[Cell]:
+    """Truths of the net share: base is the share of items that count; at 0.5 for the worse it is 0."""
+    cells = itertools.product(SIZES, STRUCTURES, NET_COUNTED, NET_CHANGED, NET_FALLING)
+    return [
+        cell
+        for cell in (Cell(n, *structure, *truth) for n, structure, *truth in cells)
+        if cell.possible and cell.n * cell.base >= FEWEST_BOTH_CORRECT
+    ]
+
+
+def net_rows() -> list[tuple[Cell, Coverage]]:
+    return [(cell, net_coverage(cell, REPLICATIONS)) for cell in net_cells()]
+
+
+def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]], nets: list[tuple[Cell, Coverage]]) -> str:
     lines = ["### Where 93 % are promised", "", "| figure | cells | lowest | mean |", "|---|---|---|---|"]
     for name in MEASURES:
         kept = [
@@ -79,6 +97,8 @@ def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]]) -> str:
         if cell.n >= 50 and cell.n * min(cell.base, 1 - cell.base) >= 10
     ]
     lines.append(f"| rate | {len(kept)} | {min(kept):.3f} | {sum(kept) / len(kept):.3f} |")
+    kept = [found.covered for cell, found in nets if promised(cell, found)]
+    lines.append(f"| net share | {len(kept)} | {min(kept):.3f} | {sum(kept) / len(kept):.3f} |")
     lines += ["", "### Everywhere else", ""]
     lines.append(
         "In brackets: in how many of 100 studies the figure is given at all, where not in all of them."
@@ -104,7 +124,29 @@ def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]]) -> str:
         cell = rates[start][0]
         shown = [f"{found.covered:.3f}" for _, found in rates[start : start + len(BASES)]]
         lines.append(f"| {cell.n} | {cell.cluster_size} | {cell.correlation:g} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_net_lines(nets)])
+
+
+def _net_lines(nets: list[tuple[Cell, Coverage]]) -> list[str]:
+    """The net share by how many items change, and how many of them for the worse: at 0.5 the truth is 0."""
+    truths = list(itertools.product(NET_CHANGED, NET_FALLING))
+    heads = " | ".join(f"{changed:g}, {falling:g}" for changed, falling in truths)
+    lines = [
+        "",
+        "### Net shares",
+        "",
+        "Columns: the share of items that change, and of those the share that falls; at 0.5 the truth is 0.",
+        "",
+        f"| n | a passage | ICC | counted | {heads} |",
+        "|" + "---|" * (4 + len(truths)),
+    ]
+    known = dict(nets)
+    for n, structure, counted in itertools.product(SIZES, STRUCTURES, NET_COUNTED):
+        row = [known.get(Cell(n, *structure, counted, *truth)) for truth in truths]
+        if any(row):
+            shown = " | ".join("" if found is None else _show(found) for found in row)
+            lines.append(f"| {n} | {structure[0]} | {structure[1]:g} | {counted:g} | {shown} |")
+    return lines
 
 
 def _show(coverage: Coverage) -> str:
@@ -122,11 +164,14 @@ def main() -> None:
                 print(f"below 93 %: {name} {found} {row.cell}", flush=True)
         if len(rows) % 20 == 0:
             print(f"{len(rows)} cells, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    _write("coverage", tables(rows, rate_rows()))
+    _write("coverage", tables(rows, rate_rows(), net_rows()))
     _write("nulls", null_table())
 
 
 def null_table() -> str:
+    # Coverage is measured without what judges whole studies.
+    from .null_studies import NULLS, false_alarms
+
     lines = [
         "| items | a passage | open | choice | accuracy | open fell more | gap | verdict |",
         "|" + "---|" * 8,

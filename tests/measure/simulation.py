@@ -15,7 +15,19 @@ from numpy.typing import NDArray
 
 from anomia.measure.bootstrap import bca, resample, totals
 from anomia.measure.paired import score_interval
-from anomia.measure.quantities import Quantity, choose, join, minus, normalized, ratio_widening
+from anomia.measure.quantities import (
+    Quantity,
+    Range,
+    choose,
+    inside,
+    join,
+    minus,
+    net_share,
+    normalized,
+    possible_normalized,
+    range_apart,
+    ratio_widening,
+)
 from anomia.measure.rates import Clusters, Estimate, effective_items, wilson
 
 FloatArray = NDArray[np.float64]
@@ -172,13 +184,20 @@ def normalized_columns(base: FloatArray, arm: FloatArray) -> FloatArray:
 
 
 def chosen_bounds(
-    low: FloatArray, high: FloatArray, plain: tuple[FloatArray, FloatArray], events: list[FloatArray]
+    value: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    plain: tuple[FloatArray, FloatArray],
+    possible: list[Range],
+    events: list[FloatArray],
 ) -> tuple[FloatArray, FloatArray]:
-    """The rule of `quantities.choose` for each replication."""
-    replications = zip(low, high, *plain, *events, strict=True)
+    """The rules of `quantities.choose` and `quantities.inside` for each replication."""
+    replications = zip(value, low, high, *plain, possible, *events, strict=True)
     chosen = [
-        choose(below, above, Estimate(0.0, plain_below, plain_above, 0, 0), counts)[:2]
-        for below, above, plain_below, plain_above, *counts in replications
+        inside(
+            *choose(below, above, Estimate(0.0, plain_below, plain_above, 0, 0), counts)[:2], middle, allowed
+        )
+        for middle, below, above, plain_below, plain_above, allowed, *counts in replications
     ]
     return tuple(np.array(chosen).T)  # type: ignore[return-value]
 
@@ -204,14 +223,33 @@ class Side(NamedTuple):
     high: FloatArray
     given: NDArray[np.bool_]
     events: FloatArray
+    possible: list[Range]
 
 
-def normalized_side(base: FloatArray, arm: FloatArray, cell: Cell, floor: float) -> Side:
-    quantity = normalized([1.0], [1.0], floor=floor)
+def normalized_side(
+    base: FloatArray, arm: FloatArray, cell: Cell, floor: float, quantity: Quantity | None = None
+) -> Side:
+    """quantity: what takes the place of a normalized drop, of the same columns."""
+    quantity = quantity or normalized([1.0], [1.0], floor=floor)
     value, low, high, defined, given = resampled_bounds(normalized_columns(base, arm), quantity, cell)
     events = effective_changes((base != arm).astype(np.float64), cell)
     plain = plain_normalized(base, arm, cell, floor)
-    return Side(value, *chosen_bounds(low, high, plain, [np.where(defined, events, 0.0)]), given, events)
+    seen = zip(base.mean(axis=0), worth(base, cell), strict=True)
+    possible = [possible_normalized(wilson(accuracy, items)[0], floor) for accuracy, items in seen]
+    bounds = chosen_bounds(value, low, high, plain, possible, [np.where(defined, events, 0.0)])
+    return Side(value, *bounds, given, events, possible)
+
+
+def net_side(marked: FloatArray, after: FloatArray, cell: Cell) -> Side:
+    """The net share of each replication. marked: the items that count. after: without those that fell, with those that rose."""
+    none = np.zeros(1, dtype=bool)
+    return normalized_side(marked, after, cell, 0.0, net_share(none, none, none))
+
+
+def net_coverage(cell: Cell, replications: int, *, seed: int = 0) -> Coverage:
+    """The net share's coverage: `base` of the cell is the share of items that count."""
+    side = net_side(*draw_pairs(cell, replications, np.random.default_rng(seed)), cell)
+    return _coverage(side.low, side.high, cell.drop / cell.base, side.given)
 
 
 def normalized_coverage(cell: Cell, floor: float, replications: int, *, seed: int = 0) -> Coverage:
@@ -233,8 +271,9 @@ def gap_side(
         for one, other in zip(*(zip(*side[:3], strict=True) for side in sides), strict=True)
     ]
     events = [np.where(defined, side.events, 0.0) for side in sides]
-    bounds = chosen_bounds(low, high, tuple(np.array(joined).T), events)
-    return *sides, Side(value, *bounds, given, np.minimum(*events))
+    possible = [range_apart(*ranges) for ranges in zip(*(side.possible for side in sides), strict=True)]
+    bounds = chosen_bounds(value, low, high, tuple(np.array(joined).T), possible, events)
+    return *sides, Side(value, *bounds, given, np.minimum(*events), possible)
 
 
 def gap_coverage(cell: Cell, choice: Cell, floor: float, replications: int, *, seed: int = 0) -> Coverage:

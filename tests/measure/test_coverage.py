@@ -5,17 +5,22 @@ import pytest
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.contrasts import Answers
-from anomia.measure.quantities import everywhere_all, gap_quantity, normalized
+from anomia.measure.quantities import everywhere, everywhere_all, gap_quantity, net_share, normalized
 from anomia.measure.rates import rate
 
 from .coverage_table import SIZES, measure, measured, promised
 from .simulation import (
     SIMULATION_DRAWS,
+    STRUCTURES,
     Cell,
     clusters,
     draw_pairs,
     gap_side,
     grid,
+    net_coverage,
+    net_side,
+    normalized_coverage,
+    normalized_side,
     paired_coverage,
     rate_coverage,
 )
@@ -38,6 +43,42 @@ def test_intervals_cover_at_least_93_percent(cell):
     for name, found in measure(cell).found.items():
         assert found.given >= 0.9
         assert found.covered >= 0.93, (name, found)
+
+
+# Gains near all that is left to gain, where base's luck may leave no room for them, and arms that lose everything.
+AT_THE_EDGE = [
+    (Cell(50, 1, 0.0, 0.9, 0.1, 0.3), 0.0),
+    (Cell(50, 5, 0.2, 0.9, 0.1, 0.3), 0.25),
+    (Cell(200, 1, 0.0, 0.9, 0.1, 0.0), 0.0),
+    (Cell(50, 1, 0.0, 0.6, 0.6, 1.0), 0.0),
+    (Cell(50, 1, 0.0, 0.6, 0.6, 1.0), 0.25),
+    (Cell(200, 5, 0.2, 0.3, 0.3, 1.0), 0.0),
+]
+
+
+@pytest.mark.parametrize(("cell", "floor"), AT_THE_EDGE, ids=str)
+def test_bounds_inside_the_possible_range_still_cover(cell, floor):
+    assert normalized_coverage(cell, floor, 1_000).covered >= 0.93
+
+
+def test_the_range_of_the_base_that_was_seen_would_break_the_promise():
+    """A lucky base leaves no room for a gain that is real."""
+    cell = Cell(50, 1, 0.0, 0.9, 0.1, 0.3)
+    base, arm = draw_pairs(cell, 1_000, np.random.default_rng(0))
+    side = normalized_side(base, arm, cell, 0.0)
+    truth = cell.drop / cell.base
+    assert ((side.low <= truth) & (truth <= side.high)).mean() >= 0.93
+    seen = base.mean(axis=0)
+    assert (np.maximum(side.low, (seen - 1) / seen) <= truth).mean() < 0.9
+
+
+@pytest.mark.parametrize("counted", [0.3, 0.5])
+@pytest.mark.parametrize("falling", [1.0, 0.5])
+@pytest.mark.parametrize("structure", STRUCTURES, ids=str)
+def test_net_shares_cover_at_least_93_percent(counted, falling, structure):
+    found = net_coverage(Cell(200, *structure, counted, 0.1, falling), 1_000)
+    assert found.given >= 0.9
+    assert found.covered >= 0.93
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.2])
@@ -86,6 +127,18 @@ def test_what_is_simulated_is_what_studies_get(cell):
         for side, found in zip(sides, everywhere_all(quantities, resampling).values(), strict=True):
             simulated = side.value[number], side.low[number], side.high[number]
             assert found.pooled[:3] == pytest.approx(simulated, abs=1e-6)
+
+
+def test_the_net_share_that_is_simulated_is_what_studies_get():
+    cell = Cell(60, 5, 0.2, 0.5, 0.3, 0.7)
+    marked, after = draw_pairs(cell, 5, np.random.default_rng(0))
+    side = net_side(marked, after, cell)
+    passages = clusters(cell).index
+    resampling = resample(["language"] * cell.n, passages, draws=SIMULATION_DRAWS)
+    for number in range(5):
+        before, then = marked[:, number] > 0, after[:, number] > 0
+        net = everywhere(net_share(before & ~then, then & ~before, before, passages), resampling).pooled
+        assert net[:3] == pytest.approx((side.value[number], side.low[number], side.high[number]), abs=1e-6)
 
 
 @pytest.mark.longest

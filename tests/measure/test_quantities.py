@@ -1,5 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anomia.errors import DataError
 from anomia.measure.bootstrap import resample
@@ -17,6 +21,8 @@ from anomia.measure.quantities import (
     minus,
     net_share,
     normalized,
+    possible_normalized,
+    range_apart,
     ratio_widening,
     restrict,
     share,
@@ -241,6 +247,100 @@ def test_the_expected_share_multiplies_what_each_format_did():
     kept = everywhere(expected_share(both, both, both), resample(labels, draws=50)).pooled
     assert kept.value == 0
     assert kept.high > 0.01
+
+
+@pytest.mark.parametrize(("n", "before", "after"), [(24, 6, 3), (40, 6, 2), (96, 12, 3)])
+def test_no_more_can_be_lost_than_there_was(n, before, after):
+    base = np.arange(n) < before
+    arm = (np.arange(n) < after) | (np.arange(n) == n - 1)
+    found = everywhere(normalized(base, arm, floor=0.0), resample(["a"] * n, draws=500)).pooled
+    raw = paired_difference(base, arm)
+    assert raw.high / base.mean() > 1
+    assert found.high == 1
+    assert found.value == pytest.approx(1 - (after + 1) / before)
+
+
+def test_ranges_follow_from_what_base_may_be_and_add_up():
+    assert possible_normalized(0.5, 0.0) == (-1, 1)
+    assert possible_normalized(0.75, 0.25) == (-0.5, 1.5)
+    assert possible_normalized(0.25, 0.25) == (-np.inf, np.inf)
+    assert possible_normalized(0.0, 0.0) == (-np.inf, 1)
+    assert range_apart((-1, 1), (-np.inf, 2)) == (-3, np.inf)
+
+
+@st.composite
+def studies(draw):
+    """Answers of base and an arm in open and choice, in languages and passages: small, so that edges are met."""
+    n = draw(st.integers(12, 40))
+    columns = [np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n))) for _ in range(4)]
+    passages = np.arange(n) // draw(st.integers(1, 4))
+    return Answers(*columns), np.where(np.arange(n) < n // 2, "l0", "l1"), passages
+
+
+def all_quantities(answers, passages):
+    base_open, arm_open, base_choice, arm_choice = answers
+    both, after = base_open & base_choice, arm_open & arm_choice
+    fell, rose = both & ~arm_open & arm_choice, base_choice & ~base_open & after
+    return {
+        "drop": (drop(base_open, arm_open, passages), -1, 1),
+        "open": (normalized(base_open, arm_open, passages, floor=0.0), -np.inf, 1),
+        "choice": (normalized(base_choice, arm_choice, passages, floor=0.25), -np.inf, np.inf),
+        "gap": (gap_quantity(*answers, passages, floor=0.25), -np.inf, np.inf),
+        "share": (share(fell, both, passages), 0, 1),
+        "net": (net_share(fell, rose, both, passages), -np.inf, 1),
+        "expected": (expected_share(arm_open, arm_choice, both, passages), 0, 1),
+        "net - expected": (minus(net_share(fell, rose, both, passages),
+                                 expected_share(arm_open, arm_choice, both, passages)), -np.inf, 1),
+    }  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_bounds_hold_their_value_stay_possible_and_nest(study):
+    answers, labels, passages = study
+    known = all_quantities(answers, passages)
+    levels = (0.8, 0.95, 0.99)
+    found = everywhere_levels(
+        {name: quantity for name, (quantity, *_) in known.items()},
+        resample(labels, passages, draws=100),
+        levels,
+    )
+    for name, (_, least, most) in known.items():
+        places = zip(*([*(e := found[level][name]).by_language.values(), e.pooled, e.mean] for level in levels),
+                     strict=True)  # fmt: skip
+        for place in places:
+            if place[0] is None:
+                assert place == (None, None, None)
+                continue
+            for estimate in place:
+                assert estimate.low <= estimate.value <= estimate.high
+                assert least - 1e-9 <= estimate.low
+                assert estimate.high <= most + 1e-9
+            for narrow, wide in itertools.pairwise(place):
+                assert wide.low <= narrow.low + 1e-9
+                assert narrow.high <= wide.high + 1e-9
+                assert narrow.method == wide.method
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_arms_that_change_places_change_the_sign(study):
+    """Of drops, and of the net share where as many items count from either side."""
+    (base, arm, _, _), labels, passages = study
+    resampling = resample(labels, passages, draws=100)
+    one, other = (everywhere(drop(*pair, passages), resampling).pooled for pair in ((base, arm), (arm, base)))
+    assert one.value == pytest.approx(-other.value)
+    fell, rose = base & ~arm, arm & ~base
+    moved = min(fell.sum(), rose.sum())
+    fell, rose = fell & (np.cumsum(fell) <= moved), rose & (np.cumsum(rose) <= moved)
+    ways = ((fell, rose, base), (rose, fell, (base & ~fell) | rose))
+    one, other = (everywhere(net_share(*way, passages), resampling).pooled for way in ways)
+    assert (one is None) == (other is None) == (base.sum() < 10)
+    if one is not None:
+        assert one.value == other.value == 0
+        assert one.method == other.method
+        if one.method == "score":
+            assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-6)
 
 
 def test_restricting_is_building_from_fewer_items():

@@ -6,13 +6,15 @@ follows from how many items changed between base and arm, counted down by the de
 30 or more: BCa over passages (`bootstrap`). 10 to 29: the wider of BCa and the plain one on either side,
 for BCa alone covers too little there (`docs/statistics.md`). Fewer, or BCa undefined: the plain one.
 A difference takes BCa alone only if both of its sides have 30, and the plain one only if neither has 10.
+No interval leaves the range of what is possible: no more than all of what base had can be lost.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,7 @@ from anomia.measure.rates import (
 )
 
 Mask = NDArray[np.bool_]
+Range = tuple[float, float]
 
 # From this many (effective) changed items on, BCa alone covers what it says.
 BCA_ALONE = 30
@@ -57,6 +60,7 @@ class Quantity:
     given: Callable[[FloatArray], bool]
     plain: Callable[[Mask, float], Estimate | None]
     changed: Mask
+    possible: Callable[[Mask, float], Range]
     sides: tuple[Quantity, ...] = ()
 
 
@@ -83,6 +87,7 @@ def drop(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> 
             paired_difference(before[mask], after[mask], ids[mask], level=level)
         ),
         changed=before != after,
+        possible=lambda mask, level: (-1.0, 1.0),
     )
 
 
@@ -106,17 +111,13 @@ def normalized(
         return sums[..., 0] - (sums[..., 3] if varied else one * sums[..., 2])
 
     def plain(mask: Mask, level: float) -> Estimate | None:
-        raw = paired_difference(before[mask], after[mask], ids[mask], level=level)
-        if raw is None or not above_floor(float((before - floors)[mask].mean()), 0.0):
+        if not mask.any() or not above_floor(float((before - floors)[mask].mean()), 0.0):
             return None
-        tall = float((before - floors)[mask].mean())
-        scale = float(ratio_widening(before[mask], after[mask], floors[mask])) / tall
-        value = raw.value / tall
-        return raw._replace(
-            value=value,
-            low=value - (raw.value - raw.low) * scale,
-            high=value + (raw.high - raw.value) * scale,
-        )
+        return _over_height(before[mask], after[mask], floors[mask], ids[mask], level)
+
+    def possible(mask: Mask, level: float) -> Range:
+        seen = rate(before[mask], ids[mask], level=level)
+        return possible_normalized(0.0 if seen is None else seen.low, float(floors[mask].mean()))
 
     def value(sums: FloatArray) -> FloatArray:
         # Sums of thirds in single precision are not quite 0 where they should be.
@@ -129,7 +130,37 @@ def normalized(
         given=lambda sums: bool(sums[2] > 0) and above_floor(float(height(sums) / sums[2]), 0.0),
         plain=plain,
         changed=before != after,
+        possible=possible,
     )
+
+
+def _over_height(
+    base: FloatArray, arm: FloatArray, floors: FloatArray, ids: NDArray[np.intp], level: float
+) -> Estimate | None:
+    """The score interval of a raw drop over base's height above the floor: [items] each."""
+    raw = paired_difference(base, arm, ids, level=level)
+    if raw is None:
+        return None
+    height = float((base - floors).mean())
+    scale = float(ratio_widening(base, arm, floors)) / height
+    value = raw.value / height
+    return raw._replace(
+        value=value,
+        low=value - (raw.value - raw.low) * scale,
+        high=value + (raw.high - raw.value) * scale,
+    )
+
+
+def possible_normalized(base: float, floor: float) -> Range:
+    """The range of normalized drops: the arm answers everything, or nothing.
+
+    base: the lowest accuracy that base may have, by its interval. Not the one that was seen, for where base is
+    luckier than it should be, a gain that is real lies outside the range of that.
+    """
+    height = base - floor
+    if height <= 1e-9:
+        return -math.inf, math.inf if floor > 0 else 1.0
+    return (base - 1) / height, base / height
 
 
 def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> FloatArray:
@@ -140,10 +171,8 @@ def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> Float
     By the delta method, and never below 1: where the arm is worse the height's uncertainty cancels part
     of the drop's, which few items can't be trusted to show; where it is better they add up.
     """
-    return _widening(base - arm, base - np.asarray(floor))
-
-
-def _widening(drops: FloatArray, heights: FloatArray) -> FloatArray:
+    drops = base - arm
+    heights = base - np.asarray(floor)
     with np.errstate(invalid="ignore", divide="ignore"):
         linear = drops - drops.mean(axis=0) / heights.mean(axis=0) * heights
         widening = linear.std(axis=0) / drops.std(axis=0)
@@ -161,6 +190,7 @@ def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) 
         given=lambda sums: bool(sums[1] > 0),
         plain=lambda mask, level: _trusted(rate(found[mask & marked], ids[mask & marked], level=level)),
         changed=_rarer(marked & (found > 0), marked & (found < 1)),
+        possible=lambda mask, level: (0.0, 1.0),
     )
 
 
@@ -178,33 +208,18 @@ def net_share(
         raise DataError(
             "of a net share the items that fell lie among those marked, and those that rose do not"
         )
-    down, up, counted = (column.astype(np.float64) for column in (lost, won, marked))
-    ids = _ids(passages, len(counted))
+    # Those marked before, and after: the net share is the normalized drop of one to the other.
+    before, after, ids = _paired(marked, (marked & ~lost) | won, passages)
 
     def plain(mask: Mask, level: float) -> Estimate | None:
-        raw = paired_difference(down[mask], up[mask], ids[mask], level=level)
         n = int(marked[mask].sum())
-        if raw is None or n < FEWEST_BOTH_CORRECT:
+        if n < FEWEST_BOTH_CORRECT:
             return None
-        share_marked = n / raw.n
-        scale = float(_widening((down - up)[mask], counted[mask])) / share_marked
-        value = raw.value / share_marked
-        return Estimate(
-            value,
-            value - (raw.value - raw.low) * scale,
-            value + (raw.high - raw.value) * scale,
-            n,
-            len(np.unique(ids[mask & marked])),
-            raw.method,
-        )
+        found = _over_height(before[mask], after[mask], np.zeros(int(mask.sum())), ids[mask], level)
+        return found and _trusted(found._replace(n=n, clusters=len(np.unique(ids[mask & marked]))))
 
-    return Quantity(
-        columns=np.stack([down, up, counted], axis=-1),
-        value=lambda sums: _ratio(sums[..., 0] - sums[..., 1], sums[..., 2]),
-        given=lambda sums: bool(sums[2] >= FEWEST_BOTH_CORRECT),
-        plain=plain,
-        changed=lost | won,
-    )
+    drops = normalized(marked, after, passages, floor=0.0)
+    return replace(drops, given=lambda sums: bool(sums[0] >= FEWEST_BOTH_CORRECT), plain=plain)
 
 
 def expected_share(
@@ -232,6 +247,7 @@ def expected_share(
         given=lambda sums: bool(sums[2] >= FEWEST_BOTH_CORRECT),
         plain=plain,
         changed=_rarer(failed, marked & opened),
+        possible=lambda mask, level: (0.0, 1.0),
     )
 
 
@@ -248,6 +264,7 @@ def minus(first: Quantity, second: Quantity) -> Quantity:
         given=lambda sums: first.given(sums[:split]) and second.given(sums[split:]),
         plain=lambda mask, level: _joined(first.plain(mask, level), second.plain(mask, level)),
         changed=first.changed | second.changed,
+        possible=lambda mask, level: range_apart(first.possible(mask, level), second.possible(mask, level)),
         sides=(first, second),
     )
 
@@ -256,14 +273,19 @@ def restrict(quantity: Quantity, items: Mask) -> Quantity:
     """The quantity over the items under a mask alone."""
     places = np.flatnonzero(items)
 
-    def plain(part: Mask, level: float) -> Estimate | None:
-        whole = np.zeros(len(items), dtype=bool)
-        whole[places[part]] = True
-        return quantity.plain(whole, level)
+    def whole(part: Mask) -> Mask:
+        mask = np.zeros(len(items), dtype=bool)
+        mask[places[part]] = True
+        return mask
 
-    sides = tuple(restrict(side, items) for side in quantity.sides)
     return Quantity(
-        quantity.columns[items], quantity.value, quantity.given, plain, quantity.changed[items], sides
+        columns=quantity.columns[items],
+        value=quantity.value,
+        given=quantity.given,
+        plain=lambda part, level: quantity.plain(whole(part), level),
+        changed=quantity.changed[items],
+        possible=lambda part, level: quantity.possible(whole(part), level),
+        sides=tuple(restrict(side, items) for side in quantity.sides),
     )
 
 
@@ -356,8 +378,8 @@ def everywhere_levels(
     found: dict[float, dict[str, Everywhere]] = {level: {} for level in wanted}
     for level, (name, quantity) in itertools.product(wanted, quantities.items()):
         places = [
-            None if estimate is None else _marked(quantity, estimate, scope)
-            for estimate, scope in zip(
+            None if placed is None else _marked(quantity, placed.estimate, scope)
+            for placed, scope in zip(
                 (by_node[level].get(id(quantity)) for by_node in estimates), scopes, strict=True
             )
         ]
@@ -381,6 +403,13 @@ class _Figures(NamedTuple):
     drawn: FloatArray
     without: FloatArray
     given: Mask
+
+
+class _Placed(NamedTuple):
+    """A quantity's figure in one place, and the range in which it must lie."""
+
+    estimate: Estimate
+    possible: Range
 
 
 class _Items(NamedTuple):
@@ -456,9 +485,9 @@ def _estimates(
     place: int,
     items: _Items,
     levels: Sequence[float],
-) -> dict[float, dict[int, Estimate]]:
+) -> dict[float, dict[int, _Placed]]:
     """Every node that is given in one place (a language, or pooled), with the interval that its items allow."""
-    found: dict[float, dict[int, Estimate]] = {level: {} for level in levels}
+    found: dict[float, dict[int, _Placed]] = {level: {} for level in levels}
     present = [node for node in nodes if figures[id(node)].given[place]]
     if not present:
         return found
@@ -472,15 +501,18 @@ def _estimates(
     events = _Events(items)
     for level, interval in zip(levels, intervals, strict=True):
         for k, node in enumerate(present):
-            plain = (
-                join(*(found[level][id(side)] for side in node.sides))
-                if node.sides
-                else node.plain(items.mask, level)
-            )
+            if node.sides:
+                one, other = (found[level][id(side)] for side in node.sides)
+                plain: Estimate | None = join(one.estimate, other.estimate)
+                possible = range_apart(one.possible, other.possible)
+            else:
+                plain = node.plain(items.mask, level)
+                possible = node.possible(items.mask, level)
             if plain is None:
                 raise DataError("a figure was given that has no plain interval: please report this")
             bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
-            found[level][id(node)] = _chosen(node, float(observed[k]), bounds, plain, events)
+            estimate = _chosen(node, float(observed[k]), bounds, plain, possible, events)
+            found[level][id(node)] = _Placed(estimate, possible)
     return found
 
 
@@ -503,13 +535,29 @@ class _Events:
 
 
 def _chosen(
-    quantity: Quantity, value: float, bca_bounds: tuple[float, float, bool], plain: Estimate, events: _Events
+    quantity: Quantity,
+    value: float,
+    bca_bounds: tuple[float, float, bool],
+    plain: Estimate,
+    possible: Range,
+    events: _Events,
 ) -> Estimate:
     """The figure with BCa's bounds, the plain ones, or the wider. bca_bounds: low, high, whether defined."""
     *bounds, defined = bca_bounds
     changed = [events.of(leaf) if defined else 0.0 for leaf in _leaves(quantity)]
     low, high, method = choose(bounds[0], bounds[1], plain, changed)
+    low, high = inside(low, high, value, possible)
     return plain._replace(value=value, low=low, high=high, method=method)
+
+
+def inside(low: float, high: float, value: float, possible: Range) -> Range:
+    """An interval without what is not possible; it keeps its value."""
+    return min(max(low, possible[0]), value), max(min(high, possible[1]), value)
+
+
+def range_apart(one: Range, other: Range) -> Range:
+    """The range of a difference."""
+    return one[0] - other[1], one[1] - other[0]
 
 
 def _marked(quantity: Quantity, estimate: Estimate, items: _Items) -> Estimate:
@@ -542,14 +590,14 @@ def _effective(changed: Mask, groups: Clusters) -> float:
 def _means(
     quantities: Mapping[str, Quantity],
     figures: Mapping[int, _Figures],
-    estimates: Sequence[Mapping[float, Mapping[int, Estimate]]],
+    placed: Sequence[Mapping[float, Mapping[int, _Placed]]],
     resampling: Resampling,
     pooled: NDArray[np.bool_],
     levels: Sequence[float],
 ) -> dict[float, dict[str, Estimate]]:
     """Means over the pooled languages in which each quantity is given, by name; absent where there is none.
 
-    estimates: by place, level and node.
+    placed: by place, level and node.
     """
     together: dict[tuple[int, ...], list[str]] = {}
     for name, quantity in quantities.items():
@@ -568,10 +616,13 @@ def _means(
         events = _Events(items)
         for level, interval in zip(levels, intervals, strict=True):
             for k, name in enumerate(names):
-                parts = [estimates[place][level][id(quantities[name])] for place in given]
-                plain = _joined_languages(parts, sum(len(member) for member in items.strata))
+                parts = [placed[place][level][id(quantities[name])] for place in given]
+                passages = sum(len(member) for member in items.strata)
+                plain = _joined_languages([part.estimate for part in parts], passages)
+                least, most = np.mean([part.possible for part in parts], axis=0)
                 bounds = float(interval.low[k]), float(interval.high[k]), bool(interval.defined[k])
-                mean = _chosen(quantities[name], float(observed[k]), bounds, plain, events)
+                possible = float(least), float(most)
+                mean = _chosen(quantities[name], float(observed[k]), bounds, plain, possible, events)
                 means[level][name] = _marked(quantities[name], mean, items)
     return means
 
