@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from anomia.errors import DataError
+from anomia.measure.quantiles import quantile
 from anomia.measure.ranks import mid_ranks, summarize_ranks
+from anomia.measure.rates import rate
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.data())
@@ -39,3 +41,15 @@ def test_ranks_beyond_the_vocabulary_have_no_share_of_it():
     summary = summarize_ranks([50, 101], [0, 0], vocabulary=100)
     assert (summary.median, summary.vocabulary_share) == (75.5, None)
     assert summarize_ranks([50, 100], [0, 0], vocabulary=100).vocabulary_share == 0.75
+
+
+def test_figures_of_ranks_have_intervals_over_passages():
+    ranks, passages = np.arange(1, 61), np.arange(60) // 4
+    alone, shared = (summarize_ranks(ranks, np.zeros(60), ids, vocabulary=100) for ids in (None, passages))
+    assert alone.median_interval == quantile(ranks)
+    assert alone.within_10_interval == rate(ranks <= 10)
+    assert alone.within_100_interval.value == alone.within_100 == 1
+    # Neighbours share a passage and are alike, so that the same items say less.
+    assert shared.median_interval.low < alone.median_interval.low
+    assert shared.within_10_interval.high > alone.within_10_interval.high
+    assert summarize_ranks([1, 2], [0, 0], vocabulary=100).median_interval is None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anomia.measure.quantiles import quantile
 from anomia.measure.rates import Estimate, rate, student_mean
 
 
@@ -20,6 +21,7 @@ class DivergenceSummary(NamedTuple):
 
     mean: with Student's interval over passages; None where all items share one passage.
     largest_tail: most of base's probability that lay outside the stored tokens of an item.
+    median_interval, upper_decile_interval: the quantiles with their intervals; None for too few items.
     """
 
     mean: Estimate | None
@@ -27,6 +29,8 @@ class DivergenceSummary(NamedTuple):
     upper_decile: float
     same_top: Estimate
     largest_tail: float
+    median_interval: Estimate | None
+    upper_decile_interval: Estimate | None
 
 
 def summarize_divergence(
@@ -47,4 +51,11 @@ def summarize_divergence(
         # A divergence is never negative.
         estimate = estimate._replace(low=max(0.0, estimate.low))
     median, upper = (float(value) for value in np.quantile(values, [0.5, 0.9]))
-    return DivergenceSummary(estimate, median, upper, top, float(np.max(base_tails)))
+    return DivergenceSummary(
+        estimate,
+        median,
+        upper,
+        top,
+        float(np.max(base_tails)),
+        *(quantile(values, place, passages, level=level) for place in (0.5, 0.9)),
+    )

@@ -54,6 +54,7 @@ class RankRow:
     place: gold, gold_distinct, foil or foil_distinct. group: a fate, `base_fails` (items that base does not
     answer in open) or `all`. Ranks are mid-ranks. vocabulary_share: the median over the vocabulary's size.
     median_margin: logit of the likeliest token − the token's. tied: items whose token shares its logit.
+    …_interval: the same figure with its interval; None for a median of too few items.
     """
 
     arm: str
@@ -70,6 +71,10 @@ class RankRow:
     within_100: float
     median_margin: float
     tied: int
+    median_interval: Estimate | None = None
+    within_10_interval: Estimate | None = None
+    within_100_interval: Estimate | None = None
+    margin_interval: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,10 @@ class PairedTestRow:
 
 @dataclass(frozen=True, slots=True)
 class DivergenceRow:
-    """KL(base ‖ arm) in nats: median, 90 % quantile, and base's largest probability outside what is stored."""
+    """KL(base ‖ arm) in nats: median, 90 % quantile, and base's largest probability outside what is stored.
+
+    median_interval, upper_decile_interval: the quantiles with their intervals; None for too few items.
+    """
 
     arm: str
     scope: str
@@ -107,6 +115,8 @@ class DivergenceRow:
     median: float
     upper_decile: float
     largest_tail: float
+    median_interval: Estimate | None = None
+    upper_decile_interval: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

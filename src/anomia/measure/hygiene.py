@@ -10,6 +10,12 @@ import numpy as np
 import polars as pl
 
 from anomia.measure.between import BASE
+from anomia.measure.frame import known
+from anomia.measure.rates import Estimate, rate
+
+
+# Of the row, what is a share with an interval.
+RATES = ("loop_rate", "noise_open", "noise_choice", "dtype_open", "dtype_choice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +25,17 @@ class HygieneRow:
     truncated: passages that were cut; gold_truncated: and the gold answer with them. boundary_mismatch:
     options scored from before the prompt's end. rank_ties: gold's first token shares its logit.
     choice_ties: the two best options have equal scores. no_distinct_token: gold begins another option.
-    degenerate: open outputs that say nothing. ungradable, no_standard_options: questions left out
+    degenerate: open outputs that say nothing. loops: open outputs in which a piece of at most 16 tokens fills half or
+    more, of those that were looked at (none in older runs); loop_rate: their share, with its interval.
+    gold_in_question: items whose answer is contained in the question; gold_over_limit: items whose answers are all
+    longer than what may be written in open. ungradable, no_standard_options: questions left out
     because no answer can be graded, or there are not three wrong ones. no_hard_options, no_passage_options:
     items without such distractors. overlapping_hard_distractors: wrong answers (not items) that can't be
     hard options because they contain gold or are contained in it. fertility: tokens a word of the
     passages, or a character where words have no spaces (fertility_unit). noise_items: items that base was
-    asked again at another batch size; noise_flips: verdicts of open and choice that came out otherwise.
-    None where the run did not count.
+    asked again at another batch size; noise_flips: verdicts of open and choice that came out otherwise;
+    noise_open, noise_choice: the share of verdicts that did, by probe. dtype_open, dtype_choice: the same in another
+    dtype. None where the run did not count.
     """
 
     arm: str
@@ -50,6 +60,14 @@ class HygieneRow:
     fertility_unit: str | None
     noise_items: int | None
     noise_flips: int | None
+    gold_in_question: int | None = None
+    gold_over_limit: int | None = None
+    loops: int | None = None
+    loop_rate: Estimate | None = None
+    noise_open: Estimate | None = None
+    noise_choice: Estimate | None = None
+    dtype_open: Estimate | None = None
+    dtype_choice: Estimate | None = None
 
 
 def hygiene(
@@ -62,7 +80,7 @@ def hygiene(
     provenance: of the run's study: what was left out, and token counts. noise: the noise floor of base.
     """
     found = provenance or {}
-    again = (noise or {}).get("languages", {})
+    batch, dtype = ((part or {}).get("languages", {}) for part in (noise, (noise or {}).get("dtype")))
     counted = records.group_by("arm", "language", maintain_order=True).agg(
         items=pl.len(),
         passages=pl.col("passage_id").n_unique(),
@@ -74,16 +92,32 @@ def hygiene(
         degenerate=pl.col("open_degenerate").sum(),
         rank_ties=(pl.col("gold_rank_ties") > 0).sum(),
         choice_ties=pl.col("choice_scores").map_batches(_tied, return_dtype=pl.Boolean).sum(),
+        gold_in_question=_count("gold_in_question"),
+        gold_over_limit=_count("gold_over_limit"),
         no_distinct_token=(pl.col("gold_rank").is_not_null() & pl.col("gold_distinct_rank").is_null()).sum(),
     )
     # By arm in the order in which they come, then by language.
     place = {arm: n for n, arm in enumerate(records["arm"].unique(maintain_order=True))}
     rows = sorted(counted.iter_rows(named=True), key=lambda row: (place[row["arm"]], row["language"]))
-    return [_row(row, found, again.get(row["language"]) if row["arm"] == BASE else None) for row in rows]
+    loops = _loops(records)
+    return [
+        _row(
+            row,
+            found,
+            batch.get(row["language"]) if row["arm"] == BASE else None,
+            dtype.get(row["language"]) if row["arm"] == BASE else None,
+            loops.get((row["arm"], row["language"])),
+        )
+        for row in rows
+    ]
 
 
 def _row(
-    counts: Mapping[str, Any], provenance: Mapping[str, Any], again: Mapping[str, int] | None
+    counts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    batch: Mapping[str, int] | None,
+    dtype: Mapping[str, int] | None,
+    loops: Estimate | None,
 ) -> HygieneRow:
     language = counts["language"]
     excluded = provenance.get("excluded", {}).get(language, {})
@@ -97,9 +131,32 @@ def _row(
         overlapping_hard_distractors=excluded.get("overlapping_hard_distractors"),
         fertility=fertility.get("tokens_per_unit"),
         fertility_unit=fertility.get("unit"),
-        noise_items=again["items"] if again else None,
-        noise_flips=again["open"] + again["choice"] if again else None,
+        noise_items=batch["items"] if batch else None,
+        noise_flips=batch["open"] + batch["choice"] if batch else None,
+        loops=round(loops.value * loops.n) if loops else None,
+        loop_rate=loops,
+        noise_open=_flipped(batch, "open"),
+        noise_choice=_flipped(batch, "choice"),
+        dtype_open=_flipped(dtype, "open"),
+        dtype_choice=_flipped(dtype, "choice"),
     )
+
+
+def _flipped(counts: Mapping[str, int] | None, probe: str) -> Estimate | None:
+    """The share of verdicts of one probe that came out otherwise."""
+    return None if counts is None else rate(np.arange(counts["items"]) < counts[probe])
+
+
+def _loops(records: pl.DataFrame) -> dict[tuple[str, str], Estimate | None]:
+    """The share of open outputs that loop, by arm and language."""
+    looked_at = known(records, ["open_loop"])
+    groups = looked_at.group_by("arm", "language").agg("open_loop", "passage_id")
+    return {(arm, language): rate(loops, passages) for arm, language, loops, passages in groups.iter_rows()}
+
+
+def _count(column: str) -> pl.Expr:
+    """How many items have a mark; null where none was looked at for it."""
+    return pl.when(pl.col(column).is_not_null().any()).then(pl.col(column).sum())
 
 
 def _tied(scores: pl.Series) -> pl.Series:

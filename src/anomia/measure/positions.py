@@ -10,6 +10,7 @@ import polars as pl
 from anomia.measure.divergence import summarize_divergence
 from anomia.measure.figures import DivergenceRow, Figure, LogProbRow, RankRow
 from anomia.measure.frame import both, floats, known, scopes
+from anomia.measure.quantiles import quantile
 from anomia.measure.ranks import summarize_ranks
 from anomia.measure.rates import student_mean
 from anomia.measure.recognition import groups
@@ -26,12 +27,15 @@ def rank_rows(arm: str, pairs: pl.DataFrame, *, vocabulary: int | None = None) -
         columns = [f"{place}_{part}" for part in ("rank", "rank_ties", "margin")]
         part = known(pairs, both(*columns))
         masks = groups(part)
+        passages = part["passage"].to_numpy()
         for when, side in (("before", ""), ("after", "_arm")):
             ranks, ties, margins = (floats(part, f"{column}{side}") for column in columns)
             for scope, here in scopes(part):
                 for group, mask in masks.items():
                     chosen = mask & here
-                    found = summarize_ranks(ranks[chosen], ties[chosen], vocabulary=vocabulary)
+                    found = summarize_ranks(
+                        ranks[chosen], ties[chosen], passages[chosen], vocabulary=vocabulary
+                    )
                     if found is None:
                         continue
                     yield RankRow(
@@ -42,6 +46,7 @@ def rank_rows(arm: str, pairs: pl.DataFrame, *, vocabulary: int | None = None) -
                         scope,
                         **found._asdict(),
                         median_margin=float(np.median(margins[chosen])),
+                        margin_interval=quantile(margins[chosen], 0.5, passages[chosen]),
                     )
 
 
@@ -77,7 +82,16 @@ def divergences(arm: str, pairs: pl.DataFrame) -> Iterator[tuple[DivergenceRow, 
         found = summarize_divergence(values[mask], same[mask], tails[mask], passages[mask])
         if found is None:
             continue
-        row = DivergenceRow(arm, scope, int(mask.sum()), found.median, found.upper_decile, found.largest_tail)
+        row = DivergenceRow(
+            arm,
+            scope,
+            int(mask.sum()),
+            found.median,
+            found.upper_decile,
+            found.largest_tail,
+            found.median_interval,
+            found.upper_decile_interval,
+        )
         yield (
             row,
             [

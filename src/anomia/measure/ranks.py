@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
+from anomia.measure.quantiles import quantile
+from anomia.measure.rates import Estimate, rate
 
 
 class RankSummary(NamedTuple):
@@ -20,6 +22,7 @@ class RankSummary(NamedTuple):
     median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size of the
     vocabulary, None where that is not known or, as a rank shows, another one's. tied: items whose token shares its
     logit with another one. within_10, within_100: share of the items whose mid-rank is at most that.
+    …_interval: the same with its interval; None for a median of too few items.
     """
 
     n: int
@@ -30,6 +33,9 @@ class RankSummary(NamedTuple):
     within_10: float
     within_100: float
     tied: int
+    median_interval: Estimate | None
+    within_10_interval: Estimate
+    within_100_interval: Estimate
 
 
 def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
@@ -48,14 +54,22 @@ def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
     return first + others / 2
 
 
-def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int | None) -> RankSummary | None:
+def summarize_ranks(
+    ranks: ArrayLike,
+    ties: ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    vocabulary: int | None,
+    level: float = 0.95,
+) -> RankSummary | None:
     """Summary of one group's ranks; None where the group is empty.
 
     vocabulary: number of tokens that compete for the place. A rank beyond it comes from a model with a larger one,
     of which no share can be given.
     """
     places = mid_ranks(ranks, ties)
-    if not places.size:
+    within_10, within_100 = (rate(places <= most, passages, level=level) for most in (10, 100))
+    if within_10 is None or within_100 is None:
         return None
     lower, median, upper = (float(place) for place in np.quantile(places, [0.25, 0.5, 0.75]))
     return RankSummary(
@@ -64,7 +78,10 @@ def summarize_ranks(ranks: ArrayLike, ties: ArrayLike, *, vocabulary: int | None
         lower_quartile=lower,
         upper_quartile=upper,
         vocabulary_share=median / vocabulary if vocabulary and places.max() <= vocabulary else None,
-        within_10=float((places <= 10).mean()),
-        within_100=float((places <= 100).mean()),
+        within_10=within_10.value,
+        within_100=within_100.value,
         tied=int((np.asarray(ties) > 0).sum()),
+        median_interval=quantile(places, 0.5, passages, level=level),
+        within_10_interval=within_10,
+        within_100_interval=within_100,
     )

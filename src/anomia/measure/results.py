@@ -97,7 +97,9 @@ def read_results(
     check_is_run(run)
     study = read_yaml(run / "study.yaml")
     provenance = study.get("provenance", {})
-    records = with_scorings(in_study_order(read_records(run), study), read_items(run))
+    records = in_study_order(read_records(run), study)
+    if (run / "items.parquet").is_file():
+        records = with_scorings(records, read_items(run))
     noise = read_json(run / "noise.json")
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
@@ -247,10 +249,10 @@ def results_json(results: Results) -> dict[str, Any]:
             "figures": _written(diagnosis.figures),
             "fates": _written(diagnosis.fates),
             "transitions": _written(diagnosis.transitions),
-            "ranks": diagnosis.ranks,
+            "ranks": _written(diagnosis.ranks),
             "log_probs": _written(diagnosis.log_probs),
             "tests": _written(diagnosis.tests),
-            "divergence": diagnosis.divergence,
+            "divergence": _written(diagnosis.divergence),
             "gradings": diagnosis.gradings,
             "between": _written(diagnosis.between),
             "frontier": _written(results.frontier),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from anomia.measure.figures import DivergenceRow, GradingRow, RankRow
+from anomia.measure.figures import GradingRow
 from anomia.measure.rates import Estimate
 from anomia.measure.verdict import Outcome
 
@@ -239,6 +239,65 @@ class Hygiene(_Row):
     """Items that base was asked again at another batch size: the noise floor."""
     noise_flips: int | None
     """Verdicts of open and choice that came out otherwise."""
+    gold_in_question: int | None
+    """Items whose answer is contained in the question."""
+    gold_over_limit: int | None
+    """Items whose answers are all longer than `max_new_tokens`, so that they can't be given in open."""
+    loops: int | None
+    """Open outputs that repeat a piece of at most 16 tokens over half of their length or more."""
+    loop_rate: Value | None
+    noise_open: Value | None
+    """The share of base's open verdicts that came out otherwise at another batch size."""
+    noise_choice: Value | None
+    dtype_open: Value | None
+    """The same in another dtype."""
+    dtype_choice: Value | None
+
+
+class Ranks(_Row):
+    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`)."""
+
+    arm: str
+    place: str
+    """`gold`, `gold_distinct`, `foil` or `foil_distinct`."""
+    when: str
+    group: str
+    """A fate, `base_fails` or `all`."""
+    scope: str
+    n: int
+    median: float
+    """Of mid-ranks: tied tokens share the middle of their places."""
+    lower_quartile: float
+    upper_quartile: float
+    vocabulary_share: float | None
+    """The median over the size of the vocabulary."""
+    within_10: float
+    within_100: float
+    median_margin: float
+    """Logit of the likeliest token − the token's."""
+    tied: int
+    """Items whose token shares its logit."""
+    median_interval: Value | None
+    """The median with its interval; null for too few items, as are the other medians'."""
+    within_10_interval: Value | None
+    within_100_interval: Value | None
+    margin_interval: Value | None
+
+
+class Divergence(_Row):
+    """KL(base ‖ arm) in nats."""
+
+    arm: str
+    scope: str
+    n: int
+    median: float
+    upper_decile: float
+    """The 90 % quantile."""
+    largest_tail: float
+    """Base's largest probability outside what is stored."""
+    median_interval: Value | None
+    """The median with its interval; null for too few items, as is that of the 90 % quantile."""
+    upper_decile_interval: Value | None
 
 
 class ResultsFile(_Row):
@@ -268,10 +327,10 @@ class ResultsFile(_Row):
     figures: tuple[FigureRow, ...]
     fates: tuple[FatesRow, ...]
     transitions: tuple[Transition, ...]
-    ranks: tuple[RankRow, ...]
+    ranks: tuple[Ranks, ...]
     log_probs: tuple[LogProbs, ...]
     tests: tuple[PairedTest, ...]
-    divergence: tuple[DivergenceRow, ...]
+    divergence: tuple[Divergence, ...]
     gradings: tuple[GradingRow, ...]
     between: tuple[Between, ...]
     frontier: tuple[Frontier, ...]

@@ -9,10 +9,11 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FATES
 from anomia.measure.figures import RankRow, before, lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.hygiene import HygieneRow
+from anomia.measure.hygiene import RATES, HygieneRow
+from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
 from anomia.report.page.facts import model_name
-from anomia.report.table_files.table import ARM, LANGUAGE, RUN, Cell, Column, N, Table, filled
+from anomia.report.table_files.table import ARM, LANGUAGE, RUN, Cell, Column, Kind, N, Table, filled
 
 OPTIONS = {"choice": "dissociation", "choice_hard": "hard options", "choice_passage": "same-passage options"}
 TOKENS = {"gold": "foil", "gold_distinct": "foil_distinct"}
@@ -101,11 +102,11 @@ def ranks(runs: Sequence[Run]) -> Table:
     """Ranks of gold's token and of the foil's, before and after."""
     columns = [
         RUN, ARM, LANGUAGE, Column("token", "token", "text"), Column("items", "items", "text"), N,
-        Column("rank_base", "rank, base", "number"), Column("rank_arm", "rank, arm", "number"),
+        Column("rank_base", "rank, base", "rank"), Column("rank_arm", "rank, arm", "rank"),
         Column("lower_quartile_arm", "lower quartile, arm", "number"),
         Column("upper_quartile_arm", "upper quartile, arm", "number"),
         Column("within_10_arm", "within 10, arm"),
-        Column("foil_rank_base", "foil, base", "number"), Column("foil_rank_arm", "foil, arm", "number"),
+        Column("foil_rank_base", "foil, base", "rank"), Column("foil_rank_arm", "foil, arm", "rank"),
         Column("log_prob_base", "log-prob, base", "number"), Column("log_prob_arm", "log-prob, arm", "number"),
     ]  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
@@ -123,7 +124,7 @@ def ranks(runs: Sequence[Run]) -> Table:
                 (
                     run.name, arm, scope, "first" if place == "gold" else "first of its own",
                     group.replace("_", " "), after.n, _median(at_base), _median(after), after.lower_quartile,
-                    after.upper_quartile, after.within_10, *map(_median, foils),
+                    after.upper_quartile, after.within_10_interval or after.within_10, *map(_median, foils),
                     prob.before if prob else None, prob.after if prob else None,
                 )
             )  # fmt: skip
@@ -186,7 +187,9 @@ def divergence(runs: Sequence[Run]) -> Table:
             kl, same = (
                 figures.get((row.arm, f"divergence/{name}", row.scope)) for name in ("kl", "same_top")
             )
-            rows.append((run.name, row.arm, row.scope, row.n, kl, row.median, row.upper_decile, same))
+            median = row.median_interval or row.median
+            upper = row.upper_decile_interval or row.upper_decile
+            rows.append((run.name, row.arm, row.scope, row.n, kl, median, upper, same))
     note = "KL(base ‖ arm) of the next token after the open prompt, in nats: a lower bound."
     return _table("divergence", "Divergence of the next-token distributions", note, columns, rows, keys=3)
 
@@ -218,9 +221,8 @@ def hygiene(runs: Sequence[Run]) -> Table:
         field.name for field in fields(HygieneRow) if field.name not in ("arm", "language", "fertility_unit")
     ]
     columns = [RUN, ARM, LANGUAGE]
-    columns += [
-        Column(name, name.replace("_", " "), "number" if name == "fertility" else "count") for name in counts
-    ]
+    kinds: dict[str, Kind] = {"fertility": "number", **dict.fromkeys(RATES, "share")}
+    columns += [Column(name, name.replace("_", " "), kinds.get(name, "count")) for name in counts]
     columns.append(Column("fertility_unit", "tokens per", "text"))
     rows = [
         (
@@ -237,8 +239,8 @@ def hygiene(runs: Sequence[Run]) -> Table:
     return _table("hygiene", "What may spoil a comparison", note, columns, rows, keys=3)
 
 
-def _median(row: RankRow | None) -> float | None:
-    return None if row is None else row.median
+def _median(row: RankRow | None) -> Estimate | float | None:
+    return None if row is None else row.median_interval or row.median
 
 
 def _table(
