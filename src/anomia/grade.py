@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol
 
 from anomia.errors import StudyError, nearest
+from anomia.strict import strict
+from anomia.text import first_line, is_unspaced, normalize, words
 
-# Han, kana, Thai, Lao, Tibetan, Myanmar and Khmer are written without spaces between words.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-)
+__all__ = [
+    "CONTAINMENT", "ENTRY_POINTS", "GRADERS", "Grade", "Grader", "Grading", "Stripped", "best_f1", "containment", "contains",
+    "exact_match", "f1", "grade", "grader_named", "is_degenerate", "is_unspaced", "named_candidates", "normalize",
+    "strict", "strip_thinking", "words",
+]  # fmt: skip
+
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
@@ -76,7 +79,8 @@ class Grading(NamedTuple):
 
     def named(self, output: str, candidates: Sequence[str]) -> tuple[int, ...]:
         """Which candidates an output names, as indices in rising order."""
-        if self.grader == "containment":
+        # Not by `strict`, for which an echo of all candidates names its first one only.
+        if self.grader in ("containment", "strict"):
             return named_candidates(output, candidates)
         return tuple(n for n, candidate in enumerate(candidates) if self.is_right(output, [candidate]))
 
@@ -104,17 +108,6 @@ class Stripped(NamedTuple):
     unclosed: bool
 
 
-@lru_cache(maxsize=1 << 15)
-def normalize(text: str) -> str:
-    """Folds case, width and white space and removes punctuation (Unicode category P).
-
-    Idempotent. Marks are kept, so no script loses its vowel signs.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    kept = "".join(char for char in folded if not unicodedata.category(char).startswith("P"))
-    return " ".join(unicodedata.normalize("NFKC", kept).split())
-
-
 def contains(output: str, answer: str) -> bool:
     """Whether the normalized answer stands in the normalized output."""
     wanted = normalize(answer)
@@ -128,16 +121,21 @@ def containment(output: str, answers: Sequence[str]) -> bool:
 
 def exact_match(output: str, answers: Sequence[str]) -> bool:
     """Whether the first non-empty line of the output is an answer, once both are normalized."""
-    line = normalize(_first_line(output))
+    line = normalize(first_line(output))
     return any(line == normalize(answer) != "" for answer in answers)
 
 
 def best_f1(output: str, answers: Sequence[str]) -> float:
     """Token F1 of the first non-empty line against the nearest answer; right from 0.5 on."""
-    return max((f1(_first_line(output), answer) for answer in answers), default=0.0)
+    return max((f1(first_line(output), answer) for answer in answers), default=0.0)
 
 
-GRADERS: dict[str, Grader] = {"containment": containment, "exact_match": exact_match, "f1": best_f1}
+GRADERS: dict[str, Grader] = {
+    "containment": containment,
+    "exact_match": exact_match,
+    "f1": best_f1,
+    "strict": strict,
+}
 
 
 @cache
@@ -194,21 +192,6 @@ def f1(output: str, answer: str) -> float:
         return 0.0
     precision, recall = shared / got.total(), shared / wanted.total()
     return 2 * precision * recall / (precision + recall)
-
-
-def words(text: str) -> list[str]:
-    """The words of a normalized text; a character of an unspaced script is a word of its own."""
-    return _UNSPACED.sub(lambda match: f" {match.group()} ", normalize(text)).split()
-
-
-def _first_line(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "")
-
-
-def is_unspaced(text: str) -> bool:
-    """Whether most letters of a text belong to a script without spaces between words."""
-    letters = [char for char in text if unicodedata.category(char)[0] in "LM"]
-    return 2 * sum(bool(_UNSPACED.match(char)) for char in letters) > len(letters)
 
 
 def named_candidates(output: str, candidates: Sequence[str]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ import polars as pl
 
 from anomia.errors import RunError
 from anomia.files import parse_parquet, sha256, write_bytes, write_text
-from anomia.grade import Stripped, grade, is_degenerate, normalize, strip_thinking
+from anomia.grade import Stripped, containment, grade, is_degenerate, normalize, strict, strip_thinking
 from anomia.items.item import ItemSet
+from anomia.loops import is_loop, is_text_loop
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem
 
@@ -189,6 +190,8 @@ def record(
         "truncated": encoded.truncated,
         "context_characters": len(encoded.context),
         "gold_truncated": encoded.gold_truncated,
+        "gold_in_question": containment(question.question, question.answers),
+        "gold_over_limit": encoded.gold_over_limit,
         "boundary_mismatch": encoded.boundary_mismatch,
         "string_presence": string_presence(item.options["standard"], question.gold, encoded.context),
         "gold_first_token": tokenizer.decode([encoded.gold_token]),
@@ -198,7 +201,7 @@ def record(
     if not reply.finite:
         return row
     texts = said or spoken(encoded, reply, tokenizer)
-    row |= _generated(encoded, texts)
+    row |= _generated(encoded, texts, set(tokenizer.all_special_ids))
     row |= _chosen(encoded, reply)
     row |= _placed(encoded, reply, tokenizer, base_distribution)
     row |= _reached(encoded, texts)
@@ -228,7 +231,7 @@ def string_presence(options: Sequence[str], gold: str, context: str) -> float:
     return (gold in present) / len(present)
 
 
-def _generated(encoded: EncodedItem, said: Said) -> dict[str, Any]:
+def _generated(encoded: EncodedItem, said: Said, special: Set[int]) -> dict[str, Any]:
     item, answers, grading = encoded.item, encoded.item.question.answers, encoded.grading
     row: dict[str, Any] = {"unclosed_thinking": False}
     for name, (text, unclosed) in said.greedy.items():
@@ -243,6 +246,8 @@ def _generated(encoded: EncodedItem, said: Said) -> dict[str, Any]:
                 "open_em": graded.exact_match,
                 "open_f1": graded.f1,
                 "open_degenerate": is_degenerate(said.open_tokens, text),
+                "open_strict": strict(text, answers),
+                "open_loop": _loops(encoded, said.open_tokens, text, special),
             }
         elif name == "cued":
             options = item.options["standard"]
@@ -254,6 +259,13 @@ def _generated(encoded: EncodedItem, said: Said) -> dict[str, Any]:
         else:
             row[f"{name}_correct"] = correct
     return row
+
+
+def _loops(encoded: EncodedItem, tokens: Sequence[int], text: str, special: Set[int]) -> bool:
+    # Padding after the end would be a loop of its own.
+    plain = [token for token in tokens if token not in special]
+    # What follows a stop string is no part of the answer, and nobody knows which tokens that was.
+    return is_text_loop(text) if encoded.grading.stop else is_loop(plain)
 
 
 def _chosen(encoded: EncodedItem, reply: Reply) -> dict[str, Any]:
@@ -460,6 +472,33 @@ def _checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
             "or is of another type; restore the file, or remove it and give the run's command again"
         )
     return frame.select(name for name in frame.columns if name in SCHEMA)
+
+
+def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Records with what an older version did not record and texts still tell; what is known already stays.
+
+    Fills `open_strict`, `open_loop` (from the text alone) and `gold_in_question`. `gold_over_limit` needs the tokenizer.
+
+    Args:
+        records: rows of `SCHEMA`.
+        items: rows of `ITEM_SCHEMA`, which hold all accepted answers.
+    """
+    key = ["dataset", "language", "item_id"]
+    rows = records.select(*key, "question", "open_text").join(
+        items.select(*key, "answers"), on=key, how="left", maintain_order="left"
+    )
+    found = [
+        {
+            "open_strict": None if text is None or answers is None else strict(text, answers),
+            "open_loop": None if text is None else is_text_loop(text),
+            "gold_in_question": None if answers is None else containment(question, answers),
+        }
+        for question, text, answers in rows.select("question", "open_text", "answers").iter_rows()
+    ]
+    told = pl.DataFrame(
+        found, schema=dict.fromkeys(("open_strict", "open_loop", "gold_in_question"), pl.Boolean)
+    )
+    return records.with_columns(pl.coalesce(name, told[name]).alias(name) for name in told.columns)
 
 
 def _sum_file(path: Path) -> Path:

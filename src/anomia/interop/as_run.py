@@ -14,12 +14,13 @@ import yaml
 from anomia._version import __version__
 from anomia.errors import DataError, RunError
 from anomia.files import write_text
-from anomia.grade import is_degenerate
+from anomia.grade import containment, is_degenerate, normalize, strict
 from anomia.interop.arms import BASE
 from anomia.interop.join import Joined, join
 from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right
 from anomia.interop.sources import read_logs
 from anomia.items.item import Question
+from anomia.loops import is_text_loop
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
 
 
@@ -154,8 +155,13 @@ def _record(model: str, item: Mapping[str, Any], opened: Sample, chosen: Sample)
         "open_text": text,
         "open_correct": right(opened)[0],
         "open_degenerate": is_degenerate((), text),
+        "open_loop": is_text_loop(text),
         "choice_correct": right(chosen)[0],
     }
+    answers = [answer for answer in item["answers"] if normalize(answer)]
+    if answers:
+        row["open_strict"] = None if opened.text is None else strict(text, answers)
+        row["gold_in_question"] = containment(item["question"], answers)
     exact = opened.metrics.get("exact_match", opened.metrics.get("em"))
     row["open_em"] = None if exact not in (0.0, 1.0) else bool(exact)
     f1 = opened.metrics.get("f1")

@@ -64,7 +64,8 @@ class EncodedItem:
     context: the passage as sent. prompts: the texts that are asked, by probe, before any chat template.
     thinking: the prompt itself opens a `<think>` span. truncated: the passage's end was cut. gold_truncated:
     the gold answer stood in the passage and no longer does. boundary_mismatch: options are scored from before
-    the prompt's end. grading: how its replies are graded.
+    the prompt's end. gold_over_limit: no accepted answer fits into the tokens that may be generated.
+    grading: how its replies are graded.
     """
 
     item: Item
@@ -78,6 +79,7 @@ class EncodedItem:
     boundary_mismatch: bool
     gold_token: int
     gold_distinct_token: int | None
+    gold_over_limit: bool = False
     grading: Grading = CONTAINMENT
 
     @property
@@ -221,6 +223,7 @@ def _encode_cut(
         boundary_mismatch=start < len(prompt_ids),
         gold_token=gold[start],
         gold_distinct_token=targets["gold_distinct"].token if "gold_distinct" in targets else None,
+        gold_over_limit=all(len(joint[text]) - start > form.max_new_tokens for text in question.answers),
         grading=form.grading,
     )
 
