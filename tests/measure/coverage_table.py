@@ -164,8 +164,8 @@ def main() -> None:
                 print(f"below 93 %: {name} {found} {row.cell}", flush=True)
         if len(rows) % 20 == 0:
             print(f"{len(rows)} cells, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    _write("coverage", tables(rows, rate_rows(), net_rows()))
-    _write("nulls", null_table())
+    write("coverage", tables(rows, rate_rows(), net_rows()))
+    write("nulls", null_table())
 
 
 def null_table() -> str:
@@ -184,7 +184,7 @@ def null_table() -> str:
     return "\n".join(lines)
 
 
-def _write(part: str, text: str) -> None:
+def write(part: str, text: str) -> None:
     """Put a table between its marks on the page."""
     begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     page = PAGE.read_text(encoding="utf-8")
