@@ -15,10 +15,22 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr
 
 from anomia.errors import RunError
-from anomia.items import Item, Question
+from anomia.grade import Grading
+from anomia.items import Item, ItemSet, Question
 from anomia.probe.ask import Distribution, Placement, Reply
 from anomia.probe.encode import PROBES, EncodedItem, Form, encode_item
-from anomia.records import SCHEMA, is_sound, kl_divergence, read_records, record, string_presence, write_rows
+from anomia.records import (
+    ITEM_SCHEMA,
+    SCHEMA,
+    is_sound,
+    item_rows,
+    kl_divergence,
+    read_records,
+    record,
+    string_presence,
+    upgrade,
+    write_rows,
+)
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
 QUESTION = Question(
@@ -50,6 +62,83 @@ def test_open_is_right_with_any_answer(encoded: EncodedItem, tokenizer: Any) -> 
     assert (found["open_text"], found["open_correct"], found["open_em"]) == (" In Roma.", True, False)
     assert found["arm"] == "a"
     assert found["index"] == 3
+
+
+def test_the_strict_grade_stands_next_to_containment(encoded: EncodedItem, tokenizer: Any) -> None:
+    found = row(encoded, tokenizer, greedy={"open": "\n1. Oslo\n2. Rome"})
+    assert (found["open_correct"], found["open_strict"]) == (True, False)
+    found = row(encoded, tokenizer, greedy={"open": " Rome\n\nQuestion: Who?"})
+    assert (found["open_correct"], found["open_strict"]) == (True, True)
+
+
+def _looped(encoded: EncodedItem, tokenizer: Any, tokens: tuple[int, ...]) -> bool:
+    reply = Reply("q1", greedy={"open": tokens})
+    loops: bool = record(encoded, reply, tokenizer, arm="a", dataset="d", index=3)["open_loop"]
+    return loops
+
+
+def test_loops_are_found_in_tokens_and_the_end_token_neither_makes_nor_hides_one(
+    encoded: EncodedItem, tokenizer: Any
+) -> None:
+    words = tuple(
+        tokenizer("one two three four five six seven eight nine", add_special_tokens=False).input_ids
+    )
+    assert len(words) >= 9
+    ends = (tokenizer.eos_token_id,) * 20
+    assert not _looped(encoded, tokenizer, words)
+    assert not _looped(encoded, tokenizer, words + ends)
+    assert _looped(encoded, tokenizer, words[:5] * 4)
+    assert _looped(encoded, tokenizer, words[:5] * 4 + ends[:1])
+    assert _looped(encoded, tokenizer, words[:7] + words[:7] + words[:3])
+
+
+def test_only_what_stands_before_a_stop_string_can_loop(tokenizer: Any) -> None:
+    form = Form(grading=Grading(stop=("\n",)))
+    stopped = encode_item(ITEM, tokenizer, form, PROBES, exemplar=QUESTION, reach=True)
+    assert not row(stopped, tokenizer, greedy={"open": "Rome" + "\nRome" * 9})["open_loop"]
+    assert row(stopped, tokenizer, greedy={"open": "Rome " * 9})["open_loop"]
+
+
+def test_an_answer_in_the_question_and_one_too_long_to_be_said(tokenizer: Any) -> None:
+    def flags(question: str, answers: tuple[str, ...], limit: int) -> tuple[bool, bool]:
+        item = Item(
+            Question("q1", "english", "x", question, answers),
+            {"standard": (answers[0], "Oslo", "Bern", "Bonn")},
+            (),
+            "Oslo",
+        )
+        form = Form(max_new_tokens=limit)
+        encoded = encode_item(item, tokenizer, form, ("open", "choice"), exemplar=None, reach=False)
+        # Of the item, so it is known even where the arm's logits are not finite.
+        found = row(encoded, tokenizer, finite=False)
+        return found["gold_in_question"], found["gold_over_limit"]
+
+    long = "the seven hills beside the old river and the sea"
+    assert flags("Is it Rome or Oslo?", ("Rome",), 32) == (True, False)
+    assert flags("Where?", (long,), 32) == (False, False)
+    assert flags("Where?", (long,), 4) == (False, True)
+    assert flags("Is it Rome?", (long, "Rome"), 32) == (True, False)
+
+
+def test_old_records_are_filled_from_their_texts(
+    encoded: EncodedItem, tokenizer: Any, tmp_path: Path
+) -> None:
+    texts = ["\n1. Oslo\n2. Rome", " Rome", "Rome " * 9]
+    rows = [
+        {**row(encoded, tokenizer, greedy={"open": text}), "arm": f"a{n}"} for n, text in enumerate(texts)
+    ]
+    new = ("open_strict", "open_loop", "gold_in_question")
+    write_rows(rows, tmp_path / "records" / "new.parquet")
+    known = read_records(tmp_path)
+    old = known.with_columns(pl.lit(None, pl.Boolean).alias(name) for name in new)
+    items = pl.DataFrame(item_rows(ItemSet("d", "english", (ITEM,))), schema=ITEM_SCHEMA)
+    filled = upgrade(old, items)
+    assert filled.select(new).rows() == [(False, False, False), (True, False, False), (True, True, False)]
+    assert upgrade(known, items).equals(known)
+    assert filled.schema == old.schema
+    unknown = upgrade(old, items.clear())
+    assert unknown["open_strict"].is_null().all()
+    assert unknown["open_loop"].to_list() == [False, False, True]
 
 
 @pytest.mark.parametrize(

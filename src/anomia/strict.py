@@ -57,7 +57,7 @@ def strict(output: str, answers: Sequence[str]) -> bool:
     - Another "Question:" or "Context:" below the answer begins another prompt: what follows doesn't count.
     - An answer of five or more words is also given by a first line that has all its numbers and an F1 of at least 0.7.
     """
-    said = _before_next_prompt(output)
+    said = _before_next_prompt(_visible(output))
     entry = first_entry(said)
     return any(_gives(said if _is_list(answer) else entry, answer) for answer in answers)
 
@@ -99,7 +99,7 @@ def fold(text: str, between: str = " ") -> str:
 
 def _fold(text: str, between: str) -> str:
     text = _TAG.sub("\0", text.translate(_NUMBER_SIGNS))
-    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    text = _visible(text)
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     text = _POINTS.sub("", unicodedata.normalize("NFD", text))
     text = _STRESS.sub("", unicodedata.normalize("NFC", text)).translate(_CYRILLIC)
@@ -113,6 +113,11 @@ def _fold(text: str, between: str) -> str:
     # Two numbers never become one.
     joined = re.sub(r"(?<=\d)\0+(?=\d)", " ", joined).replace("\0", between)
     return " ".join(unicodedata.normalize("NFKC", joined).split())
+
+
+def _visible(text: str) -> str:
+    """A text without zero-width characters, soft hyphens, direction marks and the like."""
+    return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
 def _blank(text: str) -> str:
@@ -179,7 +184,7 @@ def _may_end(answer: str, after: str) -> bool:
     last = answer[-1]
     if last.isdecimal():
         # 1990s is no year.
-        return not re.match(r"\.?\d|s\b", after)
+        return not re.match(r"\.?\d| ?s\b", after)
     # Elsewhere endings are part of the word.
     whole = last.lower() != last.upper() or _script(last) in _CLITICS
     return not (whole and _is_short_word(answer) and (_is_letter(after[:1]) or after[:1] in ("+", "#")))
@@ -214,7 +219,7 @@ def _is_short(text: str, limit: int) -> bool:
 
 
 def _is_list(answer: str) -> bool:
-    return "\n" in answer.strip() or len([entry for entry in _COMMA.split(answer) if entry]) > 1
+    return len(answer.strip().splitlines()) > 1 or sum(map(bool, _COMMA.split(_visible(answer)))) > 1
 
 
 def _starts_a_list(mark: re.Match[str]) -> bool:

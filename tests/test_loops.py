@@ -1,0 +1,94 @@
+"""Loops: any period up to 16, over at least half of the output, at least twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomia.loops import LONGEST_PIECE, SHORTEST_LOOP, is_loop, is_text_loop
+
+
+def plainly(tokens: Sequence[int]) -> bool:
+    """The definition, word for word: a stretch, a period, every token as the one a period before."""
+    size = len(tokens)
+    return any(
+        all(tokens[k] == tokens[k + period] for k in range(start, end - period))
+        for period in range(1, LONGEST_PIECE + 1)
+        for start in range(size)
+        for end in range(start + max(2 * period, SHORTEST_LOOP, (size + 1) // 2), size + 1)
+    )
+
+
+@given(st.lists(st.integers(0, 2), max_size=26))
+def test_it_is_the_definition(tokens: list[int]) -> None:
+    assert is_loop(tokens) == plainly(tokens)
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=16),
+    st.integers(0, 40),
+    st.lists(st.integers(10, 99), max_size=20, unique=True),
+    st.data(),
+)
+def test_a_piece_repeated_over_half_is_a_loop_wherever_it_stands(
+    piece: list[int], more: int, others: list[int], data: st.DataObject
+) -> None:
+    span = max(SHORTEST_LOOP, 2 * len(piece), len(others)) + more
+    before = data.draw(st.integers(0, len(others)))
+    assert is_loop([*others[:before], *islice(cycle(piece), span), *others[before:]])
+
+
+@given(st.lists(st.integers(), unique=True, max_size=64))
+def test_tokens_that_never_return_are_no_loop(tokens: list[int]) -> None:
+    assert not is_loop(tokens)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40))
+def test_names_and_direction_of_tokens_mean_nothing(tokens: list[int]) -> None:
+    assert is_loop(tokens) == is_loop(tokens[::-1]) == is_loop([f"<{token}>" for token in tokens])
+
+
+def test_the_bounds() -> None:
+    assert is_loop([*range(16), *range(16)])
+    assert not is_loop([*range(17), *range(17)])
+    assert not is_loop([*range(16), *range(15)])
+    assert is_loop([7] * 16 + [*range(100, 116)])
+    assert not is_loop([7] * 15 + [*range(100, 117)])
+    # 1,000,000 in single digits
+    assert not is_loop([1, 9, 0, 0, 0, 9, 0, 0, 0])
+    assert not is_loop([])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nThe question:\n\nThe question:\n\nThe question:\n\nThe question:",
+        " 225 days.\n\nThe answer is 225 days.\n\nThe answer is 225 days.\n\nThe answer is 2",
+        "the the the the the the the",
+        "\n\nKilimo cha mazao kilelelelelelelelelelelelelelelelelelelelelele",
+        "* 10000000000000000000000000000",
+        "붉은색이 붉은색이 붉은색이 붉은색이 붉은색이 붉은색이 붉",
+        "กรุงเทพกรุงเทพกรุงเทพกรุงเทพ",
+    ],
+)
+def test_loops_in_texts(text: str) -> None:
+    assert is_text_loop(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Rome",
+        "1,000,000",
+        "No, no, no.",
+        "It is the capital of Peru, and the largest city of Peru.",
+        "กรุงเทพมหานคร",
+    ],
+)
+def test_what_is_no_loop_in_texts(text: str) -> None:
+    assert not is_text_loop(text)
