@@ -5,7 +5,14 @@ import pytest
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.contrasts import Answers
-from anomia.measure.quantities import everywhere, everywhere_all, gap_quantity, net_share, normalized
+from anomia.measure.quantities import (
+    everywhere,
+    everywhere_all,
+    expected_share,
+    gap_quantity,
+    net_share,
+    normalized,
+)
 from anomia.measure.rates import rate
 
 from .coverage_table import SIZES, measure, measured, promised
@@ -14,6 +21,7 @@ from .simulation import (
     STRUCTURES,
     Cell,
     clusters,
+    draw_outcomes,
     draw_pairs,
     gap_side,
     grid,
@@ -79,6 +87,24 @@ def test_net_shares_cover_at_least_93_percent(counted, falling, structure):
     found = net_coverage(Cell(200, *structure, counted, 0.1, falling), 1_000)
     assert found.given >= 0.9
     assert found.covered >= 0.93
+
+
+@pytest.mark.parametrize(("kept_open", "kept_choice", "together"), [(0.8, 0.5, 0.0), (0.9, 0.9, 0.5), (0.95, 0.98, 0.5)])  # fmt: skip
+def test_expected_shares_cover_at_least_93_percent(kept_open, kept_choice, together):
+    """Also where open and choice are kept together more often than by chance."""
+    cell = Cell(200, 5, 0.2, 0.0, 0.0, 0.0)
+    joint = kept_open * kept_choice + together * min(kept_open, kept_choice) * (
+        1 - max(kept_open, kept_choice)
+    )
+    chances = np.array([joint, kept_open - joint, kept_choice - joint, 1 - kept_open - kept_choice + joint])
+    opened, chosen = (drawn > 0 for drawn in draw_outcomes(chances, cell, 300, np.random.default_rng(0)))
+    passages, among = clusters(cell).index, np.ones(200, dtype=bool)
+    resampling = resample(["language"] * 200, passages, draws=500)
+    truth, covered = (1 - kept_open) * kept_choice, []
+    for each_open, each_choice in zip(opened.T, chosen.T, strict=True):
+        found = everywhere(expected_share(each_open, each_choice, among, passages), resampling).pooled
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) >= 0.93
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.2])
