@@ -15,7 +15,8 @@ from anomia.measure.significance import PairedTest
 class Figure(NamedTuple):
     """One figure of one arm. `estimate` is None where it can't be given (too few items, base too weak).
 
-    left_out: of a mean over languages, those in which the figure can't be given.
+    left_out: of a mean over languages, those that it leaves out: the figure can't be given there, or base is too
+    weak there for the pooled figures.
     """
 
     arm: str

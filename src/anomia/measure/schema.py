@@ -46,7 +46,7 @@ class FigureRow(Value):
     scope: str
     """A language, `pooled` (all items as one) or `mean` (over languages)."""
     left_out: tuple[str, ...]
-    """Of a mean: the languages in which the figure can't be given."""
+    """Of a mean: the languages that it leaves out, because the figure can't be given or base is too weak there."""
 
 
 class FatesRow(_Row):
