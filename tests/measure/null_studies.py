@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.rates import Estimate, rate
-from anomia.measure.significance import open_fell_more, paired_test
+from anomia.measure.significance import open_lost_more, paired_test
 from anomia.measure.verdict import Evidence, decide
 
 from .simulation import Cell, gap_side
@@ -35,12 +35,12 @@ def false_alarms(n: int, open_mean: float, choice_mean: float, cluster_size: int
     choice = null_pair(n, choice_mean, generator, cluster_size)
     sides = gap_side(open_, choice, Cell(n, cluster_size, 0.0, open_mean, 0.0, 0.0), 0.25)
     passages = np.arange(n) // cluster_size
-    alarms = {"accuracy": 0, "open fell more": 0, "gap": 0, "verdict": 0}
+    alarms = {"accuracy": 0, "open lost more": 0, "gap": 0, "verdict": 0}
     for study in range(STUDIES):
         base_open, arm_open, base_choice, arm_choice = (pair[:, study] > 0 for pair in (*open_, *choice))
         alarms["accuracy"] += paired_test(base_open, arm_open, passages).p_value < 0.05
-        fell = open_fell_more(base_open, arm_open, base_choice, arm_choice, passages)
-        alarms["open fell more"] += fell.p_value < 0.05
+        lost = open_lost_more(base_open, arm_open, base_choice, arm_choice, passages)
+        alarms["open lost more"] += lost.p_value < 0.05
         estimates = [
             Estimate(side.value[study], side.low[study], side.high[study], n, n)
             if side.given[study]
