@@ -10,7 +10,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from itertools import takewhile
 
 from anomia.text import first_line, is_unspaced, words
 
@@ -36,14 +37,16 @@ _NUMBER_SIGNS = str.maketrans({"\u066b": ".", "\u066c": ",", "\u060c": ",", "\u2
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,'])[1-9]\d{0,2}(?: \d{3})+(?!\d)")
 # A number with its sign, or what tells C++, C# and A+ from C and A.
 _KEPT = re.compile(r"(?P<number>(?:(?<![^\s\0(\[])-)?\d+(?:[.,']\d+)*)|(?<=[a-z])(?:\+{1,2}|#)(?![^\W_])")
+# Between two numbers that are not to become one: 1939/1945.
+_APART = "/"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 _BULLET = re.compile(r"\s*(?:[-*•–—·▪◦‣⁃●○■](?:\s+|$)|\(?(?P<number>\d{1,2})[.)](?:\s+|$))")
 _NEXT_PROMPT = re.compile(r"\n\s*(?:Question|Context)\b[^\n:]{0,20}:", re.IGNORECASE)
 _COMMA = re.compile(r"\s*(?:,(?!\d)|[،、;；，؛])\s*")
 _SENTENCE_END = re.compile(r"[.!?。！？।۔؟](?=\s|$)|\n")
-# Written together with the next word: and, in, to, as, …
-_CLITICS = {"ARABIC": "وفبلك", "HEBREW": "והבלכמש"}
+# Written together with the next word: and, in, to, as, the, …
+_CLITICS = {"ARABIC": "[وف]?[بلك]?(?:ال|ل)?", "HEBREW": "[ושכ]?[בלמ]?ה?"}
 
 
 def strict(output: str, answers: Sequence[str]) -> bool:
@@ -91,6 +94,7 @@ def fold(text: str, between: str = " ") -> str:
     """A text without what doesn't tell answers apart. Idempotent.
 
     between: what punctuation, symbols and HTML tags leave. A space makes two words of "Jean-Paul", "" makes one.
+        Between two numbers they leave a slash.
     """
     while (folded := _fold(text, between)) != text:
         text = folded
@@ -98,20 +102,18 @@ def fold(text: str, between: str = " ") -> str:
 
 
 def _fold(text: str, between: str) -> str:
-    text = _TAG.sub("\0", text.translate(_NUMBER_SIGNS))
-    text = _visible(text)
+    text = _TAG.sub("\0", " \0 ".join(_visible(text).translate(_NUMBER_SIGNS).splitlines()))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     text = _POINTS.sub("", unicodedata.normalize("NFD", text))
     text = _STRESS.sub("", unicodedata.normalize("NFC", text)).translate(_CYRILLIC)
-    text = "".join(str(unicodedata.digit(char)) if char.isdecimal() else char for char in text)
+    text = " ".join("".join(str(unicodedata.digit(c)) if c.isdecimal() else c for c in text).split())
     text = _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
     kept, end = [], 0
     for match in _KEPT.finditer(text):
         kept += [_blank(text[end : match.start()]), _number(match.group())]
         end = match.end()
     joined = "".join([*kept, _blank(text[end:])])
-    # Two numbers never become one.
-    joined = re.sub(r"(?<=\d)\0+(?=\d)", " ", joined).replace("\0", between)
+    joined = re.sub(r"(?<=\d)[\s\0]*\0[\s\0]*(?=\d)", _APART, joined).replace("\0", between)
     return " ".join(unicodedata.normalize("NFKC", joined).split())
 
 
@@ -133,7 +135,7 @@ def _number(text: str) -> str:
         return "".join(groups)
     if marks[-1] != "'" and (len(groups) == 2 or _are_thousands(groups[:-1], marks[:-1])):
         return f"{''.join(groups[:-1])}.{groups[-1]}"
-    return " ".join(groups)
+    return _APART.join(groups)
 
 
 def _are_thousands(groups: Sequence[str], marks: Sequence[str]) -> bool:
@@ -147,7 +149,7 @@ def _are_thousands(groups: Sequence[str], marks: Sequence[str]) -> bool:
 
 
 def _gives(said: str, answer: str) -> bool:
-    if any(_stands_in(fold(answer, between), fold(said, between)) for between in (" ", "")):
+    if any(_stands_in(_folded(answer, between), _folded(said, between)) for between in (" ", "")):
         return True
     line = first_line(said)
     wanted, got = words(fold(answer)), words(fold(line))
@@ -155,6 +157,10 @@ def _gives(said: str, answer: str) -> bool:
         return False
     shared = (Counter(wanted) & Counter(got)).total()
     return 2 * shared >= LONG_ANSWER_F1 * (len(wanted) + len(got))
+
+
+def _folded(text: str, between: str) -> str:
+    return fold(text, between).replace(_APART, " ")
 
 
 def _stands_in(answer: str, text: str) -> bool:
@@ -172,12 +178,10 @@ def _may_begin(answer: str, before: str) -> bool:
     first = answer[0]
     if first.isdecimal() or first == "-":
         return not before.endswith(("-", ".", *"0123456789"))
-    if first.lower() != first.upper():
-        return not _is_letter(before[-1:])
-    if not _is_short_word(answer) or not _is_letter(before[-1:]):
+    if not (_is_cased(first) or _is_short_word(answer)):
         return True
-    clitics = _CLITICS.get(_script(first), "")
-    return before[-1] in clitics and not _is_letter(before[-2:-1])
+    prefix = before[len(before) - sum(1 for _ in takewhile(partial(_same_script, first), reversed(before))) :]
+    return prefix == "" or bool(re.fullmatch(_CLITICS.get(_script(first), ""), prefix))
 
 
 def _may_end(answer: str, after: str) -> bool:
@@ -185,9 +189,9 @@ def _may_end(answer: str, after: str) -> bool:
     if last.isdecimal():
         # 1990s is no year.
         return not re.match(r"\.?\d| ?s\b", after)
-    # Elsewhere endings are part of the word.
-    whole = last.lower() != last.upper() or _script(last) in _CLITICS
-    return not (whole and _is_short_word(answer) and (_is_letter(after[:1]) or after[:1] in ("+", "#")))
+    # In other scripts endings are written together with so many words that a boundary would lose answers.
+    bounded = (_is_cased(last) or _script(last) in _CLITICS) and _is_short_word(answer)
+    return not (bounded and after and (_same_script(last, after[0]) or after[0] in "+#"))
 
 
 def _is_short_word(answer: str) -> bool:
@@ -198,9 +202,18 @@ def _is_short_word(answer: str) -> bool:
 
 
 def _is_letter(char: str) -> bool:
-    return char != "" and unicodedata.category(char)[0] in "LM"
+    return unicodedata.category(char)[0] in "LM"
 
 
+def _is_cased(char: str) -> bool:
+    return char.lower() != char.upper()
+
+
+def _same_script(letter: str, other: str) -> bool:
+    return _is_letter(other) and _script(other) in (_script(letter), "COMBINING")
+
+
+@cache
 def _script(char: str) -> str:
     return unicodedata.name(char, "").partition(" ")[0]
 
@@ -230,18 +243,18 @@ def _starts_a_list(mark: re.Match[str]) -> bool:
 def _before_comma(text: str) -> str:
     """The first of three or more short entries between commas, or the text as it is.
 
-    Numbers among words are no list: "Monday, July 20, 1969".
+    The last entry may be cut off or run on. Numbers among words are no list: "Monday, July 20, 1969".
     """
-    end = _SENTENCE_END.search(text.strip())
-    entries = _COMMA.split(text.strip()[: end.start()] if end else text.strip())[:LIST_ENTRIES]
-    with_digits = {any(map(str.isdigit, entry)) for entry in entries}
-    if (
-        len(entries) < LIST_ENTRIES
-        or len(with_digits) > 1
-        or not all(_is_short(e, _ENTRY_WORDS) for e in entries)
-    ):
-        return text
-    return entries[0]
+    text = text.strip()
+    end = _SENTENCE_END.search(text)
+    entries = _COMMA.split(text[: end.start()] if end else text)
+    with_digits = {any(map(str.isdigit, entry)) for entry in entries[:LIST_ENTRIES]}
+    long = [
+        entry
+        for entry in entries[: max(LIST_ENTRIES, len(entries) - 1)]
+        if not _is_short(entry, _ENTRY_WORDS)
+    ]
+    return text if len(entries) < LIST_ENTRIES or len(with_digits) > 1 or long else entries[0]
 
 
 def _before_next_prompt(text: str) -> str:
