@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,6 @@ import polars as pl
 from anomia.measure.between import BASE
 from anomia.measure.frame import known
 from anomia.measure.rates import Estimate, rate
-
 
 # Of the row, what is a share with an interval.
 RATES = ("loop_rate", "noise_open", "noise_choice", "dtype_open", "dtype_choice")
@@ -140,6 +139,33 @@ def _row(
         dtype_open=_flipped(dtype, "open"),
         dtype_choice=_flipped(dtype, "choice"),
     )
+
+
+class NoiseFloor(NamedTuple):
+    """How much of base's replies a harmless change alters, over all languages: shares of the items asked again.
+
+    change: `batch size 4`, or another dtype's name. open, choice: verdicts that flip. texts: open texts that differ.
+    """
+
+    change: str
+    open: Estimate | None
+    choice: Estimate | None
+    texts: Estimate | None
+
+
+def noise_floors(noise: Mapping[str, Any] | None) -> list[NoiseFloor]:
+    """The noise floors of a run (`noise.json`): of another batch size, and of another dtype where that was tried."""
+    found = []
+    for part in (noise, (noise or {}).get("dtype")):
+        if not part:
+            continue
+        counts = {"items": part["items"], **part["flips"]}
+        change = part["dtype"] if isinstance(part.get("dtype"), str) else f"batch size {part['batch_size']}"
+        shares = (
+            _flipped(counts, probe) if probe in counts else None for probe in ("open", "choice", "open_text")
+        )
+        found.append(NoiseFloor(change, *shares))
+    return found
 
 
 def _flipped(counts: Mapping[str, int] | None, probe: str) -> Estimate | None:
