@@ -95,7 +95,7 @@ def test_the_illusion_is_called_by_its_name_and_not_loss() -> None:
     arm = rows("a", [True] * 120 + [False] * 880, [True] * 920 + [False] * 80)
     overall = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
     assert overall.decision.outcome == "illusion"
-    assert "280 are recognised but no longer said" in overall.text
+    assert "280 are still recognised but no longer answered" in overall.text
 
 
 def test_outputs_without_content_are_called_broken() -> None:

@@ -5,8 +5,9 @@ import pytest
 
 from anomia.errors import DataError
 from anomia.measure.contrasts import Answers, rank_nearness
-from anomia.measure.evidence import OVERALL, Case, gather
+from anomia.measure.evidence import OVERALL, Case, Sign, gather, holm_stands
 from anomia.measure.fates import FATES, FateCounts, fates
+from anomia.measure.quantities import minus, share
 from anomia.measure.ranks import mid_ranks, summarize_ranks
 from anomia.measure.verdict import decide
 from anomia.measure.verdict_text import explain
@@ -42,8 +43,8 @@ def test_a_competitor_pushed_above_gold_is_demotion_with_the_planted_rank():
     index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
     recognised = index == FATES.index("choice_only")
     ties = np.zeros(N)
-    near = rank_nearness(
-        mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, foil), ties), recognised
+    near = Sign(
+        rank_nearness(mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, foil), ties), recognised)
     )
     found = outcome(answers, near={"ranks": near})
     assert found.outcome == "demotion"
@@ -131,7 +132,7 @@ def test_gemma_at_wanda_one_half_is_not_loss(changed_more):
     assert decision.open == "falls"
     assert decision.outcome in ("mixed", "illusion", "inconclusive")
     assert "loss" not in decision.possible
-    assert "26 are recognised but no longer said" in explain(overall, decision)
+    assert "26 are still recognised but no longer answered" in explain(overall, decision)
     assert decide(found["bengali"]).outcome == "untestable"
     assert all(decide(part).outcome != "loss" for part in found.values())
 
@@ -155,14 +156,14 @@ def test_weak_languages_are_named_and_left_out_of_overall():
     base_open, base_choice = base_answers()
     languages = np.repeat(["english", "telugu"], N // 2)
     base_open = base_open & (languages == "english")
-    near = rank_nearness(np.full(N, 2.0), np.full(N, 90.0), np.ones(N))
+    near = Sign(rank_nearness(np.full(N, 2.0), np.full(N, 90.0), np.ones(N)))
     answers = Answers(base_open, base_open & False, base_choice, base_choice)
     found = gather(Case(answers, languages, near={"ranks": near}), draws=500)
     assert list(found) == ["english", "telugu", OVERALL]
     assert decide(found["telugu"]).outcome == "untestable"
     assert found[OVERALL].left_out == ("telugu",)
     assert found[OVERALL].n == N // 2
-    assert found[OVERALL].near["ranks"].n == N // 2
+    assert found[OVERALL].near["ranks"].over_control.n == N // 2
     assert decide(found[OVERALL]).outcome == "demotion"
 
 
@@ -177,3 +178,54 @@ def test_a_run_in_which_every_language_is_weak_is_untestable():
 def test_other_items_are_refused():
     with pytest.raises(DataError, match="same items"):
         gather(Case(Answers([True], [True], [True], [True, False]), ["a"]))
+
+
+def test_holm_steps_down_and_stops_at_the_first_that_does_not_stand():
+    assert holm_stands({"a": 3, "b": 2, "c": 1}, 3) == {"a", "b", "c"}
+    assert holm_stands({"a": 2, "b": 2, "c": 2}, 3) == frozenset()
+    assert holm_stands({"a": 3, "b": 1, "c": 1}, 3) == {"a"}
+
+
+def test_a_language_must_hold_against_the_number_of_languages():
+    """A gap that is significant alone, and not among nine languages."""
+    base_open, base_choice = base_answers()
+    # 20 of 220 fell in open, 3 in choice: p is about 0.005 times two sides, well above 0.05 / 9.
+    fell = np.zeros(N, dtype=bool)
+    fell[np.flatnonzero(base_open)[:16]] = True
+    arm_open = base_open & ~fell
+    arm_open[np.flatnonzero(~base_open)[:5]] = True
+    one = Answers(base_open, arm_open, base_choice, base_choice)
+    alone = gather(Case(one, ["a"] * N), draws=1000)["a"]
+    assert alone.gap.low > 0
+    assert "gap" in alone.stands
+    quiet = Answers(base_open, base_open, base_choice, base_choice)
+    nine = Answers(
+        *(np.concatenate([first, *[second] * 8]) for first, second in zip(one, quiet, strict=True))
+    )
+    labels = np.repeat([f"l{n}" for n in range(9)], N)
+    among = gather(Case(nine, labels), draws=1000)["l0"]
+    assert among.gap.low > 0
+    assert "gap" not in among.stands
+
+
+def test_nearness_needs_the_control_base_s_own_failures_and_validated_intervals():
+    base_open, base_choice = base_answers()
+    answers = Answers(base_open, base_open & False, base_choice, base_choice)
+    unsaid = base_open & base_choice
+
+    def found(gold, foil, failed):
+        near = Sign(
+            rank_nearness(gold, foil, unsaid),
+            minus(share(gold <= 10, unsaid), share(gold <= 10, ~base_open & failed)),
+        )
+        return decide(gather(Case(answers, ["a"] * N, near={"rank": near}), draws=1000)["a"])
+
+    close, far = np.full(N, 3.0), np.full(N, 200.0)
+    everyone = np.ones(N, dtype=bool)
+    assert found(np.where(unsaid, close, far), far, everyone).outcome == "demotion"
+    # Everything is near the top: the control as well, or what base never answered as well.
+    assert found(np.where(unsaid, close, far), close, everyone).outcome == "illusion"
+    assert found(close, far, everyone).outcome == "illusion"
+    few = np.zeros(N, dtype=bool)
+    few[np.flatnonzero(~base_open)[:5]] = True
+    assert found(np.where(unsaid, close, far), far, few).outcome == "illusion"

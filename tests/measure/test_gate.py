@@ -17,6 +17,8 @@ from anomia.errors import RunError, StudyError
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import (
     DEFAULTS,
+    NET,
+    SHOWN,
     Check,
     Gate,
     Limits,
@@ -76,9 +78,7 @@ def test_the_exit_code_is_the_decision(run: Path, capsys: pytest.CaptureFixture[
     assert code() == 1
     # A limit in the middle of the interval, and what would decide it.
     found = check_run(read_results(run), DEFAULTS, arms=[WORSE])
-    middle = next(
-        check.estimate.value for check in found.checks if check.name == "dissociation" and check.estimate
-    )
+    middle = next(check.estimate.value for check in found.checks if check.name == NET and check.estimate)
     capsys.readouterr()
     assert code("--arm", WORSE, "--max-dissociation", f"{middle - 0.01:.3f}") == 3
     assert "inconclusive" in capsys.readouterr().out
@@ -97,11 +97,11 @@ def test_languages_are_checked_and_weak_ones_are_said(run: Path) -> None:
     found = check_run(read_results(run), DEFAULTS, by_language=True, arms=[WORSE])
     by_scope = {(check.scope, check.name): check for check in found.checks}
     assert {scope for scope, _ in by_scope} == {POOLED, "english", "thai", "swahili"}
-    weak = by_scope["swahili", "dissociation"]
+    weak = by_scope["swahili", NET]
     assert (weak.result, weak.estimate) == ("untestable", None)
     assert "fewer than 10" in weak.note
     text = markdown(found, name="r")
-    assert "swahili: dissociation: base answers fewer than 10" in text
+    assert "swahili: net dissociation: base answers fewer than 10" in text
     assert "| untestable" not in text
     # What can't be tested in one language stops nobody.
     mild = check_run(read_results(run), Limits(max_dissociation=0.99), by_language=True, arms=[SAME])
@@ -180,15 +180,17 @@ def test_a_stopped_run_is_decided_by_its_confidence_sequence(tmp_path: Path) -> 
     }
     (run / "stopping.json").write_text(json.dumps({"width": 0.3, "arms": {"a": [look]}}))
     check = check_run(read_results(run), Limits(max_dissociation=0.2)).checks[0]
-    assert check.estimate == wide
-    assert check.result == "inconclusive"
+    # The net rate is never above the rate whose interval allows for looking.
+    assert check.estimate is not None
+    assert (check.estimate.high, check.result) == (0.3, "inconclusive")
+    assert check.estimate.value <= wide.value + 0.2
 
 
 def test_no_limit_means_all_and_one_means_one() -> None:
-    assert read_limits(None, None, None) == DEFAULTS
-    assert read_limits(None, 0.1, None) == Limits(max_gap=0.1)
+    assert read_limits() == DEFAULTS
+    assert read_limits(max_gap=0.1) == Limits(max_gap=0.1)
     with pytest.raises(StudyError, match="--max-dissociation is a share"):
-        read_limits(15, None, None)
+        read_limits(15)
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
@@ -264,7 +266,7 @@ def test_numbers_of_questions_are_rounded_or_out_of_reach() -> None:
         markdown(Gate("inconclusive", (far,)), name="r"),
         junit([("r", Gate("inconclusive", (far,)))]),
     ):
-        assert "out of reach: the figure stands at its limit" in text
+        assert "out of reach: the figure lies at its limit" in text
         assert "718" not in text
 
 
@@ -281,7 +283,7 @@ def test_several_runs_are_decided_in_one_call(run: Path, tmp_path: Path) -> None
     check = found["runs"][1]["checks"][0]
     assert (check["arm"], check["name"], check["limit"], check["result"]) == (
         WORSE,
-        "dissociation",
+        NET,
         0.15,
         "fail",
     )
@@ -294,3 +296,33 @@ def test_the_workflow_is_yaml_and_calls_the_gate() -> None:
     file = Path(__file__).resolve().parents[2] / "docs" / "workflows" / "anomia-gate.yml"
     steps = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]["gate"]["steps"]
     assert any("anomia gate" in step.get("run", "") for step in steps)
+
+
+def test_a_null_arm_is_the_reference_and_decides_nothing(tmp_path: Path) -> None:
+    arms = {"null:float32": Damage(open=0.3, seed=1), "int8": Damage(open=0.01, seed=2)}
+    run = write_run(tmp_path / "r", study_records(arms, items=300), list(arms))
+    found = check_run(read_results(run), DEFAULTS)
+    assert {check.arm for check in found.checks} == {"int8"}
+    assert {check.arm for check in found.reference} == {"null:float32"}
+    assert found.result == "pass"
+    assert any(caution.arm == "null:float32" for caution in found.cautions)
+    text = markdown(found, name="r")
+    assert "base again under harmless noise" in text
+    assert check_run(read_results(run), DEFAULTS, arms=["null:float32"]).result == "fail"
+
+
+def test_a_loss_that_is_shown_must_be_small(tmp_path: Path) -> None:
+    records = study_records({"a": Damage(open=0.12, seed=1)}, items=800)
+    results = read_results(write_run(tmp_path / "r", records, ["a"]))
+    (check,) = check_run(results, Limits(max_shown_loss=0.05)).checks
+    assert check.estimate is not None
+    assert check.name == SHOWN
+    assert check.estimate.low > 0
+    assert check.result == ("fail" if check.estimate.low > 0.05 else "inconclusive")
+    assert check_run(results, Limits(max_shown_loss=0.5)).result == "pass"
+    few = records.filter(pl.col("index") < 40)
+    (check,) = check_run(
+        read_results(write_run(tmp_path / "f", few, ["a"])), Limits(max_shown_loss=0.05)
+    ).checks
+    assert check.estimate is not None
+    assert check.result == ("pass" if check.estimate.low <= 0 else "inconclusive")

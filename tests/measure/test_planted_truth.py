@@ -46,7 +46,7 @@ def encoded(tokenizer: Any) -> list[EncodedItem]:
 def says(encoded: list[EncodedItem]) -> list[bool]:
     """Whether base says the answer; it knows all of them."""
     generator = random.Random(1)
-    return [generator.random() < 0.7 for _ in encoded]
+    return [generator.random() < 0.65 for _ in encoded]
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +89,18 @@ def overall(base: pl.DataFrame, altered: pl.DataFrame) -> Verdict:
 
 
 def test_competitors_pushed_above_gold_are_demotion_with_the_planted_rank(
-    base: pl.DataFrame, arm: Arm, encoded: list[EncodedItem]
+    base: pl.DataFrame, arm: Arm, encoded: list[EncodedItem], says: list[bool]
 ) -> None:
     competitors = (41, 42, 43)
-
-    prompts = {item.ask.greedy["open"] for item in encoded}
+    # Where base says nothing, the answer is far from the top: what was demoted must be nearer than that.
+    far = tuple(range(41, 71))
+    prompts = {
+        item.ask.greedy["open"]: competitors if said else far for item, said in zip(encoded, says, strict=True)
+    }
 
     def push(logits: Logits, prefix: tuple[int, ...], gold: tuple[int, ...]) -> Logits:
         # Where the answer begins, so that it takes the same from every option and choice does not see it.
-        if prefix in prompts:
-            logits[list(competitors)] = SAID + 4
+        logits[list(prompts.get(prefix, ()))] = SAID + 4
         return logits
 
     altered = arm("shifted", alter=push)
@@ -106,7 +108,10 @@ def test_competitors_pushed_above_gold_are_demotion_with_the_planted_rank(
     assert verdict.decision.outcome == "demotion"
     assert "rank" in verdict.decision.near
     assert verdict.same_passage is not None
-    assert verdict.same_passage.outcome == "demotion"
+    # Demotion is said of the options that decide; the passage contains all of these, so they do.
+    assert verdict.decided_by == "choice_passage"
+    assert verdict.standard is not None
+    assert verdict.standard.outcome == "illusion"
     assert base["choice_correct"].equals(altered["choice_correct"])
     ranks = {
         (row.place, row.when, row.group): row.median
@@ -123,7 +128,7 @@ def test_a_destroyed_association_is_loss(base: pl.DataFrame, arm: Arm) -> None:
     assert altered["choice_correct"].mean() < 0.45
     verdict = overall(base, altered)
     assert verdict.decision.outcome == "loss"
-    assert "lost to both" in verdict.text
+    assert "lost in both" in verdict.text
 
 
 def test_the_base_model_against_itself_is_intact(base: pl.DataFrame, arm: Arm) -> None:

@@ -92,6 +92,30 @@ def test_few_changed_items_get_the_score_interval_and_many_get_bca():
     assert everywhere(drop(base, many), resampling).pooled.method == "BCa over passages"
 
 
+def test_a_gap_is_checked_where_one_side_changes_enough_and_base_has_enough_above_the_floor():
+    """As in the simulation, in which choice may hardly change (`simulation.CHOICES`)."""
+    n = 100
+    place = np.arange(n)
+    base_choice, arm_choice = place < 90, (place < 90) & (place > 2)
+
+    def checked(right, lost):
+        answers = place < right, (place >= lost) & (place < right), base_choice, arm_choice
+        return everywhere(gap_quantity(*answers, floor=0.25), resample(["a"] * n, draws=200)).pooled.checked
+
+    assert checked(right=40, lost=12)
+    assert not checked(right=40, lost=8)
+    # Ten right answers are what the normalized drop is divided by.
+    base, arm = place < 10, (place >= 12) & (place < 30)
+    drops = [
+        everywhere(normalized(base[:n], arm[:n], floor=0.0), resample(["a"] * n, draws=200)).pooled.checked
+        for n in (100, 60)
+    ]
+    assert drops == [True, True]
+    base[0] = False
+    resampling = resample(["a"] * 60, draws=200)
+    assert not everywhere(normalized(base[:60], arm[:60], floor=0.0), resampling).pooled.checked
+
+
 @pytest.mark.parametrize("lost", [5, 20, 60])
 def test_the_level_reaches_every_method(lost):
     base = np.array([True] * 80 + [False] * 40)

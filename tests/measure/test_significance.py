@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from anomia.errors import DataError
-from anomia.measure.significance import holm, mcnemar, open_fell_more, paired_test, sign_flip
+from anomia.measure.significance import holm, mcnemar, open_lost_more, paired_test, sign_flip
 
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -54,11 +54,11 @@ def test_the_right_test_is_chosen():
     assert paired_test(base, arm, [0, 0, *range(8)]).method == "sign flip over passages"
 
 
-def test_open_fell_more():
+def test_open_lost_more():
     right, wrong = np.ones(20, dtype=bool), np.zeros(20, dtype=bool)
-    assert open_fell_more(right, wrong, right, right).p_value < 1e-5
-    assert open_fell_more(right, wrong, right, wrong).p_value == 1.0
-    assert open_fell_more(right, right, right, wrong).p_value == 1.0
+    assert open_lost_more(right, wrong, right, right).p_value < 1e-5
+    assert open_lost_more(right, wrong, right, wrong).p_value == 1.0
+    assert open_lost_more(right, right, right, wrong).p_value == 1.0
 
 
 def test_holm_by_hand():

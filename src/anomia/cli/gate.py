@@ -17,13 +17,25 @@ def gate(
         list[str], typer.Argument(help="The folder of a finished run, or of several.", metavar="RUN...")
     ],
     max_dissociation: Annotated[
-        float | None, typer.Option(help="Most of the known answers that may be only recognised. [0.15]")
+        float | None,
+        typer.Option(
+            help="Largest net dissociation: answers that are now only picked, less those that went the other way, as a "
+            "share of what base gets right in both formats. [0.15]"
+        ),
     ] = None,
     max_gap: Annotated[
-        float | None, typer.Option(help="By how much open may lose more of what it had than choice. [0.05]")
+        float | None,
+        typer.Option(help="How much larger the share lost may be in open answers than in multiple choice. [0.20]"),
     ] = None,
     min_open_retained: Annotated[
-        float | None, typer.Option(help="Least of base's open accuracy that must be kept. [0.9]")
+        float | None, typer.Option(help="Smallest share of base's open accuracy that must be kept. [0.85]")
+    ] = None,
+    max_shown_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest share of base's open accuracy that may be lost where a loss is shown, that is, where its "
+            "interval excludes 0. [0.05]"
+        ),
     ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")
@@ -39,7 +51,7 @@ def gate(
 ) -> None:
     """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 3 not decided.
 
-    Without a limit all three are checked at the values in brackets; with any, only those that are given.
+    Without a limit all four are checked at the values in brackets; with any, only those that are given.
     """
     from anomia.files import place
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
@@ -47,7 +59,7 @@ def gate(
     from anomia.report import gate_report
     from anomia.running.folder import runs_of
 
-    limits = read_limits(max_dissociation, max_gap, min_open_retained)
+    limits = read_limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
     cells = [cell for run in runs for cell in runs_of(place(run))]
     short = [cell.name for cell in cells]
     found = [

@@ -207,6 +207,11 @@ def _parse_step(part: str, arm: str) -> Step:
     )
 
 
+def is_null(name: str) -> bool:
+    """Whether an arm is base again under harmless noise, which other arms are read against."""
+    return name.startswith("null:")
+
+
 def arm_of(text: str) -> str:
     """The specification of a compressed model that is named as users name models: what is none is a checkpoint.
 

@@ -15,8 +15,8 @@ from anomia.measure.contrasts import Answers, net_quantity
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.paired import paired_difference
-from anomia.measure.quantities import Everywhere, Quantity, drop, everywhere_levels, minus, normalized
-from anomia.measure.rates import Estimate, cluster, rate, right_or_wrong
+from anomia.measure.quantities import JOINED, Everywhere, Quantity, drop, everywhere_levels, minus, normalized
+from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import CLAIMS, Evidence, Nearness
 
 Mask = NDArray[np.bool_]
@@ -88,14 +88,11 @@ def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) 
         raise DataError("a verdict needs the same items in base and arm: join the records by item")
     names = [str(name) for name in np.unique(labels)]
     family = max(len(names), len(case.near), 1)
-    measured = _measure(case, labels, None, family, draws, seed)
-    if case.pooled is None:
-        weak = [name for name in names if measured["gap"].at(name).estimate is None]
-        pooled = [name for name in names if name not in weak] or names
-        if len(pooled) < len(names):
-            measured = _measure(case, labels, pooled, family, draws, seed)
-    else:
-        pooled = [name for name in names if name in case.pooled] or names
+    pooled = names if case.pooled is None else [name for name in names if name in case.pooled] or names
+    measured = _measure(case, labels, pooled, family, draws, seed)
+    strong = [name for name in names if measured["gap"].at(name).estimate is not None]
+    if case.pooled is None and strong and len(strong) < len(names):
+        pooled = strong
         measured = _measure(case, labels, pooled, family, draws, seed)
     stands = {
         claim: holm_stands(
@@ -184,7 +181,9 @@ def _nearness(
     """The signs of one scope, with what stands after Holm's correction over them."""
 
     def exceeds(estimate: Estimate) -> bool:
-        return estimate.low > near and estimate.checked
+        # Where shares are all or nothing, few items differ, and the joined score intervals are wide enough for that.
+        validated = estimate.checked or (estimate.n >= CHECKED_ITEMS and estimate.method == JOINED)
+        return estimate.low > near and validated
 
     signs: dict[str, tuple[Estimate, Estimate | None]] = {}
     ranks: dict[str, int] = {}

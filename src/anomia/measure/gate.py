@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from anomia.compress.spec import is_null
 from anomia.errors import RunError, StudyError, nearest
 from anomia.measure.between import BASE
 from anomia.measure.evidence import OVERALL
@@ -21,6 +22,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.verdict_text import SWAPPED
 
+NET, SHOWN = "net dissociation", "open loss, if shown"
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 is for input that can't be used.
 EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
@@ -30,31 +32,42 @@ EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untes
 class Limits:
     """What an arm must keep; None is not checked.
 
-    max_dissociation: of the answers that base says and picks, the share that is now only picked.
+    max_dissociation: the net dissociation rate: of the answers that base gets right in both formats, the share that is
+    now only picked, less the items that went the other way. Harmless noise moves the rate itself, but not the net one.
     max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
+    max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval lies above 0: a
+    loss that is no noise must be small for sure.
     """
 
     max_dissociation: float | None = None
     max_gap: float | None = None
     min_open_retained: float | None = None
+    max_shown_loss: float | None = None
 
 
-DEFAULTS = Limits(max_dissociation=0.15, max_gap=0.05, min_open_retained=0.9)
+# The tightest round limits that base under harmless noise keeps in 95 % of studies of 4 × 200 questions, with up to a
+# quarter of its answers flipping (`docs/statistics.md`). A true loss of a tenth would slip through these alone; the
+# limit on a loss that is shown stops it.
+DEFAULTS = Limits(max_dissociation=0.15, max_gap=0.20, min_open_retained=0.85, max_shown_loss=0.05)
 
 
 def read_limits(
-    max_dissociation: float | None, max_gap: float | None, min_open_retained: float | None
+    max_dissociation: float | None = None,
+    max_gap: float | None = None,
+    min_open_retained: float | None = None,
+    max_shown_loss: float | None = None,
 ) -> Limits:
     """The limits that were given, or all defaults where none was.
 
     Raises:
         StudyError: a limit is no share.
     """
-    given = Limits(max_dissociation, max_gap, min_open_retained)
+    given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
     shares = (
         ("--max-dissociation", max_dissociation, 0.0),
         ("--max-gap", max_gap, -1.0),
         ("--min-open-retained", min_open_retained, 0.0),
+        ("--max-shown-loss", max_shown_loss, 0.0),
     )
     for name, value, least in shares:
         if value is not None and not least <= value <= 1:
@@ -91,11 +104,15 @@ class Caution(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """All checks, and what they come to: `fail` if one fails, `inconclusive` if one is open, else `pass`."""
+    """All checks, and what they come to: `fail` if one fails, `inconclusive` if one is open, else `pass`.
+
+    reference: the same checks of the run's null arms, which decide nothing: what harmless noise alone comes to.
+    """
 
     result: Result
     checks: tuple[Check, ...]
     cautions: tuple[Caution, ...] = ()
+    reference: tuple[Check, ...] = ()
 
 
 def check_run(
@@ -104,7 +121,7 @@ def check_run(
     """Checks the arms of a finished run, pooled over its languages and, if asked, in each of them.
 
     A language in which a figure can't be given is named and decides nothing; arms that could not be made or
-    whose outputs are broken fail.
+    whose outputs are broken fail. Null arms are the reference and are decided on only where they are named.
 
     Raises:
         RunError: an arm is unknown, or has not answered all items yet.
@@ -113,9 +130,9 @@ def check_run(
     for arm in arms or ():
         if arm not in known:
             raise RunError(f"gate: the run has no arm {arm!r}; {nearest(arm, known)}")
-    chosen = [arm for arm in known if not arms or arm in arms]
+    chosen = [arm for arm in known if (arm in arms if arms else not is_null(arm))]
     if not chosen:
-        raise RunError("gate: the run has no arm; give the `anomia run` command again")
+        raise RunError("gate: the run has no arm to decide on; give the `anomia run` command again")
     _check_finished(results, chosen)
     figures = lookup(results.diagnosis.figures)
     checks: list[Check] = []
@@ -138,7 +155,18 @@ def check_run(
             ]
         checks += mine
     cautions = [Caution(arm, SWAPPED) for arm in chosen if _above_base(figures, arm)]
-    return Gate(_overall(checks), tuple(checks), tuple(cautions))
+    nulls = [arm for arm in results.arms if is_null(arm) and arm not in chosen]
+    reference = [check for arm in nulls for check in _checks(results, figures, arm, POOLED, limits)]
+    cautions += [
+        Caution(
+            check.arm,
+            f"base under harmless noise does not pass this check itself ({check.name}: {check.result}): with so few "
+            "questions the limit can't be told from noise",
+        )
+        for check in reference
+        if check.result in ("fail", "inconclusive")
+    ]
+    return Gate(_overall(checks), tuple(checks), tuple(cautions), tuple(reference))
 
 
 def decide_at_most(estimate: Estimate, limit: float) -> Result:
@@ -176,8 +204,8 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
     asked = figures.get((arm, "accuracy/open", scope))
     items = asked.n if asked else 0
     if limits.max_dissociation is not None:
-        found = _dissociation(results, figures, arm, scope)
-        yield _check(arm, scope, "dissociation", found, limits.max_dissociation, "at most", items)
+        found = _net_dissociation(results, figures, arm, scope)
+        yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items)
     if limits.max_gap is not None:
         found = figures.get((arm, "gap/choice", scope))
         yield _check(arm, scope, "gap", found, limits.max_gap, "at most", items)
@@ -185,6 +213,9 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
         drop = figures.get((arm, "normalized_drop/open", scope))
         kept = drop and drop._replace(value=1 - drop.value, low=1 - drop.high, high=1 - drop.low)
         yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
+    if limits.max_shown_loss is not None:
+        found = figures.get((arm, "normalized_drop/open", scope))
+        yield _check(arm, scope, SHOWN, found, limits.max_shown_loss, "at most", items)
 
 
 def _check(
@@ -198,13 +229,15 @@ def _check(
 ) -> Check:
     if estimate is None:
         why = (
-            f"base answers fewer than {FEWEST_BOTH_CORRECT} questions both ways"
-            if name == "dissociation"
+            f"base answers fewer than {FEWEST_BOTH_CORRECT} questions in both formats"
+            if name == NET
             else "base is too weak here"
         )
         return Check(arm, scope, name, limit, limit_is, None, "untestable", note=why, asked=items)
     decide = decide_at_most if limit_is == "at most" else decide_at_least
     result = decide(estimate, limit)
+    if name == SHOWN and estimate.low <= 0:
+        return Check(arm, scope, name, limit, limit_is, estimate, "pass", note="no loss is shown", asked=items)
     needed = None
     if result == "inconclusive":
         needed = items_needed(estimate, limit)
@@ -214,14 +247,19 @@ def _check(
     return Check(arm, scope, name, limit, limit_is, estimate, result, needed, asked=max(items, estimate.n))
 
 
-def _dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Estimate | None:
-    """The dissociation rate; of a run that was stopped by looking at it, with the interval that allows that."""
+def _net_dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Estimate | None:
+    """The net dissociation rate.
+
+    Of an arm that was stopped by looking at its dissociation rate, the upper bound of that rate's own interval, which
+    allows for looking, is kept: the net rate is never larger.
+    """
+    found = figures.get((arm, "net_dissociation/choice", scope))
     looks: Sequence[dict[str, Any]] = (results.stopping or {}).get("arms", {}).get(arm, ())
     for look in looks:
         whole = scope == POOLED and len(looks) == 1
-        if (whole or look.get("languages") == [scope]) and look.get("dissociation"):
-            return Estimate(**look["dissociation"])
-    return figures.get((arm, "dissociation/choice", scope))
+        if found and (whole or look.get("languages") == [scope]) and look.get("dissociation"):
+            return found._replace(high=max(found.high, Estimate(**look["dissociation"]).high))
+    return found
 
 
 def _broken(results: Results, arm: str) -> Check | None:

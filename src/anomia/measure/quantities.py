@@ -39,6 +39,8 @@ from anomia.measure.rates import (
 Mask = NDArray[np.bool_]
 Range = tuple[float, float]
 
+# The method of a difference whose interval joins those of its sides.
+JOINED = "joined sides"
 # From this many (effective) changed items on, BCa alone covers what it says.
 BCA_ALONE = 30
 
@@ -113,7 +115,9 @@ def normalized(
     def plain(mask: Mask, level: float) -> Estimate | None:
         if not mask.any() or not above_floor(float((before - floors)[mask].mean()), 0.0):
             return None
-        return _over_height(before[mask], after[mask], floors[mask], ids[mask], level)
+        found = _over_height(before[mask], after[mask], floors[mask], ids[mask], level)
+        enough = float((before - floors)[mask].sum()) >= CHECKED_EVENTS - 1e-9
+        return found and found._replace(checked=enough)
 
     def possible(mask: Mask, level: float) -> Range:
         seen = rate(before[mask], ids[mask], level=level)
@@ -316,7 +320,7 @@ def join(one: Estimate, other: Estimate) -> Estimate:
         value + above,
         min(one.n, other.n),
         min(one.clusters, other.clusters),
-        "joined sides",
+        JOINED,
         one.checked and other.checked,
     )
 

@@ -78,9 +78,9 @@ def explain(
     elif evidence.identical:
         sentences.append("Every probability that was recorded equals base's.")
         if decision.outcome == "untestable":
-            sentences.append(_untestable(evidence))
+            sentences.append(_untestable(evidence, scope))
     elif decision.outcome == "untestable":
-        sentences += [_untestable(evidence), _one_format(evidence)]
+        sentences += [_untestable(evidence, scope), _one_format(evidence)]
     else:
         sentences += [
             _accuracies(evidence, scope),
@@ -223,8 +223,9 @@ def _broken(evidence: Evidence) -> str:
     return f"{share}are empty, repeat themselves or are not a number." if share else ""
 
 
-def _untestable(evidence: Evidence) -> str:
-    accuracies = f"Base answers {evidence.base_open:.0%} in open and {evidence.base_choice:.0%} in choice"
+def _untestable(evidence: Evidence, scope: Scope) -> str:
+    tested = "choice" if scope.decided_by == "choice" else f"choice among {LABELS[scope.decided_by]}"
+    accuracies = f"Base answers {evidence.base_open:.0%} in open and {evidence.base_choice:.0%} in {tested}"
     both = f"{_questions(evidence.fates.both_correct)} in both formats, of {evidence.n}"
     return f"{accuracies}, {both}.".replace("%", " %")
 

@@ -26,12 +26,13 @@ _MARKS: dict[Result, str] = {
     "inconclusive": "❔ inconclusive",
     "untestable": "– untestable",
 }
-OUT_OF_REACH = "out of reach: the figure stands at its limit"
+OUT_OF_REACH = "out of reach: the figure lies at its limit"
 _EXPLAINED = (
     "Each figure is decided by its 95 % interval: it passes if the worse end keeps the limit, fails if the better "
-    "end breaks it, and is inconclusive otherwise; so many questions like these would then settle it four times "
-    "in five, if the figure stays what it is. Dissociation: of the answers that base says and picks, the "
-    "share that is now only picked. Gap: share lost of what base had, open − choice."
+    "end breaks it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
+    "power to settle it. Net dissociation: of the answers that base gets right in both formats, the share that is now "
+    "only picked, less the items that went the other way. Gap: share lost of what base had, open − choice. Open loss, "
+    "if shown: a loss of open answers whose interval excludes 0 must be small for sure."
 )
 
 
@@ -46,6 +47,13 @@ def markdown(gate: Gate, *, name: str) -> str:
         named = (_escaped(check.arm), _escaped(_scope(check)), check.name)
         rest = (_value(check.estimate), _limit(check), _MARKS[check.result], settled_by(check))
         lines.append(f"| {' | '.join((*named, *rest))} |")
+    if gate.reference:
+        lines += ["", "For reference, base again under harmless noise; this decides nothing:", ""]
+        lines += ["| null arm | figure | value [95 %] | limit |", "|---|---|---|---|"]
+        lines += [
+            f"| {_escaped(check.arm)} | {check.name} | {_value(check.estimate)} | {_limit(check)} |"
+            for check in gate.reference
+        ]
     notes = [f"- ⚠️ {_escaped(caution.arm)}: {caution.text}" for caution in gate.cautions]
     notes += [f"- {_about(check, quote=_escaped)}" for check in gate.checks if check.note]
     if notes:
@@ -95,6 +103,10 @@ def decision_json(gates: Sequence[tuple[str, Gate]], result: Result, exit_code: 
                         "questions_to_settle_it": settled_by(check) or None,
                     }
                     for check in gate.checks
+                ],
+                "reference": [
+                    check._asdict() | {"estimate": check.estimate and check.estimate._asdict()}
+                    for check in gate.reference
                 ],
                 "cautions": [caution._asdict() for caution in gate.cautions],
             }
