@@ -104,16 +104,15 @@ def test_a_gap_is_checked_where_one_side_changes_enough_and_base_has_enough_abov
 
     assert checked(right=40, lost=12)
     assert not checked(right=40, lost=8)
-    # Ten right answers are what the normalized drop is divided by.
-    base, arm = place < 10, (place >= 12) & (place < 30)
-    drops = [
-        everywhere(normalized(base[:n], arm[:n], floor=0.0), resample(["a"] * n, draws=200)).pooled.checked
-        for n in (100, 60)
-    ]
-    assert drops == [True, True]
-    base[0] = False
-    resampling = resample(["a"] * 60, draws=200)
-    assert not everywhere(normalized(base[:60], arm[:60], floor=0.0), resampling).pooled.checked
+
+
+def test_a_normalized_drop_is_checked_where_base_has_ten_right_answers_above_the_floor():
+    place, resampling = np.arange(60), resample(["a"] * 60, draws=200)
+    arm = (place >= 20) & (place < 40)
+    ten, nine = (
+        everywhere(normalized(place < right, arm, floor=0.0), resampling).pooled for right in (10, 9)
+    )
+    assert (ten.checked, nine.checked) == (True, False)
 
 
 @pytest.mark.parametrize("lost", [5, 20, 60])
