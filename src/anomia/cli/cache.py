@@ -23,7 +23,7 @@ def cache(
     from anomia.cache import clear as remove
     from anomia.cache import kept
     from anomia.errors import RunError
-    from anomia.report.tables import add_column, new_table
+    from anomia.report.sheet import add_column, new_table
 
     if name is not None and not clear:
         raise RunError(f"cache: say what to do with {name}: anomia cache --clear {name}")

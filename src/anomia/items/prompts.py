@@ -92,10 +92,19 @@ def cued_prompt(
     context: str, question: str, candidates: Sequence[str], *, templates: Templates = PLAIN
 ) -> str:
     """The open prompt with a list of candidates between the question and the request."""
-    options = "\n".join(f"- {candidate}" for candidate in candidates)
+    options = option_list(candidates)
     if templates.cued is not None:
         return fill(templates.cued, {"context": context, "question": question, "options": options})
     return _blocks(_context(context), f"Question: {question}", f"Options:\n{options}", ANSWER)
+
+
+def option_list(candidates: Sequence[str]) -> str:
+    """Candidates as prompts list them: what `{options}` stands for.
+
+    >>> option_list(["Rome", "Troy"])
+    '- Rome\\n- Troy'
+    """
+    return "\n".join(f"- {candidate}" for candidate in candidates)
 
 
 def no_question_prompt(context: str, *, templates: Templates = PLAIN) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from anomia.report.tables import add_column, new_table, note
+from anomia.report.sheet import add_column, new_table, note
 from anomia.running.forecast import CellForecast, on_machine
 from anomia.running.machines import Machine
 

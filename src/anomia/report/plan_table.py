@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from anomia.measure.planning import Plan, Target
 from anomia.measure.power import MOST_TIMES, Need, Transition, in_reach, rounded
-from anomia.report.tables import add_column, new_table, note
+from anomia.report.sheet import add_column, new_table, note
 
 _FAR = "out of reach"
 

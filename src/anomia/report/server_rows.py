@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
-from anomia.report.page.explorer import LINE, PROBES, item_whole
+from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
 
 # Of what a reader sends; nothing longer is looked at.
 LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
@@ -32,6 +32,7 @@ class Filter(BaseModel):
     fate: Annotated[int, Field(ge=0, le=len(FATES))] | None = None
     rank_from: Annotated[int | None, Field(alias="from", ge=0)] = None
     rank_to: Annotated[int | None, Field(alias="to", ge=0)] = None
+    loops: bool = False
     probes: dict[str, Literal["11", "12", "21", "22"]] = {}
 
 
@@ -69,11 +70,21 @@ class Rows:
             self._database.execute("SET enable_external_access = false")
             self._database.execute("SET lock_configuration = true")
             self._database.execute(_FILES, {"files": files})
-            self._database.execute(_NUMBERED, {"files": files, "line": LINE})
+            answers = f"SELECT *{self._absent(files)} FROM read_parquet($files, union_by_name = true)"
+            self._database.execute(_NUMBERED.replace("{answers}", answers), {"files": files, "line": LINE})
         except duckdb.Error as error:
             raise RunError(
                 f"view: the records of {run} can't be read: {' '.join(str(error).split())}"
             ) from None
+
+    def _absent(self, files: Sequence[str]) -> str:
+        """The columns that a run of an older version lacks, as nulls."""
+        found = self._database.execute(
+            "DESCRIBE SELECT * FROM read_parquet($files, union_by_name = true)", {"files": list(files)}
+        )
+        known = {row[0] for row in found.fetchall()}
+        wanted = ["open_loop", *(verdict_column(name) for name in PROBES if name not in _HIT)]
+        return "".join(f", NULL::BOOLEAN AS {name}" for name in wanted if name not in known)
 
     def close(self) -> None:
         """Ends all reading."""
@@ -88,6 +99,7 @@ class Rows:
             "arms": [[0, arm] for (arm,) in arms],
             "languages": [language for (language,) in languages],
             "size": self._one("SELECT count(*) FROM rows", {})[0],
+            "loops": bool(self._one("SELECT coalesce(bool_or(loops IS NOT NULL), false) FROM rows", {})[0]),
         }
 
     def count(self, wanted: Filter) -> dict[str, Any]:
@@ -162,8 +174,9 @@ class Rows:
 
 
 def _verdict(name: str, side: str) -> str:
-    right = f"list_contains({side}.{name}_correct, true)" if name in _HIT else f"{side}.{name}_correct"
-    return f"CASE WHEN {side}.{name}_correct IS NULL THEN 0 WHEN {right} THEN 2 ELSE 1 END"
+    column = f"{side}.{verdict_column(name)}"
+    right = f"list_contains({column}, true)" if name in _HIT else column
+    return f"CASE WHEN {column} IS NULL THEN 0 WHEN {right} THEN 2 ELSE 1 END"
 
 
 def _line(side: str) -> str:
@@ -186,7 +199,7 @@ CREATE TABLE files AS
 """
 _NUMBERED = f"""
 CREATE TABLE rows AS
-WITH answers AS (SELECT * FROM read_parquet($files, union_by_name = true))
+WITH answers AS ({{answers}})
 SELECT
     row_number() OVER (ORDER BY answer.arm, answer.dataset, answer.language, answer.index) - 1 AS number,
     answer.arm, answer.dataset, answer.language, answer.item_id,
@@ -195,6 +208,7 @@ SELECT
     coalesce(answer.gold_distinct_rank, answer.gold_rank, 0) AS rank,
     coalesce(base.gold_distinct_rank, base.gold_rank, 0) AS base_rank,
     {_FATE} AS fate,
+    answer.open_loop AS loops,
     {_VERDICTS},
     lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text)))
         AS texts
@@ -213,6 +227,7 @@ _COLUMNS = (
     "rank",
     "base_rank",
     "fate",
+    "loops",
 )
 _NAMES = (
     "number",
@@ -226,6 +241,7 @@ _NAMES = (
     "rank",
     "baseRank",
     "fate",
+    "loops",
 )
 _SHOWN = ", ".join((*_COLUMNS, *PROBES))
 
@@ -249,6 +265,8 @@ def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
     if wanted.rank_to is not None:
         conditions.append("rank > 0 AND rank <= $rank_to")
         values["rank_to"] = wanted.rank_to
+    if wanted.loops:
+        conditions.append("loops")
     for name, pair in wanted.probes.items():
         conditions.append(f"{name} = $probe_{name}")
         values[f"probe_{name}"] = int(pair)

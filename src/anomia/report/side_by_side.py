@@ -9,10 +9,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import before, lookup
+from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
-from anomia.report.tables import add_column, interval, new_table, note, percent
+from anomia.report.reference import nulls
+from anomia.report.sheet import add_column, change, interval, new_table, note, sheet
 
 
 def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
@@ -27,26 +28,28 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
             "choice",
             "choice −\nopen",
             "gap to\nchoice",
+            "in raw\npoints",
             "disso-\nciation",
+            "net",
             "outcome",
         ):
             add_column(table, header)
         for arm in results.arms:
-            table.add_row(escape(arm), *_row(results, arm))
-        parts.append(table)
+            named = f"{escape(arm)} (reference)" if nulls([arm]) else escape(arm)
+            table.add_row(named, *_row(results, arm))
+        parts.append(sheet(table))
     return Group(*parts, note("items and languages differ from run to run unless their studies say the same"))
 
 
 def _row(results: Results, arm: str) -> list[str]:
     figures = lookup(results.diagnosis.figures)
     changes = [
-        f"{percent(before(figures, arm, f'accuracy/{probe}', POOLED))} → "
-        f"{percent(figures.get((arm, f'accuracy/{probe}', POOLED)))}"
-        for probe in ("open", "choice", "choice_minus_open")
+        change(figures, arm, f"accuracy/{probe}", POOLED) for probe in ("open", "choice", "choice_minus_open")
     ]
-    cells = [figures.get((arm, measure, POOLED)) for measure in ("gap/choice", "dissociation/choice")]
+    measures = ("gap/choice", "raw_gap/choice", "dissociation/choice", "net_dissociation/choice")
+    cells = [interval(figures.get((arm, measure, POOLED))) for measure in measures]
     outcome = next(v.decision.outcome for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL))
-    return [*changes, *(interval(cell) if cell else "–" for cell in cells), outcome]
+    return [*changes, *cells, outcome]
 
 
 def _last(name: str) -> str:

@@ -18,20 +18,32 @@ from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.measure.verdict import Decision, Evidence
+from anomia.report.evidence_tables import (
+    controls_table,
+    dissociation_table,
+    reference_table,
+    scorings_table,
+    transitions_table,
+)
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
+from anomia.report.sheet import interval, note
 from anomia.report.tables import (
     fates_table,
     gap_table,
-    interval,
     ladder_table,
-    note,
     one_shot_table,
     ranks_table,
     reach_table,
     tests_table,
 )
+from anomia.report.verdict_words import outcomes_of
 from anomia.report.whole_table import Titled
+
+# What an item's own answer may spoil.
+FLAGS = {
+    "gold_in_question": "an accepted answer stands in the question",
+    "gold_over_limit": "every accepted answer is longer than what may be written",
+}
 
 
 def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> RenderableType:
@@ -41,15 +53,15 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     grid.add_column(overflow="fold")
     grid.add_row("question", _plain(item["question"]))
     grid.add_row("gold", _plain(" | ".join(item["answers"])))
+    flags = [words for name, words in FLAGS.items() if base.get(name)]
+    if flags:
+        grid.add_row("note", Text("; ".join(flags)))
     for name, row in (("base", base), (str(arm["arm"]), arm)):
         if not row["finite"]:
             grid.add_row(name, Text("logits that are NaN or infinite", style="bold"))
             continue
-        verdict = "right" if row["open_correct"] else "wrong"
-        grid.add_row(
-            f"{name} said",
-            Text.assemble(_plain(_one_line(row["open_text"] or "")), (f"  ({verdict})", "bold")),
-        )
+        said = _plain(_one_line(row["open_text"] or ""))
+        grid.add_row(f"{name} said", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
         picked = _plain(str(row["choice_pick"]))
         mark = "right" if row["choice_correct"] else "wrong"
         grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
@@ -61,30 +73,31 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     return Titled(grid, title)
 
 
+def open_verdict(row: Mapping[str, Any]) -> str:
+    """`right`, and what a careful reader would add: `right, wrong by the strict grade, loops`."""
+    words = ["right" if row["open_correct"] else "wrong"]
+    strict = row.get("open_strict")
+    if strict is not None and strict != row["open_correct"]:
+        words.append(f"{'right' if strict else 'wrong'} by the strict grade")
+    if row.get("open_loop"):
+        words.append("loops")
+    return ", ".join(words)
+
+
 def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     """The overall verdict in words, and the outcome in each language."""
     mine = [verdict for verdict in verdicts if verdict.arm == arm]
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
     lines: list[RenderableType] = [Text(overall.text)]
+    if overall.why:
+        lines += [Text(), Text(overall.why)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
-    for column in ("language", "outcome", "with same-passage options"):
+    for column in ("language", "outcome", "with standard options", "with same-passage options"):
         table.add_column(column, overflow="fold")
     for verdict in mine:
-        beside = _outcome(verdict.same_passage, None) if verdict.same_passage else "–"
-        table.add_row(escape(verdict.scope), _outcome(verdict.decision, verdict.evidence), beside)
+        table.add_row(escape(verdict.scope), *outcomes_of(verdict))
     lines += [Text(), table]
     return Titled(Group(*lines), _plain(f"{arm}: {overall.decision.outcome}"), padding=(1, 2))
-
-
-def _outcome(decision: Decision, evidence: Evidence | None) -> str:
-    """The outcome and, where it decides nothing, what is open or missing."""
-    # With every outcome still possible, naming them says nothing.
-    if decision.outcome == "inconclusive" and 0 < len(decision.possible) < 4:
-        *some, last = decision.possible
-        return f"inconclusive: {', '.join(some)}{' or ' if some else ''}{last}"
-    if decision.outcome == "untestable" and evidence is not None:
-        return f"untestable: base answers {evidence.fates.both_correct} both ways"
-    return decision.outcome
 
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
@@ -99,12 +112,17 @@ def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableTy
         parts += [stopping_note(look) for look in results.stopping["arms"].get(arm, ())]
     parts += [
         fates_table(diagnosis, figures, arm, scopes),
+        dissociation_table(diagnosis, figures, arm, scopes),
+        reference_table(figures, arm, results.arms, results.noise),
         ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results)),
     ]
     if brief:
         return Group(*parts)
     parts += [
         gap_table(diagnosis, figures, arm, scopes),
+        scorings_table(figures, arm),
+        controls_table(figures, arm),
+        transitions_table(diagnosis, arm),
         ranks_table(diagnosis, figures, arm, scopes),
         reach_table(figures, arm),
         one_shot_table(figures, arm, scopes),
@@ -133,25 +151,17 @@ def grader_of(results: Results) -> str:
 
 
 def closing_view(results: Results) -> RenderableType:
-    """What concerns all arms: arm against arm, sparsity, hygiene, noise, and how to read intervals."""
+    """What concerns all arms: arm against arm, sparsity, hygiene, and how to read intervals."""
     parts: list[RenderableType] = []
     if results.diagnosis.between:
         parts.append(between_table(results.diagnosis))
     if results.frontier:
         parts.append(frontier_table(results.frontier))
-    parts.append(hygiene_table(results.hygiene))
-    if results.noise:
-        flips, items = results.noise["flips"], results.noise["items"]
-        parts.append(
-            note(
-                f"noise floor: base asked again at batch size {results.noise['batch_size']} flips "
-                f"{flips['open']} open and {flips['choice']} choice verdicts of {items}"
-            )
-        )
+    parts.append(hygiene_table(results.hygiene, lookup(results.diagnosis.figures)))
     parts.append(
         note(
-            "value \\[low, high]: 95 % intervals, clustered by passage; * too few items or changes for the coverage "
-            "of the interval to have been shown by simulation (docs/statistics.md)"
+            "value \\[low, high]: 95 % intervals, clustered by passage; which were validated by simulation: "
+            "docs/statistics.md"
         )
     )
     return Group(*parts)
@@ -186,12 +196,14 @@ def _one_line(text: str) -> str:
 
 
 def selected_items(
-    records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None
+    records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None, loops: bool = False
 ) -> pl.DataFrame:
-    """The rows of one arm, with fates, that a user asked to see."""
+    """The rows of one arm, with fates, that a user asked to see. loops: only those whose open output loops."""
     rows = records.filter(pl.col("arm") == arm)
     if fate is not None:
         rows = rows.filter(pl.col("fate") == fate)
     if language is not None:
         rows = rows.filter(pl.col("language") == language)
+    if loops and "open_loop" in rows.columns:
+        rows = rows.filter(pl.col("open_loop").fill_null(False))
     return rows

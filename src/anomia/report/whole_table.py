@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -30,6 +30,11 @@ class WholeTable(Table):
     def __init__(self, title: str, *, names: int = 1) -> None:
         super().__init__(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         self.names = names
+
+    def reword(self, said: Callable[[str], str]) -> None:
+        """Says every text otherwise, but for the names of rows."""
+        for column in self.columns[self.names :]:
+            column._cells = [said(cell) if isinstance(cell, str) else cell for cell in column._cells]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The title over the full width, then as many tables as the columns need."""

@@ -16,6 +16,7 @@ from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.report.reference import candidates, nulls
 
 # Longer names run into the plot; the tooltip and the table have them whole.
 LONGEST_LABEL = 44
@@ -58,6 +59,11 @@ class Case(NamedTuple):
         return before(self.figures, self.arm, measure, scope), self.figures.get((self.arm, measure, scope))
 
     @property
+    def nulls(self) -> list[str]:
+        """The null arms of its run: what noise alone does."""
+        return [arm for arm in nulls(self.run.results.arms) if arm != self.arm]
+
+    @property
     def languages(self) -> list[str]:
         """The languages that base and the arm were asked in."""
         return self.run.results.languages
@@ -74,11 +80,11 @@ class Case(NamedTuple):
 
 
 def cases(runs: Sequence[Run]) -> list[Case]:
-    """Every arm of every run, in order. Labels name the arm, and what else tells one case from another."""
+    """Every arm of every run but null arms, in order. Labels name the arm, and what else tells one case from another."""
     found = []
     for run in runs:
         figures = lookup(run.results.diagnosis.figures)
-        for arm in run.results.arms:
+        for arm in candidates(run.results.arms):
             found.append(Case(run, arm, "", figures, _calibration(arm, run.results.study)))
     return [case._replace(label=label) for case, label in zip(found, _labels(found), strict=True)]
 

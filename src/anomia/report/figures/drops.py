@@ -26,6 +26,7 @@ from anomia.report.figures.parts import (
     percent_axis,
     place,
     rows_axis,
+    settled,
     starred,
     tooltip,
 )
@@ -36,7 +37,7 @@ EACH = f"{LANGUAGE} == '{POOLED}' && datum.scope != '{POOLED}'"
 
 def draw_drops(found: Sequence[Case]) -> Drawn | None:
     """Raw drops of open, cued and choice: the mean over languages, and each language as a tick."""
-    rows = [row for number, case in enumerate(found) for row in _drops(case, number)]
+    rows = settled([row for number, case in enumerate(found) for row in _drops(case, number)])
     if not rows:
         return None
     y = rows_axis("rung")

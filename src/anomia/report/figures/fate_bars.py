@@ -9,6 +9,7 @@ import polars as pl
 
 from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT
 from anomia.measure.frame import POOLED
+from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     AS_PERCENT,
@@ -20,6 +21,7 @@ from anomia.report.figures.parts import (
     Row,
     beside,
     compared,
+    dots,
     filtered,
     in_one_panel,
     listed,
@@ -27,13 +29,15 @@ from anomia.report.figures.parts import (
     note,
     panels,
     percent_axis,
+    percent_interval,
     place,
     rows_axis,
+    settled,
     signed,
     starred,
     tooltip,
 )
-from anomia.report.figures.style import COLORS
+from anomia.report.figures.style import COLORS, GREY
 
 FATE_SCALE = alt.Scale(domain=[FATE_WORDS[fate] for fate in FATES], range=[COLORS[fate] for fate in FATES])
 FATE_LEGEND = alt.Legend(title=None, orient="top", direction="horizontal", symbolType="square", offset=6)
@@ -42,37 +46,57 @@ NARROWEST_LABEL = 0.05
 
 
 def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
-    """Share of both-correct items that the arm still picks and no longer says, by language."""
-    rows = [row for number, case in enumerate(found) for row in _rates(case, number)]
+    """Share of both-correct items that the arm still picks and no longer says, by language, net, and beside noise."""
+    rows = settled([row for number, case in enumerate(found) for row in _rates(case, number)])
     if all(row["value"] is None for row in rows):
         return None
     y = rows_axis("where")
     told = tooltip(
-        case="arm", where="language", shown="dissociation (%)", choice_only="choice only", n="both correct"
-    )
+        case="arm", where="language", shown="dissociation (%)", net_shown="net (%)", null_shown="null arm, net (%)",
+        choice_only="choice only", n="both correct",
+    )  # fmt: skip
+    x = percent_axis("of the items that base answers both ways (%) · bar: dissociation · ● net")
     bars = (
         alt.Chart()
         .transform_filter(SCOPES)
-        .mark_bar(color=COLORS["choice_only"], height={"band": 0.62})
-        .encode(x=percent_axis("dissociation rate (%)"), y=y, tooltip=told)
+        .mark_bar(color=COLORS["choice_only"], opacity=0.45, height={"band": 0.62})
+        .encode(x=x, y=y, tooltip=told)
+    )
+    noise = (
+        alt.Chart()
+        .transform_filter(SCOPES)
+        .transform_filter("isValid(datum.null_low)")
+        .mark_bar(color=GREY, opacity=0.4, height={"band": 0.95})
+        .encode(
+            x=alt.X(field="null_low", type="quantitative"), x2=alt.X2(field="null_high"), y=y, tooltip=told
+        )
+    )
+    net = dots(
+        alt.X(field="net", type="quantitative"), y, SCOPES, "isValid(datum.net)", low="net_low", high="net_high",
+        color=alt.value(COLORS["choice_only"]), told=told,
     )  # fmt: skip
     whiskers = (
         alt.Chart()
         .transform_filter(SCOPES)
+        .transform_filter("!isValid(datum.net)")
         .mark_rule(strokeWidth=2)
         .encode(x=alt.X(field="low", type="quantitative"), x2=alt.X2("high"), y=y)
     )
-    text = beside("note", y, SCOPES)
-    chart = filtered(
-        panels([bars, whiskers, text], in_one_panel(rows)),
-        (name for case in found for name in case.languages),
-    )
+    layers = [bars, noise, *net, whiskers, beside("note", y, SCOPES)]
+    chart = filtered(panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages))
+    shaded = any(row["null_low"] is not None for row in rows)
     return Drawn(
         name="figure1",
         title="Answers that are still picked and no longer said",
         caption=(
-            f"{compared(found)}. Dissociation rate = choice only / items that base answers both in open and "
-            f"in choice (n). {INTERVALS}. Languages with fewer than {FEWEST_BOTH_CORRECT} such items get counts and no rate."
+            f"{compared(found)}. Bars: dissociation rate = choice only / items that base answers both in open and "
+            "in choice (n). Points: the same, less what went the reverse way (net), to which noise adds nothing. "
+            + (
+                "Grey: where the net rate of null arms lies, which is base under harmless noise. "
+                if shaded
+                else ""
+            )
+            + f"{INTERVALS}. Languages with fewer than {FEWEST_BOTH_CORRECT} such items get counts and no rate."
             f"{starred(rows)}"
         ),
         alt=_alt(found, rows),
@@ -187,13 +211,39 @@ def _rates(case: Case, number: int) -> list[Row]:
             continue
         found = counts[scope]
         estimate = case.figures.get((case.arm, "dissociation/choice", scope))
-        row = measured(estimate, **place(case, number, scope), choice_only=found.choice_only)
+        net = case.figures.get((case.arm, "net_dissociation/choice", scope))
+        fields = (
+            place(case, number, scope) | {"choice_only": found.choice_only} | _net(net) | _noise(case, scope)
+        )
+        row = measured(estimate, **fields)
         row["n"] = found.both_correct
-        row["note"] = note(row["shown"], found.both_correct)
+        row["note"] = note(row["shown"] if net is None else f"net {row['net_shown']}", found.both_correct)
         if estimate is None:
             row["note"] = f"too few: {found.choice_only} of {found.both_correct}"
         rows.append(row)
     return rows
+
+
+def _net(estimate: Estimate | None) -> Row:
+    if estimate is None:
+        return {"net": None, "net_low": None, "net_high": None, "net_shown": TOO_FEW}
+    return {
+        "net": estimate.value,
+        "net_low": estimate.low,
+        "net_high": estimate.high,
+        "net_shown": percent_interval(estimate),
+    }
+
+
+def _noise(case: Case, scope: str) -> Row:
+    """From the lowest to the highest bound of the null arms' net rates."""
+    rates = [case.figures.get((arm, "net_dissociation/choice", scope)) for arm in case.nulls]
+    known = [rate for rate in rates if rate is not None]
+    return {
+        "null_low": min(rate.low for rate in known) if known else None,
+        "null_high": max(rate.high for rate in known) if known else None,
+        "null_shown": "; ".join(map(percent_interval, known)) or "no null arm",
+    }
 
 
 def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
@@ -204,4 +254,4 @@ def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
             f"{EVERY if row['scope'] == POOLED else row['where']} {row['note']}" for row in mine
         )
         told.append(f"{case.label}: {words}")
-    return f"Bars of the dissociation rate in per cent with its interval. {listed(told)}."
+    return f"Bars of the dissociation rate in per cent, and the net rate with its interval. {listed(told)}."

@@ -8,7 +8,7 @@ from typing import Literal
 import altair as alt
 import polars as pl
 
-from anomia.measure.frame import POOLED, both, known, pair, prepare, right
+from anomia.measure.frame import POOLED
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     ONE_SCOPE,
@@ -115,24 +115,16 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
 
 
 def _flows(case: Case, number: int) -> list[Row]:
-    records = prepare(case.run.results.records.filter(pl.col("arm").is_in(["base", case.arm])))
-    asked = known(pair(records, case.arm), both("open_correct", "choice_correct"))
-    if asked.is_empty():
-        return []
-    before, after = (
-        right(asked, f"open_correct{side}") * 2 + right(asked, f"choice_correct{side}")
-        for side in ("", "_arm")
-    )
-    languages = asked["language"].to_numpy()
+    found: dict[str, dict[str, list[int]]] = {}
+    for row in case.run.results.diagnosis.transitions:
+        if (row.arm, row.options) == (case.arm, "choice"):
+            counts = [row.both, row.choice_only, row.open_only, row.neither]
+            found.setdefault(row.scope, {})[row.before.replace("_", " ")] = counts
     rows: list[Row] = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
-        mask = (languages == scope) if scope != POOLED else (languages == languages)
-        if mask.any():
-            # 2·open + choice: 3 both, 1 choice only, 2 open only, 0 neither, in the order of STATES.
-            counts = [
-                [int(((before == b) & (after == a) & mask).sum()) for a in (3, 1, 2, 0)] for b in (3, 1, 2, 0)
-            ]
-            rows += _laid_out(counts, place(case, number, scope))
+        table = [found.get(scope, {}).get(state, [0] * len(STATES)) for state in STATES]
+        if sum(map(sum, table)):
+            rows += _laid_out(table, place(case, number, scope))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
+from anomia.compress.spec import is_null
 from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, Run, plain
 from anomia.report.figures.parts import (
     AS_PERCENT,
@@ -17,6 +18,7 @@ from anomia.report.figures.parts import (
     measured,
     note,
     panels,
+    settled,
     stacked,
     starred,
     tooltip,
@@ -54,7 +56,9 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
     rows: list[Row] = []
     parts = []
     for axis in AXES:
-        mine = [row for number, run in enumerate(runs) for row in _rows(run, number, axis, len(runs) > 1)]
+        mine = settled(
+            [row for number, run in enumerate(runs) for row in _rows(run, number, axis, len(runs) > 1)]
+        )
         if len({row["saved"] for row in mine}) < FEWEST_PLACES:
             continue
         x_range = _range(mine)
@@ -83,7 +87,7 @@ def _rows(run: Run, number: int, axis: Axis, several: bool) -> list[Row]:
     rows = []
     for point in run.results.frontier:
         saved = getattr(point, axis.field)
-        if saved is None:
+        if saved is None or is_null(point.arm):
             continue
         for probe in PROBES:
             fields = {

@@ -25,6 +25,7 @@ from anomia.report.figures.parts import (
     percent_axis,
     place,
     rows_axis,
+    settled,
     signed,
     starred,
     tooltip,
@@ -33,11 +34,11 @@ from anomia.report.figures.style import COLORS
 
 # In order of support, then what needs no question or no model.
 RUNGS = (
-    "open", "distractors_only", "unrelated", "cued", "choice", "choice_hard", "choice_passage",
-    "choice_no_question", "string_presence",
+    "open", "open_strict", "distractors_only", "unrelated", "cued", "choice", "choice_hard", "choice_passage",
+    "choice_no_question", "choice_passage_no_question", "string_presence",
 )  # fmt: skip
 KINDS = {
-    "open": "open", "cued": "cued", "choice": "choice", "choice_hard": "choice", "choice_passage": "choice",
+    "open": "open", "open_strict": "open", "cued": "cued", "choice": "choice", "choice_hard": "choice", "choice_passage": "choice",
 }  # fmt: skip
 KIND_SCALE = alt.Scale(
     domain=["open", "cued", "choice", "control"],
@@ -49,7 +50,7 @@ NO_MODEL = "no model"
 
 def draw_ladder(found: Sequence[Case]) -> Drawn | None:
     """Accuracy of base and arm in every form of the question, with the controls of choice and of cued."""
-    rows = [row for number, case in enumerate(found) for row in _rungs(case, number)]
+    rows = settled([row for number, case in enumerate(found) for row in _rungs(case, number)])
     if not rows:
         return None
     kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)

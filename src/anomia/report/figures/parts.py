@@ -12,6 +12,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Case, plain, printable
 from anomia.report.figures.style import MARK, ROW, WIDTH
+from anomia.report.stars import Stars, stars, without_stars
 
 Row = dict[str, Any]
 
@@ -23,6 +24,7 @@ AS_PERCENT = "format(100 * datum.value, '.3~g')"
 
 PROBE_WORDS = {
     "open": "open",
+    "open_strict": "open, strict grade",
     "cued": "cued",
     "distractors_only": "cued without gold",
     "unrelated": "cued, unrelated",
@@ -30,12 +32,12 @@ PROBE_WORDS = {
     "choice_hard": "hard choice",
     "choice_passage": "same-passage choice",
     "choice_no_question": "choice, no question",
+    "choice_passage_no_question": "same passage, no question",
     "string_presence": "string presence",
 }
 FATE_WORDS: dict[str, str] = {name: name.replace("_", " ") for name in FATES}
-EVERY = "all languages"
+EVERY = "pooled"
 TOO_FEW = "too few"
-STARRED = "* counts too small for an interval whose coverage is shown."
 INTERVALS = "Lines are 95 % intervals"
 MOST_TOLD = 4
 
@@ -197,7 +199,7 @@ def tooltip(**titles: str) -> list[alt.Tooltip]:
 
 
 def percent_interval(estimate: Estimate) -> str:
-    """`39 [30, 48]`, in per cent; a star where coverage is not shown for so few items."""
+    """`39 [30, 48]`, in per cent; a star where the interval was not validated for so few items."""
     value, low, high = (signed(100 * number) for number in estimate[:3])
     return f"{value} [{low}, {high}]" + ("" if estimate.checked else "*")
 
@@ -220,9 +222,25 @@ def listed(parts: Sequence[str], *, most: int = MOST_TOLD) -> str:
     return f"{shown}; and {left} more" if left > 0 else shown
 
 
+def settled(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a figure with stars where these tell some intervals from others, else with none at all."""
+    if _rule(rows).kept:
+        return list(rows)
+    return [
+        {key: without_stars(value) if isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
+    ]
+
+
 def starred(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The sentence on stars, where there is one to explain."""
-    return f" {STARRED}" if any(row.get("star") for row in rows) else ""
+    """The sentence on stars, or on the intervals that would all have one."""
+    note_ = _rule(list(rows)).note
+    return f" {note_}" if note_ else ""
+
+
+def _rule(rows: Sequence[Mapping[str, Any]]) -> Stars:
+    drawn = [row for row in rows if row.get("low") is not None]
+    return stars(sum(bool(row.get("star")) for row in drawn), len(drawn))
 
 
 def compared(found: Sequence[Case]) -> str:
@@ -231,7 +249,9 @@ def compared(found: Sequence[Case]) -> str:
     what = plain(found[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
     base = found[0].base if len(bases) == 1 else f"{len(bases)} bases"
     where = found[0].data if len(data) == 1 else f"{len(data)} data sets"
-    return f"{what} against {base} on {where}"
+    weak = dict.fromkeys(name for case in found for name in case.run.results.left_out_languages)
+    without = f" (pooled without {plain(', '.join(weak))}: base is too weak there)" if weak else ""
+    return f"{what} against {base} on {where}{without}"
 
 
 def in_one_panel(rows: Sequence[Row]) -> list[Row]:

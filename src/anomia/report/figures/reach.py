@@ -28,6 +28,7 @@ from anomia.report.figures.parts import (
     percent_axis,
     place,
     rows_axis,
+    settled,
     signed,
     stacked,
     starred,
@@ -48,10 +49,11 @@ def draw_reach(found: Sequence[Case]) -> Drawn | None:
     recovered = [row for number, case in enumerate(found) for row in _recovered(case, number)]
     if not reached:
         return None
+    rows = settled([*reached, *recovered])
+    reached, recovered = rows[: len(reached)], rows[len(reached) :]
     parts = [_accuracy_panel(reached)]
     if recovered:
         parts.append(_recovery_panel(recovered))
-    rows = [*reached, *recovered]
     return Drawn(
         name="figure4",
         title="What broader decoding still finds",

@@ -21,6 +21,7 @@ from anomia.report.figures.parts import (
     percent_axis,
     percent_interval,
     rows_axis,
+    settled,
     signed,
     stacked,
     starred,
@@ -43,6 +44,7 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
     ]  # fmt: skip
     if all(row["value"] is None for row in rows):
         return None
+    rows = settled(rows)
     y = rows_axis("case")
     told = tooltip(case="setting", shown="value (%)", n="items", passages="passages")
     parts = []
@@ -69,7 +71,8 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
 
 def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
     """Open and choice under other calibration texts, all else being the same, with base beside them."""
-    rows = [row for number, group in enumerate(same_but_calibration(found)) for row in _group(group, number)]
+    groups = enumerate(same_but_calibration(found))
+    rows = settled([row for number, group in groups for row in _group(group, number)])
     if not rows:
         return None
     y = rows_axis("where")

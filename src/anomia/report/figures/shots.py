@@ -24,6 +24,7 @@ from anomia.report.figures.parts import (
     percent_axis,
     place,
     rows_axis,
+    settled,
     signed,
     starred,
     tooltip,
@@ -36,7 +37,7 @@ NUDGE = 4
 
 def draw_shots(found: Sequence[Case]) -> Drawn | None:
     """Open accuracy of base and arm at 0 and at 1 shot, and the prune gaps, by language."""
-    rows = [row for number, case in enumerate(found) for row in _gaps(case, number)]
+    rows = settled([row for number, case in enumerate(found) for row in _gaps(case, number)])
     if not rows:
         return None
     y = rows_axis("where")

@@ -19,6 +19,7 @@ from anomia.report.figures.parts import (
     measured,
     note,
     panels,
+    settled,
     stacked,
     starred,
     tooltip,
@@ -47,7 +48,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
     sizes: dict[str, set[float]] = {}
     for row in rows:
         sizes.setdefault(row["case"], set()).add(row["size"])
-    rows = [row for row in rows if len(sizes[row["case"]]) >= FEWEST_SIZES]
+    rows = settled([row for row in rows if len(sizes[row["case"]]) >= FEWEST_SIZES])
     if not rows:
         return None
     drawn = {row["label"] for row in rows}

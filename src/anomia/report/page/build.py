@@ -14,7 +14,14 @@ from anomia.measure.results import Results, read_results, read_sparsity
 from anomia.records import read_items
 from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
 from anomia.report.page.document import document
-from anomia.report.page.explorer import PROBES, index, item_whole, language_codes, prompt_templates
+from anomia.report.page.explorer import (
+    PROBES,
+    index,
+    item_whole,
+    language_codes,
+    prompt_templates,
+    templates_of,
+)
 from anomia.report.page.package import compressed, embedded_bytes, page
 from anomia.report.table_files import write_tables
 
@@ -122,10 +129,11 @@ def explorer_values(
 ) -> dict[str, Any]:
     """What the explorer needs beside the items: names of probes, prompts, languages."""
     languages = {language for run in runs for language in run.results.languages}
+    wordings = [templates_of(run.results.study) for run in runs]
     return {
         "served": served,
         "probes": PROBES,
-        "prompts": prompt_templates(),
+        "prompts": [prompt_templates(wording) if wording else None for wording in wordings],
         "codes": language_codes(sorted(languages)),
         "chat": [bool(run.results.study.get("chat")) for run in runs],
         "block": BLOCK_ITEMS,

@@ -9,14 +9,24 @@ import polars as pl
 
 from anomia._version import __version__
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import lookup
-from anomia.measure.frame import KEY
+from anomia.measure.figures import Lookup, before, lookup
+from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
+from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.verdict import Outcome
-from anomia.report.page.facts import command, facts, model_name, noise
+from anomia.report.evidence_tables import (
+    controls_table,
+    dissociation_table,
+    reference_table,
+    scorings_table,
+    transitions_table,
+)
+from anomia.report.page.facts import command, facts, model_name
 from anomia.report.page.plain_tables import plain_tables, shortened, text_of
+from anomia.report.reference import candidates, nulls
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
+from anomia.report.sheet import interval
 from anomia.report.tables import (
     fates_table,
     gap_table,
@@ -27,6 +37,7 @@ from anomia.report.tables import (
     tests_table,
 )
 from anomia.report.terminal import answered_scopes, grader_of, stopping_note, unfinished_text
+from anomia.report.verdict_words import decided_with, outcome, outcomes_of
 
 # Of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
@@ -40,7 +51,7 @@ ADVICE: Mapping[Outcome, str] = {
     "mixed": "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and more of "
     "it can no longer be said.",
     "loss": "Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
-    "reverse": "Look at the items before deciding: recognition fell more than answering, which is unusual.",
+    "reverse": "Look at the items before deciding: picking lost a larger share than saying, which is unusual.",
     "untestable": "This study can't decide: choose questions that the uncompressed model can answer.",
     "broken": "Don't ship it: its outputs are broken.",
     "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
@@ -62,7 +73,8 @@ def _title(parts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
-    closing: dict[str, Any] = {"hygiene": plain_tables(hygiene_table(results.hygiene))}
+    figures = lookup(results.diagnosis.figures)
+    closing: dict[str, Any] = {"hygiene": plain_tables(hygiene_table(results.hygiene, figures))}
     if results.diagnosis.between:
         closing["arms"] = plain_tables(between_table(results.diagnosis))
     if results.frontier:
@@ -72,7 +84,8 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
         "base": model_name(results.study.get("base", "?")),
         "facts": facts(results, sparsity),
         "command": command(results.study),
-        "arms": [_arm(results, arm) for arm in results.arms],
+        "arms": [_arm(results, arm) for arm in candidates(results.arms)],
+        "reference": _reference(results, figures),
         "tables": closing,
         "unfinished": list(_unfinished(results)),
         "failed": [[arm, reason] for arm, reason in results.failed.items()],
@@ -96,22 +109,28 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
     diagnosis, scopes = results.diagnosis, answered_scopes(results, arm)
     figures = lookup(diagnosis.figures)
     looks = (results.stopping or {}).get("arms", {}).get(arm, ())
-    unsaid = [
+    unsaid = sum(
         f.counts.choice_only
         for f in diagnosis.fates
-        if (f.arm, f.options, f.scope) == (arm, "choice", scopes[-1])
-    ]
+        if (f.arm, f.options) == (arm, "choice") and f.scope != POOLED
+    )
     return {
         "name": arm,
         "verdict": _verdict([verdict for verdict in results.verdicts if verdict.arm == arm]),
-        "unsaid": unsaid[0] if unsaid else 0,
-        "noise": noise(results, arm),
+        "unsaid": unsaid,
         "stopping": [text_of(stopping_note(look)).strip() for look in looks],
-        "accuracies": _accuracies(results.records, arm),
+        "accuracies": _accuracies(results, figures, arm),
+        "left_out": _left_out(results),
         "tables": {
-            "fates": plain_tables(fates_table(diagnosis, figures, arm, scopes)),
+            "fates": plain_tables(
+                fates_table(diagnosis, figures, arm, scopes),
+                dissociation_table(diagnosis, figures, arm, scopes),
+                transitions_table(diagnosis, arm),
+            ),
+            "noise": plain_tables(reference_table(figures, arm, results.arms, results.noise)),
             "ladder": plain_tables(ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results))),
             "drops": plain_tables(gap_table(diagnosis, figures, arm, scopes)),
+            "controls": plain_tables(controls_table(figures, arm), scorings_table(figures, arm)),
             "ranks": plain_tables(ranks_table(diagnosis, figures, arm, scopes)),
             "reach": plain_tables(reach_table(figures, arm)),
             "one-shot": plain_tables(one_shot_table(figures, arm, scopes)),
@@ -125,33 +144,76 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     headline, _, rest = shortened(overall.text, LONGEST_TEXT).replace(" %", "\u00a0%").partition(". ")
     return {
         "outcome": overall.decision.outcome,
+        "word": overall.word,
         "headline": headline.removesuffix(".") + ".",
         "rest": rest,
         "advice": ADVICE[overall.decision.outcome],
+        "decided": decided_with(overall),
+        "why": shortened(overall.why, LONGEST_TEXT).replace(" %", "\u00a0%"),
+        "standard": outcome(overall.standard),
+        "same_passage": outcome(overall.same_passage),
         "languages": [
-            [
-                shortened(verdict.scope, LONGEST_NAME),
-                verdict.decision.outcome,
-                verdict.same_passage.outcome if verdict.same_passage else "–",
-            ]
+            [shortened(verdict.scope, LONGEST_NAME), *outcomes_of(verdict)]
             for verdict in mine
             if verdict.scope != OVERALL
         ],
     }
 
 
-def _accuracies(records: pl.DataFrame, arm: str) -> list[list[Any]]:
-    """Label, base's share and the arm's share of right answers, for the two ways that the verdict compares.
-
-    Both are over the items that the arm has answered.
-    """
-    after = records.filter(pl.col("arm") == arm)
-    before = records.filter(pl.col("arm") == "base").join(after.select(KEY), on=KEY, how="semi")
-    labels = (("open", "Says the answer when asked"), ("choice", f"Picks it out of {_options(before)}"))
+def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
+    """The null arms of a run that has others, too: what noise alone does."""
+    if candidates(results.arms) == list(results.arms):
+        return []
+    outcomes = {v.arm: v.decision.outcome for v in results.verdicts if v.scope == OVERALL}
+    measures = {
+        "net": "net_dissociation/choice",
+        "open": "flips/open",
+        "choice": "flips/choice",
+    }
     return [
-        [probe, label, *(rows[f"{probe}_correct"].fill_null(False).mean() for rows in (before, after))]
-        for probe, label in labels
+        {
+            "name": arm,
+            "outcome": outcomes.get(arm, "–"),
+            **{name: _shown(figures.get((arm, measure, POOLED))) for name, measure in measures.items()},
+        }
+        for arm in nulls(results.arms)
     ]
+
+
+def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
+    """Label, base's accuracy and the arm's, for the two ways that the verdict compares.
+
+    Both are figures of the tables: over the items that the arm has answered and that were graded.
+    """
+    asked = results.records.filter(pl.col("arm") == arm)
+    labels = (("open", "Says the answer when asked"), ("choice", f"Picks it out of {_options(asked)}"))
+    found = []
+    for probe, label in labels:
+        measure = f"accuracy/{probe}"
+        pair = before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED))
+        found.append([probe, label, *map(_value, pair)])
+    return found
+
+
+def _value(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "shown": _shown(estimate),
+        "n": estimate.n,
+    }
+
+
+def _shown(estimate: Estimate | None) -> str:
+    return text_of(interval(estimate)).removesuffix("*")
+
+
+def _left_out(results: Results) -> list[str]:
+    """The languages that pooled figures leave out, because base is too weak in them."""
+    return [shortened(name, LONGEST_NAME) for name in results.left_out_languages]
 
 
 def _options(records: pl.DataFrame) -> str:

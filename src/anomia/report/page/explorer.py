@@ -7,14 +7,24 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from anomia.errors import StudyError
 from anomia.items.languages import language_code
-from anomia.items.prompts import cued_prompt, no_question_prompt, open_prompt
+from anomia.items.prompts import (
+    PLAIN,
+    Templates,
+    cued_prompt,
+    no_question_prompt,
+    open_prompt,
+    option_list,
+    read_templates,
+)
 from anomia.measure.fates import FATES
 from anomia.measure.recognition import with_fates
 
 # What was asked, in the order of support, and what the page calls it.
 PROBES = {
     "open": "open",
+    "open_strict": "open, strict grade",
     "cued": "cued",
     "distractors_only": "cued, no gold",
     "unrelated": "cued, unrelated",
@@ -22,12 +32,22 @@ PROBES = {
     "choice_hard": "choice, hard options",
     "choice_passage": "choice, same passage",
     "choice_no_question": "choice, no question",
+    "choice_hard_no_question": "hard options, no question",
+    "choice_passage_no_question": "same passage, no question",
     "beams": "any of the beams",
     "samples": "any of the samples",
     "zero_shot": "no example",
     "one_shot": "one example",
 }
-CHOICES = ("choice", "choice_hard", "choice_passage", "choice_no_question")
+CHOICES = (
+    "choice", "choice_hard", "choice_passage", "choice_no_question", "choice_hard_no_question",
+    "choice_passage_no_question",
+)  # fmt: skip
+# What may spoil an item whatever a model says.
+FLAGS = {
+    "gold_in_question": "An accepted answer stands in the question.",
+    "gold_over_limit": "Every accepted answer is longer than what may be written.",
+}
 TEXTS = ("cued", "distractors_only", "unrelated", "zero_shot", "one_shot")
 NOT_ASKED, WRONG, RIGHT = "012"
 # Of each text that is searched and shown in the list, and of each text of an item.
@@ -45,18 +65,35 @@ class ItemKey(NamedTuple):
     item_id: str
 
 
-def prompt_templates() -> dict[str, str]:
-    """The forms of `items/prompts.py` with marks where passage, question and candidates go."""
+def templates_of(study: Mapping[str, Any]) -> Templates | None:
+    """The wording that a run's study asked with; None where it is not one of Anomia or does not say."""
+    if "imported" in (study.get("provenance") or {}):
+        return None
+    try:
+        return read_templates(dict(study.get("prompts") or {}))
+    except (StudyError, TypeError, ValueError):
+        return None
+
+
+def prompt_templates(templates: Templates = PLAIN) -> dict[str, str]:
+    """The forms of `items/prompts.py` in a study's wording, with marks where passage, question and options go."""
     return {
         "context": CONTEXT,
         "question": QUESTION,
         "candidate": CANDIDATE,
-        "open": open_prompt(CONTEXT, QUESTION),
-        "open_bare": open_prompt("", QUESTION),
-        "cued": cued_prompt(CONTEXT, QUESTION, [CANDIDATE]),
-        "cued_bare": cued_prompt("", QUESTION, [CANDIDATE]),
-        "no_question": no_question_prompt(CONTEXT),
+        "options": option_list([CANDIDATE]),
+        "open": open_prompt(CONTEXT, QUESTION, templates=templates),
+        "open_bare": open_prompt("", QUESTION, templates=templates),
+        "cued": cued_prompt(CONTEXT, QUESTION, [CANDIDATE], templates=templates),
+        "cued_bare": cued_prompt("", QUESTION, [CANDIDATE], templates=templates),
+        "no_question": no_question_prompt(CONTEXT, templates=templates),
+        "no_question_bare": no_question_prompt("", templates=templates),
     }
+
+
+def verdict_column(probe: str) -> str:
+    """Where records have the verdict of a probe."""
+    return probe if probe == "open_strict" else f"{probe}_correct"
 
 
 def language_codes(languages: Iterable[str]) -> dict[str, str]:
@@ -65,10 +102,14 @@ def language_codes(languages: Iterable[str]) -> dict[str, str]:
 
 
 def graded(records: pl.DataFrame) -> pl.DataFrame:
-    """Records with what the index needs: `fate`, `rank` and a verdict for each probe, `beams` and `samples` too.
+    """Records with what the index needs: `fate`, `rank`, `loop` and a verdict for each probe, `beams` and `samples` too.
 
-    rank: of the first token that no other option shares, else of the first.
+    rank: of the first token that no other option shares, else of the first. loop: whether the open output loops.
     """
+    absent = {*map(verdict_column, PROBES), "open_loop"} - {"beams_correct", "samples_correct"}
+    records = records.with_columns(
+        pl.lit(None, dtype=pl.Boolean).alias(name) for name in sorted(absent - set(records.columns))
+    )
     reached = {name: pl.col(f"{name}_correct").list.any() for name in ("beams", "samples")}
     verdicts = [
         pl.when(right.is_null())
@@ -76,11 +117,12 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.when(right).then(pl.lit(RIGHT)).otherwise(pl.lit(WRONG)))
         .alias(f"verdict_{name}")
         for name in PROBES
-        for right in (reached.get(name, pl.col(f"{name}_correct")),)
+        for right in (reached.get(name, pl.col(verdict_column(name))),)
     ]
     rank = pl.coalesce("gold_distinct_rank", "gold_rank").fill_null(0)
     said = pl.col("open_text").fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
-    return with_fates(records).with_columns(*verdicts, rank=rank, said=said.str.slice(0, LINE))
+    loop = pl.col("open_loop").fill_null(False).cast(pl.Int8).cast(pl.String)
+    return with_fates(records).with_columns(*verdicts, rank=rank, loop=loop, said=said.str.slice(0, LINE))
 
 
 def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str, Any], list[ItemKey]]:
@@ -98,8 +140,11 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
     after: dict[str, list[str]] = {name: [] for name in PROBES}
     languages: dict[str, int] = {}
     keys: list[ItemKey] = []
+    loops: list[str] = []
+    told = False
     for run, (records, _) in enumerate(tables):
         frame = graded(records)
+        told |= "open_loop" in records.columns and records["open_loop"].null_count() < len(records)
         base = frame.filter(pl.col("arm") == "base").sort("dataset", "language", "index")
         numbers: dict[tuple[str, str, str], int] = {}
         for row in base.iter_rows(named=True):
@@ -126,6 +171,7 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
                     rows, (number, len(arms) - 1, fate, row["rank"], row["said"]), strict=True
                 ):
                     rows[name].append(value)
+                loops.append(row["loop"])
                 for name in PROBES:
                     after[name].append(row[f"verdict_{name}"])
     found = {
@@ -133,6 +179,7 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
         "languages": list(languages),
         "items": items,
         "rows": rows,
+        "loops": "".join(loops) if told else None,
         "before": {name: "".join(column) for name, column in before.items()},
         "after": {name: "".join(column) for name, column in after.items()},
     }
@@ -159,7 +206,10 @@ def item_whole(
             "choice_hard": _clipped(item["options_hard"]),
             "choice_passage": _clipped(item["options_passage"]),
             "choice_no_question": _clipped(item["options_standard"]),
+            "choice_hard_no_question": _clipped(item["options_hard"]),
+            "choice_passage_no_question": _clipped(item["options_passage"]),
         },
+        "flags": [text for name, text in FLAGS.items() if any(row.get(name) for row in answers)],
         "unrelated": _clipped(item["unrelated"]),
         "answered": [_answer(row, without) for row in answers],
     }
@@ -171,8 +221,12 @@ def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
         "finite": row["finite"],
         "cut": row["truncated"],
         "seen": row.get("context_characters"),
-        "open": [clip(row["open_text"]), row["open_correct"], row["open_em"], _rounded(row["open_f1"])],
-        "pick": {name: [_scores(row[f"{name}_scores"]), row[f"{name}_correct"]] for name in CHOICES},
+        "open": [clip(row["open_text"]), row["open_correct"], row.get("open_strict"), row.get("open_loop")],
+        "pick": {
+            name: [_scores(row.get(f"{name}_scores")), row.get(f"{name}_correct")]
+            for name in CHOICES
+            if not name.endswith("_no_question") or row.get(f"{name}_scores") is not None
+        },
         "token": [row["gold_first_token"], row["gold_rank"], row["gold_rank_ties"], row["gold_distinct_token"],
                   row["gold_distinct_rank"], _rounded(row["gold_log_prob"])],
         "top": [_clipped(row["top_tokens"]), _scores(row["top_log_probs"])],

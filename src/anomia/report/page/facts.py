@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from anomia.measure.frame import KEY
+from anomia.compress.spec import is_null
 from anomia.measure.results import Results
 from anomia.report.page.plain_tables import shortened
 from anomia.study import Study
@@ -51,6 +51,9 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     study, provenance = results.study, results.study.get("provenance", {})
     rows = [["Base", model_name(study.get("base", "?"))]]
     for arm in results.arms:
+        if is_null(arm):
+            rows.append(["Reference", f"{arm}: base again, under harmless noise"])
+            continue
         measured = (
             f"{100 * sparsity[arm]:.1f}\u00a0% of the pruned weights are zero"
             if arm in sparsity
@@ -130,17 +133,3 @@ def _is_demo(values: Mapping[str, Any]) -> bool:
         and sets
         and all(_is_default(name, value) for name, value in values.items() if name not in asked)
     )
-
-
-def noise(results: Results, arm: str) -> list[list[str]] | None:
-    """How many verdicts of base another batch size flips, beside how many the arm flips: a row a probe."""
-    if not results.noise:
-        return None
-    items, flips = results.noise["items"], results.noise["flips"]
-    before, after = (results.records.filter(pl.col("arm") == name) for name in ("base", arm))
-    pairs = before.join(after, on=KEY, suffix="_arm")
-    rows = []
-    for probe in ("open", "choice"):
-        changed = pairs.filter(pl.col(f"{probe}_correct") != pl.col(f"{probe}_correct_arm"))
-        rows.append([probe, f"{flips[probe]} of {items}", f"{len(changed)} of {len(pairs)}"])
-    return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from anomia.measure.figures import Lookup, before, lookup
-from anomia.measure.frame import MEAN, POOLED, REACHES
+from anomia.measure.frame import MEAN, POOLED, REACHES, RECOGNITION
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
 from anomia.report.table_files.table import ARM, LANGUAGE, MODEL, RUN, Cell, Column, N, Table, filled
@@ -13,6 +13,7 @@ from anomia.report.table_files.table import ARM, LANGUAGE, MODEL, RUN, Cell, Col
 BASE = "base"
 PROBES = {
     "open": "open",
+    "open_strict": "open, strict",
     "cued": "cued",
     "distractors_only": "cued, no gold",
     "unrelated": "cued, unrelated",
@@ -20,6 +21,8 @@ PROBES = {
     "choice_hard": "hard choice",
     "choice_passage": "same-passage choice",
     "choice_no_question": "choice, no question",
+    "choice_hard_no_question": "hard choice, no question",
+    "choice_passage_no_question": "same passage, no question",
     "string_presence": "string presence",
     "open_em": "open, exact match",
     "open_f1": "open, token F1",
@@ -32,8 +35,15 @@ DROPS = {
     "normalized_drop/cued": "share lost, cued",
     "normalized_drop/choice": "share lost, choice",
     "gap/choice": "gap to choice",
+    "raw_gap/choice": "raw gap to choice",
     "gap/choice_hard": "gap to hard choice",
+    "raw_gap/choice_hard": "raw gap to hard choice",
     "gap/choice_passage": "gap to same-passage choice",
+    "raw_gap/choice_passage": "raw gap to same-passage choice",
+    "drop/open_strict": "drop, open strict",
+    "normalized_drop/open_strict": "share lost, open strict",
+    "gap_strict/choice": "strict gap to choice",
+    "gap_strict/choice_passage": "strict gap to same-passage choice",
 }
 RECOVERED = {
     "arm": "arm's failures",
@@ -43,6 +53,16 @@ RECOVERED = {
     "foil": "foil, arm's failures",
     "foil_failed_before": "foil, base failed too",
     "foil_newly_broken": "foil, newly broken",
+}
+SCORED = {
+    "accuracy": ("accuracy_arm", "arm"),
+    "drop": ("drop", "drop"),
+    "normalized_drop": ("normalized_drop", "share lost"),
+    "gap": ("gap", "gap (ΔPR)"),
+    "raw_gap": ("raw_gap", "raw gap"),
+    "dissociation": ("dissociation", "dissociation"),
+    "net_dissociation": ("net_dissociation", "net"),
+    "expected_dissociation": ("expected_dissociation", "expected from the drops"),
 }
 LARGEST_K = 10
 
@@ -73,7 +93,7 @@ def drops(runs: Sequence[Run]) -> Table:
         "drops",
         "Drops of accuracy and gaps (points)",
         "Drop: accuracy of base − of the arm. Share lost: the drop over what base had above the floor. Gap: share "
-        "lost in open − share lost in choice (ΔPR). mean: over languages.",
+        "lost in open − share lost in choice (ΔPR); raw gap: the same in points lost. mean: over languages.",
         DROPS,
         means=True,
     )
@@ -119,8 +139,7 @@ def reach(runs: Sequence[Run]) -> Table:
         found = [figures.get((model, f"accuracy/{way}", scope)) for way in ways]
         curve = [figures.get((model, f"pass_at/{k}", scope)) for k in range(1, LARGEST_K + 1)]
         if any(found):
-            values = [point.value if point else None for point in curve]
-            rows.append((run.name, model, scope, _count(found[0]), *found, *values))
+            rows.append((run.name, model, scope, _count(found[0]), *found, *curve))
     return _table(
         "reach",
         "What broader decoding reaches (%)",
@@ -149,6 +168,37 @@ def recovery(runs: Sequence[Run]) -> Table:
         columns,
         rows,
         keys=4,
+    )
+
+
+def scorings(runs: Sequence[Run]) -> Table:
+    """Recognition under every kind of options and every way to score them."""
+    columns = [
+        RUN,
+        ARM,
+        LANGUAGE,
+        Column("options", "options", "text"),
+        Column("scoring", "scored by", "text"),
+        N,
+    ]
+    columns += [Column("accuracy_base", "base"), *(Column(name, words) for name, words in SCORED.values())]
+    rows = []
+    for run, figures, arm, scope in _arms(runs):
+        for way in RECOGNITION.values():
+            found = [figures.get((arm, f"{measure}/{way.name}", scope)) for measure in SCORED]
+            was = before(figures, arm, f"accuracy/{way.name}", scope)
+            if any(found):
+                kind = way.kind.removeprefix("choice").removeprefix("_") or "standard"
+                named = (run.name, arm, scope, kind, way.scoring, _count(found[0]))
+                rows.append((*named, was, *found))
+    return _table(
+        "scorings",
+        "Picking the answer, by options and scoring (%)",
+        "sum: log-probability of the option; token, byte, char: divided by its length; pmi: minus the same without "
+        "the question. Net: choice only − the reverse flow.",
+        columns,
+        rows,
+        keys=5,
     )
 
 
@@ -206,4 +256,6 @@ def _table(
     return Table(name, title, note, kept, cells, min(keys, len(kept)))
 
 
-ACCURACY_TABLES: tuple[Callable[[Sequence[Run]], Table], ...] = (ladder, drops, one_shot, reach, recovery)
+ACCURACY_TABLES: tuple[Callable[[Sequence[Run]], Table], ...] = (
+    ladder, drops, scorings, one_shot, reach, recovery,
+)  # fmt: skip

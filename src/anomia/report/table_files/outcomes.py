@@ -14,8 +14,10 @@ from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
 from anomia.report.page.facts import model_name
 from anomia.report.table_files.table import ARM, LANGUAGE, RUN, Cell, Column, Kind, N, Table, filled
+from anomia.report.verdict_words import decided_with
 
 OPTIONS = {"choice": "dissociation", "choice_hard": "hard options", "choice_passage": "same-passage options"}
+STATES = ("both", "choice_only", "open_only", "neither")
 TOKENS = {"gold": "foil", "gold_distinct": "foil_distinct"}
 
 
@@ -26,7 +28,8 @@ def settings(runs: Sequence[Run]) -> Table:
         Column("languages", "languages", "count"), N,
         Column("open_base", "open, base"), Column("open_arm", "open, arm"),
         Column("choice_base", "choice, base"), Column("choice_arm", "choice, arm"),
-        Column("gap_choice", "gap to choice"), Column("dissociation", "dissociation"),
+        Column("gap_choice", "gap to choice"), Column("raw_gap_choice", "raw gap"),
+        Column("dissociation", "dissociation"), Column("net_dissociation", "net"),
         Column("outcome", "outcome", "text"), Column("same_passage_outcome", "with same-passage options", "text"),
     ]  # fmt: skip
     rows = []
@@ -39,7 +42,13 @@ def settings(runs: Sequence[Run]) -> Table:
                 for figure in (before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED)))
             ]
             found += [
-                figures.get((arm, measure, POOLED)) for measure in ("gap/choice", "dissociation/choice")
+                figures.get((arm, measure, POOLED))
+                for measure in (
+                    "gap/choice",
+                    "raw_gap/choice",
+                    "dissociation/choice",
+                    "net_dissociation/choice",
+                )
             ]
             verdict = next((v for v in run.results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
             rows.append(
@@ -63,11 +72,14 @@ def verdicts(runs: Sequence[Run]) -> Table:
     """The outcome of each arm in each language and overall, in words."""
     columns = [
         RUN, ARM, Column("scope", "scope", "text"), Column("outcome", "outcome", "text"),
+        Column("decided_by", "decided with", "text"), Column("word", "word", "text"),
+        Column("standard_outcome", "with standard options", "text"),
         Column("same_passage_outcome", "with same-passage options", "text"), Column("text", "in words", "words"),
     ]  # fmt: skip
     rows = [
         (
-            run.name, verdict.arm, verdict.scope, verdict.decision.outcome,
+            run.name, verdict.arm, verdict.scope, verdict.decision.outcome, decided_with(verdict), verdict.word,
+            verdict.standard.outcome if verdict.standard else None,
             verdict.same_passage.outcome if verdict.same_passage else None, verdict.text,
         )
         for run in runs
@@ -80,22 +92,88 @@ def fates(runs: Sequence[Run]) -> Table:
     """What became of the items that base answers in both ways."""
     columns = [RUN, ARM, LANGUAGE, Column("both_correct", "both correct", "count")]
     columns += [Column(name, name.replace("_", " "), "count") for name in FATES]
-    columns += [Column(f"dissociation_{options}", words) for options, words in OPTIONS.items()]
+    measures = {
+        f"share/choice/{name}": f"{name.replace('_', ' ')} (%)" for name in FATES if name != "choice_only"
+    }
+    for options, words in OPTIONS.items():
+        measures[f"dissociation/{options}"] = words
+        measures[f"net_dissociation/{options}"] = f"net, {words}"
+    measures["expected_dissociation/choice"] = "expected from the drops"
+    columns += [Column(measure.replace("/", "_"), words) for measure, words in measures.items()]
     rows = []
     for run in runs:
         figures = lookup(run.results.diagnosis.figures)
         for row in run.results.diagnosis.fates:
             if row.options == "choice":
-                rates = [figures.get((row.arm, f"dissociation/{options}", row.scope)) for options in OPTIONS]
+                rates = [figures.get((row.arm, measure, row.scope)) for measure in measures]
                 rows.append((run.name, row.arm, row.scope, row.counts.both_correct, *row.counts, *rates))
     return _table(
         "fates",
         "Fates of the items that base answers both ways, and dissociation rates (%)",
-        "Dissociation: choice only / both correct, not given below 10 such items.",
+        "Dissociation: choice only / both correct, not given below 10 such items. Net: less the reverse flow.",
         columns,
         rows,
         keys=3,
     )
+
+
+def transitions(runs: Sequence[Run]) -> Table:
+    """From each state of base to each of the arm, as counts."""
+    columns = [
+        RUN,
+        ARM,
+        LANGUAGE,
+        Column("options", "options", "text"),
+        Column("base", "base answers", "text"),
+    ]
+    columns += [Column(state, state.replace("_", " "), "count") for state in STATES]
+    rows = [
+        (
+            run.name,
+            row.arm,
+            row.scope,
+            row.options,
+            row.before.replace("_", " "),
+            *(getattr(row, s) for s in STATES),
+        )
+        for run in runs
+        for row in run.results.diagnosis.transitions
+    ]
+    note = "Items by what base answers (rows) and what the arm answers (columns): both in open and in choice, one, neither."
+    return _table("transitions", "From base to arm", note, columns, rows, keys=5)
+
+
+def noise(runs: Sequence[Run]) -> Table:
+    """What differs between base and an arm, null arms among them, and what the choice-only items also pass."""
+    measures = {
+        "net_dissociation/choice": "net dissociation",
+        "net_dissociation/choice_passage": "net, same passage",
+        "flips/open": "open verdicts that differ",
+        "flips/choice": "choice verdicts that differ",
+        "outputs/loop": "outputs that loop",
+        "outputs/loop_more": "more than base's (points)",
+        "outputs/degenerate": "empty or one token",
+        "control/no_question": "choice only: picked without the question",
+        "control/string": "choice only: string found",
+        "control/passage": "choice only: picked in same passage",
+        "control/pmi": "choice only: picked by PMI",
+    }
+    columns = [
+        RUN,
+        ARM,
+        LANGUAGE,
+        *(Column(name.replace("/", "_"), words) for name, words in measures.items()),
+    ]
+    rows = []
+    for run in runs:
+        figures = lookup(run.results.diagnosis.figures)
+        for arm in ("base", *run.results.arms):
+            for scope in [*run.results.languages, POOLED]:
+                found = [figures.get((arm, measure, scope)) for measure in measures]
+                if any(found):
+                    rows.append((run.name, arm, scope, *found))
+    note = "null: base again under harmless noise, the reference. Choice only: items that the arm picks and no longer says."
+    return _table("noise_and_controls", "Noise, loops and controls (%)", note, columns, rows, keys=3)
 
 
 def ranks(runs: Sequence[Run]) -> Table:
@@ -256,7 +334,9 @@ def _table(
     return Table(name, title, note, kept, cells, min(keys, len(kept)))
 
 
-OUTCOME_TABLES: tuple[Callable[[Sequence[Run]], Table], ...] = (settings, verdicts, fates, ranks)
+OUTCOME_TABLES: tuple[Callable[[Sequence[Run]], Table], ...] = (
+    settings, verdicts, fates, transitions, noise, ranks,
+)  # fmt: skip
 CLOSING_TABLES: tuple[Callable[[Sequence[Run]], Table], ...] = (
     paired_tests, between, divergence, frontier, hygiene,
 )  # fmt: skip

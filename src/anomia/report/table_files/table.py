@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import printable
-from anomia.report.tables import probability
+from anomia.report.sheet import probability
 
 Cell = str | int | float | Estimate | None
 # share: a fraction, shown in per cent. number: as it is. words: sentences.
-Kind = Literal["text", "words", "count", "share", "number", "probability"]
+Kind = Literal["text", "words", "count", "share", "number", "rank", "probability"]
 MISSING = "–"
 
 
@@ -43,11 +43,11 @@ N = Column("n", "n", "count")
 
 
 def shown(cell: Cell, kind: Kind) -> str:
-    """A cell as people read it: `27.3 [18.2, 38.9]` in per cent, a star where coverage is not shown for so few."""
+    """A cell as people read it: `27.3 [18.2, 38.9]` in per cent, a star where the interval was not validated."""
     if cell is None:
         return MISSING
     if isinstance(cell, Estimate):
-        scale, digits = (100.0, 1) if kind == "share" else (1.0, 3)
+        scale, digits = (100.0, 1) if kind == "share" else (1.0, 1 if kind == "rank" else 3)
         value, low, high = (_number(scale * number, digits) for number in cell[:3])
         return f"{value} [{low}, {high}]" + ("" if cell.checked else "*")
     if isinstance(cell, str):

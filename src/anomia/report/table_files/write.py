@@ -12,6 +12,7 @@ from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Run
+from anomia.report.stars import stars
 from anomia.report.table_files.accuracies import ACCURACY_TABLES
 from anomia.report.table_files.outcomes import CLOSING_TABLES, OUTCOME_TABLES
 from anomia.report.table_files.table import RUN, Cell, Table, clean, shown
@@ -25,7 +26,6 @@ _LATEX = {
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
 TEXTS = ("text", "words")
 _LATEX_COLUMNS = {"text": "l", "words": r"p{0.45\linewidth}"}
-STARRED = "* counts too small for an interval whose coverage is shown."
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -130,13 +130,21 @@ def _escape_markdown(text: str) -> str:
 
 
 def _for_people(table: Table) -> Table:
-    """Without the column of runs where there is one run, and with a word on stars where there are any."""
+    """Without the column of runs where there is one run, and with stars where they tell intervals apart."""
     note, columns, rows, keys = table.note, table.columns, table.rows, table.keys
-    if any(isinstance(cell, Estimate) and not cell.checked for row in rows for cell in row):
-        note = f"{note} {STARRED}"
+    intervals = [cell for row in rows for cell in row if isinstance(cell, Estimate)]
+    rule = stars(sum(not cell.checked for cell in intervals), len(intervals))
+    if rule.note:
+        note = f"{note} {rule.note}"
+    if not rule.kept:
+        rows = [tuple(_unstarred(cell) for cell in row) for row in rows]
     if columns[0] == RUN and len({row[0] for row in rows}) == 1:
         columns, rows, keys = columns[1:], [row[1:] for row in rows], keys - 1
     return table._replace(note=note, columns=columns, rows=rows, keys=max(keys, 1))
+
+
+def _unstarred(cell: Cell) -> Cell:
+    return cell._replace(checked=True) if isinstance(cell, Estimate) else cell
 
 
 def _cells(table: Table) -> list[list[str]]:

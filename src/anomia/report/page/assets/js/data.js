@@ -1,6 +1,7 @@
 // Where rows and items come from: out of the page itself, or page by page from `anomia view`.
 
 const RIGHT = "2".charCodeAt(0);
+const LOOPS = "1".charCodeAt(0);
 const PAGE_ROWS = 100;
 
 async function unpacked(id) {
@@ -23,6 +24,7 @@ async function embeddedSource(settings) {
   const bytes = (text) => new TextEncoder().encode(text);
   const before = Object.fromEntries(Object.entries(index.before).map(([name, text]) => [name, bytes(text)]));
   const after = Object.fromEntries(Object.entries(index.after).map(([name, text]) => [name, bytes(text)]));
+  const loops = index.loops === null || index.loops === undefined ? null : bytes(index.loops);
   const blocks = new Map();
   let texts = null;
   let chosen = new Int32Array(0);
@@ -47,6 +49,7 @@ async function embeddedSource(settings) {
       const rank = columns.rank[n];
       if (filter.from !== null && (rank === 0 || rank < filter.from)) continue;
       if (filter.to !== null && (rank === 0 || rank > filter.to)) continue;
+      if (filter.loops && !(loops && loops[n] === LOOPS)) continue;
       if (!asked.every(([probe, wanted]) => `${before[probe][item] - 48}${after[probe][n] - 48}` === wanted)) continue;
       if (!words.every((word) => texts[n].includes(word))) continue;
       counts[columns.fate[n]] += 1;
@@ -64,6 +67,7 @@ async function embeddedSource(settings) {
       number: n, run: items.run[item], arm: rows.arm[n], language: index.languages[items.language[item]],
       id: items.id[item], question: items.question[item], gold: items.gold[item],
       said: rows.said[n], baseSaid: items.said[item], fate: rows.fate[n], rank: rows.rank[n], baseRank: items.rank[item],
+      loops: loops !== null && loops[n] === LOOPS,
       verdicts: Object.fromEntries(Object.keys(settings.probes).map((name) => [
         name, [before[name][item] - 48, after[name][n] - 48],
       ])),
@@ -104,7 +108,7 @@ async function embeddedSource(settings) {
   }
 
   return {
-    arms: index.arms, languages: index.languages, size: total,
+    arms: index.arms, languages: index.languages, size: total, loops: loops !== null,
     select: async (filter) => select(filter),
     at: (place) => (place < chosen.length ? row(chosen[place]) : null),
     load: async (place) => (place < chosen.length ? row(chosen[place]) : null),
@@ -120,7 +124,7 @@ async function servedSource(settings) {
     if (!response.ok) throw new Error((await response.text()).slice(0, 300));
     return response.json();
   };
-  const { arms, languages, size } = await ask("api/index", {});
+  const { arms, languages, size, loops } = await ask("api/index", {});
   let query = {};
   let pages = new Map();
   let changed = () => {};
@@ -156,7 +160,7 @@ async function servedSource(settings) {
   }
 
   return {
-    arms, languages, size, at,
+    arms, languages, size, loops, at,
     load: async (place) => (await pageOf(place))[place % PAGE_ROWS] ?? null,
     onchange: (call) => { changed = call; },
     select: async (filter) => {

@@ -18,13 +18,15 @@ function put(node, properties, children) {
 const h = (tag, properties, ...children) => put(document.createElement(tag), properties, children);
 const svg = (tag, properties, ...children) => put(document.createElementNS(SVG, tag), properties, children);
 
-// A share between 0 and 1 as a bar; the number stands beside it in words.
-function bar(share, name) {
-  const width = Math.max(0, Math.min(1, share ?? 0)) * 100;
+// A share between 0 and 1 as a bar, with its interval where it has one; the number stands beside it in words.
+function bar(share, name, range = null) {
+  const place = (number) => Math.max(0, Math.min(1, number ?? 0)) * 100;
+  const width = place(share);
   return svg(
     "svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
     svg("rect", { class: "track", width: 100, height: 10, rx: 1 }),
     svg("rect", { class: name, width, height: 10, rx: 1 }),
+    range && svg("rect", { class: "range", x: place(range.low), width: place(range.high) - place(range.low), y: 4, height: 2 }),
   );
 }
 

@@ -22,6 +22,7 @@ function listEntry(row, settings) {
     h("div", { class: "question foreign", dir: "auto", lang: language }, visible(oneLine(row.question))),
     h("div", { class: "said foreign", dir: "auto", lang: language }, visible(oneLine(row.said) || "(nothing)")),
     h("div", { class: "meta" }, fateChip(row.fate), h("span", {}, named(row.language)),
+      row.loops && h("span", { class: "flag" }, "loops"),
       row.rank > 0 && h("span", { class: "place", title: "rank of the answer, base → compressed" }, `${count(row.baseRank)} → ${count(row.rank)}`)),
   ];
 }

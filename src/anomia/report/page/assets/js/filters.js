@@ -5,7 +5,7 @@ const WANTED = [
   ["22", "both right"], ["11", "both wrong"],
 ];
 
-const emptyFilter = () => ({ search: "", arm: null, language: null, fate: null, from: null, to: null, probes: {} });
+const emptyFilter = () => ({ search: "", arm: null, language: null, fate: null, from: null, to: null, loops: false, probes: {} });
 
 // The controls, and `read`, which says what they are set to; `changed` is called when that may have changed.
 function filterControls(source, data, changed) {
@@ -25,6 +25,7 @@ function filterControls(source, data, changed) {
   const language = choice("all", source.languages.map((name, n) => [n, shorten(name)]));
   const from = h("input", { inputmode: "numeric", oninput: soon, placeholder: "from", "aria-label": "rank from" });
   const to = h("input", { inputmode: "numeric", oninput: soon, placeholder: "to", "aria-label": "rank to" });
+  const loops = h("input", { type: "checkbox", onchange: changed });
   const probes = Object.fromEntries(Object.keys(settings.probes).map((name) => [name, choice(null, WANTED)]));
   let fate = null;
 
@@ -43,7 +44,7 @@ function filterControls(source, data, changed) {
     summary.textContent = used ? `Verdict of each probe (${used} set)` : "Verdict of each probe";
     return {
       search: search.value.slice(0, 500), arm: Number(arm.value), language: language.value === "" ? null : Number(language.value),
-      fate, from: whole(from), to: whole(to), probes: asked,
+      fate, from: whole(from), to: whole(to), loops: loops.checked, probes: asked,
     };
   }
 
@@ -53,6 +54,7 @@ function filterControls(source, data, changed) {
     language.value = filter.language === null ? "" : String(filter.language);
     from.value = filter.from ?? "";
     to.value = filter.to ?? "";
+    loops.checked = filter.loops;
     for (const [name, control] of Object.entries(probes)) control.value = filter.probes[name] ?? "";
     setFate(filter.fate, true);
   }
@@ -67,7 +69,8 @@ function filterControls(source, data, changed) {
       source.arms.length > 1 && label("Compressed model", arm),
       source.languages.length > 1 && label("Language", language),
       h("div", {}, label("Rank of the answer in it", h("div", { class: "pair" }, from, to)))),
-    h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips),
+    h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips,
+      source.loops && h("label", { class: "loops" }, loops, "only answers that loop")),
     h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },
       Object.entries(probes).map(([name, control]) => label(settings.probes[name], control)))));
   return { node, read, write, search, showCounts };

@@ -22,9 +22,18 @@ function output(text, right, answers, language) {
   return block("div", "output", shown || "(nothing)", language, right ? findSpans(shown, answers) : []);
 }
 
-function said(name, text, right, answers, language) {
+// Where a careful reader would judge otherwise, and where the output goes round in circles.
+function remarks(right, strict, loops) {
+  const differs = strict !== null && strict !== undefined && strict !== right;
+  return [
+    differs && h("span", { class: `grade ${strict ? "right" : "wrong"}` }, strict ? " ✓ strict grade" : " ✗ strict grade"),
+    loops && h("span", { class: "flag" }, "loops"),
+  ];
+}
+
+function said(name, text, right, answers, language, ...more) {
   if (text === null || text === undefined) return [who(name), h("p", { class: "small" }, "not asked")];
-  return [who(name, grade(right)), h("div", { class: "box" }, output(text, right, answers, language))];
+  return [who(name, grade(right), more), h("div", { class: "box" }, output(text, right, answers, language))];
 }
 
 function many(name, found, answers, language) {
@@ -65,8 +74,10 @@ function itemView(found, item, { settings, armName, actions }) {
   const pair = (view) => sides(view(names[0], base), view(names[1], arm));
   const texts = Object.keys(settings.probes).filter((name) => base.texts?.[name] || arm.texts?.[name]);
   const options = [
-    ["choice", "Four options, after the open prompt"], ["choice_hard", "Hard options"],
+    ["choice", "The options, after the open prompt"], ["choice_hard", "Hard options"],
     ["choice_passage", "Options from the same passage"], ["choice_no_question", "The same options without the question"],
+    ["choice_hard_no_question", "Hard options without the question"],
+    ["choice_passage_no_question", "Options from the same passage without the question"],
   ].map(([name, label]) => optionsTable(item, name, label, base, arm, language)).filter(Boolean);
   const others = item.answered.filter((row) => row.arm !== "base");
   const armChoice = others.length > 1 && h("select", { "aria-label": "compressed model", onchange: (event) => actions.otherArm(event.target.value) },
@@ -79,8 +90,9 @@ function itemView(found, item, { settings, armName, actions }) {
       h("button", { type: "button", onclick: actions.alike, title: "a" }, "Another like it")),
     block("h3", "question", item.question, language),
     h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
+    (item.flags ?? []).map((text) => h("p", { class: "flagged" }, text)),
     !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
-    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.open[0], row.open[1], item.answers, language)),
+    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.open[0], row.open[1], item.answers, language, ...remarks(row.open[1], row.open[2], row.open[3]))),
     verdictTable(found, settings),
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),

@@ -1,24 +1,27 @@
-// The prompts as they were sent, put together from the templates of anomia/items/prompts.py.
+// The prompts as they were sent. Their wording comes from anomia/items/prompts.py with the study's own templates;
+// here the item's texts take the place of the marks, all at once, so that no text of an item is filled in turn.
 
 function promptsOf(item, row, templates) {
   const seen = row.seen === null || row.seen === undefined
     ? item.context : Array.from(item.context).slice(0, row.seen).join("");
-  const fill = (template, candidates) => template.split("\n").flatMap((line) =>
-    (line.includes(templates.candidate) ? candidates.map((text) => line.replaceAll(templates.candidate, () => text)) : [line]))
-    .join("\n").replaceAll(templates.context, () => seen).replaceAll(templates.question, () => item.question);
-  const open = seen ? templates.open : templates.open_bare;
-  const cued = seen ? templates.cued : templates.cued_bare;
+  const list = (candidates) => candidates.map((text) => templates.options.split(templates.candidate).join(text)).join("\n");
+  const marks = new RegExp(`(${templates.context}|${templates.question}|${templates.options})`, "u");
+  const fill = (form, candidates = []) => {
+    const values = new Map([[templates.context, seen], [templates.question, item.question], [templates.options, list(candidates)]]);
+    return templates[seen ? form : `${form}_bare`].split(marks).map((part) => values.get(part) ?? part).join("");
+  };
   const standard = item.options.choice ?? [];
-  const found = [["open, choice, ranks, beams, samples", fill(open, [])]];
-  if (row.texts?.cued) found.push(["cued", fill(cued, standard)]);
-  if (row.texts?.distractors_only) found.push(["cued, no gold", fill(cued, standard.filter((text) => text !== item.answers[0]))]);
-  if (row.texts?.unrelated && item.unrelated) found.push(["cued, unrelated", fill(cued, item.unrelated)]);
-  if (row.pick?.choice_no_question?.[0]) found.push(["choice without the question", fill(templates.no_question, [])]);
+  const found = [["open, choice, ranks, beams, samples", fill("open")]];
+  if (row.texts?.cued) found.push(["cued", fill("cued", standard)]);
+  if (row.texts?.distractors_only) found.push(["cued, no gold", fill("cued", standard.filter((text) => text !== item.answers[0]))]);
+  if (row.texts?.unrelated && item.unrelated) found.push(["cued, unrelated", fill("cued", item.unrelated)]);
+  if (row.pick?.choice_no_question?.[0]) found.push(["choice without the question", fill("no_question")]);
   return found;
 }
 
 function promptView(item, row, settings, run, language) {
-  const prompts = promptsOf(item, row, settings.prompts);
+  if (!settings.prompts[run]) return null;
+  const prompts = promptsOf(item, row, settings.prompts[run]);
   const place = h("div", {});
   const show = (n) => place.replaceChildren(block("div", "passage", prompts[n][1], language));
   const choice = h("select", { "aria-label": "which prompt", onchange: (event) => show(Number(event.target.value)) },

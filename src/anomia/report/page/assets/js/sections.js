@@ -1,6 +1,6 @@
 // The report from the top: verdicts, what was compared, tables and figures in their sections.
 
-const SECTION_TABLES = ["fates", "ladder", "drops", "ranks", "reach", "one-shot", "tests"];
+const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "controls", "ranks", "reach", "one-shot", "tests"];
 const SECTION_CLOSING = ["arms", "size", "hygiene"];
 const ARMS_OPEN = 3;
 
@@ -8,29 +8,47 @@ const slot = (name) => document.querySelector(`[data-slot="${name}"]`);
 const armLabel = (data, run, arm) => (data.runs.length > 1 ? `${shorten(run.name)} · ${shorten(arm)}` : shorten(arm));
 
 function meter([probe, label, before, after]) {
-  const row = (who, share, name) => h("div", { class: `row ${name}` }, h("span", {}, who), bar(share, "bar"), h("span", {}, percent(share)));
+  const row = (who, found, name) => h("div", { class: `row ${name}` }, h("span", {}, who), bar(found?.value, "bar", found),
+    h("span", {}, found ? numbers(found.shown) : "–", found ? "\u00a0%" : null));
   return h("div", { class: `meter ${probe}` }, h("span", { class: "label" }, label),
     row("base", before, "before"), row("compressed", after, "after"));
+}
+
+// What decided, and what the other kinds of options say.
+function decidedView(verdict) {
+  const others = [["with standard options", verdict.standard], ["with options from the same passage", verdict.same_passage]];
+  return h("div", { class: "decided" },
+    verdict.decided && h("p", {}, h("b", {}, "Decided with "), visible(verdict.decided), ". ", visible(verdict.why)),
+    h("dl", {}, others.map(([label, outcome]) => [h("dt", {}, label), h("dd", {}, visible(outcome))])));
 }
 
 function verdictView(data, run, arm, openItems) {
   const { verdict } = arm;
   const languages = verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
-    dataTable({ columns: ["language", "outcome", "same-passage options"], rows: verdict.languages }));
+    dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
-    `Look at what it recognises but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
+    `Look at what it ${verdict.word === "picked" ? "picks" : "recognises"} but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
       h("p", { class: "headline" }, visible(verdict.headline)),
       h("p", { class: "advice" }, visible(verdict.advice)),
-      h("p", { class: "rest" }, visible(verdict.rest)), unsaid, languages),
+      h("p", { class: "rest" }, visible(verdict.rest)), decidedView(verdict), unsaid, languages),
     h("div", {},
       arm.accuracies.map(meter),
-      arm.noise && h("div", { class: "noise" },
-        h("p", { class: "small" }, h("b", {}, "Noise floor. "), "Verdicts that flip when base itself is asked again at another batch size, beside those that compression flips."),
-        dataTable({ title: "", columns: ["verdict", "by noise", "by compression"], rows: arm.noise })),
+      arm.left_out.length > 0 && h("p", { class: "small" }, "Without ", arm.left_out.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
+      arm.tables.noise.length > 0 && h("p", { class: "small" }, h("a", { href: "#noise" }, "How much of this noise does")),
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
+}
+
+// Null arms: base again, under changes that should do nothing. No candidates, but what candidates are held against.
+function referenceView(run) {
+  return h("aside", { class: "reference", "aria-label": "Reference" },
+    h("h3", {}, "For reference: base again, under harmless noise"),
+    dataTable({
+      title: "", columns: ["null arm", "outcome", "net dissociation (%)", "open verdicts that differ (%)", "choice verdicts that differ (%)"],
+      rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, arm.net, arm.open, arm.choice]),
+    }));
 }
 
 function fillVerdicts(data, openItems) {
@@ -51,6 +69,7 @@ function fillVerdicts(data, openItems) {
       $("verdicts").append(h("p", { class: "message" }, named(arm), ` gives logits that are NaN or infinite for ${items} items.`));
     }
     for (const arm of run.arms) $("verdicts").append(verdictView(data, run, arm, openItems));
+    if (run.reference.length) $("verdicts").append(referenceView(run));
   }
 }
 

@@ -1,0 +1,34 @@
+"""A verdict's parts in words: what decided it, and what the other options say."""
+
+from __future__ import annotations
+
+from anomia.measure.judge import Verdict
+from anomia.measure.scope import LABELS
+from anomia.measure.verdict import Decision, Evidence
+
+
+def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
+    """The outcome and, where it decides nothing, what is open or missing."""
+    if decision is None:
+        return "–"
+    # With every outcome still possible, naming them says nothing.
+    if decision.outcome == "inconclusive" and 0 < len(decision.possible) < 4:
+        *some, last = decision.possible
+        return f"inconclusive: {', '.join(some)}{' or ' if some else ''}{last}"
+    if decision.outcome == "untestable" and evidence is not None:
+        return f"untestable: base answers {evidence.fates.both_correct} both ways"
+    return decision.outcome
+
+
+def outcomes_of(verdict: Verdict) -> tuple[str, str, str]:
+    """What was decided, and the outcomes with standard and with same-passage options."""
+    return (
+        outcome(verdict.decision, verdict.evidence),
+        outcome(verdict.standard),
+        outcome(verdict.same_passage),
+    )
+
+
+def decided_with(verdict: Verdict) -> str:
+    """The options that decided, in words; nothing where choice was not asked."""
+    return LABELS.get(verdict.decided_by, verdict.decided_by)
