@@ -27,7 +27,17 @@ from anomia.compress.prunerzero import gradient_norms
 from anomia.compress.quantize import DEQUANTIZED, quantize_blocks
 from anomia.compress.report import CompressionReport, MatrixReport
 from anomia.compress.size import stored_bytes
-from anomia.compress.spec import UNCALIBRATED, Checkpoint, Pattern, Prune, Quantize, Served, Step, Target
+from anomia.compress.spec import (
+    UNCALIBRATED,
+    Checkpoint,
+    Null,
+    Pattern,
+    Prune,
+    Quantize,
+    Served,
+    Step,
+    Target,
+)
 from anomia.compress.statistics import Group
 from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk, make_model_batches, walk
 from anomia.errors import CompressionError
@@ -96,7 +106,7 @@ def compress(
     Raises:
         CompressionError: the step doesn't fit this model; nothing was changed.
     """
-    if isinstance(step, Checkpoint | Served):
+    if isinstance(step, Checkpoint | Null | Served):
         raise CompressionError(f"{step} is a model of its own: load it instead of base")
     started = time.perf_counter()
     decoder = find_blocks(model)

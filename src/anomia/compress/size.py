@@ -13,7 +13,7 @@ from torch import nn
 from anomia.compress.blocks import all_matrices, find_blocks
 from anomia.compress.quantize import NF4_BLOCK, group_of
 from anomia.compress.shards import INDEX
-from anomia.compress.spec import Checkpoint, Quantize, Step
+from anomia.compress.spec import Checkpoint, Null, Quantize, Step
 
 _BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "nf4": 4}
 
@@ -32,7 +32,7 @@ def stored_bytes(
         steps: all that was done to it.
         source: hub id, folder or GGUF file it was loaded from. revision: of a hub repository.
     """
-    done = [step for step in steps if not isinstance(step, Checkpoint)]
+    done = [step for step in steps if not isinstance(step, Checkpoint | Null)]
     if not done and source is not None and (source.endswith(".gguf") or _came_packed(model)):
         files = files_bytes(source, revision=revision)
         if files is not None:

@@ -33,10 +33,12 @@ QUANTIZATION_METHODS: Mapping[str, str] = {
     "nf4": "4-bit normal floats through bitsandbytes (CUDA)",
     "llm.int8": "LLM.int8() through bitsandbytes (CUDA)",
 }
+NULL_DTYPES = ("float32", "bfloat16", "float16")
 METHODS: Mapping[str, str] = {
     **PRUNING_METHODS,
     **QUANTIZATION_METHODS,
     "checkpoint": "a model that somebody already compressed: checkpoint:MODEL",
+    "null": "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
     "endpoint": "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
 }
 RECONSTRUCTIONS = frozenset({"mwanda", "prunerzero"})
@@ -122,7 +124,22 @@ class Served:
         return f"endpoint:{self.url}#{_escape(self.model)}"
 
 
-Step = Prune | Quantize | Checkpoint | Served
+@dataclass(frozen=True, slots=True)
+class Null:
+    """Base again under harmless noise, for what noise alone does: exactly one of the three.
+
+    dtype: another one. batch: items per batch. method: a mild quantization, `int8`.
+    """
+
+    dtype: str | None = None
+    batch: int | None = None
+    method: str | None = None
+
+    def __str__(self) -> str:
+        return f"null:batch={self.batch}" if self.batch is not None else f"null:{self.dtype or self.method}"
+
+
+Step = Prune | Quantize | Checkpoint | Null | Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,8 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
     for step in steps[1:]:
         if isinstance(step, Checkpoint):
             raise StudyError(f"arm {text!r}: checkpoint replaces the model, so it can only come first")
+    if len(steps) > 1 and any(isinstance(step, Null) for step in steps):
+        raise StudyError(f"arm {text!r}: null is base itself under harmless noise, so it stands alone")
     for step, following in pairwise(steps):
         if isinstance(step, Quantize):
             raise StudyError(f"arm {text!r}: {following} can't follow {step}; quantize in the last step")
@@ -179,6 +198,8 @@ def _parse_step(part: str, arm: str) -> Step:
                 " (a comma in a path is written %2C)"
             )
         return Checkpoint(_unescape(amount))
+    if method == "null":
+        return _parse_null(amount, options, where)
     if method in QUANTIZATION_METHODS:
         given = _read_options([amount, *options] if amount else options, ("group",), where)
         if "group" in given and method in ("nf4", "llm.int8"):
@@ -220,6 +241,17 @@ def arm_of(text: str) -> str:
     """
     method = text.partition(":")[0].strip()
     return text if method in METHODS else str(Checkpoint(text))
+
+
+def _parse_null(amount: str, options: list[str], where: str) -> Null:
+    if amount.startswith("batch=") and not options:
+        return Null(batch=_positive({"batch": amount.removeprefix("batch=")}, "batch", where))
+    if amount in NULL_DTYPES and not options:
+        return Null(dtype=amount)
+    if amount == "int8" and not options:
+        return Null(method=amount)
+    known = (*NULL_DTYPES, "int8", "batch=4")
+    raise StudyError(f"{where}: unknown noise {','.join([amount, *options])!r}; {nearest(amount, known)}")
 
 
 def _parse_endpoint(text: str) -> Served:

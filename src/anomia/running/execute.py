@@ -169,7 +169,7 @@ def measure_here(turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path
 
 
 def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None:
-    ready = make_ready(turn, progress)
+    ready = make_ready(turn, progress, reuse if turn.arm.name == BASE else ())
     if ready.engine.reason:
         progress.say(f"{turn.arm.name}: {ready.engine.name} engine: {ready.engine.reason}")
     for cell in turn.cells:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import torch
+
 from anomia.compress import spec
 from anomia.compress.size import stored_bytes
-from anomia.compress.spec import Checkpoint
+from anomia.compress.spec import NULL_DTYPES, Checkpoint, Null, Quantize
 from anomia.endpoint.ask import Served
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
-from anomia.errors import RunError
+from anomia.errors import CompressionError, RunError
+from anomia.files import read_yaml
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer
+from anomia.models.precision import precision_for
 from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm
-from anomia.running.folder import RunFolder, Shard
+from anomia.running.folder import RunFolder, Shard, runs_of
 from anomia.running.progress import Progress
 from anomia.study import Study
 
 
 class Ready(NamedTuple):
-    """A model that can be asked. served: behind a server; `loaded` is then base's tokenizer and configuration."""
+    """A model that can be asked.
+
+    served: behind a server; `loaded` is then base's tokenizer and configuration. batch_size: items per batch, where it
+    is not the run's.
+    """
 
     loaded: LoadedModel
     engine: ChosenEngine
     served: Served | None = None
+    batch_size: int | None = None
 
 
-def make_ready(turn: Turn, progress: Progress) -> Ready:
+def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Ready:
     """Loads base or an arm's checkpoint, applies the arm's compression in place, and chooses the engine.
 
-    The model is made once for all cells: its calibration text shares no passage with any of them.
+    The model is made once for all cells: its calibration text shares no passage with any of them. reuse: earlier runs
+    that base's measurement may be taken from, and so its dtype.
 
     Raises:
         ModelError, CompressionError, DataError: the arm can't be made.
@@ -44,8 +56,15 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
     if turn.served is not None:
         return _reach(turn, turn.served, progress)
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
-    loaded = _load(study, checkpoint.model if checkpoint else study.base, progress)
+    null = steps[0] if steps and isinstance(steps[0], Null) else None
+    dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
+    loaded = _load(study, checkpoint.model if checkpoint else study.base, progress, dtype)
+    if dtype is None and study.dtype == "auto":
+        _settle_precision(loaded, progress)
     rest = steps[1:] if checkpoint else steps
+    if null is not None:
+        _check_differs(turn, null)
+        rest = (Quantize(null.method),) if null.method else ()
     if rest:
         passages: dict[str, list[str]] = {}
         for cell in turn.cells:
@@ -56,15 +75,62 @@ def make_ready(turn: Turn, progress: Progress) -> Ready:
         report["free_of"] = {data: len(set(texts)) for data, texts in passages.items()}
     else:
         report = {"steps": []}
+    if null is not None:
+        report["null"] = str(null)
     if steps:
         for cell in turn.cells:
             assert cell.folder is not None
             write_notes(cell.path, turn.arm.name, _differences(loaded, cell.folder))
-        report["size_bytes"] = stored_bytes(loaded.model, steps, source=loaded.name)
+        report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
         report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
         for cell in turn.cells:
             _note(turn, cell, report)
-    return Ready(loaded, _engine(turn, loaded))
+    return Ready(loaded, _engine(turn, loaded), batch_size=null.batch if null else None)
+
+
+def _dtype(turn: Turn, reuse: Sequence[Path]) -> str | None:
+    """The dtype that the run, or the one that base is taken from, settled on when it began; None before that."""
+    for cell in turn.cells:
+        if cell.folder is not None:
+            return str(cell.folder.provenance["dtype"])
+    if reuse and turn.cells[0].study.dtype == "auto":
+        return str(read_yaml(runs_of(reuse[0])[0] / "study.yaml")["provenance"]["dtype"])
+    return None
+
+
+def _settle_precision(loaded: LoadedModel, progress: Progress) -> None:
+    """Takes base to float32 where a CPU does that at little cost, and says what was chosen."""
+    precision = precision_for(loaded.model)
+    if precision is None:
+        return
+    loaded.model.to(precision.dtype)
+    text = f"base runs in {precision.why}"
+    if precision.dtype != torch.float32:
+        text += (
+            "; half precision flips some answers by itself: the noise floor and an arm null:float32 say how many, "
+            "--dtype float32 avoids it"
+        )
+    progress.say(text)
+
+
+def _check_differs(turn: Turn, null: Null) -> None:
+    """Refuses noise that is none: base's own dtype or batch size.
+
+    Raises:
+        CompressionError: the arm would be base itself.
+    """
+    for cell in turn.cells:
+        assert cell.folder is not None
+        provenance = cell.folder.provenance
+        if null.dtype is not None and null.dtype == provenance["dtype"]:
+            others = " or ".join(f"null:{name}" for name in NULL_DTYPES if name != null.dtype)
+            raise CompressionError(
+                f"{null}: base already runs in {null.dtype}; take {others}, or null:batch=N"
+            )
+        if null.batch is not None and null.batch == int(provenance["batch_size"]):
+            raise CompressionError(
+                f"{null}: base already runs in batches of {null.batch}; take another number"
+            )
 
 
 def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
@@ -123,11 +189,12 @@ def _texts(report: dict[str, object]) -> list[object]:
     return [(step.get("calibration") or {}).get("token_hash") for step in steps]
 
 
-def _load(study: Study, name: str, progress: Progress) -> LoadedModel:
+def _load(study: Study, name: str, progress: Progress, dtype: str | None) -> LoadedModel:
+    """Loads a model in a dtype; None takes the study's."""
     progress.stage(f"loading {name}", 1)
     loaded = load_model(
         name,
-        dtype=study.dtype,
+        dtype=dtype or study.dtype,
         device=study.device,
         revision=study.revision if name == study.base else None,
         trust_remote_code=study.trust_remote_code,

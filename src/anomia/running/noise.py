@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomia.items import ItemSet
-from anomia.probe.encode import Form, encode_item
+from anomia.models.precision import fits_float32
+from anomia.probe.ask import Ask
+from anomia.probe.encode import EncodedItem
 from anomia.records import record
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, shards_of
 from anomia.running.model import Ready
 from anomia.running.progress import Progress
-from anomia.running.shard import ask
+from anomia.running.shard import ask, encode
 from anomia.study import BASE, Study
 
 # What is compared, and the records' columns for it.
@@ -25,44 +29,68 @@ def lacks_noise(folder: RunFolder) -> bool:
 
 
 def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
-    """Asks a few items again at another batch size: verdicts that flip are what rounding alone does."""
+    """Asks a few items again at another batch size: verdicts that flip are what rounding alone does.
+
+    Where base runs in half precision on a CPU and float32 fits, they are asked in float32 as well: what half precision
+    costs in flipped verdicts.
+    """
     folder, study, item_sets, loaded = cell.folder, cell.study, cell.item_sets, ready.loaded
     assert folder is not None
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
     if not count or folder.noted("noise.json") is not None:
         return
-    size = (
-        max(1, int(folder.provenance["batch_size"]) // 2) if int(folder.provenance["batch_size"]) > 1 else 2
-    )
-    progress.stage(f"{cell.label}noise floor: {count} items again at batch size {size}", count)
+    usual = int(folder.provenance["batch_size"])
+    size = max(1, usual // 2) if usual > 1 else 2
     turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
         :count
     ]
-    by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
-    form = Form(
-        chat=study.chat,
-        prompt_tokens=study.prompt_tokens,
-        templates=study.templates,
-        grading=study.grading,
-    )
+    # As the study asks them: what else is asked decides how passages are cut, too.
     encoded = [
-        encode_item(
-            items.items[index], loaded.tokenizer, form, ("open", "choice"), exemplar=None, reach=False
-        )
+        _open_and_choice(encode(study, items.items[index], items, loaded, reach=False))
         for items, index in turns
     ]
     first = _rows_by_item(folder, study, item_sets)
-    replies = ask(cell, encoded, ready, size=size)
-    for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
-        again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
-        before = first[items.language, item.item.question.id]
-        counts = by_language[items.language]
-        counts["items"] += 1
-        for name, column in FLIPS.items():
-            counts[name] += again[column] != before[column]
-        progress.advance()
-    flips = {name: sum(counts[name] for counts in by_language.values()) for name in FLIPS}
-    folder.note("noise.json", {"items": count, "batch_size": size, "flips": flips, "languages": by_language})
+
+    def flips(asked: Ready, size: int | None, what: str) -> dict[str, Any]:
+        progress.stage(f"{cell.label}noise floor: {count} items again {what}", count)
+        by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
+        replies = ask(cell, encoded, asked, size=size)
+        for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
+            again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
+            before = first[items.language, item.item.question.id]
+            counts = by_language[items.language]
+            counts["items"] += 1
+            for name, column in FLIPS.items():
+                counts[name] += again[column] != before[column]
+            progress.advance()
+        in_all = {name: sum(counts[name] for counts in by_language.values()) for name in FLIPS}
+        return {"items": count, "flips": in_all, "languages": by_language}
+
+    found = {"batch_size": size, **flips(ready, size, f"at batch size {size}")}
+    exact = in_float32(ready)
+    if exact is not None:
+        found["dtype"] = {"dtype": "float32", **flips(exact, None, "in float32")}
+    folder.note("noise.json", found)
+
+
+def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
+    """The item with everything but its open and choice questions left out."""
+    asked = encoded.ask
+    only = Ask(
+        item_id=asked.item_id,
+        greedy={"open": asked.greedy["open"]},
+        options={"choice": asked.options["choice"]},
+    )
+    return dataclasses.replace(encoded, ask=only)
+
+
+def in_float32(ready: Ready) -> Ready | None:
+    """A copy of base in float32; None where it runs in float32 already, is not on a CPU, or has no room for it."""
+    model = ready.loaded.model
+    if not fits_float32(model):
+        return None
+    copied = copy.deepcopy(model).float()
+    return ready._replace(loaded=dataclasses.replace(ready.loaded, model=copied))
 
 
 def _rows_by_item(

@@ -102,9 +102,15 @@ def _answers(
 
 
 def encode(
-    study: Study, item: Item, items: ItemSet, loaded: LoadedModel, *, reach: bool, **more: Any
+    study: Study,
+    item: Item,
+    items: ItemSet,
+    loaded: LoadedModel,
+    *,
+    reach: bool,
+    **more: Any,
 ) -> EncodedItem:
-    """The item as the study asks it; reach: with beams and samples."""
+    """The item as the study asks it. reach: with beams and samples."""
     form = Form(
         chat=study.chat,
         positions=loaded.positions,
@@ -117,7 +123,13 @@ def encode(
         grading=study.grading,
     )
     return encode_item(
-        item, loaded.tokenizer, form, study.probes, exemplar=items.exemplar, reach=reach, **more
+        item,
+        loaded.tokenizer,
+        form,
+        study.probes,
+        exemplar=items.exemplar,
+        reach=reach,
+        **more,
     )
 
 
@@ -131,7 +143,7 @@ def ask(
 ) -> Iterator[Reply]:
     """Replies in the order of the items; size: items a batch, by default the run's."""
     assert cell.folder is not None
-    size = size or int(cell.folder.provenance["batch_size"])
+    size = size or ready.batch_size or int(cell.folder.provenance["batch_size"])
     asks = [item.ask for item in encoded]
     how = decoding(cell.study, ready.loaded)
     return ready.engine.answer(ready.loaded.model, asks, how, batch_size=size, on_split=on_split)

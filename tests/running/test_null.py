@@ -1,0 +1,220 @@
+"""Null arms, the dtype that a run settles on, and a noise floor that asks what the study asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import transformers
+import yaml
+
+from anomia.compress.spec import is_null, parse_arm
+from anomia.errors import StudyError
+from anomia.measure.evidence import OVERALL
+from anomia.measure.results import read_results
+from anomia.models import precision
+from anomia.models.precision import Precision, precision_for
+from anomia.records import read_records
+from anomia.running import model as running_model
+from anomia.running import noise, shard
+from anomia.running.execute import run_study
+from anomia.running.progress import PlainProgress
+from anomia.study import Study
+from tests.conftest import entry
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def study(write_jsonl: Write, model_folder: Path) -> Study:
+    return Study(
+        base=str(model_folder),
+        arms=("null:batch=3", "null:bfloat16", "null:int8"),
+        data=f"jsonl:{write_jsonl([entry(n, 'english') for n in range(12)])}",
+        limit=8,
+        batch_size=4,
+        max_new_tokens=4,
+        num_samples=2,
+        reach_limit=4,
+        noise_items=4,
+    )
+
+
+def run(study: Study, out: Path, said: list[str] | None = None) -> pl.DataFrame:
+    told = PlainProgress((lambda text: None) if said is None else said.append)
+    run_study(study, out, progress=told)
+    return read_records(out)
+
+
+@pytest.mark.parametrize("text", ["null:float32", "null:batch=4", "null:int8"])
+def test_specifications_are_read_and_written_alike(text: str) -> None:
+    assert parse_arm(text).name == text
+    assert is_null(text)
+    assert not is_null("int8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("null:float23", "did you mean 'float32'"),
+        ("null", "unknown noise"),
+        ("null:batch=0", "positive whole number"),
+        ("null:int8+wanda:0.5", "stands alone"),
+        ("wanda:0.5+null:float32", "stands alone"),
+    ],
+)
+def test_other_noise_is_refused_by_name(text: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse_arm(text)
+
+
+def test_null_arms_are_base_again(study: Study, tmp_path: Path) -> None:
+    records = run(study, tmp_path / "run")
+    base = records.filter(pl.col("arm") == "base")
+    batch = records.filter(pl.col("arm") == "null:batch=3")
+    for column in ("open_text", "choice_pick", "sample_texts"):
+        assert batch[column].equals(base[column]), column
+    half = records.filter(pl.col("arm") == "null:bfloat16")
+    assert half["gold_log_prob"].to_list() != base["gold_log_prob"].to_list()
+    assert (half["gold_log_prob"] - base["gold_log_prob"]).abs().max() < 1
+    reports = [json.loads(file.read_text()) for file in (tmp_path / "run" / "compression").glob("*.json")]
+    done = {report["arm"]: report for report in reports}
+    assert {arm: report["null"] for arm, report in done.items()} == {arm: arm for arm in study.arms}
+    assert [step["step"] for step in done["null:int8"]["steps"]] == ["int8"]
+    assert done["null:batch=3"]["steps"] == []
+    verdicts = {v.arm: v for v in read_results(tmp_path / "run").verdicts if v.scope == OVERALL}
+    assert set(verdicts) == set(study.arms)
+
+
+def test_noise_that_is_none_is_refused_and_the_others_go_on(study: Study, tmp_path: Path) -> None:
+    same = study.model_copy(update={"arms": ("null:batch=4", "null:float32", "null:batch=2")})
+    records = run(same, tmp_path / "run")
+    assert set(records["arm"].unique()) == {"base", "null:batch=2"}
+    failed = read_results(tmp_path / "run").failed
+    assert "already runs in batches of 4" in failed["null:batch=4"]
+    assert "already runs in float32" in failed["null:float32"]
+
+
+@pytest.fixture
+def half_folder(model_folder: Path, tmp_path: Path) -> Path:
+    """The tiny model, stored in bfloat16."""
+    folder = tmp_path / "half"
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+def settled(out: Path) -> str:
+    return str(yaml.safe_load((out / "study.yaml").read_text())["provenance"]["dtype"])
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_the_dtype_is_settled_once_for_all_arms(
+    study: Study, half_folder: Path, tmp_path: Path, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def decide(model: Any) -> Precision:
+        tried.append(model.dtype)
+        return Precision(getattr(torch, chosen), f"{chosen}, for a reason", 1.0)
+
+    monkeypatch.setattr(running_model, "precision_for", decide)
+    seen: list[torch.dtype] = []
+    ask = shard.ask
+
+    def watch(cell: Any, encoded: Any, ready: Any, **more: Any) -> Any:
+        seen.append(ready.loaded.model.dtype)
+        return ask(cell, encoded, ready, **more)
+
+    monkeypatch.setattr(shard, "ask", watch)
+    arms = ("magnitude:0.5", f"checkpoint:{half_folder}")
+    asked = study.model_copy(update={"base": str(half_folder), "arms": arms, "noise_items": 0})
+    said: list[str] = []
+    run(asked, tmp_path / "run", said)
+    assert settled(tmp_path / "run") == chosen
+    assert tried == [torch.bfloat16]
+    assert set(seen) == {getattr(torch, chosen)}
+    assert any(f"base runs in {chosen}, for a reason" in text for text in said)
+    # A run that is resumed keeps its dtype, whatever the machine would say now.
+    monkeypatch.setattr(running_model, "precision_for", lambda model: pytest.fail("decided anew"))
+    for file in (tmp_path / "run" / "records").glob("magnitude*.parquet"):
+        file.unlink()
+    run(asked, tmp_path / "run")
+
+
+def test_what_decides_the_dtype(
+    half_folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = transformers.AutoModelForCausalLM.from_pretrained(half_folder, dtype="auto")
+    whole = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto")
+    assert precision_for(whole) is None
+    monkeypatch.setattr(precision, "cost_of_float32", lambda *_: 1.9)
+    found = precision_for(half)
+    assert found is not None
+    assert found.dtype == torch.float32
+    monkeypatch.setattr(precision, "cost_of_float32", lambda *_: 2.1)
+    found = precision_for(half)
+    assert found is not None
+    assert (found.dtype, found.times) == (torch.bfloat16, 2.1)
+    assert "2.1 times as long" in found.why
+    monkeypatch.setattr(precision, "_WEIGHTS_SHARE", 1e-12)
+    found = precision_for(half)
+    assert found is not None
+    assert found.dtype == torch.bfloat16
+    assert "too much here" in found.why
+
+
+def test_the_cost_of_float32_is_measured(half_folder: Path) -> None:
+    half = transformers.AutoModelForCausalLM.from_pretrained(half_folder, dtype="auto")
+    assert precision.cost_of_float32(half, torch.bfloat16) > 0
+
+
+def test_the_noise_floor_asks_what_the_study_asks(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[Any]] = {}
+    ask = shard.ask
+
+    def watch(where: str) -> Any:
+        def watched(cell: Any, encoded: Any, ready: Any, **more: Any) -> Any:
+            asked.setdefault(where, []).extend(encoded)
+            return ask(cell, encoded, ready, **more)
+
+        return watched
+
+    monkeypatch.setattr(shard, "ask", watch("study"))
+    monkeypatch.setattr(noise, "ask", watch("noise"))
+    # Few positions, so that passages are cut for them: prompts of a floor with other limits would be longer.
+    short = study.model_copy(update={"arms": ("magnitude:0.5",), "max_new_tokens": 24})
+    load = running_model.load_model
+
+    def narrow(*args: Any, **more: Any) -> Any:
+        loaded = load(*args, **more)
+        loaded.model.config.max_position_embeddings = 139
+        return loaded
+
+    monkeypatch.setattr(running_model, "load_model", narrow)
+    run(short, tmp_path / "run")
+    prompts = {item.ask.item_id: item.ask.greedy["open"] for item in asked["study"]}
+    assert {item.ask.item_id: item.ask.greedy["open"] for item in asked["noise"]}.items() <= prompts.items()
+    assert any(item.truncated for item in asked["noise"])
+
+
+def test_half_precision_is_held_against_float32(
+    study: Study, half_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = Precision(torch.bfloat16, "bfloat16", 3.0)
+    monkeypatch.setattr(running_model, "precision_for", lambda model: stays)
+    asked = study.model_copy(update={"base": str(half_folder), "arms": ("magnitude:0.5",)})
+    run(asked, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "noise.json").read_text())
+    assert found["dtype"]["dtype"] == "float32"
+    assert found["dtype"]["items"] == found["items"] == 4
+    assert set(found["dtype"]["flips"]) == {"open", "choice", "open_text"}
+    assert found["dtype"]["languages"]["english"]["items"] == 4
