@@ -75,6 +75,26 @@ def _root(
     """Finds out what compression took from a language model: the knowledge, or only the words."""
 
 
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        help="Leave items out of every figure: gold_in_question, gold_over_limit, both with a comma, or none.",
+        metavar="A,B",
+    ),
+]
+
+
+def excluded(text: str | None) -> tuple[str, ...] | None:
+    """Kinds of items to leave out; None where nothing was asked for.
+
+    Raises:
+        StudyError: a kind is unknown.
+    """
+    from anomia.measure.results import read_exclude
+
+    return None if text is None else read_exclude([] if text == "none" else names(text) or [])
+
+
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """Bars in a terminal, lines elsewhere; Ctrl-C ends with a word on how to go on and exit code 130."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, names, whole
+from anomia.cli.app import Exclude, app, excluded, names, whole
 from anomia.cli.run import execute
 
 DEMO_LANGUAGES = ("english", "russian", "swahili", "indonesian")
@@ -55,6 +55,7 @@ def compare(
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
+    exclude: Exclude = None,
     reuse: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier run that base's measurement is taken from, if it is the same."),
@@ -86,4 +87,4 @@ def compare(
         "trust_remote_code": trust_remote_code,
     }
     matrix = read_matrix(None, {key: value for key, value in settings.items() if value is not None})
-    execute(matrix, out, margins, reuse=reuse or ())
+    execute(matrix, out, margins, exclude=excluded(exclude), reuse=reuse or ())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, out_console
+from anomia.cli.app import Exclude, app, excluded, out_console
 
 
 @app.command()
@@ -25,7 +25,9 @@ def gate(
     ] = None,
     max_gap: Annotated[
         float | None,
-        typer.Option(help="How much larger the share lost may be in open answers than in multiple choice. [0.20]"),
+        typer.Option(
+            help="How much larger the share lost may be in open answers than in multiple choice. [0.20]"
+        ),
     ] = None,
     min_open_retained: Annotated[
         float | None, typer.Option(help="Smallest share of base's open accuracy that must be kept. [0.85]")
@@ -41,6 +43,7 @@ def gate(
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; once for each.")] = None,
+    exclude: Exclude = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole decision as JSON instead of the summary.")
     ] = False,
@@ -60,13 +63,14 @@ def gate(
     from anomia.running.folder import runs_of
 
     limits = read_limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
+    kinds = excluded(exclude)
     cells = [cell for run in runs for cell in runs_of(place(run))]
     short = [cell.name for cell in cells]
     found = [
         # Two folders of one name are told apart by the way to them.
         (
             cell.name if short.count(cell.name) == 1 else str(cell),
-            check_run(read_results(cell), limits, by_language=by_language, arms=arm),
+            check_run(read_results(cell, exclude=kinds), limits, by_language=by_language, arms=arm),
         )
         for cell in cells
     ]

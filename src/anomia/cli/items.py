@@ -20,6 +20,9 @@ def items(
     arm: Annotated[
         str | None, typer.Option(help="Which arm, or the model of a checkpoint; default: the first.")
     ] = None,
+    loops: Annotated[
+        bool, typer.Option("--loops", help="Only items whose open output repeats itself.")
+    ] = False,
     item_id: Annotated[str | None, typer.Option("--id", help="Only the item with this id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     as_json: Annotated[
@@ -56,7 +59,7 @@ def items(
     wanted = None if language is None else language_name(language)
     if wanted is not None and wanted not in known:
         raise RunError(f"items: {run} has no language {wanted!r}; {nearest(wanted, known)}")
-    chosen = selected_items(records, arm=arm, fate=fate, language=wanted)
+    chosen = selected_items(records, arm=arm, fate=fate, language=wanted, loops=loops)
     if item_id is not None:
         ids = records["item_id"].unique().to_list()
         if item_id not in ids:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomia.cli.app import app, err_console, out_console
+from anomia.cli.app import Exclude, app, err_console, excluded, out_console
 from anomia.files import place
 
 if TYPE_CHECKING:
@@ -31,15 +31,18 @@ def report(
         typer.Option(help="Where to write; default: RUN/report, of the first run.", metavar="DIR"),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    exclude: Exclude = None,
 ) -> None:
     """Write the report: index.html (one file, no network), figures and tables.
 
     Example: anomia report anomia-demo --open
     """
+    from anomia.measure.results import read_results
     from anomia.running.folder import runs_of
 
-    folder = out or runs[0] / "report"
-    page = make_report([found for run in runs for found in runs_of(run)], folder)
+    folder, kinds = out or runs[0] / "report", excluded(exclude)
+    cells = [found for run in runs for found in runs_of(run)]
+    page = make_report(cells, folder, [read_results(cell, exclude=kinds) for cell in cells])
     out_console.print(
         f"figures: {folder / 'figures'}   tables: {folder / 'tables'}", highlight=False, soft_wrap=True
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from anomia.cli.app import app, err_console, names, out_console, progress_display, whole
+from anomia.cli.app import Exclude, app, err_console, excluded, names, out_console, progress_display, whole
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
 from anomia.errors import AnomiaError
@@ -51,7 +51,8 @@ def run(
         list[str] | None,
         typer.Option(
             help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, endpoint:URL#MODEL, or a chain such as wanda:0.5+int8.",
+            "checkpoint:MODEL, endpoint:URL#MODEL, a chain such as wanda:0.5+int8, or base again under harmless noise: "
+            "null:float32, null:batch=4, null:int8.",
             metavar="SPEC",
         ),
     ] = None,
@@ -83,6 +84,7 @@ def run(
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
+    exclude: Exclude = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -158,6 +160,7 @@ def run(
     from anomia.measure.verdict import read_thresholds
 
     margins = read_thresholds(threshold) if threshold else None
+    kinds = excluded(exclude)
     flags = {
         "base": _one_or_several(base),
         "arms": arm or None,
@@ -183,7 +186,9 @@ def run(
         "revision": revision,
     }
     matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
-    execute(matrix, out, margins, reuse=reuse or (), track=track, ray=ray, ray_worker=ray_worker)
+    execute(
+        matrix, out, margins, exclude=kinds, reuse=reuse or (), track=track, ray=ray, ray_worker=ray_worker
+    )
 
 
 @app.command()
@@ -219,6 +224,7 @@ def execute(
     out: Path,
     thresholds: Thresholds | None = None,
     *,
+    exclude: Sequence[str] | None = None,
     reuse: Sequence[Path] = (),
     track: str | None = None,
     ray: str | None = None,
@@ -249,7 +255,7 @@ def execute(
         outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
     found = []
     for run_folder in runs_of(out):
-        results = read_results(run_folder, thresholds=thresholds)
+        results = read_results(run_folder, thresholds=thresholds, exclude=exclude)
         write_json(run_folder / "results.json", results_json(results))
         found.append((run_folder, results))
     if tracker is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anomia.cli.app import app, out_console
+from anomia.cli.app import Exclude, app, excluded, out_console
 from anomia.files import place
 
 
@@ -23,6 +23,7 @@ def show(
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
+    exclude: Exclude = None,
 ) -> None:
     """All tables of a run, and its verdicts; of several runs, one table."""
     from anomia.measure.results import read_results
@@ -31,7 +32,12 @@ def show(
     from anomia.running.folder import runs_of
 
     margins = read_thresholds(threshold) if threshold else None
-    found = [(run, read_results(run, thresholds=margins)) for folder in runs for run in runs_of(folder)]
+    kinds = excluded(exclude)
+    found = [
+        (run, read_results(run, thresholds=margins, exclude=kinds))
+        for folder in runs
+        for run in runs_of(folder)
+    ]
     if len(found) == 1:
         show_run(found[0][1])
     else:
