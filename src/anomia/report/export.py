@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from anomia.errors import RunError, nearest
+from anomia.measure.frame import KEY
 from anomia.measure.recognition import with_fates
-from anomia.records import read_records
+from anomia.records import read_items, read_records
 from anomia.running.folder import runs_of
 
 FIRST_COLUMNS = (
@@ -38,7 +39,10 @@ def export_run(run: Path, file: Path) -> int:
     runs = runs_of(run)
     first = FIRST_COLUMNS if runs == [run] else ("cell", *FIRST_COLUMNS)
     rows = pl.concat(
-        [with_fates(read_records(part)).with_columns(cell=pl.lit(part.name)) for part in runs]
+        [
+            _with_options(with_fates(read_records(part)), part).with_columns(cell=pl.lit(part.name))
+            for part in runs
+        ]
     ).select(*first, pl.exclude("cell", *FIRST_COLUMNS))
     try:
         if file.suffix == ".parquet":
@@ -53,6 +57,19 @@ def export_run(run: Path, file: Path) -> int:
     except OSError as error:
         raise RunError(f"export: {file} can't be written: {error.strerror or error}") from None
     return len(rows)
+
+
+def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
+    """The records with the options that were scored, in the order of their scores: `choice_options` and others."""
+    if not (run / "items.parquet").is_file():
+        return records
+    options = {
+        "choice_options": "options_standard",
+        "choice_hard_options": "options_hard",
+        "choice_passage_options": "options_passage",
+    }
+    items = read_items(run).select(*KEY, **{name: pl.col(column) for name, column in options.items()})
+    return records.join(items, on=KEY, how="left", maintain_order="left")
 
 
 def item_json(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
