@@ -18,6 +18,7 @@ from anomia.measure.figures import (
     LogProbRow,
     PairedTestRow,
     RankRow,
+    TransitionRow,
 )
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.hygiene import hygiene
@@ -48,6 +49,10 @@ def fixed_run(folder: Path) -> Run:
             "overall",
             first.evidence,
             Decision(outcome, "fell", "held"),
+            "choice_passage",
+            "recognised",
+            "Options from the same passage decided.",
+            Decision("mixed", "fell", "fell"),
             None,
             f"Open fell by 10 % in {arm}.",
         )
@@ -82,8 +87,26 @@ def _diagnosis() -> Diagnosis:
     measures = [f"accuracy/{probe}" for probe in (*PROBES, "zero_shot", "one_shot")]
     measures += [f"accuracy/reach_{way}" for way in ("greedy", "beams", "samples")]
     measures += ["accuracy/choice_minus_open", *(f"pass_at/{k}" for k in range(1, 11))]
-    compared = [*DROPS, "drop/zero_shot", "drop/one_shot", "contrast/drop_zero_minus_one_shot"]
-    rates = [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
+    compared = [
+        *DROPS,
+        "drop/choice_pmi",
+        "gap/choice_pmi",
+        "raw_gap/choice_pmi",
+        "outputs/loop_more",
+        "drop/zero_shot",
+        "drop/one_shot",
+        "contrast/drop_zero_minus_one_shot",
+    ]
+    rates = [f"net_dissociation/{options}" for options in ("choice", "choice_passage")]
+    rates += [f"share/choice/{fate}" for fate in FATES if fate != "choice_only"]
+    rates += [
+        "expected_dissociation/choice",
+        "flips/open",
+        "flips/choice",
+        "outputs/loop",
+        "control/no_question",
+    ]
+    rates += [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
     rates += [f"recovery/{way}/{part}" for way in ("beams", "samples") for part in RECOVERED]
     rates += ["divergence/kl", "divergence/same_top"]
     keys = [(arm, measure, scope) for arm in ("base", *ARMS) for measure in measures for scope in SCOPES]
@@ -121,6 +144,10 @@ def _diagnosis() -> Diagnosis:
             for scope, p, adjusted in (("english", 0.0321, 0.0642), (POOLED, 0.00001, None))
         ),
         divergence=tuple(DivergenceRow(arm, POOLED, 24, 0.125, 1.5, 0.01) for arm in ARMS),
+        transitions=tuple(
+            TransitionRow(ARMS[0], "choice", POOLED, before, 4 - n, n, 0, n % 2)
+            for n, before in enumerate(("both", "choice_only", "open_only", "neither"))
+        ),
         between=tuple(
             BetweenRow(*ARMS, measure, POOLED, _estimate(3, signed=True)) for measure in ("gap/choice",)
         ),

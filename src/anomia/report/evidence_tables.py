@@ -103,7 +103,7 @@ def transitions_table(diagnosis: Diagnosis, arm: str) -> RenderableType:
             table.add_row(label, *map(str, counts), str(sum(counts)), end_section=before == "neither")
     totals = [sum(getattr(row, after) for row in rows.values()) for after in STATES]
     table.add_row("all", *map(str, totals), str(sum(totals)))
-    return sheet(table, "counts of items, all languages pooled; standard options")
+    return sheet(table, "counts of items, languages pooled; standard options")
 
 
 def reference_table(

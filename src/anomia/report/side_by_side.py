@@ -20,7 +20,7 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
     """A table for each run, all alike, with one row for each arm, pooled over the run's languages."""
     parts: list[RenderableType] = [note("\nRuns side by side, pooled over languages (%)")]
     for path, results in runs:
-        base, data = (escape(_last(results.study[key])) for key in ("base", "data"))
+        base, data = (escape(_last(str(results.study.get(key, "?")))) for key in ("base", "data"))
         table = new_table(f"{escape(path.name)}: {base} on {data}")
         for header in (
             "arm",

@@ -25,6 +25,7 @@ from anomia.report.evidence_tables import (
     scorings_table,
     transitions_table,
 )
+from anomia.report.page.facts import left_out
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval, note
 from anomia.report.tables import (
@@ -157,6 +158,8 @@ def closing_view(results: Results) -> RenderableType:
         parts.append(between_table(results.diagnosis))
     if results.frontier:
         parts.append(frontier_table(results.frontier))
+    if results.exclude:
+        parts.append(note(f"\nleft out on request: {left_out(results)}"))
     parts.append(hygiene_table(results.hygiene, lookup(results.diagnosis.figures)))
     parts.append(
         note(

@@ -144,7 +144,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
             f"{compared(found)}. Kept: still said and picked; choice only: picked and no longer said, its share "
             "is the dissociation rate of Figure 1; open only: said and no longer picked; lost: neither. n is the "
             "number of items that base answers both in open and in choice; below "
-            f"{FEWEST_BOTH_CORRECT} counts stand in place of shares. Intervals stand in Figure 1."
+            f"{FEWEST_BOTH_CORRECT} counts stand in place of shares. Intervals stand in the table of fates."
         ),
         alt=_fates_alt(found, rows),
         chart=chart,

@@ -33,13 +33,11 @@ GROUP_SCALE = alt.Scale(
 )  # fmt: skip
 PLACES = {"gold": "first token", "gold_distinct": "first token of its own"}
 FOILS = {"gold": "foil", "gold_distinct": "foil_distinct"}
-# Quartiles of fewer items are items themselves.
-FEWEST_FOR_QUARTILES = 5
 NUDGE = 7
 
 
 def draw_ranks(found: Sequence[Case]) -> Drawn | None:
-    """Median ranks with quartiles, base against arm, with the foil's in the arm as placebo."""
+    """Median ranks with their intervals, base against arm, with the foil's in the arm as placebo."""
     rows = [row for number, case in enumerate(found) for row in _ranks(case, number)]
     if not rows:
         return None
@@ -55,7 +53,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
     color = alt.Color(field="group", type="nominal", scale=GROUP_SCALE, legend=None)
     told = tooltip(
         case="arm", place="token", where="language", group="items", before="rank in base", after="rank in arm",
-        after_low="arm, lower quartile", after_high="arm, upper quartile", foil="wrong option in arm",
+        after_low="arm, from", after_high="arm, to", foil="wrong option in arm",
         within_10="within 10", n="items",
     )  # fmt: skip
     grey = alt.value(GREY)
@@ -73,8 +71,8 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         title="Where the answer stands before and after",
         caption=(
             f"{compared(found)}. Median rank (1 + tokens with a larger logit, ties share the middle) of gold's "
-            "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines run from the lower to the upper quartile of the items, "
-            f"not given below {FEWEST_FOR_QUARTILES} items; n is the number of items. The first token misleads "
+            "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines are 95 % intervals of the median, "
+            "not given where there are too few items; n is the number of items. The first token misleads "
             "where options share it, so that the first one of gold's own stands beside it."
         ),
         alt=_alt(found, rows),
@@ -111,18 +109,22 @@ def _ranks(case: Case, number: int) -> list[Row]:
                         "within_10": f"{100 * after.within_10:.0f} %",
                         "n": after.n,
                         "note": note(f"{rank(before.median)} → {rank(after.median)}", after.n),
-                        "highest": max(row.upper_quartile for row in (before, after, foil) if row),
+                        "highest": max(_highest(row) for row in (before, after, foil) if row),
                     }
                 )
     return rows
 
 
+def _highest(row: RankRow) -> float:
+    return row.median if row.median_interval is None else max(row.median, row.median_interval.high)
+
+
 def _spread(row: RankRow | None, name: str) -> Row:
-    few = row is None or row.n < FEWEST_FOR_QUARTILES
+    interval = row.median_interval if row else None
     return {
         name: row.median if row else None,
-        f"{name}_low": row.lower_quartile if row and not few else None,
-        f"{name}_high": row.upper_quartile if row and not few else None,
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
     }
 
 

@@ -150,7 +150,7 @@ def _recovered(case: Case, number: int) -> list[Row]:
 
 def _short(estimate: Estimate) -> str:
     """The value alone: the interval is drawn, and in the tooltip."""
-    return signed(100 * estimate.value) + ("" if estimate.checked else "*")
+    return signed(100 * estimate.value)
 
 
 def _alt(found: Sequence[Case], reached: Sequence[Row], recovered: Sequence[Row]) -> str:

@@ -14,6 +14,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.measure.scope import LABELS
 from anomia.measure.verdict import Outcome
 from anomia.report.evidence_tables import (
     controls_table,
@@ -37,7 +38,7 @@ from anomia.report.tables import (
     tests_table,
 )
 from anomia.report.terminal import answered_scopes, grader_of, stopping_note, unfinished_text
-from anomia.report.verdict_words import decided_with, outcome, outcomes_of
+from anomia.report.verdict_words import outcome, outcomes_of
 
 # Of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
@@ -148,7 +149,6 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
         "headline": headline.removesuffix(".") + ".",
         "rest": rest,
         "advice": ADVICE[overall.decision.outcome],
-        "decided": decided_with(overall),
         "why": shortened(overall.why, LONGEST_TEXT).replace(" %", "\u00a0%"),
         "standard": outcome(overall.standard),
         "same_passage": outcome(overall.same_passage),
@@ -186,7 +186,13 @@ def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
     Both are figures of the tables: over the items that the arm has answered and that were graded.
     """
     asked = results.records.filter(pl.col("arm") == arm)
-    labels = (("open", "Says the answer when asked"), ("choice", f"Picks it out of {_options(asked)}"))
+    labels: tuple[tuple[str, str], ...] = (
+        ("open", "Says the answer when asked"),
+        ("choice", f"Picks it out of {_options(asked)}"),
+    )
+    decided = next((v.decided_by for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), "choice")
+    if decided != "choice":
+        labels = (*labels, (decided, f"With {LABELS.get(decided, decided)}"))
     found = []
     for probe, label in labels:
         measure = f"accuracy/{probe}"

@@ -66,6 +66,8 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     items = ", ".join(f"{language} {n}" for language, n in counts.iter_rows())
     passages = results.records["passage_id"].n_unique()
     rows.append(["Questions", f"{data_name(study.get('data', '?'))}: {items} ({passages} passages)"])
+    if results.exclude:
+        rows.append(["Left out on request", left_out(results)])
     decoding = [
         f"open answers: greedy, at most {study['max_new_tokens']} tokens"
         if "max_new_tokens" in study
@@ -89,6 +91,13 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
         prints = f"weights {provenance['base_weights']}, tokenizer {provenance.get('tokenizer', '?')}"
         rows.append(["Fingerprints of base", prints])
     return [[label, shortened(value, LONGEST_FACT)] for label, value in rows if value]
+
+
+def left_out(results: Results) -> str:
+    """What was left out on request, and how many items that took."""
+    return ", ".join(
+        f"{kind.replace('_', ' ')}: {results.excluded.get(kind, 0)} items" for kind in results.exclude
+    )
 
 
 def command(study: Mapping[str, Any]) -> str:

@@ -97,7 +97,7 @@ def fates(runs: Sequence[Run]) -> Table:
     }
     for options, words in OPTIONS.items():
         measures[f"dissociation/{options}"] = words
-        measures[f"net_dissociation/{options}"] = f"net, {words}"
+        measures[f"net_dissociation/{options}"] = "net" if options == "choice" else f"net, {words}"
     measures["expected_dissociation/choice"] = "expected from the drops"
     columns += [Column(measure.replace("/", "_"), words) for measure, words in measures.items()]
     rows = []

@@ -97,7 +97,7 @@ function itemView(found, item, { settings, armName, actions }) {
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
     options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Harder options, and without the question"), options.slice(1)),
-      h("p", { class: "small" }, "● picked; shares are the softmax of the four scores.")],
+      h("p", { class: "small" }, "● picked; shares are the softmax of the scores.")],
     base.top[0] && [h("h4", {}, "Likeliest next tokens after the open prompt"), pair((name, row) => [who(name), tokensView(row)])],
     texts.length > 0 && h("details", {}, h("summary", {}, "With candidates, without and with one example"), texts.map((name) => [
       h("h4", {}, settings.probes[name]), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),

@@ -18,7 +18,7 @@ function meter([probe, label, before, after]) {
 function decidedView(verdict) {
   const others = [["with standard options", verdict.standard], ["with options from the same passage", verdict.same_passage]];
   return h("div", { class: "decided" },
-    verdict.decided && h("p", {}, h("b", {}, "Decided with "), visible(verdict.decided), ". ", visible(verdict.why)),
+    verdict.why && h("p", {}, visible(verdict.why)),
     h("dl", {}, others.map(([label, outcome]) => [h("dt", {}, label), h("dd", {}, visible(outcome))])));
 }
 

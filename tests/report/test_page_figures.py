@@ -1,0 +1,117 @@
+"""What the page says in its head is what its tables say: it reads figures and computes none."""
+
+from __future__ import annotations
+
+import ast
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from anomia.measure.figures import before, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.results import Results, read_results
+from anomia.report.figures.cases import Run, cases
+from anomia.report.figures.fate_bars import draw_dissociation
+from anomia.report.page.document import document
+from anomia.report.side_by_side import side_by_side
+from tests.measure.planted import Damage, study_records
+from tests.measure.test_results import write_run
+from tests.report.test_terminal import printed
+
+ARMS = {"wanda:0.5": Damage(open=0.4, choice=0.05), "null:float32": Damage(open=0.02, seed=1)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """An arm with 20 answers that nobody graded, and a null arm."""
+    records = study_records(ARMS, languages=("english", "swahili"), items=60)
+    mine = (pl.col("arm") == "wanda:0.5") & (pl.col("index") < 10)
+    ungraded = records.with_columns(
+        open_correct=pl.when(mine).then(None).otherwise(pl.col("open_correct")),
+        choice_correct=pl.when(mine).then(None).otherwise(pl.col("choice_correct")),
+    )
+    return read_results(write_run(tmp_path_factory.mktemp("run") / "r", ungraded))
+
+
+def test_head_and_ladder_say_the_same_of_an_arm_with_ungraded_answers(results: Results) -> None:
+    arm = document([("r", results)], [{}])["runs"][0]["arms"][0]
+    figures = lookup(results.diagnosis.figures)
+    (ladder,) = arm["tables"]["ladder"]
+    row = dict(zip(ladder["columns"], ladder["rows"][-1], strict=True))
+    assert row["language"] == POOLED
+    for probe, _, was, after in arm["accuracies"][:2]:
+        measure = f"accuracy/{probe}"
+        for shown, estimate in zip(
+            (was, after), (before(figures, "wanda:0.5", measure, POOLED), figures["wanda:0.5", measure, POOLED]), strict=True
+        ):  # fmt: skip
+            assert estimate is not None
+            assert shown["value"] == estimate.value
+        assert row[probe].replace("*", "") == f"{was['shown']} → {after['shown']}"
+    assert arm["accuracies"][0][3]["n"] == 100
+
+
+def test_no_module_of_the_page_computes_a_rate() -> None:
+    for file in resources.files("anomia.report.page").iterdir():
+        if not file.name.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            assert name not in {"mean", "rate", "wilson"}, f"{file.name}: {name}"
+            if isinstance(node, ast.ImportFrom) and node.module == "anomia.measure.rates":
+                assert {alias.name for alias in node.names} <= {"Estimate"}
+
+
+def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
+    run = document([("r", results)], [{}])["runs"][0]
+    assert [arm["name"] for arm in run["arms"]] == ["wanda:0.5"]
+    assert [arm["name"] for arm in run["reference"]] == ["null:float32"]
+    assert run["reference"][0]["net"].startswith(("0 [", "−", "1 [", "2 [", "3 ["))
+    (noise,) = run["arms"][0]["tables"]["noise"]
+    assert [row[0] for row in noise["rows"]][:2] == ["wanda:0.5", "null:float32"]
+    assert not any("--arm null" in note for note in noise["notes"])
+    assert ["Reference", "null:float32: base again, under harmless noise"] in run["facts"]
+    found = cases([Run("r", results)])
+    assert [case.arm for case in found] == ["wanda:0.5"]
+    drawn = draw_dissociation(found)
+    assert drawn is not None
+    assert "Grey: where the net rate of null arms lies" in drawn.caption
+    assert drawn.table["null_low"].null_count() == 0
+    assert "null:float32 (reference)" in " ".join(
+        printed(side_by_side([(Path("r"), results)]), width=300).split()
+    )
+
+
+def test_a_run_of_null_arms_alone_is_judged(results: Results) -> None:
+    alone = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
+    run = document([("r", alone)], [{}])["runs"][0]
+    assert [arm["name"] for arm in run["arms"]] == ["null:float32"]
+    assert run["reference"] == []
+
+
+def test_without_a_null_arm_the_page_says_how_to_add_one(results: Results) -> None:
+    alone = results._replace(records=results.records.filter(pl.col("arm") != "null:float32"))
+    run = document([("r", alone)], [{}])["runs"][0]
+    (noise,) = run["arms"][0]["tables"]["noise"]
+    assert any("--arm null:float32" in note for note in noise["notes"])
+
+
+def test_what_decided_stands_in_the_head(results: Results) -> None:
+    verdict = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
+    overall = next(v for v in results.verdicts if (v.arm, v.scope) == ("wanda:0.5", "overall"))
+    assert verdict["word"] == overall.word
+    assert verdict["why"] == overall.why.replace(" %", "\u00a0%")
+    assert overall.standard is None or verdict["standard"].startswith(overall.standard.outcome)
+
+
+def test_every_table_of_the_page_has_an_interval_for_every_rate(results: Results) -> None:
+    tables = document([("r", results)], [{}])["runs"][0]["arms"][0]["tables"]
+    named = {"ladder", "drops", "noise", "one-shot", "controls"}
+    for name in named & tables.keys():
+        for table in tables[name]:
+            for row in table["rows"]:
+                for header, cell in zip(table["columns"][1:], row[1:], strict=True):
+                    counts = header == "items"
+                    assert counts or "[" in cell or cell in ("–", "too few"), (table["title"], header, cell)
