@@ -70,33 +70,62 @@ def measured(todo: Sequence[tuple[Truth, Design]]) -> Iterator[Row]:
         yield from pool.map(measure, todo)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def alike_table(rows: Sequence[Row]) -> str:
+    """How often a direction is concluded where there is none: the mean over the truths, and the most."""
+    kinds = {"nothing": 0.0, "equal shares, 0.03 to 0.35": 1.0}
     lines = [
-        "| truth | studies of | directional, mean | most | illusion or demotion | reverse |",
-        "|---|---|---|---|---|---|",
+        "| lost | per passage | " + " | ".join(f"{languages} × 200" for languages in LANGUAGES) + " |",
+        "|" + "---|" * (2 + len(LANGUAGES)),
     ]
-    for languages in LANGUAGES:
-        for name, kept in _groups([row for row in rows if row.design.languages == languages]):
-            shares = [directional(row.found) for row in kept]
-            found = [demotions(row.found) for row in kept]
-            reverse = [_share(row, "reverse") for row in kept]
-            lines.append(
-                f"| {name} | {languages} × 200 | {_percent(sum(shares) / len(shares))} | {_percent(max(shares))} "
-                f"| {_range(found)} | {_range(reverse)} |"
+    for size, (name, lost) in itertools.product((1, 5), kinds.items()):
+        shown = []
+        for languages in LANGUAGES:
+            found = [
+                directional(row.found)
+                for row in rows
+                if row.truth.open_drop == row.truth.choice_drop
+                and (row.truth.open_drop > 0) == (lost > 0)
+                and (row.design.languages, row.design.cluster_size) == (languages, size)
+            ]
+            shown.append(
+                f"{_percent(sum(found) / len(found))}, at most {_percent(max(found))}" if found else "–"
             )
+        lines.append(f"| {name} | {size} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
-def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows by what is true: nothing lost, equal shares lost, and each of the other pairs."""
-    together: dict[str, list[Row]] = {}
+def apart_table(rows: Sequence[Row]) -> str:
+    """How often a direction that there is is concluded, and by which outcome."""
+    lines = [
+        "| lost, open | choice | flips, open | choice | per passage | found as | "
+        + " | ".join(f"{languages} × 200" for languages in LANGUAGES)
+        + " |",
+        "|" + "---|" * (6 + len(LANGUAGES)),
+    ]
+    together: dict[tuple[float, ...], dict[int, Row]] = {}
     for row in rows:
-        one, other = row.truth[:2]
-        name = f"open {one:g}, choice {other:g}"
-        if one == other:
-            name = "equal losses, 0.03 to 0.35" if one else "nothing lost"
-        together.setdefault(name, []).append(row)
-    yield from together.items()
+        if row.truth.open_drop != row.truth.choice_drop:
+            together.setdefault((*row.truth[:4], row.design.cluster_size), {})[row.design.languages] = row
+    for key, by_size in together.items():
+        if key[0] < key[1]:
+            kinds = {"reverse": ("reverse",)}
+        elif key[1] < 0.05:
+            kinds = {
+                "illusion or demotion": ("illusion", "demotion"),
+                "these or mixed": ("illusion", "demotion", "mixed"),
+            }
+        else:
+            kinds = {"mixed": ("mixed",), "mixed, illusion or demotion": ("illusion", "demotion", "mixed")}
+        for name, outcomes_meant in kinds.items():
+            shown = [
+                _percent(sum(_share(by_size[size], each) for each in outcomes_meant))
+                if size in by_size
+                else "–"
+                for size in LANGUAGES
+            ]
+            truth = " | ".join(f"{value:g}" for value in key)
+            lines.append(f"| {truth} | {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -162,17 +191,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _range(shares: Sequence[float]) -> str:
-    low, high = f"{100 * min(shares):.1f}", _percent(max(shares))
-    return high if f"{low} %" == high else f"{low} to {high}"
-
-
 def main() -> None:
     start, rows = time.perf_counter(), []
     for row in measured(cells()):
         rows.append(row)
         print(f"{time.perf_counter() - start:.0f} s {row}", file=sys.stderr, flush=True)
-    write("verdicts", summary(rows))
+    write("no direction", alike_table(rows))
+    write("a direction", apart_table(rows))
     write("every verdict", table(rows))
     write("language verdicts", language_table())
     write("gate", gate_table())
