@@ -35,7 +35,8 @@ def own_shares(results: Results, arm: str, column: str) -> list[float]:
 def test_base_is_compared_over_the_items_that_the_arm_has_answered(results: Results) -> None:
     page = document([("r", results)], [{}])["runs"][0]
     for arm in page["arms"]:
-        for probe, _, *shares in arm["accuracies"]:
+        for probe, _, *shown in arm["accuracies"]:
+            shares = [share["value"] for share in shown]
             assert shares == pytest.approx(own_shares(results, arm["name"], f"{probe}_correct"))
     assert own_shares(results, "wanda:0.5", "open_correct")[0] < 0.3
 
@@ -75,5 +76,5 @@ def test_the_number_of_options_is_the_sets_own(results: Results, kept: int, word
     cut = pl.col("choice_scores").list.head(pl.col("index") % 3 + 2 if kept == 0 else kept)
     fewer = results._replace(records=results.records.with_columns(cut))
     page = document([("r", fewer)], [{}])["runs"][0]
-    labels = {label for arm in page["arms"] for _, label, *_ in arm["accuracies"]}
+    labels = {label for arm in page["arms"] for _, label, *_ in arm["accuracies"][:2]}
     assert labels == {"Says the answer when asked", f"Picks it out of {words}"}

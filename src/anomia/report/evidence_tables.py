@@ -110,7 +110,7 @@ def reference_table(
     figures: Lookup, arm: str, arms: Sequence[str], noise: Mapping[str, Any] | None
 ) -> RenderableType:
     """Net dissociation and flips of an arm, beside those of base under harmless noise."""
-    table = new_table("How much of it noise does: base again under harmless changes (%)")
+    table = new_table("Beside noise: base again under harmless changes (%)")
     for column in ("arm", "net\ndissociation", "same passage,\nnet", "open verdicts\nthat differ", "choice verdicts\nthat differ"):  # fmt: skip
         add_column(table, column)
     reference = [name for name in nulls(arms) if name != arm]

@@ -90,7 +90,7 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     mine = [verdict for verdict in verdicts if verdict.arm == arm]
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
     lines: list[RenderableType] = [Text(overall.text)]
-    if overall.why:
+    if overall.why and overall.why not in overall.text:
         lines += [Text(), Text(overall.why)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
     for column in ("language", "outcome", "with standard options", "with same-passage options"):

@@ -142,7 +142,9 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
 
 def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    headline, _, rest = shortened(overall.text, LONGEST_TEXT).replace(" %", "\u00a0%").partition(". ")
+    # Why these options decided stands in a box of its own.
+    text = overall.text.replace(f" {overall.why}", "") if overall.why else overall.text
+    headline, _, rest = shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%").partition(". ")
     return {
         "outcome": overall.decision.outcome,
         "word": overall.word,
