@@ -78,8 +78,8 @@ def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
     asked = encoded.ask
     only = Ask(
         item_id=asked.item_id,
-        greedy={"open": asked.greedy["open"]},
-        options={"choice": asked.options["choice"]},
+        greedy={name: prompt for name, prompt in asked.greedy.items() if name == "open"},
+        options={name: options for name, options in asked.options.items() if name == "choice"},
     )
     return dataclasses.replace(encoded, ask=only)
 
