@@ -16,6 +16,7 @@ from anomia.report.figures.cases import Run, cases
 from anomia.report.figures.fate_bars import draw_dissociation
 from anomia.report.page.document import document
 from anomia.report.side_by_side import side_by_side
+from anomia.report.terminal import closing_view
 from tests.measure.planted import Damage, study_records
 from tests.measure.test_results import write_run
 from tests.report.test_terminal import printed
@@ -115,3 +116,12 @@ def test_every_table_of_the_page_has_an_interval_for_every_rate(results: Results
                 for header, cell in zip(table["columns"][1:], row[1:], strict=True):
                     counts = header == "items"
                     assert counts or "[" in cell or cell in ("–", "too few"), (table["title"], header, cell)
+
+
+def test_the_terminal_names_the_outcome_of_a_null_arm_as_a_reference(results: Results) -> None:
+    outcome = next(
+        v.decision.outcome for v in results.verdicts if (v.arm, v.scope) == ("null:float32", "overall")
+    )
+    assert f"reference null:float32, base under harmless noise: {outcome}" in printed(
+        closing_view(results), width=200
+    )

@@ -39,7 +39,7 @@ def test_several_runs_are_put_side_by_side(runs: list[Path], monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "220")
     done = anomia("show", *runs)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "wanda:0." in line]
+    lines = [line for line in done.stdout.splitlines() if "wanda:0." in line and "→" in line]
     assert len(lines) == 4
     assert done.stdout.index("small: small-model on xquad") < done.stdout.index(lines[0])
     assert done.stdout.index(lines[1]) < done.stdout.index("large: large-model on xquad")

@@ -46,9 +46,10 @@ def show(
 
 def show_run(results: Any) -> None:
     """Prints every table of a run."""
+    from anomia.report.reference import candidates
     from anomia.report.terminal import closing_view, run_view
 
-    for arm in results.arms:
+    for arm in candidates(results.arms):
         out_console.print(run_view(results, arm))
     out_console.print(closing_view(results))
     show_notes(results)

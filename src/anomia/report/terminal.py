@@ -26,6 +26,7 @@ from anomia.report.evidence_tables import (
     transitions_table,
 )
 from anomia.report.page.facts import left_out
+from anomia.report.reference import candidates
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval, note
 from anomia.report.tables import (
@@ -154,6 +155,11 @@ def grader_of(results: Results) -> str:
 def closing_view(results: Results) -> RenderableType:
     """What concerns all arms: arm against arm, sparsity, hygiene, and how to read intervals."""
     parts: list[RenderableType] = []
+    judged = candidates(results.arms)
+    for verdict in results.verdicts:
+        if verdict.scope == OVERALL and verdict.arm not in judged:
+            outcome = verdict.decision.outcome
+            parts.append(note(f"reference {escape(verdict.arm)}, base under harmless noise: {outcome}"))
     if results.diagnosis.between:
         parts.append(between_table(results.diagnosis))
     if results.frontier:
