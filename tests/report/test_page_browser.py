@@ -43,7 +43,7 @@ def test_it_opens_from_disk_without_a_word_and_without_a_network(report: Report,
     assert page.locator("h1").inner_text().startswith("What 2 compressions took from some/model")
     assert page.locator(".verdict").count() == len(ARMS)
     sections = page.locator("#sections a").all_inner_texts()
-    assert sections[:4] == ["Verdict", "Compared", "Fates", "Ladder"]
+    assert sections[:5] == ["Verdict", "Compared", "Fates", "Noise", "Ladder"]
     assert sections[-3:] == ["Items", "Limits", "Cite, repeat"]
 
 
