@@ -228,7 +228,7 @@ def test_figures_give_way_to_a_narrow_page_and_come_back(report: Report, open_pa
         assert width <= 1.2 * room
     page.set_viewport_size({"width": 1400, "height": 900})
     page.wait_for_timeout(1000)
-    assert all(width > 560 for width, _ in page.evaluate(drawn))
+    assert all(width > 540 for width, _ in page.evaluate(drawn))
 
 
 def test_headings_landmarks_and_names(report: Report, open_page: Open) -> None:
