@@ -107,10 +107,13 @@ def test_a_long_output_is_opened_by_a_button(hostile: Report, open_page: Open) -
 
 def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, tmp_path: Path) -> None:
     half = "\ud800 half \udfff"
-    arm = {"name": half, "verdict": {"outcome": "mixed", "headline": half, "advice": half, "rest": half, "languages": []},
-           "unsaid": 0, "noise": None, "stopping": [half], "accuracies": [["open", "x", 0.5, 0.1]],
-           "tables": {name: [] for name in ("fates", "ladder", "drops", "ranks", "reach", "one-shot", "tests")}}  # fmt: skip
-    run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {}, "unfinished": [[half, half]], "failed": [], "notes": [],
+    arm = {"name": half, "verdict": {"outcome": "mixed", "headline": half, "advice": half, "rest": half, "languages": [],
+                                             "word": "picked", "why": half, "standard": half, "same_passage": half},
+           "unsaid": 1, "left_out": [half], "stopping": [half],
+           "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
+           "tables": {name: [] for name in ("fates", "noise", "controls", "ladder", "drops", "ranks", "reach", "one-shot", "tests")}}  # fmt: skip
+    run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
+           "reference": [{"name": half, "outcome": half, "net": half, "open": half, "choice": half}], "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip
     explorer = {"served": False, "probes": {"open": "open", "choice": "choice"}, "prompts": {}, "codes": {}, "chat": [False],
                 "block": 24, "leftOut": []}  # fmt: skip

@@ -24,7 +24,7 @@ from anomia.measure.recognition import with_fates
 # What was asked, in the order of support, and what the page calls it.
 PROBES = {
     "open": "open",
-    "open_strict": "open, strict grade",
+    "open_strict": "strict grade of open",
     "cued": "cued",
     "distractors_only": "cued, no gold",
     "unrelated": "cued, unrelated",
