@@ -37,7 +37,7 @@ function verdictView(data, run, arm, openItems) {
     h("div", {},
       arm.accuracies.map(meter),
       arm.left_out.length > 0 && h("p", { class: "small" }, "Without ", arm.left_out.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
-      arm.tables.noise.length > 0 && h("p", { class: "small" }, h("a", { href: "#noise" }, "How much of this noise does")),
+      arm.tables.noise.length > 0 && h("p", { class: "small noise" }, h("a", { href: "#noise" }, "How much of this noise does")),
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
 }
 
