@@ -84,7 +84,7 @@ def test_filters(report: Report, open_page: Open) -> None:
     assert sum(counts) == 90
     chips.nth(1).click()
     rows_become(page, lambda n: n == counts[1])
-    assert set(page.locator(".entry .fate").all_inner_texts()) == {"recognised, no longer said"}
+    assert set(page.locator(".entry .fate").all_inner_texts()) == {"picked, no longer said"}
     chips.nth(1).click()
     page.locator("#explorer").get_by_label("Language").select_option(label="thai")
     rows_become(page, lambda n: n == 30)

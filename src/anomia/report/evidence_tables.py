@@ -162,7 +162,7 @@ def controls_table(figures: Lookup, arm: str) -> RenderableType:
     rates = {name: figures.get((arm, f"control/{name}", POOLED)) for name in CONTROLS}
     if not any(rates.values()):
         return Group()
-    table = new_table("Controls of the items that are recognised and no longer said (%)")
+    table = new_table("Controls of the items that are picked and no longer said (%)")
     for column in ("of these items", "share", "items"):
         add_column(table, column)
     for name, label in CONTROLS.items():

@@ -170,7 +170,7 @@ def ranks_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequenc
     unsaid = ranks.get(("gold_distinct", "after", "choice_only", POOLED))
     if unsaid is not None and unsaid.vocabulary_share is not None:
         share = f"{100 * unsaid.vocabulary_share:.2g} % of the vocabulary"
-        notes.append(f"recognised and no longer said: median rank {median_rank(unsaid)}, {share}")
+        notes.append(f"picked and no longer said: median rank {median_rank(unsaid)}, {share}")
     kl, same = (figures.get((arm, f"divergence/{name}", POOLED)) for name in ("kl", "same_top"))
     if kl and same:
         notes.append(

@@ -1,7 +1,7 @@
 // One item: what was asked, and what base and the compressed model answered, side by side.
 
 const FATES = ["kept", "choice_only", "open_only", "lost", "none"];
-const FATE_LABELS = ["kept", "recognised, no longer said", "said, no longer recognised", "lost", "not both by base"];
+const FATE_LABELS = ["kept", "picked, no longer said", "said, no longer picked", "lost", "not both by base"];
 
 const fateChip = (fate) => h("span", { class: `fate ${FATES[fate]}` }, FATE_LABELS[fate]);
 
