@@ -17,8 +17,8 @@ from anomia.compress.spec import is_null, parse_arm
 from anomia.errors import StudyError
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import read_results
-from anomia.models import precision
-from anomia.models.precision import Precision, precision_for
+from anomia.probe import precision
+from anomia.probe.precision import Precision, precision_for
 from anomia.records import read_records
 from anomia.running import model as running_model
 from anomia.running import noise, shard
@@ -172,7 +172,7 @@ def test_what_decides_the_dtype(
 
 def test_the_cost_of_float32_is_measured(half_folder: Path) -> None:
     half = transformers.AutoModelForCausalLM.from_pretrained(half_folder, dtype="auto")
-    assert precision.cost_of_float32(half, torch.bfloat16) > 0
+    assert precision.cost_of_float32(half) > 0
 
 
 def test_the_noise_floor_asks_what_the_study_asks(

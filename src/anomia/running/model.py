@@ -18,9 +18,9 @@ from anomia.errors import CompressionError, RunError
 from anomia.files import read_yaml
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture, fingerprint_tokenizer
-from anomia.models.precision import precision_for
 from anomia.notes import file_of, write_notes
 from anomia.probe import reference
+from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomia.items import ItemSet
-from anomia.models.precision import fits_float32
 from anomia.probe.ask import Ask
 from anomia.probe.encode import EncodedItem
+from anomia.probe.precision import fits_float32
 from anomia.records import record
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, shards_of

@@ -5,20 +5,23 @@ In half precision rounding alone flips answers, and what flips looks like damage
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]  # it brings no types
 import torch
 
+from anomia.probe.twin import shallow_twin
+
 # Float32 may cost so many times what the stored dtype costs.
 MOST_TIMES = 2.0
 # Of the memory that is free, so much may be taken by the weights.
 _WEIGHTS_SHARE = 0.4
-_PREFILL_ROWS, _DECODE_ROWS = 512, 16
-_REPEATS = 5
-# A decode step reads every weight; a prefill pass is worth so many of them (32 new tokens, an item's several branches).
-_DECODE_STEPS = 32
+# What asking a batch of 16 items takes, about: the prompts, and 32 steps of one token for all paths.
+_PREFILL_TOKENS, _PREFILLS = 256, 24
+_STEP_ROWS, _STEPS = 64, 32
+_REPEATS = 3
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -43,7 +46,9 @@ def precision_for(model: Any) -> Precision | None:
         return Precision(
             stored, f"{name}: float32 would need {_float32_bytes(model) / 1e9:.1f} GB, too much here"
         )
-    times = cost_of_float32(model, stored)
+    times = cost_of_float32(model)
+    if times is None:
+        return Precision(stored, f"{name}: what float32 would cost can't be tried on this architecture")
     if times < MOST_TIMES:
         return Precision(torch.float32, f"float32, which costs about {times:.1f} times {name} here", times)
     return Precision(stored, f"{name}: float32 would take about {times:.1f} times as long here", times)
@@ -65,32 +70,31 @@ def _float32_bytes(model: Any) -> int:
     return 4 * sum(int(parameter.numel()) for parameter in model.parameters())
 
 
-def cost_of_float32(model: Any, stored: torch.dtype) -> float:
-    """How many times as long float32 takes, by products in the shape of the model's largest matrix.
+def cost_of_float32(model: Any) -> float | None:
+    """How many times as long float32 takes, by passes of the model's first blocks and its head in both dtypes.
 
-    The best of a few repeats, so that other work on the machine decides little.
+    The best of a few repeats, taking turns, so that other work on the machine decides little. None where there is no
+    such copy of the model.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
-    # The embedding is read, not multiplied; without a block's matrix there is nothing else.
-    inner = sorted(matrices, key=torch.numel)[:-1] or matrices
-    rows, columns = max((tuple(matrix.shape) for matrix in inner), key=lambda shape: shape[0] * shape[1])
-    seconds = {
-        dtype: _best(rows, columns, _PREFILL_ROWS, dtype)
-        + _DECODE_STEPS * _best(rows, columns, _DECODE_ROWS, dtype)
-        for dtype in (stored, torch.float32)
-    }
-    return seconds[torch.float32] / seconds[stored]
-
-
-def _best(rows: int, columns: int, tokens: int, dtype: torch.dtype) -> float:
-    # Several matrices in turn, as a model has them: one alone would stay in the cache.
-    weights = [torch.randn(rows, columns, dtype=dtype) for _ in range(8)]
-    inputs = torch.randn(tokens, columns, dtype=dtype)
-    found = []
+    exact = shallow_twin(model)
+    if exact is None:
+        return None
+    twins = {torch.float32: exact, model.dtype: copy.deepcopy(exact).to(model.dtype)}
+    vocabulary = model.config.get_text_config().vocab_size
+    prompt = torch.randint(vocabulary, (1, _PREFILL_TOKENS))
+    step = torch.randint(vocabulary, (_STEP_ROWS, 1))
+    best = {(dtype, kind): float("inf") for dtype in twins for kind in ("prompt", "step")}
     with torch.inference_mode():
         for _ in range(_REPEATS):
-            began = time.perf_counter()
-            for weight in weights:
-                torch.nn.functional.linear(inputs, weight)
-            found.append(time.perf_counter() - began)
-    return min(found)
+            for dtype, twin in twins.items():
+                for kind, tokens in (("prompt", prompt), ("step", step)):
+                    best[dtype, kind] = min(best[dtype, kind], _seconds(twin, tokens))
+    seconds = {dtype: _PREFILLS * best[dtype, "prompt"] + _STEPS * best[dtype, "step"] for dtype in twins}
+    return seconds[torch.float32] / seconds[model.dtype]
+
+
+def _seconds(model: Any, tokens: torch.Tensor) -> float:
+    began = time.perf_counter()
+    # Prompts go through the head at few places, as in a run.
+    model(tokens, use_cache=False, logits_to_keep=1)
+    return time.perf_counter() - began
