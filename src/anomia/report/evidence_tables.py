@@ -71,8 +71,8 @@ def dissociation_table(
     notes = []
     if any(measure.startswith("net_") for measure, _ in columns):
         notes.append(
-            "net: choice only − the reverse (items that base picks and does not say, and the arm says and does "
-            "not pick), over the same items: noise moves items both ways and leaves it at 0"
+            "net: less the items that went the other way, from only picked in base to picked and said in the arm; "
+            "noise moves as many each way and leaves it at 0"
         )
     for name, label in (("hard", "hard"), ("passage", "same-passage")):
         contrast = figures.get((arm, f"contrast/dissociation_{name}_minus_standard", POOLED))
@@ -110,7 +110,7 @@ def reference_table(
     figures: Lookup, arm: str, arms: Sequence[str], noise: Mapping[str, Any] | None
 ) -> RenderableType:
     """Net dissociation and flips of an arm, beside those of base under harmless noise."""
-    table = new_table("Beside noise: base again under harmless changes (%)")
+    table = new_table("Next to noise: base again under harmless changes (%)")
     for column in ("arm", "net\ndissociation", "same passage,\nnet", "open verdicts\nthat differ", "choice verdicts\nthat differ"):  # fmt: skip
         add_column(table, column)
     reference = [name for name in nulls(arms) if name != arm]
@@ -124,7 +124,7 @@ def reference_table(
     for floor in noise_floors(noise):
         told = [interval(share) for share in (floor.open, floor.choice)]
         table.add_row(f"base, {floor.change}", MISSING, MISSING, *told)
-    return sheet(table, "" if reference else HOW_TO_ADD)
+    return sheet(table, "" if nulls(arms) else HOW_TO_ADD)
 
 
 def scorings_table(figures: Lookup, arm: str) -> RenderableType:
