@@ -39,7 +39,7 @@ def printed(*views: object, width: int = 100) -> str:
 def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     text = printed(run_view(results, "wanda:0.5"), closing_view(results))
     titles = (
-        "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Beside noise", "Accuracy, base",
+        "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Next to noise", "Accuracy, base",
         "Share lost of what base had (", "Other ways to score", "Controls of the items", "From base to arm", "Median rank",
         "Reach over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
