@@ -17,11 +17,12 @@ from anomia.compress.spec import is_null, parse_arm
 from anomia.errors import StudyError
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import read_results
+from anomia.models.memory import hold
 from anomia.probe import precision
 from anomia.probe.precision import Precision, precision_for
 from anomia.records import read_records
+from anomia.running import execute, noise, shard
 from anomia.running import model as running_model
-from anomia.running import noise, shard
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -168,6 +169,41 @@ def test_what_decides_the_dtype(
     assert found is not None
     assert found.dtype == torch.bfloat16
     assert "too much here" in found.why
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_base_is_what_an_undamaged_arm_is_also_in_what_is_not_stored(
+    study: Study,
+    half_folder: Path,
+    tmp_path: Path,
+    chosen: str,
+    in_memory: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Precision(getattr(torch, chosen), f"{chosen}, for a reason", 1.0)
+    monkeypatch.setattr(running_model, "precision_for", lambda model: made)
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    measure = execute.measure_shard
+
+    def watch(cell: Any, shard: Any, ready: Any, *more: Any, **other: Any) -> None:
+        seen[shard.arm] = {name: buffer.clone() for name, buffer in ready.loaded.model.named_buffers()}
+        measure(cell, shard, ready, *more, **other)
+
+    monkeypatch.setattr(execute, "measure_shard", watch)
+    base = str(half_folder)
+    if in_memory:
+        model = transformers.AutoModelForCausalLM.from_pretrained(half_folder, dtype="auto")
+        base = hold(model, transformers.AutoTokenizer.from_pretrained(half_folder))
+    asked = study.model_copy(update={"base": base, "arms": ("null:batch=3",), "noise_items": 0})
+    run(asked, tmp_path / "run")
+    frequencies = [buffer for name, buffer in seen["base"].items() if "inv_freq" in name]
+    assert frequencies
+    assert all(buffer.dtype == torch.float32 for buffer in frequencies)
+    assert seen["base"].keys() == seen["null:batch=3"].keys()
+    for name, buffer in seen["base"].items():
+        assert buffer.dtype == seen["null:batch=3"][name].dtype, name
+        assert torch.equal(buffer, seen["null:batch=3"][name]), name
 
 
 def test_the_cost_of_float32_is_measured(half_folder: Path) -> None:

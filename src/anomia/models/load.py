@@ -159,9 +159,23 @@ def load_tokenizer(
 def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedModel:
     """A copy of a model that this process holds; `auto` leaves it on its device and in its type."""
     model, tokenizer = held(name)
-    if dtype in DTYPES:
-        model = model.to(DTYPES[dtype])
+    if dtype in DTYPES and model.dtype != DTYPES[dtype]:
+        model = _cast(model, DTYPES[dtype])
     return _ready(name, model if device == "auto" else model.to(resolve_device(device)), tokenizer, chat=chat)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """A model in another type; what is computed in float32 and not stored, such as rotary frequencies, stays."""
+    kept = [
+        (module, name, module.get_buffer(name))
+        for module in model.modules()
+        for name in module._non_persistent_buffers_set
+        if module._buffers.get(name) is not None and module._buffers[name].dtype == torch.float32
+    ]
+    model = model.to(dtype)
+    for module, name, buffer in kept:
+        module.register_buffer(name, buffer, persistent=False)
+    return model
 
 
 def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool) -> LoadedModel:

@@ -58,9 +58,9 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
     null = steps[0] if steps and isinstance(steps[0], Null) else None
     dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
-    loaded = _load(study, checkpoint.model if checkpoint else study.base, progress, dtype)
+    loaded = load(study, checkpoint.model if checkpoint else study.base, progress, dtype)
     if dtype is None and study.dtype == "auto":
-        _settle_precision(loaded, progress)
+        loaded = _settle_precision(study, loaded, progress)
     rest = steps[1:] if checkpoint else steps
     if null is not None:
         _check_differs(turn, null)
@@ -98,12 +98,15 @@ def _dtype(turn: Turn, reuse: Sequence[Path]) -> str | None:
     return None
 
 
-def _settle_precision(loaded: LoadedModel, progress: Progress) -> None:
-    """Takes base to float32 where a CPU does that at little cost, and says what was chosen."""
+def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> LoadedModel:
+    """Base in float32 where a CPU does that at little cost, else as it is; says what was chosen.
+
+    It is loaded again, as every arm will be: a cast would also cast what isn't stored, such as rotary frequencies and
+    the scale of embeddings, and base would differ from its arms.
+    """
     precision = precision_for(loaded.model)
     if precision is None:
-        return
-    loaded.model.to(precision.dtype)
+        return loaded
     text = f"base runs in {precision.why}"
     if precision.dtype != torch.float32:
         text += (
@@ -111,6 +114,9 @@ def _settle_precision(loaded: LoadedModel, progress: Progress) -> None:
             "--dtype float32 avoids it"
         )
     progress.say(text)
+    if precision.dtype == loaded.model.dtype:
+        return loaded
+    return load(study, loaded.name, progress, str(precision.dtype).removeprefix("torch."))
 
 
 def _check_differs(turn: Turn, null: Null) -> None:
@@ -189,7 +195,7 @@ def _texts(report: dict[str, object]) -> list[object]:
     return [(step.get("calibration") or {}).get("token_hash") for step in steps]
 
 
-def _load(study: Study, name: str, progress: Progress, dtype: str | None) -> LoadedModel:
+def load(study: Study, name: str, progress: Progress, dtype: str | None) -> LoadedModel:
     """Loads a model in a dtype; None takes the study's."""
     progress.stage(f"loading {name}", 1)
     loaded = load_model(

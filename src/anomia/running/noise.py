@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from anomia.probe.precision import fits_float32
 from anomia.records import record
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, shards_of
-from anomia.running.model import Ready
+from anomia.running.model import Ready, load
 from anomia.running.progress import Progress
 from anomia.running.shard import ask, encode
 from anomia.study import BASE, Study
@@ -67,7 +66,7 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
         return {"items": count, "flips": in_all, "languages": by_language}
 
     found = {"batch_size": size, **flips(ready, size, f"at batch size {size}")}
-    exact = in_float32(ready)
+    exact = in_float32(study, ready, progress)
     if exact is not None:
         found["dtype"] = {"dtype": "float32", **flips(exact, None, "in float32")}
     folder.note("noise.json", found)
@@ -84,13 +83,11 @@ def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
     return dataclasses.replace(encoded, ask=only)
 
 
-def in_float32(ready: Ready) -> Ready | None:
-    """A copy of base in float32; None where it runs in float32 already, is not on a CPU, or has no room for it."""
-    model = ready.loaded.model
-    if not fits_float32(model):
+def in_float32(study: Study, ready: Ready, progress: Progress) -> Ready | None:
+    """Base in float32, as null:float32 has it; None where it runs in that, is not on a CPU, or has no room for it."""
+    if not fits_float32(ready.loaded.model):
         return None
-    copied = copy.deepcopy(model).float()
-    return ready._replace(loaded=dataclasses.replace(ready.loaded, model=copied))
+    return ready._replace(loaded=load(study, ready.loaded.name, progress, "float32"))
 
 
 def _rows_by_item(

@@ -98,7 +98,7 @@ class Worker:
         return self._guarded(lambda: self._noise(cell, folder))
 
     def _begin(self, reuse: Sequence[Path]) -> Answer:
-        ready = self._made()
+        ready = self._made(reuse)
         for cell in self._turn.cells:
             begin_cell(cell, ready, self._progress, reuse)
         return Answer(folders=tuple(cell.folder for cell in self._turn.cells))
@@ -118,9 +118,9 @@ class Worker:
         cell.folder = folder
         return cell
 
-    def _made(self) -> Ready:
+    def _made(self, reuse: Sequence[Path] = ()) -> Ready:
         if self._ready is None:
-            self._ready = make_ready(self._turn, self._progress)
+            self._ready = make_ready(self._turn, self._progress, reuse)
         return self._ready
 
     def _guarded(self, work: Any) -> Answer:
