@@ -95,7 +95,8 @@ def test_competitors_pushed_above_gold_are_demotion_with_the_planted_rank(
     # Where base says nothing, the answer is far from the top: what was demoted must be nearer than that.
     far = tuple(range(41, 71))
     prompts = {
-        item.ask.greedy["open"]: competitors if said else far for item, said in zip(encoded, says, strict=True)
+        item.ask.greedy["open"]: competitors if said else far
+        for item, said in zip(encoded, says, strict=True)
     }
 
     def push(logits: Logits, prefix: tuple[int, ...], gold: tuple[int, ...]) -> Logits:

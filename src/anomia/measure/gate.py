@@ -237,7 +237,9 @@ def _check(
     decide = decide_at_most if limit_is == "at most" else decide_at_least
     result = decide(estimate, limit)
     if name == SHOWN and estimate.low <= 0:
-        return Check(arm, scope, name, limit, limit_is, estimate, "pass", note="no loss is shown", asked=items)
+        return Check(
+            arm, scope, name, limit, limit_is, estimate, "pass", note="no loss is shown", asked=items
+        )
     needed = None
     if result == "inconclusive":
         needed = items_needed(estimate, limit)
