@@ -136,7 +136,7 @@ def test_another_like_it_has_the_same_fate_and_language(report: Report, open_pag
     page.locator(".fates button").nth(1).click()
     rows_become(page, lambda n: 3 < n < 90)
     page.locator(".entry").first.click()
-    page.locator(".item .bar .fate", has_text="recognised").wait_for()
+    page.locator(".item .bar .fate", has_text="picked").wait_for()
     before = page.locator(".item .where").inner_text()
     fate = page.locator(".item .bar .fate").inner_text()
     page.get_by_role("button", name="Another like it").click()
