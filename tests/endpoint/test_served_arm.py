@@ -111,7 +111,7 @@ def test_a_server_without_log_probabilities_answers_the_rest(
     assert "status 400" in notes
     assert "leave out top_k, min_p, repetition penalty: its own defaults hold" in notes
     # What was not asked is not taken for wrong.
-    assert "Choice was not measured" in run.verdict.text
+    assert "Multiple choice was not measured" in run.verdict.text
     assert run.fates().filter(options="choice").is_empty()
     assert "arm" in repr(run) or run.arms
 
@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on_shard_by_shard(
 ) -> None:
     monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
     monkeypatch.setenv("ANOMIA_ENDPOINT_CONCURRENCY", "1")
-    fake.fail = lambda number: (401, {}) if number > 100 else None
+    fake.fail = lambda number: (401, {}) if number > 130 else None
     run = measure(f"endpoint:{url}#tiny")
     (arm,) = run.arms
     assert "refuses the key" in run.failed[arm]
@@ -244,7 +244,7 @@ def test_another_model_behind_the_same_address_is_noticed(
 ) -> None:
     monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
     monkeypatch.setenv("ANOMIA_ENDPOINT_CONCURRENCY", "1")
-    fake.fail = lambda number: (401, {}) if number > 100 else None
+    fake.fail = lambda number: (401, {}) if number > 130 else None
     (arm,) = measure(f"endpoint:{url}#tiny").arms
     fake.fail = lambda number: None
     mine, fake.model = fake.model, make_model(7)
