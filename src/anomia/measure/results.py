@@ -25,7 +25,7 @@ from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
 from anomia.notes import read_notes
-from anomia.records import read_items, read_records
+from anomia.records import read_items, read_records, upgrade
 
 # Items that a reader may ask to leave out: the columns that mark them, and what they are.
 EXCLUDABLE: Mapping[str, str] = {
@@ -99,7 +99,10 @@ def read_results(
     provenance = study.get("provenance", {})
     records = in_study_order(read_records(run), study)
     if (run / "items.parquet").is_file():
-        records = with_scorings(records, read_items(run))
+        items = read_items(run)
+        records = with_scorings(records, items)
+        if not records.filter(pl.col("open_strict").is_null() & pl.col("open_text").is_not_null()).is_empty():
+            records = upgrade(records, items)
     noise = read_json(run / "noise.json")
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
     arms = read_json(run / "arms.json") or {}
