@@ -208,6 +208,23 @@ def test_a_language_must_hold_against_the_number_of_languages():
     assert "gap" not in among.stands
 
 
+def test_overall_claims_the_gap_at_97_percent():
+    """Three studies of one language: a gap apart from 0 at 97 %, at 95 % only, and not."""
+    base_open, base_choice = base_answers()
+    right = np.flatnonzero(base_open)
+    claimed = {}
+    for lost in range(2, 30):
+        arm_open = base_open.copy()
+        arm_open[right[:lost]] = False
+        arm_open[np.flatnonzero(~base_open)[:2]] = True
+        arm_choice = base_choice.copy()
+        arm_choice[np.flatnonzero(base_choice)[-2:]] = False
+        answers = Answers(base_open, arm_open, base_choice, arm_choice)
+        found = gather(Case(answers, ["a"] * N), draws=2000)[OVERALL]
+        claimed[found.gap.low > 0, "gap" in found.stands] = True
+    assert set(claimed) == {(False, False), (True, False), (True, True)}
+
+
 def test_nearness_needs_the_control_base_s_own_failures_and_validated_intervals():
     base_open, base_choice = base_answers()
     answers = Answers(base_open, base_open & False, base_choice, base_choice)

@@ -115,6 +115,17 @@ def test_claims_that_do_not_stand_after_correction_are_not_made():
     assert decide(evidence(HOLDS, HOLDS, MORE, stands=frozenset())).outcome == "intact"
 
 
+def test_what_differs_at_95_percent_and_is_not_claimed_is_said():
+    shown = evidence(FALLS, HOLDS, MORE, stands=CLAIMS - {"gap"})
+    assert "Their difference is apart from 0 at 95 %, but not at the higher level" in explain(
+        shown, decide(shown)
+    )
+    both = evidence(FALLS, HOLDS, MORE, stands=CLAIMS - {"gap", "open"})
+    assert "The drop of open and their difference are apart from 0 at 95 %" in explain(both, decide(both))
+    none = evidence(FALLS, HOLDS, UNCLEAR, stands=CLAIMS - {"gap"})
+    assert "at 95 %" not in explain(none, decide(none))
+
+
 def test_lost_that_dominates_is_loss_even_where_open_fell_more():
     # 45 % of the items no longer said are seen lost: with four options that is 60 % lost.
     lost = evidence(FALLS, FALLS, MORE, lost=(0.5, 0.45, 0.55))

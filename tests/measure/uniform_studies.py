@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomia.measure.bootstrap import Resampling, Stratum, bca_levels, resample, totals
 from anomia.measure.contrasts import Answers, net_quantity
 from anomia.measure.drops import QUARTER
-from anomia.measure.evidence import _apart, _Claim, _level, holm_stands
+from anomia.measure.evidence import ALPHA, GAP_ALPHA, _Claim, apart, holm_stands, levels_of
 from anomia.measure.fates import FATES, count_fates, fates
 from anomia.measure.quantities import (
     BCA_ALONE,
@@ -220,7 +220,10 @@ class Study(NamedTuple):
 
     def evidence(self) -> Evidence:
         """What the overall verdict rests on."""
-        return _evidence(self.answers, self.design.passages, self.overall[LEVEL])
+        whole = _evidence(self.answers, self.design.passages, self.overall[LEVEL])
+        return replace(
+            whole, stands=frozenset(claim for claim in CLAIMS if _claim(claim, self.overall).rank(1, apart))
+        )
 
     def language_evidence(self) -> list[Evidence]:
         """What the verdict of each language rests on, corrected for their number."""
@@ -229,9 +232,7 @@ class Study(NamedTuple):
         stands = {
             claim: holm_stands(
                 {
-                    name: _Claim({level: found[claim] for level, found in by_level.items()}).rank(
-                        design.languages, _apart
-                    )
+                    name: _claim(claim, by_level).rank(design.languages, apart)
                     for name, by_level in zip(names, self.languages, strict=True)
                 },
                 design.languages,
@@ -245,6 +246,11 @@ class Study(NamedTuple):
             kept = frozenset(claim for claim in CLAIMS if name in stands[claim])
             found.append(replace(_evidence(answers, design.passages[mine], by_level[LEVEL]), stands=kept))
         return found
+
+
+def _claim(name: str, by_level: Mapping[float, Found]) -> _Claim:
+    estimates = {level: found[name] for level, found in by_level.items()}
+    return _Claim(estimates, GAP_ALPHA if name == "gap" else ALPHA)
 
 
 def simulate(
@@ -261,7 +267,7 @@ def simulate(
     generator = np.random.default_rng([seed, *design[:3], *(round(1000 * value) for value in truth)])
     passages = design.passages
     resampling = resample(design.labels, passages, draws=draws, seed=seed)
-    levels = sorted({_level(size) for size in range(1, design.languages + 1)})
+    levels = levels_of(design.languages)
     for start in range(0, studies, CHUNK):
         answers = draw_studies(truth, design, min(CHUNK, studies - start), generator)
         shape = np.shape(answers.base_open)
@@ -269,7 +275,7 @@ def simulate(
             [_all_at_once(name, answers).columns.reshape(*shape, -1) for name in leaves], axis=-1
         )
         parts = language_sums(resampling, columns)
-        overall = estimates(answers, passages, pooled_sums(parts), leaves, [LEVEL])
+        overall = estimates(answers, passages, pooled_sums(parts), leaves, levels_of(1))
         scopes: list[list[dict[float, Found]]] = []
         if by_language:
             for number, sums in enumerate(parts):

@@ -96,7 +96,7 @@ def explain(
             "and than answers that base never gave."
         )
     if decision.outcome == "inconclusive":
-        sentences.append(_undecided(decision, evidence.n))
+        sentences += [_undecided(decision, evidence.n), _almost(evidence)]
     # Where nothing can be compared, there is nothing for other options to agree with.
     if decision.outcome not in ("untestable", "broken") and not evidence.identical:
         sentences += [scope.why, _controls(controls or {})]
@@ -203,6 +203,24 @@ def _undecided(decision: Decision, asked: int) -> str:
         text
         + f" About {rounded(decision.items_needed):,} items like these would give 80 % power to decide it."
     )
+
+
+def _almost(evidence: Evidence) -> str:
+    """What differs from 0 by the intervals that are shown, and isn't claimed: without this they contradict the outcome."""
+    figures = {
+        "open": ("the drop of open", evidence.open_drop),
+        "choice": ("the drop of choice", evidence.choice_drop),
+        "gap": ("their difference", evidence.gap),
+    }
+    names = tuple(
+        name
+        for claim, (name, estimate) in figures.items()
+        if claim not in evidence.stands and estimate is not None and not estimate.low <= 0 <= estimate.high
+    )
+    if not names:
+        return ""
+    text = f"{_listed(names)} {'are' if len(names) > 1 else 'is'} apart from 0 at 95 %, but not at the higher level that a "
+    return text[0].upper() + text[1:] + "verdict asks for."
 
 
 def _other(name: str, reading: Reading, decision: Decision) -> str:

@@ -6,6 +6,7 @@ In half precision rounding alone flips answers, and what flips looks like damage
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from anomia.probe.twin import shallow_twin
 MOST_TIMES = 2.0
 # Of the memory that is free, so much may be taken by the weights.
 _WEIGHTS_SHARE = 0.4
-# What asking a batch of 16 items takes, about: the prompts, and 32 steps of one token for all paths.
-_PREFILL_TOKENS, _PREFILLS = 256, 24
-_STEP_ROWS, _STEPS = 32, 32
-_REPEATS = 2
+# What asking a batch of 16 items takes, about, as shapes of tokens and how many such passes: the prompts, and steps of
+# one token for all paths.
+_PASSES = (((1, 256), 24), ((32, 1), 32))
+_HEAD_PLACES = 32
+_REPEATS = 3
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -73,30 +75,40 @@ def _float32_bytes(model: Any) -> int:
 def cost_of_float32(model: Any) -> float | None:
     """How many times as long float32 takes, by passes of the model's first blocks and its head in both dtypes.
 
-    The best of a few repeats, taking turns, so that other work on the machine decides little. None where there is no
-    such copy of the model.
+    On one thread, and the best of a few repeats that take turns, so that other work on the machine decides little:
+    threads that wait for each other on cores that are taken would measure the scheduler. The blocks count for all of
+    the model's. None where there is no such copy of the model.
     """
     exact = shallow_twin(model)
     if exact is None or exact.get_output_embeddings() is None:
         return None
     twins = {torch.float32: exact, model.dtype: copy.deepcopy(exact).to(model.dtype)}
+    depths = [each.config.get_text_config().num_hidden_layers for each in (model, exact)]
     vocabulary = model.config.get_text_config().vocab_size
-    prompt = torch.randint(vocabulary, (1, _PREFILL_TOKENS))
-    step = torch.randint(vocabulary, (_STEP_ROWS, 1))
-    best = {(dtype, kind): float("inf") for dtype in twins for kind in ("prompt", "step")}
-    with torch.inference_mode():
-        for _ in range(_REPEATS):
-            for dtype, twin in twins.items():
-                for kind, tokens in (("prompt", prompt), ("step", step)):
-                    best[dtype, kind] = min(best[dtype, kind], _seconds(twin, tokens))
-    seconds = {dtype: _PREFILLS * best[dtype, "prompt"] + _STEPS * best[dtype, "step"] for dtype in twins}
+    asked = [(torch.randint(vocabulary, shape), weight) for shape, weight in _PASSES]
+    best = dict.fromkeys(itertools.product(twins, range(len(asked))), (float("inf"), float("inf")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _, key in itertools.product(range(_REPEATS), best):
+                dtype, number = key
+                took = _seconds(twins[dtype], asked[number][0])
+                best[key] = min(best[key][0], took[0]), min(best[key][1], took[1])
+    finally:
+        torch.set_num_threads(threads)
+    seconds = dict.fromkeys(twins, 0.0)
+    for (dtype, number), (blocks, head) in best.items():
+        seconds[dtype] += asked[number][1] * (blocks * depths[0] / depths[1] + head)
     return seconds[torch.float32] / seconds[model.dtype]
 
 
-def _seconds(model: Any, tokens: torch.Tensor) -> float:
-    """One pass as a run makes it: the head reads a few places, and its logits are normalized in float32."""
+def _seconds(model: Any, tokens: torch.Tensor) -> tuple[float, float]:
+    """One pass as a run makes it, blocks and head: the head reads a few places, its logits normalized in float32."""
     began = time.perf_counter()
     states = model.base_model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # [N, D]
     # A single place, cut out of the states, goes a slow way through some bfloat16 kernels that no run takes.
-    model.get_output_embeddings()(states[-_STEP_ROWS:].contiguous()).float().log_softmax(-1)
-    return time.perf_counter() - began
+    states = states[-_HEAD_PLACES:].contiguous()
+    between = time.perf_counter()
+    model.get_output_embeddings()(states).float().log_softmax(-1)
+    return between - began, time.perf_counter() - between

@@ -10,7 +10,7 @@ function softmax(scores) {
 }
 
 function optionsTable(item, name, label, base, arm, language) {
-  const options = item.options[name];
+  const options = item.options[name.replace("_no_question", "")];
   const sides = [base, arm].map((row) => row.pick?.[name]?.[0]);
   if (!options || !sides.some(Boolean)) return null;
   const shares = sides.map((scores) => scores && softmax(scores));
