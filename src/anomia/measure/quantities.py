@@ -273,26 +273,6 @@ def minus(first: Quantity, second: Quantity) -> Quantity:
     )
 
 
-def restrict(quantity: Quantity, items: Mask) -> Quantity:
-    """The quantity over the items under a mask alone."""
-    places = np.flatnonzero(items)
-
-    def whole(part: Mask) -> Mask:
-        mask = np.zeros(len(items), dtype=bool)
-        mask[places[part]] = True
-        return mask
-
-    return Quantity(
-        columns=quantity.columns[items],
-        value=quantity.value,
-        given=quantity.given,
-        plain=lambda part, level: quantity.plain(whole(part), level),
-        changed=quantity.changed[items],
-        possible=lambda part, level: quantity.possible(whole(part), level),
-        sides=tuple(restrict(side, items) for side in quantity.sides),
-    )
-
-
 def gap_quantity(
     base_open: ArrayLike,
     arm_open: ArrayLike,
