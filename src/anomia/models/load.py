@@ -27,11 +27,17 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, and its tokenizer. `name` is what the user called it."""
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    name: what the user called it. notes: what loading has to tell a reader. end_tokens: the tokens that end
+    an answer where another model's are to be used; None for its own.
+    """
 
     name: str
     model: Any
     tokenizer: Any
+    notes: tuple[str, ...] = ()
+    end_tokens: tuple[int, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +54,8 @@ class LoadedModel:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer, as `generate` takes them."""
+        if self.end_tokens is not None:
+            return self.end_tokens
         eos = self.model.generation_config.eos_token_id
         if eos is None:
             eos = self.tokenizer.eos_token_id
