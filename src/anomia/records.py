@@ -20,6 +20,7 @@ from anomia.grade import Stripped, containment, grade, is_degenerate, normalize,
 from anomia.items.item import ItemSet
 from anomia.loops import is_loop, is_text_loop
 from anomia.probe.ask import Distribution, Reply
+from anomia.probe.asked import prompt_hash
 from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem
 
 _TEXTS = pl.List(pl.String)
@@ -45,6 +46,7 @@ def _schema() -> dict[str, Any]:
         "gold": pl.String,
         "finite": pl.Boolean,
         "prompt_tokens": pl.Int32,
+        "prompt_hash": pl.String,
         "truncated": pl.Boolean,
         "context_characters": pl.Int32,
         "gold_truncated": pl.Boolean,
@@ -187,6 +189,7 @@ def record(
         "foil": item.foil,
         "finite": reply.finite,
         "prompt_tokens": encoded.prompt_tokens,
+        "prompt_hash": prompt_hash(encoded.ask),
         "truncated": encoded.truncated,
         "context_characters": len(encoded.context),
         "gold_truncated": encoded.gold_truncated,

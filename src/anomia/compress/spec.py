@@ -10,8 +10,8 @@ A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -37,7 +37,8 @@ NULL_DTYPES = ("float32", "bfloat16", "float16")
 METHODS: Mapping[str, str] = {
     **PRUNING_METHODS,
     **QUANTIZATION_METHODS,
-    "checkpoint": "a model that somebody already compressed: checkpoint:MODEL",
+    "checkpoint": "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
+    "packaged": "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
     "null": "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
     "endpoint": "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
 }
@@ -105,12 +106,17 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A compressed model, loaded instead of base. model: hub id, folder or GGUF file."""
+    """A compressed model, loaded instead of base. model: hub id, folder or GGUF file.
+
+    packaged: asked with the tokenizer, the chat template and the end tokens that it brings, as its users would; else
+    with base's token ids wherever the vocabulary is the same.
+    """
 
     model: str
+    packaged: bool = False
 
     def __str__(self) -> str:
-        return f"checkpoint:{_escape(self.model)}"
+        return f"{'packaged' if self.packaged else 'checkpoint'}:{_escape(self.model)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
     steps = () if text.strip() == "base" else tuple(_parse_step(part, text) for part in text.split("+"))
     for step in steps[1:]:
         if isinstance(step, Checkpoint):
-            raise StudyError(f"arm {text!r}: checkpoint replaces the model, so it can only come first")
+            raise StudyError(f"arm {text!r}: a checkpoint replaces the model, so it can only come first")
     if len(steps) > 1 and any(isinstance(step, Null) for step in steps):
         raise StudyError(f"arm {text!r}: null is base itself under harmless noise, so it stands alone")
     for step, following in pairwise(steps):
@@ -191,13 +197,13 @@ def _parse_step(part: str, arm: str) -> Step:
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
     if method == "endpoint":
         raise StudyError("arm endpoint: it stands alone: what is served can't be changed from here")
-    if method == "checkpoint":
+    if method in ("checkpoint", "packaged"):
         if not amount or options:
             raise StudyError(
-                f"{where}: write checkpoint:MODEL with a hub id, folder or GGUF file and no options"
+                f"{where}: write {method}:MODEL with a hub id, folder or GGUF file and no options"
                 " (a comma in a path is written %2C)"
             )
-        return Checkpoint(_unescape(amount))
+        return Checkpoint(_unescape(amount), packaged=method == "packaged")
     if method == "null":
         return _parse_null(amount, options, where)
     if method in QUANTIZATION_METHODS:
@@ -226,6 +232,21 @@ def _parse_step(part: str, arm: str) -> Step:
         budget=_positive(given, "budget", where),
         allocation=allocation,
     )
+
+
+def as_packaged(arms: Iterable[str]) -> list[str]:
+    """Arms, and behind each checkpoint the same as its folder packages it.
+
+    >>> as_packaged(["wanda:0.5", "checkpoint:a"])
+    ['wanda:0.5', 'checkpoint:a', 'packaged:a']
+    """
+    found: dict[str, None] = {}
+    for text in arms:
+        found[text] = None
+        first, *rest = parse_arm(text).steps or (None,)
+        if isinstance(first, Checkpoint) and not first.packaged:
+            found["+".join(map(str, (replace(first, packaged=True), *rest)))] = None
+    return list(found)
 
 
 def is_null(name: str) -> bool:

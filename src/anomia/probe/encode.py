@@ -7,6 +7,7 @@ what a token boundary does to a leading space is needed, and where one moves it 
 
 from __future__ import annotations
 
+import datetime
 import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,7 @@ class Form:
     exemplar_characters: int = 300
     templates: Templates = PLAIN
     grading: Grading = CONTAINMENT
+    today: datetime.date | None = None
 
 
 @dataclass(frozen=True, slots=True)

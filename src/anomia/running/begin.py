@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "architecture": architecture(loaded.model),
         "batch_size": _batch_size(study, item_sets, ready, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
+        "positions": loaded.positions,
+        "today": datetime.date.today().isoformat(),
         "base_weights": fingerprint_weights(loaded.model),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "size_bytes": stored_bytes(loaded.model, source=loaded.name, revision=study.revision),

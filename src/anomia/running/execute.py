@@ -22,11 +22,11 @@ from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
 from anomia.running.folder import MATRIX
 from anomia.running.log import JsonLog
-from anomia.running.model import make_ready
+from anomia.running.model import Ready, make_ready
 from anomia.running.noise import lacks_noise, measure_noise
 from anomia.running.progress import Ahead, Progress, Several
 from anomia.running.reuse import reuse_base
-from anomia.running.shard import measure_shard
+from anomia.running.shard import check_finished, measure_shard
 from anomia.running.stopping import stopped
 from anomia.study import BASE, Study
 
@@ -175,6 +175,8 @@ def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None
     for cell in turn.cells:
         if turn.arm.name == BASE:
             begin_cell(cell, ready, progress, reuse)
+        else:
+            check_arm(cell, turn.arm.name, ready)
         for shard in turn.pending(cell):
             if turn.narrow_enough(cell):
                 break
@@ -183,15 +185,22 @@ def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None
             measure_noise(cell, ready, progress)
 
 
-def begin_cell(cell: CellRun, ready: Any, progress: Progress, reuse: Sequence[Path]) -> None:
+def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]) -> None:
     """Makes a cell's folder, or sees that base is the one that it was begun with."""
     if cell.folder is None:
         begin(cell, ready, progress, reuse)
     else:
         check_weights(cell.folder, ready.loaded)
+        check_finished(cell, BASE, ready)
     assert cell.folder is not None
     if reuse and cell.pending(BASE):
-        reuse_base(cell, reuse, progress)
+        reuse_base(cell, ready, reuse, progress)
+
+
+def check_arm(cell: CellRun, arm: str, ready: Ready) -> None:
+    """Sees that what an arm answered before would be asked the same now; what is asked like base is held to base."""
+    if not ready.asked.alike:
+        check_finished(cell, arm, ready)
 
 
 def _has_work(turn: Turn) -> bool:

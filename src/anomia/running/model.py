@@ -17,14 +17,15 @@ from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.errors import CompressionError, RunError
 from anomia.files import read_yaml
 from anomia.models import LoadedModel, load_model, load_tokenizer
-from anomia.models.fingerprint import architecture, fingerprint_tokenizer
+from anomia.models.fingerprint import architecture
 from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
+from anomia.running.alike import Asked, ask_like_base
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm
-from anomia.running.folder import RunFolder, Shard, runs_of
+from anomia.running.folder import Shard, runs_of
 from anomia.running.progress import Progress
 from anomia.study import Study
 
@@ -33,13 +34,14 @@ class Ready(NamedTuple):
     """A model that can be asked.
 
     served: behind a server; `loaded` is then base's tokenizer and configuration. batch_size: items per batch, where it
-    is not the run's.
+    is not the run's. asked: whether it is asked what base is.
     """
 
     loaded: LoadedModel
     engine: ChosenEngine
     served: Served | None = None
     batch_size: int | None = None
+    asked: Asked = Asked()
 
 
 def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Ready:
@@ -58,7 +60,15 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
     null = steps[0] if steps and isinstance(steps[0], Null) else None
     dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
-    loaded = load(study, checkpoint.model if checkpoint else study.base, progress, dtype)
+    asked = Asked()
+    if checkpoint is not None:
+        begun = turn.cells[0].folder
+        assert begun is not None
+        # Whether its own chat template works matters only where it is used.
+        loaded = load(study, checkpoint.model, progress, dtype, chat=False)
+        loaded, asked = ask_like_base(study, begun, checkpoint, loaded)
+    else:
+        loaded = load(study, study.base, progress, dtype)
     if dtype is None and study.dtype == "auto":
         loaded = _settle_precision(study, loaded, progress)
     rest = steps[1:] if checkpoint else steps
@@ -80,12 +90,12 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     if steps:
         for cell in turn.cells:
             assert cell.folder is not None
-            write_notes(cell.path, turn.arm.name, _differences(loaded, cell.folder))
+            write_notes(cell.path, turn.arm.name, [*loaded.notes, *([asked.why] if asked.why else [])])
         report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
         report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
         for cell in turn.cells:
             _note(turn, cell, report)
-    return Ready(loaded, _engine(turn, loaded), batch_size=null.batch if null else None)
+    return Ready(loaded, _engine(turn, loaded), batch_size=null.batch if null else None, asked=asked)
 
 
 def _dtype(turn: Turn, reuse: Sequence[Path]) -> str | None:
@@ -163,18 +173,6 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
     return Ready(loaded, ChosenEngine("endpoint", "", reference.answer), served)
 
 
-def _differences(loaded: LoadedModel, folder: RunFolder) -> list[str]:
-    """What about an arm's own tokenizer changes how its figures are read."""
-    if fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
-        return []
-    size = loaded.model.config.get_text_config().vocab_size
-    return [
-        f"it has another tokenizer than base ({size:,} tokens against {folder.provenance['vocabulary']:,}): ranks "
-        "are of the first token that each model's own tokenizer gives an answer, passages are cut by its own "
-        "tokens, and the divergence from base's next-token distribution can't be given"
-    ]
-
-
 def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
     """Stores what compression did in a cell's folder, unless it did something else there before."""
     assert cell.folder is not None
@@ -195,8 +193,10 @@ def _texts(report: dict[str, object]) -> list[object]:
     return [(step.get("calibration") or {}).get("token_hash") for step in steps]
 
 
-def load(study: Study, name: str, progress: Progress, dtype: str | None) -> LoadedModel:
-    """Loads a model in a dtype; None takes the study's."""
+def load(
+    study: Study, name: str, progress: Progress, dtype: str | None, *, chat: bool | None = None
+) -> LoadedModel:
+    """Loads a model in a dtype; None takes the study's. chat: whether it needs a chat template; None: as the study."""
     progress.stage(f"loading {name}", 1)
     loaded = load_model(
         name,
@@ -204,7 +204,7 @@ def load(study: Study, name: str, progress: Progress, dtype: str | None) -> Load
         device=study.device,
         revision=study.revision if name == study.base else None,
         trust_remote_code=study.trust_remote_code,
-        chat=study.chat,
+        chat=study.chat if chat is None else chat,
     )
     progress.advance()
     return loaded

@@ -11,6 +11,7 @@ from anomia.probe.ask import Ask
 from anomia.probe.encode import EncodedItem
 from anomia.probe.precision import fits_float32
 from anomia.records import record
+from anomia.running.alike import today_of
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, shards_of
 from anomia.running.model import Ready, load
@@ -45,7 +46,9 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     ]
     # As the study asks them: what else is asked decides how passages are cut, too.
     encoded = [
-        _open_and_choice(encode(study, items.items[index], items, loaded, reach=False))
+        _open_and_choice(
+            encode(study, items.items[index], items, loaded, reach=False, today=today_of(folder))
+        )
         for items, index in turns
     ]
     first = _rows_by_item(folder, study, item_sets)

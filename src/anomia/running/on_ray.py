@@ -22,7 +22,7 @@ import torch
 
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
 from anomia.running.cells import CellRun, Turn
-from anomia.running.execute import Measure, begin_cell, measure_here
+from anomia.running.execute import Measure, begin_cell, check_arm, measure_here
 from anomia.running.folder import RunFolder, Shard
 from anomia.running.model import Ready, make_ready
 from anomia.running.noise import lacks_noise, measure_noise
@@ -121,6 +121,9 @@ class Worker:
     def _made(self, reuse: Sequence[Path] = ()) -> Ready:
         if self._ready is None:
             self._ready = make_ready(self._turn, self._progress, reuse)
+            if self._turn.arm.name != BASE:
+                for cell in self._turn.cells:
+                    check_arm(cell, self._turn.arm.name, self._ready)
         return self._ready
 
     def _guarded(self, work: Any) -> Answer:

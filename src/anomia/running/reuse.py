@@ -12,9 +12,12 @@ from anomia.errors import RunError
 from anomia.files import read_yaml
 from anomia.items import ItemSet
 from anomia.records import ITEM_SCHEMA, item_rows, read_items, write_rows
+from anomia.running.alike import changed_prompts
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, open_run, runs_of, shards_of
+from anomia.running.model import Ready
 from anomia.running.progress import Finished, Progress
+from anomia.running.shard import encode_shard
 from anomia.study import BASE, Study
 
 _FOUND = {
@@ -37,7 +40,7 @@ _BESIDE = {
 """Settings that change nothing of base's answers, or that show in what a run found out and in its questions."""
 
 
-def reuse_base(cell: CellRun, runs: Sequence[Path], progress: Progress) -> None:
+def reuse_base(cell: CellRun, ready: Ready, runs: Sequence[Path], progress: Progress) -> None:
     """Copies base's records of every language whose fingerprint is the same, and says what differs elsewhere.
 
     Raises:
@@ -55,7 +58,7 @@ def reuse_base(cell: CellRun, runs: Sequence[Path], progress: Progress) -> None:
             if reason:
                 progress.say(f"{cell.label}{items.language}: base is not taken from {path}: {reason}")
                 continue
-            taken = sum(_copied(earlier, cell, items, progress))
+            taken = sum(_copied(earlier, cell, ready, items, progress))
             if taken:
                 progress.say(f"{cell.label}{items.language}: base's {taken} items are taken from {path}")
         noise = earlier.noted("noise.json")
@@ -92,7 +95,9 @@ def _other_questions(earlier: RunFolder, now: RunFolder, items: ItemSet) -> str 
     return None
 
 
-def _copied(earlier: RunFolder, cell: CellRun, items: ItemSet, progress: Progress) -> Iterator[int]:
+def _copied(
+    earlier: RunFolder, cell: CellRun, ready: Ready, items: ItemSet, progress: Progress
+) -> Iterator[int]:
     """Copies what is there and yields the number of rows of each shard."""
     assert cell.folder is not None
     limit = cell.study.reach_limit
@@ -104,6 +109,13 @@ def _copied(earlier: RunFolder, cell: CellRun, items: ItemSet, progress: Progres
         if cell.folder.is_done(shard) or not earlier.is_done(theirs):
             continue
         rows = earlier.rows(theirs).with_columns(dataset=pl.lit(items.dataset))
+        changed = changed_prompts(rows, encode_shard(cell, shard, ready))
+        if changed:
+            progress.say(
+                f"{cell.label}{items.language}: base's items {shard.first + 1} to {shard.last} are not taken from "
+                f"{earlier.path}: {len(changed)} of them would be asked other token ids now (first: {changed[0]})"
+            )
+            continue
         write_rows(rows.to_dicts(), cell.folder.record_file(shard))
         count = shard.last - shard.first
         for _ in range(count):

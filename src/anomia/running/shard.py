@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from anomia.endpoint.ask import answer_items
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.models import LoadedModel
-from anomia.models.fingerprint import fingerprint_tokenizer
 from anomia.probe.ask import Decoding, Distribution, OnSplit, Reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import Said, record, write_rows
+from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, Shard
 from anomia.running.model import Ready
@@ -37,21 +38,12 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     chosen = items.items[shard.first : shard.last]
     progress.stage(f"{cell.label}{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
     references: dict[str, Distribution] = {}
-    if shard.arm != BASE and fingerprint_tokenizer(loaded.tokenizer) == folder.provenance["tokenizer"]:
+    if shard.arm != BASE and ready.asked.same_ids:
         # Token ids of another vocabulary mean other tokens.
         references = _base_distributions(folder, shard)
-    reach = shard.first < study.reach_limit
-    encoded = [
-        encode(
-            study,
-            item,
-            items,
-            loaded,
-            reach=reach,
-            reference_tokens=references[item.question.id].tokens if item.question.id in references else (),
-        )
-        for item in chosen
-    ]
+    encoded = encode_shard(cell, shard, ready, references)
+    if shard.arm != BASE and ready.asked.alike:
+        check_like_base(folder, shard, encoded)
     # Items of like length share a batch; the order is a function of the items alone.
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
@@ -91,6 +83,41 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     )
 
 
+def check_finished(cell: CellRun, arm: str, ready: Ready) -> None:
+    """Sees that what a model answered before would be asked again as it was.
+
+    Raises:
+        RunError: it would be asked other token ids.
+    """
+    assert cell.folder is not None
+    for shard in cell.shards(arm):
+        if cell.folder.is_done(shard):
+            check_as_before(cell.folder, shard, encode_shard(cell, shard, ready))
+
+
+def encode_shard(
+    cell: CellRun, shard: Shard, ready: Ready, references: Mapping[str, Distribution] | None = None
+) -> list[EncodedItem]:
+    """The items of a shard as a model is asked them. references: base's next-token distributions, by item."""
+    assert cell.folder is not None
+    items, loaded = cell.items_of(shard), ready.loaded
+    # A model that takes more positions than base would otherwise see more of a long passage than base did.
+    positions = cell.folder.provenance.get("positions") if ready.asked.alike else None
+    return [
+        encode(
+            cell.study,
+            item,
+            items,
+            loaded,
+            reach=shard.first < cell.study.reach_limit,
+            positions=positions or loaded.positions,
+            today=today_of(cell.folder),
+            reference_tokens=found.tokens if (found := (references or {}).get(item.question.id)) else (),
+        )
+        for item in items.items[shard.first : shard.last]
+    ]
+
+
 def _answers(
     cell: CellRun, encoded: Sequence[EncodedItem], ready: Ready, *, on_split: OnSplit
 ) -> Iterator[tuple[Reply, Said | None]]:
@@ -108,12 +135,19 @@ def encode(
     loaded: LoadedModel,
     *,
     reach: bool,
+    positions: int | None = None,
+    today: datetime.date | None = None,
     **more: Any,
 ) -> EncodedItem:
-    """The item as the study asks it. reach: with beams and samples."""
+    """The item as the study asks it.
+
+    reach: with beams and samples. positions: the longest sequence, by default what the model takes. today: the date
+    that chat templates see.
+    """
     form = Form(
         chat=study.chat,
-        positions=loaded.positions,
+        today=today,
+        positions=positions or loaded.positions,
         max_new_tokens=study.max_new_tokens,
         prompt_tokens=study.prompt_tokens,
         one_shot_tokens=study.one_shot_tokens,
