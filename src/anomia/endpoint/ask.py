@@ -13,7 +13,7 @@ from anomia.endpoint.client import Client, RefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
-from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem, chat_text
+from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem
 from anomia.records import Said, answer_of
 
 
@@ -34,9 +34,9 @@ def answer_items(
     Args:
         served: the model.
         encoded: the items, encoded with base's tokenizer: their texts are sent.
-        tokenizer: of base, for its chat template and for counting tokens.
+        tokenizer: of base, for its start token and for counting tokens.
         decoding: how much is generated and drawn.
-        chat: whether prompts go through base's chat template.
+        chat: whether the prompts went through base's chat template.
 
     Raises:
         ModelError: the server can't be reached any more, or refuses every request.
@@ -59,7 +59,7 @@ def _answer_item(
     served: Served, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
 ) -> tuple[Reply, Said]:
     client, plain = served.client, served.abilities.plain
-    sent = {name: _sent(tokenizer, text, chat=chat) for name, text in encoded.prompts.items()}
+    sent = {name: _sent(tokenizer, text, chat=chat) for name, text in encoded.rendered.items()}
     length = {"max_tokens": decoding.max_new_tokens}
     refused: dict[str, str] = {}
     greedy = {}
@@ -85,7 +85,7 @@ def _answer_item(
     reply = Reply(encoded.ask.item_id)
     if served.abilities.echo:
         with _noting(refused, "choice and ranks"):
-            reply = _scored(served, encoded, sent, chat=chat)
+            reply = _scored(served, encoded, sent)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
     return reply, Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
 
@@ -99,7 +99,7 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
         refused[name] = str(error)
 
 
-def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, chat: bool) -> Reply:
+def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
     """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
     question, asked = encoded.item.question, encoded.ask.options
     texts = {
@@ -116,9 +116,9 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, ch
             continue
         if prompt == "open" and "answers" in mine:
             wanted |= dict.fromkeys([encoded.item.foil, *encoded.item.options["standard"]])
-        space = "" if chat else " "
         found = {
-            text: score(served.client, f"{sent[prompt]}{space}{text}", served.abilities) for text in wanted
+            text: score(served.client, f"{sent[prompt]}{encoded.gap}{text}", served.abilities)
+            for text in wanted
         }
         alone = score(served.client, sent[prompt], served.abilities)
         by_prompt[prompt], starts[prompt] = found, _start(alone, list(found.values()))
@@ -150,11 +150,10 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str], *, ch
     return Reply(encoded.ask.item_id, option_log_probs=log_probs, placements=placements, finite=finite)
 
 
-def _sent(tokenizer: Any, prompt: str, *, chat: bool) -> str:
+def _sent(tokenizer: Any, text: str, *, chat: bool) -> str:
     """A prompt as it is sent: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
     if not chat:
-        return prompt
-    text = chat_text(tokenizer, prompt)
+        return text
     adds_bos = tokenizer("a").input_ids[:1] == [getattr(tokenizer, "bos_token_id", None)]
     return text.removeprefix(tokenizer.bos_token) if adds_bos else text
 

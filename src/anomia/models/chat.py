@@ -1,13 +1,264 @@
-"""Chat templates."""
+"""Prompts as a user's turn in a model's own chat template.
+
+A template is code that comes with the model. It is tried once, before anything is measured: a template that drops,
+changes or repeats what is asked is refused. What it writes depends on the prompt and a date alone, so that base and a
+compressed model are asked the same on two days and two machines.
+"""
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _get_template_literal_text
+
 from anomia.errors import ModelError
+from anomia.models.chat_template import THINKING_OFF, ChatTemplate, Turns, Written, what_failed
+from anomia.models.chat_trial import DAY, PROMPT, Trial, content_of, try_template, try_writer
+
+_NO_CHAT = "or leave out --chat"
+
+
+def render(tokenizer: Any, prompt: str, *, today: datetime.date | None = None) -> str:
+    """A prompt as a user's turn in the tokenizer's chat template: thinking off, up to where the answer begins.
+
+    Args:
+        tokenizer: of the model.
+        prompt: the user's text; nothing in it is evaluated.
+        today: the date that the template sees; None: this day's. The same date gives the same text.
+
+    Raises:
+        ModelError: the template can't be used, or doesn't write this prompt.
+    """
+    if _writes_itself(tokenizer):
+        return _checked(tokenizer, prompt, lambda: _own(tokenizer)(_turns(prompt), today=DAY).text)
+    template = _template_of(_name(tokenizer), tokenizer)
+    trial = _usable(_name(tokenizer), try_template(template))
+    turns = _turns(prompt, parts=trial.parts)
+    return _checked(
+        tokenizer, prompt, lambda: template.write(turns, today=today or datetime.date.today()).text
+    )
 
 
 def check_chat(name: str, tokenizer: Any) -> None:
-    """Raises ModelError where a tokenizer has no chat template."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(f"model: the tokenizer of {name!r} has no chat template; leave out --chat")
+    """Sees that a tokenizer has a chat template that asks what it is given.
+
+    Args:
+        name: what the user called the model.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ModelError: there is none, or several of which none is the default, or it can't be used: what it did.
+    """
+    _usable(name, _trial(name, tokenizer))
+    if _writes_itself(tokenizer) and not _reads_back(tokenizer):
+        raise ModelError(
+            f"model: the tokenizer of {name!r} makes other tokens of a chat than of the chat's text, so no answer can be "
+            f"appended to a prompt; use the model's other tokenizer files (tokenizer.json), {_NO_CHAT}"
+        )
+
+
+def varies_with_date(tokenizer: Any) -> bool:
+    """Whether the text of a prompt depends on the date: the template asks for it.
+
+    Raises:
+        ModelError: there is no template.
+    """
+    if _writes_itself(tokenizer):
+        # What its own code does with the template can't be seen.
+        return "strftime_now" in str(getattr(tokenizer, "chat_template", ""))
+    return _trial(_name(tokenizer), tokenizer).dated
+
+
+def answer_gap(tokenizer: Any) -> str:
+    """What stands between a rendered prompt and an answer: " " where the template itself writes one, else "".
+
+    `ASSISTANT:` of Vicuna is followed by a space that belongs to the answer's first token; a header that ends in a line
+    break is followed by the answer itself.
+    """
+    return _trial(_name(tokenizer), tokenizer).gap
+
+
+def chat_notes(tokenizer: Any) -> tuple[str, ...]:
+    """What a reader has to know of prompts in this template, a sentence each.
+
+    Raises:
+        ModelError: the template can't be used.
+    """
+    trial = _usable(_name(tokenizer), _trial(_name(tokenizer), tokenizer))
+    text = render(tokenizer, PROMPT, today=DAY)
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)[:2]
+    start = getattr(tokenizer, "bos_token_id", None)
+    told = {
+        "the chat template takes messages as lists of parts": trial.parts,
+        "the chat template writes the date into every prompt": varies_with_date(tokenizer),
+        "prompts in the chat template begin with two start tokens": start is not None
+        and ids == [start, start],
+        "the chat template leaves a <think> span open even with thinking switched off: answers are thoughts first, and "
+        "options are scored as if they were": leaves_thinking_open(text, PROMPT),
+    }
+    return tuple(note for note, holds in told.items() if holds)
+
+
+def leaves_thinking_open(text: str, prompt: str) -> bool:
+    """Whether a rendered prompt ends inside a `<think>` span that the template opened, not the user's text."""
+    last_line = prompt.strip().rpartition("\n")[2]
+    after = text.rpartition(last_line)[2]
+    return after.rfind("<think>") > after.rfind("</think>")
+
+
+def holds_special(tokenizer: Any, text: str) -> tuple[str, ...]:
+    """The special tokens that stand in a text literally and that the tokenizer takes for the tokens themselves.
+
+    A passage that quotes `<end_of_turn>` ends the user's turn. Beside special tokens these are added tokens that the
+    chat template writes, as `<think>`; added tokens of white space or markup are ordinary text. In order of their ids.
+    """
+    folded = text.casefold()
+    suspects = {
+        index: token.content
+        for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        if token.content.casefold() in folded and _controls(tokenizer, token)
+    }
+    if not suspects:
+        return ()
+    ids = set(tokenizer(text, add_special_tokens=False).input_ids)
+    return tuple(content for index, content in sorted(suspects.items()) if index in ids)
+
+
+def _controls(tokenizer: Any, token: Any) -> bool:
+    if token.special:
+        return True
+    templates = getattr(tokenizer, "chat_template", None)
+    sources = templates.values() if isinstance(templates, Mapping) else [templates]
+    return not token.content.isspace() and any(
+        token.content in _literals(source) for source in sources if isinstance(source, str)
+    )
+
+
+def _literals(source: str) -> str:
+    """The text that a template writes, without its code; all of it where it is not valid Jinja."""
+    try:
+        literals: str = _get_template_literal_text(source)
+    except Exception:
+        return source
+    return literals
+
+
+def _turns(prompt: str, *, parts: bool = False) -> Turns:
+    # A plain string: methods of a subclass would be the template's to call.
+    return [{"role": "user", "content": content_of(str.__str__(prompt), parts=parts)}]
+
+
+def _checked(tokenizer: Any, prompt: str, write: Any) -> str:
+    """What is written for a prompt, if the prompt is in it; white space aside, which some templates tidy."""
+    try:
+        text: str = write()
+    except Exception as error:
+        # A template is code of somebody else, and can stumble over one prompt out of many.
+        raise ModelError(
+            _message(_name(tokenizer), f"{what_failed(error)}, asked {_begin(prompt)}")
+        ) from None
+    if prompt.strip() not in text and "".join(prompt.split()) not in "".join(text.split()):
+        raise ModelError(
+            f"model: the chat template of {_name(tokenizer)!r} changes or leaves out {_begin(prompt)}; leave out "
+            f"that item, {_NO_CHAT}"
+        )
+    return text
+
+
+def _begin(prompt: str) -> str:
+    return f"the prompt that begins with {' '.join(prompt.split())[:60]!r}"
+
+
+def _trial(name: str, tokenizer: Any) -> Trial:
+    if _writes_itself(tokenizer):
+        return try_writer(_own(tokenizer))
+    return try_template(_template_of(name, tokenizer))
+
+
+def _usable(name: str, trial: Trial) -> Trial:
+    if trial.fault:
+        raise ModelError(_message(name, trial.fault))
+    return trial
+
+
+def _message(name: str, fault: str) -> str:
+    return (
+        f"model: the chat template of {name!r} {fault}; give its folder a chat_template.jinja that writes the user's "
+        f"text once and as it is, {_NO_CHAT}"
+    )
+
+
+def _template_of(name: str, tokenizer: Any) -> ChatTemplate:
+    """The template that is used for plain conversations.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, Mapping) and found:
+        if "default" not in found:
+            raise ModelError(
+                f"model: {name!r} has the chat templates {', '.join(sorted(found))} and none that is the default; save "
+                f"the text of the one to use as chat_template.jinja in its folder, {_NO_CHAT}"
+            )
+        found = found["default"]
+    if found is None or isinstance(found, Mapping):
+        raise ModelError(f"model: the tokenizer of {name!r} has no chat template; {_elsewhere(name)}")
+    if not isinstance(found, str):
+        raise ModelError(
+            f"model: the chat template of {name!r} is no text but {type(found).__name__}; mend chat_template in its "
+            f"tokenizer_config.json, {_NO_CHAT}"
+        )
+    return ChatTemplate(found, tuple(sorted(tokenizer.special_tokens_map.items())))
+
+
+def _elsewhere(name: str) -> str:
+    """The remedy for a missing template: processors keep theirs in another file."""
+    if (Path(name).expanduser() / "chat_template.json").is_file():
+        return (
+            "there is one in chat_template.json, which only processors of images read: save its text as "
+            f"chat_template.jinja, {_NO_CHAT}"
+        )
+    return "leave out --chat"
+
+
+def _name(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+
+
+def _writes_itself(tokenizer: Any) -> bool:
+    """Whether a tokenizer has code of its own in place of a Jinja template."""
+    return getattr(type(tokenizer), "apply_chat_template", None) is not (
+        PreTrainedTokenizerBase.apply_chat_template
+    )
+
+
+def _reads_back(tokenizer: Any) -> bool:
+    """Whether code of a tokenizer's own makes the same tokens of a conversation as of its text."""
+    turns = _turns(PROMPT)
+    text = _own(tokenizer)(turns, today=DAY).text
+    how: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
+    try:
+        ids = tokenizer.apply_chat_template(list(turns), **how, **THINKING_OFF)
+    except (TypeError, ValueError):
+        ids = tokenizer.apply_chat_template(list(turns), **how)
+    return list(ids) == list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _own(tokenizer: Any) -> Any:
+    """A tokenizer's own way to write conversations; it sees the clock, if it reads it."""
+
+    def write(turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+        how = {"tokenize": False, "add_generation_prompt": begin_answer}
+        try:
+            text = tokenizer.apply_chat_template(list(turns), **how, **THINKING_OFF)
+        except (TypeError, ValueError):
+            # Code that knows no such option, or that refuses these turns, which the second call tells.
+            text = tokenizer.apply_chat_template(list(turns), **how)
+        return Written(text, False)
+
+    return write

@@ -27,6 +27,7 @@ from anomia.items.prompts import (
     open_prompt,
     zero_shot_prompt,
 )
+from anomia.models.chat import answer_gap, leaves_thinking_open, render
 from anomia.probe.ask import Ask, OptionSet, Target, TokenIds
 
 PROBES = (
@@ -44,7 +45,8 @@ class Form:
     """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot.
 
     positions: the longest sequence that the model takes, prompt and answer together; None: any.
-    templates, grading: the study's own wording, and how it grades what comes back.
+    templates, grading: the study's own wording, and how it grades what comes back. today: what chat templates take
+    for the date; None: this day's.
     """
 
     chat: bool = False
@@ -63,10 +65,11 @@ class Form:
 class EncodedItem:
     """An item as it is asked, and what encoding it did to it.
 
-    context: the passage as sent. prompts: the texts that are asked, by probe, before any chat template.
-    thinking: the prompt itself opens a `<think>` span. truncated: the passage's end was cut. gold_truncated:
-    the gold answer stood in the passage and no longer does. boundary_mismatch: options are scored from before
-    the prompt's end. gold_over_limit: no accepted answer fits into the tokens that may be generated.
+    context: the passage as sent. prompts: the texts that are asked, by probe, before any chat template; rendered:
+    the same as they are encoded. gap: what stands between a rendered prompt and an answer. thinking: the prompt
+    itself opens a `<think>` span. truncated: the passage's end was cut. gold_truncated: the gold answer stood in the
+    passage and no longer does. boundary_mismatch: options are scored from before the prompt's end. gold_over_limit:
+    no accepted answer fits into the tokens that may be generated.
     grading: how its replies are graded.
     """
 
@@ -74,6 +77,8 @@ class EncodedItem:
     ask: Ask
     context: str
     prompts: Mapping[str, str]
+    rendered: Mapping[str, str]
+    gap: str
     prompt_tokens: int
     thinking: bool
     truncated: bool
@@ -112,11 +117,17 @@ def encode_item(
         reference_tokens: tokens whose probability is compared with base's.
 
     Raises:
-        ModelError: the question and its options alone are longer than the model takes.
+        ModelError: the question and its options alone are longer than the model takes, or the chat template doesn't
+            write them.
     """
     limit = form.prompt_tokens
     while True:
-        encoded = _encode_cut(item, tokenizer, replace(form, prompt_tokens=limit), probes, exemplar, reach)
+        try:
+            encoded = _encode_cut(
+                item, tokenizer, replace(form, prompt_tokens=limit), probes, exemplar, reach
+            )
+        except ModelError as error:
+            raise ModelError(f"item {item.question.id!r}: {error}") from None
         ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
         excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
         if excess <= 0:
@@ -146,7 +157,7 @@ def _encode_cut(
 ) -> EncodedItem:
     """The item with its passage cut so that the open prompt keeps the limit."""
     question = item.question
-    encode = encoder(tokenizer, chat=form.chat)
+    encode = encoder(tokenizer, chat=form.chat, today=form.today)
     words = form.templates
 
     def asked(context: str) -> str:
@@ -155,7 +166,7 @@ def _encode_cut(
     context = _fit(question.context, asked, encode, form.prompt_tokens)
     prompt = asked(context)
     prompt_ids = encode(prompt)
-    continue_ = _continuer(tokenizer, prompt, chat=form.chat)
+    continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
 
     option_texts = {probe: item.options[kind] for probe, kind in OPTION_KINDS.items() if kind in item.options}
     # Options that were cut away with the passage's end are no longer from the same passage.
@@ -204,6 +215,7 @@ def _encode_cut(
     greedy = {name: encode(text) for name, text in prompts.items() if name != "open" or "open" in probes}
     if "choice_no_question" in options:
         prompts["no_question"] = no_question_prompt(context, templates=words)
+    rendered = _rendered(tokenizer, prompts, form)
     return EncodedItem(
         item=item,
         ask=Ask(
@@ -218,8 +230,10 @@ def _encode_cut(
         ),
         context=context,
         prompts=prompts,
+        rendered=rendered,
+        gap=_gap(tokenizer, chat=form.chat),
         prompt_tokens=len(prompt_ids),
-        thinking=form.chat and chat_text(tokenizer, prompt).rstrip().endswith("<think>"),
+        thinking=form.chat and leaves_thinking_open(rendered["open"], prompt),
         truncated=context != question.context,
         gold_truncated=_stands_in(question.gold, question.context) and not _stands_in(question.gold, context),
         boundary_mismatch=start < len(prompt_ids),
@@ -230,34 +244,41 @@ def _encode_cut(
     )
 
 
-def encoder(tokenizer: Any, *, chat: bool) -> Encode:
-    """A function from a prompt to its token ids, through the chat template where asked."""
+def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -> Encode:
+    """A function from a prompt to its token ids, through the chat template where asked.
+
+    today: what the template takes for the date; None: this day's.
+    """
 
     def encode(prompt: str) -> TokenIds:
         if chat:
-            return tuple(tokenizer(chat_text(tokenizer, prompt), add_special_tokens=False).input_ids)
+            return tuple(
+                tokenizer(render(tokenizer, prompt, today=today), add_special_tokens=False).input_ids
+            )
         return _without_end(tokenizer, tokenizer(prompt).input_ids)
 
     return encode
 
 
-def chat_text(tokenizer: Any, prompt: str) -> str:
-    """A prompt as a user's turn in the tokenizer's own chat template, thinking switched off."""
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    return text
+def _rendered(tokenizer: Any, prompts: Mapping[str, str], form: Form) -> Mapping[str, str]:
+    """Prompts as they are encoded."""
+    if not form.chat:
+        return prompts
+    return {name: render(tokenizer, prompt, today=form.today) for name, prompt in prompts.items()}
 
 
-def _continuer(tokenizer: Any, prompt: str, *, chat: bool) -> Encode:
+def _gap(tokenizer: Any, *, chat: bool) -> str:
+    """What stands between a prompt and an answer: a space, unless a chat template writes what an answer follows."""
+    return answer_gap(tokenizer) if chat else " "
+
+
+def _continuer(tokenizer: Any, prompt: str, *, chat: bool, today: datetime.date | None = None) -> Encode:
     """A function from an answer to the joint token ids of prompt and answer."""
+    gap = _gap(tokenizer, chat=chat)
     if chat:
-        opened = chat_text(tokenizer, prompt)
-        return lambda answer: tuple(tokenizer(opened + answer, add_special_tokens=False).input_ids)
-    return lambda answer: _without_end(tokenizer, tokenizer(f"{prompt} {answer}").input_ids)
+        opened = render(tokenizer, prompt, today=today)
+        return lambda answer: tuple(tokenizer(f"{opened}{gap}{answer}", add_special_tokens=False).input_ids)
+    return lambda answer: _without_end(tokenizer, tokenizer(f"{prompt}{gap}{answer}").input_ids)
 
 
 def _without_end(tokenizer: Any, ids: Sequence[int]) -> TokenIds:
@@ -319,7 +340,7 @@ def _bare_options(
     if not texts:
         return {}
     prompt = no_question_prompt(context, templates=form.templates)
-    continue_ = _continuer(tokenizer, prompt, chat=form.chat)
+    continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
     joint = {text: continue_(text) for options in texts.values() for text in options}
     start = _scoring_start(encode(prompt), list(joint.values()))
     return {

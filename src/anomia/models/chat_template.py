@@ -1,0 +1,131 @@
+"""A chat template as a function of a conversation and a date, and of nothing else.
+
+`apply_chat_template` of transformers lets a template read the clock (`strftime_now`), and takes no other clock: it
+turns functions among its arguments into placeholders. So templates are rendered here, with the library's own compiled
+template and the variables that it would give, but for the clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+Turns = Sequence[Mapping[str, Any]]
+# Both names are in use; a template that knows neither ignores them.
+THINKING_OFF: Mapping[str, bool] = {"enable_thinking": False, "thinking": False}
+
+_NOON = datetime.time(12)
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
+_DIRECTIVE = re.compile(r"%(.)", re.DOTALL)
+
+
+class Written(NamedTuple):
+    """What a template wrote; dated: it asked for the date."""
+
+    text: str
+    dated: bool
+
+
+class ChatTemplate(NamedTuple):
+    """A template and what it may name. tokens: the tokenizer's special tokens, as `("bos_token", "<s>")`."""
+
+    source: str
+    tokens: tuple[tuple[str, str], ...] = ()
+
+    def write(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+        """A conversation as text, thinking switched off.
+
+        Args:
+            turns: messages with a role and a content.
+            today: what the template takes for the date; the time of day is always noon.
+            begin_answer: add what an answer follows (`add_generation_prompt`).
+
+        Raises:
+            Exception: whatever the template ends in: it is code of somebody else.
+        """
+        dated = False
+
+        def strftime_now(form: str) -> str:
+            nonlocal dated
+            dated = True
+            return write_date(today, form)
+
+        text = _compile_jinja_template(self.source).render(
+            messages=[dict(turn) for turn in turns],
+            tools=None,
+            documents=None,
+            add_generation_prompt=begin_answer,
+            **dict(self.tokens),
+            **THINKING_OFF,
+            strftime_now=strftime_now,
+        )
+        return Written(text, dated)
+
+    def token(self, name: str) -> str:
+        """A special token by its name, "" where the tokenizer has none."""
+        return dict(self.tokens).get(name, "")
+
+
+def write_date(today: datetime.date, form: str) -> str:
+    """`strftime` at noon of a day, the same on every machine: English names whatever the locale, UTC for `%s`.
+
+    >>> write_date(datetime.date(2024, 7, 26), "%A, %d %b %Y %H:%M")
+    'Friday, 26 Jul 2024 12:00'
+    """
+    day, month = _WEEKDAYS[today.weekday()], _MONTHS[today.month - 1]
+    moment = datetime.datetime.combine(today, _NOON)
+    fixed = {
+        "A": day,
+        "a": day[:3],
+        "B": month,
+        "b": month[:3],
+        "h": month[:3],
+        "p": "PM",
+        "P": "pm",
+        "c": f"{day[:3]} {month[:3]} {today.day:2} 12:00:00 {today.year}",
+        "x": f"{today:%m/%d/%y}",
+        "X": "12:00:00",
+        "r": "12:00:00 PM",
+        "s": str(int(moment.replace(tzinfo=datetime.UTC).timestamp())),
+    }
+    # Names hold no percent sign, so what is put in is not read as a directive.
+    return moment.strftime(_DIRECTIVE.sub(lambda found: fixed.get(found[1], found[0]), form))
+
+
+@lru_cache(maxsize=64)
+def chance_in(source: str) -> str:
+    """What in a template draws random numbers; "" for nothing.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is not valid Jinja.
+    """
+    tree = _compile_jinja_template(source).environment.parse(source)
+    if any(found.name == "random" for found in tree.find_all(nodes.Filter)):
+        return "the filter `random`"
+    return "`lipsum`" if any(found.name == "lipsum" for found in tree.find_all(nodes.Name)) else ""
+
+
+def what_failed(error: Exception) -> str:
+    """What a template did, as a sentence goes on after "the chat template": in its own words where it has any."""
+    words = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"is not valid Jinja: {words} (line {error.lineno})"
+    if isinstance(error, jinja2.UndefinedError):
+        token = re.search(r"'(\w+_token)' is undefined", words)
+        if token:
+            return f"needs {token[1]}, which tokenizer_config.json doesn't define"
+        return f"uses what isn't there: {words}"
+    if isinstance(error, jinja2.TemplateError):
+        return f"refuses: {words}"
+    return f"fails: {type(error).__name__}: {words}"

@@ -1,0 +1,210 @@
+"""Tries a chat template on one question, and says what it did to it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+import markupsafe
+
+from anomia.models.chat_template import ChatTemplate, Turns, Written, chance_in, what_failed
+
+DAY = datetime.date(2024, 7, 26)
+ANSWER = "Zanzibar, 1964"
+SYSTEM = "You are a helpful assistant."
+# What templates are known to damage: case, marks, quotes, template syntax, double spaces, line ends, length.
+PIECES: Mapping[str, str] = {
+    "passage": (
+        "\"Fish & Chips\" cost <nearly> £4 in {{ 7 * 7 }} towns; it's  Zürich's 50 % rule.\n  {% Second line %}\\n "
+        + " ".join(f"Sentence {number} of a long passage." for number in range(400))
+    ),
+    "question": 'What DID <nearly> & "exactly" 49 towns\' fish cost?',
+    "request": "Answer in a few words:",
+}
+PROMPT = f"Context: {PIECES['passage']}\n\nQuestion: {PIECES['question']}\n\n{PIECES['request']}"
+
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]{6,}>")
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+_CHANGES: Mapping[str, Callable[[str], str]] = {
+    "lower-cases": str.lower,
+    "upper-cases": str.upper,
+    "capitalizes": str.capitalize,
+    "capitalizes the words of": str.title,
+    "escapes": lambda text: str(markupsafe.escape(text)),
+    "percent-encodes": quote,
+    "writes as JSON": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "writes as escaped JSON": lambda text: json.dumps(text)[1:-1],
+    "writes as Python code": lambda text: repr(text)[1:-1],
+    "removes the tags from": lambda text: re.sub(r"<[^<>]*>", "", text),
+}
+
+
+class Writer(Protocol):
+    """Writes a conversation, as `ChatTemplate.write` does."""
+
+    def __call__(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+        """The conversation as text."""
+        ...
+
+
+class Trial(NamedTuple):
+    """How a template is used, as one try shows.
+
+    parts: content goes as a list of parts, because the template takes no plain text. gap: what it puts between its
+    prompt and an answer, " " or "". dated: it asks for the date. fault: why it can't be used, as a sentence goes on
+    after "the chat template"; "" where it can.
+    """
+
+    parts: bool = False
+    gap: str = ""
+    dated: bool = False
+    fault: str = ""
+
+
+class _FaultError(Exception):
+    """A template can't be used; how: how far it came, so that of two tries the better one is told."""
+
+    def __init__(self, how: int, what: str) -> None:
+        super().__init__(what)
+        self.how = how
+        self.what = what
+
+
+@lru_cache(maxsize=64)
+def try_template(template: ChatTemplate) -> Trial:
+    """Tries a template with plain content and then with a list of parts; a function of the template alone."""
+    try:
+        chance = chance_in(template.source)
+    except Exception as error:
+        # Compiling runs into whatever the text holds.
+        return Trial(fault=what_failed(error))
+    if chance:
+        return Trial(fault=f"draws random numbers ({chance}), so that no two prompts would be asked alike")
+    return try_writer(template.write, end=template.token("eos_token"), forms=(False, True))
+
+
+def try_writer(write: Writer, *, end: str = "", forms: tuple[bool, ...] = (False,)) -> Trial:
+    """Tries what writes conversations.
+
+    Args:
+        write: writes a conversation.
+        end: the end token.
+        forms: the forms of content to try in turn; True is a list of parts.
+    """
+    best = _FaultError(-1, "")
+    for parts in forms:
+        try:
+            return _try(write, parts=parts, end=end, system=False)
+        except _FaultError as fault:
+            best = max(best, fault, key=lambda tried: tried.how)
+    for parts in forms:
+        try:
+            _try(write, parts=parts, end=end, system=True)
+        except _FaultError:
+            continue
+        return Trial(fault=f"needs a system turn; without one it {best.what}")
+    return Trial(fault=best.what)
+
+
+def content_of(text: str, *, parts: bool) -> Any:
+    """A text as the content of a turn."""
+    return [{"type": "text", "text": text}] if parts else text
+
+
+def _try(write: Writer, *, parts: bool, end: str, system: bool) -> Trial:
+    def turn(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": content_of(text, parts=parts)}
+
+    asked = [*([turn("system", SYSTEM)] if system else []), turn("user", PROMPT)]
+    answered = [*asked, turn("assistant", ANSWER)]
+    try:
+        written = write(asked, today=DAY)
+    except Exception as error:
+        # A template is code of somebody else, and ends in whatever it stumbles over.
+        raise _FaultError(0, what_failed(error)) from None
+    _check_pieces(written.text)
+    whole, unopened = _text(write, answered), _text(write, asked)
+    gap = _check_end(written.text, whole, opens=written.text != unopened, end=end)
+    return Trial(parts=parts, gap=gap, dated=written.dated)
+
+
+def _text(write: Writer, turns: Turns) -> str:
+    """A conversation that no answer is begun in; "" where the template refuses one like that."""
+    try:
+        return write(turns, today=DAY, begin_answer=False).text
+    except Exception:
+        # Some know no answers, or end only where one begins; nothing can be compared then.
+        return ""
+
+
+def _check_pieces(text: str) -> None:
+    """Sees that passage, question and request stand in a rendered prompt once each, unchanged and in order."""
+    if not text.strip():
+        raise _FaultError(1, "renders nothing")
+    for name, piece in PIECES.items():
+        count = text.count(piece)
+        if not count:
+            raise _lost(name, piece, text)
+        if count > 1:
+            raise _FaultError(4, f"writes the {name} {count} times")
+    places = [text.index(piece) for piece in PIECES.values()]
+    if places != sorted(places):
+        raise _FaultError(4, "changes the order of passage, question and request")
+    address = _ADDRESS.search(text)
+    if address:
+        raise _FaultError(4, f"writes an address in memory ({address[0]}), which is another in every run")
+
+
+def _lost(name: str, piece: str, text: str) -> _FaultError:
+    """What became of a piece that is not in the text as it was."""
+    for did, change in _CHANGES.items():
+        if change(piece) in text:
+            return _FaultError(3, f"{did} the user's text")
+    if "".join(piece.split()) in "".join(text.split()):
+        return _FaultError(3, f"changes the white space inside the {name}")
+    kept = _longest_beginning(piece, text)
+    if kept < min(20, len(piece) // 2):
+        return _FaultError(2, f"leaves out the {name}")
+    if piece[-15:] in text:
+        found = text[text.index(piece[:kept]) + kept :][:12]
+        return _FaultError(3, f"changes the {name}: {piece[kept : kept + 12]!r} becomes {found!r}")
+    return _FaultError(3, f"cuts the {name} off after {kept} of {len(piece)} characters")
+
+
+def _longest_beginning(piece: str, text: str) -> int:
+    """How many characters of a piece's beginning stand in a text in one piece."""
+    low, high = 0, len(piece)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if piece[:middle] in text else (low, middle - 1)
+    return low
+
+
+def _check_end(text: str, whole: str, *, opens: bool, end: str) -> str:
+    """Sees that an answer begins where a prompt ends, and returns what the template puts between them.
+
+    Args:
+        text: the prompt.
+        whole: the same conversation with its answer.
+        opens: whether `add_generation_prompt` made a difference.
+        end: the end token.
+    """
+    before, answer, _ = whole.rpartition(ANSWER)
+    if answer:
+        mine, its = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before))
+        if mine.startswith(its):
+            return " " if before == f"{text} " or text.endswith(PIECES["request"]) else ""
+        if its.startswith(mine) and not opens:
+            raise _FaultError(
+                5,
+                f"doesn't begin an answer: it ignores add_generation_prompt, and an answer would stand after "
+                f"{its[len(mine) :].strip()[:60]!r}",
+            )
+    if end and text.rstrip().endswith(end):
+        raise _FaultError(5, f"ends the prompt with the end token {end!r} instead of beginning an answer")
+    return " " if text.endswith(PIECES["request"]) else ""
