@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from anomia.models.tokenization import is_random, parts, probe_ids, vocabulary
+
 # Any compression changes far more than one in a million weights of a matrix.
 _SAMPLED = 1 << 16
+_VERSION = "2-"
 
 
 def fingerprint_weights(model: Any) -> str:
@@ -24,7 +27,35 @@ def fingerprint_weights(model: Any) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """A hash of the vocabulary, the special tokens and the chat template."""
+    """A hash of everything that changes token ids or how they are read: the vocabulary, the whole backend, what is put
+    around a text, special tokens, the chat template, and the ids of `PROBE_TEXTS`. It begins with `2-`, its version.
+    """
+    known = vocabulary(tokenizer)
+    description = {
+        "parts": parts(tokenizer),
+        "vocabulary": None
+        if known is None
+        else sorted(known.items(), key=lambda entry: (entry[1], entry[0])),
+        "special": dict(tokenizer.special_tokens_map),
+        "chat_template": getattr(tokenizer, "chat_template", None),
+        # A tokenizer that draws lots has no ids of its own.
+        "ids": None if is_random(tokenizer) else [probe_ids(tokenizer), probe_ids(tokenizer, special=False)],
+    }
+    text = json.dumps(description, sort_keys=True, default=str)
+    return _VERSION + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_same_tokenizer(fingerprint: str, tokenizer: Any) -> bool:
+    """Whether a tokenizer is the one of a stored fingerprint, which may be of an earlier version.
+
+    Fingerprints of version 1 know the vocabulary, special tokens and template only, so they tell less.
+    """
+    now = fingerprint_tokenizer if fingerprint.startswith(_VERSION) else fingerprint_tokenizer_1
+    return fingerprint == now(tokenizer)
+
+
+def fingerprint_tokenizer_1(tokenizer: Any) -> str:
+    """Version 1 of the fingerprint, as older runs store it: vocabulary, special tokens and chat template."""
     description = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": tokenizer.special_tokens_map,

@@ -1,11 +1,269 @@
-"""What a tokenizer makes of texts."""
+"""What a tokenizer makes of texts: a fixed set of them, and everything about it that changes token ids."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
+
+_MARKED = "Zürich, Ångström, naïve café, Việt Nam, Þórr, Čeština"
+_KOREAN = "서울은 대한민국의 수도이다."
+
+PROBE_TEXTS: Mapping[str, str] = {
+    "english": "The Amazon River, discovered by Francisco de Orellana in 1542, doesn't end in Peru.",
+    "finnish": "Helsinki on Suomen pääkaupunki; yöjuna lähtee kello 22.45.",
+    "cyrillic": "Москва — столица России, её население больше 12 миллионов.",
+    "greek": "Η Αθήνα είναι η πρωτεύουσα της Ελλάδας.",
+    "arabic": "تقع القاهرة، عاصمة مصر، على نهر النيل؛ كَتَبَ ١٩٥٢.",
+    "hebrew": "ירושלים היא עיר; בְּרֵאשִׁית (2,000).",
+    "both directions": "The word \u202bسلام\u202c means ‘peace’ and שלום too.",
+    "devanagari": "नई दिल्ली भारत की राजधानी है, १९४७ से।",
+    "bengali": "ঢাকা বাংলাদেশের রাজধানী, ১৯৭১ সালে।",
+    "telugu": "హైదరాబాదు తెలంగాణ రాష్ట్ర రాజధాని.",
+    "thai": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย ๒๔๗๕",
+    "chinese": "北京是中华人民共和国的首都,人口约2200万。",
+    "japanese": "東京は日本の首都です。カタカナとｶﾀｶﾅ、ガとガ。",
+    "korean": _KOREAN,
+    "korean, decomposed": unicodedata.normalize("NFD", _KOREAN),
+    "composed": unicodedata.normalize("NFC", _MARKED),
+    "decomposed": unicodedata.normalize("NFD", _MARKED),
+    "compatibility": "ﬁne ① Ⅷ ｆｕｌｌ ㎏ x² ½ … ™",
+    "capitals": "CamelCase UPPER lower İstanbul ıssız STRASSE Straße ΣΊΣΥΦΟΣ",
+    "digits": "1989 3.14159 1,234,567 0x7F 2024-05-31 00 007 $19.99 50% 1e-6 ١٢٣ ৪৫৬",
+    "punctuation": "“Don’t”—she said… ‘no’?! (a/b) [c] {d} <e> f_g #h @i 50–60 «j» ¿k? l;m:n",
+    "code": "def f(x):\n    if x['a'] != 1:\n\t\treturn {\"b\": [x]}  # done\n",
+    "one word": "Paris",
+    "leading space": " Paris",
+    "leading spaces": "   Paris",
+    "trailing space": "Paris ",
+    "trailing spaces": "The answer is:   ",
+    "double spaces": "one  two   three    four        five",
+    "other spaces": "a\u00a0b\u2009c\u3000d\u200be\u00adf\ufeffg\u2060h",
+    "newlines": "one\n\ntwo\n\n\nthree\r\nfour\n",
+    "leading newline": "\nParis",
+    "tabs": "\tone\ttwo\t\tthree",
+    "emoji": "👩‍👩‍👧 🇫🇷 👍🏽 ☺️ ❤ 🫠 1️⃣",
+    "rare characters": "𒀀 ꙮ \ue000 ﷽ \U000e0041 \u0300 \ufffd",
+    "word marks": "▁Paris Ġroad Ċ ##ing </w> <0x0A>",
+    "long word": "Donaudampfschifffahrtsgesellschaftskapitän" + "a" * 40,
+    "prompt": "The town was founded in 1901 by Anna.\n\nQuestion: Who founded the town?\n\nAnswer in a few words:",
+    "empty": "",
+    "<s>": "Write <s> and </s> here.",
+    "<bos>": "Write <bos> and <eos> here.",
+    "<pad>": "Write <pad>, <unk>, <mask> and [UNK] [CLS] [SEP] [MASK] here.",
+    "<|im_end|>": "Write <|im_start|>user and <|im_end|> here.",
+    "<|endoftext|>": "Write <|endoftext|> or <|end_of_text|> here.",
+    "<|eot_id|>": "Write <|begin_of_text|><|start_header_id|>user<|end_header_id|> and <|eot_id|> here.",
+    "<end_of_turn>": "Write <start_of_turn>user and <end_of_turn> here.",
+    "[INST]": "Write [INST] and [/INST] here.",
+    "<think>": "Write <think>no</think> here.",
+    "start token first": "<s>Paris",
+}
+"""Texts on which tokenizers of one vocabulary are known to differ, by what each tries."""
+
+# Of a tokenizer built on a `tokenizers` backend; all else about it is in the backend.
+_SETTINGS = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "add_dummy_prefix", "legacy", "split_special_tokens",
+    "clean_up_tokenization_spaces", "do_lower_case", "use_default_system_prompt", "fix_mistral_regex",
+)  # fmt: skip
+# Of one without: where it was loaded from, and what concerns batches only.
+_ELSEWHERE = {
+    "name_or_path", "is_local", "local_files_only", "backend", "model_max_length", "padding_side", "truncation_side",
+    "max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "added_tokens_decoder", "chat_template",
+    "processor_class", "tokenizer_class", "auto_map", "model_input_names", "special_tokens_map_file",
+}  # fmt: skip
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    """What a tokenizer is and does.
+
+    kind: its class. size: tokens that it knows. vocabulary: token to id, empty where it can't list them.
+    parts: what else changes ids or texts, by name; long ones are hashes. random: one text gets other ids each time.
+    start, end: ids put around every text; None where that isn't one thing for all texts. bare, ids: those of
+    `PROBE_TEXTS` without and with them, None for a text that it can't encode. texts: what the bare ids are read as.
+    prompts: ids of texts of the caller's own. special: its special tokens, by role.
+    """
+
+    kind: str
+    size: int
+    vocabulary: Mapping[str, int] = field(repr=False)
+    parts: Mapping[str, str]
+    random: bool
+    start: tuple[int, ...] | None
+    end: tuple[int, ...] | None
+    bare: Mapping[str, tuple[int, ...] | None] = field(repr=False)
+    ids: Mapping[str, tuple[int, ...] | None] = field(repr=False)
+    texts: Mapping[str, str | None] = field(repr=False)
+    prompts: Mapping[str, tuple[int, ...] | None] = field(repr=False)
+    special: Mapping[str, str]
+
+
+def token_ids(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...]:
+    """The ids of a text, with the start and end tokens that the tokenizer puts around it unless `special` is False."""
+    return tuple(int(number) for number in tokenizer(text, add_special_tokens=special).input_ids)
 
 
 def same_ids(base: Any, other: Any) -> bool:
-    """Whether every token of base's vocabulary has the same id in the other."""
-    theirs = other.get_vocab()
-    return all(theirs.get(token) == number for token, number in base.get_vocab().items())
+    """Whether every token of base's vocabulary has the same id in the other.
+
+    Tokenizers that can't list their vocabulary are the same only where everything else about them is.
+    """
+    mine, theirs = vocabulary(base), vocabulary(other)
+    if mine is None or theirs is None:
+        return mine is theirs and parts(base) == parts(other) and probe_ids(base) == probe_ids(other)
+    return all(theirs.get(token) == number for token, number in mine.items())
+
+
+def vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
+    """Token to id, added tokens too; None where the tokenizer can't list them."""
+    try:
+        found: Mapping[str, int] = tokenizer.get_vocab()
+    except (NotImplementedError, AttributeError, TypeError):
+        return None
+    return found
+
+
+def describe_tokenizer(tokenizer: Any, prompts: Mapping[str, str] | None = None) -> Tokenization:
+    """Everything that two tokenizers are compared by. prompts: texts of the caller's own, by name."""
+    bare = probe_ids(tokenizer, special=False)
+    ids = probe_ids(tokenizer)
+    known = vocabulary(tokenizer)
+    around = {_around(bare[name], ids[name]) for name in PROBE_TEXTS if bare[name]}
+    start, end = around.pop() if len(around) == 1 else (None, None)
+    return Tokenization(
+        kind=type(tokenizer).__name__,
+        size=len(tokenizer) if known is None else len(known),
+        vocabulary=known or {},
+        parts=parts(tokenizer),
+        random=is_random(tokenizer),
+        start=start,
+        end=end,
+        bare=bare,
+        ids=ids,
+        texts={name: None if found is None else _decoded(tokenizer, found) for name, found in bare.items()},
+        prompts={name: _attempt(tokenizer, text) for name, text in (prompts or {}).items()},
+        special={role: str(token) for role, token in sorted(tokenizer.special_tokens_map.items())},
+    )
+
+
+def parts(tokenizer: Any) -> dict[str, str]:
+    """What changes ids or texts besides the vocabulary, by name, as JSON or its hash; the same in every process."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    added = {int(number): repr(token) for number, token in tokenizer.added_tokens_decoder.items()}
+    found = {"added tokens": _hash(json.dumps(added, sort_keys=True))}
+    if backend is None:
+        return found | _plain_parts(tokenizer)
+    for name in _PARTS:
+        part = getattr(backend, name)
+        found[name] = "none" if part is None else _short(_canonical(part.__getstate__()))
+    with _as_stored(backend):
+        found["backend"] = _hash(backend.to_str())
+    settings = {key: getattr(tokenizer, key, None) for key in _SETTINGS}
+    settings["encode_special_tokens"] = bool(backend.encode_special_tokens)
+    return found | {"settings": json.dumps(_plain(settings), sort_keys=True)}
+
+
+def is_random(tokenizer: Any) -> bool:
+    """Whether the same text can get other ids the next time: BPE with dropout, or a sampling SentencePiece model."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    sampling = (getattr(tokenizer, "sp_model_kwargs", None) or {}).get("enable_sampling", False)
+    return bool(getattr(model, "dropout", None) or sampling) or probe_ids(tokenizer) != probe_ids(tokenizer)
+
+
+def probe_ids(tokenizer: Any, *, special: bool = True) -> dict[str, tuple[int, ...] | None]:
+    """The ids of `PROBE_TEXTS`; None for a text that the tokenizer can't encode."""
+    return {name: _attempt(tokenizer, text, special=special) for name, text in PROBE_TEXTS.items()}
+
+
+def _attempt(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...] | None:
+    """The ids of a text; None where there are none, as for a word outside a vocabulary without an unknown token."""
+    try:
+        return token_ids(tokenizer, text, special=special)
+    # Backends in Rust raise bare exceptions, and tokenizers in Python whatever they stumble over.
+    except Exception:
+        return None
+
+
+def _decoded(tokenizer: Any, ids: tuple[int, ...]) -> str | None:
+    try:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+    except Exception:
+        return None
+
+
+def _around(
+    bare: tuple[int, ...] | None, whole: tuple[int, ...] | None
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """What stands before and after the bare ids in the whole ones."""
+    if bare is None or whole is None:
+        return None, None
+    for first in range(len(whole) - len(bare) + 1):
+        if whole[first : first + len(bare)] == bare:
+            return whole[:first], whole[first + len(bare) :]
+    return None, None
+
+
+def _plain_parts(tokenizer: Any) -> dict[str, str]:
+    """Of a tokenizer without a `tokenizers` backend: its class, settings, and SentencePiece model."""
+    settings = {key: value for key, value in tokenizer.init_kwargs.items() if key not in _ELSEWHERE}
+    settings |= {key: getattr(tokenizer, key) for key in _SETTINGS if hasattr(tokenizer, key)}
+    files = [key for key in settings if key.endswith("_file")]
+    found = {
+        "class": type(tokenizer).__name__,
+        "settings": json.dumps(
+            _plain({key: value for key, value in settings.items() if key not in files}), sort_keys=True
+        ),
+    }
+    with suppress(AttributeError):
+        found["backend"] = hashlib.sha256(tokenizer.sp_model.serialized_model_proto()).hexdigest()[:16]
+    ranks = getattr(tokenizer, "bpe_ranks", None)
+    if isinstance(ranks, Mapping):
+        found["merges"] = _hash(json.dumps([list(pair) for pair in sorted(ranks, key=ranks.__getitem__)]))
+    return found
+
+
+@contextmanager
+def _as_stored(backend: Any) -> Any:
+    """The backend without the padding and truncation that the last call may have left on it."""
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
+
+
+def _canonical(state: bytes) -> str:
+    return json.dumps(json.loads(state), sort_keys=True, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    """A text that can be read where it is short, else its hash."""
+    return text if len(text) <= 400 else f"sha256 {_hash(text)}"
+
+
+def _plain(value: Any) -> Any:
+    """A value without anything that prints an address in memory."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(_plain(part)) for part in value)
+    return str(value) if type(value).__name__ == "AddedToken" else type(value).__name__
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
