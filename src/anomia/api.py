@@ -335,7 +335,7 @@ def run(
         with _shown() if progress else PlainProgress(lambda text: None) as shown:
             outcomes = run_study(study, folder, progress=shown)
     finally:
-        let_go(name.removeprefix("checkpoint:") for name in names)
+        let_go(name.removeprefix("checkpoint:").removeprefix("packaged:") for name in names)
     failed = [
         f"arm {outcome.arm} was not measured: {outcome.failed}" for outcome in outcomes if outcome.failed
     ]

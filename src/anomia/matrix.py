@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from anomia.compress.spec import as_packaged
 from anomia.errors import StudyError, nearest
 from anomia.faults import faults_of, in_one_message
 from anomia.files import write_text
@@ -92,6 +93,15 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
         isinstance(values.get(key), list) for key in ("base", "data", "seed")
     )
     return Matrix(tuple(cells), single)
+
+
+def with_packaged(matrix: Matrix) -> Matrix:
+    """The same studies, in which every checkpoint is also measured as its folder packages it."""
+    cells = [
+        cell._replace(study=cell.study.model_copy(update={"arms": tuple(as_packaged(cell.study.arms))}))
+        for cell in matrix.cells
+    ]
+    return matrix._replace(cells=tuple(cells))
 
 
 def write_matrix(matrix: Matrix, path: Path) -> None:

@@ -1,13 +1,19 @@
-"""What a reader of a run should know about an arm, shown with its figures: `RUN/notes/*.json`, `RUN/refused/*.json`."""
+"""What a reader of a run should know about an arm, shown with its figures.
+
+`RUN/notes/*.json`, `RUN/refused/*.json`, and `RUN/differences/*.json`: what differs from base besides the weights.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anomia.files import read_json, write_json
+
+# The kind of a difference that changes what a model is asked or where its answers end.
+CONFOUNDING = "confounding"
 
 
 def write_notes(run: Path, arm: str, notes: Sequence[str]) -> None:
@@ -30,6 +36,17 @@ def read_notes(run: Path) -> dict[str, list[str]]:
     for arm, note in _refusals(run).items():
         found.setdefault(arm, []).append(note)
     return found
+
+
+def write_differences(run: Path, arm: str, differences: Sequence[Mapping[str, str]]) -> None:
+    """Stores what differs between base and an arm besides the weights."""
+    write_json(run / "differences" / file_of(arm), {"arm": arm, "differences": list(differences)})
+
+
+def read_differences(run: Path) -> dict[str, list[dict[str, str]]]:
+    """What differs besides the weights, for each arm that was compared: what, kind, base, other, why."""
+    entries = (read_json(file) or {} for file in sorted((run / "differences").glob("*.json")))
+    return {str(entry.get("arm")): list(entry.get("differences", ())) for entry in entries}
 
 
 def _refusals(run: Path) -> dict[str, str]:

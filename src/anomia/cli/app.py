@@ -84,6 +84,15 @@ Exclude = Annotated[
 ]
 
 
+AsPackaged = Annotated[
+    bool,
+    typer.Option(
+        "--as-packaged",
+        help="Measure every checkpoint also with its own tokenizer, chat template and end tokens, as its users get it.",
+    ),
+]
+
+
 def excluded(text: str | None) -> tuple[str, ...] | None:
     """Kinds of items to leave out; None where nothing was asked for.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import Exclude, app, excluded, names, whole
+from anomia.cli.app import AsPackaged, Exclude, app, excluded, names, whole
 from anomia.cli.run import execute
 
 DEMO_LANGUAGES = ("english", "russian", "swahili", "indonesian")
@@ -55,6 +55,7 @@ def compare(
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
+    as_packaged: AsPackaged = False,
     exclude: Exclude = None,
     reuse: Annotated[
         list[Path] | None,
@@ -69,7 +70,7 @@ def compare(
     Example: anomia compare Qwen/Qwen3-0.6B ./my-pruned-qwen
     """
     from anomia.compress.spec import arm_of
-    from anomia.matrix import read_matrix
+    from anomia.matrix import read_matrix, with_packaged
     from anomia.measure.verdict import read_thresholds
 
     margins = read_thresholds(threshold) if threshold else None
@@ -87,4 +88,6 @@ def compare(
         "trust_remote_code": trust_remote_code,
     }
     matrix = read_matrix(None, {key: value for key, value in settings.items() if value is not None})
+    if as_packaged:
+        matrix = with_packaged(matrix)
     execute(matrix, out, margins, exclude=excluded(exclude), reuse=reuse or ())

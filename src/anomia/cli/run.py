@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from anomia.cli.app import Exclude, app, err_console, excluded, names, out_console, progress_display, whole
+from anomia.cli.app import (
+    AsPackaged,
+    Exclude,
+    app,
+    err_console,
+    excluded,
+    names,
+    out_console,
+    progress_display,
+    whole,
+)
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
 from anomia.errors import AnomiaError
@@ -51,7 +61,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, endpoint:URL#MODEL, a chain such as wanda:0.5+int8, or base again under harmless noise: "
+            "checkpoint:MODEL, packaged:MODEL (as its own folder asks it), endpoint:URL#MODEL, a chain such as wanda:0.5+int8, or base again under harmless noise: "
             "null:float32, null:batch=4, null:int8.",
             metavar="SPEC",
         ),
@@ -84,6 +94,7 @@ def run(
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
     ] = None,
+    as_packaged: AsPackaged = False,
     exclude: Exclude = None,
     out: Annotated[
         Path,
@@ -156,7 +167,7 @@ def run(
 
     Example: anomia run --base Qwen/Qwen3-0.6B --arm wanda:0.5 --data tydiqa --limit 40
     """
-    from anomia.matrix import read_matrix
+    from anomia.matrix import read_matrix, with_packaged
     from anomia.measure.verdict import read_thresholds
 
     margins = read_thresholds(threshold) if threshold else None
@@ -186,6 +197,8 @@ def run(
         "revision": revision,
     }
     matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
+    if as_packaged:
+        matrix = with_packaged(matrix)
     execute(
         matrix, out, margins, exclude=kinds, reuse=reuse or (), track=track, ray=ray, ray_worker=ray_worker
     )
@@ -234,6 +247,7 @@ def execute(
     from anomia.files import write_json
     from anomia.matrix import describe
     from anomia.measure.results import read_results, results_json
+    from anomia.report.packaging_tables import packaging_table
     from anomia.report.side_by_side import side_by_side
     from anomia.report.terminal import run_view
     from anomia.running.execute import run_matrix
@@ -263,6 +277,8 @@ def execute(
     if len(found) == 1:
         for name in found[0][1].arms:
             out_console.print(run_view(found[0][1], name, brief=True))
+        if found[0][1].packaging:
+            out_console.print(packaging_table(found[0][1].packaging))
     else:
         out_console.print(side_by_side(found))
     for _, results in found:

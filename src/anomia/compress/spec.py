@@ -249,6 +249,16 @@ def as_packaged(arms: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def like_base(arm: str) -> str | None:
+    """The arm with the weights of one that is asked as packaged, asked as base is; None for other arms.
+
+    >>> like_base("packaged:a"), like_base("wanda:0.5")
+    ('checkpoint:a', None)
+    """
+    head = "packaged:"
+    return f"checkpoint:{arm.removeprefix(head)}" if arm.startswith(head) else None
+
+
 def is_null(name: str) -> bool:
     """Whether an arm is base again under harmless noise, which other arms are read against."""
     return name.startswith("null:")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anomia.compress.spec import parse_arm
+from anomia.compress.spec import like_base, parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.files import read_json, read_yaml
 from anomia.measure.between import BASE, frontier_rows
@@ -20,11 +20,12 @@ from anomia.measure.frame import KEY, arms_of, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
 from anomia.measure.older import with_scorings
+from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
-from anomia.notes import read_notes
+from anomia.notes import CONFOUNDING, read_differences, read_notes
 from anomia.records import read_items, read_records, upgrade
 
 # Items that a reader may ask to leave out: the columns that mark them, and what they are.
@@ -43,6 +44,7 @@ class Results(NamedTuple):
     failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
     and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
+    differences: what differs from base besides the weights, by arm. packaging: what of a loss is that.
     """
 
     study: Mapping[str, Any]
@@ -60,6 +62,8 @@ class Results(NamedTuple):
     scope: Scope | None = None
     exclude: tuple[str, ...] = ()
     excluded: Mapping[str, int] = {}
+    differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
+    packaging: Sequence[PackagingRow] = ()
 
     @property
     def left_out_languages(self) -> tuple[str, ...]:
@@ -110,6 +114,7 @@ def read_results(
     margins = thresholds or Thresholds(**before.get("thresholds", {}))
     kinds = read_exclude(before.get("exclude", ()) if exclude is None else exclude)
     records, excluded = _without(records, kinds)
+    differences = read_differences(run)
     diagnosis = diagnose(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
@@ -117,7 +122,7 @@ def read_results(
         study=study,
         records=records,
         diagnosis=diagnosis,
-        verdicts=judge(records, thresholds=margins),
+        verdicts=packaged_verdicts(judge(records, thresholds=margins), differences),
         thresholds=margins,
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
@@ -131,7 +136,23 @@ def read_results(
         scope=scope_of(prepare(records)),
         exclude=kinds,
         excluded=excluded,
+        differences=differences,
+        packaging=packaging(records),
     )
+
+
+def packaged_verdicts(
+    verdicts: Sequence[Verdict], differences: Mapping[str, Sequence[Mapping[str, str]]]
+) -> list[Verdict]:
+    """Verdicts that say where an arm was asked or ended otherwise than base: what it lost may be packaging."""
+    found = []
+    for verdict in verdicts:
+        confounding = [row["what"] for row in differences.get(verdict.arm, ()) if row["kind"] == CONFOUNDING]
+        if confounding and like_base(verdict.arm):
+            text = f"It is asked as its own folder says, which differs from base in {', '.join(confounding)}: what it loses is not the weights' alone."
+            verdict = verdict._replace(text=f"{verdict.text} {text}")
+        found.append(verdict)
+    return found
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
@@ -260,6 +281,8 @@ def results_json(results: Results) -> dict[str, Any]:
             "between": _written(diagnosis.between),
             "frontier": _written(results.frontier),
             "hygiene": _written(results.hygiene),
+            "differences": results.differences,
+            "packaging": _written(results.packaging),
         }
     )
     return file.model_dump(mode="json")

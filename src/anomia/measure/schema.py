@@ -300,6 +300,34 @@ class Divergence(_Row):
     upper_decile_interval: Value | None
 
 
+class Difference(_Row):
+    """Something that differs between base and an arm besides the weights."""
+
+    what: str
+    kind: Literal["harmless", "told", "confounding"]
+    """`confounding`: it changes what the model is asked or where its answers end."""
+    base: str
+    other: str
+    why: str
+
+
+class Packaging(Value):
+    """The answers of base that an arm loses as its folder packages it, and what of that is packaging."""
+
+    arm: str
+    weights: str
+    """The arm with the same weights, asked as base is."""
+    probe: str
+    """`open` or `choice`."""
+    scope: str
+    lost: int
+    by_packaging: int
+    """Right with these weights, asked as base is."""
+    by_weights: int
+    made_up: int
+    """Wrong with these weights, asked as base is, and right as packaged."""
+
+
 class ResultsFile(_Row):
     """`RUN/results.json`: every figure of a run, and what it was measured on."""
 
@@ -335,6 +363,9 @@ class ResultsFile(_Row):
     between: tuple[Between, ...]
     frontier: tuple[Frontier, ...]
     hygiene: tuple[Hygiene, ...]
+    differences: dict[str, tuple[Difference, ...]]
+    """What differs from base besides the weights, for each arm that is a checkpoint."""
+    packaging: tuple[Packaging, ...]
 
 
 def written(row: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from collections.abc import Sequence
+from operator import mul
 from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]  # it brings no types
@@ -20,10 +22,10 @@ MOST_TIMES = 2.0
 # Of the memory that is free, so much may be taken by the weights.
 _WEIGHTS_SHARE = 0.4
 # What asking a batch of 16 items takes, about, as shapes of tokens and how many such passes: the prompts, and steps of
-# one token for all paths.
+# one token for all paths. In each the head reads so many places.
 _PASSES = (((1, 256), 24), ((32, 1), 32))
 _HEAD_PLACES = 32
-_REPEATS = 3
+_REPEATS = 2
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -85,30 +87,34 @@ def cost_of_float32(model: Any) -> float | None:
     twins = {torch.float32: exact, model.dtype: copy.deepcopy(exact).to(model.dtype)}
     depths = [each.config.get_text_config().num_hidden_layers for each in (model, exact)]
     vocabulary = model.config.get_text_config().vocab_size
-    asked = [(torch.randint(vocabulary, shape), weight) for shape, weight in _PASSES]
-    best = dict.fromkeys(itertools.product(twins, range(len(asked))), (float("inf"), float("inf")))
+    asked = [(torch.randint(vocabulary, shape), number) for shape, number in _PASSES]
+    best = {dtype: [float("inf")] * (len(asked) + 1) for dtype in twins}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            for _, key in itertools.product(range(_REPEATS), best):
-                dtype, number = key
-                took = _seconds(twins[dtype], asked[number][0])
-                best[key] = min(best[key][0], took[0]), min(best[key][1], took[1])
+            for _, (dtype, twin) in itertools.product(range(_REPEATS), twins.items()):
+                took = _seconds(twin, [tokens for tokens, _ in asked])
+                best[dtype] = list(map(min, best[dtype], took))
     finally:
         torch.set_num_threads(threads)
-    seconds = dict.fromkeys(twins, 0.0)
-    for (dtype, number), (blocks, head) in best.items():
-        seconds[dtype] += asked[number][1] * (blocks * depths[0] / depths[1] + head)
+    passes = [number for _, number in asked]
+    seconds = {
+        dtype: sum(map(mul, passes, blocks)) * depths[0] / depths[1] + sum(passes) * head
+        for dtype, (*blocks, head) in best.items()
+    }
     return seconds[torch.float32] / seconds[model.dtype]
 
 
-def _seconds(model: Any, tokens: torch.Tensor) -> tuple[float, float]:
-    """One pass as a run makes it, blocks and head: the head reads a few places, its logits normalized in float32."""
-    began = time.perf_counter()
-    states = model.base_model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # [N, D]
+def _seconds(model: Any, asked: Sequence[torch.Tensor]) -> list[float]:
+    """What the blocks take for each of some token ids, and last the head, its logits normalized in float32."""
+    took = []
+    for tokens in asked:
+        began = time.perf_counter()
+        states = model.base_model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # [N, D]
+        took.append(time.perf_counter() - began)
     # A single place, cut out of the states, goes a slow way through some bfloat16 kernels that no run takes.
     states = states[-_HEAD_PLACES:].contiguous()
-    between = time.perf_counter()
+    began = time.perf_counter()
     model.get_output_embeddings()(states).float().log_softmax(-1)
-    return between - began, time.perf_counter() - between
+    return [*took, time.perf_counter() - began]

@@ -26,6 +26,7 @@ from anomia.report.evidence_tables import (
     transitions_table,
 )
 from anomia.report.page.facts import left_out
+from anomia.report.packaging_tables import differences_table, packaging_table
 from anomia.report.reference import candidates
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval, note
@@ -164,6 +165,7 @@ def closing_view(results: Results) -> RenderableType:
         parts.append(between_table(results.diagnosis))
     if results.frontier:
         parts.append(frontier_table(results.frontier))
+    parts += [packaging_table(results.packaging), differences_table(results.differences)]
     if results.exclude:
         parts.append(note(f"\nleft out on request: {left_out(results)}"))
     parts.append(hygiene_table(results.hygiene, lookup(results.diagnosis.figures)))

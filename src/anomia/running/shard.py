@@ -31,7 +31,7 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
         ModelError: base answers no item with finite logits.
         RunError: the rows can't be written.
     """
-    folder, study, loaded = cell.folder, cell.study, ready.loaded
+    folder, loaded = cell.folder, ready.loaded
     assert folder is not None
     began = time.monotonic()
     items = cell.items_of(shard)

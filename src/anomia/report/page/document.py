@@ -25,6 +25,7 @@ from anomia.report.evidence_tables import (
 )
 from anomia.report.page.facts import command, facts, model_name
 from anomia.report.page.plain_tables import plain_tables, shortened, text_of
+from anomia.report.packaging_tables import differences_table, packaging_table
 from anomia.report.reference import candidates, nulls
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval
@@ -78,6 +79,9 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
     closing: dict[str, Any] = {"hygiene": plain_tables(hygiene_table(results.hygiene, figures))}
     if results.diagnosis.between:
         closing["arms"] = plain_tables(between_table(results.diagnosis))
+    differing = plain_tables(packaging_table(results.packaging), differences_table(results.differences))
+    if differing:
+        closing["differences"] = differing
     if results.frontier:
         closing["size"] = plain_tables(frontier_table(results.frontier))
     return {

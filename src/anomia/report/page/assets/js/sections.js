@@ -1,7 +1,8 @@
 // The report from the top: verdicts, what was compared, tables and figures in their sections.
 
 const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "controls", "ranks", "reach", "one-shot", "tests"];
-const SECTION_CLOSING = ["arms", "size", "hygiene"];
+const SECTION_CLOSING = ["arms", "size", "differences", "hygiene"];
+const CLOSING_SLOTS = { size: "arms", differences: "hygiene" };
 const ARMS_OPEN = 3;
 
 const slot = (name) => document.querySelector(`[data-slot="${name}"]`);
@@ -101,7 +102,7 @@ function fillTables(data) {
     for (const run of data.runs) {
       const tables = (run.tables[name] ?? []).flatMap((table) => dataTable(table)).filter(Boolean);
       if (!tables.length) continue;
-      const place = slot(name === "size" ? "arms" : name);
+      const place = slot(CLOSING_SLOTS[name] ?? name);
       if (data.runs.length > 1) place.append(h("h3", {}, named(run.name)));
       place.append(...tables);
     }

@@ -1,0 +1,70 @@
+"""What of a loss is packaging: a checkpoint as its folder asks it, next to the same weights asked as base is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import polars as pl
+
+from anomia.compress.spec import like_base
+from anomia.measure.frame import KEY, arms_of, pair, prepare, right, scopes
+from anomia.measure.rates import Estimate, rate
+
+FORMATS = {"open": "open_correct", "choice": "choice_correct"}
+
+
+class PackagingRow(NamedTuple):
+    """The answers of base that an arm loses as its folder packages it.
+
+    arm: as packaged. weights: the same weights, asked as base is. probe: `open` or `choice`. lost: answers that base
+    gets right and the packaged arm doesn't; of these the weights alone lose `by_weights`, and packaging `by_packaging`.
+    made_up: lost by the weights alone, and right as packaged. estimate: by_packaging over lost; None where nothing is.
+    """
+
+    arm: str
+    weights: str
+    probe: str
+    scope: str
+    lost: int
+    by_packaging: int
+    by_weights: int
+    made_up: int
+    estimate: Estimate | None
+
+
+def packaging(records: pl.DataFrame) -> list[PackagingRow]:
+    """Rows for every arm that was measured in both ways, in each language and pooled over all of them."""
+    records, arms = prepare(records), arms_of(records)
+    found: list[PackagingRow] = []
+    for arm in arms:
+        weights = like_base(arm)
+        if weights in arms:
+            found += _rows(records, arm, weights)
+    return found
+
+
+def _rows(records: pl.DataFrame, arm: str, weights: str) -> Iterator[PackagingRow]:
+    verdicts = list(FORMATS.values())
+    packaged, plain = (pair(records, name) for name in (arm, weights))
+    plain = plain.select(*KEY, *(pl.col(f"{column}_arm").alias(f"{column}_weights") for column in verdicts))
+    both = packaged.join(plain, on=KEY, maintain_order="left")
+    passages = both["passage"].to_numpy()
+    for probe, column in FORMATS.items():
+        if both[column].null_count() == len(both):
+            continue
+        base, says, could = (right(both, f"{column}{side}") for side in ("", "_arm", "_weights"))
+        for scope, mask in scopes(both):
+            lost = mask & base & ~says
+            taken = could[lost]
+            yield PackagingRow(
+                arm,
+                weights,
+                probe,
+                scope,
+                lost=int(lost.sum()),
+                by_packaging=int(taken.sum()),
+                by_weights=int((~taken).sum()),
+                made_up=int((mask & base & says & ~could).sum()),
+                estimate=rate(taken, passages[lost]),
+            )
