@@ -22,19 +22,19 @@ PIECES: Mapping[str, str] = {
     "passage": (
         "\"Fish & Chips\" cost <nearly> £4 in {{ 7 * 7 }} towns; it's  Zürich's 50 % rule.\n  {% Second line %}\\n "
         + " ".join(f"Sentence {number} of a long passage." for number in range(400))
+        + " Here the passage ends."
     ),
     "question": 'What DID <nearly> & "exactly" 49 towns\' fish cost?',
     "request": "Answer in a few words:",
 }
 PROMPT = f"Context: {PIECES['passage']}\n\nQuestion: {PIECES['question']}\n\n{PIECES['request']}"
 
-_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]{6,}>")
+_ADDRESS = re.compile(r"\w+ at 0x[0-9a-fA-F]{6,}")
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 _CHANGES: Mapping[str, Callable[[str], str]] = {
     "lower-cases": str.lower,
     "upper-cases": str.upper,
     "capitalizes": str.capitalize,
-    "capitalizes the words of": str.title,
     "escapes": lambda text: str(markupsafe.escape(text)),
     "percent-encodes": quote,
     "writes as JSON": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
@@ -167,13 +167,17 @@ def _lost(name: str, piece: str, text: str) -> _FaultError:
             return _FaultError(3, f"{did} the user's text")
     if "".join(piece.split()) in "".join(text.split()):
         return _FaultError(3, f"changes the white space inside the {name}")
-    kept = _longest_beginning(piece, text)
-    if kept < min(20, len(piece) // 2):
+    if piece.casefold() in text.casefold():
+        return _FaultError(3, f"changes capital letters in the {name}")
+    kept, ends = _longest_beginning(piece, text), piece[-15:] in text
+    if not ends and kept >= min(20, len(piece) // 2):
+        return _FaultError(3, f"cuts the {name} off after {kept} of {len(piece)} characters")
+    quarter = len(piece) // 4
+    if not ends and not any(
+        piece[at : at + quarter] in text for at in range(0, len(piece) - quarter, quarter)
+    ):
         return _FaultError(2, f"leaves out the {name}")
-    if piece[-15:] in text:
-        found = text[text.index(piece[:kept]) + kept :][:12]
-        return _FaultError(3, f"changes the {name}: {piece[kept : kept + 12]!r} becomes {found!r}")
-    return _FaultError(3, f"cuts the {name} off after {kept} of {len(piece)} characters")
+    return _FaultError(3, f"changes the {name} from {piece[kept : kept + 20]!r} on")
 
 
 def _longest_beginning(piece: str, text: str) -> int:
@@ -194,17 +198,15 @@ def _check_end(text: str, whole: str, *, opens: bool, end: str) -> str:
         opens: whether `add_generation_prompt` made a difference.
         end: the end token.
     """
-    before, answer, _ = whole.rpartition(ANSWER)
-    if answer:
-        mine, its = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before))
-        if mine.startswith(its):
-            return " " if before == f"{text} " or text.endswith(PIECES["request"]) else ""
-        if its.startswith(mine) and not opens:
-            raise _FaultError(
-                5,
-                f"doesn't begin an answer: it ignores add_generation_prompt, and an answer would stand after "
-                f"{its[len(mine) :].strip()[:60]!r}",
-            )
-    if end and text.rstrip().endswith(end):
+    before = whole.rpartition(ANSWER)[0]
+    mine, its = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before))
+    if its.startswith(mine) and its != mine and not opens:
+        raise _FaultError(
+            5,
+            "doesn't begin an answer: it ignores add_generation_prompt, and an answer would stand after "
+            f"{its[len(mine) :].strip()[:60]!r}",
+        )
+    # Some put it after every turn, the user's too.
+    if end and mine.endswith(end) and not its.endswith(end):
         raise _FaultError(5, f"ends the prompt with the end token {end!r} instead of beginning an answer")
-    return " " if text.endswith(PIECES["request"]) else ""
+    return " " if before == f"{text} " or text.endswith(PIECES["request"]) else ""
