@@ -18,6 +18,7 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
+from anomia.models.chat import chat_notes, check_chat
 from anomia.models.memory import PREFIX, held
 
 MAPPED = "map"
@@ -81,7 +82,7 @@ def load_model(
         device: `auto`, `cpu`, `cuda`, `mps`, or `map`: layers spread over all GPUs that this process sees.
         revision: of a hub repository.
         trust_remote_code: whether code that the repository brings along may run.
-        chat: whether the tokenizer must have a chat template.
+        chat: whether the tokenizer must have a chat template that works.
 
     Raises:
         ModelError: it can't be found, has no usable weights, or is no causal language model.
@@ -187,11 +188,11 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
 
 
 def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool) -> LoadedModel:
-    if chat and not getattr(tokenizer, "chat_template", None):
-        raise ModelError(f"model: the tokenizer of {name!r} has no chat template; leave out --chat")
+    if chat:
+        check_chat(name, tokenizer)
     model = model.eval()
     model.requires_grad_(False)
-    return LoadedModel(name, model, tokenizer)
+    return LoadedModel(name, model, tokenizer, notes=chat_notes(tokenizer) if chat else ())
 
 
 def resolve_device(device: str) -> str:
