@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from anomia.errors import StudyError, nearest
 from anomia.strict import strict
-from anomia.text import first_line, is_unspaced, normalize, words
+from anomia.text import first_lines, is_unspaced, normalize, words
 
 __all__ = [
     "CONTAINMENT", "ENTRY_POINTS", "GRADERS", "Grade", "Grader", "Grading", "Stripped", "best_f1", "containment", "contains",
@@ -120,14 +120,20 @@ def containment(output: str, answers: Sequence[str]) -> bool:
 
 
 def exact_match(output: str, answers: Sequence[str]) -> bool:
-    """Whether the first non-empty line of the output is an answer, once both are normalized."""
-    line = normalize(first_line(output))
-    return any(line == normalize(answer) != "" for answer in answers)
+    """Whether the first non-empty line of the output is an answer, once both are normalized.
+
+    An answer of several lines may be the first line, or as many of the first lines.
+    """
+    return any(
+        normalize(said) == normalize(answer) != ""
+        for answer in answers
+        for said in first_lines(output, answer)
+    )
 
 
 def best_f1(output: str, answers: Sequence[str]) -> float:
-    """Token F1 of the first non-empty line against the nearest answer; right from 0.5 on."""
-    return max((f1(first_line(output), answer) for answer in answers), default=0.0)
+    """Token F1 of the first non-empty line against the nearest answer; right from 0.5 on. Lines as in `exact_match`."""
+    return max((f1(said, answer) for answer in answers for said in first_lines(output, answer)), default=0.0)
 
 
 GRADERS: dict[str, Grader] = {

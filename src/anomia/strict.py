@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache, partial
 from itertools import takewhile
 
-from anomia.text import first_line, is_unspaced, words
+from anomia.text import first_lines, is_unspaced, visible, words
 
 LONG_ANSWER_WORDS = 5
 LONG_ANSWER_F1 = 0.7
@@ -60,7 +60,7 @@ def strict(output: str, answers: Sequence[str]) -> bool:
     - Another "Question:" or "Context:" below the answer begins another prompt: what follows doesn't count.
     - An answer of five or more words is also given by a first line that has all its numbers and an F1 of at least 0.7.
     """
-    said = _before_next_prompt(_visible(output))
+    said = _before_next_prompt(visible(output))
     entry = first_entry(said)
     return any(_gives(said if _is_list(answer) else entry, answer) for answer in answers)
 
@@ -102,7 +102,7 @@ def fold(text: str, between: str = " ") -> str:
 
 
 def _fold(text: str, between: str) -> str:
-    text = _TAG.sub("\0", " \0 ".join(_visible(text).translate(_NUMBER_SIGNS).splitlines()))
+    text = _TAG.sub("\0", " \0 ".join(visible(text).translate(_NUMBER_SIGNS).splitlines()))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     text = _POINTS.sub("", unicodedata.normalize("NFD", text))
     text = _STRESS.sub("", unicodedata.normalize("NFC", text)).translate(_CYRILLIC)
@@ -115,11 +115,6 @@ def _fold(text: str, between: str) -> str:
     joined = "".join([*kept, _blank(text[end:])])
     joined = re.sub(r"(?<=\d)[\s\0]*\0[\s\0]*(?=\d)", _APART, joined).replace("\0", between)
     return " ".join(unicodedata.normalize("NFKC", joined).split())
-
-
-def _visible(text: str) -> str:
-    """A text without zero-width characters, soft hyphens, direction marks and the like."""
-    return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
 def _blank(text: str) -> str:
@@ -151,7 +146,10 @@ def _are_thousands(groups: Sequence[str], marks: Sequence[str]) -> bool:
 def _gives(said: str, answer: str) -> bool:
     if any(_stands_in(_folded(answer, between), _folded(said, between)) for between in (" ", "")):
         return True
-    line = first_line(said)
+    return any(_is_long_and_near(line, answer) for line in first_lines(said, answer))
+
+
+def _is_long_and_near(line: str, answer: str) -> bool:
     wanted, got = words(fold(answer)), words(fold(line))
     if _length(wanted) < LONG_ANSWER_WORDS or _numbers(answer) - _numbers(line):
         return False
@@ -232,7 +230,7 @@ def _is_short(text: str, limit: int) -> bool:
 
 
 def _is_list(answer: str) -> bool:
-    return len(answer.strip().splitlines()) > 1 or sum(map(bool, _COMMA.split(_visible(answer)))) > 1
+    return len(answer.strip().splitlines()) > 1 or sum(map(bool, _COMMA.split(visible(answer)))) > 1
 
 
 def _starts_a_list(mark: re.Match[str]) -> bool:

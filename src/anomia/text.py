@@ -10,15 +10,44 @@ from functools import lru_cache
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
+# Characters of category Cf that are seen: signs of Arabic, Syriac and Kaithi, the joiners of hieroglyphs, and the tags
+# that tell flags apart.
+SEEN = re.compile(
+    "[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001343f\U000e0020-\U000e007f]"
+)
+# Letters that older texts write with a zero-width joiner, and without it would be others: in Malayalam "he" would be "to
+# him", in Marathi valleys a sea. The six chillus of Malayalam, khanda ta of Bengali, eyelash ra of Devanagari.
+JOINED = {
+    "\u0d23\u0d4d\u200d": "\u0d7a", "\u0d28\u0d4d\u200d": "\u0d7b", "\u0d30\u0d4d\u200d": "\u0d7c",
+    "\u0d32\u0d4d\u200d": "\u0d7d", "\u0d33\u0d4d\u200d": "\u0d7e", "\u0d15\u0d4d\u200d": "\u0d7f",
+    "\u09a4\u09cd\u200d": "\u09ce", "\u0930\u094d\u200d": "\u0931\u094d",
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """A text without what nobody sees: zero-width characters, soft hyphens, direction marks and the like.
+
+    Letters that are told apart by such a character become the ones that Unicode has for them since.
+    """
+    if text.isascii():
+        return text
+    joiner = "\u200d"
+    text = "".join(
+        char for char in text if char == joiner or unicodedata.category(char) != "Cf" or SEEN.match(char)
+    )
+    if joiner in text:
+        for old, new in JOINED.items():
+            text = text.replace(old, new)
+    return text.replace(joiner, "")
 
 
 @lru_cache(maxsize=1 << 15)
 def normalize(text: str) -> str:
-    """Folds case, width and white space and removes punctuation (Unicode category P).
+    """Folds case, width and white space and removes punctuation (Unicode category P) and what nobody sees.
 
     Idempotent. Marks are kept, so no script loses its vowel signs.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible(text)).casefold())
     kept = "".join(char for char in folded if not unicodedata.category(char).startswith("P"))
     return " ".join(unicodedata.normalize("NFKC", kept).split())
 
@@ -34,6 +63,16 @@ def is_unspaced(text: str) -> bool:
     return 2 * sum(bool(_UNSPACED.match(char)) for char in letters) > len(letters)
 
 
-def first_line(text: str) -> str:
-    """The first line that is not empty."""
-    return next((line for line in text.splitlines() if line.strip()), "")
+def first_lines(text: str, answer: str) -> tuple[str, ...]:
+    """What of an output is compared with an answer: its first line and, where the answer has several, as many.
+
+    Lines in which nothing can be seen are passed over.
+    """
+    lines, count = seen_lines(text), len(seen_lines(answer))
+    first = "".join(lines[:1])
+    return (first,) if count < 2 else (first, "\n".join(lines[:count]))
+
+
+def seen_lines(text: str) -> list[str]:
+    """The lines in which something can be seen, without what can't."""
+    return [line for line in visible(text).splitlines() if line.strip()]

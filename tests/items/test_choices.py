@@ -108,7 +108,7 @@ def test_folders_languages_and_ids(tmp_path: Path) -> None:
         ({"choices": ["a"] * 27}, "2 to 26"),
         ({"choices": ["a", ""]}, "2 to 26"),
         ({"choices": "one"}, "has no options that can be read in 'choices'"),
-        ({"choices": ["one", 0.5]}, "has no options that can be read in 'choices'"),
+        ({"choices": ["one", True]}, "has no options that can be read in 'choices'"),
         ({"choices": None}, "has no options; it has question, subject, choices, answer"),
         ({"choices": {"text": ["a", "b"], "label": ["A"]}}, "2 options and 1 labels"),
         ({"answer": None}, "has no answer; it has question, subject, choices, answer"),
@@ -118,18 +118,18 @@ def test_folders_languages_and_ids(tmp_path: Path) -> None:
         ({"answer": True}, "has no answer"),
         ({"answer": 5}, "none of its 4 options"),
         ({"answer": "Paris"}, "none of its 4 options"),
-        ({"context": 3}, "are texts"),
+        ({"context": []}, "are texts"),
     ],
 )
 def test_faults_name_the_row(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(DataError, match="row 2") as caught:
+    with pytest.raises(DataError, match="line 2") as caught:
         read_choices(write(tmp_path / "x.jsonl", MMLU, {**MMLU, **changes}))
     assert says in str(caught.value)
 
 
 def test_answers_of_several_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"row 3: .* of several kinds: most fit as an index from 0, 'Lima' as the"
+        DataError, match=r"line 3: .* of several kinds: most fit as an index from 0, 'Lima' as the"
     ):
         read_choices(write(tmp_path / "x.jsonl", MMLU, FIRST, BY_TEXT))
 
@@ -156,7 +156,7 @@ def test_an_answer_that_may_mean_two_options_is_refused_until_the_study_says_whi
 ) -> None:
     row = {"question": "Q", "options": options, "answer": answer}
     file = write(tmp_path / "x.jsonl", *[row] * rows)
-    with pytest.raises(DataError, match="row 1: the answer") as caught:
+    with pytest.raises(DataError, match="line 1: the answer") as caught:
         read_questions(f"mc:{file}")
     for word, gold in meant.items():
         assert f"{gold!r} ({READINGS[word].said})" in str(caught.value)
@@ -199,7 +199,7 @@ def test_the_word_for_a_reading_is_checked_and_stands_at_the_end_of_a_path(tmp_p
     with pytest.raises(DataError, match="can't be read as 'indx'; did you mean 'index'"):
         read_questions(f"mc:{file},answer=indx")
     with pytest.raises(
-        DataError, match="row 1: the answer 1 is none of its 4 options when it is read as answer=text"
+        DataError, match="line 1: the answer '1' is none of its 4 options when it is read as answer=text"
     ):
         read_questions(f"mc:{file},answer=text")
     with pytest.raises(DataError, match="'mc' needs a path"):
@@ -258,7 +258,7 @@ def test_fields_of_known_sets(tmp_path: Path, name: str, suffix: str) -> None:
 
 def test_unknown_fields_are_named(tmp_path: Path) -> None:
     file = write(tmp_path / "x.jsonl", {"prompt": "Q", "endings": OPTIONS, "odd\nname": 1})
-    with pytest.raises(DataError, match=r"row 1 has no question; it has prompt, endings, 'odd\\nname'$"):
+    with pytest.raises(DataError, match=r"line 1 has no question; it has prompt, endings, 'odd\\nname'$"):
         read_choices(file)
     with pytest.raises(DataError, match="marks no single right option"):
         read_choices(write(file, {"question": "Q", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}))

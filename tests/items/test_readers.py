@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,16 @@ def test_impossible_questions_are_left_out(tmp_path: Path) -> None:
         (squad(qa(answers=[{"text": " "}])), "has no answer"),
         (squad(qa(id=None)), "qas[0] has no id"),
         (squad(qa(question="")), "has no question"),
-        (squad(qa(1), qa(1)), "two questions have the id 'q1'"),
+        (squad(qa(1), qa(1)), "the id 'q1' is there twice, the second time as question 2"),
+        (
+            squad(qa(1), qa(1, question="And Oslo?")),
+            "two questions have the id 'q1': 'Where is Rome?' and 'And",
+        ),
         ({"data": [{"paragraphs": [{"qas": [qa()]}]}]}, "has no passage"),
         ({"data": [{"paragraphs": [{"context": "x"}]}]}, "has no list 'qas'"),
         ({"data": [{"paragraphs": [{"context": "x", "qas": ["y"]}]}]}, "has no list 'answers'"),
-        (squad(qa(answers=[3])), "is not a list of texts"),
+        (squad(qa(answers=[[3]])), "is not a list of texts"),
+        (squad(qa(answers=[{"start": 3}])), "holds an object with start"),
     ],
 )
 def test_faults_of_squad_files(tmp_path: Path, content: Any, says: str) -> None:
@@ -86,18 +92,19 @@ def test_json_lines_may_lack_a_passage(write_jsonl: Write) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"id": ""}, "line 1 has no id"),
+        ({"id": True}, "line 1: 'id' is not a text"),
         ({"answers": []}, "has no answer"),
         ({"answers": None}, "has no answer"),
-        ({"answers": [1.5]}, "not a list of texts"),
+        ({"answers": [float("nan")]}, "not a list of texts"),
         ({"answers": True}, "not a list of texts"),
-        ({"language": None}, "has no language"),
-        ({"question": 3}, "has no question"),
-        ({"context": 3}, "has no passage"),
+        ({"language": ["en"]}, "'language' is not a text"),
+        ({"question": " "}, "has no question"),
+        ({"question": []}, "'question' is not a text"),
+        ({"context": [3]}, "passage ('context') is not a text"),
     ],
 )
 def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(DataError, match=says.replace("(", r"\(")):
+    with pytest.raises(DataError, match=re.escape(says)):
         read_questions(f"jsonl:{write_jsonl([entry(1, **changes)])}")
 
 
@@ -187,7 +194,9 @@ def test_half_characters_and_deep_nesting_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     for content in ('{"question": "\\ud800", "answer": "a"}', "[" * 100_000, '{"id": ' + "9" * 5000 + "}"):
         file.write_text(content)
-        with pytest.raises(DataError, match="line 1"):
+        with pytest.raises(
+            DataError, match=r"bad\.jsonl(, line 1)? (holds half|is not JSON that can be read)"
+        ):
             read_questions(f"jsonl:{file}")
 
 

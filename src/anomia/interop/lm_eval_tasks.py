@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from anomia import grade
+from anomia import grade, text
 from anomia.errors import RunError
 from anomia.files import read_yaml, write_text
 from anomia.items.prompts import open_prompt, read_templates
@@ -24,7 +24,9 @@ from anomia.records import read_items, read_records
 _HEADER = '''"""Written by Anomia: loads the questions beside this file and grades answers as Anomia does."""
 
 import json
+import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,10 +42,9 @@ def load(language, **_):
 
 def process_results(doc, results):
     """Whether the output contains a gold answer, and whether its first line is one."""
-    line = next((line for line in results[0].splitlines() if line.strip()), "")
     return {
         "contains": float(any(contains(results[0], answer) for answer in doc["answers"])),
-        "em": float(any(normalize(line) == normalize(answer) != "" for answer in doc["answers"])),
+        "em": float(exact_match(results[0], doc["answers"])),
     }
 '''
 
@@ -205,4 +206,13 @@ def _write_yaml(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _helpers() -> str:
-    return "\n\n".join([_HEADER, inspect.getsource(grade.normalize), inspect.getsource(grade.contains)])
+    constants = f"SEEN = re.compile({text.SEEN.pattern!a})\nJOINED = {text.JOINED!a}\n"
+    functions = (
+        text.visible,
+        text.normalize,
+        text.seen_lines,
+        text.first_lines,
+        grade.contains,
+        grade.exact_match,
+    )
+    return "\n\n".join([_HEADER, constants, *map(inspect.getsource, functions)])

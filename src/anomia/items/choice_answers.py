@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
@@ -82,7 +83,7 @@ def _refuse_misfit(rows: Sequence[Row]) -> NoReturn:
     for row in rows:
         if any(_place(reading, row) is not None for reading in READINGS.values()):
             continue
-        times = row.options.count(str(row.answer))
+        times = row.options.count(row.answer or "")
         if times > 1:
             raise DataError(
                 f"data: {row.place}: the answer {row.answer!r} stands {times} times among its options; give it once"
@@ -101,7 +102,7 @@ def _refuse_misfit(rows: Sequence[Row]) -> NoReturn:
 
 
 def _held_back(row: Row) -> str:
-    return "; test splits without answers have -1 there" if str(row.answer) == "-1" else ""
+    return "; test splits without answers have -1 there" if row.answer in ("-1", "-1.0") else ""
 
 
 def _place(reading: Reading, row: Row) -> int | None:
@@ -109,22 +110,22 @@ def _place(reading: Reading, row: Row) -> int | None:
 
 
 def _by_label(row: Row) -> int | None:
-    return _only(row.labels, str(row.answer))
+    return _only(row.labels, row.answer)
 
 
 def _by_letter(row: Row) -> int | None:
-    if not isinstance(row.answer, str) or len(row.answer) != 1:
+    if row.answer is None or len(row.answer) != 1:
         return None
     place = string.ascii_uppercase.find(row.answer.upper())
     return place if 0 <= place < len(row.options) else None
 
 
 def _by_index(row: Row, first: int = 0) -> int | None:
-    text = str(row.answer)
-    # Python refuses to read a number of thousands of digits.
-    if not (text.isascii() and text.isdigit() and len(text) < 4):
+    # Spreadsheets and pandas write 1.0 where a column has gaps.
+    found = re.fullmatch(r"([0-9]{1,3})(?:\.0+)?", row.answer or "")
+    if found is None:
         return None
-    place = int(text) - first
+    place = int(found[1]) - first
     return place if 0 <= place < len(row.options) else None
 
 
@@ -133,11 +134,11 @@ def _by_index_from_one(row: Row) -> int | None:
 
 
 def _by_text(row: Row) -> int | None:
-    return _only(row.options, str(row.answer))
+    return _only(row.options, row.answer)
 
 
-def _only(texts: Sequence[str], text: str) -> int | None:
-    return texts.index(text) if texts.count(text) == 1 else None
+def _only(texts: Sequence[str], text: str | None) -> int | None:
+    return texts.index(text) if text is not None and texts.count(text) == 1 else None
 
 
 READINGS: Mapping[str, Reading] = {

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from anomia.errors import DataError
-from anomia.items.entry import MOST_DISTRACTORS, as_text, field_names, lowered, parse_json
+from anomia.items.entry import CONTEXTS, IDS, MOST_DISTRACTORS, field_names, first_given, lowered, text_of
 from anomia.items.languages import language_name
+from anomia.text_files import as_text, is_absent, unpacked
 
 # The first that a row has is taken. Fields that only one known set has stand behind the general ones.
 QUESTIONS = ("question", "question_stem", "goal", "ctx", "sentence")
 ANSWERS = ("answerkey", "answer", "correct_answer_num", "answer_index", "correct_answer", "cop", "label")
-_CONTEXTS = ("context", "passage", "support", "article", "flores_passage")
-_IDS = ("id", "question_id", "qid")
 _LISTS = ("choices", "options", "endings")
 _COLUMNS = ("", "option_", "option", "choice_", "choice", "mc_answer", "op", "sol")
 # How answers are counted where that is known: by the field of the options or the question, and of the answer.
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     question: str
     options: tuple[str, ...]
     labels: tuple[str, ...]
-    answer: str | int | None
+    answer: str | None
     usual: str | None
     right: int | None
 
@@ -61,51 +61,45 @@ def read_row(raw: Mapping[str, Any], place: str, number: int) -> Row:
     Raises:
         DataError: a part is missing or of another type; the message begins with `place`.
     """
-    row = lowered(raw)
-    field, question = _first(row, QUESTIONS)
+    row = lowered(raw, place)
+    field, question = first_given(row, QUESTIONS)
     source: Mapping[str, Any] = row
     if isinstance(question, Mapping):
-        nested = lowered(question)
+        nested = lowered(question, place)
         source, question = {**row, **nested}, nested.get("stem")
-    if not isinstance(question, str) or not question.strip():
+    if is_absent(question) or (question := as_text(question)) is None:
         raise DataError(f"data: {place} has no question; it has {field_names(raw)}")
     options = _options(source, place)
-    key, answer = _first(row, ANSWERS)
-    if isinstance(answer, float) and answer.is_integer():
-        answer = int(answer)
+    key, given = first_given(row, ANSWERS)
+    answer = as_text(given)
     if options.right is not None:
         answer = None
-    elif answer is None:
+    elif is_absent(given):
         raise DataError(
             f"data: {place} has no answer; it has {field_names(raw)}; give a label, a letter, an index or the text "
             "in 'answer'"
         )
-    elif as_text(answer) is None:
+    elif answer is None:
         raise DataError(
             f"data: {place} has no answer that can be read in {key!r}; give a label, a letter, an index or the text"
         )
-    context = next((row[name] for name in _CONTEXTS if row.get(name)), "")
-    language, (_, given_id) = row.get("language"), _first(row, _IDS)
-    if not isinstance(context, str) or not isinstance(language, str | None):
+    told, context = first_given(row, CONTEXTS)
+    context = as_text(context) if told else ""
+    if context is None:
         raise DataError(f"data: {place}: 'context' and 'language' are texts")
+    language = text_of(row, "language", place)
     return Row(
         place=place,
-        id=str(number if given_id is None else given_id),
+        id=text_of(row, first_given(row, IDS)[0], place) or str(number),
         language=language_name(language) if language else None,
         context=context,
         question=question.strip(),
         options=options.texts,
         labels=options.labels,
-        answer=answer.strip() if isinstance(answer, str) else answer,
+        answer=answer and answer.strip(),
         usual="index1" if key == _FROM_ONE else _USUAL.get((options.field, key)) or _USUAL.get((field, key)),
         right=options.right,
     )
-
-
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
-    """Name and value of the first field that says something; ("", None) where none does."""
-    given = ((name, row[name]) for name in names if row.get(name) not in (None, ""))
-    return next(given, ("", None))
 
 
 def _options(source: Mapping[str, Any], place: str) -> _Options:
@@ -129,28 +123,45 @@ def _options(source: Mapping[str, Any], place: str) -> _Options:
 
 
 def _list_of_options(source: Mapping[str, Any], place: str) -> _Options | None:
-    """`["one", …]`, `{"text": ["one", …], "label": ["A", …]}` or `[{"text": "one", "label": "A"}, …]`."""
-    field, found = _first(source, _LISTS)
+    """A list of texts, or of texts with labels in one of the forms that `_labelled` knows."""
+    field, found = first_given(source, _LISTS)
     if not field:
         return None
-    found = _unpacked(found, place)
-    labels: Any = ()
-    if isinstance(found, Mapping):
-        found = lowered(found)
-        labels = found.get("label") or ()
-        found = found.get("text")
-    elif isinstance(found, list) and found and all(isinstance(option, Mapping) for option in found):
-        labels = [option.get("label") for option in found if option.get("label") is not None]
-        found = [option.get("text") for option in found]
+    found, labels = _labelled(unpacked(found, f"{place}: its list of options"), place)
     if not isinstance(labels, list | tuple):
         raise DataError(f"data: {place} has labels that are no list; give as many labels as options")
-    return _Options(field, _texts(found, field, place), tuple(str(label).strip() for label in labels))
+    texts = _texts(found, field, place)
+    # Tables with a fixed number of places fill those that a row does not use with null.
+    labels = labels[: len(texts)] if isinstance(found, list) and len(labels) == len(found) else labels
+    return _Options(field, texts, tuple((as_text(label) or "").strip() for label in labels))
+
+
+def _labelled(found: Any, place: str) -> tuple[Any, Any]:
+    """Options and their labels, if any.
+
+    `{"text": ["one", …], "label": ["A", …]}`, `{"A": "one", …}`, or a list of `{"text": "one", "label": "A"}` or
+    `{"key": "A", "value": "one"}`.
+    """
+    if isinstance(found, Mapping):
+        names = lowered(found, place)
+        if "text" in names:
+            return names["text"], names.get("label") or ()
+        # A column of objects has every name that one of them has.
+        named = [name for name, text in found.items() if text is not None]
+        return [found[name] for name in named], named
+    if isinstance(found, list) and found and all(isinstance(option, Mapping) for option in found):
+        text, label = ("text", "label") if "text" in found[0] else ("value", "key")
+        given = [option for option in found if option.get(text) is not None]
+        return [option[text] for option in given], [
+            option[label] for option in given if option.get(label) is not None
+        ]
+    return found, ()
 
 
 def _marked_options(source: Mapping[str, Any], place: str) -> _Options | None:
     """TruthfulQA's `{"choices": […], "labels": [1, 0, …]}`, where 1 marks the right one."""
     field = "mc1_targets"
-    found = _unpacked(source.get(field), place)
+    found = unpacked(source.get(field), f"{place}: its list of options")
     if not isinstance(found, Mapping):
         return None
     texts, marks = _texts(found.get("choices"), field, place), found.get("labels")
@@ -160,10 +171,10 @@ def _marked_options(source: Mapping[str, Any], place: str) -> _Options | None:
 
 
 def _option_columns(source: Mapping[str, Any], place: str) -> _Options | None:
-    """Options in columns of their own, up to the first that is empty."""
+    """Options in columns of their own; the last ones may be empty."""
     for prefix in _COLUMNS:
         for names in (string.ascii_lowercase, _NUMBERS):
-            found = _filled(source, prefix, names)
+            found = _filled(source, prefix, names, place)
             if len(found) >= 2:
                 return _Options(prefix, found)
     return None
@@ -171,32 +182,35 @@ def _option_columns(source: Mapping[str, Any], place: str) -> _Options | None:
 
 def _distractor_columns(source: Mapping[str, Any], place: str) -> _Options | None:
     """SciQ's `correct_answer` and `distractor1`, `distractor2`, …"""
-    right, wrong = as_text(source.get("correct_answer")), _filled(source, "distractor", _NUMBERS)
+    right, wrong = as_text(source.get("correct_answer")), _filled(source, "distractor", _NUMBERS, place)
     return _Options("distractor", (right.strip(), *wrong), right=0) if right and wrong else None
 
 
 _NUMBERS = tuple(str(number) for number in range(1, MOST_DISTRACTORS + 2))
 
 
-def _filled(source: Mapping[str, Any], prefix: str, names: Sequence[str]) -> tuple[str, ...]:
-    found = []
-    for name in names:
-        text = as_text(source.get(prefix + name))
-        if text is None or not text.strip():
-            break
-        found.append(text.strip())
-    return tuple(found)
+def _filled(source: Mapping[str, Any], prefix: str, names: Sequence[str], place: str) -> tuple[str, ...]:
+    """The texts of columns up to the first that there is not, or that is empty.
 
-
-def _unpacked(value: Any, place: str) -> Any:
-    """A list or an object that stands as text in a CSV file."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        return parse_json(value, f"{place}: its list of options")
-    return value
+    Raises:
+        DataError: a column behind an empty one is not: letters and indices would mean others.
+    """
+    columns = list(takewhile(source.__contains__, (prefix + name for name in names)))
+    texts = ["" if is_absent(source[name]) else (as_text(source[name]) or "").strip() for name in columns]
+    found = tuple(takewhile(bool, texts))
+    if len(found) >= 2 and any(texts[len(found) :]):
+        raise DataError(f"data: {place}: the option {columns[len(found)]!r} is empty and a later one is not")
+    return found
 
 
 def _texts(value: Any, field: str, place: str) -> tuple[str, ...]:
-    texts = [as_text(text) for text in value] if isinstance(value, list) else [None]
+    """The texts of a list; those at its end may be null."""
+    if not isinstance(value, list):
+        raise DataError(f"data: {place} has no options that can be read in {field!r}; give a list of texts")
+    listed = list(value)
+    while listed and listed[-1] is None:
+        listed.pop()
+    texts = [as_text(text) for text in listed]
     known = tuple(text.strip() for text in texts if text is not None)
     if len(known) != len(texts):
         raise DataError(f"data: {place} has no options that can be read in {field!r}; give a list of texts")

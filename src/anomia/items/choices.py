@@ -6,21 +6,21 @@ are called, and `choice_answers` which option an answer means.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from anomia.errors import DataError, nearest
 from anomia.files import parse_parquet
 from anomia.items.choice_answers import READINGS, right_options
 from anomia.items.choice_rows import ANSWERS, QUESTIONS, read_row
-from anomia.items.entry import by_language, field_names, file_language, parse_json
+from anomia.items.entry import by_language, field_names, file_language
 from anomia.items.item import Question
+from anomia.text_files import Row, json_rows, read_bytes, read_text, refuse_other_kinds, table
 
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -87,9 +87,7 @@ def _refuse_empty(path: Path) -> NoReturn:
 
 
 def _file_questions(file: Path, *, answer: str | None, data: str, shared_folder: bool) -> Iterator[Question]:
-    rows = [
-        read_row(raw, f"{file}, row {number}", number) for number, raw in enumerate(_raw_rows(file), start=1)
-    ]
+    rows = [read_row(raw.value, raw.place, raw.number) for raw in _raw_rows(file)]
     if not rows:
         raise DataError(f"data: {file} is empty")
     language = file_language(file) or "english"
@@ -106,45 +104,35 @@ def _file_questions(file: Path, *, answer: str | None, data: str, shared_folder:
         )
 
 
-def _raw_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    if file.suffix.lower() == ".parquet":
+def _raw_rows(file: Path) -> Iterator[Row]:
+    kind = file.suffix.lower()
+    if kind == ".parquet":
+        content = read_bytes(file)
+        refuse_other_kinds(content, str(file), text=False)
         try:
-            frame = parse_parquet(file.read_bytes())
-        except (OSError, ValueError) as error:
+            frame = parse_parquet(content)
+        except ValueError as error:
             raise DataError(f"data: {file} is no Parquet file: {error}") from None
-        yield from frame.iter_rows(named=True)
-        return
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"data: {file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"data: {file} can't be read: {error.strerror}") from None
-    delimiter = {".csv": ",", ".tsv": "\t"}.get(file.suffix.lower())
-    yield from _json_rows(text, file) if delimiter is None else _table_rows(text, file, delimiter)
-
-
-def _json_rows(text: str, file: Path) -> Iterator[Mapping[str, Any]]:
-    if text.lstrip().startswith("["):
-        rows = parse_json(text, str(file))
+        for number, values in enumerate(frame.iter_rows(named=True), start=1):
+            yield Row(f"{file}, row {number}", number, values)
+    elif kind in _DELIMITERS:
+        yield from _table_rows(read_text(file), file, _DELIMITERS[kind])
     else:
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [parse_json(line, f"{file}, line {number}") for number, line in lines if line.strip()]
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"data: {file}, row {number} is not an object with question, options, answer")
-        yield row
+        for row in json_rows(read_bytes(file), str(file)):
+            if not isinstance(row.value, dict):
+                raise DataError(f"data: {row.place} is not an object with question, options, answer")
+            yield row
 
 
-def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
+def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[Row]:
     """Rows by column; a file without a header is question, options, answer, as MMLU was first published."""
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if line]
-    except csv.Error as error:
-        raise DataError(f"data: {file} is no {file.suffix[1:].upper()} file: {error}") from None
+    lines = table(text, str(file), delimiter=delimiter)
     if not lines:
         return
-    header = [name.strip() for name in lines[0]]
+    header = [name.strip() for name in lines[0].cells]
+    # Spreadsheets end every line with the commas of columns that are empty.
+    while not header[-1]:
+        header.pop()
     named = {name.lower() for name in header}
     if named.isdisjoint(QUESTIONS):
         if len(header) < 4 or not named.isdisjoint(ANSWERS):
@@ -154,10 +142,18 @@ def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[Mapping[str, 
         header = ["question", *string.ascii_uppercase[: len(header) - 2], "answer"]
     else:
         lines = lines[1:]
+        twice = next((name for name in header if name and header.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"data: {file} has two columns {twice[:40]!r}; rename one or take it out")
     for number, line in enumerate(lines, start=1):
-        if len(line) != len(header):
-            raise DataError(f"data: {file}, row {number} has {len(line)} columns, not {len(header)}")
-        yield dict(zip(header, line, strict=True))
+        cells, more = line.cells[: len(header)], line.cells[len(header) :]
+        place = f"{file}, line {line.number}"
+        if len(cells) < len(header) or any(map(str.strip, more)):
+            raise DataError(
+                f"data: {place} has {len(line.cells)} cells, not {len(header)}; a text that holds a "
+                f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
+            )
+        yield Row(place, number, {name: cell for name, cell in zip(header, cells, strict=True) if name})
 
 
 def _other_delimiter(header: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
+from anomia.text_files import as_text, is_absent
 
 MOST_DISTRACTORS = 25
+IDS = ("id", "question_id", "qid")
+CONTEXTS = ("context", "passage", "support", "article", "flores_passage")
 
 
 def read_entry(
@@ -27,84 +29,112 @@ def read_entry(
     """
     if not isinstance(entry, dict):
         raise DataError(f"data: {place} is not an object with id, language, context, question, answers")
-    item_id = entry.get("id")
-    if not isinstance(item_id, (str, int)) or isinstance(item_id, bool) or str(item_id).strip() == "":
+    has = f"it has {field_names(entry if fields is None else fields)}"
+    item_id = text_of(entry, "id", place)
+    if not item_id:
         raise DataError(f"data: {place} has no id; give every question one of its own")
     place = f"{place} (id {item_id})"
-    for key in ("language", "question"):
-        if not isinstance(entry.get(key), str) or not entry[key].strip():
-            raise DataError(
-                f"data: {place} has no {key}; it has {field_names(entry if fields is None else fields)}"
-            )
-    context = entry.get("context") if context_required else entry.get("context", "") or ""
-    if not isinstance(context, str) or (context_required and not context.strip()):
+    language, question = (text_of(entry, key, place) for key in ("language", "question"))
+    for key, text in (("language", language), ("question", question)):
+        if not text:
+            raise DataError(f"data: {place} has no {key}; {has}")
+    context = entry.get("context")
+    if is_absent(context) and not context_required:
+        context = ""
+    elif is_absent(context):
         raise DataError(f"data: {place} has no passage ('context')")
-    given = entry.get("answers")
-    answers = () if given is None else read_texts(given, "answers", place)
+    elif (context := as_text(context)) is None:
+        raise DataError(f"data: {place}: its passage ('context') is not a text; give one text")
+    answers = read_texts(entry.get("answers"), "answers", place)
     if not answers:
-        raise DataError(
-            f"data: {place} has no answer; it has {field_names(entry if fields is None else fields)}; give at least one text in 'answers'"
-        )
+        raise DataError(f"data: {place} has no answer; {has}; give at least one text in 'answers'")
     return Question(
-        id=str(item_id),
-        language=language_name(entry["language"]),
+        id=item_id,
+        language=language_name(language),
         context=context,
-        question=entry["question"].strip(),
+        question=question,
         answers=answers,
         distractors=_distractors(entry, answers, place),
         passage_distractors=_passage_distractors(entry, answers, place),
     )
 
 
-def parse_json(text: str | bytes, place: str) -> Any:
-    """The JSON value of a text.
+def is_unanswerable(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is marked as one that has no answer, as SQuAD 2 has them in its files and on the hub."""
+    answers = entry.get("answers")
+    return entry.get("is_impossible") is True or (isinstance(answers, Mapping) and answers.get("text") == [])
+
+
+def text_of(entry: Mapping[str, Any], key: str, place: str) -> str:
+    """A text without white space around it, or a number's; "" where there is none.
 
     Raises:
-        DataError: it is none, is nested too deeply, or holds half a character, which can't be written again.
+        DataError: the value is neither.
     """
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"data: {place} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except UnicodeEncodeError:
-        raise DataError(f"data: {place} holds half a character (a lone surrogate such as \\ud800)") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"data: {place} is not JSON (line {error.lineno}: {error.msg})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"data: {place} is not JSON that can be read: {error}") from None
-    return value
+    value = entry.get(key)
+    if is_absent(value):
+        return ""
+    text = as_text(value)
+    if text is None:
+        raise DataError(f"data: {place}: {key!r} is not a text; put it into quotes")
+    return text.strip()
 
 
 def read_texts(value: Any, key: str, place: str) -> tuple[str, ...]:
-    """Different texts without white space around them; a lone one is a list of one, a whole number its digits."""
-    listed = value if isinstance(value, list) else [value]
-    texts = [as_text(text) for text in listed]
+    """Different texts without white space around them; a lone one is a list of one, and null is none.
+
+    Objects are read as the hub has them: SQuAD's `{"text": ["Ann", …]}`, in its files `[{"text": "Ann"}, …]`, and
+    TriviaQA's `{"value": "Ann", "aliases": […]}`.
+    """
+    if isinstance(value, Mapping):
+        value = _of_object(value, key, place)
+    listed = [
+        _of_object(each, key, place) if isinstance(each, Mapping) else each
+        for each in (value if isinstance(value, list) else [value])
+    ]
+    texts = [as_text(each) for each in listed if each is not None]
     known = [text.strip() for text in texts if text is not None]
     if len(known) != len(texts):
         raise DataError(f"data: {place}: {key!r} is not a list of texts; put each into quotes")
     return tuple(dict.fromkeys(text for text in known if text))
 
 
-def as_text(value: Any) -> str | None:
-    """A text, or a whole number as it is written; None for anything else.
+def _of_object(value: Mapping[str, Any], key: str, place: str) -> Any:
+    if "text" in value:
+        return value["text"]
+    if "value" in value:
+        aliases = value.get("aliases") or []
+        return [value["value"], *aliases] if isinstance(aliases, list) else value["value"]
+    raise DataError(
+        f"data: {place}: {key!r} holds an object with {field_names(map(str, value))}; give texts, or objects with "
+        "'text'"
+    )
 
-    >>> as_text("Lima"), as_text(1889), as_text(True), as_text(0.5)
-    ('Lima', '1889', None, None)
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else None
 
+def lowered(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The fields by their names in lower case.
 
-def lowered(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields by their names in lower case; of two such names the one that was in lower case counts.
-
-    >>> lowered({"answer": 1, "Answer": 2, "answerKey": "B"})
+    >>> lowered({"answer": 1, "Answer": None, "answerKey": "B"}, "x.jsonl, line 1")
     {'answer': 1, 'answerkey': 'B'}
+
+    Raises:
+        DataError: two names are the same and their values are not.
     """
-    found = {name.lower(): value for name, value in row.items()}
-    return {**found, **{name: value for name, value in row.items() if name in found}}
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        known = found.get(name.lower())
+        if is_absent(known):
+            found[name.lower()] = value
+        elif not is_absent(value) and value != known:
+            raise DataError(
+                f"data: {place} has the field {name.lower()[:40]!r} twice with different values; keep one"
+            )
+    return found
+
+
+def first_given(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """Name and value of the first field that says something; ("", None) where none does."""
+    return next(((name, row[name]) for name in names if not is_absent(row.get(name))), ("", None))
 
 
 def field_names(names: Iterable[str]) -> str:
@@ -117,11 +147,24 @@ def field_names(names: Iterable[str]) -> str:
 
 def refuse_repeated_ids(questions: Iterable[Question], place: str) -> None:
     """Ids name questions in the records, so two can't share one."""
-    seen: set[str] = set()
-    for question in questions:
-        if question.id in seen:
-            raise DataError(f"data: {place}: two questions have the id {question.id!r}; ids must differ")
-        seen.add(question.id)
+    seen: dict[str, Question] = {}
+    for number, question in enumerate(questions, start=1):
+        other = seen.setdefault(question.id, question)
+        if other is question:
+            continue
+        if other == question:
+            raise DataError(
+                f"data: {place}: the question with the id {question.id!r} is there twice, the second time as question "
+                f"{number}; keep one of them"
+            )
+        raise DataError(
+            f"data: {place}: two questions have the id {question.id!r}: {_short(other.question)} and "
+            f"{_short(question.question)}; ids must differ"
+        )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 def file_language(file: Path) -> str | None:
@@ -145,7 +188,7 @@ def by_language(questions: Iterable[Question]) -> dict[str, list[Question]]:
 
 
 def _distractors(entry: dict[str, Any], answers: Sequence[str], place: str) -> tuple[str, ...]:
-    texts = read_texts(entry.get("distractors", []), "distractors", place)
+    texts = read_texts(entry.get("distractors"), "distractors", place)
     if len(texts) > MOST_DISTRACTORS:
         raise DataError(f"data: {place}: {len(texts)} 'distractors'; a choice has at most 26 options")
     _refuse_right(texts, "distractors", answers, place)
@@ -154,7 +197,7 @@ def _distractors(entry: dict[str, Any], answers: Sequence[str], place: str) -> t
 
 def _passage_distractors(entry: dict[str, Any], answers: Sequence[str], place: str) -> tuple[str, ...]:
     key = "passage_distractors"
-    texts = read_texts(entry.get(key, []), key, place)
+    texts = read_texts(entry.get(key), key, place)
     forms = {normalize(text) for text in texts}
     if texts and len(forms) < 3:
         raise DataError(f"data: {place}: {key!r} has {len(forms)} different texts; give three, or none")

@@ -137,7 +137,7 @@ def _squad_entry(row: dict[str, Any]) -> dict[str, Any]:
         "id": row["id"],
         "context": row["context"],
         "question": row["question"],
-        "answers": list(row["answers"]["text"]),
+        "answers": row["answers"],
     }
 
 
@@ -147,7 +147,8 @@ def _rows(repository: str, config: str | None, split: str, **more: str) -> Rows:
     try:
         rows: Rows = datasets.load_dataset(repository, config, split=split, **more)
     except Exception as error:  # the hub client raises a dozen unrelated types for "can't be reached"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # The cause may stand in any of its lines.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"data: {repository} ({config or more.get('data_dir')}) can't be had from the Hugging Face hub: "
             f"{reason}. Check the connection, or give local files as squad:FOLDER, mc:FILE or jsonl:FILE"

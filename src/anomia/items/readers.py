@@ -16,17 +16,20 @@ from anomia.errors import DataError, nearest
 from anomia.items import hub
 from anomia.items.choices import read_choices, split_answer
 from anomia.items.entry import (
+    IDS,
     by_language,
     field_names,
     file_language,
+    first_given,
+    is_unanswerable,
     lowered,
-    parse_json,
     read_entry,
     refuse_repeated_ids,
 )
 from anomia.items.hub import MLQA_LANGUAGES, TYDIQA_LANGUAGES, XQUAD_LANGUAGES
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
+from anomia.text_files import is_absent, json_rows, parse_json, read_bytes, read_text
 
 Reader = Callable[[str, Sequence[str] | None], dict[str, list[Question]]]
 
@@ -40,6 +43,7 @@ LANGUAGES_OF = {
 }
 NEEDS_PATH = ("jsonl", "mc")
 MAY_HAVE_PATH = ("squad", *NEEDS_PATH)
+_CONTEXTS = ("context", "passage")
 # What a path without a data set's name may be, by its ending; a folder has none.
 _HOLDS = {
     ".jsonl": ("jsonl", "mc"),
@@ -162,25 +166,27 @@ def _squad_language(file: Path) -> str:
 
 
 def _squad_questions(file: Path, language: str) -> Iterator[Question]:
-    content = parse_json(file.read_bytes(), str(file))
+    content = parse_json(read_text(file), str(file))
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
-        raise DataError(f"data: {file} is not in SQuAD format: it has no list under 'data'")
+        raise DataError(
+            f"data: {file} is not in SQuAD format: it has no list under 'data'; rows with a question each are jsonl:{file}"
+        )
     for a, article in enumerate(articles):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{file}: data[{a}]")):
             place = f"{file}: data[{a}].paragraphs[{p}]"
             for q, entry in enumerate(_list(paragraph, "qas", place)):
-                if isinstance(entry, dict) and entry.get("is_impossible") is True:
+                if isinstance(entry, dict) and is_unanswerable(entry):
                     continue
-                answers = _list(entry, "answers", f"{place}.qas[{q}]")
-                texts = [answer.get("text") if isinstance(answer, dict) else None for answer in answers]
+                if not isinstance(entry, dict) or not isinstance(entry.get("answers"), list | dict):
+                    raise DataError(f"data: {place}.qas[{q}] has no list 'answers'; see the SQuAD format")
                 yield read_entry(
                     {
                         "id": entry.get("id"),
                         "language": language,
                         "context": paragraph.get("context"),
                         "question": entry.get("question"),
-                        "answers": texts,
+                        "answers": entry["answers"],
                     },
                     f"{place}.qas[{q}]",
                     context_required=True,
@@ -199,7 +205,7 @@ def _read_jsonl(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Q
     if not path.is_file():
         raise DataError(f"data: {path} does not exist; give a JSON-lines file")
     language = file_language(path) or "english"
-    return by_language(_jsonl_questions(path.read_bytes(), str(path), language))
+    return by_language(_jsonl_questions(read_bytes(path), str(path), language))
 
 
 def _read_mc(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
@@ -218,24 +224,26 @@ def _read_demo(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Qu
 
 def _jsonl_questions(content: bytes, name: str, language: str) -> Iterator[Question]:
     """A question a line. As in NQ-open, `answer` may stand for answers, and id and language may be absent."""
-    empty = True
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        empty = False
-        place = f"{name}, line {number}"
-        entry, fields = parse_json(line, place), None
-        if isinstance(entry, dict):
-            fields, entry = tuple(entry), lowered(entry)
-            if "answers" not in entry and not entry.keys().isdisjoint(("choices", "options")):
+    count = asked = 0
+    for place, count, raw in json_rows(content, name):
+        entry, fields = raw, None
+        if isinstance(raw, dict):
+            fields, entry = tuple(raw), lowered(raw, place)
+            if is_unanswerable(entry):
+                continue
+            if is_absent(entry.get("answers")) and not entry.keys().isdisjoint(("choices", "options")):
                 raise DataError(
                     f"data: {place} brings options; it has {field_names(fields)}; give the file as mc:{name}"
                 )
-            named = {"id": str(number), "language": language, "answers": entry.get("answer")}
-            entry = {**named, **entry}
+            for key, names in (("id", IDS), ("context", _CONTEXTS), ("answers", ("answers", "answer"))):
+                entry[key] = first_given(entry, names)[1]
+            for key, value in (("id", str(count)), ("language", language)):
+                entry[key] = value if is_absent(entry.get(key)) else entry[key]
+        asked += 1
         yield read_entry(entry, place, context_required=False, fields=fields)
-    if empty:
-        raise DataError(f"data: {name} is empty; it needs one JSON object a line")
+    if not asked:
+        why = "has no question with an answer" if count else "is empty; it needs one JSON object a line"
+        raise DataError(f"data: {name} {why}")
 
 
 def _refuse_unknown(data: str, wanted: Iterable[str], known: Iterable[str]) -> None:
