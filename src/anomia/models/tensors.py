@@ -1,0 +1,203 @@
+"""An account of every tensor in a model's files: used, ignorable by a known rule, or named. No weights are loaded."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from anomia.models.headers import StoredTensor, same_values
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+# Computed while loading, or of training only: nothing is lost with them.
+_SILENT = re.compile(r"inv_freq$|(cos|sin)_cached$|(^|\.)position_ids$|\.masked_bias$|num_batches_tracked$")
+# Not part of what answers a text prompt, but worth a word.
+_TOLD = {
+    "multi-token prediction": re.compile(r"(^|\.)mtp(\.|_|$)|\.(eh_proj|enorm|hnorm)\."),
+    "an image or audio part": re.compile(
+        r"(^|\.)(vision|visual|audio|image|multi_modal_projector|mm_projector|embed_vision|embed_audio)\w*(\.|$)"
+    ),
+    "scales of a quantized KV cache, which is kept in full precision here": re.compile(
+        r"self_attn\.((k|v)_proj\.)?(k|v|q|kv)_(cache_)?scale$"
+    ),
+}
+LAYER = re.compile(r"^(.*?(?:layers|h|blocks|layer))\.(\d+)\.")
+
+
+class Account(NamedTuple):
+    """How the tensors in files and those of a model correspond.
+
+    places: stored name by the model's, where a tensor is taken as it is. converted: stored names that are split or
+    joined while loading. filled: the model's names that get a value. ignored: stored name to the reason, which is empty where it needs no word.
+    surplus: stored name to the name that it has while loading; the model has no place for it. missing: the
+    model's names. mismatched: model's name, found and expected shape. packed: stored names that hold no floating
+    values where the model takes them as such. expected: all names of the model.
+    """
+
+    places: Mapping[str, str]
+    converted: frozenset[str]
+    filled: frozenset[str]
+    ignored: Mapping[str, str]
+    surplus: Mapping[str, str]
+    missing: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    packed: tuple[str, ...]
+    expected: frozenset[str]
+
+
+def skeleton(config: Any, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
+    """The causal language model of a configuration, without memory for its weights; its unsaved buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        options = {} if dtype is None else {"dtype": dtype}
+        model = transformers.AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), trust_remote_code=trust_remote_code, **options
+        )
+    return model.eval()
+
+
+def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
+    """Follows every stored tensor to its place in a model that is not quantized, by the names that transformers gives.
+
+    Args:
+        model: as `skeleton` makes it.
+        stored: of all files that are read.
+    """
+    expected = model.state_dict()
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    places: dict[str, str] = {}
+    converted: set[str] = set()
+    filled: set[str] = set()
+    extra: dict[str, str] = {}
+    for name in stored:
+        prefix = model.base_model_prefix
+        target, pattern = rename_source_key(name, renamings, converters, prefix, expected)
+        if target not in expected and name in expected:
+            target, pattern = rename_source_key(name, [], [], prefix, expected)
+        if target not in expected:
+            extra[name] = target
+        elif pattern is not None:
+            targets = by_pattern[pattern].target_patterns
+            filled.update(target.replace(targets[0], each) for each in targets)
+            converted.add(name)
+        elif target not in places:
+            places[target] = name
+        elif not same_values(name, stored[name], places[target], stored[places[target]]):
+            extra[name] = target
+    missing, ignored = _by_rule(model, set(expected) - filled - places.keys(), extra, stored)
+    surplus = {name: target for name, target in extra.items() if name not in ignored}
+    return Account(
+        places=places,
+        converted=frozenset(converted),
+        filled=frozenset(filled | places.keys()),
+        ignored=ignored,
+        surplus=surplus,
+        missing=missing,
+        mismatched=tuple(
+            (name, stored[place].shape, tuple(expected[name].shape))
+            for name, place in places.items()
+            if stored[place].shape != tuple(expected[name].shape)
+        ),
+        packed=tuple(
+            name
+            for name in (*(place for key, place in places.items() if _floats(expected[key])), *converted)
+            if stored[name].dtype not in _FLOATS
+        ),
+        expected=frozenset(expected),
+    )
+
+
+def from_loading(
+    model: Any, info: Mapping[str, Any], stored: Mapping[str, StoredTensor], *, quantized: bool
+) -> Account:
+    """The account that transformers itself gives after loading. Surplus tensors go by their names in the model.
+
+    Args:
+        model: as loaded.
+        info: its loading information.
+        stored: of the files, where they are safetensors.
+        quantized: whether the values were unpacked on the way.
+    """
+    expected = frozenset(model.state_dict())
+    found = {name: name for name in sorted(info["unexpected_keys"])}
+    ignored = {name: why for name in found if (why := ignorable(name, model.config)) is not None}
+    mismatched = tuple(
+        (name, tuple(one), tuple(other)) for name, one, other in sorted(info["mismatched_keys"])
+    )
+    packed = () if quantized else tuple(
+        name for name in sorted(expected & stored.keys())
+        if stored[name].dtype not in _FLOATS and _floats(model.state_dict()[name])
+    )  # fmt: skip
+    surplus = {name: name for name in found if name not in ignored}
+    missing = tuple(sorted(info["missing_keys"]))
+    filled = expected - {*missing}
+    return Account({}, frozenset(), filled, ignored, surplus, missing, mismatched, packed, expected)
+
+
+def ignorable(name: str, config: Any) -> str | None:
+    """Why nothing is lost with a tensor that a model has no place for; None where something may be.
+
+    Empty where it needs no word.
+    """
+    if _SILENT.search(name):
+        return ""
+    for reason, pattern in _TOLD.items():
+        if pattern.search(name):
+            return reason
+    text = config.get_text_config()
+    heads = getattr(text, "num_nextn_predict_layers", None) or 0
+    layer = LAYER.match(name)
+    if layer is not None and 0 <= int(layer[2]) - text.num_hidden_layers < heads:
+        return "multi-token prediction"
+    return None
+
+
+def ignored_notes(ignored: Mapping[str, str]) -> tuple[str, ...]:
+    """What a reader is told of ignored tensors: a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in ignored.items():
+        if reason:
+            reasons.setdefault(reason, []).append(name)
+    return tuple(
+        f"{len(names)} tensors in the files are not used: {reason} ({names[0]}{', …' if names[1:] else ''})"
+        for reason, names in reasons.items()
+    )
+
+
+def _by_rule(
+    model: Any, missing: Iterable[str], extra: Mapping[str, str], stored: Mapping[str, StoredTensor]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What is still missing, and which surplus tensors are ignorable, by the model's rules and by ours."""
+    lacking = set(missing)
+    for target, source in getattr(model, "all_tied_weights_keys", {}).items():
+        if len({target, source} & lacking) == 1:
+            lacking -= {target, source}
+    info = SimpleNamespace(missing_keys=lacking, unexpected_keys=set(extra.values()))
+    model._adjust_missing_and_unexpected_keys(info)
+    ignored = {}
+    for name, target in extra.items():
+        if target in model.state_dict():
+            continue
+        reason = ignorable(target, model.config)
+        # GPT-2's rule for its old causal masks, `attn.bias`, would also cover a bias that was added to it.
+        vector = name.endswith("bias") and len(stored[name].shape) == 1
+        mask = name.endswith("attn.bias") and len(stored[name].shape) == 4
+        if reason is None and (mask or (target not in info.unexpected_keys and not vector)):
+            reason = "" if mask or "bias" in target else "left out by this architecture's own rule"
+        if reason is not None:
+            ignored[name] = reason
+    return tuple(sorted(info.missing_keys)), ignored
+
+
+def _floats(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point()
