@@ -25,8 +25,8 @@ from anomia.report.evidence_tables import (
     scorings_table,
     transitions_table,
 )
-from anomia.report.page.facts import left_out
 from anomia.report.packaging_tables import differences_table, packaging_table
+from anomia.report.page.facts import left_out
 from anomia.report.reference import candidates
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval, note

@@ -19,7 +19,12 @@ from anomia.grade import normalize
 from anomia.items import ItemSet
 from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel
-from anomia.models.fingerprint import architecture, fingerprint_tokenizer, fingerprint_weights
+from anomia.models.fingerprint import (
+    architecture,
+    fingerprint_tokenizer,
+    fingerprint_weights,
+    is_same_tokenizer,
+)
 from anomia.probe.memory import fitting_batch_size
 from anomia.running.cells import CellRun
 from anomia.running.folder import RunFolder, begin_run, runs_of
@@ -71,11 +76,13 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
 
 def check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
     """Refuses to go on with a run whose base model has changed under it."""
-    for key, now in (
-        ("base_weights", fingerprint_weights(loaded.model)),
-        ("tokenizer", fingerprint_tokenizer(loaded.tokenizer)),
-    ):
-        if folder.provenance[key] != now:
+    known = folder.provenance
+    same = {
+        "base_weights": known["base_weights"] == fingerprint_weights(loaded.model),
+        "tokenizer": is_same_tokenizer(str(known["tokenizer"]), loaded.tokenizer),
+    }
+    for key, is_same in same.items():
+        if not is_same:
             raise RunError(
                 f"run: {folder.path} was begun with another base model than {loaded.name} is now "
                 f"({key} differs); give another --out"

@@ -20,6 +20,7 @@ from anomia.models.load import check_place
 from anomia.running.begin import begin, check_weights
 from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
+from anomia.running.differences import compare_arms, store_differences
 from anomia.running.folder import MATRIX
 from anomia.running.log import JsonLog
 from anomia.running.model import Ready, make_ready
@@ -127,9 +128,11 @@ def _run_group(
 ) -> list[ArmOutcome]:
     """Measures base and all arms of cells that share a base."""
     base, *arms = cells[0].arms
+    found_apart = compare_arms(cells, progress)
     (turn,) = turns_of(base, cells)
     if any(cell.folder is None or cell.pending(BASE) or lacks_noise(cell.folder) for cell in cells):
         measure([turn], progress, reuse)
+    store_differences(cells, found_apart)
     turns = [turn for arm in arms for turn in turns_of(arm, cells) if _has_work(turn)]
     failed: dict[str, str] = {}
     for turn, reason in zip(turns, measure(turns, progress, ()), strict=True):

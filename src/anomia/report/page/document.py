@@ -23,9 +23,9 @@ from anomia.report.evidence_tables import (
     scorings_table,
     transitions_table,
 )
+from anomia.report.packaging_tables import differences_table, packaging_table
 from anomia.report.page.facts import command, facts, model_name
 from anomia.report.page.plain_tables import plain_tables, shortened, text_of
-from anomia.report.packaging_tables import differences_table, packaging_table
 from anomia.report.reference import candidates, nulls
 from anomia.report.run_tables import between_table, frontier_table, hygiene_table
 from anomia.report.sheet import interval
