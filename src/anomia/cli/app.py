@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # As a new user meets them; a command that is not here comes last.
 ORDER = (
     "demo",
+    "diff",
     "compare",
     "run",
     "show",

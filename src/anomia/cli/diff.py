@@ -1,0 +1,63 @@
+"""`anomia diff`: what differs between two models besides the values of their weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console
+
+
+@app.command()
+def diff(
+    base: Annotated[str, typer.Argument(help="The base model: a hub id, a folder or a .gguf file.")],
+    compressed: Annotated[str, typer.Argument(help="The compressed model, in one of the same forms.")],
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="Whether prompts will go through the chat template. [both]"),
+    ] = None,
+    hash_weights: Annotated[
+        bool,
+        typer.Option("--hash-weights", help="Also read the weight files, to say whether they are the same."),
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Of base, where it is a hub repository.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code in the models' repositories run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
+) -> None:
+    """What differs between two models before anything is measured: exit code 1 where it would confound results.
+
+    Loads no weights. Differences are confounding (they change answers and are not compression), told, or harmless.
+
+    Example: anomia diff Qwen/Qwen3-0.6B ./my-pruned-qwen
+    """
+    from anomia.models.describe import describe
+    from anomia.models.diff import differences, worst
+    from anomia.report.diff_table import diff_view
+
+    mine, theirs = (
+        describe(
+            name,
+            revision=revision if name == base else None,
+            trust_remote_code=trust_remote_code,
+            hash_weights=hash_weights,
+        )
+        for name in (base, compressed)
+    )
+    found = differences(mine, theirs, chat=chat)
+    if as_json:
+        told = {
+            "equal": not found,
+            "worst": worst(found),
+            "differences": [each._asdict() for each in found],
+            "base": mine.as_json(),
+            "compressed": theirs.as_json(),
+        }
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+    else:
+        out_console.print(diff_view(base, compressed, found))
+    if worst(found) == "confounding":
+        raise typer.Exit(1)

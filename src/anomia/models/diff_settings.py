@@ -1,0 +1,171 @@
+"""Differences in the configuration and in the generation settings of two models."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from anomia.models.describe import Description
+from anomia.models.difference import Difference, Kind, listed, shown
+
+# Where a model came from, how it was trained, what a caller asks it to return: nothing that inference reads.
+_WITHOUT_EFFECT = re.compile(
+    r"^(transformers_version|_?(model_)?name_or_path|_commit_hash|architectures|initializer_\w+|init_(std|method|device|fn)"
+    r"|use_cache|\w*dropout\w*|\w*pdrop|drop_path_rate|output_(attentions|hidden_states|scores|router_logits|logits)"
+    r"|return_dict\w*|problem_type|id2label\..*|label2id\..*|pretraining_tp|torchscript|gradient_checkpointing"
+    r"|router_\w*loss\w*|aux_loss\w*|summary_\w+|(bos|unk|sep|cls|mask|eos)_token_id|task_specific_params.*"
+    r"|finetuning_task|tokenizer_class|prefix|chunk_size_feed_forward|_attn_implementation\w*|model_max_length)$"
+)
+# Compared elsewhere, or following from what is.
+_ELSEWHERE = {"_name_or_path", "dtype", "torch_dtype", "model_type", "vocab_size", "tie_word_embeddings"}
+_SIZES = {
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "intermediate_size", "n_inner", "ffn_dim", "hidden_size",
+    "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "num_experts",
+    "num_local_experts", "n_routed_experts", "moe_intermediate_size", "layer_types",
+}  # fmt: skip
+_POSITIONS = {"max_position_embeddings", "n_positions", "n_ctx"}
+# The longest prompt of a study, with its answer.
+_LONGEST = 1024 + 32
+# Whose frequencies don't depend on the longest sequence that the model takes.
+_FIXED_ROPE = {None, "default", "linear", "llama3", "proportional"}
+_SAMPLING = {
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+    "renormalize_logits",
+}  # fmt: skip
+_OF_A_CALL = re.compile(
+    r"^(_from_model_config|transformers_version|(bos|pad|decoder_start)_token_id|output_\w+|return_\w+|use_cache"
+    r"|cache_\w+|compile_config|disable_compile|max_matching_ngram_size|.*assistant.*|prompt_lookup.*|low_memory)$"
+)
+
+
+def setting_differences(base: Description, other: Description) -> Iterator[Difference]:
+    """The model's class and its configuration."""
+    if (base.kind, base.model_type) != (other.kind, other.model_type):
+        yield Difference(
+            "architecture", "confounding", f"{base.kind} ({base.model_type})", f"{other.kind} ({other.model_type})",
+            "two architectures compute different things of the same weights",
+        )  # fmt: skip
+    if base.quantization != other.quantization:
+        yield Difference(
+            "quantization_config", "told", _quantization(base), _quantization(other),
+            "how the weights are stored is what a comparison is about",
+        )  # fmt: skip
+    unlike = [key for key in sorted({*base.settings, *other.settings}) if not _equal(base, other, key)]
+    idle = [key for key in unlike if _WITHOUT_EFFECT.match(key)]
+    for key in unlike:
+        if key not in idle and key not in _ELSEWHERE:
+            kind, why = _judged(key, base, other)
+            left, right = base.settings.get(key), other.settings.get(key)
+            yield Difference(f"config.json: {key}", kind, shown(left), shown(right), why)
+    if idle:
+        yield Difference(
+            "config.json: settings without effect", "harmless", _values(base.settings, idle),
+            _values(other.settings, idle), f"nothing that is asked of a model reads {listed(idle, 6)}",
+        )  # fmt: skip
+    yield from _tied(base, other)
+    if base.dtype != other.dtype:
+        yield Difference(
+            "dtype", "told", base.dtype, other.dtype,
+            "a run computes every model in base's type; alone, each would be loaded in its own",
+        )  # fmt: skip
+
+
+def generation_differences(base: Description, other: Description) -> Iterator[Difference]:
+    """What the two would generate with, apart from end tokens."""
+    unlike = [
+        key for key in sorted({*base.generation, *other.generation})
+        if base.generation.get(key) != other.generation.get(key) and key != "eos_token_id"
+    ]  # fmt: skip
+    groups: tuple[tuple[str, Kind, list[str], str], ...] = (
+        ("sampling defaults", "told", [key for key in unlike if key in _SAMPLING],
+         "greedy answers ignore them, and samples of a run have settings of their own"),
+        ("generation settings", "told", [key for key in unlike if key not in _SAMPLING and not _OF_A_CALL.match(key)],
+         "a run generates without them, but those who use the model get them"),
+        ("generation settings without effect", "harmless", [key for key in unlike if _OF_A_CALL.match(key)],
+         "they change no token of an answer"),
+    )  # fmt: skip
+    for what, kind, keys, why in groups:
+        if keys:
+            yield Difference(what, kind, _values(base.generation, keys), _values(other.generation, keys), why)
+
+
+def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]:
+    """What a difference in one setting means, and why."""
+    left, right = base.settings.get(key), other.settings.get(key)
+    root = key.partition(".")[0]
+    if isinstance(left, float) and isinstance(right, float) and _float32(left) == _float32(right):
+        return "harmless", "the same number in float32, in which it is used"
+    if root == "pad_token_id":
+        return "told", "a few architectures count positions by it; others read it in training only"
+    if root in _POSITIONS:
+        return _judged_positions(left, right, base, other)
+    if root in _SIZES:
+        if base.weights is None or other.weights is None or _shapes(base) != _shapes(other):
+            return "told", "the model has another size, which is compression"
+        return "confounding", "the weights have the same shapes, and are computed with in another way"
+    if "rope" in root or "rotary" in root or root == "partial_rotary_factor":
+        return "confounding", "positions are encoded in another way, which changes every answer"
+    unread = base.known and other.known and root not in base.known | other.known
+    if unread and not any(name == "auto_map" for name in (*base.settings, *other.settings)):
+        return "told", f"{other.kind} doesn't know this setting; it should change nothing"
+    return "confounding", "it changes what is computed of the same weights"
+
+
+def _judged_positions(left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
+    types = {
+        value for each in (base, other) for key, value in each.settings.items() if key.endswith("rope_type")
+    }
+    if not types <= _FIXED_ROPE:
+        return "confounding", "with this kind of rope the longest sequence changes how positions are encoded"
+    if isinstance(left, int) and isinstance(right, int) and min(left, right) >= _LONGEST:
+        return "told", f"prompts of a run are shorter than both ({_LONGEST:,} tokens)"
+    return "confounding", "long passages are cut at another place"
+
+
+def _tied(base: Description, other: Description) -> Iterator[Difference]:
+    mine, theirs = (bool(each.settings.get("tie_word_embeddings")) for each in (base, other))
+    if mine != theirs:
+        lost = theirs and not mine
+        yield Difference(
+            "output head", "confounding" if lost else "told", _head(mine), _head(theirs),
+            "the head of base is replaced by the embeddings" if lost else
+            "a head of its own is stored in other ways than the embeddings, as quantizers do",
+        )  # fmt: skip
+
+
+def _equal(base: Description, other: Description, key: str) -> bool:
+    left, right = base.settings.get(key), other.settings.get(key)
+    # NaN is not equal to itself.
+    return bool(left == right) or (left != left and right != right)
+
+
+def _float32(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<d", value)
+
+
+def _shapes(description: Description) -> dict[str, tuple[int, ...]]:
+    assert description.weights is not None
+    return {name: shape for name, (shape, _) in description.weights.tensors.items()}
+
+
+def _values(settings: Any, keys: Sequence[str]) -> str:
+    return ", ".join(f"{key}={shown(settings.get(key), 24)}" for key in keys[:4]) + (
+        ", …" if len(keys) > 4 else ""
+    )
+
+
+def _quantization(description: Description) -> str:
+    if description.quantization is None:
+        return "none"
+    return ", ".join(
+        f"{key}={shown(value, 20)}" for key, value in sorted(description.quantization.items())[:5]
+    )
+
+
+def _head(tied: bool) -> str:
+    return "tied to the embeddings" if tied else "of its own"

@@ -1,0 +1,144 @@
+"""Differences in the files of two models: their tensors by name, shape and type, and everything beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from anomia.models.describe import Description, SmallFile
+from anomia.models.difference import Difference, listed
+from anomia.models.weights import Weights
+
+_TOKENIZER = {
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
+    "tiktoken.model", "tekken.json", "added_tokens.json",
+}  # fmt: skip
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def weight_differences(base: Description, other: Description) -> Iterator[Difference]:
+    """Tensors, by name, shape and type; their values only where both were hashed."""
+    mine, theirs = base.weights, other.weights
+    if mine is None or theirs is None:
+        lacks = base if mine is None else other
+        yield Difference(
+            "tensors", "told", "not here" if mine is None else "here", "not here" if theirs is None else "here",
+            f"the weight files of {lacks.name} are not on this machine, so their tensors were not compared",
+        )  # fmt: skip
+        return
+    yield from _unfit(base, other)
+    yield from _one_sided(mine, theirs)
+    reshaped = [
+        name
+        for name, (shape, _) in mine.tensors.items()
+        if name in theirs.tensors and shape != theirs.tensors[name][0]
+    ]
+    if reshaped:
+        first = reshaped[0]
+        yield Difference(
+            "shapes", "told", f"{first} {list(mine.tensors[first][0])}", f"{list(theirs.tensors[first][0])}",
+            f"{len(reshaped):,} tensors have another shape: resized or pruned by structure",
+        )  # fmt: skip
+    if _types(mine) != _types(theirs):
+        raw = set(theirs.dtypes) - _FLOATS and other.quantization is None and not other.name.endswith(".gguf")
+        yield Difference(
+            "types of the stored tensors", "confounding" if raw else "told", _amounts(mine), _amounts(theirs),
+            "packed values without a quantization_config are taken as weights as they are" if raw else
+            "how the weights are stored is what a comparison is about",
+        )  # fmt: skip
+    if mine.unused != theirs.unused:
+        yield Difference(
+            "weight files that are not read", "told", listed(mine.unused) or "none", listed(theirs.unused) or "none",
+            "loading ignores them; another program may not",
+        )  # fmt: skip
+    if mine.identity != theirs.identity:
+        hashed = mine.hashed and theirs.hashed
+        yield Difference(
+            "values of the weights", "told", f"{mine.bytes:,} bytes", f"{theirs.bytes:,} bytes",
+            "they differ, which is what a run measures" if hashed else
+            "other files; their values were not read (--hash-weights compares them), and a run measures what they do",
+        )  # fmt: skip
+
+
+def file_differences(base: Description, other: Description) -> Iterator[Difference]:
+    """Everything in the folders that is no weights; what matters in it was compared by content."""
+    if base.name.endswith(".gguf") or other.name.endswith(".gguf") or not base.files or not other.files:
+        return
+    mine, theirs = base.files, other.files
+    unlike = [
+        name for name in sorted({*mine, *theirs}) if _content(mine.get(name)) != _content(theirs.get(name))
+    ]
+    code = [name for name in unlike if name.endswith(".py")]
+    # Classes of transformers rebuild parts of a tokenizer by themselves, whatever its file says.
+    unread = [] if base.fingerprint != other.fingerprint else [name for name in unlike if name in _TOKENIZER]
+    rest = [name for name in unlike if name not in (*code, *unread)]
+    if code:
+        yield Difference(
+            "code in the folder", "confounding", _files(base, code), _files(other, code),
+            "with --trust-remote-code it computes the answers",
+        )  # fmt: skip
+    if unread:
+        yield Difference(
+            "files of the tokenizer", "told", _files(base, unread), _files(other, unread),
+            "loading makes the same tokenizer of both; programs that read the files in another way may not",
+        )  # fmt: skip
+    if rest:
+        yield Difference(
+            "other files", "harmless", _files(base, rest), _files(other, rest),
+            f"what a run reads of {listed(rest)} is compared above; the rest is not read",
+        )  # fmt: skip
+
+
+def _content(file: SmallFile | None) -> object:
+    """What stands for a file's content: its hash, else its size and date."""
+    return file and (file.sha256 or file[:2])
+
+
+def _unfit(base: Description, other: Description) -> Iterator[Difference]:
+    """Tensors that a model has no place for, lacks, or takes in another shape, in one of the two only."""
+    assert base.weights is not None
+    assert other.weights is not None
+    cases = (
+        ("tensors without a place in the model", "homeless", "they are stored, and loading drops them"),
+        (
+            "tensors that the model lacks",
+            "lacking",
+            "loading would fill them with random numbers, and refuses",
+        ),
+        ("tensors of another shape than the model's", "misshapen", "loading refuses them"),
+    )
+    for what, field, why in cases:
+        left: Sequence[str] = getattr(base.weights, field)
+        right: Sequence[str] = getattr(other.weights, field)
+        # A quantized model is given its places by its quantization_config.
+        packed = base.quantization is not None or other.quantization is not None
+        if left != right and not packed:
+            yield Difference(what, "confounding", listed(left) or "none", listed(right) or "none", why)
+
+
+def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
+    """Tensors in the files of one only, apart from those that are said to be without a place."""
+    said = {*mine.homeless, *theirs.homeless, *mine.lacking, *theirs.lacking}
+    only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in said]
+    only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in said]
+    if only_mine or only_theirs:
+        yield Difference(
+            "tensors in one only", "told", listed(only_mine) or "none", listed(only_theirs) or "none",
+            "the model is built with and without them: layers removed, heads untied, or weights packed",
+        )  # fmt: skip
+
+
+def _types(weights: Weights) -> dict[str, str]:
+    return {name: kind for name, (_, kind) in weights.tensors.items()}
+
+
+def _amounts(weights: Weights) -> str:
+    whole = sum(weights.dtypes.values()) or 1
+    return ", ".join(
+        f"{kind} {100 * count / whole:.0f} %" for kind, count in list(weights.dtypes.items())[:4]
+    )
+
+
+def _files(description: Description, names: Sequence[str]) -> str:
+    return listed(
+        [f"{name} ({description.files[name].date[:10]})" for name in names if name in description.files]
+    ) or "none"  # fmt: skip

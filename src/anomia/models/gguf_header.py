@@ -1,0 +1,98 @@
+"""The tensors of a GGUF file by name, from its head alone: vocabularies are skipped, weights are never touched."""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gguf import GGMLQuantizationType
+from transformers import modeling_gguf_pytorch_utils as gguf_utils
+
+from anomia.errors import ModelError
+
+# Sizes of the value types of the format, by number; 8 is a string and 9 an array.
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY = 8, 9
+_MOST = 1 << 20
+
+
+def read_gguf_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape, slowest dimension first, and type (`F32`, `Q4_K`, …) of every tensor.
+
+    Raises:
+        ModelError: the file is damaged, or of a version before 2.
+    """
+    try:
+        with path.open("rb") as file:
+            magic, version, tensors, values = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF" or not 2 <= version <= 3 or max(tensors, values) > _MOST:
+                raise ValueError(f"version {version}, {tensors} tensors")
+            for _ in range(values):
+                _skip(file, _number(file, "<Q"))
+                _skip_value(file, _number(file, "<I"))
+            return dict(_tensor(file) for _ in range(tensors))
+    except (OSError, ValueError, struct.error, KeyError) as error:
+        raise ModelError(
+            f"model: the head of the GGUF file {path} can't be read ({error}); download it again"
+        ) from None
+
+
+@contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """Inside, transformers reads the settings of a GGUF file once, where it would read them for every object anew.
+
+    Each time takes ten seconds and more where the vocabulary is large.
+    """
+    read, found = gguf_utils.load_gguf_checkpoint, {}
+
+    def remembered(path: str, return_tensors: bool = False, **options: Any) -> Any:
+        if return_tensors:
+            return read(path, return_tensors=True, **options)
+        if path not in found:
+            found[path] = read(path, **options)
+        return copy.deepcopy(found[path])
+
+    gguf_utils.load_gguf_checkpoint = remembered
+    try:
+        yield
+    finally:
+        gguf_utils.load_gguf_checkpoint = read
+
+
+def _tensor(file: BinaryIO) -> tuple[str, tuple[tuple[int, ...], str]]:
+    name = file.read(_number(file, "<Q")).decode("utf-8")
+    count = _number(file, "<I")
+    if count > 8:
+        raise ValueError(f"{name!r} has {count} dimensions")
+    shape = struct.unpack(f"<{count}Q", file.read(8 * count))
+    kind = GGMLQuantizationType(_number(file, "<I")).name
+    _skip(file, 8)
+    return name, (tuple(reversed(shape)), kind)
+
+
+def _skip_value(file: BinaryIO, kind: int) -> None:
+    if kind == _STRING:
+        _skip(file, _number(file, "<Q"))
+    elif kind == _ARRAY:
+        inner, count = _number(file, "<I"), _number(file, "<Q")
+        if inner in _SIZES:
+            _skip(file, _SIZES[inner] * count)
+        else:
+            for _ in range(count):
+                _skip_value(file, inner)
+    else:
+        _skip(file, _SIZES[kind])
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    if count > 1 << 40:
+        raise ValueError("a length is out of range")
+    file.seek(count, 1)
+
+
+def _number(file: BinaryIO, form: str) -> int:
+    return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
