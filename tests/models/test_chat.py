@@ -9,6 +9,7 @@ import locale
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from anomia.models.chat import (
     varies_with_date,
 )
 from anomia.models.chat_template import write_date
-from anomia.models.chat_trial import PROMPT
 from anomia.probe.encode import EncodedItem, Form, encode_item, encoder
 from tests.models.chat_templates import (
     CHATML,
@@ -439,17 +439,16 @@ def test_an_open_think_span_is_the_templates_not_the_users(
     with_template: WithTemplate, demo_item: Item, template: str, open_: bool
 ) -> None:
     tokenizer = with_template(template)
-    for prompt in (QUESTION, "Why does R1 write <think>", "<think> x </think>", PROMPT):
-        if not (template is DEEPSEEK_R1 and "</think>" in prompt):
-            assert leaves_thinking_open(render(tokenizer, prompt), prompt) is open_
-    encoded = encode_item(demo_item, tokenizer, Form(chat=True), ("open",), exemplar=None, reach=False)
-    assert encoded.thinking is open_
+    assert leaves_thinking_open(tokenizer) is open_
+    for question in ("Why does R1 write <think>", "Why </think>?"):
+        item = replace(demo_item, question=replace(demo_item.question, question=question))
+        encoded = encode_item(item, tokenizer, Form(chat=True), ("open",), exemplar=None, reach=False)
+        assert encoded.thinking is open_
     assert any("<think>" in note for note in chat_notes(tokenizer)) is open_
 
 
-def test_text_after_an_open_think_mark_leaves_it_open() -> None:
-    assert leaves_thinking_open("<user>Who?</user><think>\nOkay, ", "Who?")
-    assert not leaves_thinking_open("<user>Who?</user><think>\n\n</think>\n", "Who?")
+def test_text_after_an_open_think_mark_leaves_it_open(with_template: WithTemplate) -> None:
+    assert leaves_thinking_open(with_template(DEEPSEEK_R1.replace("<think>\\n", "<think>\\nOkay, ")))
 
 
 def test_two_start_tokens_are_told(with_template: WithTemplate) -> None:
@@ -492,6 +491,7 @@ def test_special_tokens_inside_a_text_are_named(with_template: WithTemplate) -> 
     # An added token that the template writes is one of its marks; white space and markup are text.
     assert holds_special(tokenizer, "Write <think> here.\n\n<table>") == ("<think>",)
     assert holds_special(with_template(None), "a </s>") == ("</s>",)
+    assert holds_special(with_template("{% broken </s>"), "a </s>") == ("</s>",)
     assert holds_special(tokenizer, "a < /s > b <|im_ start|>") == ()
 
 

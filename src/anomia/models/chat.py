@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import _get_template_literal_text
 
 from anomia.errors import ModelError
-from anomia.models.chat_template import THINKING_OFF, ChatTemplate, Turns, Written, what_failed
+from anomia.models.chat_template import THINKING_OFF, ChatTemplate, Turns, Written, literals, what_failed
 from anomia.models.chat_trial import DAY, PROMPT, Trial, content_of, try_template, try_writer
 
 _NO_CHAT = "or leave out --chat"
@@ -98,16 +98,14 @@ def chat_notes(tokenizer: Any) -> tuple[str, ...]:
         "prompts in the chat template begin with two start tokens": start is not None
         and ids == [start, start],
         "the chat template leaves a <think> span open even with thinking switched off: answers are thoughts first, and "
-        "options are scored as if they were": leaves_thinking_open(text, PROMPT),
+        "options are scored as if they were": trial.thinking,
     }
     return tuple(note for note, holds in told.items() if holds)
 
 
-def leaves_thinking_open(text: str, prompt: str) -> bool:
-    """Whether a rendered prompt ends inside a `<think>` span that the template opened, not the user's text."""
-    last_line = prompt.strip().rpartition("\n")[2]
-    after = text.rpartition(last_line)[2]
-    return after.rfind("<think>") > after.rfind("</think>")
+def leaves_thinking_open(tokenizer: Any) -> bool:
+    """Whether prompts end inside a `<think>` span that the template opens though thinking is switched off."""
+    return _trial(_name(tokenizer), tokenizer).thinking
 
 
 def holds_special(tokenizer: Any, text: str) -> tuple[str, ...]:
@@ -117,34 +115,28 @@ def holds_special(tokenizer: Any, text: str) -> tuple[str, ...]:
     chat template writes, as `<think>`; added tokens of white space or markup are ordinary text. In order of their ids.
     """
     folded = text.casefold()
-    suspects = {
-        index: token.content
-        for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
-        if token.content.casefold() in folded and _controls(tokenizer, token)
-    }
-    if not suspects:
-        return ()
-    ids = set(tokenizer(text, add_special_tokens=False).input_ids)
-    return tuple(content for index, content in sorted(suspects.items()) if index in ids)
+    added = _added_tokens(tokenizer, len(tokenizer))
+    found = sorted(added.keys() & set(tokenizer(text, add_special_tokens=False).input_ids))
+    # An unknown character gives <unk>, which then doesn't stand in the text.
+    named = [added[index] for index in found if added[index].content.casefold() in folded]
+    return tuple(token.content for token in named if token.special or _is_mark(tokenizer, token.content))
 
 
-def _controls(tokenizer: Any, token: Any) -> bool:
-    if token.special:
-        return True
+@lru_cache(maxsize=2)
+def _added_tokens(tokenizer: Any, size: int) -> Mapping[int, Any]:
+    """Added tokens by id: thousands in some tokenizers, which build them anew each time. size: of the vocabulary."""
+    del size
+    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
+    return added
+
+
+def _is_mark(tokenizer: Any, token: str) -> bool:
+    """Whether the chat template writes a token."""
     templates = getattr(tokenizer, "chat_template", None)
     sources = templates.values() if isinstance(templates, Mapping) else [templates]
-    return not token.content.isspace() and any(
-        token.content in _literals(source) for source in sources if isinstance(source, str)
+    return not token.isspace() and any(
+        token in text for source in sources if isinstance(source, str) for text in literals(source)
     )
-
-
-def _literals(source: str) -> str:
-    """The text that a template writes, without its code; all of it where it is not valid Jinja."""
-    try:
-        literals: str = _get_template_literal_text(source)
-    except Exception:
-        return source
-    return literals
 
 
 def _turns(prompt: str, *, parts: bool = False) -> Turns:

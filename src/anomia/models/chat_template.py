@@ -116,6 +116,20 @@ def chance_in(source: str) -> str:
     return "`lipsum`" if any(found.name == "lipsum" for found in tree.find_all(nodes.Name)) else ""
 
 
+@lru_cache(maxsize=64)
+def literals(source: str) -> frozenset[str]:
+    """The pieces of text that a template writes or compares, without its code; all of it where it isn't valid Jinja."""
+    try:
+        tree = _compile_jinja_template(source).environment.parse(source)
+    except Exception:
+        # Compiling runs into whatever the text holds.
+        return frozenset({source})
+    written = {found.data for found in tree.find_all(nodes.TemplateData)}
+    return frozenset(
+        written | {found.value for found in tree.find_all(nodes.Const) if isinstance(found.value, str)}
+    )
+
+
 def what_failed(error: Exception) -> str:
     """What a template did, as a sentence goes on after "the chat template": in its own words where it has any."""
     words = " ".join(str(error).split())[:300] or type(error).__name__

@@ -56,12 +56,13 @@ class Trial(NamedTuple):
     """How a template is used, as one try shows.
 
     parts: content goes as a list of parts, because the template takes no plain text. gap: what it puts between its
-    prompt and an answer, " " or "". dated: it asks for the date. fault: why it can't be used, as a sentence goes on
-    after "the chat template"; "" where it can.
+    prompt and an answer, " " or "". thinking: its prompts end inside a `<think>` span. dated: it asks for the date.
+    fault: why it can't be used, as a sentence goes on after "the chat template"; "" where it can.
     """
 
     parts: bool = False
     gap: str = ""
+    thinking: bool = False
     dated: bool = False
     fault: str = ""
 
@@ -130,7 +131,9 @@ def _try(write: Writer, *, parts: bool, end: str, system: bool) -> Trial:
     _check_pieces(written.text)
     whole, unopened = _text(write, answered), _text(write, asked)
     gap = _check_end(written.text, whole, opens=written.text != unopened, end=end)
-    return Trial(parts=parts, gap=gap, dated=written.dated)
+    after = written.text.rpartition(PIECES["request"])[2]
+    thinking = after.rfind("<think>") > after.rfind("</think>")
+    return Trial(parts=parts, gap=gap, thinking=thinking, dated=written.dated)
 
 
 def _text(write: Writer, turns: Turns) -> str:

@@ -233,7 +233,7 @@ def _encode_cut(
         rendered=rendered,
         gap=_gap(tokenizer, chat=form.chat),
         prompt_tokens=len(prompt_ids),
-        thinking=form.chat and leaves_thinking_open(rendered["open"], prompt),
+        thinking=form.chat and leaves_thinking_open(tokenizer),
         truncated=context != question.context,
         gold_truncated=_stands_in(question.gold, question.context) and not _stands_in(question.gold, context),
         boundary_mismatch=start < len(prompt_ids),
