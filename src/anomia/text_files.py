@@ -38,7 +38,7 @@ _KINDS = (
         b"PK\x03\x04",
         "is a zip archive or a spreadsheet, whatever its name says; unpack it, or save it as CSV",
     ),
-    (b"PAR1", "is a Parquet file, whatever its name says; let its name end in .parquet"),
+    (b"PAR1", "is a Parquet file, not text"),
 )
 _POINTERS = (
     (
@@ -132,7 +132,7 @@ def json_lines(
     """
     count = 0
     for number, raw in enumerate(lines, start=1):
-        if number == 1:
+        if count == 0:
             refuse_other_kinds(raw, place, about=about)
         here = f"{place}, line {number}"
         try:

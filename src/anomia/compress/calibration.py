@@ -109,6 +109,8 @@ def read_calibration(
         warnings.append(f"calibration={source}: {len(passages)} passages of the {asked} asked for ({short})")
     if removed:
         warnings.append(f"calibration={source}: left out {removed} passages that share text with evaluation")
+    if repeated := len(passages) - len({passage.text for passage in passages}):
+        warnings.append(f"calibration={source}: {repeated} passages are there more than once; each counts")
     name = f"own:{language}" if source == "own" else source
     return CalibrationText(
         source=name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomia.errors import DataError, StudyError, nearest
+from anomia.items.entry import field_names
 from anomia.items.languages import language_code, language_name
+from anomia.text_files import as_text, json_rows, read_bytes, read_text
 
 SOURCES = ("c4", "demo", "balanced", "own", "wikipedia:LANGUAGE", "file:PATH")
 PASSAGES = 128
@@ -105,34 +106,31 @@ def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], in
     return passages, refused, missing
 
 
-def read_json_lines(content: str, name: str, language: str) -> Iterator[Passage]:
-    """Passages of JSON lines with a field `text`. Raises `DataError` with the line's number."""
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
+def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passage]:
+    """Passages of JSON lines with a field `text`; null is no passage. Raises `DataError` with the line's number."""
+    for place, _, entry in json_rows(content, name, about="calibration text"):
+        if not isinstance(entry, dict) or "text" not in entry:
+            has = f"; it has {field_names(entry)}" if isinstance(entry, dict) else ""
+            raise DataError(f'calibration text: {place}: no field "text" with the passage{has}')
+        if entry["text"] is None:
             continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{name}, line {number}: not JSON ({error.msg}); write one object a line"
-            ) from None
-        text = entry.get("text") if isinstance(entry, dict) else None
-        if not isinstance(text, str):
-            raise DataError(f'{name}, line {number}: no field "text" with the passage')
+        text = as_text(entry["text"])
+        if text is None:
+            raise DataError(f'calibration text: {place}: "text" is not a text; put it into quotes')
         yield Passage(text, language)
 
 
 def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"calibration text {path} doesn't exist; give a .jsonl or plain text file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"calibration text {path} can't be read: {error}") from None
-    if path.suffix in (".jsonl", ".json"):
-        yield from read_json_lines(content, str(path), language)
+    if not path.is_file():
+        raise DataError(f"calibration text {path} doesn't exist; give a .jsonl or plain text file")
+    if path.suffix.lower() in (".jsonl", ".json"):
+        yield from read_json_lines(read_bytes(path, about="calibration text"), str(path), language)
         return
-    for document in re.split(r"\n\s*\n", content):
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise DataError(
+            f"calibration text {path} is a table; write its passages as JSON lines (.jsonl), each in a field text"
+        )
+    for document in re.split(r"\n\s*\n", read_text(path, about="calibration text")):
         if document.strip():
             yield Passage(document.strip(), language)
 
@@ -163,7 +161,7 @@ def _demo(languages: Sequence[str]) -> Iterator[Passage]:
     for name in dict.fromkeys(["english", *map(language_name, languages)]):
         file = folder / f"{name}.jsonl"
         if file.is_file():
-            yield from read_json_lines(file.read_text(encoding="utf-8"), f"demo/{name}.jsonl", name)
+            yield from read_json_lines(file.read_bytes(), f"demo/{name}.jsonl", name)
 
 
 def _hub_rows(repository: str, config: str, split: str, remedy: str) -> Iterator[dict[str, Any]]:
@@ -174,5 +172,5 @@ def _hub_rows(repository: str, config: str, split: str, remedy: str) -> Iterator
     except Exception as error:
         # `datasets` reports a missing network, a wrong name and a broken file by unrelated exception types.
         raise DataError(
-            f"calibration text {repository} ({config}) can't be read from the hub: {error}; {remedy}"
+            f"calibration text {repository} ({config}) can't be read from the hub: {' '.join(str(error).split())}; {remedy}"
         ) from error

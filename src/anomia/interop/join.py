@@ -46,6 +46,8 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
     asked = [key for key in base["open"] if key in base["choice"]]
     kept = [key for key in asked if all(key in part for forms in found.values() for part in forms.values())]
     if not kept:
+        for model, files in models.items():
+            _refuse_repeated(model, files)
         raise DataError(
             "import: no question was answered by all models in both forms; give samples of the same tasks, "
             "and two tasks over the same documents"
@@ -81,11 +83,25 @@ def _best_key(files: Sequence[SampleFile]) -> str:
         if len(shared) > most:
             most, best = len(shared), kind
     if not best:
+        _refuse_repeated("base", files)
         raise DataError(
             "import: the generation and the multiple-choice samples of base share no question (by document "
             "hash, by question and passage, or by id with the same answer); give two tasks over the same documents"
         )
     return best
+
+
+def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
+    """Says so where a form has no question once, as when two logs of a task are given."""
+    for form in ("open", "choice"):
+        mine = [file for file in files if file.form == form]
+        keys = [sample.keys for file in mine for sample in file.samples]
+        uses = Counter(name for key in keys if (name := key.get("hash") or key.get("text")))
+        if uses and min(uses.values()) > 1:
+            raise DataError(
+                f"import: {model} has every question of its {form} samples more than once, in "
+                f"{', '.join(str(file.path) for file in mine)}; give one log of one task"
+            )
 
 
 def _same_gold(opened: Sample, chosen: Sample) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from anomia.interop.samples import (
     question_of,
     texts,
 )
+from anomia.text_files import parse_json, read_bytes, refuse_other_kinds
 
 _COLUMNS = ("doc", "model_response", "metric")
 # lighteval's names of what it asks a model for.
@@ -37,9 +37,11 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile 
     """
     if filter_name is not None:
         raise DataError("import: lighteval has no filters; leave out --filter")
+    content = read_bytes(path, about="import")
+    refuse_other_kinds(content, str(path), about="import", text=False)
     try:
-        frame = parse_parquet(path.read_bytes())
-    except (OSError, ValueError) as error:
+        frame = parse_parquet(content)
+    except ValueError as error:
         raise DataError(f"import: {path} can't be read: {error}") from None
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
@@ -61,7 +63,11 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile 
 def _sample(row: Mapping[str, Any]) -> Sample | None:
     doc, reply, metric = (_mapping(row[name], name) for name in _COLUMNS)
     specific = _mapping(doc.get("specific") or {}, "specific")
-    options = texts(doc.get("choices") or [])
+    choices = doc.get("choices") or []
+    options = texts(choices)
+    if isinstance(choices, list) and len(options) != len(choices):
+        # The gold index counts all of them.
+        raise ValueError("a choice is no text")
     gold = _gold(doc.get("gold_index"), options)
     said = texts(reply.get("text_post_processed") or reply.get("text") or [])
     form = _form(doc.get("sampling_methods") or [], said, reply)
@@ -117,7 +123,10 @@ def _total(score: Any) -> float:
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     """A struct column, or one that was written as JSON."""
     if isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = parse_json(value, name, mend=True)
+        except DataError:
+            raise ValueError(f"{name} is not JSON") from None
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is no record")
     return value

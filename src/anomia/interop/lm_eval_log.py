@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,9 @@ from anomia.interop.samples import (
     language_of,
     numbers,
     question_of,
-    sound,
     texts,
 )
+from anomia.text_files import as_text, json_lines
 
 
 def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
@@ -35,14 +34,14 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | 
     """
     samples: list[Sample | None] = []
     filters: dict[str, None] = {}
-    for number, row in _rows(path):
+    for place, row in _rows(path):
         name = str(row.get("filter", "none"))
         filters.setdefault(name)
         if name == (filter_name or next(iter(filters))):
             try:
                 samples.append(_sample(row))
             except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as fault:
-                raise DataError(f"import: {path}, line {number}: {fault}") from None
+                raise DataError(f"import: {place}: {fault}") from None
     if not filters:
         raise DataError(f"import: {path} holds no samples; run the harness with --log_samples")
     if filter_name is not None and filter_name not in filters:
@@ -54,24 +53,18 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | 
     return file_of(path, samples, filter_name=used if len(filters) > 1 else None)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if "\\u" in line:
-                    row = sound(row)
+        with path.open("rb") as lines:
+            for place, _, row in json_lines(lines, str(path), about="import", mend=True):
                 if not isinstance(row, dict) or "resps" not in row or not isinstance(row.get("doc"), dict):
                     raise DataError(
-                        f"import: {path}, line {number} is no sample of lm-evaluation-harness "
+                        f"import: {place} is no sample of lm-evaluation-harness "
                         "(it has no doc and resps); run the harness with --log_samples"
                     )
-                yield number, row
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"import: {path} can't be read: {reason}") from None
+                yield place, row
+    except OSError as error:
+        raise DataError(f"import: {path} can't be read: {error.strerror or error}") from None
 
 
 def _sample(row: Mapping[str, Any]) -> Sample | None:
@@ -190,9 +183,10 @@ def _gold(target: Any, options: Sequence[str]) -> int | None:
     """Which option is right: a number, its text, or a list of which the first counts."""
     if isinstance(target, list):
         target = target[0] if target else None
-    text = str(target).strip()
-    if re.fullmatch(r"-?\d{1,4}", text) and 0 <= int(text) < len(options):
-        return int(text)
+    text = (as_text(target) or str(target)).strip()
+    index = re.fullmatch(r"([0-9]{1,4})(?:\.0+)?", text)
+    if index and int(index[1]) < len(options):
+        return int(index[1])
     return options.index(text) if text in options else None
 
 

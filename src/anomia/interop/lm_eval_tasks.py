@@ -215,4 +215,4 @@ def _helpers() -> str:
         grade.contains,
         grade.exact_match,
     )
-    return "\n\n".join([_HEADER, constants, *map(inspect.getsource, functions)])
+    return "\n\n".join([_HEADER, constants, *(inspect.getsource(function) for function in functions)])

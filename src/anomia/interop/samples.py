@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.languages import language_name
+from anomia.text_files import as_text
 
 Form = Literal["open", "choice"]
 # By what a generation and a choice sample can be known to be of one question, best first.
@@ -125,9 +126,9 @@ def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, s
     if question:
         text = "\0".join((normalize(context), normalize(question)))
         found["text"] = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
-    own = next((doc[name] for name in _IDS if isinstance(doc.get(name), (str, int))), None)
-    if own not in (None, ""):
-        found["id"] = str(own)
+    own = next((text for name in _IDS if (text := (as_text(doc.get(name)) or "").strip())), None)
+    if own is not None:
+        found["id"] = own
     return found
 
 
@@ -135,17 +136,6 @@ def language_of(doc: Mapping[str, Any]) -> str:
     """The language that a document names."""
     named = next((doc[name] for name in _LANGUAGES if isinstance(doc.get(name), str) and doc[name]), None)
     return UNKNOWN_LANGUAGE if named is None else language_name(named)
-
-
-def sound(value: Any) -> Any:
-    """The same value with half characters replaced, which JSON can write and no file can hold."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [sound(each) for each in value]
-    if isinstance(value, dict):
-        return {sound(name): sound(each) for name, each in value.items()}
-    return value
 
 
 def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
@@ -159,7 +149,13 @@ def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]
 
 
 def texts(values: Any) -> tuple[str, ...]:
-    """The texts in a list, or a text alone."""
-    if isinstance(values, str):
-        return (values,)
-    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, Sequence) else ()
+    """The texts in a list, or a text alone; SQuAD's `{"text": […]}` and TriviaQA's `{"value", "aliases"}` too.
+
+    Numbers are texts, and what is neither is left out.
+    """
+    if isinstance(values, Mapping):
+        found = values.get("text", [values.get("value"), *(values.get("aliases") or ())])
+        return () if isinstance(found, Mapping) else texts(found)
+    listed = values if isinstance(values, list | tuple) else [values]
+    found = [each.get("text") if isinstance(each, Mapping) else each for each in listed]
+    return tuple(text for text in map(as_text, found) if text is not None)

@@ -40,6 +40,7 @@ def build_items(
         told_apart = [question for question in usable if not _ambiguous(question)]
         excluded["ambiguous_options"] = len(usable) - len(told_apart)
         usable = told_apart
+        excluded["repeated"] = len(usable) - len({replace(question, id="") for question in usable})
         if len(usable) < 2:
             raise DataError(
                 f"data: {dataset}, {language}: {len(usable)} of {len(candidates)} questions can be asked; two are "

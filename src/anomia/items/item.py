@@ -56,7 +56,7 @@ class ItemSet:
     """The items of one language of one data set, in the fixed order, and what was left out.
 
     exemplar: the question that one-shot prompts show, outside the items; None where there is none.
-    excluded: how many questions or options were left out, by reason.
+    excluded: how many questions or options were left out, by reason. `repeated` ones are told and stay.
     """
 
     dataset: str
