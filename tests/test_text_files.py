@@ -79,11 +79,9 @@ READERS: dict[str, tuple[str, Callable[[Path], list[Any]]]] = {
 
 
 @pytest.fixture(params=READERS)
-def reader(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Path, bytes, Callable[[Path], list[Any]]]]:
+def reader(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bytes, Callable[[Path], list[Any]]]:
     text, read = READERS[request.param]
-    yield tmp_path / request.param, text.encode(), read
+    return tmp_path / request.param, text.encode(), read
 
 
 def test_every_reader_takes_marks_and_windows_line_ends_and_breaks_no_line(reader: Any) -> None:
