@@ -21,12 +21,14 @@ class Fake:
     echo, ranks: whether it gives log-probabilities of prompts, and whether their ranks. refuses: parameters (or
     parameters with their values) that it doesn't take. shifted: its log-probabilities of a prompt stand one token
     too far, as llama-cpp-python's do where there is no BOS. template: text around every prompt.
-    longest: tokens of a prompt. ollama: it speaks Ollama's language.
+    longest: tokens of a prompt. ollama: it speaks Ollama's language. heeds_special: it heeds `add_special_tokens`, as
+    vLLM does; others pass over it.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.echo, self.ranks, self.shifted, self.ollama = True, False, False, False
+        self.heeds_special = False
         self.refuses: set[Any] = set()
         self.template, self.longest = "{}", 10_000
         self.fail: Callable[[int], Any] = lambda number: None
@@ -45,7 +47,10 @@ class Fake:
         refused = self.refuses & (body.keys() | set(body.items() if not self.ollama else ()))
         if refused:
             return 400, {"error": f"unknown parameter {refused}"}
-        ids = self.tokenizer(self.template.format(body["prompt"]), return_tensors="pt").input_ids
+        adds = not self.heeds_special or body.get("add_special_tokens", True)
+        ids = self.tokenizer(
+            self.template.format(body["prompt"]), add_special_tokens=adds, return_tensors="pt"
+        ).input_ids
         if ids.shape[1] > self.longest:
             return 400, {"error": f"maximum context length is {self.longest} tokens"}
         if body.get("prompt_logprobs") is not None and self.ranks:
@@ -84,8 +89,10 @@ class Fake:
     def _echoed(self, ids: torch.Tensor) -> dict[str, Any]:
         """Without the BOS, as llama.cpp does, and with one generated token behind the prompt."""
         log_probs = self._log_probs(ids)
-        told = [None, *(float(log_probs[n - 1 + self.shifted, ids[n]]) for n in range(2, len(ids))), -0.5]
-        tokens = [*(self.tokenizer.decode([token]) for token in ids[1:]), "!"]
+        first = int(ids[0] == self.tokenizer.bos_token_id)
+        places = range(first + 1, len(ids))
+        told = [None, *(float(log_probs[n - 1 + self.shifted, ids[n]]) for n in places), -0.5]
+        tokens = [*(self.tokenizer.decode([token]) for token in ids[first:]), "!"]
         choice = {"text": "".join(tokens), "logprobs": {"tokens": tokens, "token_logprobs": told}}
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
 

@@ -18,6 +18,7 @@ import anomia
 from anomia.records import SCHEMA
 from tests.conftest import entry
 from tests.endpoint.fake_server import Fake, serving
+from tests.models.chat_templates import MISTRAL
 
 QUICK = {
     "num_beams": 2,
@@ -281,6 +282,51 @@ def test_a_bos_that_only_the_template_has_is_sent(
     assert served["open_text"].to_list() == mine["open_text"].to_list()
     asked = [body["prompt"] for body in fake.requests if "<user>" in body["prompt"]]
     assert {prompt.startswith("<s>") for prompt in asked} == {not adds_bos}
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_start_token_that_the_template_leaves_out_is_left_out_by_the_server_too(
+    fake: Fake,
+    url: str,
+    measure: Callable[..., anomia.Run],
+    model_folder: Path,
+    tmp_path: Path,
+    heeds: bool,
+) -> None:
+    # Zephyr, Vicuna: the tokenizer adds a BOS to plain text, and the chat template begins without one.
+    fake.heeds_special = heeds
+    base = tmp_path / "base"
+    shutil.copytree(model_folder, base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = fake.tokenizer.chat_template.removeprefix("{{ bos_token }}")
+    tokenizer.save_pretrained(base)
+    asked: dict[str, Any] = {"base": str(base), "chat": True, "probes": ["open", "choice"]}
+    if not heeds:
+        with pytest.raises(anomia.AnomiaError, match="puts a start token before every prompt"):
+            measure(f"endpoint:{url}#tiny", **asked)
+        return
+    run = measure(f"endpoint:{url}#tiny", **asked)
+    served, mine = rows(run, run.arms[0]), rows(run, "base")
+    assert served["open_text"].to_list() == mine["open_text"].to_list()
+    assert served["choice_scores"].explode().to_list() == pytest.approx(
+        mine["choice_scores"].explode().to_list(), abs=1e-3
+    )
+
+
+def test_a_served_chat_model_is_scored_with_the_templates_own_space(
+    fake: Fake, url: str, measure: Callable[..., anomia.Run], model_folder: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model_folder, base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = MISTRAL
+    tokenizer.save_pretrained(base)
+    run = measure(f"endpoint:{url}#tiny", base=str(base), chat=True, probes=["open", "choice"])
+    served, mine = rows(run, run.arms[0]), rows(run, "base")
+    assert any(body["prompt"].endswith(f"[/INST] {mine['gold'][0]}") for body in fake.requests)
+    assert served["choice_scores"].explode().to_list() == pytest.approx(
+        mine["choice_scores"].explode().to_list(), abs=1e-3
+    )
 
 
 def test_a_server_that_is_not_there_is_said_before_base_is_measured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from anomia.endpoint.abilities import Abilities, Scored, UntoldError, score
@@ -39,10 +39,13 @@ def answer_items(
         chat: whether the prompts went through base's chat template.
 
     Raises:
-        ModelError: the server can't be reached any more, or refuses every request.
+        ModelError: the server can't be reached any more, or refuses every request, or puts a start token before chat
+            prompts that base's template begins without one.
     """
     refused: list[str] = []
     answered = False
+    if chat and _adds_start(tokenizer) and not all(_starts(tokenizer, item) for item in encoded):
+        served = _without_start(served, tokenizer)
 
     def answer(item: EncodedItem) -> tuple[Reply, Said]:
         return _answer_item(served, item, tokenizer, decoding, chat=chat)
@@ -154,8 +157,36 @@ def _sent(tokenizer: Any, text: str, *, chat: bool) -> str:
     """A prompt as it is sent: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
     if not chat:
         return text
-    adds_bos = tokenizer("a").input_ids[:1] == [getattr(tokenizer, "bos_token_id", None)]
-    return text.removeprefix(tokenizer.bos_token) if adds_bos else text
+    return text.removeprefix(tokenizer.bos_token) if _adds_start(tokenizer) else text
+
+
+def _adds_start(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a BOS before a text."""
+    start = getattr(tokenizer, "bos_token_id", None)
+    return start is not None and list(tokenizer("a").input_ids[:1]) == [start]
+
+
+def _starts(tokenizer: Any, item: EncodedItem) -> bool:
+    return item.rendered["open"].startswith(tokenizer.bos_token)
+
+
+def _without_start(served: Served, tokenizer: Any) -> Served:
+    """The same server, asked to put no start token before prompts.
+
+    Raises:
+        ModelError: it does, or doesn't tell whether it does.
+    """
+    plain, alone = served.abilities.plain, len(tokenizer("a", add_special_tokens=False).input_ids)
+    for asked in ({**plain, "add_special_tokens": False}, plain):
+        with suppress(RefusedError):
+            usage = served.client.complete("a", max_tokens=1, temperature=0.0, **asked)["usage"]
+            if usage.get("prompt_tokens") == alone:
+                return served._replace(abilities=served.abilities._replace(plain=asked))
+    raise ModelError(
+        f"endpoint: {served.client.url} puts a start token before every prompt, and base's chat template begins without "
+        f"one, so the two would be asked differently; begin base's chat_template.jinja with {{{{ bos_token }}}}, or "
+        "serve the model with a tokenizer that adds none"
+    )
 
 
 def _start(prompt: Scored, sequences: Sequence[Scored]) -> int:
