@@ -20,7 +20,7 @@ from anomia.models.gguf_header import gguf_read_once
 from anomia.models.load import load_tokenizer, quiet_transformers
 from anomia.models.memory import PREFIX, held
 from anomia.models.tokenization import PROBE_TEXTS, Tokenization, describe_tokenizer, token_ids
-from anomia.models.weights import Weights, describe_held, describe_weights, skeleton
+from anomia.models.weights import Weights, build, describe_held, describe_weights
 
 # The day that templates see here; two descriptions of one folder are equal on any day.
 _DAY = datetime.date(2024, 2, 29)
@@ -112,8 +112,8 @@ def describe(
             generation = model.generation_config
         else:
             files = find_files(name, revision=revision)
-            model = skeleton(name, config, trust_remote_code=trust_remote_code)
-            weights = describe_weights(files, model, hashed=hash_weights)
+            model = build(name, config, trust_remote_code=trust_remote_code)
+            weights = describe_weights(name, files, model, hashed=hash_weights)
             generation = _generation(name, files, model, revision)
     text = config.get_text_config()
     return Description(
@@ -171,7 +171,8 @@ def _settings(config: Any) -> dict[str, Any]:
         parts = set(getattr(config, "sub_configs", {}))
         found |= {key: value for key, value in whole.items() if key not in found and key not in parts}
         found["tie_word_embeddings"] = whole.get("tie_word_embeddings")
-    found.pop("quantization_config", None)
+    for key in ("quantization_config", "_name_or_path"):
+        found.pop(key, None)
     return _flat(_plain(found))
 
 

@@ -19,7 +19,7 @@ _WITHOUT_EFFECT = re.compile(
     r"|finetuning_task|tokenizer_class|prefix|chunk_size_feed_forward|_attn_implementation\w*|model_max_length)$"
 )
 # Compared elsewhere, or following from what is.
-_ELSEWHERE = {"_name_or_path", "dtype", "torch_dtype", "model_type", "vocab_size", "tie_word_embeddings"}
+_ELSEWHERE = {"dtype", "torch_dtype", "model_type", "vocab_size", "tie_word_embeddings"}
 _SIZES = {
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "intermediate_size", "n_inner", "ffn_dim", "hidden_size",
     "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "num_experts",

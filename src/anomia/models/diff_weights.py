@@ -97,6 +97,12 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
     """Tensors that a model has no place for, lacks, or takes in another shape, in one of the two only."""
     assert base.weights is not None
     assert other.weights is not None
+    if base.weights.refused or other.weights.refused:
+        refused = [each.weights.refused for each in (base, other) if each.weights and each.weights.refused]
+        yield Difference(
+            "loading", "confounding", "refused" if base.weights.refused else "possible",
+            "refused" if other.weights.refused else "possible", refused[0],
+        )  # fmt: skip
     cases = (
         ("tensors without a place in the model", "homeless", "they are stored, and loading drops them"),
         (

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import modeling_gguf_pytorch_utils as gguf_utils
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from anomia.errors import ModelError
 from anomia.models.files import ModelFiles
 from anomia.models.gguf_header import read_gguf_header
 from anomia.models.headers import read_headers
+from anomia.models.refuse import refuse
+from anomia.models.tensors import account, skeleton
 
 Stored = tuple[tuple[int, ...], str]
 
@@ -31,7 +28,7 @@ class Weights:
     tensors: shape and type by the model's own names, where it has a place for them, else as stored.
     dtypes: values by type. homeless: stored, and the model has no place for them. lacking: the model's, and not stored.
     misshapen: stored in another shape than the model's. identity: the same for the same bytes, where it is the same.
-    bytes: of all files. unused: weight files next to them. hashed: whether `identity` is of the values themselves.
+    bytes: of all files. unused: weight files next to them. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
     """
 
     tensors: Mapping[str, Stored]
@@ -42,45 +39,60 @@ class Weights:
     identity: tuple[str, ...]
     bytes: int
     unused: tuple[str, ...] = ()
+    refused: str = ""
     hashed: bool = False
 
 
-def describe_weights(files: ModelFiles, model: Any, *, hashed: bool = False) -> Weights | None:
+def describe_weights(name: str, files: ModelFiles, model: Any, *, hashed: bool = False) -> Weights | None:
     """The weights of a model as stored; None where its files are not on this machine.
 
     Args:
+        name: what the user called it.
         files: where they are.
-        model: without values, as `skeleton` makes it.
+        model: without values, as `build` makes it.
         hashed: also hash the files, which reads them whole.
     """
     if files.gguf:
         path = Path(files.source) / files.gguf
-        stored, paths = read_gguf_header(path), [path]
-        names = _gguf_names(model)
-    elif not files.weights:
+        return _of_gguf(path, model, hashed=hashed)
+    if not files.weights:
         return None
-    else:
-        stored = {name: (info.shape, info.dtype) for name, info in read_headers(files.weights).items()}
-        paths = list(files.weights)
-        names = _names(model, stored)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    placed = {name: names[name] for name in stored if names.get(name) in wanted}
-    ignored = _ignored(model)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    filled = set(placed.values())
-    # Of tensors that are merged into one while loading, no stored shape is the model's.
-    single = {name for name, target in placed.items() if list(placed.values()).count(target) == 1}
+    headers = read_headers(files.weights)
+    found = account(model, headers)
+    refused = ""
+    # Loading gives the places of a quantized model anew, by its quantization_config.
+    if getattr(model.config, "quantization_config", None) is None:
+        try:
+            refuse(name, model, found, headers)
+        except ModelError as error:
+            refused = str(error)
+    stored = {key: (info.shape, info.dtype) for key, info in headers.items()}
+    named = {place: key for key, place in found.places.items()}
     return Weights(
-        tensors={placed.get(name, name) if name in single else name: info for name, info in stored.items()},
+        tensors={named.get(key, key): value for key, value in stored.items()},
         dtypes=_amounts(stored),
-        homeless=tuple(sorted(n for n in stored if n not in placed and not _matches(ignored, n))),
-        lacking=tuple(sorted(set(wanted) - filled - tied)),
-        misshapen=tuple(
-            sorted(n for n in single if not files.gguf and n == placed[n] and stored[n][0] != wanted[n])
-        ),
-        identity=tuple(_sha256(path) if hashed else _place(path) for path in paths),
-        bytes=sum(path.stat().st_size for path in paths),
+        homeless=tuple(sorted(found.surplus)),
+        lacking=found.missing,
+        misshapen=tuple(key for key, *_ in found.mismatched),
+        identity=_identity(files.weights, hashed=hashed),
+        bytes=sum(path.stat().st_size for path in files.weights),
         unused=files.unused,
+        refused=refused,
+        hashed=hashed,
+    )
+
+
+def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
+    stored, names, wanted = read_gguf_header(path), _gguf_names(model), set(model.state_dict())
+    placed = {key: names[key] for key in stored if names.get(key) in wanted}
+    return Weights(
+        tensors={placed.get(key, key): value for key, value in stored.items()},
+        dtypes=_amounts(stored),
+        homeless=tuple(sorted(stored.keys() - placed.keys())),
+        lacking=tuple(sorted(wanted - {*placed.values()} - {*getattr(model, "all_tied_weights_keys", {})})),
+        misshapen=(),
+        identity=_identity([path], hashed=hashed),
+        bytes=path.stat().st_size,
         hashed=hashed,
     )
 
@@ -95,15 +107,14 @@ def describe_held(model: Any, name: str) -> Weights:
     return Weights(stored, _amounts(stored), (), (), (), (name,), size)
 
 
-def skeleton(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
+def build(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
     """The model of a configuration without values.
 
     Raises:
         ModelError: there is no such causal language model, or it can't be built of these settings.
     """
     try:
-        with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return skeleton(config, trust_remote_code=trust_remote_code)
     # Whatever the settings of a folder lead to: sizes that don't divide, unknown activations, missing values.
     except Exception as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
@@ -111,21 +122,6 @@ def skeleton(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
             f"model: {name!r} can't be built from its config.json: {cause[0]}; compare it with the one that the model "
             "came with"
         ) from None
-
-
-def _names(model: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
-    """The model's name of every stored tensor, by the rules that loading follows."""
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    wanted, prefix = model.state_dict(), model.base_model_prefix
-    found = {}
-    for name in stored:
-        target, _ = rename_source_key(name, renamings, converters, prefix, wanted)
-        if target not in wanted and name in wanted:
-            target = name
-        found[name] = target
-    return found
 
 
 def _gguf_names(model: Any) -> dict[str, str]:
@@ -139,26 +135,15 @@ def _gguf_names(model: Any) -> dict[str, str]:
     return names
 
 
-def _ignored(model: Any) -> list[str]:
-    """Patterns of stored tensors that are left out on purpose, as loading does."""
-    patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    buffers = [name for name, _ in model.named_buffers()]
-    if any(name.endswith("rotary_emb.inv_freq") for name in buffers):
-        patterns.append(r"rotary_emb\.inv_freq")
-    if any(name.endswith("position_ids") for name in buffers):
-        patterns.append(r"(^|\.)position_ids$")
-    return patterns
-
-
-def _matches(patterns: list[str], name: str) -> bool:
-    return any(re.search(pattern, name) for pattern in patterns)
-
-
 def _amounts(stored: Mapping[str, Stored]) -> dict[str, int]:
     amounts: dict[str, int] = {}
     for shape, kind in stored.values():
         amounts[kind] = amounts.get(kind, 0) + math.prod(shape)
     return dict(sorted(amounts.items(), key=lambda entry: -entry[1]))
+
+
+def _identity(paths: Sequence[Path], *, hashed: bool) -> tuple[str, ...]:
+    return tuple(_sha256(path) if hashed else _place(path) for path in paths)
 
 
 def _place(path: Path) -> str:
