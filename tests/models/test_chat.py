@@ -6,6 +6,8 @@ import copy
 import datetime
 import json
 import locale
+import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -40,6 +42,7 @@ from tests.models.chat_templates import (
     LLAMA_3,
     LLAMA_3_2,
     MISTRAL,
+    PHI_3,
     QWEN_3,
     REAL,
     SMOLVLM,
@@ -215,7 +218,15 @@ BROKEN = {
     "private attributes": ("{{ messages.__class__.__mro__[1] }}" + CHATML, "refuses: access to attribute '__class__'"),
     "no answer's turn": (
         CHATML.removesuffix("<|im_start|>assistant\n"),
-        "doesn't begin an answer: it ignores add_generation_prompt, and an answer would stand after '<|im_start|>assistant'",
+        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after '<|im_start|>assistant'",
+    ),
+    "ends the text where no answer follows, and begins none": (
+        PHI_3.replace("{{ '<|assistant|>\n' }}", ""),
+        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after '<|assistant|>'",
+    ),
+    "an empty thought in nobody's turn": (
+        KIMI.replace("<|im_assistant|>assistant<|im_middle|>", ""),
+        "doesn't begin an answer: ",
     ),
     "ends the text": (CHATML + "{{ eos_token }}", "ends the prompt with the end token '</s>'"),
     "too deep": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: RecursionError"),
@@ -539,3 +550,51 @@ def test_a_tokenizer_with_code_of_its_own_is_tried_like_a_template() -> None:
 def test_code_that_makes_other_tokens_of_a_chat_than_of_its_text_is_refused() -> None:
     # As tokenizers that never read their control tokens out of text: `[INST]` would be asked letter by letter.
     assert "other tokens of a chat than of the chat's text" in refusal(Own(reads_back=False))
+
+
+# Damaged templates.
+
+
+def damaged(source: str, seed: int) -> str:
+    """A template with one piece of it missing, doubled or wrapped in a filter."""
+    chance = random.Random(seed)
+    pieces = re.split(r"(\{\{.*?\}\}|\{%.*?%\})", source, flags=re.DOTALL)
+    at = chance.randrange(len(pieces))
+    pieces[at] = chance.choice(
+        [
+            "",
+            pieces[at] * 2,
+            pieces[at][: len(pieces[at]) // 2],
+            pieces[at].replace("content", "text"),
+            pieces[at].replace(
+                "}}", "|" + chance.choice(["lower", "escape", "tojson", "trim", "list"]) + "}}"
+            ),
+            pieces[at].replace("'user'", "'human'"),
+            pieces[at].replace("role", "from"),
+        ]
+    )
+    return "".join(pieces)
+
+
+@pytest.mark.parametrize("name", [*REAL, "smolvlm"])
+def test_a_damaged_template_is_refused_in_one_line_or_asks_every_prompt_once(
+    with_template: WithTemplate, name: str
+) -> None:
+    tokenizer = with_template(None)
+    outcomes: set[bool] = set()
+    for seed in range(40):
+        tokenizer.chat_template = damaged(REAL.get(name, SMOLVLM), seed)
+        try:
+            check_chat("m", tokenizer)
+        except ModelError as error:
+            refused = str(error)
+        else:
+            refused = ""
+        outcomes.add(bool(refused))
+        if refused:
+            assert "\n" not in refused
+            continue
+        for prompt in (QUESTION, "Who?", 'A "quoted" <b>text</b> {{ x }} & more: 5 % off'):
+            text = render(tokenizer, prompt, today=DAY)
+            assert "".join(text.split()).count("".join(prompt.split())) == 1
+    assert outcomes == {True, False}

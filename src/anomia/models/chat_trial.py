@@ -130,7 +130,7 @@ def _try(write: Writer, *, parts: bool, end: str, system: bool) -> Trial:
         raise _FaultError(0, what_failed(error)) from None
     _check_pieces(written.text)
     whole, unopened = _text(write, answered), _text(write, asked)
-    gap = _check_end(written.text, whole, opens=written.text != unopened, end=end)
+    gap = _check_end(written.text, whole, unopened, end=end)
     after = written.text.rpartition(PIECES["request"])[2]
     thinking = after.rfind("<think>") > after.rfind("</think>")
     return Trial(parts=parts, gap=gap, thinking=thinking, dated=written.dated)
@@ -192,21 +192,23 @@ def _longest_beginning(piece: str, text: str) -> int:
     return low
 
 
-def _check_end(text: str, whole: str, *, opens: bool, end: str) -> str:
+def _check_end(text: str, whole: str, unopened: str, *, end: str) -> str:
     """Sees that an answer begins where a prompt ends, and returns what the template puts between them.
 
     Args:
         text: the prompt.
         whole: the same conversation with its answer.
-        opens: whether `add_generation_prompt` made a difference.
+        unopened: the same without `add_generation_prompt`.
         end: the end token.
     """
     before = whole.rpartition(ANSWER)[0]
-    mine, its = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before))
+    mine, its, closed = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before, unopened))
+    # Some end a conversation where no answer is to follow, which is not to begin one where it is.
+    opens = mine != (closed.removesuffix(end).rstrip() if end else closed)
     if its.startswith(mine) and its != mine and not opens:
         raise _FaultError(
             5,
-            "doesn't begin an answer: it ignores add_generation_prompt, and an answer would stand after "
+            "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after "
             f"{its[len(mine) :].strip()[:60]!r}",
         )
     # Some put it after every turn, the user's too.
