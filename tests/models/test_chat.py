@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import transformers
 
+import anomia
+from anomia.cli import main
 from anomia.errors import ModelError
 from anomia.items import Item, build_items, read_questions
 from anomia.items.prompts import Templates
@@ -598,3 +600,56 @@ def test_a_damaged_template_is_refused_in_one_line_or_asks_every_prompt_once(
             text = render(tokenizer, prompt, today=DAY)
             assert "".join(text.split()).count("".join(prompt.split())) == 1
     assert outcomes == {True, False}
+
+
+# The whole way.
+
+
+def with_files(model_folder: Path, folder: Path, template: Any) -> Path:
+    shutil.copytree(model_folder, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_through_a_template_of_parts_asks_every_question(model_folder: Path, tmp_path: Path) -> None:
+    base = with_files(model_folder, tmp_path / "base", SMOLVLM)
+    run = anomia.run(
+        base=str(base),
+        arms=["magnitude:0.1"],
+        chat=True,
+        data="demo",
+        languages=["english"],
+        limit=4,
+        probes=["open"],
+        max_new_tokens=2,
+        noise_items=0,
+        progress=False,
+        out=tmp_path / "run",
+    )
+    rows = run.records.filter(arm="base").sort("index")
+    # With the question left out, all prompts would be equally long.
+    assert rows["prompt_tokens"].n_unique() == 4
+    assert "lists of parts" in " ".join(run.notes["magnitude:0.1"])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('A system message must come first') }}", "refuses: A system message must come first"),
+        ([{"name": "rag", "template": "R"}, {"name": "tool_use", "template": "T"}], "chat templates rag, tool_use"),
+    ],
+)  # fmt: skip
+def test_a_run_through_a_template_that_fails_ends_in_one_message(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], template: Any, said: str
+) -> None:
+    base = with_files(model_folder, tmp_path / "base", template)
+    study = ["--chat", "--data", "demo", "--languages", "english", "--limit", "4", "--probes", "open"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "--base", str(base), "--arm", "magnitude:0.1", *study, "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert said in " ".join(message.split())
+    assert "Traceback" not in message
