@@ -185,7 +185,7 @@ def test_bad_input_gives_one_clear_message(tmp_path: Path) -> None:
         (CompressionError, "is a file", good, tmp_path / "file", {}),
         (CompressionError, "can't be written", good, tmp_path / "file" / "below", {}),
         (ModelError, "there is no folder", str(tmp_path / "no" / "such"), tmp_path / "a", {}),
-        (CompressionError, "can't be downloaded", "nobody/nothing-of-this-name", tmp_path / "a", {}),
+        (ModelError, "can't be loaded", "nobody/nothing-of-this-name", tmp_path / "a", {}),
         (AnomiaError, "did you mean 'bfloat16'", good, tmp_path / "b", {"dtype": "bfloat"}),
         (DataError, "can't be read", good, tmp_path / "c", {"perplexity_text": tmp_path / "none.txt"}),
     ]

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from accelerate import init_empty_weights
 from safetensors import SafetensorError
 
 from anomia.compress.allocation import allocation_of, spread_sparsity
@@ -47,13 +45,18 @@ from anomia.compress.spec import Pattern, Prune
 from anomia.compress.statistics import Group, Needs, observe
 from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
 from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
-from anomia.errors import CompressionError, DataError, StudyError, nearest
+from anomia.errors import CompressionError, DataError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.load import DTYPES, check_place, load_model, quiet_transformers, resolve_device
+from anomia.models.examine import Examined, examine, look_up, read_tokenizer
+from anomia.models.explain import explain
+from anomia.models.files import ModelFiles
+from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
+from anomia.models.tensors import skeleton
 
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
 _WHOLE_SHARD = 256 * 2**20
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +117,20 @@ def prune_folder(
         raise StudyError(f"unknown dtype {dtype!r}; {nearest(dtype, ('auto', *DTYPES))}")
     place = torch.device(resolve_device(device))
     text = _read_text(perplexity_text)
-    source = _locate(model)
+    found = examine(model)
+    if getattr(found.config, "quantization_config", None) is not None:
+        raise CompressionError(f"{model} is already quantized; prune its dense checkpoint")
+    source = _fetched(model, found.files)
+    tokenizer = None if found.files.gguf else read_tokenizer(model, found.files)
     settings = {"model": str(model), "step": str(step), "dtype": dtype, "calibration": calibration,
                 "samples": samples, "tokens": tokens, "budget": budget, "languages": list(languages),
                 "language": language, "batch_tokens": batch_tokens, "device": place.type}  # fmt: skip
     state = _open_out(out, settings)
-    plan = _plan(source, dtype, place) if source is not None and step.method != "prunerzero" else None
+    plan = _plan(found, source, dtype, place) if source is not None and step.method != "prunerzero" else None
     loaded = None
     if plan is None:
         loaded = load_model(model, dtype=dtype, device=place.type)
-    tokenizer = loaded.tokenizer if loaded else transformers.AutoTokenizer.from_pretrained(str(source))
+        tokenizer = loaded.tokenizer
     windows = prepare_windows(
         step,
         tokenizer,
@@ -184,19 +191,15 @@ class _Plan:
     device: torch.device
 
 
-def _plan(source: Path, dtype: str, device: torch.device) -> _Plan | None:
-    checkpoint = open_checkpoint(source)
-    config = transformers.AutoConfig.from_pretrained(str(source))
-    if getattr(config, "quantization_config", None) is not None:
-        raise CompressionError(f"{source} is already quantized; prune its dense checkpoint")
+def _plan(found: Examined, source: Path, dtype: str, device: torch.device) -> _Plan | None:
+    if found.account is None:
+        return None
+    checkpoint = Checkpoint(source, found.stored)
+    places = found.account.places
     wanted = DTYPES.get(dtype)
-    with init_empty_weights(include_buffers=False):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=wanted or checkpoint.stored_dtype(checkpoint.tensors)
-        )
-    model.eval()
+    model = skeleton(found.config, dtype=wanted or checkpoint.stored_dtype(checkpoint.tensors))
     decoder = find_blocks(model)
-    blocks = [match_names(model, checkpoint, f"{decoder.name}.{i}.") for i in range(len(decoder.modules))]
+    blocks = [match_names(model, places, f"{decoder.name}.{i}.") for i in range(len(decoder.modules))]
     if any(names is None for names in blocks):
         return None
     head = model.get_output_embeddings()
@@ -205,11 +208,10 @@ def _plan(source: Path, dtype: str, device: torch.device) -> _Plan | None:
     for name in model.state_dict():
         if name.startswith(f"{decoder.name}.") or name in heads:
             continue
-        matched = match_names(model, checkpoint, name)
-        if matched is None:
+        if name not in places:
             return None
-        outer[name] = matched[name]
-    tied = frozenset(heads) if getattr(config, "tie_word_embeddings", False) else frozenset()
+        outer[name] = places[name]
+    tied = frozenset(heads) if getattr(found.config, "tie_word_embeddings", False) else frozenset()
     block_names = tuple(names or {} for names in blocks)
     return _Plan(model, decoder, checkpoint, block_names, outer, tied, wanted, device)
 
@@ -354,9 +356,13 @@ def _write_rest(plan: _Plan, out: Path) -> None:
     total = sum((out / file).stat().st_size for file in set(places.values()))
     write_index(out, places, total)
     copy_small_files(plan.checkpoint.folder, out)
+    config = read_json(out / "config.json") or {}
+    # The weights go by the names that are read without being named.
+    changed = {key: value for key, value in config.items() if key != "transformers_weights"}
     if plan.dtype is not None:
-        config = read_json(out / "config.json") or {}
-        write_json(out / "config.json", config | {"dtype": str(plan.dtype).removeprefix("torch.")})
+        changed["dtype"] = str(plan.dtype).removeprefix("torch.")
+    if changed != config:
+        write_json(out / "config.json", changed)
 
 
 def _check_written(plan: _Plan, out: Path, matrices: Sequence[MatrixReport]) -> None:
@@ -370,13 +376,13 @@ def _check_written(plan: _Plan, out: Path, matrices: Sequence[MatrixReport]) -> 
     for index in range(len(plan.decoder.modules)):
         with _block_in_memory(written, index) as (block, where):
             check_block(out, block, where, expected)
-    transformers.AutoTokenizer.from_pretrained(str(out))
+    read_tokenizer(str(out), look_up(str(out)))
 
 
 def copy_small_files(source: Path, out: Path) -> None:
     """Configuration, tokenizer and generation settings, as they are."""
     for file in sorted(source.iterdir()):
-        wanted = file.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+        wanted = f"*{file.suffix}" in _SMALL
         if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:
             try:
                 shutil.copyfile(file, out / file.name)
@@ -400,25 +406,18 @@ def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
         file.chmod(0o644)
 
 
-def _locate(model: str) -> Path | None:
-    """The folder with the weights; `None` for a GGUF file. A hub id is downloaded."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.suffix == ".gguf":
-        return None
-    check_place(model)
+def _fetched(model: str, files: ModelFiles) -> Path | None:
+    """The folder with the weights and all small files; `None` where the whole model must be loaded (GGUF)."""
+    if not files.weights or Path(files.source).is_dir():
+        return files.folder if files.weights else None
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    folder = files.weights[0].parent
     try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
-        return Path(snapshot_download(model, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CompressionError(
-            f"model: {model!r} is no folder and can't be downloaded ({type(error).__name__}); check the spelling"
-            " and the connection"
-        ) from None
+        # In the hub's cache, a folder is named by its commit.
+        return Path(snapshot_download(model, revision=folder.name, allow_patterns=_SMALL))
+    except Exception as error:
+        raise ModelError(explain(model, error, folder=folder)) from None
 
 
 def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:

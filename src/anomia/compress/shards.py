@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,34 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from anomia.errors import CompressionError, ModelError
+from anomia.errors import CompressionError
 from anomia.files import write_json
-
-INDEX = "model.safetensors.index.json"
-
-
-class TensorInfo(NamedTuple):
-    """Where a tensor is, and how it is stored."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def bytes(self) -> int:
-        """Its size in the file."""
-        return math.prod(self.shape) * _BYTES.get(self.dtype, 4)
+from anomia.models.files import INDEX, weight_files
+from anomia.models.headers import StoredTensor, opened, read_headers
 
 
 class Checkpoint(NamedTuple):
     """A model folder with safetensors weights. tensors: by their names in the files."""
 
     folder: Path
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, StoredTensor]
 
     @property
     def bytes(self) -> int:
@@ -59,7 +44,7 @@ class Checkpoint(NamedTuple):
             wanted.setdefault(self.tensors[name].file, []).append(name)
         found = {}
         for file, mine in wanted.items():
-            with _opened(file) as handle:
+            with opened(file) as handle:
                 for name in mine:
                     tensor = handle.get_tensor(name)
                     found[name] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
@@ -67,50 +52,23 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """List the tensors of a model folder and check that every shard is there and whole.
+    """The tensors of the files that loading a model folder reads.
 
-    Raises `ModelError` that names the shard that is missing or truncated.
+    Raises `ModelError` that names the file that is missing or damaged.
     """
-    index = folder / INDEX
-    if index.exists():
-        try:
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError):
-            raise ModelError(f"model: {index} is no index of safetensors; download it again") from None
-        names = sorted(set(places.values()))
-    else:
-        names = sorted(file.name for file in folder.glob("*.safetensors"))
-        if not names:
-            raise ModelError(f"model: {folder} has no weights (*.safetensors)")
-    tensors: dict[str, TensorInfo] = {}
-    for name in names:
-        file = folder / name
-        if not file.exists():
-            raise ModelError(f"model: the shard {file} is missing; download the model again")
-        with _opened(file) as handle:
-            for key in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                part = handle.get_slice(key)
-                tensors[key] = TensorInfo(file, tuple(part.get_shape()), part.get_dtype())
-    return Checkpoint(folder, tensors)
+    return Checkpoint(folder, read_headers(weight_files(folder)))
 
 
-def match_names(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> dict[str, str] | None:
+def match_names(model: nn.Module, places: Mapping[str, str], prefix: str) -> dict[str, str] | None:
     """The stored name of every parameter and saved buffer under `prefix`, by its name in the model.
 
-    `None` where they don't correspond one to one: an older layout that `transformers` converts while loading.
+    `None` where they don't correspond one to one: a layout that `transformers` converts while loading.
+
+    Args:
+        places: stored name by the model's, as the account of its tensors has it.
     """
-    base = f"{getattr(model, 'base_model_prefix', '')}."
-    names = {}
-    for name, tensor in model.state_dict().items():
-        if not name.startswith(prefix):
-            continue
-        stored = next(
-            (n for n in (name, name.removeprefix(base), base + name) if n in checkpoint.tensors), None
-        )
-        if stored is None or checkpoint.tensors[stored].shape != tuple(tensor.shape):
-            return None
-        names[name] = stored
-    return names
+    names = [name for name in model.state_dict() if name.startswith(prefix)]
+    return {name: places[name] for name in names} if all(name in places for name in names) else None
 
 
 def fill(model: nn.Module, values: Mapping[str, torch.Tensor], *, device: torch.device) -> None:
@@ -164,12 +122,3 @@ def write_index(folder: Path, places: Mapping[str, str], total: int) -> None:
 
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
-
-
-def _opened(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"model: the shard {file} is truncated or no safetensors ({error})") from None

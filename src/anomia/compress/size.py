@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,8 +11,9 @@ from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
 from anomia.compress.quantize import NF4_BLOCK, group_of
-from anomia.compress.shards import INDEX
 from anomia.compress.spec import Checkpoint, Null, Quantize, Step
+from anomia.errors import ModelError
+from anomia.models.files import INDEX, SINGLE, weight_files
 
 _BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "nf4": 4}
 
@@ -81,15 +81,9 @@ def files_bytes(source: str, *, revision: str | None = None) -> int | None:
     folder = path if path.is_dir() else _cached(source, revision)
     if folder is None:
         return None
-    index = folder / INDEX
-    if index.is_file():
-        names: set[str] = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [folder / name for name in names]
-    else:
-        files = [folder / "model.safetensors"]
-    if not all(file.is_file() for file in files):
-        return None
-    return sum(int(file.stat().st_size) for file in files)
+    with suppress(ModelError):
+        return sum(int(file.stat().st_size) for file in weight_files(folder))
+    return None
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
@@ -97,7 +91,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     with suppress(HFValidationError):
-        for name in (INDEX, "model.safetensors"):
+        for name in (INDEX, SINGLE):
             found = try_to_load_from_cache(source, name, revision=revision)
             if isinstance(found, str):
                 return Path(found).parent

@@ -39,8 +39,13 @@ class ModelFiles:
     unused: tuple[str, ...] = ()
 
 
-def find_files(name: str, *, revision: str | None = None) -> ModelFiles:
+def find_files(name: str, *, revision: str | None = None, weights: bool = True) -> ModelFiles:
     """Looks up what loading a hub id, a folder or a GGUF file reads; downloads it where it is on the hub.
+
+    Args:
+        name: what the user gave.
+        revision: of a hub repository.
+        weights: whether weights on the hub are needed.
 
     Raises:
         ModelError: there is no such model, or its files can't be what they are named.
@@ -50,11 +55,11 @@ def find_files(name: str, *, revision: str | None = None) -> ModelFiles:
     if gguf:
         return ModelFiles(source, gguf)
     if not Path(source).is_dir():
-        return _on_the_hub(name, revision)
+        return _on_the_hub(name, revision) if weights else ModelFiles(name)
     folder = Path(source)
-    weights = weight_files(folder)
-    unused = {file.name for file in folder.glob("*.safetensors")} - {file.name for file in weights}
-    return ModelFiles(source, None, folder, weights, tuple(sorted(unused)))
+    files = weight_files(folder)
+    unused = {file.name for file in folder.glob("*.safetensors")} - {file.name for file in files}
+    return ModelFiles(source, None, folder, files, tuple(sorted(unused)))
 
 
 def locate(name: str) -> tuple[str, str | None]:

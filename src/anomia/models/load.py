@@ -18,12 +18,17 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
+from anomia.models.after import rotary_note, untied_note, with_gguf
 from anomia.models.chat import chat_notes, check_chat
+from anomia.models.examine import examine, look_up, options_of, read_config, read_tokenizer
+from anomia.models.explain import explain, heard
+from anomia.models.files import ModelFiles, locate
 from anomia.models.memory import PREFIX, held
+from anomia.models.refuse import refuse
+from anomia.models.tensors import from_loading, ignored_notes
 
 MAPPED = "map"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,56 +94,78 @@ def load_model(
     """
     if name.startswith(PREFIX):
         return _from_memory(name, dtype=dtype, device=device, chat=chat)
-    source, gguf_file = _locate(name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if gguf_file:
-        options["gguf_file"] = gguf_file
+    with quiet_transformers():
+        found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
+        options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = read_tokenizer(name, found.files, revision=revision, trust_remote_code=trust_remote_code)
+        model, info = _read_weights(name, found.files, {**options, **_placing(found.files, dtype, device)})
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    differs = from_loading(model, info, found.stored, quantized=quantized)
+    if found.files.gguf:
+        differs = with_gguf(differs, model, Path(found.files.source) / found.files.gguf)
+    refuse(name, model, differs, found.stored)
+    notes = (*found.notes, *untied_note(model, found.stored), *rotary_note(model, found.stored))
+    if found.account is None:
+        notes += ignored_notes(differs.ignored)
+    placed = model if device == MAPPED else model.to(resolve_device(device))
+    return _ready(name, placed, tokenizer, chat=chat, notes=notes)
+
+
+def _placing(files: ModelFiles, dtype: str, device: str) -> dict[str, Any]:
+    """How the weights are read."""
     weights: dict[str, Any] = {"dtype": DTYPES.get(dtype, "auto"), "use_safetensors": True}
-    if gguf_file:
+    if files.gguf:
         weights = {
             "dtype": DTYPES.get(dtype, torch.bfloat16),
             "quantization_config": transformers.GgufConfig(dequantize=True),
         }
     if device == MAPPED:
         weights["device_map"] = "auto"
-    with quiet_transformers():
+    return weights
+
+
+def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers says about each of its tensors.
+
+    Shapes that differ are in what it says, and refused by the caller. An adapter is looked for in a subfolder that
+    is never there: else one would be applied wherever peft happens to be installed.
+    """
+    with heard() as said:
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                source, **options, **weights, output_loading_info=True
+                files.source,
+                **options,
+                ignore_mismatched_sizes=True,
+                adapter_kwargs={"subfolder": "no-adapter"},
+                output_loading_info=True,
             )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            raise ModelError(_explain(name, error)) from None
         except Exception as error:
-            if gguf_file:
+            if files.gguf and not isinstance(
+                error, OSError | ValueError | ImportError | KeyError | RuntimeError
+            ):
                 # A truncated GGUF file ends in whatever its parser stumbles over.
                 raise ModelError(
                     f"model: {name!r} can't be loaded: the GGUF file is damaged, or of a kind that transformers"
                     f" can't read ({error})"
                 ) from None
-            # safetensors and the hub client raise types of their own that share no base class.
-            if not type(error).__module__.startswith(("safetensors", "huggingface_hub", "httpx")):
-                raise
-            raise ModelError(_explain(name, error)) from None
-    # What a file lacks would be filled with random numbers.
-    absent = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if absent:
-        raise ModelError(
-            f"model: {name!r} lacks {len(absent)} of its weights or has them in another shape ({absent[0]}, …); "
-            "it is damaged, or stored in a format that this version of transformers can't read"
-        )
-    placed = model if device == MAPPED else model.to(resolve_device(device))
-    return _ready(name, placed, tokenizer, chat=chat)
+            raise ModelError(explain(name, error, folder=files.folder, logged="\n".join(said))) from None
+    return model, info
 
 
-def check_place(name: str) -> None:
-    """Sees that a model which is named as a folder or a file is there, with weights in a form that is loaded.
+def check_place(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
+    """Sees, without reading weights, that a model which is named as a folder or a file can be loaded.
+
+    What is on the hub is left to loading.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it is not there, or loading would refuse it.
     """
-    if not name.startswith(PREFIX):
-        _locate(name)
+    if name.startswith(PREFIX):
+        return
+    source, gguf = locate(name)
+    if not gguf and Path(source).is_dir():
+        with quiet_transformers():
+            examine(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer(
@@ -152,16 +179,10 @@ def load_tokenizer(
     if name.startswith(PREFIX):
         model, tokenizer = held(name)
         return tokenizer, model.config
-    source, gguf_file = _locate(name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if gguf_file:
-        options["gguf_file"] = gguf_file
+    files = look_up(name, revision=revision, weights=False)
     with quiet_transformers():
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-            config = transformers.AutoConfig.from_pretrained(source, **options)
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            raise ModelError(_explain(name, error)) from None
+        tokenizer = read_tokenizer(name, files, revision=revision, trust_remote_code=trust_remote_code)
+        config = read_config(name, files, revision=revision, trust_remote_code=trust_remote_code)
     return tokenizer, config
 
 
@@ -187,12 +208,12 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool) -> LoadedModel:
+def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool, notes: tuple[str, ...] = ()) -> LoadedModel:
     if chat:
         check_chat(name, tokenizer)
     model = model.eval()
     model.requires_grad_(False)
-    return LoadedModel(name, model, tokenizer, notes=chat_notes(tokenizer) if chat else ())
+    return LoadedModel(name, model, tokenizer, (*notes, *(chat_notes(tokenizer) if chat else ())))
 
 
 def resolve_device(device: str) -> str:
@@ -203,62 +224,6 @@ def resolve_device(device: str) -> str:
     if not available.get(device.partition(":")[0], False):
         raise ModelError(f"device: {device!r} is not available on this machine; use --device auto or cpu")
     return device
-
-
-def _locate(name: str) -> tuple[str, str | None]:
-    """The folder or hub id to load from, and the GGUF file inside it."""
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"model: the GGUF file {name} does not exist")
-        return str(path.parent), path.name
-    if path.is_dir():
-        _check_folder(path)
-        return str(path), None
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name):
-        raise ModelError(
-            f"model: there is no folder {name!r}; give a hub id (owner/name), a folder or a .gguf file"
-        )
-    return name, None
-
-
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"model: the folder {path} has no config.json; it is not a Hugging Face model folder"
-        )
-    if any(path.glob("*.safetensors")):
-        return
-    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"model: {path} has its weights as pickle only ({pickles[0]}), which can run code when loaded. "
-            "Convert it with save_pretrained(..., safe_serialization=True) where you trust it"
-        )
-    ggufs = sorted(file.name for file in path.glob("*.gguf"))
-    if ggufs:
-        raise ModelError(f"model: {path} holds GGUF weights; give the file itself: {path / ggufs[0]}")
-    raise ModelError(f"model: the folder {path} has no weights (*.safetensors)")
-
-
-def _explain(name: str, error: Exception) -> str:
-    """One message out of the many that loading can end in."""
-    text = str(error).strip()
-    lowered = text.lower()
-    first = text.splitlines()[0] if text else type(error).__name__
-    if "trust_remote_code" in lowered:
-        remedy = "it brings code of its own; add --trust-remote-code if you trust it"
-    elif "gated" in lowered:
-        remedy = "it is gated: accept its terms on the hub and log in with `hf auth login`"
-    elif any(sign in lowered for sign in ("offline", "connect", "couldn't reach", "cached files", "resolve")):
-        remedy = "the hub can't be reached and it is not in the local cache; check the connection, or give a folder"
-    elif any(sign in lowered for sign in ("not a valid model identifier", "not a local folder", "404")):
-        remedy = "no folder and no hub repository has this name; check the spelling"
-    elif "safetensors" in lowered and "no file named" in lowered:
-        remedy = "it has no safetensors weights; pickle is not loaded"
-    else:
-        remedy = first
-    return f"model: {name!r} can't be loaded: {remedy}"
 
 
 @contextmanager

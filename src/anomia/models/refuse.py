@@ -58,6 +58,11 @@ _KINDS = (
         " needs the code that it was made with (an auto_map in config.json, and --trust-remote-code)",
     ),
     _Kind(
+        "factors of a GGUF file that scale rotary positions",
+        re.compile(r"^rope_(freqs|factors)"),
+        "transformers' reader does not apply them; serve the file with llama.cpp and measure it as an endpoint: arm",
+    ),
+    _Kind(
         "masks",
         re.compile(r"mask"),
         "apply them to the weights, then save again",

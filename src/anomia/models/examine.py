@@ -1,0 +1,139 @@
+"""Everything that can be wrong with a model short of reading its weights: the one guard of whoever loads one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import transformers
+
+from anomia.errors import AnomiaError, ModelError
+from anomia.models.explain import TOKENIZER_FILES, explain
+from anomia.models.files import ModelFiles, find_files
+from anomia.models.headers import StoredTensor, read_headers
+from anomia.models.refuse import refuse
+from anomia.models.tensors import Account, account, ignored_notes, skeleton
+
+
+class Examined(NamedTuple):
+    """A model before its weights are read.
+
+    stored: the tensors of its safetensors files, by name. skeleton, account: the model without values and how the
+    tensors correspond to it; None where only loading tells (GGUF, quantized weights, code of its own).
+    notes: what a reader has to be told.
+    """
+
+    files: ModelFiles
+    config: Any
+    stored: Mapping[str, StoredTensor]
+    skeleton: Any | None
+    account: Account | None
+    notes: tuple[str, ...]
+
+
+def examine(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Examined:
+    """Looks at a model's files, configuration and tensors, and refuses what loading would get wrong.
+
+    Args:
+        name: a hub id, a folder or a GGUF file.
+        revision: of a hub repository.
+        trust_remote_code: whether code that the repository brings along may run.
+
+    Raises:
+        ModelError: it is missing, damaged, or not what its configuration says.
+    """
+    files = look_up(name, revision=revision)
+    config = read_config(name, files, revision=revision, trust_remote_code=trust_remote_code)
+    notes: tuple[str, ...] = ()
+    if files.unused:
+        notes = (f"weight files in the folder that are not loaded: {', '.join(files.unused)}",)
+    stored = read_headers(files.weights)
+    if (
+        not stored
+        or getattr(config, "quantization_config", None) is not None
+        or _own_code(config, trust_remote_code)
+    ):
+        return Examined(files, config, stored, None, None, notes)
+    try:
+        model = skeleton(config, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(explain(name, error, folder=files.folder)) from None
+    found = account(model, stored)
+    refuse(name, model, found, stored)
+    return Examined(files, config, stored, model, found, notes + ignored_notes(found.ignored))
+
+
+def look_up(name: str, *, revision: str | None = None, weights: bool = True) -> ModelFiles:
+    """The files of a model; what the hub's client raises becomes one message.
+
+    Args:
+        name: a hub id, a folder or a GGUF file.
+        revision: of a hub repository.
+        weights: whether those on the hub are needed.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    try:
+        return find_files(name, revision=revision, weights=weights)
+    except AnomiaError:
+        raise
+    except Exception as error:
+        raise ModelError(explain(name, error)) from None
+
+
+def read_config(
+    name: str, files: ModelFiles, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A model's configuration. A question about code of its own is never asked: the answer is given here.
+
+    Raises:
+        ModelError: it can't be read, or needs code that may not run.
+    """
+    options = options_of(files, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        return transformers.AutoConfig.from_pretrained(files.source, **options)
+    except Exception as error:
+        raise ModelError(explain(name, error, folder=files.folder)) from None
+
+
+def read_tokenizer(
+    name: str, files: ModelFiles, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A model's tokenizer.
+
+    Raises:
+        ModelError: it can't be read, or has no vocabulary.
+    """
+    options = options_of(files, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, **options)
+        special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        empty = not (tokenizer.get_vocab().keys() - special)
+    except Exception as error:
+        raise ModelError(explain(name, error, folder=files.folder)) from None
+    # Without files, some classes make a tokenizer that knows nothing but special tokens.
+    if empty:
+        raise ModelError(
+            f"model: {name!r} can't be loaded: it has no tokenizer files with a vocabulary ({TOKENIZER_FILES[0]},"
+            f" {TOKENIZER_FILES[1]}, …); copy base's tokenizer files into its folder"
+        )
+    return tokenizer
+
+
+def options_of(files: ModelFiles, *, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """What every `from_pretrained` gets. Without an answer to `trust_remote_code` it may ask on standard input."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
+    if files.gguf:
+        options["gguf_file"] = files.gguf
+    return options
+
+
+def _own_code(config: Any, trusted: bool) -> bool:
+    """Whether the model's class is the repository's own. So are its names of tensors, then."""
+    return trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

@@ -1,0 +1,125 @@
+"""One message out of the many that loading can end in: the cause, in whichever line a library puts it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import transformers
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model",
+    "sentencepiece.bpe.model", "tokenizer.tiktoken", "qwen.tiktoken", "tiktoken.model",
+)  # fmt: skip
+_LONGEST = 400
+# Lines that a library adds for its own callers.
+_ADVICE = re.compile(
+    r"^(class validation error|if this is a private|you can (inspect|update|avoid)|please (pass|open|file)|note that|tip:|see also|make sure you)"
+    r"|you may consider adding|ignore_mismatched_sizes|above report",
+    re.IGNORECASE,
+)
+
+
+def explain(name: str, error: BaseException, *, folder: Path | None = None, logged: str = "") -> str:
+    """Why a model can't be loaded, and what to do.
+
+    Args:
+        name: what the user called it.
+        error: what a library raised.
+        folder: where the model's small files are, if they are on this machine.
+        logged: what the library said before it raised.
+    """
+    lines = _lines(error)
+    lowered = " ".join(lines).lower()
+    if "trust_remote_code" in lowered or "custom code" in lowered:
+        remedy = "it brings code of its own, which is not run; `run` and `compare` run it with --trust-remote-code, if you trust it"
+    elif "gated" in lowered:
+        remedy = "it is gated: accept its terms on the hub and log in with `hf auth login`"
+    elif "backend tokenizer" in lowered and folder is not None and not has_tokenizer(folder):
+        remedy = "it has no tokenizer files; copy base's tokenizer files (tokenizer.json, tokenizer_config.json, …) into its folder"
+    elif "backend tokenizer" in lowered:
+        remedy = "its tokenizer can't be read: install what it needs (pip install sentencepiece tiktoken), or copy base's tokenizer.json into its folder"
+    elif "does not recognize this architecture" in lowered:
+        remedy = f"transformers {transformers.__version__} does not know its model type ({_quoted(lines)}); upgrade transformers, or correct model_type in config.json"
+    elif "should have a `model_type` key" in lowered:
+        remedy = "its config.json has no model_type; copy config.json from where the model came from"
+    elif "for this kind of automodel" in lowered:
+        remedy = (
+            f"it is not a causal language model ({_quoted(lines)}); Anomia asks models that generate text"
+        )
+    elif "layer_types" in lowered and "num_hidden_layers" in lowered:
+        remedy = f"its config.json contradicts itself: {cause(lines)}; a model that was pruned in depth keeps one entry of layer_types for each of its layers"
+    elif any(sign in lowered for sign in ("offline", "connect", "couldn't reach", "cached files", "resolve")):
+        remedy = "the hub can't be reached and it is not in the local cache; check the connection, or give a folder"
+    elif any(sign in lowered for sign in ("not a valid model identifier", "not a local folder", "404")):
+        remedy = "no folder and no hub repository has this name; check the spelling"
+    elif "safetensors" in lowered and ("no file named" in lowered or "a file named" in lowered):
+        remedy = "it has no safetensors weights; pickle is not loaded"
+    else:
+        remedy = cause(lines, logged)
+    return f"model: {name!r} can't be loaded: {remedy}"
+
+
+def cause(lines: list[str], logged: str = "") -> str:
+    """The lines of an error in one, without a library's advice; a long middle is left out, never the end."""
+    said = [line for line in lines if not _ADVICE.search(line)] or lines
+    # A table in the log, where the error only points to it.
+    if any("report" in line.lower() for line in lines):
+        said = [*said[:1], *[line for line in _cleaned(logged) if "|" in line or "Error" in line][-3:]]
+    text = " ".join(said)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2].rstrip()} … {text[-_LONGEST // 2 :].lstrip()}"
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file that a tokenizer's vocabulary can come from."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES) or any(folder.glob("*.tiktoken"))
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collects what transformers says about the weights that it loads, which names causes that its errors don't."""
+    said: list[str] = []
+
+    class _Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    before, kept = (logger.level, logger.propagate), _Kept()
+    logger.addHandler(kept)
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(kept)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    """The text of an error and of those that caused it, each line once; its type where it has no text."""
+    lines: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(lines) < 40:
+        text = str(seen).strip() or type(seen).__name__
+        if isinstance(seen, KeyError | TypeError | AttributeError | ZeroDivisionError | IndexError):
+            text = f"{type(seen).__name__}: {text}"
+        lines += [line for line in _cleaned(text) if not any(line in known for known in lines)]
+        seen = seen.__cause__
+    return lines
+
+
+def _cleaned(text: str) -> list[str]:
+    return [line for part in text.splitlines() if (line := " ".join(part.split()))]
+
+
+def _quoted(lines: list[str]) -> str:
+    """What an error quotes first, or its first line."""
+    found = re.search(r"`([^`]+)`|'([^']+)'", lines[0])
+    return next(filter(None, found.groups())) if found else lines[0]
