@@ -16,15 +16,25 @@ from anomia.files import read_json, write_json
 CONFOUNDING = "confounding"
 
 
-def write_notes(run: Path, arm: str, notes: Sequence[str]) -> None:
-    """Stores the notes of an arm; the same ones again change nothing, and none writes nothing."""
-    if notes:
-        write_json(run / "notes" / file_of(arm), {"arm": arm, "notes": list(notes)})
+def write_notes(run: Path, arm: str, notes: Sequence[str], *, unlike: str = "") -> None:
+    """Stores the notes of an arm; the same ones again change nothing, and none writes nothing.
+
+    unlike: where it was not asked exactly what base was, how.
+    """
+    if notes or unlike:
+        entry = {"arm": arm, "notes": [*notes, *([unlike] if unlike else [])], "unlike": unlike}
+        write_json(run / "notes" / file_of(arm), entry)
 
 
 def file_of(arm: str) -> str:
     """The name of a small file that an arm has to itself in a folder of a run."""
     return f"{hashlib.sha256(arm.encode()).hexdigest()[:12]}.json"
+
+
+def read_unlike(run: Path) -> dict[str, str]:
+    """The arms that were not asked exactly what base was, and how that is."""
+    entries = (read_json(file) or {} for file in sorted((run / "notes").glob("*.json")))
+    return {str(entry.get("arm")): str(entry["unlike"]) for entry in entries if entry.get("unlike")}
 
 
 def read_notes(run: Path) -> dict[str, list[str]]:

@@ -101,7 +101,7 @@ def test_the_same_weights_without_a_start_token_are_base(
     assert records.filter(pl.col("arm") == f"packaged:{arm}")["kl_from_base"].null_count() == 0
     results = read_results(tmp_path / "run")
     verdict = next(v for v in results.verdicts if v.arm == f"packaged:{arm}")
-    assert "It is asked as its own folder says, which differs from base in" in verdict.text
+    assert "it is asked and ended as its own folder says, and differs from base in" in verdict.text
     assert all("its own folder" not in v.text for v in results.verdicts if v.arm == f"checkpoint:{arm}")
     assert {row.weights for row in results.packaging} == {f"checkpoint:{arm}"}
     file = results_json(results)
@@ -136,7 +136,10 @@ def test_another_vocabulary_is_asked_its_own_ids_and_that_is_said(
     records = run(study(f"checkpoint:{arm}"), tmp_path / "run")
     assert records.filter(pl.col("arm") != "base")["kl_from_base"].null_count() == 8
     (notes,) = read_results(tmp_path / "run").notes.values()
-    assert "another tokenizer than base" in notes[0]
+    assert any("another tokenizer than base" in note for note in notes)
+    assert any("each model's own tokenizer" in note for note in notes)
+    texts = {verdict.text for verdict in read_results(tmp_path / "run").verdicts}
+    assert all("What it lost is not the weights' alone: it has another tokenizer" in text for text in texts)
 
 
 def test_fewer_positions_are_said(make: Make, study: Callable[..., Study], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anomia.compress.spec import like_base, parse_arm
+from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.files import read_json, read_yaml
 from anomia.measure.between import BASE, frontier_rows
@@ -25,7 +25,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
-from anomia.notes import CONFOUNDING, read_differences, read_notes
+from anomia.notes import CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import read_items, read_records, upgrade
 
 # Items that a reader may ask to leave out: the columns that mark them, and what they are.
@@ -122,7 +122,7 @@ def read_results(
         study=study,
         records=records,
         diagnosis=diagnosis,
-        verdicts=packaged_verdicts(judge(records, thresholds=margins), differences),
+        verdicts=verdicts_with_packaging(judge(records, thresholds=margins), differences, read_unlike(run)),
         thresholds=margins,
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
@@ -141,15 +141,23 @@ def read_results(
     )
 
 
-def packaged_verdicts(
-    verdicts: Sequence[Verdict], differences: Mapping[str, Sequence[Mapping[str, str]]]
+def verdicts_with_packaging(
+    verdicts: Sequence[Verdict],
+    differences: Mapping[str, Sequence[Mapping[str, str]]],
+    unlike: Mapping[str, str],
 ) -> list[Verdict]:
-    """Verdicts that say where an arm was asked or ended otherwise than base: what it lost may be packaging."""
+    """Verdicts that say where an arm was not asked what base was: what it lost may be packaging.
+
+    differences: what is not the same besides the weights, by arm. unlike: how an arm was asked, where not like base.
+    """
     found = []
     for verdict in verdicts:
         confounding = [row["what"] for row in differences.get(verdict.arm, ()) if row["kind"] == CONFOUNDING]
-        if confounding and like_base(verdict.arm):
-            text = f"It is asked as its own folder says, which differs from base in {', '.join(confounding)}: what it loses is not the weights' alone."
+        if verdict.arm in unlike and confounding:
+            text = (
+                f"What it lost is not the weights' alone: {unlike[verdict.arm]}, and differs from base in "
+                f"{', '.join(confounding)}."
+            )
             verdict = verdict._replace(text=f"{verdict.text} {text}")
         found.append(verdict)
     return found

@@ -25,6 +25,11 @@ from anomia.probe.encode import EncodedItem
 from anomia.running.folder import RunFolder, Shard
 from anomia.study import BASE, Study
 
+_OWN_TOKENS = (
+    "ranks are of the first token that each model's own tokenizer gives an answer, passages are cut by its own tokens, "
+    "and the divergence from base's next-token distribution can't be given"
+)
+
 
 class Asked(NamedTuple):
     """How a model is asked.
@@ -59,10 +64,10 @@ def ask_like_base(
         asked = Asked(
             False,
             same_ids=False,
-            why=f"it has another tokenizer than base ({size:,} tokens against {folder.provenance['vocabulary']:,}): "
-            "ranks are of the first token that each model's own tokenizer gives an answer, passages are cut by its "
-            "own tokens, and the divergence from base's next-token distribution can't be given",
+            why=f"it has another tokenizer than base ({size:,} tokens against {folder.provenance['vocabulary']:,}) "
+            "and is asked its own token ids",
         )
+        loaded = replace(loaded, notes=(*loaded.notes, _OWN_TOKENS))
     else:
         ends = tuple(folder.provenance["eos_token_ids"])
         loaded = replace(loaded, tokenizer=tokenizer, end_tokens=ends)

@@ -90,7 +90,7 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     if steps:
         for cell in turn.cells:
             assert cell.folder is not None
-            write_notes(cell.path, turn.arm.name, [*loaded.notes, *([asked.why] if asked.why else [])])
+            write_notes(cell.path, turn.arm.name, loaded.notes, unlike=asked.why)
         report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
         report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
         for cell in turn.cells:
