@@ -53,7 +53,10 @@ def ask(folder: Path) -> Oracle | None:
             if tokenizer.chat_template:
                 turn = [{"role": "user", "content": "Who?"}]
                 chat = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except Exception:
+    except BaseException as error:
+        # A panic in Rust is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         return None
     eos = model.generation_config.eos_token_id
     eos = tokenizer.eos_token_id if eos is None else eos

@@ -117,6 +117,12 @@ def test_end_tokens_without_any_are_those_of_the_tokenizer(compare: Any) -> None
     assert compare(change)["end tokens"].other == "1 </s>"
 
 
+@pytest.mark.parametrize("eos", [[1, None], ["</s>"], True])
+def test_end_tokens_that_are_none(compare: Any, eos: Any) -> None:
+    with pytest.raises(ModelError, match=r"eos_token_id|generation_config"):
+        compare(generation(eos_token_id=eos))
+
+
 def test_another_normalizer(compare: Any) -> None:
     found = compare(backend(normalizer={"type": "NFC"}))
     assert found["token ids"].kind == "confounding"
@@ -237,7 +243,10 @@ CONFOUNDING = {
     "activation": config(hidden_act="gelu"),
     "heads of other sizes": config(num_attention_heads=8, num_key_value_heads=4, head_dim=4),
     "short context": config(max_position_embeddings=512),
-    "tied head": config(tie_word_embeddings=True),
+    "tied head": lambda folder: (
+        config(tie_word_embeddings=True)(folder),
+        edit_tensors(folder, lambda t: t.pop("lm_head.weight")),
+    ),
     "layers cut off in the configuration only": config(num_hidden_layers=1),
     "a scale without its configuration": tensors(
         lambda t: t.update({"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)})
@@ -283,6 +292,7 @@ TOLD = {
         and (folder / "backup.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     ),
     "weights of other values": tensors(lambda t: t["lm_head.weight"].mul_(0.5)),
+    "said to be tied, and its own head is stored": config(tie_word_embeddings=True),
     "a padding token": config(pad_token_id=3),
 }
 

@@ -19,7 +19,7 @@ from anomia.models.fingerprint import fingerprint_tokenizer
 from anomia.models.gguf_header import gguf_read_once
 from anomia.models.load import load_tokenizer, quiet_transformers
 from anomia.models.memory import PREFIX, held
-from anomia.models.tokenization import PROBE_TEXTS, Tokenization, describe_tokenizer, token_ids
+from anomia.models.tokenization import PROBE_TEXTS, Tokenization, attempt, describe_tokenizer
 from anomia.models.weights import Weights, build, describe_held, describe_weights
 
 # The day that templates see here; two descriptions of one folder are equal on any day.
@@ -41,7 +41,7 @@ class Template(NamedTuple):
 
     text: str
     rendered: Mapping[str, str]
-    ids: Mapping[str, tuple[int, ...]]
+    ids: Mapping[str, tuple[int, ...] | None]
     fault: str
 
 
@@ -124,7 +124,7 @@ def describe(
         known=_known(text),
         quantization=_plain(config.to_dict().get("quantization_config")),
         generation={key: _plain(value) for key, value in generation.to_dict().items() if value is not None},
-        end_tokens=_ends(generation.eos_token_id, tokenizer),
+        end_tokens=_ends(name, generation.eos_token_id, tokenizer),
         dtype=_dtype(files, config, weights),
         positions=getattr(text, "max_position_embeddings", None),
         tokenizer=describe_tokenizer(tokenizer, prompts),
@@ -153,13 +153,17 @@ def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) 
         ) from None
 
 
-def _ends(eos: Any, tokenizer: Any) -> tuple[int, ...]:
+def _ends(name: str, eos: Any, tokenizer: Any) -> tuple[int, ...]:
     """What `LoadedModel.eos_token_ids` would be."""
     if eos is None:
         eos = tokenizer.eos_token_id
-    if eos is None:
-        return ()
-    return tuple(int(token) for token in eos) if isinstance(eos, list | tuple) else (int(eos),)
+    ends = [] if eos is None else eos if isinstance(eos, list | tuple) else [eos]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ends):
+        raise ModelError(
+            f"model: {name!r} ends answers at eos_token_id {eos!r}, which holds something else than token ids; correct "
+            "it in generation_config.json, or in config.json where there is no such file"
+        )
+    return tuple(ends)
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _template(tokenizer: Any) -> Template | None:
     try:
         for probe in _CHAT_PROBES:
             rendered[probe] = render(tokenizer, PROBE_TEXTS[probe], today=_DAY)
-        ids = {probe: token_ids(tokenizer, whole, special=False) for probe, whole in rendered.items()}
+        ids = {probe: attempt(tokenizer, whole, special=False) for probe, whole in rendered.items()}
     except ModelError as error:
         return Template(str(text), {}, {}, str(error))
     return Template(str(text), rendered, ids, "")

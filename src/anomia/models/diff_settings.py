@@ -125,14 +125,16 @@ def _judged_positions(left: Any, right: Any, base: Description, other: Descripti
 
 
 def _tied(base: Description, other: Description) -> Iterator[Difference]:
+    """Where logits come from. A head that is stored is used, whatever the configuration says of ties."""
     mine, theirs = (bool(each.settings.get("tie_word_embeddings")) for each in (base, other))
-    if mine != theirs:
-        lost = theirs and not mine
-        yield Difference(
-            "output head", "confounding" if lost else "told", _head(mine), _head(theirs),
-            "the head of base is replaced by the embeddings" if lost else
-            "a head of its own is stored in other ways than the embeddings, as quantizers do",
-        )  # fmt: skip
+    if mine == theirs:
+        return
+    lost = theirs and not mine and not (other.weights and other.weights.own_head)
+    yield Difference(
+        "output head", "confounding" if lost else "told", _head(mine), _head(theirs),
+        "the head of base is replaced by the embeddings" if lost else
+        "one has its head tied to the embeddings, and the other stores one of its own, as quantizers do",
+    )  # fmt: skip
 
 
 def _equal(base: Description, other: Description, key: str) -> bool:

@@ -147,7 +147,7 @@ def describe_tokenizer(tokenizer: Any, prompts: Mapping[str, str] | None = None)
         bare=bare,
         ids=ids,
         texts={name: None if found is None else _decoded(tokenizer, found) for name, found in bare.items()},
-        prompts={name: _attempt(tokenizer, text) for name, text in (prompts or {}).items()},
+        prompts={name: attempt(tokenizer, text) for name, text in (prompts or {}).items()},
         special={role: str(token) for role, token in sorted(tokenizer.special_tokens_map.items())},
     )
 
@@ -178,23 +178,31 @@ def is_random(tokenizer: Any) -> bool:
 
 def probe_ids(tokenizer: Any, *, special: bool = True) -> dict[str, tuple[int, ...] | None]:
     """The ids of `PROBE_TEXTS`; None for a text that the tokenizer can't encode."""
-    return {name: _attempt(tokenizer, text, special=special) for name, text in PROBE_TEXTS.items()}
+    return {name: attempt(tokenizer, text, special=special) for name, text in PROBE_TEXTS.items()}
 
 
-def _attempt(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...] | None:
+def attempt(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...] | None:
     """The ids of a text; None where there are none, as for a word outside a vocabulary without an unknown token."""
     try:
         return token_ids(tokenizer, text, special=special)
-    # Backends in Rust raise bare exceptions, and tokenizers in Python whatever they stumble over.
-    except Exception:
+    except BaseException as error:
+        if not _is_fault(error):
+            raise
         return None
 
 
 def _decoded(tokenizer: Any, ids: tuple[int, ...]) -> str | None:
     try:
         return str(tokenizer.decode(list(ids), skip_special_tokens=False))
-    except Exception:
+    except BaseException as error:
+        if not _is_fault(error):
+            raise
         return None
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Whether a tokenizer failed: in Python with anything, in Rust with a panic, which is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _around(

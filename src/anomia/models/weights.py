@@ -28,7 +28,8 @@ class Weights:
     tensors: shape and type by the model's own names, where it has a place for them, else as stored.
     dtypes: values by type. homeless: stored, and the model has no place for them. lacking: the model's, and not stored.
     misshapen: stored in another shape than the model's. identity: the same for the same bytes, where it is the same.
-    bytes: of all files. unused: weight files next to them. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
+    bytes: of all files. unused: weight files next to them. own_head: whether an
+    output head is stored. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
     """
 
     tensors: Mapping[str, Stored]
@@ -39,6 +40,7 @@ class Weights:
     identity: tuple[str, ...]
     bytes: int
     unused: tuple[str, ...] = ()
+    own_head: bool = True
     refused: str = ""
     hashed: bool = False
 
@@ -77,6 +79,7 @@ def describe_weights(name: str, files: ModelFiles, model: Any, *, hashed: bool =
         identity=_identity(files.weights, hashed=hashed),
         bytes=sum(path.stat().st_size for path in files.weights),
         unused=files.unused,
+        own_head=_head(model) in found.places,
         refused=refused,
         hashed=hashed,
     )
@@ -91,6 +94,7 @@ def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
         homeless=tuple(sorted(stored.keys() - placed.keys())),
         lacking=tuple(sorted(wanted - {*placed.values()} - {*getattr(model, "all_tied_weights_keys", {})})),
         misshapen=(),
+        own_head=_head(model) in placed.values(),
         identity=_identity([path], hashed=hashed),
         bytes=path.stat().st_size,
         hashed=hashed,
@@ -122,6 +126,15 @@ def build(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
             f"model: {name!r} can't be built from its config.json: {cause[0]}; compare it with the one that the model "
             "came with"
         ) from None
+
+
+def _head(model: Any) -> str | None:
+    """The name of the output head's weight."""
+    head = model.get_output_embeddings()
+    names = (
+        f"{name}.weight" for name, module in model.named_modules() if head is not None and module is head
+    )
+    return next(names, None)
 
 
 def _gguf_names(model: Any) -> dict[str, str]:
