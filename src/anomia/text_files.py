@@ -116,11 +116,12 @@ def refuse_other_kinds(content: bytes, place: str, *, about: str = "data", text:
     head = content[:_HEAD]
     for start, says in _POINTERS + (_KINDS if text else ()):
         if head.lstrip().lower().startswith(start) or head.startswith(start):
-            raise DataError(f"{about}: {place} {says}")
+            raise DataError(f"{about}: {place} can't be used as it is: it {says}")
     # UTF-16 without a mark: every other byte of Latin text is 0.
     halves = [part.count(0) * 2 > len(part) for part in (head[::2], head[1::2])]
     if text and any(halves):
-        raise DataError(f"{about}: {place} {_UTF_16.format('UTF-16') if not all(halves) else 'is no text'}")
+        says = "is no text" if all(halves) else _UTF_16.format("UTF-16")
+        raise DataError(f"{about}: {place} can't be used as it is: it {says}")
 
 
 def json_lines(
