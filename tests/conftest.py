@@ -108,10 +108,10 @@ def model_folder(
 
 @pytest.fixture(scope="session")
 def damaged_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with weights that can't be read, which only loading it shows."""
+    """The tiny model with a tokenizer that can't be read, which only loading it shows."""
     folder = tmp_path_factory.mktemp("damaged") / "model"
     shutil.copytree(model_folder, folder)
-    (folder / "model.safetensors").write_bytes(b"nothing")
+    (folder / "tokenizer.json").write_bytes(b"nothing")
     return folder
 
 

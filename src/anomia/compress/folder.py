@@ -45,13 +45,14 @@ from anomia.compress.spec import Pattern, Prune
 from anomia.compress.statistics import Group, Needs, observe
 from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
 from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
-from anomia.errors import CompressionError, DataError, ModelError, StudyError, nearest
+from anomia.errors import CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
 from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
 from anomia.models.tensors import skeleton
+from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
@@ -116,7 +117,7 @@ def prune_folder(
     if dtype not in ("auto", *DTYPES):
         raise StudyError(f"unknown dtype {dtype!r}; {nearest(dtype, ('auto', *DTYPES))}")
     place = torch.device(resolve_device(device))
-    text = _read_text(perplexity_text)
+    text = None if perplexity_text is None else read_text(perplexity_text, about="the text for perplexity")
     found = examine(model)
     if getattr(found.config, "quantization_config", None) is not None:
         raise CompressionError(f"{model} is already quantized; prune its dense checkpoint")
@@ -150,12 +151,13 @@ def prune_folder(
         assert loaded is not None
         report = compress(loaded.model, step, windows, progress=progress, batch_tokens=batch_tokens)
         _save_whole(loaded.model, tokenizer, out)
+    notes = loaded.notes if loaded else found.notes
     del loaded
     if plan is not None:
         _check_written(plan, out, report.matrices)
     else:
         check_zeros(out, find_blocks(load_model(str(out), device="cpu").model), report.matrices)
-    warnings = report.warnings
+    warnings = (*notes, *report.warnings)
     size, before = files_bytes(str(out)), files_bytes(model)
     if source is None and size and before:
         warnings += (
@@ -460,15 +462,6 @@ def _all_needs(step: Prune) -> Needs:
     method, allocation = METHODS[step.method].needs, allocation_of(step)
     asked = [needs for needs in (method, allocation.needs if allocation else None) if needs is not None]
     return Needs(any(needs.hessian for needs in asked), any(needs.languages for needs in asked))
-
-
-def _read_text(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the text for perplexity {path} can't be read: {error}") from None
 
 
 def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:
