@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import transformers
 
 from anomia.errors import ModelError
-from anomia.models.chat import render
-from anomia.models.files import ModelFiles, find_files
-from anomia.models.fingerprint import fingerprint_tokenizer
+from anomia.models.examine import look_up, read_config, read_tokenizer
+from anomia.models.explain import explain
+from anomia.models.files import ModelFiles, weight_files
 from anomia.models.gguf_header import gguf_read_once
-from anomia.models.load import load_tokenizer, quiet_transformers
+from anomia.models.load import quiet_transformers
 from anomia.models.memory import PREFIX, held
-from anomia.models.tokenization import PROBE_TEXTS, Tokenization, attempt, describe_tokenizer
+from anomia.models.reading import Reading, Template, read
+from anomia.models.small_files import SmallFile, small_files
+from anomia.models.tokenization import Tokenization
 from anomia.models.weights import Weights, build, describe_held, describe_weights
 
-# The day that templates see here; two descriptions of one folder are equal on any day.
-_DAY = datetime.date(2024, 2, 29)
-_LARGE = 256 * 2**20
-_CHAT_PROBES = ("prompt", "composed", "<|im_end|>", "newlines", "trailing space")
-
-
-class SmallFile(NamedTuple):
-    """A file that is no weights. date: when it was last written, in UTC; sha256 is "" where it is too large."""
-
-    bytes: int
-    date: str
-    sha256: str
-
-
-class Template(NamedTuple):
-    """A chat template. rendered: some prompts as users' turns. fault: why it can't be used, "" where it can."""
-
-    text: str
-    rendered: Mapping[str, str]
-    ids: Mapping[str, tuple[int, ...] | None]
-    fault: str
+# No tokenizer is made of these.
+_NOT_READ = {
+    "generation_config.json",
+    "README.md",
+    "LICENSE",
+    ".gitattributes",
+    "model.safetensors.index.json",
+}
+_MOST_READ = 3
+_READ: dict[Hashable, Reading] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +91,43 @@ def describe(
     Raises:
         ModelError: it can't be found, or loading would refuse it.
     """
-    with gguf_read_once():
-        tokenizer, config = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
-    with quiet_transformers():
-        if name.startswith(PREFIX):
-            model, _ = held(name)
-            files = ModelFiles(name)
-            weights: Weights | None = describe_held(model, name)
-            generation = model.generation_config
-        else:
-            files = find_files(name, revision=revision)
-            model = build(name, config, trust_remote_code=trust_remote_code)
-            weights = describe_weights(name, files, model, hashed=hash_weights)
-            generation = _generation(name, files, model, revision)
+    if name.startswith(PREFIX):
+        return _describe_held(name, prompts)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with quiet_transformers(), gguf_read_once():
+        files = look_up(name, revision=revision, weights=False)
+        config = read_config(name, files, **options)
+        files = files if files.folder or files.gguf else _cached(files, revision)
+        reading = _reading(name, files, prompts, options)
+        model = build(name, config, trust_remote_code=trust_remote_code)
+        weights = describe_weights(
+            name,
+            files,
+            model,
+            own_code=trust_remote_code and bool(getattr(config, "auto_map", None)),
+            hashed=hash_weights,
+        )
+        generation = _generation(name, files, model, revision)
+    return _description(name, files, config, model, reading, weights, generation)
+
+
+def _describe_held(name: str, prompts: Mapping[str, str] | None) -> Description:
+    model, tokenizer = held(name)
+    reading, weights = read(tokenizer, prompts), describe_held(model, name)
+    return _description(
+        name, ModelFiles(name), model.config, model, reading, weights, model.generation_config
+    )
+
+
+def _description(
+    name: str,
+    files: ModelFiles,
+    config: Any,
+    model: Any,
+    reading: Reading,
+    weights: Weights | None,
+    generation: Any,
+) -> Description:
     text = config.get_text_config()
     return Description(
         name=name,
@@ -124,15 +137,49 @@ def describe(
         known=_known(text),
         quantization=_plain(config.to_dict().get("quantization_config")),
         generation={key: _plain(value) for key, value in generation.to_dict().items() if value is not None},
-        end_tokens=_ends(name, generation.eos_token_id, tokenizer),
+        end_tokens=_ends(name, generation.eos_token_id, reading.eos),
         dtype=_dtype(files, config, weights),
         positions=getattr(text, "max_position_embeddings", None),
-        tokenizer=describe_tokenizer(tokenizer, prompts),
-        fingerprint=fingerprint_tokenizer(tokenizer),
-        template=_template(tokenizer),
+        tokenizer=reading.tokenizer,
+        fingerprint=reading.fingerprint,
+        template=reading.template,
         weights=weights,
-        files=_small_files(files),
+        files=small_files(files),
     )
+
+
+def _cached(files: ModelFiles, revision: str | None) -> ModelFiles:
+    """A hub repository's files as far as they are on this machine already; nothing is downloaded to be compared."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(files.source, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return files
+    folder = Path(config).parent
+    try:
+        weights = weight_files(folder)
+    except ModelError:
+        weights = ()
+    return ModelFiles(files.source, None, folder, weights)
+
+
+def _reading(
+    name: str, files: ModelFiles, prompts: Mapping[str, str] | None, options: dict[str, Any]
+) -> Reading:
+    """What the tokenizer makes of texts; read once for all folders with the same files and no code of their own."""
+    key: Hashable = None
+    if files.folder is not None and not options["trust_remote_code"]:
+        there = {name: file.sha256 for name, file in small_files(files).items() if name not in _NOT_READ}
+        key = (tuple(there.items()), tuple((prompts or {}).items())) if all(there.values()) else None
+    found = _READ.get(key)
+    if key is None or found is None:
+        found = read(read_tokenizer(name, files, **options), prompts)
+        if key is not None:
+            # A vocabulary takes some dozen megabytes.
+            while len(_READ) >= _MOST_READ:
+                del _READ[next(iter(_READ))]
+            _READ[key] = found
+    return found
 
 
 def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) -> Any:
@@ -141,22 +188,21 @@ def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) 
         return model.generation_config
     options = {"revision": revision}
     try:
-        return transformers.GenerationConfig.from_pretrained(files.source, **options)
-    except OSError:
-        return transformers.GenerationConfig.from_pretrained(
-            files.source, config_file_name="config.json", _from_model_config=True, **options
-        )
+        try:
+            return transformers.GenerationConfig.from_pretrained(files.source, **options)
+        except OSError:
+            return transformers.GenerationConfig.from_pretrained(
+                files.source, config_file_name="config.json", _from_model_config=True, **options
+            )
     # Values that it checks, and types that its checks stumble over.
-    except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"model: {name!r} can't be loaded: its generation_config.json is invalid: {str(error).splitlines()[0]}"
-        ) from None
+    except Exception as error:
+        raise ModelError(explain(name, error, folder=files.folder)) from None
 
 
-def _ends(name: str, eos: Any, tokenizer: Any) -> tuple[int, ...]:
+def _ends(name: str, eos: Any, default: int | None) -> tuple[int, ...]:
     """What `LoadedModel.eos_token_ids` would be."""
     if eos is None:
-        eos = tokenizer.eos_token_id
+        eos = default
     ends = [] if eos is None else eos if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in ends):
         raise ModelError(
@@ -207,43 +253,6 @@ def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
     floats = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     stored = [kind for kind in (weights.dtypes if weights else ()) if kind in floats]
     return floats[stored[0]] if stored else "float32"
-
-
-def _template(tokenizer: Any) -> Template | None:
-    text = getattr(tokenizer, "chat_template", None)
-    if not text:
-        return None
-    rendered: dict[str, str] = {}
-    try:
-        for probe in _CHAT_PROBES:
-            rendered[probe] = render(tokenizer, PROBE_TEXTS[probe], today=_DAY)
-        ids = {probe: attempt(tokenizer, whole, special=False) for probe, whole in rendered.items()}
-    except ModelError as error:
-        return Template(str(text), {}, {}, str(error))
-    return Template(str(text), rendered, ids, "")
-
-
-def _small_files(files: ModelFiles) -> dict[str, SmallFile]:
-    """Everything in the folder that is no weights; of a GGUF file, itself."""
-    if files.gguf:
-        paths = [Path(files.source) / files.gguf]
-    elif files.folder is None:
-        return {}
-    else:
-        paths = [path for path in sorted(files.folder.iterdir()) if path.is_file()]
-        paths = [
-            path for path in paths if path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-        ]
-    return {path.name: _small_file(path) for path in paths}
-
-
-def _small_file(path: Path) -> SmallFile:
-    there = path.stat()
-    date = datetime.datetime.fromtimestamp(there.st_mtime, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-    if path.suffix == ".gguf" or there.st_size > _LARGE:
-        return SmallFile(there.st_size, date, "")
-    with path.open("rb") as file:
-        return SmallFile(there.st_size, date, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _plain(value: Any) -> Any:

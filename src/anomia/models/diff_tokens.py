@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from anomia.models.describe import Description, Template
+from anomia.models.describe import Description
 from anomia.models.difference import Difference, listed, shown
+from anomia.models.reading import Template
 from anomia.models.tokenization import PROBE_TEXTS, Tokenization
 
 Ids = Mapping[str, tuple[int, ...] | None]

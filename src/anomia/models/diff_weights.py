@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from anomia.models.describe import Description, SmallFile
+from anomia.models.describe import Description
 from anomia.models.difference import Difference, listed
+from anomia.models.small_files import SmallFile
 from anomia.models.weights import Weights
 
 _TOKENIZER = {
@@ -115,9 +116,7 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
     for what, field, why in cases:
         left: Sequence[str] = getattr(base.weights, field)
         right: Sequence[str] = getattr(other.weights, field)
-        # A quantized model is given its places by its quantization_config.
-        packed = base.quantization is not None or other.quantization is not None
-        if left != right and not packed:
+        if left != right:
             yield Difference(what, "confounding", listed(left) or "none", listed(right) or "none", why)
 
 

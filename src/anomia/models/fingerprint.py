@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from anomia.models.tokenization import is_random, parts, probe_ids, vocabulary
+from anomia.models.tokenization import Tokenization, describe_tokenizer
 
 # Any compression changes far more than one in a million weights of a matrix.
 _SAMPLED = 1 << 16
@@ -30,16 +30,19 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
     """A hash of everything that changes token ids or how they are read: the vocabulary, the whole backend, what is put
     around a text, special tokens, the chat template, and the ids of `PROBE_TEXTS`. It begins with `2-`, its version.
     """
-    known = vocabulary(tokenizer)
+    return fingerprint_of(describe_tokenizer(tokenizer), tokenizer)
+
+
+def fingerprint_of(found: Tokenization, tokenizer: Any) -> str:
+    """The fingerprint of a tokenizer that is described already."""
     description = {
-        "parts": parts(tokenizer),
-        "vocabulary": None
-        if known is None
-        else sorted(known.items(), key=lambda entry: (entry[1], entry[0])),
-        "special": dict(tokenizer.special_tokens_map),
+        "parts": dict(found.parts),
+        # A backend's part holds the vocabulary.
+        "vocabulary": None if "backend" in found.parts else sorted(found.vocabulary.items()),
+        "special": dict(found.special),
         "chat_template": getattr(tokenizer, "chat_template", None),
         # A tokenizer that draws lots has no ids of its own.
-        "ids": None if is_random(tokenizer) else [probe_ids(tokenizer), probe_ids(tokenizer, special=False)],
+        "ids": None if found.random else [dict(found.ids), dict(found.bare), dict(found.texts)],
     }
     text = json.dumps(description, sort_keys=True, default=str)
     return _VERSION + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -14,9 +14,9 @@ from transformers import modeling_gguf_pytorch_utils as gguf_utils
 from anomia.errors import ModelError
 from anomia.models.files import ModelFiles
 from anomia.models.gguf_header import read_gguf_header
-from anomia.models.headers import read_headers
+from anomia.models.headers import StoredTensor, read_headers
 from anomia.models.refuse import refuse
-from anomia.models.tensors import account, skeleton
+from anomia.models.tensors import Account, account, skeleton
 
 Stored = tuple[tuple[int, ...], str]
 
@@ -45,13 +45,16 @@ class Weights:
     hashed: bool = False
 
 
-def describe_weights(name: str, files: ModelFiles, model: Any, *, hashed: bool = False) -> Weights | None:
+def describe_weights(
+    name: str, files: ModelFiles, model: Any, *, own_code: bool = False, hashed: bool = False
+) -> Weights | None:
     """The weights of a model as stored; None where its files are not on this machine.
 
     Args:
         name: what the user called it.
         files: where they are.
         model: without values, as `build` makes it.
+        own_code: whether the model is code of its own repository.
         hashed: also hash the files, which reads them whole.
     """
     if files.gguf:
@@ -61,28 +64,32 @@ def describe_weights(name: str, files: ModelFiles, model: Any, *, hashed: bool =
         return None
     headers = read_headers(files.weights)
     found = account(model, headers)
-    refused = ""
-    # Loading gives the places of a quantized model anew, by its quantization_config.
-    if getattr(model.config, "quantization_config", None) is None:
-        try:
-            refuse(name, model, found, headers)
-        except ModelError as error:
-            refused = str(error)
     stored = {key: (info.shape, info.dtype) for key, info in headers.items()}
     named = {place: key for key, place in found.places.items()}
+    # Loading gives the places of a quantized model anew, and code of its own has rules of its own.
+    known = getattr(model.config, "quantization_config", None) is None and not own_code
     return Weights(
         tensors={named.get(key, key): value for key, value in stored.items()},
         dtypes=_amounts(stored),
-        homeless=tuple(sorted(found.surplus)),
-        lacking=found.missing,
-        misshapen=tuple(key for key, *_ in found.mismatched),
+        homeless=tuple(sorted(found.surplus)) if known else (),
+        lacking=found.missing if known else (),
+        misshapen=tuple(key for key, *_ in found.mismatched) if known else (),
         identity=_identity(files.weights, hashed=hashed),
         bytes=sum(path.stat().st_size for path in files.weights),
         unused=files.unused,
         own_head=_head(model) in found.places,
-        refused=refused,
+        refused=_refused(name, model, found, headers) if known else "",
         hashed=hashed,
     )
+
+
+def _refused(name: str, model: Any, found: Account, headers: Mapping[str, StoredTensor]) -> str:
+    """Why loading refuses a model's tensors; "" where it takes them."""
+    try:
+        refuse(name, model, found, headers)
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
