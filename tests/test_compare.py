@@ -59,10 +59,11 @@ def test_two_checkpoints_with_tokenizers_of_their_own(
     (arm,) = run.arms
     assert arm == f"checkpoint:{other_folder}"
     assert read_vocabularies(run.path) == {arm: 127}
-    (note,) = run.notes[arm]
-    assert "another tokenizer than base (127 tokens against" in note
+    ranks, asked = run.notes[arm]
+    assert "each model's own tokenizer" in ranks
+    assert "another tokenizer than base (127 tokens against" in asked
     assert "it has another tokenizer" in " ".join(capsys.readouterr().out.split())
-    assert json.loads((run.path / "results.json").read_text())["notes"] == {arm: [note]}
+    assert json.loads((run.path / "results.json").read_text())["notes"] == {arm: [ranks, asked]}
     mine = run.records.filter(arm=arm)
     assert mine["kl_from_base"].null_count() == 4
     # Ranks are of the first token that the arm's own tokenizer gives: a single character here.

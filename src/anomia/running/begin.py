@@ -19,6 +19,7 @@ from anomia.grade import normalize
 from anomia.items import ItemSet
 from anomia.measure.fertility import fertility
 from anomia.models import LoadedModel
+from anomia.models.chat import holds_special, varies_with_date
 from anomia.models.fingerprint import (
     architecture,
     fingerprint_tokenizer,
@@ -48,6 +49,11 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         for reason, count in items.excluded.items():
             if count and reason in _LEFT_OUT:
                 progress.say(f"{cell.label}{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
+        if repeated := items.excluded.get("repeated"):
+            progress.say(
+                f"{cell.label}{items.language}: {repeated} questions repeat another one (same passage, question and "
+                "answers) and stay"
+            )
     provenance = {
         "anomia": __version__,
         "python": platform.python_version(),
@@ -69,6 +75,8 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
         "items": {items.language: len(items.items) for items in item_sets},
         "excluded": {items.language: dict(items.excluded) for items in item_sets},
+        "special_in_text": _special_in_text(item_sets, loaded.tokenizer, progress),
+        "dated_template": study.chat and varies_with_date(loaded.tokenizer),
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
     cell.folder = begin_run(cell.path, study, item_sets, provenance)
@@ -111,6 +119,23 @@ def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
     counts = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     found = fertility(texts, counts)
     return None if found is None else {"tokens_per_unit": found.tokens_per_unit, "unit": found.unit}
+
+
+def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Progress) -> dict[str, int]:
+    """Of each language, the items whose text holds what this tokenizer takes for a special token; said where any do."""
+    found = {
+        items.language: sum(
+            bool(holds_special(tokenizer, f"{item.question.context}\n{item.question.question}"))
+            for item in items.items
+        )
+        for items in item_sets
+    }
+    if any(found.values()):
+        told = ", ".join(f"{language} {count}" for language, count in found.items() if count)
+        progress.say(
+            f"items whose text holds special tokens of this tokenizer, which may end a turn or a text: {told}"
+        )
+    return found
 
 
 def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:
