@@ -266,6 +266,10 @@ def test_calibration_null_is_no_passage_repeats_are_told_and_tables_refused(tmp_
     path.write_text(as_lines({"text": ["one"]}))
     with pytest.raises(DataError, match='line 1: "text" is not a text'):
         passages(path)
+    old = tmp_path / "x.txt"
+    old.write_text("one\r\rtwo\r", newline="")
+    with pytest.raises(DataError, match=r"x\.txt has lines that end in \\r alone"):
+        passages(old)
     rows = tmp_path / "x.csv"
     rows.write_text("text\none\n")
     with pytest.raises(DataError, match="is a table; write its passages as JSON lines"):

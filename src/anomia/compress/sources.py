@@ -130,7 +130,12 @@ def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
         raise DataError(
             f"calibration text {path} is a table; write its passages as JSON lines (.jsonl), each in a field text"
         )
-    for document in re.split(r"\n\s*\n", read_text(path, about="calibration text")):
+    content = read_text(path, about="calibration text")
+    if "\r" in content and "\n" not in content:
+        raise DataError(
+            f"calibration text: {path} has lines that end in \\r alone; save the file with line ends \\n"
+        )
+    for document in re.split(r"\n\s*\n", content):
         if document.strip():
             yield Passage(document.strip(), language)
 
