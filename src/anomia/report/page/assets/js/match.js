@@ -1,11 +1,24 @@
 // Where an answer stands in a text: the matching of anomia/grade.py, with the way back to the characters.
 // Verdicts are those of the records; this only finds what to mark.
 
-const CLUSTERS = /\P{M}\p{M}*|\p{M}+/gu;
+const CLUSTERS = /\P{M}[\p{M}\p{Cf}]*|\p{M}[\p{M}\p{Cf}]*/gu;
+// As in anomia/text.py: what of the category Cf is not seen, and letters that a joiner once made.
+const UNSEEN =
+  /(?![\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u{110bd}\u{110cd}\u{13430}-\u{1343f}\u{e0020}-\u{e007f}\u200d])\p{Cf}/gu;
+const JOINED = [
+  ["\u0d23\u0d4d", "\u0d7a"], ["\u0d28\u0d4d", "\u0d7b"], ["\u0d30\u0d4d", "\u0d7c"], ["\u0d32\u0d4d", "\u0d7d"],
+  ["\u0d33\u0d4d", "\u0d7e"], ["\u0d15\u0d4d", "\u0d7f"], ["\u09a4\u09cd", "\u09ce"], ["\u0930\u094d", "\u0931\u094d"],
+];
 
-// Full case folding of one cluster, width folded, punctuation removed; white space stays one space.
+function seenPart(cluster) {
+  let text = cluster.replace(UNSEEN, "");
+  for (const [old, letter] of JOINED) text = text.replaceAll(`${old}\u200d`, letter);
+  return text.replaceAll("\u200d", "");
+}
+
+// Full case folding of one cluster, width folded, punctuation and what is not seen removed; white space stays one space.
 function folded(cluster) {
-  const text = cluster.normalize("NFKC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFKC");
+  const text = seenPart(cluster).normalize("NFKC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFKC");
   return text.replace(/\p{P}/gu, "").replace(/\s+/gu, " ");
 }
 
