@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from anomia.models.describe import Description
@@ -159,7 +160,7 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
     ):
         unlike.remove("backend")
     for name in unlike:
-        left, right = _around_difference(mine.parts.get(name, "none"), theirs.parts.get(name, "none"))
+        left, right = _sides(name, mine.parts.get(name, "none"), theirs.parts.get(name, "none"))
         said = "rest of the backend (merges, scores, options)" if name == "backend" else name
         yield Difference(f"tokenizer: {said}", "told", shown(left), shown(right), why)
     if mine.special != theirs.special:
@@ -173,6 +174,16 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
             ", ".join(shown(theirs.special.get(role)) for role in roles),
             f"{listed(roles)} differ; what follows from it in ids, ends and templates is listed by itself",
         )  # fmt: skip
+
+
+def _sides(name: str, mine: str, theirs: str) -> tuple[str, str]:
+    """A part of two tokenizers, from where they differ; of settings, those that do."""
+    if name != "settings" or "none" in (mine, theirs):
+        return _around_difference(mine, theirs)
+    one, other = json.loads(mine), json.loads(theirs)
+    keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    left, right = (", ".join(f"{key}={shown(each.get(key))}" for key in keys) for each in (one, other))
+    return left, right
 
 
 def _end_tokens(base: Description, other: Description) -> Iterator[Difference]:
