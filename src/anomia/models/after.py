@@ -19,6 +19,35 @@ _GGUF_USED = re.compile(r"\.bias$|^rope_(freqs|factors_long|factors_short)\.weig
 _ROTARY = 0.02
 
 
+def was_unpacked(config: Any, model: Any) -> bool:
+    """Whether a quantization method took the weights: it is still there, or is done and has removed its settings.
+
+    Args:
+        config: before loading. model: after it.
+    """
+    if getattr(model, "hf_quantizer", None) is not None:
+        return True
+    return _method(config) is not None and _method(model.config) is None
+
+
+def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
+    """A word where the configuration names a quantization method that was not applied. config: before loading."""
+    method = _method(config)
+    if method is None or was_unpacked(config, model):
+        return ()
+    return (
+        f"config.json names a quantization method ({method}) that transformers does not know; the weights are used as"
+        " they are stored",
+    )
+
+
+def _method(config: Any) -> str | None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    return str(settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method)
+
+
 def untied_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
     """A word where the configuration ties the head to the embeddings and the files hold two different ones."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()

@@ -62,7 +62,7 @@ def examine(
     try:
         model = skeleton(config, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise ModelError(explain(name, error, folder=files.folder)) from None
+        raise ModelError(explain(name, error, part="config.json", folder=files.folder)) from None
     found = account(model, stored)
     refuse(name, model, found, stored)
     return Examined(files, config, stored, model, found, notes + ignored_notes(found.ignored))
@@ -99,7 +99,7 @@ def read_config(
     try:
         return transformers.AutoConfig.from_pretrained(files.source, **options)
     except Exception as error:
-        raise ModelError(explain(name, error, folder=files.folder)) from None
+        raise ModelError(explain(name, error, part="config.json", folder=files.folder)) from None
 
 
 def read_tokenizer(
@@ -116,7 +116,7 @@ def read_tokenizer(
         special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         empty = not (tokenizer.get_vocab().keys() - special)
     except Exception as error:
-        raise ModelError(explain(name, error, folder=files.folder)) from None
+        raise ModelError(explain(name, error, part="tokenizer", folder=files.folder)) from None
     # Without files, some classes make a tokenizer that knows nothing but special tokens.
     if empty:
         raise ModelError(

@@ -23,12 +23,15 @@ _ADVICE = re.compile(
 )
 
 
-def explain(name: str, error: BaseException, *, folder: Path | None = None, logged: str = "") -> str:
+def explain(
+    name: str, error: BaseException, *, part: str = "", folder: Path | None = None, logged: str = ""
+) -> str:
     """Why a model can't be loaded, and what to do.
 
     Args:
         name: what the user called it.
         error: what a library raised.
+        part: what of the model was being read: `config.json` or `tokenizer`, empty for the whole.
         folder: where the model's small files are, if they are on this machine.
         logged: what the library said before it raised.
     """
@@ -58,6 +61,14 @@ def explain(name: str, error: BaseException, *, folder: Path | None = None, logg
         remedy = "no folder and no hub repository has this name; check the spelling"
     elif "safetensors" in lowered and ("no file named" in lowered or "a file named" in lowered):
         remedy = "it has no safetensors weights; pickle is not loaded"
+    elif "CONVERSION" in logged and "|" in logged:
+        remedy = f"tensors that are joined while loading do not fit together, as where one expert's is missing ({cause(lines, logged)})"
+    elif part == "tokenizer":
+        remedy = f"its tokenizer can't be read ({cause(lines)}); copy base's tokenizer files into its folder"
+    elif part:
+        remedy = (
+            f"its {part} can't be used ({cause(lines)}); compare it with the one that the model came with"
+        )
     else:
         remedy = cause(lines, logged)
     return f"model: {name!r} can't be loaded: {remedy}"
@@ -68,7 +79,8 @@ def cause(lines: list[str], logged: str = "") -> str:
     said = [line for line in lines if not _ADVICE.search(line)] or lines
     # A table in the log, where the error only points to it.
     if any("report" in line.lower() for line in lines):
-        said = [*said[:1], *[line for line in _cleaned(logged) if "|" in line or "Error" in line][-3:]]
+        table = [line for line in _cleaned(logged) if "|" in line and "Key |" not in line]
+        said = table[:2] or said
     text = " ".join(said)
     if len(text) <= _LONGEST:
         return text
@@ -122,4 +134,4 @@ def _cleaned(text: str) -> list[str]:
 def _quoted(lines: list[str]) -> str:
     """What an error quotes first, or its first line."""
     found = re.search(r"`([^`]+)`|'([^']+)'", lines[0])
-    return next(filter(None, found.groups())) if found else lines[0]
+    return next(filter(None, found.groups())).rpartition(".")[2] if found else lines[0]

@@ -18,7 +18,7 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
-from anomia.models.after import rotary_note, untied_note, with_gguf
+from anomia.models.after import quantization_note, rotary_note, untied_note, was_unpacked, with_gguf
 from anomia.models.chat import chat_notes, check_chat
 from anomia.models.examine import examine, look_up, options_of, read_config, read_tokenizer
 from anomia.models.explain import explain, heard
@@ -99,12 +99,16 @@ def load_model(
         options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
         tokenizer = read_tokenizer(name, found.files, revision=revision, trust_remote_code=trust_remote_code)
         model, info = _read_weights(name, found.files, {**options, **_placing(found.files, dtype, device)})
-    quantized = getattr(model, "hf_quantizer", None) is not None
-    differs = from_loading(model, info, found.stored, quantized=quantized)
+    differs = from_loading(model, info, found.stored, quantized=was_unpacked(found.config, model))
     if found.files.gguf:
         differs = with_gguf(differs, model, Path(found.files.source) / found.files.gguf)
     refuse(name, model, differs, found.stored)
-    notes = (*found.notes, *untied_note(model, found.stored), *rotary_note(model, found.stored))
+    notes = (
+        *found.notes,
+        *quantization_note(found.config, model),
+        *untied_note(model, found.stored),
+        *rotary_note(model, found.stored),
+    )
     if found.account is None:
         notes += ignored_notes(differs.ignored)
     placed = model if device == MAPPED else model.to(resolve_device(device))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anomia.errors import ModelError
 from anomia.models.headers import StoredTensor
-from anomia.models.tensors import LAYER, Account
+from anomia.models.tensors import LAYER, SCALE, Account
 
 _WRAPPERS = (
     "module.",
@@ -44,10 +44,7 @@ _KINDS = (
     ),
     _Kind(
         "scales or packed values of quantized weights",
-        re.compile(
-            r"(^|[._:])(\w*scales?(_inv|_2)?|\w*zeros?(_points?)?|g_idx|qweight|q_weight|qdata|absmax|quant_map|quant_state"
-            r"\S*|nested_\w+|SCB|weight_format|weight_packed|weight_shape|\w*amax|blocks|codebooks?|codes|Qidxs|W_q)$"
-        ),
+        SCALE,
         "config.json has no quantization_config that would apply them: copy the config.json that the quantizing program"
         " wrote, or save the model dequantized",
     ),
@@ -116,6 +113,12 @@ def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTen
             f" {_shown(found.missing)}; it is damaged, or stored in a layout that this version of transformers"
             " can't read"
         )
+    twice = [each for each, place in found.surplus.items() if place in found.expected]
+    if twice:
+        raise ModelError(
+            f"model: {name!r} has two values for {found.surplus[twice[0]]}, under this name and in"
+            f" {_listed(twice, stored)}; remove the tensors that don't belong to this model"
+        )
     if found.surplus:
         raise ModelError(
             f"model: {name!r} has {_listed(list(found.surplus), stored)} for which {architecture} has no place; without"
@@ -172,13 +175,18 @@ def _mismatch(name: str, found: Account, stored: Mapping[str, StoredTensor], con
     tensor, there, expected = found.mismatched[0]
     place = stored.get(found.places.get(tensor, tensor))
     where = f" in {place.file.name}" if place else ""
-    more = f", and {len(found.mismatched) - 1} others differ" if found.mismatched[1:] else ""
+    others = len(found.mismatched) - 1
+    more = f" (and {others} more differ{'s' if others == 1 else ''})" if others else ""
     text = config.get_text_config()
     first = there[0] if there else 0
     if re.search(r"embed|wte|lm_head|embed_out", tensor) and first != text.vocab_size:
         remedy = (
             f"the vocabulary has another size than config.json's vocab_size ({text.vocab_size}): set it to {first} and"
             " see that the tokenizer is this model's"
+        )
+    elif "expert" in tensor and there[1:] == expected[1:]:
+        remedy = (
+            f"set the number of experts in config.json to {first} if the others were removed, router and all"
         )
     elif re.search(r"gate|up_proj|down_proj|fc|mlp|dense_h|dense_4h", tensor):
         remedy = (

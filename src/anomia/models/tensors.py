@@ -17,6 +17,10 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from anomia.models.headers import StoredTensor, same_values
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+SCALE = re.compile(
+    r"(^|[._:])(\w*scales?(_inv|_2)?|\w*zeros?(_points?)?|g_idx|qweight|q_weight|qdata|absmax|quant_map|quant_state\S*"
+    r"|nested_\w+|SCB|weight_format|weight_packed|weight_shape|\w*amax|blocks|codebooks?|codes|Qidxs|W_q)$"
+)
 # Computed while loading, or of training only: nothing is lost with them.
 _SILENT = re.compile(r"inv_freq$|(cos|sin)_cached$|(^|\.)position_ids$|\.masked_bias$|num_batches_tracked$")
 # Not part of what answers a text prompt, but worth a word.
@@ -110,7 +114,10 @@ def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
         ),
         packed=tuple(
             name
-            for name in (*(place for key, place in places.items() if _floats(expected[key])), *converted)
+            for name in (
+                *(place for key, place in places.items() if _floats(expected[key])),
+                *sorted(converted),
+            )
             if stored[name].dtype not in _FLOATS
         ),
         expected=frozenset(expected),
@@ -126,22 +133,41 @@ def from_loading(
         model: as loaded.
         info: its loading information.
         stored: of the files, where they are safetensors.
-        quantized: whether the values were unpacked on the way.
+        quantized: whether a quantization method took the weights, so that each packed one needs only its scale.
     """
-    expected = frozenset(model.state_dict())
-    found = {name: name for name in sorted(info["unexpected_keys"])}
-    ignored = {name: why for name in found if (why := ignorable(name, model.config)) is not None}
-    mismatched = tuple(
-        (name, tuple(one), tuple(other)) for name, one, other in sorted(info["mismatched_keys"])
+    state = model.state_dict()
+    ignored, surplus = {}, {}
+    for name in sorted(info["unexpected_keys"]):
+        why = ignorable(name, model.config)
+        if why is None:
+            surplus[name] = name
+        else:
+            ignored[name] = why
+    return Account(
+        places={},
+        converted=frozenset(),
+        filled=frozenset(state) - set(info["missing_keys"]),
+        ignored=ignored,
+        surplus=surplus,
+        missing=tuple(sorted(info["missing_keys"])),
+        mismatched=tuple(
+            (name, tuple(one), tuple(other)) for name, one, other in sorted(info["mismatched_keys"])
+        ),
+        packed=tuple(
+            name
+            for name in sorted(state.keys() & stored.keys())
+            if stored[name].dtype not in _FLOATS
+            and _floats(state[name])
+            and not (quantized and _has_scale(name, stored))
+        ),
+        expected=frozenset(state),
     )
-    packed = () if quantized else tuple(
-        name for name in sorted(expected & stored.keys())
-        if stored[name].dtype not in _FLOATS and _floats(model.state_dict()[name])
-    )  # fmt: skip
-    surplus = {name: name for name in found if name not in ignored}
-    missing = tuple(sorted(info["missing_keys"]))
-    filled = expected - {*missing}
-    return Account({}, frozenset(), filled, ignored, surplus, missing, mismatched, packed, expected)
+
+
+def _has_scale(name: str, stored: Iterable[str]) -> bool:
+    """Whether a packed weight's scale is stored next to it."""
+    stem = name.removesuffix(".weight")
+    return any(other != name and other.startswith(stem) and SCALE.search(other) for other in stored)
 
 
 def ignorable(name: str, config: Any) -> str | None:
