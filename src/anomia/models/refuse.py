@@ -87,9 +87,9 @@ def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTen
             f" {wrapped!r} ({next(iter(found.surplus))}), as a wrapper of training saved them; save the model inside"
             " the wrapper"
         )
-    layers = _layers(found, model.config)
+    layers = _layers(name, found, model.config)
     if layers:
-        raise ModelError(f"model: {name!r} can't be loaded: {layers}")
+        raise ModelError(layers)
     if surplus:
         kind = min(surplus.values(), key=_KINDS.index)
         names = [each for each, its in surplus.items() if its is kind]
@@ -140,23 +140,26 @@ def _wrapper(found: Account) -> str | None:
     return None
 
 
-def _layers(found: Account, config: Any) -> str | None:
+def _layers(name: str, found: Account, config: Any) -> str | None:
     """What is wrong if whole layers are missing or too many."""
     held = _by_stack({*found.filled, *found.surplus.values()})
     for stack, wanted in _by_stack(found.expected).items():
         there = held.get(stack, set())
         if not there or there == wanted:
             continue
-        says = f"config.json says {len(wanted)} layers and the files hold {len(there)} ({_ranges(there)})"
-        if sorted(there) != list(range(len(there))):
-            return (
-                f"{says}; a model that was pruned in depth must be saved with its layers numbered from 0 and without"
-                " gaps; if it wasn't pruned, files are missing"
-            )
         types = ", and shorten layer_types to it" if getattr(config, "layer_types", None) else ""
+        remedy = (
+            f"if it was pruned in depth set num_hidden_layers to {len(there)}{types}, else copy the config.json and all"
+            " files of one model"
+        )
+        if sorted(there) != list(range(len(there))):
+            remedy = (
+                "a model that was pruned in depth must be saved with its layers numbered from 0 and without gaps; if it"
+                " wasn't pruned, files are missing"
+            )
         return (
-            f"{says}; if it was pruned in depth set num_hidden_layers to {len(there)}{types}, else copy the config.json"
-            " and all files of one model"
+            f"model: {name!r} can't be loaded: config.json says {len(wanted)} layers and the files hold {len(there)}"
+            f" ({_ranges(there)}); {remedy}"
         )
     return None
 

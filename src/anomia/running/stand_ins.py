@@ -56,7 +56,9 @@ def tokenizer_of(study: Study) -> tuple[Any, bool]:
 def _tokenizer_here(name: str, revision: str | None) -> Any:
     try:
         with quiet_transformers():
-            found = transformers.AutoTokenizer.from_pretrained(name, revision=revision, local_files_only=True)
+            found = transformers.AutoTokenizer.from_pretrained(
+                name, revision=revision, local_files_only=True, trust_remote_code=False
+            )
     except Exception:
         # Whatever is wrong with it: a plan can do without.
         return None
