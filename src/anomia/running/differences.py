@@ -71,7 +71,7 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
 def _say(arm: str, step: Checkpoint, rows: Iterable[Difference], progress: Progress) -> None:
     confounding = [row for row in rows if row.kind == CONFOUNDING]
     for row in confounding:
-        progress.say(f"{arm}: {row.what} differs: {row.base} in base, {row.other} here; {row.why}")
+        progress.say(f"{arm}: other {row.what}: {row.base} in base, {row.other} here; {row.why}")
     if not confounding:
         return
     if step.packaged:
