@@ -15,6 +15,8 @@ import transformers
 from anomia.cli import main
 from anomia.demo import demo_model
 from anomia.errors import ModelError
+from anomia.models import describe as describe_module
+from anomia.models import load_model
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences, worst
 from anomia.models.memory import hold, let_go
@@ -94,6 +96,74 @@ def test_a_tokenizer_without_start_token(compare: Any) -> None:
     assert found["tokens put around a text"].base == "0 <s> before"
     assert found["tokens put around a text"].other == "none"
     assert "token ids" not in found
+
+
+def test_a_start_token_in_a_study_of_chat_prompts(base: Path, tmp_path: Path) -> None:
+    """The template writes its own, and the tokenizer's is left out."""
+    folder = copied(base, tmp_path / "other")
+    backend(post_processor=None)(folder)
+    mine, theirs = (describe(str(each), prompts={"q1": "Who?"}) for each in (base, folder))
+    assert worst(differences(mine, theirs)) == "confounding"
+    assert [each.what for each in differences(mine, theirs) if each.kind == "confounding"] == [
+        "tokens put around a text", "token ids of the study's prompts",
+    ]  # fmt: skip
+    assert worst(differences(mine, theirs, chat=True)) == "told"
+
+
+@pytest.mark.parametrize("change", ["none", "no file", "neither", "one", "config only"])
+def test_end_tokens_are_those_that_loading_ends_at(base: Path, tmp_path: Path, change: str) -> None:
+    folder = copied(base, tmp_path / "other")
+    if change == "no file":
+        (folder / "generation_config.json").unlink()
+    elif change == "neither":
+        generation(eos_token_id=None)(folder)
+        config(eos_token_id=None)(folder)
+    elif change == "one":
+        generation(eos_token_id=7)(folder)
+    elif change == "config only":
+        (folder / "generation_config.json").unlink()
+        config(eos_token_id=[3, 4])(folder)
+    assert describe(str(folder)).end_tokens == load_model(str(folder), device="cpu").eos_token_ids
+
+
+def test_tokenizers_of_the_same_files_are_read_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = describe_module.read_tokenizer, []
+
+    def counted(name: str, *rest: Any, **options: Any) -> Any:
+        read.append(Path(name).name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(describe_module, "read_tokenizer", counted)
+    monkeypatch.setattr(describe_module, "_READ", {})
+    folders = [copied(base, tmp_path / name) for name in ("same", "ends", "config", "template")]
+    generation(eos_token_id=7)(folders[1])
+    config(rms_norm_eps=1e-3)(folders[2])
+    write_template(TEMPLATE)(folders[3])
+    found = [describe(str(folder)) for folder in folders]
+    assert read == ["same", "config", "template"]
+    assert found[1].fingerprint == found[0].fingerprint != found[3].fingerprint
+
+
+def test_code_of_the_folder_is_neither_run_nor_asked_about(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(base, tmp_path / "other")
+    (folder / "tricky.py").write_text("open('ran', 'w')\n", encoding="utf-8")
+    auto = {"AutoConfig": "tricky.C", "AutoModelForCausalLM": "tricky.M"}
+    config(model_type="tricky", auto_map=auto)(folder)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on standard input"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="code of its own"):
+        describe(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_end_token_that_is_a_line_break_is_shown(compare: Any, described: Description) -> None:
+    newline = next(n for token, n in described.tokenizer.vocabulary.items() if token == "Ċ")
+    found = compare(generation(eos_token_id=[1, newline]))
+    assert found["end tokens"].other == f"1 </s>, {newline} Ċ"
 
 
 def test_a_folder_without_generation_config(compare: Any) -> None:

@@ -20,7 +20,7 @@ def differences(base: Description, other: Description, *, chat: bool | None = No
         chat: whether prompts go through the chat templates; None where that isn't known, and both ways count.
     """
     found = [
-        *token_differences(base, other),
+        *token_differences(base, other, chat),
         *template_differences(base, other, chat),
         *setting_differences(base, other),
         *generation_differences(base, other),

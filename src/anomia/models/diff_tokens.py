@@ -25,24 +25,28 @@ _BUILT = (
 )
 
 
-def token_differences(base: Description, other: Description) -> Iterator[Difference]:
-    """Vocabulary, token ids, start and end tokens."""
+def token_differences(base: Description, other: Description, chat: bool | None) -> Iterator[Difference]:
+    """Vocabulary, token ids, start and end tokens. chat: whether all prompts go through a template, which puts its own
+    start tokens around them; None where that isn't known.
+    """
     mine, theirs = base.tokenizer, other.tokenizer
+    around = (mine.start, mine.end) != (theirs.start, theirs.end)
     yield from _vocabulary(base, other)
     if mine.random or theirs.random:
         yield Difference(
             "randomness", "confounding", _random(mine), _random(theirs),
             "one text gets other token ids each time, so no two models are asked the same",
         )  # fmt: skip
-    if (mine.start, mine.end) != (theirs.start, theirs.end):
+    if around:
         yield Difference(
-            "tokens put around a text", "confounding", _around(base), _around(other),
+            "tokens put around a text", "told" if chat else "confounding", _around(base), _around(other),
+            "prompts of this study go through a chat template, and these are left out" if chat else
             "a missing or doubled start token alone can cost most answers",
         )  # fmt: skip
     bare = _differing(mine.bare, theirs.bare)
     whole = [name for name in _differing(mine.ids, theirs.ids) if name not in bare]
-    if (mine.start, mine.end) != (theirs.start, theirs.end) and None not in (mine.start, theirs.start):
-        # Said above, and the only thing in which these differ.
+    if chat or (around and None not in (mine.start, theirs.start)):
+        # Left out, or said above and the only thing in which these differ.
         whole = []
     for names, left, right, what in (
         (bare, mine.bare, theirs.bare, "token ids"),
@@ -53,7 +57,11 @@ def token_differences(base: Description, other: Description) -> Iterator[Differe
                 what, "confounding", _example(mine, left, names[0]), _example(theirs, right, names[0]),
                 f"the same text becomes other tokens, in {len(names)} of {len(PROBE_TEXTS)} probe texts: {listed(names, 6)}",
             )  # fmt: skip
-    asked = _differing(mine.prompts, theirs.prompts)
+    asked = (
+        _differing(mine.bare_prompts, theirs.bare_prompts)
+        if chat
+        else _differing(mine.prompts, theirs.prompts)
+    )
     if asked:
         yield Difference(
             "token ids of the study's prompts", "confounding", f"{len(mine.prompts):,} prompts",
@@ -65,7 +73,6 @@ def token_differences(base: Description, other: Description) -> Iterator[Differe
             "text of the same tokens", "confounding", shown(mine.texts[read[0]]), shown(theirs.texts[read[0]]),
             f"the same answer is read as another text, in {len(read)} probe texts: {listed(read)}",
         )  # fmt: skip
-    around = (mine.start, mine.end) != (theirs.start, theirs.end)
     yield from _built(mine, theirs, seen=bool(bare or whole or read or around))
     yield from _end_tokens(base, other)
 
@@ -244,7 +251,7 @@ def _around(description: Description) -> str:
 def _tokens(description: Description, ids: Sequence[int]) -> str:
     """Ids with the tokens that they stand for."""
     names = {number: token for token, number in description.tokenizer.vocabulary.items()}
-    return ", ".join(f"{number} {names.get(number, '?')}" for number in ids) or "none"
+    return ", ".join(f"{number} {shown(names.get(number, '?'))}" for number in ids) or "none"
 
 
 def _random(tokenization: Tokenization) -> str:

@@ -87,7 +87,7 @@ class Tokenization:
     parts: what else changes ids or texts, by name; long ones are hashes. random: one text gets other ids each time.
     start, end: ids put around every text; None where that isn't one thing for all texts. bare, ids: those of
     `PROBE_TEXTS` without and with them, None for a text that it can't encode. texts: what the bare ids are read as.
-    prompts: ids of texts of the caller's own. special: its special tokens, by role.
+    prompts, bare_prompts: those of texts of the caller's own. special: its special tokens, by role.
     """
 
     kind: str
@@ -101,6 +101,7 @@ class Tokenization:
     ids: Mapping[str, tuple[int, ...] | None] = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
     prompts: Mapping[str, tuple[int, ...] | None] = field(repr=False)
+    bare_prompts: Mapping[str, tuple[int, ...] | None] = field(repr=False)
     special: Mapping[str, str]
 
 
@@ -148,6 +149,9 @@ def describe_tokenizer(tokenizer: Any, prompts: Mapping[str, str] | None = None)
         ids=ids,
         texts={name: None if found is None else _decoded(tokenizer, found) for name, found in bare.items()},
         prompts={name: attempt(tokenizer, text) for name, text in (prompts or {}).items()},
+        bare_prompts={
+            name: attempt(tokenizer, text, special=False) for name, text in (prompts or {}).items()
+        },
         special={role: str(token) for role, token in sorted(tokenizer.special_tokens_map.items())},
     )
 
