@@ -103,6 +103,16 @@ def test_what_is_written_says_what_was_done(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
 
 
+def test_named_chat_templates_go_along(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": "tools"}
+    tokenizer.save_pretrained(tmp_path / "in")
+    prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("magnitude:0.5"))
+    copied = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert copied.chat_template == tokenizer.chat_template
+
+
 class StopError(Exception):
     pass
 

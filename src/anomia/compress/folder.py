@@ -57,6 +57,8 @@ from anomia.text_files import read_text
 UNFINISHED = ".anomia-unfinished"
 REPORT = "anomia.json"
 _WHOLE_SHARD = 256 * 2**20
+# Where transformers keeps chat templates that have names.
+_TEMPLATES = "additional_chat_templates"
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 
 
@@ -382,15 +384,17 @@ def _check_written(plan: _Plan, out: Path, matrices: Sequence[MatrixReport]) -> 
 
 
 def copy_small_files(source: Path, out: Path) -> None:
-    """Configuration, tokenizer and generation settings, as they are."""
-    for file in sorted(source.iterdir()):
+    """Configuration, tokenizer, chat templates and generation settings, as they are."""
+    for file in sorted([*source.iterdir(), *source.glob(f"{_TEMPLATES}/*.jinja")]):
         wanted = f"*{file.suffix}" in _SMALL
         if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:
+            place = out / file.relative_to(source)
             try:
-                shutil.copyfile(file, out / file.name)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, place)
             except OSError as error:
                 raise CompressionError(
-                    f"{out / file.name} can't be written ({error.strerror}); make room, then run the same command"
+                    f"{place} can't be written ({error.strerror}); make room, then run the same command"
                     " again: it continues after the last finished block"
                 ) from None
 
