@@ -23,6 +23,7 @@ from anomia.models.chat import chat_notes, check_chat
 from anomia.models.examine import examine, look_up, options_of, read_config, read_tokenizer
 from anomia.models.explain import explain, heard
 from anomia.models.files import ModelFiles, locate
+from anomia.models.gguf_header import gguf_read_once
 from anomia.models.memory import PREFIX, held
 from anomia.models.refuse import refuse
 from anomia.models.tensors import from_loading, ignored_notes
@@ -94,7 +95,7 @@ def load_model(
     """
     if name.startswith(PREFIX):
         return _from_memory(name, dtype=dtype, device=device, chat=chat)
-    with quiet_transformers():
+    with quiet_transformers(), gguf_read_once():
         found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
         options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
         tokenizer = read_tokenizer(name, found.files, revision=revision, trust_remote_code=trust_remote_code)
@@ -184,7 +185,7 @@ def load_tokenizer(
         model, tokenizer = held(name)
         return tokenizer, model.config
     files = look_up(name, revision=revision, weights=False)
-    with quiet_transformers():
+    with quiet_transformers(), gguf_read_once():
         tokenizer = read_tokenizer(name, files, revision=revision, trust_remote_code=trust_remote_code)
         config = read_config(name, files, revision=revision, trust_remote_code=trust_remote_code)
     return tokenizer, config
