@@ -21,7 +21,7 @@ from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import SCHEMA, record
 
 Logits = NDArray[np.float64]
-PROBES = ("open", "choice", "choice_hard", "choice_passage", "rank")
+PROBES = ("open", "choice", "choice_hard", "choice_passage", "choice_no_question", "rank")
 EOS, LENGTH = 1, 12
 SAID, KNOWN = 12.0, 7.0
 

@@ -91,11 +91,38 @@ def test_an_arm_that_lacks_items_is_compared_on_what_it_has() -> None:
 
 def test_the_illusion_is_called_by_its_name_and_not_loss() -> None:
     # Figures of Gemma 3 270M at Wanda 0.5, enlarged until the intervals decide.
-    base = rows("base", [True] * 400 + [False] * 600, [True] * 930 + [False] * 70)
-    arm = rows("a", [True] * 120 + [False] * 880, [True] * 920 + [False] * 80)
+    controls = {"choice_no_question_correct": [True] * 250 + [False] * 750, "string_presence": [0.25] * 1000}
+    base = rows("base", [True] * 400 + [False] * 600, [True] * 930 + [False] * 70, **controls)
+    arm = rows("a", [True] * 120 + [False] * 880, [True] * 920 + [False] * 80, **controls)
     overall = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
     assert overall.decision.outcome == "illusion"
     assert "280 are still recognised but no longer answered" in overall.text
+    assert (
+        "Of the answers that are only picked, 130 of 280 are picked without the question, too."
+        in overall.text
+    )
+
+
+def test_what_is_picked_without_the_question_is_not_recognised() -> None:
+    """Base needs the question, and the arm doesn't in most of what it only picks; or nobody asked."""
+    opened, chosen = [True] * 400 + [False] * 600, [True] * 930 + [False] * 70
+    asked = {"choice_no_question_correct": [True] * 250 + [False] * 750, "string_presence": [0.25] * 1000}
+    base = rows("base", opened, chosen, **asked)
+    blind = asked | {"choice_no_question_correct": [True] * 700 + [False] * 300}
+    arm = rows("a", [True] * 120 + [False] * 880, chosen, **blind)
+    verdict = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
+    assert (verdict.word, verdict.evidence.recognised) == ("picked", False)
+    assert (
+        "280 of 280 are picked without the question, too, so most of these picks don't take" in verdict.text
+    )
+    assert "recognised but" not in verdict.text
+    untried = [
+        rows(name, opened if name == "base" else [True] * 120 + [False] * 880, chosen)
+        for name in ("base", "a")
+    ]
+    verdict = next(v for v in judge(pl.concat(untried)) if v.scope == "overall")
+    assert verdict.word == "picked"
+    assert "standard options were not tried without the question" in verdict.why
 
 
 def test_outputs_without_content_are_called_broken() -> None:

@@ -246,3 +246,21 @@ def test_nearness_needs_the_control_base_s_own_failures_and_validated_intervals(
     few = np.zeros(N, dtype=bool)
     few[np.flatnonzero(~base_open)[:5]] = True
     assert found(np.where(unsaid, close, far), far, few).outcome == "illusion"
+
+
+def test_what_loops_in_base_can_not_hide_what_compression_broke():
+    """3 → 20 of 24 outputs loop: of the 21 sound ones 17 do. And base loops in half, the arm in all."""
+    right = np.arange(24) < 12
+    answers = Answers(right, right, right, right)
+
+    def found(before, after):
+        case = Case(answers, ["bengali"] * 24, base_broken=before, arm_broken=after)
+        return gather(case, draws=200)["bengali"]
+
+    few = found(np.arange(24) < 3, np.arange(24) < 20)
+    assert few.broken.value == pytest.approx(17 / 21)
+    assert decide(few).outcome == "broken"
+    assert decide(found(np.arange(24) < 12, np.arange(24) < 24)).outcome == "broken"
+    # As many as in base, on other items, are noise.
+    assert decide(found(np.arange(24) < 3, np.arange(24) >= 21)).outcome != "broken"
+    assert found(np.arange(24) < 15, np.arange(24) < 24).broken is None

@@ -17,6 +17,7 @@ from anomia.errors import RunError, StudyError
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import (
     DEFAULTS,
+    LOSS,
     NET,
     SHOWN,
     Check,
@@ -314,15 +315,44 @@ def test_a_null_arm_is_the_reference_and_decides_nothing(tmp_path: Path) -> None
 def test_a_loss_that_is_shown_must_be_small(tmp_path: Path) -> None:
     records = study_records({"a": Damage(open=0.12, seed=1)}, items=800)
     results = read_results(write_run(tmp_path / "r", records, ["a"]))
-    (check,) = check_run(results, Limits(max_shown_loss=0.05)).checks
+    lenient = Limits(max_shown_loss=0.05, max_dissociation=1.0)
+    (_, check) = check_run(results, lenient).checks
     assert check.estimate is not None
     assert check.name == SHOWN
     assert check.estimate.low > 0
     assert check.result == ("fail" if check.estimate.low > 0.05 else "inconclusive")
     assert check_run(results, Limits(max_shown_loss=0.5)).result == "pass"
-    few = records.filter(pl.col("index") < 40)
-    (check,) = check_run(
-        read_results(write_run(tmp_path / "f", few, ["a"])), Limits(max_shown_loss=0.05)
-    ).checks
+    few = read_results(write_run(tmp_path / "f", records.filter(pl.col("index") < 40), ["a"]))
+    (_, check) = check_run(few, lenient).checks
     assert check.estimate is not None
     assert check.result == ("pass" if check.estimate.low <= 0 else "inconclusive")
+    # Alone it waves no small study through.
+    alone = check_run(few, Limits(max_shown_loss=0.05))
+    assert ([check.name for check in alone.checks], alone.result) == ([LOSS], "inconclusive")
+
+
+def test_a_language_that_is_left_out_is_named_and_can_fail(tmp_path: Path) -> None:
+    """In one language base picks no better than by guessing; there all open answers are lost."""
+    kept = study_records({"a": Damage(open=0.0, choice=0.0, seed=1)}, languages=("english",), items=400)
+    weak = study_records(
+        {"a": Damage(open=1.0, choice=0.0, seed=2)},
+        languages=("swahili",),
+        items=100,
+        choice_accuracy=0.25,
+        seed=3,
+    )
+    results = read_results(write_run(tmp_path / "r", pl.concat([kept, weak]), ["a"]))
+    assert results.left_out_languages == ("swahili",)
+    found = check_run(results, DEFAULTS)
+    (check,) = [check for check in found.checks if check.scope == "swahili"]
+    assert (check.name, check.result, found.result) == (SHOWN, "fail", "fail")
+    assert any("decided without swahili" in caution.text for caution in found.cautions)
+    assert all(
+        "decided without" not in c.text for c in check_run(results, DEFAULTS, by_language=True).cautions
+    )
+
+
+def test_a_run_of_null_arms_alone_has_nothing_to_decide_on(tmp_path: Path) -> None:
+    records = study_records({"null:float32": Damage(seed=1)}, items=40)
+    with pytest.raises(RunError, match="every arm of the run is base itself under harmless noise"):
+        check_run(read_results(write_run(tmp_path / "r", records, ["null:float32"])), DEFAULTS)

@@ -17,8 +17,8 @@ from .uniform_studies import (
 )
 
 STUDIES = 1_000
-# 5 % and what a thousand studies leave open: two standard errors.
-ALLOWED = 0.064
+# The most that is promised; the full table finds 3.7 % at most.
+ALLOWED = 0.05
 CHURNS = ((0.0, 0.0), (0.10, 0.10), (0.25, 0.15))
 
 
@@ -68,8 +68,8 @@ def test_demotion_is_found_where_a_quarter_flips():
     """There choice can't always be shown to hold, but nearly always open is found to have lost more."""
     found = outcomes(Truth(0.20, 0.02, *CHURNS[2]), Design(4), 300)
     assert found["reverse"] == 0
-    assert directional(found) >= 0.95
-    assert demotions(found) >= 0.85
+    assert directional(found) >= 0.91
+    assert demotions(found) >= 0.87
 
 
 def test_the_reverse_is_found():

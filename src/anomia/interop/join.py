@@ -14,6 +14,9 @@ from anomia.interop.samples import KEYS, Form, Sample, SampleFile
 _SAME_GOLD = 0.5
 
 
+Named = Mapping[tuple[str, str], Sample]
+
+
 class Joined(NamedTuple):
     """The questions that every model answered in both forms.
 
@@ -52,6 +55,8 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
             "import: no question was answered by all models in both forms; give samples of the same tasks, "
             "and two tasks over the same documents"
         )
+    for model, forms in list(found.items())[1:]:
+        _refuse_other_prompts(model, base, forms, kept)
     answers = {
         model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
         for model, forms in found.items()
@@ -101,6 +106,22 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
             raise DataError(
                 f"import: {model} has every question of its {form} samples more than once, in "
                 f"{', '.join(str(file.path) for file in mine)}; give one log of one task"
+            )
+
+
+def _refuse_other_prompts(
+    model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
+) -> None:
+    """Refuses a model that was sent other texts than base: what it then lost may be the prompt."""
+    for form in ("open", "choice"):
+        pairs = [(base[form][key], mine[form][key]) for key in kept]
+        told = [(one, other) for one, other in pairs if one.sent and other.sent]
+        differing = [one for one, other in told if one.sent != other.sent]
+        if differing:
+            raise DataError(
+                f"import: {model} was sent other texts than base in {len(differing)} of {len(told)} {form} questions "
+                f"(first: {differing[0].question[:80]!r}), so what it lost may be the prompt; give logs of the same task "
+                "with the same examples and the same chat template"
             )
 
 

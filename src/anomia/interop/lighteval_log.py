@@ -18,6 +18,7 @@ from anomia.interop.samples import (
     language_of,
     numbers,
     question_of,
+    sent_hash,
     texts,
 )
 from anomia.text_files import parse_json, read_bytes, refuse_other_kinds
@@ -98,6 +99,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         scores=tuple(scores),
         gold=gold[0] if scores and gold else None,
         metrics=numbers(metric, metric),
+        sent=sent_hash([sent] if isinstance(sent := reply.get("input"), str) else []),
     )
 
 

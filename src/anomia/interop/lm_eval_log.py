@@ -19,6 +19,7 @@ from anomia.interop.samples import (
     language_of,
     numbers,
     question_of,
+    sent_hash,
     texts,
 )
 from anomia.text_files import as_text, json_lines
@@ -106,6 +107,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         scores=tuple(scores or ()),
         gold=gold,
         metrics=metrics,
+        sent=sent_hash([part for each in arguments for part in each if isinstance(part, str)]),
     )
 
 

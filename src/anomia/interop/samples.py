@@ -28,12 +28,18 @@ _RIGHT = ("contains", "exact_match", "em", "acc")
 _CHOSEN = ("acc", "acc_norm", "exact_match", "em")
 
 
+def sent_hash(texts: Sequence[str]) -> str:
+    """What `Sample.sent` holds of some texts."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16] if any(texts) else ""
+
+
 class Sample(NamedTuple):
     """One model's answer to one question in one task.
 
     keys: names of the question, by kind (`KEYS`); kinds that can't be told are absent. passage: an id of the
     passage where the document has one. answers: gold answers, the first one first. text: what was generated.
     options, scores: of choice, in the order shown; scores are sums of log-probabilities. metrics: as logged.
+    sent: a hash of the texts that the model was given; "" where the log doesn't tell them.
     """
 
     form: Form
@@ -48,6 +54,7 @@ class Sample(NamedTuple):
     scores: tuple[float, ...]
     gold: int | None
     metrics: Mapping[str, float]
+    sent: str = ""
 
 
 class SampleFile(NamedTuple):

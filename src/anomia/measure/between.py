@@ -20,7 +20,7 @@ BASE = "base"
 
 
 def between_rows(pairs: Mapping[str, pl.DataFrame]) -> Iterator[BetweenRow]:
-    """Gap, dissociation and net dissociation of one arm − of another, for every two arms.
+    """Gap, raw gap, dissociation and net dissociation of one arm − of another, for every two arms.
 
     pairs: each arm joined with base, by name, in the order of the same items. Arms that answered the same
     items share their draws.
@@ -92,6 +92,9 @@ def _couples(
     arms = dict.fromkeys(arm for couple in couples for arm in couple)
     parts = {arm: Pairs(pairs[arm].filter(_name(pairs[arm]).is_in(list(items)))) for arm in arms}
     gaps = {arm: _gap(part) for arm, part in parts.items()}
+    raw_gaps = {
+        arm: minus(part.drop("open_correct"), part.drop("choice_correct")) for arm, part in parts.items()
+    }
     standard = RECOGNITION["choice"]
     rates = {arm: part.dissociation(standard) for arm, part in parts.items()}
     nets = {arm: part.net_dissociation(standard) for arm, part in parts.items()}
@@ -100,6 +103,7 @@ def _couples(
     for one, other in couples:
         for measure, of in (
             ("gap/choice", gaps),
+            ("raw_gap/choice", raw_gaps),
             ("dissociation/choice", rates),
             ("net_dissociation/choice", nets),
         ):

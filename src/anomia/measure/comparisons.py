@@ -170,6 +170,7 @@ def _gaps() -> Iterator[Comparison]:
     for name in ("choice", "choice_passage"):
         way = RECOGNITION[name]
         yield _gap(f"gap_strict/{name}", "open_strict", way.column, way.floor)
+        yield _drops_apart(f"raw_gap_strict/{name}", "open_strict", way.column)
     # The paper gives no floor for cued.
     yield _gap("gap/cued", "open_correct", "cued_correct", None)
     yield _gap("gap/cued_chance", "open_correct", "cued_correct", "choice_floor")

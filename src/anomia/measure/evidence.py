@@ -14,7 +14,6 @@ from anomia.measure.bootstrap import DRAWS, resample
 from anomia.measure.contrasts import Answers, net_quantity
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FATES, count_fates, fates
-from anomia.measure.paired import paired_difference
 from anomia.measure.quantities import JOINED, Everywhere, Quantity, drop, everywhere_levels, minus, normalized
 from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import CLAIMS, Evidence, Nearness
@@ -60,6 +59,10 @@ class Case:
 # the same share, and its intervals cover up to a point less than they promise: at 3 %, all of that stays below 5.
 ALPHA = 0.05
 GAP_ALPHA = 0.03
+
+
+# Below so many outputs that are sound in base, nothing is said of how many are broken.
+FEWEST_SOUND = 10
 
 
 class _Claim(NamedTuple):
@@ -241,7 +244,9 @@ def _evidence(
     broken = None
     if case.base_broken is not None and case.arm_broken is not None:
         before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
-        broken = paired_difference(after, before, passages)
+        sound = ~before
+        # Small models loop behind many of their answers: what base does already can't break any more.
+        broken = rate(after[sound], passages[sound]) if sound.sum() >= FEWEST_SOUND else None
     estimates = {
         name: measured[name].at(scope).estimate for name in ("open", "choice", "gap", "raw_gap", "net")
     }

@@ -22,7 +22,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.verdict_text import SWAPPED
 
-NET, SHOWN = "net dissociation", "open loss, if shown"
+NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 is for input that can't be used.
 EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
@@ -36,7 +36,8 @@ class Limits:
     now only picked, less the items that went the other way. Harmless noise moves the rate itself, but not the net one.
     max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
     max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval lies above 0: a
-    loss that is no noise must be small for sure.
+    loss that is no noise must be small for sure, also in languages that pooled figures leave out. Given alone, it is a
+    limit on the drop itself.
     """
 
     max_dissociation: float | None = None
@@ -131,6 +132,11 @@ def check_run(
         if arm not in known:
             raise RunError(f"gate: the run has no arm {arm!r}; {nearest(arm, known)}")
     chosen = [arm for arm in known if (arm in arms if arms else not is_null(arm))]
+    if not chosen and known:
+        raise RunError(
+            "gate: every arm of the run is base itself under harmless noise, the reference for others; name one with "
+            "--arm, or run the study with a compressed model"
+        )
     if not chosen:
         raise RunError("gate: the run has no arm to decide on; give the `anomia run` command again")
     _check_finished(results, chosen)
@@ -147,6 +153,8 @@ def check_run(
             checks.append(broken)
         scopes = [POOLED, *results.languages] if by_language else [POOLED]
         mine = [check for scope in scopes for check in _checks(results, figures, arm, scope, limits)]
+        if not by_language:
+            mine += _left_out(results, figures, arm, limits)
         if _identical(results, arm):
             # Nothing was lost, and no interval can say so.
             mine = [
@@ -155,6 +163,10 @@ def check_run(
             ]
         checks += mine
     cautions = [Caution(arm, SWAPPED) for arm in chosen if _above_base(figures, arm)]
+    if results.left_out_languages and not by_language:
+        names = ", ".join(results.left_out_languages)
+        text = f"decided without {names}, where base is too weak for a comparison; --by-language checks each language"
+        cautions += [Caution(arm, text) for arm in chosen if arm not in results.failed]
     nulls = [arm for arm in results.arms if is_null(arm) and arm not in chosen]
     reference = [check for arm in nulls for check in _checks(results, figures, arm, POOLED, limits)]
     cautions += [
@@ -215,7 +227,20 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
         yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
     if limits.max_shown_loss is not None:
         found = figures.get((arm, "normalized_drop/open", scope))
-        yield _check(arm, scope, SHOWN, found, limits.max_shown_loss, "at most", items)
+        # By itself it is a limit like any other: that no loss is shown proves nothing in a small study.
+        alone = limits == Limits(max_shown_loss=limits.max_shown_loss)
+        name = LOSS if alone else SHOWN
+        yield _check(arm, scope, name, found, limits.max_shown_loss, "at most", items)
+
+
+def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
+    """A loss of open answers that is shown in a language which the pooled figures leave out."""
+    if limits.max_shown_loss is None:
+        return
+    for language in results.left_out_languages:
+        found = figures.get((arm, "normalized_drop/open", language))
+        if found is not None and found.low > 0:
+            yield _check(arm, language, SHOWN, found, limits.max_shown_loss, "at most", found.n)
 
 
 def _check(

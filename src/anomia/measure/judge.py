@@ -78,22 +78,48 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
         yield from _without_choice(arm, pairs, scope, limits)
         return
     for name, evidence in found[scope.decided_by].items():
+        language = name if name in set(pairs["language"]) else None
+        needless = _needless(pairs, scope.decided_by, language)
+        if needless is not None and 2 * needless.picked > needless.asked:
+            # Base needs the question to pick among these options; this arm, in most of what it only picks, doesn't.
+            evidence = replace(evidence, recognised=False)
         decisions = {way: decide(where[name], limits) for way, where in found.items() if name in where}
+        decision = decisions[scope.decided_by] = decide(evidence, limits)
         others = {way: Reading(decisions[way], found[way][name].fates) for way in decisions}
-        decision = decisions[scope.decided_by]
-        controls = _controls(pairs, name if name in set(pairs["language"]) else None)
+        word: Word = "recognised" if evidence.recognised else "picked"
         yield Verdict(
             arm,
             name,
             evidence,
             decision,
             scope.decided_by,
-            scope.word,
+            word,
             scope.why,
             decisions.get("choice"),
             decisions.get(SAME_PASSAGE),
-            explain(evidence, decision, scope, readings=others, controls=controls),
+            explain(
+                evidence,
+                decision,
+                scope._replace(word=word),
+                readings=others,
+                controls=_controls(pairs, language),
+                needless=needless,
+            ),
         )
+
+
+def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | None:
+    """Of the choice-only items under the options that decide, how many the arm also picks without the question.
+
+    None where that wasn't asked, and under PMI scoring, which subtracts it.
+    """
+    column = f"{RECOGNITION[way].kind}_no_question_correct_arm"
+    if RECOGNITION[way].scoring == "pmi":
+        return None
+    here = pairs["pooled"] if language is None else pairs["language"] == language
+    unsaid = pairs.filter(here & pl.Series(fate_index(pairs, way) == FATES.index("choice_only")))
+    asked = unsaid[column].drop_nulls()
+    return Control(int(asked.sum()), len(asked)) if len(asked) else None
 
 
 def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:

@@ -39,7 +39,8 @@ class Results(NamedTuple):
     """A run's figures and what it was measured on.
 
     scope: the languages that pooled figures and overall verdicts cover, and the options that decide verdicts.
-    exclude: kinds of items that were left out on request; excluded: how many items each kind took.
+    exclude: kinds of items that were left out on request; excluded: how many items each kind took, None where no item
+    was looked at for it.
 
     failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
     and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
@@ -61,7 +62,7 @@ class Results(NamedTuple):
     notes: Mapping[str, Sequence[str]] = {}
     scope: Scope | None = None
     exclude: tuple[str, ...] = ()
-    excluded: Mapping[str, int] = {}
+    excluded: Mapping[str, int | None] = {}
     differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
     packaging: Sequence[PackagingRow] = ()
 
@@ -175,8 +176,8 @@ def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The records without items that base's rows mark, and how many items each kind marks."""
+def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int | None]]:
+    """The records without items that base's rows mark, and how many items each kind marks; None: not looked at."""
     base = records.filter(pl.col("arm") == BASE)
     marked = {kind: base.filter(pl.col(kind)).select(KEY) for kind in kinds}
     kept = records
@@ -184,7 +185,8 @@ def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame,
         kept = kept.join(keys, on=KEY, how="anti", maintain_order="left")
     if kept.is_empty() and not records.is_empty():
         raise RunError(f"run: excluding {', '.join(kinds)} leaves no item; exclude less")
-    return kept, {kind: len(keys) for kind, keys in marked.items()}
+    looked_at = {kind for kind in kinds if base[kind].is_not_null().any()}
+    return kept, {kind: len(keys) if kind in looked_at else None for kind, keys in marked.items()}
 
 
 def check_is_run(folder: Path) -> None:

@@ -349,7 +349,7 @@ class ResultsFile(_Row):
     scope: ScopeRow | None
     exclude: tuple[str, ...]
     """Kinds of items that were left out on request."""
-    excluded: dict[str, int]
+    excluded: dict[str, int | None]
     """How many items each of these kinds has."""
     verdicts: tuple[Verdict, ...]
     figures: tuple[FigureRow, ...]

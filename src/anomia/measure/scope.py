@@ -10,11 +10,13 @@ decides the verdict (`Scope.decided_by`):
 1. `choice`: standard options, if base picks gold at least `EASY` more often than a search for the options in the
    passage does, and than base itself does without the question.
 2. `choice_passage`: options of like kind from the same passage, if base is at least `EASY` better with the question
-   than without it. Old runs did not ask the latter; there the passage contains every option, which has to do.
+   than without it.
 3. `choice_passage_pmi`, 4. `choice_pmi`: the score with the question − the score without it (pointwise mutual
    information, Holtzman et al. 2021), which a preference for an option by itself can't raise.
 
-Each needs base at least 10 points above guessing on at least half of the items. Where none holds, standard options
+Each needs base at least 10 points above guessing on at least half of the items. The advantage over each control must
+hold for sure: the interval of the paired difference lies above 0, so that a base that needs no question passes in one
+of forty runs, however small they are. A control that was not asked refutes as well. Where none holds, standard options
 decide, and the word is *picked*.
 """
 
@@ -27,6 +29,7 @@ import polars as pl
 from anomia.measure.drops import above_floor
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.frame import KINDS, RECOGNITION, known
+from anomia.measure.paired import paired_difference
 
 # By so much base must be better than a control that needs no question.
 EASY = 0.10
@@ -117,12 +120,18 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
         controls["by searching the passage"] = "string_presence"
     for label, column in controls.items():
         both = known(part, [column])
-        if both.is_empty():
-            continue
-        with_it, without = (_mean(both[each].cast(pl.Float64)) for each in (way.column, column))
-        if not above_floor(with_it, without, margin=EASY):
+        if len(both) < max(FEWEST_BOTH_CORRECT, len(part) / 2):
+            return f"were not tried {label}"
+        with_it, without = (both[each].cast(pl.Float64).to_numpy() for each in (way.column, column))
+        if not above_floor(float(with_it.mean()), float(without.mean()), margin=EASY):
             return (
-                f"do not need the question: gold is picked {label} in {without:.0%}, with it in {with_it:.0%}"
+                f"do not need the question: gold is picked {label} in {without.mean():.0%}, with it in {with_it.mean():.0%}"
+            ).replace("%", " %")
+        more = paired_difference(with_it, without, both["passage"].to_numpy())
+        if more is None or more.low <= 0:
+            return (
+                f"may not need the question: gold is picked {label} in {without.mean():.0%}, with it in "
+                f"{with_it.mean():.0%}, too few items to tell"
             ).replace("%", " %")
     return None
 

@@ -47,7 +47,7 @@ class Thresholds:
     lost: share of the items no longer said, above which being lost dominates, corrected for guessing.
     near: by how much the answer must be nearer than its control, and than answers that base never gave, to speak of
         demotion.
-    broken: how many more of the arm's outputs than of base's are empty, loop or are not a number.
+    broken: share of the outputs that are sound in base and in the arm are empty, loop or are not a number.
     fewest_both_correct: below this many there is nothing to follow.
     """
 
@@ -114,7 +114,7 @@ class Evidence:
     lost: share of `lost` among the both-correct items that open lost (`lost` and `choice_only`).
     floor: what guessing scores in choice.
     near: signs that the answer is near, by name.
-    broken: share of not-a-number, empty, degenerate or looping outputs, the arm's − base's.
+    broken: of the outputs that are sound in base, the share that is not a number, empty, degenerate or loops.
     identical: every recorded probability of the arm equals base's.
     left_out: languages that are not in these figures because base is too weak there.
     raw_gap: the drop of open − that of choice, in raw points. net: net dissociation.

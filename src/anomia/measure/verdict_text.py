@@ -37,6 +37,10 @@ _CONTROLS = {
 }
 
 
+# Of so many broken outputs a verdict speaks; harmless noise makes a few sound ones loop as well.
+_SOME_BROKEN = 0.10
+
+
 class Control(NamedTuple):
     """How many choice-only items are also picked under a control, of those that were asked with it."""
 
@@ -66,11 +70,13 @@ def explain(
     *,
     readings: Mapping[str, Reading] | None = None,
     controls: Mapping[str, Control] | None = None,
+    needless: Control | None = None,
 ) -> str:
     """The verdict in a few sentences.
 
     scope: which options decided, whether they show recognition, and why. readings: what each kind of options says, by
-    name. controls: of the choice-only items under standard options, those that other options pick too.
+    name. controls: of the choice-only items under standard options, those that other options pick too. needless: of the
+    choice-only items under the options that decided, those that the arm also picks without the question.
     """
     sentences = [_headline(evidence, decision, scope)]
     if decision.outcome == "broken":
@@ -85,8 +91,10 @@ def explain(
         sentences += [
             _accuracies(evidence, scope),
             _fates(evidence, scope),
+            _needless(needless),
             _intervals(evidence),
             _net(evidence),
+            _broken(evidence),
         ]
     if any(drop is not None and drop.high < 0 for drop in (evidence.open_drop, evidence.choice_drop)):
         sentences.append(SWAPPED)
@@ -151,6 +159,17 @@ def _fates(evidence: Evidence, scope: Scope) -> str:
     )
 
 
+def _needless(control: Control | None) -> str:
+    """Whether the picks behind the verdict took the question."""
+    if control is None:
+        return ""
+    most = ", so most of these picks don't take the question" if 2 * control.picked > control.asked else ""
+    return (
+        f"Of the answers that are only picked, {control.picked} of {control.asked} are picked without the question, too"
+        f"{most}."
+    )
+
+
 def _intervals(evidence: Evidence) -> str:
     """The drops and their difference, as shares and in points; the two can disagree where the formats start apart."""
     text = (
@@ -171,7 +190,7 @@ def _net(evidence: Evidence) -> str:
     """Net dissociation, without which a rate can't be told from noise."""
     if evidence.net is None:
         return ""
-    words = "more than noise moves" if evidence.net.low > 0 else "no more than noise may move"
+    words = "more than the other way" if evidence.net.low > 0 else "not clearly more than the other way"
     return f"Net of items that went the other way, {_range(evidence.net)} moved from answered to only picked: {words}."
 
 
@@ -236,9 +255,11 @@ def _other(name: str, reading: Reading, decision: Decision) -> str:
 
 
 def _broken(evidence: Evidence) -> str:
-    more = evidence.broken
-    share = "" if more is None else f"{more.value:.0%} more of its outputs than of base's ".replace("%", " %")
-    return f"{share}are empty, repeat themselves or are not a number." if share else ""
+    """How many outputs compression broke, where it clearly broke some."""
+    share = evidence.broken
+    if share is None or share.low <= _SOME_BROKEN:
+        return ""
+    return f"Of the outputs that are sound in base, {_range(share)} are empty, loop or are not a number in the arm."
 
 
 def _untestable(evidence: Evidence, scope: Scope) -> str:
