@@ -22,6 +22,7 @@ decide, and the word is *picked*.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -84,7 +85,7 @@ def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
             _rest(everything, languages),
             name,
             "recognised",
-            _why(name, reasons, "recognised"),
+            _why(name, reasons, "recognised", strong if reasons and strong != languages else ()),
         )
     languages = strong or everything
     return Scope(
@@ -136,8 +137,8 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
     return None
 
 
-def _why(name: str, reasons: list[str], word: Word) -> str:
-    """Which options decided, and why none before them did."""
+def _why(name: str, reasons: list[str], word: Word, over: Sequence[str] = ()) -> str:
+    """Which options decided, and why none before them did. over: the languages of the reasons, if not of the scope."""
     if word == "picked":
         return (
             f"No kind of options shows recognition here ({'; '.join(reasons)}), so the model is only said to pick "
@@ -145,7 +146,8 @@ def _why(name: str, reasons: list[str], word: Word) -> str:
         )
     if not reasons:
         return "Standard options decided: base needs the question to pick among them."
-    return f"{LABELS[name][0].upper()}{LABELS[name][1:]} decided, because {'; '.join(reasons)}."
+    across = f" (in {', '.join(over)})" if over else ""
+    return f"{LABELS[name][0].upper()}{LABELS[name][1:]} decided, because {'; '.join(reasons)}{across}."
 
 
 def _rest(everything: list[str], languages: list[str]) -> tuple[str, ...]:
