@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from anomia.files import write_json
 from anomia.measure.fates import FATES
 from anomia.measure.figures import find
 from anomia.measure.frame import POOLED
-from anomia.measure.results import read_results
+from anomia.measure.results import read_results, results_json
 from anomia.records import read_rows, write_rows
 from anomia.report.export import export_run
 from anomia.running.execute import run_study
@@ -24,30 +25,34 @@ from tests.conftest import entry
 
 ROOT = Path(__file__).resolve().parents[2]
 ARM = "magnitude:0.5"
+LANGUAGES = ("english", "swahili")
 
 
 @pytest.fixture
 def run(write_jsonl: Callable[..., Path], model_folder: Path, tmp_path: Path) -> Path:
-    """A run of a tiny model, with verdicts drawn so that every fate occurs."""
+    """A run of a tiny model, with verdicts drawn so that every fate occurs, and base is too weak in one language."""
     study = Study(
         base=str(model_folder),
         arms=(ARM,),
-        data=f"jsonl:{write_jsonl([entry(n, 'english') for n in range(90)])}",
+        data=f"jsonl:{write_jsonl([entry(n, name) for name in LANGUAGES for n in range(90)])}",
         probes=("open", "choice", "choice_no_question"),
         limit=80,
         max_new_tokens=2,
         noise_items=0,
     )
-    run_study(study, tmp_path / "run", progress=PlainProgress(lambda text: None))
+    folder = tmp_path / "RUN"
+    run_study(study, folder, progress=PlainProgress(lambda text: None))
     generator = np.random.default_rng(0)
-    for file in (tmp_path / "run" / "records").glob("*.parquet"):
+    for file in (folder / "records").glob("*.parquet"):
         rows = read_rows(file)
+        strong = (rows["language"] == "english").to_numpy()
         drawn = {
-            name: pl.Series(name, generator.random(len(rows)) < chance)
-            for name, chance in (("open_correct", 0.6), ("choice_correct", 0.8))
+            name: pl.Series(name, generator.random(len(rows)) < np.where(strong, chance, weak))
+            for name, chance, weak in (("open_correct", 0.6, 0.05), ("choice_correct", 0.8, 0.8))
         }
         write_rows(rows.with_columns(**drawn).to_dicts(), file)
-    return tmp_path / "run"
+    write_json(folder / "results.json", results_json(read_results(folder)))
+    return folder
 
 
 def test_fates_net_dissociation_and_pmi_follow_from_exported_rows(
@@ -55,13 +60,13 @@ def test_fates_net_dissociation_and_pmi_follow_from_exported_rows(
 ) -> None:
     export_run(run, tmp_path / "rows.parquet")
     page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(import polars.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import json\nimport polars.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {"ARM": ARM}
     exec(code, found)  # the documentation's own lines
     results = read_results(run)
     assert results.scope is not None
-    assert results.scope.languages == ("english",)
+    assert (results.scope.languages, results.scope.left_out) == (("english",), ("swahili",))
     figures = results.diagnosis.figures
 
     def value(measure: str) -> float:

@@ -107,7 +107,7 @@ def test_all_that_was_promised_is_there(written: dict[str, Any]) -> None:
     assert {row["group"] for row in written["log_probs"]} >= {"all", "base_fails", FATES[0], FATES[1]}
     assert [(row["arm"], row["other"]) for row in written["between"] if row["scope"] == POOLED] == [
         ("wanda:0.3", "wanda:0.5")
-    ] * 3
+    ] * 4
     assert [(row["arm"], row["sparsity"], row["size_bytes"]) for row in written["frontier"]] == [
         ("base", 0.0, 540), ("wanda:0.3", 0.301, 540), ("wanda:0.5", 0.501, 540),
     ]  # fmt: skip

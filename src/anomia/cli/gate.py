@@ -66,24 +66,23 @@ def gate(
     kinds = excluded(exclude)
     cells = [cell for run in runs for cell in runs_of(place(run))]
     short = [cell.name for cell in cells]
-    found = [
+    read = [
         # Two folders of one name are told apart by the way to them.
-        (
-            cell.name if short.count(cell.name) == 1 else str(cell),
-            check_run(read_results(cell, exclude=kinds), limits, by_language=by_language, arms=arm),
-        )
+        (cell.name if short.count(cell.name) == 1 else str(cell), read_results(cell, exclude=kinds))
         for cell in cells
     ]
+    found = [(name, check_run(results, limits, by_language=by_language, arms=arm)) for name, results in read]
+    bases = {name: gate_report.basis(results) for name, results in read}
     result = overall([each.result for _, each in found])
-    text = "\n".join(gate_report.markdown(each, name=name) for name, each in found)
+    text = "\n".join(gate_report.markdown(each, name=name, basis=bases[name]) for name, each in found)
     if as_json:
-        decision = gate_report.decision_json(found, result, EXIT_CODES[result])
+        decision = gate_report.decision_json(found, result, EXIT_CODES[result], bases)
         typer.echo(json.dumps(decision, ensure_ascii=False, indent=2))
     else:
         out_console.print(text, markup=False, highlight=False, soft_wrap=True)
     if summary is not None:
         gate_report.write_report(summary, text, append=True)
     if junit is not None:
-        gate_report.write_report(junit, gate_report.junit(found))
+        gate_report.write_report(junit, gate_report.junit(found, bases))
     if EXIT_CODES[result]:
         raise typer.Exit(EXIT_CODES[result])

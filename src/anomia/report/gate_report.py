@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from anomia.errors import RunError
+from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import Check, Gate, Result
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
+from anomia.measure.results import Results
+from anomia.report.page.facts import left_out
 
 _HEADLINES: dict[Result, str] = {
     "pass": "passes",
@@ -26,17 +29,44 @@ _MARKS: dict[Result, str] = {
     "inconclusive": "❔ inconclusive",
     "untestable": "– untestable",
 }
+GAP = "gap"
 OUT_OF_REACH = "out of reach: the figure lies at its limit"
 _EXPLAINED = (
     "Each figure is decided by its 95 % interval: it passes if the worse end keeps the limit, fails if the better "
     "end breaks it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
     "power to settle it. Net dissociation: of the answers that base gets right in both formats, the share that is now "
-    "only picked, less the items that went the other way. Gap: share lost of what base had, open − choice. Open loss, "
-    "if shown: a loss of open answers whose interval excludes 0 must be small for sure."
+    "only picked, less the items that went the other way. Gap: share lost of what base had, open − choice; in raw "
+    "points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open answers whose interval excludes 0 must be small for sure."
 )
 
 
-def markdown(gate: Gate, *, name: str) -> str:
+class Basis(NamedTuple):
+    """What the checks of a run rest on, and don't hold themselves.
+
+    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was left out on request. excluded: how
+    many items each kind took, None where it isn't known.
+    """
+
+    raw_gaps: Mapping[tuple[str, str], Estimate] = {}
+    left_out: str = ""
+    excluded: Mapping[str, int | None] = {}
+
+
+NO_BASIS = Basis()
+
+
+def basis(results: Results) -> Basis:
+    """What a run's checks rest on."""
+    figures = lookup(results.diagnosis.figures)
+    gaps = {
+        (arm, scope): found
+        for (arm, measure, scope), found in figures.items()
+        if measure == "raw_gap/choice" and found is not None
+    }
+    return Basis(gaps, left_out(results), {kind: results.excluded.get(kind) for kind in results.exclude})
+
+
+def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
     """The summary, as a pull request or a job shows it. name: of the run."""
     lines = [f"## Anomia: {_escaped(name)} {_HEADLINES[gate.result]}", ""]
     lines += [
@@ -45,28 +75,31 @@ def markdown(gate: Gate, *, name: str) -> str:
     ]
     for check in gate.checks:
         named = (_escaped(check.arm), _escaped(_scope(check)), check.name)
-        rest = (_value(check.estimate), _limit(check), _MARKS[check.result], settled_by(check))
+        rest = (_value(check, basis), _limit(check), _MARKS[check.result], settled_by(check))
         lines.append(f"| {' | '.join((*named, *rest))} |")
     if gate.reference:
         lines += ["", "For reference, base again under harmless noise; this decides nothing:", ""]
         lines += ["| null arm | figure | value [95 %] | limit |", "|---|---|---|---|"]
         lines += [
-            f"| {_escaped(check.arm)} | {check.name} | {_value(check.estimate)} | {_limit(check)} |"
+            f"| {_escaped(check.arm)} | {check.name} | {_value(check, basis)} | {_limit(check)} |"
             for check in gate.reference
         ]
     notes = [f"- ⚠️ {_escaped(caution.arm)}: {caution.text}" for caution in gate.cautions]
-    notes += [f"- {_about(check, quote=_escaped)}" for check in gate.checks if check.note]
+    notes += [f"- {_about(check, basis, quote=_escaped)}" for check in gate.checks if check.note]
+    if basis.left_out:
+        notes.append(f"- left out on request: {basis.left_out}")
     if notes:
         lines += ["", *notes]
     return "\n".join([*lines, "", _EXPLAINED, ""])
 
 
-def junit(gates: Sequence[tuple[str, Gate]]) -> str:
+def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) -> str:
     """The checks of runs, by name, as JUnit XML: a suite an arm, a case a check; what is open is an error."""
     everything = [check for _, gate in gates for check in gate.checks]
     root = ElementTree.Element("testsuites", {"name": "anomia gate", **_counts(everything)})
     arms = [(name, gate, arm) for name, gate in gates for arm in dict.fromkeys(c.arm for c in gate.checks)]
     for name, gate, arm in arms:
+        basis = bases.get(name, NO_BASIS)
         mine = [check for check in gate.checks if check.arm == arm]
         title = arm if len(gates) == 1 else f"{name}: {arm}"
         suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(title), **_counts(mine)})
@@ -79,15 +112,20 @@ def junit(gates: Sequence[tuple[str, Gate]]) -> str:
             )
             kind = _kind(check)
             if kind:
-                ElementTree.SubElement(case, kind, type=check.result, message=_about(check, quote=_clean))
+                about = _about(check, basis, quote=_clean)
+                ElementTree.SubElement(case, kind, type=check.result, message=about)
         said = [caution.text for caution in gate.cautions if caution.arm == arm]
+        if basis.left_out:
+            said.append(f"left out on request: {basis.left_out}")
         if said:
             ElementTree.SubElement(suite, "system-out").text = "\n".join(said)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def decision_json(gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int) -> dict[str, Any]:
+def decision_json(
+    gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int, bases: Mapping[str, Basis] = {}
+) -> dict[str, Any]:
     """The whole decision as plain values: over all runs, then by run and check; shares as shares, not per cent."""
     return {
         "result": result,
@@ -96,23 +134,25 @@ def decision_json(gates: Sequence[tuple[str, Gate]], result: Result, exit_code: 
             {
                 "run": name,
                 "result": gate.result,
+                "excluded": dict(basis.excluded),
                 "checks": [
-                    check._asdict()
-                    | {
-                        "estimate": check.estimate and check.estimate._asdict(),
-                        "questions_to_settle_it": settled_by(check) or None,
-                    }
+                    _plain(check, basis) | {"questions_to_settle_it": settled_by(check) or None}
                     for check in gate.checks
                 ],
-                "reference": [
-                    check._asdict() | {"estimate": check.estimate and check.estimate._asdict()}
-                    for check in gate.reference
-                ],
+                "reference": [_plain(check, basis) for check in gate.reference],
                 "cautions": [caution._asdict() for caution in gate.cautions],
             }
             for name, gate in gates
+            for basis in [bases.get(name, NO_BASIS)]
         ],
     }
+
+
+def _plain(check: Check, basis: Basis) -> dict[str, Any]:
+    """A check with its estimate and, of a gap, the same in raw points, as plain values."""
+    raw = _raw_gap(check, basis)
+    estimates = {"estimate": check.estimate, "raw_points": raw}
+    return check._asdict() | {name: found and found._asdict() for name, found in estimates.items()}
 
 
 def settled_by(check: Check) -> str:
@@ -160,12 +200,12 @@ def write_report(path: Path, text: str, *, append: bool = False) -> None:
         raise RunError(f"gate: {path} can't be written: {error.strerror or error}") from None
 
 
-def _about(check: Check, *, quote: Callable[[str], str]) -> str:
+def _about(check: Check, basis: Basis, *, quote: Callable[[str], str]) -> str:
     """One check in words, for what did not pass or has a note. quote: makes names and messages harmless."""
     head = f"{quote(check.arm)}, {quote(_scope(check))}: {check.name}"
     if check.estimate is None:
         return f"{head}: {quote(check.note)}"
-    text = f"{head} {_value(check.estimate)}, limit {_limit(check)}"
+    text = f"{head} {_value(check, basis)}, limit {_limit(check)}"
     if check.note:
         return f"{text}: {quote(check.note)}"
     if check.result == "fail":
@@ -178,11 +218,22 @@ def _about(check: Check, *, quote: Callable[[str], str]) -> str:
     return f"{text}: the interval holds both; {needed}"
 
 
-def _value(estimate: Estimate | None) -> str:
-    if estimate is None:
+def _value(check: Check, basis: Basis) -> str:
+    if check.estimate is None:
         return "–"
+    text = f"{_interval(check.estimate)} % (n = {check.estimate.n})"
+    raw = _raw_gap(check, basis)
+    return text if raw is None else f"{text}; in raw points {_interval(raw)}"
+
+
+def _raw_gap(check: Check, basis: Basis) -> Estimate | None:
+    """Of the check of a gap, which compares shares: the same in raw points."""
+    return basis.raw_gaps.get((check.arm, check.scope)) if check.name == GAP else None
+
+
+def _interval(estimate: Estimate) -> str:
     value, low, high = (_percent(number) for number in estimate[:3])
-    return f"{value} [{low}, {high}] % (n = {estimate.n})"
+    return f"{value} [{low}, {high}]"
 
 
 def _percent(share: float) -> str:

@@ -16,14 +16,14 @@ from anomia.report.sheet import MISSING, add_column, interval, new_table, sheet
 
 
 def between_table(diagnosis: Diagnosis) -> RenderableType:
-    """Differences of gaps and of dissociation rates between arms, pooled; null arms are not held against each other."""
+    """Differences of gaps, in raw points too, and of dissociation rates between arms; not of null arms with each other."""
     table = new_table("Arm against arm, first − second (points)", names=2)
-    for column in ("first", "second", "gap to choice", "dissociation"):
+    for column in ("first", "second", "gap to\nchoice", "in raw\npoints", "dissociation"):
         add_column(table, column, words=column == "second")
     rows = [row for row in diagnosis.between if row.scope == POOLED and len(nulls((row.arm, row.other))) < 2]
     for one, other in dict.fromkeys((row.arm, row.other) for row in rows):
         found = {row.measure: row.estimate for row in rows if (row.arm, row.other) == (one, other)}
-        cells = [found.get(measure) for measure in ("gap/choice", "dissociation/choice")]
+        cells = [found.get(measure) for measure in ("gap/choice", "raw_gap/choice", "dissociation/choice")]
         table.add_row(escape(one), escape(other), *map(interval, cells))
     return sheet(table)
 
@@ -65,7 +65,7 @@ def hygiene_table(rows: Sequence[HygieneRow], figures: Lookup) -> RenderableType
     for header in (
         "language", "items", "passages", "cut", "gold\ncut", "gold in\nquestion", "gold over\nthe limit",
         "moved\nboundary", "no own\ntoken", "left\nout", "no hard\noptions", "no same-\npassage", "tokens/\nunit",
-        "noise\nflips",
+        "asked\nagain", "flips,\nopen (%)", "flips,\nchoice (%)",
     ):  # fmt: skip
         add_column(asked, header)
     for row in rows:
@@ -77,15 +77,14 @@ def hygiene_table(rows: Sequence[HygieneRow], figures: Lookup) -> RenderableType
             )  # fmt: skip
             unit = {"word": " w", "character": " c", None: ""}[row.fertility_unit]
             fertility = MISSING if row.fertility is None else f"{row.fertility:.2f}{unit}"
-            flips = MISSING if row.noise_items is None else f"{row.noise_flips}/{2 * row.noise_items}"
-            asked.add_row(
-                escape(row.language), *(MISSING if n is None else str(n) for n in numbers), fertility, flips
-            )
+            counts = [MISSING if n is None else str(n) for n in (*numbers, row.noise_items)]
+            counts.insert(-1, fertility)
+            asked.add_row(escape(row.language), *counts, interval(row.noise_open), interval(row.noise_choice))
     notes = [
         "gold in question: an accepted answer stands in the question; gold over the limit: every accepted answer is "
         "longer than what may be written, so it can be picked and not said; left out: no gradable answer, or not "
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
-        "(c); noise flips: verdicts of base, open and choice, that another batch size changes"
+        "(c); asked again, flips: items of base at another batch size, and the share of their verdicts that this changes"
     ]
     overlapping = [
         f"{escape(row.language)} {row.overlapping_hard_distractors}"

@@ -47,7 +47,9 @@ LOSSES = (
     ("gap/choice_passage", "gap to\nsame passage"),
     ("raw_gap/choice_passage", "in raw\npoints"),
     ("gap_strict/choice", "strict gap\nto choice"),
+    ("raw_gap_strict/choice", "in raw\npoints"),
     ("gap_strict/choice_passage", "strict gap to\nsame passage"),
+    ("raw_gap_strict/choice_passage", "in raw\npoints"),
 )
 GROUPS = {"all": "all", "base_fails": "base fails"} | {name: name.replace("_", " ") for name in FATES}
 KEPT_P = 0.05
@@ -128,13 +130,13 @@ def gap_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[
     }
     by_languages: dict[str, list[str]] = {}
     for measure, label in columns:
-        if measure in weak and not measure.startswith("raw_gap/"):
+        if measure in weak and not measure.startswith("raw_gap"):
             by_languages.setdefault(weak[measure], []).append(label.replace("\n", " "))
     notes = [
         f"mean of {', '.join(labels)}: without {escape(names)} (base less than 10 points above guessing)"
         for names, labels in by_languages.items()
     ]
-    if any(measure.startswith("raw_gap/") for measure, _ in columns):
+    if any(measure.startswith("raw_gap") for measure, _ in columns):
         notes.insert(0, "in raw points: points that open lost − points that choice lost")
     return sheet(table, *notes)
 
@@ -169,8 +171,8 @@ def ranks_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequenc
         notes.append("a median without an interval rests on too few items for one")
     unsaid = ranks.get(("gold_distinct", "after", "choice_only", POOLED))
     if unsaid is not None and unsaid.vocabulary_share is not None:
-        share = f"{100 * unsaid.vocabulary_share:.2g} % of the vocabulary"
-        notes.append(f"picked and no longer said: median rank {median_rank(unsaid)}, {share}")
+        tokens = round(unsaid.median / unsaid.vocabulary_share)
+        notes.append(f"picked and no longer said: median rank {median_rank(unsaid)} of {tokens:,} tokens")
     kl, same = (figures.get((arm, f"divergence/{name}", POOLED)) for name in ("kl", "same_top"))
     if kl and same:
         notes.append(

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from anomia.compress.spec import is_null
 from anomia.grade import CONTAINMENT
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import lookup
@@ -39,7 +40,7 @@ from anomia.report.tables import (
     reach_table,
     tests_table,
 )
-from anomia.report.verdict_words import outcomes_of
+from anomia.report.verdict_words import one_format, outcomes_of
 from anomia.report.whole_table import Titled
 
 # What an item's own answer may spoil.
@@ -100,7 +101,12 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
     for verdict in mine:
         table.add_row(escape(verdict.scope), *outcomes_of(verdict))
     lines += [Text(), table]
-    return Titled(Group(*lines), _plain(f"{arm}: {overall.decision.outcome}"), padding=(1, 2))
+    # A language that can't be judged may still have lost something in the one format that can be tested.
+    told = [(verdict.scope, one_format(verdict)) for verdict in mine if verdict.scope != OVERALL]
+    said = [_plain(f"{scope}: {text}") for scope, text in told if text]
+    lines += [Text(), *said] if said else []
+    named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
+    return Titled(Group(*lines), _plain(f"{named}: {overall.decision.outcome}"), padding=(1, 2))
 
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:

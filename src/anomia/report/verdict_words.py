@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from anomia.measure.judge import Verdict
 from anomia.measure.scope import LABELS
 from anomia.measure.verdict import Decision, Evidence
@@ -27,6 +29,17 @@ def outcomes_of(verdict: Verdict) -> tuple[str, str, str]:
         outcome(verdict.standard),
         outcome(verdict.same_passage),
     )
+
+
+def one_format(verdict: Verdict) -> str:
+    """Of a verdict that can't be given: what it says of the one format that can be tested; else nothing."""
+    evidence = verdict.evidence
+    if verdict.decision.outcome != "untestable" or (evidence.open_drop is None) == (
+        evidence.choice_drop is None
+    ):
+        return ""
+    found = re.search(r"[^.]* alone can be tested: [^.]*\.", verdict.text)
+    return found[0].strip() if found else ""
 
 
 def decided_with(verdict: Verdict) -> str:

@@ -29,12 +29,16 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-MEASURES = {"dissociation/choice": "(a) dissociation rate (%)", "gap/choice": "(b) gap ΔPR (points)"}
+MEASURES = {
+    "dissociation/choice": "(a) dissociation rate (%)",
+    "gap/choice": "(b) gap ΔPR (points)",
+    "raw_gap/choice": "(c) gap in raw points",
+}
 BASE_ROW = "base"
 
 
 def draw_settings(found: Sequence[Case]) -> Drawn | None:
-    """Dissociation rate and gap of every arm of every run, pooled over its languages."""
+    """Dissociation rate and gap, in raw points too, of every arm of every run, pooled over its languages."""
     rows = [
         measured(estimate, **fields) | {"note": note("" if estimate is None else percent_interval(estimate), estimate.n if estimate else None) or "not given: too few items, or base too weak"}
         for number, case in enumerate(found)
@@ -52,7 +56,7 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         mine = [row for row in rows if row["measure"] == measure]
         color = alt.value(COLORS["choice_only"] if measure == "dissociation/choice" else COLORS["gap"])
         layers = [*dots(percent_axis(title), y, color=color, told=told), beside("note", y)]
-        if measure == "gap/choice":
+        if measure != "dissociation/choice":
             layers.insert(0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)))
         parts.append(panels(layers, mine, column="measure"))
     return Drawn(
@@ -60,7 +64,8 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         title="Across models and data sets",
         caption=(
             "(a) Choice only of the items that base answers both ways. (b) ΔPR = normalized drop of open − "
-            "normalized drop of choice: above 0 open loses more. Both pooled over the languages of each run. "
+            "normalized drop of choice: above 0 open loses a larger share. (c) Points that open loses − points that "
+            "choice loses. All pooled over the languages of each run. "
             f"{INTERVALS}; n is the number of items.{starred(rows)}"
         ),
         alt=_alt(rows),
@@ -155,6 +160,6 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[Row]:
 def _alt(rows: Sequence[Row]) -> str:
     told = []
     for label in dict.fromkeys(row["case"] for row in rows):
-        rate, gap = (row["shown"] for row in rows if row["case"] == label)
-        told.append(f"{label}: dissociation {rate}, gap {gap}")
+        rate, gap, raw = (row["shown"] for row in rows if row["case"] == label)
+        told.append(f"{label}: dissociation {rate}, gap {gap}, in raw points {raw}")
     return f"Dissociation rate in per cent and gap in points with intervals, one row a setting. {listed(told, most=8)}."

@@ -30,10 +30,12 @@ MEASURES = {
     "gap/choice": ("a", "gap"),
     "normalized_drop/open": ("b", "open"),
     "normalized_drop/choice": ("b", "choice"),
+    "raw_gap/choice": ("c", "raw gap"),
 }
-TITLES = {"a": "(a) gap ΔPR (points)", "b": "(b) share lost (%)"}
+TITLES = {"a": "(a) gap ΔPR (points)", "b": "(b) share lost (%)", "c": "(c) gap in raw points"}
 SCALE = alt.Scale(
-    domain=["gap", "open", "choice"], range=[COLORS[name] for name in ("gap", "open", "choice")]
+    domain=["gap", "open", "choice", "raw gap"],
+    range=[COLORS[name] for name in ("gap", "open", "choice", "gap")],
 )
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z0-9])", re.IGNORECASE)
 HEIGHT = 170
@@ -43,7 +45,7 @@ ROOM = 1.7
 
 
 def draw_sizes(found: Sequence[Case]) -> Drawn | None:
-    """ΔPR, and the normalized drops that it is made of, against the number of parameters of base."""
+    """ΔPR, the normalized drops that it is made of, and the raw gap, against the number of parameters of base."""
     rows = [row for case in found for row in _measures(case)]
     sizes: dict[str, set[float]] = {}
     for row in rows:
@@ -61,7 +63,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         caption=(
             "By the number of parameters of base, pooled over languages: (a) ΔPR = normalized drop of open − "
             "normalized drop of choice; (b) the two drops: the share of what base had above the floor that the "
-            f"arm lost. {INTERVALS}; n is the number of items.{starred(rows)}{left_out}"
+            f"arm lost; (c) points that open lost − points that choice lost. {INTERVALS}; n is the number of items.{starred(rows)}{left_out}"
         ),
         alt="Gap and drops against model size. "
         + listed([f"{row['model']} {row['measure']} {row['shown']}" for row in rows], most=18)

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from anomia._version import __version__
+from anomia.compress.spec import is_null
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
@@ -58,6 +59,10 @@ ADVICE: Mapping[Outcome, str] = {
     "broken": "Don't ship it: its outputs are broken.",
     "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
 }  # fmt: skip
+NOISE_ADVICE = (
+    "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here, noise alone does; hold a "
+    "compressed model against it."
+)
 
 
 def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -67,11 +72,16 @@ def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str
 
 
 def _title(parts: Sequence[Mapping[str, Any]]) -> str:
-    arms = [arm["name"] for part in parts for arm in part["arms"]]
-    bases = list(dict.fromkeys(part["base"] for part in parts))
+    judged = [(part["base"], arm["name"]) for part in parts for arm in part["arms"]]
+    compressed = [(base, arm) for base, arm in judged if not is_null(arm)]
+    arms = [arm for _, arm in compressed]
+    bases = list(dict.fromkeys(base for base, _ in compressed or judged))
     what = arms[0] if len(arms) == 1 else f"{len(arms)} compressions"
     whose = bases[0] if len(bases) == 1 else f"{len(bases)} models"
-    return f"What {shortened(what, LONGEST_NAME)} took from {shortened(whose, LONGEST_NAME)}"
+    whose = shortened(whose, LONGEST_NAME)
+    if not arms:
+        return f"What harmless noise does to {whose}"
+    return f"What {shortened(what, LONGEST_NAME)} took from {whose}"
 
 
 def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
@@ -121,6 +131,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
     )
     return {
         "name": arm,
+        "null": is_null(arm),
         "verdict": _verdict([verdict for verdict in results.verdicts if verdict.arm == arm]),
         "unsaid": unsaid,
         "stopping": [text_of(stopping_note(look)).strip() for look in looks],
@@ -146,15 +157,13 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
 
 def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    # Why these options decided stands in a box of its own.
-    text = overall.text.replace(f" {overall.why}", "") if overall.why else overall.text
-    headline, _, rest = shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%").partition(". ")
+    headline, _, rest = _said(overall).partition(". ")
     return {
         "outcome": overall.decision.outcome,
         "word": overall.word,
         "headline": headline.removesuffix(".") + ".",
         "rest": rest,
-        "advice": ADVICE[overall.decision.outcome],
+        "advice": NOISE_ADVICE if is_null(overall.arm) else ADVICE[overall.decision.outcome],
         "why": shortened(overall.why, LONGEST_TEXT).replace(" %", "\u00a0%"),
         "standard": outcome(overall.standard),
         "same_passage": outcome(overall.same_passage),
@@ -163,7 +172,18 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
             for verdict in mine
             if verdict.scope != OVERALL
         ],
+        "texts": [
+            [shortened(verdict.scope, LONGEST_NAME), _said(verdict)]
+            for verdict in mine
+            if verdict.scope != OVERALL
+        ],
     }
+
+
+def _said(verdict: Verdict) -> str:
+    """A verdict's text without why these options decided, which stands in a box of its own."""
+    text = verdict.text.replace(f" {verdict.why}", "") if verdict.why else verdict.text
+    return shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%")
 
 
 def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:

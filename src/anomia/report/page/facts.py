@@ -72,9 +72,9 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
         f"open answers: greedy, at most {study['max_new_tokens']} tokens"
         if "max_new_tokens" in study
         else "",
-        f"{study['num_beams']} beams" if "num_beams" in study else "",
+        f"{study['num_beams']} beams" if "num_beams" in study and asked(results, "beams") else "",
         f"{study['num_samples']} samples (p = {study['top_p']}, temperature {study['temperature']})"
-        if {"num_samples", "top_p", "temperature"} <= study.keys()
+        if {"num_samples", "top_p", "temperature"} <= study.keys() and asked(results, "samples")
         else "",
         f"prompts of at most {study['prompt_tokens']} tokens" if "prompt_tokens" in study else "",
         f"seed {study['seed']}" if "seed" in study else "",
@@ -93,11 +93,20 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     return [[label, shortened(value, LONGEST_FACT)] for label, value in rows if value]
 
 
+def asked(results: Results, reach: str) -> bool:
+    """Whether any item was answered with beams or samples."""
+    return bool(results.records[f"{reach}_correct"].is_not_null().any())
+
+
 def left_out(results: Results) -> str:
     """What was left out on request, and how many items that took."""
     return ", ".join(
-        f"{kind.replace('_', ' ')}: {results.excluded.get(kind, 0)} items" for kind in results.exclude
+        f"{kind.replace('_', ' ')}: {_items(results.excluded.get(kind))}" for kind in results.exclude
     )
+
+
+def _items(count: int | None) -> str:
+    return "not known" if count is None else f"{count} {'item' if count == 1 else 'items'}"
 
 
 def command(study: Mapping[str, Any]) -> str:

@@ -43,7 +43,9 @@ DROPS = {
     "drop/open_strict": "drop, open strict",
     "normalized_drop/open_strict": "share lost, open strict",
     "gap_strict/choice": "strict gap to choice",
+    "raw_gap_strict/choice": "raw strict gap to choice",
     "gap_strict/choice_passage": "strict gap to same-passage choice",
+    "raw_gap_strict/choice_passage": "raw strict gap to same-passage choice",
 }
 RECOVERED = {
     "arm": "arm's failures",

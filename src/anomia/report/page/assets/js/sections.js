@@ -8,11 +8,11 @@ const ARMS_OPEN = 3;
 const slot = (name) => document.querySelector(`[data-slot="${name}"]`);
 const armLabel = (data, run, arm) => (data.runs.length > 1 ? `${shorten(run.name)} · ${shorten(arm)}` : shorten(arm));
 
-function meter([probe, label, before, after]) {
+function meter([probe, label, before, after], again) {
   const row = (who, found, name) => h("div", { class: `row ${name}` }, h("span", {}, who), bar(found?.value, "bar", found),
     h("span", {}, found ? numbers(found.shown) : "–", found ? "\u00a0%" : null));
   return h("div", { class: `meter ${probe}` }, h("span", { class: "label" }, label),
-    row("base", before, "before"), row("compressed", after, "after"));
+    row("base", before, "before"), row(again ? "with noise" : "compressed", after, "after"));
 }
 
 // What decided, and what the other kinds of options say.
@@ -26,9 +26,10 @@ function decidedView(verdict) {
 function verdictView(data, run, arm, openItems) {
   const { verdict } = arm;
   const languages = verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
-    dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }));
+    dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }),
+    h("dl", { class: "texts" }, verdict.texts.map(([language, text]) => [h("dt", {}, foreign(language)), h("dd", {}, visible(text))])));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
-    `Look at what it ${verdict.word === "picked" ? "picks" : "recognises"} but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
+    `Look at what it still picks among standard options but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
@@ -36,7 +37,7 @@ function verdictView(data, run, arm, openItems) {
       h("p", { class: "advice" }, visible(verdict.advice)),
       h("p", { class: "rest" }, visible(verdict.rest)), decidedView(verdict), unsaid, languages),
     h("div", {},
-      arm.accuracies.map(meter),
+      arm.accuracies.map((accuracy) => meter(accuracy, arm.null)),
       arm.left_out.length > 0 && h("p", { class: "small" }, "Without ", arm.left_out.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
       arm.tables.noise.length > 0 && h("p", { class: "small noise" }, h("a", { href: "#noise" }, "How much of this noise does")),
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
@@ -55,11 +56,14 @@ function referenceView(run) {
 function fillVerdicts(data, openItems) {
   $("title").append(...visible(data.title));
   document.title = `${data.title} · Anomia`;
-  const arms = data.runs.reduce((sum, run) => sum + run.arms.length, 0);
-  const who = data.runs.length > 1 ? "Uncompressed models and their compressed versions were"
-    : `The uncompressed model and its compressed ${arms > 1 ? "versions" : "version"} were`;
-  $("lead").textContent = `${who} asked the same questions in several ways${data.runs.length > 1 ? `, in ${data.runs.length} runs` : ""}. ` +
-    "This page says what was lost, how sure that is, and shows every answer.";
+  const arms = data.runs.flatMap((run) => run.arms);
+  const noise = arms.every((arm) => arm.null);
+  const who = noise ? "The uncompressed model alone was"
+    : data.runs.length > 1 ? "Uncompressed models and their compressed versions were"
+      : `The uncompressed model and its compressed ${arms.length > 1 ? "versions" : "version"} were`;
+  $("lead").textContent = `${who} asked the same questions in several ways${noise ? ", again under harmless noise" : ""}` +
+    `${data.runs.length > 1 ? `, in ${data.runs.length} runs` : ""}. ` +
+    `This page says what ${noise ? "noise changed" : "was lost"}, how sure that is, and shows every answer.`;
   for (const run of data.runs) {
     for (const [arm, how] of run.unfinished) {
       $("verdicts").append(h("p", { class: "message" }, h("b", {}, "This run is unfinished. "), named(arm), ": ", foreign(how), "."));
