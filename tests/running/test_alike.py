@@ -255,3 +255,13 @@ def test_every_token_id_counts_in_a_hash() -> None:
     ]
     assert len({prompt_hash(ask) for ask in asks}) == len(asks)
     assert prompt_hash(Ask("b", greedy={"open": (1, 2, 3)}, reference_tokens=(7,))) == prompt_hash(asks[0])
+
+
+def test_what_loading_says_of_base_is_kept(make: Make, study: Callable[..., Study], tmp_path: Path) -> None:
+    base = make("base")
+    shutil.copy(base / "model.safetensors", base / "model_backup.safetensors")
+    said: list[str] = []
+    run(study("magnitude:0.1", base=str(base)), tmp_path / "run", said)
+    (note,) = read_results(tmp_path / "run").notes["base"]
+    assert "model_backup.safetensors" in note
+    assert f"base: {note}" in said

@@ -17,6 +17,7 @@ from anomia.errors import AnomiaError, RunError
 from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
 from anomia.models.load import check_place
+from anomia.notes import write_notes
 from anomia.running.begin import begin, check_weights
 from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
@@ -192,6 +193,9 @@ def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[
     """Makes a cell's folder, or sees that base is the one that it was begun with."""
     if cell.folder is None:
         begin(cell, ready, progress, reuse)
+        write_notes(cell.path, BASE, ready.loaded.notes)
+        for note in ready.loaded.notes:
+            progress.say(f"base: {note}")
     else:
         check_weights(cell.folder, ready.loaded)
         check_finished(cell, BASE, ready)
