@@ -48,6 +48,9 @@ def demo_model() -> Path:
         with quiet_transformers():
             loaded.model.save_pretrained(made)
             loaded.tokenizer.save_pretrained(made)
+        # Another process may have made it meanwhile, and read it now.
+        if (folder / "config.json").is_file():
+            return folder
         # A folder that is there is whole: it appears under its name only when everything is in it.
         if folder.exists():
             shutil.rmtree(folder)
