@@ -173,7 +173,7 @@ def null_table() -> str:
     from .null_studies import NULLS, false_alarms
 
     lines = [
-        "| items | per passage | open | choice | accuracy | open lost more | gap | verdict |",
+        "| items | per passage | open | choice | accuracy | open lost more items | gap | verdict |",
         "|" + "---|" * 8,
     ]
     for null in NULLS:

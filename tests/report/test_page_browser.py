@@ -219,6 +219,31 @@ def test_nothing_runs_over_the_edge(report: Report, open_page: Open, width: int,
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [400, 1200])
+def test_tables_of_a_verdict_fit_or_scroll(report: Report, open_page: Open, width: int) -> None:
+    page = open_page(report.page, width=width)
+    for summary in page.locator(".verdict details > summary").all():
+        summary.click()
+    fits = """node => { const place = node.closest('.verdict > div').getBoundingClientRect(), own = node.getBoundingClientRect();
+        const table = node.querySelector('table').getBoundingClientRect();
+        return [own.right <= place.right + 1, table.width <= own.width + 1, getComputedStyle(node).overflowX]; }"""
+    tables = page.locator(".verdict .scroll")
+    assert tables.count() == len(ARMS)
+    for table in tables.all():
+        # No outcome is out of sight, and a longer one could be scrolled to.
+        assert table.evaluate(fits) == [True, True, "auto"]
+    texts = page.locator(".verdict .texts").first
+    assert texts.locator("dt").all_inner_texts() == ["arabic", "english", "thai"]
+    assert all(len(text) > 80 for text in texts.locator("dd").all_inner_texts())
+    link = page.locator(".verdict button.link").first.inner_text()
+    assert re.fullmatch(
+        r"Look at what it still picks among standard options but no longer says \(\d+ items, all languages\)",
+        link,
+    )
+    page.locator(".verdict button.link").first.click()
+    rows_become(page, lambda n: n == int(re.search(r"\d+", link)[0]))
+
+
 def test_figures_give_way_to_a_narrow_page_and_come_back(report: Report, open_page: Open) -> None:
     drawn = """() => [...document.querySelectorAll('figure .plot')].map((plot) =>
         [Number(plot.querySelector('svg').getAttribute('width')), plot.clientWidth])"""

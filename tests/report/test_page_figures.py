@@ -16,7 +16,7 @@ from anomia.report.figures.cases import Run, cases
 from anomia.report.figures.fate_bars import draw_dissociation
 from anomia.report.page.document import document
 from anomia.report.side_by_side import side_by_side
-from anomia.report.terminal import closing_view
+from anomia.report.terminal import closing_view, verdict_view
 from tests.measure.planted import Damage, study_records
 from tests.measure.test_results import write_run
 from tests.report.test_terminal import printed
@@ -90,6 +90,49 @@ def test_a_run_of_null_arms_alone_is_judged(results: Results) -> None:
     run = document([("r", alone)], [{}])["runs"][0]
     assert [arm["name"] for arm in run["arms"]] == ["null:float32"]
     assert run["reference"] == []
+
+
+def test_a_page_of_noise_alone_says_so(results: Results) -> None:
+    alone = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
+    noise, both = (document([("r", found)], [{}]) for found in (alone, results))
+    assert noise["title"] == "What harmless noise does to x"
+    (arm,) = noise["runs"][0]["arms"]
+    assert arm["null"]
+    assert "base itself" in arm["verdict"]["advice"]
+    assert not any(words in arm["verdict"]["advice"] for words in ("speaks against", "Don't ship"))
+    assert both["title"] == "What wanda:0.5 took from x"
+    assert not both["runs"][0]["arms"][0]["null"]
+    # Beside a run with a compressed model, one of noise alone adds nothing to what took something.
+    several = document([("r", results), ("n", alone)], [{}, {}])
+    assert several["title"] == "What wanda:0.5 took from x"
+    assert "null:float32 (base itself, under harmless noise): " in printed(
+        verdict_view(results.verdicts, "null:float32")
+    )
+
+
+def test_every_language_has_its_verdict_in_words(results: Results) -> None:
+    verdict = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
+    mine = {v.scope: v for v in results.verdicts if v.arm == "wanda:0.5"}
+    assert [scope for scope, _ in verdict["texts"]] == ["english", "swahili"]
+    for scope, text in verdict["texts"]:
+        assert text == mine[scope].text.replace(f" {mine[scope].why}", "").replace(" %", "\u00a0%")
+
+
+def test_what_was_not_asked_is_not_among_the_decoding(results: Results) -> None:
+    decoding = {
+        "max_new_tokens": 32, "num_beams": 5, "num_samples": 10, "top_p": 0.9, "temperature": 1.0, "seed": 42,
+    }  # fmt: skip
+    asked = results._replace(study={**results.study, **decoding})
+    without = results.records.with_columns(
+        pl.lit(None).cast(results.records.schema[name]).alias(name)
+        for name in ("beams_correct", "samples_correct")
+    )
+
+    def told(found: Results) -> str:
+        return dict(document([("r", found)], [{}])["runs"][0]["facts"])["Decoding"]
+
+    assert "5 beams; 10 samples" in told(asked)
+    assert told(asked._replace(records=without)) == "open answers: greedy, at most 32 tokens; seed 42"
 
 
 def test_without_a_null_arm_the_page_says_how_to_add_one(results: Results) -> None:

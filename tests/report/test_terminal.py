@@ -15,10 +15,12 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.hygiene import hygiene
 from anomia.measure.judge import judge
 from anomia.measure.rates import Estimate
-from anomia.measure.results import Results, read_results
+from anomia.measure.results import Results, read_results, results_json
+from anomia.report.page.plain_tables import plain_tables
+from anomia.report.run_tables import hygiene_table
 from anomia.report.tables import add_column, interval, new_table, probability
-from anomia.report.terminal import closing_view, run_view
-from tests.measure.planted import study_records
+from anomia.report.terminal import closing_view, run_view, verdict_view
+from tests.measure.planted import VOCABULARY, study_records
 from tests.measure.test_results import ARMS, write_run
 
 
@@ -128,6 +130,52 @@ def test_stopping_is_said(results: Results) -> None:
     text = " ".join(printed(run_view(stopped, "wanda:0.5")).split())
     assert "stopped after 64 of 180 items: the interval is 0.199 wide" in text
     assert "30 [21, 40]" in text
+
+
+def test_a_language_in_which_one_format_alone_can_be_tested_has_its_line(tmp_path: Path) -> None:
+    strong = study_records(ARMS, languages=("english",), items=60)
+    weak = study_records(ARMS, languages=("swahili",), items=60, open_accuracy=0.03, seed=3)
+    found = read_results(write_run(tmp_path / "r", pl.concat([strong, weak])))
+    verdict = next(v for v in found.verdicts if (v.arm, v.scope) == ("wanda:0.5", "swahili"))
+    statement = re.search(
+        r"Multiple choice alone can be tested: .*? of what base had above guessing\.", verdict.text
+    )
+    assert statement is not None
+    for width in (60, 110):
+        text = " ".join(
+            printed(verdict_view(found.verdicts, "wanda:0.5"), width=width).replace("│", " ").split()
+        )
+        assert f"swahili: {statement[0]}" in text
+        assert "english: " not in text
+
+
+def test_flips_of_noise_have_intervals_and_ranks_are_of_tokens(results: Results) -> None:
+    noise = {
+        "items": 32, "batch_size": 8, "flips": {"open": 3, "choice": 0, "open_text": 3},
+        "languages": {"english": {"items": 22, "open": 3, "choice": 0}},
+    }  # fmt: skip
+    rows = hygiene(results.records, {}, noise)
+    (table, *_) = plain_tables(hygiene_table(rows, {}))
+    (english,) = (
+        dict(zip(table["columns"], row, strict=True)) for row in table["rows"] if row[0] == "english"
+    )
+    assert english["asked again"] == "22"
+    assert re.fullmatch(r"14 \[\d+, \d+\]", english["flips, open (%)"])
+    assert re.fullmatch(r"0 \[0, \d+\]", english["flips, choice (%)"])
+    thai = dict(zip(table["columns"], table["rows"][-1], strict=True))
+    assert {thai[name] for name in ("asked again", "flips, open (%)", "flips, choice (%)")} == {"–"}
+    text = " ".join(printed(run_view(results, "wanda:0.5"), width=300).split())
+    assert re.search(
+        rf"picked and no longer said: median rank 3 \[\d+, \d+\]\*? of {VOCABULARY:,} tokens", text
+    )
+
+
+def test_what_nobody_looked_for_is_not_none(results: Results, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r", results.records)
+    found = read_results(run, exclude=["gold_over_limit"])
+    assert found.excluded == {"gold_over_limit": None}
+    assert results_json(found)["excluded"] == {"gold_over_limit": None}
+    assert "left out on request: gold over limit: not known" in printed(closing_view(found))
 
 
 def test_small_print() -> None:

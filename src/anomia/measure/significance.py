@@ -97,7 +97,7 @@ def open_lost_more(
     """One-sided test that open lost more items than choice did, in raw points, paired by item.
 
     Exact where base and arm could be exchanged, which is the hypothesis that compression did nothing.
-    Whether open lost more of *what it had* is for the interval of the gap to say.
+    Whether open lost a larger share of *what it had* is for the interval of the gap to say.
     """
     answers = (base_open, arm_open, base_choice, arm_choice)
     columns = [right_or_wrong(column).astype(np.int64) for column in answers]

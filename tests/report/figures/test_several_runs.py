@@ -42,14 +42,15 @@ def test_models_and_data_sets_side_by_side(several: list[Run]) -> None:
     assert labels == [
         "Qwen3-0.6B · tydiqa", "Qwen3-8B · tydiqa", "Qwen3-8B · xquad", "Phi-3-mini-4k-instruct · tydiqa",
     ]  # fmt: skip
-    assert set(figure.table["measure"]) == {"dissociation/choice", "gap/choice"}
+    assert set(figure.table["measure"]) == {"dissociation/choice", "gap/choice", "raw_gap/choice"}
     assert all(label in svg(figure) for label in labels)
 
 
 def test_sizes_join_sizes_of_one_model_on_one_data_set(several: list[Run]) -> None:
     figure = draw("figure6", several)
     assert set(figure.table["model"]) == {"Qwen3-0.6B", "Qwen3-8B"}
-    assert len(figure.table) == 2 * 3
+    assert len(figure.table) == 2 * 4
+    assert set(figure.table["measure"]) == {"gap", "open", "choice", "raw gap"}
     assert "Phi-3-mini-4k-instruct · tydiqa; Qwen3-8B · xquad" in figure.caption.replace(
         "Qwen3-8B · xquad; Phi-3-mini-4k-instruct · tydiqa",
         "Phi-3-mini-4k-instruct · tydiqa; Qwen3-8B · xquad",
