@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from anomia.cli import main
 from anomia.measure.figures import lookup
@@ -20,6 +21,7 @@ from anomia.report.figures import Run, draw
 from anomia.report.gate_report import GAP, basis, decision_json, junit, markdown
 from anomia.report.page.plain_tables import plain_tables, text_of
 from anomia.report.run_tables import between_table
+from anomia.report.share import card
 from anomia.report.sheet import interval
 from anomia.report.side_by_side import side_by_side
 from anomia.report.stars import without_stars
@@ -35,7 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     records = study_records(ARMS, languages=("english", "thai"), items=60)
     strict = records.with_columns(open_strict=records["open_correct"])
-    (folder / "study.yaml").write_text(yaml.safe_dump({"base": "x", "arms": list(ARMS), "provenance": {}}))
+    (folder / "study.yaml").write_text(
+        yaml.safe_dump({"base": "x", "data": "d", "arms": list(ARMS), "provenance": {}})
+    )
     write_rows(strict.to_dicts(), folder / "records" / "all.parquet")
     return folder
 
@@ -169,3 +173,7 @@ def test_the_gate_says_what_was_left_out_and_what_is_not_known(
     with pytest.raises(SystemExit):
         main(["gate", str(copy)])
     assert "left out on request" not in capsys.readouterr().out
+    less = read_results(copy, exclude=["gold_in_question", "gold_over_limit"])
+    out = io.StringIO()
+    Console(file=out, width=200).print(side_by_side([(Path("a"), less), (Path("b"), results)]))
+    assert out.getvalue().count(words) == card("r", [("a", less), ("b", results)]).count(words) == 1

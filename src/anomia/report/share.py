@@ -20,6 +20,7 @@ from anomia.items.languages import language_code
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
 from anomia.records import read_items, read_records
+from anomia.report.page.facts import left_out
 from anomia.running.folder import MATRIX, runs_of
 
 HUB = "hub:"
@@ -124,8 +125,9 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         )
         lines += [
             "- items: " + ", ".join(f"{language} {count}" for language, count in counts.iter_rows()),
-            "",
         ]
+        lines += [f"- left out on request: {left_out(results)}"] if results.exclude else []
+        lines.append("")
         for verdict in results.verdicts:
             if verdict.scope == OVERALL:
                 lines += [f"**{_plain(verdict.arm)}**: {_plain(verdict.text)}", ""]

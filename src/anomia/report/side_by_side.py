@@ -12,6 +12,7 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
+from anomia.report.page.facts import left_out
 from anomia.report.reference import nulls
 from anomia.report.sheet import add_column, change, interval, new_table, note, sheet
 
@@ -37,7 +38,8 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
         for arm in results.arms:
             named = f"{escape(arm)} (reference)" if nulls([arm]) else escape(arm)
             table.add_row(named, *_row(results, arm))
-        parts.append(sheet(table))
+        words = f"left out on request: {left_out(results)}" if results.exclude else ""
+        parts.append(sheet(table, words))
     return Group(*parts, note("items and languages differ from run to run unless their studies say the same"))
 
 
