@@ -30,7 +30,11 @@ _CHOSEN = ("acc", "acc_norm", "exact_match", "em")
 
 def sent_hash(texts: Sequence[str]) -> str:
     """What `Sample.sent` holds of some texts."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16] if any(texts) else ""
+    return (
+        hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if any(texts)
+        else ""
+    )
 
 
 class Sample(NamedTuple):

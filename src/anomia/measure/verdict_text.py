@@ -27,6 +27,7 @@ _ONLY_PICKED = (
     "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
     "still recognises them is not shown, because picking them doesn't take the question."
 )
+_OPEN_FELL = "Open answers were lost; whether the knowledge is lost, too, these items do not decide."
 _ALIKE = "Both formats lost answers, and about the same share of them."
 _TOO_FEW = "Base answers too few of these questions in both formats for a comparison."
 SWAPPED = "The compressed model answers more than base does: are they swapped?"
@@ -127,6 +128,8 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
         return _HEADLINES["loss"].replace("recognises", "picks")
     if decision.outcome == "untestable" and evidence.gap is not None:
         return _TOO_FEW
+    if decision.outcome == "inconclusive" and decision.open == "falls":
+        return _OPEN_FELL
     return headline(decision.outcome)
 
 
@@ -277,10 +280,8 @@ def _one_format(evidence: Evidence) -> str:
     )
     for name, drop, other in sides:
         if drop is not None and other is None:
-            change = "fell" if drop.low > 0 else "did not clearly change"
-            return (
-                f"{name} alone can be tested: it {change}, by {_range(drop)} of what base had above guessing."
-            )
+            change = "fell, by" if drop.low > 0 else "did not clearly change; the share lost is"
+            return f"{name} alone can be tested: it {change} {_range(drop)} of what base had above guessing."
     return ""
 
 

@@ -59,6 +59,10 @@ ADVICE: Mapping[Outcome, str] = {
     "broken": "Don't ship it: its outputs are broken.",
     "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
 }  # fmt: skip
+OPEN_FELL = (
+    "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whatever became of the "
+    "knowledge."
+)
 NOISE_ADVICE = (
     "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here, noise alone does; hold a "
     "compressed model against it."
@@ -163,7 +167,7 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
         "word": overall.word,
         "headline": headline.removesuffix(".") + ".",
         "rest": rest,
-        "advice": NOISE_ADVICE if is_null(overall.arm) else ADVICE[overall.decision.outcome],
+        "advice": _advice(overall),
         "why": shortened(overall.why, LONGEST_TEXT).replace(" %", "\u00a0%"),
         "standard": outcome(overall.standard),
         "same_passage": outcome(overall.same_passage),
@@ -184,6 +188,14 @@ def _said(verdict: Verdict) -> str:
     """A verdict's text without why these options decided, which stands in a box of its own."""
     text = verdict.text.replace(f" {verdict.why}", "") if verdict.why else verdict.text
     return shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%")
+
+
+def _advice(verdict: Verdict) -> str:
+    """What to do, in one sentence."""
+    if is_null(verdict.arm):
+        return NOISE_ADVICE
+    outcome = verdict.decision.outcome
+    return OPEN_FELL if outcome == "inconclusive" and verdict.decision.open == "falls" else ADVICE[outcome]
 
 
 def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
