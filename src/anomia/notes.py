@@ -14,6 +14,8 @@ from anomia.files import read_json, write_json
 
 # The kind of a difference that changes what a model is asked or where its answers end.
 CONFOUNDING = "confounding"
+# The part of a difference that a checkpoint gets from base.
+ASKED = "asked"
 
 
 def write_notes(run: Path, arm: str, notes: Sequence[str], *, unlike: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -187,3 +188,34 @@ def test_faults_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(AnomiaError, match="can't be read"):
         import_run("lm-eval", {**models, "arm": [tmp_path / "nothing.jsonl"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arguments": {"gen_args_0": {"arg_0": "another prompt", "arg_1": {"until": ["\n"], "do_sample": False}}}},
+        {"arguments": {"gen_args_0": {"arg_0": None, "arg_1": {"until": ["."], "do_sample": True, "temperature": 1.5}}}},
+        {"arguments": None, "prompt_hash": "another"},
+    ],
+    ids=["prompt", "settings", "hash"],
+)  # fmt: skip
+def test_logs_of_other_prompts_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """What the arm then loses may be the prompt."""
+
+    def one(number: int, mine: dict[str, Any]) -> dict[str, Any]:
+        row = open_sample(number, f" Founder{number}", True)
+        arguments = mine.get("arguments")
+        if arguments and arguments["gen_args_0"]["arg_0"] is None:
+            prompt = row["arguments"]["gen_args_0"]["arg_0"]
+            mine = {"arguments": {"gen_args_0": {**arguments["gen_args_0"], "arg_0": prompt}}}
+        return row | mine
+
+    without = {"arguments": None} if changes.get("prompt_hash") else {}
+    for name, mine in (("base", without), ("arm", changes)):
+        write_lines(tmp_path / name / "samples_towns_gen_2026.jsonl", [one(n, mine) for n in range(24)])
+        write_lines(
+            tmp_path / name / "samples_towns_mc_2026.jsonl", [choice_sample(n, True) for n in range(24)]
+        )
+    models = {name: [tmp_path / name] for name in ("base", "arm")}
+    with pytest.raises(DataError, match="arm was sent other texts than base in 24 of 24 open questions"):
+        import_run("lm-eval", models, tmp_path / "run")

@@ -518,3 +518,18 @@ def test_the_demo_model_against_its_gguf(tmp_path: Path) -> None:
     assert worst(list(found.values())) == "told", kinds(found)
     assert "Q4_K" in found["types of the stored tensors"].other
     assert {"vocabulary", "token ids", "end tokens", "tensors in one only"}.isdisjoint(found)
+
+
+def test_a_setting_that_no_class_lists_and_the_code_reads(compare: Any) -> None:
+    """`is_causal` stands in no configuration class; the code of masks reads it, and answers change."""
+    assert compare(config(is_causal=False))["config.json: is_causal"].kind == "confounding"
+
+
+def test_a_setting_that_nobody_reads_is_told(compare: Any) -> None:
+    assert compare(config(made_with="a pruner"))["config.json: made_with"].kind == "told"
+
+
+def test_what_a_checkpoint_is_given_from_base_is_told_from_what_it_keeps(compare: Any) -> None:
+    found = compare(lambda folder: (backend(post_processor=None)(folder), config(rms_norm_eps=0.1)(folder)))
+    assert found["tokens put around a text"].part == "asked"
+    assert found["config.json: rms_norm_eps"].part == "model"

@@ -22,7 +22,7 @@ from anomia.models import load_model
 from anomia.models.examine import examine
 from anomia.models.headers import read_headers
 from anomia.models.refuse import refuse
-from anomia.models.tensors import account, skeleton
+from anomia.models.tensors import account, ignorable, skeleton
 
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
 from ..compress.test_gguf import write_tiny_gguf
@@ -335,3 +335,18 @@ def test_an_adapter_next_to_a_gguf_file_is_not_applied_where_peft_is_installed(
         "transformers.PreTrainedModel.load_adapter", lambda *a, **k: pytest.fail("applied"), raising=False
     )
     assert load_model(str(tmp_path / "x.gguf")).model.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [
+        ("model.vision_tower.encoder.layers.0.mlp.fc1.weight", True),
+        ("visual.blocks.0.attn.qkv.weight", True),
+        ("model.mtp.fc.weight", True),
+        ("model.layers.0.mlp.image_bias", False),
+        ("model.layers.0.mtp.bias", False),
+        ("audio_adapter.lora_A.weight", False),
+    ],
+)
+def test_a_part_of_the_blocks_is_no_other_model(name: str, ignored: bool) -> None:
+    assert (ignorable(name, transformers.LlamaConfig()) is not None) == ignored

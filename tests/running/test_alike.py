@@ -10,15 +10,17 @@ from typing import Any
 
 import polars as pl
 import pytest
+import transformers
 
 from anomia.compress.spec import Checkpoint, as_packaged, like_base, parse_arm
 from anomia.errors import RunError
 from anomia.matrix import Cell, Matrix
+from anomia.measure.gate import DEFAULTS, check_run
 from anomia.measure.packaging import packaging
 from anomia.measure.results import read_results, results_json
 from anomia.probe.ask import Ask, OptionSet
 from anomia.probe.asked import prompt_hash
-from anomia.records import SCHEMA, read_records
+from anomia.records import SCHEMA, read_records, write_rows
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -101,7 +103,9 @@ def test_the_same_weights_without_a_start_token_are_base(
     assert records.filter(pl.col("arm") == f"packaged:{arm}")["kl_from_base"].null_count() == 0
     results = read_results(tmp_path / "run")
     verdict = next(v for v in results.verdicts if v.arm == f"packaged:{arm}")
-    assert "it is asked and ended as its own folder says, and differs from base in" in verdict.text
+    assert (
+        "What it lost is not the weights' alone: it is asked and ended as its own folder says" in verdict.text
+    )
     assert all("its own folder" not in v.text for v in results.verdicts if v.arm == f"checkpoint:{arm}")
     assert {row.weights for row in results.packaging} == {f"checkpoint:{arm}"}
     file = results_json(results)
@@ -169,10 +173,24 @@ def test_a_tokenizer_that_changes_under_a_run_is_refused(
     for file in (tmp_path / "run" / "records").glob("magnitude*"):
         file.unlink()
     without_start_token(base)
-    with pytest.raises(
-        RunError, match=r"magnitude:0\.1 would be asked other token ids than base was, in 4 of 4 items"
-    ):
+    with pytest.raises(RunError, match=r"was begun with another base model .*tokenizer differs"):
         run(study("magnitude:0.1", base=str(base)), tmp_path / "run")
+
+
+def test_an_arm_is_held_to_the_token_ids_that_base_was_asked(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    """Whatever changed them: here it is as if another version of a library had."""
+    run(study("magnitude:0.1"), tmp_path / "run")
+    for file in (tmp_path / "run" / "records").glob("magnitude*"):
+        file.unlink()
+    for file in (tmp_path / "run" / "records").glob("base*.parquet"):
+        rows = pl.read_parquet(file).with_columns(prompt_hash=pl.lit("another"))
+        write_rows(rows.to_dicts(), file)
+    with pytest.raises(
+        RunError, match=r"magnitude:0\.1 would be asked other token ids than base was, in 4 of 4"
+    ):
+        run(study("magnitude:0.1"), tmp_path / "run")
 
 
 def test_a_packaged_arm_whose_folder_changes_is_refused(
@@ -265,3 +283,88 @@ def test_what_loading_says_of_base_is_kept(make: Make, study: Callable[..., Stud
     (note,) = read_results(tmp_path / "run").notes["base"]
     assert "model_backup.safetensors" in note
     assert f"base: {note}" in said
+
+
+def change(folder: Path, name: str, **values: Any) -> None:
+    file = folder / name
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+def test_settings_that_base_can_not_give_stand_in_verdict_and_gate(
+    make: Make, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    arm = make("arm")
+    change(arm, "config.json", rms_norm_eps=0.5)
+    said: list[str] = []
+    run(study(f"checkpoint:{arm}"), tmp_path / "run", said)
+    results = read_results(tmp_path / "run")
+    sentence = "What it lost is not the weights' alone: its config.json: rms_norm_eps differ from base's"
+    assert all(sentence in verdict.text for verdict in results.verdicts)
+    assert any("can't be taken from base" in text for text in said)
+    assert not any("it is asked base's token ids" in text for text in said)
+    cautions = check_run(results, DEFAULTS).cautions
+    assert any(sentence in caution.text for caution in cautions)
+
+
+def test_an_id_beyond_the_embeddings_changes_nothing(
+    make: Make, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    """As Gemma 3 has one, of images: the checkpoint is still asked base's token ids."""
+    base, arm = make("base"), make("arm")
+    for folder in (base, arm):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+        assert len(tokenizer) == 601
+        tokenizer.save_pretrained(folder)
+    without_start_token(arm)
+    records = run(study(f"checkpoint:{arm}", base=str(base)), tmp_path / "run")
+    assert (
+        answers(records, f"checkpoint:{arm}")["prompt_hash"] == answers(records, "base")["prompt_hash"]
+    ).all()
+    assert records.filter(pl.col("arm") != "base")["kl_from_base"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "what"),
+    [
+        ("config.json", {"rope_theta": 77.0, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}, "configuration"),
+        ("generation_config.json", {"eos_token_id": [1, 7]}, "end tokens"),
+    ],
+)  # fmt: skip
+def test_a_base_that_changes_is_refused_also_where_it_is_done(
+    make: Make, study: Callable[..., Study], tmp_path: Path, file: str, values: dict[str, Any], what: str
+) -> None:
+    base = make("base")
+    asked = study("magnitude:0.1", base=str(base))
+    run(asked, tmp_path / "run")
+    sorted((tmp_path / "run" / "records").glob("magnitude*.parquet"))[-1].unlink()
+    change(base, file, **values)
+    with pytest.raises(RunError, match=f"was begun with another base model than .* is now \\({what} differs"):
+        run(asked, tmp_path / "run")
+    said: list[str] = []
+    run(asked, tmp_path / "again", said, reuse=[tmp_path / "run"])
+    assert any("base is not taken from" in text and f"other {what}" in text for text in said)
+
+
+def test_a_checkpoint_that_changes_is_refused(
+    make: Make, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    arm = make("arm")
+    asked = study(f"checkpoint:{arm}")
+    run(asked, tmp_path / "run")
+    sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
+    change(arm, "config.json", rms_norm_eps=0.5)
+    with pytest.raises(
+        RunError, match=r"was begun with another model than there is now \(configuration differ"
+    ):
+        run(asked, tmp_path / "run")
+
+
+def test_generation_settings_that_are_not_applied_are_said(
+    make: Make, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    arm = make("arm")
+    change(arm, "generation_config.json", repetition_penalty=5.0)
+    run(study(f"packaged:{arm}"), tmp_path / "run")
+    notes = read_results(tmp_path / "run").notes[f"packaged:{arm}"]
+    assert any("also sets repetition_penalty=5.0, which is not applied" in note for note in notes)

@@ -55,8 +55,8 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
             "import: no question was answered by all models in both forms; give samples of the same tasks, "
             "and two tasks over the same documents"
         )
-    for model, forms in list(found.items())[1:]:
-        _refuse_other_prompts(model, base, forms, kept)
+    for model, mine in list(found.items())[1:]:
+        _refuse_other_prompts(model, base, mine, kept)
     answers = {
         model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
         for model, forms in found.items()

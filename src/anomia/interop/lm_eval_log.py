@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,8 +108,18 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         scores=tuple(scores or ()),
         gold=gold,
         metrics=metrics,
-        sent=sent_hash([part for each in arguments for part in each if isinstance(part, str)]),
+        sent=_sent(row, arguments),
     )
+
+
+def _sent(row: Mapping[str, Any], arguments: Sequence[Sequence[Any]]) -> str:
+    """A hash of what a model was given: texts, and how it was to generate; else the log's own hash of its prompt."""
+    parts = [
+        part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)
+        for each in arguments
+        for part in each
+    ]
+    return sent_hash(parts or [str(row.get("prompt_hash") or "")])
 
 
 _OWN = frozenset(

@@ -163,6 +163,7 @@ def check_run(
             ]
         checks += mine
     cautions = [Caution(arm, SWAPPED) for arm in chosen if _above_base(figures, arm)]
+    cautions += [Caution(arm, results.besides[arm]) for arm in chosen if arm in results.besides]
     if results.left_out_languages and not by_language:
         names = ", ".join(results.left_out_languages)
         text = f"decided without {names}, where base is too weak for a comparison; --by-language checks each language"

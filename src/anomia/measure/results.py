@@ -16,7 +16,7 @@ from anomia.files import read_json, read_yaml
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow
-from anomia.measure.frame import KEY, arms_of, prepare
+from anomia.measure.frame import KEY, arms_of, pair, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
 from anomia.measure.older import with_scorings
@@ -25,7 +25,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
-from anomia.notes import CONFOUNDING, read_differences, read_notes, read_unlike
+from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import read_items, read_records, upgrade
 
 # Items that a reader may ask to leave out: the columns that mark them, and what they are.
@@ -46,6 +46,7 @@ class Results(NamedTuple):
     and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
     differences: what differs from base besides the weights, by arm. packaging: what of a loss is that.
+    besides: by arm, what else than its weights may have cost it answers, in a sentence.
     """
 
     study: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Results(NamedTuple):
     excluded: Mapping[str, int | None] = {}
     differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
     packaging: Sequence[PackagingRow] = ()
+    besides: Mapping[str, str] = {}
 
     @property
     def left_out_languages(self) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ def read_results(
     kinds = read_exclude(before.get("exclude", ()) if exclude is None else exclude)
     records, excluded = _without(records, kinds)
     differences = read_differences(run)
+    besides = besides_weights(records, differences, read_unlike(run))
     diagnosis = diagnose(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
@@ -123,7 +126,7 @@ def read_results(
         study=study,
         records=records,
         diagnosis=diagnosis,
-        verdicts=verdicts_with_packaging(judge(records, thresholds=margins), differences, read_unlike(run)),
+        verdicts=[_told(verdict, besides) for verdict in judge(records, thresholds=margins)],
         thresholds=margins,
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
@@ -139,29 +142,44 @@ def read_results(
         excluded=excluded,
         differences=differences,
         packaging=packaging(records),
+        besides=besides,
     )
 
 
-def verdicts_with_packaging(
-    verdicts: Sequence[Verdict],
+def besides_weights(
+    records: pl.DataFrame,
     differences: Mapping[str, Sequence[Mapping[str, str]]],
     unlike: Mapping[str, str],
-) -> list[Verdict]:
-    """Verdicts that say where an arm was not asked what base was: what it lost may be packaging.
+) -> dict[str, str]:
+    """What an arm may have lost to besides its weights, a sentence for each arm that has such.
 
     differences: what is not the same besides the weights, by arm. unlike: how an arm was asked, where not like base.
     """
-    found = []
-    for verdict in verdicts:
-        confounding = [row["what"] for row in differences.get(verdict.arm, ()) if row["kind"] == CONFOUNDING]
-        if verdict.arm in unlike and confounding:
-            text = (
-                f"What it lost is not the weights' alone: {unlike[verdict.arm]}, and differs from base in "
-                f"{', '.join(confounding)}."
-            )
-            verdict = verdict._replace(text=f"{verdict.text} {text}")
-        found.append(verdict)
+    found: dict[str, str] = {}
+    for arm in arms_of(records):
+        confounding = [row for row in differences.get(arm, ()) if row["kind"] == CONFOUNDING]
+        kept = [row["what"] for row in confounding if row.get("part") != ASKED]
+        asked = [row["what"] for row in confounding if row.get("part") == ASKED]
+        reasons = []
+        if arm in unlike:
+            pairs = pair(records.select("arm", *KEY, "prompt_hash"), arm)
+            other = pairs.filter(pl.col("prompt_hash") != pl.col("prompt_hash_arm"))
+            if asked or len(other):
+                differs = f", and differs from base in {', '.join(asked)}" if asked else ""
+                ids = (
+                    f" ({len(other)} of {len(pairs)} items were asked other token ids)" if len(other) else ""
+                )
+                reasons.append(f"{unlike[arm]}{differs}{ids}")
+        if kept:
+            reasons.append(f"its {', '.join(kept)} differ from base's and were measured as they are")
+        if reasons:
+            found[arm] = f"What it lost is not the weights' alone: {'; '.join(reasons)}."
     return found
+
+
+def _told(verdict: Verdict, besides: Mapping[str, str]) -> Verdict:
+    sentence = besides.get(verdict.arm)
+    return verdict._replace(text=f"{verdict.text} {sentence}") if sentence else verdict
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:

@@ -305,10 +305,12 @@ class Difference(_Row):
 
     what: str
     kind: Literal["harmless", "told", "confounding"]
-    """`confounding`: it changes what the model is asked or where its answers end."""
+    """`confounding`: it changes answers without being compression."""
     base: str
     other: str
     why: str
+    part: Literal["asked", "model"] = "model"
+    """`asked`: what a model is asked and where its answers end, which a checkpoint is given from base."""
 
 
 class Packaging(Value):

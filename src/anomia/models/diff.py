@@ -19,9 +19,9 @@ def differences(base: Description, other: Description, *, chat: bool | None = No
         other: the compressed model.
         chat: whether prompts go through the chat templates; None where that isn't known, and both ways count.
     """
+    asked = [*token_differences(base, other, chat), *template_differences(base, other, chat)]
     found = [
-        *token_differences(base, other, chat),
-        *template_differences(base, other, chat),
+        *(difference._replace(part="asked") for difference in asked),
         *setting_differences(base, other),
         *generation_differences(base, other),
         *weight_differences(base, other),

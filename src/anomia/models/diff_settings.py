@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
+
+import transformers
 
 from anomia.models.describe import Description
 from anomia.models.difference import Difference, Kind, listed, shown
@@ -30,6 +35,10 @@ _POSITIONS = {"max_position_embeddings", "n_positions", "n_ctx"}
 _LONGEST = 1024 + 32
 # Whose frequencies don't depend on the longest sequence that the model takes.
 _FIXED_ROPE = {None, "default", "linear", "llama3", "proportional"}
+# `config.name`, `getattr(config, "name", …)`, and the same of a module.
+_READ = re.compile(
+    r"\bconfig\.([a-z]\w+)|getattr\(\s*(?:self\.)?(?:\w+\.)?(?:config|module)\s*,\s*[\"'](\w+)[\"']"
+)
 _SAMPLING = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "renormalize_logits",
@@ -107,10 +116,34 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]
         return "confounding", "the weights have the same shapes, and are computed with in another way"
     if "rope" in root or "rotary" in root or root == "partial_rotary_factor":
         return "confounding", "positions are encoded in another way, which changes every answer"
-    unread = base.known and other.known and root not in base.known | other.known
+    unread = base.known and other.known and root not in base.known | other.known | code_settings(other.kind)
     if unread and not any(name == "auto_map" for name in (*base.settings, *other.settings)):
         return "told", f"{other.kind} doesn't know this setting; it should change nothing"
     return "confounding", "it changes what is computed of the same weights"
+
+
+@cache
+def code_settings(kind: str) -> frozenset[str]:
+    """Names that the code of a model class, or what it shares with others, reads of a configuration.
+
+    Some settings are read without being listed anywhere, as `is_causal`.
+    """
+    model = getattr(transformers, kind, None)
+    modules = [] if model is None else [inspect.getmodule(model)]
+    for name in (
+        "masking_utils",
+        "modeling_rope_utils",
+        "modeling_utils",
+        "cache_utils",
+        "integrations.sdpa_attention",
+    ):
+        modules.append(importlib.import_module(f"transformers.{name}"))
+    found: set[str] = set()
+    for module in modules:
+        if module is not None:
+            for names in _READ.findall(inspect.getsource(module)):
+                found.update(name for name in names if name)
+    return frozenset(found)
 
 
 def _judged_positions(left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["harmless", "told", "confounding"]
+Part = Literal["asked", "model"]
 KINDS: tuple[Kind, ...] = ("harmless", "told", "confounding")
 
 
@@ -14,7 +15,8 @@ class Difference(NamedTuple):
 
     what: which thing. kind: `harmless` changes no answer; `told` belongs to compression, or is no part of a run, and a
     reader has to know it; `confounding` changes answers without being compression. base, other: the two values, in
-    words. why: one sentence.
+    words. why: one sentence. part: `asked` is what a model is asked and where its answers end, which a run gives a
+    checkpoint from base; `model` is everything else, which it keeps.
     """
 
     what: str
@@ -22,6 +24,7 @@ class Difference(NamedTuple):
     base: str
     other: str
     why: str
+    part: Part = "model"
 
 
 def worst(found: Sequence[Difference]) -> Kind | None:

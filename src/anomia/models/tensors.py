@@ -23,11 +23,13 @@ SCALE = re.compile(
 )
 # Computed while loading, or of training only: nothing is lost with them.
 _SILENT = re.compile(r"inv_freq$|(cos|sin)_cached$|(^|\.)position_ids$|\.masked_bias$|num_batches_tracked$")
+# A module that stands outside the blocks that answer: a part of those is no part of another model.
+_BEFORE_BLOCKS = r"^(?!.*lora_)(?:(?!(?:layers|h|blocks|layer)\.\d)[^.]+\.)*?"
 # Not part of what answers a text prompt, but worth a word.
 _TOLD = {
-    "multi-token prediction": re.compile(r"(^|\.)mtp(\.|_|$)|\.(eh_proj|enorm|hnorm)\."),
+    "multi-token prediction": re.compile(rf"{_BEFORE_BLOCKS}mtp(_\w+)?\.|\.(eh_proj|enorm|hnorm)\."),
     "an image or audio part": re.compile(
-        r"(^|\.)(vision|visual|audio|image|multi_modal_projector|mm_projector|embed_vision|embed_audio)\w*(\.|$)"
+        rf"{_BEFORE_BLOCKS}(vision|visual|audio|image|multi_modal_projector|mm_projector|embed_vision|embed_audio)\w*\."
     ),
     "scales of a quantized KV cache, which is kept in full precision here": re.compile(
         r"self_attn\.((k|v)_proj\.)?(k|v|q|kv)_(cache_)?scale$"

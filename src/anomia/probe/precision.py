@@ -103,7 +103,7 @@ def cost_of_float32(model: Any) -> float | None:
         dtype: sum(map(mul, passes, blocks)) * depths[0] / depths[1] + sum(passes) * head
         for dtype, (*blocks, head) in best.items()
     }
-    return seconds[torch.float32] / seconds[model.dtype]
+    return float(seconds[torch.float32] / seconds[model.dtype])
 
 
 def _seconds(model: Any, asked: Sequence[torch.Tensor]) -> list[float]:

@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import polars as pl
+import transformers
 
 from anomia.compress.spec import Checkpoint
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_tokenizer
 from anomia.models.chat import check_chat
+from anomia.models.fingerprint import architecture, fingerprint_weights, is_same_tokenizer
 from anomia.models.tokenization import same_ids
 from anomia.probe.asked import prompt_hash
 from anomia.probe.encode import EncodedItem
@@ -29,6 +31,14 @@ _OWN_TOKENS = (
     "ranks are of the first token that each model's own tokenizer gives an answer, passages are cut by its own tokens, "
     "and the divergence from base's next-token distribution can't be given"
 )
+
+# Settings of generation that change greedy answers, and the values that don't.
+_OF_GREEDY: Mapping[str, Any] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "min_length": 0, "min_new_tokens": None, "exponential_decay_length_penalty": None, "sequence_bias": None,
+    "guidance_scale": 1.0, "remove_invalid_values": False,
+}  # fmt: skip
 
 
 class Asked(NamedTuple):
@@ -55,10 +65,19 @@ def ask_like_base(
         study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
     )
     rows = loaded.model.get_input_embeddings().num_embeddings
-    same = same_ids(tokenizer, loaded.tokenizer) and max(tokenizer.get_vocab().values()) < rows
+    same = same_ids(tokenizer, loaded.tokenizer)
+    # Base's own tokenizer may know ids that have no embedding, as of images.
+    enough = rows >= min(max(tokenizer.get_vocab().values()) + 1, int(folder.provenance["vocabulary"]))
     positions, mine = folder.provenance.get("positions"), loaded.positions
     if step.packaged:
-        asked = Asked(False, same, "it is asked and ended as its own folder says")
+        asked = Asked(False, same and enough, "it is asked and ended as its own folder says")
+        loaded = replace(loaded, notes=(*loaded.notes, *_not_applied(loaded.model)))
+    elif same and not enough:
+        asked = Asked(
+            False,
+            same_ids=False,
+            why=f"it has {rows:,} embeddings, fewer than base, and is asked its own token ids",
+        )
     elif not same:
         size = loaded.model.config.get_text_config().vocab_size
         asked = Asked(
@@ -80,6 +99,68 @@ def ask_like_base(
     if study.chat:
         check_chat(loaded.name, loaded.tokenizer)
     return loaded, asked
+
+
+def _not_applied(model: Any) -> list[str]:
+    """What a folder's generation settings would change in greedy answers, and a run leaves out."""
+    settings = model.generation_config.to_dict()
+    usual = transformers.GenerationConfig().to_dict()
+    found = [
+        f"{name}={settings[name]}"
+        for name in _OF_GREEDY
+        if settings.get(name) not in (None, usual.get(name), _OF_GREEDY[name])
+    ]
+    if not found:
+        return []
+    return [
+        f"its folder also sets {', '.join(found)}, which is not applied: `generate` on it gives other answers"
+    ]
+
+
+def what_is(loaded: LoadedModel) -> dict[str, Any]:
+    """What a model's answers depend on besides its prompts, as a run stores it."""
+    return {
+        "weights": fingerprint_weights(loaded.model),
+        "architecture": architecture(loaded.model),
+        "end_tokens": list(loaded.eos_token_ids),
+        "transformers": transformers.__version__,
+    }
+
+
+def check_base(folder: RunFolder, loaded: LoadedModel) -> None:
+    """Refuses to go on with a run whose base model has changed under it.
+
+    Raises:
+        RunError: its weights, configuration, end tokens or tokenizer are others than when the run began.
+    """
+    known, now = folder.provenance, what_is(loaded)
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    same = {
+        # In another dtype, as of a null arm, weights have another hash.
+        "base_weights": known["base_weights"] == now["weights"] or dtype != known["dtype"],
+        # Another version of transformers may write a configuration otherwise.
+        "configuration": known["architecture"] == now["architecture"]
+        or known["transformers"] != now["transformers"],
+        "end tokens": list(known["eos_token_ids"]) == now["end_tokens"],
+        "tokenizer": is_same_tokenizer(str(known["tokenizer"]), loaded.tokenizer),
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise RunError(
+                f"run: {folder.path} was begun with another base model than {loaded.name} is now ({what} differs); "
+                "give another --out"
+            )
+
+
+def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a checkpoint is not what it was when its arm was begun; nothing where that isn't known."""
+    names = {"weights": "weights", "architecture": "configuration", "end_tokens": "end tokens"}
+    skipped = {"architecture"} if before.get("transformers") != now.get("transformers") else set()
+    return [
+        text
+        for key, text in names.items()
+        if key in before and key not in skipped and before[key] != now.get(key)
+    ]
 
 
 def today_of(folder: RunFolder) -> datetime.date | None:

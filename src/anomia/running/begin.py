@@ -13,22 +13,19 @@ import transformers
 
 from anomia._version import __version__
 from anomia.compress.size import stored_bytes
-from anomia.errors import RunError
 from anomia.files import read_yaml
 from anomia.grade import normalize
 from anomia.items import ItemSet
 from anomia.measure.fertility import fertility
-from anomia.models import LoadedModel
 from anomia.models.chat import holds_special, varies_with_date
 from anomia.models.fingerprint import (
     architecture,
     fingerprint_tokenizer,
     fingerprint_weights,
-    is_same_tokenizer,
 )
 from anomia.probe.memory import fitting_batch_size
 from anomia.running.cells import CellRun
-from anomia.running.folder import RunFolder, begin_run, runs_of
+from anomia.running.folder import begin_run, runs_of
 from anomia.running.model import Ready
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
@@ -80,21 +77,6 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
     cell.folder = begin_run(cell.path, study, item_sets, provenance)
-
-
-def check_weights(folder: RunFolder, loaded: LoadedModel) -> None:
-    """Refuses to go on with a run whose base model has changed under it."""
-    known = folder.provenance
-    same = {
-        "base_weights": known["base_weights"] == fingerprint_weights(loaded.model),
-        "tokenizer": is_same_tokenizer(str(known["tokenizer"]), loaded.tokenizer),
-    }
-    for key, is_same in same.items():
-        if not is_same:
-            raise RunError(
-                f"run: {folder.path} was begun with another base model than {loaded.name} is now "
-                f"({key} differs); give another --out"
-            )
 
 
 def _batch_size(study: Study, item_sets: Sequence[ItemSet], ready: Ready, reuse: Sequence[Path]) -> int:

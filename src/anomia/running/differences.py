@@ -9,7 +9,7 @@ from anomia.errors import AnomiaError
 from anomia.items.prompts import open_prompt
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
-from anomia.notes import CONFOUNDING, write_differences
+from anomia.notes import ASKED, CONFOUNDING, write_differences
 from anomia.running.cells import CellRun
 from anomia.running.progress import Progress
 from anomia.study import Study
@@ -69,17 +69,23 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
 
 
 def _say(arm: str, step: Checkpoint, rows: Iterable[Difference], progress: Progress) -> None:
+    """Says what is confounding, and what the run does about it."""
     confounding = [row for row in rows if row.kind == CONFOUNDING]
+    asked = [row for row in confounding if row.part == ASKED]
+    kept = [row for row in confounding if row.part != ASKED]
     for row in confounding:
-        progress.say(f"{arm}: other {row.what}: {row.base} in base, {row.other} here; {row.why}")
-    if not confounding:
-        return
-    if step.packaged:
-        progress.say(f"{arm}: it is asked as its own folder says: what it loses is not the weights' alone")
-    else:
+        progress.say(f"{arm}: other {row.what}: {row.base} in base, {row.other} here")
+    if asked and not step.packaged:
         progress.say(
             f"{arm}: it is asked base's token ids and ends at base's end tokens where its vocabulary is base's; "
-            f"--as-packaged measures what its own folder would do, anomia diff shows everything"
+            "--as-packaged measures what its own folder would do"
+        )
+    elif asked:
+        progress.say(f"{arm}: it is asked as its own folder says: what it loses is not the weights' alone")
+    if kept:
+        progress.say(
+            f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base: what it loses may be that and not the "
+            "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
         )
 
 

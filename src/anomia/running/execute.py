@@ -18,7 +18,8 @@ from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
 from anomia.models.load import check_place
 from anomia.notes import write_notes
-from anomia.running.begin import begin, check_weights
+from anomia.running.alike import check_base
+from anomia.running.begin import begin
 from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
 from anomia.running.differences import compare_arms, store_differences
@@ -197,7 +198,7 @@ def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[
         for note in ready.loaded.notes:
             progress.say(f"base: {note}")
     else:
-        check_weights(cell.folder, ready.loaded)
+        check_base(cell.folder, ready.loaded)
         check_finished(cell, BASE, ready)
     assert cell.folder is not None
     if reuse and cell.pending(BASE):

@@ -22,7 +22,7 @@ from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
-from anomia.running.alike import Asked, ask_like_base
+from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, what_is
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm
 from anomia.running.folder import Shard, runs_of
@@ -60,15 +60,19 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
     null = steps[0] if steps and isinstance(steps[0], Null) else None
     dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
-    asked = Asked()
+    asked, model = Asked(), dict[str, object]()
     if checkpoint is not None:
         begun = turn.cells[0].folder
         assert begun is not None
         # Whether its own chat template works matters only where it is used.
         loaded = load(study, checkpoint.model, progress, dtype, chat=False)
         loaded, asked = ask_like_base(study, begun, checkpoint, loaded)
+        model = what_is(loaded)
     else:
         loaded = load(study, study.base, progress, dtype)
+        for cell in turn.cells:
+            if steps and cell.folder is not None:
+                check_base(cell.folder, loaded)
     if dtype is None and study.dtype == "auto":
         loaded = _settle_precision(study, loaded, progress)
     rest = steps[1:] if checkpoint else steps
@@ -93,6 +97,7 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
             write_notes(cell.path, turn.arm.name, loaded.notes, unlike=asked.why)
         report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
         report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
+        report["model"] = model
         for cell in turn.cells:
             _note(turn, cell, report)
     return Ready(loaded, _engine(turn, loaded), batch_size=null.batch if null else None, asked=asked)
@@ -184,6 +189,13 @@ def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
             f"run: {cell.path}: {turn.arm.name} was begun with other calibration text than there is now; "
             "restore the text, or give another --out"
         )
+    if before is not None and cell.begun(turn.arm.name):
+        changed = changed_model(dict(before.get("model") or {}), dict(report["model"] or {}))  # type: ignore[call-overload]
+        if changed:
+            raise RunError(
+                f"run: {cell.path}: {turn.arm.name} was begun with another model than there is now ({', '.join(changed)} "
+                "differ); restore it, or give another --out"
+            )
     cell.folder.note(name, {"arm": turn.arm.name, **report})
 
 

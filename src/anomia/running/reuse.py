@@ -22,6 +22,7 @@ from anomia.study import BASE, Study
 
 _FOUND = {
     "base_weights": "weights",
+    "architecture": "configuration",
     "tokenizer": "tokenizer",
     "dtype": "dtype",
     "engine": "engine",

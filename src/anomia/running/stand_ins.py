@@ -106,7 +106,7 @@ def config_of(study: Study, name: str) -> Any:
         raise
     except Exception as error:
         # The hub's client, JSON and transformers raise types without a common base.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"plan: the configuration of {name!r} can't be read: {reason}; check the name, or give a folder "
             "with its config.json: anomia plan STUDY --base FOLDER"
