@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from anomia.compress.spec import Checkpoint
 from anomia.errors import AnomiaError
@@ -68,9 +68,10 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
         return None
 
 
-def _say(arm: str, step: Checkpoint, rows: Iterable[Difference], progress: Progress) -> None:
+def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progress) -> None:
     """Says what is confounding, and what the run does about it."""
     confounding = [row for row in rows if row.kind == CONFOUNDING]
+    told = sum(row.kind == "told" for row in rows)
     asked = [row for row in confounding if row.part == ASKED]
     kept = [row for row in confounding if row.part != ASKED]
     for row in confounding:
@@ -86,6 +87,10 @@ def _say(arm: str, step: Checkpoint, rows: Iterable[Difference], progress: Progr
         progress.say(
             f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base: what it loses may be that and not the "
             "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
+        )
+    if told:
+        progress.say(
+            f"{arm}: differs from base in {told} more thing{'s' if told > 1 else ''}; anomia diff shows them"
         )
 
 
