@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from anomia.cli.app import out_console
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.planning import Plan, Target
@@ -36,7 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_several_runs_are_put_side_by_side(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    # Its width is settled when the program is imported.
+    monkeypatch.setattr(out_console, "_width", 220)
     done = anomia("show", *runs)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "wanda:0." in line and "→" in line]
