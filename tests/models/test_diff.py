@@ -533,3 +533,13 @@ def test_what_a_checkpoint_is_given_from_base_is_told_from_what_it_keeps(compare
     found = compare(lambda folder: (backend(post_processor=None)(folder), config(rms_norm_eps=0.1)(folder)))
     assert found["tokens put around a text"].part == "asked"
     assert found["config.json: rms_norm_eps"].part == "model"
+
+
+def test_an_unknown_quantization_method_hides_nothing(compare: Any) -> None:
+    """Loading passes over such a method, and then refuses what it has no place for."""
+
+    def change(folder: Path) -> None:
+        config(quantization_config={"quant_method": "mine"})(folder)
+        tensors(lambda stored: stored.update({"model.layers.0.mlp.up_proj.bias": torch.ones(48)}))(folder)
+
+    assert compare(change)["loading"].kind == "confounding"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import modeling_gguf_pytorch_utils as gguf_utils
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from anomia.models.gguf_header import read_gguf_header
 from anomia.models.headers import StoredTensor, opened
@@ -39,6 +40,11 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
         f"config.json names a quantization method ({method}) that transformers does not know; the weights are used as"
         " they are stored",
     )
+
+
+def is_unpacked_on_loading(config: Any) -> bool:
+    """Whether a configuration names a quantization method that transformers knows; others are passed over."""
+    return _method(config) in AUTO_QUANTIZATION_CONFIG_MAPPING
 
 
 def _method(config: Any) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import modeling_gguf_pytorch_utils as gguf_utils
 
 from anomia.errors import ModelError
+from anomia.models.after import is_unpacked_on_loading
 from anomia.models.files import ModelFiles
 from anomia.models.gguf_header import read_gguf_header
 from anomia.models.headers import StoredTensor, read_headers
@@ -67,7 +68,7 @@ def describe_weights(
     stored = {key: (info.shape, info.dtype) for key, info in headers.items()}
     named = {place: key for key, place in found.places.items()}
     # Loading gives the places of a quantized model anew, and code of its own has rules of its own.
-    known = getattr(model.config, "quantization_config", None) is None and not own_code
+    known = not is_unpacked_on_loading(model.config) and not own_code
     return Weights(
         tensors={named.get(key, key): value for key, value in stored.items()},
         dtypes=_amounts(stored),
