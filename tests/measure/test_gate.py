@@ -347,6 +347,7 @@ def test_a_language_that_is_left_out_is_named_and_can_fail(tmp_path: Path) -> No
     (check,) = [check for check in found.checks if check.scope == "swahili"]
     assert (check.name, check.result, found.result) == (SHOWN, "fail", "fail")
     assert any("decided without swahili" in caution.text for caution in found.cautions)
+    assert "| a | all but swahili | gap |" in markdown(found, name="r")
     assert all(
         "decided without" not in c.text for c in check_run(results, DEFAULTS, by_language=True).cautions
     )

@@ -82,7 +82,7 @@ class Check(NamedTuple):
     limit: None where a check has no figure. limit_is: whether the figure must stay below (`at most`) or above
     (`at least`). items_needed: questions of this scope at which a figure like this would be decided four times in
     five; None where none would, or where nothing is open. note: why there is no figure, or what else is to be
-    known. asked: questions of this scope.
+    known. asked: questions of this scope. left_out: of pooled figures, the languages that they leave out.
     """
 
     arm: str
@@ -95,6 +95,7 @@ class Check(NamedTuple):
     items_needed: int | None = None
     note: str = ""
     asked: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 class Caution(NamedTuple):
@@ -179,7 +180,12 @@ def check_run(
         for check in reference
         if check.result in ("fail", "inconclusive")
     ]
-    return Gate(_overall(checks), tuple(checks), tuple(cautions), tuple(reference))
+    named = [_with_left_out(part, results.left_out_languages) for part in (checks, reference)]
+    return Gate(_overall(checks), named[0], tuple(cautions), named[1])
+
+
+def _with_left_out(checks: Sequence[Check], left_out: tuple[str, ...]) -> tuple[Check, ...]:
+    return tuple(check._replace(left_out=left_out) if check.scope == POOLED else check for check in checks)
 
 
 def decide_at_most(estimate: Estimate, limit: float) -> Result:

@@ -25,7 +25,7 @@ _HEADLINES: dict[Outcome, str] = {
 }
 _ONLY_PICKED = (
     "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
-    "still recognises them is not shown, because picking them doesn't take the question."
+    "still recognises them is not shown, because picking them may not take the question."
 )
 _OPEN_FELL = "Open answers were lost; whether the knowledge is lost, too, these items do not decide."
 _ALIKE = "Both formats lost answers, and about the same share of them."

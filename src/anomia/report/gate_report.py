@@ -184,7 +184,9 @@ def _kind(check: Check) -> str | None:
 
 
 def _scope(check: Check) -> str:
-    return "all items" if check.scope == POOLED else check.scope
+    if check.scope != POOLED:
+        return check.scope
+    return f"all but {', '.join(check.left_out)}" if check.left_out else "all items"
 
 
 def write_report(path: Path, text: str, *, append: bool = False) -> None:
