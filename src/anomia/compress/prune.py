@@ -12,10 +12,11 @@ from anomia.compress import mwanda, prunerzero
 from anomia.compress.blocks import Matrix
 from anomia.compress.magnitude import magnitude_mask
 from anomia.compress.report import MatrixReport
-from anomia.compress.sparsegpt import DAMPING, sparsegpt
-from anomia.compress.spec import Target
+from anomia.compress.sparsegpt import BLOCK, DAMPING, sparsegpt
+from anomia.compress.spec import Pattern, Target
 from anomia.compress.statistics import Group, InputStatistic, Needs
 from anomia.compress.wanda import wanda_mask
+from anomia.errors import CompressionError
 
 UNREACHED = "no calibration token reached it: pruned by magnitude"
 
@@ -85,15 +86,59 @@ def prune_groups(method: str, groups: Sequence[Group], target: Target, *, where:
 
     A matrix that no calibration token reached (an expert that was never chosen) is pruned by magnitude, and
     its report says so.
+
+    Raises:
+        CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
     """
     chosen = METHODS[method]
     reports: list[MatrixReport] = []
     for group in groups:
+        _check_finite(group, where)
         if chosen.needs is not None and group.statistic is None:
-            reports += _by_magnitude(group.matrices, target, note=UNREACHED)
+            done = _by_magnitude(group.matrices, target, note=UNREACHED)
         else:
-            reports += chosen.prune(group, target)
+            done = chosen.prune(group, target)
+        for report in done:
+            _check_zeros(report, target, where)
+        reports += done
     return [report._replace(name=f"{where}.{report.name}") for report in reports]
+
+
+def _check_finite(group: Group, where: str) -> None:
+    """Refuses weights and gradients that are NaN or infinite: no comparison with them holds."""
+    values = {f"{where}.{matrix.name}": matrix.weight for matrix in group.matrices}
+    values |= {
+        f"the gradient of {where}.{matrix.name}": gradient
+        for matrix, gradient in zip(group.matrices, group.gradients, strict=False)
+    }
+    for name, tensor in values.items():
+        broken = int((~torch.isfinite(tensor)).sum())
+        if broken:
+            raise CompressionError(
+                f"{name} has {broken:,} of {tensor.numel():,} values that are NaN or infinite, so it can't be pruned; "
+                "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            )
+
+
+def _check_zeros(report: MatrixReport, target: Target, where: str) -> None:
+    """Refuses a matrix that has fewer zeros than were asked for, whatever the reason."""
+    rows, columns = report.shape
+    if isinstance(target, Pattern):
+        fewest = rows * columns * (target.group - target.keep) // target.group
+    else:
+        # Each method rounds down in groups of its own: rows, blocks of columns, the whole matrix.
+        fewest = min(rows * int(columns * target), int(rows * columns * target))
+        fewest = min(fewest, sum(int(rows * size * target) for size in _blocks(columns)))
+    if report.zeros < fewest:
+        raise CompressionError(
+            f"{where}.{report.name} has {report.zeros:,} zeros after pruning where {fewest:,} were asked for; its "
+            "scores can't be compared. Please report this with the model's name"
+        )
+
+
+def _blocks(columns: int) -> list[int]:
+    """Widths of SparseGPT's blocks of columns."""
+    return [min(BLOCK, columns - start) for start in range(0, columns, BLOCK)]
 
 
 def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:

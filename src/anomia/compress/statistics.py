@@ -76,8 +76,18 @@ class InputStatistic:
             mine.active += (values > 0).sum(dim=0)
             mine.tokens += len(values)
 
-    def finish(self) -> None:
-        """Mirror the half of the Hessian that was summed."""
+    def finish(self, where: str) -> None:
+        """Mirror the half of the Hessian that was summed.
+
+        Raises `CompressionError` where a sum is NaN or infinite: a score made of it tells nothing.
+        """
+        broken = int((~torch.isfinite(self.sum_squares)).sum())
+        if broken or (self.hessian is not None and not torch.isfinite(self.hessian).all()):
+            raise CompressionError(
+                f"{where}: the activations that enter it are NaN, infinite or too large in {broken or 'some'} of "
+                f"{len(self.sum_squares)} inputs, so no weight can be scored; load the model in a wider type "
+                "(--dtype bfloat16 or float32)"
+            )
         if self.hessian is not None:
             upper = self.hessian.triu_()
             upper += upper.triu(1).T
@@ -114,7 +124,8 @@ def observe(
     A batch ends where the first one read its last input. Matrices come in groups, in the order in which they
     were first used; what no token reached comes last.
 
-    Raises `CompressionError` for fused experts that the block doesn't use one matrix at a time.
+    Raises `CompressionError` for fused experts that the block doesn't use one matrix at a time, and for activations
+    that are NaN or infinite.
     """
     matrices = {matrix.name: matrix for matrix in find_matrices(block, where=where)}
     experts = find_fused_experts(block, where=where)
@@ -127,8 +138,8 @@ def observe(
                 run_block(block, hidden(index), calls[index])
             if index == 0 and not experts and len(gathering.fired) == len(matrices):
                 last = gathering.fired[-1]
-    for statistic in gathering.statistics.values():
-        statistic.finish()
+    for name, statistic in gathering.statistics.items():
+        statistic.finish(f"{where}.{name}")
     return _grouped(matrices, experts, gathering)
 
 
