@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from anomia.models.sizes import sizes_of
 from anomia.probe.ask import Ask, Decoding
 from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS
 from anomia.probe.prefill import PREFILL_TOKENS, lay_out
@@ -49,7 +50,7 @@ class Need(NamedTuple):
 
 def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
     """The need of the largest of these asks; the formula stands at the head of this module."""
-    config = model.config.get_text_config()
+    sizes = sizes_of(model.config.get_text_config())
     size = model.dtype.itemsize
     batches = [lay_out([ask]) for ask in asks]
     slots = max(
@@ -70,21 +71,21 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
     leaves = max((len(ask.greedy) + steps * (ask.samples is not None) for ask in asks), default=0)
     logits = vocabulary * (min(LOGIT_ROWS, len(asks) * max(reads, leaves)) * size + exact * 4)
     passed = min(PREFILL_TOKENS, len(asks) * tokens)
-    widest = max(6 * _query_size(config), 3 * _feed_forward_size(config))
-    activations = passed * (config.hidden_size * (2 * 4 + 2 * size) + widest * size)
+    widest = max(6 * sizes.heads * sizes.head, 3 * sizes.inner)
+    width = max(sizes.width, int(model.get_input_embeddings().weight.shape[1]))
+    activations = passed * (width * (2 * 4 + 2 * size) + widest * size)
     # Parameters that two modules share (tied embeddings) are listed once.
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     slot = slot_bytes(model)
     if size < torch.float32.itemsize and model.device.type == "cpu":
-        slot += slot // config.num_hidden_layers
+        slot += slot // sizes.layers
     return Need(weights, rows * slots * slot, max(logits, activations))
 
 
 def slot_bytes(model: Any) -> int:
     """Bytes of one token's keys and values in all layers."""
-    config = model.config.get_text_config()
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    bytes_: int = 2 * config.num_hidden_layers * kv_heads * _head_size(config) * model.dtype.itemsize
+    sizes = sizes_of(model.config.get_text_config())
+    bytes_: int = 2 * sizes.layers * sizes.kv_heads * sizes.head * model.dtype.itemsize
     return bytes_
 
 
@@ -102,18 +103,3 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
-
-
-def _head_size(config: Any) -> int:
-    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return size
-
-
-def _query_size(config: Any) -> int:
-    size: int = config.num_attention_heads * _head_size(config)
-    return size
-
-
-def _feed_forward_size(config: Any) -> int:
-    size: int = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return size

@@ -23,6 +23,7 @@ from anomia.errors import ModelError
 from anomia.matrix import Matrix
 from anomia.models import LoadedModel
 from anomia.models.load import DTYPES
+from anomia.models.sizes import number, sizes_of
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
 from anomia.probe.prefill import lay_out
 from anomia.running.cells import CellRun, turns_of
@@ -289,13 +290,13 @@ def _measured(study: Study, loaded: LoadedModel, need: Need) -> ModelSize:
         parameters=sum(tensor.numel() for tensor in model.parameters()),
         active=round(active),
         head=head.numel(),
-        layers=config.num_hidden_layers,
+        layers=sizes_of(config).layers,
         need=need,
     )
 
 
 def _active_experts(config: Any) -> float:
     """The share of a mixture's experts that a token goes through."""
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    chosen = getattr(config, "num_experts_per_tok", None)
-    return chosen / experts if experts and chosen else 1.0
+    experts = number(config, "num_local_experts", "num_experts", "n_routed_experts")
+    chosen = number(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+    return min(1.0, chosen / experts) if experts and chosen else 1.0
