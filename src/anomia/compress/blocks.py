@@ -84,21 +84,59 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
 
 
 def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
-    """Every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's own order.
+    """Every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's own order, without routers.
 
     Raises `CompressionError` for weights that are already quantized.
     """
     matrices = []
-    for name, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            weight = module.weight
-            if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
-                raise CompressionError(
-                    f"{where}.{name} is stored as {weight.dtype} ({type(weight).__name__}): an already"
-                    " quantized model can't be pruned; start from its dense checkpoint"
-                )
-            matrices.append(Matrix(name, weight.data.T if isinstance(module, Conv1D) else weight.data))
+    for name, module in _layers(block):
+        weight = module.weight
+        if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
+            raise CompressionError(
+                f"{where}.{name} is stored as {weight.dtype} ({type(weight).__name__}): an already"
+                " quantized model can't be pruned; start from its dense checkpoint"
+            )
+        matrices.append(Matrix(name, weight.data.T if isinstance(module, Conv1D) else weight.data))
     return matrices
+
+
+def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers of a block whose weights are compressed: all but what selects among experts, or gates a whole one."""
+    experts = {name: count for name, module in block.named_modules() if (count := _experts_in(module))}
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and not _selects(name, module, experts):
+            yield name, module
+
+
+def _selects(name: str, module: Any, experts: Mapping[str, int]) -> bool:
+    """Whether a layer's output is a choice and no state: one number, or one for each expert beside it.
+
+    experts: how many there are, by the path of the module that holds them. Where they stand in the block itself, or the
+    choice is not among experts, the name tells: `router`.
+    """
+    rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
+    if rows == 1 or any("router" in part for part in name.split(".")):
+        return True
+    return any(
+        path and rows == count and name.startswith(f"{path}.") and not _is_inside(name, path)
+        for path, count in experts.items()
+    )
+
+
+def _is_inside(name: str, path: str) -> bool:
+    """Whether a layer is a part of an expert: below a number, as in `mlp.experts.3.up_proj`."""
+    return any(part.isdigit() for part in name[len(path) + 1 :].split("."))
+
+
+def _experts_in(module: nn.Module) -> int:
+    """How many experts a module holds as children or grandchildren: a list of them, or fused parameters; 0 for none."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1 and all(map(_has_linear, child)):
+            return len(child)
+        fused = [p for p in child.parameters(recurse=False) if p.dim() == 3 and min(p.shape) > 1]
+        if fused and isinstance(getattr(child, "is_transposed", None), bool):
+            return len(fused[0])
+    return 0
 
 
 def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
@@ -135,7 +173,7 @@ def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
     """Names of the weights of two or more dimensions that pruning doesn't touch, for the report."""
     pruned = set()
     for block in decoder.modules:
-        pruned |= {id(m.weight) for m in block.modules() if isinstance(m, nn.Linear | Conv1D)}
+        pruned |= {id(module.weight) for _, module in _layers(block)}
         pruned |= {id(fused.parameter) for fused in find_fused_experts(block, where=decoder.name)}
     return [name for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in pruned]
 
