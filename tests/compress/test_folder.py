@@ -147,6 +147,38 @@ def test_an_interrupted_run_continues_at_the_last_finished_block(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("what", ["calibration text", "model", "weights"])
+def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_path(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("llama", tmp_path / "in")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+
+    def stop(plan: Any, out: Path, index: int) -> None:
+        if index == 1:
+            raise StopError
+        real(plan, out, index)
+
+    real = folder_module._write_block
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "_write_block", stop)
+        with pytest.raises(StopError):
+            prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("wanda:0.5"), **options)
+    if what == "calibration text":
+        text = (tmp_path / "text.txt").read_text(encoding="utf-8")
+        (tmp_path / "text.txt").write_text(text[::-1], encoding="utf-8")
+    elif what == "model":
+        config = json.loads((tmp_path / "in" / "config.json").read_text())
+        (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    else:
+        stored = load_file(tmp_path / "in" / "model.safetensors")
+        stored["model.layers.2.mlp.up_proj.weight"] += 1
+        save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    named = "calibration text" if what == "calibration text" else "model"
+    with pytest.raises(CompressionError, match=f"an unfinished prune with another {named}: what lies under"):
+        prune_folder(str(tmp_path / "in"), tmp_path / "out", step_of("wanda:0.5"), **options)
+
+
 def test_an_unfinished_folder_is_not_continued_with_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

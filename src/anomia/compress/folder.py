@@ -55,6 +55,9 @@ from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
+# What a model computes with besides its weights.
+_SETTINGS = ("config.json", "tokenizer.json")
+_PIECE, _PIECES = 64 * 1024, 64
 REPORT = "anomia.json"
 _WHOLE_SHARD = 256 * 2**20
 # Where transformers keeps chat templates that have names.
@@ -147,6 +150,7 @@ def prune_folder(
     )
     resumed = 0
     if plan is not None:
+        _check_inputs(out, state, found.files, windows)
         resumed = len(state["matrices"])
         report = _stream(plan, out, step, windows, state, batch_tokens, progress)
     else:
@@ -449,6 +453,43 @@ def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise CompressionError(f"{out} can't be written: {error.strerror}; choose another folder") from None
     return fresh
+
+
+def _check_inputs(out: Path, state: dict[str, Any], files: ModelFiles, windows: Windows | None) -> None:
+    """Refuses to go on with blocks that were pruned of another model or by another text; notes both in a fresh state."""
+    now = {
+        "model": _content_hash([*files.weights, *_settings_of(files)]),
+        "calibration text": None if windows is None else windows.record.token_hash,
+    }
+    before = state.setdefault("inputs", now)
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed and state["matrices"]:
+        raise CompressionError(
+            f"{out} holds an unfinished prune with another {' and another '.join(changed)}: what lies under the same path "
+            "has changed since; restore it, or remove the folder"
+        )
+    state["inputs"] = now
+
+
+def _settings_of(files: ModelFiles) -> list[Path]:
+    return (
+        []
+        if files.folder is None
+        else [file for name in _SETTINGS if (file := files.folder / name).is_file()]
+    )
+
+
+def _content_hash(files: Sequence[Path]) -> str:
+    """A hash of the sizes of some files and of 64 pieces of each, the first and the last among them."""
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for number in range(_PIECES):
+                file.seek(max(0, size - _PIECE) * number // (_PIECES - 1))
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()
 
 
 def _check_room(plan: _Plan, out: Path, states: DiskStates | None) -> None:
