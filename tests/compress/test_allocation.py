@@ -12,8 +12,8 @@ from anomia.compress.allocation import (
 )
 from anomia.compress.apply import compress
 from anomia.compress.blocks import Matrix, find_blocks, find_matrices
-from anomia.compress.mwanda import language_factors, mwanda_mask
-from anomia.compress.prunerzero import prunerzero_mask
+from anomia.compress.methods.mwanda import language_factors, mwanda_mask
+from anomia.compress.methods.prunerzero import prunerzero_mask
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import Group, InputStatistic, LanguageStatistic
 from anomia.errors import CompressionError

@@ -11,7 +11,7 @@ import transformers
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.quantize import group_of
+from anomia.compress.methods.quantize import group_of
 from anomia.compress.size import files_bytes, packed_bytes, stored_bytes, tensor_bytes
 from anomia.compress.spec import Quantize, parse_arm
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.magnitude import magnitude_mask
-from anomia.compress.masks import lowest_mask
+from anomia.compress.methods.magnitude import magnitude_mask
+from anomia.compress.methods.masks import lowest_mask
 from anomia.compress.spec import Pattern
-from anomia.compress.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_mask
 
 
 def loop_mask(scores: np.ndarray, count: int) -> np.ndarray:

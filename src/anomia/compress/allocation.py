@@ -10,7 +10,7 @@ import torch
 
 from anomia.compress.spec import Prune
 from anomia.compress.statistics import Group, Needs
-from anomia.compress.wanda import wanda_scores
+from anomia.compress.methods.wanda import wanda_scores
 from anomia.errors import CompressionError
 
 OUTLIER_FACTOR = 5.0

@@ -23,8 +23,8 @@ from anomia.compress.blocks import (
 )
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.prune import METHODS, prune_groups
-from anomia.compress.prunerzero import gradient_norms
-from anomia.compress.quantize import DEQUANTIZED, quantize_blocks
+from anomia.compress.methods.prunerzero import gradient_norms
+from anomia.compress.methods.quantize import DEQUANTIZED, quantize_blocks
 from anomia.compress.report import CompressionReport, MatrixReport
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import (

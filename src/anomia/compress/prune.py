@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from anomia.compress import mwanda, prunerzero
+from anomia.compress.methods import mwanda, prunerzero
 from anomia.compress.blocks import Matrix
-from anomia.compress.magnitude import magnitude_mask
+from anomia.compress.methods.magnitude import magnitude_mask
 from anomia.compress.report import MatrixReport
-from anomia.compress.sparsegpt import BLOCK, DAMPING, sparsegpt
+from anomia.compress.methods.sparsegpt import BLOCK, DAMPING, sparsegpt
 from anomia.compress.spec import Pattern, Target
 from anomia.compress.statistics import Group, InputStatistic, Needs
-from anomia.compress.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_mask
 from anomia.errors import CompressionError
 
 UNREACHED = "no calibration token reached it: pruned by magnitude"

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
-from anomia.compress.quantize import NF4_BLOCK, group_of
+from anomia.compress.methods.quantize import NF4_BLOCK, group_of
 from anomia.compress.spec import Checkpoint, Null, Quantize, Step
 from anomia.errors import ModelError
 from anomia.models.files import INDEX, SINGLE, weight_files

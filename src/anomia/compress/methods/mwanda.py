@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from anomia.compress.masks import row_mask
+from anomia.compress.methods.masks import row_mask
 from anomia.compress.spec import Target
 from anomia.compress.statistics import InputStatistic
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anomia.compress.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.spec import Pattern, Target
 
 
