@@ -1,0 +1,253 @@
+"""AWQ: weights of strong inputs are scaled up before they are rounded, and the inputs down (Lin et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import Call
+from anomia.compress.methods.grid import Grid, Quantized, output_error, round_to_nearest
+from anomia.compress.methods.scales import (
+    Folding,
+    Producer,
+    divide,
+    find_producers,
+    realize,
+    unchanged,
+    weight_of,
+)
+from anomia.errors import CompressionError
+
+STEPS = 20
+_SMALLEST = 1e-4
+NO_PRODUCER = "rounded without scales: nothing in the block takes them without changing something else"
+NOT_ALONE = "rounded without scales: an expert's part of a fused parameter"
+UNREACHED = "no calibration token reached it: rounded to nearest"
+
+
+class Inputs(NamedTuple):
+    """Matrices that share their input, and what it was.
+
+    names: in the block, the first one names the group. weights: [out, in] each. hessian: X·Xᵀ, [in, in]; mean_abs: mean
+    |x|, [in]; both None where no token came. alone: whether each matrix is a layer of its own.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[torch.Tensor, ...]
+    hessian: torch.Tensor | None
+    mean_abs: torch.Tensor | None
+    alone: bool = True
+
+
+class Rounded(NamedTuple):
+    """One matrix. scales: [in], that its weights were multiplied by. error: of its own outputs (`output_error`)."""
+
+    quantized: Quantized
+    scales: torch.Tensor | None
+    error: float | None
+    note: str = ""
+
+
+class Search(NamedTuple):
+    """The scales that lose least.
+
+    scales: [in] float32, positive; weights are multiplied by them and inputs divided. power: of the mean |x|.
+    loss, unscaled: Σ‖(Q(W·s)/s − W)·X‖² over the matrices, with the scales and with none.
+    """
+
+    scales: torch.Tensor
+    power: float
+    loss: float
+    unscaled: float
+
+
+@torch.no_grad()
+def search_scales(
+    weights: Sequence[torch.Tensor],
+    hessian: torch.Tensor,
+    mean_abs: torch.Tensor,
+    grid: Grid,
+    *,
+    realize: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
+) -> Search:
+    """One scale for each input of matrices that share it, searched on a grid of 20.
+
+    The candidates are s = x̄^α / w̄^(1 − α) for α from 0 to 1 in 19 steps, and no scales at all, which come first and
+    win a tie. x̄ is the mean |x| of an input, w̄ the mean over all rows of |w| over the largest |w| of its group.
+    They are normalized to √(max·min) = 1. An input that was never excited keeps scale 1.
+
+    The original measures the error at the output of the module around the matrices (the whole attention for q, k
+    and v). Here it is that of the matrices' own outputs, which follows from the Hessian exactly, for all calibration
+    tokens and without a pass through the block.
+
+    Args:
+        weights: [out, in] each.
+        hessian: X·Xᵀ, [in, in] float32.
+        mean_abs: mean |x| of each input, [in].
+        realize: the scales that can be had nearest to some: what produces the input rounds its own weights.
+
+    Source: Lin et al. (2024), Section 3.2; candidates as in llm-compressor and AutoAWQ with `duo_scaling`.
+    """
+    dense = [weight.float() for weight in weights]
+    dead = mean_abs == 0
+    strength = mean_abs.float().clamp(min=torch.finfo(torch.float32).tiny)
+    relative = _relative_weights(dense, grid)
+    none = torch.ones_like(strength)
+    unscaled = _loss(dense, hessian, none, grid)
+    best = Search(none, 0.0, unscaled, unscaled)
+    for step in range(STEPS - 1):
+        power = step / (STEPS - 2)
+        scales = strength.pow(power) / (relative.pow(1 - power) + _SMALLEST)
+        scales = scales.clamp(min=_SMALLEST)
+        live = scales[~dead]
+        if not len(live):
+            break
+        scales = realize(torch.where(dead, none, scales / (live.max() * live.min()).sqrt()))
+        loss = _loss(dense, hessian, scales, grid)
+        if loss < best.loss:
+            best = Search(scales, power, loss, unscaled)
+    return best
+
+
+@torch.no_grad()
+def quantize_block(
+    block: nn.Module,
+    groups: Sequence[Inputs],
+    grid: Grid,
+    hidden: torch.Tensor,
+    call: Call,
+    *,
+    clip: bool = False,
+    known: dict[object, dict[str, Producer]] | None = None,
+    where: str = "a block",
+) -> dict[str, Rounded]:
+    """Quantize the matrices of a block, and fold their scales into what produces their inputs.
+
+    Norms and biases that take scales are changed in place. The matrices are not: the caller writes what comes back.
+    Before anything is changed, the block with its scales and before rounding is compared with the block as it was, on
+    `hidden`; where it computes something else nothing is folded.
+
+    Args:
+        hidden, call: a batch that enters the block, and how the model calls it.
+        clip: search each group's range, too.
+        known: producers of blocks of the same structure, filled in by this function.
+
+    Raises `CompressionError` where a matrix has values that are NaN or infinite.
+    """
+    for group in groups:
+        for name, weight in zip(group.names, group.weights, strict=True):
+            if not bool(torch.isfinite(weight).all()):
+                raise CompressionError(f"{where}.{name} has weights that are NaN or infinite")
+    reached = {g.names[0]: g for g in groups if g.alone and g.hessian is not None}
+    watched = {name: Folding(g.names, g.weights[0].shape[1]) for name, g in reached.items()}
+    known = {} if known is None else known
+    key = (type(block), tuple(watched.items()))
+    tried = [known[key]] if key in known else []
+    producers: dict[str, Producer] = {}
+    scales: dict[str, torch.Tensor] = {}
+    for attempt in range(len(tried) + 1):
+        found = tried[attempt] if attempt < len(tried) else find_producers(block, watched, hidden, call)
+        chosen = _search_all(block, reached, found, grid)
+        if not found or unchanged(
+            block, partial(_fold, groups=reached, producers=found, scales=chosen), hidden, call
+        ):
+            producers, scales, known[key] = found, chosen, found
+            break
+    folded = {
+        name: weight.float().clone()
+        for group in groups
+        for name, weight in zip(group.names, group.weights, strict=True)
+    }
+    _scale_matrices(folded, reached, producers, scales)
+    for name, producer in producers.items():
+        if producer.name in folded:
+            _divide_bias(block, producer, scales[name])
+        else:
+            divide(block, producer, scales[name])
+    done: dict[str, Rounded] = {}
+    for group in groups:
+        mine = scales.get(group.names[0])
+        note = ""
+        if group.hessian is None:
+            note = UNREACHED
+        elif mine is None:
+            note = NO_PRODUCER if group.alone else NOT_ALONE
+        for name in group.names:
+            hessian = group.hessian
+            if hessian is not None and mine is not None:
+                hessian = hessian / mine[:, None] / mine
+            quantized = round_to_nearest(folded[name], grid, hessian=hessian if clip else None)
+            error = None if hessian is None else output_error(folded[name], quantized.values(), hessian)
+            done[name] = Rounded(quantized, mine, error, note)
+    return done
+
+
+def _search_all(
+    block: nn.Module, groups: Mapping[str, Inputs], producers: Mapping[str, Producer], grid: Grid
+) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, producer in producers.items():
+        group = groups[name]
+        assert group.hessian is not None
+        assert group.mean_abs is not None
+        search = search_scales(
+            group.weights, group.hessian, group.mean_abs, grid, realize=partial(realize, block, producer)
+        )
+        found[name] = search.scales
+    return found
+
+
+def _fold(
+    block: nn.Module,
+    groups: Mapping[str, Inputs],
+    producers: Mapping[str, Producer],
+    scales: Mapping[str, torch.Tensor],
+) -> None:
+    """Fold scales into a block and its matrices, in place."""
+    for name, mine in scales.items():
+        for matrix in groups[name].names:
+            weight_of(block, matrix).mul_(mine)
+        divide(block, producers[name], mine)
+
+
+def _scale_matrices(
+    weights: Mapping[str, torch.Tensor],
+    groups: Mapping[str, Inputs],
+    producers: Mapping[str, Producer],
+    scales: Mapping[str, torch.Tensor],
+) -> None:
+    """The same for float32 copies of the matrices, in place."""
+    for name, mine in scales.items():
+        for matrix in groups[name].names:
+            weights[matrix].mul_(mine)
+        producer = producers[name]
+        if producer.name in weights:
+            weights[producer.name][producer.first : producer.first + len(mine)].div_(mine[:, None])
+
+
+def _divide_bias(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
+    bias = getattr(block.get_submodule(producer.name), "bias", None)
+    if bias is not None:
+        part = bias.data[producer.first : producer.first + len(scales)]
+        part.copy_(part.float() / scales)
+
+
+def _relative_weights(weights: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    """Mean over all rows of |w| over the largest |w| of its group, [in]."""
+    total = torch.zeros(weights[0].shape[1], device=weights[0].device)
+    for weight in weights:
+        grouped = weight.abs().reshape(len(weight), -1, grid.width(weight.shape[1]))
+        total += (grouped / (grouped.amax(dim=2, keepdim=True) + 1e-6)).flatten(1).sum(dim=0)
+    return total / sum(map(len, weights))
+
+
+def _loss(weights: Sequence[torch.Tensor], hessian: torch.Tensor, scales: torch.Tensor, grid: Grid) -> float:
+    loss = 0.0
+    for weight in weights:
+        errors = round_to_nearest(weight * scales, grid).values().float().div_(scales).sub_(weight)
+        loss += float(torch.linalg.vecdot(errors @ hessian, errors).sum(dtype=torch.float64))
+    return loss

@@ -1,0 +1,136 @@
+"""GPTQ: weights become integers column after column, and the later columns make up for it (Frantar et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from anomia.compress.methods.grid import Grid, Quantized, fit, search_ranges, to_codes
+from anomia.compress.methods.sparsegpt import inverse_factor
+
+BLOCK = 128
+_PANEL = 32
+
+
+class Solved(NamedTuple):
+    """quantized: as the matrices came. damping: what was needed. dead: [in] bool."""
+
+    quantized: list[Quantized]
+    damping: float
+    dead: torch.Tensor
+
+
+@torch.no_grad()
+def gptq(
+    weights: Sequence[torch.Tensor],
+    hessian: torch.Tensor,
+    grid: Grid,
+    *,
+    order: str = "act",
+    clip: bool = False,
+    where: str = "a matrix",
+) -> Solved:
+    """Quantize matrices that share their input; the columns that are left make up for the error of each one.
+
+    Columns of inputs that were never excited are set to zero.
+
+    Args:
+        weights: [out, in] each.
+        hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
+        grid: bits, groups and the type of the scales.
+        order: `act` takes the columns with the strongest inputs first. Groups stay consecutive inputs, so that
+            nothing has to be permuted when the model runs, and their scales are those of the dense weights
+            (`static_groups` of the authors' code, `actorder="static"` of llm-compressor). `plain` goes from left to
+            right, and each group gets its scale when it is reached, from the weights as they are by then.
+        clip: choose each group's range by its error (`search_ranges`), for `act` alone.
+
+    Source: Frantar et al. (2023), Algorithm 1; act-order, static groups, damping and dead columns as in their code.
+    Raises `CompressionError` where no damping makes the Hessian invertible.
+    """
+    rows = [len(weight) for weight in weights]
+    dead = hessian.diagonal() == 0
+    # Columns lie in memory as rows here: every step below reads and writes whole columns.
+    work = torch.cat([weight.float().T for weight in weights], dim=1)  # [in, R]
+    work[dead] = 0
+    columns, width = len(work), grid.width(len(work))
+    scales = torch.empty(columns // width, work.shape[1], device=work.device)  # [groups, R]
+    zeros = torch.empty_like(scales)
+    taken = torch.arange(columns, device=work.device)
+    static = order == "act"
+    if static:
+        if clip:
+            low, high = (part.T for part in search_ranges(work.T, grid, hessian))
+        else:
+            grouped = work.reshape(-1, width, work.shape[1])  # [groups, g, R]
+            low, high = grouped.amin(dim=1), grouped.amax(dim=1)
+        scales, zeros = fit(low, high, grid)
+        taken = hessian.diagonal().argsort(descending=True, stable=True)
+        hessian, work = hessian[taken][:, taken], work[taken]
+    factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
+    groups = (taken // width).tolist()
+    codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
+    border = columns if static else width
+    whole = border if border > BLOCK else columns
+    for start, end in _cuts(0, columns, BLOCK if whole == border else BLOCK // width * width, whole):
+        block, local = work[start:end], factor[start:end, start:end]  # [b, R], [b, b]
+        errors = torch.empty_like(block)
+        for first, last in _cuts(start, end, _PANEL, border):
+            if not static and first % width == 0:
+                # Only a group that is wider than a block lies beyond it, and it begins with one: all is up to date.
+                part, index = work[first : first + width], first // width
+                scales[index], zeros[index] = fit(part.amin(dim=0), part.amax(dim=0), grid)
+            inside = slice(first - start, last - start)
+            _round_panel(
+                work[first:last],
+                local[inside, inside],
+                [(scales[group], zeros[group]) for group in groups[first:last]],
+                grid,
+                codes[first:last],
+                errors[inside],
+            )
+            block[last - start :].addmm_(local[inside, last - start :].T, errors[inside], alpha=-1)
+        work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    if static:
+        codes = codes[taken.argsort()]
+    parts = zip(*(torch.split(tensor, rows, dim=1) for tensor in (codes, scales, zeros)), strict=True)
+    quantized = [
+        Quantized(
+            mine.T.contiguous(),
+            scale.T.contiguous().to(grid.dtype),
+            zero.T.contiguous().to(torch.uint8),
+            grid,
+        )
+        for mine, scale, zero in parts
+    ]
+    return Solved(quantized, damping, dead)
+
+
+def _cuts(start: int, end: int, width: int, group: int) -> Iterator[tuple[int, int]]:
+    """Stretches of at most `width` columns, none of which reaches into the next group of `group`."""
+    while start < end:
+        last = min(start + width, end, start + group - start % group)
+        yield start, last
+        start = last
+
+
+def _round_panel(
+    panel: torch.Tensor,
+    factor: torch.Tensor,
+    grids: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    grid: Grid,
+    codes: torch.Tensor,
+    errors: torch.Tensor,
+) -> None:
+    """Column after column: its code, its error, the update of the later columns. panel: [p, R]."""
+    diagonal = factor.diagonal().tolist()
+    for column, (scales, zeros) in enumerate(grids):
+        weights = panel[column]
+        code = to_codes(weights, scales, zeros, grid.levels)
+        codes[column] = code
+        # What the model will compute with: the product rounded to the stored type.
+        values = ((code - zeros) * scales).to(grid.dtype).float()
+        error = errors[column]
+        torch.sub(weights, values, out=error).div_(diagonal[column])
+        panel[column + 1 :].addr_(factor[column, column + 1 :], error, alpha=-1)

@@ -1,0 +1,144 @@
+"""Integer grids for weights: scales and zero points of groups of inputs, codes, and the values they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+GROUP = 128
+_ERROR_ROWS = 256
+# Shares of a group's largest weight at which its range may end; Lin et al. (2024) search these.
+_SHRINKS = tuple(1 - step / 20 for step in range(10))
+
+
+class Grid(NamedTuple):
+    """How weights become integers.
+
+    bits: of a code, 2 to 8. group: consecutive inputs that share a scale, None for the whole row. symmetric: the zero
+    point is 2^(bits − 1) for every group. dtype: in which scales are stored, and of the values.
+    """
+
+    bits: int
+    group: int | None = GROUP
+    symmetric: bool = True
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def levels(self) -> int:
+        """The largest code, 2^bits − 1."""
+        return int(2**self.bits - 1)
+
+    @property
+    def middle(self) -> int:
+        """The code that stands for zero where the grid is symmetric."""
+        return int(2 ** (self.bits - 1))
+
+    def width(self, columns: int) -> int:
+        """Inputs of a group in a matrix with so many."""
+        return columns if self.group is None else self.group
+
+
+class Quantized(NamedTuple):
+    """A matrix as it is stored.
+
+    codes: [out, in] uint8. scales: [out, groups] in their stored type. zeros: [out, groups] uint8, also where the grid
+    is symmetric and they are all the same.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    grid: Grid
+
+    def values(self) -> torch.Tensor:
+        """The weights that the codes stand for, [out, in] in the scales' type: (code − zero) × scale, rounded once."""
+        width = self.codes.shape[1] // self.scales.shape[1]
+        steps = self.codes.reshape(len(self.codes), -1, width).float() - self.zeros[..., None].float()
+        values: torch.Tensor = (steps * self.scales[..., None].float()).to(self.scales.dtype)
+        return values.flatten(1)
+
+
+def fit(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points for ranges of weights, both float32 in the shape of `low`.
+
+    Scales are rounded to their stored type here, before any weight is: what a file holds is what the codes were
+    chosen for. Zero is always on the grid. As in the authors' code of GPTQ, a symmetric range is 2·max|w| wide over
+    2^bits − 1 steps.
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    width = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
+    scales = (width / grid.levels).to(grid.dtype)
+    # A group of zeros, or of weights below what the type can scale: any scale will do.
+    scales = scales.clamp(min=torch.finfo(grid.dtype).tiny).float()
+    if grid.symmetric:
+        return scales, torch.full_like(scales, grid.middle)
+    return scales, (-low / scales).round_().clamp_(0, grid.levels)
+
+
+def to_codes(weights: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: int) -> torch.Tensor:
+    """The nearest codes, float32 in the weights' shape; scales and zeros broadcast against it."""
+    return (weights / scales).round_().add_(zeros).clamp_(0, levels)
+
+
+def round_to_nearest(weight: torch.Tensor, grid: Grid, *, hessian: torch.Tensor | None = None) -> Quantized:
+    """Every weight to the nearest point of its group's grid. weight: [out, in].
+
+    hessian: X·Xᵀ, [in, in]; with it the range of each group is the one of ten that keeps its own part of the outputs
+    best (`search_ranges`), else it ends at the largest weight.
+    """
+    grouped = weight.float().reshape(len(weight), -1, grid.width(weight.shape[1]))  # [out, groups, g]
+    low, high = grouped.amin(dim=2), grouped.amax(dim=2)
+    if hessian is not None:
+        low, high = search_ranges(weight, grid, hessian)
+    scales, zeros = fit(low, high, grid)
+    codes = to_codes(grouped, scales[..., None], zeros[..., None], grid.levels)
+    return Quantized(codes.to(torch.uint8).flatten(1), scales.to(grid.dtype), zeros.to(torch.uint8), grid)
+
+
+@torch.no_grad()
+def search_ranges(
+    weight: torch.Tensor, grid: Grid, hessian: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the range of each group should end, lowest and highest weight, [out, groups] each.
+
+    Clipping costs the few largest weights and makes the steps finer for all others. Of ten shares of the largest
+    |w|, from 1 down to 0.55, the one with the least error of the group's own part of the output, e·H_gg·eᵀ.
+
+    Source: Lin et al. (2024), `auto_clip` of their code, which samples tokens where this has the sums of all.
+    """
+    width = grid.width(weight.shape[1])
+    grouped = weight.float().reshape(len(weight), -1, width)  # [out, groups, g]
+    count = grouped.shape[1]
+    blocks = (
+        hessian.reshape(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    )  # [groups, g, g]
+    largest = grouped.abs().amax(dim=2, keepdim=True)
+    best = torch.full(grouped.shape[:2], torch.inf, device=weight.device)
+    low, high = grouped.amin(dim=2), grouped.amax(dim=2)
+    for share in _SHRINKS:
+        clipped = grouped.clamp(-share * largest, share * largest)
+        mine, top = clipped.amin(dim=2), clipped.amax(dim=2)
+        scales, zeros = fit(mine, top, grid)
+        codes = to_codes(grouped, scales[..., None], zeros[..., None], grid.levels)
+        errors = (codes - zeros[..., None]).mul_(scales[..., None]).sub_(grouped)
+        losses = torch.einsum("rgi,rgi->rg", torch.einsum("rgi,gij->rgj", errors, blocks), errors)
+        better = losses < best
+        best = torch.where(better, losses, best)
+        low, high = torch.where(better, mine, low), torch.where(better, top, high)
+    return low, high
+
+
+@torch.no_grad()
+def output_error(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> float:
+    """‖(Q − W)·X‖² / ‖W·X‖² over at most 256 evenly spaced rows; nan where the outputs are all zero."""
+    rows = torch.linspace(0, len(weight) - 1, min(len(weight), _ERROR_ROWS)).long().to(weight.device)
+    dense, other = weight[rows].float(), quantized[rows].float()
+    lost, whole = (float(((part @ hessian) * part).sum()) for part in (other - dense, dense))
+    return lost / whole if whole > 0 else float("nan")
+
+
+def check_groups(columns: Sequence[int], grid: Grid) -> int | None:
+    """The first number of inputs that a group doesn't divide; None where it divides all."""
+    return next((count for count in columns if count % grid.width(count)), None)
