@@ -1,0 +1,158 @@
+"""Token embeddings and the output head rounded as GGUF files store them, and nothing else of the model.
+
+A GGUF file damages a model in two places: the blocks, and these tables, which people store in more bits. With this
+step alone the second part shows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round_trip
+from anomia.compress.report import MatrixReport
+from anomia.errors import CompressionError
+
+# Of a table that is rounded at a time, so that progress can be told.
+_ROWS = 1 << 14
+
+
+class Table(NamedTuple):
+    """A weight with one row for each token. names: of its parameters, several where it is tied. weight: [V, width]."""
+
+    names: tuple[str, ...]
+    weight: torch.Tensor
+
+
+@torch.no_grad()
+def quantize_embeddings(
+    model: nn.Module, kind: str, *, progress: Callable[[int, int], None] | None = None
+) -> list[MatrixReport]:
+    """Round every table of tokens in place to what a GGUF file of the format `kind` gives back.
+
+    Those are the token embeddings, the output head, and tables beside them (Gemma 3n's embeddings for each layer).
+    A tied weight is rounded once, and both names are reported. A scale that the model applies to embeddings (Gemma's
+    √width) is no part of the weight, here as in a GGUF file. Where a k-quant doesn't divide the rows, the format that
+    llama.cpp takes instead is used, and the report says so.
+
+    Raises `CompressionError` before anything is changed for an unknown format, for a table that is quantized already,
+    and for values that are NaN or infinite.
+    """
+    format_of(kind)
+    tables = find_tables(model)
+    for table in tables:
+        if not bool(torch.isfinite(table.weight).all()):
+            raise CompressionError(
+                f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
+                "or needs a wider type (--dtype bfloat16 or float32)"
+            )
+    whole, done = sum(len(table.weight) for table in tables), 0
+    reports = []
+    for table in tables:
+        weight = table.weight
+        stored = fitting(kind, weight.shape[1])
+        for part in torch.split(weight, _ROWS):
+            part.copy_(round_trip(part, stored, where=table.names[0]))
+            done += len(part)
+            if progress is not None:
+                progress(done, whole)
+        zeros = sum(int((part == 0).sum()) for part in torch.split(weight, _ROWS))
+        for name in table.names:
+            note = stored if stored == kind else f"{stored}: {kind} can't divide rows of {weight.shape[1]}"
+            if name != table.names[0]:
+                note += f"; the same weight as {table.names[0]}"
+            shape = (int(weight.shape[0]), int(weight.shape[1]))
+            reports.append(MatrixReport(name, shape, zeros, note=note))
+    return reports
+
+
+def find_tables(model: nn.Module) -> list[Table]:
+    """The weights with one row for each token, shared ones once, in the order embeddings, others, head.
+
+    Raises `CompressionError` where one isn't there as plain floating numbers.
+    """
+    found: dict[int, Table] = {}
+    for module in _token_modules(model):
+        name = next(name for name, each in model.named_modules() if each is module) + ".weight"
+        weight = module.weight
+        if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
+            raise CompressionError(
+                f"{name} is stored as {weight.dtype} ({type(weight).__name__}): a quantized table can't be rounded "
+                "again; start from the dense checkpoint"
+            )
+        if weight.is_meta:
+            raise CompressionError(f"{name} has no values on this machine; load the model on one device")
+        before = found.get(weight.data_ptr())
+        names = (*before.names, name) if before else (name,)
+        found[weight.data_ptr()] = Table(names, weight.data)
+    return list(found.values())
+
+
+def _token_modules(model: Any) -> list[Any]:
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    others = [
+        module for name, module in _other_embeddings(model) if _is_of_tokens(name, module, model.config)
+    ]
+    found = [module for module in (embeddings, *others, head) if module is not None]
+    if not found or not all(isinstance(getattr(module, "weight", None), torch.Tensor) for module in found):
+        raise CompressionError(f"{type(model).__name__} has no token embeddings that can be rounded")
+    return found
+
+
+def _other_embeddings(model: Any) -> list[tuple[str, nn.Embedding]]:
+    """The embeddings of the text decoder besides the first, with their names."""
+    decoder = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else None
+    root = decoder if isinstance(decoder, nn.Module) else model
+    inside = {id(module) for module in root.modules()}
+    used = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module) in inside and module not in used
+    ]
+
+
+def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
+    """Whether rows are tokens: there are as many as the configuration has tokens, here or for each layer's inputs.
+
+    Where there are as many positions, only the name tells.
+    """
+    text = config.get_text_config()
+    counts = (text.vocab_size, getattr(text, "vocab_size_per_layer_input", None))
+    return module.num_embeddings in counts and "pos" not in name and not name.endswith("wpe")
+
+
+def notes(model: Any, kind: str) -> list[str]:
+    """What a reader has to know of this step on this model, before or after it."""
+    tables = find_tables(model)
+    said = []
+    widths = {fitting(kind, table.weight.shape[1]): table.weight.shape[1] for table in tables}
+    for stored, columns in widths.items():
+        if stored != kind:
+            said.append(
+                f"stored as {stored}, as llama.cpp does where {format_of(kind).values} doesn't divide the {columns} "
+                f"values of a row ({kind} was asked for)"
+            )
+    if any(table.weight.dtype != torch.float32 for table in tables):
+        dtype = str(tables[0].weight.dtype).removeprefix("torch.")
+        said.append(f"the values of {kind} are rounded again to {dtype}, in which this model computes")
+    if model.get_output_embeddings() is None:
+        said.append("the model has no output head of its own; only embeddings are rounded")
+    left = [
+        name for name, module in _other_embeddings(model) if not _is_of_tokens(name, module, model.config)
+    ]
+    if left:
+        said.append(f"not rounded, as in GGUF files: {', '.join(left)} (rows are not tokens)")
+    return said
+
+
+def saved_bytes(model: nn.Module, kind: str) -> int:
+    """How many bytes less the tables take in the format `kind` than in the type that they are in now."""
+    saved = 0
+    for _, weight in find_tables(model):
+        rows, columns = weight.shape
+        saved += weight.nbytes - packed_bytes(rows, columns, kind)
+    return saved
