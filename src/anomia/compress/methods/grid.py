@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
+from anomia.compress.steps import Quantize
 
 GROUP = 128
 _ERROR_ROWS = 256
@@ -38,6 +39,13 @@ class Grid(NamedTuple):
     def width(self, columns: int) -> int:
         """Inputs of a group in a matrix with so many."""
         return columns if self.group is None else self.group
+
+
+def grid_of(step: Quantize, dtype: torch.dtype) -> Grid:
+    """The grid that a step of GPTQ or AWQ asks for, with scales in the model's type."""
+    assert step.bits is not None
+    symmetric = step.method == "gptq" if step.symmetric is None else step.symmetric
+    return Grid(step.bits, step.group or GROUP, symmetric, dtype)
 
 
 class Quantized(NamedTuple):
@@ -137,8 +145,3 @@ def output_error(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.T
     dense, other = weight[rows].float(), quantized[rows].float()
     lost, whole = (float(((part @ hessian) * part).sum()) for part in (other - dense, dense))
     return lost / whole if whole > 0 else float("nan")
-
-
-def check_groups(columns: Sequence[int], grid: Grid) -> int | None:
-    """The first number of inputs that a group doesn't divide; None where it divides all."""
-    return next((count for count in columns if count % grid.width(count)), None)

@@ -1,0 +1,198 @@
+"""Perplexity and time of GPTQ and AWQ beside llm-compressor at equal settings.
+
+    python benchmarks/quantize_peers.py --model FOLDER --text FILE.jsonl --test FILE --peer-python OTHER/bin/python
+
+Without arguments: the demo's model, the shared C4 sample and WikiText-2's test text beside the checkout, and the peer
+left out by name. The peer's environment: `pip install torch==2.13.0` (a CPU build), then `pip install llmcompressor`.
+
+Same model, same token windows, same machine, taking turns in one run; each contestant is a process of its own. The peer
+stores a packed folder, which is loaded here with transformers and compressed-tensors; ours is measured as it lies in
+memory. Perplexity is of the first `--test-tokens` tokens of the test text, windows of 2,048.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+STEPS = (
+    "int4",
+    "gptq:4",
+    "gptq:4,order=plain",
+    "gptq:4,symmetric=no",
+    "gptq:3",
+    "gptq:2",
+    "gptq:8",
+    "awq:4",
+    "awq:3",
+    "awq:2",
+    "awq:8",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a model folder")
+    parser.add_argument("--text", help="calibration: JSON lines with a field `text`")
+    parser.add_argument("--test", help="plain text for perplexity")
+    parser.add_argument("--test-tokens", type=int, default=16_000)
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--steps", nargs="+", default=STEPS)
+    parser.add_argument("--peer-python", help="the Python of an environment with llm-compressor")
+    parser.add_argument("--json", help="write the figures here, too")
+    parser.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shared = HERE.parent.parent / "shared" / "data" / "calibration"
+    options.text = options.text or str(shared / "c4.en.jsonl")
+    options.test = options.test or str(shared / "wikitext2.test.raw")
+    if options.worker:
+        worker = {"ours": run_ours, "peer": run_peer}[options.worker]
+        print(json.dumps(worker(options)))
+        return
+    if options.model is None:
+        from anomia.demo import demo_model
+
+        options.model = str(demo_model())
+    from prune import equal_windows
+
+    rows = equal_windows(options.model, options.text, options.windows, options.tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        windows = Path(folder) / "windows.json"
+        windows.write_text(json.dumps(rows))
+        figures = compare(options, Path(folder), windows)
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def compare(options: argparse.Namespace, folder: Path, windows: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = {"dense": perplexity_of(options.model, options)}
+    print(f"dense perplexity {figures['dense']:.3f}", flush=True)
+    print(f"{'step':24} {'contestant':16} {'perplexity':>10} {'over peer':>9} {'seconds':>8}", flush=True)
+    for step in options.steps:
+        arguments = ["--model", options.model, "--text", str(windows), "--step", step, "--test", options.test]
+        arguments += ["--test-tokens", str(options.test_tokens), "--out", str(folder / "packed")]
+
+        def run(worker: str, python: str, arguments: list[str] = arguments) -> dict[str, Any]:
+            command = [python, __file__, "--worker", worker, *arguments]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return answer
+
+        found = {"ours": run("ours", sys.executable)}
+        against = ""
+        if options.peer_python and not step.startswith("int"):
+            found["peer"] = run("peer", options.peer_python)
+            found["peer"]["perplexity"] = perplexity_of(str(folder / "packed"), options)
+            against = f"{found['ours']['perplexity'] / found['peer']['perplexity'] - 1:+.2%}"
+        for name, label in (("ours", "anomia"), ("peer", "llm-compressor")):
+            if name in found:
+                value, seconds = found[name]["perplexity"], found[name]["seconds"]
+                print(
+                    f"{step:24} {label:16} {value:10.3f} {against if name == 'ours' else '':>9} {seconds:8.1f}",
+                    flush=True,
+                )
+        figures[step] = found
+    if not options.peer_python:
+        print("llm-compressor: left out, no --peer-python")
+    return figures
+
+
+def perplexity_of(model: str, options: argparse.Namespace) -> float:
+    import transformers
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    return measured(loaded.eval(), tokenizer, options)
+
+
+def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> float:
+    from anomia.compress.perplexity import perplexity
+
+    text = Path(options.test).read_text(encoding="utf-8")
+    return perplexity(model, tokenizer, text, max_tokens=options.test_tokens).value
+
+
+def run_ours(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from anomia.compress.apply import compress
+    from anomia.compress.calibration import CalibrationRecord, Windows
+    from anomia.compress.spec import parse_arm
+
+    rows = json.loads(Path(options.text).read_text())
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    tokens, longest = sum(map(len, rows)), max(map(len, rows))
+    record = CalibrationRecord("benchmark", None, len(rows), 0, tokens, longest, longest, None, {}, "", "")
+    windows = Windows(tuple(map(tuple, rows)), ("english",) * len(rows), record)
+    started = time.perf_counter()
+    report = compress(loaded, parse_arm(options.step).steps[0], windows)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "perplexity": measured(loaded, tokenizer, options),
+        "warnings": list(report.warnings),
+    }
+
+
+def run_peer(options: argparse.Namespace) -> dict[str, Any]:
+    import datasets
+    import torch
+    import transformers
+    from llmcompressor import oneshot
+
+    rows = json.loads(Path(options.text).read_text())
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    data = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
+    started = time.perf_counter()
+    oneshot(
+        model=loaded,
+        tokenizer=tokenizer,
+        dataset=data,
+        recipe=recipe_of(options.step),
+        max_seq_length=len(rows[0]),
+        num_calibration_samples=len(rows),
+    )
+    seconds = time.perf_counter() - started
+    loaded.save_pretrained(options.out, save_compressed=True)
+    return {"seconds": seconds}
+
+
+def recipe_of(step: str) -> list[Any]:
+    """llm-compressor's words for a step."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    head, *pieces = step.split(",")
+    method, _, bits = head.partition(":")
+    given = dict(piece.split("=") for piece in pieces)
+    weights = {
+        "num_bits": int(bits),
+        "type": "int",
+        "strategy": "group",
+        "group_size": int(given.get("group", 128)),
+        "symmetric": given.get("symmetric", "yes" if method == "gptq" else "no") == "yes",
+        "dynamic": False,
+    }
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    if method == "gptq":
+        order = "static" if given.get("order", "act") == "act" else None
+        return [GPTQModifier(config_groups=groups, ignore=["lm_head"], actorder=order)]
+    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=["lm_head"])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Packed checkpoints: integer weights as compressed-tensors' `pack-quantized`, which transformers and vLLM load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import DecoderBlocks, find_matrices
+from anomia.compress.methods.grid import Grid, Quantized, grid_of
+from anomia.compress.steps import CALIBRATED_QUANTIZATION, Quantize
+from anomia.errors import StudyError, nearest
+
+SaveAs = Literal["dense", "compressed-tensors"]
+FORMAT = "pack-quantized"
+_WORD = 32
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [rows, n] uint8, one behind the other without gaps, as [rows, ⌈n·bits / 32⌉] int32.
+
+    The first code fills the lowest bits; a code may lie in two words. compressed-tensors reads every number of bits like
+    that from 0.19 on, and 2, 4 and 8 bits before.
+    """
+    rows, count = codes.shape
+    padded = torch.nn.functional.pad(codes.long(), (0, -count % _WORD))
+    starts = torch.arange(padded.shape[1], device=codes.device) * bits
+    shifted = padded << (starts % _WORD)  # up to 39 bits
+    words = torch.zeros(rows, padded.shape[1] * bits // _WORD + 1, dtype=torch.int64, device=codes.device)
+    index = (starts // _WORD).expand(rows, -1)
+    words.scatter_add_(1, index, shifted & 0xFFFFFFFF)
+    words.scatter_add_(1, index + 1, shifted >> _WORD)
+    words = words[:, : -(-count * bits // _WORD)]
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    """The inverse of `pack`: [rows, count] uint8."""
+    long = torch.nn.functional.pad(words.long() & 0xFFFFFFFF, (0, 1))
+    starts = torch.arange(count, device=words.device) * bits
+    index, offset = starts // _WORD, starts % _WORD
+    pairs = long[:, index] | (long[:, index + 1] << _WORD)
+    codes: torch.Tensor = (pairs >> offset) & (2**bits - 1)
+    return codes.to(torch.uint8)
+
+
+def tensors_of(quantized: Quantized, save_as: SaveAs) -> dict[str, torch.Tensor]:
+    """What a file holds in the place of a layer's `weight`, by the part of its name after the layer's."""
+    assert save_as == "compressed-tensors"
+    grid = quantized.grid
+    found = {
+        "weight_packed": pack(quantized.codes, grid.bits),
+        "weight_scale": quantized.scales,
+        "weight_shape": torch.tensor(quantized.codes.shape),
+    }
+    if not grid.symmetric:
+        # Zero points are packed along the rows: [⌈out·bits / 32⌉, groups].
+        found["weight_zero_point"] = pack(quantized.zeros.T, grid.bits).T.contiguous()
+    return found
+
+
+def read_tensors(tensors: Mapping[str, torch.Tensor], grid: Grid) -> Quantized:
+    """The matrix that `tensors_of` stored."""
+    rows, columns = tensors["weight_shape"].tolist()
+    scales = tensors["weight_scale"]
+    zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8, device=scales.device)
+    if not grid.symmetric:
+        zeros = unpack(tensors["weight_zero_point"].T, grid.bits, rows).T
+    return Quantized(unpack(tensors["weight_packed"], grid.bits, columns), scales, zeros, grid)
+
+
+def quantization_config(
+    step: Quantize, save_as: SaveAs, model: nn.Module, decoder: DecoderBlocks
+) -> dict[str, Any]:
+    """The entry `quantization_config` of the folder's config.json. Linear layers that stay dense are named in it."""
+    assert save_as == "compressed-tensors"
+    grid = grid_of(step, torch.float32)
+    packed = {
+        f"{decoder.name}.{index}.{matrix.name}"
+        for index, block in enumerate(decoder.modules)
+        for matrix in find_matrices(block, where=f"{decoder.name}.{index}")
+    }
+    dense = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in packed]
+    weights = {
+        "num_bits": grid.bits,
+        "type": "int",
+        "symmetric": grid.symmetric,
+        "strategy": "channel" if grid.group is None else "group",
+        "group_size": grid.group,
+        "dynamic": False,
+        "actorder": None,
+    }
+    scheme = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": FORMAT,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": scheme},
+        "ignore": sorted(dense),
+        "kv_cache_scheme": None,
+    }
+
+
+def check_save_as(save_as: SaveAs, step: object) -> None:
+    """Refuse a way to store weights that the step's weights don't have. Raises `StudyError`."""
+    if save_as not in get_args(SaveAs):
+        raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
+    if save_as != "dense" and not (isinstance(step, Quantize) and step.method in CALIBRATED_QUANTIZATION):
+        raise StudyError(
+            f"--save-as {save_as} stores the codes of gptq and awq, and {step} has none; leave it out"
+        )
