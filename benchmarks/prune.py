@@ -134,7 +134,7 @@ def run_ours(model: str, method: str, rows: list[list[int]]) -> dict[str, float]
 
     from anomia.compress.apply import compress
     from anomia.compress.calibration import CalibrationRecord, Windows
-    from anomia.compress.spec import Prune
+    from anomia.compress.steps import Prune
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     tokens = sum(map(len, rows))

@@ -381,7 +381,8 @@ def _arm_named(name: str, arms: Sequence[str]) -> str:
     """
     if name in arms:
         return name
-    from anomia.compress.spec import Checkpoint, parse_arm
+    from anomia.compress.spec import parse_arm
+    from anomia.compress.steps import Checkpoint
     from anomia.models.memory import given_name
 
     def model(arm: str) -> str | None:
@@ -404,7 +405,7 @@ def _name(model: Model, label: str) -> str:
 
 
 def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]]) -> list[str]:
-    from anomia.compress.spec import Checkpoint
+    from anomia.compress.steps import Checkpoint
 
     if isinstance(arms, str):
         raise AnomiaError(f"study: arms is a list, as in arms=[{arms!r}]")

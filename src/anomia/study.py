@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from anomia.compress.sources import check_source
-from anomia.compress.spec import Prune, parse_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import needs_calibration
 from anomia.errors import AnomiaError, StudyError, nearest
 from anomia.faults import faults_of, in_one_message
 from anomia.files import parse_yaml, write_text
@@ -155,7 +156,7 @@ class Study(BaseModel):
             arm = _worded(parse_arm, text)
             names.append(arm.name)
             for step in arm.steps:
-                if isinstance(step, Prune) and step.calibration:
+                if needs_calibration(step) and step.calibration:
                     _worded(check_source, step.calibration)
         for name in names:
             if names.count(name) > 1:

@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import all_matrices, find_blocks
-from anomia.compress.folder import prune_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
@@ -75,7 +75,7 @@ def test_a_gguf_file_becomes_the_dense_folder_of_the_in_place_arm(method: str, t
     file, out = tmp_path / "tiny.gguf", tmp_path / "out"
     write_tiny_gguf(file)
     step = parse_arm(method).steps[0]
-    report = prune_folder(str(file), out, step, calibration="demo", tokens=40)
+    report = compress_folder(str(file), out, [step], calibration="demo", tokens=40)
     assert not report.streamed
     loaded = load_model(str(file))
     windows = prepare_windows(step, loaded.tokenizer, calibration="demo", tokens=40)
@@ -110,7 +110,7 @@ def test_the_demos_gguf_file_is_pruned(tmp_path: Path) -> None:
     file, out = tmp_path / package.MODEL_NAME, tmp_path / "out"
     package.assemble(file)
     step = parse_arm("wanda:2:4").steps[0]
-    report = prune_folder(str(file), out, step, calibration="demo", tokens=64)
+    report = compress_folder(str(file), out, [step], calibration="demo", tokens=64)
     assert report.compression.size_bytes == pytest.approx(536e6, rel=0.01)
     decoder = find_blocks(load_model(str(out)).model)
     for index, block in enumerate(decoder.modules):

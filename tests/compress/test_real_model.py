@@ -10,7 +10,8 @@ import torch
 
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.perplexity import perplexity
-from anomia.compress.spec import Pattern, parse_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Pattern
 from anomia.demo import demo_model
 from anomia.errors import MissingExtraError
 from anomia.models import load_model

@@ -13,7 +13,8 @@ from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
 from anomia.compress.methods.quantize import group_of
 from anomia.compress.size import files_bytes, packed_bytes, stored_bytes, tensor_bytes
-from anomia.compress.spec import Quantize, parse_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Quantize
 
 from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
 

@@ -8,8 +8,9 @@ import torch
 from anomia.compress.apply import compress
 from anomia.compress.methods.magnitude import magnitude_mask
 from anomia.compress.methods.sparsegpt import DAMPING, inverse_factor, sparsegpt
-from anomia.compress.spec import Pattern, parse_arm
 from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
 
 from .conftest import FAMILIES, make_test_windows, tiny_model

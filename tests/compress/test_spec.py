@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.compress.spec import (
-    PRUNING_METHODS,
-    Arm,
-    Checkpoint,
-    Pattern,
-    Prune,
-    Quantize,
-    parse_arm,
-)
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import PRUNING_METHODS, Arm, Checkpoint, Pattern, Prune, Quantize
 from anomia.errors import StudyError
 
 

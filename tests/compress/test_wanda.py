@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from anomia.compress.methods.magnitude import magnitude_mask
 from anomia.compress.methods.masks import lowest_mask
-from anomia.compress.spec import Pattern
 from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.steps import Pattern
 
 
 def loop_mask(scores: np.ndarray, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anomia.compress.folder import prune_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, ModelError
 from anomia.models import load_model, load_tokenizer
@@ -41,7 +41,7 @@ def test_a_broken_folder_is_one_message_that_names_the_cause(
         load_model(str(folder), device="cpu")
     assert "\n" not in str(run.value)
     with pytest.raises(AnomiaError, match=says) as prune:
-        prune_folder(str(folder), out, parse_arm("magnitude:0.5").steps[0])  # type: ignore[arg-type]
+        compress_folder(str(folder), out, [parse_arm("magnitude:0.5").steps[0]])
     assert str(prune.value) == str(run.value)
     assert not out.exists()
     assert not (folder / "ran").exists()
@@ -78,4 +78,4 @@ def test_a_broken_gguf_file_is_one_message(name: str, content: bytes, says: str,
         with pytest.raises(ModelError, match=says):
             load(str(tmp_path / name))
     with pytest.raises(ModelError, match=says):
-        prune_folder(str(tmp_path / name), tmp_path / "out", parse_arm("magnitude:0.5").steps[0])  # type: ignore[arg-type]
+        compress_folder(str(tmp_path / name), tmp_path / "out", [parse_arm("magnitude:0.5").steps[0]])

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import anomia
-from anomia.compress.folder import prune_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
 from anomia.models import load_model, load_tokenizer
@@ -48,7 +48,7 @@ def test_a_repository_is_read_and_pruned_like_a_folder(cached: Path, tmp_path: P
     files = look_up("owner/tiny")
     assert {file.parent for file in files.weights} == {cached}
     assert len(files.weights) == (2 if sharded else 1)
-    report = prune_folder("owner/tiny", tmp_path / "out", parse_arm("magnitude:0.5").steps[0])  # type: ignore[arg-type]
+    report = compress_folder("owner/tiny", tmp_path / "out", [parse_arm("magnitude:0.5").steps[0]])
     assert report.streamed
     pruned = load_model(str(tmp_path / "out"), device="cpu")
     assert torch.equal(pruned.model.lm_head.weight, own["lm_head.weight"])
@@ -61,7 +61,7 @@ def test_a_repository_is_refused_like_a_folder(cached: Path, tmp_path: Path) -> 
     with pytest.raises(ModelError, match=says):
         load_model("owner/tiny")
     with pytest.raises(ModelError, match=says):
-        prune_folder("owner/tiny", tmp_path / "out", parse_arm("magnitude:0.5").steps[0])  # type: ignore[arg-type]
+        compress_folder("owner/tiny", tmp_path / "out", [parse_arm("magnitude:0.5").steps[0]])
 
 
 @pytest.mark.parametrize("alone", [True, False])

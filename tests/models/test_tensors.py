@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from anomia.compress.folder import prune_folder
+from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, ModelError
 from anomia.models import load_model
@@ -136,7 +136,7 @@ def test_tensors_that_would_change_the_model_are_refused_by_name(
     with pytest.raises(ModelError, match=says) as run:
         load_model(str(folder), device="cpu")
     with pytest.raises(AnomiaError) as prune:
-        prune_folder(str(folder), tmp_path / "out", STEP)
+        compress_folder(str(folder), tmp_path / "out", [STEP])
     assert str(prune.value) == str(run.value)
 
 
@@ -254,7 +254,7 @@ def test_prune_reads_the_files_that_run_reads(shape: str, model_folder: Path, tm
     unused = {"single": "model_backup", "named": WEIGHTS, "single and shards": "model-00001-of-00002"}[shape]
     assert "not loaded" in loaded.notes[0]
     assert unused in loaded.notes[0]
-    report = prune_folder(str(folder), out, STEP)
+    report = compress_folder(str(folder), out, [STEP])
     assert loaded.notes[0] in report.compression.warnings
     pruned = load_model(str(out), device="cpu")
     assert pruned.notes == ()
@@ -281,7 +281,7 @@ def test_quantized_weights_are_taken_with_their_scales_and_refused_without(
     own, name = load_file(model_folder / WEIGHTS), "model.layers.0.mlp.up_proj.weight"
     assert torch.allclose(loaded.model.state_dict()[name].float(), own[name], rtol=0.07, atol=0.01)
     with pytest.raises(AnomiaError, match="already quantized"):
-        prune_folder(str(folder), tmp_path / "out", STEP)
+        compress_folder(str(folder), tmp_path / "out", [STEP])
     change_tensors(folder, lambda t: [t.pop(each) for each in list(t) if each.endswith("scale_inv")])
     with pytest.raises(ModelError, match=r"14 tensors .*stored as F8_E4M3 without scales"):
         load_model(str(folder), device="cpu")

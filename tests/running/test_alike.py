@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 import transformers
 
-from anomia.compress.spec import Checkpoint, as_packaged, like_base, parse_arm
+from anomia.compress.spec import as_packaged, like_base, parse_arm
+from anomia.compress.steps import Checkpoint
 from anomia.errors import RunError
 from anomia.matrix import Cell, Matrix
 from anomia.measure.gate import DEFAULTS, check_run

@@ -7,13 +7,29 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from anomia.cli import cache, compare, diff, gate, import_, items, plan, prune, push, report, run, show, view
+from anomia.cli import (
+    cache,
+    compare,
+    compress,
+    diff,
+    gate,
+    import_,
+    items,
+    plan,
+    prune,
+    push,
+    report,
+    run,
+    show,
+    view,
+)
 from anomia.cli.app import app, err_console
 from anomia.errors import AnomiaError
 
 __all__ = [
     "cache",
     "compare",
+    "compress",
     "diff",
     "gate",
     "import_",

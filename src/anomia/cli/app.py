@@ -30,6 +30,7 @@ ORDER = (
     "report",
     "view",
     "gate",
+    "compress",
     "prune",
     "plan",
     "import",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import app, names, out_console, progress_display
+from anomia.compress.steps import PRUNING_METHODS
 
 
 @app.command()
@@ -17,7 +18,7 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help="magnitude, wanda, sparsegpt; mwanda and prunerzero are reconstructions from their papers."
+            help=f"{', '.join(PRUNING_METHODS)}; mwanda and prunerzero are reconstructions from their papers."
         ),
     ] = "wanda",
     sparsity: Annotated[
@@ -63,9 +64,10 @@ def prune(
 
     What is written is an ordinary dense model with zeros in it: zeros alone make it neither smaller nor faster.
     """
-    from anomia.compress.folder import prune_folder
+    from anomia.compress.folder import compress_folder
     from anomia.compress.report import megabytes
-    from anomia.compress.spec import PRUNING_METHODS, Prune, parse_arm
+    from anomia.compress.spec import parse_arm
+    from anomia.compress.steps import Prune
     from anomia.errors import StudyError, nearest
     from anomia.running.progress import stage_counter
 
@@ -79,10 +81,10 @@ def prune(
     ).steps[0]
     assert isinstance(step, Prune)
     with progress_display() as progress:
-        report = prune_folder(
+        report = compress_folder(
             model,
             out,
-            step,
+            [step],
             calibration=calibration,
             samples=calibration_samples,
             tokens=calibration_tokens,
@@ -105,7 +107,8 @@ def prune(
         highlight=False,
         soft_wrap=True,
     )
-    if report.dense and report.pruned:
+    if report.dense and report.compressed:
         out_console.print(
-            f"perplexity: {report.dense.value:.2f} dense, {report.pruned.value:.2f} pruned", highlight=False
+            f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} pruned",
+            highlight=False,
         )

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from anomia.compress.spec import Prune
-from anomia.compress.statistics import Group, Needs
 from anomia.compress.methods.wanda import wanda_scores
+from anomia.compress.statistics import Group, Needs
+from anomia.compress.steps import Prune
 from anomia.errors import CompressionError
 
 OUTLIER_FACTOR = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
@@ -14,35 +14,29 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
-from anomia.compress.allocation import allocation_of, spread_sparsity
-from anomia.compress.blocks import (
-    DecoderBlocks,
-    all_matrices,
-    find_blocks,
-    left_dense,
-)
+from anomia.compress.blocks import DecoderBlocks, find_blocks, left_dense
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
-from anomia.compress.prune import METHODS, prune_groups
-from anomia.compress.methods.prunerzero import gradient_norms
-from anomia.compress.methods.quantize import DEQUANTIZED, quantize_blocks
+from anomia.compress.methods.embeddings import quantize_embeddings
+from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
+from anomia.compress.methods.table import METHODS
+from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport
+from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.reshape.table import RESHAPERS
 from anomia.compress.size import stored_bytes
-from anomia.compress.spec import (
-    UNCALIBRATED,
+from anomia.compress.steps import (
     Checkpoint,
+    Embeddings,
     Null,
-    Pattern,
     Prune,
     Quantize,
+    Reshape,
     Served,
     Step,
-    Target,
+    needs_calibration,
 )
-from anomia.compress.statistics import Group
-from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk, make_model_batches, walk
+from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk
 from anomia.errors import CompressionError
-
-Progress = Callable[[int, int], None]
 
 
 def prepare_windows(
@@ -65,7 +59,6 @@ def prepare_windows(
     """
     if not needs_calibration(step):
         return None
-    assert isinstance(step, Prune)
     text = read_calibration(
         step.calibration or calibration,
         samples=step.samples or samples,
@@ -75,11 +68,6 @@ def prepare_windows(
         evaluation_passages=evaluation_passages,
     )
     return make_windows(text, tokenizer, tokens=step.tokens or tokens, budget=step.budget or budget)
-
-
-def needs_calibration(step: Step) -> bool:
-    """Whether a step reads calibration text."""
-    return isinstance(step, Prune) and (step.method not in UNCALIBRATED or step.allocation == "owl")
 
 
 def compress(
@@ -93,13 +81,13 @@ def compress(
     """Apply one step to the model in place.
 
     The calibration activations enter a block, statistics are taken on the still-dense block, all its matrices
-    are pruned, the activations go through the pruned block, and the next block follows. Embeddings, norms,
+    are changed, the activations go through the changed block, and the next block follows. Embeddings, norms,
     biases and the head keep every bit.
 
     Args:
         model: any causal language model of `transformers`, on one device.
         step: what to do; a `Checkpoint` is loaded, not applied.
-        windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and quantization.
+        windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and rounding.
         progress: called with (blocks done, all blocks).
         batch_tokens: tokens of a calibration batch; changes speed, memory and the statistics' last bits.
 
@@ -108,97 +96,68 @@ def compress(
     """
     if isinstance(step, Checkpoint | Null | Served):
         raise CompressionError(f"{step} is a model of its own: load it instead of base")
-    started = time.perf_counter()
-    decoder = find_blocks(model)
-    if isinstance(step, Quantize):
-        quantized = quantize_blocks(decoder, step, progress=progress)
-        return CompressionReport(
-            step=str(step),
-            matrices=tuple(quantized),
-            seconds=time.perf_counter() - started,
-            left_dense=tuple(left_dense(model, decoder)),
-            warnings=() if step.method == "llm.int8" else (DEQUANTIZED,),
-            versions=versions("torchao", "bitsandbytes"),
-            size_bytes=stored_bytes(model, [step]),
-        )
-    check_target(decoder, step.target)
     if needs_calibration(step) and windows is None:
         raise CompressionError(f"{step} needs calibration text, and none was given")
-    matrices: list[MatrixReport] = []
-    with ExitStack() as stack:
-        if windows is not None:
-            stack.enter_context(calibrating(model))
-            check_walk(model, decoder, make_batches(windows)[0])
-        sparsities = _spread(model, decoder, step, windows, batch_tokens)
-        for index, groups in _groups(model, decoder, step, windows, batch_tokens):
-            target = sparsities[index] if sparsities else step.target
-            matrices += prune_groups(step.method, groups, target, where=f"{decoder.name}.{index}")
-            if progress is not None:
-                progress(index + 1, len(decoder.modules))
+    started = time.perf_counter()
+    decoder = find_blocks(model)
+    finished = Finished()
+    matrices: tuple[MatrixReport, ...] = ()
+    shaped: ReshapeReport | None = None
+    if isinstance(step, Embeddings):
+        matrices = tuple(quantize_embeddings(model, step.kind))
+    elif isinstance(step, Reshape):
+        with calibrating(model):
+            shaped = RESHAPERS[step.method](
+                model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
+            )
+        decoder = find_blocks(model)
+    elif step.method == "llm.int8":
+        matrices = tuple(replace_linears(decoder, progress))
+    else:
+        check_step(decoder, step)
+        with ExitStack() as stack:
+            if windows is not None:
+                stack.enter_context(calibrating(model))
+                check_walk(model, decoder, make_batches(windows)[0])
+            blocks = InMemory(model, decoder)
+            go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
+        matrices = tuple(report for reports in finished.reports for report in reports)
     return CompressionReport(
         step=str(step),
-        matrices=tuple(matrices),
+        matrices=matrices,
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
-        block_sparsity=tuple(sparsities),
+        block_sparsity=tuple(finished.sparsities),
         left_dense=tuple(left_dense(model, decoder)),
-        reconstruction=METHODS[step.method].choices,
-        warnings=warnings_of(step, windows, matrices),
-        versions=versions(),
+        reconstruction=choices_of(step),
+        warnings=(*warnings_of(step, windows, matrices), *(shaped.notes if shaped else ())),
+        reshaped=shaped.to_dict() if shaped else None,
+        versions=versions("torchao", "bitsandbytes") if isinstance(step, Quantize) else versions(),
         size_bytes=stored_bytes(model, [step]),
     )
 
 
-def _spread(
-    model: nn.Module, decoder: DecoderBlocks, step: Prune, windows: Windows | None, batch_tokens: int
-) -> list[float]:
-    """The sparsity of each block, empty where all have the same; costs one walk over the dense model."""
-    allocation = allocation_of(step)
-    if allocation is None or isinstance(step.target, Pattern):
-        return []
-    assert windows is not None
-    batches = make_model_batches(decoder, windows, allocation.needs, batch_tokens=batch_tokens)
-    dense = walk(model, decoder, batches, allocation.needs)
-    return spread_sparsity([allocation.importance(groups) for _, groups in dense], step.target)
+def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:
+    """Refuse, before any work, a step that some matrix can't hold."""
+    if isinstance(step, Quantize):
+        check_groups(decoder, step)
+    else:
+        check_target(decoder, step.target)
 
 
-def _groups(
-    model: nn.Module, decoder: DecoderBlocks, step: Prune, windows: Windows | None, batch_tokens: int
-) -> Iterator[tuple[int, list[Group]]]:
-    """What each block's method reads, block by block; the caller prunes in between."""
-    needs = METHODS[step.method].needs
-    if needs is not None:
-        assert windows is not None
-        batches = make_model_batches(decoder, windows, needs, batch_tokens=batch_tokens)
-        yield from walk(model, decoder, batches, needs)
-        return
-    gradients: list[dict[str, torch.Tensor]] = []
-    if step.method == "prunerzero":
-        assert windows is not None
-        gradients = gradient_norms(model, decoder, windows, all_matrices)
-    for index, block in enumerate(decoder.modules):
-        matrices = all_matrices(block, f"{decoder.name}.{index}")
-        mine = gradients[index] if gradients else {}
-        yield index, [Group((m,), None, (mine[m.name],) if mine else ()) for m in matrices]
+def choices_of(step: Step) -> tuple[str, ...]:
+    """What a reconstruction of a published method decided by itself."""
+    return METHODS[step.method].choices if isinstance(step, Prune) else ()
 
 
-def check_target(decoder: DecoderBlocks, target: Target) -> None:
-    """Refuse, before any work, a pattern that some matrix can't hold and weights that can't be pruned."""
-    for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
-        for matrix in all_matrices(block, where):
-            if isinstance(target, Pattern) and matrix.weight.shape[1] % target.group:
-                raise CompressionError(
-                    f"{where}.{matrix.name} has {matrix.weight.shape[1]} inputs, which {target} can't divide;"
-                    " choose a pattern whose M divides them, or a sparsity"
-                )
-
-
-def warnings_of(step: Prune, windows: Windows | None, matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
+def warnings_of(step: Step, windows: Windows | None, matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
     """What a user should hear about: of the calibration text, and notes of single matrices, counted."""
     warnings = list(windows.record.warnings) if windows is not None else []
-    needs = METHODS[step.method].needs
+    if isinstance(step, Quantize) and step.method != "llm.int8":
+        warnings.append(DEQUANTIZED)
+    needs = METHODS[step.method].needs if isinstance(step, Prune) else None
     if windows is not None and needs and needs.languages and len(set(windows.languages)) < 2:
+        assert isinstance(step, Prune)
         warnings.append(
             f"{step.method} compares languages, and its calibration text has one; calibration=balanced has several"
         )

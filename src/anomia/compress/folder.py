@@ -1,4 +1,4 @@
-"""`anomia prune`: from one model folder to another, one block in memory at a time."""
+"""From one model folder to another: pruned, reshaped or quantized, one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,84 +8,91 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from anomia.compress.allocation import allocation_of, spread_sparsity
-from anomia.compress.apply import (
-    Progress,
-    check_target,
-    compress,
-    prepare_windows,
-    versions,
-    warnings_of,
-)
-from anomia.compress.blocks import Call, DecoderBlocks, all_matrices, find_blocks, left_dense
-from anomia.compress.calibration import Batch, Windows
-from anomia.compress.disk_states import DiskStates
+from anomia.compress.apply import check_step, choices_of, compress, prepare_windows, versions, warnings_of
+from anomia.compress.calibration import Windows
+from anomia.compress.in_files import REPORT, SMALL, InFiles
+from anomia.compress.methods.table import METHODS
 from anomia.compress.model_card import write_card
+from anomia.compress.packed import SaveAs, check_save_as
 from anomia.compress.perplexity import Perplexity, perplexity
-from anomia.compress.prune import METHODS, prune_groups
+from anomia.compress.pipeline import Finished, Progress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, megabytes
-from anomia.compress.shards import (
-    Checkpoint,
-    empty,
-    fill,
-    match_names,
-    open_checkpoint,
-    write_index,
-    write_shard,
-)
 from anomia.compress.size import files_bytes
-from anomia.compress.spec import Pattern, Prune
-from anomia.compress.statistics import Group, Needs, observe
-from anomia.compress.verify import PRUNE_AGAIN, check_block, check_zeros
-from anomia.compress.walk import BATCH_TOKENS, advance, calibrating, enter, make_model_batches
-from anomia.errors import CompressionError, ModelError, StudyError, nearest
+from anomia.compress.steps import Checkpoint, Null, Prune, Quantize, Served, Step
+from anomia.compress.verify import check_saved
+from anomia.compress.walk import BATCH_TOKENS, calibrating
+from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.examine import Examined, examine, look_up, read_tokenizer
+from anomia.models.examine import Examined, examine, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
 from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
-from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
 # What a model computes with besides its weights.
 _SETTINGS = ("config.json", "tokenizer.json")
 _PIECE, _PIECES = 64 * 1024, 64
-REPORT = "anomia.json"
-_WHOLE_SHARD = 256 * 2**20
-# Where transformers keeps chat templates that have names.
-_TEMPLATES = "additional_chat_templates"
-_SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 
 
 @dataclass(frozen=True, slots=True)
 class FolderReport:
-    """What `prune_folder` did. streamed: block by block from the files; False where the whole model was loaded.
+    """What `compress_folder` did. steps: of each step, in order. streamed: whether the last one went block by block
+    through the files; False where the whole model was loaded.
 
-    dense, pruned: perplexities, if asked for. resumed_at: blocks that an earlier run had finished.
+    dense, compressed: perplexities, if asked for. resumed_at: blocks of the last step that an earlier call had
+    finished.
     """
 
     out: Path
-    compression: CompressionReport
+    steps: tuple[CompressionReport, ...]
     streamed: bool
     resumed_at: int
     seconds: float
     dense: Perplexity | None = None
-    pruned: Perplexity | None = None
+    compressed: Perplexity | None = None
+
+    @property
+    def compression(self) -> CompressionReport:
+        """What the last step did."""
+        return self.steps[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What the calibration text, the types and the batches of every step are taken from."""
+
+    calibration: str
+    samples: int | None
+    tokens: int
+    budget: int | None
+    languages: tuple[str, ...]
+    language: str | None
+    data_dir: Path | None
+    dtype: str
+    device: torch.device
+    batch_tokens: int
+    save_as: SaveAs
+
+    def plain(self, model: str, steps: Sequence[Step]) -> dict[str, Any]:
+        """Plain values for the state of an unfinished call, and for the report."""
+        values = {k: v for k, v in asdict(self).items() if k not in ("data_dir", "device", "languages")}
+        values |= {"device": self.device.type, "languages": list(self.languages)}
+        return {"model": model, "step": "+".join(map(str, steps)), **values}
 
 
 @quiet_transformers()
-def prune_folder(
+def compress_folder(
     model: str,
     out: Path,
-    step: Prune,
+    steps: Sequence[Step],
     *,
     calibration: str = "c4",
     samples: int | None = None,
@@ -96,24 +103,27 @@ def prune_folder(
     data_dir: Path | None = None,
     dtype: str = "auto",
     device: str = "cpu",
+    save_as: SaveAs = "dense",
     perplexity_text: Path | None = None,
     perplexity_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> FolderReport:
-    """Prune a model into a new Hugging Face folder, holding one block and no more.
+    """Compress a model into a new Hugging Face folder, holding one block and no more.
 
-    The calibration activations lie on disk. A run that was interrupted is continued by the same call, after
+    The calibration activations lie on disk. A call that was interrupted is continued by the same call, after
     the last finished block. Where the stored tensors don't correspond to the model's one by one (GGUF, a
-    mixture whose experts are fused while loading) or the method needs gradients, the whole model is loaded.
+    mixture whose experts are fused while loading), the method needs gradients or the step changes the model's shape,
+    the whole model is loaded.
 
     Args:
         model: hub id, folder or GGUF file. out: a folder that doesn't exist, is empty, or is unfinished.
-        step: what to do, as `parse_arm` reads it. The next six are as in `prepare_windows`.
+        steps: what to do, one after the other, as `parse_arm` reads them. The next six are as in `prepare_windows`.
         dtype: `auto` keeps the stored type.
         device: where the block in work is computed: `cpu`, `cuda`, `mps` or `auto`.
-        perplexity_text: a text file on which dense and pruned model are compared, `perplexity_tokens` of it.
-        progress: called with (blocks done, all blocks).
+        save_as: how the matrices of a last quantizing step are stored: `dense` as the values that they stand for.
+        perplexity_text: a text file on which dense and compressed model are compared, `perplexity_tokens` of it.
+        progress: called with (blocks done, all blocks), for each step.
 
     Raises:
         AnomiaError: one message for each thing that can be wrong; finished blocks stay usable.
@@ -121,286 +131,203 @@ def prune_folder(
     started = time.perf_counter()
     if dtype not in ("auto", *DTYPES):
         raise StudyError(f"unknown dtype {dtype!r}; {nearest(dtype, ('auto', *DTYPES))}")
+    for step in steps:
+        if isinstance(step, Checkpoint | Null | Served):
+            raise StudyError(f"{step} is a model of its own; name it as MODEL")
+    if not steps:
+        raise StudyError("base has no step, so there is nothing to do; name one such as wanda:0.5")
+    check_save_as(save_as, steps[-1])
     place = torch.device(resolve_device(device))
     text = None if perplexity_text is None else read_text(perplexity_text, about="the text for perplexity")
-    found = examine(model)
-    if getattr(found.config, "quantization_config", None) is not None:
-        raise CompressionError(f"{model} is already quantized; prune its dense checkpoint")
-    source = _fetched(model, found.files)
-    tokenizer = None if found.files.gguf else read_tokenizer(model, found.files)
-    settings = {"model": str(model), "step": str(step), "dtype": dtype, "calibration": calibration,
-                "samples": samples, "tokens": tokens, "budget": budget, "languages": list(languages),
-                "language": language, "batch_tokens": batch_tokens, "device": place.type}  # fmt: skip
-    state = _open_out(out, settings)
-    plan = _plan(found, source, dtype, place) if source is not None and step.method != "prunerzero" else None
-    loaded = None
-    if plan is None:
-        loaded = load_model(model, dtype=dtype, device=place.type)
-        tokenizer = loaded.tokenizer
-    windows = prepare_windows(
-        step,
-        tokenizer,
-        calibration=calibration,
-        samples=samples,
-        tokens=tokens,
-        budget=budget,
-        languages=languages,
-        language=language,
-        data_dir=data_dir,
-    )
-    resumed = 0
-    if plan is not None:
-        _check_inputs(out, state, found.files, windows)
-        resumed = len(state["matrices"])
-        report = _stream(plan, out, step, windows, state, batch_tokens, progress)
-    else:
-        assert loaded is not None
-        report = compress(loaded.model, step, windows, progress=progress, batch_tokens=batch_tokens)
-        _save_whole(loaded.model, tokenizer, out)
-    notes = loaded.notes if loaded else found.notes
-    del loaded
-    if plan is not None:
-        _check_written(plan, out, report.matrices)
-    else:
-        check_zeros(out, find_blocks(load_model(str(out), device="cpu").model), report.matrices)
-    warnings = (*notes, *report.warnings)
+    settings = _Settings(
+        calibration, samples, tokens, budget, tuple(languages), language, data_dir, dtype, place, batch_tokens,
+        "dense",
+    )  # fmt: skip
+    last = replace(settings, save_as=save_as)
+    found = _examine(model)
+    with _nothing_left_behind(out):
+        return _all_steps(
+            model, found, out, steps, settings, last, text, perplexity_tokens, progress, started
+        )
+
+
+def _all_steps(
+    model: str,
+    found: Examined,
+    out: Path,
+    steps: Sequence[Step],
+    settings: _Settings,
+    last: _Settings,
+    text: str | None,
+    perplexity_tokens: int | None,
+    progress: Progress | None,
+    started: float,
+) -> FolderReport:
+    state = _open_out(out, last.plain(model, steps))
+    current, done = model, []
+    for number, step in enumerate(steps[:-1], 1):
+        between = out / UNFINISHED / f"step-{number}"
+        if not (between / REPORT).exists():
+            kept = _open_out(between, settings.plain(current, [step]))
+            report, _, _ = _one_step(current, found, between, step, settings, kept, progress)
+            write_json(between / REPORT, report.to_dict())
+            shutil.rmtree(between / UNFINISHED, ignore_errors=True)
+        done.append(CompressionReport.from_dict(read_json(between / REPORT) or {}))
+        current = str(between)
+        found = _examine(current)
+    report, streamed, resumed = _one_step(current, found, out, steps[-1], last, state, progress)
     size, before = files_bytes(str(out)), files_bytes(model)
-    if source is None and size and before:
+    warnings = report.warnings
+    if size and before and size > before and not streamed:
         warnings += (
             f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}",
         )
-    report = replace(report, size_bytes=size, warnings=warnings)
-    dense = pruned = None
+    done.append(replace(report, size_bytes=size, warnings=warnings))
+    dense = compressed = None
     if text is not None:
-        dense, pruned = (_measure(name, dtype, place, text, perplexity_tokens) for name in (model, str(out)))
+        dense, compressed = (
+            _measure(name, last.dtype, last.device, text, perplexity_tokens) for name in (model, str(out))
+        )
     result = FolderReport(
-        out, report, plan is not None, resumed, time.perf_counter() - started, dense=dense, pruned=pruned
+        out, tuple(done), streamed, resumed, time.perf_counter() - started, dense=dense, compressed=compressed
     )
-    write_json(out / REPORT, {"settings": settings, **_plain(result)})
-    write_card(out, model, result.compression, dense, pruned)
+    write_json(out / REPORT, {"settings": last.plain(model, steps), **_plain(result)})
+    write_card(out, model, result.steps, dense, compressed)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A model without its weights, and where they are.
+@contextmanager
+def _nothing_left_behind(out: Path) -> Iterator[None]:
+    """Removes the folder of a call that was refused before anything in it was finished."""
+    was_there = out.exists()
+    try:
+        yield
+    except AnomiaError:
+        finished = [
+            file for file in out.rglob("*") if file.is_file() and not file.name.endswith((".bin", ".partial"))
+        ]
+        state = read_json(out / UNFINISHED / "state.json") or {}
+        if (
+            not was_there
+            and not state.get("matrices")
+            and all(file.name == "state.json" for file in finished)
+        ):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
-    block_names, outer_names: model name to stored name. tied: of the head, where it is the embedding.
-    """
 
-    model: Any
-    decoder: DecoderBlocks
-    checkpoint: Checkpoint
-    block_names: tuple[dict[str, str], ...]
-    outer_names: dict[str, str]
-    tied: frozenset[str]
-    dtype: torch.dtype | None
-    device: torch.device
+def _examine(model: str) -> Examined:
+    found = examine(model)
+    if getattr(found.config, "quantization_config", None) is not None:
+        raise CompressionError(f"{model} is already quantized; compress its dense checkpoint")
+    return found
 
 
-def _plan(found: Examined, source: Path, dtype: str, device: torch.device) -> _Plan | None:
-    if found.account is None:
-        return None
-    checkpoint = Checkpoint(source, found.stored)
-    places = found.account.places
-    wanted = DTYPES.get(dtype)
-    model = skeleton(found.config, dtype=wanted or checkpoint.stored_dtype(checkpoint.tensors))
-    decoder = find_blocks(model)
-    blocks = [match_names(model, places, f"{decoder.name}.{i}.") for i in range(len(decoder.modules))]
-    if any(names is None for names in blocks):
-        return None
-    head = model.get_output_embeddings()
-    heads = {f"{n}.{leaf}" for n, m in model.named_modules() if m is head for leaf in ("weight", "bias")}
-    outer = {}
-    for name in model.state_dict():
-        if name.startswith(f"{decoder.name}.") or name in heads:
-            continue
-        if name not in places:
-            return None
-        outer[name] = places[name]
-    tied = frozenset(heads) if getattr(found.config, "tie_word_embeddings", False) else frozenset()
-    block_names = tuple(names or {} for names in blocks)
-    return _Plan(model, decoder, checkpoint, block_names, outer, tied, wanted, device)
+def _one_step(
+    model: str,
+    found: Examined,
+    out: Path,
+    step: Step,
+    settings: _Settings,
+    state: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[CompressionReport, bool, int]:
+    """One step from a model into a folder; whether it went through the files, and what was already done."""
+    source = _fetched(model, found.files)
+    tokenizer = None if found.files.gguf else read_tokenizer(model, found.files)
+    blocks = None
+    if source is not None and _streams(step):
+        blocks = InFiles(
+            found, source, out, out / UNFINISHED, dtype=settings.dtype, device=settings.device,
+            save_as=settings.save_as,
+        )  # fmt: skip
+    loaded = None
+    if blocks is None or not blocks.fits:
+        blocks = None
+        if settings.save_as != "dense":
+            raise CompressionError(
+                f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {settings.save_as}"
+            )
+        loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
+        tokenizer = loaded.tokenizer
+    windows = prepare_windows(
+        step,
+        tokenizer,
+        calibration=settings.calibration,
+        samples=settings.samples,
+        tokens=settings.tokens,
+        budget=settings.budget,
+        languages=settings.languages,
+        language=settings.language,
+        data_dir=settings.data_dir,
+    )
+    if blocks is None:
+        assert loaded is not None
+        report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
+        _save_whole(loaded.model, tokenizer, out)
+        check_saved(out, loaded.model)
+        return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
+    assert isinstance(step, Prune | Quantize)
+    _check_inputs(out, state, found.files, windows)
+    resumed = len(state["matrices"])
+    report = _stream(blocks, out, step, windows, state, settings.batch_tokens, progress)
+    blocks.check_written(report.matrices)
+    return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
+
+
+def _streams(step: Step) -> bool:
+    """Whether a step needs no more than one block in memory."""
+    return (
+        isinstance(step, Prune | Quantize)
+        and step.method in METHODS
+        and not METHODS[step.method].whole_gradients
+    )
 
 
 def _stream(
-    plan: _Plan,
+    blocks: InFiles,
     out: Path,
-    step: Prune,
+    step: Prune | Quantize,
     windows: Windows | None,
     state: dict[str, Any],
     batch_tokens: int,
     progress: Progress | None,
 ) -> CompressionReport:
     started = time.perf_counter()
-    check_target(plan.decoder, step.target)
-    scratch = out / UNFINISHED
-    count = len(plan.decoder.modules)
-    method = METHODS[step.method]
-    batches: list[Batch] = []
-    calls: list[list[Call]] = [[] for _ in range(count)]
-    states: DiskStates | None = None
+    check_step(blocks.decoder, step)
+    blocks.check_room()
+    reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
+    blocks.resumed = bool(reports)
+
+    def save(finished: Finished) -> None:
+        state["sparsities"] = finished.sparsities
+        state["matrices"] = [[list(report) for report in block] for block in finished.reports]
+        write_json(out / UNFINISHED / "state.json", state)
+
+    finished = Finished(list(state["sparsities"]), reports, save)
     with ExitStack() as stack:
         if windows is not None:
-            stack.enter_context(calibrating(plan.model, plan.device))
-            needs = _all_needs(step)
-            batches = make_model_batches(plan.decoder, windows, needs, batch_tokens=batch_tokens)
-            states, calls = _enter(plan, batches, scratch, resumed=bool(state["matrices"]))
-        _check_room(plan, out, states)
-        sparsities = state["sparsities"]
-        allocation = allocation_of(step)
-        if allocation and not sparsities and not isinstance(step.target, Pattern):
-            assert states is not None
-            dense = _dense_walk(plan, batches, calls, states, allocation.needs)
-            sparsities = spread_sparsity([allocation.importance(groups) for groups in dense], step.target)
-            state["sparsities"] = sparsities
-            write_json(scratch / "state.json", state)
-        for index in range(len(state["matrices"]), count):
-            with _block_in_memory(plan, index) as (block, where):
-                if method.needs is None:
-                    groups = [Group((matrix,), None) for matrix in all_matrices(block, where)]
-                else:
-                    assert states is not None
-                    states.at = index
-                    groups = observe(block, batches, states.read, calls[index], method.needs, where=where)
-                target = sparsities[index] if sparsities else step.target
-                reports = prune_groups(step.method, groups, target, where=where)
-                del groups
-                _write_block(plan, out, index)
-                if states is not None and method.needs is not None and index + 1 < count:
-                    advance(block, states, calls[index])
-            state["matrices"].append([list(report) for report in reports])
-            write_json(scratch / "state.json", state)
-            if progress is not None:
-                progress(index + 1, count)
-    _write_rest(plan, out)
-    matrices = tuple(MatrixReport(*entry) for block in state["matrices"] for entry in block)
-    matrices = tuple(matrix._replace(shape=(matrix.shape[0], matrix.shape[1])) for matrix in matrices)
+            stack.enter_context(calibrating(blocks.model, blocks.device))
+        go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
+    blocks.write_rest(step)
+    matrices = tuple(report for block in finished.reports for report in block)
     return CompressionReport(
         step=str(step),
         matrices=matrices,
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
-        block_sparsity=tuple(sparsities),
-        left_dense=tuple(name for name in left_dense(plan.model, plan.decoder) if name not in plan.tied),
-        reconstruction=method.choices,
+        block_sparsity=tuple(finished.sparsities),
+        left_dense=blocks.left_dense(),
+        reconstruction=choices_of(step),
         warnings=warnings_of(step, windows, matrices),
         versions=versions(),
     )
 
 
-def _enter(
-    plan: _Plan, batches: Sequence[Batch], scratch: Path, *, resumed: bool
-) -> tuple[DiskStates, list[list[Call]]]:
-    """Run what comes before the blocks, with the first block in memory for its way of returning."""
-    unsaved = {name: value for name, value in plan.model.named_buffers() if not value.is_meta}
-    for values in (unsaved, _read(plan, plan.outer_names), _read(plan, plan.block_names[0])):
-        fill(plan.model, values, device=plan.device)
-    states = DiskStates(scratch, device=plan.device)
-    try:
-        calls = enter(plan.model, plan.decoder, batches, states.describe if resumed else states.keep)
-    finally:
-        empty(plan.model)
-    return states, calls
-
-
-def _dense_walk(
-    plan: _Plan, batches: Sequence[Batch], calls: list[list[Call]], states: DiskStates, needs: Needs
-) -> Iterator[list[Group]]:
-    """The statistics of every block of the dense model."""
-    dense = states.copy("dense")
-    for index in range(len(plan.decoder.modules)):
-        with _block_in_memory(plan, index) as (block, where):
-            dense.at = index
-            yield observe(block, batches, dense.read, calls[index], needs, where=where)
-            if index + 1 < len(plan.decoder.modules):
-                advance(block, dense, calls[index])
-    dense.remove()
-
-
-@contextmanager
-def _block_in_memory(plan: _Plan, index: int) -> Iterator[tuple[Any, str]]:
-    block = plan.decoder.modules[index]
-    fill(plan.model, _read(plan, plan.block_names[index]), device=plan.device)
-    try:
-        yield block, f"{plan.decoder.name}.{index}"
-    finally:
-        empty(block)
-
-
-def _read(plan: _Plan, names: dict[str, str]) -> dict[str, torch.Tensor]:
-    stored = plan.checkpoint.read(names.values(), dtype=plan.dtype)
-    return {name: stored[place] for name, place in names.items()}
-
-
-def _write_block(plan: _Plan, out: Path, index: int) -> None:
-    names = plan.block_names[index]
-    prefix = f"{plan.decoder.name}.{index}."
-    values = plan.decoder.modules[index].state_dict()
-    write_shard(out / _shard(index), {names[prefix + name]: value for name, value in values.items()})
-
-
-def _write_rest(plan: _Plan, out: Path) -> None:
-    """Everything outside the blocks, bit for bit, then the index and the small files."""
-    places = {stored: _shard(i) for i, names in enumerate(plan.block_names) for stored in names.values()}
-    pending: list[str] = []
-    number = len(plan.block_names)
-
-    def flush() -> None:
-        nonlocal number
-        if pending:
-            write_shard(out / _shard(number), plan.checkpoint.read(pending, dtype=plan.dtype))
-            places.update(dict.fromkeys(pending, _shard(number)))
-            number += 1
-            pending.clear()
-
-    for name, info in plan.checkpoint.tensors.items():
-        if name not in places:
-            if sum(plan.checkpoint.tensors[n].bytes for n in pending) + info.bytes > _WHOLE_SHARD:
-                flush()
-            pending.append(name)
-    flush()
-    total = sum((out / file).stat().st_size for file in set(places.values()))
-    write_index(out, places, total)
-    copy_small_files(plan.checkpoint.folder, out)
-    config = read_json(out / "config.json") or {}
-    # The weights go by the names that are read without being named.
-    changed = {key: value for key, value in config.items() if key != "transformers_weights"}
-    if plan.dtype is not None:
-        changed["dtype"] = str(plan.dtype).removeprefix("torch.")
-    if changed != config:
-        write_json(out / "config.json", changed)
-
-
-def _check_written(plan: _Plan, out: Path, matrices: Sequence[MatrixReport]) -> None:
-    """Read every written block once more, a block in memory, and see that the folder is a whole model."""
-    written = replace(plan, checkpoint=open_checkpoint(out), dtype=None, device=torch.device("cpu"))
-    for name, info in plan.checkpoint.tensors.items():
-        found = written.checkpoint.tensors.get(name)
-        if found is None or found.shape != info.shape:
-            raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
-    expected = {matrix.name: matrix for matrix in matrices}
-    for index in range(len(plan.decoder.modules)):
-        with _block_in_memory(written, index) as (block, where):
-            check_block(out, block, where, expected)
-    read_tokenizer(str(out), look_up(str(out)))
-
-
-def copy_small_files(source: Path, out: Path) -> None:
-    """Configuration, tokenizer, chat templates and generation settings, as they are."""
-    for file in sorted([*source.iterdir(), *source.glob(f"{_TEMPLATES}/*.jinja")]):
-        wanted = f"*{file.suffix}" in _SMALL
-        if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:
-            place = out / file.relative_to(source)
-            try:
-                place.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, place)
-            except OSError as error:
-                raise CompressionError(
-                    f"{place} can't be written ({error.strerror}); make room, then run the same command"
-                    " again: it continues after the last finished block"
-                ) from None
+def _matrix(entry: Sequence[Any]) -> MatrixReport:
+    report = MatrixReport(*entry)
+    return report._replace(shape=(report.shape[0], report.shape[1]))
 
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
@@ -425,7 +352,7 @@ def _fetched(model: str, files: ModelFiles) -> Path | None:
     folder = files.weights[0].parent
     try:
         # In the hub's cache, a folder is named by its commit.
-        return Path(snapshot_download(model, revision=folder.name, allow_patterns=_SMALL))
+        return Path(snapshot_download(model, revision=folder.name, allow_patterns=SMALL))
     except Exception as error:
         raise ModelError(explain(model, error, folder=folder)) from None
 
@@ -445,7 +372,7 @@ def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         state = read_json(state_file) or fresh
         if state["key"] != key:
             raise CompressionError(
-                f"{out} holds an unfinished prune with other settings; repeat that command, or remove the folder"
+                f"{out} holds an unfinished compression with other settings; repeat that command, or remove the folder"
             )
         return state
     try:
@@ -465,7 +392,7 @@ def _check_inputs(out: Path, state: dict[str, Any], files: ModelFiles, windows: 
     changed = [name for name in now if before.get(name) != now[name]]
     if changed and state["matrices"]:
         raise CompressionError(
-            f"{out} holds an unfinished prune with another {' and another '.join(changed)}: what lies under the same path "
+            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: what lies under the same path "
             "has changed since; restore it, or remove the folder"
         )
     state["inputs"] = now
@@ -492,23 +419,6 @@ def _content_hash(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_room(plan: _Plan, out: Path, states: DiskStates | None) -> None:
-    written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    needed = plan.checkpoint.bytes + (states.bytes if states else 0) - written
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise CompressionError(
-            f"{out} has {megabytes(free)} free where {megabytes(needed)} are needed; make room or choose"
-            " another folder"
-        )
-
-
-def _all_needs(step: Prune) -> Needs:
-    method, allocation = METHODS[step.method].needs, allocation_of(step)
-    asked = [needs for needs in (method, allocation.needs if allocation else None) if needs is not None]
-    return Needs(any(needs.hessian for needs in asked), any(needs.languages for needs in asked))
-
-
 def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:
     loaded = load_model(model, dtype=dtype, device=device.type)
     return perplexity(loaded.model, loaded.tokenizer, text, max_tokens=tokens)
@@ -517,16 +427,13 @@ def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: in
 def _plain(result: FolderReport) -> dict[str, Any]:
     return {
         "compression": result.compression.to_dict(),
+        "before": [report.to_dict() for report in result.steps[:-1]],
         "streamed": result.streamed,
         "resumed_at": result.resumed_at,
         "seconds": result.seconds,
         "perplexity": {
             name: value._asdict()
-            for name, value in (("dense", result.dense), ("pruned", result.pruned))
+            for name, value in (("dense", result.dense), ("compressed", result.compressed))
             if value is not None
         },
     }
-
-
-def _shard(number: int) -> str:
-    return f"model-{number + 1:05d}.safetensors"

@@ -36,7 +36,8 @@ class CompressionReport:
 
     block_sparsity: the target of each block, where they differ. reconstruction: choices that a method built
     from its published description made, empty for the others. seconds: wall-clock time. size_bytes: the whole
-    model's weights as they would be stored: dense after pruning, packed after quantization.
+    model's weights as they would be stored: dense after pruning, packed after quantization. reshaped: which parts are
+    gone, and the configuration before and after.
     """
 
     step: str
@@ -49,6 +50,7 @@ class CompressionReport:
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
     size_bytes: int | None = None
+    reshaped: Mapping[str, Any] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -62,6 +64,18 @@ class CompressionReport:
         plain["sparsity"] = self.sparsity
         plain["matrices"] = [{**m._asdict(), "sparsity": m.sparsity} for m in self.matrices]
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> CompressionReport:
+        """A report as `to_dict` wrote it."""
+        values = {key: value for key, value in plain.items() if key != "sparsity"}
+        values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        known = MatrixReport._fields
+        matrices = [{k: v for k, v in entry.items() if k in known} for entry in plain["matrices"]]
+        values["matrices"] = tuple(MatrixReport(**{**m, "shape": tuple(m["shape"])}) for m in matrices)
+        if values.get("calibration"):
+            values["calibration"] = CalibrationRecord(**values["calibration"])
+        return cls(**values)
 
 
 def megabytes(count: int) -> str:

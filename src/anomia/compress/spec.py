@@ -2,7 +2,8 @@
 
     arm   = step { "+" step } | "endpoint:" URL "#" MODEL     steps are applied from left to right
     step  = method [ ":" amount ] { "," option "=" value }
-    amount: a sparsity between 0 and 1 (`0.5`), or a pattern `N:M` (at most N of every M weights stay)
+    amount: a sparsity between 0 and 1 (`0.5`), or a pattern `N:M` (at most N of every M weights stay); of GPTQ and
+    AWQ the bits; of methods that drop whole parts the share that goes; of embeddings the type
 
 A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `base` is the arm with no step.
 """
@@ -11,152 +12,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from anomia.compress.steps import (
+    ALLOCATIONS,
+    BITS,
+    CALIBRATED_QUANTIZATION,
+    EMBEDDING_TYPES,
+    METHODS,
+    NULL_DTYPES,
+    ORDERS,
+    QUANTIZATION_METHODS,
+    RESHAPING_METHODS,
+    SOLVERS,
+    UNCALIBRATED,
+    UPDATES,
+    Arm,
+    Checkpoint,
+    Embeddings,
+    Null,
+    Pattern,
+    Prune,
+    Quantize,
+    Reshape,
+    Served,
+    Step,
+    Target,
+    Update,
+    unescape,
+)
 from anomia.errors import StudyError, nearest
 
-PRUNING_METHODS: Mapping[str, str] = {
-    "magnitude": "smallest |W| of each matrix (no calibration text)",
-    "wanda": "smallest |W|·‖X‖ of each output row (Sun et al. 2024)",
-    "sparsegpt": "second-order pruning with weight updates (Frantar and Alistarh 2023)",
-    "mwanda": "M-Wanda (Choenni and Titov 2025): a reconstruction from the published description",
-    "prunerzero": "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
-}
-QUANTIZATION_METHODS: Mapping[str, str] = {
-    "int8": "8-bit integer weights, one scale a row",
-    "int4": "4-bit integer weights, one scale a group of 128 inputs",
-    "int3": "3-bit integer weights, one scale a group of 128 inputs",
-    "int2": "2-bit integer weights, one scale a group of 128 inputs",
-    "nf4": "4-bit normal floats through bitsandbytes (CUDA)",
-    "llm.int8": "LLM.int8() through bitsandbytes (CUDA)",
-}
-NULL_DTYPES = ("float32", "bfloat16", "float16")
-METHODS: Mapping[str, str] = {
-    **PRUNING_METHODS,
-    **QUANTIZATION_METHODS,
-    "checkpoint": "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
-    "packaged": "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
-    "null": "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
-    "endpoint": "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
-}
-RECONSTRUCTIONS = frozenset({"mwanda", "prunerzero"})
-UNCALIBRATED = frozenset({"magnitude"})
-ALLOCATIONS = ("uniform", "owl")
-
-_ESCAPES = (("%", "%25"), ("+", "%2B"), (",", "%2C"))
-
-
-class Pattern(NamedTuple):
-    """Semi-structured sparsity: of every `group` consecutive inputs of a row, at most `keep` stay.
-
-    The N:M of Sun et al. (2024) and of the hardware; for the usual 2:4 and 4:8 the other reading
-    (N zeros of every M) gives the same.
-    """
-
-    keep: int
-    group: int
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of weights that become zero."""
-        return 1.0 - self.keep / self.group
-
-    def __str__(self) -> str:
-        return f"{self.keep}:{self.group}"
-
-
-Target = float | Pattern
-
-
-@dataclass(frozen=True, slots=True)
-class Prune:
-    """One pruning step; an option left `None` takes the study's value.
-
-    calibration: where the text comes from (`c4`, `demo`, `balanced`, `own`, `wikipedia:LANG`, `file:PATH`).
-    samples: passages. tokens: longest window in tokens. budget: total tokens over all windows.
-    allocation: `uniform`, or `owl` (outlier-weighted sparsity a block).
-    """
-
-    method: str
-    target: Target
-    calibration: str | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    budget: int | None = None
-    allocation: str | None = None
-
-    def __str__(self) -> str:
-        amount = str(self.target) if isinstance(self.target, Pattern) else repr(self.target)
-        return f"{self.method}:{amount}" + _write_options(self, skip=("method", "target"))
-
-
-@dataclass(frozen=True, slots=True)
-class Quantize:
-    """One quantization step. group: inputs that share a scale, `None` for the method's own default."""
-
-    method: str
-    group: int | None = None
-
-    def __str__(self) -> str:
-        return self.method if self.group is None else f"{self.method}:group={self.group}"
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A compressed model, loaded instead of base. model: hub id, folder or GGUF file.
-
-    packaged: asked with the tokenizer, the chat template and the end tokens that it brings, as its users would; else
-    with base's token ids wherever the vocabulary is the same.
-    """
-
-    model: str
-    packaged: bool = False
-
-    def __str__(self) -> str:
-        return f"{'packaged' if self.packaged else 'checkpoint'}:{_escape(self.model)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model behind a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
-
-    url: str
-    model: str
-
-    def __str__(self) -> str:
-        return f"endpoint:{self.url}#{_escape(self.model)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Null:
-    """Base again under harmless noise, for what noise alone does: exactly one of the three.
-
-    dtype: another one. batch: items per batch. method: a mild quantization, `int8`.
-    """
-
-    dtype: str | None = None
-    batch: int | None = None
-    method: str | None = None
-
-    def __str__(self) -> str:
-        return f"null:batch={self.batch}" if self.batch is not None else f"null:{self.dtype or self.method}"
-
-
-Step = Prune | Quantize | Checkpoint | Null | Served
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One model under test: base after `steps`; `name` is how tables and figures call it."""
-
-    name: str
-    steps: tuple[Step, ...] = ()
-
-    def __str__(self) -> str:
-        return "+".join(map(str, self.steps)) if self.steps else "base"
+_TEXT = ("calibration", "samples", "tokens", "budget")
 
 
 def parse_arm(text: str, *, name: str | None = None) -> Arm:
@@ -172,20 +61,42 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
     if text.strip().startswith("endpoint:"):
         served = _parse_endpoint(text.strip())
         return Arm(name if name is not None else str(served), (served,))
-    steps = () if text.strip() == "base" else tuple(_parse_step(part, text) for part in text.split("+"))
+    steps = (
+        ()
+        if text.strip() == "base"
+        else _with_updates([_parse_step(part, text) for part in text.split("+")], text)
+    )
     for step in steps[1:]:
         if isinstance(step, Checkpoint):
             raise StudyError(f"arm {text!r}: a checkpoint replaces the model, so it can only come first")
     if len(steps) > 1 and any(isinstance(step, Null) for step in steps):
         raise StudyError(f"arm {text!r}: null is base itself under harmless noise, so it stands alone")
     for step, following in pairwise(steps):
-        if isinstance(step, Quantize):
+        if isinstance(step, Embeddings) or (
+            isinstance(step, Quantize) and not isinstance(following, Embeddings)
+        ):
             raise StudyError(f"arm {text!r}: {following} can't follow {step}; quantize in the last step")
     arm = Arm("", steps)
     return Arm(name if name is not None else str(arm), steps)
 
 
-def _parse_step(part: str, arm: str) -> Step:
+def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
+    """Steps in which every update belongs to the pruning step before it."""
+    steps: list[Step] = []
+    for part in parts:
+        if not isinstance(part, Update):
+            steps.append(part)
+            continue
+        before = steps[-1] if steps else None
+        if not isinstance(before, Prune):
+            raise StudyError(
+                f"arm {arm!r}: {part} changes weights for the mask of a pruning step right before it, as in wanda:0.5+{part}"
+            )
+        steps[-1] = replace(before, updates=(*before.updates, part))
+    return tuple(steps)
+
+
+def _parse_step(part: str, arm: str) -> Step | Update:
     head, *options = (piece.strip() for piece in part.split(","))
     method, _, amount = head.partition(":")
     where = f"arm {arm!r}"
@@ -203,34 +114,92 @@ def _parse_step(part: str, arm: str) -> Step:
                 f"{where}: write {method}:MODEL with a hub id, folder or GGUF file and no options"
                 " (a comma in a path is written %2C)"
             )
-        return Checkpoint(_unescape(amount), packaged=method == "packaged")
+        return Checkpoint(unescape(amount), packaged=method == "packaged")
     if method == "null":
         return _parse_null(amount, options, where)
+    if method == "embeddings":
+        if amount not in EMBEDDING_TYPES or options:
+            raise StudyError(
+                f"{where}: write embeddings:TYPE without options; {nearest(amount, EMBEDDING_TYPES)}"
+            )
+        return Embeddings(amount)
+    if method in UPDATES:
+        return _parse_update(method, [amount, *options] if amount else options, where)
+    if method in RESHAPING_METHODS:
+        return _parse_reshape(method, amount, options, where)
     if method in QUANTIZATION_METHODS:
-        given = _read_options([amount, *options] if amount else options, ("group",), where)
-        if "group" in given and method in ("nf4", "llm.int8"):
-            raise StudyError(f"{where}: {method} takes no group")
-        return Quantize(method, group=_positive(given, "group", where))
-    given = _read_options(options, tuple(f.name for f in fields(Prune))[2:], where)
-    calibration = given.get("calibration")
+        return _parse_quantize(method, amount, options, where)
+    return _parse_prune(method, amount, options, where)
+
+
+def _parse_prune(method: str, amount: str, options: list[str], where: str) -> Prune:
+    own = {"ria": ("permute",), "wandapp": ("rounds",)}.get(method, ())
+    given = _read_options(options, (*_TEXT, "allocation", *own), where)
     if method in UNCALIBRATED and given.keys() - {"allocation"} and given.get("allocation") != "owl":
         raise StudyError(f"{where}: {method} uses no calibration text; leave out {', '.join(sorted(given))}")
-    allocation = given.get("allocation")
-    if allocation is not None and allocation not in ALLOCATIONS:
-        raise StudyError(f"{where}: unknown allocation {allocation!r}; {nearest(allocation, ALLOCATIONS)}")
+    allocation = _one_of(given, "allocation", ALLOCATIONS, where)
     target = _parse_target(method, amount, where)
     if allocation == "owl" and isinstance(target, Pattern):
         raise StudyError(f"{where}: owl gives every block its own sparsity, which {target} can't follow")
     if allocation == "owl" and method == "mwanda":
         raise StudyError(f"{where}: mwanda brings its own allocation; leave out allocation=owl")
+    if "permute" in given and not isinstance(target, Pattern):
+        raise StudyError(f"{where}: permute is for patterns such as 2:4; a sparsity needs no permutation")
     return Prune(
         method,
         target,
-        calibration=calibration,
+        calibration=given.get("calibration"),
         samples=_positive(given, "samples", where),
         tokens=_positive(given, "tokens", where),
         budget=_positive(given, "budget", where),
         allocation=allocation,
+        permute=_yes_or_no(given, "permute", where),
+        rounds=_positive(given, "rounds", where),
+    )
+
+
+def _parse_update(method: str, options: list[str], where: str) -> Update:
+    given = _read_options(options, ("solver",) if method == "update" else ("cycles",), where)
+    return Update(
+        method, solver=_one_of(given, "solver", SOLVERS, where), cycles=_positive(given, "cycles", where)
+    )
+
+
+def _parse_reshape(method: str, amount: str, options: list[str], where: str) -> Reshape:
+    given = _read_options(options, _TEXT, where)
+    return Reshape(
+        method,
+        _share(amount, f"{where}: {method}", what="share"),
+        calibration=given.get("calibration"),
+        samples=_positive(given, "samples", where),
+        tokens=_positive(given, "tokens", where),
+        budget=_positive(given, "budget", where),
+    )
+
+
+def _parse_quantize(method: str, amount: str, options: list[str], where: str) -> Quantize:
+    if method not in CALIBRATED_QUANTIZATION:
+        given = _read_options([amount, *options] if amount else options, ("group",), where)
+        if "group" in given and method in ("nf4", "llm.int8"):
+            raise StudyError(f"{where}: {method} takes no group")
+        return Quantize(method, group=_positive(given, "group", where))
+    bits = int(amount) if amount.isascii() and amount.isdecimal() else 0
+    if bits not in BITS:
+        raise StudyError(
+            f"{where}: write {method}:BITS with {', '.join(map(str, BITS))} bits, as in {method}:4"
+        )
+    own = ("group", "symmetric", *(("order",) if method == "gptq" else ()))
+    given = _read_options(options, (*own, *_TEXT), where)
+    return Quantize(
+        method,
+        group=_positive(given, "group", where),
+        bits=bits,
+        symmetric=_yes_or_no(given, "symmetric", where),
+        order=_one_of(given, "order", ORDERS, where),
+        calibration=given.get("calibration"),
+        samples=_positive(given, "samples", where),
+        tokens=_positive(given, "tokens", where),
+        budget=_positive(given, "budget", where),
     )
 
 
@@ -302,7 +271,7 @@ def _parse_endpoint(text: str) -> Served:
         raise StudyError(
             f"arm {text!r}: write endpoint:URL#MODEL, as in endpoint:http://localhost:8000/v1#my-model"
         )
-    return Served(url.rstrip("/"), _unescape(model))
+    return Served(url.rstrip("/"), unescape(model))
 
 
 def parse_target(text: str) -> Target:
@@ -321,13 +290,18 @@ def _parse_target(method: str, amount: str, where: str) -> Target:
                 " (at most N of every M weights stay)"
             )
         return Pattern(int(keep), int(group))
+    return _share(amount, where, what="sparsity", or_else=" nor a pattern (2:4)")
+
+
+def _share(amount: str, where: str, *, what: str, or_else: str = "") -> float:
     try:
-        sparsity = float(amount)
+        share = float(amount)
     except ValueError:
-        raise StudyError(f"{where}: {amount!r} is neither a sparsity (0.5) nor a pattern (2:4)") from None
-    if not 0.0 < sparsity < 1.0:
-        raise StudyError(f"{where}: sparsity must lie between 0 and 1, both excluded, not {amount}")
-    return sparsity
+        neither = f"neither a {what} (0.5){or_else}" if or_else else f"no {what}; write one such as 0.25"
+        raise StudyError(f"{where}: {amount!r} is {neither}") from None
+    if not 0.0 < share < 1.0:
+        raise StudyError(f"{where}: {what} must lie between 0 and 1, both excluded, not {amount}")
+    return share
 
 
 def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict[str, str]:
@@ -340,7 +314,7 @@ def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict
             raise StudyError(f"{where}: option {key!r} has no value; write {key}=VALUE")
         if key in given:
             raise StudyError(f"{where}: option {key!r} is given twice")
-        given[key] = _unescape(value)
+        given[key] = unescape(value)
     return given
 
 
@@ -353,18 +327,13 @@ def _positive(given: Mapping[str, str], key: str, where: str) -> int | None:
     return int(value)
 
 
-def _write_options(step: Prune, *, skip: tuple[str, ...]) -> str:
-    values = ((f.name, getattr(step, f.name)) for f in fields(step) if f.name not in skip)
-    return "".join(f",{key}={_escape(str(value))}" for key, value in values if value is not None)
-
-
-def _escape(value: str) -> str:
-    for plain, escaped in _ESCAPES:
-        value = value.replace(plain, escaped)
+def _one_of(given: Mapping[str, str], key: str, known: tuple[str, ...], where: str) -> str | None:
+    value = given.get(key)
+    if value is not None and value not in known:
+        raise StudyError(f"{where}: unknown {key} {value!r}; {nearest(value, known)}")
     return value
 
 
-def _unescape(value: str) -> str:
-    for plain, escaped in reversed(_ESCAPES):
-        value = value.replace(escaped, plain)
-    return value
+def _yes_or_no(given: Mapping[str, str], key: str, where: str) -> bool | None:
+    value = _one_of(given, key, ("yes", "no"), where)
+    return None if value is None else value == "yes"

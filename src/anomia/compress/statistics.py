@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from anomia.compress.blocks import Call, FusedExperts, Matrix, find_fused_experts, find_matrices, run_block
 from anomia.compress.calibration import Batch
+from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError
 
 # Tokens that are counted at a time, and rows of a Hessian: large enough for the products, small enough to stay in
@@ -22,10 +22,15 @@ _STRIP = 256
 
 
 class Needs(NamedTuple):
-    """What a method asks of its statistics. norms are always gathered."""
+    """What a method asks of its statistics. norms are always gathered; sums: Σx and Σ|x| beside them."""
 
     hessian: bool = False
     languages: bool = False
+    sums: bool = False
+
+    def __or__(self, other: tuple[bool, ...]) -> Needs:
+        """What either asks for."""
+        return Needs(*(mine or theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 @dataclass(slots=True)
@@ -42,12 +47,15 @@ class InputStatistic:
     """Sums over the calibration tokens that reached an input, in float32; padding never counts.
 
     sum_squares: [in]. hessian: X·Xᵀ as [in, in], if asked for; its lower half is there once `finish`ed.
+    sum, sum_abs: Σx and Σ|x|, [in], if asked for.
     """
 
     sum_squares: torch.Tensor
     tokens: int = 0
     hessian: torch.Tensor | None = None
     languages: dict[str, LanguageStatistic] = field(default_factory=dict)
+    sum: torch.Tensor | None = None
+    sum_abs: torch.Tensor | None = None
 
     @property
     def norms(self) -> torch.Tensor:
@@ -67,6 +75,10 @@ class InputStatistic:
         squares = torch.linalg.vecdot(values, values, dim=0)
         self.sum_squares += squares
         self.tokens += len(values)
+        if needs.sums:
+            before = torch.zeros_like(self.sum_squares)
+            self.sum = (before if self.sum is None else self.sum) + values.sum(dim=0)
+            self.sum_abs = (before if self.sum_abs is None else self.sum_abs) + values.abs().sum(dim=0)
         if needs.languages:
             mine = self.languages.get(language)
             if mine is None:
@@ -122,7 +134,8 @@ def observe(
 
     hidden(i): the states that enter the block in batch i, [B, S, H]. calls: one a batch.
     A batch ends where the first one read its last input. Matrices come in groups, in the order in which they
-    were first used; what no token reached comes last.
+    were first used; what no token reached comes last. A layer whose weight is multiplied without calling the layer
+    (`dt_proj` of Mamba) is seen by its products.
 
     Raises `CompressionError` for fused experts that the block doesn't use one matrix at a time, and for activations
     that are NaN or infinite.
@@ -130,14 +143,22 @@ def observe(
     matrices = {matrix.name: matrix for matrix in find_matrices(block, where=where)}
     experts = find_fused_experts(block, where=where)
     gathering = _Gathering(needs, where)
+    modules = {name: block.get_submodule(name) for name in matrices}
+    slices = [Watched(*matrix) for fused in experts for matrix in fused.matrices()]
     last: str | None = None
-    with _watching({name: block.get_submodule(name) for name in matrices}, experts, gathering.take):
-        for index, batch in enumerate(batches):
-            gathering.start(batch, last)
-            with suppress(_ReadError):
+    uncalled: list[Watched] = []
+    for index, batch in enumerate(batches):
+        gathering.start(batch, last)
+        with _watching(modules, [*slices, *uncalled], gathering.take), suppress(_ReadError):
+            run_block(block, hidden(index), calls[index])
+        fired = set(gathering.fired)
+        if index == 0 and not experts and len(fired) == len(matrices):
+            last = gathering.fired[-1]
+        elif index == 0 and (silent := [Watched(*m) for m in matrices.values() if m.name not in fired]):
+            gathering.start(batch, None)
+            with _watching({}, silent, gathering.take):
                 run_block(block, hidden(index), calls[index])
-            if index == 0 and not experts and len(gathering.fired) == len(matrices):
-                last = gathering.fired[-1]
+            uncalled = [each for each in silent if each.name in gathering.fired]
     for name, statistic in gathering.statistics.items():
         statistic.finish(f"{where}.{name}")
     return _grouped(matrices, experts, gathering)
@@ -152,29 +173,35 @@ class _Gathering:
         self.fired: list[str] = []
         self.where = where
         self._needs = needs
-        self._seen: dict[int, tuple[torch.Tensor, str]] = {}
+        self._seen: dict[tuple[Any, ...], tuple[torch.Tensor, str, set[str]]] = {}
 
     def start(self, batch: Batch, last: str | None) -> None:
         self._batch, self._last = batch, last
         self.fired = []
         self._seen = {}
 
-    def take(self, name: str, inputs: torch.Tensor) -> None:
-        """Called with the input of a matrix, [..., in], right before the product."""
+    def take(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
+        """Called with the input of a matrix, [..., in], right before the product; source: what holds its values."""
         self.fired.append(name)
-        # The reference kept in `_seen` keeps the id from being given to another tensor of this batch.
-        _, owner = self._seen.setdefault(id(inputs), (inputs, self.owners.get(name, name)))
+        if inputs.numel():
+            self._count(name, inputs, source)
+        if name == self._last:
+            self._seen = {}
+            raise _ReadError
+
+    def _count(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
+        # The reference kept in `_seen` keeps the memory from being given to another tensor of this batch.
+        key = (source.data_ptr(), *source.shape, *source.stride(), source._version)
+        _, owner, counted = self._seen.setdefault(key, (source, self.owners.get(name, name), set()))
         if self.owners.setdefault(name, owner) != owner:
             raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} in every batch")
-        if self._seen[id(inputs)][1] == name:
+        if owner == name and name not in counted:
+            counted.add(name)
             rows = _real_rows(inputs, self._batch, f"{self.where}.{name}")
             if name not in self.statistics:
                 zeros = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
                 self.statistics[name] = InputStatistic(zeros)
             self.statistics[name].add(rows, self._needs, self._batch.languages[0])
-        if name == self._last:
-            self._seen = {}
-            raise _ReadError
 
 
 def _grouped(
@@ -216,11 +243,16 @@ def _add_gram(total: torch.Tensor, values: torch.Tensor) -> None:
 
 @contextmanager
 def _watching(
-    modules: dict[str, nn.Module], experts: Sequence[FusedExperts], take: Callable[[str, torch.Tensor], None]
+    modules: Mapping[str, nn.Module],
+    products: Sequence[Watched],
+    take: Callable[[str, torch.Tensor, torch.Tensor], None],
 ) -> Iterator[None]:
+    """Calls `take` for the input of each module, and of each product with the other matrices."""
+
     def hook(name: str) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(name, args[0] if args else next(iter(kwargs.values())))
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            take(name, inputs, inputs)
 
         return read
 
@@ -228,42 +260,6 @@ def _watching(
         for name, module in modules.items():
             handle = module.register_forward_pre_hook(hook(name), with_kwargs=True)
             stack.callback(handle.remove)
-        if experts:
-            stack.enter_context(_ExpertProducts(experts, take))
+        if products:
+            stack.enter_context(WeightProducts(products, take))
         yield
-
-
-class _ExpertProducts(TorchFunctionMode):
-    """Sees every product with one expert's slice of a fused parameter, whatever module computes it."""
-
-    def __init__(self, experts: Sequence[FusedExperts], take: Callable[[str, torch.Tensor], None]) -> None:
-        super().__init__()
-        self._experts = experts
-        self._take = take
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        products = (
-            nn.functional.linear,
-            torch.matmul,
-            torch.Tensor.matmul,
-            torch.Tensor.__matmul__,
-            torch.mm,
-        )
-        if func in products and len(args) >= 2 and torch.is_tensor(args[1]) and args[1].dim() == 2:
-            name = self._slice_name(args[1])
-            if name is not None:
-                self._take(name, args[0])
-        return func(*args, **(kwargs or {}))
-
-    def _slice_name(self, weight: torch.Tensor) -> str | None:
-        for fused in self._experts:
-            parameter = fused.parameter
-            if weight.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
-                continue
-            offset = int(weight.storage_offset()) - int(parameter.storage_offset())
-            index, rest = divmod(offset, int(parameter.stride(0)))
-            if rest == 0 and 0 <= index < len(parameter) and weight.numel() == parameter[0].numel():
-                return f"{fused.name}[{index}]"
-        return None

@@ -1,25 +1,33 @@
-"""Whether a written model holds the zeros that were made."""
+"""Whether a written model holds what was made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, all_matrices
-from anomia.compress.prune import count_zeros
+from anomia.compress.blocks import all_matrices
+from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.report import MatrixReport
 from anomia.errors import CompressionError
+from anomia.models.load import load_model
 
-PRUNE_AGAIN = "the disk may be failing; remove the folder and prune again"
+PRUNE_AGAIN = "the disk may be failing; remove the folder and run the command again"
 
 
-def check_zeros(out: Path, decoder: DecoderBlocks, matrices: Sequence[MatrixReport]) -> None:
-    """Compare all blocks of a model that was read back with the report of its pruning."""
-    expected = {matrix.name: matrix for matrix in matrices}
-    for index, block in enumerate(decoder.modules):
-        check_block(out, block, f"{decoder.name}.{index}", expected)
+def check_saved(out: Path, model: nn.Module) -> None:
+    """Load a model that was written and compare every tensor with the one in memory.
+
+    Raises `CompressionError` that names the first tensor that differs.
+    """
+    expected = model.state_dict()
+    found = load_model(str(out), device="cpu").model.state_dict()
+    for name in sorted(expected.keys() | found.keys()):
+        mine, theirs = expected.get(name), found.get(name)
+        if mine is None or theirs is None or not torch.equal(mine.cpu(), theirs):
+            raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
 
 
 def check_block(out: Path, block: nn.Module, where: str, expected: Mapping[str, MatrixReport]) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from anomia.compress.attention import strips_where_faster
-from anomia.compress.blocks import Call, DecoderBlocks, Interner, record_calls, run_block
+from anomia.compress.blocks import (
+    WITHOUT_TEXT,
+    Call,
+    DecoderBlocks,
+    Interner,
+    has_experts,
+    record_calls,
+    run_block,
+)
 from anomia.compress.calibration import Batch, Windows, make_batches
-from anomia.compress.statistics import Group, Needs, observe
+from anomia.compress.statistics import Needs
 from anomia.errors import CompressionError
 
 BATCH_TOKENS = 1024
@@ -20,7 +28,9 @@ _CHECKED_TOKENS = 32
 
 
 class States(Protocol):
-    """The hidden states of every batch, before some block; in memory or on disk."""
+    """The hidden states of every batch, before block `at`; in memory or on disk."""
+
+    at: int
 
     def read(self, batch: int) -> torch.Tensor:
         """What enters the block in a batch, [B, S, H]."""
@@ -30,11 +40,16 @@ class States(Protocol):
         """Store what leaves the block in a batch."""
         ...
 
+    def remove(self) -> None:
+        """Give their place back."""
+        ...
+
 
 class MemoryStates:
     """Hidden states in memory, each overwritten by its successor."""
 
     def __init__(self) -> None:
+        self.at = 0
         self._states: list[torch.Tensor] = []
 
     def keep(self, batch: int, hidden: torch.Tensor) -> None:
@@ -49,6 +64,10 @@ class MemoryStates:
         """Store what leaves the block in a batch."""
         self._states[batch].copy_(hidden)
 
+    def remove(self) -> None:
+        """Forget all states."""
+        self._states.clear()
+
 
 def make_model_batches(
     decoder: DecoderBlocks, windows: Windows, needs: Needs, *, batch_tokens: int = BATCH_TOKENS
@@ -57,10 +76,7 @@ def make_model_batches(
 
     The default is small because a batch whose activations fit into a CPU's cache is the fastest there.
     """
-    mixture = any(
-        "expert" in name.lower() or getattr(module, "is_transposed", None) is not None
-        for name, module in decoder.modules[-1].named_modules()
-    )
+    mixture = any(map(has_experts, decoder.modules))
     return make_batches(windows, batch_tokens=batch_tokens, padded=not mixture, by_language=needs.languages)
 
 
@@ -78,7 +94,7 @@ def enter(
         hidden, recorded = record_calls(model, decoder, batch.input_ids.to(device))
         keep(index, hidden.detach().clone())
         for mine, call in zip(calls, recorded, strict=True):
-            mine.append(Call(intern(call.args), intern(dict(call.kwargs))))
+            mine.append(call._replace(args=intern(call.args), kwargs=intern(dict(call.kwargs))))
     return calls
 
 
@@ -87,28 +103,53 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
     """Compare the blocks run one after the other with the model's own pass, on a few tokens.
 
     Raises `CompressionError` for a model whose blocks depend on more than what enters them (caches shared
-    between blocks, say): its statistics would be silently wrong.
+    between blocks, say), that calls a block more than once, or whose tokens see later ones: its statistics would be
+    silently wrong.
     """
     device = next(model.parameters()).device
     ids = batch.input_ids[:1, :_CHECKED_TOKENS].to(device)
-    expected: list[torch.Tensor] = []
-
-    def read(_: nn.Module, __: Any, out: Any) -> None:
-        expected.append(out if torch.is_tensor(out) else out[0])
-
-    handle = decoder.modules[-1].register_forward_hook(read)
-    try:
-        model(input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
     hidden, calls = record_calls(model, decoder, ids)
+    expected = _leaving(model, decoder, ids)
     for block, call in zip(decoder.modules, calls, strict=True):
         hidden = run_block(block, hidden, call)
-    if not torch.allclose(hidden.float(), expected[0].float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+    if not _alike(hidden, expected):
         raise CompressionError(
             f"the blocks {decoder.name} of {type(model).__name__} depend on more than their inputs; run one after"
             " the other they give other states than the whole model, so it can't be pruned with calibration text"
         )
+    changed = ids.clone()
+    changed[:, -1] = ids[:, 0] if ids.shape[1] > 1 and ids[0, 0] != ids[0, -1] else (ids[:, -1] + 1) % _CHECKED_TOKENS
+    if not _alike(_leaving(model, decoder, changed)[:, :-1], expected[:, :-1]):
+        raise CompressionError(
+            f"{type(model).__name__} lets a token see the ones after it, so padding would enter the statistics; load it "
+            "as a causal model (is_decoder in config.json)"
+        )
+
+
+def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> torch.Tensor:
+    """What leaves the last block that the model calls, [B, S, H]."""
+    left: dict[int, torch.Tensor] = {}
+
+    def reader(index: int) -> Callable[..., None]:
+        def read(_: nn.Module, __: Any, out: Any) -> None:
+            if index in left:
+                raise CompressionError(
+                    f"{type(model).__name__} calls {decoder.path(index)} more than once for a text, so its statistics "
+                    f"can't be followed block by block; {WITHOUT_TEXT}"
+                )
+            left[index] = out if torch.is_tensor(out) else out[0]
+
+        return read
+
+    with ExitStack() as stack:
+        for index, block in enumerate(decoder.modules):
+            stack.callback(block.register_forward_hook(reader(index)).remove)
+        model(input_ids=ids, use_cache=False)
+    return left[max(left)]
+
+
+def _alike(states: torch.Tensor, others: torch.Tensor) -> bool:
+    return torch.allclose(states.float(), others.float(), rtol=1e-2, atol=1e-2, equal_nan=True)
 
 
 @torch.no_grad()
@@ -116,21 +157,6 @@ def advance(block: nn.Module, states: States, calls: Sequence[Call]) -> None:
     """Send every batch through a block."""
     for index, call in enumerate(calls):
         states.write(index, run_block(block, states.read(index), call))
-
-
-def walk(
-    model: nn.Module, decoder: DecoderBlocks, batches: Sequence[Batch], needs: Needs
-) -> Iterator[tuple[int, list[Group]]]:
-    """The statistics of one block after the other; between two, the caller may prune the block in place."""
-    states = MemoryStates()
-    calls = enter(model, decoder, batches, states.keep)
-    for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
-        yield index, observe(block, batches, states.read, calls[index], needs, where=where)
-        # Nothing reads what leaves the last block.
-        if index + 1 < len(decoder.modules):
-            advance(block, states, calls[index])
-        calls[index] = []
 
 
 def _keep_freed_memory() -> None:

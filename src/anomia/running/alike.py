@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import transformers
 
-from anomia.compress.spec import Checkpoint
+from anomia.compress.steps import Checkpoint
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_tokenizer
 from anomia.models.chat import check_chat

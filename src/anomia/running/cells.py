@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from anomia.compress.spec import Arm, Served, parse_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Arm, Served
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.running.compress import uses_own_text
 from anomia.running.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomia.compress.apply import compress, needs_calibration, prepare_windows
+from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.calibration import read_calibration
-from anomia.compress.spec import Arm, Prune, Step
+from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel
 from anomia.running.progress import Progress, stage_counter
 from anomia.study import Study
@@ -64,7 +64,7 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
         step.calibration or study.calibration
         for arm in arms
         for step in arm.steps
-        if isinstance(step, Prune) and needs_calibration(step)
+        if needs_calibration(step)
     }
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:
@@ -79,4 +79,4 @@ def _folder(study: Study) -> Path | None:
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
     """Whether every language gets a mask of its own."""
-    return any((step.calibration or study.calibration) == "own" for step in steps if isinstance(step, Prune))
+    return any((step.calibration or study.calibration) == "own" for step in steps if needs_calibration(step))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from anomia.compress.spec import Checkpoint
+from anomia.compress.steps import Checkpoint
 from anomia.errors import AnomiaError
 from anomia.items.prompts import open_prompt
 from anomia.models.describe import Description, describe

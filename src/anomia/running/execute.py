@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomia.compress.spec import Arm, Checkpoint, Served
+from anomia.compress.steps import Arm, Checkpoint, Served
 from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
 from anomia.files import locked

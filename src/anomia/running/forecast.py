@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import accelerate
 import transformers
 
-from anomia.compress.apply import needs_calibration
-from anomia.compress.spec import Arm, Prune
+from anomia.compress.steps import Arm, Prune, needs_calibration
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
 from anomia.models import LoadedModel
@@ -224,10 +223,10 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
         return Work(tokens=TRIAL_TOKENS, loads=1)
     calibration = 0.0
     for step in arm.steps:
-        if not (isinstance(step, Prune) and needs_calibration(step)):
+        if not needs_calibration(step):
             continue
         source = step.calibration or study.calibration
-        passes = _PASSES.get(step.method, 2.0) + (1.0 if step.allocation == "owl" else 0.0)
+        passes = _PASSES.get(step.method, 2.0) + (1.0 if isinstance(step, Prune) and step.allocation == "owl" else 0.0)
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue

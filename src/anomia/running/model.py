@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.compress import spec
+from anomia.compress import steps as spec
 from anomia.compress.size import stored_bytes
-from anomia.compress.spec import NULL_DTYPES, Checkpoint, Null, Quantize
+from anomia.compress.steps import NULL_DTYPES, Checkpoint, Null, Quantize
 from anomia.endpoint.ask import Served
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.errors import CompressionError, RunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
-from anomia.compress.spec import Pattern, Target
+from anomia.compress.steps import Pattern, Target
 
 
 def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from anomia.compress.spec import Pattern, Target
+from anomia.compress.steps import Pattern, Target
 
 
 def lowest_mask(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.masks import row_mask
-from anomia.compress.spec import Target
 from anomia.compress.statistics import InputStatistic
+from anomia.compress.steps import Target
 
 CHOICES = (
     "criterion |W|·(mean + standard deviation over languages of each input's root mean square)"

@@ -13,7 +13,7 @@ from torch import nn
 from anomia.compress.blocks import DecoderBlocks, Matrix
 from anomia.compress.calibration import Windows
 from anomia.compress.methods.masks import row_mask
-from anomia.compress.spec import Target
+from anomia.compress.steps import Target
 from anomia.errors import CompressionError
 
 CHOICES = (

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks, all_matrices, find_matrices
-from anomia.compress.prune import report_matrix
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.spec import Quantize
+from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError, MissingExtraError
 
 GROUP = 128
+ROUNDED = ("int8", "int4", "int3", "int2", "nf4")
 NF4_BLOCK = 64
 OUTLIER_THRESHOLD = 6.0
 DEQUANTIZED = (
@@ -31,30 +33,21 @@ DEQUANTIZED = (
 RoundTrip = Callable[[torch.Tensor], torch.Tensor]
 
 
-@torch.no_grad()
-def quantize_blocks(
-    decoder: DecoderBlocks, step: Quantize, *, progress: Callable[[int, int], None] | None = None
-) -> list[MatrixReport]:
-    """Quantize every matrix of every block in place; embeddings, norms, biases and head stay as they are.
+def round_block(work: BlockWork) -> list[MatrixReport]:
+    """Round every matrix of a block to the nearest code, in place.
 
     Integers are symmetric, so a zero stays zero: int8 with one scale a row, int4, int3 and int2 with one a group
     of 128 inputs, unless the step says otherwise. nf4 has one scale for 64 weights.
 
-    Raises `CompressionError` before any work where a group doesn't divide a matrix, `MissingExtraError` where
-    the package is not installed.
+    Raises `MissingExtraError` where the package is not installed.
     """
-    check_groups(decoder, step)
-    if step.method == "llm.int8":
-        return _replace_linears(decoder, progress)
-    round_trip = _nf4() if step.method == "nf4" else _integers(step)
-    reports: list[MatrixReport] = []
-    for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
-        for matrix in all_matrices(block, where):
+    assert isinstance(work.step, Quantize)
+    round_trip = _nf4() if work.step.method == "nf4" else _integers(work.step)
+    reports = []
+    for group in work.groups:
+        for matrix in group.matrices:
             matrix.weight.copy_(round_trip(matrix.weight.contiguous()))
-            reports.append(report_matrix(matrix)._replace(name=f"{where}.{matrix.name}"))
-        if progress is not None:
-            progress(index + 1, len(decoder.modules))
+            reports.append(report_matrix(matrix))
     return reports
 
 
@@ -116,9 +109,14 @@ def _nf4() -> RoundTrip:
     return round_trip
 
 
-def _replace_linears(
+@torch.no_grad()
+def replace_linears(
     decoder: DecoderBlocks, progress: Callable[[int, int], None] | None
 ) -> list[MatrixReport]:
+    """Put bitsandbytes' 8-bit layers in place of all linear layers of the blocks.
+
+    Raises `CompressionError` before any work where a matrix belongs to no linear layer.
+    """
     layers = _require("bitsandbytes.nn", "bitsandbytes")
     for index, block in enumerate(decoder.modules):
         where = f"{decoder.name}.{index}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from anomia.compress.methods.masks import kth_lowest, lowest_mask
-from anomia.compress.spec import Pattern, Target
+from anomia.compress.steps import Pattern, Target
 from anomia.errors import CompressionError
 
 BLOCK = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.masks import row_mask
-from anomia.compress.spec import Target
+from anomia.compress.steps import Target
 
 
 def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
-from anomia.compress.spec import Arm, Prune, parse_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Arm, needs_calibration
 from anomia.errors import AnomiaError
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
@@ -127,9 +128,8 @@ def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:
 
 def _uncalibrated(arm: str) -> str:
     steps = parse_arm(arm).steps
-    return str(
-        Arm("", tuple(replace(step, calibration=None) if isinstance(step, Prune) else step for step in steps))
-    )
+    same = (replace(step, calibration=None) if needs_calibration(step) else step for step in steps)
+    return str(Arm("", tuple(same)))
 
 
 def _labels(found: Sequence[Case]) -> list[str]:
@@ -160,10 +160,10 @@ def _unlike(labels: Sequence[str]) -> list[str]:
 def _calibration(arm: str, study: Mapping[str, Any]) -> str | None:
     """What an arm was calibrated on: the last pruning step's own source, else the study's; None without one."""
     try:
-        steps = [step for step in parse_arm(arm).steps if isinstance(step, Prune)]
+        steps = [step for step in parse_arm(arm).steps if needs_calibration(step)]
     except AnomiaError:
         return None
-    if not steps or steps[-1].method == "magnitude":
+    if not steps:
         return None
     return plain(steps[-1].calibration or study.get("calibration", "c4"))
 

@@ -1,0 +1,102 @@
+"""`anomia compress`: one model into a new folder, with any chain of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, names, out_console, progress_display
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")],
+    out: Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")],
+    arm: Annotated[
+        str,
+        typer.Argument(
+            help="Steps as `anomia run` takes them: wanda:0.5+update, gptq:4, shortgpt:0.25.", metavar="STEPS"
+        ),
+    ],
+    save_as: Annotated[
+        str,
+        typer.Option(
+            help="dense, or how a last gptq or awq step is stored: compressed-tensors or gptq.",
+            metavar="STORAGE",
+        ),
+    ] = "dense",
+    calibration: Annotated[
+        str, typer.Option(help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH.")
+    ] = "c4",
+    calibration_samples: Annotated[
+        int | None, typer.Option(min=1, help="Passages of it (default 128).")
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens a passage.")] = 2048,
+    calibration_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
+        ),
+    ] = None,
+    calibration_budget: Annotated[int | None, typer.Option(min=1, help="Tokens in all.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the block in work is computed: cpu, cuda, mps or auto.")
+    ] = "cpu",
+    perplexity: Annotated[
+        Path | None,
+        typer.Option(help="A text file on which dense and compressed model are compared.", metavar="FILE"),
+    ] = None,
+    perplexity_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Only so many tokens of it (default all).")
+    ] = None,
+) -> None:
+    """Compress a model into a new folder: prune it, drop parts of it, quantize it, or several in a row.
+
+    What is written is an ordinary folder that transformers loads.
+    """
+    from anomia.compress.folder import compress_folder
+    from anomia.compress.report import megabytes
+    from anomia.compress.spec import parse_arm
+    from anomia.running.progress import stage_counter
+
+    with progress_display() as progress:
+        report = compress_folder(
+            model,
+            out,
+            parse_arm(arm).steps,
+            save_as=save_as,  # type: ignore[arg-type]
+            calibration=calibration,
+            samples=calibration_samples,
+            tokens=calibration_tokens,
+            budget=calibration_budget,
+            data_dir=calibration_folder,
+            languages=names(languages) or (),
+            dtype=dtype,
+            device=device,
+            perplexity_text=perplexity,
+            perplexity_tokens=perplexity_tokens,
+            progress=stage_counter(progress, f"compressing: {arm}"),
+        )
+        for step in report.steps:
+            for warning in step.warnings:
+                progress.say(f"{step.step}: {warning}")
+    for step in report.steps:
+        done = [f"{step.sparsity:.1%} of the weights of {len(step.matrices)} matrices are zero"]
+        if step.reshaped is not None:
+            done = [f"removed: {line}" for line in step.reshaped["removed"]]
+        elif not step.sparsity:
+            done = [f"{len(step.matrices)} matrices changed"]
+        out_console.print(f"{step.step}: {'; '.join(done)}", highlight=False, soft_wrap=True)
+    size = report.compression.size_bytes or 0
+    out_console.print(f"{out}: {megabytes(size)}, {report.seconds:.0f} s", highlight=False, soft_wrap=True)
+    if report.dense and report.compressed:
+        out_console.print(
+            f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} compressed",
+            highlight=False,
+        )

@@ -1,0 +1,227 @@
+"""The blocks of a model folder, read from its files one at a time and written into another folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import Call, find_blocks, left_dense
+from anomia.compress.calibration import Batch
+from anomia.compress.disk_states import DiskStates
+from anomia.compress.packed import SaveAs, quantization_config, tensors_of
+from anomia.compress.report import MatrixReport, megabytes
+from anomia.compress.shards import (
+    Checkpoint,
+    empty,
+    fill,
+    match_names,
+    open_checkpoint,
+    write_index,
+    write_shard,
+)
+from anomia.compress.steps import Quantize, Step
+from anomia.compress.verify import PRUNE_AGAIN, check_block
+from anomia.compress.walk import enter
+from anomia.errors import CompressionError
+from anomia.files import read_json, write_json
+from anomia.models.examine import Examined, look_up, read_tokenizer
+from anomia.models.headers import read_headers
+from anomia.models.load import DTYPES
+from anomia.models.tensors import skeleton
+
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
+"""Everything in a model folder but weights."""
+REPORT = "anomia.json"
+_WHOLE_SHARD = 256 * 2**20
+# Where transformers keeps chat templates that have names.
+_TEMPLATES = "additional_chat_templates"
+
+
+class InFiles:
+    """A model without its weights, where they are, and where the changed ones go.
+
+    names: of each block, model name to stored name. outer: the same for what lies outside the blocks. tied: names of
+    the head, where it is the embedding. save_as: how quantized matrices are stored.
+    """
+
+    def __init__(
+        self, found: Examined, source: Path, out: Path, scratch: Path, *, dtype: str, device: torch.device,
+        save_as: SaveAs = "dense",
+    ) -> None:  # fmt: skip
+        self.checkpoint = Checkpoint(source, found.stored)
+        self.dtype = DTYPES.get(dtype)
+        self.model: Any = skeleton(
+            found.config, dtype=self.dtype or self.checkpoint.stored_dtype(self.checkpoint.tensors)
+        )
+        self.decoder = find_blocks(self.model)
+        self.device = device
+        self.save_as = save_as
+        self.resumed = False
+        self.states: DiskStates | None = None
+        self._out, self._scratch = out, scratch
+        self.names: tuple[dict[str, str], ...] = ()
+        self.outer: dict[str, str] = {}
+        self.tied: frozenset[str] = frozenset()
+        self.fits = found.account is not None and self._match(found, found.account.places)
+
+    def _match(self, found: Examined, places: Mapping[str, str]) -> bool:
+        """Whether the stored tensors correspond to the model's, one by one."""
+        blocks = [
+            match_names(self.model, places, f"{self.decoder.name}.{i}.")
+            for i in range(len(self.decoder.modules))
+        ]
+        head = self.model.get_output_embeddings()
+        heads = {
+            f"{n}.{leaf}" for n, m in self.model.named_modules() if m is head for leaf in ("weight", "bias")
+        }
+        inside = f"{self.decoder.name}."
+        outer = [n for n in self.model.state_dict() if not n.startswith(inside) and n not in heads]
+        if any(names is None for names in blocks) or any(name not in places for name in outer):
+            return False
+        self.names = tuple(names or {} for names in blocks)
+        self.outer = {name: places[name] for name in outer}
+        self.tied = frozenset(heads) if getattr(found.config, "tie_word_embeddings", False) else frozenset()
+        return True
+
+    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[DiskStates, list[list[Call]]]:
+        """Run what comes before the blocks, with the first block in memory for its way of returning."""
+        unsaved = {name: value for name, value in self.model.named_buffers() if not value.is_meta}
+        for values in (unsaved, self._read(self.outer), self._read(self.names[0])):
+            fill(self.model, values, device=self.device)
+        states = DiskStates(self._scratch, name="dense" if dense else "states", device=self.device)
+        stored = self.resumed and not dense
+        try:
+            calls = enter(self.model, self.decoder, batches, states.describe if stored else states.keep)
+        finally:
+            empty(self.model)
+        self._check_room(states)
+        return states, calls
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A block with its weights; their memory is taken back."""
+        block = self.decoder.modules[index]
+        fill(self.model, self._read(self.names[index]), device=self.device)
+        try:
+            yield block
+        finally:
+            empty(block)
+
+    def store(self, index: int, packed: Mapping[str, Any]) -> None:
+        """Write a changed block into a shard of its own."""
+        prefix = f"{self.decoder.name}.{index}."
+        tensors: dict[str, torch.Tensor] = {}
+        for name, value in self.decoder.modules[index].state_dict().items():
+            place, matrix = self.names[index][prefix + name], name.removesuffix(".weight")
+            if self.save_as == "dense" or matrix not in packed:
+                tensors[place] = value
+                continue
+            for suffix, part in tensors_of(packed[matrix], self.save_as).items():
+                tensors[place.removesuffix("weight") + suffix] = part
+        write_shard(self._out / _shard(index), tensors)
+
+    def check_room(self) -> None:
+        """Refuse, before any work, a disk that is too small for the weights."""
+        self._check_room(None)
+
+    def _check_room(self, states: DiskStates | None) -> None:
+        written = sum(file.stat().st_size for file in self._out.rglob("*") if file.is_file())
+        needed = self.checkpoint.bytes + (states.bytes if states else 0) - written
+        free = shutil.disk_usage(self._out).free
+        if free < needed:
+            raise CompressionError(
+                f"{self._out} has {megabytes(free)} free where {megabytes(needed)} are needed; make room or choose"
+                " another folder"
+            )
+
+    def left_dense(self) -> tuple[str, ...]:
+        """Names of the weights that no step touches, a tied head by its embedding's."""
+        return tuple(name for name in left_dense(self.model, self.decoder) if name not in self.tied)
+
+    def write_rest(self, step: Step) -> None:
+        """Everything outside the blocks, bit for bit, then the index and the small files."""
+        out, count = self._out, len(self.names)
+        places = {
+            name: info.file.name
+            for name, info in read_headers([out / _shard(index) for index in range(count)]).items()
+        }
+        inside = {stored for names in self.names for stored in names.values()}
+        pending: list[str] = []
+        number = count
+
+        def flush() -> None:
+            nonlocal number
+            if pending:
+                write_shard(out / _shard(number), self.checkpoint.read(pending, dtype=self.dtype))
+                places.update(dict.fromkeys(pending, _shard(number)))
+                number += 1
+                pending.clear()
+
+        for name, info in self.checkpoint.tensors.items():
+            if name not in inside:
+                if sum(self.checkpoint.tensors[n].bytes for n in pending) + info.bytes > _WHOLE_SHARD:
+                    flush()
+                pending.append(name)
+        flush()
+        write_index(out, places, sum((out / file).stat().st_size for file in set(places.values())))
+        copy_small_files(self.checkpoint.folder, out)
+        config = read_json(out / "config.json") or {}
+        # The weights go by the names that are read without being named.
+        changed = {key: value for key, value in config.items() if key != "transformers_weights"}
+        if self.dtype is not None:
+            changed["dtype"] = str(self.dtype).removeprefix("torch.")
+        if self.save_as != "dense":
+            assert isinstance(step, Quantize)
+            changed["quantization_config"] = quantization_config(step, self.save_as, self.model, self.decoder)
+        if changed != config:
+            write_json(out / "config.json", changed)
+
+    def check_written(self, matrices: Sequence[MatrixReport]) -> None:
+        """Read every written block once more, a block in memory, and see that the folder is a whole model."""
+        out = self._out
+        written = open_checkpoint(out)
+        read_tokenizer(str(out), look_up(str(out)))
+        if self.save_as != "dense":
+            return
+        for name, info in self.checkpoint.tensors.items():
+            found = written.tensors.get(name)
+            if found is None or found.shape != info.shape:
+                raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
+        expected = {matrix.name: matrix for matrix in matrices}
+        before, self.checkpoint = self.checkpoint, written
+        try:
+            for index in range(len(self.decoder.modules)):
+                with self.block(index) as block:
+                    check_block(out, block, f"{self.decoder.name}.{index}", expected)
+        finally:
+            self.checkpoint = before
+
+    def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
+        stored = self.checkpoint.read(names.values(), dtype=self.dtype)
+        return {name: stored[place] for name, place in names.items()}
+
+
+def copy_small_files(source: Path, out: Path) -> None:
+    """Configuration, tokenizer, chat templates and generation settings, as they are."""
+    for file in sorted([*source.iterdir(), *source.glob(f"{_TEMPLATES}/*.jinja")]):
+        wanted = f"*{file.suffix}" in SMALL
+        if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:
+            place = out / file.relative_to(source)
+            try:
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, place)
+            except OSError as error:
+                raise CompressionError(
+                    f"{place} can't be written ({error.strerror}); make room, then run the same command"
+                    " again: it continues after the last finished block"
+                ) from None
+
+
+def _shard(number: int) -> str:
+    return f"model-{number + 1:05d}.safetensors"

@@ -1,0 +1,271 @@
+"""The one loop over a model's blocks: what enters a block is observed, the block is changed, and what leaves it goes on.
+
+Where blocks come from and go to is a `Blocks`: a model in memory, or the files of one folder and another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from anomia.compress.allocation import allocation_of, spread_sparsity
+from anomia.compress.blocks import Call, DecoderBlocks, all_matrices
+from anomia.compress.calibration import Batch, Windows
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.prunerzero import gradient_norms
+from anomia.compress.methods.table import METHODS, UPDATERS
+from anomia.compress.methods.zeros import check_zeros
+from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Group, Needs, observe
+from anomia.compress.steps import Pattern, Prune, Quantize, Target
+from anomia.compress.walk import MemoryStates, States, advance, enter, make_model_batches
+from anomia.errors import CompressionError
+
+Progress = Callable[[int, int], None]
+
+
+class Blocks(Protocol):
+    """Where the blocks of a model come from and go to, one at a time."""
+
+    model: nn.Module
+    decoder: DecoderBlocks
+
+    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[States, list[list[Call]]]:
+        """What enters the first block, and how each block is called. dense: for a first walk that changes nothing."""
+        ...
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """A block with its weights, for as long as it is worked on."""
+        ...
+
+    def store(self, index: int, packed: Mapping[str, Any]) -> None:
+        """Keep a changed block. packed: what is stored in a matrix's place, by its name in the block."""
+        ...
+
+
+@dataclass(slots=True)
+class Finished:
+    """The blocks that are done. sparsities: of each block, where they differ. reports: of each finished block."""
+
+    sparsities: list[float] = field(default_factory=list)
+    reports: list[list[MatrixReport]] = field(default_factory=list)
+    save: Callable[[Finished], None] = field(default=lambda _: None, repr=False)
+
+
+class InMemory:
+    """The blocks of a loaded model, changed in place."""
+
+    def __init__(self, model: nn.Module, decoder: DecoderBlocks) -> None:
+        self.model = model
+        self.decoder = decoder
+
+    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[MemoryStates, list[list[Call]]]:
+        """States in memory."""
+        states = MemoryStates()
+        return states, enter(self.model, self.decoder, batches, states.keep)
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """The block as it lies in the model."""
+        return nullcontext(self.decoder.modules[index])
+
+    def store(self, index: int, packed: Mapping[str, Any]) -> None:
+        """Nothing to do: the block is the model's own."""
+
+
+@torch.no_grad()
+def go_through(
+    blocks: Blocks,
+    step: Prune | Quantize,
+    windows: Windows | None,
+    finished: Finished,
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> None:
+    """Change every block that isn't finished yet, the first one first.
+
+    Args:
+        blocks: the model. step: what to do with each block.
+        windows: calibration tokens; None for steps that need none.
+        finished: what an interrupted call has done; added to, and saved after each block.
+        batch_tokens: tokens of a calibration batch.
+        progress: called with (blocks done, all blocks).
+
+    Raises:
+        CompressionError: the method doesn't fit a block; blocks before it are changed and stored.
+    """
+    count = len(blocks.decoder.modules)
+    method, needs = METHODS[step.method], all_needs(step)
+    batches: list[Batch] = []
+    states: States | None = None
+    calls: list[list[Call]] = [[] for _ in range(count)]
+    gradients: list[dict[str, torch.Tensor]] = []
+    if needs is not None:
+        assert windows is not None
+        batches = make_model_batches(blocks.decoder, windows, needs, batch_tokens=batch_tokens)
+    if method.whole_gradients:
+        assert windows is not None
+        gradients = gradient_norms(blocks.model, blocks.decoder, windows, all_matrices)
+    if not finished.sparsities:
+        finished.sparsities = _spread(blocks, step, windows, batch_tokens)
+        finished.save(finished)
+    if needs is not None:
+        states, calls = blocks.enter(batches, dense=False)
+    for index in range(len(finished.reports), count):
+        where = f"{blocks.decoder.name}.{index}"
+        with blocks.block(index) as block:
+            if states is not None:
+                states.at = index
+            reports, packed = _change(
+                block, where, step, _target(step, finished, index), needs, batches, states, calls[index],
+                gradients[index] if gradients else {},
+            )  # fmt: skip
+            blocks.store(index, packed)
+            del packed
+            # Nothing reads what leaves the last block.
+            if states is not None and index + 1 < count:
+                advance(block, states, calls[index])
+        calls[index] = []
+        finished.reports.append([report._replace(name=f"{where}.{report.name}") for report in reports])
+        finished.save(finished)
+        if progress is not None:
+            progress(index + 1, count)
+
+
+def _change(
+    block: nn.Module,
+    where: str,
+    step: Prune | Quantize,
+    target: Target | None,
+    needs: Needs | None,
+    batches: Sequence[Batch],
+    states: States | None,
+    calls: Sequence[Call],
+    gradients: Mapping[str, torch.Tensor],
+) -> tuple[list[MatrixReport], dict[str, Any]]:
+    """Observe and change one block; what it knew of its inputs is forgotten when it returns."""
+    if needs is None or states is None:
+        # Every matrix by itself, nothing known of its input.
+        groups = [Group((matrix,), None) for matrix in all_matrices(block, where)]
+    else:
+        groups = observe(block, batches, states.read, calls, needs, where=where)
+    if gradients:
+        groups = [g._replace(gradients=tuple(gradients[m.name] for m in g.matrices)) for g in groups]
+    hidden = states.read if states is not None else None
+    work = BlockWork(block, where, groups, step, target, batches, hidden, calls)
+    return change_block(work), work.packed
+
+
+def change_block(work: BlockWork) -> list[MatrixReport]:
+    """Apply a step to one block in place: the method, then the updates on its mask.
+
+    Names in the reports are those in the block. A matrix that no calibration token reached (an expert that was never
+    chosen) is handled by what the method does without text, and its report says so.
+
+    Raises:
+        CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
+    """
+    step, method = work.step, METHODS[work.step.method]
+    for group in work.groups:
+        _check_finite(group, work.where)
+    groups = work.groups
+    work.groups = [g for g in groups if g.statistic is not None or all_needs(step) is None]
+    without = [matrix for g in groups if g not in work.groups for matrix in g.matrices]
+    updates = step.updates if isinstance(step, Prune) else ()
+    dense = {m.name: m.weight.float().clone() for g in work.groups for m in g.matrices} if updates else {}
+    reports = [*method.run(work), *(method.unreached(matrix, work) for matrix in without)]
+    for update in updates:
+        before = {report.name: report for report in reports}
+        for report in UPDATERS[update.method].run(work, dense, update):
+            old = before[report.name]
+            if report.zeros < old.zeros:
+                raise CompressionError(
+                    f"{work.where}.{report.name} has {report.zeros:,} zeros after {update} where {old.zeros:,} were "
+                    "there before. Please report this with the model's name"
+                )
+            notes = "; ".join(note for note in (old.note, report.note) if note)
+            before[report.name] = report._replace(dead_columns=old.dead_columns, note=notes)
+        reports = list(before.values())
+    if isinstance(step, Prune):
+        assert work.target is not None
+        for report in reports:
+            check_zeros(report, work.target, work.where)
+    for group in groups:
+        _check_finite(group, work.where)
+    return reports
+
+
+def all_needs(step: Prune | Quantize) -> Needs | None:
+    """The statistics that a step reads while it works, `None` for none."""
+    needs = METHODS[step.method].needs
+    for update in step.updates if isinstance(step, Prune) else ():
+        needs = (needs or Needs()) | UPDATERS[update.method].needs
+    return needs
+
+
+def check_target(decoder: DecoderBlocks, target: Target) -> None:
+    """Refuse, before any work, a pattern that some matrix can't hold and weights that can't be pruned."""
+    for index, block in enumerate(decoder.modules):
+        where = f"{decoder.name}.{index}"
+        for matrix in all_matrices(block, where):
+            if isinstance(target, Pattern) and matrix.weight.shape[1] % target.group:
+                raise CompressionError(
+                    f"{where}.{matrix.name} has {matrix.weight.shape[1]} inputs, which {target} can't divide;"
+                    " choose a pattern whose M divides them, or a sparsity"
+                )
+
+
+def _target(step: Prune | Quantize, finished: Finished, index: int) -> Target | None:
+    if isinstance(step, Quantize):
+        return None
+    return finished.sparsities[index] if finished.sparsities else step.target
+
+
+def _spread(
+    blocks: Blocks, step: Prune | Quantize, windows: Windows | None, batch_tokens: int
+) -> list[float]:
+    """The sparsity of each block, empty where all have the same; costs one walk over the dense model."""
+    if isinstance(step, Quantize) or isinstance(step.target, Pattern):
+        return []
+    allocation = allocation_of(step)
+    if allocation is None:
+        return []
+    assert windows is not None
+    batches = make_model_batches(blocks.decoder, windows, allocation.needs, batch_tokens=batch_tokens)
+    walked = walk(blocks, batches, allocation.needs)
+    return spread_sparsity([allocation.importance(groups) for groups in walked], step.target)
+
+
+def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[list[Group]]:
+    """The statistics of one block of the dense model after the other."""
+    states, calls = blocks.enter(batches, dense=True)
+    for index in range(len(blocks.decoder.modules)):
+        states.at = index
+        with blocks.block(index) as block:
+            where = f"{blocks.decoder.name}.{index}"
+            yield observe(block, batches, states.read, calls[index], needs, where=where)
+            if index + 1 < len(blocks.decoder.modules):
+                advance(block, states, calls[index])
+        calls[index] = []
+    states.remove()
+
+
+def _check_finite(group: Group, where: str) -> None:
+    """Refuses weights and gradients that are NaN or infinite: no comparison with them holds."""
+    values = {f"{where}.{matrix.name}": matrix.weight for matrix in group.matrices}
+    values |= {
+        f"the gradient of {where}.{matrix.name}": gradient
+        for matrix, gradient in zip(group.matrices, group.gradients, strict=False)
+    }
+    for name, tensor in values.items():
+        broken = int((~torch.isfinite(tensor)).sum())
+        if broken:
+            raise CompressionError(
+                f"{name} has {broken:,} of {tensor.numel():,} values that are NaN or infinite, so it can't be compressed; "
+                "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            )
