@@ -1,0 +1,150 @@
+"""ALPS: a mask found by ADMM on the layer's error, and conjugate gradients for the weights (Meng et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.methods.update import Updated, masked_least_squares
+from anomia.compress.spec import Pattern, Target
+from anomia.errors import CompressionError
+
+# The settings of the authors' code: the first penalty, steps between two looks at it, steps before the looser end.
+PENALTY = 0.1
+STEPS = 300
+_EVERY = 3
+_LOOSER_AFTER = 30
+# The penalty grows the faster the more of the mask changed since the last look, as a part of the weights that stay.
+_GROWTH = ((0.1, 1.3), (0.005, 1.2))
+_SLOW_GROWTH = 1.1
+_SETTLED = 0.0003
+_SHRINK = 5.0
+_SMALLEST, _LARGEST = 1e-6, 1e6
+
+
+class Alps(NamedTuple):
+    """masks: [out, in] bool each, True where the weight went. updated: the weights and their errors.
+
+    steps: of ADMM, for each matrix. settled: whether its mask came to rest before the last step.
+    """
+
+    masks: list[torch.Tensor]
+    updated: Updated
+    steps: list[int]
+    settled: list[bool]
+
+
+@torch.no_grad()
+def alps(
+    weights: Sequence[torch.Tensor], hessian: torch.Tensor, target: Target, *, where: str = "a matrix"
+) -> Alps:
+    """Prune matrices that share their input: ADMM chooses what goes, conjugate gradients set what stays.
+
+    min ‖(Ŵ−W)X‖² with `int(out × in × sparsity)` zeros in each matrix as a whole, or with a pattern. ADMM's penalty grows
+    with how much of the mask still changes; inputs are scaled to norm one and the Hessian is damped by 0.01 of its mean
+    diagonal.
+
+    Args:
+        weights: [out, in] each.
+        hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
+
+    Source: Meng et al. (2024), Algorithm 1 for ADMM, Algorithm 2 for the weights; the penalty's schedule is that of their
+    code.
+    Raises `CompressionError` for values that are NaN or infinite.
+    """
+    if not bool(torch.isfinite(hessian).all()) or not all(bool(torch.isfinite(w).all()) for w in weights):
+        raise CompressionError(
+            f"{where}: weights or calibration activations are NaN or infinite, so no weight can be chosen; "
+            "load the model in a wider type (--dtype bfloat16 or float32)"
+        )
+    problem = _problem(hessian)
+    found = [_find(weight.float() * problem.norms, problem, target) for weight in weights]
+    masks = [mask for mask, _, _, _ in found]
+    starts = [
+        (solved / problem.norms).masked_fill_(mask, 0) for mask, solved, _, _ in found
+    ]
+    updated = masked_least_squares(weights, masks, hessian, start=starts, where=where)
+    return Alps(masks, updated, [steps for _, _, steps, _ in found], [settled for _, _, _, settled in found])
+
+
+class _Problem(NamedTuple):
+    """The damped Hessian on inputs of norm one, [in, in], its eigenvalues and vectors, and the norms, [in]."""
+
+    gram: torch.Tensor
+    values: torch.Tensor
+    vectors: torch.Tensor
+    norms: torch.Tensor
+
+    def inverse(self, penalty: float) -> torch.Tensor:
+        """(H + ρI)⁻¹, [in, in] float32."""
+        return (self.vectors / (self.values + penalty)) @ self.vectors.T
+
+
+def _problem(hessian: torch.Tensor) -> _Problem:
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean())
+    damped = hessian.clone()
+    # With no excited input at all every weight counts alike: what stays is the largest.
+    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    norms = damped.diagonal().sqrt()
+    gram = damped / norms / norms[:, None]
+    values, vectors = torch.linalg.eigh(gram.double())
+    return _Problem(gram, values.float(), vectors.float(), norms)
+
+
+def _find(
+    weight: torch.Tensor, problem: _Problem, target: Target
+) -> tuple[torch.Tensor, torch.Tensor, int, bool]:
+    """ADMM on one matrix. weight: on the scaled inputs, [out, in]; returns the mask, ADMM's weights, steps, settled."""
+    aim = weight @ problem.gram
+    penalty = PENALTY
+    inverse = problem.inverse(penalty)
+    before = _smallest(weight, target)
+    first = weight.masked_fill(before, 0)
+    solved, sparse, dual = weight, first, torch.zeros_like(weight)
+    kept = max(1, weight.numel() - int(before.sum()))
+    growing = settled = False
+    step = 0
+    for step in range(1, STEPS + 1):
+        solved = (aim - dual + penalty * sparse) @ inverse
+        moved = solved + dual / penalty
+        mask = _smallest(moved, target)
+        sparse = moved.masked_fill(mask, 0)
+        dual = dual + penalty * (solved - sparse)
+        if step % _EVERY:
+            continue
+        changed = int((mask ^ before).sum())
+        before = mask
+        if changed == 0 and growing:
+            settled = True
+            break
+        if changed == 0 or (changed / kept <= _GROWTH[-1][0] and not growing):
+            # So far nothing moves: the penalty was too large to begin with.
+            penalty /= _SHRINK
+            if changed:
+                sparse, dual = first, torch.zeros_like(weight)
+            if penalty < _SMALLEST:
+                # Not even a free hand moves the mask: the first one was right.
+                settled = True
+                break
+        else:
+            growing = True
+            penalty *= next((factor for part, factor in _GROWTH if changed / kept > part), _SLOW_GROWTH)
+            penalty = min(penalty, _LARGEST)
+        inverse = problem.inverse(penalty)
+        if step > _LOOSER_AFTER and changed / kept < _SETTLED:
+            settled = True
+            break
+    return _smallest(solved, target), solved, step, settled
+
+
+def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
+    """The `int(out × in × sparsity)` smallest of a whole matrix, or the smallest of every M. Returns [out, in] bool."""
+    scores = values.abs()
+    if isinstance(target, Pattern):
+        return pattern_mask(scores, target)
+    return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)

@@ -1,0 +1,168 @@
+"""DSnoT: swaps of kept for pruned weights that bring each output's mean closer (Zhang et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from anomia.compress.spec import Pattern
+from anomia.errors import CompressionError
+
+# The settings of the authors' code. Its threshold is for inputs summed over a window of 2048 tokens.
+CYCLES = 50
+THRESHOLD = 0.1
+_WINDOW = 2048
+
+
+class Swapped(NamedTuple):
+    """mask: [out, in] bool, True where the weight goes. swaps: how many pairs changed places in all rows."""
+
+    mask: torch.Tensor
+    swaps: int
+
+
+@torch.no_grad()
+def dsnot(
+    weight: torch.Tensor,
+    mask: torch.Tensor,
+    sums: torch.Tensor,
+    squares: torch.Tensor,
+    tokens: int,
+    *,
+    pattern: Pattern | None = None,
+    cycles: int = CYCLES,
+    threshold: float = THRESHOLD,
+    where: str = "a matrix",
+) -> Swapped:
+    """Swap weights in each row until what its mask takes from the mean output is small.
+
+    A row's error is ε = Σ w·x̄ over its pruned weights, for windows of 2048 tokens. Each cycle grows the pruned weight of
+    ε's sign with the largest |w·x̄|/Var(x), and prunes the kept weight of the other sign with the lowest |w|·‖x‖; with a
+    pattern it prunes the kept weight with the lowest |w|·‖x‖ in the group of the grown one, as long as ε keeps its sign.
+    A row ends after 50 cycles, at |ε| ≤ 0.1, or when it has no such pair. No number of zeros changes, neither of a row nor
+    of a group.
+
+    Args:
+        weight: the dense matrix, [out, in].
+        mask: [out, in] bool, True where the weight goes.
+        sums, squares: Σx and Σx² over the calibration tokens, [in] float32.
+        pattern: the mask's pattern, so that swaps stay in its groups.
+
+    Source: Zhang et al. (2024), Section 3 and Algorithm 1, and their code, whose defaults these are. Theirs leaves the
+    MLP alone unless told otherwise; theirs takes the variance in each window and its mean over windows.
+    Raises `CompressionError` for values that are NaN or infinite, and a mask that isn't of the pattern.
+    """
+    dense = weight.float()
+    finite = (torch.isfinite(dense).all(), torch.isfinite(sums).all(), torch.isfinite(squares).all())
+    if not all(map(bool, finite)) or tokens < 1:
+        raise CompressionError(
+            f"{where}: weights or calibration activations are NaN or infinite, so no weight can be swapped; "
+            "load the model in a wider type (--dtype bfloat16 or float32)"
+        )
+    if pattern is not None:
+        kept = (~mask).reshape(-1, pattern.group).sum(dim=1)
+        if int(kept.max()) > pattern.keep:
+            raise CompressionError(f"{where}: the mask keeps more than {pattern} allows")
+    mean = sums.double() / tokens
+    # In float64: the difference of two large numbers that are nearly equal, for inputs that hardly vary.
+    power = squares.double() / tokens
+    variance = (power - mean.square()).clamp_min(torch.finfo(torch.float32).eps * power).float()
+    influence = dense * (mean.float() * _WINDOW)  # [out, in]
+    certain = torch.where(variance > 0, influence / variance, 0)
+    salience = dense.abs() * squares.sqrt()
+    error = torch.where(mask, influence, 0).sum(dim=1)  # [out]
+    if pattern is None:
+        return _swap(mask, influence, certain, salience, error, cycles, threshold)
+    return _swap_in_groups(mask, influence, certain, salience, error, cycles, threshold, pattern.group)
+
+
+def _best(values: torch.Tensor, allowed: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The indices of the `count` largest allowed values of each row, in order, and how many there are at most."""
+    ranked = values.masked_fill(~allowed, -torch.inf).topk(count, dim=1)
+    return ranked.indices, (ranked.values > -torch.inf).sum(dim=1)
+
+
+def _swap(
+    mask: torch.Tensor,
+    influence: torch.Tensor,
+    certain: torch.Tensor,
+    salience: torch.Tensor,
+    error: torch.Tensor,
+    cycles: int,
+    threshold: float,
+) -> Swapped:
+    count = min(cycles, mask.shape[1])
+    rows = torch.arange(len(mask), device=mask.device)
+    positive, negative = influence > 0, influence < 0
+    # Candidates of each row in their order: [0] for an error below zero, [1] above.
+    grow = [_best(-certain, mask & negative, count), _best(certain, mask & positive, count)]
+    drop = [_best(-salience, ~mask & positive, count), _best(-salience, ~mask & negative, count)]
+    grow_order, drop_order = (torch.stack([side[0] for side in both]) for both in (grow, drop))  # [2, out, count]
+    limits = torch.stack([torch.minimum(g[1], d[1]) for g, d in zip(grow, drop, strict=True)])  # [2, out]
+    used = torch.zeros_like(limits)
+    mask, swaps = mask.clone(), 0
+    active = torch.ones_like(error, dtype=torch.bool)
+    for _ in range(cycles):
+        side = (error > 0).long()
+        at = used[side, rows]
+        active = active & (error.abs() > threshold) & (at < limits[side, rows])
+        if not bool(active.any()):
+            break
+        at = at.clamp_max(count - 1)
+        grown, dropped = grow_order[side, rows, at], drop_order[side, rows, at]
+        used[side, rows] += 1
+        some = rows[active]
+        mask[some, grown[active]] = False
+        mask[some, dropped[active]] = True
+        change = influence[rows, dropped] - influence[rows, grown]
+        error = error + torch.where(active, change, 0)
+        swaps += len(some)
+    return Swapped(mask, swaps)
+
+
+def _swap_in_groups(
+    mask: torch.Tensor,
+    influence: torch.Tensor,
+    certain: torch.Tensor,
+    salience: torch.Tensor,
+    error: torch.Tensor,
+    cycles: int,
+    threshold: float,
+    group: int,
+) -> Swapped:
+    count = min(cycles, mask.shape[1])
+    rows = torch.arange(len(mask), device=mask.device)
+    inside = torch.arange(group, device=mask.device)
+    grow = [_best(-certain, mask & (influence < 0), count), _best(certain, mask & (influence > 0), count)]
+    order = torch.stack([side[0] for side in grow])  # [2, out, count]
+    limits = torch.stack([side[1] for side in grow])
+    used = torch.zeros_like(limits)
+    # What was pruned, by the mask or by a swap, is not pruned again.
+    free = salience.masked_fill(mask, torch.inf)
+    sign = error.sign()
+    mask, swaps = mask.clone(), 0
+    active = torch.ones_like(error, dtype=torch.bool)
+    for _ in range(cycles):
+        side = (error > 0).long()
+        at = used[side, rows]
+        active = active & (error.abs() > threshold) & (at < limits[side, rows])
+        if not bool(active.any()):
+            break
+        grown = order[side, rows, at.clamp_max(count - 1)]
+        used[side, rows] += 1
+        members = (grown - grown % group)[:, None] + inside  # [out, M]
+        lowest = free.gather(1, members).min(dim=1)
+        dropped = members[rows, lowest.indices]
+        following = error + influence[rows, dropped] - influence[rows, grown]
+        possible = lowest.values < torch.inf
+        # A group that has nothing left to prune is passed over; a change of sign ends the row.
+        active = active & (~possible | (following.sign() == sign))
+        swapped = active & possible
+        some = rows[swapped]
+        mask[some, grown[swapped]] = False
+        mask[some, dropped[swapped]] = True
+        free[some, dropped[swapped]] = torch.inf
+        error = torch.where(swapped, following, error)
+        swaps += len(some)
+    return Swapped(mask, swaps)
