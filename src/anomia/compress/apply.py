@@ -150,10 +150,15 @@ def choices_of(step: Step) -> tuple[str, ...]:
     return METHODS[step.method].choices if isinstance(step, Prune) else ()
 
 
-def warnings_of(step: Step, windows: Windows | None, matrices: Sequence[MatrixReport]) -> tuple[str, ...]:
-    """What a user should hear about: of the calibration text, and notes of single matrices, counted."""
+def warnings_of(
+    step: Step, windows: Windows | None, matrices: Sequence[MatrixReport], *, packed: bool = False
+) -> tuple[str, ...]:
+    """What a user should hear about: of the calibration text, and notes of single matrices, counted.
+
+    packed: whether codes are stored, and not the values that they stand for.
+    """
     warnings = list(windows.record.warnings) if windows is not None else []
-    if isinstance(step, Quantize) and step.method != "llm.int8":
+    if isinstance(step, Quantize) and step.method != "llm.int8" and not packed:
         warnings.append(DEQUANTIZED)
     needs = METHODS[step.method].needs if isinstance(step, Prune) else None
     if windows is not None and needs and needs.languages and len(set(windows.languages)) < 2:

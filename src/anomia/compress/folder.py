@@ -320,7 +320,7 @@ def _stream(
         block_sparsity=tuple(finished.sparsities),
         left_dense=blocks.left_dense(),
         reconstruction=choices_of(step),
-        warnings=warnings_of(step, windows, matrices),
+        warnings=warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
         versions=versions(),
     )
 

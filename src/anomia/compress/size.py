@@ -10,8 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.methods.grid import is_symmetric
 from anomia.compress.methods.quantize import NF4_BLOCK, group_of
-from anomia.compress.spec import Checkpoint, Null, Quantize, Step
+from anomia.compress.steps import Checkpoint, Null, Quantize, Step
 from anomia.errors import ModelError
 from anomia.models.files import INDEX, SINGLE, weight_files
 
@@ -58,15 +59,17 @@ def tensor_bytes(model: nn.Module) -> int:
 
 
 def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 2) -> int:
-    """A quantized matrix: its integers without gaps, and one scale a group of inputs.
+    """A quantized matrix: its integers without gaps, one scale for each group of inputs, and its zero points if any.
 
     Scales have the size of the model's type, those of nf4 are float32. GGUF's Q8_0 and Q4_0 take just as much at
     groups of 32 with two bytes a scale.
     """
     group = NF4_BLOCK if step.method == "nf4" else group_of(step) or columns
     scales = math.ceil(rows * columns / group)
-    return math.ceil(rows * columns * _BITS[step.method] / 8) + scales * (
-        4 if step.method == "nf4" else scale_bytes
+    bits = step.bits or _BITS[step.method]
+    zeros = math.ceil(scales * bits / 8) if step.bits and not is_symmetric(step) else 0
+    return (
+        math.ceil(rows * columns * bits / 8) + scales * (4 if step.method == "nf4" else scale_bytes) + zeros
     )
 
 

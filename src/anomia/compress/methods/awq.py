@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import Call
-from anomia.compress.methods.grid import Grid, Quantized, output_error, round_to_nearest
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.gptq import UNREACHED, put
+from anomia.compress.methods.grid import Grid, Quantized, grid_of, output_error, round_to_nearest
 from anomia.compress.methods.scales import (
     Folding,
     Producer,
@@ -20,13 +22,14 @@ from anomia.compress.methods.scales import (
     unchanged,
     weight_of,
 )
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError
 
 STEPS = 20
 _SMALLEST = 1e-4
 NO_PRODUCER = "rounded without scales: nothing in the block takes them without changing something else"
 NOT_ALONE = "rounded without scales: an expert's part of a fused parameter"
-UNREACHED = "no calibration token reached it: rounded to nearest"
 
 
 class Inputs(NamedTuple):
@@ -111,6 +114,35 @@ def search_scales(
         if loss < best.loss:
             best = Search(scales, power, loss, unscaled)
     return best
+
+
+def awq_block(work: BlockWork) -> list[MatrixReport]:
+    """Quantize every matrix of a block by `quantize_block`, in place, with the norms that take scales."""
+    assert isinstance(work.step, Quantize)
+    assert work.hidden is not None
+    if not work.groups:
+        return []
+    inputs = []
+    for group in work.groups:
+        found = group.statistic
+        assert found is not None
+        assert found.sum_abs is not None
+        names, weights = zip(*group.matrices, strict=True)
+        alone = not any(name.endswith("]") for name in names)
+        inputs.append(Inputs(names, weights, found.hessian, found.sum_abs / found.tokens, alone))
+    # The last batch has the shortest windows.
+    last = len(work.batches) - 1
+    grid = grid_of(work.step, work.groups[0].matrices[0].weight.dtype)
+    done = quantize_block(work.block, inputs, grid, work.hidden(last), work.calls[last], where=work.where)
+    reports = []
+    for group in work.groups:
+        assert group.statistic is not None
+        dead = int((group.statistic.sum_squares == 0).sum())
+        for matrix in group.matrices:
+            rounded = done[matrix.name]
+            report = put(matrix, rounded.quantized, work)
+            reports.append(report._replace(dead_columns=dead, note=rounded.note))
+    return reports
 
 
 @torch.no_grad()

@@ -6,12 +6,27 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from anomia.compress.methods.grid import Grid, Quantized, fit, search_ranges, to_codes
-from anomia.compress.methods.sparsegpt import inverse_factor
+from anomia.compress.blocks import Matrix
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.grid import (
+    Grid,
+    Quantized,
+    fit,
+    grid_of,
+    round_to_nearest,
+    search_ranges,
+    to_codes,
+)
+from anomia.compress.methods.sparsegpt import DAMPING, inverse_factor
+from anomia.compress.methods.zeros import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Quantize
 
 BLOCK = 128
 _PANEL = 32
+UNREACHED = "no calibration token reached it: rounded to nearest"
 
 
 class Solved(NamedTuple):
@@ -20,6 +35,40 @@ class Solved(NamedTuple):
     quantized: list[Quantized]
     damping: float
     dead: torch.Tensor
+
+
+def gptq_block(work: BlockWork) -> list[MatrixReport]:
+    """Quantize every matrix of a block by `gptq`, in place."""
+    assert isinstance(work.step, Quantize)
+    reports = []
+    for group in work.groups:
+        weights = [matrix.weight for matrix in group.matrices]
+        assert group.statistic is not None
+        assert group.statistic.hessian is not None
+        names = f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}"
+        grid = grid_of(work.step, weights[0].dtype)
+        solved = gptq(weights, group.statistic.hessian, grid, order=work.step.order or "act", where=names)
+        note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
+        dead = int(solved.dead.sum())
+        for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
+            report = put(matrix, quantized, work)
+            reports.append(report._replace(dead_columns=dead, damping=solved.damping, note=note))
+    return reports
+
+
+def round_unreached(matrix: Matrix, work: BlockWork) -> MatrixReport:
+    """Round a matrix that no calibration token reached to the nearest codes, in place."""
+    assert isinstance(work.step, Quantize)
+    quantized = round_to_nearest(matrix.weight, grid_of(work.step, matrix.weight.dtype))
+    return put(matrix, quantized, work)._replace(note=UNREACHED)
+
+
+def put(matrix: Matrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
+    """Give a matrix the values of its codes; the codes of a linear layer are kept for a packed checkpoint."""
+    matrix.weight.copy_(quantized.values())
+    if not matrix.name.endswith("]") and isinstance(work.block.get_submodule(matrix.name), nn.Linear):
+        work.packed[matrix.name] = quantized
+    return report_matrix(matrix)
 
 
 @torch.no_grad()
@@ -34,7 +83,8 @@ def gptq(
 ) -> Solved:
     """Quantize matrices that share their input; the columns that are left make up for the error of each one.
 
-    Columns of inputs that were never excited are set to zero.
+    Columns of inputs that were never excited are set to zero. A weight that is zero stays zero, so that a matrix that
+    was pruned before keeps its pattern.
 
     Args:
         weights: [out, in] each.
@@ -70,6 +120,7 @@ def gptq(
         hessian, work = hessian[taken][:, taken], work[taken]
     factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
     groups = (taken // width).tolist()
+    gone = work == 0  # [in, R]
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     border = columns if static else width
     whole = border if border > BLOCK else columns
@@ -85,6 +136,7 @@ def gptq(
             _round_panel(
                 work[first:last],
                 local[inside, inside],
+                gone[first:last],
                 [(scales[group], zeros[group]) for group in groups[first:last]],
                 grid,
                 codes[first:last],
@@ -118,6 +170,7 @@ def _cuts(start: int, end: int, width: int, group: int) -> Iterator[tuple[int, i
 def _round_panel(
     panel: torch.Tensor,
     factor: torch.Tensor,
+    gone: torch.Tensor,
     grids: Sequence[tuple[torch.Tensor, torch.Tensor]],
     grid: Grid,
     codes: torch.Tensor,
@@ -127,7 +180,7 @@ def _round_panel(
     diagonal = factor.diagonal().tolist()
     for column, (scales, zeros) in enumerate(grids):
         weights = panel[column]
-        code = to_codes(weights, scales, zeros, grid.levels)
+        code = torch.where(gone[column], zeros, to_codes(weights, scales, zeros, grid.levels))
         codes[column] = code
         # What the model will compute with: the product rounded to the stored type.
         values = ((code - zeros) * scales).to(grid.dtype).float()

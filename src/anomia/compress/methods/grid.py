@@ -44,8 +44,12 @@ class Grid(NamedTuple):
 def grid_of(step: Quantize, dtype: torch.dtype) -> Grid:
     """The grid that a step of GPTQ or AWQ asks for, with scales in the model's type."""
     assert step.bits is not None
-    symmetric = step.method == "gptq" if step.symmetric is None else step.symmetric
-    return Grid(step.bits, step.group or GROUP, symmetric, dtype)
+    return Grid(step.bits, step.group or GROUP, is_symmetric(step), dtype)
+
+
+def is_symmetric(step: Quantize) -> bool:
+    """Whether a step of GPTQ or AWQ does without zero points."""
+    return step.method == "gptq" if step.symmetric is None else step.symmetric
 
 
 class Quantized(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,9 +65,10 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
     for name, count in columns.items():
         if count % group:
             fitting = math.gcd(group, *columns.values())
+            fits = str(replace(step, group=fitting))
             raise CompressionError(
                 f"{name} has {count} inputs, which groups of {group} can't divide;"
-                f" {step.method}:group={fitting} fits every matrix of this model"
+                f" {fits} fits every matrix of this model"
             )
 
 

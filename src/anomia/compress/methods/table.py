@@ -8,7 +8,9 @@ import torch
 
 from anomia.compress.blocks import Matrix
 from anomia.compress.methods import mwanda, prunerzero
+from anomia.compress.methods.awq import awq_block
 from anomia.compress.methods.base import BlockWork, Method, Updater
+from anomia.compress.methods.gptq import gptq_block, round_unreached
 from anomia.compress.methods.quantize import ROUNDED, round_block
 from anomia.compress.methods.sparsegpt import DAMPING, sparsegpt
 from anomia.compress.methods.wanda import wanda_mask
@@ -90,6 +92,8 @@ METHODS: Mapping[str, Method] = {
         mwanda.CHOICES,
     ),
     "prunerzero": Method(None, _prunerzero, _unreached, prunerzero.CHOICES, whole_gradients=True),
+    "gptq": Method(Needs(hessian=True), gptq_block, round_unreached),
+    "awq": Method(Needs(hessian=True, sums=True), awq_block, round_unreached),
     **dict.fromkeys(ROUNDED, Method(None, round_block, _unreached)),
 }
 """By the names of `steps.PRUNING_METHODS` and `steps.QUANTIZATION_METHODS`, but for llm.int8, which replaces layers."""
