@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError
+
+# Enough for an expert of every layer to be chosen.
+_TRIAL_TOKENS = 64
+
+# Why a weight of two or more dimensions stays dense.
+EMBEDDING = "embedding"
+HEAD = "output head"
+ROUTER = "router or gate"
+CONVOLUTION = "convolution"
+NORM = "norm"
+BIAS = "bias"
+BARE = "parameter that is no layer (decay, mixing, scale)"
+OTHER_MODEL = "part with a configuration of its own (vision, audio)"
+OUTSIDE = "outside the blocks"
+REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE)
 
 
 class DecoderBlocks(NamedTuple):
-    """The repeated blocks of a decoder. name: their path in the model, such as `model.layers`."""
+    """The repeated blocks of a decoder. name: their path in the model, such as `model.layers`.
+
+    paths: of each block, where there are several lists of them (HRM has two stacks); else they follow from the name.
+    """
 
     name: str
     modules: tuple[nn.Module, ...]
+    paths: tuple[str, ...] = ()
+
+    def path(self, index: int) -> str:
+        """Where a block is in the model."""
+        return self.paths[index] if self.paths else f"{self.name}.{index}"
 
 
 class Matrix(NamedTuple):
@@ -32,7 +57,7 @@ class Matrix(NamedTuple):
 
 
 class FusedExperts(NamedTuple):
-    """A parameter that holds one matrix for each expert.
+    """A parameter that holds several matrices, one for each expert or head.
 
     parameter: [E, out, in], or [E, in, out] where `transposed`.
     """
@@ -48,10 +73,14 @@ class FusedExperts(NamedTuple):
 
 
 class Call(NamedTuple):
-    """How the model calls a block, apart from the hidden states (masks, position embeddings, …)."""
+    """How the model calls a block, apart from the hidden states (masks, position embeddings, …).
+
+    skipped: it doesn't call it, as with blocks that look at pictures when there are none.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    skipped: bool = False
 
 
 class _RecordedError(Exception):
@@ -59,28 +88,54 @@ class _RecordedError(Exception):
 
 
 def find_blocks(model: nn.Module) -> DecoderBlocks:
-    """The decoder blocks: the `ModuleList` with the most parameters whose members hold linear layers.
+    """The decoder blocks: the lists of modules with linear layers in the text decoder, lists inside them left aside.
 
-    Nested lists (experts) have fewer parameters than the blocks around them; the vision or audio tower
-    of a multimodal model is left aside when the model names its text decoder.
+    A list in a part that has a configuration of its own (a vision or audio tower) is another model's. Several lists
+    are taken one after the other, in the model's order.
 
     Raises `CompressionError` for a model that is not built from repeated blocks.
     """
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else None
-    root = decoder if isinstance(decoder, nn.Module) else model
-    prefix = next((name for name, module in model.named_modules() if module is root), "")
-    best: tuple[int, str, nn.ModuleList] | None = None
-    for name, module in root.named_modules(prefix=prefix):
-        if isinstance(module, nn.ModuleList) and len(module) > 0 and all(map(_has_linear, module)):
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if best is None or size > best[0]:
-                best = (size, name, module)
-    if best is None:
+    lists = _lists(model, _decoder(model)) or _lists(model, model)
+    if not lists:
         raise CompressionError(
             f"{type(model).__name__} has no list of decoder blocks with linear layers; it can't be pruned"
         )
-    return DecoderBlocks(best[1], tuple(best[2]))
+    modules = tuple(block for _, blocks in lists for block in blocks)
+    _find_orientations(model, modules)
+    if len(lists) == 1:
+        return DecoderBlocks(lists[0][0], modules)
+    paths = tuple(f"{name}.{index}" for name, blocks in lists for index in range(len(blocks)))
+    return DecoderBlocks(", ".join(name for name, _ in lists), modules, paths)
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else None
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
+def _lists(model: nn.Module, root: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    prefix = next((name for name, module in model.named_modules() if module is root), "")
+    found: list[tuple[str, nn.ModuleList]] = []
+    apart = [name for name, module in model.named_modules() if _is_other_model(model, module)]
+    for name, module in root.named_modules(prefix=prefix):
+        if not isinstance(module, nn.ModuleList) or len(module) == 0 or not all(map(_is_block, module)):
+            continue
+        if not any(name.startswith(f"{outer}.") for outer in (*(n for n, _ in found), *apart)):
+            found.append((name, module))
+    return found
+
+
+def _is_block(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Linear | Conv1D) and _has_linear(module)
+
+
+def _is_other_model(model: nn.Module, module: nn.Module) -> bool:
+    """Whether a part is a model with a configuration of its own, neither the whole one's nor of its text decoder."""
+    whole, own = getattr(model, "config", None), getattr(module, "config", None)
+    if not isinstance(module, PreTrainedModel) or whole is None or own is None:
+        return False
+    return type(own) is not type(whole) and type(own) is not type(whole.get_text_config())
 
 
 def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
@@ -102,25 +157,50 @@ def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
 
 def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers of a block whose weights are compressed: all but what selects among experts, or gates a whole one."""
-    experts = {name: count for name, module in block.named_modules() if (count := _experts_in(module))}
+    experts = _experts(block)
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and not _selects(name, module, experts):
+        if isinstance(module, nn.Linear | Conv1D) and not _selects(block, name, module, experts):
             yield name, module
 
 
-def _selects(name: str, module: Any, experts: Mapping[str, int]) -> bool:
+def _experts(block: nn.Module) -> dict[str, int]:
+    """How many experts there are, by the path of the module that holds them."""
+    return {name: count for name, module in block.named_modules() if (count := _experts_in(module))}
+
+
+def _selects(block: nn.Module, name: str, module: Any, experts: Mapping[str, int]) -> bool:
     """Whether a layer's output is a choice and no state: one number, or one for each expert beside it.
 
-    experts: how many there are, by the path of the module that holds them. Where they stand in the block itself, or the
-    choice is not among experts, the name tells: `router`.
+    A layer of as many outputs that the next layer beside it reads (the first matrix of a shared expert that is just as
+    wide) chooses nothing. Where the experts stand in the block itself, or the choice is not among experts, the name
+    tells: `router`.
     """
     rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
     if rows == 1 or any("router" in part for part in name.split(".")):
         return True
-    return any(
+    among = any(
         path and rows == count and name.startswith(f"{path}.") and not _is_inside(name, path)
         for path, count in experts.items()
     )
+    return among and not _is_read_beside(block, name, rows)
+
+
+def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
+    """Whether another layer in the same module takes what this one gives, or gives as wide an input as this one takes."""
+    parent, _, own = name.rpartition(".")
+    mine = block.get_submodule(name)
+    for other, module in block.get_submodule(parent).named_children():
+        if other != own and isinstance(module, nn.Linear | Conv1D):
+            there, here = _sizes(module), _sizes(mine)
+            if there[0] > 1 and (there == here[::-1] or (there[1] == rows and there[0] != rows)):
+                return True
+    return False
+
+
+def _sizes(module: Any) -> tuple[int, int]:
+    """(out, in)."""
+    rows, columns = module.weight.shape
+    return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
 
 def _is_inside(name: str, path: str) -> bool:
@@ -133,32 +213,111 @@ def _experts_in(module: nn.Module) -> int:
     for child in module.children():
         if isinstance(child, nn.ModuleList) and len(child) > 1 and all(map(_has_linear, child)):
             return len(child)
-        fused = [p for p in child.parameters(recurse=False) if p.dim() == 3 and min(p.shape) > 1]
-        if fused and isinstance(getattr(child, "is_transposed", None), bool):
+        fused = [p for n, p in child.named_parameters(recurse=False) if _orientation(child, n, p) is not None]
+        if fused and len(fused[0]) > 1:
             return len(fused[0])
     return 0
 
 
-def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
-    """Parameters that hold one matrix for each expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE).
+def has_experts(block: nn.Module) -> bool:
+    """Whether tokens of a batch take different ways through a block."""
+    return bool(_experts(block)) or any("expert" in name.lower() for name, _ in block.named_modules())
 
-    Raises `CompressionError` for a stack of matrices that `transformers` doesn't declare as experts.
+
+def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
+    """Parameters that hold one matrix for each expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head.
+
+    Raises `CompressionError` for a stack of matrices that neither `transformers` declares as experts nor a few tokens
+    showed how the model multiplies with.
     """
     found = []
+    for path, module, name, parameter in _stacks(block):
+        transposed = _orientation(module, name, parameter)
+        if transposed is None:
+            if name in module.__dict__.get(_SEEN, {}):
+                continue
+            raise CompressionError(
+                f"{where}.{path}.{name} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
+                f" of {parameter.dtype} that can't be pruned one by one; it is not left dense in silence"
+            )
+        if not parameter.is_floating_point():
+            raise CompressionError(
+                f"{where}.{path}.{name} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
+                "start from its dense checkpoint"
+            )
+        found.append(FusedExperts(f"{path}.{name}" if path else name, parameter, transposed))
+    return found
+
+
+# Where a module keeps what a pass over a few tokens showed: by parameter, whether it is multiplied as [E, in, out]; None
+# where it is in no product.
+_SEEN = "_anomia_orientations"
+
+
+def _orientation(module: nn.Module, name: str, parameter: nn.Parameter) -> bool | None:
+    """Whether a parameter is a stack of [in, out] matrices (True) or of [out, in] ones; None where it is none."""
+    if parameter.dim() != 3:
+        return None
+    declared = getattr(module, "is_transposed", None)
+    if isinstance(declared, bool):
+        return declared if min(parameter.shape[1:]) > 1 else None
+    seen: bool | None = module.__dict__.get(_SEEN, {}).get(name)
+    return seen
+
+
+def _stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """Parameters that may be stacks of matrices: path and module, name and value."""
     for path, module in block.named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() != 3 or min(parameter.shape) == 1:
-                continue
-            transposed = getattr(module, "is_transposed", None)
-            if not isinstance(transposed, bool) or not parameter.is_floating_point():
-                raise CompressionError(
-                    f"{where}.{path}.{name} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
-                    f" of {parameter.dtype} that can't be pruned one by one; it is not left dense in silence"
-                )
-            found.append(FusedExperts(f"{path}.{name}", parameter, transposed))
-    return found
+            if parameter.dim() == 3 and min(parameter.shape[1:]) > 1:
+                yield path, module, name, parameter
+
+
+@torch.no_grad()
+def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
+    """Let a few tokens pass through a model that has stacks which it doesn't declare, and see how it multiplies them.
+
+    A model without its weights passes them too, unless its code looks at values.
+    """
+    unknown = {
+        f"{index}.{path}.{name}": (module, name, parameter)
+        for index, block in enumerate(blocks)
+        for path, module, name, parameter in _stacks(block)
+        if not isinstance(getattr(module, "is_transposed", None), bool)
+        and name not in module.__dict__.get(_SEEN, {})
+    }
+    if not unknown:
+        return
+    watched = [
+        Watched(f"{key} {kind}", part.T if kind else part)
+        for key, (_, _, parameter) in unknown.items()
+        for kind in (0, 1)
+        for part in parameter.data
+    ]
+    used: set[str] = set()
+    device = next(model.parameters()).device
+    ids = torch.arange(_TRIAL_TOKENS, device=device)[None] % model.get_input_embeddings().weight.shape[0]
+    products = WeightProducts(watched, lambda name, *_: used.add(name))
+    training, finished = model.training, True
+    try:
+        with products:
+            model.eval()(input_ids=ids, use_cache=False)
+    except Exception:
+        # A model without its weights can't follow code that looks at values, such as a loop over chosen experts.
+        finished = False
+    finally:
+        model.train(training)
+    by_class: dict[tuple[type, str], bool] = {}
+    for key, (module, name, _) in unknown.items():
+        kinds = [bool(kind) for kind in (0, 1) if f"{key} {kind}" in used]
+        if len(kinds) == 1:
+            by_class.setdefault((type(module), name), kinds[0])
+    for key, (module, name, _) in unknown.items():
+        orientation = by_class.get((type(module), name))
+        if orientation is not None or (finished and f"{key} 0" not in products.unread):
+            module.__dict__.setdefault(_SEEN, {})[name] = orientation
 
 
 def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
@@ -171,11 +330,59 @@ def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
 
 def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
     """Names of the weights of two or more dimensions that pruning doesn't touch, for the report."""
+    return list(why_dense(model, decoder))
+
+
+def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
+    """The weights of two or more dimensions that pruning doesn't touch, each with its reason, one of `REASONS`."""
     pruned = set()
-    for block in decoder.modules:
+    for index, block in enumerate(decoder.modules):
         pruned |= {id(module.weight) for _, module in _layers(block)}
-        pruned |= {id(fused.parameter) for fused in find_fused_experts(block, where=decoder.name)}
-    return [name for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in pruned]
+        pruned |= {id(fused.parameter) for fused in find_fused_experts(block, where=decoder.path(index))}
+    return {
+        name: _why(model, decoder, name, p)
+        for name, p in model.named_parameters()
+        if p.dim() >= 2 and id(p) not in pruned
+    }
+
+
+def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor) -> str:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    kind = type(owner).__name__.lower()
+    block = next((i for i in range(len(decoder.modules)) if name.startswith(f"{decoder.path(i)}.")), None)
+    if leaf.endswith("bias"):
+        return BIAS
+    if isinstance(owner, nn.Conv1d | nn.Conv2d | nn.Conv3d) or "conv" in kind.removeprefix("conv1d"):
+        return CONVOLUTION
+    if "norm" in kind:
+        return NORM
+    if block is not None:
+        inside = decoder.modules[block]
+        below = name.removeprefix(f"{decoder.path(block)}.")
+        if isinstance(owner, nn.Linear | Conv1D) or _is_router_weight(inside, below, parameter):
+            return ROUTER
+        return EMBEDDING if isinstance(owner, nn.Embedding) else BARE
+    above = [part for part, module in model.named_modules() if part and _is_other_model(model, module)]
+    if any(name.startswith(f"{part}.") for part in above):
+        return OTHER_MODEL
+    if isinstance(owner, nn.Embedding) or "embed" in kind:
+        return EMBEDDING
+    is_inside = model.base_model is not model and name.startswith(f"{model.base_model_prefix}.")
+    if owner is model.get_output_embeddings() or not is_inside:
+        return HEAD
+    return EMBEDDING if "embed" in name.rpartition(".")[0].rpartition(".")[2] else OUTSIDE
+
+
+def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter that is no layer has a row for each expert beside it, or is named as what selects."""
+    parts = name.split(".")[:-1]
+    if any("router" in part or part == "gate" for part in parts):
+        return True
+    return any(
+        path and len(parameter) == count and name.startswith(f"{path}.")
+        for path, count in _experts(block).items()
+    )
 
 
 @torch.no_grad()
@@ -186,44 +393,61 @@ def record_calls(
 
     The blocks pass their input through while the model's own code computes masks and position
     embeddings for each. Returns what enters the first block, [B, S, H], and one call a block.
+
+    Raises `CompressionError` for a model that doesn't call its blocks once each, in their order.
     """
-    calls: list[Call] = []
+    calls: dict[int, Call] = {}
     entered: list[torch.Tensor] = []
     shape: list[Callable[[torch.Tensor], Any]] = []
+    last = len(decoder.modules) - 1
 
-    def recorder(block: nn.Module, is_last: bool) -> Callable[..., Any]:
+    def recorder(index: int, block: nn.Module) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if calls and index <= max(calls):
+                raise CompressionError(
+                    f"{type(model).__name__} doesn't call the blocks {decoder.name} once each and one after another, so "
+                    f"calibration text can't be followed through them; {WITHOUT_TEXT}"
+                )
             hidden = args[0] if args else kwargs.pop("hidden_states")
             if not entered:
                 entered.append(hidden)
                 out = type(block).forward(block, hidden, *args[1:], **kwargs)
                 shape.append((lambda h: h) if torch.is_tensor(out) else (lambda h: (h, *out[1:])))
-            calls.append(Call(args[1:], kwargs))
-            if is_last:
+            calls[index] = Call(args[1:], kwargs)
+            if index == last:
                 raise _RecordedError
             return shape[0](hidden)
 
         return forward
 
-    with _replaced_forwards(decoder, recorder):
+    with _replaced_forwards(decoder, recorder), suppress(_RecordedError):
         try:
             model(input_ids=input_ids, use_cache=False)
-        except _RecordedError:
-            return entered[0], calls
-    raise CompressionError(
-        f"{type(model).__name__} doesn't call the blocks {decoder.name} one after another; it can't be pruned"
-    )
+        except (_RecordedError, CompressionError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise CompressionError(
+                f"calibration text can't be followed through {type(model).__name__} block by block ({decoder.name}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:120]}); {WITHOUT_TEXT}"
+            ) from error
+    if not calls:
+        raise CompressionError(
+            f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text; {WITHOUT_TEXT}"
+        )
+    return entered[0], [calls.get(index, Call((), {}, skipped=True)) for index in range(last + 1)]
+
+
+WITHOUT_TEXT = "magnitude pruning and rounding, which need no text, can change it"
 
 
 @contextmanager
 def _replaced_forwards(
-    decoder: DecoderBlocks, recorder: Callable[[nn.Module, bool], Callable[..., Any]]
+    decoder: DecoderBlocks, recorder: Callable[[int, nn.Module], Callable[..., Any]]
 ) -> Iterator[None]:
     own = [block.__dict__.get("forward") for block in decoder.modules]
-    last = len(decoder.modules) - 1
     try:
         for index, block in enumerate(decoder.modules):
-            block.__dict__["forward"] = recorder(block, index == last)
+            block.__dict__["forward"] = recorder(index, block)
         yield
     finally:
         for block, forward in zip(decoder.modules, own, strict=True):
@@ -234,6 +458,8 @@ def _replaced_forwards(
 
 def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
     """One block on hidden states [B, S, H], called as the model calls it."""
+    if call.skipped:
+        return hidden
     out = block(hidden, *call.args, **call.kwargs)
     result: torch.Tensor = out if torch.is_tensor(out) else out[0]
     return result

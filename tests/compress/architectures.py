@@ -1,0 +1,27 @@
+"""A tiny random model of every causal architecture that the installed `transformers` can build small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from anomia.models.shrunk import NotBuiltError, tiny_model
+
+
+def kinds() -> list[str]:
+    """Every model type that `AutoModelForCausalLM` knows."""
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def tiny(kind: str, *, seed: int = 0) -> Any:
+    """A random float32 model in evaluation mode: the same weights for the same seed.
+
+    Raises `NotBuiltError`, with what went wrong.
+    """
+    try:
+        config = transformers.CONFIG_MAPPING[kind]()
+    except Exception as error:
+        raise NotBuiltError(f"it has no default configuration: {type(error).__name__}") from None
+    return tiny_model(config, seed=seed)
