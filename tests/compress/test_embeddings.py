@@ -10,9 +10,11 @@ import pytest
 import torch
 import transformers
 
+from anomia.compress.apply import compress
 from anomia.compress.methods.embeddings import find_tables, notes, quantize_embeddings, saved_bytes
 from anomia.compress.methods.ggml import round_trip
-from anomia.compress.size import tensor_bytes
+from anomia.compress.size import stored_bytes, tensor_bytes
+from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 from anomia.models import load_model
 
@@ -47,7 +49,10 @@ def test_a_tied_weight_is_rounded_once_and_listed_twice() -> None:
     steps: list[tuple[int, int]] = []
     reports = quantize_embeddings(model, "q4_1", progress=lambda done, whole: steps.append((done, whole)))
     assert [report.name for report in reports] == ["model.embed_tokens.weight", "lm_head.weight"]
-    assert reports[1].note == "q4_1; the same weight as model.embed_tokens.weight"
+    assert [report.note for report in reports] == [
+        "",
+        "the same weight as model.embed_tokens.weight, rounded once",
+    ]
     # q4_1 is not idempotent: a second rounding would show.
     assert torch.equal(model.lm_head.weight, round_trip(weight, "q4_1"))
     assert steps[-1] == (96, 96)
@@ -74,9 +79,8 @@ def test_a_width_that_blocks_do_not_divide_takes_llama_cpps_other_format(width: 
     before = model.lm_head.weight.data.clone()
     reports = quantize_embeddings(model, "q6_k")
     assert torch.equal(model.lm_head.weight, round_trip(before, stored))
-    said = [note for note in notes(model, "q6_k") if f"stored as {stored}" in note]
-    assert bool(said) == (stored != "q6_k")
-    assert all(report.note.startswith(stored) for report in reports)
+    said = [report.note for report in reports if f"stored as {stored}" in report.note]
+    assert len(said) == (0 if stored == "q6_k" else 2)
     # What the model takes on disk then.
     bits = {"q8_0": 8.5, "f16": 16, "q6_k": 6.5625}[stored]
     assert saved_bytes(model, "q6_k") == 2 * 96 * width * (32 - bits) / 8
@@ -134,3 +138,44 @@ def test_the_tables_are_those_that_transformers_reads_of_a_gguf_file(tmp_path: P
     quantize_embeddings(read, tensors["token_embd.weight"].tensor_type.name.lower())
     for name, value in read.state_dict().items():
         assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q5_1"])
+def test_an_arm_has_the_answers_of_a_gguf_file_whose_tables_alone_are_quantized(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from .test_gguf import write_tiny_gguf
+
+    add = gguf.GGUFWriter.add_tensor
+    packed: list[str] = []
+
+    def stored(self: Any, name: str, values: Any, raw_dtype: Any = None) -> None:
+        if raw_dtype is not None:
+            values, raw_dtype = gguf.dequantize(values, raw_dtype), None
+            if name in packed:
+                raw_dtype = gguf.GGMLQuantizationType[kind.upper()]
+                values = gguf.quantize(values, raw_dtype)
+        add(self, name, values, raw_dtype=raw_dtype)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", stored)
+    write_tiny_gguf(tmp_path / "dense.gguf")
+    packed += ["token_embd.weight", "output.weight"]
+    write_tiny_gguf(tmp_path / "tables.gguf")
+    dense, tables = (
+        load_model(str(tmp_path / f"{name}.gguf"), dtype="float32").model for name in ("dense", "tables")
+    )
+    step = parse_arm(f"embeddings:{kind}").steps[0]
+    report = compress(dense, step)
+    ids = torch.tensor([[5, 90, 200, 7, 257]])
+    assert torch.equal(dense(ids).logits, tables(ids).logits)
+    assert [matrix.name for matrix in report.matrices] == ["model.embed_tokens.weight", "lm_head.weight"]
+    assert not any("embed" in name or "lm_head" in name for name in report.left_dense)
+    # On disk the tables are as large as they are in the file; the rest is float32.
+    sizes = {
+        tensor.name: tensor.n_bytes
+        for tensor in gguf.GGUFReader(tmp_path / "tables.gguf").tensors
+    }  # fmt: skip
+    assert report.size_bytes == sum(sizes.values())
+    both = parse_arm(f"int8+embeddings:{kind}").steps
+    blocks = stored_bytes(dense, both[:1]) - tensor_bytes(dense)
+    assert stored_bytes(dense, both) == report.size_bytes + blocks

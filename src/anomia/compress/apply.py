@@ -16,7 +16,7 @@ from torch import nn
 from anomia._version import __version__
 from anomia.compress.blocks import DecoderBlocks, find_blocks, left_dense
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
-from anomia.compress.methods.embeddings import quantize_embeddings
+from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import METHODS
 from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
@@ -82,7 +82,7 @@ def compress(
 
     The calibration activations enter a block, statistics are taken on the still-dense block, all its matrices
     are changed, the activations go through the changed block, and the next block follows. Embeddings, norms,
-    biases and the head keep every bit.
+    biases and the head keep every bit, unless they are what the step rounds.
 
     Args:
         model: any causal language model of `transformers`, on one device.
@@ -104,7 +104,7 @@ def compress(
     matrices: tuple[MatrixReport, ...] = ()
     shaped: ReshapeReport | None = None
     if isinstance(step, Embeddings):
-        matrices = tuple(quantize_embeddings(model, step.kind))
+        matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
         with calibrating(model):
             shaped = RESHAPERS[step.method](
@@ -128,13 +128,26 @@ def compress(
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(finished.sparsities),
-        left_dense=tuple(left_dense(model, decoder)),
+        left_dense=_left_dense(model, decoder, step, matrices),
         reconstruction=choices_of(step),
-        warnings=(*warnings_of(step, windows, matrices), *(shaped.notes if shaped else ())),
+        warnings=(
+            *warnings_of(step, windows, matrices),
+            *(shaped.notes if shaped else ()),
+            *(embeddings.notes(model, step.kind) if isinstance(step, Embeddings) else ()),
+        ),
         reshaped=shaped.to_dict() if shaped else None,
         versions=versions("torchao", "bitsandbytes") if isinstance(step, Quantize) else versions(),
         size_bytes=stored_bytes(model, [step]),
     )
+
+
+def _left_dense(
+    model: nn.Module, decoder: DecoderBlocks, step: Step, matrices: Sequence[MatrixReport]
+) -> tuple[str, ...]:
+    if isinstance(step, Embeddings):
+        rounded = {matrix.name for matrix in matrices}
+        return tuple(name for name, p in model.named_parameters() if p.dim() >= 2 and name not in rounded)
+    return tuple(left_dense(model, decoder))
 
 
 def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:

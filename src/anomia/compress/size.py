@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.methods.embeddings import saved_bytes
 from anomia.compress.methods.grid import is_symmetric
 from anomia.compress.methods.quantize import NF4_BLOCK, group_of
-from anomia.compress.steps import Checkpoint, Null, Quantize, Step
+from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Step
 from anomia.errors import ModelError
 from anomia.models.files import INDEX, SINGLE, weight_files
 
@@ -25,8 +26,8 @@ def stored_bytes(
     """The bytes of a model's weights as they would be stored, without the headers of files.
 
     A dense model counts every tensor once (tied ones too), in the type that it was loaded in. A pruned one counts
-    the same: zeros are stored like any other value. A quantized one counts its matrices packed, whatever
-    this program computes with. A model that came packed (GGUF, GPTQ, AWQ, …) counts its files.
+    the same: zeros are stored like any other value. A quantized one counts its matrices packed, and its embeddings
+    where those were rounded, whatever this program computes with. A model that came packed (GGUF, GPTQ, AWQ, …) counts its files.
 
     Args:
         model: as it is now, after `steps`.
@@ -40,6 +41,9 @@ def stored_bytes(
             return files
     dense = tensor_bytes(model)
     last = done[-1] if done else None
+    if isinstance(last, Embeddings):
+        dense -= saved_bytes(model, last.kind)
+        last = done[-2] if len(done) > 1 else None
     # LLM.int8() has put its own small tensors in place of the dense ones.
     if not isinstance(last, Quantize) or last.method == "llm.int8":
         return dense

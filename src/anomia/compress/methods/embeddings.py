@@ -61,9 +61,14 @@ def quantize_embeddings(
                 progress(done, whole)
         zeros = sum(int((part == 0).sum()) for part in torch.split(weight, _ROWS))
         for name in table.names:
-            note = stored if stored == kind else f"{stored}: {kind} can't divide rows of {weight.shape[1]}"
+            said = []
+            if stored != kind:
+                said.append(
+                    f"stored as {stored}, as llama.cpp does where {kind} can't divide a row of {weight.shape[1]}"
+                )
             if name != table.names[0]:
-                note += f"; the same weight as {table.names[0]}"
+                said.append(f"the same weight as {table.names[0]}, rounded once")
+            note = "; ".join(said)
             shape = (int(weight.shape[0]), int(weight.shape[1]))
             reports.append(MatrixReport(name, shape, zeros, note=note))
     return reports
@@ -129,13 +134,6 @@ def notes(model: Any, kind: str) -> list[str]:
     """What a reader has to know of this step on this model, before or after it."""
     tables = find_tables(model)
     said = []
-    widths = {fitting(kind, table.weight.shape[1]): table.weight.shape[1] for table in tables}
-    for stored, columns in widths.items():
-        if stored != kind:
-            said.append(
-                f"stored as {stored}, as llama.cpp does where {format_of(kind).values} doesn't divide the {columns} "
-                f"values of a row ({kind} was asked for)"
-            )
     if any(table.weight.dtype != torch.float32 for table in tables):
         dtype = str(tables[0].weight.dtype).removeprefix("torch.")
         said.append(f"the values of {kind} are rounded again to {dtype}, in which this model computes")
