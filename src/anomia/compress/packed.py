@@ -99,7 +99,7 @@ def quantization_config(
         "output_activations": None,
         "format": FORMAT,
     }
-    return {
+    found = {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
@@ -107,6 +107,9 @@ def quantization_config(
         "ignore": sorted(dense),
         "kv_cache_scheme": None,
     }
+    # As modules of compressed-tensors transformers builds those with zero points in another shape than all write them
+    # (vllm-project/llm-compressor#1618); unpacked while loading they are read rightly. vLLM doesn't read this.
+    return found if grid.symmetric else found | {"dequantize": True}
 
 
 def check_save_as(save_as: SaveAs, step: object) -> None:

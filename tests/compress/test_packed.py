@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.blocks import find_blocks
+from anomia.compress.folder import compress_folder
+from anomia.compress.methods.grid import Grid, round_to_nearest
+from anomia.compress.packed import check_save_as, pack, quantization_config, read_tensors, tensors_of, unpack
+from anomia.compress.spec import parse_arm
+from anomia.errors import StudyError
+from anomia.models.load import load_model
+
+from .conftest import tiny_model
+from .test_folder import save_model, weights, write_text
+from .test_gptq import random_weight
+
+BITS = (2, 3, 4, 8)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def step_of(text: str) -> Any:
+    return parse_arm(text).steps[0]
+
+
+def scheme_of(text: str, model: Any) -> Any:
+    """compressed-tensors' own reading of the configuration that is written."""
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    config = quantization_config(step_of(text), "compressed-tensors", model, find_blocks(model))
+    config.pop("quantization_status")
+    return quantization.QuantizationConfig.model_validate(config).config_groups["group_0"]
+
+
+@given(
+    bits=st.sampled_from(BITS),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 80),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_packing_is_compressed_tensors(bits: int, rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
+    words = pack(codes, bits)
+    assert torch.equal(unpack(words, bits, columns), codes)
+    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    signed = (codes.int() - 2 ** (bits - 1)).to(torch.int8)
+    assert torch.equal(words, helpers.pack_to_int32(signed, bits))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("symmetric", ["yes", "no"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_stored_stands_for_the_values_in_memory(
+    bits: int, symmetric: str, dtype: torch.dtype
+) -> None:
+    grid = Grid(bits, 16, symmetric == "yes", dtype)
+    quantized = round_to_nearest(random_weight(12, 64) + 0.3, grid)
+    tensors = tensors_of(quantized, "compressed-tensors")
+    again = read_tensors(tensors, grid)
+    assert torch.equal(again.values(), quantized.values())
+    assert again.values().dtype is dtype
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    scheme = scheme_of(f"gptq:{bits},group=16,symmetric={symmetric}", tiny_model("llama"))
+    theirs = compressors.BaseCompressor.get_value_from_registry("pack-quantized").decompress(tensors, scheme)
+    assert torch.equal(theirs["weight"], quantized.values())
+
+
+def test_linear_layers_that_stay_dense_are_named() -> None:
+    for family, dense in (("llama", ["lm_head"]), ("gpt2", ["lm_head"])):
+        model = tiny_model(family)
+        config = quantization_config(step_of("awq:4"), "compressed-tensors", model, find_blocks(model))
+        assert config["ignore"] == dense
+    weights = config["config_groups"]["group_0"]["weights"]
+    assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 128, False)
+
+
+def test_only_codes_can_be_packed() -> None:
+    check_save_as("compressed-tensors", step_of("gptq:4"))
+    check_save_as("dense", step_of("wanda:0.5"))
+    with pytest.raises(StudyError, match=r"wanda:0\.5 has none"):
+        check_save_as("compressed-tensors", step_of("wanda:0.5"))
+    with pytest.raises(StudyError, match="unknown --save-as 'gguf'"):
+        check_save_as("gguf", step_of("gptq:4"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "step"),
+    [
+        ("llama", "gptq:4,group=8"),
+        ("llama_biases_tied", "gptq:3,group=8,symmetric=no,order=plain"),
+        ("gemma3", "awq:4,group=8"),
+        ("gemma3", "awq:2,group=8,symmetric=yes"),
+        ("phi3", "gptq:8,group=8"),
+        ("mixtral", "gptq:4,group=8"),
+    ],
+)
+def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    changes = {"torch_dtype": "bfloat16"} if family == "gemma3" else {}
+    save_model(family, tmp_path / "in", **changes)
+    dtype = "bfloat16" if family == "gemma3" else "float32"
+    source = write_text(tmp_path / "text.txt")
+    if family == "mixtral":
+        # transformers fuses its experts while it loads them.
+        with pytest.raises(Exception, match="can't be stored packed"):
+            compress_folder(
+                str(tmp_path / "in"),
+                tmp_path / "out",
+                [step_of(step)],
+                calibration=source,
+                samples=12,
+                save_as="compressed-tensors",
+            )
+        return
+    report = compress_folder(
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        [step_of(step)],
+        calibration=source,
+        samples=12,
+        dtype=dtype,
+        save_as="compressed-tensors",
+    )
+    assert report.streamed
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["format"] == "pack-quantized"
+    assert not any("stand for" in warning for warning in report.compression.warnings)
+    kind = getattr(torch, dtype)
+    dense = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype=kind)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    windows = prepare_windows(step_of(step), tokenizer, calibration=source, samples=12)
+    in_place = compress(dense, step_of(step), windows)
+    assert [m[1:] for m in in_place.matrices] == [m[1:] for m in report.compression.matrices]
+    ids = torch.arange(1, 25)[None]
+    packed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert packed.dtype is kind
+    ours = load_model(str(tmp_path / "out"), device="cpu").model
+    with torch.no_grad():
+        expected = dense(input_ids=ids).logits
+        assert torch.equal(packed(input_ids=ids).logits, expected)
+        assert torch.equal(ours(input_ids=ids).logits, expected)
+    kept = {n: v for n, v in weights(tmp_path / "out").items() if "embed" in n}
+    before = weights(tmp_path / "in")
+    assert all(torch.equal(value, before[name].to(kind)) for name, value in kept.items())
