@@ -117,7 +117,7 @@ def go_through(
     if needs is not None:
         states, calls = blocks.enter(batches, dense=False)
     for index in range(len(finished.reports), count):
-        where = f"{blocks.decoder.name}.{index}"
+        where = blocks.decoder.path(index)
         with blocks.block(index) as block:
             if states is not None:
                 states.at = index
@@ -176,6 +176,8 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     groups = work.groups
     work.groups = [g for g in groups if g.statistic is not None or all_needs(step) is None]
     without = [matrix for g in groups if g not in work.groups for matrix in g.matrices]
+    if method.prepare is not None:
+        method.prepare(work)
     updates = step.updates if isinstance(step, Prune) else ()
     dense = {m.name: m.weight.float().clone() for g in work.groups for m in g.matrices} if updates else {}
     reports = [*method.run(work), *(method.unreached(matrix, work) for matrix in without)]
@@ -211,7 +213,7 @@ def all_needs(step: Prune | Quantize) -> Needs | None:
 def check_target(decoder: DecoderBlocks, target: Target) -> None:
     """Refuse, before any work, a pattern that some matrix can't hold and weights that can't be pruned."""
     for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
+        where = decoder.path(index)
         for matrix in all_matrices(block, where):
             if isinstance(target, Pattern) and matrix.weight.shape[1] % target.group:
                 raise CompressionError(
@@ -247,7 +249,7 @@ def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[lis
     for index in range(len(blocks.decoder.modules)):
         states.at = index
         with blocks.block(index) as block:
-            where = f"{blocks.decoder.name}.{index}"
+            where = blocks.decoder.path(index)
             yield observe(block, batches, states.read, calls[index], needs, where=where)
             if index + 1 < len(blocks.decoder.modules):
                 advance(block, states, calls[index])

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.update import Updated, masked_least_squares
-from anomia.compress.spec import Pattern, Target
+from anomia.compress.methods.zeros import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Pattern, Target
 from anomia.errors import CompressionError
 
 # The settings of the authors' code: the first penalty, steps between two looks at it, steps before the looser end.
@@ -24,6 +27,24 @@ _SLOW_GROWTH = 1.1
 _SETTLED = 0.0003
 _SHRINK = 5.0
 _SMALLEST, _LARGEST = 1e-6, 1e6
+
+
+def alps_block(work: BlockWork) -> list[MatrixReport]:
+    """Prune every matrix of a block that calibration tokens reached."""
+    reports: list[MatrixReport] = []
+    for group in work.groups:
+        assert group.statistic is not None
+        assert group.statistic.hessian is not None
+        assert work.target is not None
+        names = f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}"
+        weights = [matrix.weight for matrix in group.matrices]
+        found = alps(weights, group.statistic.hessian, work.target, where=names)
+        dead = int((group.statistic.sum_squares == 0).sum())
+        for matrix, weight, settled in zip(group.matrices, found.updated.weights, found.settled, strict=True):
+            matrix.weight.copy_(weight)
+            note = "" if settled else f"ALPS's mask was still changing after {STEPS} steps"
+            reports.append(report_matrix(matrix)._replace(dead_columns=dead, note=note))
+    return reports
 
 
 class Alps(NamedTuple):
@@ -64,9 +85,7 @@ def alps(
     problem = _problem(hessian)
     found = [_find(weight.float() * problem.norms, problem, target) for weight in weights]
     masks = [mask for mask, _, _, _ in found]
-    starts = [
-        (solved / problem.norms).masked_fill_(mask, 0) for mask, solved, _, _ in found
-    ]
+    starts = [(solved / problem.norms).masked_fill_(mask, 0) for mask, solved, _, _ in found]
     updated = masked_least_squares(weights, masks, hessian, start=starts, where=where)
     return Alps(masks, updated, [steps for _, _, steps, _ in found], [settled for _, _, _, settled in found])
 

@@ -25,6 +25,7 @@ class BlockWork:
     block. hidden(i): the states that enter the block in batch i, [B, S, H]; calls: one a batch (both empty where the
     method needs no text).
     packed: what is stored in a matrix's place, by its name in the block; quantizing methods fill it in.
+    reordered: a note on each matrix whose inputs got another order before the method ran, by its name.
     """
 
     block: nn.Module
@@ -36,6 +37,7 @@ class BlockWork:
     hidden: Callable[[int], torch.Tensor] | None = None
     calls: Sequence[Call] = ()
     packed: dict[str, Any] = field(default_factory=dict)
+    reordered: dict[str, str] = field(default_factory=dict)
 
 
 class Method(NamedTuple):
@@ -44,7 +46,8 @@ class Method(NamedTuple):
     needs: the statistics that it reads, `None` for none. run: changes a block in place and reports each of its
     matrices, by their names in the block. unreached: does the same for a matrix that no calibration token reached.
     choices: what a reconstruction decided by itself. whole_gradients: whether groups carry the gradients of the
-    language-modelling loss, for which the whole model is held.
+    language-modelling loss, for which the whole model is held. prepare: changes a block so that it computes the same,
+    before its dense weights are noted.
     """
 
     needs: Needs | None
@@ -52,6 +55,7 @@ class Method(NamedTuple):
     unreached: Callable[[Matrix, BlockWork], MatrixReport]
     choices: tuple[str, ...] = ()
     whole_gradients: bool = False
+    prepare: Callable[[BlockWork], None] | None = None
 
 
 class Updater(NamedTuple):

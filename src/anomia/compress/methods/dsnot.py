@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 
-from anomia.compress.spec import Pattern
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.zeros import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Pattern, Update
 from anomia.errors import CompressionError
 
 # The settings of the authors' code. Its threshold is for inputs summed over a window of 2048 tokens.
 CYCLES = 50
 THRESHOLD = 0.1
 _WINDOW = 2048
+
+
+_DENSE_AGAIN = (
+    "kept weights are the dense ones again: swaps are made on those, without the updates of the step before"
+)
+
+
+def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
+    """Swap weights in every matrix of a block, on the dense weights and the zeros that it has."""
+    pattern = work.target if isinstance(work.target, Pattern) else None
+    reports: list[MatrixReport] = []
+    for group in work.groups:
+        statistic = group.statistic
+        assert statistic is not None
+        assert statistic.sum is not None
+        for matrix in group.matrices:
+            full, mask = dense[matrix.name].to(matrix.weight.dtype), matrix.weight == 0
+            swapped = dsnot(
+                full,
+                mask,
+                statistic.sum,
+                statistic.sum_squares,
+                statistic.tokens,
+                pattern=pattern,
+                cycles=update.cycles or CYCLES,
+                where=f"{work.where}.{matrix.name}",
+            )
+            changed = not torch.equal(full.masked_fill(mask, 0), matrix.weight)
+            matrix.weight.copy_(full.masked_fill(swapped.mask, 0))
+            reports.append(report_matrix(matrix)._replace(note=_DENSE_AGAIN if changed else ""))
+    return reports
 
 
 class Swapped(NamedTuple):
@@ -98,7 +133,9 @@ def _swap(
     # Candidates of each row in their order: [0] for an error below zero, [1] above.
     grow = [_best(-certain, mask & negative, count), _best(certain, mask & positive, count)]
     drop = [_best(-salience, ~mask & positive, count), _best(-salience, ~mask & negative, count)]
-    grow_order, drop_order = (torch.stack([side[0] for side in both]) for both in (grow, drop))  # [2, out, count]
+    grow_order, drop_order = (
+        torch.stack([side[0] for side in both]) for both in (grow, drop)
+    )  # [2, out, count]
     limits = torch.stack([torch.minimum(g[1], d[1]) for g, d in zip(grow, drop, strict=True)])  # [2, out]
     used = torch.zeros_like(limits)
     mask, swaps = mask.clone(), 0

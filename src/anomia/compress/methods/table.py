@@ -8,12 +8,17 @@ import torch
 
 from anomia.compress.blocks import Matrix
 from anomia.compress.methods import mwanda, prunerzero
+from anomia.compress.methods.alps import alps_block
 from anomia.compress.methods.awq import awq_block
 from anomia.compress.methods.base import BlockWork, Method, Updater
+from anomia.compress.methods.dsnot import dsnot_block
 from anomia.compress.methods.gptq import gptq_block, round_unreached
 from anomia.compress.methods.quantize import ROUNDED, round_block
+from anomia.compress.methods.ria import reorder_block, ria_block
 from anomia.compress.methods.sparsegpt import DAMPING, sparsegpt
+from anomia.compress.methods.update import update_block
 from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wandapp import wandapp_block
 from anomia.compress.methods.zeros import by_magnitude, report_matrix, zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, InputStatistic, Needs
@@ -92,11 +97,17 @@ METHODS: Mapping[str, Method] = {
         mwanda.CHOICES,
     ),
     "prunerzero": Method(None, _prunerzero, _unreached, prunerzero.CHOICES, whole_gradients=True),
+    "alps": Method(Needs(hessian=True), alps_block, _unreached),
+    "ria": Method(Needs(), ria_block, _unreached, prepare=reorder_block),
+    "wandapp": Method(Needs(), wandapp_block, _unreached),
     "gptq": Method(Needs(hessian=True), gptq_block, round_unreached),
     "awq": Method(Needs(hessian=True, sums=True), awq_block, round_unreached),
     **dict.fromkeys(ROUNDED, Method(None, round_block, _unreached)),
 }
 """By the names of `steps.PRUNING_METHODS` and `steps.QUANTIZATION_METHODS`, but for llm.int8, which replaces layers."""
 
-UPDATERS: Mapping[str, Updater] = {}
+UPDATERS: Mapping[str, Updater] = {
+    "update": Updater(Needs(hessian=True), update_block),
+    "dsnot": Updater(Needs(sums=True), dsnot_block),
+}
 """By the names of `steps.UPDATES`."""

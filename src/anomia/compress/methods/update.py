@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
+from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.methods.zeros import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Update
 from anomia.errors import CompressionError
 
 SOLVERS = ("cg", "admm")
@@ -19,6 +23,34 @@ ADMM_PENALTY = 1.0
 ADMM_ITERATIONS = 20
 # Rows that are solved together: each strip stops when it has converged, and its work stays small.
 _ROWS = 512
+
+
+def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
+    """Least-squares weights for the zeros that every matrix of a block has."""
+    reports: list[MatrixReport] = []
+    for group in work.groups:
+        assert group.statistic is not None
+        assert group.statistic.hessian is not None
+        weights = [matrix.weight for matrix in group.matrices]
+        solved = masked_least_squares(
+            # Back in the type that they were stored in, for which the result is rounded.
+            [dense[matrix.name].to(matrix.weight.dtype) for matrix in group.matrices],
+            [weight == 0 for weight in weights],
+            group.statistic.hessian,
+            start=weights,
+            solver=update.solver or "cg",
+            where=f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}",
+        )
+        unfinished = solved.solver == "cg" and not solved.converged
+        note = (
+            f"conjugate gradients stopped after {ITERATIONS} steps, short of their tolerance"
+            if unfinished
+            else ""
+        )
+        for matrix, weight in zip(group.matrices, solved.weights, strict=True):
+            matrix.weight.copy_(weight)
+            reports.append(report_matrix(matrix)._replace(note=note))
+    return reports
 
 
 class Updated(NamedTuple):
@@ -88,7 +120,7 @@ def masked_least_squares(
             raise CompressionError(f"{where}: the weights to begin with aren't zero where the mask is")
         new = torch.empty_like(weight)
         before = after = norm = taken = left = 0.0
-        for rows in torch.arange(len(weight), device=weight.device).split(_ROWS):
+        for rows in torch.split(torch.arange(len(weight), device=weight.device), _ROWS):
             full, keep, first = weight[rows].float(), ~mask[rows], begin[rows].to(weight.dtype)
             solved, steps, residual = solve(full, keep, begin[rows].float(), limit)
             rounded = solved.masked_fill_(~keep, 0).to(weight.dtype)
@@ -111,7 +143,8 @@ def masked_least_squares(
 
 def row_errors(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     """‖(Ŵ−W)X‖² of each row, [R] float32, never below zero. difference: Ŵ−W, [R, in] float32."""
-    return torch.linalg.vecdot(difference @ hessian, difference).clamp_min_(0)
+    errors: torch.Tensor = torch.linalg.vecdot(difference @ hessian, difference)
+    return errors.clamp_min_(0)
 
 
 def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -146,8 +179,9 @@ def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
         direction = scaled.clone()
         power = torch.linalg.vecdot(gradient, scaled)  # [R]
         begin = power.clone()
-        step = 0
-        for step in range(1, limit + 1):
+        steps = 0
+        while steps < limit:
+            steps += 1
             pushed = (direction @ hessian).add_(direction, alpha=damping).mul_(keep)
             curvature = torch.linalg.vecdot(direction, pushed)
             # A row that is solved, or whose curvature is lost in rounding, stands still.
@@ -162,7 +196,7 @@ def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
             direction.mul_(torch.where(power > 0, following / power, 0)[:, None]).add_(scaled)
             power = following
         total = float(begin.sum())
-        return weight, step, (float(power.sum()) / total) ** 0.5 if total > 0 else 0.0
+        return weight, steps, (float(power.sum()) / total) ** 0.5 if total > 0 else 0.0
 
     return solve
 

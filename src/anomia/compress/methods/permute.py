@@ -1,0 +1,254 @@
+"""Channel permutation for patterns: an order of the inputs in which a pattern costs less, put into the weights.
+
+Hardware reads a pattern off consecutive stored inputs, so the order has to be in the file. The inputs of an MLP's last
+matrix are hidden channels that only the MLP's own first matrices write: their rows and its columns can change places
+together. Inputs from the residual stream have an order that the whole model shares, and those of attention's last
+matrix lie in heads; they stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from anomia.compress.blocks import FusedExperts, Matrix, find_fused_experts, run_block
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.statistics import InputStatistic
+from anomia.compress.steps import Pattern
+
+REORDERED = (
+    "hidden channels reordered for the pattern, here and in the layers before: the model computes the same"
+)
+# Groups that are assigned together: the authors' fast mode splits wide layers as well.
+_GROUPS = 512
+_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}
+
+Order = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Link(NamedTuple):
+    """Matrices that write an MLP's hidden channels, and the one that reads them.
+
+    writers: for each, its weight [k·channels, in], and its bias or None.
+    interleaved: whether a writer with several rows for a channel has them side by side, not in halves.
+    """
+
+    reader: Matrix
+    writers: tuple[tuple[torch.Tensor, torch.Tensor | None], ...]
+    interleaved: bool = False
+
+    def apply(self, order: torch.Tensor) -> None:
+        """Put channel `order[i]` into place i, in rows, biases and columns. order: [channels]."""
+        count = len(order)
+        for weight, bias in self.writers:
+            parts = len(weight) // count
+            first = order * parts if self.interleaved else order
+            inside = torch.arange(parts, device=order.device) * (1 if self.interleaved else count)
+            rows = first[:, None] + inside if self.interleaved else inside[:, None] + first
+            weight.copy_(weight[rows.reshape(-1)])
+            if bias is not None:
+                bias.copy_(bias[rows.reshape(-1)])
+        self.reader.weight.copy_(self.reader.weight[:, order])
+
+
+def fitting_order(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """An order of the columns in which a pattern keeps more of the scores. scores: [out, in]; returns [in] int64.
+
+    First the columns are dealt out by their sums, back and forth, so that each group gets strong and weak ones; then,
+    position after position, the columns there are exchanged among the groups for the highest sum that is kept, a linear
+    sum assignment. Where all that brings nothing, the order stays as it is.
+
+    Source: Zhang et al. (2024), Section 3.3; wide matrices in parts of 512 groups, as their code's fast mode does.
+    """
+    columns = scores.shape[1]
+    size, groups = pattern.group, columns // pattern.group
+    by_sum = scores.sum(dim=0).argsort()
+    order = torch.empty_like(by_sum)
+    for place, dealt in enumerate(torch.split(by_sum, groups)):
+        order[place::size] = dealt.flip(0) if place % 2 else dealt
+    parts = math.ceil(groups / _GROUPS)
+    for part in torch.arange(groups, device=scores.device).tensor_split(parts):
+        mine = order[int(part[0]) * size : (int(part[-1]) + 1) * size]
+        for place in range(size):
+            _assign(scores, mine.view(-1, size), place, pattern.keep)
+    if kept_score(scores[:, order], pattern) <= kept_score(scores, pattern):
+        return torch.arange(columns, device=scores.device)
+    return order
+
+
+def kept_score(scores: torch.Tensor, pattern: Pattern) -> float:
+    """The sum of the scores that a pattern keeps. scores: [out, in]."""
+    grouped = scores.reshape(-1, pattern.group)
+    return float(grouped.topk(pattern.keep, dim=1).values.sum(dtype=torch.float64))
+
+
+def _assign(scores: torch.Tensor, order: torch.Tensor, place: int, keep: int) -> None:
+    """Exchange the columns at one place of all groups, in place. order: [groups, M] of columns."""
+    others = torch.cat([order[:, :place], order[:, place + 1 :]], dim=1)  # [G, M − 1]
+    movable = order[:, place]
+    strongest = scores[:, others].topk(keep, dim=2).values  # [out, G, keep]
+    # Of a group with a further column c the best `keep` are its best keep − 1 and the larger of the next and c.
+    certain = strongest[:, :, : keep - 1].sum(dim=(0, 2), dtype=torch.float64)  # [G]
+    last = strongest[:, :, keep - 1].T.contiguous()  # [G, out]
+    values = scores[:, movable].T.contiguous()  # [G, out]
+    gains = torch.stack([torch.maximum(mine, values).sum(dim=1) for mine in last])  # [G, G]
+    chosen = linear_sum_assignment((gains + certain[:, None]).cpu().numpy(), maximize=True)[1]
+    order[:, place] = movable[torch.from_numpy(chosen).to(order.device)]
+
+
+def permute_hidden_channels(work: BlockWork, order: Order) -> dict[str, str]:
+    """Reorder the hidden channels of every MLP of a block, where the block computes the same with them in any order.
+
+    Candidates are found by their shapes and tried with a random order on the tokens of the first batch; where the module
+    then puts out something else, they are left as they were. The statistics of the readers' inputs are reordered too.
+
+    order(weight, norms): the order of a reader's inputs. Returns a note by the name of each reader.
+    """
+    if work.hidden is None or not work.calls:
+        return {}
+    alone = {
+        g.matrices[0].name: g.statistic
+        for g in work.groups
+        if g.statistic is not None and len(g.matrices) == 1
+    }
+    candidates = list(_links(work))
+    inputs = _record_inputs(work, {owner for owner, _ in candidates})
+    done: dict[str, str] = {}
+    for owner, ways in candidates:
+        if owner not in inputs:
+            continue
+        module = work.block.get_submodule(owner)
+        links = next((links for links in ways if _same(module, *inputs[owner], links)), ())
+        for link in links:
+            statistic = alone.get(link.reader.name)
+            if statistic is not None and link.reader.name not in done:
+                chosen = order(link.reader.weight, statistic.norms)
+                link.apply(chosen)
+                _reorder(statistic, chosen)
+                done[link.reader.name] = REORDERED
+    return done
+
+
+def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
+    """Candidates by shape, with the module that holds them: each way in which its matrices may be linked."""
+    for owner, module in work.block.named_modules():
+        layers = {n: c for n, c in module.named_children() if isinstance(c, nn.Linear | Conv1D)}
+        for name, layer in layers.items():
+            reader = _matrix(f"{owner}.{name}" if owner else name, layer)
+            beside = [(_matrix(n, c).weight, c.bias) for n, c in layers.items() if n != name]
+            if ways := _ways([reader], [beside]):
+                yield owner, ways
+    experts: dict[str, list[FusedExperts]] = {}
+    for fused in find_fused_experts(work.block, where=work.where):
+        experts.setdefault(fused.name.rpartition(".")[0], []).append(fused)
+    for owner, stacks in experts.items():
+        module = work.block.get_submodule(owner)
+        for stack in stacks:
+            others = [(other.matrices(), _biases(module, other)) for other in stacks if other is not stack]
+            beside_each = [
+                [
+                    (matrices[index].weight, None if biases is None else biases[index])
+                    for matrices, biases in others
+                ]
+                for index in range(len(stack.parameter))
+            ]
+            if ways := _ways(stack.matrices(), beside_each):
+                yield owner, ways
+
+
+def _ways(
+    readers: Sequence[Matrix], beside: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor | None]]]
+) -> list[list[Link]]:
+    """The links of readers with what lies beside each, all in halves or all interleaved; none where no shape fits."""
+    channels = readers[0].weight.shape[1]
+    writers = [
+        tuple(
+            (weight, None if bias is None else bias.data)
+            for weight, bias in mine
+            if len(weight) in (channels, 2 * channels)
+        )
+        for mine in beside
+    ]
+    if not all(writers):
+        return []
+    both = any(len(weight) != channels for weight, _ in writers[0])
+    return [
+        [Link(reader, mine, interleaved) for reader, mine in zip(readers, writers, strict=True)]
+        for interleaved in ((False, True) if both else (False,))
+    ]
+
+
+def _matrix(name: str, layer: Any) -> Matrix:
+    return Matrix(name, layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data)
+
+
+def _biases(module: nn.Module, fused: FusedExperts) -> torch.Tensor | None:
+    biases = getattr(module, f"{fused.name.rpartition('.')[2]}_bias", None)
+    return biases.data if torch.is_tensor(biases) else None
+
+
+def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What each module is called with on the first batch; modules that no token of it reaches are left out."""
+    found: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.setdefault(name, (args, dict(kwargs)))
+
+        return read
+
+    handles = [
+        work.block.get_submodule(owner).register_forward_pre_hook(recorder(owner), with_kwargs=True)
+        for owner in owners
+    ]
+    try:
+        assert work.hidden is not None
+        run_block(work.block, work.hidden(0), work.calls[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], links: Sequence[Link]) -> bool:
+    """Whether a module puts out the same with its channels in a random order; leaves every bit as it was."""
+    reader = links[0].reader.weight
+    trial = torch.randperm(reader.shape[1], generator=torch.Generator().manual_seed(0)).to(reader.device)
+    expected = _output(module, args, kwargs)
+    for link in links:
+        link.apply(trial)
+    got = _output(module, args, kwargs)
+    for link in links:
+        link.apply(trial.argsort())
+    # Of a module that adds to what enters it, only what it adds counts.
+    entered = args[0] if args and torch.is_tensor(args[0]) and args[0].shape == expected.shape else None
+    scale = float(expected.float().norm())
+    if entered is not None:
+        scale = min(scale, float((expected.float() - entered.float()).norm()))
+    tolerance = _TOLERANCES.get(expected.dtype, 2e-2)
+    return scale > 0 and float((got.float() - expected.float()).norm()) <= tolerance * scale
+
+
+def _output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    out = module(*args, **kwargs)
+    result: torch.Tensor = out if torch.is_tensor(out) else out[0]
+    return result
+
+
+def _reorder(statistic: InputStatistic, order: torch.Tensor) -> None:
+    statistic.sum_squares = statistic.sum_squares[order]
+    if statistic.hessian is not None:
+        statistic.hessian = statistic.hessian[order][:, order]
+    if statistic.sum is not None:
+        statistic.sum = statistic.sum[order]
+    if statistic.sum_abs is not None:
+        statistic.sum_abs = statistic.sum_abs[order]
+    for language in statistic.languages.values():
+        language.sum_squares = language.sum_squares[order]
+        language.active = language.active[order]

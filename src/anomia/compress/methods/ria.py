@@ -1,0 +1,72 @@
+"""RIA: a weight's share of its row and column, by its input's activation (Zhang et al. 2024, Plug-and-Play)."""
+
+from __future__ import annotations
+
+import torch
+
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.permute import fitting_order, permute_hidden_channels
+from anomia.compress.methods.zeros import zero_all
+from anomia.compress.report import MatrixReport
+from anomia.compress.steps import Pattern, Prune, Target
+
+POWER = 0.5
+_FIXED = "pattern without permutation: the order of its inputs is set by other layers too"
+
+
+def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWER) -> torch.Tensor:
+    """(|W|/Σ|W| over its row + |W|/Σ|W| over its column)·‖X‖₂^power. weight: [out, in]; norms: [in].
+
+    Returns [out, in] float32. A row or column of zeros scores zero.
+    Source: Zhang et al. (2024), Equations 2 and 3.
+    """
+    size = weight.abs().float()
+    tiny = torch.finfo(torch.float32).tiny
+    rows, columns = size.sum(dim=1, keepdim=True), size.sum(dim=0, keepdim=True)
+    return (size / rows.clamp_min(tiny) + size / columns.clamp_min(tiny)) * norms.pow(power)
+
+
+def ria_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch.Tensor:
+    """The lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
+
+    Returns [out, in] bool, True where the weight goes. Source: the authors' code, whose default this comparison group is.
+    """
+    scores = ria_scores(weight, norms)
+    if isinstance(target, Pattern):
+        return pattern_mask(scores, target)
+    return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+
+
+@torch.no_grad()
+def reorder_block(work: BlockWork) -> None:
+    """Before a pattern: put the hidden channels of each MLP into the order that loses least, in weights and statistics.
+
+    What the block computes stays the same. Nothing happens for a sparsity, or with `permute=no`.
+    """
+    step, target = work.step, work.target
+    if not isinstance(step, Prune) or not isinstance(target, Pattern) or step.permute is False:
+        return
+
+    def order(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+        return fitting_order(ria_scores(weight, norms), target)
+
+    work.reordered = permute_hidden_channels(work, order)
+
+
+@torch.no_grad()
+def ria_block(work: BlockWork) -> list[MatrixReport]:
+    """Prune every matrix of a block that calibration tokens reached."""
+    target = work.target
+    assert target is not None
+    assert isinstance(work.step, Prune)
+    permuting = isinstance(target, Pattern) and work.step.permute is not False
+    reports: list[MatrixReport] = []
+    for group in work.groups:
+        assert group.statistic is not None
+        norms = group.statistic.norms
+        masks = [ria_mask(matrix.weight, norms, target) for matrix in group.matrices]
+        for report in zero_all(group.matrices, masks, group.statistic):
+            fixed = permuting and report.name not in work.reordered
+            reports.append(report._replace(note=_FIXED if fixed else work.reordered.get(report.name, "")))
+    return reports

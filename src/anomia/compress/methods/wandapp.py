@@ -1,0 +1,271 @@
+"""Wanda++: Wanda's score with the gradient of the block's own output, and a regional optimizer (Yang et al. 2025)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from anomia.compress.blocks import Call, Matrix, all_matrices, run_block
+from anomia.compress.calibration import Batch
+from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.zeros import zero, zero_all
+from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs, observe
+from anomia.compress.steps import Prune, Target
+from anomia.errors import CompressionError
+
+# The paper's settings: the gradient's weight, and the regional optimizer's windows a round and learning rate.
+ALPHA = 100.0
+WINDOWS = 32
+RATE = 3e-7
+
+
+def wandapp_mask(
+    weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target
+) -> torch.Tensor:
+    """The lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
+
+    weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool.
+    Source: Yang et al. (2025), the regional gradient score of Section 4.1, α = 100.
+    """
+    return row_mask(weight.abs().float() * (ALPHA * gradient + norms), target)
+
+
+@torch.no_grad()
+def wandapp_block(work: BlockWork) -> list[MatrixReport]:
+    """Prune every matrix of a block that calibration tokens reached, with as many optimizer rounds as the step says."""
+    step, target = work.step, work.target
+    assert isinstance(step, Prune)
+    assert target is not None
+    assert work.hidden is not None
+    matrices = [matrix for group in work.groups for matrix in group.matrices]
+    gradients = regional_gradients(
+        work.block, work.batches, work.hidden, work.calls, matrices, where=work.where
+    )
+    if step.rounds:
+        trained = optimize_region(work, gradients, target, step.rounds)
+        for matrix in matrices:
+            matrix.weight.copy_(trained[matrix.name])
+    reports: list[MatrixReport] = []
+    for group in work.groups:
+        assert group.statistic is not None
+        norms = group.statistic.norms
+        if step.rounds:
+            masks = [trained[m.name] == 0 for m in group.matrices]
+        else:
+            masks = [wandapp_mask(m.weight, norms, gradients[m.name], target) for m in group.matrices]
+        reports += zero_all(group.matrices, masks, group.statistic)
+    return reports
+
+
+def regional_gradients(
+    block: nn.Module,
+    batches: Sequence[Batch],
+    hidden: Callable[[int], torch.Tensor],
+    calls: Sequence[Call],
+    matrices: Sequence[Matrix],
+    *,
+    where: str = "the block",
+) -> dict[str, torch.Tensor]:
+    """G of each matrix by its name: the gradient of ‖f(X)‖₂, f(X) a window's output, root mean square over windows.
+
+    [out, in] float32 each; padding doesn't count. Works on a float32 copy of the block.
+
+    hidden(i): the states that enter the block in batch i, [B, S, H]. calls: one a batch.
+    Source: Yang et al. (2025), Section 4.1.
+    Raises `CompressionError` for a gradient that is NaN or infinite.
+    """
+    twin, weights = _float_copy(block, [matrix.name for matrix in matrices], where)
+    layers = {name: twin.get_submodule(name) for name in weights if not name.endswith("]")}
+    squares = {name: torch.zeros(weight.shape, device=weight.device) for name, weight in weights.items()}
+    parameters = [p for p in twin.parameters() if p.dim() >= 2]
+    windows = 0
+    for index, batch in enumerate(batches):
+        with torch.enable_grad(), _recording(layers) as seen:
+            out = run_block(twin, hidden(index).float(), as_float(calls[index]))
+            norms = [_real(out, batch)[position].norm() for position in range(len(out))]
+            shares = len(layers) == len(weights) and all(
+                len(uses) == 1 and uses[0][0].shape[:-1].numel() == out.shape[:-1].numel()
+                for uses in seen.values()
+            )
+            if shares and len(seen) == len(layers):
+                _add_from_outputs(squares, seen, norms)
+            else:
+                _add_one_by_one(squares, weights, parameters, norms)
+        windows += len(norms)
+    means = {name: (total / max(windows, 1)).sqrt() for name, total in squares.items()}
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
+            raise CompressionError(
+                f"{where}.{name}: the gradient of the block's output is NaN or infinite, so no weight can be scored; "
+                "the model is damaged, or its activations are too large"
+            )
+    return means
+
+
+def _add_from_outputs(
+    squares: dict[str, torch.Tensor],
+    seen: Mapping[str, list[tuple[torch.Tensor, torch.Tensor]]],
+    norms: Sequence[torch.Tensor],
+) -> None:
+    """Every window's gradient from one backward pass: windows side by side don't mix, so a layer's output has its own."""
+    outputs = [uses[0][1] for uses in seen.values()]
+    pushed = torch.autograd.grad(torch.stack(list(norms)).sum(), outputs, allow_unused=True)
+    for (name, uses), slope in zip(seen.items(), pushed, strict=True):
+        if slope is None:
+            continue
+        inputs = uses[0][0].reshape(len(norms), -1, uses[0][0].shape[-1])  # [B, S, in]
+        for x, y in zip(inputs, slope.reshape(len(norms), -1, slope.shape[-1]), strict=True):
+            squares[name] += (y.T @ x).square_()
+
+
+def _add_one_by_one(
+    squares: dict[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    parameters: Sequence[nn.Parameter],
+    norms: Sequence[torch.Tensor],
+) -> None:
+    """Every window's gradient from a backward pass of its own: where tokens go to experts, their window isn't known."""
+    for position, norm in enumerate(norms):
+        more = position + 1 < len(norms)
+        found = torch.autograd.grad(norm, list(parameters), allow_unused=True, retain_graph=more)
+        by_memory = {
+            p.untyped_storage().data_ptr(): (p, g)
+            for p, g in zip(parameters, found, strict=True)
+            if g is not None
+        }
+        for name, weight in weights.items():
+            pair = by_memory.get(weight.untyped_storage().data_ptr())
+            if pair is not None:
+                parameter, gradient = pair
+                offset = int(weight.storage_offset()) - int(parameter.storage_offset())
+                flat = gradient.contiguous().reshape(-1)
+                squares[name] += torch.as_strided(flat, tuple(weight.shape), weight.stride(), offset).square()
+
+
+def optimize_region(
+    work: BlockWork, gradients: Mapping[str, torch.Tensor], target: Target, rounds: int
+) -> dict[str, torch.Tensor]:
+    """The regional optimizer: in each round prune, then bring the block's output closer to the dense block's.
+
+    A round prunes by the score, with the inputs of 32 windows as the pruned block sees them, and takes a step of RMSprop
+    (learning rate 3e-7) on the squared error of each batch among them; pruned weights may come back, and the next round
+    prunes again. Returns the weights of the last pruning by name, [out, in] float32, zero where pruned.
+
+    Source: Yang et al. (2025), Algorithm 1. A batch of windows takes one step, where theirs takes one a window.
+    """
+    assert work.hidden is not None
+    names = [matrix.name for group in work.groups for matrix in group.matrices]
+    dense, _ = _float_copy(work.block, names, work.where)
+    student, weights = _float_copy(work.block, names, work.where)
+    memory = {weight.untyped_storage().data_ptr() for weight in weights.values()}
+    parameters = [p for p in student.parameters() if p.untyped_storage().data_ptr() in memory]
+    optimizer = torch.optim.RMSprop(parameters, lr=RATE)
+    everything = list(range(len(work.batches)))
+    for number in range(rounds):
+        generator = torch.Generator().manual_seed(number)
+        chosen: list[int] = []
+        for index in torch.randperm(len(everything), generator=generator).tolist():
+            if sum(len(work.batches[i].input_ids) for i in chosen) < WINDOWS:
+                chosen.append(index)
+        _prune_student(work, student, weights, gradients, target, chosen)
+        for index in chosen:
+            states, call = work.hidden(index).float(), as_float(work.calls[index])
+            goal = run_block(dense, states, call)
+            with torch.enable_grad():
+                optimizer.zero_grad(set_to_none=True)
+                out = run_block(student, states, call)
+                pairs = zip(_real(out, work.batches[index]), _real(goal, work.batches[index]), strict=True)
+                loss = torch.stack([(mine - theirs).square().sum() for mine, theirs in pairs]).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+            if not bool(torch.isfinite(loss)):
+                raise CompressionError(
+                    f"{work.where}: the regional optimizer's error is NaN or infinite; leave out rounds"
+                )
+            optimizer.step()
+    _prune_student(work, student, weights, gradients, target, everything)
+    return weights
+
+
+def _prune_student(
+    work: BlockWork,
+    student: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, torch.Tensor],
+    target: Target,
+    chosen: Sequence[int],
+) -> None:
+    def hidden(index: int) -> torch.Tensor:
+        assert work.hidden is not None
+        return work.hidden(chosen[index]).float()
+
+    batches = [work.batches[index] for index in chosen]
+    calls = [as_float(work.calls[index]) for index in chosen]
+    known = {m.name: g.statistic for g in work.groups for m in g.matrices}
+    for group in observe(student, batches, hidden, calls, Needs(), where=work.where):
+        for matrix in group.matrices:
+            # What these windows don't reach is scored by all windows' inputs.
+            statistic = group.statistic or known.get(matrix.name)
+            if matrix.name in weights and statistic is not None:
+                norms = statistic.norms
+                zero(matrix, wandapp_mask(matrix.weight, norms, gradients[matrix.name], target))
+
+
+def as_float(call: Call) -> Call:
+    """A call with its floating tensors in float32."""
+    return Call(*(_floats((call.args, dict(call.kwargs)))))
+
+
+def _floats(value: Any) -> Any:
+    if torch.is_tensor(value):
+        return value.float() if value.is_floating_point() else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_floats, value))
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    return value
+
+
+def _float_copy(
+    block: nn.Module, names: Sequence[str], where: str
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A copy of the block in float32 that takes gradients, and views of its matrices by name, [out, in]."""
+    twin = copy.deepcopy(block).float().requires_grad_(True)
+    weights = {matrix.name: matrix.weight for matrix in all_matrices(twin, where)}
+    return twin, {name: weights[name] for name in names}
+
+
+def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+    """The output of each window without its padding, [S, H] each. out: [B, S, H]."""
+    if batch.real is None:
+        return list(out.unbind())
+    real = batch.real.to(out.device).view(out.shape[:2])
+    return [row[kept] for row, kept in zip(out.unbind(), real.unbind(), strict=True)]
+
+
+@contextmanager
+def _recording(
+    layers: Mapping[str, nn.Module],
+) -> Iterator[dict[str, list[tuple[torch.Tensor, torch.Tensor]]]]:
+    """What enters and leaves each linear layer while the block runs."""
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: torch.Tensor) -> None:
+            entered = args[0] if args else next(iter(kwargs.values()))
+            seen.setdefault(name, []).append((entered.detach(), out))
+
+        return read
+
+    handles = [layer.register_forward_hook(recorder(n), with_kwargs=True) for n, layer in layers.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
