@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from anomia.compress.reshape.depth import shortgpt
+from anomia.compress.reshape.experts import dropexperts, mergeexperts
 from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.reshape.slicegpt import slicegpt
+from anomia.compress.reshape.width import flap
 
-RESHAPERS: Mapping[str, Callable[..., ReshapeReport]] = {"shortgpt": shortgpt}
+RESHAPERS: Mapping[str, Callable[..., ReshapeReport]] = {
+    "shortgpt": shortgpt,
+    "flap": flap,
+    "slicegpt": slicegpt,
+    "dropexperts": dropexperts,
+    "mergeexperts": mergeexperts,
+}
 """By the names of `steps.RESHAPING_METHODS`: (model, decoder, share, windows, *, progress, batch_tokens)."""

@@ -1,0 +1,330 @@
+"""A model of the same class with another configuration and other tensors, put in the place of the first.
+
+Nothing is patched into existing modules: `transformers` builds the smaller model from the configuration as it would be
+read from a file, so what runs in memory and what `from_pretrained` loads are the same by construction. A result that the
+configuration can't express shows before anything is changed, as a tensor of another shape or a module that behaves in
+another way.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from anomia.compress.blocks import DecoderBlocks, find_blocks
+from anomia.compress.calibration import Batch, Windows, make_batches
+from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.size import tensor_bytes
+from anomia.compress.statistics import Needs
+from anomia.compress.walk import calibrating, check_walk, make_model_batches
+from anomia.errors import CompressionError
+
+_CHECKED_TOKENS = 48
+_KEPT_OF_CONFIG = ("_attn_implementation", "_experts_implementation")
+
+
+class CannotExpressError(Exception):
+    """A configuration of this architecture can't describe the result; the text says why."""
+
+
+class Plan(NamedTuple):
+    """A result, ready to be built. changes: fields of the text configuration. state: every tensor by its new name."""
+
+    config: Any
+    changes: Mapping[str, Any]
+    state: Mapping[str, torch.Tensor]
+
+
+def text_config(model: nn.Module) -> Any:
+    """The part of the configuration that describes the text decoder."""
+    config: Any = model.config
+    return config.get_text_config()
+
+
+def field(text: Any, name: str) -> Any:
+    """A field of a configuration; `None` where it has none, or one for each layer."""
+    try:
+        return getattr(text, name, None)
+    except RuntimeError:  # fields of layers, in configurations whose layers differ
+        return text.to_dict().get(name)
+
+
+def field_name(text: Any, names: Iterable[str], fits: Callable[[Any], bool]) -> str | None:
+    """The first of these fields with a fitting value; one that is stored itself before another's second name."""
+    stored = text.to_dict()
+    return next((n for n in sorted(names, key=lambda n: n not in stored) if fits(field(text, n))), None)
+
+
+def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
+    """The model's configuration with other fields, as it will be read from the written file.
+
+    Raises `CannotExpressError` where the architecture's own checks refuse the values.
+    """
+    source: Any = model.config
+    config = copy.deepcopy(source)
+    text = config.get_text_config()
+    try:
+        for name, value in changes.items():
+            setattr(text, name, value)
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            fresh = type(config).from_pretrained(folder)
+    except Exception as error:
+        # Each architecture checks its values in its own way, with exceptions of many types.
+        raise CannotExpressError(" ".join(str(error).split())) from error
+    read = fresh.get_text_config()
+    fields = read.to_dict()
+    for name, value in changes.items():
+        found = fields[name] if name in fields else field(read, name)
+        if _plain(found) != _plain(value):
+            raise CannotExpressError(f"{name}={value} is read back as {found}")
+    for name in _KEPT_OF_CONFIG:
+        if getattr(source, name, None) is not None:
+            setattr(fresh, name, getattr(source, name))
+    fresh._name_or_path = source._name_or_path
+    return fresh
+
+
+def fields_of(text: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Some fields of a configuration as plain values."""
+    fields = text.to_dict()
+    return {name: _plain(fields[name] if name in fields else field(text, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def skeleton(model: nn.Module, config: Any) -> nn.Module:
+    """A model of the same class without weights. Raises `CannotExpressError` where it can't be built."""
+    try:
+        with torch.device("meta"), no_init_weights():
+            built: nn.Module = type(model)(copy.deepcopy(config))
+    except Exception as error:
+        raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    return built
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every saved tensor, by name."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def check_shapes(wanted: Mapping[str, torch.Tensor], built: nn.Module) -> None:
+    """Raises `CannotExpressError` unless the built model has exactly these tensors."""
+    have = shapes(built)
+    for name in sorted(have.keys() | wanted.keys()):
+        mine = tuple(wanted[name].shape) if name in wanted else None
+        if have.get(name) != mine:
+            raise CannotExpressError(
+                f"{name} would be {mine or 'missing'}, and the model builds {have.get(name)}"
+            )
+
+
+@torch.no_grad()
+def build(model: nn.Module, plan: Plan) -> nn.Module:
+    """A model of the same class from the plan's configuration and tensors; the given one stays as it is."""
+    old: Any = model
+    device = next(model.parameters()).device
+    with no_init_weights(), torch.device(device):
+        fresh: Any = type(old)._from_config(plan.config, dtype=old.dtype)
+    fresh.load_state_dict(dict(plan.state), strict=True, assign=True)
+    fresh.tie_weights()
+    for parameter in fresh.parameters():
+        parameter.requires_grad_(next(model.parameters()).requires_grad)
+    if getattr(old, "generation_config", None) is not None:
+        fresh.generation_config = old.generation_config
+    fresh.train(model.training)
+    built: nn.Module = fresh
+    return built
+
+
+def replace(model: nn.Module, fresh: nn.Module) -> None:
+    """Put the fresh model in the place of the first, which keeps its identity: all references to it see the new one.
+
+    References to its former modules (`DecoderBlocks`) are stale afterwards.
+    """
+    model.__dict__.clear()
+    model.__dict__.update(fresh.__dict__)
+
+
+def check_batch(windows: Windows, model: nn.Module) -> torch.Tensor:
+    """A few real tokens, [1, S], on the model's device."""
+    ids = max(windows.token_ids, key=len)[:_CHECKED_TOKENS]
+    return torch.tensor([ids], device=next(model.parameters()).device)
+
+
+@torch.no_grad()
+def last_states(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """What leaves the last block on `ids` [1, S], as float32 [1, S, H]."""
+    found: list[torch.Tensor] = []
+
+    def read(_: nn.Module, __: Any, out: Any) -> None:
+        found.append(out if torch.is_tensor(out) else out[0])
+
+    handle = find_blocks(model).modules[-1].register_forward_hook(read)
+    try:
+        with evaluating(model):
+            model(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    return found[0].float()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def check_result(fresh: nn.Module, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+    """Raises `CannotExpressError` unless the built model gives these last states, up to its type's rounding."""
+    try:
+        found = last_states(fresh, ids)
+    except Exception as error:
+        # Modules that don't fit together fail in as many ways as there are operations.
+        raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    dtype = next(fresh.parameters()).dtype
+    scale = float(expected.abs().max())
+    apart = float((found - expected).abs().max())
+    limit = {torch.float32: 1e-4, torch.float64: 1e-8}.get(dtype, 5e-2)
+    if not apart <= limit * max(scale, 1e-6):
+        raise CannotExpressError(f"{what}: states differ by {apart:.3g} where they reach {scale:.3g}")
+
+
+def check_same_modules(old: nn.Module, new: nn.Module, where: str, allowed: Callable[[str], bool]) -> None:
+    """Raises `CannotExpressError` where a plain attribute of a module differs (its window, its kind of attention).
+
+    allowed: whether an attribute of that name may differ.
+    """
+    mine, theirs = _attributes(old), _attributes(new)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if not allowed(name.rpartition(".")[2]) and mine.get(name) != theirs.get(name):
+            raise CannotExpressError(
+                f"{where}.{name} would change from {mine.get(name)} to {theirs.get(name)}"
+            )
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    found = {}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            plain = value is None or isinstance(value, bool | int | float | str)
+            if plain and not name.startswith("_") and name != "training":
+                found[f"{path}.{name}"] = value
+    return found
+
+
+def check_windows(windows: Windows | None, method: str) -> Windows:
+    """Refuses a missing or empty calibration text."""
+    if windows is None or not any(windows.token_ids):
+        raise CompressionError(f"{method} needs calibration text, and none was given")
+    return windows
+
+
+def count_of(share: float, total: int, method: str, what: str) -> int:
+    """How many of `total` a share is, rounded down. Raises `CompressionError` for none of them, and for all."""
+    count = int(share) if isinstance(share, int) else int(total * share + 1e-9)
+    if not 1 <= count < total:
+        least = f"{1 / total:.3f}".rstrip("0") if total > 1 else "a larger model"
+        raise CompressionError(
+            f"{method}:{share:g} would remove {max(count, 0)} of {total} {what}; "
+            f"choose a share from {least} that leaves at least one"
+        )
+    return count
+
+
+def granularity(size: int) -> int:
+    """The step in which a width is cut: packed formats store groups of 32 to 128 inputs."""
+    return next((step for step in (128, 64, 32, 16, 8) if size % step == 0 and size >= 8 * step), 1)
+
+
+@contextmanager
+def observing(
+    model: nn.Module, decoder: DecoderBlocks, windows: Windows, batch_tokens: int
+) -> Iterator[list[Batch]]:
+    """Evaluation mode on the dense model, whose blocks were seen to depend on their inputs only; yields batches."""
+    with calibrating(model), torch.no_grad():
+        check_walk(model, decoder, make_batches(windows)[0])
+        yield make_model_batches(decoder, windows, Needs(), batch_tokens=batch_tokens)
+
+
+def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The rows of real tokens in float32, [T, H], of states [B, S, H] or [B·S, H].
+
+    Models with several streams (Gemma 3n) have states [K, B, S, H]: each stream of a token is a row.
+    """
+    rows = states.reshape(-1, states.shape[-1]).float()
+    if batch.real is None:
+        return rows
+    streams, rest = divmod(len(rows), len(batch.real))
+    if rest:
+        raise CompressionError(f"{len(rows)} rows for {len(batch.real)} tokens of a padded batch")
+    return rows[batch.real.to(rows.device).repeat(streams)]
+
+
+def finite(values: torch.Tensor, method: str, where: str) -> torch.Tensor:
+    """The values. Raises `CompressionError` where one is NaN or infinite: a choice made by it tells nothing."""
+    broken = int((~torch.isfinite(values)).sum())
+    if broken:
+        raise CompressionError(
+            f"{method}: {where}: {broken:,} of {values.numel():,} values are NaN or infinite, so nothing can be chosen "
+            "by them; load the model in a wider type (--dtype bfloat16 or float32)"
+        )
+    return values
+
+
+def refusal(method: str, model: nn.Module, reason: object) -> CompressionError:
+    """The one message for a result that the architecture can't hold."""
+    return CompressionError(
+        f"{method} can't be written as an ordinary {type(model).__name__}: {reason}. Nothing was changed; "
+        "use a pruning or quantization method for this model"
+    )
+
+
+def finish(
+    model: nn.Module,
+    fresh: nn.Module,
+    method: str,
+    changes: Mapping[str, Any],
+    removed: Sequence[str],
+    *,
+    scores: Sequence[Sequence[float]] = (),
+    notes: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
+) -> ReshapeReport:
+    """Put the fresh model in place and say what changed."""
+    before, after = (fields_of(text_config(each), changes) for each in (model, fresh))
+    sizes = [(sum(p.numel() for p in m.parameters()), tensor_bytes(m)) for m in (model, fresh)]
+    replace(model, fresh)
+    (parameters_before, bytes_before), (parameters_after, bytes_after) = sizes
+    notes = list(notes)
+    if bytes_after >= bytes_before:
+        notes.append(f"the model is not smaller: {bytes_before:,} bytes before, {bytes_after:,} after")
+    return ReshapeReport(
+        method=method,
+        removed=tuple(removed),
+        before=before,
+        after=after,
+        parameters_before=parameters_before,
+        parameters_after=parameters_after,
+        bytes_before=bytes_before,
+        bytes_after=bytes_after,
+        scores=tuple(tuple(row) for row in scores),
+        notes=tuple(notes),
+        details=details or {},
+    )

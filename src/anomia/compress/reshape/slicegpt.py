@@ -1,0 +1,463 @@
+"""SliceGPT: the hidden states are rotated onto their principal directions, and the last ones go (Ashkboos et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from anomia.compress.blocks import DecoderBlocks, find_blocks, record_calls, run_block
+from anomia.compress.calibration import Batch, Windows
+from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.rebuild import CannotExpressError, Plan
+from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
+from anomia.errors import CompressionError
+
+NAME = "slicegpt"
+
+
+class Norm(NamedTuple):
+    """An RMSNorm over the hidden states. offset: what it adds to its weight (Gemma: 1). scale: what it multiplies by."""
+
+    name: str
+    offset: float
+    scale: torch.Tensor
+
+
+class Flow(NamedTuple):
+    """How the hidden states run through a model, by full names of modules.
+
+    norms: of the residual stream. readers: layers or stacks of experts that read a norm's output, with the norm's
+    name. writers: those that add to the residual stream.
+    """
+
+    norms: dict[str, Norm]
+    readers: dict[str, str]
+    writers: tuple[str, ...]
+
+
+def slicegpt(
+    model: nn.Module,
+    decoder: DecoderBlocks,
+    share: float,
+    windows: Windows | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> ReshapeReport:
+    """Rotate the residual stream in place, fold the norms into what reads them, and cut the hidden size.
+
+    The paper rotates each block's input by itself and carries the change of basis along the residual path; no ordinary
+    configuration has a place for that. Here one rotation serves the whole model: the principal directions of what
+    enters all norms, each state scaled to unit mean square first, since that is all that a block sees of it. An RMSNorm
+    over fewer dimensions divides by another mean; its weight makes up for it. Tied embeddings are written untied, since
+    the last norm is folded into the head alone.
+
+    Args:
+        share: of the hidden size. The cut size stays a multiple of 8 to 128, where it was one, for the packed formats.
+        windows: calibration tokens of the dense model; padding never counts.
+
+    Raises:
+        CompressionError: a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the rotation
+            alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
+    """
+    windows = rebuild.check_windows(windows, NAME)
+    if not 0 < share < 1:
+        raise CompressionError(
+            f"{NAME}:{share:g} is not a share of the hidden size; give a number between 0 and 1"
+        )
+    try:
+        flow = find_flow(model, decoder, windows)
+        size, width = _sizes(model, share)
+        # Whether the architecture allows it at all shows with any rotation, before the calibration text is read.
+        _rotated(model, decoder, flow, _any_rotation(size), size, windows)
+    except CannotExpressError as error:
+        raise rebuild.refusal(NAME, model, error) from error
+    covariance = residual_covariance(
+        model, decoder, flow, windows, progress=progress, batch_tokens=batch_tokens
+    )
+    values, vectors = torch.linalg.eigh(covariance)
+    order = values.argsort(descending=True)
+    try:
+        plan, fresh = _rotated(model, decoder, flow, vectors[:, order], width, windows)
+    except CannotExpressError as error:
+        raise rebuild.refusal(NAME, model, error) from error
+    values = values[order].clamp(min=0)
+    notes = [
+        "one rotation for the whole model, not one per block as in the paper, so more is lost at the same share"
+    ]
+    if plan.changes.get("tie_word_embeddings") is False:
+        notes.append("the head is stored beside the embeddings, which it shared a tensor with")
+    return rebuild.finish(
+        model,
+        fresh,
+        NAME,
+        plan.changes,
+        [f"{size - width} of {size} dimensions of the hidden states"],
+        notes=notes,
+        details={"variance_kept": float(values[:width].sum() / values.sum())},
+    )
+
+
+def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
+    """The hidden size and what it is cut to: the largest that the share and the architecture's checks allow."""
+    text = rebuild.text_config(model)
+    size = int(text.hidden_size)
+    step = rebuild.granularity(size)
+    width = -(-int(size * (1 - share) + 1e-9) // step) * step
+    if width >= size:
+        raise CompressionError(
+            f"{NAME}:{share:g} is less than {step} of the hidden size {size}; choose a larger share"
+        )
+    why = "nothing would be left"
+    for smaller in range(width, 0, -step):
+        if smaller < width - 64 * step:
+            break
+        try:
+            rebuild.changed_config(model, _changes(model, smaller))
+        except CannotExpressError as error:
+            why = str(error)
+        else:
+            return size, smaller
+    raise CannotExpressError(why)
+
+
+def _changes(model: nn.Module, width: int) -> dict[str, Any]:
+    text = rebuild.text_config(model)
+    changes: dict[str, Any] = {"hidden_size": width}
+    heads = rebuild.field(text, "num_attention_heads")
+    if rebuild.field(text, "head_dim") is None and isinstance(heads, int):
+        changes["head_dim"] = text.hidden_size // heads
+    if rebuild.field(text, "tie_word_embeddings"):
+        changes["tie_word_embeddings"] = False
+    return changes
+
+
+def _any_rotation(size: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    rotation: torch.Tensor = torch.linalg.qr(
+        torch.randn(size, size, generator=generator, dtype=torch.float64)
+    ).Q
+    return rotation
+
+
+# How the states run, found by looking at what reads and writes them.
+
+
+@torch.no_grad()
+def find_flow(model: nn.Module, decoder: DecoderBlocks, windows: Windows) -> Flow:
+    """The norms of the residual stream, what reads them, and what writes into it, seen on a few tokens.
+
+    Raises `CannotExpressError` where a norm isn't an RMSNorm, something else than a matrix reads it, or the states are
+    used in another way.
+    """
+    size = int(rebuild.text_config(model).hidden_size)
+    inside = f"{decoder.name}."
+    prefix = decoder.name.rpartition(".")[0]
+    norms = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        is_norm = "norm" in type(module).__name__.lower() and not list(module.children())
+        outer = weight is None and (name.count(".") <= decoder.name.count(".") + 2)
+        if (
+            is_norm
+            and name.startswith(prefix)
+            and (outer or (weight is not None and tuple(weight.shape) == (size,)))
+        ):
+            norms[name] = _look_at_norm(name, module, size)
+    if not any(name.startswith(inside) for name in norms):
+        raise CannotExpressError("its blocks have no norm with one weight per hidden dimension")
+    ids = rebuild.check_batch(windows, model)
+    for name in _own_outputs(model, norms, ids):
+        del norms[name]
+    readers, ran = _watch_readers(model, norms, ids)
+    for name in norms:
+        if name not in ran:
+            raise CannotExpressError(f"{name} isn't used where it stands")
+    writers = []
+    for name, module in model.named_modules():
+        if not name.startswith(inside) or name in readers:
+            continue
+        if isinstance(module, nn.Linear | Conv1D) and _outputs(module) == size:
+            writers.append(name)
+    return Flow(norms, readers, tuple(writers))
+
+
+def _outputs(module: Any) -> int:
+    return int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
+
+
+def _look_at_norm(name: str, module: Any, size: int) -> Norm:
+    """What a norm does, found by trying it. Raises `CannotExpressError` for one that isn't an RMSNorm."""
+    weight = getattr(module, "weight", None)
+    if weight is None or getattr(module, "bias", None) is not None:
+        raise CannotExpressError(f"{name} ({type(module).__name__}) is no RMSNorm with a weight and no bias")
+    kept = weight.data.clone()
+    generator = torch.Generator().manual_seed(0)
+    states = 3 + torch.randn(4, size, generator=generator, dtype=torch.float32).to(weight.device)
+    try:
+        weight.data.zero_()
+        offset = round(float((module(states.to(kept.dtype)) * _rms(states) / states).float().mean()), 2)
+    finally:
+        weight.data.copy_(kept)
+    scale = kept.float() + offset
+    expected = states / _rms(states) * scale
+    found = module(states.to(kept.dtype)).float()
+    limit = 1e-3 if kept.dtype == torch.float32 else 5e-2
+    if offset not in (0.0, 1.0) or not torch.allclose(found, expected, rtol=limit, atol=limit):
+        raise CannotExpressError(
+            f"{name} ({type(module).__name__}) is no RMSNorm: it subtracts the mean or does more"
+        )
+    return Norm(name, offset, scale.double())
+
+
+def _rms(states: torch.Tensor) -> torch.Tensor:
+    root: torch.Tensor = states.float().square().mean(dim=-1, keepdim=True).sqrt()
+    return root
+
+
+def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) -> set[str]:
+    """Norms of what a layer beside them gives (queries and keys of all heads): not of the residual stream."""
+    outputs: dict[int, tuple[torch.Tensor, str]] = {}
+    found = set()
+    handles = []
+
+    def after(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, __: Any, out: torch.Tensor) -> None:
+            outputs[out.untyped_storage().data_ptr()] = (out, name.rpartition(".")[0])
+
+        return read
+
+    def before(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            given = outputs.get(args[0].untyped_storage().data_ptr())
+            if given is not None and given[1] == name.rpartition(".")[0]:
+                found.add(name)
+
+        return read
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            handles.append(module.register_forward_hook(after(name)))
+        elif name in norms:
+            handles.append(module.register_forward_pre_hook(before(name)))
+    try:
+        with rebuild.evaluating(model):
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _watch_readers(
+    model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor
+) -> tuple[dict[str, str], set[str]]:
+    """Which modules read the output of which norm, and which norms ran. Outputs are told apart by their memory."""
+    outputs: dict[int, tuple[torch.Tensor, str]] = {}
+    readers: dict[str, str] = {}
+    ran: set[str] = set()
+    handles = []
+
+    def after_norm(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, __: Any, out: torch.Tensor) -> None:
+            # The reference keeps the memory from being given to another tensor.
+            outputs[out.untyped_storage().data_ptr()] = (out, name)
+            ran.add(name)
+
+        return read
+
+    def before(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else next(iter(kwargs.values()), None)
+            if torch.is_tensor(given) and given.untyped_storage().data_ptr() in outputs:
+                readers[name] = outputs[given.untyped_storage().data_ptr()][1]
+
+        return read
+
+    for name, module in model.named_modules():
+        if name in norms:
+            handles.append(module.register_forward_hook(after_norm(name)))
+        elif any(p.dim() in (2, 3) for p in module.parameters(recurse=False)):
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+    try:
+        with rebuild.evaluating(model):
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in norms:
+        if name in ran and name not in readers.values():
+            raise CannotExpressError(
+                f"no matrix reads {name}: it normalizes what a layer gives before it is added (a post-norm), "
+                "and its weight can't be folded"
+            )
+    return readers, ran
+
+
+@torch.no_grad()
+def residual_covariance(
+    model: nn.Module,
+    decoder: DecoderBlocks,
+    flow: Flow,
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> torch.Tensor:
+    """Σ x·xᵀ over what enters every norm at all real tokens, each x scaled to unit mean square; [H, H] float64.
+
+    The paper takes one for each block. What leaves the last block, for the last norm, counts like the others.
+    """
+    size = int(rebuild.text_config(model).hidden_size)
+    total = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(batch: Batch, states: torch.Tensor) -> None:
+        rows = rebuild.real_rows(states, batch)
+        rows = rows / _rms(rows).clamp(min=1e-12)
+        total.add_((rows.T @ rows).cpu())
+
+    with rebuild.observing(model, decoder, windows, batch_tokens) as batches:
+        states = MemoryStates()
+        calls = enter(model, decoder, batches, states.keep)
+        for index, block in enumerate(decoder.modules):
+            where = f"{decoder.name}.{index}."
+            inside = [
+                block.get_submodule(name.removeprefix(where)) for name in flow.norms if name.startswith(where)
+            ]
+            for number, batch in enumerate(batches):
+                with _hooked(inside, partial(add, batch)):
+                    left = run_block(block, states.read(number), calls[index][number])
+                states.write(number, left)
+                if index + 1 == len(decoder.modules):
+                    add(batch, left)
+            calls[index] = []
+            if progress is not None:
+                progress(index + 1, len(decoder.modules))
+    return rebuild.finite(total, NAME, "the states that enter the norms")
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], read: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    handles = [m.register_forward_pre_hook(lambda _, args: read(args[0])) for m in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _rotated(
+    model: nn.Module, decoder: DecoderBlocks, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
+) -> tuple[Plan, nn.Module]:
+    """The model in the basis of the rotation's first columns, checked against the dense one where it keeps all.
+
+    rotation: [H, H] float64, orthogonal.
+    """
+    source: Any = model
+    size = len(rotation)
+    changes = _changes(model, width)
+    if source.config is not rebuild.text_config(model):
+        raise CannotExpressError("other modalities write into its hidden states too")
+    config = rebuild.changed_config(model, changes)
+    built = rebuild.skeleton(model, config)
+    device = next(model.parameters()).device
+    basis = rotation[:, :width].to(device, torch.float32)  # [H, W]
+    state = dict(model.state_dict())
+    # An RMSNorm over W dimensions divides by their mean; the paper's divides by that of all H.
+    factor = (size / width) ** 0.5
+    rounded: dict[str, float] = {}
+    for name, norm in flow.norms.items():
+        old = state[f"{name}.weight"]
+        value = torch.full((width,), factor - norm.offset, device=old.device).to(old.dtype)
+        state[f"{name}.weight"] = value
+        # What rounding to the model's type takes from the factor goes into the readers.
+        rounded[name] = factor / (float(value[0]) + norm.offset)
+    for name, by in flow.readers.items():
+        scale = (flow.norms[by].scale * rounded[by]).to(device, torch.float32)
+        _change(model, state, name, scale, basis)
+    for name in flow.writers:
+        _change_writer(state, name, model.get_submodule(name), basis)
+    embeddings = _name_of(model, source.get_input_embeddings())
+    state[f"{embeddings}.weight"] = _as(
+        state[f"{embeddings}.weight"], state[f"{embeddings}.weight"].float() @ basis
+    )
+    rebuild.check_shapes(state, built)
+    plan = Plan(config, changes, state)
+    fresh = rebuild.build(model, plan)
+    ids = rebuild.check_batch(windows, model)
+    _scale_embeddings(model, fresh, basis, ids)
+    if width == size:
+        rebuild.check_result(
+            fresh, ids, rebuild.last_states(model, ids) @ basis, "rotated, it doesn't compute the same"
+        )
+    return plan, fresh
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    for name, module in model.named_modules():
+        if module is wanted:
+            return str(name)
+    raise CannotExpressError("its embeddings aren't a part of it")
+
+
+def _as(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return value.to(like.dtype).contiguous()
+
+
+def _change(
+    model: nn.Module, state: dict[str, torch.Tensor], name: str, scale: torch.Tensor, basis: torch.Tensor
+) -> None:
+    """Change what a reader holds: its matrix, or a stack of experts, whose second matrices write. scale: the norm's."""
+    module: Any = model.get_submodule(name)
+    for own, parameter in module.named_parameters(recurse=False):
+        key = f"{name}.{own}"
+        value = parameter.data.float()
+        turned = (
+            isinstance(module, Conv1D) if parameter.dim() == 2 else getattr(module, "is_transposed", None)
+        )
+        if (parameter.dim() == 2 and own != "weight") or turned is None:
+            # Of the biases of experts, those of the second matrices are hidden states.
+            if "down" in own and parameter.shape[-1] == len(basis):
+                state[key] = _as(parameter, value @ basis)
+            continue
+        matrix = value.transpose(-1, -2) if turned else value  # [..., out, in]
+        new = basis.T @ matrix if parameter.dim() == 3 and "down" in own else (matrix * scale) @ basis
+        state[key] = _as(parameter, new.transpose(-1, -2) if turned else new)
+
+
+def _change_writer(state: dict[str, torch.Tensor], name: str, module: Any, basis: torch.Tensor) -> None:
+    weight = module.weight.data.float()
+    state[f"{name}.weight"] = _as(
+        module.weight, weight @ basis if isinstance(module, Conv1D) else basis.T @ weight
+    )
+    if getattr(module, "bias", None) is not None:
+        state[f"{name}.bias"] = _as(module.bias, module.bias.data.float() @ basis)
+
+
+def _scale_embeddings(model: nn.Module, fresh: nn.Module, basis: torch.Tensor, ids: torch.Tensor) -> None:
+    """Make up for a factor that embeddings get from the hidden size (Gemma: its root).
+
+    Raises `CannotExpressError` where what enters the first block differs by more than a factor.
+    """
+    wanted = _first_states(model, ids) @ basis
+    found = _first_states(fresh, ids)
+    factor = float((wanted * found).sum() / found.square().sum())
+    if not torch.allclose(found * factor, wanted, rtol=5e-2, atol=5e-2 * float(wanted.abs().max())):
+        raise CannotExpressError("what enters its first block isn't the embedding alone")
+    if abs(factor - 1) > 1e-2:
+        embeddings: Any = fresh
+        embeddings.get_input_embeddings().weight.data.mul_(factor)
+
+
+def _first_states(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    with rebuild.evaluating(model):
+        hidden, _ = record_calls(model, find_blocks(model), ids)
+    return hidden.float()
