@@ -14,13 +14,13 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
-from anomia.compress.blocks import DecoderBlocks, find_blocks, left_dense
+from anomia.compress.blocks import DecoderBlocks, find_blocks, left_dense, why_dense
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import METHODS
 from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
-from anomia.compress.report import CompressionReport, MatrixReport
+from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.table import RESHAPERS
 from anomia.compress.size import stored_bytes
@@ -35,7 +35,7 @@ from anomia.compress.steps import (
     Step,
     needs_calibration,
 )
-from anomia.compress.walk import BATCH_TOKENS, calibrating, check_walk
+from anomia.compress.walk import BATCH_TOKENS, calibrating, try_walk
 from anomia.errors import CompressionError
 
 
@@ -118,7 +118,7 @@ def compress(
         with ExitStack() as stack:
             if windows is not None:
                 stack.enter_context(calibrating(model))
-                check_walk(model, decoder, make_batches(windows)[0])
+                decoder = try_walk(model, decoder, make_batches(windows)[0])
             blocks = InMemory(model, decoder)
             go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         matrices = tuple(report for reports in finished.reports for report in reports)
@@ -129,9 +129,15 @@ def compress(
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(finished.sparsities),
         left_dense=_left_dense(model, decoder, step, matrices),
+        dense_why=None if isinstance(step, Embeddings) else by_reason(why_dense(model, decoder)),
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices),
+            *(
+                (f"{decoder.fault}: each block was observed in passes of the whole model",)
+                if decoder.fault
+                else ()
+            ),
             *(shaped.notes if shaped else ()),
             *(embeddings.notes(model, step.kind) if isinstance(step, Embeddings) else ()),
         ),
@@ -148,6 +154,18 @@ def _left_dense(
         rounded = {matrix.name for matrix in matrices}
         return tuple(name for name, p in model.named_parameters() if p.dim() >= 2 and name not in rounded)
     return tuple(left_dense(model, decoder))
+
+
+def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:
+    """Refuse, before any work, steps that some matrix can't hold, as far as the model's shape tells.
+
+    model: as it is before the first step; its weights aren't read.
+    """
+    for step in steps:
+        if isinstance(step, Reshape):
+            return
+        if isinstance(step, Prune | Quantize) and step.method in METHODS:
+            check_step(find_blocks(model), step)
 
 
 def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from anomia.compress.apply import check_step, choices_of, compress, prepare_windows, versions, warnings_of
+from anomia.compress.apply import (
+    check_step,
+    check_steps,
+    choices_of,
+    compress,
+    prepare_windows,
+    versions,
+    warnings_of,
+)
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import REPORT, SMALL, InFiles
 from anomia.compress.methods.table import METHODS
@@ -23,7 +31,7 @@ from anomia.compress.model_card import write_card
 from anomia.compress.packed import SaveAs, check_save_as
 from anomia.compress.perplexity import Perplexity, perplexity
 from anomia.compress.pipeline import Finished, Progress, go_through
-from anomia.compress.report import CompressionReport, MatrixReport, megabytes
+from anomia.compress.report import CompressionReport, MatrixReport, by_reason, megabytes
 from anomia.compress.size import files_bytes
 from anomia.compress.steps import Checkpoint, Null, Prune, Quantize, Served, Step
 from anomia.compress.verify import check_saved
@@ -34,6 +42,7 @@ from anomia.models.examine import Examined, examine, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
 from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
+from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
@@ -145,6 +154,8 @@ def compress_folder(
     )  # fmt: skip
     last = replace(settings, save_as=save_as)
     found = _examine(model)
+    if found.account is not None:
+        check_steps(skeleton(found.config), steps)
     with _nothing_left_behind(out):
         return _all_steps(
             model, found, out, steps, settings, last, text, perplexity_tokens, progress, started
@@ -318,9 +329,13 @@ def _stream(
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(finished.sparsities),
-        left_dense=blocks.left_dense(),
+        left_dense=tuple(blocks.why_dense()),
+        dense_why=by_reason(blocks.why_dense()),
         reconstruction=choices_of(step),
-        warnings=warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
+        warnings=(
+            *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
+            *((blocks.note,) if blocks.note and windows is not None else ()),
+        ),
         versions=versions(),
     )
 

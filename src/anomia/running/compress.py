@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.apply import check_steps, compress, prepare_windows
 from anomia.compress.calibration import read_calibration
 from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel
@@ -32,6 +32,7 @@ def compress_arm(
         passages: evaluation passages, which calibration text must not share.
         progress: told block by block.
     """
+    check_steps(loaded.model, steps)
     reports = []
     for step in steps:
         windows = prepare_windows(
