@@ -90,6 +90,8 @@ def test_flags_win_over_lists(tmp_path: Path) -> None:
         ({"magnitude": [0.1, 0.2]}, ["magnitude:0.1", "magnitude:0.2"]),
         ({"checkpoint": ["me/a", "/b"]}, ["checkpoint:me/a", "checkpoint:/b"]),
         ({"int4": {"group": [64, 128]}}, ["int4,group=64", "int4,group=128"]),
+        ({"gptq": {"bits": [3, 4], "symmetric": False}}, ["gptq:3,symmetric=no", "gptq:4,symmetric=no"]),
+        ({"shortgpt": {"share": 0.25}}, ["shortgpt:0.25"]),
         (
             {"wanda": {"sparsity": 0.5, "calibration": "file:/a,b+c"}},
             ["wanda:0.5,calibration=file:/a%2Cb%2Bc"],

@@ -31,7 +31,7 @@ from anomia.study import Study, read_settings
 
 OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
 """Settings that one base of several may have for itself."""
-_AMOUNTS = ("sparsity", "pattern")
+_AMOUNTS = ("sparsity", "pattern", "bits", "share", "type")
 _ESCAPES = str.maketrans({"%": "%25", "+": "%2B", ",": "%2C"})
 # Of a matrix that a run wrote: not settings.
 _WRITTEN = ("provenance", "cells")
@@ -146,14 +146,19 @@ def expand_arm(entry: Any) -> list[str]:
         return [f"{method}:{value}" for value in _list(options)]
     amounts = [key for key in _AMOUNTS if key in options]
     if len(amounts) > 1:
-        raise StudyError(f"arms: {method} has a sparsity and a pattern; write an entry for each")
+        raise StudyError(f"arms: {method} has a {amounts[0]} and a {amounts[1]}; write an entry for each")
     heads = [f"{method}:{value}" for value in _list(options[amounts[0]])] if amounts else [str(method)]
     rest = [
-        [f"{key}={str(value).translate(_ESCAPES)}" for value in _list(values)]
+        [f"{key}={_written(value).translate(_ESCAPES)}" for value in _list(values)]
         for key, values in options.items()
         if key not in _AMOUNTS
     ]
     return [",".join(parts) for parts in itertools.product(heads, *rest)]
+
+
+def _written(value: Any) -> str:
+    # YAML reads yes and no as truth values.
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def cell_name(study: Study) -> str:

@@ -5,7 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomia.compress.spec import parse_arm
-from anomia.compress.steps import PRUNING_METHODS, Arm, Checkpoint, Pattern, Prune, Quantize
+from anomia.compress.steps import (
+    BITS,
+    EMBEDDING_TYPES,
+    PRUNING_METHODS,
+    RESHAPING_METHODS,
+    Arm,
+    Checkpoint,
+    Embeddings,
+    Pattern,
+    Prune,
+    Quantize,
+    Reshape,
+    Update,
+)
 from anomia.errors import StudyError
 
 
@@ -21,6 +34,25 @@ from anomia.errors import StudyError
         ("int8", (Quantize("int8"),)),
         ("int4:group=128", (Quantize("int4", group=128),)),
         ("int4,group=64", (Quantize("int4", group=64),)),
+        ("wanda:0.5+update", (Prune("wanda", 0.5, updates=(Update("update"),)),)),
+        (
+            "ria:2:4,permute=no+dsnot,cycles=9+update,solver=admm+gptq:4+embeddings:q6_k",
+            (
+                Prune(
+                    "ria",
+                    Pattern(2, 4),
+                    permute=False,
+                    updates=(Update("dsnot", cycles=9), Update("update", solver="admm")),
+                ),
+                Quantize("gptq", bits=4),
+                Embeddings("q6_k"),
+            ),
+        ),
+        (
+            "gptq:3,group=64,symmetric=no,order=act,calibration=demo",
+            (Quantize("gptq", group=64, bits=3, symmetric=False, order="act", calibration="demo"),),
+        ),
+        ("shortgpt:0.25,samples=4+int8", (Reshape("shortgpt", 0.25, samples=4), Quantize("int8"))),
         ("checkpoint:owner/model-GPTQ", (Checkpoint("owner/model-GPTQ"),)),
         ("checkpoint:C:/a%2Bb%2Cc%25", (Checkpoint("C:/a+b,c%"),)),
         ("wanda:0.5+int8", (Prune("wanda", 0.5), Quantize("int8"))),
@@ -65,6 +97,21 @@ def test_canonical_text_is_the_default_name() -> None:
         ("wanda:0.5+", "no method"),
         ("checkpoint:", "checkpoint:MODEL"),
         ("nf4:group=64", "takes no group"),
+        ("gptq", "write gptq:BITS"),
+        ("gptq:5", "2, 3, 4, 8 bits"),
+        ("gptq:4,symmetric=maybe", "unknown symmetric 'maybe'"),
+        ("awq:4,order=act", "unknown option 'order'"),
+        ("int4,symmetric=no", "unknown option 'symmetric'"),
+        ("update", "a pruning step right before it, as in wanda:0.5\\+update"),
+        ("int8+update", "a pruning step right before it"),
+        ("wanda:0.5+update,solver=exact", "unknown solver 'exact'"),
+        ("wanda:0.5+gptq:4+int8", "can't follow"),
+        ("embeddings:q6_k+gptq:4", "can't follow"),
+        ("embeddings:q7", "embeddings:TYPE"),
+        ("shortgpt:2", "share must lie between 0 and 1"),
+        ("shortgpt", "no share"),
+        ("ria:0.5,permute=no", "permute is for patterns"),
+        ("wanda:2:4,permute=no", "unknown option 'permute'"),
     ],
 )
 def test_faults_name_the_remedy(text: str, says: str) -> None:
@@ -87,20 +134,41 @@ prunes = st.builds(
     tokens=counts,
     budget=counts,
     allocation=st.none() | st.just("uniform"),
+    updates=st.lists(
+        st.builds(Update, st.just("update"), solver=st.none() | st.sampled_from(["cg", "admm"]))
+        | st.builds(Update, st.just("dsnot"), cycles=counts),
+        max_size=2,
+    ).map(tuple),
 )
-quantizes = st.builds(Quantize, st.sampled_from(["int8", "int4", "int2"]), group=counts)
+text_of = {"calibration": st.none() | words, "samples": counts, "tokens": counts, "budget": counts}
+reshapes = st.builds(
+    Reshape,
+    st.sampled_from(sorted(RESHAPING_METHODS)),
+    st.floats(0, 1, exclude_min=True, exclude_max=True),
+    **text_of,
+)
+quantizes = st.builds(Quantize, st.sampled_from(["int8", "int4", "int2"]), group=counts) | st.builds(
+    Quantize,
+    st.just("gptq"),
+    group=counts,
+    bits=st.sampled_from(BITS),
+    symmetric=st.none() | st.booleans(),
+    order=st.none() | st.sampled_from(["act", "plain"]),
+    **text_of,
+)
 checkpoints = st.builds(Checkpoint, words)
 
 
 @given(
     first=st.none() | checkpoints,
-    middle=st.lists(prunes, max_size=2),
+    middle=st.lists(prunes | reshapes, max_size=2),
     last=st.none() | quantizes,
+    tables=st.none() | st.builds(Embeddings, st.sampled_from(EMBEDDING_TYPES)),
 )
 def test_writing_and_reading_agree(
-    first: Checkpoint | None, middle: list[Prune], last: Quantize | None
+    first: Checkpoint | None, middle: list[Prune | Reshape], last: Quantize | None, tables: Embeddings | None
 ) -> None:
-    steps = tuple(step for step in (first, *middle, last) if step is not None)
+    steps = tuple(step for step in (first, *middle, last, tables) if step is not None)
     arm = parse_arm(str(Arm("", steps)))
     assert arm.steps == steps
     assert parse_arm(str(arm)) == arm
