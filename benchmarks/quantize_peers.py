@@ -7,7 +7,8 @@ left out by name. The peer's environment: `pip install torch==2.13.0` (a CPU bui
 
 Same model, same token windows, same machine, taking turns in one run; each contestant is a process of its own. The peer
 stores a packed folder, which is loaded here with transformers and compressed-tensors; ours is measured as it lies in
-memory. Perplexity is of the first `--test-tokens` tokens of the test text, windows of 2,048.
+memory. Perplexity is of the first `--test-tokens` tokens of the test text, windows of 2,048; the block error is
+‖h' − h‖ / ‖h‖ of what leaves a block on the first 512 of them, h the dense model's, the mean over all blocks.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--states", help=argparse.SUPPRESS)
     options = parser.parse_args()
     shared = HERE.parent.parent / "shared" / "data" / "calibration"
     options.text = options.text or str(shared / "c4.en.jsonl")
@@ -75,12 +77,17 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path, windows: Path) -> dict[str, Any]:
+    options.states = str(folder / "states.pt")
     figures: dict[str, Any] = {"dense": perplexity_of(options.model, options)}
-    print(f"dense perplexity {figures['dense']:.3f}", flush=True)
-    print(f"{'step':24} {'contestant':16} {'perplexity':>10} {'over peer':>9} {'seconds':>8}", flush=True)
+    print(f"dense perplexity {figures['dense']['perplexity']:.3f}", flush=True)
+    print(
+        f"{'step':24} {'contestant':16} {'perplexity':>10} {'over peer':>9} {'block error':>11} {'seconds':>8}",
+        flush=True,
+    )
     for step in options.steps:
         arguments = ["--model", options.model, "--text", str(windows), "--step", step, "--test", options.test]
         arguments += ["--test-tokens", str(options.test_tokens), "--out", str(folder / "packed")]
+        arguments += ["--states", options.states]
 
         def run(worker: str, python: str, arguments: list[str] = arguments) -> dict[str, Any]:
             command = [python, __file__, "--worker", worker, *arguments]
@@ -92,14 +99,14 @@ def compare(options: argparse.Namespace, folder: Path, windows: Path) -> dict[st
         against = ""
         if options.peer_python and not step.startswith("int"):
             found["peer"] = run("peer", options.peer_python)
-            found["peer"]["perplexity"] = perplexity_of(str(folder / "packed"), options)
+            found["peer"] |= perplexity_of(str(folder / "packed"), options)
             against = f"{found['ours']['perplexity'] / found['peer']['perplexity'] - 1:+.2%}"
         for name, label in (("ours", "anomia"), ("peer", "llm-compressor")):
             if name in found:
-                value, seconds = found[name]["perplexity"], found[name]["seconds"]
+                value, error, seconds = (found[name][key] for key in ("perplexity", "error", "seconds"))
+                over = against if name == "ours" else ""
                 print(
-                    f"{step:24} {label:16} {value:10.3f} {against if name == 'ours' else '':>9} {seconds:8.1f}",
-                    flush=True,
+                    f"{step:24} {label:16} {value:10.3f} {over:>9} {error:11.4f} {seconds:8.1f}", flush=True
                 )
         figures[step] = found
     if not options.peer_python:
@@ -107,7 +114,7 @@ def compare(options: argparse.Namespace, folder: Path, windows: Path) -> dict[st
     return figures
 
 
-def perplexity_of(model: str, options: argparse.Namespace) -> float:
+def perplexity_of(model: str, options: argparse.Namespace) -> dict[str, float]:
     import transformers
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto")
@@ -115,11 +122,22 @@ def perplexity_of(model: str, options: argparse.Namespace) -> float:
     return measured(loaded.eval(), tokenizer, options)
 
 
-def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> float:
+def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, float]:
+    import torch
+
     from anomia.compress.perplexity import perplexity
 
     text = Path(options.test).read_text(encoding="utf-8")
-    return perplexity(model, tokenizer, text, max_tokens=options.test_tokens).value
+    ids = torch.tensor([tokenizer(text[:20_000])["input_ids"][:512]])
+    with torch.no_grad():
+        states = model.base_model(ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
+    states = torch.stack([state[0].float() for state in states])  # [blocks, T, H]
+    if not Path(options.states).exists():
+        torch.save(states, options.states)
+    dense = torch.load(options.states)
+    error = ((states - dense).flatten(1).norm(dim=1) / dense.flatten(1).norm(dim=1)).mean()
+    found = perplexity(model, tokenizer, text, max_tokens=options.test_tokens)
+    return {"perplexity": found.value, "error": float(error)}
 
 
 def run_ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,7 +159,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,
-        "perplexity": measured(loaded, tokenizer, options),
+        **measured(loaded, tokenizer, options),
         "warnings": list(report.warnings),
     }
 

@@ -10,16 +10,17 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomia.compress import in_files
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
 from anomia.compress.methods.grid import Grid, round_to_nearest
 from anomia.compress.packed import check_save_as, pack, quantization_config, read_tensors, tensors_of, unpack
 from anomia.compress.spec import parse_arm
-from anomia.errors import StudyError
+from anomia.errors import CompressionError, StudyError
 from anomia.models.load import load_model
 
-from .conftest import tiny_model
+from .conftest import make_test_windows, tiny_model
 from .test_folder import save_model, weights, write_text
 from .test_gptq import random_weight
 
@@ -111,7 +112,7 @@ def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp
     source = write_text(tmp_path / "text.txt")
     if family == "mixtral":
         # transformers fuses its experts while it loads them.
-        with pytest.raises(Exception, match="can't be stored packed"):
+        with pytest.raises(CompressionError, match="can't be stored packed"):
             compress_folder(
                 str(tmp_path / "in"),
                 tmp_path / "out",
@@ -151,3 +152,49 @@ def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp
     kept = {n: v for n, v in weights(tmp_path / "out").items() if "embed" in n}
     before = weights(tmp_path / "in")
     assert all(torch.equal(value, before[name].to(kind)) for name, value in kept.items())
+
+
+def test_a_packed_file_that_is_damaged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model("llama", tmp_path / "in")
+    source = write_text(tmp_path / "text.txt")
+
+    def damaged(quantized: Any, save_as: Any) -> dict[str, torch.Tensor]:
+        tensors = tensors_of(quantized, save_as)
+        return tensors | {"weight_packed": tensors["weight_packed"] ^ 0x11111111}
+
+    monkeypatch.setattr(in_files, "tensors_of", damaged)
+    with pytest.raises(CompressionError, match="zeros in its file, not"):
+        compress_folder(
+            str(tmp_path / "in"),
+            tmp_path / "out",
+            [step_of("gptq:4,group=8")],
+            calibration=source,
+            samples=12,
+            save_as="compressed-tensors",
+        )
+
+
+def test_a_pruned_model_keeps_its_pattern_when_it_is_quantized(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    source = write_text(tmp_path / "text.txt")
+    for step in ("gptq:4,group=8,symmetric=no", "gptq:3,group=8,order=plain", "awq:4,group=8"):
+        out = tmp_path / step.replace(":", "-")
+        report = compress_folder(
+            str(tmp_path / "in"),
+            out,
+            parse_arm(f"wanda:2:4+{step}").steps,
+            calibration=source,
+            samples=12,
+            save_as="compressed-tensors",
+        )
+        assert report.compression.sparsity >= 0.5
+        assert all(
+            matrix.zeros >= matrix.shape[0] * matrix.shape[1] // 2 for matrix in report.compression.matrices
+        )
+
+
+def test_a_group_that_does_not_divide_is_refused_with_one_that_does(tmp_path: Path) -> None:
+    with pytest.raises(
+        CompressionError, match=r"groups of 128 can't divide; awq:4,group=8 fits every matrix"
+    ):
+        compress(tiny_model("llama"), step_of("awq:4"), make_test_windows([20]))

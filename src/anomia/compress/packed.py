@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,8 +11,11 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks, find_matrices
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
+from anomia.compress.methods.zeros import count_zeros
+from anomia.compress.report import MatrixReport
 from anomia.compress.steps import CALIBRATED_QUANTIZATION, Quantize
-from anomia.errors import StudyError, nearest
+from anomia.compress.verify import PRUNE_AGAIN
+from anomia.errors import CompressionError, StudyError, nearest
 
 SaveAs = Literal["dense", "compressed-tensors"]
 FORMAT = "pack-quantized"
@@ -78,9 +82,9 @@ def quantization_config(
     assert save_as == "compressed-tensors"
     grid = grid_of(step, torch.float32)
     packed = {
-        f"{decoder.name}.{index}.{matrix.name}"
+        f"{decoder.path(index)}.{matrix.name}"
         for index, block in enumerate(decoder.modules)
-        for matrix in find_matrices(block, where=f"{decoder.name}.{index}")
+        for matrix in find_matrices(block, where=decoder.path(index))
     }
     dense = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in packed]
     weights = {
@@ -110,6 +114,37 @@ def quantization_config(
     # As modules of compressed-tensors transformers builds those with zero points in another shape than all write them
     # (vllm-project/llm-compressor#1618); unpacked while loading they are read rightly. vLLM doesn't read this.
     return found if grid.symmetric else found | {"dequantize": True}
+
+
+def check_packed(
+    out: Path,
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    step: Quantize,
+    expected: Mapping[str, MatrixReport],
+) -> None:
+    """Compare the packed matrices of one block, as they were read back, with the report.
+
+    tensors: by their names behind the block's. expected: what was made, by full name. Raises `CompressionError` that
+    names the first matrix that is missing or stands for other zeros.
+    """
+    for full, report in expected.items():
+        name = full.removeprefix(f"{where}.")
+        if name == full or name.endswith("]"):
+            continue
+        mine = {
+            key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.weight")
+        }
+        zeros = None
+        if "weight" in mine:
+            zeros = int((mine["weight"] == 0).sum())
+        elif "weight_packed" in mine:
+            values = read_tensors(mine, grid_of(step, mine["weight_scale"].dtype)).values()
+            zeros = count_zeros(values) if tuple(values.shape) == report.shape else None
+        if zeros != report.zeros:
+            raise CompressionError(
+                f"{out}: {full} stands for {zeros} zeros in its file, not {report.zeros}; {PRUNE_AGAIN}"
+            )
 
 
 def check_save_as(save_as: SaveAs, step: object) -> None:
