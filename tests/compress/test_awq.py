@@ -153,17 +153,24 @@ def test_a_wrong_fold_is_noticed() -> None:
     block, inputs, hidden, call = watched(tiny("gemma3"))
     scales = torch.linspace(0.5, 2, 16)
 
-    def fold(offset: float) -> Any:
+    def same(offset: float, scales: torch.Tensor, states: torch.Tensor) -> bool:
+        producer = Producer("input_layernorm", 0, offset, linear=False)
+
         def change(copied: nn.Module) -> None:
             for name in inputs[0].names:
                 folding.weight_of(copied, name).mul_(scales)
-            divide(copied, Producer("input_layernorm", 0, offset, linear=False), scales)
+            divide(copied, producer, scales)
 
-        return change
+        return unchanged(block, change, [producer], states, call)
 
     assert inputs[0].names[0] == "self_attn.q_proj"
-    assert unchanged(block, fold(1.0), hidden, call)
-    assert not unchanged(block, fold(0.0), hidden, call)
+    assert same(1.0, scales, hidden)
+    assert not same(0.0, scales, hidden)
+    # On top of a residual stream as large as those of real models, of which the block changes next to nothing.
+    large = hidden.clone()
+    large[..., 0] += 1e5
+    assert same(1.0, scales, large)
+    assert not same(0.0, scales, large)
 
 
 @given(

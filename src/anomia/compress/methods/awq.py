@@ -154,7 +154,6 @@ def quantize_block(
     call: Call,
     *,
     clip: bool = False,
-    known: dict[object, dict[str, Producer]] | None = None,
     where: str = "a block",
 ) -> dict[str, Rounded]:
     """Quantize the matrices of a block, and fold their scales into what produces their inputs.
@@ -166,7 +165,6 @@ def quantize_block(
     Args:
         hidden, call: a batch that enters the block, and how the model calls it.
         clip: search each group's range, too.
-        known: producers of blocks of the same structure, filled in by this function.
 
     Raises `CompressionError` where a matrix has values that are NaN or infinite.
     """
@@ -176,19 +174,11 @@ def quantize_block(
                 raise CompressionError(f"{where}.{name} has weights that are NaN or infinite")
     reached = {g.names[0]: g for g in groups if g.alone and g.hessian is not None}
     watched = {name: Folding(g.names, g.weights[0].shape[1]) for name, g in reached.items()}
-    known = {} if known is None else known
-    key = (type(block), tuple(watched.items()))
-    tried = [known[key]] if key in known else []
-    producers: dict[str, Producer] = {}
-    scales: dict[str, torch.Tensor] = {}
-    for attempt in range(len(tried) + 1):
-        found = tried[attempt] if attempt < len(tried) else find_producers(block, watched, hidden, call)
-        chosen = _search_all(block, reached, found, grid)
-        if not found or unchanged(
-            block, partial(_fold, groups=reached, producers=found, scales=chosen), hidden, call
-        ):
-            producers, scales, known[key] = found, chosen, found
-            break
+    producers = find_producers(block, watched, hidden, call)
+    scales = _search_all(block, reached, producers, grid)
+    fold = partial(_fold, groups=reached, producers=producers, scales=scales)
+    if producers and not unchanged(block, fold, producers.values(), hidden, call):
+        producers, scales = {}, {}
     folded = {
         name: weight.float().clone()
         for group in groups

@@ -8,7 +8,7 @@ norm that computes with (1 + weight) shows itself by the only change of its weig
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -52,11 +52,11 @@ def find_producers(
 
     hidden: some real states that enter the block, [B, S, H]. The block is left as it is: all is tried on a copy in
     float32. A producer counts where its factors arrive in the group's input and, with the group's columns divided by
-    them, the block's output stays the same: nothing else reads what it makes.
+    them, all else stays the same, what every other layer makes and what the block adds: nothing else reads it.
     """
     trial = copy.deepcopy(block).float()
     hidden, call = hidden.float(), _as_float32(call)
-    base, output = _run(trial, groups, hidden, call)
+    base, made = _run(trial, groups, hidden, call)
     generator = torch.Generator().manual_seed(0)
     factors = {
         size: (0.5 + 1.5 * torch.rand(size, generator=generator)).to(hidden.device)
@@ -75,22 +75,31 @@ def find_producers(
             with ExitStack() as stack:
                 stack.enter_context(_scaled(trial, producer, factors[size]))
                 stack.enter_context(_columns_divided(trial, groups[name].matrices, factors[size]))
-                same = _close(_run(trial, groups, hidden, call)[1], output)
-            if same:
+                _, now = _run(trial, groups, hidden, call)
+            if _same(now, made, but={producer.name}):
                 found[name] = producer
     return found
 
 
 @torch.no_grad()
 def unchanged(
-    block: nn.Module, folded: Callable[[nn.Module], None], hidden: torch.Tensor, call: Call
+    block: nn.Module,
+    folded: Callable[[nn.Module], None],
+    producers: Iterable[Producer],
+    hidden: torch.Tensor,
+    call: Call,
 ) -> bool:
-    """Whether a block computes the same after `folded` changed a copy of it, both in float32."""
+    """Whether a block computes the same after `folded` changed a copy of it, both in float32.
+
+    What every layer makes is compared, but for the producers', and what the block adds to the states that enter it: on
+    top of a large residual stream much could change unseen.
+    """
     trial = copy.deepcopy(block).float()
     hidden, call = hidden.float(), _as_float32(call)
-    before = run_block(trial, hidden, call)
+    _, before = _run(trial, {}, hidden, call)
     folded(trial)
-    return _close(run_block(trial, hidden, call), before)
+    _, after = _run(trial, {}, hidden, call)
+    return _same(after, before, but={producer.name for producer in producers})
 
 
 def weight_of(block: nn.Module, name: str) -> torch.Tensor:
@@ -179,21 +188,39 @@ def _columns_divided(block: nn.Module, names: Sequence[str], factors: torch.Tens
 
 def _run(
     block: nn.Module, groups: Watched, hidden: torch.Tensor, call: Call
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What enters each group, by its first matrix, and what leaves the block."""
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What enters each group, by its first matrix; and what every layer makes, the block's own part without a name."""
     seen: dict[str, torch.Tensor] = {}
+    made: dict[str, torch.Tensor] = {}
 
-    def hook(name: str) -> Callable[..., None]:
+    def entering(name: str) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen[name] = (args[0] if args else next(iter(kwargs.values()))).detach().clone()
 
         return read
 
+    def leaving(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, __: tuple[Any, ...], out: torch.Tensor) -> None:
+            made[name] = out.detach().clone()
+
+        return read
+
     with ExitStack() as stack:
         for name in groups:
-            handle = block.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True)
+            handle = block.get_submodule(name).register_forward_pre_hook(entering(name), with_kwargs=True)
             stack.callback(handle.remove)
-        return seen, run_block(block, hidden, call)
+        for name, module in block.named_modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                stack.callback(module.register_forward_hook(leaving(name)).remove)
+        out = run_block(block, hidden, call)
+    made[""] = out - hidden if out.shape == hidden.shape else out
+    return seen, made
+
+
+def _same(now: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor], *, but: set[str]) -> bool:
+    return now.keys() == before.keys() and all(
+        _close(now[name], made) for name, made in before.items() if name not in but
+    )
 
 
 def _arrived(got: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> bool:
@@ -207,7 +234,7 @@ def _arrived(got: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> bo
 
 def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
     """Equal but for float32's rounding, on average and at every single place."""
-    if got.shape != wanted.shape or not bool(wanted.any()):
+    if got.shape != wanted.shape:
         return False
     difference, size = (got - wanted).abs(), wanted.pow(2).mean().sqrt()
     return bool(difference.pow(2).mean().sqrt() <= _TOLERANCE * size) and bool(
