@@ -140,8 +140,6 @@ def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) ->
         rebuild.check_same_modules(
             decoder.modules[old], new.modules[index], where, lambda name: name in _INDEX
         )
-        if index != old and getattr(rebuild.text_config(model), "scale_attn_by_inverse_layer_idx", False):
-            raise CannotExpressError("its attention is scaled by the number of the block")
     state = _state(model, decoder, kept, rebuild.shapes(built))
     rebuild.check_shapes(state, built)
     return Plan(config, changes, state)
