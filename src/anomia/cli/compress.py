@@ -23,7 +23,7 @@ def compress(
     save_as: Annotated[
         str,
         typer.Option(
-            help="dense, or how a last gptq or awq step is stored: compressed-tensors or gptq.",
+            help="dense, or how a last gptq or awq step is stored: compressed-tensors.",
             metavar="STORAGE",
         ),
     ] = "dense",
