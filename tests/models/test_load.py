@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from anomia.errors import ModelError
 from anomia.models import load_model
-from anomia.models.fingerprint import fingerprint_tokenizer, fingerprint_weights
+from anomia.models.fingerprint import (
+    fingerprint_tokenizer,
+    fingerprint_weights,
+    fingerprint_weights_1,
+    is_same_weights,
+)
 
 
 def test_a_folder_loads_ready_to_be_asked(model_folder: Path) -> None:
@@ -79,6 +86,24 @@ def test_a_fingerprint_sees_weights_and_survives_a_reload(
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = 0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert first != fingerprint_weights(load_model(str(folder)).model)
+
+
+@given(seed=st.integers(0, 2**31), where=st.data())
+def test_a_fingerprint_sees_every_value(seed: int, where: st.DataObject) -> None:
+    """Wide matrices too, whose evenly spaced values would all lie in the same columns."""
+    model = torch.nn.Linear(1024, 513, bias=False)
+    torch.nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(seed))
+    first, older = fingerprint_weights(model), fingerprint_weights_1(model)
+    row, column = where.draw(st.integers(0, 512)), where.draw(st.integers(0, 1023))
+    with torch.no_grad():
+        model.weight[row, column] += 1
+    now = fingerprint_weights(model)
+    assert now != first
+    assert not is_same_weights(first, now, model)
+    assert is_same_weights(now, now, model)
+    # A run of an earlier version is compared as it was then, which tells less.
+    assert is_same_weights(fingerprint_weights_1(model), now, model)
+    assert is_same_weights(older, now, model) == ((row * 1024 + column) % 8 != 0)
 
 
 def test_a_fingerprint_of_a_tokenizer_sees_its_template(tokenizer: Any) -> None:

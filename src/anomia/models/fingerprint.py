@@ -7,23 +7,48 @@ import json
 from typing import Any
 
 import torch
+import xxhash
 
 from anomia.models.tokenization import Tokenization, describe_tokenizer
 
-# Any compression changes far more than one in a million weights of a matrix.
 _SAMPLED = 1 << 16
 _VERSION = "2-"
 
 
 def fingerprint_weights(model: Any) -> str:
-    """A hash of all parameter names, shapes and types and of up to 65,536 evenly spaced values of each."""
+    """A hash of all parameter names, shapes and types and of every value. It begins with `2-`, its version."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(xxhash.xxh3_128_digest(_bytes(tensor.detach())))
+    return _VERSION + digest.hexdigest()[:16]
+
+
+def is_same_weights(fingerprint: object, now: str, model: Any) -> bool:
+    """Whether a model has the weights of a stored fingerprint, which may be of an earlier version. now: the model's."""
+    return fingerprint == (now if is_this_version(fingerprint) else fingerprint_weights_1(model))
+
+
+def is_this_version(fingerprint: object) -> bool:
+    """Whether a stored fingerprint was taken as they are taken now."""
+    return str(fingerprint).startswith(_VERSION)
+
+
+def fingerprint_weights_1(model: Any) -> str:
+    """Version 1 of the fingerprint, as older runs store it: up to 65,536 evenly spaced values of each tensor.
+
+    In a matrix whose width the spacing divides these are always the same columns, so it tells less.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1)
-        stride = max(1, flat.numel() // _SAMPLED)
-        digest.update(flat[::stride].to("cpu").contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(flat[:: max(1, flat.numel() // _SAMPLED)]))
     return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    return tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
