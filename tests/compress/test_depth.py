@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def influence_by_hidden_states(model: Any, windows: Any) -> np.ndarray:
             states = list(model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states)
         # The last entry is behind the final norm.
         states = [*states[: len(blocks)], last[-1]]
-        for index, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(states)):
             for a, b in zip(before[0].double().numpy(), after[0].double().numpy(), strict=True):
                 cosines[index].append(float(a @ b / np.sqrt((a @ a) * (b @ b))))
     handle.remove()

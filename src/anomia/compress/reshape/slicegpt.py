@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -110,7 +111,7 @@ def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
     text = rebuild.text_config(model)
     size = int(text.hidden_size)
     step = rebuild.granularity(size)
-    width = -(-int(size * (1 - share) + 1e-9) // step) * step
+    width = -(-math.ceil(size * (1 - share) - 1e-9) // step) * step
     if width >= size:
         raise CompressionError(
             f"{NAME}:{share:g} is less than {step} of the hidden size {size}; choose a larger share"
