@@ -65,7 +65,7 @@ def _into(folder: Path, *below: str) -> None:
         file.rename(place / file.name)
 
 
-def _adapter(folder: Path, *, alone: bool = False) -> None:
+def _adapter(folder: Path) -> None:
     settings = {
         "peft_type": "LORA",
         "base_model_name_or_path": "owner/base",
@@ -74,9 +74,6 @@ def _adapter(folder: Path, *, alone: bool = False) -> None:
     }
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     save_file({"base_model.model.x.lora_A.weight": torch.ones(4, 4)}, folder / "adapter_model.safetensors")
-    if alone:
-        (folder / "config.json").unlink()
-        (folder / WEIGHTS).unlink()
 
 
 def _duplicate(folder: Path) -> None:
@@ -146,8 +143,7 @@ FOLDERS: dict[str, tuple[Break, str]] = {
     "layer types of a deeper model": (lambda f: change_config(f, model_type="qwen3", layer_types=["full_attention"] * 3), r"contradicts itself: .*`num_hidden_layers` \(2\).*`layer_types` \(3\)"),
     "no attention heads": (lambda f: change_config(f, num_attention_heads=0), r"can't be loaded: .*\w{4}"),
     "a size that is a text": (lambda f: change_config(f, hidden_size="32"), r"can't be loaded: .*hidden_size"),
-    "an adapter alone": (lambda f: _adapter(f, alone=True), r"holds an adapter of owner/base without the model.*merge_and_unload"),
-    "an adapter next to a model": (_adapter, r"holds a model and an adapter.*move adapter_config\.json out.*merge_and_unload"),
+    "an adapter next to a model": (_adapter, r"holds a model and an adapter.*move adapter_config\.json out.*checkpoint:FOLDER"),
     "an adapter that wraps the model": (lambda f: change_tensors(f, lambda t: [t.update({f"base_model.model.{n}": t.pop(n)}) for n in list(t)]), r"start with 'base_model\.model\.'"),
     "no tokenizer": (lambda f: [x.unlink() for x in f.glob("tokenizer*")], r"has no tokenizer files; copy base's tokenizer files"),
     "no tokenizer, of a class that makes an empty one": (lambda f: _tokenizer_of(f, "Qwen2Tokenizer"), r"no tokenizer files with a vocabulary.*copy base's tokenizer files"),

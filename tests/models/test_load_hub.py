@@ -64,15 +64,30 @@ def test_a_repository_is_refused_like_a_folder(cached: Path, tmp_path: Path) -> 
         compress_folder("owner/tiny", tmp_path / "out", [parse_arm("magnitude:0.5").steps[0]])
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_an_adapter_in_a_repository_is_refused(cached: Path, alone: bool) -> None:
+def test_a_model_and_an_adapter_in_one_repository_are_refused(cached: Path) -> None:
     (cached / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
-    if alone:
-        (cached / "config.json").unlink()
-    with pytest.raises(
-        ModelError, match="an adapter without its model" if alone else "a model and an adapter"
-    ):
+    with pytest.raises(ModelError, match="a model and an adapter"):
         load_model("owner/tiny")
+
+
+def test_an_adapter_in_a_repository_is_put_on_its_base(
+    cached: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    for file in cached.iterdir():
+        file.unlink()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "owner/base"}
+    (cached / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora"
+    factors = {f"{name}_A.weight": torch.ones(2, 32), f"{name}_B.weight": torch.ones(32, 2)}
+    save_file(factors, cached / "adapter_model.safetensors")
+    loaded = load_model("owner/tiny", base=str(model_folder), device="cpu")
+    weight = loaded.model.model.layers[0].self_attn.q_proj.weight
+    base = load_model(str(model_folder), device="cpu").model.model.layers[0].self_attn.q_proj.weight
+    assert torch.allclose(weight, base + 2)
+    assert any("adapter owner/tiny" in note for note in loaded.notes)
+    # A whole model is needed to compress one.
+    with pytest.raises(ModelError, match="an adapter without its model"):
+        compress_folder("owner/tiny", tmp_path / "out", [parse_arm("magnitude:0.5").steps[0]])
 
 
 def test_a_repository_that_is_not_there_is_one_message(cached: Path) -> None:

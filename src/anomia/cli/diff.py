@@ -42,6 +42,8 @@ def diff(
         describe(
             name,
             revision=revision if name == base else None,
+            base=None if name == base else base,
+            base_revision=revision,
             trust_remote_code=trust_remote_code,
             hash_weights=hash_weights,
         )

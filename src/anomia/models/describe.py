@@ -11,16 +11,19 @@ from typing import Any
 import transformers
 
 from anomia.errors import ModelError
+from anomia.models.adapter_merge import describe as describe_adapter
+from anomia.models.adapter_merge import needs_peft, plan
+from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
 from anomia.models.examine import look_up, read_config, read_tokenizer
-from anomia.models.explain import explain
+from anomia.models.explain import explain, has_tokenizer
 from anomia.models.files import ModelFiles, weight_files
 from anomia.models.gguf_header import gguf_read_once
-from anomia.models.load import quiet_transformers
+from anomia.models.load import load_tokenizer, quiet_transformers, tokenizer_of
 from anomia.models.memory import PREFIX, held
 from anomia.models.reading import Reading, Template, read
 from anomia.models.small_files import SmallFile, small_files
 from anomia.models.tokenization import Tokenization
-from anomia.models.weights import Weights, build, describe_held, describe_weights
+from anomia.models.weights import Weights, build, describe_held, describe_weights, with_rows
 
 # No tokenizer is made of these.
 _NOT_READ = {
@@ -41,7 +44,7 @@ class Description:
     kind: the class that is loaded. settings: of its configuration, nested ones with dots. known: those that the class
     knows. generation: what the folder would generate with. end_tokens: what generation stops at. dtype: what it is
     loaded as where nothing else is asked for. weights: None where the files are not on this machine.
-    fingerprint: of the tokenizer, as runs store it.
+    fingerprint: of the tokenizer, as runs store it. adapter: what was put on a base, "" where nothing was.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Description:
     template: Template | None
     weights: Weights | None
     files: Mapping[str, SmallFile] = field(repr=False)
+    adapter: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, without the list of all tokens."""
@@ -78,21 +82,35 @@ def describe(
     trust_remote_code: bool = False,
     prompts: Mapping[str, str] | None = None,
     hash_weights: bool = False,
+    base: str | None = None,
+    base_revision: str | None = None,
 ) -> Description:
     """Describes a model without loading its weights.
 
     Args:
-        name: a hub id, a folder, a `.gguf` file, or a model held in memory.
+        name: a hub id, a folder, a `.gguf` file, a model held in memory, or an adapter.
         revision: of a hub repository.
         trust_remote_code: whether code that the repository brings along may run.
         prompts: texts by name, such as a study's, whose token ids are compared too.
         hash_weights: also read the weight files to hash them.
+        base: what an adapter is put on; None for the model that it names. base_revision: of that.
 
     Raises:
         ModelError: it can't be found, or loading would refuse it.
     """
     if name.startswith(PREFIX):
         return _describe_held(name, prompts)
+    adapter = find_adapter(name, revision=revision)
+    if adapter is not None:
+        on = base or own_base(adapter)
+        whole = describe(
+            on,
+            revision=base_revision,
+            trust_remote_code=trust_remote_code,
+            prompts=prompts,
+            hash_weights=hash_weights,
+        )
+        return _with_adapter(adapter, on, whole, prompts, trust_remote_code=trust_remote_code)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with quiet_transformers(), gguf_read_once():
         files = look_up(name, revision=revision, weights=False)
@@ -109,6 +127,44 @@ def describe(
         )
         generation = _generation(name, files, model, revision)
     return _description(name, files, config, model, reading, weights, generation)
+
+
+def _with_adapter(
+    adapter: Adapter,
+    on: str,
+    whole: Description,
+    prompts: Mapping[str, str] | None,
+    *,
+    trust_remote_code: bool,
+) -> Description:
+    """A base with an adapter on it: its settings and tensors, with the adapter's vocabulary and tokenizer."""
+    config = load_tokenizer(on, trust_remote_code=trust_remote_code)[1]
+    model = build(on, config, trust_remote_code=trust_remote_code)
+    text, weights, settings = (
+        f"{adapter.label} ({adapter.kind}), merged by peft",
+        whole.weights,
+        dict(whole.settings),
+    )
+    if not needs_peft(adapter):
+        before = int(model.get_input_embeddings().weight.shape[0])
+        found = plan(adapter, model)
+        text = describe_adapter(adapter, found, before)
+        settings["vocab_size"] = found.rows if found.rows != before else settings.get("vocab_size")
+        weights = whole.weights and with_rows(whole.weights, found.changes, before, found.rows)
+    other = check_base(adapter, on, config)
+    if weights is not None:
+        weights = dataclasses.replace(weights, identity=(*weights.identity, adapter.identity))
+    changed = dataclasses.replace(
+        whole, name=adapter.name, weights=weights, settings=settings, files={},
+        adapter=f"{text}. {other}" if other else text,
+    )  # fmt: skip
+    if not has_tokenizer(adapter.folder):
+        return changed
+    with quiet_transformers():
+        reading = read(tokenizer_of(adapter, config, trust_remote_code), prompts)
+    return dataclasses.replace(
+        changed, tokenizer=reading.tokenizer, fingerprint=reading.fingerprint, template=reading.template
+    )
 
 
 def _describe_held(name: str, prompts: Mapping[str, str] | None) -> Description:

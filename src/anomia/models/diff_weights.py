@@ -19,6 +19,11 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 def weight_differences(base: Description, other: Description) -> Iterator[Difference]:
     """Tensors, by name, shape and type; their values only where both were hashed."""
     mine, theirs = base.weights, other.weights
+    if base.adapter != other.adapter:
+        yield Difference(
+            "adapter", "told", base.adapter or "none", other.adapter or "none",
+            "the arm is a base plus this adapter, whose tensors are merged into the base's weights",
+        )  # fmt: skip
     if mine is None or theirs is None:
         lacks = base if mine is None else other
         yield Difference(

@@ -103,14 +103,21 @@ def read_config(
 
 
 def read_tokenizer(
-    name: str, files: ModelFiles, *, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    files: ModelFiles,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    config: Any = None,
 ) -> Any:
-    """A model's tokenizer.
+    """A model's tokenizer. config: of the model, where it is not in the same folder.
 
     Raises:
         ModelError: it can't be read, or has no vocabulary.
     """
     options = options_of(files, revision=revision, trust_remote_code=trust_remote_code)
+    if config is not None:
+        options["config"] = config
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, **options)
         special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}

@@ -15,6 +15,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_MODEL = ("model*.safetensors", "pytorch_model*.bin", "*.gguf", "consolidated*.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.(safetensors|gguf)$")
 _DISTRIBUTED = re.compile(r"^shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors$")
 _SETTINGS = (
@@ -107,6 +108,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     raise ModelError(_without_weights(folder))
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not the weights of a model, whatever else of a model it holds."""
+    if not (folder / ADAPTER).is_file():
+        return False
+    return not any(file for pattern in _MODEL for file in folder.glob(pattern))
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """One of a model's JSON files.
 
@@ -133,6 +141,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_folder(path: Path) -> None:
+    if holds_adapter(path):
+        raise ModelError(_adapter_alone(path))
     if not (path / "config.json").is_file():
         raise ModelError(_without_config(path))
     # A template, a vocabulary or a weight file that is only a pointer.
@@ -148,19 +158,23 @@ def _check_folder(path: Path) -> None:
         raise ModelError(
             f"model: {path} holds a model and an adapter ({ADAPTER}). Programs with peft apply the adapter, others"
             f" ignore it, so the results would be of one or the other. To measure the model alone, move {ADAPTER}"
-            " out of the folder; to measure it with the adapter, merge it (PeftModel.merge_and_unload, then"
-            " save_pretrained into a new folder)"
+            f" out of the folder; to measure it with the adapter, move {ADAPTER} and the adapter's weights into a folder"
+            " of their own and give that as checkpoint:FOLDER, with this one as base"
         )
+
+
+def _adapter_alone(path: Path) -> str:
+    """What to do with an adapter where a whole model is needed."""
+    base = read_settings(path / ADAPTER).get("base_model_name_or_path") or "its base model"
+    return (
+        f"model: the folder {path} holds an adapter of {base} without the model. As an arm it is put on its base:"
+        f" anomia run BASE checkpoint:{path}. For a whole model merge it:"
+        " PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(NEW)"
+    )
 
 
 def _without_config(path: Path) -> str:
     """Why a folder without `config.json` is not a model."""
-    if (path / ADAPTER).is_file():
-        base = read_settings(path / ADAPTER).get("base_model_name_or_path") or "its base model"
-        return (
-            f"model: the folder {path} has no config.json; it holds an adapter of {base} without the model. Merge it:"
-            " PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(NEW)"
-        )
     below = sorted(
         file.parent for file in [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
     )

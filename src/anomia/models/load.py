@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
+from anomia.models import adapter_merge
+from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
 from anomia.models.after import quantization_note, rotary_note, untied_note, was_unpacked, with_gguf
 from anomia.models.chat import chat_notes, check_chat
 from anomia.models.examine import examine, look_up, options_of, read_config, read_tokenizer
-from anomia.models.explain import explain, heard
+from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
 from anomia.models.gguf_header import gguf_read_once
 from anomia.models.memory import PREFIX, held
@@ -37,7 +39,8 @@ class LoadedModel:
     """A causal language model in evaluation mode, and its tokenizer.
 
     name: what the user called it. notes: what loading has to tell a reader. end_tokens: the tokens that end
-    an answer where another model's are to be used; None for its own.
+    an answer where another model's are to be used; None for its own. adapter: a hash of the adapter that was merged into
+    a base, "" where none was.
     """
 
     name: str
@@ -45,6 +48,7 @@ class LoadedModel:
     tokenizer: Any
     notes: tuple[str, ...] = ()
     end_tokens: tuple[int, ...] | None = None
+    adapter: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -79,22 +83,32 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     chat: bool = False,
+    base: str | None = None,
+    base_revision: str | None = None,
 ) -> LoadedModel:
     """Loads a model for probing.
 
     Args:
-        name: a hub id, a folder, or a `.gguf` file (dequantized).
+        name: a hub id, a folder, or a `.gguf` file (dequantized); or a folder or hub id that holds an adapter.
         dtype: `auto` (as stored; bfloat16 for GGUF), `float32`, `bfloat16` or `float16`.
         device: `auto`, `cpu`, `cuda`, `mps`, or `map`: layers spread over all GPUs that this process sees.
         revision: of a hub repository.
         trust_remote_code: whether code that the repository brings along may run.
         chat: whether the tokenizer must have a chat template that works.
+        base: what an adapter is put on; None for the model that it names. base_revision: of that.
 
     Raises:
         ModelError: it can't be found, has no usable weights, or is no causal language model.
     """
     if name.startswith(PREFIX):
         return _from_memory(name, dtype=dtype, device=device, chat=chat)
+    adapter = find_adapter(name, revision=revision)
+    if adapter is not None:
+        on = base or own_base(adapter)
+        loaded = load_model(
+            on, dtype=dtype, device=device, revision=base_revision, trust_remote_code=trust_remote_code
+        )
+        return _with_adapter(adapter, on, loaded, chat=chat, trust_remote_code=trust_remote_code)
     with quiet_transformers(), gguf_read_once():
         found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
         options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
@@ -114,6 +128,33 @@ def load_model(
         notes += ignored_notes(differs.ignored)
     placed = model if device == MAPPED else model.to(resolve_device(device))
     return _ready(name, placed, tokenizer, chat=chat, notes=notes)
+
+
+def _with_adapter(
+    adapter: Adapter, base: str, loaded: LoadedModel, *, chat: bool, trust_remote_code: bool
+) -> LoadedModel:
+    """A base with an adapter merged into it, and the tokenizer that the adapter's folder brings, if it does."""
+    model, before = loaded.model, int(loaded.model.get_input_embeddings().weight.shape[0])
+    other = check_base(adapter, base, model.config)
+    found = None if adapter_merge.needs_peft(adapter) else adapter_merge.plan(adapter, model)
+    if found is None:
+        model = adapter_merge.merge_with_peft(adapter, model)
+    else:
+        adapter_merge.merge(adapter, model, found)
+    tokenizer = loaded.tokenizer
+    if has_tokenizer(adapter.folder):
+        with quiet_transformers():
+            tokenizer = tokenizer_of(adapter, model.config, trust_remote_code)
+    notes = [adapter_merge.describe(adapter, found, before), *([other] if other else ())]
+    notes += adapter_merge.notes(found)
+    ready = _ready(adapter.name, model, tokenizer, chat=chat, notes=(*loaded.notes, *notes))
+    return replace(ready, adapter=adapter.identity)
+
+
+def tokenizer_of(adapter: Adapter, config: Any, trust_remote_code: bool) -> Any:
+    """The tokenizer in an adapter's folder; its base's configuration says which class reads it."""
+    files = ModelFiles(str(adapter.folder), folder=adapter.folder)
+    return read_tokenizer(adapter.name, files, trust_remote_code=trust_remote_code, config=config)
 
 
 def _placing(files: ModelFiles, dtype: str, device: str) -> dict[str, Any]:
@@ -157,20 +198,45 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
     return model, info
 
 
-def check_place(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
+def check_place(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    base: str | None = None,
+) -> None:
     """Sees, without reading weights, that a model which is named as a folder or a file can be loaded.
 
-    What is on the hub is left to loading.
+    What is on the hub is left to loading. base: what an adapter will be put on.
 
     Raises:
         ModelError: it is not there, or loading would refuse it.
     """
     if name.startswith(PREFIX):
         return
+    if Path(name).expanduser().is_dir():
+        adapter = find_adapter(name)
+        if adapter is not None:
+            _check_adapter(adapter, base or own_base(adapter), trust_remote_code)
+            return
     source, gguf = locate(name)
     if not gguf and Path(source).is_dir():
         with quiet_transformers():
             examine(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None:
+    """Sees that an adapter fits a base, as far as that can be told from the base's folder."""
+    if adapter_merge.needs_peft(adapter):
+        adapter_merge.check_peft(adapter)
+        return
+    if base.startswith(PREFIX):
+        adapter_merge.plan(adapter, held(base)[0])
+    elif Path(base).expanduser().is_dir() and find_adapter(base) is None:
+        with quiet_transformers():
+            found = examine(base, trust_remote_code=trust_remote_code)
+        if found.skeleton is not None:
+            adapter_merge.plan(adapter, found.skeleton)
 
 
 def load_tokenizer(
@@ -184,6 +250,13 @@ def load_tokenizer(
     if name.startswith(PREFIX):
         model, tokenizer = held(name)
         return tokenizer, model.config
+    adapter = find_adapter(name, revision=revision)
+    if adapter is not None:
+        tokenizer, config = load_tokenizer(own_base(adapter), trust_remote_code=trust_remote_code)
+        if has_tokenizer(adapter.folder):
+            with quiet_transformers():
+                tokenizer = tokenizer_of(adapter, config, trust_remote_code)
+        return tokenizer, config
     files = look_up(name, revision=revision, weights=False)
     with quiet_transformers(), gguf_read_once():
         tokenizer = read_tokenizer(name, files, revision=revision, trust_remote_code=trust_remote_code)

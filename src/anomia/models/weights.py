@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,20 @@ def describe_held(model: Any, name: str) -> Weights:
     }
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     return Weights(stored, _amounts(stored), (), (), (), (name,), size)
+
+
+def with_rows(weights: Weights, changed: Collection[str], before: int, rows: int) -> Weights:
+    """The weights with another number of tokens. changed: modules that hold the new rows. before: tokens until now."""
+    if rows == before:
+        return weights
+    tensors = {
+        name: (
+            (rows, *shape[1:]) if name.rpartition(".")[0] in changed and shape[0] == before else shape,
+            kind,
+        )
+        for name, (shape, kind) in weights.tensors.items()
+    }
+    return replace(weights, tensors=tensors)
 
 
 def build(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:

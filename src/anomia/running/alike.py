@@ -119,7 +119,10 @@ def _not_applied(model: Any) -> list[str]:
 
 def what_is(loaded: LoadedModel) -> dict[str, Any]:
     """What a model's answers depend on besides its prompts, as a run stores it."""
+    # So that a message can name what changed.
+    adapter = {"adapter": loaded.adapter} if loaded.adapter else {}
     return {
+        **adapter,
         "weights": fingerprint_weights(loaded.model),
         "architecture": architecture(loaded.model),
         "end_tokens": list(loaded.eos_token_ids),
@@ -154,7 +157,12 @@ def check_base(folder: RunFolder, loaded: LoadedModel) -> None:
 
 def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of a checkpoint is not what it was when its arm was begun; nothing where that isn't known."""
-    names = {"weights": "weights", "architecture": "configuration", "end_tokens": "end tokens"}
+    names = {
+        "weights": "weights",
+        "architecture": "configuration",
+        "end_tokens": "end tokens",
+        "adapter": "adapter",
+    }
     skipped = {"architecture"} if before.get("transformers") != now.get("transformers") else set()
     return [
         text

@@ -63,6 +63,8 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
             revision=study.revision if name == study.base else None,
             trust_remote_code=study.trust_remote_code,
             prompts=prompts,
+            base=None if name == study.base else study.base,
+            base_revision=study.revision,
         )
     except AnomiaError:
         return None

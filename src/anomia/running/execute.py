@@ -118,7 +118,8 @@ def _look_at_arms(cells: Sequence[CellRun], progress: Progress) -> None:
     first = {arm.steps[0]: arm.name for cell in cells for arm in cell.arms[1:] if cell.pending(arm.name)}
     for step, name in first.items():
         if isinstance(step, Checkpoint) and all(cell.folder is None for cell in cells):
-            check_place(step.model, trust_remote_code=cells[0].study.trust_remote_code)
+            study = cells[0].study
+            check_place(step.model, trust_remote_code=study.trust_remote_code, base=study.base)
         elif isinstance(step, Served):
             fault = greet(step.url, step.model)
             if fault is not None:

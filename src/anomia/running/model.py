@@ -217,6 +217,8 @@ def load(
         revision=study.revision if name == study.base else None,
         trust_remote_code=study.trust_remote_code,
         chat=study.chat if chat is None else chat,
+        base=None if name == study.base else study.base,
+        base_revision=study.revision,
     )
     progress.advance()
     return loaded

@@ -61,14 +61,11 @@ def quantize_embeddings(
                 progress(done, whole)
         zeros = sum(int((part == 0).sum()) for part in torch.split(weight, _ROWS))
         for name in table.names:
-            said = []
-            if stored != kind:
-                said.append(
-                    f"stored as {stored}, as llama.cpp does where {kind} can't divide a row of {weight.shape[1]}"
-                )
+            note = ""
             if name != table.names[0]:
-                said.append(f"the same weight as {table.names[0]}, rounded once")
-            note = "; ".join(said)
+                note = f"the same weight as {table.names[0]}, rounded once"
+            elif stored != kind:
+                note = f"stored as {stored}, as llama.cpp does where {kind} can't divide a row of {weight.shape[1]}"
             shape = (int(weight.shape[0]), int(weight.shape[1]))
             reports.append(MatrixReport(name, shape, zeros, note=note))
     return reports
@@ -136,7 +133,7 @@ def notes(model: Any, kind: str) -> list[str]:
     said = []
     if any(table.weight.dtype != torch.float32 for table in tables):
         dtype = str(tables[0].weight.dtype).removeprefix("torch.")
-        said.append(f"the values of {kind} are rounded again to {dtype}, in which this model computes")
+        said.append(f"the rounded values are rounded once more to {dtype}, the type of this model's weights")
     if model.get_output_embeddings() is None:
         said.append("the model has no output head of its own; only embeddings are rounded")
     left = [

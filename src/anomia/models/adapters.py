@@ -1,0 +1,191 @@
+"""Folders that hold an adapter (LoRA and other kinds of peft) and not the model that it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomia.errors import ModelError
+from anomia.models.files import ADAPTER, holds_adapter, read_settings
+from anomia.models.headers import POINTER, StoredTensor, first_bytes, read_headers
+from anomia.models.memory import given_name
+
+WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
+LORA, TOKENS = "LORA", "TRAINABLE_TOKENS"
+# What these learn is put before a prompt or between layers, or depends on it: no weights are equal to it.
+_UNMERGEABLE: Mapping[str, str] = {
+    "PROMPT_TUNING": "prompt tuning learns tokens that are put before every prompt",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning learns tokens that are put before every prompt",
+    "P_TUNING": "p-tuning learns tokens that are put before every prompt",
+    "PREFIX_TUNING": "prefix tuning learns keys and values that are put before every prompt",
+    "CPT": "context-aware prompt tuning learns tokens that are put before every prompt",
+    "CARTRIDGE": "a cartridge is a cache of keys and values that is put before every prompt",
+    "ADAPTION_PROMPT": "adaption prompts are attended to in every layer",
+    "XLORA": "X-LoRA mixes adapters anew for every token",
+    "POLY": "Poly chooses among adapters by the task",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter as it is stored.
+
+    name: what the user called it. base: the model that it says it was made for, "" where it doesn't say. kind: peft's
+    name of the method, in capitals. settings: of `adapter_config.json`. identity: a hash of its tensors and settings.
+    """
+
+    name: str
+    folder: Path
+    base: str
+    kind: str
+    settings: Mapping[str, Any] = field(repr=False)
+    stored: Mapping[str, StoredTensor] = field(repr=False)
+    identity: str
+
+    @property
+    def label(self) -> str:
+        """A short name for reports: of the folder, or the hub's."""
+        return self.folder.resolve().name if Path(self.name).expanduser().is_dir() else self.name
+
+
+def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
+    """The adapter that a folder or a hub repository holds; None where it holds something else.
+
+    A folder with `adapter_config.json` and no weights of a model holds an adapter, whatever other files of a model it
+    has. One with both is left to loading, which refuses it.
+
+    Raises:
+        ModelError: it holds one that can't be used: pickled, damaged, or of a kind that no weights are equal to.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        there = None if name.endswith(".gguf") else _on_the_hub(name, revision)
+        if there is None:
+            return None
+        folder = there
+    elif not holds_adapter(folder):
+        return None
+    settings = read_settings(folder / ADAPTER)
+    kind = str(settings.get("peft_type") or "").upper()
+    if not kind:
+        raise ModelError(
+            f"model: {folder / ADAPTER} has no peft_type, so what kind of adapter it is can't be told; save it again with "
+            "peft's save_pretrained"
+        )
+    if kind in _UNMERGEABLE:
+        raise ModelError(
+            f"model: {name!r} is an adapter that can't be merged into weights: {_UNMERGEABLE[kind]}. Serve it and measure "
+            "it as an endpoint: arm"
+        )
+    if settings.get("alora_invocation_tokens") is not None:
+        raise ModelError(
+            f"model: {name!r} is an adapter that can't be merged into weights: an activated LoRA (alora_invocation_tokens)"
+            " changes only what follows its invocation tokens. Serve it and measure it as an endpoint: arm"
+        )
+    file = _weights(name, folder)
+    stored = read_headers([file])
+    if not stored:
+        raise ModelError(f"model: {file} holds no tensors; save the adapter again")
+    base = str(settings.get("base_model_name_or_path") or "")
+    return Adapter(name, folder, base, kind, settings, stored, _identity(file, settings))
+
+
+def check_base(adapter: Adapter, given: str, config: Any) -> str:
+    """A word where an adapter is put on another base than the one it names; "" where it is the same by name.
+
+    Args:
+        adapter: names its base.
+        given: what it is put on. config: of that model, which may remember where it came from.
+    """
+    if not adapter.base:
+        return f"the adapter doesn't say which model it was made for; it is put on {given}"
+    names = {given, given_name(given) or given, str(getattr(config, "_name_or_path", "") or given)}
+    if any(_same(adapter.base, name) for name in names):
+        return ""
+    return (
+        f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, what it loses is "
+        "not the adapter's alone"
+    )
+
+
+def own_base(adapter: Adapter) -> str:
+    """The base that an adapter names, where it is given without one.
+
+    Raises:
+        ModelError: it names none.
+    """
+    if adapter.base:
+        return adapter.base
+    raise ModelError(
+        f"model: {adapter.name!r} holds an adapter that names no base model (base_model_name_or_path in {ADAPTER} is empty); "
+        f"give the base too: anomia run BASE checkpoint:{adapter.name}"
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of one model: the same path, or the same last part, as of a hub id and its local copy."""
+    if one == other:
+        return True
+    paths = [Path(name).expanduser() for name in (one, other)]
+    if all(path.exists() for path in paths):
+        return paths[0].resolve() == paths[1].resolve()
+    last = [path.name.removesuffix(".gguf").lower() for path in paths]
+    return last[0] == last[1] and bool(last[0])
+
+
+def _weights(name: str, folder: Path) -> Path:
+    file = folder / WEIGHTS
+    if file.is_file():
+        if first_bytes(file).startswith(POINTER):
+            raise ModelError(
+                f"model: {file} is a Git LFS pointer, not the file itself; run `git lfs pull` in {folder}"
+            )
+        return file
+    if (folder / _PICKLE).is_file():
+        raise ModelError(
+            f"model: {name!r} holds an adapter as pickle only ({_PICKLE}), which can run code when loaded. Where you trust "
+            "it, save it again with peft's save_pretrained(..., safe_serialization=True)"
+        )
+    raise ModelError(f"model: {name!r} has {ADAPTER} but no {WEIGHTS}; copy the adapter's weights too")
+
+
+def _identity(file: Path, settings: Mapping[str, Any]) -> str:
+    """The same for the same tensors and settings, wherever they are."""
+    digest = hashlib.sha256()
+    # Where it was made is no part of what it does.
+    kept = {
+        key: value for key, value in settings.items() if key not in ("base_model_name_or_path", "revision")
+    }
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    with file.open("rb") as content:
+        digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _on_the_hub(name: str, revision: str | None) -> Path | None:
+    """The cached folder of a hub repository that holds an adapter and no configuration of a model."""
+    from transformers.utils.hub import cached_file
+
+    def get(file: str) -> str | None:
+        try:
+            found: str | None = cached_file(
+                name, file, revision=revision, _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
+            )  # fmt: skip
+        # Loading says why a name can't be looked up.
+        except Exception:
+            return None
+        return found
+
+    if get("config.json") is not None:
+        return None
+    settings = get(ADAPTER)
+    if settings is None:
+        return None
+    get(WEIGHTS)
+    return Path(settings).parent
