@@ -34,11 +34,15 @@ class DecoderBlocks(NamedTuple):
     """The repeated blocks of a decoder. name: their path in the model, such as `model.layers`.
 
     paths: of each block, where there are several lists of them (HRM has two stacks); else they follow from the name.
+    padded: whether what follows a text leaves its states alone, so that texts of unequal length can run together.
+    fault: why blocks can't be run by themselves, one after the other; empty where they can.
     """
 
     name: str
     modules: tuple[nn.Module, ...]
     paths: tuple[str, ...] = ()
+    padded: bool = True
+    fault: str = ""
 
     def path(self, index: int) -> str:
         """Where a block is in the model."""
@@ -76,11 +80,13 @@ class Call(NamedTuple):
     """How the model calls a block, apart from the hidden states (masks, position embeddings, …).
 
     skipped: it doesn't call it, as with blocks that look at pictures when there are none.
+    whole: a pass of the whole model, where the block can't be run by itself.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     skipped: bool = False
+    whole: Callable[[], Any] | None = None
 
 
 class _RecordedError(Exception):
@@ -102,10 +108,28 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
         )
     modules = tuple(block for _, blocks in lists for block in blocks)
     _find_orientations(model, modules)
+    _mark_shared(modules)
     if len(lists) == 1:
         return DecoderBlocks(lists[0][0], modules)
     paths = tuple(f"{name}.{index}" for name, blocks in lists for index in range(len(blocks)))
     return DecoderBlocks(", ".join(name for name, _ in lists), modules, paths)
+
+
+# Where a block keeps the names of its parameters that an earlier block holds too (Zamba's attention): compressed there.
+_SHARED = "_anomia_shared"
+
+
+def _mark_shared(blocks: Sequence[nn.Module]) -> None:
+    seen: set[int] = set()
+    for block in blocks:
+        mine = dict(block.named_parameters(remove_duplicate=False))
+        block.__dict__[_SHARED] = {name for name, parameter in mine.items() if id(parameter) in seen}
+        seen |= {id(parameter) for parameter in mine.values()}
+
+
+def shares_matrices(block: nn.Module) -> bool:
+    """Whether matrices of a block are also an earlier block's."""
+    return any(block.get_parameter(name).dim() >= 2 for name in block.__dict__.get(_SHARED, ()))
 
 
 def _decoder(model: nn.Module) -> nn.Module:
@@ -158,8 +182,11 @@ def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
 def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers of a block whose weights are compressed: all but what selects among experts, or gates a whole one."""
     experts = _experts(block)
+    shared = block.__dict__.get(_SHARED, ())
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and not _selects(block, name, module, experts):
+        if not isinstance(module, nn.Linear | Conv1D) or f"{name}.weight" in shared:
+            continue
+        if not _selects(block, name, module, experts):
             yield name, module
 
 
@@ -271,6 +298,9 @@ def _stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Paramete
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             continue
         for name, parameter in module.named_parameters(recurse=False):
+            full = f"{path}.{name}" if path else name
+            if full in block.__dict__.get(_SHARED, ()):
+                continue
             if parameter.dim() == 3 and min(parameter.shape[1:]) > 1:
                 yield path, module, name, parameter
 
@@ -399,20 +429,25 @@ def record_calls(
     calls: dict[int, Call] = {}
     entered: list[torch.Tensor] = []
     shape: list[Callable[[torch.Tensor], Any]] = []
+    beside: list[torch.Tensor] = []
     last = len(decoder.modules) - 1
 
     def recorder(index: int, block: nn.Module) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if calls and index <= max(calls):
                 raise CompressionError(
-                    f"{type(model).__name__} doesn't call the blocks {decoder.name} once each and one after another, so "
-                    f"calibration text can't be followed through them; {WITHOUT_TEXT}"
+                    f"{type(model).__name__} doesn't call the blocks {decoder.name} once each and one after another"
                 )
             hidden = args[0] if args else kwargs.pop("hidden_states")
+            if any(given is one for given in (*args[1:], *kwargs.values()) for one in beside):
+                raise CompressionError(
+                    f"the blocks {decoder.name} of {type(model).__name__} hand each other more than hidden states"
+                )
             if not entered:
                 entered.append(hidden)
                 out = type(block).forward(block, hidden, *args[1:], **kwargs)
                 shape.append((lambda h: h) if torch.is_tensor(out) else (lambda h: (h, *out[1:])))
+                beside.extend(() if torch.is_tensor(out) else filter(torch.is_tensor, out[1:]))
             calls[index] = Call(args[1:], kwargs)
             if index == last:
                 raise _RecordedError
@@ -427,17 +462,12 @@ def record_calls(
             raise
         except Exception as error:
             raise CompressionError(
-                f"calibration text can't be followed through {type(model).__name__} block by block ({decoder.name}: "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:120]}); {WITHOUT_TEXT}"
+                f"the blocks {decoder.name} of {type(model).__name__} can't be run by themselves "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
             ) from error
     if not calls:
-        raise CompressionError(
-            f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text; {WITHOUT_TEXT}"
-        )
+        raise CompressionError(f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text")
     return entered[0], [calls.get(index, Call((), {}, skipped=True)) for index in range(last + 1)]
-
-
-WITHOUT_TEXT = "magnitude pruning and rounding, which need no text, can change it"
 
 
 @contextmanager
@@ -458,6 +488,9 @@ def _replaced_forwards(
 
 def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
     """One block on hidden states [B, S, H], called as the model calls it."""
+    if call.whole is not None:
+        call.whole()
+        return hidden
     if call.skipped:
         return hidden
     out = block(hidden, *call.args, **call.kwargs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 
 from anomia.compress.apply import (
@@ -48,7 +49,7 @@ from anomia.text_files import read_text
 UNFINISHED = ".anomia-unfinished"
 # What a model computes with besides its weights.
 _SETTINGS = ("config.json", "tokenizer.json")
-_PIECE, _PIECES = 64 * 1024, 64
+_PIECE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def _one_step(
     _check_inputs(out, state, found.files, windows)
     resumed = len(state["matrices"])
     report = _stream(blocks, out, step, windows, state, settings.batch_tokens, progress)
-    blocks.check_written(report.matrices)
+    blocks.check_written(report.matrices, step)
     return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
 
 
@@ -422,15 +423,13 @@ def _settings_of(files: ModelFiles) -> list[Path]:
 
 
 def _content_hash(files: Sequence[Path]) -> str:
-    """A hash of the sizes of some files and of 64 pieces of each, the first and the last among them."""
-    digest = hashlib.sha256()
+    """A hash of all that some files hold."""
+    digest = xxhash.xxh3_128()
     for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
-            for number in range(_PIECES):
-                file.seek(max(0, size - _PIECE) * number // (_PIECES - 1))
-                digest.update(file.read(_PIECE))
+            while piece := file.read(_PIECE):
+                digest.update(piece)
     return digest.hexdigest()
 
 

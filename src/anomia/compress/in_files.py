@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, find_blocks, left_dense
+from anomia.compress.blocks import Call, all_matrices, find_blocks, why_dense
 from anomia.compress.calibration import Batch
 from anomia.compress.disk_states import DiskStates
-from anomia.compress.packed import SaveAs, quantization_config, tensors_of
+from anomia.compress.packed import SaveAs, check_packed, quantization_config, tensors_of
 from anomia.compress.report import MatrixReport, megabytes
 from anomia.compress.shards import (
     Checkpoint,
@@ -27,7 +27,7 @@ from anomia.compress.shards import (
 )
 from anomia.compress.steps import Quantize, Step
 from anomia.compress.verify import PRUNE_AGAIN, check_block
-from anomia.compress.walk import enter
+from anomia.compress.walk import enter, try_walk_small
 from anomia.errors import CompressionError
 from anomia.files import read_json, write_json
 from anomia.models.examine import Examined, look_up, read_tokenizer
@@ -59,7 +59,7 @@ class InFiles:
         self.model: Any = skeleton(
             found.config, dtype=self.dtype or self.checkpoint.stored_dtype(self.checkpoint.tensors)
         )
-        self.decoder = find_blocks(self.model)
+        self.decoder, self.note = try_walk_small(find_blocks(self.model), found.config)
         self.device = device
         self.save_as = save_as
         self.resumed = False
@@ -68,19 +68,33 @@ class InFiles:
         self.names: tuple[dict[str, str], ...] = ()
         self.outer: dict[str, str] = {}
         self.tied: frozenset[str] = frozenset()
-        self.fits = found.account is not None and self._match(found, found.account.places)
+        self.fits = (
+            found.account is not None
+            and not self.decoder.fault
+            and self._can_be_taken_apart()
+            and self._match(found, found.account.places)
+        )
+
+    def _can_be_taken_apart(self) -> bool:
+        """Whether the matrices are known without their values; where not, a loaded model shows how it uses them."""
+        try:
+            for index, block in enumerate(self.decoder.modules):
+                all_matrices(block, self.decoder.path(index))
+        except CompressionError:
+            return False
+        return True
 
     def _match(self, found: Examined, places: Mapping[str, str]) -> bool:
         """Whether the stored tensors correspond to the model's, one by one."""
         blocks = [
-            match_names(self.model, places, f"{self.decoder.name}.{i}.")
+            match_names(self.model, places, f"{self.decoder.path(i)}.")
             for i in range(len(self.decoder.modules))
         ]
         head = self.model.get_output_embeddings()
         heads = {
             f"{n}.{leaf}" for n, m in self.model.named_modules() if m is head for leaf in ("weight", "bias")
         }
-        inside = f"{self.decoder.name}."
+        inside = tuple(f"{self.decoder.path(i)}." for i in range(len(self.decoder.modules)))
         outer = [n for n in self.model.state_dict() if not n.startswith(inside) and n not in heads]
         if any(names is None for names in blocks) or any(name not in places for name in outer):
             return False
@@ -115,7 +129,7 @@ class InFiles:
 
     def store(self, index: int, packed: Mapping[str, Any]) -> None:
         """Write a changed block into a shard of its own."""
-        prefix = f"{self.decoder.name}.{index}."
+        prefix = f"{self.decoder.path(index)}."
         tensors: dict[str, torch.Tensor] = {}
         for name, value in self.decoder.modules[index].state_dict().items():
             place, matrix = self.names[index][prefix + name], name.removesuffix(".weight")
@@ -140,9 +154,9 @@ class InFiles:
                 " another folder"
             )
 
-    def left_dense(self) -> tuple[str, ...]:
-        """Names of the weights that no step touches, a tied head by its embedding's."""
-        return tuple(name for name in left_dense(self.model, self.decoder) if name not in self.tied)
+    def why_dense(self) -> dict[str, str]:
+        """The weights that no step touches and why, a tied head by its embedding's name."""
+        return {n: why for n, why in why_dense(self.model, self.decoder).items() if n not in self.tied}
 
     def write_rest(self, step: Step) -> None:
         """Everything outside the blocks, bit for bit, then the index and the small files."""
@@ -182,12 +196,13 @@ class InFiles:
         if changed != config:
             write_json(out / "config.json", changed)
 
-    def check_written(self, matrices: Sequence[MatrixReport]) -> None:
+    def check_written(self, matrices: Sequence[MatrixReport], step: Step) -> None:
         """Read every written block once more, a block in memory, and see that the folder is a whole model."""
         out = self._out
         written = open_checkpoint(out)
         read_tokenizer(str(out), look_up(str(out)))
         if self.save_as != "dense":
+            self._check_packed(written, matrices, step)
             return
         for name, info in self.checkpoint.tensors.items():
             found = written.tensors.get(name)
@@ -198,9 +213,28 @@ class InFiles:
         try:
             for index in range(len(self.decoder.modules)):
                 with self.block(index) as block:
-                    check_block(out, block, f"{self.decoder.name}.{index}", expected)
+                    check_block(out, block, self.decoder.path(index), expected)
         finally:
             self.checkpoint = before
+
+    def _check_packed(self, written: Checkpoint, matrices: Sequence[MatrixReport], step: Step) -> None:
+        """Read the packed matrices once more, a block in memory."""
+        assert isinstance(step, Quantize)
+        for index, names in enumerate(self.names):
+            where = self.decoder.path(index)
+            mine = {m.name: m for m in matrices if m.name.startswith(f"{where}.")}
+            # Other tensors of a layer have its name in the files, whatever that is there.
+            layers = {
+                stored.removesuffix("weight"): name.removeprefix(f"{where}.").removesuffix("weight")
+                for name, stored in names.items()
+                if name.endswith(".weight")
+            }
+            found = [n for n in written.tensors if f"{n.rpartition('.')[0]}." in layers]
+            tensors = {
+                layers[f"{name.rpartition('.')[0]}."] + name.rpartition(".")[2]: value
+                for name, value in written.read(found).items()
+            }
+            check_packed(self._out, tensors, where, step, mine)
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
         stored = self.checkpoint.read(names.values(), dtype=self.dtype)

@@ -103,17 +103,17 @@ def quantization_config(
         "output_activations": None,
         "format": FORMAT,
     }
-    found = {
+    return {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": {"group_0": scheme},
         "ignore": sorted(dense),
         "kv_cache_scheme": None,
+        # For transformers, vLLM doesn't read it. It would unpack on the first call of the whole model, which a call of
+        # the decoder alone never does; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
+        "dequantize": True,
     }
-    # As modules of compressed-tensors transformers builds those with zero points in another shape than all write them
-    # (vllm-project/llm-compressor#1618); unpacked while loading they are read rightly. vLLM doesn't read this.
-    return found if grid.symmetric else found | {"dequantize": True}
 
 
 def check_packed(

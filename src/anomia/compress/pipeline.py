@@ -156,9 +156,22 @@ def _change(
         groups = observe(block, batches, states.read, calls, needs, where=where)
     if gradients:
         groups = [g._replace(gradients=tuple(gradients[m.name] for m in g.matrices)) for g in groups]
-    hidden = states.read if states is not None else None
+    hidden: Callable[[int], torch.Tensor] | None = states.read if states is not None else None
+    if calls and calls[0].whole is not None:
+        hidden = _no_states(where)
     work = BlockWork(block, where, groups, step, target, batches, hidden, calls)
     return change_block(work), work.packed
+
+
+def _no_states(where: str) -> Callable[[int], torch.Tensor]:
+    """In the place of states, for a method that runs blocks by themselves where that can't be done."""
+
+    def read(_: int) -> torch.Tensor:
+        raise CompressionError(
+            f"{where} can't be run by itself, which this method needs; wanda, sparsegpt and ria (permute=no) don't"
+        )
+
+    return read
 
 
 def change_block(work: BlockWork) -> list[MatrixReport]:

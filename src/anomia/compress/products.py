@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _ATEN = torch.ops.aten
 # Where the two factors stand among the arguments.
+_COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
 _FACTORS = {
     _ATEN.mm.default: (0, 1),
     _ATEN.addmm.default: (1, 2),
@@ -32,14 +34,19 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     inputs: [T, in], in the order of the tokens. source: the tensor that they came from. Rows of zeros are left out where
     one product holds several matrices: code that sends every token to every expert silences those that an expert
-    doesn't get with zeros. `unread` names matrices whose memory entered a product in some other shape.
+    doesn't get with zeros (drops_zeros=False: only where all rows are). `unread` names matrices whose memory entered a product in some other shape.
     """
 
     def __init__(
-        self, watched: Iterable[Watched], take: Callable[[str, torch.Tensor, torch.Tensor], None]
+        self,
+        watched: Iterable[Watched],
+        take: Callable[[str, torch.Tensor, torch.Tensor], None],
+        *,
+        drops_zeros: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._take = take
+        self._drops_zeros = drops_zeros
         self._by_memory: dict[Any, list[Watched]] = {}
         self.unread: set[str] = set()
         for each in watched:
@@ -53,7 +60,19 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for name, inputs, source in self._uses(args[places[0]], args[places[1]]):
                 if len(inputs):
                     self._take(name, inputs, source)
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if func in _COPIES and args[0].dim() >= 2 and _memory(args[0]) in self._by_memory:
+            self._follow(args[0], out)
+        return out
+
+    def _follow(self, weight: torch.Tensor, copied: torch.Tensor) -> None:
+        """Watch a copy too, such as one that was spread over a batch or cast to another type."""
+        for index in itertools.product(*map(range, weight.shape[:-2])):
+            part, same = weight[index], copied[index]
+            if (name := self._name(part)) is not None:
+                self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same))
+            elif (name := self._name(part.T)) is not None:
+                self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same.T))
 
     def _uses(
         self, left: torch.Tensor, right: torch.Tensor
@@ -71,17 +90,24 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 else:
                     self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
                 continue
-            names = [self._name(weight[index]) for index in range(len(weight))]
-            if None in names:
+            places: dict[str | None, list[int]] = {}
+            for index in range(len(weight)):
+                places.setdefault(self._name(weight[index]), []).append(index)
+            if places.pop(None, None) is not None:
                 self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
-            if len(set(names)) == 1 and names[0] is not None:
-                yield names[0], other.reshape(-1, other.shape[-1]), other
-            elif len(set(names)) == len(names):
-                for index, name in enumerate(names):
-                    rows = other[index]
-                    real = rows if rows.is_meta else rows[(rows != 0).any(dim=1)]
-                    if name is not None and len(real):
-                        yield name, real, rows
+            for name, indices in places.items():
+                if name is None:
+                    continue
+                # Views where they can be: equal views tell that two matrices share their input.
+                source = (
+                    other[indices[0]] if len(indices) == 1 else other if len(places) == 1 else other[indices]
+                )
+                rows = source.reshape(-1, source.shape[-1])
+                if len(places) > 1 and not rows.is_meta:
+                    kept = (rows != 0).any(dim=1)
+                    if self._drops_zeros or not kept.any():
+                        rows = rows[kept]
+                yield name, rows, source
 
     def _name(self, weight: torch.Tensor) -> str | None:
         """The watched matrix of which `weight`, [out', in], holds rows."""

@@ -32,7 +32,7 @@ class MatrixReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompressionReport:
-    """One applied step. left_dense: names of the weights that pruning never touches.
+    """One applied step. left_dense: names of the weights that it doesn't touch. dense_why: the same by reason.
 
     block_sparsity: the target of each block, where they differ. reconstruction: choices that a method built
     from its published description made, empty for the others. seconds: wall-clock time. size_bytes: the whole
@@ -51,6 +51,7 @@ class CompressionReport:
     versions: Mapping[str, str] | None = None
     size_bytes: int | None = None
     reshaped: Mapping[str, Any] | None = None
+    dense_why: Mapping[str, tuple[str, ...]] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -76,6 +77,13 @@ class CompressionReport:
         if values.get("calibration"):
             values["calibration"] = CalibrationRecord(**values["calibration"])
         return cls(**values)
+
+
+def by_reason(why: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Names by their reason."""
+    return {
+        reason: tuple(n for n, its in why.items() if its == reason) for reason in dict.fromkeys(why.values())
+    }
 
 
 def megabytes(count: int) -> str:

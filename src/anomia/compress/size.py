@@ -49,7 +49,7 @@ def stored_bytes(
         return dense
     decoder = find_blocks(model)
     for index, block in enumerate(decoder.modules):
-        for matrix in all_matrices(block, f"{decoder.name}.{index}"):
+        for matrix in all_matrices(block, decoder.path(index)):
             rows, columns = matrix.weight.shape
             dense -= matrix.weight.nbytes
             dense += packed_bytes(rows, columns, last, scale_bytes=matrix.weight.element_size())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -142,23 +143,30 @@ def observe(
     """
     matrices = {matrix.name: matrix for matrix in find_matrices(block, where=where)}
     experts = find_fused_experts(block, where=where)
-    gathering = _Gathering(needs, where)
+    whole = bool(calls) and calls[0].whole is not None
+    gathering = _Gathering(needs, where, shares=not whole)
     modules = {name: block.get_submodule(name) for name in matrices}
     slices = [Watched(*matrix) for fused in experts for matrix in fused.matrices()]
+    if whole:
+        # Another layer may hold the same matrix.
+        slices += [Watched(*matrix) for matrix in matrices.values()]
+        modules = {}
     last: str | None = None
     uncalled: list[Watched] = []
     for index, batch in enumerate(batches):
         gathering.start(batch, last)
-        with _watching(modules, [*slices, *uncalled], gathering.take), suppress(_ReadError):
+        padded = batch.real is not None
+        with _watching(modules, [*slices, *uncalled], gathering.take, padded), suppress(_ReadError):
             run_block(block, hidden(index), calls[index])
         fired = set(gathering.fired)
-        if index == 0 and not experts and len(fired) == len(matrices):
+        if index == 0 and not experts and len(fired) == len(matrices) and not whole:
             last = gathering.fired[-1]
         elif index == 0 and (silent := [Watched(*m) for m in matrices.values() if m.name not in fired]):
             gathering.start(batch, None)
-            with _watching({}, silent, gathering.take):
+            with _watching({}, silent, gathering.take, padded):
                 run_block(block, hidden(index), calls[index])
             uncalled = [each for each in silent if each.name in gathering.fired]
+    gathering.check_shared()
     for name, statistic in gathering.statistics.items():
         statistic.finish(f"{where}.{name}")
     return _grouped(matrices, experts, gathering)
@@ -167,12 +175,14 @@ def observe(
 class _Gathering:
     """The statistics of one block while its batches run. owners: which matrix's input each one shares."""
 
-    def __init__(self, needs: Needs, where: str) -> None:
+    def __init__(self, needs: Needs, where: str, *, shares: bool = True) -> None:
         self.statistics: dict[str, InputStatistic] = {}
         self.owners: dict[str, str] = {}
         self.fired: list[str] = []
         self.where = where
         self._needs = needs
+        self._shares = shares
+        self._times: Counter[str] = Counter()
         self._seen: dict[tuple[Any, ...], tuple[torch.Tensor, str, set[str]]] = {}
 
     def start(self, batch: Batch, last: str | None) -> None:
@@ -191,17 +201,30 @@ class _Gathering:
 
     def _count(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
         # The reference kept in `_seen` keeps the memory from being given to another tensor of this batch.
-        key = (source.data_ptr(), *source.shape, *source.stride(), source._version)
-        _, owner, counted = self._seen.setdefault(key, (source, self.owners.get(name, name), set()))
+        key = (
+            source.data_ptr(),
+            *source.shape,
+            *source.stride(),
+            source._version,
+            "" if self._shares else name,
+        )
+        _, owner, named = self._seen.setdefault(key, (source, self.owners.get(name, name), set()))
         if self.owners.setdefault(name, owner) != owner:
             raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} in every batch")
-        if owner == name and name not in counted:
-            counted.add(name)
+        self._times[name] += name not in named
+        if owner == name and name not in named:
             rows = _real_rows(inputs, self._batch, f"{self.where}.{name}")
             if name not in self.statistics:
                 zeros = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
                 self.statistics[name] = InputStatistic(zeros)
             self.statistics[name].add(rows, self._needs, self._batch.languages[0])
+        named.add(name)
+
+    def check_shared(self) -> None:
+        """Refuses matrices that shared an input once, and not each time."""
+        for name, owner in self.owners.items():
+            if self._times[name] != self._times[owner]:
+                raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} each time")
 
 
 def _grouped(
@@ -246,8 +269,9 @@ def _watching(
     modules: Mapping[str, nn.Module],
     products: Sequence[Watched],
     take: Callable[[str, torch.Tensor, torch.Tensor], None],
+    padded: bool,
 ) -> Iterator[None]:
-    """Calls `take` for the input of each module, and of each product with the other matrices."""
+    """Calls `take` for the input of each module, and of each product with the other matrices, rows of padding and all."""
 
     def hook(name: str) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -261,5 +285,5 @@ def _watching(
             handle = module.register_forward_pre_hook(hook(name), with_kwargs=True)
             stack.callback(handle.remove)
         if products:
-            stack.enter_context(WeightProducts(products, take))
+            stack.enter_context(WeightProducts(products, take, drops_zeros=not padded))
         yield

@@ -225,3 +225,5 @@ def _randomize(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.dim() >= 2 and float(parameter.std()) > 0:
             torch.nn.init.normal_(parameter, std=0.2)
+        elif not parameter.any():
+            torch.nn.init.uniform_(parameter, 0.1, 0.3)

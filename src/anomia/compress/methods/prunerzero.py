@@ -69,10 +69,7 @@ def gradient_norms(
             parameter.grad = None
             parameter.requires_grad_(was)
     return [
-        {
-            matrix.name: _like(matrix, block, squares).sqrt()
-            for matrix in matrices(block, f"{decoder.name}.{index}")
-        }
+        {matrix.name: _like(matrix, block, squares).sqrt() for matrix in matrices(block, decoder.path(index))}
         for index, block in enumerate(decoder.modules)
     ]
 

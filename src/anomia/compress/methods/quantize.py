@@ -58,9 +58,9 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
     if group is None:
         return
     columns = {
-        f"{decoder.name}.{index}.{matrix.name}": matrix.weight.shape[1]
+        f"{decoder.path(index)}.{matrix.name}": matrix.weight.shape[1]
         for index, block in enumerate(decoder.modules)
-        for matrix in all_matrices(block, f"{decoder.name}.{index}")
+        for matrix in all_matrices(block, decoder.path(index))
     }
     for name, count in columns.items():
         if count % group:
@@ -121,7 +121,7 @@ def replace_linears(
     """
     layers = _require("bitsandbytes.nn", "bitsandbytes")
     for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
+        where = decoder.path(index)
         others = [m.name for m in all_matrices(block, where) if not _is_linear(block, m.name)]
         if others:
             raise CompressionError(
@@ -129,7 +129,7 @@ def replace_linears(
             )
     reports: list[MatrixReport] = []
     for index, block in enumerate(decoder.modules):
-        where = f"{decoder.name}.{index}"
+        where = decoder.path(index)
         for matrix in find_matrices(block, where=where):
             reports.append(report_matrix(matrix)._replace(name=f"{where}.{matrix.name}"))
             dense: Any = block.get_submodule(matrix.name)
