@@ -261,7 +261,7 @@ def test_the_highest_of_every_group_stay(groups: int, each: int, data: Any) -> N
 
 
 def test_as_a_step_of_an_arm() -> None:
-    model = tiny_model("qwen3_moe").to(torch.bfloat16)
+    model = tiny_model("qwen3_moe", moe_intermediate_size=16).to(torch.bfloat16)
     implementation = model.config._experts_implementation
     (step,) = parse_arm("dropexperts:0.5").steps
     report = compress(model, step, WINDOWS)

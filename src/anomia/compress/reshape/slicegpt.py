@@ -230,8 +230,9 @@ def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) ->
     handles = []
 
     def after(name: str) -> Callable[..., None]:
-        def read(_: nn.Module, __: Any, out: torch.Tensor) -> None:
-            outputs[out.untyped_storage().data_ptr()] = (out, name.rpartition(".")[0])
+        def read(_: nn.Module, __: Any, out: Any) -> None:
+            if torch.is_tensor(out):
+                outputs[out.untyped_storage().data_ptr()] = (out, name.rpartition(".")[0])
 
         return read
 
