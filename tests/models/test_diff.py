@@ -312,6 +312,14 @@ CONFOUNDING = {
     "norm epsilon": config(rms_norm_eps=1e-2),
     "activation": config(hidden_act="gelu"),
     "heads of other sizes": config(num_attention_heads=8, num_key_value_heads=4, head_dim=4),
+    "heads of other sizes, and a layer removed": lambda folder: (
+        without_last_layer(folder),
+        config(num_attention_heads=8, num_key_value_heads=4, head_dim=4)(folder),
+    ),
+    "heads of other sizes, beside a tensor that nothing reads": lambda folder: (
+        config(num_attention_heads=8, num_key_value_heads=4, head_dim=4)(folder),
+        edit_tensors(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})),
+    ),
     "short context": config(max_position_embeddings=512),
     "tied head": lambda folder: (
         config(tie_word_embeddings=True)(folder),
@@ -349,7 +357,20 @@ def without_last_layer(folder: Path) -> None:
     edit_tensors(folder, lambda t: [t.pop(name) for name in list(t) if ".layers.1." in name])
 
 
+def narrower(folder: Path) -> None:
+    def cut(values: dict[str, torch.Tensor]) -> None:
+        for name in list(values):
+            if "gate_proj" in name or "up_proj" in name:
+                values[name] = values[name][:48].contiguous()
+            elif "down_proj" in name:
+                values[name] = values[name][:, :48].contiguous()
+
+    config(intermediate_size=48)(folder)
+    edit_tensors(folder, cut)
+
+
 TOLD = {
+    "a narrower hidden layer": narrower,
     "bfloat16": lambda folder: (config(dtype="bfloat16")(folder), edit_tensors(folder, halved)),
     "a dtype that is not the stored one": config(dtype="float16"),
     "a layer removed": without_last_layer,

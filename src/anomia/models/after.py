@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import modeling_gguf_pytorch_utils as gguf_utils
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from anomia.models.gguf_header import read_gguf_header
+from anomia.errors import ModelError
+from anomia.models.gguf_rules import homeless, rope_scaled
 from anomia.models.headers import StoredTensor, opened
 from anomia.models.tensors import Account
 
-# In a GGUF file, names of what llama.cpp computes with and transformers may pass over.
-_GGUF_USED = re.compile(r"\.bias$|^rope_(freqs|factors_long|factors_short)\.weight$")
 _ROTARY = 0.02
 
 
@@ -32,19 +29,26 @@ def was_unpacked(config: Any, model: Any) -> bool:
 
 
 def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
-    """A word where the configuration names a quantization method that was not applied. config: before loading."""
+    """A word where the configuration names a quantization method that was not applied. config: before loading.
+
+    Raises `ModelError` for a method that transformers doesn't know: it would take whatever is stored as dense weights.
+    """
     method = _method(config)
     if method is None or was_unpacked(config, model):
         return ()
-    return (
-        f"config.json names a quantization method ({method}) that transformers does not know; the weights are used as"
-        " they are stored",
-    )
+    if not is_unpacked_on_loading(config) and not type(model).__module__.startswith("transformers_modules"):
+        raise ModelError(
+            f"model: config.json names the quantization method {method!r}, which transformers does not know, so what is "
+            "stored would be taken as dense weights. Serve it with a program that knows the method and name it as "
+            "endpoint:URL#MODEL, or remove quantization_config from config.json if the weights are dense"
+        )
+    return (f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",)
 
 
 def is_unpacked_on_loading(config: Any) -> bool:
     """Whether a configuration names a quantization method that transformers knows; others are passed over."""
-    return _method(config) in AUTO_QUANTIZATION_CONFIG_MAPPING
+    method = _method(config) or ""
+    return method in AUTO_QUANTIZATION_CONFIG_MAPPING or method == "bitsandbytes"
 
 
 def _method(config: Any) -> str | None:
@@ -86,28 +90,7 @@ def rotary_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ..
 
 
 def with_gguf(found: Account, model: Any, path: Path) -> Account:
-    """Adds what a GGUF file holds and transformers' reader passed over, where the model would compute with it."""
-    names = {name for name in read_gguf_header(path) if _GGUF_USED.search(name)} - _taken(model)
-    scaled = {name for name in (*names, *found.surplus) if name.startswith("rope_") and _rope_scaled(model)}
-    surplus = {**found.surplus, **{name: name for name in names}}
+    """Adds what a GGUF file holds and transformers' reader passed over, where other programs compute with it."""
+    scaled = {name for name in found.surplus if name.startswith("rope_") and rope_scaled(model.config)}
+    surplus = {**found.surplus, **{name: name for name in homeless(path, model)}}
     return found._replace(surplus={name: name for name in sorted(surplus) if name not in scaled})
-
-
-def _rope_scaled(model: Any) -> bool:
-    """Whether the configuration scales rotary frequencies, so that the factors in a file are in it."""
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return any(kind.get("rope_type", "default") != "default" for kind in kinds)
-
-
-def _taken(model: Any) -> set[str]:
-    """The tensors of a GGUF file that transformers has a place for."""
-    text = model.config.get_text_config()
-    kind = {"gemma3_text": "gemma3", "gemma4_text": "gemma4"}.get(text.model_type, text.model_type)
-    processor = gguf_utils.TENSOR_PROCESSORS.get(kind, gguf_utils.TensorProcessor)(config=text.to_dict())
-    try:
-        names: dict[str, str] = gguf_utils.get_gguf_hf_weights_map(model, processor)
-    except NotImplementedError:
-        # An architecture of the newer reader, which names what it has no place for.
-        return set()
-    return set(names)

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,11 +25,18 @@ _WITHOUT_EFFECT = re.compile(
 )
 # Compared elsewhere, or following from what is.
 _ELSEWHERE = {"dtype", "torch_dtype", "model_type", "vocab_size", "tie_word_embeddings"}
+# Sizes, and the tensors in whose shapes each shows.
+_LAYERS = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}
+_HEADS = re.compile(r"attn|attention|[qkv]_proj|qkv|c_proj")
+_HIDDEN = re.compile(r"mlp|ffn|feed_forward|fc\d|expert|dense_|(gate|up|down)_proj|\bw[123]\b")
 _SIZES = {
-    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "intermediate_size", "n_inner", "ffn_dim", "hidden_size",
-    "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "num_experts",
-    "num_local_experts", "n_routed_experts", "moe_intermediate_size", "layer_types",
+    "num_attention_heads": _HEADS, "n_head": _HEADS, "num_key_value_heads": _HEADS, "head_dim": _HEADS,
+    "intermediate_size": _HIDDEN, "n_inner": _HIDDEN, "ffn_dim": _HIDDEN, "moe_intermediate_size": _HIDDEN,
+    "num_experts": _HIDDEN, "num_local_experts": _HIDDEN, "n_routed_experts": _HIDDEN,
+    "hidden_size": re.compile(""), "n_embd": re.compile(""), "d_model": re.compile(""),
 }  # fmt: skip
+_EXPERTS = {"num_experts", "num_local_experts", "n_routed_experts"}
+_INDEX = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer|blk)\.(\d+)\.")
 _POSITIONS = {"max_position_embeddings", "n_positions", "n_ctx"}
 # The longest prompt of a study, with its answer.
 _LONGEST = 1024 + 32
@@ -110,16 +117,53 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]
         return "told", "a few architectures count positions by it; others read it in training only"
     if root in _POSITIONS:
         return _judged_positions(left, right, base, other)
-    if root in _SIZES:
-        if base.weights is None or other.weights is None or _shapes(base) != _shapes(other):
-            return "told", "the model has another size, which is compression"
-        return "confounding", "the weights have the same shapes, and are computed with in another way"
+    if root in _LAYERS or root in _SIZES or root == "layer_types":
+        return _judged_size(root, left, right, base, other)
     if "rope" in root or "rotary" in root or root == "partial_rotary_factor":
         return "confounding", "positions are encoded in another way, which changes every answer"
     unread = base.known and other.known and root not in base.known | other.known | code_settings(other.kind)
     if unread and not any(name == "auto_map" for name in (*base.settings, *other.settings)):
         return "told", f"{other.kind} doesn't know this setting; it should change nothing"
     return "confounding", "it changes what is computed of the same weights"
+
+
+def _judged_size(key: str, left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
+    """A size that shows in the weights is compression; one that doesn't says that they are computed with otherwise."""
+    smaller: tuple[Kind, str] = ("told", "the model has another size, which is compression")
+    if base.weights is None or other.weights is None:
+        return (
+            "confounding",
+            "the weights are not on this machine, so whether they have another size can't be seen",
+        )
+    mine, theirs = _shapes(base), _shapes(other)
+    counts = [len({index[1] for name in found if (index := _INDEX.search(name))}) for found in (mine, theirs)]
+    if key in _LAYERS:
+        if counts[0] != counts[1]:
+            return smaller
+    elif key == "layer_types":
+        if counts[0] != counts[1] and _is_part(left, right):
+            return smaller
+    else:
+        shared = [name for name in mine.keys() & theirs.keys() if _SIZES[key].search(name)]
+        if any(mine[name] != theirs[name] for name in shared):
+            return smaller
+        if key in _EXPERTS and _expert_count(mine) != _expert_count(theirs):
+            return smaller
+    return (
+        "confounding",
+        "the weights don't show it: they have the same shapes, and are computed with in another way",
+    )
+
+
+def _is_part(left: Any, right: Any) -> bool:
+    """Whether one list is the other without some of its entries."""
+    short, long = sorted((list(left or ()), list(right or ())), key=len)
+    rest = iter(long)
+    return all(entry in rest for entry in short)
+
+
+def _expert_count(shapes: Mapping[str, Any]) -> int:
+    return len({found[1] for name in shapes if (found := re.search(r"experts\.(\d+)\.", name))})
 
 
 @cache

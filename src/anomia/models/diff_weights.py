@@ -123,6 +123,12 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
         right: Sequence[str] = getattr(other.weights, field)
         if left != right:
             yield Difference(what, "confounding", listed(left) or "none", listed(right) or "none", why)
+    if base.weights.settings != other.weights.settings:
+        yield Difference(
+            "settings of a GGUF file without a reader", "confounding", listed(base.weights.settings) or "none",
+            listed(other.weights.settings) or "none",
+            "llama.cpp may compute with them, and transformers' reader passes over them",
+        )  # fmt: skip
 
 
 def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file by name, from its head alone: vocabularies are skipped, weights are never touched."""
+"""Settings and tensors of a GGUF file, from its head alone: vocabularies are skipped, weights are never touched."""
 
 from __future__ import annotations
 
@@ -16,8 +16,22 @@ from anomia.errors import ModelError
 
 # Sizes of the value types of the format, by number; 8 is a string and 9 an array.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_FORMS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 _MOST = 1 << 20
+_SHORT = 256
 
 
 def read_gguf_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -26,15 +40,32 @@ def read_gguf_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     Raises:
         ModelError: the file is damaged, or of a version before 2.
     """
+    return _read(path)[1]
+
+
+def read_gguf_settings(path: Path) -> dict[str, Any]:
+    """Numbers and short texts by key, without the architecture's name in front (`attention.scale`); lists are left out.
+
+    Raises:
+        ModelError: the file is damaged, or of a version before 2.
+    """
+    settings, _ = _read(path)
+    architecture = f"{settings.get('general.architecture', '')}."
+    return {key.removeprefix(architecture): value for key, value in settings.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
     try:
         with path.open("rb") as file:
             magic, version, tensors, values = struct.unpack("<4sIQQ", file.read(24))
             if magic != b"GGUF" or not 2 <= version <= 3 or max(tensors, values) > _MOST:
                 raise ValueError(f"version {version}, {tensors} tensors")
+            settings = {}
             for _ in range(values):
-                _skip(file, _number(file, "<Q"))
-                _skip_value(file, _number(file, "<I"))
-            return dict(_tensor(file) for _ in range(tensors))
+                key = file.read(_length(file)).decode("utf-8", "replace")
+                settings[key] = _value(file, _number(file, "<I"))
+            known = {key: value for key, value in settings.items() if value is not None}
+            return known, dict(_tensor(file) for _ in range(tensors))
     except (OSError, ValueError, struct.error, KeyError) as error:
         raise ModelError(
             f"model: the head of the GGUF file {path} can't be read ({error}); download it again"
@@ -72,6 +103,27 @@ def _tensor(file: BinaryIO) -> tuple[str, tuple[tuple[int, ...], str]]:
     kind = GGMLQuantizationType(_number(file, "<I")).name
     _skip(file, 8)
     return name, (tuple(reversed(shape)), kind)
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    """A number or a text; None for a list and a long text."""
+    if kind in _FORMS:
+        return struct.unpack(_FORMS[kind], file.read(_SIZES[kind]))[0]
+    if kind != _STRING:
+        _skip_value(file, kind)
+        return None
+    length = _length(file)
+    if length > _SHORT:
+        _skip(file, length)
+        return None
+    return file.read(length).decode("utf-8", "replace")
+
+
+def _length(file: BinaryIO) -> int:
+    length = _number(file, "<Q")
+    if length > _MOST * 64:
+        raise ValueError("a length is out of range")
+    return length
 
 
 def _skip_value(file: BinaryIO, kind: int) -> None:

@@ -18,7 +18,8 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from anomia.errors import ModelError
-from anomia.models import adapter_merge
+from anomia.models import adapter_merge, adapter_plan
+from anomia.models.adapter_settings import needs_peft
 from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
 from anomia.models.after import quantization_note, rotary_note, untied_note, was_unpacked, with_gguf
 from anomia.models.chat import chat_notes, check_chat
@@ -26,9 +27,10 @@ from anomia.models.examine import examine, look_up, options_of, read_config, rea
 from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
 from anomia.models.gguf_header import gguf_read_once
+from anomia.models.gguf_rules import refuse_settings
 from anomia.models.memory import PREFIX, held
 from anomia.models.refuse import refuse
-from anomia.models.tensors import from_loading, ignored_notes
+from anomia.models.tensors import NOTHING, from_loading, ignored_notes, skeleton
 
 MAPPED = "map"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,13 +115,20 @@ def load_model(
         found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
         options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
         tokenizer = read_tokenizer(name, found.files, revision=revision, trust_remote_code=trust_remote_code)
+        unread: tuple[str, ...] = ()
+        file = Path(found.files.source) / found.files.gguf if found.files.gguf else None
+        if file is not None:
+            unread = refuse_settings(name, file, found.config)
+            empty = skeleton(found.config)
+            refuse(name, empty, with_gguf(NOTHING, empty, file), {})
         model, info = _read_weights(name, found.files, {**options, **_placing(found.files, dtype, device)})
     differs = from_loading(model, info, found.stored, quantized=was_unpacked(found.config, model))
-    if found.files.gguf:
-        differs = with_gguf(differs, model, Path(found.files.source) / found.files.gguf)
+    if file is not None:
+        differs = with_gguf(differs, model, file)
     refuse(name, model, differs, found.stored)
     notes = (
         *found.notes,
+        *unread,
         *quantization_note(found.config, model),
         *untied_note(model, found.stored),
         *rotary_note(model, found.stored),
@@ -136,7 +145,7 @@ def _with_adapter(
     """A base with an adapter merged into it, and the tokenizer that the adapter's folder brings, if it does."""
     model, before = loaded.model, int(loaded.model.get_input_embeddings().weight.shape[0])
     other = check_base(adapter, base, model.config)
-    found = None if adapter_merge.needs_peft(adapter) else adapter_merge.plan(adapter, model)
+    found = None if needs_peft(adapter) else adapter_plan.plan(adapter, model)
     if found is None:
         model = adapter_merge.merge_with_peft(adapter, model)
     else:
@@ -145,8 +154,8 @@ def _with_adapter(
     if has_tokenizer(adapter.folder):
         with quiet_transformers():
             tokenizer = tokenizer_of(adapter, model.config, trust_remote_code)
-    notes = [adapter_merge.describe(adapter, found, before), *([other] if other else ())]
-    notes += adapter_merge.notes(found)
+    notes = [adapter_plan.describe(adapter, found, before), *([other] if other else ())]
+    notes += adapter_plan.notes(found)
     ready = _ready(adapter.name, model, tokenizer, chat=chat, notes=(*loaded.notes, *notes))
     return replace(ready, adapter=adapter.identity)
 
@@ -227,16 +236,16 @@ def check_place(
 
 def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None:
     """Sees that an adapter fits a base, as far as that can be told from the base's folder."""
-    if adapter_merge.needs_peft(adapter):
+    if needs_peft(adapter):
         adapter_merge.check_peft(adapter)
         return
     if base.startswith(PREFIX):
-        adapter_merge.plan(adapter, held(base)[0])
+        adapter_plan.plan(adapter, held(base)[0])
     elif Path(base).expanduser().is_dir() and find_adapter(base) is None:
         with quiet_transformers():
             found = examine(base, trust_remote_code=trust_remote_code)
         if found.skeleton is not None:
-            adapter_merge.plan(adapter, found.skeleton)
+            adapter_plan.plan(adapter, found.skeleton)
 
 
 def load_tokenizer(

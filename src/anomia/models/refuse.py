@@ -67,6 +67,10 @@ _KINDS = (
 )
 
 
+_OTHER_CODE = "take the config.json and the code that it was made with, or remove the tensors if they are of training only"
+_SERVED = "serve the file with llama.cpp and measure it as an endpoint: arm"
+
+
 def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTensor]) -> None:
     """Refuses a model whose files and architecture do not correspond, by the first cause in the order of likelihood.
 
@@ -122,8 +126,7 @@ def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTen
     if found.surplus:
         raise ModelError(
             f"model: {name!r} has {_listed(list(found.surplus), stored)} for which {architecture} has no place; without"
-            " them this would be another model. Remedy: take the config.json and the code that it was made with, or"
-            " remove the tensors if they are of training only"
+            f" them this would be another model. Remedy: {_OTHER_CODE if stored else _SERVED}"
         )
 
 

@@ -59,6 +59,10 @@ class Account(NamedTuple):
     expected: frozenset[str]
 
 
+NOTHING = Account({}, frozenset(), frozenset(), {}, {}, (), (), (), frozenset())
+"""The account of no tensor."""
+
+
 def skeleton(config: Any, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
     """The causal language model of a configuration, without memory for its weights; its unsaved buffers are real."""
     with init_empty_weights(include_buffers=False):

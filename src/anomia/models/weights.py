@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import modeling_gguf_pytorch_utils as gguf_utils
-
 from anomia.errors import ModelError
-from anomia.models.after import is_unpacked_on_loading
+from anomia.models.after import is_unpacked_on_loading, with_gguf
 from anomia.models.files import ModelFiles
 from anomia.models.gguf_header import read_gguf_header
+from anomia.models.gguf_rules import gguf_places, refuse_settings, unread_settings, written
 from anomia.models.headers import StoredTensor, read_headers
 from anomia.models.refuse import refuse
-from anomia.models.tensors import Account, account, skeleton
+from anomia.models.tensors import NOTHING, Account, account, skeleton
 
 Stored = tuple[tuple[int, ...], str]
 
@@ -31,6 +30,7 @@ class Weights:
     misshapen: stored in another shape than the model's. identity: the same for the same bytes, where it is the same.
     bytes: of all files. unused: weight files next to them. own_head: whether an
     output head is stored. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
+    settings: of a GGUF file, what its reader passes over and other programs compute with.
     """
 
     tensors: Mapping[str, Stored]
@@ -44,6 +44,7 @@ class Weights:
     own_head: bool = True
     refused: str = ""
     hashed: bool = False
+    settings: tuple[str, ...] = ()
 
 
 def describe_weights(
@@ -94,7 +95,7 @@ def _refused(name: str, model: Any, found: Account, headers: Mapping[str, Stored
 
 
 def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
-    stored, names, wanted = read_gguf_header(path), _gguf_names(model), set(model.state_dict())
+    stored, names, wanted = read_gguf_header(path), gguf_places(model) or {}, set(model.state_dict())
     placed = {key: names[key] for key in stored if names.get(key) in wanted}
     return Weights(
         tensors={placed.get(key, key): value for key, value in stored.items()},
@@ -105,8 +106,22 @@ def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
         own_head=_head(model) in placed.values(),
         identity=_identity([path], hashed=hashed),
         bytes=path.stat().st_size,
+        refused=_gguf_refused(path, model),
         hashed=hashed,
+        settings=tuple(
+            written(key, value) for key, value in sorted(unread_settings(path, model.config).others.items())
+        ),
     )
+
+
+def _gguf_refused(path: Path, model: Any) -> str:
+    """Why loading refuses a GGUF file; "" where it takes it."""
+    try:
+        refuse_settings(path.name, path, model.config)
+        refuse(path.name, model, with_gguf(NOTHING, model, path), {})
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def describe_held(model: Any, name: str) -> Weights:
@@ -157,17 +172,6 @@ def _head(model: Any) -> str | None:
         f"{name}.weight" for name, module in model.named_modules() if head is not None and module is head
     )
     return next(names, None)
-
-
-def _gguf_names(model: Any) -> dict[str, str]:
-    text = model.config.get_text_config()
-    kind = {"gemma3_text": "gemma3", "gemma4_text": "gemma4"}.get(text.model_type, text.model_type)
-    processor = gguf_utils.TENSOR_PROCESSORS.get(kind, gguf_utils.TensorProcessor)(config=text.to_dict())
-    try:
-        names: dict[str, str] = gguf_utils.get_gguf_hf_weights_map(model, processor)
-    except NotImplementedError:
-        return {}
-    return names
 
 
 def _amounts(stored: Mapping[str, Stored]) -> dict[str, int]:

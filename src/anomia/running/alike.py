@@ -20,7 +20,13 @@ from anomia.compress.steps import Checkpoint
 from anomia.errors import RunError
 from anomia.models import LoadedModel, load_tokenizer
 from anomia.models.chat import check_chat
-from anomia.models.fingerprint import architecture, fingerprint_weights, is_same_tokenizer
+from anomia.models.fingerprint import (
+    architecture,
+    fingerprint_weights,
+    is_same_tokenizer,
+    is_same_weights,
+    is_this_version,
+)
 from anomia.models.tokenization import same_ids
 from anomia.probe.asked import prompt_hash
 from anomia.probe.encode import EncodedItem
@@ -119,7 +125,6 @@ def _not_applied(model: Any) -> list[str]:
 
 def what_is(loaded: LoadedModel) -> dict[str, Any]:
     """What a model's answers depend on besides its prompts, as a run stores it."""
-    # So that a message can name what changed.
     adapter = {"adapter": loaded.adapter} if loaded.adapter else {}
     return {
         **adapter,
@@ -140,7 +145,8 @@ def check_base(folder: RunFolder, loaded: LoadedModel) -> None:
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     same = {
         # In another dtype, as of a null arm, weights have another hash.
-        "base_weights": known["base_weights"] == now["weights"] or dtype != known["dtype"],
+        "base_weights": is_same_weights(known["base_weights"], now["weights"], loaded.model)
+        or dtype != known["dtype"],
         # Another version of transformers may write a configuration otherwise.
         "configuration": known["architecture"] == now["architecture"]
         or known["transformers"] != now["transformers"],
@@ -156,7 +162,10 @@ def check_base(folder: RunFolder, loaded: LoadedModel) -> None:
 
 
 def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of a checkpoint is not what it was when its arm was begun; nothing where that isn't known."""
+    """What of a checkpoint is not what it was when its arm was begun; nothing where that isn't known.
+
+    Weights of which an earlier version took another kind of fingerprint are not known.
+    """
     names = {
         "weights": "weights",
         "architecture": "configuration",
@@ -167,7 +176,10 @@ def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return [
         text
         for key, text in names.items()
-        if key in before and key not in skipped and before[key] != now.get(key)
+        if key in before
+        and key not in skipped
+        and before[key] != now.get(key)
+        and not (key == "weights" and not is_this_version(before[key]))
     ]
 
 
