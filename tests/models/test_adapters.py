@@ -390,12 +390,12 @@ def test_a_packed_base_is_refused(make_base: Any, tmp_path: Path, monkeypatch: p
     layer = loaded.model.get_submodule(QUERIES[0])
     layer.weight = nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
     monkeypatch.setattr("anomia.models.load.examine", lambda *a, **k: pytest.fail("read again"))
-    from anomia.models import adapter_merge
+    from anomia.models import adapter_merge, adapter_plan
 
     found = find_adapter(str(adapter))
     assert found is not None
     with pytest.raises(ModelError, match=r"q_proj is packed \(torch\.float8_e4m3fn\).*dense model as base"):
-        adapter_merge.merge(found, loaded.model, adapter_merge.plan(found, loaded.model))
+        adapter_merge.merge(found, loaded.model, adapter_plan.plan(found, loaded.model))
 
 
 def test_the_base_that_is_named_counts_by_its_last_part(make_base: Any, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import transformers
 
 from anomia.errors import ModelError
-from anomia.models.adapter_merge import describe as describe_adapter
-from anomia.models.adapter_merge import needs_peft, plan
+from anomia.models.adapter_plan import describe as describe_adapter
+from anomia.models.adapter_plan import plan
+from anomia.models.adapter_settings import needs_peft
 from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
 from anomia.models.examine import look_up, read_config, read_tokenizer
 from anomia.models.explain import explain, has_tokenizer

@@ -1,0 +1,371 @@
+"""An adapter's tensors, each followed to the module that it changes, by names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
+
+from anomia.errors import ModelError
+from anomia.models.adapter_settings import indices_of, listed, rank_of
+from anomia.models.adapters import Adapter
+from anomia.models.headers import same_values
+from anomia.models.tensors import ignorable, ignored_notes
+
+_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_KEY = re.compile(
+    rf"^(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)}|(?:token_adapter\.)?trainable_tokens_delta)(?P<rest>\.weight|\.bias)?$"
+)
+_FACTORS = frozenset({*_PARTS, "lora_B.bias", "tokens"})
+_PREFIX = "base_model.model."
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save|token_adapter)(?=\.)")
+# The base's own, kept beside what replaces it.
+_REPLACED = re.compile(r"\.original_module\.")
+
+
+class Change(NamedTuple):
+    """What is done to one module. Values are names of the adapter's tensors.
+
+    parts: factors by their role. whole: stored weight or bias that replaces the module's, by its name there.
+    """
+
+    parts: dict[str, str]
+    whole: dict[str, str]
+
+
+class Plan(NamedTuple):
+    """An adapter followed to the modules of its base.
+
+    changes: by the model's module. rows: of the vocabulary afterwards. unused: tensors that change nothing here, with
+    the reason. absent: what the adapter's settings name and it holds nothing for.
+    """
+
+    changes: Mapping[str, Change]
+    rows: int
+    unused: Mapping[str, str]
+    absent: tuple[str, ...]
+
+
+def plan(adapter: Adapter, model: Any) -> Plan:
+    """Follows every tensor of an adapter to its module, by names and shapes; the model may be without values.
+
+    Raises:
+        ModelError: a tensor has no place in the model, another shape than its place, or lacks its other half; rows of an
+            enlarged vocabulary are not stored.
+    """
+    changes: dict[str, Change] = {}
+    unused: dict[str, str] = {}
+    places = _Places(model)
+    for name in adapter.stored:
+        if _REPLACED.search(name):
+            unused[name] = ""
+            continue
+        path, part = _read(name)
+        module, attribute = places.find(path, part)
+        if module is None:
+            reason = ignorable(f"{path}.weight", model.config)
+            if reason is None:
+                raise ModelError(_homeless(adapter, name, model))
+            unused[name] = reason
+            continue
+        change = changes.setdefault(module, Change({}, {}))
+        target = change.parts if part in _FACTORS else change.whole
+        key = part if target is change.parts else attribute
+        if key in target:
+            before = target[key]
+            if same_values(before, adapter.stored[before], name, adapter.stored[name]):
+                unused[name] = ""
+                continue
+            raise ModelError(
+                f"model: {adapter.name!r} has two tensors for {module}.{key} ({target[key]} and {name}); save it again"
+            )
+        target[key] = name
+    rows = _rows(adapter, model, changes)
+    for module, change in changes.items():
+        _check(adapter, model, module, change, rows)
+    return Plan(changes, rows, unused, _absent(adapter, changes, model))
+
+
+def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
+    """What was done, in a line: `base plus the adapter NAME (LoRA of rank 8 on 28 modules, merged in float32)`.
+
+    before: rows of the vocabulary of base.
+    """
+    if found is None:
+        return f"base plus the adapter {adapter.label} ({adapter.kind}, merged by peft)"
+    factors = [change for change in found.changes.values() if set(change.parts) - {"tokens"}]
+    said = []
+    if factors:
+        ranks = sorted({adapter.stored[_first(change)].shape[0] for change in factors})
+        rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        kind = "DoRA" if adapter.settings.get("use_dora") else "LoRA"
+        said.append(f"{kind} of rank {rank} on {len(factors)} modules")
+    whole = [name for name, change in found.changes.items() if change.whole]
+    if whole:
+        said.append(f"{len(whole)} stored whole ({', '.join(whole[:2])}{', …' if whole[2:] else ''})")
+    tokens = [name for name, change in found.changes.items() if "tokens" in change.parts]
+    if tokens:
+        said.append(f"{len(indices_of(adapter, tokens[0]))} rows of {' and '.join(tokens)}")
+    if found.rows != before:
+        said.append(f"{found.rows:,} tokens in place of {before:,}")
+    return f"base plus the adapter {adapter.label} ({', '.join(said)}; merged in float32)"
+
+
+def notes(found: Plan | None) -> list[str]:
+    """What a reader has to know besides: tensors that are not used, and modules without any."""
+    if found is None:
+        return []
+    said = list(ignored_notes(found.unused))
+    if found.absent:
+        said.append(
+            f"the adapter's settings name {len(found.absent)} more modules that it holds nothing for"
+            f" ({', '.join(found.absent[:2])}{', …' if found.absent[2:] else ''}); they are base's"
+        )
+    return said
+
+
+class _Places:
+    """The modules of a model by the names that adapters give them, as transformers translates names of weights."""
+
+    def __init__(self, model: Any) -> None:
+        self._modules = dict(model.named_modules())
+        self._expected = model.state_dict()
+        rules = get_model_conversion_mapping(model)
+        self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        self._prefix = model.base_model_prefix
+
+    def find(self, path: str, part: str) -> tuple[str | None, str]:
+        """The module of a path and the name of its parameter; None where there is none of that kind."""
+        factor = part in _FACTORS
+        attribute = "weight" if factor else part
+        for name in (path, self._renamed(path)):
+            module = self._modules.get(name) if name else None
+            if module is None or not isinstance(getattr(module, attribute, None), torch.Tensor):
+                continue
+            fits = nn.Embedding if "embedding" in part else nn.Linear | Conv1D | nn.Embedding
+            if not factor or isinstance(module, fits):
+                return name, attribute
+        return None, attribute
+
+    def _renamed(self, path: str) -> str | None:
+        weight = f"{path}.weight"
+        target, pattern = rename_source_key(
+            weight, self._renamings, self._converters, self._prefix, self._expected
+        )
+        if pattern is not None or target not in self._expected:
+            return None
+        return str(target).removesuffix(".weight")
+
+
+def vocabulary_modules(model: Any) -> list[str]:
+    """Names of the token embeddings and of the output head."""
+    wanted = [
+        module
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+    ]
+    return [name for each in wanted for name, module in model.named_modules() if module is each]
+
+
+def is_tied(model: Any) -> bool:
+    """Whether the head is the embeddings, or there is no head; of a model without values, what its settings say."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return True
+    if head.weight is model.get_input_embeddings().weight:
+        return True
+    return bool(head.weight.is_meta and getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+
+
+def told_apart(
+    adapter: Adapter,
+    model: Any,
+    changes: Mapping[str, Change],
+    values: Callable[[str], torch.Tensor] | None = None,
+) -> set[str] | None:
+    """Which of embeddings and head, tied in the base, get a stored weight of their own; None where they stay tied.
+
+    Empty where only factors tell them apart. values: to see whether two stored weights are equal.
+    """
+    names = vocabulary_modules(model)
+    if len(names) < 2 or not is_tied(model):
+        return None
+    both = {name: changes[name] for name in names if name in changes}
+    whole = [change.whole["weight"] for change in both.values() if "weight" in change.whole]
+    if len(whole) == 2 and values is not None and not torch.equal(values(whole[0]), values(whole[1])):
+        return set(names)
+    kept = (
+        () if adapter.settings.get("ensure_weight_tying") else listed(adapter.settings.get("modules_to_save"))
+    )
+    apart = {
+        name
+        for name, change in both.items()
+        if "weight" in change.whole and any(name == each or name.endswith(f".{each}") for each in kept)
+    }
+    factors = any(set(change.parts) - {"tokens"} for change in both.values())
+    return apart if apart or factors else None
+
+
+def _rows(adapter: Adapter, model: Any, changes: Mapping[str, Change]) -> int:
+    """How many tokens the model has afterwards: as many as stored embeddings or heads have rows."""
+    here = int(model.get_input_embeddings().weight.shape[0])
+    names = vocabulary_modules(model)
+    stored = {
+        name: adapter.stored[change.whole["weight"]].shape[0]
+        for name, change in changes.items()
+        if name in names and "weight" in change.whole
+    }
+    if len(set(stored.values())) > 1:
+        raise ModelError(
+            f"model: {adapter.name!r} holds vocabularies of {' and '.join(map(str, stored.values()))} rows"
+            f" ({', '.join(stored)}); save it again"
+        )
+    if stored:
+        rows = next(iter(stored.values()))
+        untied = names if not is_tied(model) or told_apart(adapter, model, changes) else []
+        lacks = [name for name in untied if name not in stored]
+        head = model.get_output_embeddings()
+        if (
+            getattr(head, "bias", None) is not None
+            and "bias" not in changes.get(names[-1], Change({}, {})).whole
+        ):
+            lacks.append(f"{names[-1]}.bias")
+        if rows > here and lacks:
+            raise ModelError(
+                f"model: {adapter.name!r} was made on a vocabulary of {rows} rows where base has {here}, and doesn't hold the"
+                f" new rows of {lacks[0]}; save it again with save_embedding_layers=True"
+            )
+        return rows
+    for name, change in changes.items():
+        if name in names and "tokens" in change.parts:
+            new = [index for index in indices_of(adapter, name) if index >= here]
+            if new and (sorted(new) != list(range(here, here + len(new))) or not is_tied(model)):
+                raise ModelError(
+                    f"model: {adapter.name!r} changes rows {min(new)} to {max(new)} of {name}, where base has {here}, and"
+                    " doesn't hold all new rows of the embeddings and the head; save it again with save_embedding_layers=True"
+                )
+            here += len(new)
+    return here
+
+
+def _check(adapter: Adapter, model: Any, name: str, change: Change, rows: int) -> None:
+    """Refuses tensors of one module that do not fit it, or each other."""
+    module = model.get_submodule(name)
+    shape = _shape(module)
+    if name in vocabulary_modules(model):
+        shape = (rows, shape[1])
+    stored = {part: adapter.stored[key].shape for part, key in change.parts.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    if "tokens" in stored:
+        indices = indices_of(adapter, name)
+        expected["tokens"] = (len(indices), shape[1])
+        if indices and max(indices) >= shape[0]:
+            raise ModelError(
+                f"model: {adapter.name!r} changes row {max(indices)} of {name}, which has {shape[0]}"
+            )
+    rank = rank_of(adapter, name)
+    out, inputs = shape
+    for part in stored:
+        if part != "tokens":
+            expected[part] = {
+                "lora_A": (rank, inputs), "lora_B": (out, rank), "lora_B.bias": (out,),
+                "lora_embedding_A": (rank, out), "lora_embedding_B": (inputs, rank),
+                "lora_magnitude_vector": (inputs if "lora_embedding_A" in stored else out,),
+            }[part]  # fmt: skip
+    for part, wanted in expected.items():
+        if stored[part] != wanted:
+            raise ModelError(
+                f"model: {adapter.name!r} can't be put on this base: {change.parts[part]} is {_text(stored[part])} where"
+                f" {name} and the adapter's settings ask for {_text(wanted)}; give the base that it was made for"
+                f" ({adapter.base or 'it names none'})"
+            )
+    halves = [
+        {"lora_A", "lora_B"} & stored.keys(),
+        {"lora_embedding_A", "lora_embedding_B"} & stored.keys(),
+    ]
+    if any(len(half) == 1 for half in halves) or (set(stored) - {"tokens"} and not any(halves)):
+        key = next(key for part, key in change.parts.items() if part != "tokens")
+        raise ModelError(
+            f"model: {adapter.name!r} has {key} without its other half; it is damaged, save it again"
+        )
+    if bool(adapter.settings.get("use_dora")) != ("lora_magnitude_vector" in stored) and any(halves):
+        raise ModelError(
+            f"model: {adapter.name!r} says use_dora={bool(adapter.settings.get('use_dora'))}, which is not what it holds for"
+            f" {name}; copy adapter_config.json from where the adapter came from"
+        )
+    for attribute, key in change.whole.items():
+        there = tuple(getattr(module, attribute).shape)
+        wanted = (rows, *there[1:]) if name in vocabulary_modules(model) else there
+        if adapter.stored[key].shape != wanted:
+            raise ModelError(
+                f"model: {adapter.name!r} can't be put on this base: {key} is {_text(adapter.stored[key].shape)} where"
+                f" {name}.{attribute} is {_text(wanted)}; give the base that it was made for"
+                f" ({adapter.base or 'it names none'})"
+            )
+
+
+def _absent(adapter: Adapter, changes: Mapping[str, Change], model: Any) -> tuple[str, ...]:
+    """Modules that the settings name, the model has, and the adapter holds nothing for."""
+    named = [
+        each for key in ("target_modules", "modules_to_save") for each in listed(adapter.settings.get(key))
+    ]
+    if adapter.settings.get("layers_to_transform") is not None or adapter.settings.get("exclude_modules"):
+        return ()
+    lacking = []
+    for name, module in model.named_modules():
+        fits = any(name == each or name.endswith(f".{each}") for each in named)
+        if fits and name not in changes and isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+            lacking.append(name)
+    return tuple(lacking)
+
+
+def _homeless(adapter: Adapter, name: str, model: Any) -> str:
+    return (
+        f"model: {adapter.name!r} is an adapter with a tensor {name} for which {type(model).__name__} has no place; without"
+        f" it this would be another adapter. Give the base that it was made for ({adapter.base or 'it names none'}), or merge"
+        " it there with peft (merge_and_unload) and give the merged folder"
+    )
+
+
+def _read(name: str) -> tuple[str, str]:
+    """A stored name as the path of a module and what of it this is."""
+    short = plain(name)
+    match = _KEY.match(short)
+    if match is None:
+        path, _, attribute = short.rpartition(".")
+        return _unwrapped(path), attribute
+    part = "tokens" if "tokens" in match["part"] else match["part"]
+    return _unwrapped(match["module"]), f"{part}.bias" if match["rest"] == ".bias" else part
+
+
+def _unwrapped(path: str) -> str:
+    return _WRAPPED.sub("", f".{path}.").strip(".")
+
+
+def plain(name: str) -> str:
+    """A stored name without peft's prefix."""
+    return name.removeprefix(_PREFIX)
+
+
+def _first(change: Change) -> str:
+    return change.parts.get("lora_A") or change.parts["lora_embedding_A"]
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    """Outputs and inputs; of embeddings, rows and width."""
+    if module.weight.dim() != 2:
+        # Only stored whole, and checked as such.
+        return (int(module.weight.shape[0]), 1)
+    first, second = (int(size) for size in module.weight.shape)
+    return (second, first) if isinstance(module, Conv1D) else (first, second)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
