@@ -49,7 +49,8 @@ READ_BYTES = 1e9
 """A second, when weights are loaded."""
 LOAD_SECONDS = 10.0
 """Beside that for each model: building it, its fingerprint, checks; on two cores, with a share of starting up."""
-_PASSES = {"wanda": 2.0, "sparsegpt": 6.0, "mwanda": 3.0, "prunerzero": 6.0, "gptq": 6.0, "awq": 10.0}
+_PASSES = {"wanda": 2.0, "sparsegpt": 6.0, "mwanda": 3.0, "prunerzero": 6.0, "gptq": 6.0, "awq": 10.0,
+           "shortgpt": 1.0, "flap": 1.0, "slicegpt": 2.0, "dropexperts": 2.0, "mergeexperts": 4.0}  # fmt: skip
 """Passes over the calibration tokens; of SparseGPT and GPTQ with their Hessians and updates (docs/benchmarks.md)."""
 _CALIBRATION_SHARE = 1.25
 """Calibration reaches this much more of the peak than probing does."""

@@ -134,11 +134,12 @@ def check_shapes(wanted: Mapping[str, torch.Tensor], built: nn.Module) -> None:
 def build(model: nn.Module, plan: Plan) -> nn.Module:
     """A model of the same class from the plan's configuration and tensors; the given one stays as it is."""
     old: Any = model
-    device = next(model.parameters()).device
-    with no_init_weights(), torch.device(device):
+    # Weights that nothing is written into take no memory on a CPU; on a GPU they would.
+    with no_init_weights(), torch.device("cpu"):
         fresh: Any = type(old)._from_config(plan.config, dtype=old.dtype)
     fresh.load_state_dict(dict(plan.state), strict=True, assign=True)
     fresh.tie_weights()
+    fresh.to(next(model.parameters()).device)
     for parameter in fresh.parameters():
         parameter.requires_grad_(next(model.parameters()).requires_grad)
     if getattr(old, "generation_config", None) is not None:
