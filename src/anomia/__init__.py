@@ -10,6 +10,7 @@ What is named here is imported when it is first used, so that `import anomia` it
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from anomia._version import __version__
@@ -33,6 +34,22 @@ _FROM = {
     "read_questions": "anomia.items",
     "run": "anomia.api",
 }
+
+
+# What other packages tell whoever imports them, and no user can act on: torchao's CUDA libraries that a CPU can't load,
+# and a class of torchao's that torch remarks on.
+_REMARKS = {
+    "torchao": ("_C_cutlass", "_C_mxfp8"),
+    "torch.utils._pytree": ("is an Enum subclass and is now natively supported",),
+}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(remark in record.getMessage() for remark in _REMARKS.get(record.name, ()))
+
+
+for _name in _REMARKS:
+    logging.getLogger(_name).addFilter(_is_news)
 
 
 def __getattr__(name: str) -> Any:

@@ -95,8 +95,30 @@ def strips_where_faster(model: nn.Module, device: torch.device | None = None) ->
         return
     AttentionInterface.register(NAME, strip_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)  # type: ignore[operator]
+    with implementations_kept(model):
+        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        yield
+
+
+@contextmanager
+def implementations_kept(model: nn.Module) -> Iterator[None]:
+    """Gives every part of a model back the attention and the experts' code that it was set to, whatever happens."""
+    configs = {
+        id(config): config
+        for part in model.modules()
+        if (config := getattr(part, "config", None)) is not None
+    }
+    before = [
+        (config, name, config.__dict__[name])
+        for config in configs.values()
+        for name in _IMPLEMENTATIONS
+        if name in getattr(config, "__dict__", {})
+    ]
     try:
         yield
     finally:
-        model.set_attn_implementation("sdpa")  # type: ignore[operator]
+        for config, name, value in before:
+            config.__dict__[name] = value
+
+
+_IMPLEMENTATIONS = ("_attn_implementation_internal", "_experts_implementation_internal")

@@ -330,7 +330,7 @@ def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
     device = next(model.parameters()).device
     ids = torch.arange(_TRIAL_TOKENS, device=device)[None] % model.get_input_embeddings().weight.shape[0]
     products = WeightProducts(watched, lambda name, *_: used.add(name))
-    training, finished = model.training, True
+    training, finished = [part for part in model.modules() if part.training], True
     try:
         with products:
             model.eval()(input_ids=ids, use_cache=False)
@@ -338,7 +338,8 @@ def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
         # A model without its weights can't follow code that looks at values, such as a loop over chosen experts.
         finished = False
     finally:
-        model.train(training)
+        for part in training:
+            part.training = True
     by_class: dict[tuple[type, str], bool] = {}
     for key, (module, name, _) in unknown.items():
         kinds = [bool(kind) for kind in (0, 1) if f"{key} {kind}" in used]

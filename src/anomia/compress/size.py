@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
@@ -57,9 +58,24 @@ def stored_bytes(
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """All parameters and saved buffers, shared ones once."""
-    sizes = {(value.data_ptr(), value.nbytes): value.nbytes for value in model.state_dict().values()}
+    """All parameters and saved buffers, shared ones once; of packed ones (torchao) the tensors that they consist of."""
+    sizes = {
+        (str(part.device), part.data_ptr(), part.nbytes): part.nbytes
+        for value in model.state_dict().values()
+        if torch.is_tensor(value)
+        for part in _parts(value)
+    }
     return sum(sizes.values())
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor, or those that a wrapper of several holds: the wrapper claims the size of the dense one."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from _parts(getattr(tensor, name))
 
 
 def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 2) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from anomia.compress.attention import strips_where_faster
+from anomia.compress.attention import implementations_kept, strips_where_faster
 from anomia.compress.blocks import (
     Call,
     DecoderBlocks,
@@ -230,16 +230,16 @@ def calibrating(model: nn.Module, device: torch.device | None = None) -> Iterato
 
     device: where the blocks will run, if their weights aren't there yet.
     """
-    training = model.training
     experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
-    model.eval()
+    parts = [part for part in model.modules() if part.training]
     _keep_freed_memory()
-    if experts not in (None, "eager"):
-        model.set_experts_implementation("eager")  # type: ignore[operator]
     try:
-        with strips_where_faster(model, device):
-            yield
+        with implementations_kept(model):
+            model.eval()
+            if experts not in (None, "eager"):
+                model.set_experts_implementation("eager")  # type: ignore[operator]
+            with strips_where_faster(model, device):
+                yield
     finally:
-        model.train(training)
-        if experts not in (None, "eager"):
-            model.set_experts_implementation(experts)  # type: ignore[operator]
+        for part in parts:
+            part.training = True

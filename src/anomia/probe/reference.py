@@ -40,8 +40,8 @@ def answer(
 ) -> Iterator[Reply]:
     """Answers asks the plain way; an `Engine`. It halves no batch, so `on_split` is never told anything.
 
-    Greedy prompts of up to `batch_size` items are generated together, padded on the left; everything
-    else is asked item by item.
+    Greedy prompts of up to `batch_size` items are generated together, padded on the left, but for models with a
+    recurrent state, which padding would enter; everything else is asked item by item.
     """
     for first in range(0, len(asks), batch_size):
         batch = asks[first : first + batch_size]
@@ -49,12 +49,25 @@ def answer(
         greedy: list[dict[str, TokenIds]] = [{} for _ in batch]
         for chunk in range(0, len(prompts), batch_size):
             part = prompts[chunk : chunk + batch_size]
-            for (n, name, _), tokens in zip(
-                part, _greedy(model, [p for *_, p in part], decoding), strict=True
-            ):
-                greedy[n][name] = tokens
+            for together in _generated_together(model, part):
+                for (n, name, _), tokens in zip(
+                    together, _greedy(model, [p for *_, p in together], decoding), strict=True
+                ):
+                    greedy[n][name] = tokens
         for ask, generated in zip(batch, greedy, strict=True):
             yield _reply(model, ask, generated, decoding)
+
+
+def _generated_together(
+    model: Any, prompts: Sequence[tuple[int, str, TokenIds]]
+) -> list[list[tuple[int, str, TokenIds]]]:
+    """Prompts that one batch can hold: all, or those of one length where a state would read the padding."""
+    if not getattr(model, "_is_stateful", False):
+        return [list(prompts)]
+    by_length: dict[int, list[tuple[int, str, TokenIds]]] = {}
+    for prompt in prompts:
+        by_length.setdefault(len(prompt[2]), []).append(prompt)
+    return list(by_length.values())
 
 
 @torch.inference_mode()
@@ -104,11 +117,9 @@ def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list
 
 def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:
     inputs = torch.tensor([prompt], device=model.device)  # [1, S]
-    output = _generate(
-        model,
-        inputs,
-        attention_mask=torch.ones_like(inputs),
-        generation_config=_generation(
+
+    def search(**options: Any) -> Any:
+        settings = _generation(
             decoding,
             num_beams=decoding.num_beams,
             num_return_sequences=decoding.num_beams,
@@ -116,8 +127,17 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
             early_stopping=False,
             return_dict_in_generate=True,
             output_scores=True,
-        ),
-    )
+            **options,
+        )
+        return _generate(model, inputs, attention_mask=torch.ones_like(inputs), generation_config=settings)
+
+    try:
+        output = search()
+    except ValueError as error:
+        # The state of RWKV can't follow beams that change their places; without it each pass reads from the start.
+        if "cannot be reordered" not in str(error):
+            raise
+        output = search(use_cache=False)
     return tuple(
         Beam(_until_end(row[len(prompt) :].tolist(), decoding), score)
         for row, score in zip(output.sequences, output.sequences_scores.tolist(), strict=True)
