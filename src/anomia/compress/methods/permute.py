@@ -2,8 +2,8 @@
 
 Hardware reads a pattern off consecutive stored inputs, so the order has to be in the file. The inputs of an MLP's last
 matrix are hidden channels that only the MLP's own first matrices write: their rows and its columns can change places
-together. Inputs from the residual stream have an order that the whole model shares, and those of attention's last
-matrix lie in heads; they stay.
+together. So can the channels of attention's values within each head, with the columns of its last matrix. Inputs from
+the residual stream have an order that the whole model shares; they stay.
 """
 
 from __future__ import annotations
@@ -22,26 +22,40 @@ from anomia.compress.methods.base import BlockWork
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern
 
-REORDERED = (
-    "hidden channels reordered for the pattern, here and in the layers before: the model computes the same"
-)
+REORDERED = "channels reordered for the pattern, here and in the layers before: the model computes the same"
 # Groups that are assigned together: the authors' fast mode splits wide layers as well.
 _GROUPS = 512
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}
 
-Order = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Order = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Link(NamedTuple):
-    """Matrices that write an MLP's hidden channels, and the one that reads them.
+    """Matrices that write channels, and the one that reads them.
 
     writers: for each, its weight [k·channels, in], and its bias or None.
     interleaved: whether a writer with several rows for a channel has them side by side, not in halves.
+    head: channels of a head, which they don't leave, 0 where there are none. repeats: how many heads read each.
     """
 
     reader: Matrix
     writers: tuple[tuple[torch.Tensor, torch.Tensor | None], ...]
     interleaved: bool = False
+    head: int = 0
+    repeats: int = 1
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return int(self.reader.weight.shape[1]) // self.repeats
+
+    def columns(self, order: torch.Tensor) -> torch.Tensor:
+        """The order of the reader's inputs for an order of the channels."""
+        if not self.head:
+            return order
+        inside = (order.view(-1, self.head) % self.head).repeat_interleave(self.repeats, dim=0)
+        return (inside + self.head * torch.arange(len(inside), device=order.device)[:, None]).reshape(-1)
 
     def apply(self, order: torch.Tensor) -> None:
         """Put channel `order[i]` into place i, in rows, biases and columns. order: [channels]."""
@@ -54,7 +68,21 @@ class Link(NamedTuple):
             weight.copy_(weight[rows.reshape(-1)])
             if bias is not None:
                 bias.copy_(bias[rows.reshape(-1)])
-        self.reader.weight.copy_(self.reader.weight[:, order])
+        self.reader.weight.copy_(self.reader.weight[:, self.columns(order)])
+
+    def within(self, order: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """An order of all channels from one of each head, or of all together. order(i): of head i."""
+        if not self.head:
+            return order(0)
+        heads = range(self.channels // self.head)
+        return torch.cat([order(index) + index * self.head for index in heads])
+
+    def fit(self, scores: torch.Tensor, order: Order) -> torch.Tensor:
+        """The order that suits the scores of the reader, [out, in]."""
+        if not self.head:
+            return order(scores)
+        heads = scores.view(len(scores), -1, self.repeats, self.head)
+        return self.within(lambda index: order(heads[:, index].reshape(-1, self.head)))
 
 
 def fitting_order(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -102,13 +130,18 @@ def _assign(scores: torch.Tensor, order: torch.Tensor, place: int, keep: int) ->
     order[:, place] = movable[torch.from_numpy(chosen).to(order.device)]
 
 
-def permute_hidden_channels(work: BlockWork, order: Order) -> dict[str, str]:
-    """Reorder the hidden channels of every MLP of a block, where the block computes the same with them in any order.
+def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: int = 1) -> dict[str, str]:
+    """Reorder the channels inside a block's MLPs and attention heads, where the block computes the same in any order.
 
     Candidates are found by their shapes and tried with a random order on the tokens of the first batch; where the module
     then puts out something else, they are left as they were. The statistics of the readers' inputs are reordered too.
 
-    order(weight, norms): the order of a reader's inputs. Returns a note by the name of each reader.
+    Args:
+        score: of a reader's weights, [out, in], from them and the norms of its inputs.
+        order: of the columns of scores.
+        multiple: heads whose channels it doesn't divide are left alone.
+
+    Returns a note by the name of each reader.
     """
     if work.hidden is None or not work.calls:
         return {}
@@ -117,7 +150,7 @@ def permute_hidden_channels(work: BlockWork, order: Order) -> dict[str, str]:
         for g in work.groups
         if g.statistic is not None and len(g.matrices) == 1
     }
-    candidates = list(_links(work))
+    candidates = [*_links(work), *_head_links(work, multiple)]
     inputs = _record_inputs(work, {owner for owner, _ in candidates})
     done: dict[str, str] = {}
     for owner, ways in candidates:
@@ -128,9 +161,9 @@ def permute_hidden_channels(work: BlockWork, order: Order) -> dict[str, str]:
         for link in links:
             statistic = alone.get(link.reader.name)
             if statistic is not None and link.reader.name not in done:
-                chosen = order(link.reader.weight, statistic.norms)
+                chosen = link.fit(score(link.reader.weight, statistic.norms), order)
                 link.apply(chosen)
-                _reorder(statistic, chosen)
+                _reorder(statistic, link.columns(chosen))
                 done[link.reader.name] = REORDERED
     return done
 
@@ -159,6 +192,35 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
                 for index in range(len(stack.parameter))
             ]
             if ways := _ways(stack.matrices(), beside_each):
+                yield owner, ways
+
+
+def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list[Link]]]]:
+    """Candidates in attention: a matrix that reads whole heads, and what may write the values for them.
+
+    Values are rows of a matrix of their own, or the last ones of a matrix that writes queries and keys too.
+    """
+    for owner, module in work.block.named_modules():
+        size = getattr(module, "head_dim", None)
+        layers = {n: c for n, c in module.named_children() if isinstance(c, nn.Linear | Conv1D)}
+        if not isinstance(size, int) or size < 1 or size % multiple:
+            continue
+        for name, layer in layers.items():
+            reader = _matrix(f"{owner}.{name}" if owner else name, layer)
+            heads, rest = divmod(reader.weight.shape[1], size)
+            if rest:
+                continue
+            ways = []
+            for other, writer in layers.items():
+                weight, bias = _matrix(other, writer).weight, writer.bias
+                for values in (len(weight) // size, (len(weight) // size - heads) // 2):
+                    rows = values * size
+                    if other != name and values > 0 and heads % values == 0 and rows <= len(weight):
+                        last = None if bias is None else bias.data[-rows:]
+                        ways.append(
+                            [Link(reader, ((weight[-rows:], last),), head=size, repeats=heads // values)]
+                        )
+            if ways:
                 yield owner, ways
 
 
@@ -218,8 +280,11 @@ def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[A
 
 def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], links: Sequence[Link]) -> bool:
     """Whether a module puts out the same with its channels in a random order; leaves every bit as it was."""
-    reader = links[0].reader.weight
-    trial = torch.randperm(reader.shape[1], generator=torch.Generator().manual_seed(0)).to(reader.device)
+    generator = torch.Generator().manual_seed(0)
+    first, device = links[0], links[0].reader.weight.device
+    trial = first.within(lambda _: torch.randperm(first.head or first.channels, generator=generator)).to(
+        device
+    )
     expected = _output(module, args, kwargs)
     for link in links:
         link.apply(trial)

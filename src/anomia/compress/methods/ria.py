@@ -6,7 +6,7 @@ import torch
 
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
-from anomia.compress.methods.permute import fitting_order, permute_hidden_channels
+from anomia.compress.methods.permute import fitting_order, permute_channels
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Pattern, Prune, Target
@@ -40,7 +40,7 @@ def ria_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch
 
 @torch.no_grad()
 def reorder_block(work: BlockWork) -> None:
-    """Before a pattern: put the hidden channels of each MLP into the order that loses least, in weights and statistics.
+    """Before a pattern: put channels inside MLPs and heads into the order that loses least, in weights and statistics.
 
     What the block computes stays the same. Nothing happens for a sparsity, or with `permute=no`.
     """
@@ -48,10 +48,9 @@ def reorder_block(work: BlockWork) -> None:
     if not isinstance(step, Prune) or not isinstance(target, Pattern) or step.permute is False:
         return
 
-    def order(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-        return fitting_order(ria_scores(weight, norms), target)
-
-    work.reordered = permute_hidden_channels(work, order)
+    work.reordered = permute_channels(
+        work, ria_scores, lambda scores: fitting_order(scores, target), multiple=target.group
+    )
 
 
 @torch.no_grad()
