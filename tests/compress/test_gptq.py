@@ -5,11 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.methods.gptq import gptq
+from anomia.compress.apply import compress
+from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.methods.gptq import UNREACHED, gptq
 from anomia.compress.methods.grid import Grid, fit, output_error, round_to_nearest, search_ranges
 from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 
+from .conftest import FAMILIES, make_test_windows, tiny_model
 from .test_sparsegpt import correlated_inputs
 
 
@@ -187,3 +191,49 @@ def test_a_searched_range_never_loses_more_of_a_group_s_own_output() -> None:
     low, high = search_ranges(weight, grid, hessian)
     scales, _ = fit(low, high, grid)
     torch.testing.assert_close(scales, searched.scales)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
+def test_whole_models_come_closer_to_dense_than_by_rounding(family: str) -> None:
+    windows = make_test_windows([60] * 12)
+    probe = torch.tensor(windows.token_ids[:4])
+    distances = {}
+    with torch.no_grad():
+        dense = tiny_model(family)(input_ids=probe).logits
+        for name in ("gptq", "nearest"):
+            model = tiny_model(family)
+            if name == "gptq":
+                report = compress(model, parse_arm("gptq:3,group=8").steps[0], windows)
+                assert report.calibration is not None
+                assert all(matrix.damping is not None for matrix in report.matrices)
+            else:
+                decoder = find_blocks(model)
+                for matrix in (m for b in decoder.modules for m in all_matrices(b, "")):
+                    matrix.weight.copy_(round_to_nearest(matrix.weight, Grid(3, 8)).values())
+            distances[name] = float((model(input_ids=probe).logits - dense).pow(2).mean())
+    assert distances["gptq"] < distances["nearest"]
+
+
+@pytest.mark.parametrize("step", ["gptq:4,group=4", "awq:4,group=4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_experts_that_no_token_reached_are_rounded_and_named(step: str, dtype: torch.dtype) -> None:
+    model = tiny_model("mixtral").to(dtype)
+    report = compress(model, parse_arm(step).steps[0], make_test_windows([2]))
+    unreached = [matrix for matrix in report.matrices if matrix.note == UNREACHED]
+    assert unreached
+    assert any(UNREACHED in warning for warning in report.warnings)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert {matrix.name for matrix in report.matrices} == {
+        f"model.layers.{i}.{m.name}"
+        for i, b in enumerate(find_blocks(model).modules)
+        for m in all_matrices(b, "")
+    }
+
+
+def test_activations_that_overflow_are_refused() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight.fill_(float("inf"))
+    for step in ("gptq:4,group=8", "awq:4,group=8"):
+        with pytest.raises(CompressionError, match="NaN"):
+            compress(model, parse_arm(step).steps[0], make_test_windows([20]))
