@@ -287,17 +287,6 @@ def test_quantized_weights_are_taken_with_their_scales_and_refused_without(
         load_model(str(folder), device="cpu")
 
 
-def test_a_quantization_method_that_transformers_does_not_know_is_told_or_refused(
-    model_folder: Path, tmp_path: Path
-) -> None:
-    folder = copied(model_folder, tmp_path / "arm")
-    change_config(folder, quantization_config={"quant_method": "brand_new"})
-    assert "(brand_new) that transformers does not know" in load_model(str(folder), device="cpu").notes[0]
-    change_tensors(folder, lambda t: cast(t, torch.float8_e4m3fn))
-    with pytest.raises(ModelError, match="stored as F8_E4M3"):
-        load_model(str(folder), device="cpu")
-
-
 def test_a_look_reads_no_weights(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read")

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import transformers
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from anomia.models.describe import Description
 from anomia.models.difference import Difference, Kind, listed, shown
@@ -64,8 +65,13 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
             "two architectures compute different things of the same weights",
         )  # fmt: skip
     if base.quantization != other.quantization:
+        unknown = [
+            str(each["quant_method"]) for each in (base.quantization, other.quantization)
+            if each and each.get("quant_method") not in (None, *AUTO_QUANTIZATION_CONFIG_MAPPING)
+        ]  # fmt: skip
         yield Difference(
-            "quantization_config", "told", _quantization(base), _quantization(other),
+            "quantization_config", "confounding" if unknown else "told", _quantization(base), _quantization(other),
+            f"transformers does not know the method {unknown[0]!r}, and loading refuses it" if unknown else
             "how the weights are stored is what a comparison is about",
         )  # fmt: skip
     unlike = [key for key in sorted({*base.settings, *other.settings}) if not _equal(base, other, key)]

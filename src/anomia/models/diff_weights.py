@@ -133,7 +133,15 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
 
 def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
     """Tensors in the files of one only, apart from those that are said to be without a place."""
-    said = {*mine.homeless, *theirs.homeless, *mine.lacking, *theirs.lacking}
+    said = {*mine.homeless, *theirs.homeless, *mine.lacking, *theirs.lacking, *mine.ignored, *theirs.ignored}
+    left, right = (
+        sorted({*one.ignored} - {*other.ignored}) for one, other in ((mine, theirs), (theirs, mine))
+    )
+    if left or right:
+        yield Difference(
+            "tensors that are left out by rule", "harmless", listed(left) or "none", listed(right) or "none",
+            "they follow from the settings or are of no part that answers; loading says which where it matters",
+        )  # fmt: skip
     only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in said]
     only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in said]
     if only_mine or only_theirs:

@@ -30,7 +30,8 @@ class Weights:
     misshapen: stored in another shape than the model's. identity: the same for the same bytes, where it is the same.
     bytes: of all files. unused: weight files next to them. own_head: whether an
     output head is stored. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
-    settings: of a GGUF file, what its reader passes over and other programs compute with.
+    settings: of a GGUF file, what its reader passes over and other programs compute with. ignored: stored, and left out
+    by a known rule.
     """
 
     tensors: Mapping[str, Stored]
@@ -45,6 +46,7 @@ class Weights:
     refused: str = ""
     hashed: bool = False
     settings: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def describe_weights(
@@ -75,6 +77,7 @@ def describe_weights(
         dtypes=_amounts(stored),
         homeless=tuple(sorted(found.surplus)) if known else (),
         lacking=found.missing if known else (),
+        ignored=tuple(sorted(found.ignored)) if known else (),
         misshapen=tuple(key for key, *_ in found.mismatched) if known else (),
         identity=_identity(files.weights, hashed=hashed),
         bytes=sum(path.stat().st_size for path in files.weights),

@@ -9,6 +9,7 @@ from anomia.errors import AnomiaError
 from anomia.items.prompts import open_prompt
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
+from anomia.models.difference import listed
 from anomia.notes import ASKED, CONFOUNDING, write_differences
 from anomia.running.cells import CellRun
 from anomia.running.progress import Progress
@@ -73,7 +74,7 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
 def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progress) -> None:
     """Says what is confounding, and what the run does about it."""
     confounding = [row for row in rows if row.kind == CONFOUNDING]
-    told = sum(row.kind == "told" for row in rows)
+    told = [row.what for row in rows if row.kind == "told"]
     asked = [row for row in confounding if row.part == ASKED]
     kept = [row for row in confounding if row.part != ASKED]
     for row in confounding:
@@ -91,9 +92,7 @@ def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progr
             "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
         )
     if told:
-        progress.say(
-            f"{arm}: differs from base in {told} more thing{'s' if told > 1 else ''}; anomia diff shows them"
-        )
+        progress.say(f"{arm}: also differs from base in {listed(told, 8)}; anomia diff says how")
 
 
 def _prompts(cells: Sequence[CellRun]) -> dict[str, str]:
