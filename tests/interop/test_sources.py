@@ -21,7 +21,9 @@ def test_the_newest_log_of_a_folder_counts(tmp_path: Path) -> None:
     write_model(tmp_path / "arm" / "model", said=EVERY, picked=EVERY)
     newer = [open_sample(n, "nobody", False) for n in range(24)]
     write_lines(tmp_path / "arm" / "model" / "samples_towns_gen_2026-02-01T00-00-00.000001.jsonl", newer)
-    import_run("lm-eval", {"base": [tmp_path / "base"], "arm": [tmp_path / "arm"]}, tmp_path / "run")
+    found = import_run("lm-eval", {"base": [tmp_path / "base"], "arm": [tmp_path / "arm"]}, tmp_path / "run")
+    assert [path.name.rpartition("_")[0] for path in found.older] == ["samples_towns_gen"]
+    assert found.older[0].parent.parent.name == "arm"
     records = read_records(tmp_path / "run")
     assert records.filter(pl.col("arm") == "arm")["open_correct"].sum() == 0
 

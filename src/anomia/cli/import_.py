@@ -57,6 +57,8 @@ def import_(
     left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}")
+    if found.older:
+        lines.append(f"older logs of the same tasks, not used: {', '.join(map(str, found.older))}")
     if found.unused:
         lines.append(f"no answers and no choices in: {', '.join(map(str, found.unused))}")
     lines.append(f"see it: anomia show {out}")

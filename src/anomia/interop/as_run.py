@@ -28,7 +28,8 @@ class Imported(NamedTuple):
     """What an import made.
 
     by: what joined the questions. left_out: how many were not used, by reason. named: the language of each task
-    whose name had to tell it. unused: files that hold neither answers nor choices.
+    whose name had to tell it. unused: files that hold neither answers nor choices. older: logs that
+    newer ones of the same tasks take the place of.
     """
 
     questions: int
@@ -39,6 +40,7 @@ class Imported(NamedTuple):
     left_out: Mapping[str, int]
     named: Mapping[str, str]
     unused: Sequence[Path]
+    older: Sequence[Path] = ()
 
 
 def import_run(
@@ -59,7 +61,7 @@ def import_run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"import: {out} exists and is not empty; give another --out")
-    files, unused = read_logs(tool, models, filter_name=filter_name, language=language)
+    files, unused, older = read_logs(tool, models, filter_name=filter_name, language=language)
     joined = join(files)
     rows, items, graded_by = _rows(tool, joined)
     languages = tuple(sorted({row["language"] for row in items}))
@@ -83,6 +85,7 @@ def import_run(
                 "left_out": dict(joined.left_out),
                 "languages_from_names": named,
                 "unused": [str(path) for path in unused],
+                "older": [str(path) for path in older],
                 "files": {name: [_source(file) for file in each] for name, each in files.items()},
             },
             "items": dict(Counter(row["language"] for row in items)),
@@ -90,7 +93,7 @@ def import_run(
     }
     # The study makes it a run, so it comes last.
     write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
-    return Imported(len(items), languages, arms, joined.by, graded_by, joined.left_out, named, unused)
+    return Imported(len(items), languages, arms, joined.by, graded_by, joined.left_out, named, unused, older)
 
 
 def _rows(

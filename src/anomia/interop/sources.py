@@ -31,10 +31,14 @@ TOOLS: Mapping[str, Tool] = {
 
 
 class Logs(NamedTuple):
-    """The sample files of each model. unused: files of tasks that ask neither for an answer nor for a choice."""
+    """The sample files of each model. unused: files of tasks that ask neither for an answer nor for a choice.
+
+    older: files that a newer one of the same task in the same folder takes the place of.
+    """
 
     files: Mapping[str, Sequence[SampleFile]]
     unused: Sequence[Path]
+    older: Sequence[Path] = ()
 
 
 def read_logs(
@@ -55,13 +59,16 @@ def read_logs(
     """
     files: dict[str, list[SampleFile]] = {}
     unused: list[Path] = []
+    older: list[Path] = []
     for name, paths in models.items():
         files[name] = []
         for path in paths:
             if not path.is_dir():
                 files[name].append(read_given(tool, path, filter_name=filter_name))
                 continue
-            for log in _newest(tool, path):
+            newest, before = _newest(tool, path)
+            older += before
+            for log in newest:
                 found = TOOLS[tool].read(log, filter_name=filter_name)
                 if found is None:
                     unused.append(log)
@@ -73,7 +80,7 @@ def read_logs(
         raise DataError(
             f"import: no task has several filters, of which one is {filter_name!r}; leave out --filter"
         )
-    return Logs(files, unused)
+    return Logs(files, unused, older)
 
 
 def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> SampleFile:
@@ -91,8 +98,8 @@ def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> Samp
     return found
 
 
-def _newest(tool: str, folder: Path) -> list[Path]:
-    """The newest file of each task, in the folder of one model or somewhere below it."""
+def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
+    """The newest file of each task, in the folder of one model or somewhere below it, and the others."""
     pattern = TOOLS[tool].pattern
     # The date stands last in a name, so the newest comes last.
     found = sorted(folder.rglob(pattern), key=lambda file: file.name)
@@ -106,7 +113,8 @@ def _newest(tool: str, folder: Path) -> list[Path]:
             f"import: {folder} holds the logs of {len(models)} model folders: {named}{more}; "
             f"give each model its own, as {models[0]}"
         )
-    return list({task_of(file): file for file in found}.values())
+    newest = list({task_of(file): file for file in found}.values())
+    return newest, [file for file in found if file not in newest]
 
 
 def _model_folder(file: Path) -> Path:
