@@ -106,10 +106,10 @@ def compress(
     if isinstance(step, Embeddings):
         matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
-        with calibrating(model):
-            shaped = RESHAPERS[step.method](
-                model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
-            )
+        # Not inside `calibrating`: the new model would keep what is set for a while only.
+        shaped = RESHAPERS[step.method](
+            model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
+        )
         decoder = find_blocks(model)
     elif step.method == "llm.int8":
         matrices = tuple(replace_linears(decoder, progress))
