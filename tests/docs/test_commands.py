@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
+from safetensors.torch import save_file
 
 from anomia.cli.app import app
 from tests.conftest import entry
@@ -115,6 +117,7 @@ def prepare(
     """What a reader of the page has at hand: models, questions, studies, and runs that the page doesn't make."""
     for name in ("MODEL", "my-pruned-qwen", "BASE", "COMPRESSED"):
         shutil.copytree(model, folder / name)
+    write_adapter(folder / "my-lora")
     shutil.copy(data, folder / "questions.jsonl")
     (folder / "dev.en.json").write_text(in_squad_format("english"))
     local = folder / "DATA" / "tydiqa_goldp" / "dev"
@@ -131,6 +134,16 @@ def prepare(
     written = {words[words.index("--out") + 1] for _, (_, words, _) in mine if "--out" in words}
     for name in {"RUN", "OTHER", "anomia-demo"} - written:
         shutil.copytree(run, folder / name)
+
+
+def write_adapter(folder: Path) -> None:
+    """A LoRA of the tiny model, as peft saves it."""
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "Qwen/Qwen3-0.6B"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora"
+    factors = {f"{name}_A.weight": torch.ones(2, 32), f"{name}_B.weight": torch.full((32, 2), 0.1)}
+    save_file(factors, folder / "adapter_model.safetensors")
 
 
 def in_squad_format(language: str) -> str:
