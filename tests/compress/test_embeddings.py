@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from anomia.compress.methods.ggml import round_trip
 from anomia.compress.size import stored_bytes, tensor_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
+from anomia.matrix import Cell, Matrix
 from anomia.models import load_model
+from anomia.records import read_records
+from anomia.running.execute import run_matrix
+from anomia.running.progress import PlainProgress
+from anomia.study import Study
+from tests.conftest import entry
 
 from .conftest import tiny_model
 
@@ -179,3 +186,29 @@ def test_an_arm_has_the_answers_of_a_gguf_file_whose_tables_alone_are_quantized(
     both = parse_arm(f"int8+embeddings:{kind}").steps
     blocks = stored_bytes(dense, both[:1]) - tensor_bytes(dense)
     assert stored_bytes(dense, both) == report.size_bytes + blocks
+
+
+def test_a_run_measures_the_tables_alone(model_folder: Path, write_jsonl: Any, tmp_path: Path) -> None:
+    data = f"jsonl:{write_jsonl([entry(n) for n in range(6)])}"
+    study = Study(
+        base=str(model_folder), arms=("embeddings:q4_k", "int8+embeddings:q4_0"), data=data, limit=6, batch_size=3,
+        max_new_tokens=4, num_samples=1, reach_limit=2, noise_items=0, dtype="float32",
+    )  # fmt: skip
+    run_matrix(
+        Matrix((Cell("", study),), single=True), tmp_path / "run", progress=PlainProgress(lambda text: None)
+    )
+    records = read_records(tmp_path / "run")
+    assert set(records["arm"]) == {"base", "embeddings:q4_k", "int8+embeddings:q4_0"}
+    told = {
+        report["arm"]: report
+        for file in (tmp_path / "run" / "compression").glob("*.json")
+        for report in [json.loads(file.read_text())]
+    }
+    tables = told["embeddings:q4_k"]["steps"][-1]
+    assert [matrix["name"] for matrix in tables["matrices"]] == [
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    ]
+    # Rows of 32 hold no block of 256.
+    assert all(matrix["note"].startswith("stored as q5_0") for matrix in tables["matrices"])
+    assert told["int8+embeddings:q4_0"]["size_bytes"] < tables["size_bytes"]
