@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError
+from anomia.models.shrunk import NotBuiltError, tiny_model
 
 # Enough for an expert of every layer to be chosen.
 _TRIAL_TOKENS = 64
@@ -305,50 +306,75 @@ def _stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Paramete
                 yield path, module, name, parameter
 
 
-@torch.no_grad()
 def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
-    """Let a few tokens pass through a model that has stacks which it doesn't declare, and see how it multiplies them.
+    """See how a model multiplies with stacks of matrices that it doesn't declare, and keep it at their modules.
 
-    A model without its weights passes them too, unless its code looks at values.
+    A few tokens pass through it, or through a tiny model of the same configuration where its weights aren't there.
     """
-    unknown = {
-        f"{index}.{path}.{name}": (module, name, parameter)
-        for index, block in enumerate(blocks)
-        for path, module, name, parameter in _stacks(block)
+    unknown = [
+        (module, name, parameter)
+        for block in blocks
+        for _, module, name, parameter in _stacks(block)
         if not isinstance(getattr(module, "is_transposed", None), bool)
         and name not in module.__dict__.get(_SEEN, {})
-    }
+    ]
     if not unknown:
         return
+    if unknown[0][2].is_meta:
+        try:
+            small = find_blocks(tiny_model(model.config))
+        except (NotBuiltError, CompressionError):
+            return
+        seen = {
+            (type(module), name): orientation
+            for block in small.modules
+            for module in block.modules()
+            for name, orientation in module.__dict__.get(_SEEN, {}).items()
+        }
+    else:
+        seen = _watch_orientations(model, unknown)
+    for module, name, _ in unknown:
+        if (type(module), name) in seen:
+            module.__dict__.setdefault(_SEEN, {})[name] = seen[type(module), name]
+
+
+@torch.no_grad()
+def _watch_orientations(
+    model: Any, unknown: Sequence[tuple[nn.Module, str, nn.Parameter]]
+) -> dict[tuple[type, str], bool | None]:
+    """By class and name: whether a stack is multiplied as [E, in, out]; None where it is in no product.
+
+    What is multiplied in another shape, or in both, is left out.
+    """
     watched = [
-        Watched(f"{key} {kind}", part.T if kind else part)
-        for key, (_, _, parameter) in unknown.items()
+        Watched(f"{number} {kind}", part.T if kind else part)
+        for number, (_, _, parameter) in enumerate(unknown)
         for kind in (0, 1)
         for part in parameter.data
     ]
     used: set[str] = set()
-    device = next(model.parameters()).device
-    ids = torch.arange(_TRIAL_TOKENS, device=device)[None] % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(_TRIAL_TOKENS, device=unknown[0][2].device)[None]
+    ids %= model.get_input_embeddings().weight.shape[0]
     products = WeightProducts(watched, lambda name, *_: used.add(name))
-    training, finished = [part for part in model.modules() if part.training], True
+    training = [part for part in model.modules() if part.training]
     try:
         with products:
             model.eval()(input_ids=ids, use_cache=False)
-    except Exception:
-        # A model without its weights can't follow code that looks at values, such as a loop over chosen experts.
-        finished = False
     finally:
         for part in training:
             part.training = True
-    by_class: dict[tuple[type, str], bool] = {}
-    for key, (module, name, _) in unknown.items():
-        kinds = [bool(kind) for kind in (0, 1) if f"{key} {kind}" in used]
-        if len(kinds) == 1:
-            by_class.setdefault((type(module), name), kinds[0])
-    for key, (module, name, _) in unknown.items():
-        orientation = by_class.get((type(module), name))
-        if orientation is not None or (finished and f"{key} 0" not in products.unread):
-            module.__dict__.setdefault(_SEEN, {})[name] = orientation
+    seen: dict[tuple[type, str], set[bool | None]] = {}
+    for number, (module, name, _) in enumerate(unknown):
+        kinds = {bool(kind) for kind in (0, 1) if f"{number} {kind}" in used}
+        if kinds or f"{number} 0" in products.unread:
+            seen.setdefault((type(module), name), set()).update(kinds or {None})
+    multiplied = {
+        key: next(iter(kinds)) for key, kinds in seen.items() if len(kinds) == 1 and kinds != {None}
+    }
+    untouched = {
+        (type(module), name): None for module, name, _ in unknown if (type(module), name) not in seen
+    }
+    return multiplied | untouched
 
 
 def all_matrices(block: nn.Module, where: str) -> list[Matrix]:

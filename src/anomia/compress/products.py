@@ -103,7 +103,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     other[indices[0]] if len(indices) == 1 else other if len(places) == 1 else other[indices]
                 )
                 rows = source.reshape(-1, source.shape[-1])
-                if len(places) > 1 and not rows.is_meta:
+                if len(places) > 1:
                     kept = (rows != 0).any(dim=1)
                     if self._drops_zeros or not kept.any():
                         rows = rows[kept]
@@ -125,6 +125,5 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """What two views of one memory have in common, with or without values in it."""
-    storage = tensor.untyped_storage()
-    return storage._cdata if tensor.is_meta else (str(tensor.device), storage.data_ptr())
+    """What two views of one memory have in common."""
+    return (str(tensor.device), tensor.untyped_storage().data_ptr())

@@ -42,7 +42,9 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
             "stored would be taken as dense weights. Serve it with a program that knows the method and name it as "
             "endpoint:URL#MODEL, or remove quantization_config from config.json if the weights are dense"
         )
-    return (f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",)
+    return (
+        f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",
+    )
 
 
 def is_unpacked_on_loading(config: Any) -> bool:

@@ -75,6 +75,14 @@ _LAYERS = re.compile(
     r"|num_layers_per_stack|num_mtp_layers|depth)$"
 )
 _MOST_LAYERS = 4
+_OF_FILES = (
+    "model_type",
+    "transformers_version",
+    "dtype",
+    "architectures",
+    "quantization_config",
+    "per_layer_config",
+)
 
 
 class NotBuiltError(Exception):
@@ -90,7 +98,7 @@ def tiny_model(config: Any, *, seed: int = 0) -> Any:
     Raises `NotBuiltError`, with what went wrong first.
     """
     first: Exception | None = None
-    for variant in _VARIANTS:
+    for variant in (*_VARIANTS, *({**variant, "foreign": True} for variant in _VARIANTS)):
         try:
             return _build(config, seed, variant)
         except ImportError as error:
@@ -157,7 +165,16 @@ def _shrunk(config: Any, variant: Mapping[str, Any]) -> Any:
             changed[name] = ["full_attention"] * count
         elif variant.get("whole") and name not in ("model_type", "transformers_version", "dtype"):
             changed[name] = value
-    return type(config)(**changed)
+    # What the configuration says that its class doesn't: switches decide what the blocks are made of.
+    own = {
+        name: value
+        for name, value in config.to_diff_dict().items()
+        if not variant.get("foreign")
+        and name in fields
+        and name not in _OF_FILES
+        and not isinstance(_part(config, name), transformers.PretrainedConfig)
+    }
+    return type(config)(**own | changed)
 
 
 def _part(config: Any, name: str) -> Any:
@@ -220,6 +237,7 @@ def _size(name: str, value: int, layers: int, variant: Mapping[str, Any]) -> int
     return min(value, _role(name, variant) or value)
 
 
+@torch.no_grad()
 def _randomize(model: Any) -> None:
     """Weights that are large enough to make every path count; what is set to constants stays."""
     for parameter in model.parameters():
