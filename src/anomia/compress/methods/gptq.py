@@ -124,7 +124,6 @@ def gptq(
         hessian, work, gone = hessian[taken][:, taken], work[taken], gone[taken]
     factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
     groups = (taken // width).tolist()
-    gone = work == 0  # [in, R]
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
     border = columns if static else width
     whole = border if border > BLOCK else columns
