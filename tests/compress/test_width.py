@@ -174,6 +174,15 @@ def test_every_family_loads_back(family: str, share: float, tmp_path: Path) -> N
     generates_alike(loads_back(model, tmp_path))
 
 
+@pytest.mark.parametrize(("family", "groups"), [("phi3", 2), ("phi3", 4), ("qwen2", 1), ("gemma3", 1)])
+def test_heads_of_fused_and_shared_projections_go(family: str, groups: int, tmp_path: Path) -> None:
+    model = with_noise(tiny_model(family, num_key_value_heads=groups))
+    report = flap(model, find_blocks(model), 0.5, WINDOWS)
+    assert report.after["num_attention_heads"] == 2
+    assert report.after["num_key_value_heads"] == max(1, groups // 2)
+    generates_alike(loads_back(model, tmp_path))
+
+
 def test_what_cannot_be_said_is_a_note_or_refused() -> None:
     model = tiny_model("qwen2")
     notes = flap(model, find_blocks(model), 0.5, WINDOWS).notes

@@ -154,8 +154,10 @@ def replace(model: nn.Module, fresh: nn.Module) -> None:
 
     References to its former modules (`DecoderBlocks`) are stale afterwards.
     """
+    # What others have noted on the model (its device map) stays.
+    own = {name: value for name, value in model.__dict__.items() if name not in fresh.__dict__}
     model.__dict__.clear()
-    model.__dict__.update(fresh.__dict__)
+    model.__dict__.update({**own, **fresh.__dict__})
 
 
 def check_batch(windows: Windows, model: nn.Module) -> torch.Tensor:
