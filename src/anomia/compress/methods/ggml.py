@@ -122,7 +122,11 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
     """The value of the largest magnitude of each column, with its sign: the first of equals. [n, B] to [B]."""
-    return x.gather(0, x.abs().max(dim=0, keepdim=True).indices)[0]
+    size = x.abs()
+    # Which of equals `max` takes is up to the device.
+    rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+    first = rows.masked_fill(size < size.amax(dim=0), len(x)).amin(dim=0, keepdim=True)
+    return x.gather(0, first)[0]
 
 
 def _f16(x: torch.Tensor) -> torch.Tensor:
