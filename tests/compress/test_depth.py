@@ -9,13 +9,16 @@ import pytest
 import torch
 import transformers
 
-from anomia.compress.apply import compress
+from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
+from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.reshape.depth import block_influence, keep_blocks, shortgpt
 from anomia.compress.spec import parse_arm
+from anomia.models.load import load_model
 from tests.compress.architectures import kinds, tiny
 from tests.compress.conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
 from tests.compress.reshaped import (
+    IDS,
     every_architecture,
     generates_alike,
     loads_back,
@@ -23,6 +26,7 @@ from tests.compress.reshaped import (
     refused,
     with_noise,
 )
+from tests.compress.test_folder import save_model, write_text
 
 WINDOWS = make_test_windows([24, 17, 9])
 
@@ -167,6 +171,39 @@ def test_as_a_step_of_an_arm() -> None:
     # Another step finds the new blocks.
     (prune,) = parse_arm("wanda:0.5").steps
     assert len(compress(model, prune, WINDOWS).matrices) == 3 * 7
+
+
+@pytest.mark.parametrize(
+    ("family", "chain"),
+    [
+        ("llama", "shortgpt:0.34+wanda:0.5+int8"),
+        ("gemma3", "shortgpt:0.34"),
+        ("llama", "flap:0.5+magnitude:0.3"),
+        ("qwen3", "slicegpt:0.25+wanda:0.5"),
+        ("mixtral", "dropexperts:0.25+wanda:0.5"),
+        ("qwen3_moe", "mergeexperts:0.25"),
+    ],
+)
+def test_folders_of_chains_load_and_equal_the_chain_in_memory(
+    family: str, chain: str, tmp_path: Path
+) -> None:
+    """`anomia compress` and `anomia run` apply the same function; what is written is what was in memory."""
+    save_model(family, tmp_path / "in")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    steps = parse_arm(chain).steps
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, **options)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in").eval()
+    for step in steps:
+        compress(model, step, prepare_windows(step, tokenizer, **options))
+    found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert found.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logits(found, IDS % 30), logits(model, IDS % 30))
+    assert report.steps[0].reshaped is not None
+    assert not (tmp_path / "out" / UNFINISHED).exists()
+    loaded = load_model(str(tmp_path / "out"))
+    assert sum(p.numel() for p in loaded.model.parameters()) == report.steps[0].reshaped["parameters_after"]
 
 
 @pytest.mark.slow
