@@ -13,7 +13,9 @@ from anomia.compress.methods.wandapp import ALPHA, as_float, regional_gradients,
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
+from anomia.models.shrunk import NotBuiltError
 
+from .architectures import tiny
 from .conftest import FAMILIES, MIXTURES, make_test_windows, tiny_model
 
 
@@ -117,6 +119,22 @@ def test_every_family_is_pruned(family: str) -> None:
     windows = make_test_windows([30] * 4 + [20] * 3)
     model = tiny_model(family)
     report = compress(model, parse_arm("wandapp:0.5").steps[0], windows)
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "kind", ["gemma3n_text", "deepseek_v32", "mllama", "longcat_flash", "opt", "qwen3_next"]
+)
+@pytest.mark.parametrize("arm", ["wandapp:0.5", "wandapp:2:4,rounds=1"])
+def test_streams_shared_values_choices_and_skipped_blocks_are_no_obstacle(kind: str, arm: str) -> None:
+    try:
+        model = tiny(kind)
+    except NotBuiltError as error:
+        pytest.skip(f"{kind}: {error}")
+    vocabulary = min(90, model.config.get_text_config().vocab_size)
+    windows = make_test_windows([12] * 3 + [10] * 2, vocabulary=vocabulary)
+    report = compress(model, parse_arm(arm).steps[0], windows)
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     assert all(torch.isfinite(p).all() for p in model.parameters())
 

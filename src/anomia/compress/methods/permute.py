@@ -9,7 +9,8 @@ the residual stream have an order that the whole model shares; they stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -143,7 +144,7 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
 
     Returns a note by the name of each reader.
     """
-    if work.hidden is None or not work.calls:
+    if work.hidden is None or not work.calls or work.calls[0].whole is not None:
         return {}
     alone = {
         g.matrices[0].name: g.statistic
@@ -183,7 +184,11 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
     for owner, stacks in experts.items():
         module = work.block.get_submodule(owner)
         for stack in stacks:
-            others = [(other.matrices(), _biases(module, other)) for other in stacks if other is not stack]
+            others = [
+                (other.matrices(), _biases(module, other))
+                for other in stacks
+                if other is not stack and len(other.parameter) == len(stack.parameter)
+            ]
             beside_each = [
                 [
                     (matrices[index].weight, None if biases is None else biases[index])
@@ -285,25 +290,46 @@ def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], link
     trial = first.within(lambda _: torch.randperm(first.head or first.channels, generator=generator)).to(
         device
     )
-    expected = _output(module, args, kwargs)
+    expected = _results(module, args, kwargs)
+    if not expected:
+        # Choices alone, such as the positions that attention looks at.
+        return False
     for link in links:
         link.apply(trial)
-    got = _output(module, args, kwargs)
+    got = _results(module, args, kwargs)
     for link in links:
         link.apply(trial.argsort())
     # Of a module that adds to what enters it, only what it adds counts.
-    entered = args[0] if args and torch.is_tensor(args[0]) and args[0].shape == expected.shape else None
-    scale = float(expected.float().norm())
-    if entered is not None:
-        scale = min(scale, float((expected.float() - entered.float()).norm()))
-    tolerance = _TOLERANCES.get(expected.dtype, 2e-2)
-    return scale > 0 and float((got.float() - expected.float()).norm()) <= tolerance * scale
+    entered = args[0] if args and torch.is_tensor(args[0]) and args[0].shape == expected[0].shape else None
+    added = None if entered is None else float((expected[0].float() - entered.float()).norm())
+    return len(expected) == len(got) and all(map(partial(_is_close, added=added), got, expected))
 
 
-def _output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def _is_close(mine: torch.Tensor, theirs: torch.Tensor, *, added: float | None) -> bool:
+    if mine.shape != theirs.shape:
+        return False
+    scale = float(theirs.float().norm())
+    scale = scale if added is None else min(scale, added)
+    difference = float((mine.float() - theirs.float()).norm())
+    return scale > 0 and difference <= _TOLERANCES.get(theirs.dtype, 2e-2) * scale
+
+
+def _results(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """What a module puts out, and leaves for other blocks in what it was given (keys and values that they share)."""
     out = module(*args, **kwargs)
-    result: torch.Tensor = out if torch.is_tensor(out) else out[0]
-    return result
+    left = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping)]
+    return [found.detach().clone() for found in _tensors([out, left])]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if torch.is_tensor(value):
+        if value.is_floating_point() and bool(value.any()):
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _reorder(statistic: InputStatistic, order: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +46,8 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
     assert target is not None
     assert work.hidden is not None
     matrices = [matrix for group in work.groups for matrix in group.matrices]
+    if not matrices:
+        return []
     gradients = regional_gradients(
         work.block, work.batches, work.hidden, work.calls, matrices, where=work.where
     )
@@ -87,11 +90,14 @@ def regional_gradients(
     parameters = [p for p in twin.parameters() if p.dim() >= 2]
     windows = 0
     for index, batch in enumerate(batches):
+        if calls[index].skipped:
+            continue
         with torch.enable_grad(), _recording(layers) as seen:
             out = run_block(twin, hidden(index).float(), as_float(calls[index]))
-            norms = [_real(out, batch)[position].norm() for position in range(len(out))]
+            norms = [window.norm() for window in _real(out, batch)]
+            shape = batch.input_ids.shape
             shares = len(layers) == len(weights) and all(
-                len(uses) == 1 and uses[0][0].shape[:-1].numel() == out.shape[:-1].numel()
+                len(uses) == 1 and uses[0][0].shape[:-1] in (shape, (shape.numel(),))
                 for uses in seen.values()
             )
             if shares and len(seen) == len(layers):
@@ -115,6 +121,8 @@ def _add_from_outputs(
     norms: Sequence[torch.Tensor],
 ) -> None:
     """Every window's gradient from one backward pass: windows side by side don't mix, so a layer's output has its own."""
+    # A layer that only chooses (what attention looks at, say) has no gradient.
+    seen = {name: uses for name, uses in seen.items() if uses[0][1].requires_grad}
     outputs = [uses[0][1] for uses in seen.values()]
     pushed = torch.autograd.grad(torch.stack(list(norms)).sum(), outputs, allow_unused=True)
     for (name, uses), slope in zip(seen.items(), pushed, strict=True):
@@ -219,7 +227,8 @@ def _prune_student(
 
 def as_float(call: Call) -> Call:
     """A call with its floating tensors in float32."""
-    return Call(*(_floats((call.args, dict(call.kwargs)))))
+    args, kwargs = _floats((call.args, dict(call.kwargs)))
+    return call._replace(args=args, kwargs=kwargs)
 
 
 def _floats(value: Any) -> Any:
@@ -227,8 +236,9 @@ def _floats(value: Any) -> Any:
         return value.float() if value.is_floating_point() else value
     if type(value) in (tuple, list):
         return type(value)(map(_floats, value))
-    if isinstance(value, dict):
-        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, dict | UserDict):
+        # A new one: a block leaves keys and values for others in it, and those of a copy aren't the model's.
+        return type(value)({key: _floats(item) for key, item in value.items()})
     return value
 
 
@@ -242,11 +252,12 @@ def _float_copy(
 
 
 def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
-    """The output of each window without its padding, [S, H] each. out: [B, S, H]."""
+    """The output of each window without its padding, [S, H] each, or [streams, S, H]. out: [B, S, H] with streams before."""
+    windows = out.movedim(-3, 0).unbind()
     if batch.real is None:
-        return list(out.unbind())
-    real = batch.real.to(out.device).view(out.shape[:2])
-    return [row[kept] for row, kept in zip(out.unbind(), real.unbind(), strict=True)]
+        return list(windows)
+    real = batch.real.to(out.device).view(batch.input_ids.shape)
+    return [window[..., kept, :] for window, kept in zip(windows, real.unbind(), strict=True)]
 
 
 @contextmanager
