@@ -123,7 +123,7 @@ def own_base(adapter: Adapter) -> str:
         return adapter.base
     raise ModelError(
         f"model: {adapter.name!r} holds an adapter that names no base model (base_model_name_or_path in {ADAPTER} is empty); "
-        f"give the base too: anomia run BASE checkpoint:{adapter.name}"
+        f"give the base too: anomia run --base BASE --arm checkpoint:{adapter.name}"
     )
 
 

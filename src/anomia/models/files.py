@@ -168,7 +168,7 @@ def _adapter_alone(path: Path) -> str:
     base = read_settings(path / ADAPTER).get("base_model_name_or_path") or "its base model"
     return (
         f"model: the folder {path} holds an adapter of {base} without the model. As an arm it is put on its base:"
-        f" anomia run BASE checkpoint:{path}. For a whole model merge it:"
+        f" anomia run --base BASE --arm checkpoint:{path}. For a whole model merge it:"
         " PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(NEW)"
     )
 
