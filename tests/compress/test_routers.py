@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import find_blocks, find_matrices
+from anomia.compress.blocks import ROUTER, find_blocks, find_matrices, why_dense
 from anomia.compress.spec import parse_arm
+from tests.compress.architectures import tiny
 from tests.compress.conftest import SMALL, make_test_windows, tiny_model
 
 MIXTURES: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -48,6 +50,74 @@ def test_routers_keep_every_bit(kind: str, arm: str) -> None:
     assert set(kept) <= set(report.left_dense)
     assert not any(matrix.name.endswith(f".{router}") for matrix in report.matrices for router in routers)
     assert any("experts" in matrix.name for matrix in report.matrices)
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_a_shared_expert_that_is_as_wide_as_there_are_experts_is_no_router(width: int) -> None:
+    """Its first matrices have an output for each expert too, and its last one where the hidden states have; they are read
+    by the layer beside them."""
+    own = {
+        "num_experts": width, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+        "shared_expert_intermediate_size": width,
+    }  # fmt: skip
+    config = transformers.CONFIG_MAPPING["qwen2_moe"](**{**SMALL, **own})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    names = {matrix.name for matrix in find_matrices(find_blocks(model).modules[0], where="b")}
+    assert {f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")} <= names
+    assert not {"mlp.gate", "mlp.shared_expert_gate"} & names
+
+
+class _Selections(TorchDispatchMode):
+    """Which of some matrices give something that a top-k or argmax chooses among, with no product in between."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.names = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items()}
+        self.tainted: dict[int, tuple[torch.Tensor, str]] = {}
+        self.selecting: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        tensors = [a for a in args if torch.is_tensor(a)]
+        if name in ("mm", "addmm", "bmm"):
+            sources = {self.names.get(t.untyped_storage().data_ptr()) for t in tensors} - {None}
+        else:
+            sources = {self.tainted[id(t)][1] for t in tensors if id(t) in self.tainted}
+            if name in ("topk", "argmax", "sort", "max"):
+                self.selecting |= sources
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if torch.is_tensor(each) and each.is_floating_point() and len(sources) == 1:
+                self.tainted[id(each)] = (each, next(iter(sources)))
+        return out
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "qwen2_moe",
+        "hunyuan_v1_moe",
+        "phimoe",
+        "afmoe",
+        "mixtral",
+        "deepseek_v3",
+        "dots1",
+        "llama4_text",
+        "jetmoe",
+    ],
+)
+def test_what_is_called_a_router_is_what_selects(kind: str) -> None:
+    """Traced while a model runs: its output reaches a top-k before any other product."""
+    model = mixture(kind) if kind in MIXTURES else tiny(kind)
+    decoder = find_blocks(model)
+    routers = {name for name, why in why_dense(model, decoder).items() if why == ROUTER}
+    weights = {name: p for name, p in model.named_parameters() if p.dim() == 2 and "layers" in name}
+    selections = _Selections(weights)
+    with selections, torch.no_grad():
+        model(input_ids=torch.arange(3, 27)[None] % 90, use_cache=False)
+    gates = {name for name in routers if len(model.get_parameter(name)) == 1}
+    assert selections.selecting == routers - gates
+    assert selections.selecting
 
 
 def test_a_dense_model_has_no_router() -> None:

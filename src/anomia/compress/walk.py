@@ -24,7 +24,7 @@ from anomia.compress.blocks import (
 from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.statistics import Needs
 from anomia.errors import CompressionError
-from anomia.models.shrunk import NotBuiltError, tiny_model
+from anomia.models.shrunk import VOCABULARY, NotBuiltError, tiny_model
 
 BATCH_TOKENS = 1024
 _CHECKED_TOKENS = 32
@@ -120,7 +120,7 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
 
 
 def try_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> DecoderBlocks:
-    """Compare the blocks run one after the other with the model's own pass, and a text with its first half, on a few tokens.
+    """Compare the blocks run one after the other with the model's own pass, and a text with parts of it, on a few tokens.
 
     Returns the decoder with what was found: `fault` where blocks depend on more than what enters them (caches or states
     shared between blocks, blocks that are called more than once), `padded` whether padding changes nothing. Else the
@@ -131,12 +131,13 @@ def try_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> DecoderB
 
 @torch.no_grad()
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
-    half = max(1, ids.shape[1] // 2)
+    parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
     expected = _leaving(model, decoder, ids)
     # Texts of unequal length never run together in a mixture of experts.
     padded = any(map(has_experts, decoder.modules)) or all(
-        _alike(short, long[..., :half, :])
-        for short, long in zip(_leaving(model, decoder, ids[:, :half]), expected, strict=True)
+        _alike(short, long[..., :part, :])
+        for part in parts
+        for short, long in zip(_leaving(model, decoder, ids[:, :part]), expected, strict=True)
     )
     try:
         if any(map(shares_matrices, decoder.modules)):
@@ -171,7 +172,10 @@ def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, 
     try:
         model = tiny_model(config)
         small = find_blocks(model)
-        tried = _try(model, small, torch.arange(3, 3 + _CHECKED_TOKENS)[None])
+        ids = torch.randint(
+            3, VOCABULARY, (1, 2 * _CHECKED_TOKENS), generator=torch.Generator().manual_seed(0)
+        )
+        tried = _try(model, small, ids)
     except (NotBuiltError, CompressionError) as error:
         return (
             decoder,

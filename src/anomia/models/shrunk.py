@@ -26,6 +26,7 @@ _ROLES: Sequence[tuple[str, int]] = (
     (r"^indexer_kv_heads$", 1),
     (r"^num_query_groups$|(kv|key_value|key)_heads$|^multi_query_group_num$", 2),
     (r"(^|_)(num_)?heads?$(?<!d_head)(?<!dim_head)", 4),
+    (r"^first_k_dense_replace$|^num_dense_layers$|^n_dense_layers$|^num_dense_mlp_layers$", 1),
     (r"router_hidden_size", 32),
     (r"^(shared_)?(moe_|expert_|shared_experts?_|moe_shared_expert_)\w*(intermediate|hidden)_size$", 24),
     (r"num_(local_)?experts_per_tok|moe_topk|^moe_(top_?)?k$|num_selected_experts|^top_?k(_experts)?$", 2),
