@@ -229,6 +229,41 @@ def test_faults_of_prune(arguments: list[str], says: str, model_folder: Path, tm
     assert "Traceback" not in done.stderr
 
 
+def test_compress_writes_a_chain_of_steps(model_folder: Path, tmp_path: Path) -> None:
+    text = ["--calibration", "demo", "--calibration-samples", "3", "--calibration-tokens", "32"]
+    steps = "shortgpt:0.5+wanda:0.5+update+gptq:4,group=16"
+    packed = ["--save-as", "compressed-tensors"]
+    done = anomia("compress", model_folder, tmp_path / "small", steps, *text, *packed)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith("shortgpt:0.5: removed: ")
+    assert said[1].startswith("wanda:0.5+update: 50.0% of the weights of 7 matrices are zero")
+    assert said[2].startswith("gptq:4,group=16: 7 matrices are rounded")
+    loaded = load_model(str(tmp_path / "small"))
+    assert loaded.model.config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["wnada:0.5"], "did you mean 'wanda'"),
+        (["base"], "nothing to do"),
+        (["gptq:4"], "gptq:4,group="),
+        (["wanda:0.5", "--save-as", "compressed-tensors"], "--save-as"),
+        (["gptq:4,group=16", "--save-as", "gguf"], "unknown --save-as 'gguf'"),
+        (["slicegpt:0.9999"], "slicegpt"),
+        (["checkpoint:x"], "a model of its own"),
+        (["dropexperts:0.5"], "experts"),
+    ],
+)
+def test_faults_of_compress(arguments: list[str], says: str, model_folder: Path, tmp_path: Path) -> None:
+    done = anomia("compress", model_folder, tmp_path / "small", *arguments, "--calibration", "demo")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "small").exists()
+
+
 def test_prune_does_not_write_over_what_is_there(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "thesis.tex").write_text("mine")

@@ -18,6 +18,7 @@ PAGES = (
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "methods").glob("*.md")),
     # The examples that --help shows.
     *sorted((ROOT / "src" / "anomia" / "cli").glob("*.py")),
 )
@@ -162,7 +163,7 @@ def _anomia(command: Command, rest: tuple[str, ...]) -> Treatment:
         if "studies/small.yaml" in rest:
             small += ["--probes", "open,choice"]
         return Treatment("run", (*rest, *small), f"run on tiny models with {' '.join(small)}")
-    if rest[0] == "prune":
+    if rest[0] in ("prune", "compress"):
         small = _CALIBRATION if "demo" not in rest else _CALIBRATION[2:]
         return Treatment("run", (*rest, *small), f"run on a tiny model with {' '.join(small)}")
     return Treatment("run", rest, "run as it stands")

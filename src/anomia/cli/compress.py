@@ -59,9 +59,11 @@ def compress(
     """Compress a model into a new folder: prune it, drop parts of it, quantize it, or several in a row.
 
     What is written is an ordinary folder that transformers loads.
+
+    Example: anomia compress Qwen/Qwen3-0.6B smaller wanda:0.5+update
     """
     from anomia.compress.folder import compress_folder
-    from anomia.compress.report import megabytes
+    from anomia.compress.report import megabytes, summary
     from anomia.compress.spec import parse_arm
     from anomia.running.progress import stage_counter
 
@@ -87,12 +89,7 @@ def compress(
             for warning in step.warnings:
                 progress.say(f"{step.step}: {warning}")
     for step in report.steps:
-        done = [f"{step.sparsity:.1%} of the weights of {len(step.matrices)} matrices are zero"]
-        if step.reshaped is not None:
-            done = [f"removed: {line}" for line in step.reshaped["removed"]]
-        elif not step.sparsity:
-            done = [f"{len(step.matrices)} matrices changed"]
-        out_console.print(f"{step.step}: {'; '.join(done)}", highlight=False, soft_wrap=True)
+        out_console.print(f"{step.step}: {summary(step)}", highlight=False, soft_wrap=True)
     size = report.compression.size_bytes or 0
     out_console.print(f"{out}: {megabytes(size)}, {report.seconds:.0f} s", highlight=False, soft_wrap=True)
     if report.dense and report.compressed:

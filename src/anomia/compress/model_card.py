@@ -8,7 +8,7 @@ from pathlib import Path
 from anomia.compress.perplexity import Perplexity
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.spec import parse_arm
-from anomia.compress.steps import Prune, Quantize, Reshape
+from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape
 from anomia.files import write_text
 
 
@@ -23,7 +23,7 @@ def write_card(
     name = Path(model).name if Path(model).exists() else model
     report = steps[-1]
     whole = "+".join(each.step for each in steps)
-    pruned = [each for each in steps if each.sparsity > 0]
+    pruned = [each for each in steps if is_pruned(each.step)]
     lines = [
         "---",
         "library_name: transformers",
@@ -34,10 +34,9 @@ def write_card(
         f"# {name}, compressed with {whole}",
         "",
     ]
-    if is_pruned(whole) and pruned:
+    if pruned:
         lines += [
-            f"{pruned[-1].sparsity:.1%} of the weights in the decoder blocks' matrices are zero. Embeddings, norms, biases"
-            " and the output head are as they were.",
+            f"{pruned[-1].sparsity:.1%} of the weights in the decoder blocks' matrices are zero.",
             "",
             "**These are zeros in dense tensors: they make the model neither smaller nor faster by themselves.**"
             " A runtime that uses the sparsity has to do that.",
@@ -87,7 +86,12 @@ def is_pruned(steps: str) -> bool:
 
 
 def _tags(steps: str) -> list[str]:
-    kinds = {Prune: ("pruned", "sparse"), Quantize: ("quantized",), Reshape: ("pruned",)}
+    kinds = {
+        Prune: ("pruned", "sparse"),
+        Quantize: ("quantized",),
+        Reshape: ("pruned",),
+        Embeddings: ("quantized",),
+    }
     found = [
         tag
         for step in parse_arm(steps).steps

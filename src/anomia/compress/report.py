@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from anomia.compress.calibration import CalibrationRecord
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Prune
 
 
 class MatrixReport(NamedTuple):
@@ -84,6 +86,17 @@ def by_reason(why: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {
         reason: tuple(n for n, its in why.items() if its == reason) for reason in dict.fromkeys(why.values())
     }
+
+
+def summary(report: CompressionReport) -> str:
+    """What a step did, in a line."""
+    (step,) = parse_arm(report.step).steps
+    count = f"{len(report.matrices)} matrices"
+    if report.reshaped is not None:
+        return "; ".join(f"removed: {line}" for line in report.reshaped["removed"])
+    if isinstance(step, Prune):
+        return f"{report.sparsity:.1%} of the weights of {count} are zero"
+    return f"{count} are rounded"
 
 
 def megabytes(count: int) -> str:

@@ -57,7 +57,8 @@ def _sparsegpt(work: BlockWork) -> list[MatrixReport]:
     reports = []
     for group in work.groups:
         hessian = _statistic(group).hessian
-        assert hessian is not None and work.target is not None
+        assert hessian is not None
+        assert work.target is not None
         names = f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}"
         weights = [matrix.weight for matrix in group.matrices]
         solved = sparsegpt(weights, hessian, work.target, where=names)
