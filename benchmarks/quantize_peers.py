@@ -8,7 +8,8 @@ left out by name. The peer's environment: `pip install torch==2.13.0` (a CPU bui
 Same model, same token windows, same machine, taking turns in one run; each contestant is a process of its own. The peer
 stores a packed folder, which is loaded here with transformers and compressed-tensors; ours is measured as it lies in
 memory. Perplexity is of the first `--test-tokens` tokens of the test text, windows of 2,048; the block error is
-‖h' − h‖ / ‖h‖ of what leaves a block on the first 512 of them, h the dense model's, the mean over all blocks.
+‖h' − h‖ / ‖h‖ of what leaves a block for a token, h the dense model's, the mean over all blocks and the first 512
+tokens.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[st
     if not Path(options.states).exists():
         torch.save(states, options.states)
     dense = torch.load(options.states)
-    error = ((states - dense).flatten(1).norm(dim=1) / dense.flatten(1).norm(dim=1)).mean()
+    error = ((states - dense).norm(dim=2) / dense.norm(dim=2)).mean()
     found = perplexity(model, tokenizer, text, max_tokens=options.test_tokens)
     return {"perplexity": found.value, "error": float(error)}
 
@@ -172,6 +173,9 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     rows = json.loads(Path(options.text).read_text())
     loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    if not torch.accelerator.is_available():
+        # Its AWQ pins memory for an accelerator, which fails where there is none.
+        torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor
     data = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     started = time.perf_counter()
     oneshot(
