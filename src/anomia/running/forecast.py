@@ -49,9 +49,10 @@ READ_BYTES = 1e9
 """A second, when weights are loaded."""
 LOAD_SECONDS = 10.0
 """Beside that for each model: building it, its fingerprint, checks; on two cores, with a share of starting up."""
-_PASSES = {"wanda": 2.0, "sparsegpt": 6.0, "mwanda": 3.0, "prunerzero": 6.0, "gptq": 6.0, "awq": 10.0,
+_PASSES = {"wanda": 2.0, "ria": 2.0, "mwanda": 3.0, "sparsegpt": 6.0, "prunerzero": 6.0, "gptq": 6.0, "awq": 10.0,
+           "alps": 10.0, "wandapp": 8.0, "update": 6.0,
            "shortgpt": 1.0, "flap": 1.0, "slicegpt": 2.0, "dropexperts": 2.0, "mergeexperts": 4.0}  # fmt: skip
-"""Passes over the calibration tokens; of SparseGPT and GPTQ with their Hessians and updates (docs/benchmarks.md)."""
+"""Passes over the calibration tokens; Hessians, solving and backward passes count as some (docs/benchmarks.md)."""
 _CALIBRATION_SHARE = 1.25
 """Calibration reaches this much more of the peak than probing does."""
 
@@ -227,7 +228,9 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
         if not needs_calibration(step):
             continue
         source = step.calibration or study.calibration
-        passes = _PASSES.get(step.method, 2.0) + (1.0 if isinstance(step, Prune) and step.allocation == "owl" else 0.0)
+        passes = _PASSES.get(step.method, 2.0)
+        if isinstance(step, Prune):
+            passes += sum(_PASSES.get(update.method, 0.0) for update in step.updates) + (step.allocation == "owl")
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue
