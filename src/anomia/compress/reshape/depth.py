@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, find_blocks, record_calls, run_block
+from anomia.compress.blocks import DecoderBlocks, record_calls, run_block
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.rebuild import CannotExpressError, Plan
@@ -43,7 +43,7 @@ def shortgpt(
         CompressionError: no block or every block would go, the states are NaN or infinite, or the configuration
             can't describe the remaining blocks; nothing was changed.
     """
-    windows = rebuild.check_windows(windows, NAME)
+    windows = rebuild.check_request(model, decoder, windows, NAME)
     total = len(decoder.modules)
     count = rebuild.count_of(share, total, NAME, "blocks")
     influence = block_influence(model, decoder, windows, progress=progress, batch_tokens=batch_tokens)
@@ -132,14 +132,12 @@ def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) ->
     changes = _changes(model, decoder, kept)
     config = rebuild.changed_config(model, changes)
     built = rebuild.skeleton(model, config)
-    new = find_blocks(built)
-    if new.name != decoder.name or len(new.modules) != len(kept):
-        raise CannotExpressError(f"{len(new.modules)} blocks {new.name} would be built")
+    new = rebuild.blocks_of(built, decoder.name)
+    if len(new) != len(kept):
+        raise CannotExpressError(f"{len(new)} blocks {decoder.name} would be built")
     for index, old in enumerate(kept):
         where = f"{decoder.name}.{old}"
-        rebuild.check_same_modules(
-            decoder.modules[old], new.modules[index], where, lambda name: name in _INDEX
-        )
+        rebuild.check_same_modules(decoder.modules[old], new[index], where, lambda name: name in _INDEX)
     state = _state(model, decoder, kept, rebuild.shapes(built))
     rebuild.check_shapes(state, built)
     return Plan(config, changes, state)
@@ -233,7 +231,9 @@ def _check(
         hidden, calls = record_calls(model, decoder, ids)
         for index in kept:
             hidden = run_block(decoder.modules[index], hidden, calls[index])
-    rebuild.check_result(fresh, ids, hidden.float(), "the remaining blocks don't compute the same")
+    rebuild.check_result(
+        fresh, decoder.name, ids, hidden.float(), "the remaining blocks don't compute the same"
+    )
 
 
 def _list(indices: Sequence[int]) -> str:

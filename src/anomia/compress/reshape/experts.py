@@ -121,7 +121,7 @@ def mergeexperts(
 def _prepare(
     model: nn.Module, decoder: DecoderBlocks, share: float, windows: Windows | None, method: str
 ) -> tuple[Windows, Mixtures, int]:
-    windows = rebuild.check_windows(windows, method)
+    windows = rebuild.check_request(model, decoder, windows, method)
     try:
         mixtures = find_mixtures(model, decoder)
         gone = rebuild.count_of(share, mixtures.experts, method, "experts")

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.initialization import no_init_weights
 
-from anomia.compress.blocks import DecoderBlocks, find_blocks
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.size import tensor_bytes
@@ -167,14 +167,14 @@ def check_batch(windows: Windows, model: nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
-def last_states(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """What leaves the last block on `ids` [1, S], as float32 [1, S, H]."""
+def last_states(model: nn.Module, name: str, ids: torch.Tensor) -> torch.Tensor:
+    """What leaves the last of the blocks at the path `name` on `ids` [1, S], as float32 [1, S, H]."""
     found: list[torch.Tensor] = []
 
     def read(_: nn.Module, __: Any, out: Any) -> None:
         found.append(out if torch.is_tensor(out) else out[0])
 
-    handle = find_blocks(model).modules[-1].register_forward_hook(read)
+    handle = blocks_of(model, name)[-1].register_forward_hook(read)
     try:
         with evaluating(model):
             model(input_ids=ids, use_cache=False)
@@ -194,10 +194,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def check_result(fresh: nn.Module, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+def check_result(fresh: nn.Module, name: str, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     """Raises `CannotExpressError` unless the built model gives these last states, up to its type's rounding."""
     try:
-        found = last_states(fresh, ids)
+        found = last_states(fresh, name, ids)
     except Exception as error:
         # Modules that don't fit together fail in as many ways as there are operations.
         raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
@@ -232,11 +232,21 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def check_windows(windows: Windows | None, method: str) -> Windows:
-    """Refuses a missing or empty calibration text."""
+def check_request(model: nn.Module, decoder: DecoderBlocks, windows: Windows | None, method: str) -> Windows:
+    """Refuses a missing or empty calibration text, and a model with several stacks of blocks."""
     if windows is None or not any(windows.token_ids):
         raise CompressionError(f"{method} needs calibration text, and none was given")
+    if decoder.paths:
+        raise refusal(method, model, f"it has several stacks of blocks: {decoder.name}")
     return windows
+
+
+def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
+    """The blocks at a path, in a model that may be without weights. Raises `CannotExpressError`."""
+    try:
+        return list(model.get_submodule(name).children())
+    except AttributeError as error:
+        raise CannotExpressError(f"there would be no {name}") from error
 
 
 def count_of(share: float, total: int, method: str, what: str) -> int:

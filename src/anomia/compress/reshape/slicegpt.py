@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import DecoderBlocks, find_blocks, record_calls, run_block
+from anomia.compress.blocks import DecoderBlocks, record_calls, run_block
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.rebuild import CannotExpressError, Plan
@@ -68,7 +68,7 @@ def slicegpt(
         CompressionError: a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the rotation
             alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
     """
-    windows = rebuild.check_windows(windows, NAME)
+    windows = rebuild.check_request(model, decoder, windows, NAME)
     if not 0 < share < 1:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the hidden size; give a number between 0 and 1"
@@ -395,10 +395,14 @@ def _rotated(
     plan = Plan(config, changes, state)
     fresh = rebuild.build(model, plan)
     ids = rebuild.check_batch(windows, model)
-    _scale_embeddings(model, fresh, basis, ids)
+    _scale_embeddings(model, decoder, fresh, basis, ids)
     if width == size:
         rebuild.check_result(
-            fresh, ids, rebuild.last_states(model, ids) @ basis, "rotated, it doesn't compute the same"
+            fresh,
+            decoder.name,
+            ids,
+            rebuild.last_states(model, decoder.name, ids) @ basis,
+            "rotated, it doesn't compute the same",
         )
     return plan, fresh
 
@@ -444,13 +448,15 @@ def _change_writer(state: dict[str, torch.Tensor], name: str, module: Any, basis
         state[f"{name}.bias"] = _as(module.bias, module.bias.data.float() @ basis)
 
 
-def _scale_embeddings(model: nn.Module, fresh: nn.Module, basis: torch.Tensor, ids: torch.Tensor) -> None:
+def _scale_embeddings(
+    model: nn.Module, decoder: DecoderBlocks, fresh: nn.Module, basis: torch.Tensor, ids: torch.Tensor
+) -> None:
     """Make up for a factor that embeddings get from the hidden size (Gemma: its root).
 
     Raises `CannotExpressError` where what enters the first block differs by more than a factor.
     """
-    wanted = _first_states(model, ids) @ basis
-    found = _first_states(fresh, ids)
+    wanted = _first_states(model, decoder, ids) @ basis
+    found = _first_states(fresh, decoder, ids)
     factor = float((wanted * found).sum() / found.square().sum())
     if not torch.allclose(found * factor, wanted, rtol=5e-2, atol=5e-2 * float(wanted.abs().max())):
         raise CannotExpressError("what enters its first block isn't the embedding alone")
@@ -459,7 +465,8 @@ def _scale_embeddings(model: nn.Module, fresh: nn.Module, basis: torch.Tensor, i
         embeddings.get_input_embeddings().weight.data.mul_(factor)
 
 
-def _first_states(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def _first_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> torch.Tensor:
     with rebuild.evaluating(model):
-        hidden, _ = record_calls(model, find_blocks(model), ids)
+        blocks = tuple(rebuild.blocks_of(model, decoder.name))
+        hidden, _ = record_calls(model, decoder._replace(modules=blocks), ids)
     return hidden.float()

@@ -95,7 +95,7 @@ def flap(
         CompressionError: the configuration can hold neither fewer heads nor fewer channels, the blocks are mixtures,
             or a statistic is NaN or infinite; nothing was changed.
     """
-    windows = rebuild.check_windows(windows, NAME)
+    windows = rebuild.check_request(model, decoder, windows, NAME)
     if not 0 < share < 1:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the weights; give a number between 0 and 1"
@@ -615,8 +615,8 @@ def _check(
                 extra = added.get(f"{decoder.name}.{index}.{consumer}")
                 for remove in _masking(module, mask, extra):
                     stack.callback(remove)
-        expected = rebuild.last_states(model, ids)
-    rebuild.check_result(fresh, ids, expected, "what is left doesn't compute the same")
+        expected = rebuild.last_states(model, decoder.name, ids)
+    rebuild.check_result(fresh, decoder.name, ids, expected, "what is left doesn't compute the same")
 
 
 def _masking(
