@@ -23,7 +23,7 @@ from .conftest import make_test_windows
 # Of unequal length, so that padding and batches count.
 WINDOWS = (24, 17, 24, 9)
 # At most this share of the architectures can't be built small, or is refused by Wanda.
-UNBUILT, REFUSED = 0.12, 0.06
+UNBUILT, REFUSED = 0.1, 0.02
 
 
 class Account(NamedTuple):

@@ -19,6 +19,7 @@ from anomia.compress.products import Watched, WeightProducts
 from anomia.compress.size import tensor_bytes
 from anomia.compress.spec import parse_arm
 from anomia.compress.walk import calibrating, try_walk, try_walk_small
+from anomia.errors import CompressionError
 
 from .architectures import tiny
 from .conftest import make_test_windows, tiny_model
@@ -106,9 +107,10 @@ def test_what_the_walk_finds_without_weights(kind: str, padded: bool, fault: str
     assert (found.padded, fault in found.fault, bool(found.fault)) == (padded, True, bool(fault))
 
 
-def test_what_no_text_reaches_is_skipped() -> None:
+@pytest.mark.parametrize("arm", ["wanda:0.5", "wanda:0.5,allocation=owl"])
+def test_what_no_text_reaches_is_skipped(arm: str) -> None:
     """Blocks that look at pictures are pruned by magnitude, and the states pass them by."""
-    report = compress(tiny("mllama"), parse_arm("wanda:0.5").steps[0], make_test_windows([20, 11]))
+    report = compress(tiny("mllama"), parse_arm(arm).steps[0], make_test_windows([20, 11]))
     cross = [matrix for matrix in report.matrices if "cross_attn" in matrix.name]
     assert cross
     assert all("no calibration token" in matrix.note for matrix in cross)
@@ -126,9 +128,16 @@ def test_shared_matrices_are_compressed_once() -> None:
 def test_settings_come_back_after_a_refusal() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     model.model.layers[1].train()
-    with pytest.raises(ZeroDivisionError), calibrating(model):
-        assert model.config._attn_implementation != "sdpa"
-        assert 1 / 0
+    during: list[str] = []
+
+    def refused() -> None:
+        with calibrating(model):
+            during.append(model.config._attn_implementation)
+            raise CompressionError("refused")
+
+    with pytest.raises(CompressionError):
+        refused()
+    assert during != ["sdpa"]
     assert model.config._attn_implementation == "sdpa"
     assert next(part for part, module in model.named_modules() if module.training) == "model.layers.1"
     assert not model.training

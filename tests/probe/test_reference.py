@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from anomia.probe import reference
 from anomia.probe.ask import Ask, Decoding, OptionSet, Target
@@ -125,3 +126,40 @@ def test_logits_that_are_not_numbers_are_said(make_model: Callable[..., Any]) ->
     with torch.no_grad():
         sick.lm_head.weight[3] = float("nan")
     assert not only(sick, greedy={"open": PROMPT}, options={"choice": OptionSet(6, ((*PROMPT, 4),))}).finite
+
+
+def rwkv() -> Any:
+    config = transformers.RwkvConfig(
+        vocab_size=600,
+        hidden_size=32,
+        attention_hidden_size=32,
+        num_hidden_layers=2,
+        context_length=64,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def test_a_state_that_cannot_be_reordered_gives_beams_without_a_cache() -> None:
+    model = rwkv()
+    (greedy, *_) = reference._beams(model, PROMPT, DECODING)
+    assert len(reference._beams(model, PROMPT, DECODING)) == DECODING.num_beams
+    total, tokens = 0.0, list(PROMPT)
+    for token in greedy.tokens:
+        total += float(torch.log_softmax(next_logits(model, tuple(tokens)), dim=-1)[token])
+        tokens.append(token)
+    assert greedy.score * len(greedy.tokens) == pytest.approx(total, abs=1e-3)
+
+
+def test_padding_enters_no_recurrent_state() -> None:
+    """RWKV heeds no mask: generated next to a longer prompt, a short one must give what it gives alone."""
+    model, short, long = rwkv(), PROMPT, (*range(100, 112),)
+    asks = [Ask("a", greedy={"open": short}), Ask("b", greedy={"open": long})]
+    together = [reply.greedy["open"] for reply in reference.answer(model, asks, DECODING, batch_size=2)]
+    alone = [next(reference.answer(model, [ask], DECODING, batch_size=1)).greedy["open"] for ask in asks]
+    assert together == alone

@@ -48,6 +48,14 @@ def test_other_architectures_take_the_reference_engine_and_say_why(config, words
         select.choose_engine(model, "tree")
 
 
+def test_opt_whose_head_calls_an_inner_decoder_takes_the_tree():
+    config = transformers.OPTConfig(
+        vocab_size=83, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, word_embed_proj_dim=32,
+    )  # fmt: skip
+    assert select.choose_engine(made(config)).name == "tree"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", ["leak", "blind", "one far token"])
 def test_a_wrong_mask_is_noticed(fault, dtype, monkeypatch):

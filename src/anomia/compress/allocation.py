@@ -40,6 +40,8 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
     same. Raises `CompressionError` where the band leaves (0, 1).
     """
     values = np.asarray(importance, dtype=np.float64)
+    # A block that no text reaches is neither important nor unimportant.
+    values = np.where(np.isnan(values), np.nanmean(values), values)
     width = values.max() - values.min()
     densities = np.zeros_like(values) if width == 0 else (values - values.min()) / width * 2 * spread
     sparsities = sparsity - (densities - densities.mean())
@@ -54,7 +56,7 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
 def outlier_ratio(groups: Sequence[Group]) -> float:
     """Share of a block's weights whose |W|·‖X‖ is above 5 times the block's mean.
 
-    Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
+    NaN for a block that no text reached. Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
     """
     scores = [
         wanda_scores(matrix.weight, group.statistic.norms).reshape(-1)
@@ -63,6 +65,8 @@ def outlier_ratio(groups: Sequence[Group]) -> float:
         for matrix in group.matrices
     ]
     count = sum(part.numel() for part in scores)
+    if count == 0:
+        return float("nan")
     mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / count
     return sum(int((part > OUTLIER_FACTOR * mean).sum()) for part in scores) / count
 

@@ -61,7 +61,8 @@ class Head:
         linear = self._model.get_output_embeddings()
         plain = type(linear) is torch.nn.Linear  # a quantized head knows only its own product
         with ExitStack() as replaced:
-            replaced.enter_context(_forward_replaced(self._model.base_model, known_states))
+            for decoder in self._decoders():
+                replaced.enter_context(_forward_replaced(decoder, known_states))
             if float32_product and states.dtype != torch.float32:
                 product = _float32_linear if plain else _float32_output
                 replaced.enter_context(_forward_replaced(linear, lambda hidden: product(linear, hidden)))
@@ -70,6 +71,13 @@ class Head:
             placeholder = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
             logits: Tensor = self._model(input_ids=placeholder, use_cache=False, return_dict=True).logits
         return logits[0]
+
+    def _decoders(self) -> list[Any]:
+        """What the model's `forward` may call for hidden states: its base, or as OPT does the decoder in it."""
+        get_decoder = getattr(self._model, "get_decoder", None)
+        inner = get_decoder() if callable(get_decoder) else None
+        base = self._model.base_model
+        return [base] if inner is None or inner is base or inner is self._model else [base, inner]
 
     def _linear(self, linear: torch.nn.Linear, hidden: Tensor) -> Tensor:
         """The head's product [1, N, V] of [1, N, H], in memory of its own."""
