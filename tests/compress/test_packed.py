@@ -93,6 +93,22 @@ def test_only_codes_can_be_packed() -> None:
         check_save_as("gguf", step_of("gptq:4"))  # type: ignore[arg-type]
 
 
+def test_a_folder_that_unpacks_on_its_first_call_can_be_asked_in_parts(tmp_path: Path) -> None:
+    """As other programs write them, without the word that transformers should unpack while it loads."""
+    pytest.importorskip("compressed_tensors")
+    save_model("llama", tmp_path / "in")
+    steps = parse_arm("gptq:4,group=8,calibration=demo,samples=2,tokens=16").steps
+    compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, save_as="compressed-tensors")
+    ids = torch.arange(8)[None]
+    expected = load_model(str(tmp_path / "out"), device="cpu").model(input_ids=ids).logits
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"].pop("dequantize")
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    model = load_model(str(tmp_path / "out"), device="cpu").model
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(model.lm_head(hidden), expected)
+
+
 @pytest.mark.parametrize(
     ("family", "step"),
     [

@@ -136,6 +136,7 @@ def load_model(
     if found.account is None:
         notes += ignored_notes(differs.ignored)
     placed = model if device == MAPPED else model.to(resolve_device(device))
+    _decompress(placed)
     return _ready(name, placed, tokenizer, chat=chat, notes=notes)
 
 
@@ -205,6 +206,15 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
                 ) from None
             raise ModelError(explain(name, error, folder=files.folder, logged="\n".join(said))) from None
     return model, info
+
+
+@torch.no_grad()
+def _decompress(model: Any) -> None:
+    """One call of the whole model where compressed-tensors waits for it to unpack weights: parts are called alone here."""
+    settings = getattr(model.config, "quantization_config", None)
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", "")
+    if str(getattr(method, "value", method)) == "compressed-tensors":
+        model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
 
 
 def check_place(
