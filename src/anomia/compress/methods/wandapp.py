@@ -17,7 +17,7 @@ from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.masks import row_mask
 from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs, observe
+from anomia.compress.statistics import InputStatistic, Needs, observe
 from anomia.compress.steps import Prune, Target
 from anomia.errors import CompressionError
 
@@ -25,6 +25,8 @@ from anomia.errors import CompressionError
 ALPHA = 100.0
 WINDOWS = 32
 RATE = 3e-7
+# ‖X‖ grows with the root of the number of tokens and G doesn't, so α holds for the paper's 128 windows of 2048.
+TOKENS = 128 * 2048
 
 
 def wandapp_mask(
@@ -58,7 +60,7 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
     reports: list[MatrixReport] = []
     for group in work.groups:
         assert group.statistic is not None
-        norms = group.statistic.norms
+        norms = _norms(group.statistic)
         if step.rounds:
             masks = [trained[m.name] == 0 for m in group.matrices]
         else:
@@ -221,8 +223,13 @@ def _prune_student(
             # What these windows don't reach is scored by all windows' inputs.
             statistic = group.statistic or known.get(matrix.name)
             if matrix.name in weights and statistic is not None:
-                norms = statistic.norms
+                norms = _norms(statistic)
                 zero(matrix, wandapp_mask(matrix.weight, norms, gradients[matrix.name], target))
+
+
+def _norms(statistic: InputStatistic) -> torch.Tensor:
+    """‖X‖₂ of each input as it would be over 128 windows of 2048 tokens, [in]."""
+    return statistic.norms * (TOKENS / max(statistic.tokens, 1)) ** 0.5
 
 
 def as_float(call: Call) -> Call:
