@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -229,7 +230,7 @@ def _prune_student(
 
 def _norms(statistic: InputStatistic) -> torch.Tensor:
     """‖X‖₂ of each input as it would be over 128 windows of 2048 tokens, [in]."""
-    return statistic.norms * (TOKENS / max(statistic.tokens, 1)) ** 0.5
+    return statistic.norms * math.sqrt(TOKENS / max(statistic.tokens, 1))
 
 
 def as_float(call: Call) -> Call:
