@@ -200,8 +200,9 @@ def _run(
         return read
 
     def leaving(name: str) -> Callable[..., None]:
-        def read(_: nn.Module, __: tuple[Any, ...], out: torch.Tensor) -> None:
-            made[name] = out.detach().clone()
+        def read(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
+            # Some routers return several values.
+            made[name] = (out if torch.is_tensor(out) else out[0]).detach().clone()
 
         return read
 
