@@ -176,7 +176,9 @@ def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_
         stored["model.layers.2.mlp.up_proj.weight"] += 1
         save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
     named = "calibration text" if what == "calibration text" else "model"
-    with pytest.raises(CompressionError, match=f"an unfinished compression with another {named}: what lies under"):
+    with pytest.raises(
+        CompressionError, match=f"an unfinished compression with another {named}: what lies under"
+    ):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], **options)
 
 
@@ -196,7 +198,9 @@ def test_shards_and_untied_heads_and_other_dtypes(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "in", max_shard_size="8KB")
     (tmp_path / "in" / "model.safetensors").unlink(missing_ok=True)
     assert len(list((tmp_path / "in").glob("*.safetensors"))) > 2
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], dtype="bfloat16")
+    report = compress_folder(
+        str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], dtype="bfloat16"
+    )
     assert report.streamed
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert reloaded.dtype == torch.bfloat16
@@ -388,7 +392,8 @@ def test_what_was_written_is_read_back(family: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(InFiles, "write_rest", lambda blocks, step: (rest(blocks, step), damage(blocks._out)))
     monkeypatch.setattr(folder_module, "_save_whole", lambda *a: (whole(*a), damage(a[-1])))
     with pytest.raises(
-        CompressionError, match=r"layers\.0\.self_attn\.o_proj(\.weight)? (has \d+ zeros in its file, not|is not what was written)"
+        CompressionError,
+        match=r"layers\.0\.self_attn\.o_proj(\.weight)? (has \d+ zeros in its file, not|is not what was written)",
     ):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")])
 

@@ -212,7 +212,9 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
 def _decompress(model: Any) -> None:
     """One call of the whole model where compressed-tensors waits for it to unpack weights: parts are called alone here."""
     settings = getattr(model.config, "quantization_config", None)
-    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", "")
+    method = (
+        settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", "")
+    )
     if str(getattr(method, "value", method)) == "compressed-tensors":
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
 

@@ -62,10 +62,7 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
         AnomiaError: a source can't be had.
     """
     sources = {
-        step.calibration or study.calibration
-        for arm in arms
-        for step in arm.steps
-        if needs_calibration(step)
+        step.calibration or study.calibration for arm in arms for step in arm.steps if needs_calibration(step)
     }
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:

@@ -230,7 +230,9 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
         source = step.calibration or study.calibration
         passes = _PASSES.get(step.method, 2.0)
         if isinstance(step, Prune):
-            passes += sum(_PASSES.get(update.method, 0.0) for update in step.updates) + (step.allocation == "owl")
+            passes += sum(_PASSES.get(update.method, 0.0) for update in step.updates) + (
+                step.allocation == "owl"
+            )
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue
