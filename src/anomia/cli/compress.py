@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from anomia.cli.app import app, names, out_console, progress_display
+from anomia.cli.compress_options import (
+    Budget,
+    Device,
+    Dtype,
+    Folder,
+    Languages,
+    Model,
+    Out,
+    Samples,
+    Source,
+    Text,
+    TextTokens,
+    Tokens,
+)
 
 
 @app.command()
 def compress(
-    model: Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")],
-    out: Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")],
+    model: Model,
+    out: Out,
     arm: Annotated[
         str,
         typer.Argument(
@@ -27,34 +40,16 @@ def compress(
             metavar="STORAGE",
         ),
     ] = "dense",
-    calibration: Annotated[
-        str, typer.Option(help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH.")
-    ] = "c4",
-    calibration_samples: Annotated[
-        int | None, typer.Option(min=1, help="Passages of it (default 128).")
-    ] = None,
-    calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens a passage.")] = 2048,
-    calibration_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
-        ),
-    ] = None,
-    calibration_budget: Annotated[int | None, typer.Option(min=1, help="Tokens in all.")] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="Where the block in work is computed: cpu, cuda, mps or auto.")
-    ] = "cpu",
-    perplexity: Annotated[
-        Path | None,
-        typer.Option(help="A text file on which dense and compressed model are compared.", metavar="FILE"),
-    ] = None,
-    perplexity_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Only so many tokens of it (default all).")
-    ] = None,
+    calibration: Source = "c4",
+    calibration_samples: Samples = None,
+    calibration_tokens: Tokens = 2048,
+    calibration_folder: Folder = None,
+    calibration_budget: Budget = None,
+    languages: Languages = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    perplexity: Text = None,
+    perplexity_tokens: TextTokens = None,
 ) -> None:
     """Compress a model into a new folder: prune it, drop parts of it, quantize it, or several in a row.
 
