@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
 
 from anomia.compress.spec import as_packaged, like_base, parse_arm
 from anomia.compress.steps import Checkpoint
@@ -61,6 +63,15 @@ def run(study: Study, out: Path, said: list[str] | None = None, **more: Any) -> 
     told = PlainProgress((lambda text: None) if said is None else said.append)
     run_matrix(Matrix((Cell("", study),), single=True), out, progress=told, **more)
     return read_records(out)
+
+
+def refused(study: Study, out: Path, file: str, says: str) -> None:
+    """A run is refused for a file that changed; and by what loading shows, where it hadn't noted its files."""
+    with pytest.raises(RunError, match=rf"was measured with other files than .* has now \({file}.* changed"):
+        run(study, out)
+    (out / "sources.json").unlink()
+    with pytest.raises(RunError, match=says):
+        run(study, out)
 
 
 def without_start_token(folder: Path) -> Path:
@@ -174,8 +185,8 @@ def test_a_tokenizer_that_changes_under_a_run_is_refused(
     for file in (tmp_path / "run" / "records").glob("magnitude*"):
         file.unlink()
     without_start_token(base)
-    with pytest.raises(RunError, match=r"was begun with another base model .*tokenizer differs"):
-        run(study("magnitude:0.1", base=str(base)), tmp_path / "run")
+    asked = study("magnitude:0.1", base=str(base))
+    refused(asked, tmp_path / "run", "tokenizer", r"was begun with another base model .*tokenizer differs")
 
 
 def test_an_arm_is_held_to_the_token_ids_that_base_was_asked(
@@ -203,8 +214,7 @@ def test_a_packaged_arm_whose_folder_changes_is_refused(
     records = sorted((tmp_path / "run" / "records").glob("packaged*.parquet"))
     records[-1].unlink()
     without_start_token(arm)
-    with pytest.raises(RunError, match="was asked other token ids than it would be now"):
-        run(asked, tmp_path / "run")
+    refused(asked, tmp_path / "run", "tokenizer", "was asked other token ids than it would be now")
 
 
 def test_base_is_not_reused_where_its_prompts_would_be_others(
@@ -237,8 +247,7 @@ def test_the_date_of_a_chat_template_is_that_of_the_begin(
     for name in ("base", "magnitude"):
         sorted((tmp_path / "run" / "records").glob(f"{name}*.parquet"))[-1].unlink()
     # What is left would be asked with another date than what is done.
-    with pytest.raises(RunError, match="was asked other token ids than it would be now"):
-        run(asked, tmp_path / "run")
+    refused(asked, tmp_path / "run", "tokenizer", "was asked other token ids than it would be now")
     file.write_text(text, encoding="utf-8")
     again = run(asked, tmp_path / "run")
     assert again.sort("arm", "item_id").equals(first.sort("arm", "item_id"), null_equal=True)
@@ -340,8 +349,9 @@ def test_a_base_that_changes_is_refused_also_where_it_is_done(
     run(asked, tmp_path / "run")
     sorted((tmp_path / "run" / "records").glob("magnitude*.parquet"))[-1].unlink()
     change(base, file, **values)
-    with pytest.raises(RunError, match=f"was begun with another base model than .* is now \\({what} differs"):
-        run(asked, tmp_path / "run")
+    refused(
+        asked, tmp_path / "run", file, f"was begun with another base model than .* is now \\({what} differs"
+    )
     said: list[str] = []
     run(asked, tmp_path / "again", said, reuse=[tmp_path / "run"])
     assert any("base is not taken from" in text and f"other {what}" in text for text in said)
@@ -355,10 +365,12 @@ def test_a_checkpoint_that_changes_is_refused(
     run(asked, tmp_path / "run")
     sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
     change(arm, "config.json", rms_norm_eps=0.5)
-    with pytest.raises(
-        RunError, match=r"was begun with another model than there is now \(configuration differ"
-    ):
-        run(asked, tmp_path / "run")
+    refused(
+        asked,
+        tmp_path / "run",
+        "config.json",
+        r"was begun with another model than there is now \(configuration differ",
+    )
 
 
 def test_generation_settings_that_are_not_applied_are_said(
@@ -369,3 +381,55 @@ def test_generation_settings_that_are_not_applied_are_said(
     run(study(f"packaged:{arm}"), tmp_path / "run")
     notes = read_results(tmp_path / "run").notes[f"packaged:{arm}"]
     assert any("also sets repetition_penalty=5.0, which is not applied" in note for note in notes)
+
+
+def damaged(folder: Path) -> None:
+    """Half of one matrix, in columns that evenly spaced values of it never see."""
+    stored = load_file(folder / "model.safetensors")
+    stored["model.layers.1.mlp.down_proj.weight"][:, 1::2] = 0
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_base_is_held_to_its_files_while_checkpoints_are_asked(
+    make: Make, study: Callable[..., Study], tmp_path: Path, pending: bool
+) -> None:
+    base, arm = make("base"), make("arm")
+    asked = study(f"checkpoint:{arm}", base=str(base))
+    run(asked, tmp_path / "run")
+    if pending:
+        sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
+    damaged(base)
+    with pytest.raises(RunError, match=r"base was measured with other files.*\(model\.safetensors changed\)"):
+        run(asked, tmp_path / "run")
+
+
+def test_a_finished_arm_is_held_to_its_files(make: Make, study: Callable[..., Study], tmp_path: Path) -> None:
+    arm = make("arm")
+    asked = study(f"checkpoint:{arm}")
+    run(asked, tmp_path / "run")
+    run(asked, tmp_path / "run")
+    # The same content at another time is the same.
+    os.utime(arm / "model.safetensors", (1, 1))
+    run(asked, tmp_path / "run")
+    damaged(arm)
+    with pytest.raises(RunError, match=r"checkpoint:.* was measured with other files"):
+        run(asked, tmp_path / "run")
+    # What isn't there any more can't have changed: the run can still be shown.
+    shutil.rmtree(arm)
+    run(asked, tmp_path / "run")
+
+
+def test_code_of_a_repository_is_a_part_of_base(
+    make: Make, study: Callable[..., Study], tmp_path: Path
+) -> None:
+    base = make("base")
+    (base / "modeling_x.py").write_text("SCALE = 1\n")
+    asked = study("magnitude:0.1", base=str(base)).model_copy(update={"trust_remote_code": True})
+    run(asked, tmp_path / "run")
+    (base / "modeling_x.py").write_text("SCALE = -1\n")
+    with pytest.raises(RunError, match=r"\(modeling_x\.py changed\)"):
+        run(asked, tmp_path / "run")
+    said: list[str] = []
+    run(asked, tmp_path / "again", said, reuse=[tmp_path / "run"])
+    assert any("base is not taken from" in text and "other code of the model" in text for text in said)

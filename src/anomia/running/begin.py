@@ -29,6 +29,7 @@ from anomia.running.folder import begin_run, runs_of
 from anomia.running.model import Ready
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
+from anomia.running.sources import code_of, note_base
 from anomia.study import Study
 
 PLAIN_BATCH_SIZE = 16
@@ -68,6 +69,7 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "size_bytes": stored_bytes(loaded.model, source=loaded.name, revision=study.revision),
         "tokenizer": fingerprint_tokenizer(loaded.tokenizer),
+        "code": code_of(study, loaded.name),
         "vocabulary": loaded.model.config.get_text_config().vocab_size,
         "fertility": {items.language: _fertility(items, loaded.tokenizer) for items in item_sets},
         "items": {items.language: len(items.items) for items in item_sets},
@@ -77,6 +79,7 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
     cell.folder = begin_run(cell.path, study, item_sets, provenance)
+    note_base(cell)
 
 
 def _batch_size(study: Study, item_sets: Sequence[ItemSet], ready: Ready, reuse: Sequence[Path]) -> int:

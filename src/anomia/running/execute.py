@@ -30,6 +30,7 @@ from anomia.running.noise import lacks_noise, measure_noise
 from anomia.running.progress import Ahead, Progress, Several
 from anomia.running.reuse import reuse_base
 from anomia.running.shard import check_finished, measure_shard
+from anomia.running.sources import check_sources
 from anomia.running.stopping import stopped
 from anomia.study import BASE, Study
 
@@ -88,6 +89,7 @@ def run_matrix(
             pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
             languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
             check_text(group[0].study, pending, list(languages))
+        check_sources(cells)
         _look_at_arms(cells, progress)
         if not matrix.single:
             write_matrix(matrix, out / MATRIX)
@@ -195,6 +197,7 @@ def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[
     """Makes a cell's folder, or sees that base is the one that it was begun with."""
     if cell.folder is None:
         begin(cell, ready, progress, reuse)
+        check_sources([cell])
         write_notes(cell.path, BASE, ready.loaded.notes)
         for note in ready.loaded.notes:
             progress.say(f"base: {note}")

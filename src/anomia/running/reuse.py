@@ -27,6 +27,7 @@ _FOUND = {
     "dtype": "dtype",
     "engine": "engine",
     "batch_size": "batch size",
+    "code": "code of the model",
     "eos_token_ids": "end tokens",
     "torch": "torch version",
     "transformers": "transformers version",
@@ -73,7 +74,7 @@ def differences(earlier: RunFolder, now: RunFolder) -> list[str]:
     found = [
         text
         for key, text in _FOUND.items()
-        if earlier.provenance.get(key) != now.provenance[key]
+        if earlier.provenance.get(key) != now.provenance.get(key)
         # In float32 the composition of a batch changes nothing.
         and not (key == "batch_size" and now.provenance["dtype"] == "float32")
     ]
