@@ -122,14 +122,14 @@ def test_ollama_is_asked_in_its_own_way(fake: Fake, client: Client) -> None:
 
 def test_a_model_is_known_again(fake: Fake, client: Client, make_model: Callable[..., Any]) -> None:
     found = find_abilities(client)
-    check_same(known_by(found), find_abilities(client), arm="served")
+    check_same(known_by(found, {}), find_abilities(client), {}, arm="served")
     # Rounding may change a text.
-    check_same(known_by(found), found._replace(greedy=("other", *found.greedy[1:])), arm="served")
+    check_same(known_by(found, {}), found._replace(greedy=("other", *found.greedy[1:])), {}, arm="served")
     fake.model = make_model(3)
     with pytest.raises(ModelError, match="served now goes on with fixed prompts in another way"):
-        check_same(known_by(found), find_abilities(client), arm="served")
+        check_same(known_by(found, {}), find_abilities(client), {}, arm="served")
     with pytest.raises(ModelError, match="tells other log-probabilities"):
-        check_same(known_by(found), Abilities({}, True, True, greedy=found.greedy), arm="served")
+        check_same(known_by(found, {}), Abilities({}, True, True, greedy=found.greedy), {}, arm="served")
 
 
 def test_limits_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

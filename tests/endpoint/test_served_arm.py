@@ -214,7 +214,8 @@ def test_a_prompt_that_is_too_long_for_the_server_is_left_out_and_said(
     fake: Fake, url: str, measure: Callable[..., anomia.Run]
 ) -> None:
     whole = measure(f"endpoint:{url}#tiny", out=None)
-    lengths = sorted(len(fake.tokenizer(body["prompt"]).input_ids) for body in fake.requests)
+    asked = [body["prompt"] for body in fake.requests if "Question:" in body["prompt"]]
+    lengths = sorted(len(fake.tokenizer(text).input_ids) for text in asked)
     # Only prompts with an example are so long.
     fake.longest = lengths[-1] - 1
     run = measure(f"endpoint:{url}#tiny")
@@ -342,6 +343,88 @@ def test_a_server_that_is_not_there_is_said_before_base_is_measured(
     with pytest.raises(anomia.AnomiaError, match="ANOMIA_ENDPOINT_RATE"):
         measure("endpoint:http://127.0.0.1:9/v1#other", out=run.path.parent / "new")
     assert not (run.path.parent / "new" / "study.yaml").exists()
+
+
+@pytest.fixture
+def bare(model_folder: Path, tmp_path: Path) -> Any:
+    """The tokenizer without the start token that it adds."""
+    folder = tmp_path / "bare"
+    shutil.copytree(model_folder, folder)
+    settings = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+OPEN: dict[str, Any] = {"probes": ["open", "choice"]}
+
+
+def test_a_server_without_start_token_is_said_first_and_shown(
+    fake: Fake, url: str, measure: Callable[..., anomia.Run], bare: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.tokenizer = bare
+    run = measure(f"endpoint:{url}#tiny", progress=True, **OPEN)
+    (arm,) = run.arms
+    assert not run.failed
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("other tokens put around a text") == 1
+    assert said.index("other tokens put around a text") < said.index("loading")
+    values = json.loads((run.path / "results.json").read_text())
+    rows_ = {row["what"]: row for row in values["differences"][arm]}
+    assert rows_["tokens put around a text"]["kind"] == "confounding"
+    assert rows_["end tokens"]["kind"] == "told"
+    assert "not the weights' alone: its tokens put around a text differ from base's" in run.verdict.text
+    # It goes on like this, and the same is not said to be another server.
+    for file in (run.path / "records").glob("endpoint*"):
+        file.unlink()
+    assert not measure(arm, **OPEN).failed
+
+
+def test_a_server_with_base_s_tokenizer_has_nothing_that_confounds(
+    url: str, measure: Callable[..., anomia.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = measure(f"endpoint:{url}#tiny", progress=True, **OPEN)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("not known of the server, and so not compared with base: end tokens") == 1
+    assert "what it loses may be that" not in said
+    assert "not the weights' alone" not in run.verdict.text
+    values = json.loads((run.path / "results.json").read_text())
+    assert [(row["what"], row["kind"]) for row in values["differences"][run.arms[0]]] == [
+        ("end tokens", "told")
+    ]
+
+
+def test_a_server_that_is_up_only_later_is_counted_at_its_turn(
+    fake: Fake, url: str, measure: Callable[..., anomia.Run], bare: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.tokenizer = bare
+    # The first greeting and the first look fail.
+    fake.fail = lambda number: (503, {}) if number <= 2 else None
+    run = measure(f"endpoint:{url}#tiny", progress=True, **OPEN)
+    assert not run.failed
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("other tokens put around a text") == 1
+    assert "not the weights' alone" in run.verdict.text
+
+
+def test_a_server_whose_tokenizer_changes_is_noticed(
+    fake: Fake, url: str, measure: Callable[..., anomia.Run], bare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 3)
+    run = measure(f"endpoint:{url}#tiny", **OPEN)
+    (arm,) = run.arms
+    files = sorted((run.path / "records").glob("endpoint*.parquet"))
+    files[-1].unlink()
+    before = (run.path / "results.json").read_text()
+    mine, fake.tokenizer = fake.tokenizer, bare
+    run = measure(arm, **OPEN)
+    assert arm in run.failed
+    # What stands in the run is of the server that answered.
+    assert (
+        json.loads(before)["differences"]
+        == json.loads((run.path / "results.json").read_text())["differences"]
+    )
+    fake.tokenizer = mine
+    assert not measure(arm, **OPEN).failed
 
 
 def test_the_schema_of_records_is_kept(fake: Fake, url: str, measure: Callable[..., anomia.Run]) -> None:

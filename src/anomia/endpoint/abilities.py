@@ -62,8 +62,7 @@ def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
     Raises:
         ModelError: it doesn't answer, or puts prompts into a chat template.
     """
-    if client.complete(_TEXTS[0], attempts=attempts, **_GREEDY).get("made_by") == OLLAMA_FINGERPRINT:
-        client.dialect = OLLAMA
+    speak(client, attempts=attempts)
     plain = _find_plain(client)
     _refuse_template(client, plain)
     greedy = tuple(
@@ -83,6 +82,16 @@ def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
         else:
             return able
     return found._replace(why_not=reasons[-1])
+
+
+def speak(client: Client, *, attempts: int = ATTEMPTS) -> None:
+    """Learns by one request how a server is asked.
+
+    Raises:
+        ModelError: it doesn't answer.
+    """
+    if client.complete(_TEXTS[0], attempts=attempts, **_GREEDY).get("made_by") == OLLAMA_FINGERPRINT:
+        client.dialect = OLLAMA
 
 
 def score(client: Client, text: str, abilities: Abilities, *, unclear_attempts: int = ATTEMPTS) -> Scored:

@@ -44,8 +44,8 @@ def answer_items(
     """
     refused: list[str] = []
     answered = False
-    if chat and _adds_start(tokenizer) and not all(_starts(tokenizer, item) for item in encoded):
-        served = _without_start(served, tokenizer)
+    if chat:
+        served = without_second_start(served, tokenizer, [item.rendered["open"] for item in encoded])
 
     def answer(item: EncodedItem) -> tuple[Reply, Said]:
         return _answer_item(served, item, tokenizer, decoding, chat=chat)
@@ -62,14 +62,14 @@ def _answer_item(
     served: Served, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
 ) -> tuple[Reply, Said]:
     client, plain = served.client, served.abilities.plain
-    sent = {name: _sent(tokenizer, text, chat=chat) for name, text in encoded.rendered.items()}
+    texts = {name: as_sent(tokenizer, text, chat=chat) for name, text in encoded.rendered.items()}
     length = {"max_tokens": decoding.max_new_tokens}
     refused: dict[str, str] = {}
     greedy = {}
     for name in encoded.ask.greedy:
         with _noting(refused, name):
             greedy[name] = answer_of(
-                encoded, client.complete(sent[name], temperature=0.0, **length, **plain)["text"]
+                encoded, client.complete(texts[name], temperature=0.0, **length, **plain)["text"]
             )
     samples: dict[int, list[str]] = {}
     if encoded.ask.samples is not None:
@@ -79,7 +79,7 @@ def _answer_item(
                 samples[seed] = [
                     answer_of(
                         encoded,
-                        client.complete(sent["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)[
+                        client.complete(texts["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)[
                             "text"
                         ],
                     ).text
@@ -88,7 +88,7 @@ def _answer_item(
     reply = Reply(encoded.ask.item_id)
     if served.abilities.echo:
         with _noting(refused, "choice and ranks"):
-            reply = _scored(served, encoded, sent)
+            reply = _scored(served, encoded, texts)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
     return reply, Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
 
@@ -153,8 +153,8 @@ def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str]) -> Re
     return Reply(encoded.ask.item_id, option_log_probs=log_probs, placements=placements, finite=finite)
 
 
-def _sent(tokenizer: Any, text: str, *, chat: bool) -> str:
-    """A prompt as it is sent: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
+def as_sent(tokenizer: Any, text: str, *, chat: bool) -> str:
+    """A prompt as it is sent to a server: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
     if not chat:
         return text
     return text.removeprefix(tokenizer.bos_token) if _adds_start(tokenizer) else text
@@ -166,16 +166,20 @@ def _adds_start(tokenizer: Any) -> bool:
     return start is not None and list(tokenizer("a").input_ids[:1]) == [start]
 
 
-def _starts(tokenizer: Any, item: EncodedItem) -> bool:
-    return item.rendered["open"].startswith(tokenizer.bos_token)
+def without_second_start(served: Served, tokenizer: Any, rendered: Sequence[str]) -> Served:
+    """A server as chat prompts are sent to it: where base's template begins without a start token, asked to put none
+    before them.
 
-
-def _without_start(served: Served, tokenizer: Any) -> Served:
-    """The same server, asked to put no start token before prompts.
+    Args:
+        served: the model.
+        tokenizer: of base.
+        rendered: prompts as base's template writes them.
 
     Raises:
-        ModelError: it does, or doesn't tell whether it does.
+        ModelError: it puts one there, or doesn't tell whether it does.
     """
+    if not _adds_start(tokenizer) or all(text.startswith(tokenizer.bos_token) for text in rendered):
+        return served
     plain, alone = served.abilities.plain, len(tokenizer("a", add_special_tokens=False).input_ids)
     for asked in ({**plain, "add_special_tokens": False}, plain):
         with suppress(RefusedError):

@@ -8,6 +8,7 @@ from typing import Any
 from anomia.endpoint.abilities import Abilities, find_abilities
 from anomia.endpoint.ask import Served
 from anomia.endpoint.client import client_from_environment
+from anomia.endpoint.tokens import Counted, offsets
 from anomia.errors import ModelError
 
 
@@ -37,26 +38,34 @@ def greet(url: str, model: str) -> str | None:
     return None
 
 
-def known_by(abilities: Abilities) -> dict[str, Any]:
+def known_by(abilities: Abilities, counted: Mapping[str, Counted]) -> dict[str, Any]:
     """What a run keeps of a served model, to see later that it is still the same one."""
-    return {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
+    told = {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
+    return {**told, "offsets": offsets(counted)}
 
 
-def check_same(before: Mapping[str, Any], abilities: Abilities, *, arm: str) -> None:
+def check_same(
+    before: Mapping[str, Any], abilities: Abilities, counted: Mapping[str, Counted], *, arm: str
+) -> None:
     """Refuses to go on with an arm behind whose address another model stands, or one that tells less or more.
 
-    Half precision can change a text or two, so most of them decide.
+    Half precision can change a text or two, so most of them decide. Of tokens, what is known both times is compared:
+    runs of earlier versions didn't count them.
 
     Raises:
         ModelError: it is another.
     """
     told = {name: before.get(name) for name in ("echo", "ranks")}
     texts = list(before.get("greedy") or ())
+    more = {name: now for name, now in offsets(counted).items() if now is not None}
+    known = {name: then for name, then in (before.get("offsets") or {}).items() if then is not None}
     alike = sum(one == other for one, other in zip(texts, abilities.greedy, strict=False))
     if told != {"echo": abilities.echo, "ranks": abilities.ranks}:
         change = "tells other log-probabilities"
     elif 2 * alike < len(texts):
         change = "goes on with fixed prompts in another way"
+    elif any(more[name] != known[name] for name in more.keys() & known.keys()):
+        change = "makes another number of tokens of the same texts"
     else:
         return
     raise ModelError(

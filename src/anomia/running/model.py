@@ -14,6 +14,7 @@ from anomia.compress.size import stored_bytes
 from anomia.compress.steps import NULL_DTYPES, Checkpoint, Null, Quantize
 from anomia.endpoint.ask import Served
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
+from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import CompressionError, RunError
 from anomia.files import read_yaml
 from anomia.models import LoadedModel, load_model, load_tokenizer
@@ -22,9 +23,10 @@ from anomia.notes import file_of, write_notes
 from anomia.probe import reference
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
-from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, what_is
+from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, today_of, what_is
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm
+from anomia.running.differences import served_prompts, settle_served
 from anomia.running.folder import Shard, runs_of
 from anomia.running.progress import Progress
 from anomia.study import Study
@@ -162,15 +164,21 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
     tokenizer, config = load_tokenizer(
         study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
     )
+    first = turn.cells[0].folder
+    assert first is not None
+    counted = count_tokens(
+        served, served_prompts(turn.cells), tokenizer, chat=study.chat, today=today_of(first)
+    )
     notes = notes_of(served.abilities)
     for cell in turn.cells:
         assert cell.folder is not None
         file = f"served/{file_of(turn.arm.name)}"
         before = cell.folder.noted(file)
         if before is not None and cell.begun(turn.arm.name):
-            check_same(before, served.abilities, arm=turn.arm.name)
-        cell.folder.note(file, {"arm": turn.arm.name, **known_by(served.abilities)})
+            check_same(before, served.abilities, counted, arm=turn.arm.name)
+        cell.folder.note(file, {"arm": turn.arm.name, **known_by(served.abilities, counted)})
         write_notes(cell.path, turn.arm.name, notes)
+    settle_served(turn.cells, turn.arm, served_differences(counted), progress)
     for note in notes[1:]:
         progress.say(f"{turn.arm.name}: {note}")
     progress.advance()
