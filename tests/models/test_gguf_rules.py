@@ -64,6 +64,45 @@ def test_scaled_rotary_positions_are_refused(
     assert "scales rotary positions" in weights.refused
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.add_float32("llama.rope.scale_linear", 4.0),
+        lambda w: w.add_rope_scaling_factor(4.0),
+    ],
+)
+def test_scaling_is_linear_where_a_file_does_not_say(
+    change: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "x.gguf", monkeypatch, change)
+    with pytest.raises(ModelError, match="scales rotary positions"):
+        load_model(str(path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.add_float32("llama.rope.scale_linear", 1.0),
+        lambda w: w.add_rope_scaling_factor(1.0),
+        lambda w: w.add_rope_scaling_factor(0.0),
+    ],
+)
+def test_a_factor_of_one_scales_nothing(
+    change: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "x.gguf", monkeypatch, change)
+    assert load_model(str(path), device="cpu").notes == ()
+
+
+def test_answers_end_at_every_end_that_a_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_gguf(tmp_path / "base.gguf")
+    path = written(tmp_path / "x.gguf", monkeypatch, lambda w: w.add_eot_token_id(7))
+    assert load_model(str(tmp_path / "base.gguf"), device="cpu").eos_token_ids == (258,)
+    assert load_model(str(path), device="cpu").eos_token_ids == (258, 7)
+    found = {d.what: d for d in differences(describe(str(tmp_path / "base.gguf")), describe(str(path)))}
+    assert found["end tokens"].kind == "confounding"
+
+
 def test_no_scaling_is_no_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "x.gguf", monkeypatch, lambda w: w.add_rope_scaling_type(RopeScalingType.NONE))
     assert load_model(str(path), device="cpu").notes == ()

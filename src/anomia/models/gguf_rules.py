@@ -74,7 +74,12 @@ def unread_settings(path: Path, config: Any) -> Unread:
     rope = {
         key: value for key, value in settings.items() if key.startswith("rope.scaling.") and value is not None
     }
-    idle = rope.get("rope.scaling.type", "none") == "none" or rope_scaled(config)
+    # What llama.cpp takes where a file doesn't say: linear, and a factor under its older name.
+    if (older := settings.get("rope.scale_linear")) is not None and "rope.scaling.factor" not in rope:
+        rope["rope.scale_linear"] = older
+    factor = rope.get("rope.scaling.factor", rope.get("rope.scale_linear"))
+    kind = rope.get("rope.scaling.type", "linear")
+    idle = kind == "none" or (kind == "linear" and factor in (None, 0, 1)) or rope_scaled(config)
     others = {
         key: settings[key]
         for key, fields in _FIELDS.items()
@@ -102,6 +107,16 @@ def refuse_settings(name: str, path: Path, config: Any) -> tuple[str, ...]:
         f"the file sets {_written(unread.others)}, which transformers' reader of GGUF files passes over and llama.cpp may "
         "compute with",
     )
+
+
+def with_ends(generation: Any, path: Path) -> Any:
+    """Generation settings that end at every token at which a GGUF file ends an answer: its end of text, turn, message."""
+    settings = read_gguf_settings(path)
+    keys = ("eos", "eot", "eom")
+    ends = [settings[key] for name in keys if (key := f"tokenizer.ggml.{name}_token_id") in settings]
+    if len(set(ends)) > 1:
+        generation.eos_token_id = list(dict.fromkeys(ends))
+    return generation
 
 
 def rope_scaled(config: Any) -> bool:

@@ -27,7 +27,7 @@ from anomia.models.examine import examine, look_up, options_of, read_config, rea
 from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
 from anomia.models.gguf_header import gguf_read_once
-from anomia.models.gguf_rules import refuse_settings
+from anomia.models.gguf_rules import refuse_settings, with_ends
 from anomia.models.memory import PREFIX, held
 from anomia.models.refuse import refuse
 from anomia.models.tensors import NOTHING, from_loading, ignored_notes, skeleton
@@ -125,6 +125,7 @@ def load_model(
     differs = from_loading(model, info, found.stored, quantized=was_unpacked(found.config, model))
     if file is not None:
         differs = with_gguf(differs, model, file)
+        with_ends(model.generation_config, file)
     refuse(name, model, differs, found.stored)
     notes = (
         *found.notes,
