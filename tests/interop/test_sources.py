@@ -78,4 +78,4 @@ def test_a_filter_that_no_task_has_is_refused(tmp_path: Path) -> None:
         read_logs("lm-eval", {"base": [folder]}, filter_name="flexible")
     write_lines(folder / "samples_towns_gen_2026-02-01T00-00-00.1.jsonl", rows)
     found = read_logs("lm-eval", {"base": [folder]}, filter_name="flexible")
-    assert sorted(str(file.filter) for file in found.files["base"]) == ["None", "flexible"]
+    assert sorted(str(file.filter) for file in found.files["base"]) == ["flexible", "none"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomia.cli.app import app, out_console
+
+if TYPE_CHECKING:
+    from anomia.models.difference import Difference
 
 
 @app.command("import")
@@ -26,7 +30,8 @@ def import_(
     ] = None,
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
     filter_name: Annotated[
-        str | None, typer.Option("--filter", help="Which filter of lm-eval's counts; default: the first.")
+        str | None,
+        typer.Option("--filter", help="Which filter of lm-eval's counts; default: base's first, for all."),
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Of all questions; default: as documents or tasks' names say.")
@@ -51,6 +56,8 @@ def import_(
         f"{found.questions} questions in {out}: {', '.join(found.languages)}; base and {', '.join(found.arms)}",
         f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
     ]
+    if found.filters:
+        lines.append(f"filter of lm-eval, the same for every model: {_filters(found.filters)}")
     if found.named:
         named = ", ".join(f"{task} {name}" for task, name in found.named.items())
         lines.append(f"languages by names of tasks: {named}; another: --language NAME")
@@ -61,5 +68,32 @@ def import_(
         lines.append(f"older logs of the same tasks, not used: {', '.join(map(str, found.older))}")
     if found.unused:
         lines.append(f"no answers and no choices in: {', '.join(map(str, found.unused))}")
+    lines += [line for name, rows in found.differences.items() for line in _differing(name, rows)]
     lines.append(f"see it: anomia show {out}")
     out_console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _filters(filters: Mapping[str, tuple[str, Sequence[str]]]) -> str:
+    """Each filter with what the logs had, and its tasks."""
+    from anomia.models.difference import listed
+
+    tasks: dict[str, list[str]] = {}
+    for task, (name, known) in filters.items():
+        tasks.setdefault(f"{name} (of {', '.join(known)})" if len(known) > 1 else name, []).append(task)
+    return "; ".join(f"{name} in {listed(each)}" for name, each in tasks.items())
+
+
+def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
+    """What a reader has to know of how the harness ran a model."""
+    from anomia.models.difference import listed
+
+    grave = [row for row in rows if row.kind == "confounding"]
+    told = [row.what for row in rows if row.kind == "told"]
+    lines = [f"{arm}: other {row.what}: {row.base} in base, {row.other} here ({row.why})" for row in grave]
+    if grave:
+        lines.append(
+            f"{arm}: what it lost may be that and not the weights; run the harness alike to tell them apart"
+        )
+    if told:
+        lines.append(f"{arm}: also differs from base in {listed(told, 8)}")
+    return lines

@@ -12,15 +12,20 @@ from typing import Any, NamedTuple
 import yaml
 
 from anomia._version import __version__
-from anomia.errors import DataError, RunError
+from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.grade import containment, is_degenerate, normalize, strict
 from anomia.interop.arms import BASE
+from anomia.interop.grading import Marks, grade
 from anomia.interop.join import Joined, join
-from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked, right
+from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked
+from anomia.interop.settings import settings_of
 from anomia.interop.sources import read_logs
+from anomia.interop.told_apart import run_differences
 from anomia.items.item import Question
 from anomia.loops import is_text_loop
+from anomia.models.difference import Difference
+from anomia.notes import write_differences
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
 
 
@@ -29,7 +34,8 @@ class Imported(NamedTuple):
 
     by: what joined the questions. left_out: how many were not used, by reason. named: the language of each task
     whose name had to tell it. unused: files that hold neither answers nor choices. older: logs that
-    newer ones of the same tasks take the place of.
+    newer ones of the same tasks take the place of. filters: of lm-evaluation-harness, the one that graded each task, and
+    which the log had. differences: what differs in how the harness ran base and each arm, where results files say so.
     """
 
     questions: int
@@ -41,6 +47,8 @@ class Imported(NamedTuple):
     named: Mapping[str, str]
     unused: Sequence[Path]
     older: Sequence[Path] = ()
+    filters: Mapping[str, tuple[str, Sequence[str]]] = {}
+    differences: Mapping[str, Sequence[Difference]] = {}
 
 
 def import_run(
@@ -64,6 +72,11 @@ def import_run(
     files, unused, older = read_logs(tool, models, filter_name=filter_name, language=language)
     joined = join(files)
     rows, items, graded_by = _rows(tool, joined)
+    compared = {
+        name: found
+        for name, each in files.items()
+        if name != BASE and (found := run_differences(tool, files[BASE], each)) is not None
+    }
     languages = tuple(sorted({row["language"] for row in items}))
     arms = tuple(name for name in models if name != BASE)
     named = {file.task: file.named for each in files.values() for file in each if file.named}
@@ -86,14 +99,29 @@ def import_run(
                 "languages_from_names": named,
                 "unused": [str(path) for path in unused],
                 "older": [str(path) for path in older],
-                "files": {name: [_source(file) for file in each] for name, each in files.items()},
+                "files": {name: [_source(tool, file) for file in each] for name, each in files.items()},
             },
             "items": dict(Counter(row["language"] for row in items)),
         },
     }
+    for name, found in compared.items():
+        write_differences(out, name, [row._asdict() for row in found])
     # The study makes it a run, so it comes last.
     write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
-    return Imported(len(items), languages, arms, joined.by, graded_by, joined.left_out, named, unused, older)
+    filters = {file.task: (file.filter, file.filters) for file in files[BASE] if file.filter}
+    return Imported(
+        len(items),
+        languages,
+        arms,
+        joined.by,
+        graded_by,
+        joined.left_out,
+        named,
+        unused,
+        older,
+        filters,
+        compared,
+    )
 
 
 def _rows(
@@ -103,20 +131,15 @@ def _rows(
     items: list[dict[str, Any]] = []
     for number, (opened, chosen) in enumerate(joined.answers[BASE]):
         items.append(_item(tool, number, opened, chosen, joined.by))
-    rows: dict[str, list[dict[str, Any]]] = {}
-    graded: dict[str, Counter[str]] = {"open": Counter(), "choice": Counter()}
-    for model, answers in joined.answers.items():
-        rows[model] = []
-        for item, (opened, chosen) in zip(items, answers, strict=True):
-            for form, sample in (("open", opened), ("choice", chosen)):
-                graded[form][right(sample)[1] or "nothing"] += 1
-            rows[model].append(_record(model, item, opened, chosen))
-    for form, ways in graded.items():
-        if ways["nothing"] == ways.total():
-            raise DataError(
-                f"import: nothing says which {form} answers are right: no metric of 0 or 1 and no gold answer"
-            )
-    return rows, items, {form: ", ".join(sorted(ways)) for form, ways in graded.items()}
+    graded = grade(joined.answers)
+    rows = {
+        model: [
+            _record(model, item, opened, chosen, marks)
+            for item, (opened, chosen), marks in zip(items, answers, graded.right[model], strict=True)
+        ]
+        for model, answers in joined.answers.items()
+    }
+    return rows, items, dict(graded.by)
 
 
 def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> dict[str, Any]:
@@ -144,7 +167,9 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
     }
 
 
-def _record(model: str, item: Mapping[str, Any], opened: Sample, chosen: Sample) -> dict[str, Any]:
+def _record(
+    model: str, item: Mapping[str, Any], opened: Sample, chosen: Sample, marks: Marks
+) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
     text = opened.text or ""
     finite = all(math.isfinite(score) for score in chosen.scores)
@@ -156,10 +181,10 @@ def _record(model: str, item: Mapping[str, Any], opened: Sample, chosen: Sample)
         "gold": item["answers"][0],
         "finite": finite,
         "open_text": text,
-        "open_correct": right(opened)[0],
+        "open_correct": marks[0],
         "open_degenerate": is_degenerate((), text),
         "open_loop": is_text_loop(text),
-        "choice_correct": right(chosen)[0],
+        "choice_correct": marks[1],
     }
     answers = [answer for answer in item["answers"] if normalize(answer)]
     if answers:
@@ -175,7 +200,7 @@ def _record(model: str, item: Mapping[str, Any], opened: Sample, chosen: Sample)
     return row
 
 
-def _source(file: SampleFile) -> dict[str, Any]:
+def _source(tool: str, file: SampleFile) -> dict[str, Any]:
     """Where samples came from, so that it can be checked."""
     found = {
         "path": str(file.path),
@@ -184,4 +209,7 @@ def _source(file: SampleFile) -> dict[str, Any]:
         "samples": len(file.samples),
         "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
     }
-    return found | ({"filter": file.filter} if file.filter else {})
+    if file.filter:
+        found["filter"] = file.filter
+    settings = settings_of(tool, file)
+    return found if settings is None else found | {"results": str(settings.path)}

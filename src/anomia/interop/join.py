@@ -57,6 +57,7 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
         )
     for model, mine in list(found.items())[1:]:
         _refuse_other_prompts(model, base, mine, kept)
+        _refuse_other_gold(model, base, mine, kept)
     answers = {
         model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
         for model, forms in found.items()
@@ -123,6 +124,26 @@ def _refuse_other_prompts(
                 f"(first: {differing[0].question[:80]!r}), so what it lost may be the prompt; give logs of the same task "
                 "with the same examples and the same chat template"
             )
+
+
+def _refuse_other_gold(
+    model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
+) -> None:
+    """Refuses a model that was graded against other answers than base: what it then lost may be the grading."""
+    for form in ("open", "choice"):
+        pairs = [(base[form][key], mine[form][key]) for key in kept]
+        told = [(one, _golds(one), _golds(other)) for one, other in pairs if _golds(one) and _golds(other)]
+        differing = [one for one, ours, theirs in told if not ours & theirs]
+        if differing:
+            raise DataError(
+                f"import: {model} was graded against other gold answers than base in {len(differing)} of {len(told)} {form} "
+                f"questions (first: {differing[0].question[:80]!r}), so what it lost may be the grading; give logs of the same task "
+                "over the same documents"
+            )
+
+
+def _golds(sample: Sample) -> set[str]:
+    return {name for answer in sample.answers if (name := normalize(answer))}
 
 
 def _same_gold(opened: Sample, chosen: Sample) -> bool:

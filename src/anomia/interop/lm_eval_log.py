@@ -52,7 +52,7 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | 
             return read_lm_eval(path)
         raise DataError(f"import: {path} has no filter {filter_name!r}; it has {', '.join(filters)}")
     used = filter_name or next(iter(filters))
-    return file_of(path, samples, filter_name=used if len(filters) > 1 else None)
+    return file_of(path, samples, filter_name=used, filters=list(filters))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,8 +24,11 @@ _QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prom
 _CONTEXTS = ("context", "passage", "article", "story", "support", "paragraph")
 _LANGUAGES = ("language", "lang")
 _IDS = ("id", "qid", "question_id", "idx")
-_RIGHT = ("contains", "exact_match", "em", "acc")
-_CHOSEN = ("acc", "acc_norm", "exact_match", "em")
+# The metrics that say right or wrong, best first.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "open": ("contains", "exact_match", "em", "acc"),
+    "choice": ("acc", "acc_norm", "exact_match", "em"),
+}
 
 
 def sent_hash(texts: Sequence[str]) -> str:
@@ -64,8 +67,8 @@ class Sample(NamedTuple):
 class SampleFile(NamedTuple):
     """A file of samples of one task and one form.
 
-    filter: of lm-evaluation-harness, which of several ways to read outputs. named: the language, where the
-    task's name had to tell it.
+    filter: of lm-evaluation-harness, by which way to read outputs the samples are graded. filters: all that the log
+    has. named: the language, where the task's name had to tell it.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class SampleFile(NamedTuple):
     samples: tuple[Sample, ...]
     filter: str | None = None
     named: str | None = None
+    filters: tuple[str, ...] = ()
 
 
 def task_of(path: Path) -> str:
@@ -83,7 +87,11 @@ def task_of(path: Path) -> str:
 
 
 def file_of(
-    path: Path, samples: Sequence[Sample | None], *, filter_name: str | None = None
+    path: Path,
+    samples: Sequence[Sample | None],
+    *,
+    filter_name: str | None = None,
+    filters: Sequence[str] = (),
 ) -> SampleFile | None:
     """The samples of a log, of one form; None if they are neither an answer nor a choice.
 
@@ -96,18 +104,22 @@ def file_of(
         raise DataError(f"import: {path} mixes {kinds}; give one task a file")
     form = forms.pop()
     told = tuple(sample for sample in samples if sample is not None)
-    return form and SampleFile(path, task_of(path), form, told, filter_name)
+    return form and SampleFile(path, task_of(path), form, told, filter_name, filters=tuple(filters))
 
 
-def right(sample: Sample) -> tuple[bool | None, str]:
+def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:
     """Whether an answer counted as right, and by which metric; None where nothing says so.
 
     The task's own metric decides if it is right-or-wrong; else containment of a gold answer, or the option
     with the largest score.
+
+    way: the metric that decides, "" for the gold answers; None: the first that the sample has.
     """
-    for name in _RIGHT if sample.form == "open" else _CHOSEN:
+    for name in METRICS[sample.form] if way is None else (way,) if way else ():
         if sample.metrics.get(name) in (0.0, 1.0):
             return bool(sample.metrics[name]), name
+    if way:
+        return None, ""
     if sample.form == "open":
         if sample.text is None or not any(normalize(answer) for answer in sample.answers):
             return None, ""

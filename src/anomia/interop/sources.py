@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from anomia.errors import DataError
+from anomia.interop.filters import with_filter_of_base
 from anomia.interop.lighteval_log import read_lighteval
 from anomia.interop.lm_eval_log import read_lm_eval
 from anomia.interop.samples import DATE, UNKNOWN_LANGUAGE, SampleFile, task_of
@@ -51,11 +53,11 @@ def read_logs(
     """Reads the samples of models.
 
     models: files and folders by name; of a folder the newest file of each task counts.
-    filter_name: of tasks with several filters, the one that counts.
+    filter_name: of tasks with several filters, the one that counts; without it, the first of base's, for all models.
     language: of all questions, whatever documents and names of tasks say.
 
     Raises:
-        DataError: a file can't be read, or a folder holds several models.
+        DataError: a file can't be read, a folder holds several models, or a model lacks the filter of base's.
     """
     files: dict[str, list[SampleFile]] = {}
     unused: list[Path] = []
@@ -74,13 +76,25 @@ def read_logs(
                     unused.append(log)
                 else:
                     files[name].append(found)
-        files[name] = [_with_language(file, language) for file in files[name]]
+        base = next(iter(files))
+        if name != base:
+            files[name] = [
+                with_filter_of_base(
+                    files[base], file, partial(_through, tool, file.path), model=name, given=filter_name
+                )
+                for file in files[name]
+            ]
+    files = {name: [_with_language(file, language) for file in each] for name, each in files.items()}
     used = {file.filter for each in files.values() for file in each}
     if filter_name is not None and filter_name not in used:
         raise DataError(
             f"import: no task has several filters, of which one is {filter_name!r}; leave out --filter"
         )
     return Logs(files, unused, older)
+
+
+def _through(tool: str, path: Path, filter_name: str) -> SampleFile | None:
+    return TOOLS[tool].read(path, filter_name=filter_name)
 
 
 def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> SampleFile:

@@ -1,0 +1,56 @@
+"""Which log of base's a log belongs to, and the filter of lm-evaluation-harness by which both are graded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from anomia.errors import DataError
+from anomia.interop.samples import SampleFile
+
+
+def counterpart(base: Sequence[SampleFile], file: SampleFile) -> SampleFile | None:
+    """Base's log of the same questions in the same form, of several the one of the same name; None if there is none."""
+    mine = _names(file)
+    shared = [
+        (len(mine & _names(each)), each.task == file.task, -number)
+        for number, each in enumerate(base)
+        if each.form == file.form
+    ]
+    most = max(shared, default=None)
+    return base[-most[2]] if most and most[0] else None
+
+
+def with_filter_of_base(
+    base: Sequence[SampleFile],
+    file: SampleFile,
+    read: Callable[[str], SampleFile | None],
+    *,
+    model: str,
+    given: str | None = None,
+) -> SampleFile:
+    """A log of a compressed model, read through the filter that graded base's.
+
+    read: the same log through another filter. given: the filter that the user asked for.
+
+    Raises:
+        DataError: it has no such filter, or the user's is in one of the two only: what is lost may be the filter.
+    """
+    other = counterpart(base, file)
+    if other is None or other.filter == file.filter:
+        return file
+    if given is None and other.filter in file.filters:
+        return read(str(other.filter)) or file
+    both = [name for name in other.filters if name in file.filters]
+    remedy = (
+        f"give a filter that both have: --filter {both[0]}"
+        if both
+        else "no --filter is in both, so log both models with the same task"
+    )
+    raise DataError(
+        f"import: base is graded through the filter {other.filter} ({other.path} has {', '.join(other.filters)}) and {model} "
+        f"through {file.filter} ({file.path} has {', '.join(file.filters)}), so what it lost may be the filter; {remedy}"
+    )
+
+
+def _names(file: SampleFile) -> set[tuple[str, str]]:
+    return {key for sample in file.samples for key in sample.keys.items()}

@@ -1,0 +1,91 @@
+"""Which answers count as right: every model's by the metric that base's are graded by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from anomia.errors import DataError
+from anomia.interop.arms import BASE
+from anomia.interop.samples import METRICS, Sample, right
+
+_FORMS = ("open", "choice")
+
+Pair = tuple[Sample, Sample]
+Marks = tuple[bool | None, bool | None]
+
+
+class Graded(NamedTuple):
+    """right: by model, of each question whether its open and its choice answer are right; None where nothing says so.
+
+    by: what each form was graded by.
+    """
+
+    right: Mapping[str, Sequence[Marks]]
+    by: Mapping[str, str]
+
+
+def grade(answers: Mapping[str, Sequence[Pair]]) -> Graded:
+    """Grades the answers of all models, base's first, to the same questions.
+
+    A metric counts where it is 0 or 1 for all models in all questions whose log has the same metrics; else the next one.
+
+    Raises:
+        DataError: a model lacks the metric of base's, or nothing says which answers of a form are right.
+    """
+    columns: dict[str, list[list[bool | None]]] = {model: [] for model in answers}
+    named: dict[str, str] = {}
+    for number, form in enumerate(_FORMS):
+        samples = {model: [pair[number] for pair in pairs] for model, pairs in answers.items()}
+        ways = _ways(samples, form)
+        used: Counter[str] = Counter()
+        for model, mine in samples.items():
+            marks = [right(sample, way) for sample, way in zip(mine, ways, strict=True)]
+            columns[model].append([mark for mark, _ in marks])
+            used.update(by or "nothing" for _, by in marks)
+        if used["nothing"] == used.total():
+            raise DataError(
+                f"import: nothing says which {form} answers are right: no metric of 0 or 1 and no gold answer"
+            )
+        named[form] = ", ".join(sorted(used))
+    marked = {model: list(zip(*forms, strict=True)) for model, forms in columns.items()}
+    return Graded(marked, named)
+
+
+def _ways(samples: Mapping[str, Sequence[Sample]], form: str) -> list[str]:
+    """The metric of each question; "" where the gold answers decide."""
+    base = samples[BASE]
+    groups: dict[frozenset[str], list[int]] = {}
+    for number, sample in enumerate(base):
+        groups.setdefault(frozenset(sample.metrics), []).append(number)
+    ways = [""] * len(base)
+    for names, numbers in groups.items():
+        way = _way(samples, form, names, numbers)
+        for number in numbers:
+            ways[number] = way
+    return ways
+
+
+def _way(
+    samples: Mapping[str, Sequence[Sample]], form: str, names: frozenset[str], numbers: Sequence[int]
+) -> str:
+    for name in METRICS[form]:
+        if name not in names:
+            continue
+        values = {
+            model: [mine[number].metrics[name] for number in numbers if name in mine[number].metrics]
+            for model, mine in samples.items()
+        }
+        if not all(value in (0.0, 1.0) for each in values.values() for value in each):
+            continue
+        for model, each in values.items():
+            if not each:
+                theirs = sorted({metric for number in numbers for metric in samples[model][number].metrics})
+                raise DataError(
+                    f"import: base's {form} answers are graded by {name}, and {model}'s log has no {name} (it has "
+                    f"{', '.join(theirs) or 'no metric'}), so what it lost may be the metric; log both models with the same "
+                    "task and metrics"
+                )
+        return name
+    return ""
