@@ -269,7 +269,7 @@ def test_words_for_the_rest():
 
 
 def test_identical_models_are_named_where_base_is_weak():
-    weak = evidence(fates=FateCounts(3, 0, 0, 0), identical=True)
+    weak = evidence(fates=FateCounts(3, 0, 0, 0), identical=True, arm_open=0.5, arm_choice=0.9)
     assert decide(weak).outcome == "untestable"
     text = explain(weak, decide(weak))
     assert "Every probability that was recorded equals base's." in text
@@ -290,3 +290,21 @@ def test_a_number_of_items_that_nobody_can_ask_is_not_said():
     assert "out of reach" in text
     near = explain(evidence(OPEN), found._replace(items_needed=1436))
     assert "About 1,500 items like these" in near
+
+
+@pytest.mark.parametrize(
+    "grades",
+    [{"arm_open": 0.0}, {"arm_choice": 0.8}, {"fates": FateCounts(48, 1, 1, 0)}],
+    ids=["open", "choice", "which"],
+)
+def test_the_same_answers_graded_otherwise_are_the_gradings_doing(grades):
+    same = {"identical": True, "arm_open": 0.5, "arm_choice": 0.9, "fates": FateCounts(50, 0, 0, 0)}
+    alike, unlike = evidence(**same), evidence(**(same | grades))
+    assert decide(unlike).outcome == "intact"
+    text = explain(unlike, decide(unlike))
+    assert "the grading differs, not the model" in text
+    assert headline("intact") not in text
+    assert (
+        explain(alike, decide(alike))
+        == f"{headline('intact')} Every probability that was recorded equals base's."
+    )

@@ -30,6 +30,7 @@ _ONLY_PICKED = (
 _OPEN_FELL = "Open answers were lost; whether the knowledge is lost, too, these items do not decide."
 _ALIKE = "Both formats lost answers, and about the same share of them."
 _TOO_FEW = "Base answers too few of these questions in both formats for a comparison."
+_OTHER_GRADES = "Nothing that was recorded of the model changed, but its answers were graded otherwise."
 SWAPPED = "The compressed model answers more than base does: are they swapped?"
 _CONTROLS = {
     "no_question": "without the question",
@@ -83,7 +84,7 @@ def explain(
     if decision.outcome == "broken":
         sentences.append(_broken(evidence))
     elif evidence.identical:
-        sentences.append("Every probability that was recorded equals base's.")
+        sentences.append(_same(evidence))
         if decision.outcome == "untestable":
             sentences.append(_untestable(evidence, scope))
     elif decision.outcome == "untestable":
@@ -120,6 +121,8 @@ def explain(
 
 
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
+    if decision.outcome == "intact" and evidence.identical and _graded_otherwise(evidence):
+        return _OTHER_GRADES
     if decision.outcome == "illusion" and scope.word == "picked":
         return _ONLY_PICKED
     if decision.outcome == "loss" and decision.alike:
@@ -131,6 +134,29 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
     if decision.outcome == "inconclusive" and decision.open == "falls":
         return _OPEN_FELL
     return headline(decision.outcome)
+
+
+def _same(evidence: Evidence) -> str:
+    """That nothing recorded differs; and where right and wrong still do, that it is no doing of the model's."""
+    if not _graded_otherwise(evidence):
+        return "Every probability that was recorded equals base's."
+    open_, choice = (
+        f"{base:.0%} in base and {arm:.0%} in the arm".replace("%", " %")
+        for base, arm in (
+            (evidence.base_open, evidence.arm_open),
+            (evidence.base_choice, evidence.arm_choice),
+        )
+    )
+    return (
+        "Every probability and every answer that was recorded equals base's, yet they are not right in the same questions "
+        f"(open {open_}; choice {choice}): the grading differs, not the model, so look at how each was graded."
+    )
+
+
+def _graded_otherwise(evidence: Evidence) -> bool:
+    """Whether answers that are the same as base's are right where base's are wrong, or the other way round."""
+    shares = (evidence.base_open, evidence.base_choice), (evidence.arm_open, evidence.arm_choice)
+    return shares[0] != shares[1] or evidence.fates.kept != evidence.fates.both_correct
 
 
 def _accuracies(evidence: Evidence, scope: Scope) -> str:
