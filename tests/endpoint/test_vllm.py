@@ -9,6 +9,7 @@ import pytest
 import anomia
 from anomia.demo import demo_model
 from anomia.errors import MissingExtraError
+from anomia.notes import read_differences
 from tests.endpoint.servers import serving
 from tests.peers import peer
 
@@ -37,6 +38,8 @@ def test_every_probe_is_answered_as_by_the_loaded_model(tmp_path: Path) -> None:
         )  # fmt: skip
     (arm,) = run.arms
     assert not run.failed
+    # It makes as many tokens of every text; only where it ends isn't known.
+    assert [(row["what"], row["kind"]) for row in read_differences(run.path)[arm]] == [("end tokens", "told")]
     base, served = (run.records.filter(arm=name).sort("language", "index") for name in ("base", arm))
     assert base.height == served.height == 6
     same = [
