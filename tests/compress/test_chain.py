@@ -15,7 +15,7 @@ from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.spec import parse_arm
-from anomia.errors import CompressionError, StudyError
+from anomia.errors import CompressionError, DataError, StudyError
 
 from .test_folder import StopError, save_model, write_text
 
@@ -105,3 +105,103 @@ def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match="can't divide"):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm("magnitude:5:9").steps)
     assert (tmp_path / "out").exists()
+
+
+def interrupted(folder: Path, arm: str, at: tuple[str, int], **options: Any) -> Path:
+    """A chain that stopped before a block of a step was stored."""
+    real = InFiles.store
+
+    def stop(blocks: Any, index: int, packed: Any) -> None:
+        if (blocks._out.name, index) == at:
+            raise StopError
+        real(blocks, index, packed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InFiles, "store", stop)
+        with pytest.raises(StopError):
+            compress_folder(str(folder / "in"), folder / "out", parse_arm(arm).steps, **options)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("what", ["model", "calibration text"])
+def test_a_finished_step_is_held_to_its_model_and_text(what: str, tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    out = interrupted(tmp_path, "wanda:0.5+int8", ("out", 0), **options)
+    if what == "model":
+        stored = load_file(tmp_path / "in" / "model.safetensors")
+        stored["model.layers.2.mlp.up_proj.weight"] += 1
+        save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    else:
+        write_text(tmp_path / "text.txt", seed=1)
+    with pytest.raises(CompressionError, match=f"an unfinished compression with another {what}"):
+        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5+int8").steps, **options)
+
+
+def test_an_allocation_is_made_anew_for_another_text(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    arm = "wanda:0.5,allocation=owl"
+    out = interrupted(tmp_path, arm, ("out", 0), **options)
+    before = json.loads((out / UNFINISHED / "state.json").read_text())["sparsities"]
+    write_text(tmp_path / "text.txt", seed=1)
+    report = compress_folder(str(tmp_path / "in"), out, parse_arm(arm).steps, **options)
+    fresh = compress_folder(str(tmp_path / "in"), tmp_path / "fresh", parse_arm(arm).steps, **options)
+    assert list(report.compression.block_sparsity) != before
+    assert report.compression.block_sparsity == fresh.compression.block_sparsity
+
+
+@pytest.mark.parametrize("damage", ["zeros", "cut off", "missing"])
+def test_damaged_states_are_noticed(damage: str, tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    out = interrupted(tmp_path, "wanda:0.5", ("out", 1), **options)
+    file = out / UNFINISHED / "states-1.bin"
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(len(content)) if damage == "zeros" else content[:100])
+    with pytest.raises(CompressionError, match=r"states-1\.bin does not hold the calibration states"):
+        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5").steps, **options)
+
+
+def test_a_lost_shard_is_named(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    out = interrupted(tmp_path, "magnitude:0.5", ("out", 2))
+    (out / "model-00001.safetensors").unlink()
+    with pytest.raises(
+        CompressionError, match=r"model-00001\.safetensors is missing from the finished blocks"
+    ):
+        compress_folder(str(tmp_path / "in"), out, parse_arm("magnitude:0.5").steps)
+
+
+@pytest.mark.parametrize(
+    "name", ["lm_head.weight", "model.norm.weight", "model.layers.1.input_layernorm.weight"]
+)
+@pytest.mark.parametrize("arm", ["magnitude:0.5", "prunerzero:0.5"])
+def test_values_that_are_no_numbers_are_refused_wherever_they_are(
+    name: str, arm: str, tmp_path: Path
+) -> None:
+    """Also where nothing is pruned: a cast to a narrower type makes them."""
+    save_model("llama", tmp_path / "in")
+    stored = load_file(tmp_path / "in" / "model.safetensors")
+    stored[name].view(-1)[0] = 1e6
+    save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 2}
+    with pytest.raises(CompressionError, match=r"NaN or infinite|not finite"):
+        compress_folder(
+            str(tmp_path / "in"), tmp_path / "out", parse_arm(arm).steps, dtype="float16", **options
+        )
+
+
+def test_a_refused_call_leaves_no_parents_and_an_empty_folder_empty(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        with pytest.raises(DataError):
+            compress_folder(
+                str(tmp_path / "in"), out, parse_arm("wanda:0.5").steps, calibration="file:/nope.txt"
+            )
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "a").exists()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 
 from anomia.errors import CompressionError
 
@@ -14,7 +16,7 @@ from anomia.errors import CompressionError
 class DiskStates:
     """Hidden states in two files, one before and one after the block in work: neither is ever half new.
 
-    at: the block in work. What enters block b lies in the file of b's parity. device: where states are read to.
+    at: the block in work. digests: hashes of what was written last, by batch. What enters block b lies in the file of b's parity. device: where states are read to.
     """
 
     def __init__(self, folder: Path, *, name: str = "states", device: torch.device) -> None:
@@ -25,6 +27,7 @@ class DiskStates:
         self._shapes: list[tuple[int, ...]] = []
         self._offsets = [0]
         self._dtype = torch.float32
+        self.digests: dict[int, str] = {}
 
     @property
     def bytes(self) -> int:
@@ -43,12 +46,23 @@ class DiskStates:
         self.describe(batch, hidden)
         self._store(0, batch, hidden)
 
-    def copy(self, name: str) -> DiskStates:
-        """The same states at the first block, in files of their own."""
-        twin = DiskStates(self._folder, name=name, device=self._device)
-        twin._shapes, twin._offsets, twin._dtype = self._shapes, self._offsets, self._dtype
-        shutil.copyfile(self._file(0), twin._file(0))
-        return twin
+    def check(self, digests: Sequence[str]) -> None:
+        """Compare what enters block `at` with what an interrupted run stored.
+
+        Raises `CompressionError` where the file is missing, cut off or holds something else.
+        """
+        try:
+            raw = np.fromfile(self._file(self.at), dtype=np.uint8)
+        except FileNotFoundError:
+            raw = np.zeros(0, dtype=np.uint8)
+        parts = [raw[start:end] for start, end in pairwise(self._offsets)]
+        if len(raw) < self._offsets[-1] or [
+            xxhash.xxh3_64_hexdigest(part.tobytes()) for part in parts
+        ] != list(digests):
+            raise CompressionError(
+                f"{self._file(self.at)} does not hold the calibration states that were stored, so the finished blocks can't "
+                "be continued; remove the folder and run the same command again"
+            )
 
     def remove(self) -> None:
         """Delete the files."""
@@ -70,7 +84,9 @@ class DiskStates:
         try:
             with open(file, "r+b" if file.exists() else "w+b") as handle:
                 handle.seek(self._offsets[batch])
-                handle.write(hidden.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+                content = hidden.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+                handle.write(content)
+                self.digests[batch] = xxhash.xxh3_64_hexdigest(content)
         except OSError as error:
             raise CompressionError(
                 f"{file} can't be written ({error}); make room, then run the same command again"

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 
+from anomia._version import __version__
 from anomia.compress.apply import (
     check_step,
     check_steps,
@@ -33,13 +34,14 @@ from anomia.compress.packed import SaveAs, check_save_as
 from anomia.compress.perplexity import Perplexity, perplexity
 from anomia.compress.pipeline import Finished, Progress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason, megabytes
+from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
 from anomia.compress.steps import Checkpoint, Null, Prune, Quantize, Served, Step
 from anomia.compress.verify import check_saved
 from anomia.compress.walk import BATCH_TOKENS, calibrating
 from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
-from anomia.models.examine import Examined, examine, read_tokenizer
+from anomia.models.examine import Examined, examine, look_up, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
 from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
@@ -90,6 +92,20 @@ class _Settings:
     device: torch.device
     batch_tokens: int
     save_as: SaveAs
+
+    def windows(self, step: Step, tokenizer: Any) -> Windows | None:
+        """The calibration tokens of a step."""
+        return prepare_windows(
+            step,
+            tokenizer,
+            calibration=self.calibration,
+            samples=self.samples,
+            tokens=self.tokens,
+            budget=self.budget,
+            languages=self.languages,
+            language=self.language,
+            data_dir=self.data_dir,
+        )
 
     def plain(self, model: str, steps: Sequence[Step]) -> dict[str, Any]:
         """Plain values for the state of an unfinished call, and for the report."""
@@ -157,6 +173,8 @@ def compress_folder(
     found = _examine(model)
     if found.account is not None:
         check_steps(skeleton(found.config), steps)
+    if text is not None and not text.strip():
+        raise StudyError(f"{perplexity_text} is empty; give a text on which the models can be compared")
     with _nothing_left_behind(out):
         return _all_steps(
             model, found, out, steps, settings, last, text, perplexity_tokens, progress, started
@@ -176,15 +194,25 @@ def _all_steps(
     started: float,
 ) -> FolderReport:
     state = _open_out(out, last.plain(model, steps))
-    current, done = model, []
+    current, done, origin = model, [], _files(found)
     for number, step in enumerate(steps[:-1], 1):
         between = out / UNFINISHED / f"step-{number}"
-        if not (between / REPORT).exists():
+        report = CompressionReport.from_dict(read_json(between / REPORT) or {}) if _is_done(between) else None
+        inputs = read_json(out / UNFINISHED / f"inputs-{number}.json") or {}
+        windows = (
+            settings.windows(step, read_tokenizer(str(between), look_up(str(between)))) if report else None
+        )
+        # A finished step is held to the model and the text that it was made of, as one that is interrupted is.
+        _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
+        if report is None:
             kept = _open_out(between, settings.plain(current, [step]))
             report, _, _ = _one_step(current, found, between, step, settings, kept, progress)
+            record = report.calibration
+            inputs["inputs"]["calibration text"] = None if record is None else record.token_hash
+            write_json(out / UNFINISHED / f"inputs-{number}.json", inputs)
             write_json(between / REPORT, report.to_dict())
             shutil.rmtree(between / UNFINISHED, ignore_errors=True)
-        done.append(CompressionReport.from_dict(read_json(between / REPORT) or {}))
+        done.append(report)
         current = str(between)
         found = _examine(current)
     report, streamed, resumed = _one_step(current, found, out, steps[-1], last, state, progress)
@@ -209,23 +237,29 @@ def _all_steps(
     return result
 
 
+def _is_done(folder: Path) -> bool:
+    return (folder / REPORT).exists()
+
+
 @contextmanager
 def _nothing_left_behind(out: Path) -> Iterator[None]:
-    """Removes the folder of a call that was refused before anything in it was finished."""
-    was_there = out.exists()
+    """Removes what a call that was refused before anything was finished has made: files, the folder, its parents."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    was_empty = out.is_dir() and not any(out.iterdir())
     try:
         yield
     except AnomiaError:
-        finished = [
-            file for file in out.rglob("*") if file.is_file() and not file.name.endswith((".bin", ".partial"))
+        kept = [
+            file
+            for file in out.rglob("*")
+            if file.is_file() and not file.name.endswith((".bin", ".partial")) and file.name != "state.json"
         ]
         state = read_json(out / UNFINISHED / "state.json") or {}
-        if (
-            not was_there
-            and not state.get("matrices")
-            and all(file.name == "state.json" for file in finished)
-        ):
-            shutil.rmtree(out, ignore_errors=True)
+        if (made or was_empty) and not state.get("matrices") and not kept:
+            shutil.rmtree(out if made else out / UNFINISHED, ignore_errors=True)
+            for folder in made[1:]:
+                with suppress(OSError):
+                    folder.rmdir()
         raise
 
 
@@ -263,17 +297,7 @@ def _one_step(
             )
         loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
         tokenizer = loaded.tokenizer
-    windows = prepare_windows(
-        step,
-        tokenizer,
-        calibration=settings.calibration,
-        samples=settings.samples,
-        tokens=settings.tokens,
-        budget=settings.budget,
-        languages=settings.languages,
-        language=settings.language,
-        data_dir=settings.data_dir,
-    )
+    windows = settings.windows(step, tokenizer)
     if blocks is None:
         assert loaded is not None
         report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
@@ -281,7 +305,7 @@ def _one_step(
         check_saved(out, loaded.model)
         return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
     assert isinstance(step, Prune | Quantize)
-    _check_inputs(out, state, found.files, windows)
+    _check_inputs(out, state, windows, model=_files(found), finished=bool(state["matrices"]))
     resumed = len(state["matrices"])
     report = _stream(blocks, out, step, windows, state, settings.batch_tokens, progress)
     blocks.check_written(report.matrices, step)
@@ -310,11 +334,13 @@ def _stream(
     check_step(blocks.decoder, step)
     blocks.check_room()
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
-    blocks.resumed = bool(reports)
+    blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
 
     def save(finished: Finished) -> None:
         state["sparsities"] = finished.sparsities
         state["matrices"] = [[list(report) for report in block] for block in finished.reports]
+        written = blocks.states.digests if blocks.states is not None else {}
+        state["states"] = [written[batch] for batch in sorted(written)]
         write_json(out / UNFINISHED / "state.json", state)
 
     finished = Finished(list(state["sparsities"]), reports, save)
@@ -348,6 +374,7 @@ def _matrix(entry: Sequence[Any]) -> MatrixReport:
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
     try:
+        check_finite(model.state_dict())
         with quiet_transformers():
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
@@ -376,7 +403,7 @@ def _fetched(model: str, files: ModelFiles) -> Path | None:
 def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The state of an unfinished run with the same settings, or a fresh one in an empty folder."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    fresh: dict[str, Any] = {"key": key, "sparsities": [], "matrices": []}
+    fresh: dict[str, Any] = {"key": key, "settings": settings, "sparsities": [], "matrices": []}
     state_file = out / UNFINISHED / "state.json"
     try:
         there = out.exists() and any(out.iterdir())
@@ -387,8 +414,11 @@ def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
             raise CompressionError(f"{out} is not empty; choose a folder that doesn't exist yet")
         state = read_json(state_file) or fresh
         if state["key"] != key:
+            before = state.get("settings", {})
+            other = [name for name in settings if before.get(name) != settings[name]] if before else []
+            named = f" ({', '.join(other)})" if other else ""
             raise CompressionError(
-                f"{out} holds an unfinished compression with other settings; repeat that command, or remove the folder"
+                f"{out} holds an unfinished compression with other settings{named}; repeat that command, or remove the folder"
             )
         return state
     try:
@@ -398,20 +428,35 @@ def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return fresh
 
 
-def _check_inputs(out: Path, state: dict[str, Any], files: ModelFiles, windows: Windows | None) -> None:
-    """Refuses to go on with blocks that were pruned of another model or by another text; notes both in a fresh state."""
+def _check_inputs(
+    out: Path, state: dict[str, Any], windows: Windows | None, *, model: Sequence[Path], finished: bool
+) -> None:
+    """Refuses to go on with work that was done on another model or with another text; notes both in a fresh state.
+
+    model: the files that it is read from. finished: whether something that depends on them is done.
+    """
     now = {
-        "model": _content_hash([*files.weights, *_settings_of(files)]),
+        "model": _content_hash(model),
         "calibration text": None if windows is None else windows.record.token_hash,
+        "version of anomia": __version__,
     }
     before = state.setdefault("inputs", now)
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed and state["matrices"]:
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed and finished:
         raise CompressionError(
-            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: what lies under the same path "
-            "has changed since; restore it, or remove the folder"
+            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: what lies under the same "
+            "path has changed since; restore it, or remove the folder"
         )
+    if changed:
+        state["sparsities"] = []
     state["inputs"] = now
+
+
+def _files(found: Examined) -> list[Path]:
+    """What a model is read from."""
+    if found.files.gguf:
+        return [Path(found.files.source) / found.files.gguf]
+    return [*found.files.weights, *_settings_of(found.files)]
 
 
 def _settings_of(files: ModelFiles) -> list[Path]:

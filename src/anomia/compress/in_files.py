@@ -47,7 +47,8 @@ class InFiles:
     """A model without its weights, where they are, and where the changed ones go.
 
     names: of each block, model name to stored name. outer: the same for what lies outside the blocks. tied: names of
-    the head, where it is the embedding. save_as: how quantized matrices are stored.
+    the head, where it is the embedding. save_as: how quantized matrices are stored. resumed: blocks that an earlier call
+    finished; digests: hashes of the states that it left.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class InFiles:
         self.decoder, self.note = try_walk_small(find_blocks(self.model), found.config)
         self.device = device
         self.save_as = save_as
-        self.resumed = False
+        self.resumed = 0
+        self.digests: Sequence[str] = ()
         self.states: DiskStates | None = None
         self._out, self._scratch = out, scratch
         self.names: tuple[dict[str, str], ...] = ()
@@ -109,12 +111,17 @@ class InFiles:
         for values in (unsaved, self._read(self.outer), self._read(self.names[0])):
             fill(self.model, values, device=self.device)
         states = DiskStates(self._scratch, name="dense" if dense else "states", device=self.device)
-        stored = self.resumed and not dense
+        stored = bool(self.resumed) and not dense
         try:
             calls = enter(self.model, self.decoder, batches, states.describe if stored else states.keep)
         finally:
             empty(self.model)
         self._check_room(states)
+        if stored and self.digests:
+            states.at = self.resumed
+            states.check(self.digests)
+        if not dense:
+            self.states = states
         return states, calls
 
     @contextmanager
@@ -161,6 +168,11 @@ class InFiles:
     def write_rest(self, step: Step) -> None:
         """Everything outside the blocks, bit for bit, then the index and the small files."""
         out, count = self._out, len(self.names)
+        for index in range(count):
+            if not (out / _shard(index)).is_file():
+                raise CompressionError(
+                    f"{out / _shard(index)} is missing from the finished blocks; remove {out} and run the same command again"
+                )
         places = {
             name: info.file.name
             for name, info in read_headers([out / _shard(index) for index in range(count)]).items()

@@ -97,8 +97,9 @@ def empty(module: nn.Module) -> None:
 def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a shard aside and rename it, so that a name in the folder is always a whole file.
 
-    Raises `CompressionError` when the disk is full or can't be written.
+    Raises `CompressionError` when a value is NaN or infinite, and when the disk is full or can't be written.
     """
+    check_finite(tensors)
     aside = file.with_suffix(".partial")
     try:
         save_file(
@@ -113,6 +114,21 @@ def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             f"{file} can't be written ({error}); make room or choose another folder, then run the same command"
             " again: it continues after the last finished block"
         ) from None
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuses tensors with values that are NaN or infinite, wherever in a model they are."""
+    for name, value in tensors.items():
+        # Masks of old checkpoints hold −∞ on purpose; no model reads them.
+        if not value.is_floating_point() or name.endswith(("masked_bias", "attn.bias")):
+            continue
+        plain = value if value.element_size() > 1 else value.float()
+        broken = int((~torch.isfinite(plain)).sum())
+        if broken:
+            raise CompressionError(
+                f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
+                "damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            )
 
 
 def write_index(folder: Path, places: Mapping[str, str], total: int) -> None:
