@@ -94,3 +94,83 @@ def test_a_model_in_float16_that_overflows_ends_in_one_message(make_model: Make,
     assert not torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
     with pytest.raises(CompressionError, match="wider type"):
         pruned(model, "wanda:0.5", windows)
+
+
+def _blocks(model: Any) -> Any:
+    return find_blocks(model).modules
+
+
+def _notes(report: Any, part: str) -> set[str]:
+    return {matrix.note for matrix in report.matrices if part in matrix.name}
+
+
+@pytest.mark.parametrize(
+    "arm", ["magnitude:0.5", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "ria:0.5", "mwanda:0.5"]
+)
+def test_what_was_asked_for_needs_no_note(make_model: Make, windows: Windows, arm: str) -> None:
+    report = pruned(make_model(), arm, windows)
+    assert {matrix.note for matrix in report.matrices} == {""}
+
+
+@pytest.mark.parametrize("arm", ["magnitude:0.5", "wanda:0.5", "sparsegpt:0.5", "wanda:2:4"])
+def test_zeros_that_were_there_before_are_named(make_model: Make, windows: Windows, arm: str) -> None:
+    model = make_model()
+    for block in _blocks(model):
+        weight = block.mlp.up_proj.weight.data
+        weight[weight.abs() < weight.abs().flatten().kthvalue(int(weight.numel() * 0.8)).values] = 0
+    report = pruned(model, arm, windows)
+    (note,) = _notes(report, "up_proj")
+    assert note.startswith("more zeros than asked for: weights were zero before")
+    assert _notes(report, "q_proj") == {""}
+    assert any(warning.startswith("3 matrices: more zeros") for warning in report.warnings)
+
+
+def test_weights_too_small_for_float16_are_named(make_model: Make, windows: Windows) -> None:
+    model = make_model()
+    _blocks(model)[1].mlp.down_proj.weight.data *= 1e-9
+    report = pruned(model.half(), "wanda:0.5", windows)
+    assert [m.name for m in report.matrices if "as they are loaded (float16)" in m.note] == [
+        "model.layers.1.mlp.down_proj"
+    ]
+    assert max(m.sparsity for m in report.matrices) == 1
+
+
+@pytest.mark.parametrize(
+    ("arm", "noted"), [("sparsegpt:0.3", True), ("wanda:0.3", False), ("sparsegpt:0.5", False)]
+)
+def test_dead_inputs_that_lose_more_than_was_asked_for_are_named(
+    make_model: Make, windows: Windows, arm: str, noted: bool
+) -> None:
+    """Six of 16 inputs: SparseGPT removes all their weights, 37.5 %."""
+    model = make_model()
+    _blocks(model)[1].input_layernorm.weight.data[:6] = 0
+    report = pruned(model, arm, windows)
+    (matrix,) = (m for m in report.matrices if m.name == "model.layers.1.self_attn.q_proj")
+    assert matrix.dead_columns == 6
+    assert ("inputs that no calibration token excited" in matrix.note) == noted
+    assert (matrix.sparsity > 0.32) == (noted or "0.5" in arm)
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "gptq:4,group=8", "mwanda:0.5"])
+@pytest.mark.parametrize("scale", [1e-24, 0.0])
+def test_inputs_whose_squares_are_zero_are_refused(
+    make_model: Make, windows: Windows, arm: str, scale: float
+) -> None:
+    """Every score would be the same: the first columns would go, whatever the weights."""
+    model = make_model()
+    _blocks(model)[1].input_layernorm.weight.data *= scale
+    with pytest.raises(
+        CompressionError,
+        match=r"layers\.1\.self_attn\.q_proj: 192 calibration tokens .* all are zero or so small",
+    ):
+        pruned(model, arm, windows)
+    assert pruned(model, "magnitude:0.5", windows).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.05", "magnitude:0.001", "sparsegpt:0.001", "ria:0.001"])
+def test_a_sparsity_below_one_weight_is_named(make_model: Make, windows: Windows, arm: str) -> None:
+    report = pruned(make_model(), arm, windows)
+    nothing = [matrix for matrix in report.matrices if not matrix.zeros]
+    assert nothing
+    assert all(matrix.note.startswith("nothing was pruned") for matrix in nothing)
+    assert all(not matrix.note for matrix in report.matrices if matrix.zeros)

@@ -19,7 +19,7 @@ from anomia.compress.calibration import Batch, Windows
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.prunerzero import gradient_norms
 from anomia.compress.methods.table import METHODS, UPDATERS
-from anomia.compress.methods.zeros import check_zeros
+from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target
@@ -181,12 +181,17 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     chosen) is handled by what the method does without text, and its report says so.
 
     Raises:
-        CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
+        CompressionError: weights or gradients are NaN or infinite, inputs are too small to be told apart, or fewer
+            zeros came out than were asked for.
     """
     step, method = work.step, METHODS[work.step.method]
     for group in work.groups:
         _check_finite(group, work.where)
+        _check_excited(group, work.where)
     groups = work.groups
+    zeros = {}
+    if isinstance(step, Prune):
+        zeros = {m.name: count_zeros(m.weight) for group in groups for m in group.matrices}
     work.groups = [g for g in groups if g.statistic is not None or all_needs(step) is None]
     without = [matrix for g in groups if g not in work.groups for matrix in g.matrices]
     if method.prepare is not None:
@@ -208,8 +213,10 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
         reports = list(before.values())
     if isinstance(step, Prune):
         assert work.target is not None
-        for report in reports:
+        found = {matrix.name: (matrix, group.statistic) for group in groups for matrix in group.matrices}
+        for index, report in enumerate(reports):
             check_zeros(report, work.target, work.where)
+            reports[index] = note_zeros(report, *found[report.name], work.target, zeros[report.name])
     for group in groups:
         _check_finite(group, work.where)
     return reports
@@ -284,3 +291,17 @@ def _check_finite(group: Group, where: str) -> None:
                 f"{name} has {broken:,} of {tensor.numel():,} values that are NaN or infinite, so it can't be compressed; "
                 "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
             )
+
+
+def _check_excited(group: Group, where: str) -> None:
+    """Refuses inputs that tokens reached and whose sums of squares are all zero, or too small to be compared."""
+    statistic = group.statistic
+    if statistic is None or not statistic.tokens or not len(statistic.sum_squares):
+        return
+    if float(statistic.sum_squares.max()) < torch.finfo(torch.float32).tiny:
+        raise CompressionError(
+            f"{where}.{group.matrices[0].name}: {statistic.tokens:,} calibration tokens reached its "
+            f"{len(statistic.sum_squares):,} inputs, and all are zero or so small that their squares are, so no weight "
+            "can be scored; the block before it gives nothing, or the type is too narrow (--dtype float32). Magnitude "
+            "pruning and plain rounding (int8, int4) read no inputs"
+        )

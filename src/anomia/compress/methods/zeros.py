@@ -17,6 +17,11 @@ from anomia.errors import CompressionError
 # SparseGPT's blocks of columns: it rounds down in each.
 COLUMNS = 128
 
+MORE = "more zeros than asked for"
+NOTHING = "nothing was pruned: the sparsity is less than one weight of those that are compared"
+# A share of the weights: ties and single weights that round to zero are worth no word.
+_SLACK = 1e-3
+
 
 def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:
     """Set the masked weights to zero in place and leave every other bit as it is. mask: [out, in] bool."""
@@ -61,16 +66,52 @@ def count_zeros(weight: torch.Tensor) -> int:
 
 def check_zeros(report: MatrixReport, target: Target, where: str) -> None:
     """Refuses a matrix that has fewer zeros than were asked for, whatever the reason."""
-    rows, columns = report.shape
-    if isinstance(target, Pattern):
-        fewest = rows * columns * (target.group - target.keep) // target.group
-    else:
-        # Each method rounds down in groups of its own: rows, blocks of columns, the whole matrix.
-        fewest = min(rows * int(columns * target), int(rows * columns * target))
-        widths = [min(COLUMNS, columns - start) for start in range(0, columns, COLUMNS)]
-        fewest = min(fewest, sum(int(rows * width * target) for width in widths))
+    fewest = _fewest(report.shape, target)
     if report.zeros < fewest:
         raise CompressionError(
             f"{where}.{report.name} has {report.zeros:,} zeros after pruning where {fewest:,} were asked for; its "
             "scores can't be compared. Please report this with the model's name"
         )
+
+
+def note_zeros(
+    report: MatrixReport, matrix: Matrix, statistic: InputStatistic | None, target: Target, before: int
+) -> MatrixReport:
+    """The report with a note where the matrix has other zeros than were asked for, and why.
+
+    matrix: as it is now. before: its zeros before the step. Only what methods round down needs no word.
+    """
+    rows, columns = report.shape
+    wanted = rows * columns * (target.sparsity if isinstance(target, Pattern) else target)
+    slack = max(1.0, _SLACK * rows * columns)
+    note = ""
+    if wanted > 0 and report.zeros <= before and _fewest(report.shape, target) == 0:
+        note = NOTHING
+    elif report.zeros > wanted + slack:
+        dtype = str(matrix.weight.dtype).removeprefix("torch.")
+        reasons = []
+        if before > slack:
+            reasons.append(f"weights were zero before, in the files or as they are loaded ({dtype})")
+        if (before <= slack or report.zeros > before + slack) and _dead_are_gone(matrix, statistic):
+            reasons.append("inputs that no calibration token excited lose all their weights")
+        note = f"{MORE}: {', and '.join(reasons) or f'equal scores, or new weights too small for {dtype}'}"
+    return report._replace(note="; ".join(part for part in (report.note, note) if part))
+
+
+def _dead_are_gone(matrix: Matrix, statistic: InputStatistic | None) -> bool:
+    """Whether there are inputs that no token excited, and none of them has a weight left."""
+    if statistic is None:
+        return False
+    dead = statistic.sum_squares == 0
+    return bool(dead.any()) and not bool(matrix.weight[:, dead].any())
+
+
+def _fewest(shape: tuple[int, int], target: Target) -> int:
+    """The zeros that every method sets, whatever the groups in which it rounds down."""
+    rows, columns = shape
+    if isinstance(target, Pattern):
+        return rows * columns * (target.group - target.keep) // target.group
+    # Rows, blocks of columns, the whole matrix.
+    fewest = min(rows * int(columns * target), int(rows * columns * target))
+    widths = [min(COLUMNS, columns - start) for start in range(0, columns, COLUMNS)]
+    return min(fewest, sum(int(rows * width * target) for width in widths))
