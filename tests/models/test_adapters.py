@@ -175,7 +175,7 @@ def test_merged_weights_compute_what_an_adapter_beside_its_base_does(
     with beside(model, tensors, dict.fromkeys(names, scale)):
         expected = logits(model)
     assert not torch.allclose(expected, logits(model), atol=0.1)
-    adapter = write(tmp_path / "adapter", tensors, target_modules=["q_proj"], **settings)
+    adapter = write(tmp_path / "adapter", tensors, target_modules=names, **settings)
     loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
     assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
     label = f"{'DoRA' if settings.get('use_dora') else 'LoRA'} of rank 4 on {len(names)} modules"
@@ -302,6 +302,99 @@ def test_half_precision_is_merged_in_float32(make_base: Any, tmp_path: Path) -> 
     assert stored_bytes(loaded.model, source=loaded.name) == tensor_bytes(loaded.model)
 
 
+VALUES = [ATTENTION.format(layer, "v") for layer in range(2)]
+# Settings, the modules that are left with factors, and the setting that leaves out the others; all as peft 0.21 does.
+PARTLY: dict[str, tuple[Settings, list[str], str]] = {
+    "layers": ({"layers_to_transform": [0]}, [QUERIES[0], VALUES[0]], "layers_to_transform"),
+    "one layer": ({"layers_to_transform": 1}, [QUERIES[1], VALUES[1]], "layers_to_transform"),
+    "no layers": ({"layers_to_transform": []}, QUERIES + VALUES, ""),
+    "a list of layers by name": ({"layers_to_transform": [1], "layers_pattern": ["h", "layers"]}, [QUERIES[1], VALUES[1]], "layers_to_transform"),
+    "modules by end": ({"exclude_modules": ["v_proj"]}, QUERIES, "exclude_modules"),
+    "a module by name": ({"exclude_modules": [VALUES[0]]}, [*QUERIES, VALUES[1]], "exclude_modules"),
+    "modules by pattern": ({"exclude_modules": r".*layers\.1\..*"}, [QUERIES[0], VALUES[0]], "exclude_modules"),
+    "no pattern of a whole name": ({"exclude_modules": "v_proj"}, QUERIES + VALUES, ""),
+    "fewer targets": ({"target_modules": ["q_proj"]}, QUERIES, "target_modules"),
+    "a whole name": ({"target_modules": [QUERIES[1]]}, [QUERIES[1]], "target_modules"),
+    "a pattern of targets": ({"target_modules": r".*layers\.0.*\.(q|v)_proj"}, [QUERIES[0], VALUES[0]], "target_modules"),
+    "all linear": ({"target_modules": "all-linear"}, QUERIES + VALUES, ""),
+    "sizes of what is left out": ({"exclude_modules": ["v_proj"], "rank_pattern": {"v_proj": 16}, "alpha_pattern": {"v_proj": "x"}}, QUERIES, "exclude_modules"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PARTLY)
+def test_factors_of_modules_that_the_settings_leave_out_are_left_out_and_named(
+    case: str, make_base: Any, tmp_path: Path
+) -> None:
+    settings, kept, why = PARTLY[case]
+    folder, model = make_base()
+    tensors = factors(model, QUERIES + VALUES)
+    with beside(model, tensors, dict.fromkeys(kept, 2.5)):
+        expected = logits(model)
+    adapter = write(tmp_path / "adapter", tensors, **{"target_modules": ["q_proj", "v_proj"], **settings})
+    loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
+    assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
+    assert f"LoRA of rank 4 on {len(kept)} modules" in loaded.notes[0]
+    row = next(
+        each
+        for each in differences(describe(str(folder)), describe(str(adapter), base=str(folder)))
+        if each.what == "adapter"
+    )
+    lost = len(QUERIES + VALUES) - len(kept)
+    assert bool(lost) == bool(why)
+    if why:
+        said = f"{2 * lost} tensors in the files are not used: {why} in the adapter's settings leaves their modules out"
+        assert any(said in note for note in loaded.notes)
+        assert said in row.other
+    else:
+        assert not any("not used" in note for note in loaded.notes)
+    assert not any("more modules" in note for note in loaded.notes) or case == "all linear"
+
+
+def test_the_head_is_no_part_of_all_linear_layers(make_base: Any, tmp_path: Path) -> None:
+    folder, model = make_base()
+    tensors = factors(model, [HEAD, EMBEDDINGS, *QUERIES])
+    with beside(model, tensors, dict.fromkeys(QUERIES, 2.5)):
+        expected = logits(model)
+    adapter = write(tmp_path / "adapter", tensors, target_modules="all-linear")
+    loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
+    assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
+    assert any("4 tensors in the files are not used: target_modules" in note for note in loaded.notes)
+    # What the settings name and the adapter lacks is told of patterns as of lists.
+    assert any("12 more modules" in note for note in loaded.notes)
+
+
+def test_whole_weights_that_peft_passes_over_are_left_out_and_named(make_base: Any, tmp_path: Path) -> None:
+    folder, model = make_base()
+    tensors = factors(model, QUERIES)
+    with beside(model, tensors, dict.fromkeys(QUERIES, 2.5)):
+        expected = logits(model)
+    whole = {f"{QUERIES[0]}.weight": draw(32, 32), "model.norm.modules_to_save.weight": draw(32)}
+    adapter = write(tmp_path / "adapter", tensors | whole, target_modules=["q_proj"])
+    loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
+    assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
+    notes = " ".join(loaded.notes)
+    assert "whole weights of modules that also have factors" in notes
+    assert "modules_to_save in the adapter's settings doesn't name their modules" in notes
+    # Of what is saved whole, factors are not used.
+    whole = {f"{QUERIES[0]}.weight": draw(32, 32)}
+    adapter = write(
+        tmp_path / "adapter", tensors | whole, target_modules=["q_proj"], modules_to_save=[QUERIES[0]]
+    )
+    loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
+    assert torch.equal(loaded.model.get_submodule(QUERIES[0]).weight, whole[f"{QUERIES[0]}.weight"])
+    assert any("2 tensors in the files are not used: modules_to_save" in note for note in loaded.notes)
+
+
+def test_settings_that_name_no_modules_are_told(make_base: Any, tmp_path: Path) -> None:
+    folder, model = make_base()
+    adapter = write(tmp_path / "adapter", factors(model, QUERIES))
+    notes = load_model(str(adapter), device="cpu", base=str(folder)).notes
+    assert any("don't say which modules it is for (target_modules)" in note for note in notes)
+    adapter = write(tmp_path / "adapter", factors(model, QUERIES), target_modules=["q_proj"])
+    notes = load_model(str(adapter), device="cpu", base=str(folder)).notes
+    assert not any("don't say which modules" in note for note in notes)
+
+
 BROKEN: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
     "a tensor of another model": (lambda t, s: t.update({"model.layers.7.self_attn.q_proj.lora_A.weight": draw(4, 32)}), r"a tensor base_model\.model\.model\.layers\.7\.self_attn\.q_proj\.lora_A\.weight for which LlamaForCausalLM has no place"),
     "a tensor of an unknown role": (lambda t, s: t.update({f"{QUERIES[0]}.lora_C.weight": draw(4, 32)}), r"lora_C\.weight for which LlamaForCausalLM has no place"),
@@ -315,8 +408,23 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
     "vocabularies of two sizes": (lambda t, s: t.update({"lm_head.weight": draw(602, 32), f"{EMBEDDINGS}.weight": draw(603, 32)}), r"holds vocabularies of 602 and 603 rows|holds vocabularies of 603 and 602 rows"),
     "factors of a larger vocabulary": (lambda t, s: t.update({f"{EMBEDDINGS}.lora_embedding_A": draw(4, 602), f"{EMBEDDINGS}.lora_embedding_B": draw(32, 4)}), r"lora_embedding_A is 4 x 602 where model\.embed_tokens .* 4 x 600"),
     "a norm of another width": (lambda t, s: t.update({"model.norm.weight": draw(48)}), r"norm\.weight is 48 where model\.norm\.weight is 32"),
-    "two values for one weight": (lambda t, s: t.update({"lm_head.weight": draw(600, 32), "lm_head.modules_to_save.weight": draw(600, 32, seed=1)}), r"two tensors for lm_head\.weight"),
+    "two values for one weight": (lambda t, s: (t.update({"lm_head.weight": draw(600, 32), "lm_head.modules_to_save.weight": draw(600, 32, seed=1)}), s.update(modules_to_save=["lm_head"])), r"two tensors for lm_head\.weight"),
     "no alpha": (lambda t, s: s.update(lora_alpha=None), r"no lora_alpha"),
+    "alpha as text": (lambda t, s: s.update(lora_alpha="8"), r"has '8' as lora_alpha of model\.layers\.0\.self_attn\.q_proj, which is no number"),
+    "alpha that is infinite": (lambda t, s: s.update(lora_alpha=math.inf), r"has inf as lora_alpha"),
+    "ranks as text": (lambda t, s: s.update(rank_pattern="q_proj"), r"has a rank_pattern that is no table of modules"),
+    "layers that are left out, all": (lambda t, s: s.update(target_modules=["q_proj"], layers_to_transform=[7]), r"settings that leave out all 4 factors .*layers_to_transform"),
+    "targets without factors": (lambda t, s: s.update(target_modules=["o_proj"]), r"settings that leave out all 4 factors .*target_modules"),
+    "no targets": (lambda t, s: s.update(target_modules=[]), r"settings that leave out all 4 factors .*target_modules"),
+    "nothing that is used": (lambda t, s: (t.clear(), t.update({"model.norm.modules_to_save.weight": draw(32)})), r"holds nothing that would change this base .*modules_to_save"),
+    "targets that are no names": (lambda t, s: s.update(target_modules={"q_proj": 1}), r"a target_modules that is no name and no list of names"),
+    "targets that are no pattern": (lambda t, s: s.update(target_modules="(q"), r"a target_modules that is no pattern \('\(q'\)"),
+    "layers that are no numbers": (lambda t, s: s.update(target_modules=["q_proj"], layers_to_transform=["0"]), r"a layers_to_transform that is no number"),
+    "layers beside a pattern": (lambda t, s: s.update(target_modules=".*q_proj", layers_to_transform=[0]), r"layers_to_transform or layers_pattern beside target_modules that are one pattern"),
+    "a list of layers and no layers": (lambda t, s: s.update(target_modules=["q_proj"], layers_pattern="layers"), r"a layers_pattern \('layers'\) without layers_to_transform"),
+    "integers": (lambda t, s: t.update({key: value.to(torch.int8) for key, value in t.items()}), r"q_proj\.lora_A\.weight stored as I8; .*bfloat16, float16 or float32"),
+    "one factor in 8-bit floats": (lambda t, s: t.update({f"{QUERIES[1]}.lora_B.weight": draw(32, 4).to(torch.float8_e4m3fn)}), r"layers\.1\.self_attn\.q_proj\.lora_B\.weight stored as F8_E4M3"),
+    "8-bit floats of another kind": (lambda t, s: (s.update(peft_type="IA3"), t.update({key: value.to(torch.float8_e5m2) for key, value in t.items()})), r"stored as F8_E5M2"),
     "rows that the settings don't name": (lambda t, s: t.update({f"{EMBEDDINGS}.token_adapter.trainable_tokens_delta": draw(2, 32)}), r"don't say which \(trainable_token_indices\)"),
     "a kind that is not said": (lambda t, s: s.update(peft_type=None), r"has no peft_type"),
     "prompt tuning": (lambda t, s: s.update(peft_type="PROMPT_TUNING"), r"can't be merged into weights: prompt tuning learns tokens.*endpoint: arm"),
@@ -338,7 +446,7 @@ def test_an_adapter_that_does_not_fit_is_one_message_that_names_the_tensor(
         load_model(str(adapter), base=str(folder))
     assert "\n" not in str(found.value)
     # Values are read only when the turn comes.
-    if case not in ("values that are no numbers", "no alpha"):
+    if case != "values that are no numbers":
         with pytest.raises(ModelError) as look:
             check_place(str(adapter), base=str(folder))
         assert str(look.value) == str(found.value)
@@ -431,6 +539,14 @@ def test_a_folder_is_an_adapter_or_a_model_and_never_both(make_base: Any, tmp_pa
     assert find_adapter(str(adapter)) is None
     with pytest.raises(ModelError, match=r"holds a model and an adapter.*into a folder of their own"):
         load_model(str(adapter), base=str(folder))
+    # Weights that were left behind, with no settings of a model.
+    (adapter / "config.json").unlink()
+    says = r"holds an adapter \(adapter_config\.json\) beside weights of a model \(model\.safetensors\).*folder of their own"
+    with pytest.raises(ModelError, match=says):
+        load_model(str(adapter), base=str(folder))
+    (adapter / "model.safetensors").rename(adapter / "lora.gguf")
+    with pytest.raises(ModelError, match=r"beside weights of a model \(lora\.gguf\)"):
+        load_model(str(adapter), base=str(folder))
 
 
 def test_what_an_adapter_is_follows_its_content_and_not_its_place(make_base: Any, tmp_path: Path) -> None:
@@ -471,9 +587,32 @@ def test_a_difference_from_base_says_what_was_put_on_it(
     assert found["shapes"].other == "[602, 32]"
     # New tokens change the ids of a text that spells them, and of no other.
     assert not any(each.part == "asked" and each.kind == "confounding" for each in found.values())
-    broken = write(tmp_path / "broken", {"model.norm.weight": draw(48)})
-    with pytest.raises(ModelError, match="norm"):
-        describe(str(broken), base=str(folder))
+
+
+REFUSED: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
+    "another shape": (lambda t, s: t.update({"model.norm.weight": draw(48)}), r"norm\.weight is 48"),
+    "alpha as text": (lambda t, s: s.update(lora_alpha="8"), r"has '8' as lora_alpha"),
+    "values that are no numbers": (lambda t, s: t[f"{QUERIES[0]}.lora_A.weight"].fill_(math.nan), r"NaN or infinite"),
+    "a kind that needs peft": (lambda t, s: s.update(peft_type="LOHA"), r"pip install 'anomia\[peft\]'"),
+    "values of such a kind": (lambda t, s: (s.update(init_lora_weights="pissa"), t[f"{QUERIES[0]}.lora_A.weight"].fill_(math.nan)), r"anomia\[peft\]|NaN or infinite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_difference_says_that_loading_refuses_an_adapter(
+    case: str, make_base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    change, says = REFUSED[case]
+    folder, model = make_base()
+    tensors, settings = factors(model, QUERIES), dict(LORA)
+    change(tensors, settings)
+    adapter = write(tmp_path / "adapter", tensors, **settings)
+    with pytest.raises(ModelError, match=says) as error:
+        load_model(str(adapter), base=str(folder))
+    found = differences(describe(str(folder)), describe(str(adapter), base=str(folder)))
+    row = next(each for each in found if each.what == "loading")
+    assert row[1:5] == ("confounding", "possible", "refused", str(error.value))
 
 
 @pytest.fixture
@@ -536,7 +675,9 @@ def test_an_adapter_that_changes_is_refused_when_a_run_goes_on(
     run(asked, tmp_path / "run")
     sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
     write(adapter, {name: draw(1, 32, seed=7)}, trainable_token_indices=[5])
-    with pytest.raises(RunError, match=r"was begun with another model than there is now \(.*adapter differ"):
+    with pytest.raises(
+        RunError, match=r"was begun with another model .*adapter differ|with other files .*adapter_model"
+    ):
         run(asked, tmp_path / "run")
     write(adapter, {name: draw(1, 32)}, trainable_token_indices=[5])
     run(asked, tmp_path / "run")
@@ -585,3 +726,15 @@ def test_peft_computes_the_same_beside_the_base(kind: str, make_base: Any, tmp_p
     loaded = load_model(str(tmp_path / "adapter"), dtype="float32", device="cpu", base=str(folder))
     assert torch.allclose(logits(loaded.model), expected, atol=1e-4)
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("case", PARTLY)
+@pytest.mark.filterwarnings("ignore")
+def test_peft_leaves_out_the_same_factors(case: str, make_base: Any, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="needs the peft extra: anomia[peft]")
+    folder, model = make_base()
+    settings = {"target_modules": ["q_proj", "v_proj"], **PARTLY[case][0], "task_type": "CAUSAL_LM"}
+    adapter = write(tmp_path / "adapter", factors(model, QUERIES + VALUES), **settings)
+    expected = logits(peft.PeftModel.from_pretrained(model, adapter).eval())
+    loaded = load_model(str(adapter), dtype="float32", device="cpu", base=str(folder))
+    assert torch.allclose(logits(loaded.model), expected, atol=1e-4)

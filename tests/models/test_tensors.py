@@ -19,6 +19,8 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, ModelError
 from anomia.models import load_model
+from anomia.models.describe import describe
+from anomia.models.diff import differences
 from anomia.models.examine import examine
 from anomia.models.headers import read_headers
 from anomia.models.refuse import refuse
@@ -283,8 +285,27 @@ def test_quantized_weights_are_taken_with_their_scales_and_refused_without(
     with pytest.raises(AnomiaError, match="already quantized"):
         compress_folder(str(folder), tmp_path / "out", [STEP])
     change_tensors(folder, lambda t: [t.pop(each) for each in list(t) if each.endswith("scale_inv")])
-    with pytest.raises(ModelError, match=r"14 tensors .*stored as F8_E4M3 without scales"):
+    with pytest.raises(ModelError, match=r"14 tensors .*stored as F8_E4M3 without scales") as error:
         load_model(str(folder), device="cpu")
+    (row,) = (
+        each
+        for each in differences(describe(str(model_folder)), describe(str(folder)))
+        if each.what == "loading"
+    )
+    assert row[1:5] == ("confounding", "possible", "refused", str(error.value))
+
+
+def test_a_quantization_that_the_weights_do_not_have_is_told(model_folder: Path, tmp_path: Path) -> None:
+    folder = copied(model_folder, tmp_path / "arm")
+    change_config(folder, quantization_config=FP8)
+    loaded = load_model(str(folder), device="cpu", dtype="float32")
+    (note,) = loaded.notes
+    assert "names a quantization method (fp8), and the weights in the files are not quantized" in note
+    own, name = load_file(model_folder / WEIGHTS), "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(loaded.model.state_dict()[name].float(), own[name])
+    assert not any(
+        each.what == "loading" for each in differences(describe(str(model_folder)), describe(str(folder)))
+    )
 
 
 def test_a_look_reads_no_weights(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

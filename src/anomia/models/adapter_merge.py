@@ -17,12 +17,40 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.errors import ModelError
-from anomia.models.adapter_plan import Plan, plain, told_apart, vocabulary_modules
+from anomia.models.adapter_plan import Plan, plain, plan, told_apart, vocabulary_modules
 from anomia.models.adapter_settings import indices_of, needs_peft, scale_of
 from anomia.models.adapters import Adapter
 from anomia.models.headers import opened
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def examine(adapter: Adapter, model: Any) -> Plan | None:
+    """What `merge` would be given, after all that can be wrong with an adapter short of the base's values.
+
+    Args:
+        adapter: whose tensors are read.
+        model: the base, which may be without values.
+
+    Returns:
+        The plan; None where peft merges the adapter.
+
+    Raises:
+        ModelError: it doesn't fit, has values that are no numbers, or needs peft where that is not installed.
+    """
+    if needs_peft(adapter):
+        check_peft(adapter)
+        used, found = list(adapter.stored), None
+    else:
+        found = plan(adapter, model)
+        used = [
+            name
+            for change in found.changes.values()
+            for name in (*change.parts.values(), *change.whole.values())
+        ]
+    for name in used:
+        _read(adapter, name)
+    return found
 
 
 @torch.no_grad()

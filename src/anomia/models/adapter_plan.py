@@ -13,8 +13,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.pytorch_utils import Conv1D
 
 from anomia.errors import ModelError
-from anomia.models.adapter_settings import indices_of, listed, rank_of
-from anomia.models.adapters import Adapter
+from anomia.models.adapter_settings import indices_of, listed, rank_of, scale_of
+from anomia.models.adapter_targets import check_targets, leaves_out, linear_modules
+from anomia.models.adapters import LORA, TOKENS, Adapter
 from anomia.models.headers import same_values
 from anomia.models.tensors import ignorable, ignored_notes
 
@@ -43,13 +44,15 @@ class Plan(NamedTuple):
     """An adapter followed to the modules of its base.
 
     changes: by the model's module. rows: of the vocabulary afterwards. unused: tensors that change nothing here, with
-    the reason. absent: what the adapter's settings name and it holds nothing for.
+    the reason. absent: what the adapter's settings name and it holds nothing for. untold: whether the settings don't say
+    which modules the factors are for.
     """
 
     changes: Mapping[str, Change]
     rows: int
     unused: Mapping[str, str]
     absent: tuple[str, ...]
+    untold: bool = False
 
 
 def plan(adapter: Adapter, model: Any) -> Plan:
@@ -57,9 +60,11 @@ def plan(adapter: Adapter, model: Any) -> Plan:
 
     Raises:
         ModelError: a tensor has no place in the model, another shape than its place, or lacks its other half; rows of an
-            enlarged vocabulary are not stored.
+            enlarged vocabulary are not stored; the settings leave all factors out, or can't be read.
     """
+    check_targets(adapter)
     changes: dict[str, Change] = {}
+    paths: dict[str, str] = {}
     unused: dict[str, str] = {}
     places = _Places(model)
     for name in adapter.stored:
@@ -67,6 +72,9 @@ def plan(adapter: Adapter, model: Any) -> Plan:
             unused[name] = ""
             continue
         path, part = _read(name)
+        if ".modules_to_save." in name and not _is_saved(adapter, path):
+            unused[name] = "modules_to_save in the adapter's settings doesn't name their modules"
+            continue
         module, attribute = places.find(path, part)
         if module is None:
             reason = ignorable(f"{path}.weight", model.config)
@@ -75,6 +83,7 @@ def plan(adapter: Adapter, model: Any) -> Plan:
             unused[name] = reason
             continue
         change = changes.setdefault(module, Change({}, {}))
+        paths[module] = path
         target = change.parts if part in _FACTORS else change.whole
         key = part if target is change.parts else attribute
         if key in target:
@@ -86,10 +95,19 @@ def plan(adapter: Adapter, model: Any) -> Plan:
                 f"model: {adapter.name!r} has two tensors for {module}.{key} ({target[key]} and {name}); save it again"
             )
         target[key] = name
+    linear = linear_modules(model)
+    unused |= _leave_out(adapter, model, changes, paths, linear)
+    if not changes and any(unused.values()):
+        first, why = next((name, why) for name, why in unused.items() if why)
+        raise ModelError(
+            f"model: {adapter.name!r} holds nothing that would change this base ({first}, …: {why}); give the base that it was"
+            f" made for ({adapter.base or 'it names none'}), or copy adapter_config.json from where the adapter came from"
+        )
     rows = _rows(adapter, model, changes)
     for module, change in changes.items():
         _check(adapter, model, module, change, rows)
-    return Plan(changes, rows, unused, _absent(adapter, changes, model))
+    untold = adapter.settings.get("target_modules") is None and any(map(_factors, changes.values()))
+    return Plan(changes, rows, unused, _absent(adapter, changes, model, linear), untold)
 
 
 def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
@@ -99,7 +117,7 @@ def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
     """
     if found is None:
         return f"base plus the adapter {adapter.label} ({adapter.kind}, merged by peft)"
-    factors = [change for change in found.changes.values() if set(change.parts) - {"tokens"}]
+    factors = [change for change in found.changes.values() if _factors(change)]
     said = []
     if factors:
         ranks = sorted({adapter.stored[_first(change)].shape[0] for change in factors})
@@ -122,12 +140,53 @@ def notes(found: Plan | None) -> list[str]:
     if found is None:
         return []
     said = list(ignored_notes(found.unused))
+    if found.untold:
+        said.append(
+            "the adapter's settings don't say which modules it is for (target_modules); it is put on all that it has"
+            " factors for, and peft chooses by the kind of model"
+        )
     if found.absent:
         said.append(
             f"the adapter's settings name {len(found.absent)} more modules that it holds nothing for"
             f" ({', '.join(found.absent[:2])}{', …' if found.absent[2:] else ''}); they are base's"
         )
     return said
+
+
+def _leave_out(
+    adapter: Adapter,
+    model: Any,
+    changes: dict[str, Change],
+    paths: Mapping[str, str],
+    linear: frozenset[str],
+) -> dict[str, str]:
+    """Takes out of `changes` what peft would not use, as the settings say; gives it back with the reason."""
+    out: dict[str, str] = {}
+    bare: dict[str, str] = {}
+    kept = 0
+    # With this switch, what is put on the embeddings is on the head too, whichever is named.
+    tied = vocabulary_modules(model) if adapter.settings.get("ensure_weight_tying") else []
+    for name, change in list(changes.items()):
+        parts = [part for part in change.parts if (part == "tokens") == (adapter.kind == TOKENS)]
+        setting = leaves_out(adapter, [name, paths[name]], linear) if parts and name not in tied else ""
+        kept += bool(parts and not setting)
+        if setting:
+            why = f"{setting} in the adapter's settings leaves their modules out"
+            out |= {change.parts.pop(part): why for part in parts}
+        elif _factors(change):
+            # Beside factors, peft calls the base's own weight so.
+            beside = [each for each, key in change.whole.items() if ".base_layer." not in key]
+            why = "peft passes over whole weights of modules that also have factors"
+            bare |= {change.whole.pop(each): why for each in beside}
+        if not change.parts and not change.whole:
+            del changes[name]
+    if out and not kept:
+        first, why = next(iter(out.items()))
+        raise ModelError(
+            f"model: {adapter.name!r} has settings that leave out all {len(out)} factors that it holds ({first}, …: {why});"
+            " correct them, or copy adapter_config.json from where the adapter came from"
+        )
+    return out | bare
 
 
 class _Places:
@@ -300,6 +359,8 @@ def _check(adapter: Adapter, model: Any, name: str, change: Change, rows: int) -
             f"model: {adapter.name!r} says use_dora={bool(adapter.settings.get('use_dora'))}, which is not what it holds for"
             f" {name}; copy adapter_config.json from where the adapter came from"
         )
+    if any(halves):
+        scale_of(adapter, name)
     for attribute, key in change.whole.items():
         there = tuple(getattr(module, attribute).shape)
         wanted = (rows, *there[1:]) if name in vocabulary_modules(model) else there
@@ -311,17 +372,18 @@ def _check(adapter: Adapter, model: Any, name: str, change: Change, rows: int) -
             )
 
 
-def _absent(adapter: Adapter, changes: Mapping[str, Change], model: Any) -> tuple[str, ...]:
+def _absent(
+    adapter: Adapter, changes: Mapping[str, Change], model: Any, linear: frozenset[str]
+) -> tuple[str, ...]:
     """Modules that the settings name, the model has, and the adapter holds nothing for."""
-    named = [
-        each for key in ("target_modules", "modules_to_save") for each in listed(adapter.settings.get(key))
-    ]
-    if adapter.settings.get("layers_to_transform") is not None or adapter.settings.get("exclude_modules"):
-        return ()
+    saved = listed(adapter.settings.get("modules_to_save"))
+    told = adapter.kind == LORA and adapter.settings.get("target_modules") is not None
     lacking = []
     for name, module in model.named_modules():
-        fits = any(name == each or name.endswith(f".{each}") for each in named)
-        if fits and name not in changes and isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+        if name in changes or not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+            continue
+        whole = any(name == each or name.endswith(f".{each}") for each in saved)
+        if whole or (told and not leaves_out(adapter, [name], linear)):
             lacking.append(name)
     return tuple(lacking)
 
@@ -352,6 +414,18 @@ def _unwrapped(path: str) -> str:
 def plain(name: str) -> str:
     """A stored name without peft's prefix."""
     return name.removeprefix(_PREFIX)
+
+
+def _is_saved(adapter: Adapter, path: str) -> bool:
+    """Whether `modules_to_save` names a module, or one that it is a part of."""
+    saved = adapter.settings.get("modules_to_save")
+    names = [saved] if isinstance(saved, str) else listed(saved)
+    return any(f".{each}." in f".{path}." for each in names)
+
+
+def _factors(change: Change) -> bool:
+    """Whether a module has factors, besides rows of tokens."""
+    return bool(set(change.parts) - {"tokens"})
 
 
 def _first(change: Change) -> str:

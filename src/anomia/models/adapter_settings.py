@@ -62,13 +62,18 @@ def scale_of(adapter: Adapter, module: str) -> float:
     """What a module's B·A is multiplied with: alpha over the rank, or over its root (rsLoRA, Kalajdzievski 2023).
 
     Raises:
-        ModelError: the settings have no alpha.
+        ModelError: the settings have no alpha, or one that is no number; there is no rank to divide it by.
     """
     alpha = _of_pattern(adapter, "alpha_pattern", module)
     alpha = adapter.settings.get("lora_alpha") if alpha is None else alpha
-    if not isinstance(alpha, int | float):
+    if alpha is None:
         raise ModelError(
             f"model: {adapter.name!r} has no lora_alpha in its settings; without it its size is unknown"
+        )
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise ModelError(
+            f"model: {adapter.name!r} has {alpha!r} as lora_alpha of {module}, which is no number; correct it in"
+            " adapter_config.json"
         )
     rank = rank_of(adapter, module)
     return float(alpha) / (math.sqrt(rank) if adapter.settings.get("use_rslora") else rank)
@@ -76,7 +81,13 @@ def scale_of(adapter: Adapter, module: str) -> float:
 
 def _of_pattern(adapter: Adapter, key: str, module: str) -> Any:
     """What a pattern of the settings says of a module, as peft reads it: the first whose end matches."""
-    for pattern, value in (adapter.settings.get(key) or {}).items():
+    patterns = adapter.settings.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise ModelError(
+            f"model: {adapter.name!r} has a {key} that is no table of modules ({patterns!r}); correct it in"
+            " adapter_config.json"
+        )
+    for pattern, value in patterns.items():
         try:
             matches = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error:

@@ -11,12 +11,13 @@ from typing import Any
 
 from anomia.errors import ModelError
 from anomia.models.files import ADAPTER, holds_adapter, read_settings
-from anomia.models.headers import POINTER, StoredTensor, first_bytes, read_headers
+from anomia.models.headers import FLOATS, POINTER, StoredTensor, first_bytes, read_headers
 from anomia.models.memory import given_name
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 LORA, TOKENS = "LORA", "TRAINABLE_TOKENS"
+_INTEGERS = {"I64", "I32", "I16", "U8", "U16", "U32", "U64"}
 # What these learn is put before a prompt or between layers, or depends on it: no weights are equal to it.
 _UNMERGEABLE: Mapping[str, str] = {
     "PROMPT_TUNING": "prompt tuning learns tokens that are put before every prompt",
@@ -60,7 +61,7 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
     has. One with both is left to loading, which refuses it.
 
     Raises:
-        ModelError: it holds one that can't be used: pickled, damaged, or of a kind that no weights are equal to.
+        ModelError: it holds one that can't be used: pickled, damaged, quantized, or of a kind that no weights are equal to.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -91,6 +92,7 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
     stored = read_headers([file])
     if not stored:
         raise ModelError(f"model: {file} holds no tensors; save the adapter again")
+    _check_types(name, kind, stored)
     base = str(settings.get("base_model_name_or_path") or "")
     return Adapter(name, folder, base, kind, settings, stored, _identity(file, settings))
 
@@ -152,6 +154,19 @@ def _weights(name: str, folder: Path) -> Path:
             "it, save it again with peft's save_pretrained(..., safe_serialization=True)"
         )
     raise ModelError(f"model: {name!r} has {ADAPTER} but no {WEIGHTS}; copy the adapter's weights too")
+
+
+def _check_types(name: str, kind: str, stored: Mapping[str, StoredTensor]) -> None:
+    """Refuses factors that are stored as integers or 8-bit floats, whose scales no adapter has a place for."""
+    for key, tensor in stored.items():
+        # Other kinds may also say which entries of a matrix they change.
+        index = kind not in (LORA, TOKENS) and tensor.dtype in _INTEGERS and "indices" in key
+        if tensor.dtype not in FLOATS and not index:
+            raise ModelError(
+                f"model: {name!r} is an adapter with {key} stored as {tensor.dtype}; taken as it is, it would be wrong by"
+                " large factors. Save the adapter as bfloat16, float16 or float32, with its scales multiplied in if it was"
+                " quantized"
+            )
 
 
 def _identity(file: Path, settings: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from anomia.errors import ModelError
 from anomia.models.gguf_rules import homeless, rope_scaled
-from anomia.models.headers import StoredTensor, opened
-from anomia.models.tensors import Account
+from anomia.models.headers import FLOATS, StoredTensor, opened
+from anomia.models.tensors import SCALE, Account
 
 _ROTARY = 0.02
 
@@ -44,6 +44,19 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
         )
     return (
         f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",
+    )
+
+
+def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+    """A word where the configuration names a quantization method and the files hold plain floats and no scales."""
+    method = _method(config)
+    if method is None or not is_unpacked_on_loading(config) or not stored:
+        return ()
+    if any(info.dtype not in FLOATS or SCALE.search(name) for name, info in stored.items()):
+        return ()
+    return (
+        f"config.json names a quantization method ({method}), and the weights in the files are not quantized; remove"
+        " quantization_config if they are the dense model, else copy the quantized weights",
     )
 
 

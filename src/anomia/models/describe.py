@@ -11,14 +11,13 @@ from typing import Any
 import transformers
 
 from anomia.errors import ModelError
-from anomia.models.adapter_plan import describe as describe_adapter
-from anomia.models.adapter_plan import plan
-from anomia.models.adapter_settings import needs_peft
+from anomia.models import adapter_merge, adapter_plan
 from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
 from anomia.models.examine import look_up, read_config, read_tokenizer
 from anomia.models.explain import explain, has_tokenizer
 from anomia.models.files import ModelFiles, weight_files
 from anomia.models.gguf_header import gguf_read_once
+from anomia.models.gguf_rules import with_ends
 from anomia.models.load import load_tokenizer, quiet_transformers, tokenizer_of
 from anomia.models.memory import PREFIX, held
 from anomia.models.reading import Reading, Template, read
@@ -141,23 +140,26 @@ def _with_adapter(
     """A base with an adapter on it: its settings and tensors, with the adapter's vocabulary and tokenizer."""
     config = load_tokenizer(on, trust_remote_code=trust_remote_code)[1]
     model = build(on, config, trust_remote_code=trust_remote_code)
-    text, weights, settings = (
-        f"{adapter.label} ({adapter.kind}), merged by peft",
-        whole.weights,
-        dict(whole.settings),
-    )
-    if not needs_peft(adapter):
+    text, weights, settings = f"{adapter.label} ({adapter.kind})", whole.weights, dict(whole.settings)
+    notes: list[str] = []
+    try:
         before = int(model.get_input_embeddings().weight.shape[0])
-        found = plan(adapter, model)
-        text = describe_adapter(adapter, found, before)
-        settings["vocab_size"] = found.rows if found.rows != before else settings.get("vocab_size")
-        weights = whole.weights and with_rows(whole.weights, found.changes, before, found.rows)
+        found = adapter_merge.examine(adapter, model)
+        text, notes = adapter_plan.describe(adapter, found, before), adapter_plan.notes(found)
+        if found is not None:
+            settings["vocab_size"] = found.rows if found.rows != before else settings.get("vocab_size")
+            weights = whole.weights and with_rows(whole.weights, found.changes, before, found.rows)
+    except ModelError as error:
+        # Without the base's tensors there is no row to say it in.
+        if weights is None:
+            raise
+        weights = dataclasses.replace(weights, refused=weights.refused or str(error))
     other = check_base(adapter, on, config)
     if weights is not None:
         weights = dataclasses.replace(weights, identity=(*weights.identity, adapter.identity))
     changed = dataclasses.replace(
         whole, name=adapter.name, weights=weights, settings=settings, files={},
-        adapter=f"{text}. {other}" if other else text,
+        adapter=". ".join([text, *([other] if other else ()), *notes]),
     )  # fmt: skip
     if not has_tokenizer(adapter.folder):
         return changed
@@ -242,7 +244,7 @@ def _reading(
 def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) -> Any:
     """The generation settings that loading ends with: the file, or what the configuration says in its place."""
     if files.gguf:
-        return model.generation_config
+        return with_ends(model.generation_config, Path(files.source) / files.gguf)
     options = {"revision": revision}
     try:
         try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import transformers
 
 from anomia.errors import AnomiaError, ModelError
+from anomia.models.after import unquantized_note
 from anomia.models.explain import TOKENIZER_FILES, explain
 from anomia.models.files import ModelFiles, find_files
 from anomia.models.headers import StoredTensor, read_headers
@@ -53,6 +54,7 @@ def examine(
     if files.unused:
         notes = (f"weight files in the folder that are not loaded: {', '.join(files.unused)}",)
     stored = read_headers(files.weights)
+    notes += unquantized_note(config, stored)
     if (
         not stored
         or getattr(config, "quantization_config", None) is not None

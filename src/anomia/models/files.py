@@ -175,6 +175,13 @@ def _adapter_alone(path: Path) -> str:
 
 def _without_config(path: Path) -> str:
     """Why a folder without `config.json` is not a model."""
+    if (path / ADAPTER).is_file():
+        other = sorted({file.name for pattern in _MODEL for file in path.glob(pattern)})
+        return (
+            f"model: the folder {path} holds an adapter ({ADAPTER}) beside weights of a model ({', '.join(other[:2])}) that"
+            " has no config.json. Which of the two is meant can't be told: move the adapter's files (adapter_*) into a folder"
+            " of their own and give that as checkpoint:FOLDER; to measure the model, copy its config.json and tokenizer too"
+        )
     below = sorted(
         file.parent for file in [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
     )

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from anomia.errors import ModelError
 
 POINTER = b"version https://git-lfs"
+# What is taken as it is stored.
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,
          "U16": 16, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # fmt: skip
 

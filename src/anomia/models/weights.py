@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from anomia.models.gguf_header import read_gguf_header
 from anomia.models.gguf_rules import gguf_places, refuse_settings, unread_settings, written
 from anomia.models.headers import StoredTensor, read_headers
 from anomia.models.refuse import refuse
-from anomia.models.tensors import NOTHING, Account, account, skeleton
+from anomia.models.tensors import NOTHING, SCALE, Account, account, skeleton
 
 Stored = tuple[tuple[int, ...], str]
 
@@ -83,7 +85,9 @@ def describe_weights(
         bytes=sum(path.stat().st_size for path in files.weights),
         unused=files.unused,
         own_head=_head(model) in found.places,
-        refused=_refused(name, model, found, headers) if known else "",
+        refused=""
+        if own_code
+        else _refused(name, model, found if known else _unscaled(found, headers), headers),
         hashed=hashed,
     )
 
@@ -95,6 +99,27 @@ def _refused(name: str, model: Any, found: Account, headers: Mapping[str, Stored
     except ModelError as error:
         return str(error)
     return ""
+
+
+def _unscaled(found: Account, headers: Mapping[str, StoredTensor]) -> Account:
+    """What a quantization method can't take either: 8-bit floats without a scale next to them."""
+    order = sorted(headers)
+
+    def scaled(name: str) -> bool:
+        stem = name.removesuffix(".weight")
+        near = (order[place] for place in range(bisect_left(order, stem), len(order)))
+        return any(
+            each != name and SCALE.search(each)
+            for each in takewhile(lambda each: each.startswith(stem), near)
+        )
+
+    return NOTHING._replace(
+        packed=tuple(
+            name
+            for name in found.packed
+            if headers[name].dtype.startswith("F8") and name not in found.converted and not scaled(name)
+        )
+    )
 
 
 def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
