@@ -108,6 +108,9 @@ def test_canonical_text_is_the_default_name() -> None:
         ("wanda:0.5+gptq:4+int8", "can't follow"),
         ("embeddings:q6_k+gptq:4", "can't follow"),
         ("embeddings:q7", "embeddings:TYPE"),
+        ("wanda:0.5+slicegpt:0.25", "drop whole parts first"),
+        ("checkpoint:x+magnitude:0.1+shortgpt:0.25", "drop whole parts first"),
+        ("magnitude:2:4+alps:0.3", "would undo magnitude:2:4"),
         ("shortgpt:2", "share must lie between 0 and 1"),
         ("shortgpt", "no share"),
         ("ria:0.5,permute=no", "permute is for patterns"),
@@ -161,14 +164,19 @@ checkpoints = st.builds(Checkpoint, words)
 
 @given(
     first=st.none() | checkpoints,
-    middle=st.lists(prunes | reshapes, max_size=2),
+    shaped=st.lists(reshapes, max_size=2),
+    middle=st.lists(prunes, max_size=2).filter(lambda steps: [step.method for step in steps[1:]] != ["alps"]),
     last=st.none() | quantizes,
     tables=st.none() | st.builds(Embeddings, st.sampled_from(EMBEDDING_TYPES)),
 )
 def test_writing_and_reading_agree(
-    first: Checkpoint | None, middle: list[Prune | Reshape], last: Quantize | None, tables: Embeddings | None
+    first: Checkpoint | None,
+    shaped: list[Reshape],
+    middle: list[Prune],
+    last: Quantize | None,
+    tables: Embeddings | None,
 ) -> None:
-    steps = tuple(step for step in (first, *middle, last, tables) if step is not None)
+    steps = tuple(step for step in (first, *shaped, *middle, last, tables) if step is not None)
     arm = parse_arm(str(Arm("", steps)))
     assert arm.steps == steps
     assert parse_arm(str(arm)) == arm

@@ -218,7 +218,7 @@ def _all_steps(
     report, streamed, resumed = _one_step(current, found, out, steps[-1], last, state, progress)
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
-    if size and before and size > before and not streamed:
+    if size and before and size > before and not streamed and found.files.gguf:
         warnings += (
             f"the weights of {Path(model).name} ({megabytes(before)}) are unpacked: {megabytes(size)}",
         )

@@ -16,6 +16,7 @@ from anomia.compress.methods.grid import is_symmetric
 from anomia.compress.methods.quantize import NF4_BLOCK, group_of
 from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Step
 from anomia.errors import ModelError
+from anomia.files import read_json
 from anomia.models.files import INDEX, SINGLE, weight_files
 
 _BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "nf4": 4}
@@ -36,7 +37,11 @@ def stored_bytes(
         source: hub id, folder or GGUF file it was loaded from. revision: of a hub repository.
     """
     done = [step for step in steps if not isinstance(step, Checkpoint | Null)]
-    if not done and source is not None and (source.endswith(".gguf") or _came_packed(model)):
+    if (
+        not done
+        and source is not None
+        and (source.endswith(".gguf") or _came_packed(model, source, revision))
+    ):
         files = files_bytes(source, revision=revision)
         if files is not None:
             return files
@@ -121,5 +126,14 @@ def _cached(source: str, revision: str | None) -> Path | None:
     return None
 
 
-def _came_packed(model: nn.Module) -> bool:
-    return getattr(getattr(model, "config", None), "quantization_config", None) is not None
+def _came_packed(model: nn.Module, source: str, revision: str | None) -> bool:
+    """Whether the files hold packed weights: the model says so, or they do, where loading has unpacked them."""
+    if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+        return True
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        found = _cached(source, revision)
+        if found is None:
+            return False
+        folder = found
+    return bool((read_json(folder / "config.json") or {}).get("quantization_config"))

@@ -71,6 +71,16 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
             raise StudyError(f"arm {text!r}: a checkpoint replaces the model, so it can only come first")
     if len(steps) > 1 and any(isinstance(step, Null) for step in steps):
         raise StudyError(f"arm {text!r}: null is base itself under harmless noise, so it stands alone")
+    for number, step in enumerate(steps):
+        before = next(
+            (each for each in steps[:number] if isinstance(each, Prune | Quantize | Embeddings)), None
+        )
+        if before is not None and isinstance(step, Reshape):
+            raise StudyError(f"arm {text!r}: {step} would undo {before}; drop whole parts first")
+        if isinstance(before, Prune) and isinstance(step, Prune) and step.method == "alps":
+            raise StudyError(
+                f"arm {text!r}: alps chooses its weights anew and would undo {before}; leave one out"
+            )
     for step, following in pairwise(steps):
         if isinstance(step, Embeddings) or (
             isinstance(step, Quantize) and not isinstance(following, Embeddings)
