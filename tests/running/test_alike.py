@@ -247,7 +247,8 @@ def test_the_date_of_a_chat_template_is_that_of_the_begin(
     for name in ("base", "magnitude"):
         sorted((tmp_path / "run" / "records").glob(f"{name}*.parquet"))[-1].unlink()
     # What is left would be asked with another date than what is done.
-    refused(asked, tmp_path / "run", "tokenizer", "was asked other token ids than it would be now")
+    with pytest.raises(RunError, match="was asked other token ids than it would be now"):
+        run(asked, tmp_path / "run")
     file.write_text(text, encoding="utf-8")
     again = run(asked, tmp_path / "run")
     assert again.sort("arm", "item_id").equals(first.sort("arm", "item_id"), null_equal=True)
