@@ -589,6 +589,20 @@ def test_a_difference_from_base_says_what_was_put_on_it(
     assert not any(each.part == "asked" and each.kind == "confounding" for each in found.values())
 
 
+def test_tokens_without_rows_are_refused(make_base: Any, tmp_path: Path) -> None:
+    folder, model = make_base()
+    adapter = write(tmp_path / "adapter", factors(model, QUERIES))
+    grown = transformers.AutoTokenizer.from_pretrained(folder)
+    grown.save_pretrained(adapter)
+    load_model(str(adapter), base=str(folder))
+    grown.add_tokens(["<one>", "<two>"])
+    grown.save_pretrained(adapter)
+    with pytest.raises(
+        ModelError, match=r"602 tokens and the embeddings have 600 rows.*save_embedding_layers"
+    ):
+        load_model(str(adapter), base=str(folder))
+
+
 REFUSED: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
     "another shape": (lambda t, s: t.update({"model.norm.weight": draw(48)}), r"norm\.weight is 48"),
     "alpha as text": (lambda t, s: s.update(lora_alpha="8"), r"has '8' as lora_alpha"),

@@ -329,6 +329,9 @@ CONFOUNDING = {
     "a scale without its configuration": tensors(
         lambda t: t.update({"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)})
     ),
+    "rotary frequencies of another model": tensors(
+        lambda t: t.update({"model.rotary_emb.inv_freq": torch.full((4,), 0.5)})
+    ),
     "a compensation bias": tensors(lambda t: t.update({"model.layers.0.mlp.down_proj.bias": torch.ones(32)})),
     "int8 weights without scales": tensors(
         lambda t: t.update({"lm_head.weight": t["lm_head.weight"].to(torch.int8)})

@@ -20,7 +20,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.measure.verdict_text import SWAPPED
+from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
@@ -315,8 +315,12 @@ def _above_base(figures: Lookup, arm: str) -> bool:
 
 
 def _identical(results: Results, arm: str) -> bool:
-    """Whether every recorded probability and open answer of an arm is base's own."""
-    return any(v.evidence.identical for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL))
+    """Whether every recorded probability and open answer of an arm is base's own, and graded as base's."""
+    return any(
+        v.evidence.identical and not graded_otherwise(v.evidence)
+        for v in results.verdicts
+        if (v.arm, v.scope) == (arm, OVERALL)
+    )
 
 
 def _check_finished(results: Results, arms: Sequence[str]) -> None:

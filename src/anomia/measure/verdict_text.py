@@ -121,7 +121,7 @@ def explain(
 
 
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
-    if decision.outcome == "intact" and evidence.identical and _graded_otherwise(evidence):
+    if decision.outcome == "intact" and evidence.identical and graded_otherwise(evidence):
         return _OTHER_GRADES
     if decision.outcome == "illusion" and scope.word == "picked":
         return _ONLY_PICKED
@@ -138,7 +138,7 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
 
 def _same(evidence: Evidence) -> str:
     """That nothing recorded differs; and where right and wrong still do, that it is no doing of the model's."""
-    if not _graded_otherwise(evidence):
+    if not graded_otherwise(evidence):
         return "Every probability that was recorded equals base's."
     open_, choice = (
         f"{base:.0%} in base and {arm:.0%} in the arm".replace("%", " %")
@@ -153,7 +153,7 @@ def _same(evidence: Evidence) -> str:
     )
 
 
-def _graded_otherwise(evidence: Evidence) -> bool:
+def graded_otherwise(evidence: Evidence) -> bool:
     """Whether answers that are the same as base's are right where base's are wrong, or the other way round."""
     shares = (evidence.base_open, evidence.base_choice), (evidence.arm_open, evidence.arm_choice)
     return shares[0] != shares[1] or evidence.fates.kept != evidence.fates.both_correct

@@ -123,6 +123,12 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
         right: Sequence[str] = getattr(other.weights, field)
         if left != right:
             yield Difference(what, "confounding", listed(left) or "none", listed(right) or "none", why)
+    if base.weights.rotary != other.weights.rotary:
+        yield Difference(
+            "stored rotary frequencies", "confounding", "not those of config.json" if base.weights.rotary else "as config.json",
+            "not those of config.json" if other.weights.rotary else "as config.json",
+            base.weights.rotary or other.weights.rotary,
+        )  # fmt: skip
     if base.weights.settings != other.weights.settings:
         yield Difference(
             "settings of a GGUF file without a reader", "confounding", listed(base.weights.settings) or "none",

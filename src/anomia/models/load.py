@@ -156,6 +156,14 @@ def _with_adapter(
     if has_tokenizer(adapter.folder):
         with quiet_transformers():
             tokenizer = tokenizer_of(adapter, model.config, trust_remote_code)
+        rows, last = int(model.get_input_embeddings().weight.shape[0]), max(tokenizer.get_vocab().values())
+        # Tokenizers of some bases know ids that have no embedding, as of images.
+        if last >= rows and last > max(loaded.tokenizer.get_vocab().values()):
+            raise ModelError(
+                f"model: the tokenizer of the adapter {adapter.name!r} has {last + 1:,} tokens and the embeddings have {rows:,} "
+                "rows: its vocabulary was enlarged and the new rows are not stored; save it again with "
+                "save_embedding_layers=True"
+            )
     notes = [adapter_plan.describe(adapter, found, before), *([other] if other else ())]
     notes += adapter_plan.notes(found)
     ready = _ready(adapter.name, model, tokenizer, chat=chat, notes=(*loaded.notes, *notes))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anomia.errors import ModelError
-from anomia.models.after import is_unpacked_on_loading, with_gguf
+from anomia.models.after import is_unpacked_on_loading, rotary_note, with_gguf
 from anomia.models.files import ModelFiles
 from anomia.models.gguf_header import read_gguf_header
 from anomia.models.gguf_rules import gguf_places, refuse_settings, unread_settings, written
@@ -33,7 +33,7 @@ class Weights:
     bytes: of all files. unused: weight files next to them. own_head: whether an
     output head is stored. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
     settings: of a GGUF file, what its reader passes over and other programs compute with. ignored: stored, and left out
-    by a known rule.
+    by a known rule. rotary: a word where stored rotary frequencies are not those that the settings lead to.
     """
 
     tensors: Mapping[str, Stored]
@@ -49,6 +49,7 @@ class Weights:
     hashed: bool = False
     settings: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    rotary: str = ""
 
 
 def describe_weights(
@@ -80,6 +81,7 @@ def describe_weights(
         homeless=tuple(sorted(found.surplus)) if known else (),
         lacking=found.missing if known else (),
         ignored=tuple(sorted(found.ignored)) if known else (),
+        rotary=" ".join(rotary_note(model, headers)),
         misshapen=tuple(key for key, *_ in found.mismatched) if known else (),
         identity=_identity(files.weights, hashed=hashed),
         bytes=sum(path.stat().st_size for path in files.weights),
