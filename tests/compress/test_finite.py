@@ -11,11 +11,12 @@ import torch
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.calibration import Windows
+from anomia.compress.calibration import Windows, make_batches
 from anomia.compress.methods.zeros import check_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
+from anomia.compress.walk import try_walk
 from anomia.errors import CompressionError
 from tests.compress.conftest import make_test_windows, tiny_model
 
@@ -174,3 +175,39 @@ def test_a_sparsity_below_one_weight_is_named(make_model: Make, windows: Windows
     assert nothing
     assert all(matrix.note.startswith("nothing was pruned") for matrix in nothing)
     assert all(not matrix.note for matrix in report.matrices if matrix.zeros)
+
+
+@pytest.mark.parametrize("arm", ["shortgpt:0.34", "flap:0.2", "slicegpt:0.2"])
+def test_reshaping_names_states_that_are_no_numbers(make_model: Make, windows: Windows, arm: str) -> None:
+    """Not "blocks depend on more than their inputs": NaN differs from NaN."""
+    model = make_model()
+    _blocks(model)[1].mlp.down_proj.weight.data *= 3e38
+    with pytest.raises(
+        CompressionError, match=r"leave model\.layers\.1 are NaN or infinite in .*float32 is too narrow"
+    ):
+        pruned(model, arm, windows)
+    model = make_model()
+    _blocks(model)[0].mlp.down_proj.weight.data[3, 2] = float("nan")
+    with pytest.raises(
+        CompressionError, match=r"layers\.0\.mlp\.down_proj\.weight has 1 of 384 values that are NaN"
+    ):
+        pruned(model, arm, windows)
+
+
+def test_states_that_are_no_numbers_are_no_fault_of_the_walk(make_model: Make, windows: Windows) -> None:
+    model = make_model()
+    _blocks(model)[1].input_layernorm.weight.data[:] = float("inf")
+    tried = try_walk(model, find_blocks(model), make_batches(windows)[0])
+    assert (tried.fault, tried.padded) == ("", True)
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "shortgpt:0.34", "prunerzero:0.5"])
+def test_text_that_the_model_has_no_place_for_is_named(make_model: Make, arm: str) -> None:
+    with pytest.raises(
+        CompressionError, match=r"the id 1\d\d on the calibration text, .* embeddings for 96 tokens"
+    ):
+        pruned(make_model(), arm, make_test_windows([24] * 4, vocabulary=200))
+    gpt2 = tiny_model("gpt2")
+    message = r"has 150 tokens, and GPT2LMHeadModel has 128 positions.*--calibration-tokens 128"
+    with pytest.raises(CompressionError, match=message):
+        pruned(gpt2, arm, make_test_windows([24, 150]))

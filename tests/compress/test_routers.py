@@ -10,7 +10,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import ROUTER, find_blocks, find_matrices, why_dense
+from anomia.compress.blocks import BARE, ROUTER, find_blocks, find_matrices, why_dense
 from anomia.compress.spec import parse_arm
 from tests.compress.architectures import tiny
 from tests.compress.conftest import SMALL, make_test_windows, tiny_model
@@ -124,3 +124,41 @@ def test_a_dense_model_has_no_router() -> None:
     """A layer with as many outputs as there are blocks, or heads, is none."""
     block = find_blocks(tiny_model("llama")).modules[0]
     assert len(find_matrices(block, where="b")) == 7
+
+
+def test_what_feeds_only_a_router_is_one() -> None:
+    """Zaya's router is a small network: `down_proj`, then `router_mlp`, whose output alone is read."""
+    model = tiny("zaya")
+    decoder = find_blocks(model)
+    routers = {name for name, why in why_dense(model, decoder).items() if why == ROUTER and ".0." in name}
+    assert {name.split(".gate.")[1] for name in routers} == {
+        "down_proj.weight",
+        *(f"router_mlp.{part}.weight" for part in ("fc1", "fc2", "out_proj")),
+    }
+    pruned = {matrix.name for matrix in find_matrices(decoder.modules[0], where="b")}
+    assert not any("gate" in name for name in pruned)
+    assert "self_attn.o_proj" in pruned
+
+
+def test_a_gate_beside_experts_is_dense_as_a_whole() -> None:
+    """Told by the number of experts, without a name."""
+    model = mixture("qwen2_moe")
+    block = find_blocks(model).modules[0]
+
+    class Gate(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(16, 8)
+            self.second = torch.nn.Linear(8, 4)
+
+    before = {matrix.name for matrix in find_matrices(block, where="b")}
+    block.mlp.gate = Gate()
+    assert {matrix.name for matrix in find_matrices(block, where="b")} == before
+
+
+def test_the_states_of_mamba_heads_are_no_router() -> None:
+    """Zamba stacks its heads' matrices like experts; A_log and D have an entry for each head as well."""
+    model = tiny("zamba")
+    why = why_dense(model, find_blocks(model))
+    assert {why[name] for name in why if name.endswith(("A_log", ".D"))} == {BARE}
+    assert ROUTER not in why.values()

@@ -201,16 +201,44 @@ def _selects(block: nn.Module, name: str, module: Any, experts: Mapping[str, int
 
     A layer of as many outputs that the next layer beside it reads (the first matrix of a shared expert that is just as
     wide) chooses nothing. Where the experts stand in the block itself, or the choice is not among experts, the name
-    tells: `router`.
+    tells: `router`. What feeds nothing but a router is a part of it (`down_proj` before Zaya's `router_mlp`).
     """
     rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
-    if rows == 1 or any("router" in part for part in name.split(".")):
+    return rows == 1 or _chooses(block, name, rows, experts) or _feeds_router(block, name, experts)
+
+
+def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int]) -> bool:
+    """Whether a layer is called a router, or gives a number for each expert beside it."""
+    if any("router" in part for part in name.split(".")):
         return True
     among = any(
         path and rows == count and name.startswith(f"{path}.") and not _is_inside(name, path)
         for path, count in experts.items()
     )
     return among and not _is_read_beside(block, name, rows)
+
+
+def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bool:
+    """Whether a layer stands with a router in a module beside experts that holds none itself.
+
+    What such a module gives is the choice, and nothing else.
+    """
+    for path in experts:
+        if not path or not name.startswith(f"{path}.") or _is_inside(name, path):
+            continue
+        parts = name[len(path) + 1 :].split(".")[:-1]
+        for depth in range(1, len(parts) + 1):
+            gate = ".".join([path, *parts[:depth]])
+            if any(holder == gate or holder.startswith(f"{gate}.") for holder in experts):
+                continue
+            layers = block.get_submodule(gate).named_modules(prefix=gate)
+            if any(
+                isinstance(layer, nn.Linear | Conv1D) and _chooses(block, other, _sizes(layer)[0], experts)
+                for other, layer in layers
+                if other != name
+            ):
+                return True
+    return False
 
 
 def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
@@ -433,13 +461,22 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
 
 def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
     """Whether a parameter that is no layer has a row for each expert beside it, or is named as what selects."""
-    parts = name.split(".")[:-1]
-    if any("router" in part or part == "gate" for part in parts):
+    path = name.rpartition(".")[0]
+    if any("router" in part or part == "gate" for part in path.split(".")):
         return True
+    if any(
+        _orientation(block.get_submodule(path), n, p) is not None for n, p in _own_parameters(block, path)
+    ):
+        # A state beside a stack of matrices in the very module that multiplies with both (Zamba's Mamba heads).
+        return False
     return any(
-        path and len(parameter) == count and name.startswith(f"{path}.")
-        for path, count in _experts(block).items()
+        outer and len(parameter) == count and name.startswith(f"{outer}.") and not _is_inside(name, outer)
+        for outer, count in _experts(block).items()
     )
+
+
+def _own_parameters(block: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:
+    return list(block.get_submodule(path).named_parameters(recurse=False))
 
 
 @torch.no_grad()
@@ -451,8 +488,10 @@ def record_calls(
     The blocks pass their input through while the model's own code computes masks and position
     embeddings for each. Returns what enters the first block, [B, S, H], and one call a block.
 
-    Raises `CompressionError` for a model that doesn't call its blocks once each, in their order.
+    Raises `CompressionError` for a model that doesn't call its blocks once each, in their order, and for tokens that it
+    has no place for.
     """
+    check_tokens(model, input_ids)
     calls: dict[int, Call] = {}
     entered: list[torch.Tensor] = []
     shape: list[Callable[[torch.Tensor], Any]] = []
@@ -488,6 +527,9 @@ def record_calls(
         except (_RecordedError, CompressionError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            limit = getattr(_text_config(model), "max_position_embeddings", None)
+            if isinstance(limit, int) and input_ids.shape[1] > limit > 0:
+                raise _too_long(model, input_ids.shape[1], limit) from error
             raise CompressionError(
                 f"the blocks {decoder.name} of {type(model).__name__} can't be run by themselves "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
@@ -495,6 +537,40 @@ def record_calls(
     if not calls:
         raise CompressionError(f"{type(model).__name__} doesn't call the blocks {decoder.name} on a text")
     return entered[0], [calls.get(index, Call((), {}, skipped=True)) for index in range(last + 1)]
+
+
+def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
+    """Refuses token ids that have no embedding, and texts with more tokens than a table of positions has rows.
+
+    On a GPU, reading behind the end of a table ends the whole process.
+    """
+    table = (
+        getattr(model.get_input_embeddings(), "weight", None) if isinstance(model, PreTrainedModel) else None
+    )
+    highest = int(input_ids.max()) if input_ids.numel() else 0
+    if isinstance(table, torch.Tensor) and highest >= len(table):
+        raise CompressionError(
+            f"the tokenizer gives the id {highest:,} on the calibration text, and {type(model).__name__} has embeddings "
+            f"for {len(table):,} tokens; use the tokenizer that the model was trained with"
+        )
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if not isinstance(module, nn.Embedding) or not ("pos" in last or last == "wpe"):
+            continue
+        if input_ids.shape[1] > module.num_embeddings:
+            raise _too_long(model, input_ids.shape[1], module.num_embeddings)
+
+
+def _too_long(model: nn.Module, length: int, limit: int) -> CompressionError:
+    return CompressionError(
+        f"a calibration text has {length:,} tokens, and {type(model).__name__} has {limit:,} positions; cut texts there "
+        f"(--calibration-tokens {limit}, or tokens={limit} in the step)"
+    )
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from anomia.compress.blocks import (
     Call,
     DecoderBlocks,
     Interner,
+    check_tokens,
     find_blocks,
     has_experts,
     record_calls,
@@ -95,6 +96,7 @@ def enter(
     calls: list[list[Call]] = [[] for _ in decoder.modules]
     for index, batch in enumerate(batches):
         if decoder.fault:
+            check_tokens(model, batch.input_ids)
             keep(index, torch.zeros(1))
             whole = partial(model, input_ids=batch.input_ids.to(device), use_cache=False)
             for mine in calls:
@@ -127,6 +129,27 @@ def try_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> DecoderB
     statistics would be silently wrong.
     """
     return _try(model, decoder, batch.input_ids[:1, :_CHECKED_TOKENS].to(next(model.parameters()).device))
+
+
+@torch.no_grad()
+def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> None:
+    """Refuses states that are NaN or infinite, and names a weight that is, if one is. ids: a few tokens, [B, S]."""
+    for index, states in enumerate(_leaving(model, decoder, ids)):
+        broken = int((~torch.isfinite(states)).sum())
+        if not broken:
+            continue
+        for name, parameter in model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise CompressionError(
+                    f"{name} has {int((~torch.isfinite(parameter)).sum()):,} of {parameter.numel():,} values that are "
+                    "NaN or infinite; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+                )
+        where = decoder.path(index) if index < len(decoder.modules) else f"the blocks {decoder.name}"
+        raise CompressionError(
+            f"the states that leave {where} are NaN or infinite in {broken:,} of {states.numel():,} values, so nothing "
+            f"can be chosen by them; {next(model.parameters()).dtype} is too narrow for this model: load it in a wider "
+            "type (--dtype bfloat16 or float32)"
+        )
 
 
 @torch.no_grad()
@@ -187,6 +210,7 @@ def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, 
 
 def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> list[torch.Tensor]:
     """What leaves each block in a pass of the model, in the order of its calls, [B, S, H] each."""
+    check_tokens(model, ids)
     left: list[torch.Tensor] = []
 
     def read(_: nn.Module, __: Any, out: Any) -> None:
@@ -201,13 +225,17 @@ def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> lis
 
 
 def _alike(states: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether two states differ by rounding alone."""
+    """Whether two states differ by rounding alone. What is NaN or infinite in both tells nothing."""
     if states.shape != others.shape:
         return False
+    finite = torch.isfinite(states)
+    if not torch.equal(finite, torch.isfinite(others)):
+        return False
+    states, others = states.where(finite, 0), others.where(finite, 0)
     # Half precision has 8 or 11 bits; sums in another order lose a few of them.
     size = others.float().abs().amax().clamp(min=1e-6)
     allowed = (1e-3 if states.dtype == torch.float32 else 5e-2) * size
-    difference = (states.float() - others.float()).abs().nan_to_num(0.0)
+    difference = (states.float() - others.float()).abs()
     return bool((difference <= allowed).all())
 
 

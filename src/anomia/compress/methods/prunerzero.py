@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, Matrix
+from anomia.compress.blocks import DecoderBlocks, Matrix, check_tokens
 from anomia.compress.calibration import Windows
 from anomia.compress.methods.masks import row_mask
 from anomia.compress.steps import Target
@@ -55,6 +55,7 @@ def gradient_norms(
             parameter.requires_grad_(True)
         for ids in windows.token_ids:
             row = torch.tensor([ids], device=device)
+            check_tokens(model, row)
             with torch.enable_grad():
                 loss = model(input_ids=row, labels=row, use_cache=False).loss
                 loss.backward()

@@ -23,7 +23,7 @@ from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.size import tensor_bytes
 from anomia.compress.statistics import Needs
-from anomia.compress.walk import calibrating, check_walk, make_model_batches
+from anomia.compress.walk import calibrating, check_states, check_walk, make_model_batches
 from anomia.errors import CompressionError
 
 _CHECKED_TOKENS = 48
@@ -233,11 +233,13 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def check_request(model: nn.Module, decoder: DecoderBlocks, windows: Windows | None, method: str) -> Windows:
-    """Refuses a missing or empty calibration text, and a model with several stacks of blocks."""
+    """Refuses a missing or empty calibration text, a model with several stacks of blocks, and states that aren't finite."""
     if windows is None or not any(windows.token_ids):
         raise CompressionError(f"{method} needs calibration text, and none was given")
     if decoder.paths:
         raise refusal(method, model, f"it has several stacks of blocks: {decoder.name}")
+    with evaluating(model):
+        check_states(model, decoder, check_batch(windows, model))
     return windows
 
 
