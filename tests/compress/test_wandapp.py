@@ -166,3 +166,12 @@ def test_rounds_bring_the_blocks_output_closer(monkeypatch: pytest.MonkeyPatch) 
             assert report.sparsity == pytest.approx(0.5)
             distances[arm] = float((model(input_ids=probe).logits - dense).pow(2).mean())
     assert distances["wandapp:2:4,rounds=8"] < 0.9 * distances["wandapp:2:4"]
+
+
+@pytest.mark.parametrize(("dtype", "changes"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_rounds_that_change_no_weight_are_told(dtype: torch.dtype, changes: bool) -> None:
+    """A step of 3e-7 is less than half the distance between two bfloat16 numbers near a usual weight."""
+    model = tiny_model("llama").to(dtype)
+    report = compress(model, parse_arm("wandapp:0.5,rounds=1").steps[0], make_test_windows([24, 16, 9]))
+    told = [warning for warning in report.warnings if "rounds changed no kept weight" in warning]
+    assert bool(told) != changes

@@ -41,6 +41,9 @@ def wandapp_mask(
     return row_mask(weight.abs().float() * (ALPHA * gradient + norms), target)
 
 
+UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the model's type can tell apart"
+
+
 @torch.no_grad()
 def wandapp_block(work: BlockWork) -> list[MatrixReport]:
     """Prune every matrix of a block that calibration tokens reached, with as many optimizer rounds as the step says."""
@@ -54,10 +57,14 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
     gradients = regional_gradients(
         work.block, work.batches, work.hidden, work.calls, matrices, where=work.where
     )
+    unchanged: set[str] = set()
     if step.rounds:
         trained = optimize_region(work, gradients, target, step.rounds)
         for matrix in matrices:
+            before = matrix.weight.clone()
             matrix.weight.copy_(trained[matrix.name])
+            if bool(((matrix.weight == before) | (trained[matrix.name] == 0)).all()):
+                unchanged.add(matrix.name)
     reports: list[MatrixReport] = []
     for group in work.groups:
         assert group.statistic is not None
@@ -66,7 +73,10 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
             masks = [trained[m.name] == 0 for m in group.matrices]
         else:
             masks = [wandapp_mask(m.weight, norms, gradients[m.name], target) for m in group.matrices]
-        reports += zero_all(group.matrices, masks, group.statistic)
+        reports += [
+            report._replace(note=UNCHANGED) if report.name in unchanged else report
+            for report in zero_all(group.matrices, masks, group.statistic)
+        ]
     return reports
 
 
