@@ -530,6 +530,8 @@ def record_calls(
             limit = getattr(_text_config(model), "max_position_embeddings", None)
             if isinstance(limit, int) and input_ids.shape[1] > limit > 0:
                 raise _too_long(model, input_ids.shape[1], limit) from error
+            if types := _types(decoder.modules[0], entered):
+                raise _mixed_types(types) from error
             raise CompressionError(
                 f"the blocks {decoder.name} of {type(model).__name__} can't be run by themselves "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
@@ -590,15 +592,39 @@ def _replaced_forwards(
 
 
 def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
-    """One block on hidden states [B, S, H], called as the model calls it."""
+    """One block on hidden states [B, S, H], called as the model calls it.
+
+    Raises `CompressionError` where products fail because weights are stored in several floating types.
+    """
     if call.whole is not None:
         call.whole()
         return hidden
     if call.skipped:
         return hidden
-    out = block(hidden, *call.args, **call.kwargs)
+    try:
+        out = block(hidden, *call.args, **call.kwargs)
+    except RuntimeError as error:
+        types = _types(block, [hidden])
+        if not types or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _mixed_types(types) from error
     result: torch.Tensor = out if torch.is_tensor(out) else out[0]
     return result
+
+
+def _types(block: nn.Module, states: Sequence[torch.Tensor]) -> list[str]:
+    """The floating types of a block's matrices and of states that enter it, where they are several."""
+    values = [*states, *(p for p in block.parameters() if p.dim() >= 2)]
+    types = {str(v.dtype).removeprefix("torch.") for v in values if v.is_floating_point()}
+    return sorted(types) if len(types) > 1 else []
+
+
+def _mixed_types(types: Sequence[str]) -> CompressionError:
+    wide = "float32" if "float32" in types or {"bfloat16", "float16"} <= set(types) else types[0]
+    return CompressionError(
+        f"the weights are stored in several types ({', '.join(types)}) that can't be multiplied with each other; name one "
+        f"for all of them (--dtype {wide})"
+    )
 
 
 class Interner:
