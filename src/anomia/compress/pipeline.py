@@ -302,6 +302,6 @@ def _check_excited(group: Group, where: str) -> None:
         raise CompressionError(
             f"{where}.{group.matrices[0].name}: {statistic.tokens:,} calibration tokens reached its "
             f"{len(statistic.sum_squares):,} inputs, and all are zero or so small that their squares are, so no weight "
-            "can be scored; the block before it gives nothing, or the type is too narrow (--dtype float32). Magnitude "
+            "can be scored; what stands before it gives nothing, or the weights' type is too narrow (--dtype float32). Magnitude "
             "pruning and plain rounding (int8, int4) read no inputs"
         )
