@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -38,6 +38,7 @@ def test_every_configuration_has_sizes(kind: str) -> None:
     assert 0 < _active_experts(text) <= 1
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["num_hidden_layers", "hidden_size", "head_dim", "num_attention_heads",
                                         "num_key_value_heads", "intermediate_size", "num_experts"]), ANY))  # fmt: skip
 def test_no_field_is_trusted_to_be_a_number(fields: dict[str, object]) -> None:

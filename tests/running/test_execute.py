@@ -234,7 +234,7 @@ def test_a_base_model_that_changed_under_a_run_is_refused(
     run(study, tmp_path / "run")
     make_model(seed=2).save_pretrained(folder)
     next((tmp_path / "run" / "records").glob("base.*")).unlink()
-    with pytest.raises(RunError, match="another base model"):
+    with pytest.raises(RunError, match="base was measured with other files"):
         run(study, tmp_path / "run")
 
 

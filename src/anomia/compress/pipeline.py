@@ -27,6 +27,7 @@ from anomia.compress.walk import MemoryStates, States, advance, enter, make_mode
 from anomia.errors import CompressionError
 
 Progress = Callable[[int, int], None]
+SILENT = "its inputs are all zero, or too small to be told apart: done without them, by the weights alone"
 
 
 class Blocks(Protocol):
@@ -181,24 +182,28 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     chosen) is handled by what the method does without text, and its report says so.
 
     Raises:
-        CompressionError: weights or gradients are NaN or infinite, inputs are too small to be told apart, or fewer
-            zeros came out than were asked for.
+        CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
     """
     step, method = work.step, METHODS[work.step.method]
     for group in work.groups:
         _check_finite(group, work.where)
-        _check_excited(group, work.where)
     groups = work.groups
     zeros = {}
     if isinstance(step, Prune):
         zeros = {m.name: count_zeros(m.weight) for group in groups for m in group.matrices}
-    work.groups = [g for g in groups if g.statistic is not None or all_needs(step) is None]
+    # No score can be made of inputs that are all zero: such a matrix is handled as one that no token reached.
+    silent = {matrix.name for group in groups if _is_silent(group) for matrix in group.matrices}
+    work.groups = [
+        g for g in groups if (g.statistic is not None and not _is_silent(g)) or all_needs(step) is None
+    ]
     without = [matrix for g in groups if g not in work.groups for matrix in g.matrices]
     if method.prepare is not None:
         method.prepare(work)
     updates = step.updates if isinstance(step, Prune) else ()
     dense = {m.name: m.weight.float().clone() for g in work.groups for m in g.matrices} if updates else {}
-    reports = [*method.run(work), *(method.unreached(matrix, work) for matrix in without)]
+    others = [method.unreached(matrix, work) for matrix in without]
+    others = [report._replace(note=SILENT) if report.name in silent else report for report in others]
+    reports = [*method.run(work), *others]
     for update in updates:
         before = {report.name: report for report in reports}
         for report in UPDATERS[update.method].run(work, dense, update):
@@ -293,15 +298,9 @@ def _check_finite(group: Group, where: str) -> None:
             )
 
 
-def _check_excited(group: Group, where: str) -> None:
-    """Refuses inputs that tokens reached and whose sums of squares are all zero, or too small to be compared."""
+def _is_silent(group: Group) -> bool:
+    """Whether tokens reached inputs whose sums of squares are all zero, or too small to be compared."""
     statistic = group.statistic
     if statistic is None or not statistic.tokens or not len(statistic.sum_squares):
-        return
-    if float(statistic.sum_squares.max()) < torch.finfo(torch.float32).tiny:
-        raise CompressionError(
-            f"{where}.{group.matrices[0].name}: {statistic.tokens:,} calibration tokens reached its "
-            f"{len(statistic.sum_squares):,} inputs, and all are zero or so small that their squares are, so no weight "
-            "can be scored; what stands before it gives nothing, or the weights' type is too narrow (--dtype float32). Magnitude "
-            "pruning and plain rounding (int8, int4) read no inputs"
-        )
+        return False
+    return float(statistic.sum_squares.max()) < torch.finfo(torch.float32).tiny

@@ -20,7 +20,8 @@ def hold(model: Any, tokenizer: Any, *, name: str = "model") -> str:
     The name ends in a fingerprint of the weights: a run that is gone on with meets the same weights or none.
     """
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "model"
-    label = f"{PREFIX}{slug}-{fingerprint_weights(model)}"
+    # The last hyphen parts the name from the fingerprint.
+    label = f"{PREFIX}{slug}-{fingerprint_weights(model).replace('-', '')}"
     _HELD[label] = (model, tokenizer)
     return label
 

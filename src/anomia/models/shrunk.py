@@ -115,14 +115,16 @@ def _line(error: Exception | None) -> str:
 
 def _build(config: Any, seed: int, variant: Mapping[str, Any]) -> Any:
     with torch.device("meta"):
-        outline = transformers.AutoModelForCausalLM.from_config(_tiny_config(config, variant))
+        outline = transformers.AutoModelForCausalLM.from_config(
+            _tiny_config(config, variant), trust_remote_code=False
+        )
     size = sum(parameter.numel() for parameter in outline.parameters())
     if size > LARGEST:
         raise ValueError(f"{size:,} weights remain of its smallest configuration")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(
-            _tiny_config(config, variant), dtype=torch.float32
+            _tiny_config(config, variant), dtype=torch.float32, trust_remote_code=False
         ).eval()
         _randomize(model)
     with torch.no_grad():
