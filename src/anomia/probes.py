@@ -1,0 +1,267 @@
+"""The one table of probes: what each asks, what it needs, and what it is called.
+
+What a study may ask, the columns of the records, the prompts that are encoded, the comparisons, and the words of tables,
+figures and page follow from it. A new probe is a row of `PROBES` (or of `OPTION_KINDS`), and its prompt or options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["generation", "scoring", "placement", "search", "samples"]
+Group = Literal["open", "cued", "choice", "control", "rank", "reach", "example"]
+Candidates = Literal["", "options", "wrong options", "unrelated"]
+Needs = Literal["", "passage", "example"]
+
+NO_QUESTION_ENDING = "_no_question"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One way to ask an item.
+
+    name: in studies, in columns of the records (`cued_correct`) and in names of figures (`drop/cued`).
+    kind: generation (a greedy answer that is graded), scoring (options by log-probability), placement (the rank of the
+    answer's tokens), search (beams) or samples.
+    group: what it is shown with. control: what it gets right needs no recall of the answer.
+    prompt: its name in `anomia.items.prompts`.
+    short, long: what it is called in tables and figures, and in prose and on the page. description: what it asks.
+    options: the kind of options that are scored. candidates: what the prompt lists.
+    needs: what is not there for every item or study; without it the probe is left out.
+    asked_by: the probe of a study that it comes with, if not itself.
+    """
+
+    name: str
+    kind: Kind
+    group: Group
+    prompt: str
+    short: str
+    long: str
+    description: str
+    options: str = ""
+    candidates: Candidates = ""
+    needs: Needs = ""
+    asked_by: str = ""
+
+    @property
+    def column(self) -> str:
+        """Right or wrong, in the records; of search and samples a list."""
+        return f"{self.name}_correct"
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Another verdict on the replies to a probe, or, without one, a verdict that needs no model.
+
+    name: in the records and in names of figures.
+    """
+
+    name: str
+    probe: str
+    group: Group
+    short: str
+    long: str
+    description: str
+
+    @property
+    def column(self) -> str:
+        """Right or wrong, or a grade from 0 to 1, in the records."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class OptionKind:
+    """One kind of options to pick from, each with a probe of its own.
+
+    name: in `Item.options` and in the column `options_…` of the items. short, long: what the options are called.
+    probe: that scores them. probe_short, probe_long: what it is called.
+    """
+
+    name: str
+    short: str
+    long: str
+    description: str
+    probe: str
+    probe_short: str
+    probe_long: str
+    needs: Needs = ""
+
+    @property
+    def column(self) -> str:
+        """Of the items."""
+        return f"options_{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """One way to score options. ending: of its columns in the records. label: in tables."""
+
+    name: str
+    ending: str
+    label: str
+    description: str
+
+
+OPTION_KINDS = (
+    OptionKind(
+        name="standard", short="standard", long="standard options",
+        description="the question's own wrong options, else answers to other questions in the same language",
+        probe="choice", probe_short="choice", probe_long="choice",
+    ),
+    OptionKind(
+        name="hard", short="hard", long="hard options",
+        description="wrong options whose letters are most like the answer's",
+        probe="choice_hard", probe_short="hard choice", probe_long="choice among hard options",
+    ),
+    OptionKind(
+        name="passage", short="same passage", long="options from the same passage",
+        description="wrong options of the answer's kind from the same passage",
+        probe="choice_passage", probe_short="same-passage choice", probe_long="choice among options from the same passage",
+        needs="passage",
+    ),
+)  # fmt: skip
+
+SCORINGS = (
+    Scoring("sum", "", "sum", "the log-probability of the whole option"),
+    Scoring("token", "_per_token", "per token", "divided by its number of tokens"),
+    Scoring("byte", "_per_byte", "per byte", "divided by its length in bytes of UTF-8"),
+    Scoring("char", "_per_char", "per character", "divided by its length in characters"),
+    Scoring("pmi", "_pmi", "PMI", "minus the log-probability without the question"),
+)
+
+
+def _choices() -> Iterator[Probe]:
+    """Every kind of options after the open prompt, then every kind after the prompt without its question."""
+    asked = [
+        Probe(
+            name=kind.probe, kind="scoring", group="choice", prompt="open",
+            short=kind.probe_short, long=kind.probe_long,
+            description=f"{kind.long}, scored after the open prompt: {kind.description}",
+            options=kind.name, needs=kind.needs,
+        )
+        for kind in OPTION_KINDS
+    ]  # fmt: skip
+    yield from asked
+    for probe in asked:
+        yield replace(
+            probe,
+            name=f"{probe.name}{NO_QUESTION_ENDING}",
+            group="control",
+            prompt="no_question",
+            short=f"{probe.short}, no question",
+            long=f"{probe.long} without the question",
+            description="the same options scored after the passage alone",
+            asked_by=f"choice{NO_QUESTION_ENDING}",
+        )
+
+
+# In the order in which columns, tables and the page list them.
+PROBES: tuple[Probe, ...] = (
+    Probe(
+        name="open", kind="generation", group="open", prompt="open", short="open", long="open",
+        description="passage and question; the model writes the answer",
+    ),
+    Probe(
+        name="cued", kind="generation", group="cued", prompt="cued", short="cued", long="cued",
+        description="the standard options are listed in the prompt; right if the answer is the one that is named",
+        candidates="options",
+    ),
+    Probe(
+        name="distractors_only", kind="generation", group="control", prompt="cued",
+        short="cued, no gold", long="cued without the answer",
+        description="the wrong options are listed in the prompt, the answer is not", candidates="wrong options",
+    ),
+    Probe(
+        name="unrelated", kind="generation", group="control", prompt="cued",
+        short="cued, unrelated", long="cued with unrelated candidates",
+        description="answers to other questions are listed in the prompt", candidates="unrelated",
+    ),
+    *_choices(),
+    Probe(
+        name="rank", kind="placement", group="rank", prompt="open", short="rank", long="rank of the answer",
+        description="where the answer's tokens are in the next-token distribution after the open prompt",
+    ),
+    Probe(
+        name="beams", kind="search", group="reach", prompt="open", short="beams", long="any of the beams",
+        description="beam search from the open prompt",
+    ),
+    Probe(
+        name="samples", kind="samples", group="reach", prompt="open", short="samples", long="any of the samples",
+        description="answers sampled from the open prompt",
+    ),
+    Probe(
+        name="one_shot", kind="generation", group="example", prompt="one_shot", short="1 shot", long="with one example",
+        description="one solved example before the question", needs="example",
+    ),
+    Probe(
+        name="zero_shot", kind="generation", group="example", prompt="zero_shot",
+        short="0 shot", long="without an example",
+        description="the prompt of `one_shot` without its example", needs="example", asked_by="one_shot",
+    ),
+)  # fmt: skip
+
+GRADES: tuple[Grade, ...] = (
+    Grade("open_em", "open", "open", "open, exact match", "open, exact match", "the answer and nothing else"),
+    Grade("open_f1", "open", "open", "open, token F1", "open, token F1", "words in common with the answer, as F1"),
+    Grade("open_strict", "open", "open", "open, strict", "open, strict grade", "as a careful reader grades"),
+    Grade(
+        "cued_contains", "cued", "cued", "cued, contained", "cued, answer contained",
+        "an answer is in the output, whatever else it names",
+    ),
+    Grade(
+        "choice_correct_any", "choice", "choice", "choice, any answer", "choice, any accepted answer",
+        "any accepted answer scores above every wrong option",
+    ),
+    Grade(
+        "string_presence", "", "control", "string presence", "string presence",
+        "a reader who picks an option that is in the passage, without a model",
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
+GRADE: dict[str, Grade] = {grade.name: grade for grade in GRADES}
+# What a study may ask; the others come with one of these.
+STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
+GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
+# Probes that score options, by the kind of the options: with the question and without it.
+CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}
+NO_QUESTION: dict[str, str] = {f"{probe}{NO_QUESTION_ENDING}": kind for probe, kind in CHOICES.items()}
+REACHES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
+# Every form of the question whose accuracies are read next to each other.
+LADDER: tuple[str, ...] = (
+    "open",
+    "open_strict",
+    *(p.name for p in PROBES if p.group in ("open", "cued", "choice", "control") and p.name != "open"),
+    "string_presence",
+)
+
+
+def short(name: str) -> str:
+    """What tables and figures call a probe, a grade, or a kind of options under a scoring: `same-passage choice (PMI)`.
+
+    Raises:
+        KeyError: there is no such probe.
+    """
+    return _label(name, short_label=True)
+
+
+def long(name: str) -> str:
+    """The same in prose and on the page.
+
+    Raises:
+        KeyError: there is no such probe.
+    """
+    return _label(name, short_label=False)
+
+
+def _label(name: str, *, short_label: bool) -> str:
+    found = BY_NAME.get(name) or GRADE.get(name)
+    if found is not None:
+        return found.short if short_label else found.long
+    probe, _, scoring = name.rpartition("_")
+    label = next((way.label for way in SCORINGS if way.name == scoring), None)
+    if label is None or probe not in CHOICES:
+        raise KeyError(name)
+    return f"{_label(probe, short_label=short_label)} ({label})"
