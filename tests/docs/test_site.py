@@ -166,7 +166,7 @@ def table_after(page: str, heading: str) -> dict[str, str]:
 
 
 def test_every_key_of_a_study_is_documented_with_its_default() -> None:
-    told = table_after("own.md", "belong to the command and are no keys")
+    told = table_after("own.md", "belong to the command and are not keys")
     assert list(told) == list(Study.model_fields)
     # What a default of None or of all means stands there in words.
     plain = {
