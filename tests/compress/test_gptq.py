@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from anomia.compress.apply import compress
 from anomia.compress.blocks import all_matrices, find_blocks
 from anomia.compress.methods.gptq import UNREACHED, gptq
-from anomia.compress.methods.grid import Grid, fit, output_error, round_to_nearest, search_ranges
+from anomia.compress.methods.grid import Grid, fit, round_to_nearest, search_ranges
 from anomia.compress.methods.sparsegpt import DAMPING
+from anomia.compress.methods.update import layer_error
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 
@@ -74,7 +75,7 @@ def test_codes_are_those_of_the_unblocked_reference(
     # A rounding that fell to the other side in float32 sends the rest of its row another way.
     rows = (quantized.values() - reference).abs().amax(dim=1) < 1e-3
     assert rows.float().mean() > 0.8
-    mine, theirs = (output_error(weight, v, hessian) for v in (quantized.values(), reference))
+    mine, theirs = (layer_error(v, weight, hessian) for v in (quantized.values(), reference))
     assert mine == pytest.approx(theirs, rel=0.03)
 
 
@@ -86,7 +87,7 @@ def test_groups_wider_than_a_block_take_their_scale_from_weights_that_are_up_to_
     weight, hessian = random_weight(8, 320), inputs.T @ inputs
     quantized = gptq([weight], hessian, Grid(4, group), order="plain").quantized[0]
     reference = plain_reference(weight, hessian, 4, group or 320, "plain", symmetric=True)
-    mine, theirs = (output_error(weight, v, hessian) for v in (quantized.values(), reference))
+    mine, theirs = (layer_error(v, weight, hessian) for v in (quantized.values(), reference))
     assert mine == pytest.approx(theirs, rel=0.05)
 
 
@@ -95,10 +96,10 @@ def test_later_columns_make_up_for_the_error(bits: int) -> None:
     inputs = correlated_inputs(256)
     weight, hessian = random_weight(32, 256), inputs.T @ inputs
     grid = Grid(bits, 64)
-    nearest = output_error(weight, round_to_nearest(weight, grid).values(), hessian)
+    nearest = layer_error(round_to_nearest(weight, grid).values(), weight, hessian)
     for order in ("act", "plain"):
         solved = gptq([weight], hessian, grid, order=order).quantized[0]
-        assert output_error(weight, solved.values(), hessian) < nearest / 2
+        assert layer_error(solved.values(), weight, hessian) < nearest / 2
 
 
 def test_matrices_that_share_their_input_are_solved_as_if_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
@@ -37,6 +38,7 @@ from anomia.compress.steps import (
 )
 from anomia.compress.walk import BATCH_TOKENS, calibrating, try_walk
 from anomia.errors import CompressionError
+from anomia.words import counted
 
 
 def prepare_windows(
@@ -51,10 +53,12 @@ def prepare_windows(
     language: str | None = None,
     data_dir: Path | None = None,
     evaluation_passages: Sequence[str] = (),
+    positions: int | None = None,
 ) -> Windows | None:
     """The calibration windows of a step, `None` if it needs none.
 
-    What the step itself says wins over the keyword arguments, which are the study's values.
+    What the step itself says wins over the keyword arguments, which are the study's values. positions: of the model,
+    as `text_limit` finds them.
     Raises `DataError` and `StudyError` as `read_calibration` does.
     """
     if not needs_calibration(step):
@@ -67,7 +71,9 @@ def prepare_windows(
         data_dir=data_dir,
         evaluation_passages=evaluation_passages,
     )
-    return make_windows(text, tokenizer, tokens=step.tokens or tokens, budget=step.budget or budget)
+    return make_windows(
+        text, tokenizer, tokens=step.tokens or tokens, budget=step.budget or budget, positions=positions
+    )
 
 
 def compress(
@@ -198,7 +204,8 @@ def warnings_of(
             f"{step.method} compares languages, and its calibration text has one; calibration=balanced has several"
         )
     notes = [matrix.note for matrix in matrices if matrix.note]
-    return (*warnings, *(f"{notes.count(note)} matrices: {note}" for note in dict.fromkeys(notes)))
+    counts = Counter(notes).items()
+    return (*warnings, *(f"{counted(count, 'matrix', 'matrices')}: {note}" for note, count in counts))
 
 
 def versions(*packages: str) -> dict[str, str]:

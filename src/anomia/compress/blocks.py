@@ -212,7 +212,7 @@ def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int])
     if any("router" in part for part in name.split(".")):
         return True
     among = any(
-        path and rows == count and name.startswith(f"{path}.") and not _is_inside(name, path)
+        path and rows == count and name.startswith(f"{path}.") and not _is_inside(block, name, path)
         for path, count in experts.items()
     )
     return among and not _is_read_beside(block, name, rows)
@@ -224,7 +224,7 @@ def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bo
     What such a module gives is the choice, and nothing else.
     """
     for path in experts:
-        if not path or not name.startswith(f"{path}.") or _is_inside(name, path):
+        if not path or not name.startswith(f"{path}.") or _is_inside(block, name, path):
             continue
         parts = name[len(path) + 1 :].split(".")[:-1]
         for depth in range(1, len(parts) + 1):
@@ -259,9 +259,17 @@ def _sizes(module: Any) -> tuple[int, int]:
     return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
 
-def _is_inside(name: str, path: str) -> bool:
-    """Whether a layer is a part of an expert: below a number, as in `mlp.experts.3.up_proj`."""
-    return any(part.isdigit() for part in name[len(path) + 1 :].split("."))
+def _is_inside(block: nn.Module, name: str, path: str) -> bool:
+    """Whether a layer is a part of an expert: in a list of modules below `path`, as `mlp.experts.3.up_proj` is.
+
+    What runs one after the other (`nn.Sequential`) is no list of experts: a gate may be made of it.
+    """
+    module = block.get_submodule(path)
+    for part in name[len(path) + 1 :].split("."):
+        if isinstance(module, nn.ModuleList):
+            return True
+        module = getattr(module, part)
+    return False
 
 
 def _experts_in(module: nn.Module) -> int:
@@ -470,7 +478,10 @@ def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> b
         # A state beside a stack of matrices in the very module that multiplies with both (Zamba's Mamba heads).
         return False
     return any(
-        outer and len(parameter) == count and name.startswith(f"{outer}.") and not _is_inside(name, outer)
+        outer
+        and len(parameter) == count
+        and name.startswith(f"{outer}.")
+        and not _is_inside(block, name, outer)
         for outer, count in _experts(block).items()
     )
 
@@ -555,12 +566,30 @@ def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
             f"the tokenizer gives the id {highest:,} on the calibration text, and {type(model).__name__} has embeddings "
             f"for {len(table):,} tokens; use the tokenizer that the model was trained with"
         )
+    for table in _position_tables(model):
+        if input_ids.shape[1] > table.num_embeddings:
+            raise _too_long(model, input_ids.shape[1], table.num_embeddings)
+
+
+def text_limit(model: nn.Module) -> int | None:
+    """The longest text that a model takes, in tokens, None where it sets no limit.
+
+    That is what its configuration says, and what its tables of positions have rows for: some begin after the row of
+    the padding token (RoBERTa).
+    """
+    limit = getattr(_text_config(model), "max_position_embeddings", None)
+    limits = [limit] if isinstance(limit, int) and limit > 1 else []
+    for table in _position_tables(model):
+        first = 0 if table.padding_idx is None else table.padding_idx + 1
+        limits.append(table.num_embeddings - first)
+    return min(limits, default=None)
+
+
+def _position_tables(model: nn.Module) -> Iterator[nn.Embedding]:
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
-        if not isinstance(module, nn.Embedding) or not ("pos" in last or last == "wpe"):
-            continue
-        if input_ids.shape[1] > module.num_embeddings:
-            raise _too_long(model, input_ids.shape[1], module.num_embeddings)
+        if isinstance(module, nn.Embedding) and ("pos" in last or last == "wpe"):
+            yield module
 
 
 def _too_long(model: nn.Module, length: int, limit: int) -> CompressionError:

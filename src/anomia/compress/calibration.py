@@ -14,6 +14,7 @@ import torch
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import open_source, take
 from anomia.errors import DataError
+from anomia.words import counted
 
 TOKENS_A_WINDOW = 2048
 
@@ -106,11 +107,15 @@ def read_calibration(
     warnings = []
     if missing:
         short = _counts(passage.language for passage in passages)
-        warnings.append(f"calibration={source}: {len(passages)} passages of the {asked} asked for ({short})")
+        warnings.append(
+            f"calibration={source}: {counted(len(passages), 'passage')} of the {asked} asked for ({short})"
+        )
     if removed:
-        warnings.append(f"calibration={source}: left out {removed} passages that share text with evaluation")
+        share = counted(removed, "passage that shares", "passages that share")
+        warnings.append(f"calibration={source}: left out {share} text with evaluation")
     if repeated := len(passages) - len({passage.text for passage in passages}):
-        warnings.append(f"calibration={source}: {repeated} passages are there more than once; each counts")
+        again = counted(repeated, "passage repeats another one", "passages repeat others")
+        warnings.append(f"calibration={source}: {again}; each counts")
     name = f"own:{language}" if source == "own" else source
     return CalibrationText(
         source=name,
@@ -124,35 +129,54 @@ def read_calibration(
 
 
 def make_windows(
-    text: CalibrationText, tokenizer: Any, *, tokens: int = TOKENS_A_WINDOW, budget: int | None = None
+    text: CalibrationText,
+    tokenizer: Any,
+    *,
+    tokens: int = TOKENS_A_WINDOW,
+    budget: int | None = None,
+    positions: int | None = None,
 ) -> Windows:
     """Encode every passage by itself (with the tokenizer's own special tokens) and cut it at `tokens`.
 
     budget: total tokens over all windows; the passage that reaches it is cut there. Two sources with the
     same budget can be compared. A passage of fewer than two tokens is dropped, with a warning.
+    positions: the longest text that the model takes; passages are cut there, with a warning.
     """
+    longest = tokens if positions is None else min(tokens, positions)
     windows: list[tuple[int, ...]] = []
     languages: list[str] = []
     warnings = list(text.warnings)
     left = budget
-    tiny = 0
+    tiny = cut = 0
     for passage, language in zip(text.texts, text.languages, strict=True):
-        limit = tokens if left is None else min(tokens, left)
+        limit = longest if left is None else min(longest, left)
         if limit < 2:
             break
         ids = tuple(tokenizer(passage, truncation=True, max_length=limit)["input_ids"])
         if len(ids) < 2:
             tiny += 1
             continue
+        if len(ids) == longest < tokens and (left is None or left > longest):
+            cut += len(tokenizer(passage, truncation=True, max_length=longest + 1)["input_ids"]) > longest
         windows.append(ids)
         languages.append(language)
         left = None if left is None else left - len(ids)
     if not windows:
         raise DataError(f"calibration={text.source}: no passage has two tokens; give longer text")
     if tiny:
-        warnings.append(f"calibration={text.source}: dropped {tiny} passages of fewer than two tokens")
+        warnings.append(
+            f"calibration={text.source}: dropped {counted(tiny, 'passage')} of fewer than two tokens"
+        )
+    if cut:
+        were = counted(cut, "passage was", "passages were")
+        warnings.append(
+            f"calibration={text.source}: {were} cut to {counted(longest, 'token')}, the model's positions; "
+            f"{tokens:,} were asked for"
+        )
     if left is not None and left > 1:
-        warnings.append(f"calibration={text.source}: {left} tokens short of the budget of {budget}")
+        warnings.append(
+            f"calibration={text.source}: {counted(left, 'token')} short of the budget of {budget}"
+        )
     by_language: Counter[str] = Counter()
     for ids, language in zip(windows, languages, strict=True):
         by_language[language or "unknown"] += len(ids)
@@ -163,7 +187,7 @@ def make_windows(
         removed=text.removed,
         tokens=sum(map(len, windows)),
         longest_window=max(map(len, windows)),
-        token_limit=tokens,
+        token_limit=longest,
         token_budget=budget,
         tokens_by_language=dict(by_language),
         text_hash=text.text_hash,

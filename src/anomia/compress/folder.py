@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 
 from anomia._version import __version__
@@ -26,32 +25,35 @@ from anomia.compress.apply import (
     versions,
     warnings_of,
 )
+from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import REPORT, SMALL, InFiles
+from anomia.compress.lock import LOCK, only_writer
+from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.table import METHODS
 from anomia.compress.model_card import write_card
 from anomia.compress.packed import SaveAs, check_save_as
-from anomia.compress.perplexity import Perplexity, perplexity
+from anomia.compress.perplexity import Perplexity, check_text, perplexity
 from anomia.compress.pipeline import Finished, Progress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason, megabytes
-from anomia.compress.shards import check_finite
+from anomia.compress.shards import check_finite, shard_name
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Null, Prune, Quantize, Served, Step
+from anomia.compress.steps import Checkpoint, Embeddings, Null, Prune, Quantize, Reshape, Served, Step
+from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
 from anomia.compress.walk import BATCH_TOKENS, calibrating
+from anomia.compress.written import content_hash
 from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
+from anomia.models.adapters import find_adapter
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
-from anomia.models.load import DTYPES, load_model, quiet_transformers, resolve_device
+from anomia.models.load import DTYPES, load_model, load_tokenizer, quiet_transformers, resolve_device
 from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
-# What a model computes with besides its weights.
-_SETTINGS = ("config.json", "tokenizer.json")
-_PIECE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ class _Settings:
     batch_tokens: int
     save_as: SaveAs
 
-    def windows(self, step: Step, tokenizer: Any) -> Windows | None:
-        """The calibration tokens of a step."""
+    def windows(self, step: Step, tokenizer: Any, model: Any) -> Windows | None:
+        """The calibration tokens of a step. model: that it is made of, with or without its weights."""
         return prepare_windows(
             step,
             tokenizer,
@@ -105,6 +107,7 @@ class _Settings:
             languages=self.languages,
             language=self.language,
             data_dir=self.data_dir,
+            positions=text_limit(model),
         )
 
     def plain(self, model: str, steps: Sequence[Step]) -> dict[str, Any]:
@@ -175,6 +178,8 @@ def compress_folder(
         check_steps(skeleton(found.config), steps)
     if text is not None and not text.strip():
         raise StudyError(f"{perplexity_text} is empty; give a text on which the models can be compared")
+    if text is not None:
+        check_text(load_tokenizer(model)[0], text, max_tokens=perplexity_tokens)
     with _nothing_left_behind(out):
         return _all_steps(
             model, found, out, steps, settings, last, text, perplexity_tokens, progress, started
@@ -194,21 +199,25 @@ def _all_steps(
     started: float,
 ) -> FolderReport:
     state = _open_out(out, last.plain(model, steps))
-    current, done, origin = model, [], _files(found)
+    current, done, origin = model, [], files_of(found.files)
     for number, step in enumerate(steps[:-1], 1):
         between = out / UNFINISHED / f"step-{number}"
         report = CompressionReport.from_dict(read_json(between / REPORT) or {}) if _is_done(between) else None
         inputs = read_json(out / UNFINISHED / f"inputs-{number}.json") or {}
-        windows = (
-            settings.windows(step, read_tokenizer(str(between), look_up(str(between)))) if report else None
-        )
+        windows = None
+        if report is not None:
+            tokenizer = read_tokenizer(str(between), look_up(str(between)))
+            windows = settings.windows(step, tokenizer, skeleton(found.config))
         # A finished step is held to the model and the text that it was made of, as one that is interrupted is.
         _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
+        if report is not None:
+            _check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
         if report is None:
             kept = _open_out(between, settings.plain(current, [step]))
             report, _, _ = _one_step(current, found, between, step, settings, kept, progress)
             record = report.calibration
             inputs["inputs"]["calibration text"] = None if record is None else record.token_hash
+            inputs["result"] = content_hash(files_of(_examine(str(between)).files))
             write_json(out / UNFINISHED / f"inputs-{number}.json", inputs)
             write_json(between / REPORT, report.to_dict())
             shutil.rmtree(between / UNFINISHED, ignore_errors=True)
@@ -231,8 +240,11 @@ def _all_steps(
     result = FolderReport(
         out, tuple(done), streamed, resumed, time.perf_counter() - started, dense=dense, compressed=compressed
     )
-    write_json(out / REPORT, {"settings": last.plain(model, steps), **_plain(result)})
-    write_card(out, model, result.steps, dense, compressed)
+    adapter = find_adapter(model)
+    base = None if adapter is None else base_of(adapter)
+    merged = {} if base is None else {"adapter_of": base}
+    write_json(out / REPORT, {"settings": last.plain(model, steps), **merged, **_plain(result)})
+    write_card(out, model, result.steps, dense, compressed, base=base)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return result
 
@@ -243,27 +255,36 @@ def _is_done(folder: Path) -> bool:
 
 @contextmanager
 def _nothing_left_behind(out: Path) -> Iterator[None]:
-    """Removes what a call that was refused before anything was finished has made: files, the folder, its parents."""
+    """Keeps others out of the folder, and removes what a call that was refused before anything was finished has made.
+
+    That is files, the folder and its parents.
+    """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     was_empty = out.is_dir() and not any(out.iterdir())
-    try:
-        yield
-    except AnomiaError:
-        kept = [
-            file
-            for file in out.rglob("*")
-            if file.is_file() and not file.name.endswith((".bin", ".partial")) and file.name != "state.json"
-        ]
-        state = read_json(out / UNFINISHED / "state.json") or {}
-        if (made or was_empty) and not state.get("matrices") and not kept:
-            shutil.rmtree(out if made else out / UNFINISHED, ignore_errors=True)
-            for folder in made[1:]:
-                with suppress(OSError):
-                    folder.rmdir()
-        raise
+    with only_writer(out, out / UNFINISHED):
+        try:
+            yield
+        except AnomiaError:
+            kept = [
+                file
+                for file in out.rglob("*")
+                if file.is_file()
+                and not file.name.endswith((".bin", ".partial"))
+                and file.name not in ("state.json", LOCK)
+            ]
+            state = read_json(out / UNFINISHED / "state.json") or {}
+            if (made or was_empty) and not state.get("matrices") and not kept:
+                shutil.rmtree(out if made else out / UNFINISHED, ignore_errors=True)
+                for folder in made[1:]:
+                    with suppress(OSError):
+                        folder.rmdir()
+            raise
 
 
 def _examine(model: str) -> Examined:
+    adapter = find_adapter(model)
+    if adapter is not None:
+        return examine_merged(adapter, _examine)
     found = examine(model)
     if getattr(found.config, "quantization_config", None) is not None:
         raise CompressionError(f"{model} is already quantized; compress its dense checkpoint")
@@ -281,7 +302,18 @@ def _one_step(
 ) -> tuple[CompressionReport, bool, int]:
     """One step from a model into a folder; whether it went through the files, and what was already done."""
     source = _fetched(model, found.files)
-    tokenizer = None if found.files.gguf else read_tokenizer(model, found.files)
+    # With a model that is loaded as a whole comes its tokenizer.
+    tokenizer = None if source is None else read_tokenizer(model, found.files)
+    if source is not None and isinstance(step, Embeddings | Reshape):
+        streamed = open_streamed(
+            found, source, out, out / UNFINISHED, step, state, dtype=settings.dtype, device=settings.device
+        )
+        if streamed is not None:
+            windows = settings.windows(step, tokenizer, streamed.model)
+            _check_inputs(out, state, windows, model=files_of(found.files), finished=streamed.is_begun())
+            streamed.save()
+            report, before = streamed.run(windows, settings.batch_tokens, progress)
+            return replace(report, warnings=(*found.notes, *report.warnings)), True, before
     blocks = None
     if source is not None and _streams(step):
         blocks = InFiles(
@@ -297,7 +329,9 @@ def _one_step(
             )
         loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
         tokenizer = loaded.tokenizer
-    windows = settings.windows(step, tokenizer)
+    built = loaded or blocks
+    assert built is not None
+    windows = settings.windows(step, tokenizer, built.model)
     if blocks is None:
         assert loaded is not None
         report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
@@ -305,7 +339,7 @@ def _one_step(
         check_saved(out, loaded.model)
         return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
     assert isinstance(step, Prune | Quantize)
-    _check_inputs(out, state, windows, model=_files(found), finished=bool(state["matrices"]))
+    _check_inputs(out, state, windows, model=files_of(found.files), finished=bool(state["matrices"]))
     resumed = len(state["matrices"])
     report = _stream(blocks, out, step, windows, state, settings.batch_tokens, progress)
     blocks.check_written(report.matrices, step)
@@ -335,12 +369,17 @@ def _stream(
     blocks.check_room()
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
     blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
+    shards = state.setdefault("shards", [])
+    for index, digest in enumerate(shards[: len(reports)]):
+        _check_written(out, [out / shard_name(index)], digest, out)
 
     def save(finished: Finished) -> None:
         state["sparsities"] = finished.sparsities
         state["matrices"] = [[list(report) for report in block] for block in finished.reports]
         written = blocks.states.digests if blocks.states is not None else {}
         state["states"] = [written[batch] for batch in sorted(written)]
+        new = range(len(shards), len(finished.reports))
+        shards.extend(content_hash([out / shard_name(index)]) for index in new)
         write_json(out / UNFINISHED / "state.json", state)
 
     finished = Finished(list(state["sparsities"]), reports, save)
@@ -436,7 +475,7 @@ def _check_inputs(
     model: the files that it is read from. finished: whether something that depends on them is done.
     """
     now = {
-        "model": _content_hash(model),
+        "model": content_hash(model),
         "calibration text": None if windows is None else windows.record.token_hash,
         "version of anomia": __version__,
     }
@@ -452,30 +491,19 @@ def _check_inputs(
     state["inputs"] = now
 
 
-def _files(found: Examined) -> list[Path]:
-    """What a model is read from."""
-    if found.files.gguf:
-        return [Path(found.files.source) / found.files.gguf]
-    return [*found.files.weights, *_settings_of(found.files)]
+def _check_written(folder: Path, files: Sequence[Path], digest: str | None, out: Path) -> None:
+    """Refuses to go on where something that an earlier call finished is gone or has another content.
 
-
-def _settings_of(files: ModelFiles) -> list[Path]:
-    return (
-        []
-        if files.folder is None
-        else [file for name in _SETTINGS if (file := files.folder / name).is_file()]
-    )
-
-
-def _content_hash(files: Sequence[Path]) -> str:
-    """A hash of all that some files hold."""
-    digest = xxhash.xxh3_128()
-    for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-    return digest.hexdigest()
+    digest: of the files as they were written; None where that wasn't noted.
+    """
+    lost = next((file for file in files if not file.is_file()), None)
+    if lost is not None:
+        what = f"{lost} is missing from the finished blocks"
+    elif digest is not None and content_hash(files) != digest:
+        what = f"{files[0] if len(files) == 1 else folder} is not what an earlier call wrote there: it was damaged or replaced"
+    else:
+        return
+    raise CompressionError(f"{what}; remove {out} and run the same command again")
 
 
 def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:

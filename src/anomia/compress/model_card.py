@@ -10,6 +10,7 @@ from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape
 from anomia.files import write_text
+from anomia.words import counted
 
 
 def write_card(
@@ -18,8 +19,14 @@ def write_card(
     steps: Sequence[CompressionReport],
     dense: Perplexity | None,
     compressed: Perplexity | None,
+    *,
+    base: str | None = None,
 ) -> None:
-    """Write `README.md` beside the weights. model: what was compressed, as the user named it. steps: at least one."""
+    """Write `README.md` beside the weights.
+
+    model: what was compressed, as the user named it. steps: at least one. base: what it was merged into, if it is an
+    adapter.
+    """
     name = Path(model).name if Path(model).exists() else model
     report = steps[-1]
     whole = "+".join(each.step for each in steps)
@@ -28,7 +35,7 @@ def write_card(
         "---",
         "library_name: transformers",
         f"tags: [{', '.join(('anomia', *_tags(whole)))}]",
-        *([f"base_model: {model}"] if not Path(model).exists() else []),
+        *([f"base_model: {origin}"] if not Path(origin := base or model).exists() else []),
         "---",
         "",
         f"# {name}, compressed with {whole}",
@@ -56,7 +63,7 @@ def write_card(
     for record in (each.calibration for each in steps):
         if record is not None:
             lines.append(
-                f"| calibration | {record.source}: {record.passages} passages, {record.tokens} tokens,"
+                f"| calibration | {record.source}: {counted(record.passages, 'passage')}, {counted(record.tokens, 'token')},"
                 f" SHA-256 `{record.token_hash[:16]}…` |"
             )
     if report.size_bytes is not None:
@@ -68,7 +75,7 @@ def write_card(
     lines.append(f"| dead inputs, raised dampings | {dead}, {raised} |")
     if dense is not None and compressed is not None:
         lines.append(
-            f"| perplexity, dense → compressed | {dense.value:.2f} → {compressed.value:.2f} on {compressed.tokens} tokens |"
+            f"| perplexity, dense → compressed | {dense.value:.2f} → {compressed.value:.2f} on {counted(compressed.tokens, 'token')} |"
         )
     lines += [f"| {package} | {version} |" for package, version in (report.versions or {}).items()]
     if choices := [choice for each in steps for choice in each.reconstruction]:

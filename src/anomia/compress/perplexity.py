@@ -12,6 +12,8 @@ from anomia.errors import DataError
 
 WINDOW = 2048
 _ROWS = 256
+_BEGINNING = 2000
+_TOO_SHORT = "the text for perplexity has fewer than two tokens; give a longer one"
 
 
 class Perplexity(NamedTuple):
@@ -34,9 +36,7 @@ def perplexity(
 
     Raises `DataError` for a text of fewer than two tokens.
     """
-    ids = list(tokenizer(text)["input_ids"])
-    start = ids[:1] if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else []
-    ids = ids[len(start) :][:max_tokens]
+    start, ids = _encode(tokenizer, text, max_tokens)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or window
     window = min(window, limit)
     step = window - len(start)
@@ -49,9 +49,29 @@ def perplexity(
         loss += float(losses.sum(dtype=torch.float64))
         count += len(losses)
     if count == 0:
-        raise DataError("the text for perplexity has fewer than two tokens; give a longer one")
+        raise DataError(_TOO_SHORT)
     mean = loss / count
     return Perplexity(math.exp(mean) if mean < 700 else math.inf, count, window)
+
+
+def check_text(tokenizer: Any, text: str, *, max_tokens: int | None = None) -> None:
+    """Refuse, before any work, a text on which `perplexity` could score no token.
+
+    Raises `DataError` for a text of fewer than two tokens.
+    """
+    # The beginning answers for all but the shortest texts.
+    for part in (text[:_BEGINNING], text):
+        start, ids = _encode(tokenizer, part, max_tokens)
+        if ids and len(start) + len(ids) > 1:
+            return
+    raise DataError(_TOO_SHORT)
+
+
+def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[list[int], list[int]]:
+    """The start token that every window gets, if there is one, and the tokens that are scored."""
+    ids = list(tokenizer(text)["input_ids"])
+    start = ids[:1] if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else []
+    return start, ids[len(start) :][:max_tokens]
 
 
 def token_losses(model: Any, row: torch.Tensor) -> torch.Tensor:

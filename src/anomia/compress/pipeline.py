@@ -19,14 +19,17 @@ from anomia.compress.calibration import Batch, Windows
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.prunerzero import gradient_norms
 from anomia.compress.methods.table import METHODS, UPDATERS
+from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs, observe
-from anomia.compress.steps import Pattern, Prune, Quantize, Target
+from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
 from anomia.compress.walk import MemoryStates, States, advance, enter, make_model_batches
 from anomia.errors import CompressionError
 
 Progress = Callable[[int, int], None]
+# Of an error that is summed in float32 over all rows.
+_ROUNDING = 1e-4
 SILENT = "its inputs are all zero, or too small to be told apart: done without them, by the weights alone"
 
 
@@ -200,10 +203,15 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     if method.prepare is not None:
         method.prepare(work)
     updates = step.updates if isinstance(step, Prune) else ()
-    dense = {m.name: m.weight.float().clone() for g in work.groups for m in g.matrices} if updates else {}
+    hessian = bool((all_needs(step) or Needs()).hessian)
+    dense = {
+        m.name: m.weight.float().clone() if updates else m.weight.clone()
+        for g in (work.groups if updates or hessian else ())
+        for m in g.matrices
+    }
     others = [method.unreached(matrix, work) for matrix in without]
     others = [report._replace(note=SILENT) if report.name in silent else report for report in others]
-    reports = [*method.run(work), *others]
+    reports = _with_errors([*method.run(work), *others], work.groups, dense)
     for update in updates:
         before = {report.name: report for report in reports}
         for report in UPDATERS[update.method].run(work, dense, update):
@@ -215,7 +223,11 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
                 )
             notes = "; ".join(note for note in (old.note, report.note) if note)
             before[report.name] = report._replace(dead_columns=old.dead_columns, note=notes)
-        reports = list(before.values())
+        errors = {report.name: report.error for report in reports}
+        reports = [
+            _note_growth(report, errors[report.name], update)
+            for report in _with_errors(list(before.values()), work.groups, dense)
+        ]
     if isinstance(step, Prune):
         assert work.target is not None
         found = {matrix.name: (matrix, group.statistic) for group in groups for matrix in group.matrices}
@@ -225,6 +237,33 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     for group in groups:
         _check_finite(group, work.where)
     return reports
+
+
+def _with_errors(
+    reports: Sequence[MatrixReport], groups: Sequence[Group], dense: Mapping[str, torch.Tensor]
+) -> list[MatrixReport]:
+    """The reports with each matrix's error against its dense weights, where the group has a Hessian.
+
+    An error that a method found by itself stays: AWQ's inputs aren't those of the dense weights.
+    """
+    found = {
+        matrix.name: layer_error(matrix.weight, dense[matrix.name], group.statistic.hessian)
+        for group in groups
+        if group.statistic is not None and group.statistic.hessian is not None
+        for matrix in group.matrices
+    }
+    return [
+        report if report.error is not None else report._replace(error=found.get(report.name))
+        for report in reports
+    ]
+
+
+def _note_growth(report: MatrixReport, before: float | None, update: Update) -> MatrixReport:
+    """The report with a note where an update made the matrix's error larger than it was with the mask before."""
+    if before is None or report.error is None or report.error <= before * (1 + _ROUNDING):
+        return report
+    note = f"{update.method} made the error of its output larger than the mask before it had"
+    return report._replace(note="; ".join(part for part in (report.note, note) if part))
 
 
 def all_needs(step: Prune | Quantize) -> Needs | None:

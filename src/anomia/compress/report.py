@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from anomia.compress.calibration import CalibrationRecord
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Prune
+from anomia.words import counted
 
 
 class MatrixReport(NamedTuple):
@@ -16,7 +17,8 @@ class MatrixReport(NamedTuple):
 
     name: full path in the model. shape: [out, in]. zeros: weights that are zero now, of all.
     dead_columns: inputs that no calibration token ever excited. damping: SparseGPT's, relative to the mean
-    diagonal of the Hessian. note: what was not as usual.
+    diagonal of the Hessian. note: what was not as usual. error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens, of what a
+    method with a Hessian left; None where none was gathered.
     """
 
     name: str
@@ -25,6 +27,7 @@ class MatrixReport(NamedTuple):
     dead_columns: int = 0
     damping: float | None = None
     note: str = ""
+    error: float | None = None
 
     @property
     def sparsity(self) -> float:
@@ -61,6 +64,12 @@ class CompressionReport:
         weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in self.matrices)
         return sum(matrix.zeros for matrix in self.matrices) / weights if weights else 0.0
 
+    @property
+    def mean_error(self) -> float | None:
+        """Mean of the matrices' errors; None where no matrix has one."""
+        errors = [matrix.error for matrix in self.matrices if matrix.error is not None]
+        return sum(errors) / len(errors) if errors else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = asdict(self)
@@ -91,12 +100,18 @@ def by_reason(why: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 def summary(report: CompressionReport) -> str:
     """What a step did, in a line."""
     (step,) = parse_arm(report.step).steps
-    count = f"{len(report.matrices)} matrices"
+    count = counted(len(report.matrices), "matrix", "matrices")
     if report.reshaped is not None:
         return "; ".join(f"removed: {line}" for line in report.reshaped["removed"])
     if isinstance(step, Prune):
-        return f"{report.sparsity:.1%} of the weights of {count} are zero"
-    return f"{count} are rounded"
+        return f"{report.sparsity:.1%} of the weights of {count} are zero{told_error(report)}"
+    return f"{count} {'is' if len(report.matrices) == 1 else 'are'} rounded{told_error(report)}"
+
+
+def told_error(report: CompressionReport) -> str:
+    """The mean error of the matrices' outputs as a part of a sentence, "" where no matrix has one."""
+    mean = report.mean_error
+    return "" if mean is None else f"; mean error of a matrix's output {mean:.2%}"
 
 
 def megabytes(count: int) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from anomia.compress.blocks import Call
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.gptq import UNREACHED, put
-from anomia.compress.methods.grid import Grid, Quantized, grid_of, output_error, round_to_nearest
+from anomia.compress.methods.grid import Grid, Quantized, grid_of, round_to_nearest
 from anomia.compress.methods.scales import (
     Folding,
     Producer,
@@ -22,6 +22,7 @@ from anomia.compress.methods.scales import (
     unchanged,
     weight_of,
 )
+from anomia.compress.methods.update import layer_error
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError
@@ -47,7 +48,8 @@ class Inputs(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """One matrix. scales: [in], that its weights were multiplied by. error: of its own outputs (`output_error`)."""
+    """One matrix. scales: [in], that its weights were multiplied by. error: of its own outputs, for the
+    weights and inputs with their scales (`layer_error`)."""
 
     quantized: Quantized
     scales: torch.Tensor | None
@@ -141,7 +143,7 @@ def awq_block(work: BlockWork) -> list[MatrixReport]:
         for matrix in group.matrices:
             rounded = done[matrix.name]
             report = put(matrix, rounded.quantized, work)
-            reports.append(report._replace(dead_columns=dead, note=rounded.note))
+            reports.append(report._replace(dead_columns=dead, note=rounded.note, error=rounded.error))
     return reports
 
 
@@ -203,7 +205,7 @@ def quantize_block(
             if hessian is not None and mine is not None:
                 hessian = hessian / mine[:, None] / mine
             quantized = round_to_nearest(folded[name], grid, hessian=hessian if clip else None)
-            error = None if hessian is None else output_error(folded[name], quantized.values(), hessian)
+            error = None if hessian is None else layer_error(quantized.values(), folded[name], hessian)
             done[name] = Rounded(quantized, mine, error, note)
     return done
 

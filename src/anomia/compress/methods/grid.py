@@ -9,7 +9,6 @@ import torch
 from anomia.compress.steps import Quantize
 
 GROUP = 128
-_ERROR_ROWS = 256
 # Shares of a group's largest weight at which its range may end; Lin et al. (2024) search these.
 _SHRINKS = tuple(1 - step / 20 for step in range(10))
 
@@ -140,12 +139,3 @@ def search_ranges(
         best = torch.where(better, losses, best)
         low, high = torch.where(better, mine, low), torch.where(better, top, high)
     return low, high
-
-
-@torch.no_grad()
-def output_error(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> float:
-    """‖(Q − W)·X‖² / ‖W·X‖² over at most 256 evenly spaced rows; nan where the outputs are all zero."""
-    rows = torch.linspace(0, len(weight) - 1, min(len(weight), _ERROR_ROWS)).long().to(weight.device)
-    dense, other = weight[rows].float(), quantized[rows].float()
-    lost, whole = (float(((part @ hessian) * part).sum()) for part in (other - dense, dense))
-    return lost / whole if whole > 0 else float("nan")

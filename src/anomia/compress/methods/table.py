@@ -109,6 +109,7 @@ METHODS: Mapping[str, Method] = {
 
 UPDATERS: Mapping[str, Updater] = {
     "update": Updater(Needs(hessian=True), update_block),
-    "dsnot": Updater(Needs(sums=True), dsnot_block),
+    # The Hessian is for the report: whether the swaps made the output's error larger.
+    "dsnot": Updater(Needs(hessian=True, sums=True), dsnot_block),
 }
 """By the names of `steps.UPDATES`."""

@@ -149,8 +149,12 @@ def row_errors(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
 
 def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
     """‖(Ŵ−W)X‖²/‖WX‖² of a whole matrix; 0 where the dense one puts out nothing. weight, dense: [out, in]."""
-    error = float(row_errors(weight.float() - dense.float(), hessian).sum())
-    norm = float(row_errors(dense.float(), hessian).sum())
+    error = norm = 0.0
+    for start in range(0, len(weight), _ROWS):
+        full = dense[start : start + _ROWS].float()
+        lost = row_errors(weight[start : start + _ROWS].float() - full, hessian)
+        error += float(lost.sum(dtype=torch.float64))
+        norm += float(row_errors(full, hessian).sum(dtype=torch.float64))
     return error / norm if norm else 0.0
 
 

@@ -16,6 +16,7 @@ from anomia.compress.reshape.rebuild import CannotExpressError, Plan
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
 from anomia.errors import CompressionError
+from anomia.words import counted
 
 DROP = "dropexperts"
 MERGE = "mergeexperts"
@@ -436,7 +437,7 @@ def _apply(
     except CannotExpressError as error:
         raise rebuild.refusal(method, model, error) from error
     unused = sum(int((u.tokens == 0).sum()) for u in usages if u is not None)
-    notes = [f"{unused} experts were sent no calibration token"] if unused else []
+    notes = [f"{counted(unused, 'expert was', 'experts were')} sent no calibration token"] if unused else []
     gone = mixtures.experts - kept
     what = f"{gone} of {mixtures.experts} experts in every mixture"
     details: dict[str, Any] = {

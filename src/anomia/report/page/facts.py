@@ -14,6 +14,7 @@ from anomia.compress.spec import is_null
 from anomia.measure.results import Results
 from anomia.report.page.plain_tables import shortened
 from anomia.study import Study
+from anomia.words import counted
 
 # Settings of a study that `anomia run` has a flag for, beside `--arm`.
 FLAGS = frozenset(
@@ -65,18 +66,20 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     counts = results.records.filter(pl.col("arm") == "base").group_by("language").len().sort("language")
     items = ", ".join(f"{language} {n}" for language, n in counts.iter_rows())
     passages = results.records["passage_id"].n_unique()
-    rows.append(["Questions", f"{data_name(study.get('data', '?'))}: {items} ({passages} passages)"])
+    rows.append(
+        ["Questions", f"{data_name(study.get('data', '?'))}: {items} ({counted(passages, 'passage')})"]
+    )
     if results.exclude:
         rows.append(["Left out on request", left_out(results)])
     decoding = [
-        f"open answers: greedy, at most {study['max_new_tokens']} tokens"
+        f"open answers: greedy, at most {counted(study['max_new_tokens'], 'token')}"
         if "max_new_tokens" in study
         else "",
-        f"{study['num_beams']} beams" if "num_beams" in study and asked(results, "beams") else "",
-        f"{study['num_samples']} samples (p = {study['top_p']}, temperature {study['temperature']})"
+        counted(study["num_beams"], "beam") if "num_beams" in study and asked(results, "beams") else "",
+        f"{counted(study['num_samples'], 'sample')} (p = {study['top_p']}, temperature {study['temperature']})"
         if {"num_samples", "top_p", "temperature"} <= study.keys() and asked(results, "samples")
         else "",
-        f"prompts of at most {study['prompt_tokens']} tokens" if "prompt_tokens" in study else "",
+        f"prompts of at most {counted(study['prompt_tokens'], 'token')}" if "prompt_tokens" in study else "",
         f"seed {study['seed']}" if "seed" in study else "",
     ]
     rows.append(["Decoding", "; ".join(text for text in decoding if text)])
@@ -106,7 +109,7 @@ def left_out(results: Results) -> str:
 
 
 def _items(count: int | None) -> str:
-    return "not known" if count is None else f"{count} {'item' if count == 1 else 'items'}"
+    return "not known" if count is None else counted(count, "item")
 
 
 def command(study: Mapping[str, Any]) -> str:
