@@ -15,18 +15,21 @@ from anomia.compress.blocks import Call, all_matrices, find_blocks, why_dense
 from anomia.compress.calibration import Batch
 from anomia.compress.disk_states import DiskStates
 from anomia.compress.packed import SaveAs, check_packed, quantization_config, tensors_of
-from anomia.compress.report import MatrixReport, megabytes
+from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
     Checkpoint,
+    check_room,
     empty,
     fill,
+    grouped,
     match_names,
     open_checkpoint,
+    shard_name,
     write_index,
     write_shard,
 )
 from anomia.compress.steps import Quantize, Step
-from anomia.compress.verify import PRUNE_AGAIN, check_block
+from anomia.compress.verify import check_block, check_shapes
 from anomia.compress.walk import enter, try_walk_small
 from anomia.errors import CompressionError
 from anomia.files import read_json, write_json
@@ -38,7 +41,6 @@ from anomia.models.tensors import skeleton
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
 """Everything in a model folder but weights."""
 REPORT = "anomia.json"
-_WHOLE_SHARD = 256 * 2**20
 # Where transformers keeps chat templates that have names.
 _TEMPLATES = "additional_chat_templates"
 
@@ -116,7 +118,7 @@ class InFiles:
             calls = enter(self.model, self.decoder, batches, states.describe if stored else states.keep)
         finally:
             empty(self.model)
-        self._check_room(states)
+        check_room(self._out, self.checkpoint.bytes + states.bytes)
         if stored and self.digests:
             states.at = self.resumed
             states.check(self.digests)
@@ -145,21 +147,11 @@ class InFiles:
                 continue
             for suffix, part in tensors_of(packed[matrix], self.save_as).items():
                 tensors[place.removesuffix("weight") + suffix] = part
-        write_shard(self._out / _shard(index), tensors)
+        write_shard(self._out / shard_name(index), tensors)
 
     def check_room(self) -> None:
         """Refuse, before any work, a disk that is too small for the weights."""
-        self._check_room(None)
-
-    def _check_room(self, states: DiskStates | None) -> None:
-        written = sum(file.stat().st_size for file in self._out.rglob("*") if file.is_file())
-        needed = self.checkpoint.bytes + (states.bytes if states else 0) - written
-        free = shutil.disk_usage(self._out).free
-        if free < needed:
-            raise CompressionError(
-                f"{self._out} has {megabytes(free)} free where {megabytes(needed)} are needed; make room or choose"
-                " another folder"
-            )
+        check_room(self._out, self.checkpoint.bytes)
 
     def why_dense(self) -> dict[str, str]:
         """The weights that no step touches and why, a tied head by its embedding's name."""
@@ -169,44 +161,27 @@ class InFiles:
         """Everything outside the blocks, bit for bit, then the index and the small files."""
         out, count = self._out, len(self.names)
         for index in range(count):
-            if not (out / _shard(index)).is_file():
+            if not (out / shard_name(index)).is_file():
                 raise CompressionError(
-                    f"{out / _shard(index)} is missing from the finished blocks; remove {out} and run the same command again"
+                    f"{out / shard_name(index)} is missing from the finished blocks; remove {out} and run the same command again"
                 )
         places = {
             name: info.file.name
-            for name, info in read_headers([out / _shard(index) for index in range(count)]).items()
+            for name, info in read_headers([out / shard_name(index) for index in range(count)]).items()
         }
         inside = {stored for names in self.names for stored in names.values()}
-        pending: list[str] = []
-        number = count
-
-        def flush() -> None:
-            nonlocal number
-            if pending:
-                write_shard(out / _shard(number), self.checkpoint.read(pending, dtype=self.dtype))
-                places.update(dict.fromkeys(pending, _shard(number)))
-                number += 1
-                pending.clear()
-
-        for name, info in self.checkpoint.tensors.items():
-            if name not in inside:
-                if sum(self.checkpoint.tensors[n].bytes for n in pending) + info.bytes > _WHOLE_SHARD:
-                    flush()
-                pending.append(name)
-        flush()
+        rest = {n: info.bytes for n, info in self.checkpoint.tensors.items() if n not in inside}
+        for number, names in enumerate(grouped(rest), count):
+            write_shard(out / shard_name(number), self.checkpoint.read(names, dtype=self.dtype))
+            places.update(dict.fromkeys(names, shard_name(number)))
         write_index(out, places, sum((out / file).stat().st_size for file in set(places.values())))
-        copy_small_files(self.checkpoint.folder, out)
-        config = read_json(out / "config.json") or {}
-        # The weights go by the names that are read without being named.
-        changed = {key: value for key, value in config.items() if key != "transformers_weights"}
-        if self.dtype is not None:
-            changed["dtype"] = str(self.dtype).removeprefix("torch.")
+        settings: dict[str, Any] = {}
         if self.save_as != "dense":
             assert isinstance(step, Quantize)
-            changed["quantization_config"] = quantization_config(step, self.save_as, self.model, self.decoder)
-        if changed != config:
-            write_json(out / "config.json", changed)
+            settings = {
+                "quantization_config": quantization_config(step, self.save_as, self.model, self.decoder)
+            }
+        write_settings(self.checkpoint.folder, out, dtype=self.dtype, changes=settings)
 
     def check_written(self, matrices: Sequence[MatrixReport], step: Step) -> None:
         """Read every written block once more, a block in memory, and see that the folder is a whole model."""
@@ -216,10 +191,7 @@ class InFiles:
         if self.save_as != "dense":
             self._check_packed(written, matrices, step)
             return
-        for name, info in self.checkpoint.tensors.items():
-            found = written.tensors.get(name)
-            if found is None or found.shape != info.shape:
-                raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
+        check_shapes(out, self.checkpoint.tensors, written.tensors)
         expected = {matrix.name: matrix for matrix in matrices}
         before, self.checkpoint = self.checkpoint, written
         try:
@@ -253,6 +225,21 @@ class InFiles:
         return {name: stored[place] for name, place in names.items()}
 
 
+def write_settings(
+    source: Path, out: Path, *, dtype: torch.dtype | None, changes: Mapping[str, Any] | None = None
+) -> None:
+    """The small files, with what is new in the configuration. dtype: of all weights, where it isn't the stored one."""
+    copy_small_files(source, out)
+    config = read_json(out / "config.json") or {}
+    # The weights go by the names that are read without being named.
+    changed = {key: value for key, value in config.items() if key != "transformers_weights"}
+    if dtype is not None:
+        changed["dtype"] = str(dtype).removeprefix("torch.")
+    changed |= changes or {}
+    if changed != config:
+        write_json(out / "config.json", changed)
+
+
 def copy_small_files(source: Path, out: Path) -> None:
     """Configuration, tokenizer, chat templates and generation settings, as they are."""
     for file in sorted([*source.iterdir(), *source.glob(f"{_TEMPLATES}/*.jinja")]):
@@ -267,7 +254,3 @@ def copy_small_files(source: Path, out: Path) -> None:
                     f"{place} can't be written ({error.strerror}); make room, then run the same command"
                     " again: it continues after the last finished block"
                 ) from None
-
-
-def _shard(number: int) -> str:
-    return f"model-{number + 1:05d}.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from anomia.compress.report import megabytes
 from anomia.errors import CompressionError
 from anomia.files import write_json
 from anomia.models.files import INDEX, weight_files
@@ -131,10 +133,40 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+def shard_name(number: int) -> str:
+    """The file of a shard, the first one with number 0."""
+    return f"model-{number + 1:05d}.safetensors"
+
+
+def grouped(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Tensors in their order, in groups for one shard each: of up to 256 MiB, or one larger tensor. sizes: in bytes."""
+    groups: list[list[str]] = []
+    filled = 0
+    for name, size in sizes.items():
+        if not groups or filled + size > _WHOLE_SHARD:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuses a disk that is too small for a folder of this many bytes; what it holds already counts."""
+    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free
+    if free < needed - written:
+        raise CompressionError(
+            f"{folder} has {megabytes(free)} free where {megabytes(needed - written)} are needed; make room or choose"
+            " another folder"
+        )
+
+
 def write_index(folder: Path, places: Mapping[str, str], total: int) -> None:
     """The index of a sharded checkpoint. places: tensor to file name."""
     content: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     write_json(folder / INDEX, content)
 
 
+_WHOLE_SHARD = 256 * 2**20
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

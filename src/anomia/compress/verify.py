@@ -12,6 +12,7 @@ from anomia.compress.blocks import all_matrices
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.report import MatrixReport
 from anomia.errors import CompressionError
+from anomia.models.headers import StoredTensor
 from anomia.models.load import load_model
 
 PRUNE_AGAIN = "the disk may be failing; remove the folder and run the command again"
@@ -27,6 +28,16 @@ def check_saved(out: Path, model: nn.Module) -> None:
     for name in sorted(expected.keys() | found.keys()):
         mine, theirs = expected.get(name), found.get(name)
         if mine is None or theirs is None or not torch.equal(mine.cpu(), theirs):
+            raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
+
+
+def check_shapes(
+    out: Path, expected: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor]
+) -> None:
+    """See that every tensor is in a written folder in its shape. Raises `CompressionError` that names the first that isn't."""
+    for name, info in expected.items():
+        found = written.get(name)
+        if found is None or found.shape != info.shape:
             raise CompressionError(f"{out}: the tensor {name} is not what was written; {PRUNE_AGAIN}")
 
 

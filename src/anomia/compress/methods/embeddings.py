@@ -44,30 +44,53 @@ def quantize_embeddings(
     format_of(kind)
     tables = find_tables(model)
     for table in tables:
-        if not bool(torch.isfinite(table.weight).all()):
-            raise CompressionError(
-                f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
-                "or needs a wider type (--dtype bfloat16 or float32)"
-            )
+        check_table(table)
     whole, done = sum(len(table.weight) for table in tables), 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, whole)
+
     reports = []
     for table in tables:
-        weight = table.weight
-        stored = fitting(kind, weight.shape[1])
-        for part in torch.split(weight, _ROWS):
-            part.copy_(round_trip(part, stored, where=table.names[0]))
-            done += len(part)
-            if progress is not None:
-                progress(done, whole)
-        zeros = sum(int((part == 0).sum()) for part in torch.split(weight, _ROWS))
-        for name in table.names:
-            note = ""
-            if name != table.names[0]:
-                note = f"the same weight as {table.names[0]}, rounded once"
-            elif stored != kind:
-                note = f"stored as {stored}, as llama.cpp does where {kind} can't divide a row of {weight.shape[1]}"
-            shape = (int(weight.shape[0]), int(weight.shape[1]))
-            reports.append(MatrixReport(name, shape, zeros, note=note))
+        round_table(table, kind, count)
+        reports += report_table(table, kind)
+    return reports
+
+
+def check_table(table: Table) -> None:
+    """Refuses a table with values that are NaN or infinite."""
+    if not bool(torch.isfinite(table.weight).all()):
+        raise CompressionError(
+            f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
+            "or needs a wider type (--dtype bfloat16 or float32)"
+        )
+
+
+@torch.no_grad()
+def round_table(table: Table, kind: str, count: Callable[[int], None]) -> None:
+    """Round one table in place, some rows at a time; `count` gets the number of rows that were done."""
+    stored = fitting(kind, table.weight.shape[1])
+    for part in torch.split(table.weight, _ROWS):
+        part.copy_(round_trip(part, stored, where=table.names[0]))
+        count(len(part))
+
+
+def report_table(table: Table, kind: str) -> list[MatrixReport]:
+    """What there is to say of a rounded table, under each of its names."""
+    rows, width = (int(size) for size in table.weight.shape)
+    stored = fitting(kind, width)
+    zeros = sum(int((part == 0).sum()) for part in torch.split(table.weight, _ROWS))
+    reports = []
+    for name in table.names:
+        note = ""
+        if name != table.names[0]:
+            note = f"the same weight as {table.names[0]}, rounded once"
+        elif stored != kind:
+            note = f"stored as {stored}, as llama.cpp does where {kind} can't divide a row of {width}"
+        reports.append(MatrixReport(name, (rows, width), zeros, note=note))
     return reports
 
 
@@ -77,8 +100,7 @@ def find_tables(model: nn.Module) -> list[Table]:
     Raises `CompressionError` where one isn't there as plain floating numbers.
     """
     found: dict[int, Table] = {}
-    for module in _token_modules(model):
-        name = next(name for name, each in model.named_modules() if each is module) + ".weight"
+    for name, module in _token_modules(model).items():
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
             raise CompressionError(
@@ -93,7 +115,14 @@ def find_tables(model: nn.Module) -> list[Table]:
     return list(found.values())
 
 
-def _token_modules(model: Any) -> list[Any]:
+def table_names(model: nn.Module) -> list[str]:
+    """The names of the weights with one row for each token, of a model that may be without values: embeddings, others,
+    head. One that is tied to another is named too."""
+    return list(_token_modules(model))
+
+
+def _token_modules(model: Any) -> dict[str, Any]:
+    """By the name of its weight."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     others = [
         module for name, module in _other_embeddings(model) if _is_of_tokens(name, module, model.config)
@@ -101,7 +130,10 @@ def _token_modules(model: Any) -> list[Any]:
     found = [module for module in (embeddings, *others, head) if module is not None]
     if not found or not all(isinstance(getattr(module, "weight", None), torch.Tensor) for module in found):
         raise CompressionError(f"{type(model).__name__} has no token embeddings that can be rounded")
-    return found
+    return {
+        f"{next(name for name, each in model.named_modules() if each is module)}.weight": module
+        for module in found
+    }
 
 
 def _other_embeddings(model: Any) -> list[tuple[str, nn.Embedding]]:
@@ -128,11 +160,11 @@ def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
 
 
 def notes(model: Any, kind: str) -> list[str]:
-    """What a reader has to know of this step on this model, before or after it."""
-    tables = find_tables(model)
+    """What a reader has to know of this step on this model, before or after it; its weights aren't read."""
+    dtypes = [module.weight.dtype for module in _token_modules(model).values()]
     said = []
-    if any(table.weight.dtype != torch.float32 for table in tables):
-        dtype = str(tables[0].weight.dtype).removeprefix("torch.")
+    if any(dtype != torch.float32 for dtype in dtypes):
+        dtype = str(dtypes[0]).removeprefix("torch.")
         said.append(f"the rounded values are rounded once more to {dtype}, the type of this model's weights")
     if model.get_output_embeddings() is None:
         said.append("the model has no output head of its own; only embeddings are rounded")

@@ -1,0 +1,164 @@
+"""Tables of tokens rounded on the way from one model folder to another, a few tensors in memory at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from anomia.compress.apply import versions, warnings_of
+from anomia.compress.in_files import write_settings
+from anomia.compress.methods import embeddings
+from anomia.compress.methods.embeddings import Table
+from anomia.compress.methods.ggml import format_of
+from anomia.compress.pipeline import Progress
+from anomia.compress.report import CompressionReport
+from anomia.compress.shards import (
+    Checkpoint,
+    check_room,
+    grouped,
+    open_checkpoint,
+    shard_name,
+    write_index,
+)
+from anomia.compress.steps import Embeddings
+from anomia.compress.verify import check_shapes
+from anomia.compress.written import Written
+from anomia.models.examine import Examined, look_up, read_tokenizer
+from anomia.models.headers import same_values
+from anomia.models.load import DTYPES
+from anomia.models.tensors import skeleton
+
+
+class StoredTable(NamedTuple):
+    """A table in the files. names: in the model. places: in the files; two where a tied one is stored twice."""
+
+    names: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+def stored_tables(found: Examined) -> list[StoredTable] | None:
+    """The tables of tokens of a model folder; `None` where one isn't stored as the model holds it."""
+    if found.account is None:
+        return None
+    model: Any = found.skeleton
+    places = found.account.places
+    ties = getattr(model, "all_tied_weights_keys", None) or {}
+    tables: dict[str, StoredTable] = {}
+    for name in embeddings.table_names(model):
+        first = ties.get(name, name)
+        stored = (places[name],) if name in places else ()
+        if first not in tables or not _is_one(found, tables[first].places, stored):
+            first = name
+        names, before = tables.get(first, StoredTable((), ()))
+        tables[first] = StoredTable((*names, name), (*before, *(p for p in stored if p not in before)))
+    return list(tables.values()) if all(table.places for table in tables.values()) else None
+
+
+def _is_one(found: Examined, places: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether a table that is stored under two names holds the same values; transformers doesn't tie others."""
+    return all(
+        same_values(one, found.stored[one], other, found.stored[other]) for one in places for other in others
+    )
+
+
+@torch.no_grad()
+def round_tables(
+    found: Examined,
+    source: Path,
+    out: Path,
+    step: Embeddings,
+    tables: Sequence[StoredTable],
+    written: Written,
+    *,
+    dtype: str,
+    progress: Progress | None = None,
+) -> tuple[CompressionReport, int]:
+    """Write the folder with the tables rounded, all other tensors bit for bit: those that are ignored too.
+
+    Memory holds the tensors of one shard of the new folder: 256 MiB of them, or one table. A shard that an earlier call
+    wrote stays.
+
+    Returns the report, and how many shards there were already.
+
+    Raises:
+        CompressionError: an unknown format, or a table with values that are NaN or infinite, before anything is written.
+    """
+    started = time.perf_counter()
+    format_of(step.kind)
+    checkpoint = Checkpoint(source, found.stored)
+    check_room(out, checkpoint.bytes)
+    groups = grouped({name: info.bytes for name, info in checkpoint.tensors.items()})
+    there = [shard_name(number) in written for number in range(len(groups))]
+    by_place = {place: table for table in tables for place in table.places}
+    count = _counter(found.stored, tables, groups, there, progress)
+    # Tables first: what is refused is refused before anything is written.
+    order = sorted(range(len(groups)), key=lambda number: by_place.keys().isdisjoint(groups[number]))
+    for number in order:
+        if there[number]:
+            continue
+        values = checkpoint.read(groups[number], dtype=DTYPES.get(dtype))
+        for place in by_place.keys() & values.keys():
+            table = Table(by_place[place].names, values[place])
+            embeddings.check_table(table)
+            embeddings.round_table(table, step.kind, count)
+        written.write(shard_name(number), values)
+        del values
+    files = {name: shard_name(number) for number, names in enumerate(groups) for name in names}
+    write_index(out, files, sum((out / file).stat().st_size for file in set(files.values())))
+    write_settings(source, out, dtype=DTYPES.get(dtype))
+    return _report(found, out, step, tables, checkpoint, dtype, started), sum(there)
+
+
+def _counter(
+    stored: Mapping[str, Any],
+    tables: Sequence[StoredTable],
+    groups: Sequence[Sequence[str]],
+    there: Sequence[bool],
+    progress: Progress | None,
+) -> Any:
+    """Tells how many rows are done of those of all tables."""
+    done_places = {name for names, done in zip(groups, there, strict=True) if done for name in names}
+    places = [place for table in tables for place in table.places]
+    whole = sum(stored[place].shape[0] for place in places)
+    done = sum(stored[place].shape[0] for place in places if place in done_places)
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, whole)
+
+    return count
+
+
+def _report(
+    found: Examined,
+    out: Path,
+    step: Embeddings,
+    tables: Sequence[StoredTable],
+    checkpoint: Checkpoint,
+    dtype: str,
+    started: float,
+) -> CompressionReport:
+    """What was done, with the zeros that the written tables have."""
+    written = open_checkpoint(out)
+    read_tokenizer(str(out), look_up(str(out)))
+    check_shapes(out, checkpoint.tensors, written.tensors)
+    matrices = []
+    for table in tables:
+        (value,) = written.read(table.places[:1]).values()
+        matrices += embeddings.report_table(Table(table.names, value), step.kind)
+    rounded = {matrix.name for matrix in matrices}
+    model = skeleton(found.config, dtype=DTYPES.get(dtype) or checkpoint.stored_dtype(tables[0].places))
+    return CompressionReport(
+        step=str(step),
+        matrices=tuple(matrices),
+        seconds=time.perf_counter() - started,
+        left_dense=tuple(n for n, p in model.named_parameters() if p.dim() >= 2 and n not in rounded),
+        warnings=(*warnings_of(step, None, matrices), *embeddings.notes(model, step.kind)),
+        versions=versions(),
+    )
