@@ -100,10 +100,8 @@ def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]], nets: list[tuple
     kept = [found.covered for cell, found in nets if promised(cell, found)]
     lines.append(f"| net share | {len(kept)} | {min(kept):.3f} | {sum(kept) / len(kept):.3f} |")
     lines += ["", "### Everywhere else", ""]
-    lines.append(
-        "In brackets: in how many of 100 studies the figure is given at all, where not in all of them."
-    )
-    lines += ["", "| n | a passage | ICC | base | changed | for the worse | " + " | ".join(MEASURES) + " |"]
+    lines.append("In brackets: per cent of studies that give the figure, if not all.")
+    lines += ["", "| n | per passage | ICC | base | changed | for the worse | " + " | ".join(MEASURES) + " |"]
     lines.append("|" + "---|" * (6 + len(MEASURES)))
     for cell, found in rows:
         shown = [
@@ -117,7 +115,7 @@ def tables(rows: list[Row], rates: list[tuple[Cell, Coverage]], nets: list[tuple
         "",
         "### Rates",
         "",
-        "| n | a passage | ICC | " + " | ".join(f"{base:g}" for base in BASES) + " |",
+        "| n | per passage | ICC | " + " | ".join(f"{base:g}" for base in BASES) + " |",
     ]
     lines.append("|" + "---|" * (3 + len(BASES)))
     for start in range(0, len(rates), len(BASES)):
@@ -135,9 +133,9 @@ def _net_lines(nets: list[tuple[Cell, Coverage]]) -> list[str]:
         "",
         "### Net shares",
         "",
-        "Columns: the share of items that change, and of those the share that falls; at 0.5 the truth is 0.",
+        "Columns: the share of items that change, and the share of those that fall. At 0.5 the truth is 0.",
         "",
-        f"| n | a passage | ICC | counted | {heads} |",
+        f"| n | per passage | ICC | counted | {heads} |",
         "|" + "---|" * (4 + len(truths)),
     ]
     known = dict(nets)
