@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anomia.measure.fates import FATES, count_fates, fates
+from anomia.measure.fates import counts_of, fates, met
 from anomia.measure.rates import Estimate, rate
 from anomia.measure.significance import open_lost_more, paired_test
 from anomia.measure.verdict import Evidence, decide
@@ -50,7 +50,7 @@ def false_alarms(n: int, open_mean: float, choice_mean: float, cluster_size: int
         gap = estimates[2]
         alarms["gap"] += gap is not None and not gap.low <= 0 <= gap.high
         index = fates(base_open, base_choice, arm_open, arm_choice)
-        unsaid = np.isin(index, [FATES.index("choice_only"), FATES.index("lost")])
+        unsaid = met(index, "choice_only", "lost")
         evidence = Evidence(
             n,
             float(base_open.mean()),
@@ -58,8 +58,8 @@ def false_alarms(n: int, open_mean: float, choice_mean: float, cluster_size: int
             float(base_choice.mean()),
             float(arm_choice.mean()),
             *estimates,
-            count_fates(base_open, base_choice, arm_open, arm_choice),
-            rate(index[unsaid] == FATES.index("lost"), passages[unsaid]),
+            counts_of(index),
+            rate(met(index[unsaid], "lost"), passages[unsaid]),
         )
         alarms["verdict"] += decide(evidence).outcome not in NO_ALARM
     return {name: count / STUDIES for name, count in alarms.items()}

@@ -3,15 +3,11 @@ import pytest
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.contrasts import (
-    Answers,
     Point,
     directions,
-    dissociation_between,
     frontier,
-    gap_between,
     one_shot_recovery,
     rank_nearness,
-    reach_against_greedy,
 )
 from anomia.measure.quantities import everywhere
 from anomia.measure.rates import Estimate
@@ -30,33 +26,6 @@ def test_one_shot_gives_back_what_it_gives_back():
     found = everywhere(one_shot_recovery(base, arm_zero, base, arm_one), DRAWS).pooled
     assert found.value == pytest.approx(arm_one.mean() - arm_zero.mean())
     assert found.low > 0.05
-
-
-def test_reach_that_holds_while_greedy_falls_is_below_zero():
-    base, arm = flags(0.6), flags(0.3)
-    reached = flags(0.7)
-    found = everywhere(reach_against_greedy(reached, reached, base, arm), DRAWS).pooled
-    assert found.value == pytest.approx(arm.mean() - base.mean())
-    assert found.high < -0.1
-
-
-def test_gaps_of_two_arms():
-    base_open, base_choice = flags(0.6), flags(0.9)
-    one = Answers(base_open, base_open & flags(0.5), base_choice, base_choice)
-    other = Answers(base_open, base_open & flags(0.9), base_choice, base_choice)
-    found = everywhere(gap_between(one, other, floor=0.25), DRAWS).pooled
-    assert found.value == pytest.approx((other.arm_open.sum() - one.arm_open.sum()) / base_open.sum())
-    assert found.low > 0.1
-    assert everywhere(gap_between(one, one, floor=0.25), DRAWS).pooled.value == 0
-
-
-def test_dissociation_under_hard_and_standard_choice():
-    base, arm_open, chosen = flags(0.9), flags(0.3), flags(0.9)
-    standard = Answers(base, arm_open, np.ones(N), np.ones(N))
-    hard = Answers(base, arm_open, np.ones(N), chosen)
-    found = everywhere(dissociation_between(hard, standard), DRAWS).pooled
-    assert found.value == pytest.approx(-(base & ~arm_open & ~chosen).sum() / base.sum())
-    assert found.n == base.sum()
 
 
 def test_nearness_counts_marked_items_only():

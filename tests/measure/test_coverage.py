@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomia.measure.bootstrap import resample
-from anomia.measure.contrasts import Answers
+from anomia.measure.dissociation import Answers
 from anomia.measure.quantities import (
     everywhere,
     everywhere_all,

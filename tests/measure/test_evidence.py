@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from anomia.errors import DataError
-from anomia.measure.contrasts import Answers, rank_nearness
+from anomia.measure.contrasts import rank_nearness
+from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import OVERALL, Case, Sign, gather, holm_stands
-from anomia.measure.fates import FATES, FateCounts, fates
+from anomia.measure.fates import FateCounts, fates, met
 from anomia.measure.quantities import minus, share
 from anomia.measure.ranks import mid_ranks, summarize_ranks
 from anomia.measure.verdict import decide
@@ -41,7 +42,7 @@ def test_a_competitor_pushed_above_gold_is_demotion_with_the_planted_rank():
     # The option scores compare gold with its distractors, which the shift does not touch.
     answers = Answers(rank(logits, gold) == 1, rank(shifted, gold) == 1, base_choice, base_choice)
     index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
-    recognised = index == FATES.index("choice_only")
+    recognised = met(index, "choice_only")
     ties = np.zeros(N)
     near = Sign(
         rank_nearness(mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, foil), ties), recognised)

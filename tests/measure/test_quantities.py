@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from anomia.errors import DataError
 from anomia.measure.bootstrap import resample
-from anomia.measure.contrasts import Answers
-from anomia.measure.fates import dissociation
+from anomia.measure.dissociation import Answers
 from anomia.measure.paired import paired_difference
 from anomia.measure.quantities import (
     drop,
@@ -150,18 +149,6 @@ def test_a_difference_of_paired_sides_is_narrower_than_of_strangers():
     # BCa sees the pairing; the joined interval, which stands in for few changes, does not.
     assert strangers.high - strangers.low > 0.1
     assert everywhere(drop(answers.base_open, hard), resampling).pooled.high < strangers.high
-
-
-def test_dissociation_as_a_quantity_is_the_dissociation_rate():
-    answers, labels = study()
-    base_open, arm_open, base_choice, arm_choice = answers
-    both = base_open & base_choice
-    found = everywhere(share(both & ~arm_open & arm_choice, both), resample(labels, draws=500))
-    alone = dissociation(base_open, base_choice, arm_open, arm_choice)
-    assert found.pooled.value == pytest.approx(alone.value)
-    assert found.pooled.n == alone.n == both.sum()
-    assert found.pooled.low == pytest.approx(alone.low, abs=0.02)
-    assert found.pooled.high == pytest.approx(alone.high, abs=0.02)
 
 
 def test_an_arm_that_is_better_than_base_has_the_wider_ratio():

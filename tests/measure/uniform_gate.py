@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomia.measure.fates import dissociation
+from anomia.measure.fates import NO_FATE, fates, met
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import DEFAULTS, Limits, _checks, _overall, decide_at_most
-from anomia.measure.rates import Estimate
+from anomia.measure.rates import Estimate, rate
 
 from .uniform_studies import LEVEL, Design, Study, Truth, draw_studies, simulate
 
@@ -68,6 +68,7 @@ def plain_rate_fails(truth: Truth, design: Design, studies: int, limit: float) -
     failed = 0
     for study in range(studies):
         before_open, after_open, before_choice, after_choice = (column[:, study] for column in answers)
-        found = dissociation(before_open, before_choice, after_open, after_choice)
+        index = fates(before_open, before_choice, after_open, after_choice)
+        found = rate(met(index[index != NO_FATE], "choice_only"))
         failed += found is not None and decide_at_most(found, limit) == "fail"
     return failed

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomia.measure.bootstrap import Resampling, Stratum, bca_levels, resample, totals
-from anomia.measure.contrasts import Answers, net_quantity
+from anomia.measure.dissociation import Answers, net_dissociation
 from anomia.measure.drops import QUARTER
 from anomia.measure.evidence import ALPHA, GAP_ALPHA, _Claim, apart, holm_stands, levels_of
-from anomia.measure.fates import FATES, count_fates, fates
+from anomia.measure.fates import counts_of, fates, met
 from anomia.measure.quantities import (
     BCA_ALONE,
     Quantity,
@@ -103,7 +103,7 @@ LEAVES: Mapping[str, Callable[[Answers, Ids | None], Quantity]] = {
     "choice": lambda answers, passages: normalized(
         answers.base_choice, answers.arm_choice, passages, floor=QUARTER
     ),
-    "net": net_quantity,
+    "net": net_dissociation,
 }
 # Differences of leaves.
 DIFFERENCES = {"gap": ("open", "choice")}
@@ -290,7 +290,7 @@ def simulate(
 def _evidence(answers: Answers, passages: Ids, found: Found) -> Evidence:
     before_open, after_open, before_choice, after_choice = (np.asarray(column) for column in answers)
     index = fates(before_open, before_choice, after_open, after_choice)
-    unsaid = np.isin(index, [FATES.index("choice_only"), FATES.index("lost")])
+    unsaid = met(index, "choice_only", "lost")
     return Evidence(
         len(index),
         float(before_open.mean()),
@@ -300,8 +300,8 @@ def _evidence(answers: Answers, passages: Ids, found: Found) -> Evidence:
         found["open"],
         found["choice"],
         found["gap"],
-        count_fates(before_open, before_choice, after_open, after_choice),
-        rate(index[unsaid] == FATES.index("lost"), passages[unsaid]),
+        counts_of(index),
+        rate(met(index[unsaid], "lost"), passages[unsaid]),
     )
 
 

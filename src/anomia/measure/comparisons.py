@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from anomia.measure.bootstrap import resample
-from anomia.measure.contrasts import Answers, dissociation_quantity, expected_quantity, net_quantity
+from anomia.measure.dissociation import Answers, dissociation, expected_dissociation, net_dissociation
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
     MEAN,
@@ -55,17 +55,19 @@ class Pairs:
         """Dissociation rate under one way to test recognition."""
         return self._once(
             ("dissociation", way.column, None),
-            lambda: dissociation_quantity(self._answers(way), self.passages),
+            lambda: dissociation(self._answers(way), self.passages),
         )
 
     def net_dissociation(self, way: Recognition) -> Quantity:
         """Choice-only items − those that go the other way, over the both-correct items of base."""
-        return self._once(("net", way.column, None), lambda: net_quantity(self._answers(way), self.passages))
+        return self._once(
+            ("net", way.column, None), lambda: net_dissociation(self._answers(way), self.passages)
+        )
 
     def expected_dissociation(self, way: Recognition) -> Quantity:
         """The dissociation rate if open and choice had changed independently of each other."""
         return self._once(
-            ("expected", way.column, None), lambda: expected_quantity(self._answers(way), self.passages)
+            ("expected", way.column, None), lambda: expected_dissociation(self._answers(way), self.passages)
         )
 
     def recovery(self, reach: str, among: str, *, of: str = "reach", arm: bool = True) -> Quantity:

@@ -12,20 +12,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anomia.measure.fates import FATES, fates
-from anomia.measure.quantities import Quantity, drop, expected_share, gap_quantity, minus, net_share, share
-from anomia.measure.rates import Estimate, right_or_wrong
+from anomia.measure.quantities import Quantity, drop, minus, share
+from anomia.measure.rates import Estimate
 
 Agreement = Literal["agree", "differ", "undecided"]
-
-
-class Answers(NamedTuple):
-    """Right or wrong of base and of one arm in open and in choice: [items] each."""
-
-    base_open: ArrayLike
-    arm_open: ArrayLike
-    base_choice: ArrayLike
-    arm_choice: ArrayLike
 
 
 class Point(NamedTuple):
@@ -44,54 +34,6 @@ def one_shot_recovery(
 ) -> Quantity:
     """Raw drop of open at 0 shot − at 1 shot: what one exemplar gives back (paper, Table 1)."""
     return minus(drop(base_zero, arm_zero, passages), drop(base_one, arm_one, passages))
-
-
-def reach_against_greedy(
-    base_reached: ArrayLike,
-    arm_reached: ArrayLike,
-    base_open: ArrayLike,
-    arm_open: ArrayLike,
-    passages: ArrayLike | None = None,
-) -> Quantity:
-    """Raw drop in reach − raw drop in greedy: below 0 where answers are demoted, not erased."""
-    return minus(drop(base_reached, arm_reached, passages), drop(base_open, arm_open, passages))
-
-
-def gap_between(one: Answers, other: Answers, passages: ArrayLike | None = None, *, floor: float) -> Quantity:
-    """ΔPR of one arm − of another on the same items: two calibration sets, two methods, two sizes."""
-    return minus(
-        gap_quantity(*one, passages, floor=floor),
-        gap_quantity(*other, passages, floor=floor),
-    )
-
-
-def dissociation_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """The dissociation rate as a quantity, to be contrasted."""
-    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
-    return share(index == FATES.index("choice_only"), index >= 0, passages)
-
-
-def net_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """Net dissociation: (both correct → choice only) − (choice only → both correct), over both correct in base.
-
-    Items are followed because base answered them, a noisy event: harmless noise alone moves items from both correct
-    to choice only. It moves as many the other way, so that the net rate is 0 under noise.
-    """
-    before_open, after_open, before_choice, after_choice = (right_or_wrong(column) for column in answers)
-    both, both_after = before_open & before_choice, after_open & after_choice
-    only, only_after = ~before_open & before_choice, ~after_open & after_choice
-    return net_share(both & only_after, only & both_after, both, passages)
-
-
-def expected_quantity(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """What the two marginal drops alone would give: lost in open × kept in choice, among the both-correct items."""
-    before_open, after_open, before_choice, after_choice = (right_or_wrong(column) for column in answers)
-    return expected_share(after_open, after_choice, before_open & before_choice, passages)
-
-
-def dissociation_between(one: Answers, other: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """Dissociation rate of one set of answers − of another: hard − standard choice, arm against arm."""
-    return minus(dissociation_quantity(one, passages), dissociation_quantity(other, passages))
 
 
 def rank_nearness(

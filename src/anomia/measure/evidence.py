@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomia.errors import DataError
 from anomia.measure.bootstrap import DRAWS, resample
-from anomia.measure.contrasts import Answers, net_quantity
+from anomia.measure.dissociation import Answers, net_dissociation
 from anomia.measure.drops import QUARTER
-from anomia.measure.fates import FATES, count_fates, fates
+from anomia.measure.fates import counts_of, fates, met
 from anomia.measure.quantities import JOINED, Everywhere, Quantity, drop, everywhere_levels, minus, normalized
 from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import CLAIMS, Evidence, Nearness
@@ -186,7 +186,7 @@ def _measure(
         "choice": chosen,
         "gap": minus(opened, chosen),
         "raw_gap": minus(raw_open, raw_choice),
-        "net": net_quantity(columns, passages),
+        "net": net_dissociation(columns, passages),
     }
     for name, sign in case.near.items():
         quantities[f"near {name}"] = sign.over_control
@@ -240,7 +240,7 @@ def _evidence(
     base_open, arm_open, base_choice, arm_choice = (right_or_wrong(c)[mask] for c in case.answers)
     passages = cluster(case.passages, len(mask)).index[mask]
     index = fates(base_open, base_choice, arm_open, arm_choice)
-    unsaid = np.isin(index, [FATES.index("choice_only"), FATES.index("lost")])
+    unsaid = met(index, "choice_only", "lost")
     broken = None
     if case.base_broken is not None and case.arm_broken is not None:
         before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
@@ -259,8 +259,8 @@ def _evidence(
         open_drop=estimates["open"],
         choice_drop=estimates["choice"],
         gap=estimates["gap"],
-        fates=count_fates(base_open, base_choice, arm_open, arm_choice),
-        lost=rate(index[unsaid] == FATES.index("lost"), passages[unsaid]),
+        fates=counts_of(index),
+        lost=rate(met(index[unsaid], "lost"), passages[unsaid]),
         floor=float(np.broadcast_to(np.asarray(case.floor, dtype=np.float64), mask.shape)[mask].mean()),
         near=_nearness(case, measured, scope, near),
         broken=broken,

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import polars as pl
 from numpy.typing import ArrayLike
 
-from anomia.measure.contrasts import Answers, one_shot_recovery, rank_nearness
+from anomia.measure.contrasts import one_shot_recovery, rank_nearness
+from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import Case, Sign, gather
-from anomia.measure.fates import FATES
+from anomia.measure.fates import met
 from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
 from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
@@ -117,7 +118,7 @@ def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | 
     if RECOGNITION[way].scoring == "pmi":
         return None
     here = pairs["pooled"] if language is None else pairs["language"] == language
-    unsaid = pairs.filter(here & pl.Series(fate_index(pairs, way) == FATES.index("choice_only")))
+    unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs, way), "choice_only")))
     asked = unsaid[column].drop_nulls()
     return Control(int(asked.sum()), len(asked)) if len(asked) else None
 
@@ -125,7 +126,7 @@ def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | 
 def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
     """Of the choice-only items under standard options, how many are also picked under each control."""
     here = pairs["pooled"] if language is None else pairs["language"] == language
-    unsaid = pairs.filter(here & pl.Series(fate_index(pairs) == FATES.index("choice_only")))
+    unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs), "choice_only")))
     found = {}
     for name, column in CONTROLS.items():
         asked = unsaid[f"{column}_arm"].drop_nulls().cast(pl.Float64)
@@ -198,7 +199,7 @@ def _broken(pairs: pl.DataFrame, side: str) -> Bools:
 def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
     """What may show a choice-only answer near: ranks and reach, against a control and against base's own failures."""
     passages = pairs["passage"].to_numpy()
-    unsaid = fate_index(pairs, way) == FATES.index("choice_only")
+    unsaid = met(fate_index(pairs, way), "choice_only")
     failed = ~right(pairs, "open_correct")
     near: dict[str, Sign] = {}
     distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "foil") for part in ("", "_ties")]

@@ -10,7 +10,7 @@ import polars as pl
 
 from anomia.errors import StudyError
 from anomia.measure.drops import QUARTER
-from anomia.measure.fates import FATES, fates
+from anomia.measure.fates import count_fates
 from anomia.measure.frame import arms_of, both, known, pair, prepare, right, scopes
 from anomia.measure.power import POWER, Need, Transition, items_for_dissociation, items_for_gap
 from anomia.measure.rates import Clusters, cluster, effective_items
@@ -57,9 +57,7 @@ def plan_from_pilot(records: pl.DataFrame, target: Target | None = None) -> Iter
         passages = part["passage"].to_numpy()
         for scope, mask in scopes(part):
             base_open, arm_open, base_choice, arm_choice = (column[mask] for column in columns)
-            index = fates(base_open, base_choice, arm_open, arm_choice)
-            followed = index >= 0
-            unsaid = index == FATES.index("choice_only")
+            counts = count_fates(base_open, base_choice, arm_open, arm_choice)
             excess = (base_open * 1.0 - arm_open) - (base_choice * 1.0 - arm_choice)
             groups = cluster(passages[mask], int(mask.sum()))
             yield _plan(
@@ -67,8 +65,8 @@ def plan_from_pilot(records: pl.DataFrame, target: Target | None = None) -> Iter
                 scope,
                 _transition(base_open, arm_open),
                 _transition(base_choice, arm_choice),
-                both_correct=float(followed.mean()),
-                rate=float(unsaid[followed].mean()) if followed.any() else None,
+                both_correct=counts.both_correct / int(mask.sum()),
+                rate=counts.dissociation,
                 target=wanted,
                 floor=float(part["choice_floor"].to_numpy()[mask].mean()),
                 design_effect=_design_effect(excess, groups),

@@ -55,13 +55,6 @@ def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
     return np.asarray(np.where(enough, 1 - miss, 1.0).clip(0, 1), dtype=np.float64)
 
 
-def pass_curve(
-    right: ArrayLike, samples: int, passages: ArrayLike | None = None, *, level: float = 0.95
-) -> tuple[Estimate | None, ...]:
-    """pass@k over items for k = 1 … samples. right: right samples of each item: [items]."""
-    return tuple(rate(pass_at_k(right, samples, k), passages, level=level) for k in range(1, samples + 1))
-
-
 def recovery(
     base_open: ArrayLike,
     arm_open: ArrayLike,
@@ -93,18 +86,6 @@ def recovery(
         foil_failed_before=among(foil_reached, after & before),
         foil_newly_broken=among(foil_reached, after & ~before),
     )
-
-
-def recovery_over_base(
-    base_open: ArrayLike,
-    arm_open: ArrayLike,
-    base_reached: ArrayLike,
-    arm_reached: ArrayLike,
-    passages: ArrayLike | None = None,
-) -> Quantity:
-    """Recovery among the arm's open failures − among base's own: the paper's comparison, for an interval."""
-    arm = share(arm_reached, ~right_or_wrong(arm_open), passages)
-    return minus(arm, share(base_reached, ~right_or_wrong(base_open), passages))
 
 
 def recovery_over_foil(

@@ -9,7 +9,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT, STATES, FateCounts, fates, transitions
+from anomia.measure.fates import (
+    FATES,
+    FEWEST_BOTH_CORRECT,
+    NO_FATE,
+    STATES,
+    Fate,
+    counts_of,
+    fate_expr,
+    fates,
+    met,
+    transitions,
+)
 from anomia.measure.figures import Fates, Figure, TransitionRow
 from anomia.measure.frame import (
     KEY,
@@ -61,30 +72,28 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
     index = fates(*columns)
     enough = np.zeros(len(index), dtype=bool)
     left_out = []
-    measures = {
+    measures: dict[str, Fate] = {
         f"dissociation/{way.name}": "choice_only",
-        **{f"share/{way.name}/{fate}": fate for fate in ("kept", "open_only", "lost")},
+        **{f"share/{way.name}/{fate}": fate for fate in FATES if fate != "choice_only"},
     }
     for scope, mask in scopes(part):
         here = [column[mask] for column in columns]
-        followed = mask & (index >= 0)
-        counts = FateCounts(*(int((index[followed] == number).sum()) for number in range(len(FATES))))
-        found.counts.append(Fates(arm, way.name, scope, counts))
+        followed = mask & (index != NO_FATE)
+        found.counts.append(Fates(arm, way.name, scope, counts_of(index[mask])))
         found.transitions.extend(
             TransitionRow(arm, way.name, scope, state, *map(int, row))
             for state, row in zip(STATES, transitions(*here), strict=True)
         )
         given = followed.sum() >= FEWEST_BOTH_CORRECT
         for measure, fate in measures.items():
-            hits = index[followed] == FATES.index(fate)
-            estimate = rate(hits, passages[followed]) if given else None
+            estimate = rate(met(index[followed], fate), passages[followed]) if given else None
             found.figures.append(Figure(arm, measure, scope, estimate))
         if scope != POOLED and (not given or not pooled[mask].all()):
             left_out.append(scope)
         elif scope != POOLED:
             enough |= followed
     for measure, fate in measures.items():
-        hits = index[enough] == FATES.index(fate)
+        hits = met(index[enough], fate)
         found.figures.append(
             Figure(arm, measure, MEAN, mean_rate(hits, labels[enough], passages[enough]), tuple(left_out))
         )
@@ -97,7 +106,7 @@ def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     that speak against recognition. `control/passage`, `control/pmi`: picked among options from the same passage, or
     by PMI: shares that speak for it.
     """
-    unsaid = fate_index(pairs) == FATES.index("choice_only")
+    unsaid = met(fate_index(pairs), "choice_only")
     for name, column in CONTROLS.items():
         part = pairs.filter(pl.Series(unsaid) & pl.col(f"{column}_arm").is_not_null())
         values, passages = floats(part, f"{column}_arm"), part["passage"].to_numpy()
@@ -110,14 +119,12 @@ def groups(pairs: pl.DataFrame) -> dict[str, Bools]:
     index = fate_index(pairs)
     graded = pairs["open_correct"].is_not_null().to_numpy()
     masks = {"all": np.ones(len(index), dtype=bool), "base_fails": graded & ~right(pairs, "open_correct")}
-    return masks | {name: index == number for number, name in enumerate(FATES)}
+    return masks | {name: met(index, name) for name in FATES}
 
 
 def fate_index(pairs: pl.DataFrame, options: str = "choice") -> NDArray[np.int8]:
-    """Fates under one way to test recognition as indices into `FATES`; −1 where there is none: [items]."""
-    index = fates(*(right(pairs, column) for column in _columns(options)))
-    whole = pairs.select(pl.all_horizontal(pl.col(_columns(options)).is_not_null())).to_series()
-    return np.where(whole.to_numpy(), index, -1).astype(np.int8)
+    """Fates under one way to test recognition as indices into `FATES`; `NO_FATE` where there is none: [items]."""
+    return pairs.select(fate_expr(*_columns(options))).to_series().to_numpy()
 
 
 def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
@@ -126,10 +133,9 @@ def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
     before = records.filter(pl.col("arm") == base).select(*KEY, *verdicts)
     after = records.select(*KEY, *(pl.col(name).alias(f"{name}_arm") for name in verdicts))
     joined = after.join(before, on=KEY, how="left", maintain_order="left")
-    arms = (records["arm"] != base).to_numpy()
-    index = np.where(arms, fate_index(joined), -1)
-    names = [FATES[i] if i >= 0 else None for i in index]
-    return records.with_columns(fate=pl.Series(names, dtype=pl.String))
+    names = pl.col("fate").replace_strict(dict(enumerate(FATES)), default=None, return_dtype=pl.String)
+    fate = joined.select(fate=fate_expr(*_columns("choice"))).select(names).to_series()
+    return records.with_columns(fate=pl.when(pl.col("arm") != base).then(fate))
 
 
 def _columns(options: str) -> list[str]:

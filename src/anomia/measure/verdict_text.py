@@ -278,7 +278,7 @@ def _other(name: str, reading: Reading, decision: Decision) -> str:
     if fates.both_correct:
         text += f" ({fates.choice_only} of {_questions(fates.both_correct)} picked but no longer answered"
         if fates.both_correct >= FEWEST_BOTH_CORRECT:
-            text += f", {fates.choice_only / fates.both_correct:.0%}".replace("%", " %")
+            text += f", {fates.dissociation:.0%}".replace("%", " %")
         text += ")"
     return f"{text}."
 

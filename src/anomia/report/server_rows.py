@@ -11,7 +11,7 @@ import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anomia.errors import RunError
-from anomia.measure.fates import FATES
+from anomia.measure.fates import FATES, fate_sql
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
 
 # Of what a reader sends; nothing longer is looked at.
@@ -187,12 +187,13 @@ def _line(side: str) -> str:
 _VERDICTS = ",\n".join(
     f"10 * {_verdict(name, 'base')} + {_verdict(name, 'answer')} AS {name}" for name in PROBES
 )
-_FATE = f"""CASE
-    WHEN NOT coalesce(base.open_correct AND base.choice_correct, false)
-        OR answer.open_correct IS NULL OR answer.choice_correct IS NULL THEN {len(FATES)}
-    WHEN answer.open_correct THEN CASE WHEN answer.choice_correct THEN {FATES.index("kept")} ELSE {FATES.index("open_only")} END
-    WHEN answer.choice_correct THEN {FATES.index("choice_only")}
-    ELSE {FATES.index("lost")} END"""
+_FATE = fate_sql(
+    "base.open_correct",
+    "base.choice_correct",
+    "answer.open_correct",
+    "answer.choice_correct",
+    no_fate=len(FATES),
+)
 _FILES = f"""
 CREATE TABLE files AS
     SELECT {_KEY}, filename AS file FROM read_parquet($files, union_by_name = true, filename = true)

@@ -1,0 +1,50 @@
+"""The dissociation rate, the net one, and what the two drops alone would give: as quantities with intervals.
+
+All of them are over the items that base gets right in both formats.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from anomia.measure.fates import NO_FATE, STATES, fates, met, states
+from anomia.measure.quantities import Quantity, expected_share, net_share, share
+from anomia.measure.rates import right_or_wrong
+
+
+class Answers(NamedTuple):
+    """Right or wrong of base and of one arm in open and in choice: [items] each."""
+
+    base_open: ArrayLike
+    arm_open: ArrayLike
+    base_choice: ArrayLike
+    arm_choice: ArrayLike
+
+
+def dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """The share of items that the arm still picks and no longer says (`choice_only`)."""
+    index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
+    return share(met(index, "choice_only"), index != NO_FATE, passages)
+
+
+def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """(both correct → choice only) − (choice only → both correct), over both correct in base.
+
+    Items are followed because base answered them, a noisy event: harmless noise alone moves items from both correct
+    to choice only. It moves as many the other way, so that the net rate is 0 under noise.
+    """
+    before = states(answers.base_open, answers.base_choice)
+    after = states(answers.arm_open, answers.arm_choice)
+    both, choice_only = STATES.index("both"), STATES.index("choice_only")
+    fell = (before == both) & (after == choice_only)
+    rose = (before == choice_only) & (after == both)
+    return net_share(fell, rose, before == both, passages)
+
+
+def expected_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
+    """What the two marginal drops alone would give: lost in open × kept in choice."""
+    before = states(answers.base_open, answers.base_choice)
+    kept_open, kept_choice = right_or_wrong(answers.arm_open), right_or_wrong(answers.arm_choice)
+    return expected_share(kept_open, kept_choice, before == STATES.index("both"), passages)
