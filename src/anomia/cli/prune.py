@@ -60,11 +60,12 @@ def prune(
     What is written is an ordinary dense model with zeros in it: zeros alone make it neither smaller nor faster.
     """
     from anomia.compress.folder import compress_folder
-    from anomia.compress.report import megabytes
+    from anomia.compress.report import megabytes, told_error
     from anomia.compress.spec import parse_arm
     from anomia.compress.steps import Prune
     from anomia.errors import StudyError, nearest
     from anomia.running.progress import stage_counter
+    from anomia.words import counted
 
     if sparsity is not None and pattern is not None:
         raise StudyError("prune: give --sparsity or --pattern, not both")
@@ -96,8 +97,8 @@ def prune(
             progress.say(warning)
     done = report.compression
     out_console.print(
-        f"{out}: {done.sparsity:.1%} of the weights of {len(done.matrices)} matrices are zero ({step}, "
-        f"{report.seconds:.0f} s). It is an ordinary dense model of {megabytes(done.size_bytes or 0)}: "
+        f"{out}: {done.sparsity:.1%} of the weights of {counted(len(done.matrices), 'matrix', 'matrices')} are zero{told_error(done)} "
+        f"({step}, {report.seconds:.0f} s). It is an ordinary dense model of {megabytes(done.size_bytes or 0)}: "
         "zeros alone make it neither smaller nor faster.",
         highlight=False,
         soft_wrap=True,

@@ -15,14 +15,14 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
-from anomia.compress.blocks import DecoderBlocks, find_blocks, left_dense, why_dense
+from anomia.compress.blocks import DecoderBlocks, block_weights, find_blocks, left_dense, why_dense
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import METHODS
 from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
-from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.reshape.report import ReshapeReport, with_share
 from anomia.compress.reshape.table import RESHAPERS
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
@@ -112,11 +112,13 @@ def compress(
     if isinstance(step, Embeddings):
         matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
+        dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep what is set for a while only.
         shaped = RESHAPERS[step.method](
             model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
         decoder = find_blocks(model)
+        shaped = with_share(shaped, step.share, (dense, block_weights(decoder)))
     elif step.method == "llm.int8":
         matrices = tuple(replace_linears(decoder, progress))
     else:

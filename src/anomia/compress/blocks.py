@@ -421,6 +421,15 @@ def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
     return matrices
 
 
+def block_weights(decoder: DecoderBlocks) -> int:
+    """How many weights the matrices of all blocks have."""
+    return sum(
+        matrix.weight.numel()
+        for index, block in enumerate(decoder.modules)
+        for matrix in all_matrices(block, decoder.path(index))
+    )
+
+
 def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
     """Names of the weights of two or more dimensions that pruning doesn't touch, for the report."""
     return list(why_dense(model, decoder))

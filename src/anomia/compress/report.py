@@ -102,7 +102,9 @@ def summary(report: CompressionReport) -> str:
     (step,) = parse_arm(report.step).steps
     count = counted(len(report.matrices), "matrix", "matrices")
     if report.reshaped is not None:
-        return "; ".join(f"removed: {line}" for line in report.reshaped["removed"])
+        share = report.reshaped.get("share")
+        went = "" if share is None else f" ({share:.1%})"
+        return "; ".join(f"removed: {line}" for line in report.reshaped["removed"]) + went
     if isinstance(step, Prune):
         return f"{report.sparsity:.1%} of the weights of {count} are zero{told_error(report)}"
     return f"{count} {'is' if len(report.matrices) == 1 else 'are'} rounded{told_error(report)}"

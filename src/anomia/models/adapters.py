@@ -13,6 +13,7 @@ from anomia.errors import ModelError
 from anomia.models.files import ADAPTER, holds_adapter, read_settings
 from anomia.models.headers import FLOATS, POINTER, StoredTensor, first_bytes, read_headers
 from anomia.models.memory import given_name
+from anomia.models.rewritten import rewritten
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
@@ -100,10 +101,19 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
 def check_base(adapter: Adapter, given: str, config: Any) -> str:
     """A word where an adapter is put on another base than the one it names; "" where it is the same by name.
 
+    A base whose weights were written in another order or scale than those that it was trained on is told in any case.
+
     Args:
         adapter: names its base.
         given: what it is put on. config: of that model, which may remember where it came from.
     """
+    moved = "" if _is_itself(adapter.base, given) else rewritten(Path(given).expanduser())
+    if moved:
+        return (
+            f"the adapter was made for {adapter.base or 'a base that it does not name'}, and in {given} {moved}: its factors "
+            "change other weights there than those that it was trained on, so what is measured is not the adapter; merge it "
+            "into its own base and compress that"
+        )
     if not adapter.base:
         return f"the adapter doesn't say which model it was made for; it is put on {given}"
     names = {given, given_name(given) or given, str(getattr(config, "_name_or_path", "") or given)}
@@ -113,6 +123,12 @@ def check_base(adapter: Adapter, given: str, config: Any) -> str:
         f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, what it loses is "
         "not the adapter's alone"
     )
+
+
+def _is_itself(base: str, given: str) -> bool:
+    """Whether an adapter names the very folder that it is put on."""
+    paths = [Path(name).expanduser() for name in (base, given)]
+    return bool(base) and all(path.exists() for path in paths) and paths[0].resolve() == paths[1].resolve()
 
 
 def own_base(adapter: Adapter) -> str:

@@ -21,6 +21,7 @@ from anomia.models.gguf_rules import with_ends
 from anomia.models.load import load_tokenizer, quiet_transformers, tokenizer_of
 from anomia.models.memory import PREFIX, held
 from anomia.models.reading import Reading, Template, read
+from anomia.models.rewritten import rewritten
 from anomia.models.small_files import SmallFile, small_files
 from anomia.models.tokenization import Tokenization
 from anomia.models.weights import Weights, build, describe_held, describe_weights, with_rows
@@ -45,6 +46,7 @@ class Description:
     knows. generation: what the folder would generate with. end_tokens: what generation stops at. dtype: what it is
     loaded as where nothing else is asked for. weights: None where the files are not on this machine.
     fingerprint: of the tokenizer, as runs store it. adapter: what was put on a base, "" where nothing was.
+    rewritten: what compressing wrote in another order or scale, "" where nothing is known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Description:
     weights: Weights | None
     files: Mapping[str, SmallFile] = field(repr=False)
     adapter: str = ""
+    rewritten: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, without the list of all tokens."""
@@ -204,6 +207,7 @@ def _description(
         template=reading.template,
         weights=weights,
         files=small_files(files),
+        rewritten=rewritten(files.folder),
     )
 
 

@@ -24,6 +24,11 @@ def weight_differences(base: Description, other: Description) -> Iterator[Differ
             "adapter", "told", base.adapter or "none", other.adapter or "none",
             "the arm is a base plus this adapter, whose tensors are merged into the base's weights",
         )  # fmt: skip
+    if base.rewritten != other.rewritten:
+        yield Difference(
+            "order and scale of inputs", "told", base.rewritten or "as trained", other.rewritten or "as trained",
+            "it computes the same, but adapters that were trained on one of them don't fit the other",
+        )  # fmt: skip
     if mine is None or theirs is None:
         lacks = base if mine is None else other
         yield Difference(

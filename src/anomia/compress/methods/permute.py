@@ -22,8 +22,8 @@ from anomia.compress.blocks import FusedExperts, Matrix, find_fused_experts, run
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern
+from anomia.models.rewritten import REORDERED
 
-REORDERED = "channels reordered for the pattern, here and in the layers before: the model computes the same"
 # Groups that are assigned together: the authors' fast mode splits wide layers as well.
 _GROUPS = 512
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}

@@ -59,6 +59,10 @@ class Usage(NamedTuple):
     saliency: torch.Tensor
     outputs: torch.Tensor | None
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those that there are, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 def dropexperts(
     model: nn.Module,
@@ -69,7 +73,19 @@ def dropexperts(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Drop the experts with the lowest saliency in place, and their rows of the router.
+    """Drop experts of a loaded model in place, as `drop_experts` does."""
+    return drop_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def drop_experts(
+    subject: Subject,
+    share: float,
+    windows: Windows | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> ReshapeReport:
+    """Drop the experts with the lowest saliency, and their rows of the router.
 
     An expert's saliency is REAP's: the mean of router weight times the norm of its output over the tokens that were sent
     to it (Lasby et al. 2025, Equation 9); one that no token was sent to has none. The router's weights of the others
@@ -84,13 +100,11 @@ def dropexperts(
         CompressionError: the model has no mixture that can be read, too few experts would be left for the router, or a
             statistic is NaN or infinite; nothing was changed.
     """
-    windows, mixtures, kept_count = _prepare(model, decoder, share, windows, DROP)
-    usages = expert_usage(
-        model, decoder, mixtures, windows, DROP, progress=progress, batch_tokens=batch_tokens
-    )
+    windows, mixtures, kept_count = _prepare(subject, share, windows, DROP)
+    usages = _usage(subject, mixtures, windows, DROP, progress=progress, batch_tokens=batch_tokens)
     kept = [None if u is None else keep_highest(u.saliency, kept_count, mixtures.groups) for u in usages]
     groups = [None if k is None else [[expert] for expert in k] for k in kept]
-    return _apply(model, decoder, mixtures, usages, groups, kept_count, windows, DROP)
+    return _apply(subject, mixtures, usages, groups, kept_count, windows, DROP)
 
 
 def mergeexperts(
@@ -102,27 +116,40 @@ def mergeexperts(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Merge experts that give like outputs in place, until a share of them is gone.
+    """Merge experts of a loaded model in place, as `merge_experts` does."""
+    return merge_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def merge_experts(
+    subject: Subject,
+    share: float,
+    windows: Windows | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> ReshapeReport:
+    """Merge experts that give like outputs, until a share of them is gone.
 
     Experts are clustered by their mean outputs over the same tokens, average linkage, and a cluster becomes the average
     of its weights by how often its experts were used (Chen et al. 2025, HC-SMoE, Section 3). That method keeps a router
     with a row for every former expert; an ordinary configuration has one row per expert, so of each cluster the row of
     the expert that was used most stays.
 
-    Arguments and errors as in `dropexperts`.
+    Arguments and errors as in `drop_experts`.
     """
-    windows, mixtures, kept_count = _prepare(model, decoder, share, windows, MERGE)
-    usages = expert_usage(
-        model, decoder, mixtures, windows, MERGE, outputs=True, progress=progress, batch_tokens=batch_tokens
+    windows, mixtures, kept_count = _prepare(subject, share, windows, MERGE)
+    usages = _usage(
+        subject, mixtures, windows, MERGE, outputs=True, progress=progress, batch_tokens=batch_tokens
     )
     clusters = [None if u is None else _cluster_block(u, kept_count, mixtures.groups) for u in usages]
-    return _apply(model, decoder, mixtures, usages, clusters, kept_count, windows, MERGE)
+    return _apply(subject, mixtures, usages, clusters, kept_count, windows, MERGE)
 
 
 def _prepare(
-    model: nn.Module, decoder: DecoderBlocks, share: float, windows: Windows | None, method: str
+    subject: Subject, share: float, windows: Windows | None, method: str
 ) -> tuple[Windows, Mixtures, int]:
-    windows = rebuild.check_request(model, decoder, windows, method)
+    windows = rebuild.check_request(subject, windows, method)
+    model, decoder = subject.model, subject.decoder
     try:
         mixtures = find_mixtures(model, decoder)
         gone = rebuild.count_of(share, mixtures.experts, method, "experts")
@@ -243,7 +270,6 @@ def _cuts(model: nn.Module, decoder: DecoderBlocks, mixtures: Mixtures, kept: in
 # What is measured.
 
 
-@torch.no_grad()
 def expert_usage(
     model: nn.Module,
     decoder: DecoderBlocks,
@@ -260,24 +286,37 @@ def expert_usage(
     Raises `CompressionError` for experts that aren't called with states, choices and weights, and for values that are
     NaN or infinite.
     """
-    found: list[Usage | None] = []
-    with rebuild.observing(model, decoder, windows, batch_tokens) as batches:
-        tokens = sum(batch.input_ids.numel() for batch in batches)
-        stride = max(1, tokens // COMPARED_TOKENS)
-        states = MemoryStates()
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            path = mixtures.modules[index]
-            where = f"{decoder.name}.{index}.{path}"
-            counter = _Counter(mixtures.experts, where, method, stride if outputs else 0)
-            with _counting(None if path is None else block.get_submodule(path), counter):
-                for number in range(len(batches)):
-                    states.write(number, run_block(block, states.read(number), calls[index][number]))
-            calls[index] = []
-            found.append(None if path is None else counter.finish())
-            if progress is not None:
-                progress(index + 1, len(decoder.modules))
-    return found
+    return _usage(
+        Loaded(model, decoder), mixtures, windows, method, outputs=outputs, progress=progress,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+
+
+def _usage(
+    subject: Subject,
+    mixtures: Mixtures,
+    windows: Windows,
+    method: str,
+    *,
+    outputs: bool = False,
+    progress: Callable[[int, int], None] | None,
+    batch_tokens: int,
+) -> list[Usage | None]:
+    stride = 0
+
+    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+        path = mixtures.modules[index]
+        where = f"{subject.decoder.path(index)}.{path}"
+        counter = _Counter(mixtures.experts, where, method, stride)
+        with _counting(None if path is None else block.get_submodule(path), counter):
+            for one in passes:
+                one.run()
+        return {} if path is None else counter.finish().tensors()
+
+    if outputs:
+        stride = max(1, compared_of(subject, windows, batch_tokens) // COMPARED_TOKENS)
+    found = subject.measure(windows, look, about=method, batch_tokens=batch_tokens, progress=progress)
+    return [Usage(one["tokens"], one["saliency"], one.get("outputs")) if one else None for one in found]
 
 
 class _Counter:
@@ -562,7 +601,7 @@ def _routed(
     except CannotExpressError:
         raise
     except Exception as error:
-        raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise CannotExpressError(f"what is built can't be run: {rebuild.reason_of(error)}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,11 +20,14 @@ from transformers.initialization import no_init_weights
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows, make_batches
+from anomia.compress.reshape.parts import Plan
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.size import tensor_bytes
 from anomia.compress.statistics import Needs
-from anomia.compress.walk import calibrating, check_states, check_walk, make_model_batches
+from anomia.compress.walk import calibrating, check_walk, make_model_batches
 from anomia.errors import CompressionError
+
+if TYPE_CHECKING:
+    from anomia.compress.reshape.subject import Subject
 
 _CHECKED_TOKENS = 48
 _KEPT_OF_CONFIG = ("_attn_implementation", "_experts_implementation")
@@ -34,12 +37,16 @@ class CannotExpressError(Exception):
     """A configuration of this architecture can't describe the result; the text says why."""
 
 
-class Plan(NamedTuple):
-    """A result, ready to be built. changes: fields of the text configuration. state: every tensor by its new name."""
+class RefusedError(CompressionError):
+    """The result can't be had from this model, however often it is tried."""
 
-    config: Any
-    changes: Mapping[str, Any]
-    state: Mapping[str, torch.Tensor]
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of another package says, in one line, without the wrapping of the checks that it went through."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split()).rstrip(".")
+    return said or type(error).__name__
 
 
 def text_config(model: nn.Module) -> Any:
@@ -78,7 +85,9 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
             fresh = type(config).from_pretrained(folder)
     except Exception as error:
         # Each architecture checks its values in its own way, with exceptions of many types.
-        raise CannotExpressError(" ".join(str(error).split())) from error
+        raise CannotExpressError(
+            f"its configuration refuses another {', '.join(changes)} ({reason_of(error)})"
+        ) from error
     read = fresh.get_text_config()
     fields = read.to_dict()
     for name, value in changes.items():
@@ -110,7 +119,7 @@ def skeleton(model: nn.Module, config: Any) -> nn.Module:
         with torch.device("meta"), no_init_weights():
             built: nn.Module = type(model)(copy.deepcopy(config))
     except Exception as error:
-        raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise CannotExpressError(f"it can't be built: {reason_of(error)}") from error
     return built
 
 
@@ -137,7 +146,8 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
     # Weights that nothing is written into take no memory on a CPU; on a GPU they would.
     with no_init_weights(), torch.device("cpu"):
         fresh: Any = type(old)._from_config(plan.config, dtype=old.dtype)
-    fresh.load_state_dict(dict(plan.state), strict=True, assign=True)
+    state = old.state_dict()
+    fresh.load_state_dict({n: part.of(state) for n, part in plan.parts.items()}, strict=True, assign=True)
     fresh.tie_weights()
     fresh.to(next(model.parameters()).device)
     for parameter in fresh.parameters():
@@ -160,10 +170,10 @@ def replace(model: nn.Module, fresh: nn.Module) -> None:
     model.__dict__.update({**own, **fresh.__dict__})
 
 
-def check_batch(windows: Windows, model: nn.Module) -> torch.Tensor:
+def check_batch(windows: Windows, device: torch.device) -> torch.Tensor:
     """A few real tokens, [1, S], on the model's device."""
     ids = max(windows.token_ids, key=len)[:_CHECKED_TOKENS]
-    return torch.tensor([ids], device=next(model.parameters()).device)
+    return torch.tensor([ids], device=device)
 
 
 @torch.no_grad()
@@ -194,14 +204,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def check_result(fresh: nn.Module, name: str, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+def check_result(fresh: Subject, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     """Raises `CannotExpressError` unless the built model gives these last states, up to its type's rounding."""
     try:
-        found = last_states(fresh, name, ids)
+        found = fresh.last_states(ids)
     except Exception as error:
         # Modules that don't fit together fail in as many ways as there are operations.
-        raise CannotExpressError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-    dtype = next(fresh.parameters()).dtype
+        raise CannotExpressError(f"what is built can't be run: {reason_of(error)}") from error
+    dtype = next(fresh.model.parameters()).dtype
     scale = float(expected.abs().max())
     apart = float((found - expected).abs().max())
     limit = {torch.float32: 1e-4, torch.float64: 1e-8}.get(dtype, 5e-2)
@@ -232,14 +242,13 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def check_request(model: nn.Module, decoder: DecoderBlocks, windows: Windows | None, method: str) -> Windows:
+def check_request(subject: Subject, windows: Windows | None, method: str) -> Windows:
     """Refuses a missing or empty calibration text, a model with several stacks of blocks, and states that aren't finite."""
     if windows is None or not any(windows.token_ids):
         raise CompressionError(f"{method} needs calibration text, and none was given")
-    if decoder.paths:
-        raise refusal(method, model, f"it has several stacks of blocks: {decoder.name}")
-    with evaluating(model):
-        check_states(model, decoder, check_batch(windows, model))
+    if subject.decoder.paths:
+        raise refusal(method, subject.model, f"it has several stacks of blocks: {subject.decoder.name}")
+    subject.check(check_batch(windows, subject.device))
     return windows
 
 
@@ -293,27 +302,27 @@ def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def finite(values: torch.Tensor, method: str, where: str) -> torch.Tensor:
-    """The values. Raises `CompressionError` where one is NaN or infinite: a choice made by it tells nothing."""
+    """The values. Raises `RefusedError` where one is NaN or infinite: a choice made by it tells nothing."""
     broken = int((~torch.isfinite(values)).sum())
     if broken:
-        raise CompressionError(
+        raise RefusedError(
             f"{method}: {where}: {broken:,} of {values.numel():,} values are NaN or infinite, so nothing can be chosen "
             "by them; load the model in a wider type (--dtype bfloat16 or float32)"
         )
     return values
 
 
-def refusal(method: str, model: nn.Module, reason: object) -> CompressionError:
+def refusal(method: str, model: nn.Module, reason: object) -> RefusedError:
     """The one message for a result that the architecture can't hold."""
-    return CompressionError(
+    return RefusedError(
         f"{method} can't be written as an ordinary {type(model).__name__}: {reason}. Nothing was changed; "
         "use a pruning or quantization method for this model"
     )
 
 
 def finish(
-    model: nn.Module,
-    fresh: nn.Module,
+    subject: Subject,
+    fresh: Subject,
     method: str,
     changes: Mapping[str, Any],
     removed: Sequence[str],
@@ -323,9 +332,9 @@ def finish(
     details: Mapping[str, Any] | None = None,
 ) -> ReshapeReport:
     """Put the fresh model in place and say what changed."""
-    before, after = (fields_of(text_config(each), changes) for each in (model, fresh))
-    sizes = [(sum(p.numel() for p in m.parameters()), tensor_bytes(m)) for m in (model, fresh)]
-    replace(model, fresh)
+    before, after = (fields_of(text_config(each.model), changes) for each in (subject, fresh))
+    sizes = [each.sizes() for each in (subject, fresh)]
+    subject.become(fresh)
     (parameters_before, bytes_before), (parameters_after, bytes_after) = sizes
     notes = list(notes)
     if bytes_after >= bytes_before:

@@ -1,0 +1,47 @@
+"""Models whose weights `anomia compress` wrote in another order or scale than base has them, as `anomia.json` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anomia.errors import AnomiaError
+from anomia.files import read_json
+from anomia.words import counted
+
+_REPORT = "anomia.json"
+REORDERED = "channels reordered for the pattern, here and in the layers before: the model computes the same"
+"""The note on a matrix whose input channels changed places."""
+
+
+def rewritten(folder: Path | None) -> str:
+    """What in a model's folder is not where base has it although it computes the same, in words; "" for nothing.
+
+    What was trained on base by position (an adapter) doesn't fit such weights.
+    """
+    if folder is None or not (folder / _REPORT).is_file():
+        return ""
+    try:
+        plain = read_json(folder / _REPORT) or {}
+    except AnomiaError:
+        return ""
+    steps = [
+        step for step in (*_list(plain.get("before")), plain.get("compression")) if isinstance(step, Mapping)
+    ]
+    told = []
+    reordered = sum(REORDERED in str(matrix.get("note")) for step in steps for matrix in _matrices(step))
+    if reordered:
+        count = counted(reordered, "matrix", "matrices")
+        told.append(f"input channels of {count} are in another order (ria)")
+    if any(str(step.get("step")).startswith("awq:") for step in steps):
+        told.append("inputs of matrices are scaled (awq)")
+    return "; ".join(told)
+
+
+def _matrices(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [matrix for matrix in _list(step.get("matrices")) if isinstance(matrix, Mapping)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
