@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomia.arms import find_arm
 from anomia.errors import AnomiaError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ByArm(dict[str, "Verdict"]):
     """Verdicts by arm. An arm of a checkpoint is also found by its model alone, or by the name that it was given."""
 
     def __missing__(self, name: str) -> Verdict:
-        return self[_arm_named(name, list(self))]
+        return self[find_arm(name, self, where="run: this one")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ class Run:
         records = self.records
         if fate is not None and fate not in FATES:
             raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
-        arm = None if arm is None else _arm_named(arm, self.arms)
+        arm = None if arm is None else find_arm(arm, self.arms, where=f"items: {self.path}")
         wanted = None if language is None else language_name(language)
         if wanted is not None and wanted not in self.languages:
             raise RunError(
@@ -371,33 +372,6 @@ def _shown() -> RichProgress | PlainProgress:
 
     console = Console(stderr=True)
     return RichProgress(console) if console.is_terminal or console.is_jupyter else PlainProgress()
-
-
-def _arm_named(name: str, arms: Sequence[str]) -> str:
-    """The arm of this name, or the only one of a checkpoint whose model is called so.
-
-    Raises:
-        RunError: there is none.
-    """
-    if name in arms:
-        return name
-    from anomia.compress.spec import parse_arm
-    from anomia.compress.steps import Checkpoint
-    from anomia.models.memory import given_name
-
-    def model(arm: str) -> str | None:
-        try:
-            steps = parse_arm(arm).steps
-        except AnomiaError:
-            # An arm of another tool's evaluation is called as its folder is.
-            return None
-        return steps[0].model if len(steps) == 1 and isinstance(steps[0], Checkpoint) else None
-
-    models = {arm: model(arm) for arm in arms}
-    alike = [arm for arm, model in models.items() if model and name in (model, given_name(model))]
-    if len(alike) != 1:
-        raise RunError(f"run: there is no arm {name!r}; {nearest(name, arms)}")
-    return alike[0]
 
 
 def _name(model: Model, label: str) -> str:

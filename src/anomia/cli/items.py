@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +30,7 @@ def items(
     ] = False,
 ) -> None:
     """The items themselves: the question, what base said, what the arm said."""
+    from anomia.arms import find_arm
     from anomia.errors import RunError, nearest
     from anomia.items.languages import language_name
     from anomia.measure.fates import FATES
@@ -54,7 +54,7 @@ def items(
         raise RunError(f"items: {run} has no finished arm yet")
     if fate is not None and fate not in FATES:
         raise RunError(f"items: unknown fate {fate!r}; {nearest(fate, FATES)}")
-    arm = arms[0] if arm is None else _known_arm(arm, arms, run)
+    arm = arms[0] if arm is None else find_arm(arm, arms, where=f"items: {run}")
     known = records["language"].unique().to_list()
     wanted = None if language is None else language_name(language)
     if wanted is not None and wanted not in known:
@@ -83,25 +83,6 @@ def items(
     if as_json:
         return
     out_console.print(f"{min(limit, len(chosen))} of {len(chosen)} items", style="dim", highlight=False)
-
-
-def _known_arm(name: str, arms: Sequence[str], run: Path) -> str:
-    """The arm of this name, or the one checkpoint whose model or folder has it.
-
-    Raises:
-        RunError: there is none, or more than one.
-    """
-    from anomia.errors import RunError, nearest
-
-    if name in arms:
-        return name
-    models = {arm: arm.removeprefix("checkpoint:") for arm in arms if arm.startswith("checkpoint:")}
-    fitting = [arm for arm, model in models.items() if name in (model, PurePath(model).name)]
-    if len(fitting) > 1:
-        raise RunError(f"items: {name!r} may be any of {', '.join(fitting)}; name one of them in full")
-    if not fitting:
-        raise RunError(f"items: {run} has no arm {name!r}; {nearest(name, [*arms, *models.values()])}")
-    return fitting[0]
 
 
 @app.command()

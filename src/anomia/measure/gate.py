@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from anomia.arms import find_arm
 from anomia.compress.spec import is_null
-from anomia.errors import RunError, StudyError, nearest
+from anomia.errors import RunError, StudyError
 from anomia.measure.between import BASE
 from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
@@ -129,10 +130,8 @@ def check_run(
         RunError: an arm is unknown, or has not answered all items yet.
     """
     known = list(dict.fromkeys([*results.named, *results.arms, *results.failed]))
-    for arm in arms or ():
-        if arm not in known:
-            raise RunError(f"gate: the run has no arm {arm!r}; {nearest(arm, known)}")
-    chosen = [arm for arm in known if (arm in arms if arms else not is_null(arm))]
+    asked = [find_arm(arm, known, where="gate: the run") for arm in arms or ()]
+    chosen = [arm for arm in known if (arm in asked if asked else not is_null(arm))]
     if not chosen and known:
         raise RunError(
             "gate: every arm of the run is base itself under harmless noise, the reference for others; name one with "
