@@ -412,3 +412,149 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -
     with pytest.raises(ModelError, match="'cuda' is not available"):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], device="cuda")
     assert not (tmp_path / "out").exists()
+
+
+def with_positions(out: Path, positions: int) -> None:
+    save_model("gpt2", out, max_position_embeddings=positions)
+
+
+def test_texts_are_cut_to_the_positions_of_the_model(tmp_path: Path) -> None:
+    with_positions(tmp_path / "in", 20)
+    source = write_text(tmp_path / "text.txt")
+    report = compress_folder(
+        str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], calibration=source, samples=12
+    )
+    record = report.compression.calibration
+    assert record is not None
+    assert (record.token_limit, record.longest_window) == (20, 20)
+    passages = (tmp_path / "text.txt").read_text().split("\n\n")
+    long = sum(len(passage.split()) > 20 for passage in passages)
+    assert f"{long} passages were cut to 20 tokens, the model's positions; 2,048 were asked for" in " ".join(
+        report.compression.warnings
+    )
+
+
+def test_a_text_without_two_tokens_is_refused_before_the_work(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    (tmp_path / "one.txt").write_text("w1")
+    with pytest.raises(DataError, match="fewer than two tokens"):
+        compress_folder(
+            str(tmp_path / "in"),
+            tmp_path / "out",
+            [step_of("magnitude:0.5")],
+            perplexity_text=tmp_path / "one.txt",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["replaced", "gone"])
+@pytest.mark.parametrize("chain", ["magnitude:0.5", "magnitude:0.3+magnitude:0.5"])
+def test_finished_work_that_is_not_what_was_written_is_refused(
+    what: str, chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("llama", tmp_path / "in")
+    steps = parse_arm(chain).steps
+
+    def stop(blocks: Any, index: int, packed: Any) -> None:
+        if index == 2 and blocks._out == tmp_path / "out":
+            raise StopError
+        real(blocks, index, packed)
+
+    real = InFiles.store
+    with monkeypatch.context() as patch:
+        patch.setattr(InFiles, "store", stop)
+        with pytest.raises(StopError):
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", steps)
+    between = tmp_path / "out" / ".anomia-unfinished" / "step-1"
+    shard = (between if len(steps) > 1 else tmp_path / "out") / "model-00001.safetensors"
+    stored = load_file(shard)
+    shard.unlink()
+    if what == "replaced":
+        # The same zeros, so that counting them shows nothing.
+        save_file({name: 2 * value for name, value in stored.items()}, shard, {"format": "pt"})
+    said = "is not what an earlier call wrote" if what == "replaced" else "missing"
+    with pytest.raises(AnomiaError, match=said):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from anomia.compress.lock import only_writer
+out = Path(sys.argv[1])
+with only_writer(out, out / ".anomia-unfinished"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_writes_a_folder_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    out = tmp_path / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(CompressionError, match=rf"process {holder.pid}\) is writing .*out; wait until"):
+            compress_folder(str(tmp_path / "in"), out, [step_of("magnitude:0.5")])
+        assert (out / ".anomia-unfinished").is_dir()
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (out / ".anomia-unfinished" / "writer.lock").exists()
+    compress_folder(str(tmp_path / "in"), out, [step_of("magnitude:0.5")])
+    assert not (out / ".anomia-unfinished").exists()
+
+
+def save_adapter(model: Any, out: Path, base: Path | str) -> Any:
+    """An adapter on one matrix of a block, and its base with it merged."""
+    generator = torch.Generator().manual_seed(1)
+    name = "model.layers.1.self_attn.o_proj"
+    rows, columns = model.get_submodule(name).weight.shape
+    first, second = (torch.randn(*shape, generator=generator) for shape in ((2, columns), (rows, 2)))
+    out.mkdir()
+    settings = {
+        "peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "none", "base_model_name_or_path": str(base),
+        "target_modules": ["o_proj"], "layers_to_transform": [1],
+    }  # fmt: skip
+    (out / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {"lora_A.weight": first, "lora_B.weight": second}
+    stored = {f"base_model.model.{name}.{part}": value for part, value in factors.items()}
+    save_file(stored, out / "adapter_model.safetensors", {"format": "pt"})
+    model.get_submodule(name).weight.data += second @ first
+    return model
+
+
+@pytest.mark.parametrize("chain", ["wanda:0.5", "magnitude:0.3+wanda:0.5"])
+def test_an_adapter_is_merged_into_its_base_and_compressed(chain: str, tmp_path: Path) -> None:
+    merged = save_adapter(save_model("llama", tmp_path / "base"), tmp_path / "lora", tmp_path / "base")
+    merged.save_pretrained(tmp_path / "merged")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "base" / name, tmp_path / "merged")
+    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    steps = parse_arm(chain).steps
+    (tmp_path / "short.txt").write_text("w1 w2 w3")
+    report = compress_folder(
+        str(tmp_path / "lora"), tmp_path / "out", steps, perplexity_text=tmp_path / "short.txt", **options
+    )
+    assert report.streamed == (len(steps) > 1)
+    compress_folder(str(tmp_path / "merged"), tmp_path / "expected", steps, **options)
+    found, expected = weights(tmp_path / "out"), weights(tmp_path / "expected")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+    plain = json.loads((tmp_path / "out" / "anomia.json").read_text())
+    assert plain["adapter_of"] == str(tmp_path / "base")
+    assert any("base plus the adapter" in warning for warning in report.steps[0].warnings)
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused_in_one_message(tmp_path: Path) -> None:
+    save_adapter(save_model("llama", tmp_path / "base"), tmp_path / "lora", "")
+    with pytest.raises(ModelError, match="names no base model, so it can't be merged"):
+        compress_folder(str(tmp_path / "lora"), tmp_path / "out", [step_of("magnitude:0.5")])
+    settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    settings["peft_type"] = "PREFIX_TUNING"
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="can't be merged into weights: prefix tuning"):
+        compress_folder(str(tmp_path / "lora"), tmp_path / "out", [step_of("magnitude:0.5")])
+    assert not (tmp_path / "out").exists()
