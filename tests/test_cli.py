@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from anomia.cli import main
+from anomia.compress.lock import only_writer
 from anomia.models import load_model
 from anomia.report.export import FIRST_COLUMNS
 from tests.conftest import entry
@@ -270,3 +272,22 @@ def test_prune_does_not_write_over_what_is_there(model_folder: Path, tmp_path: P
     done = anomia("prune", model_folder, tmp_path / "half", "--method", "magnitude")
     assert done.returncode == 2
     assert (tmp_path / "half" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["prune"], ["compress"]])
+def test_a_folder_that_another_process_writes_is_left_alone(
+    command: list[str], model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "small"
+    steps = ["magnitude:0.5"] if command == ["compress"] else []
+    with only_writer(out, out / ".anomia-unfinished"):
+        done = anomia(*command, model_folder, out, *steps, *(["--method", "magnitude"] if not steps else []))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"another anomia (process {os.getpid()}) is writing" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert (
+        anomia(
+            *command, model_folder, out, *steps, *(["--method", "magnitude"] if not steps else [])
+        ).returncode
+        == 0
+    )

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.apply import compress
+from anomia.compress.apply import compress, warnings_of
 from anomia.compress.blocks import find_blocks
+from anomia.compress.report import CompressionReport, MatrixReport, summary
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 
@@ -234,3 +236,53 @@ def test_blocks_that_depend_on_more_than_their_inputs_are_observed_in_whole_pass
     report = compress(model, step_of("wanda:0.5"), windows)
     assert any("depend on more than their inputs" in warning for warning in report.warnings)
     assert all(matrix.zeros == matrix.shape[0] * int(matrix.shape[1] * 0.5) for matrix in report.matrices)
+
+
+def test_a_count_of_one_is_singular() -> None:
+    reports = [
+        MatrixReport(name, (2, 2), 0, note=note) for name, note in (("a", "x"), ("b", "y"), ("c", "y"))
+    ]
+    (step,) = parse_arm("wanda:0.5").steps
+    assert warnings_of(step, None, reports) == ("1 matrix: x", "2 matrices: y")
+
+
+def output_errors(model: Any, dense: Any, windows: Any, names: set[str]) -> dict[str, float]:
+    """‖X(W−Ŵ)‖²/‖XW‖² from the inputs themselves; of the first block, which sees the same states in both models."""
+    found = {}
+    for name in names:
+        inputs: list[torch.Tensor] = []
+        layer, changed = dense.get_submodule(name), model.get_submodule(name)
+        handle = layer.register_forward_pre_hook(lambda _, args, seen=inputs: seen.append(args[0].double()))
+        with torch.no_grad():
+            for ids in windows.token_ids:
+                dense(input_ids=torch.tensor([ids]), use_cache=False)
+        handle.remove()
+        x = torch.cat([part.reshape(-1, part.shape[-1]) for part in inputs])
+        full, other = (x @ each.weight.detach().double().T for each in (layer, changed))
+        found[name] = float((full - other).square().sum() / full.square().sum())
+    return found
+
+
+@pytest.mark.parametrize(
+    "arm", ["sparsegpt:0.5", "alps:0.5", "gptq:4,group=8", "wanda:0.5+update", "wanda:0.5+dsnot"]
+)
+def test_the_error_of_each_matrix_is_that_of_its_outputs(arm: str) -> None:
+    model, windows = tiny_model("llama"), make_test_windows([40, 31, 40])
+    (step,) = parse_arm(arm).steps
+    report = compress(model, step, windows)
+    errors = {matrix.name: matrix.error for matrix in report.matrices if ".0." in matrix.name}
+    expected = output_errors(model, tiny_model("llama"), windows, set(errors))
+    assert errors == {name: pytest.approx(value, rel=1e-3) for name, value in expected.items()}
+    assert report.mean_error is not None
+    assert f"mean error of a matrix's output {report.mean_error:.2%}" in summary(report)
+    assert CompressionReport.from_dict(json.loads(json.dumps(report.to_dict()))).matrices == report.matrices
+
+
+def test_awqs_error_is_that_of_the_scaled_weights_and_methods_without_a_hessian_have_none() -> None:
+    windows = make_test_windows([40, 31])
+    (awq,), (wanda,) = parse_arm("awq:4,group=8").steps, parse_arm("wanda:0.5").steps
+    rounded = compress(tiny_model("llama"), awq, windows)
+    assert all(matrix.error is not None and 0 < matrix.error < 0.1 for matrix in rounded.matrices)
+    pruned = compress(tiny_model("llama"), wanda, windows)
+    assert {matrix.error for matrix in pruned.matrices} == {None}
+    assert "error" not in summary(pruned)

@@ -166,3 +166,18 @@ def test_batches_hold_every_window_once_and_mark_all_padding(
             rows.append(tuple(ids[kept].tolist()))
             assert not kept[int(kept.sum()) :].any()
     assert sorted(rows) == sorted(windows.token_ids)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 passage was cut"), (2, "2 passages were cut")])
+def test_passages_are_cut_to_the_models_positions(count: int, said: str, tmp_path: Path) -> None:
+    """One that just fills them is not cut."""
+    passages = [passage(60 * number, 50) for number in range(count)]
+    source = write_lines(tmp_path / "a.jsonl", [*passages, passage(200, 15), passage(240, 3)])
+    text = read_calibration(source, samples=count + 2)
+    windows = make_windows(text, word_tokenizer, tokens=40, positions=16)
+    assert [len(ids) for ids in windows.token_ids] == [*[16] * (count + 1), 4]
+    assert windows.record.token_limit == 16
+    assert windows.record.warnings == (
+        f"calibration={source}: {said} to 16 tokens, the model's positions; 40 were asked for",
+    )
+    assert make_windows(text, word_tokenizer, tokens=10, positions=16).record.warnings == ()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from anomia.compress.apply import compress
 from anomia.compress.methods.dsnot import CYCLES, THRESHOLD, dsnot
 from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.wanda import wanda_mask
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
@@ -163,3 +164,30 @@ def test_a_model_keeps_dense_weights_and_its_zeros() -> None:
                 assert torch.equal(parameter[~zero], dense[name][~zero])
                 if warned:
                     assert (zero.view(len(zero), -1, 4).sum(dim=2) == 2).all()
+
+
+def test_errors_that_grow_are_counted() -> None:
+    """The swaps bring means closer; of outputs that vary more than their mean, the error can grow."""
+    windows = make_test_windows([40] * 6)
+    plain, swapped = (
+        compress(tiny_model("llama"), parse_arm(arm).steps[0], windows)
+        for arm in ("wanda:0.5+update", "wanda:0.5+dsnot")
+    )
+    mask = tiny_model("llama")
+    block = mask.model.layers[0]
+    inputs: list[torch.Tensor] = []
+    block.mlp.down_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0]))
+    with torch.no_grad():
+        for ids in windows.token_ids:
+            mask(input_ids=torch.tensor([ids]), use_cache=False)
+    x, weight = torch.cat(inputs), block.mlp.down_proj.weight.data
+    first = wanda_mask(weight, x.norm(dim=0), 0.5)
+    before = layer_error(weight.masked_fill(first, 0), weight, x.T @ x)
+    after = {matrix.name: matrix for matrix in swapped.matrices}["model.layers.0.mlp.down_proj"]
+    grew = "dsnot made the error of its output larger than the mask before it had"
+    assert after.error is not None
+    assert (grew in after.note) == (after.error > before)
+    count = sum(grew in matrix.note for matrix in swapped.matrices)
+    assert count > 0
+    assert f"{count} matrices: {grew}" in swapped.warnings
+    assert not any("larger" in warning for warning in plain.warnings)

@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
+from anomia.compress.report import summary
 from anomia.compress.reshape.experts import (
     cluster,
     dropexperts,
@@ -277,3 +278,32 @@ def test_as_a_step_of_an_arm() -> None:
 @pytest.mark.parametrize("kind", kinds())
 def test_every_architecture_loads_back_or_says_why_not(kind: str, method: Any, tmp_path: Path) -> None:
     every_architecture(kind, method, 0.25, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arm", "share", "warned"), [("dropexperts:0.8", 0.75, True), ("mergeexperts:0.5", 0.5, False)]
+)
+def test_the_share_that_went_is_told(arm: str, share: float, warned: bool) -> None:
+    (step,) = parse_arm(arm).steps
+    report = compress(tiny_model("mixtral", num_experts_per_tok=1), step, WINDOWS)
+    assert report.reshaped is not None
+    assert report.reshaped["share"] == share
+    assert f"({share:.1%})" in summary(report)
+    told = "75.0% of the experts went where 80.0% were asked for: only whole experts go"
+    assert (told in report.warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("arm", "share", "of"),
+    [
+        ("shortgpt:0.5", 1 / 3, "blocks"),
+        ("slicegpt:0.3", 0.25, "hidden size"),
+        ("flap:0.3", 2 / 7, "matrices' weights"),
+    ],
+)
+def test_so_do_the_other_methods_that_round(arm: str, share: float, of: str) -> None:
+    (step,) = parse_arm(arm).steps
+    report = compress(tiny_model("llama"), step, WINDOWS)
+    assert report.reshaped is not None
+    assert report.reshaped["share"] == pytest.approx(share)
+    assert any(f"{share:.1%} of the {of} went where" in warning for warning in report.warnings)

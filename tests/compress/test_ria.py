@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from anomia.compress.apply import compress
 from anomia.compress.blocks import all_matrices, find_blocks, record_calls
 from anomia.compress.calibration import Batch
+from anomia.compress.folder import compress_folder
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.permute import fitting_order, kept_score, permute_channels
 from anomia.compress.methods.ria import ria_mask, ria_scores
@@ -18,10 +20,14 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import Needs, observe
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import MemoryStates, advance, calibrating, enter, make_model_batches
+from anomia.models import load_model
+from anomia.models.describe import describe
+from anomia.models.diff import differences
 from anomia.models.shrunk import NotBuiltError
 
 from .architectures import tiny
 from .conftest import make_test_windows, tiny_model
+from .test_folder import save_adapter, save_model, write_text
 
 
 def test_scores_and_masks_are_those_of_the_formula() -> None:
@@ -247,3 +253,22 @@ def test_the_pattern_holds_in_the_stored_order(family: str) -> None:
     assert any("reordered for the pattern" in warning for warning in kept["ria:2:4"].warnings)
     assert any("without permutation" in warning for warning in kept["ria:2:4"].warnings)
     assert kept["ria:2:4,permute=no"].warnings == ()
+
+
+def test_a_base_whose_channels_were_reordered_is_told(tmp_path: Path) -> None:
+    """Adapters that were trained on the weights as they were don't fit it, and `anomia diff` shows it."""
+    save_model("llama", tmp_path / "base")
+    source = write_text(tmp_path / "text.txt")
+    compress_folder(str(tmp_path / "base"), tmp_path / "ria", parse_arm("ria:2:4").steps, calibration=source)
+    compress_folder(
+        str(tmp_path / "base"), tmp_path / "no", parse_arm("ria:2:4,permute=no").steps, calibration=source
+    )
+    save_adapter(tiny_model("llama"), tmp_path / "lora", tmp_path / "base")
+    for name, moved in (("ria", True), ("no", False)):
+        loaded = load_model(str(tmp_path / "lora"), base=str(tmp_path / name))
+        assert any("are in another order (ria)" in note for note in loaded.notes) == moved
+        rows = differences(*(describe(str(tmp_path / each)) for each in ("base", name)))
+        assert sum(row.what == "order and scale of inputs" for row in rows) == moved
+    # One that was trained on these very weights fits.
+    save_adapter(tiny_model("llama"), tmp_path / "own", tmp_path / "ria")
+    assert not any("another order" in note for note in load_model(str(tmp_path / "own")).notes)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
@@ -162,3 +163,21 @@ def test_the_states_of_mamba_heads_are_no_router() -> None:
     why = why_dense(model, find_blocks(model))
     assert {why[name] for name in why if name.endswith(("A_log", ".D"))} == {BARE}
     assert ROUTER not in why.values()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
+def test_a_gate_that_is_a_sequence_of_layers_is_dense(kind: str, deep: bool) -> None:
+    """A number in a path is a part of an expert only below a list of modules."""
+    model = mixture(kind) if kind in MIXTURES else tiny_model(kind)
+    block = find_blocks(model).modules[0]
+    before = {matrix.name for matrix in find_matrices(block, where="b")}
+    first = [nn.Linear(16, 8), nn.Tanh()] if deep else []
+    block.mlp.gate = nn.Sequential(*first, nn.Linear(8 if deep else 16, 4))
+    assert {matrix.name for matrix in find_matrices(block, where="b")} == before
+    # Two layers after each other that are no gate: what the second one reads, the first one gives.
+    block.mlp.shared = nn.Sequential(nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 16))
+    assert {matrix.name for matrix in find_matrices(block, where="b")} == before | {
+        "mlp.shared.0",
+        "mlp.shared.2",
+    }

@@ -239,3 +239,14 @@ def test_as_a_step_of_an_arm() -> None:
 @pytest.mark.parametrize("kind", kinds())
 def test_every_architecture_loads_back_or_says_why_not(kind: str, tmp_path: Path) -> None:
     every_architecture(kind, flap, 0.5, folder=tmp_path)
+
+
+def test_what_a_configuration_refuses_is_said_in_words() -> None:
+    model = tiny_model("llama", num_key_value_heads=4, head_dim=None)
+    note = flap(model, find_blocks(model), 0.3, WINDOWS).notes[0]
+    assert note.startswith(
+        "attention heads stay, the configuration can't hold fewer of the same size: its configuration"
+    )
+    assert "The hidden size (16) is not a multiple of the number of attention heads (3)" in note
+    assert "Error" not in note
+    assert "validat" not in note.lower()
