@@ -56,7 +56,7 @@ def test_overlapping_passages_are_removed_counted_and_replaced(tmp_path: Path) -
     text = read_calibration(source, samples=3, evaluation_passages=[evaluated])
     assert text.texts == (texts[0], texts[2], texts[3])
     assert text.removed == 1
-    assert any("left out 1 passages" in warning for warning in text.warnings)
+    assert any("left out 1 passage that shares text" in warning for warning in text.warnings)
     with pytest.raises(DataError, match="shares no text"):
         read_calibration(write_lines(tmp_path / "b.jsonl", [texts[1]]), evaluation_passages=[evaluated])
 

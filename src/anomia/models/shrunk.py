@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from anomia.words import innermost
+
 VOCABULARY = 96
 LONGEST = 128
 # A tiny model has no more weights than this; more means that a field was missed.
@@ -110,7 +112,8 @@ def tiny_model(config: Any, *, seed: int = 0) -> Any:
 
 
 def _line(error: Exception | None) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    first = None if error is None else innermost(error)
+    return f"{type(first).__name__}: {' '.join(str(first).split())[:120]}"
 
 
 def _build(config: Any, seed: int, variant: Mapping[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from anomia.models.gguf_rules import gguf_places, refuse_settings, unread_settin
 from anomia.models.headers import StoredTensor, read_headers
 from anomia.models.refuse import refuse
 from anomia.models.tensors import NOTHING, SCALE, Account, account, skeleton
+from anomia.words import innermost
 
 Stored = tuple[tuple[int, ...], str]
 
@@ -188,7 +189,8 @@ def build(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
         return skeleton(config, trust_remote_code=trust_remote_code)
     # Whatever the settings of a folder lead to: sizes that don't divide, unknown activations, missing values.
     except Exception as error:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
+        first = innermost(error)
+        cause = str(first).strip().splitlines() or [type(first).__name__]
         raise ModelError(
             f"model: {name!r} can't be built from its config.json: {cause[0]}; compare it with the one that the model "
             "came with"

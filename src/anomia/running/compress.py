@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomia.compress.apply import check_steps, compress, prepare_windows
+from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import read_calibration
 from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel
@@ -46,6 +47,7 @@ def compress_arm(
             language=languages[0] if uses_own_text([step], study) else None,
             data_dir=_folder(study),
             evaluation_passages=passages,
+            positions=text_limit(loaded.model),
         )
         stage = stage_counter(progress, f"compressing: {step}")
         report = compress(loaded.model, step, windows, progress=stage)

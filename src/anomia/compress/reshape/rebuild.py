@@ -25,6 +25,7 @@ from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.statistics import Needs
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
 from anomia.errors import CompressionError
+from anomia.words import reason_of
 
 if TYPE_CHECKING:
     from anomia.compress.reshape.subject import Subject
@@ -39,14 +40,6 @@ class CannotExpressError(Exception):
 
 class RefusedError(CompressionError):
     """The result can't be had from this model, however often it is tried."""
-
-
-def reason_of(error: BaseException) -> str:
-    """What an exception of another package says, in one line, without the wrapping of the checks that it went through."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    said = " ".join(str(error).split()).rstrip(".")
-    return said or type(error).__name__
 
 
 def text_config(model: nn.Module) -> Any:

@@ -68,8 +68,8 @@ def _share(report: ReshapeReport, weights: tuple[int, int]) -> float | None:
     else:
         # Experts have one field; of a hidden size other fields may follow.
         name = "hidden_size" if "hidden_size" in report.before else next(iter(report.before), "")
-        sizes = [report.before.get(name), report.after.get(name)]
-        if not all(isinstance(size, int) for size in sizes):
+        old, new = report.before.get(name), report.after.get(name)
+        if not isinstance(old, int) or not isinstance(new, int):
             return None
-        before, after = map(int, sizes)
+        before, after = old, new
     return 1 - after / before if before else None
