@@ -25,12 +25,12 @@ from anomia.records import (
     is_sound,
     item_rows,
     kl_divergence,
-    read_records,
     record,
     string_presence,
     upgrade,
     write_rows,
 )
+from anomia.run_folder import RunFolder
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
 QUESTION = Question(
@@ -129,7 +129,7 @@ def test_old_records_are_filled_from_their_texts(
     ]
     new = ("open_strict", "open_loop", "gold_in_question")
     write_rows(rows, tmp_path / "records" / "new.parquet")
-    known = read_records(tmp_path)
+    known = RunFolder(tmp_path).records()
     old = known.with_columns(pl.lit(None, pl.Boolean).alias(name) for name in new)
     items = pl.DataFrame(item_rows(ItemSet("d", "english", (ITEM,))), schema=ITEM_SCHEMA)
     filled = upgrade(old, items)
@@ -220,7 +220,7 @@ def test_kl_is_scipys_on_the_merged_outcomes(base: list[float], arm: list[float]
 def test_rows_survive_the_file(encoded: EncodedItem, tokenizer: Any, tmp_path: Path) -> None:
     found = row(encoded, tokenizer, greedy={"open": " Rome \u202e\x00"}, samples={1: (" a", " b")})
     write_rows([found], tmp_path / "records" / "x.parquet")
-    frame = read_records(tmp_path)
+    frame = RunFolder(tmp_path).records()
     assert frame.schema == pl.Schema(SCHEMA)
     assert frame.row(0, named=True) == found
     names = sorted(file.name for file in (tmp_path / "records").iterdir())
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RunError, match="can't be read"):
-        read_records(tmp_path)
+        RunFolder(tmp_path).records()
 
 
 def test_a_full_disk_is_said_and_nothing_half_written_stays(
@@ -255,4 +255,4 @@ def test_one_flipped_bit_is_found(encoded: EncodedItem, tokenizer: Any, tmp_path
     path.write_bytes(bytes(content))
     assert not is_sound(path)
     with pytest.raises(RunError, match=r"x.parquet is damaged"):
-        read_records(tmp_path)
+        RunFolder(tmp_path).records()

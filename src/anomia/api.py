@@ -260,8 +260,9 @@ class Run:
         out: a folder; None writes beside the records, into `RUN/report`.
         """
         from anomia.report.page.build import write_report
+        from anomia.run_folder import RunFolder
 
-        folder = self.path / "report" if out is None else Path(out)
+        folder = RunFolder(self.path).report_folder if out is None else Path(out)
         return write_report([self.path], folder, results=[self.results]).page
 
     def __repr__(self) -> str:
@@ -311,9 +312,9 @@ def run(
 
     Models in memory are copied while they are measured, so that compression and devices change nothing of yours.
     """
-    from anomia.files import write_json
     from anomia.measure.results import results_json
     from anomia.models.memory import let_go
+    from anomia.run_folder import RunFolder
     from anomia.running.execute import run_study
     from anomia.running.progress import PlainProgress
     from anomia.study import read_study
@@ -343,7 +344,7 @@ def run(
     found = Run(folder)
     if failed and not found.arms:
         raise AnomiaError("\n".join(failed))
-    write_json(folder / "results.json", results_json(found.results))
+    RunFolder(folder).results.write(results_json(found.results))
     return found
 
 
@@ -353,13 +354,13 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunError: the folder is no run, or holds the runs of several cells.
     """
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import RunFolder, runs_of
 
     runs = runs_of(Path(path))
     if len(runs) > 1:
         raise RunError(f"run: {path} holds {len(runs)} runs; open one: {', '.join(map(str, runs))}")
     found = Run(runs[0])
-    if not (found.path / "study.yaml").is_file():
+    if not RunFolder(found.path).is_run:
         raise RunError(f"run: {path} is no run of Anomia (it has no study.yaml)")
     return found
 

@@ -13,21 +13,17 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
-from filelock import FileLock, Timeout
 
 from anomia.errors import RunError
 
 if TYPE_CHECKING:
     import polars as pl
 
-LOCK = ".lock"
-LOG = "log.jsonl"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -130,50 +126,6 @@ def set_aside(path: Path) -> Path:
         aside = path.with_name(f"{path.name}.{number}.damaged")
     path.rename(aside)
     return aside
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder. A process that dies, however, lets go of it.
-
-    The folder is made; where nothing was written into it, it is gone again at the end. On addresses that know
-    no locks nothing is kept out.
-
-    Raises:
-        RunError: another process is at work in the folder, or it can't be made.
-    """
-    if not is_local(folder):
-        yield
-        return
-    if folder.is_file():
-        raise RunError(f"run: {folder} is a file; --out takes a folder, which is made if it isn't there")
-    file = folder / LOCK
-    made = not folder.exists()
-    lock = FileLock(file, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        owner = file.read_text(encoding="utf-8").strip()
-        who = f" (process {owner})" if owner.isdecimal() else ""
-        raise RunError(
-            f"run: another anomia{who} is at work in {folder}; wait until it ends, or give another --out"
-        ) from None
-    except OSError as error:
-        raise RunError(unwritable(file, error)) from None
-    try:
-        # For the message of the one who is kept out; a full disk may leave it empty.
-        with suppress(OSError):
-            file.write_text(str(os.getpid()), encoding="utf-8")
-        yield
-    finally:
-        # While it is still held: who opened it meanwhile sees that it is gone (filelock looks).
-        with suppress(OSError):
-            file.unlink()
-        lock.release()
-        if made and {entry.name for entry in folder.iterdir()} <= {LOG}:
-            (folder / LOG).unlink(missing_ok=True)
-            folder.rmdir()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

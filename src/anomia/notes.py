@@ -1,16 +1,13 @@
-"""What a reader of a run should know about an arm, shown with its figures.
-
-`RUN/notes/*.json`, `RUN/refused/*.json`, and `RUN/differences/*.json`: what differs from base besides the weights.
+"""What a reader of a run should know about an arm, shown with its figures: notes, refusals of a server, and what
+differs from base besides the weights.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from anomia.files import read_json, write_json
+from anomia.run_folder import RunFolder
 
 # The kind of a difference that changes what a model is asked or where its answers end.
 CONFOUNDING = "confounding"
@@ -18,55 +15,46 @@ CONFOUNDING = "confounding"
 ASKED = "asked"
 
 
-def write_notes(run: Path, arm: str, notes: Sequence[str], *, unlike: str = "") -> None:
+def write_notes(run: RunFolder, arm: str, notes: Sequence[str], *, unlike: str = "") -> None:
     """Stores the notes of an arm; the same ones again change nothing, and none writes nothing.
 
     unlike: where it was not asked exactly what base was, how.
     """
     if notes or unlike:
         entry = {"arm": arm, "notes": [*notes, *([unlike] if unlike else [])], "unlike": unlike}
-        write_json(run / "notes" / file_of(arm), entry)
+        run.notes.of_arm(arm).write(entry)
 
 
-def file_of(arm: str) -> str:
-    """The name of a small file that an arm has to itself in a folder of a run."""
-    return f"{hashlib.sha256(arm.encode()).hexdigest()[:12]}.json"
-
-
-def read_unlike(run: Path) -> dict[str, str]:
+def read_unlike(run: RunFolder) -> dict[str, str]:
     """The arms that were not asked exactly what base was, and how that is."""
-    entries = (read_json(file) or {} for file in sorted((run / "notes").glob("*.json")))
-    return {str(entry.get("arm")): str(entry["unlike"]) for entry in entries if entry.get("unlike")}
+    return {str(entry.get("arm")): str(entry["unlike"]) for entry in run.notes.all() if entry.get("unlike")}
 
 
-def read_notes(run: Path) -> dict[str, list[str]]:
+def read_notes(run: RunFolder) -> dict[str, list[str]]:
     """The notes of all arms of a run, by arm."""
-    found = {}
-    for file in sorted((run / "notes").glob("*.json")):
-        entry = read_json(file) or {}
-        found[str(entry.get("arm"))] = [str(note) for note in entry.get("notes", ())]
+    found = {
+        str(entry.get("arm")): [str(note) for note in entry.get("notes", ())] for entry in run.notes.all()
+    }
     for arm, note in _refusals(run).items():
         found.setdefault(arm, []).append(note)
     return found
 
 
-def write_differences(run: Path, arm: str, differences: Sequence[Mapping[str, str]]) -> None:
+def write_differences(run: RunFolder, arm: str, differences: Sequence[Mapping[str, str]]) -> None:
     """Stores what differs between base and an arm besides the weights."""
-    write_json(run / "differences" / file_of(arm), {"arm": arm, "differences": list(differences)})
+    run.differences.of_arm(arm).write({"arm": arm, "differences": list(differences)})
 
 
-def read_differences(run: Path) -> dict[str, list[dict[str, str]]]:
+def read_differences(run: RunFolder) -> dict[str, list[dict[str, str]]]:
     """What differs besides the weights, for each arm that was compared: what, kind, base, other, why."""
-    entries = (read_json(file) or {} for file in sorted((run / "differences").glob("*.json")))
-    return {str(entry.get("arm")): list(entry.get("differences", ())) for entry in entries}
+    return {str(entry.get("arm")): list(entry.get("differences", ())) for entry in run.differences.all()}
 
 
-def _refusals(run: Path) -> dict[str, str]:
+def _refusals(run: RunFolder) -> dict[str, str]:
     """What a server would not answer, by arm: how many items of each probe, and its reason for the first."""
     counts: dict[str, Counter[str]] = {}
     reasons: dict[str, str] = {}
-    for file in sorted((run / "refused").glob("*.json")):
-        entry = read_json(file) or {}
+    for entry in run.refused.all():
         arm = str(entry.get("arm"))
         for probes in dict(entry.get("refused") or {}).values():
             counts.setdefault(arm, Counter()).update(map(str, probes))

@@ -448,20 +448,7 @@ def is_sound(path: Path) -> bool:
         return False
 
 
-def read_records(run: Path) -> pl.DataFrame:
-    """All finished rows of a run, by arm, data set, language and index."""
-    files = sorted((run / "records").glob("*.parquet"))
-    if not files:
-        raise RunError(f"run: {run} has no records; is it the folder that was given as --out?")
-    frames = [_checked(read_rows(file), file) for file in files]
-    # The schema first: what an older version did not record is null.
-    frame = pl.concat([pl.DataFrame(schema=SCHEMA), *frames], how="diagonal")
-    if frame.select("arm", "dataset", "language", "item_id").is_duplicated().any():
-        raise RunError(f"run: {run} has two records of one item and arm; remove the record files put into it")
-    return frame.sort("arm", "dataset", "language", "index")
-
-
-def _checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
     """Rows with columns of the schema's types, and without gaps in those that say what a row is about.
 
     Raises:
@@ -511,14 +498,6 @@ def _sum_file(path: Path) -> Path:
 def _checksum(path: Path) -> str | None:
     file = _sum_file(path)
     return file.read_text(encoding="utf-8").partition(" ")[0] if file.is_file() else None
-
-
-def read_items(run: Path) -> pl.DataFrame:
-    """The items of a run."""
-    path = run / "items.parquet"
-    if not path.is_file():
-        raise RunError(f"run: {run} has no items.parquet; is it the folder that was given as --out?")
-    return read_rows(path)
 
 
 def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:

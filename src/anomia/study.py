@@ -21,6 +21,7 @@ from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import LANGUAGES_OF, check_data
 from anomia.probe.encode import PROBES
+from anomia.run_folder import RunFolder
 
 BASE = "base"
 Given = TypeVar("Given")
@@ -202,7 +203,9 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
     except FileNotFoundError:
         raise StudyError(f"study: {path} does not exist") from None
     except IsADirectoryError:
-        raise StudyError(f"study: {path} is a folder; give its study file: {path / 'study.yaml'}") from None
+        raise StudyError(
+            f"study: {path} is a folder; give its study file: {RunFolder(path).study_file}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"study: {path} can't be read: {error}") from None
     except ValueError as error:

@@ -19,7 +19,7 @@ from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
 from anomia.matrix import Cell, Matrix
 from anomia.models import load_model
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -197,7 +197,7 @@ def test_a_run_measures_the_tables_alone(model_folder: Path, write_jsonl: Any, t
     run_matrix(
         Matrix((Cell("", study),), single=True), tmp_path / "run", progress=PlainProgress(lambda text: None)
     )
-    records = read_records(tmp_path / "run")
+    records = RunFolder(tmp_path / "run").records()
     assert set(records["arm"]) == {"base", "embeddings:q4_k", "int8+embeddings:q4_0"}
     told = {
         report["arm"]: report

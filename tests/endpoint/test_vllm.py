@@ -10,6 +10,7 @@ import anomia
 from anomia.demo import demo_model
 from anomia.errors import MissingExtraError
 from anomia.notes import read_differences
+from anomia.run_folder import RunFolder
 from tests.endpoint.servers import serving
 from tests.peers import peer
 
@@ -39,7 +40,9 @@ def test_every_probe_is_answered_as_by_the_loaded_model(tmp_path: Path) -> None:
     (arm,) = run.arms
     assert not run.failed
     # It makes as many tokens of every text; only where it ends isn't known.
-    assert [(row["what"], row["kind"]) for row in read_differences(run.path)[arm]] == [("end tokens", "told")]
+    assert [(row["what"], row["kind"]) for row in read_differences(RunFolder(run.path))[arm]] == [
+        ("end tokens", "told")
+    ]
     base, served = (run.records.filter(arm=name).sort("language", "index") for name in ("base", arm))
     assert base.height == served.height == 6
     same = [

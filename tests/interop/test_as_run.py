@@ -19,7 +19,7 @@ from anomia.measure.figures import find
 from anomia.measure.frame import POOLED
 from anomia.measure.recognition import with_fates
 from anomia.measure.results import read_results, results_json
-from anomia.records import read_items, read_records
+from anomia.run_folder import RunFolder
 from tests.interop.logs import (
     choice_sample,
     open_sample,
@@ -49,7 +49,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_fates_are_those_that_were_planted(run: Path) -> None:
-    records = with_fates(read_records(run)).filter(pl.col("arm") == "arm")
+    records = with_fates(RunFolder(run).records()).filter(pl.col("arm") == "arm")
     counts = dict(records["fate"].value_counts().iter_rows())
     assert counts == {"kept": 12, "choice_only": 6, "lost": 2, None: 4}
     found = results_json(read_results(run))
@@ -63,11 +63,13 @@ def test_fates_are_those_that_were_planted(run: Path) -> None:
 
 
 def test_items_and_texts_are_kept(run: Path) -> None:
-    items = read_items(run).sort("index")
+    items = RunFolder(run).items().sort("index")
     assert items["options_standard"][3].to_list() == ["Founder3", "Alice", "Bob", "Carol"]
     assert items["answers"][3].to_list()[0] == "Founder3"
     assert "Place3" in items["question"][3]
-    row = read_records(run).filter((pl.col("arm") == "arm") & (pl.col("index") == 19)).row(0, named=True)
+    row = (
+        RunFolder(run).records().filter((pl.col("arm") == "arm") & (pl.col("index") == 19)).row(0, named=True)
+    )
     assert row["open_text"].strip() == "nobody"
     assert (row["choice_pick"], row["choice_correct"], row["open_correct"]) == ("Alice", False, False)
     assert row["gold_rank"] is None
@@ -104,11 +106,11 @@ def test_the_summary_tells_the_languages_that_names_told(
         "import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(tmp_path / "run")
     )
     assert "languages by names of tasks: xquad_ru russian;" in capsys.readouterr().out
-    assert set(read_items(tmp_path / "run")["language"]) == {"russian"}
+    assert set(RunFolder(tmp_path / "run").items()["language"]) == {"russian"}
     given = ["--language", "th", "--out", str(tmp_path / "again")]
     main_ok("import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), *given)
     assert "by names of tasks" not in capsys.readouterr().out
-    assert set(read_records(tmp_path / "again")["language"]) == {"thai"}
+    assert set(RunFolder(tmp_path / "again").records()["language"]) == {"thai"}
 
 
 def test_files_that_hold_no_answers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +121,7 @@ def test_files_that_hold_no_answers_are_named(tmp_path: Path, capsys: pytest.Cap
         "import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(tmp_path / "run")
     )
     assert f"no answers and no choices in: {tmp_path}/base/samples_lambada.jsonl, " in capsys.readouterr().out
-    assert set(with_fates(read_records(tmp_path / "run"))["fate"].drop_nulls()) == {
+    assert set(with_fates(RunFolder(tmp_path / "run").records())["fate"].drop_nulls()) == {
         "kept",
         "choice_only",
         "lost",
@@ -137,7 +139,7 @@ def test_documents_that_differ_are_joined_by_their_question(tmp_path: Path) -> N
         write_lines(file, rows[::-1])
     models = {name: [tmp_path / name] for name in ("base", "arm")}
     assert import_run("lm-eval", models, tmp_path / "run").by == "text"
-    records = with_fates(read_records(tmp_path / "run"))
+    records = with_fates(RunFolder(tmp_path / "run").records())
     assert (records["fate"] == "choice_only").sum() == 6
 
 

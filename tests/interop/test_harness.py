@@ -13,7 +13,7 @@ import pytest
 from anomia.cli import main
 from anomia.interop.as_run import import_run
 from anomia.interop.lm_eval_tasks import export_tasks
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from tests.peers import peer
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,9 @@ def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path, c
     found = import_run("lm-eval", models, tmp_path / "imported")
     assert (found.questions, found.languages, found.by) == (16, ("english", "russian"), "hash")
     assert not any(found.left_out.values())
-    ours, theirs = (read_records(tmp_path / name).sort("arm", "question") for name in ("run", "imported"))
+    ours, theirs = (
+        RunFolder(tmp_path / name).records().sort("arm", "question") for name in ("run", "imported")
+    )
     assert ours["question"].to_list() == theirs["question"].to_list()
     assert ours["choice_pick"].to_list() == theirs["choice_pick"].to_list()
     assert ours["choice_correct"].to_list() == theirs["choice_correct"].to_list()

@@ -15,7 +15,7 @@ import pytest
 
 from anomia.cli import main
 from anomia.measure.recognition import with_fates
-from anomia.records import read_items, read_records
+from anomia.run_folder import RunFolder
 from tests.peers import peer
 
 TASKS = Path(__file__).with_name("lighteval_tasks.py")
@@ -74,7 +74,7 @@ def answerable(run: Path) -> list[dict[str, Any]]:
 
     Of those that base answers the pruned model answers half too.
     """
-    records = read_records(run)
+    records = RunFolder(run).records()
     base, pruned = (
         {
             row["item_id"]: row
@@ -83,7 +83,7 @@ def answerable(run: Path) -> list[dict[str, Any]]:
         for mine in (True, False)
     )
     questions = []
-    for number, row in enumerate(read_items(run).iter_rows(named=True)):
+    for number, row in enumerate(RunFolder(run).items().iter_rows(named=True)):
         told = [each[row["item_id"]]["open_text"].strip() for each in (base, pruned)]
         heard = (told[:1], told, told[1:], [])[number % 4]
         gold = base[row["item_id"]]["choice_pick"] if number % 5 else row["answers"][0]
@@ -113,7 +113,7 @@ def evaluate(python: Path, model: Path, data: Path, out: Path) -> None:
 
 
 def test_the_run_holds_what_lighteval_wrote(both: Both) -> None:
-    records = read_records(both.theirs)
+    records = RunFolder(both.theirs).records()
     assert records["arm"].unique().sort().to_list() == sorted(MODELS)
     for model in MODELS:
         opened, chosen = (details(both, model, task) for task in ("open", "choice"))
@@ -142,7 +142,7 @@ def details(both: Both, model: str, task: str) -> dict[str, Any]:
 
 
 def test_accuracies_are_those_that_lighteval_reports(both: Both) -> None:
-    records = read_records(both.theirs)
+    records = RunFolder(both.theirs).records()
     for model in MODELS:
         (folder,) = (both.written / "results").rglob(model)
         (file,) = folder.glob("results_*.json")
@@ -154,7 +154,7 @@ def test_accuracies_are_those_that_lighteval_reports(both: Both) -> None:
 
 def test_lighteval_sees_what_anomia_sees(both: Both) -> None:
     ours, theirs = (
-        read_records(run).sort(pl.col("arm") != "base", "question") for run in (both.ours, both.theirs)
+        RunFolder(run).records().sort(pl.col("arm") != "base", "question") for run in (both.ours, both.theirs)
     )
     assert ours["question"].to_list() == theirs["question"].to_list()
     assert ours["open_text"].to_list() == theirs["open_text"].to_list()
@@ -170,7 +170,7 @@ def test_lighteval_sees_what_anomia_sees(both: Both) -> None:
 
 
 def test_the_commands_read_it(both: Both, capsys: pytest.CaptureFixture[str]) -> None:
-    fates = with_fates(read_records(both.theirs))["fate"]
+    fates = with_fates(RunFolder(both.theirs).records())["fate"]
     assert {"kept", "choice_only"} < set(fates)
     call("show", both.theirs)
     assert "pruned" in capsys.readouterr().out

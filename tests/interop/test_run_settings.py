@@ -14,6 +14,7 @@ from anomia.errors import DataError
 from anomia.interop.as_run import Imported, import_run
 from anomia.measure.results import read_results
 from anomia.notes import read_differences
+from anomia.run_folder import RunFolder
 from tests.interop.logs import write_details, write_model
 
 EVERY = set(range(24))
@@ -59,7 +60,7 @@ def test_what_changes_answers_stands_in_the_run_and_its_verdict(
     assert "arm: other add_bos_token: – in base, False here" in said
     assert "arm: also differs from base in dtype" in said
     assert "batch_size" not in said
-    rows = {row["what"]: row for row in read_differences(run)["arm"]}
+    rows = {row["what"]: row for row in read_differences(RunFolder(run))["arm"]}
     assert {what: row["kind"] for what, row in rows.items()} == {
         "add_bos_token": "confounding", "max_length": "confounding", "dtype": "told", "pretrained": "harmless",
         "batch_size": "harmless",

@@ -18,7 +18,7 @@ from anomia.interop.as_run import import_run
 from anomia.interop.filters import counterpart
 from anomia.interop.lm_eval_log import read_lm_eval
 from anomia.interop.sources import read_logs
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from tests.interop.logs import choice_sample, detail, open_sample, write_lines
 
 COUNT = 12
@@ -47,7 +47,7 @@ def write(
 def imported(tmp_path: Path, **options: Any) -> dict[str, list[bool | None]]:
     """Which open answers were right, by model."""
     import_run("lm-eval", {name: [tmp_path / name] for name in ("base", "arm")}, tmp_path / "run", **options)
-    records = read_records(tmp_path / "run").sort("arm", "index")
+    records = RunFolder(tmp_path / "run").records().sort("arm", "index")
     return {name: records.filter(pl.col("arm") == name)["open_correct"].to_list() for name in ("base", "arm")}
 
 

@@ -10,7 +10,7 @@ import pytest
 from anomia.errors import DataError
 from anomia.interop.as_run import import_run
 from anomia.interop.sources import read_logs
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from tests.interop.logs import open_sample, scored_sample, write_details, write_lines, write_model
 
 EVERY = set(range(24))
@@ -24,7 +24,7 @@ def test_the_newest_log_of_a_folder_counts(tmp_path: Path) -> None:
     found = import_run("lm-eval", {"base": [tmp_path / "base"], "arm": [tmp_path / "arm"]}, tmp_path / "run")
     assert [path.name.rpartition("_")[0] for path in found.older] == ["samples_towns_gen"]
     assert found.older[0].parent.parent.name == "arm"
-    records = read_records(tmp_path / "run")
+    records = RunFolder(tmp_path / "run").records()
     assert records.filter(pl.col("arm") == "arm")["open_correct"].sum() == 0
 
 

@@ -27,7 +27,7 @@ from anomia.models.adapters import find_adapter
 from anomia.models.describe import describe
 from anomia.models.diff import differences
 from anomia.models.load import check_place
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -645,7 +645,7 @@ def study(write_jsonl: Any, model_folder: Path) -> Callable[..., Study]:
 def run(study: Study, out: Path) -> pl.DataFrame:
     progress = PlainProgress(lambda text: None)
     run_matrix(Matrix((Cell("", study),), single=True), out, progress=progress)
-    return read_records(out)
+    return RunFolder(out).records()
 
 
 def test_a_run_asks_an_adapter_what_base_is_asked_and_says_what_it_is(

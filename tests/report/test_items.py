@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from anomia.records import read_records, write_rows
+from anomia.records import write_rows
+from anomia.run_folder import RunFolder
 from tests.report.synthetic import write_run
 from tests.test_cli import anomia
 
@@ -35,7 +36,7 @@ def test_one_json_object_a_line(run: Path) -> None:
 
 def test_what_is_no_number_is_null_in_json(run: Path, tmp_path: Path) -> None:
     bad = write_run(tmp_path / "bad", languages=("english",), items=2, arms=("wanda:0.5",))
-    frame = read_records(bad).with_columns(pl.lit(float("nan")).alias("gold_log_prob"))
+    frame = RunFolder(bad).records().with_columns(pl.lit(float("nan")).alias("gold_log_prob"))
     write_rows(frame.to_dicts(), bad / "records" / "all.parquet")
     line = json.loads(anomia("items", bad, "--json", "--limit", "1").stdout, parse_constant=pytest.fail)
     assert line["base"]["gold_log_prob"] is None

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from anomia.loops import is_text_loop
-from anomia.records import SCHEMA, read_records, write_rows
+from anomia.records import SCHEMA, write_rows
 from anomia.report.page.build import write_report
 from anomia.report.server_rows import Rows, read_filter
 from anomia.report.terminal import item_view, selected_items
+from anomia.run_folder import RunFolder
 from tests.report.synthetic import write_run
 from tests.report.test_terminal import printed
 
@@ -87,7 +88,7 @@ def test_the_server_filters_alike(run: Path, older: Path, tmp_path: Path) -> Non
 
 
 def test_in_the_terminal(run: Path, older: Path) -> None:
-    records = read_records(run).with_columns(fate=pl.lit(None, dtype=pl.String))
+    records = RunFolder(run).records().with_columns(fate=pl.lit(None, dtype=pl.String))
     chosen = selected_items(records, arm="wanda:0.5", fate=None, language=None, loops=True)
     assert chosen["index"].to_list() == [0, 3, 6, 9]
     item = pl.read_parquet(run / "items.parquet").row(0, named=True)
@@ -95,5 +96,5 @@ def test_in_the_terminal(run: Path, older: Path) -> None:
     text = " ".join(printed(item_view(item, base, chosen.row(0, named=True))).split())
     assert re.search(r"\((right, wrong by the strict grade|wrong), loops\)", text)
     assert "an accepted answer stands in the question" in text
-    old = read_records(older).with_columns(fate=pl.lit(None, dtype=pl.String))
+    old = RunFolder(older).records().with_columns(fate=pl.lit(None, dtype=pl.String))
     assert selected_items(old, arm="wanda:0.5", fate=None, language=None, loops=True).is_empty()

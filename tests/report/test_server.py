@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
-from anomia.records import read_items, read_records
 from anomia.report.page.explorer import PROBES, graded, index, item_whole
 from anomia.report.server_rows import Filter, Rows, read_filter
+from anomia.run_folder import RunFolder
 from tests.report.synthetic import write_run
 
 Open = Callable[..., Any]
@@ -49,7 +49,7 @@ def rows(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
 
 
 def test_duckdb_numbers_and_grades_as_the_embedded_index_does(rows: Rows, run: Path) -> None:
-    columns, _ = index([(read_records(run), read_items(run))])
+    columns, _ = index([(RunFolder(run).records(), RunFolder(run).items())])
     served = rows.page(Filter(), 0, 500)
     assert len(served) == len(columns["rows"]["item"]) == rows.index()["size"] == 160
     for number, row in enumerate(served):
@@ -74,8 +74,8 @@ def test_an_item_is_the_same_served_and_embedded(rows: Rows, run: Path) -> None:
     number = 57
     row = rows.page(Filter(), number, 1)[0]
     key = (pl.col("language") == row["language"]) & (pl.col("item_id") == row["id"])
-    item = read_items(run).filter(key).to_dicts()[0]
-    answers = read_records(run).filter(key).sort(pl.col("arm") != "base", "arm").to_dicts()
+    item = RunFolder(run).items().filter(key).to_dicts()[0]
+    answers = RunFolder(run).records().filter(key).sort(pl.col("arm") != "base", "arm").to_dicts()
     assert rows.item(number) == item_whole(item, answers)
     assert rows.item(10_000) is None
 
@@ -98,7 +98,7 @@ filters = st.builds(
 def test_filters_pick_what_polars_picks(rows: Rows, run: Path, wanted: dict[str, Any]) -> None:
     first, last = wanted.pop("rank")
     found = read_filter(json.dumps(wanted | {"from": first, "to": last}))
-    frame = graded(read_records(run)).with_columns(fate=pl.col("fate").fill_null("none"))
+    frame = graded(RunFolder(run).records()).with_columns(fate=pl.col("fate").fill_null("none"))
     base = frame.filter(pl.col("arm") == "base")
     kept = frame.filter(pl.col("arm") != "base").join(base, on=["language", "item_id"], suffix="_base")
     for name in ("arm", "language"):

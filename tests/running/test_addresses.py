@@ -12,7 +12,7 @@ from anomia.errors import RunError
 from anomia.files import is_local, place
 from anomia.matrix import read_matrix
 from anomia.measure.results import read_results
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from tests.conftest import entry
@@ -36,13 +36,13 @@ def test_a_run_in_a_store_is_that_on_a_disk(
     run_matrix(matrix, tmp_path / "run", progress=PlainProgress(said.append))
     store = place(f"memory://{tmp_path.name}/run")
     run_matrix(matrix, store, progress=PlainProgress(said.append))
-    records = read_records(tmp_path / "run")
-    assert read_records(store).equals(records)
+    records = RunFolder(tmp_path / "run").records()
+    assert RunFolder(store).records().equals(records)
     assert read_results(store).arms == ["magnitude:0.5"]
     damaged = next(file for file in sorted((store / "records").glob("*.parquet")) if "magnitude" in file.name)
     damaged.write_bytes(b"PAR1 no")
     run_matrix(matrix, store, progress=PlainProgress(said.append))
-    assert read_records(store).equals(records)
+    assert RunFolder(store).records().equals(records)
     assert any("was set aside" in line for line in said)
 
 

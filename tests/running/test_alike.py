@@ -23,7 +23,8 @@ from anomia.measure.packaging import packaging
 from anomia.measure.results import read_results, results_json
 from anomia.probe.ask import Ask, OptionSet
 from anomia.probe.asked import prompt_hash
-from anomia.records import SCHEMA, read_records, write_rows
+from anomia.records import SCHEMA, write_rows
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -62,7 +63,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Callable[..., Study]:
 def run(study: Study, out: Path, said: list[str] | None = None, **more: Any) -> pl.DataFrame:
     told = PlainProgress((lambda text: None) if said is None else said.append)
     run_matrix(Matrix((Cell("", study),), single=True), out, progress=told, **more)
-    return read_records(out)
+    return RunFolder(out).records()
 
 
 def refused(study: Study, out: Path, file: str, says: str) -> None:

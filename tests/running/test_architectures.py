@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from anomia.measure.results import read_results
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -58,4 +58,4 @@ def test_a_whole_run(kind: str, tokenizer: Any, tmp_path: Path, write_jsonl: Cal
     )
     run_study(study, tmp_path / "run", progress=PlainProgress(lambda text: None))
     assert read_results(tmp_path / "run").failed == {}
-    assert len(read_records(tmp_path / "run")) == 18
+    assert len(RunFolder(tmp_path / "run").records()) == 18

@@ -14,11 +14,10 @@ import torch
 from anomia.errors import RunError
 from anomia.files import read_json
 from anomia.matrix import Matrix, read_matrix
-from anomia.records import read_records
 from anomia.report.export import export_run
+from anomia.run_folder import RunFolder, runs_of
 from anomia.running import execute, model
 from anomia.running.execute import run_matrix
-from anomia.running.folder import MATRIX, runs_of
 from anomia.running.progress import PlainProgress
 from tests.conftest import entry
 
@@ -67,11 +66,14 @@ def test_every_cell_is_the_run_of_its_own_study_and_models_are_loaded_once(
     assert [path.name for path in runs_of(out)] == [cell.name for cell in matrix.cells]
     for cell in matrix.cells:
         run(Matrix((cell,), single=True), tmp_path / cell.name)
-        alone, together = read_records(tmp_path / cell.name), read_records(out / "cells" / cell.name)
+        alone, together = (
+            RunFolder(tmp_path / cell.name).records(),
+            RunFolder(out / "cells" / cell.name).records(),
+        )
         assert together.equals(alone)
     # The matrix file is the study again, and nothing is left to do.
     loads.clear()
-    run(read_matrix(out / MATRIX, {}), out)
+    run(read_matrix(RunFolder(out).matrix_file, {}), out)
     assert loads == []
     rows = export_run(out, tmp_path / "rows.parquet")
     assert rows == 3 * (8 + 4)
@@ -163,7 +165,7 @@ def test_base_is_taken_from_an_earlier_run(
     said: list[str] = []
     run(read_matrix(None, other), tmp_path / "reused", said, reuse=[tmp_path / "first"])
     assert set(asked) == {"magnitude:0.5"}
-    assert read_records(tmp_path / "reused").equals(read_records(tmp_path / "anew"))
+    assert RunFolder(tmp_path / "reused").records().equals(RunFolder(tmp_path / "anew").records())
     assert (tmp_path / "reused" / "noise.json").read_text() == (tmp_path / "anew" / "noise.json").read_text()
     assert any("base's 4 items are taken from" in line for line in said)
 

@@ -16,7 +16,8 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Prune
 from anomia.errors import AnomiaError, RunError
 from anomia.measure.results import read_results, results_json
-from anomia.records import SCHEMA, read_records
+from anomia.records import SCHEMA
+from anomia.run_folder import RunFolder
 from anomia.running import model, shard
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
@@ -51,7 +52,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Study:
 
 def run(study: Study, out: Path) -> pl.DataFrame:
     run_study(study, out, progress=PlainProgress(lambda text: None))
-    return read_records(out)
+    return RunFolder(out).records()
 
 
 def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(
         progress=PlainProgress(lambda text: None),
     )
     assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
-    assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
+    assert set(RunFolder(tmp_path / "run").records()["arm"]) == {"base", "magnitude:0.5"}
     assert str(damaged_folder) in read_results(tmp_path / "run").failed[damaged]
 
 

@@ -17,8 +17,7 @@ import polars as pl
 import pytest
 
 from anomia.errors import RunError
-from anomia.files import LOCK, locked
-from anomia.records import read_records
+from anomia.run_folder import RunFolder, locked
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -56,7 +55,7 @@ def whole(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.Da
         process = start(study, out)
         process.join()
         assert process.exitcode == 0
-    return read_records(out), time.monotonic() - began
+    return RunFolder(out).records(), time.monotonic() - began
 
 
 def test_killed_at_any_moment_the_records_are_those_of_an_undisturbed_run(
@@ -75,18 +74,18 @@ def test_killed_at_any_moment_the_records_are_those_of_an_undisturbed_run(
             kills += 1
         process.join()
         if process.exitcode == 0:
-            assert read_records(out).equals(records)
+            assert RunFolder(out).records().equals(records)
             number, finished = number + 1, finished + 1
         else:
             assert process.exitcode == -signal.SIGKILL
             # What was finished stays finished, and every file that is there is whole.
             assert done_before <= set(_record_files(out))
             if _record_files(out):
-                read_records(out)
+                RunFolder(out).records()
     last = start(study, tmp_path / f"run{number}")
     last.join()
     assert last.exitcode == 0
-    assert read_records(tmp_path / f"run{number}").equals(records)
+    assert RunFolder(tmp_path / f"run{number}").records().equals(records)
     assert not list(tmp_path.rglob("*.damaged"))
 
 
@@ -107,10 +106,10 @@ def test_killed_between_write_and_rename(
         kills += 1
         assert kills < 40
     assert kills > 3
-    assert read_records(out).equals(records)
+    assert RunFolder(out).records().equals(records)
     assert not list(out.rglob("*.part"))
     assert not list(out.rglob("*.damaged"))
-    assert not (out / LOCK).exists()
+    assert not RunFolder(out).lock_file.exists()
 
 
 def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_again(
@@ -119,7 +118,7 @@ def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_a
     monkeypatch.setattr("anomia.running.folder.SHARD_ITEMS", 2)
     out = tmp_path / "run"
     run_study(study, out, progress=PlainProgress(lambda text: None))
-    records = read_records(out)
+    records = RunFolder(out).records()
     files = _record_files(out)
     flipped, swapped, nameless, *rest = files
     content = bytearray(flipped.read_bytes())
@@ -130,10 +129,10 @@ def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_a
     shutil.copy(rest[0], out / "records" / "guest.parquet")
     stamps = {file: file.stat().st_mtime_ns for file in rest}
     with pytest.raises(RunError, match="is damaged"):
-        read_records(out)
+        RunFolder(out).records()
     said: list[str] = []
     run_study(study, out, progress=PlainProgress(said.append))
-    assert read_records(out).equals(records)
+    assert RunFolder(out).records().equals(records)
     assert stamps == {file: file.stat().st_mtime_ns for file in rest}
     aside = {file.name for file in out.rglob("*.damaged")}
     assert aside == {
@@ -146,7 +145,7 @@ def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_a
 def test_the_second_of_two_processes_is_told(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
     holder = start(study, out)
-    while not (out / LOCK).exists():
+    while not RunFolder(out).lock_file.exists():
         time.sleep(0.01)
     second = start(study, out)
     os.kill(holder.pid, signal.SIGSTOP)
@@ -162,12 +161,12 @@ def test_the_second_of_two_processes_is_told(study: Study, tmp_path: Path) -> No
 def test_the_lock_of_a_killed_process_is_stale(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
     holder = start(study, out)
-    while not (out / LOCK).exists():
+    while not RunFolder(out).lock_file.exists():
         time.sleep(0.01)
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with locked(out):
-        assert (out / LOCK).read_text() == str(os.getpid())
+        assert RunFolder(out).lock_file.read_text() == str(os.getpid())
 
 
 def test_a_lock_leaves_nothing_in_a_folder_that_is_no_run(tmp_path: Path) -> None:
@@ -215,12 +214,12 @@ def test_a_full_disk_keeps_what_was_measured(
     begun = _record_files(disk / "run")
     assert 0 < len(begun) < 12
     kept: dict[str, Any] = {file.name: file.read_bytes() for file in begun}
-    assert read_records(disk / "run").height > 0
+    assert RunFolder(disk / "run").records().height > 0
     small_disk(4000)
     process = start(study, disk / "run")
     process.join()
     assert process.exitcode == 0
-    assert read_records(disk / "run").equals(records)
+    assert RunFolder(disk / "run").records().equals(records)
     assert {name: (disk / "run" / "records" / name).read_bytes() for name in kept} == kept
 
 
@@ -247,4 +246,4 @@ def test_ctrl_c_and_a_closed_terminal_end_a_run_within_seconds(
     assert not list(out.rglob("*.part"))
     again = start(study, out)
     again.join()
-    assert read_records(out).equals(records)
+    assert RunFolder(out).records().equals(records)

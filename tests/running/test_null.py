@@ -20,7 +20,7 @@ from anomia.measure.results import read_results
 from anomia.models.memory import hold
 from anomia.probe import precision
 from anomia.probe.precision import Precision, precision_for
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running import execute, noise, shard
 from anomia.running import model as running_model
 from anomia.running.execute import run_study
@@ -49,7 +49,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Study:
 def run(study: Study, out: Path, said: list[str] | None = None) -> pl.DataFrame:
     told = PlainProgress((lambda text: None) if said is None else said.append)
     run_study(study, out, progress=told)
-    return read_records(out)
+    return RunFolder(out).records()
 
 
 @pytest.mark.parametrize("text", ["null:float32", "null:batch=4", "null:int8"])

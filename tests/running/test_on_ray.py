@@ -16,9 +16,8 @@ from upath import UPath
 from anomia.errors import AnomiaError, RunError
 from anomia.files import is_local
 from anomia.matrix import Matrix, read_matrix
-from anomia.records import read_records
+from anomia.run_folder import RunFolder, runs_of
 from anomia.running.execute import run_matrix
-from anomia.running.folder import runs_of
 from anomia.running.on_ray import Size, on_ray
 from anomia.running.progress import Finished, PlainProgress
 from tests.conftest import entry
@@ -109,7 +108,7 @@ def test_records_are_those_of_a_run_in_this_process_also_when_a_worker_is_killed
     outcomes = on_cluster(matrix, tmp_path / "ray", watching)
     assert not any(outcome.failed for outcome in outcomes)
     for here, there in zip(runs_of(tmp_path / "here"), runs_of(tmp_path / "ray"), strict=True):
-        assert_same(read_records(here), read_records(there))
+        assert_same(RunFolder(here).records(), RunFolder(there).records())
         assert (here / "noise.json").read_text() == (there / "noise.json").read_text()
     lost = [line for line in watching.said if "was lost; another does it again" in line]
     assert len(lost) == 1, watching.said
@@ -140,7 +139,7 @@ def test_served_models_are_asked_from_here_while_workers_ask_the_others(
     ]  # fmt: skip
     assert {bool(shard.where) for shard in watching.shards if shard.arm == served} == {False}
     assert {bool(shard.where) for shard in watching.shards if shard.arm != served} == {True}
-    assert_same(read_records(tmp_path / "here"), read_records(tmp_path / "ray"))
+    assert_same(RunFolder(tmp_path / "here").records(), RunFolder(tmp_path / "ray").records())
 
 
 def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(
@@ -156,7 +155,7 @@ def test_an_arm_that_cannot_be_made_is_reported_and_the_others_go_on(
     outcomes = on_cluster(Matrix((cell._replace(study=study),), single=True), store, Watching())
     assert [bool(outcome.failed) for outcome in outcomes] == [False, True, False]
     assert str(damaged_folder) in str(outcomes[1].failed)
-    assert set(read_records(tmp_path / "run")["arm"]) == {"base", "magnitude:0.5"}
+    assert set(RunFolder(tmp_path / "run").records()["arm"]) == {"base", "magnitude:0.5"}
 
 
 def test_base_that_cannot_be_loaded_ends_the_run(matrix: Matrix, tmp_path: Path) -> None:

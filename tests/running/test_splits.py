@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anomia.probe import tree
-from anomia.records import read_records
+from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -46,7 +46,9 @@ def test_a_run_stores_which_batches_were_halved(
     run_study(study, tmp_path / "halved", progress=PlainProgress(lambda text: None))
     notes = [json.loads(file.read_text()) for file in sorted((tmp_path / "halved" / "splits").iterdir())]
     assert [note["arm"] for note in notes] == ["base", "magnitude:0.5"]
-    whole, halved = (read_records(tmp_path / name).sort("arm", "index") for name in ("whole", "halved"))
+    whole, halved = (
+        RunFolder(tmp_path / name).records().sort("arm", "index") for name in ("whole", "halved")
+    )
     for note in notes:
         assert note["language"] == "english"
         [ids] = note["halved"]

@@ -16,9 +16,10 @@ from anomia.items.item import Item, ItemSet, Question
 from anomia.measure.confidence_sequence import confidence_sequence
 from anomia.measure.results import read_results, results_json
 from anomia.records import write_rows
+from anomia.run_folder import RunFolder
 from anomia.running import model
 from anomia.running.execute import run_study
-from anomia.running.folder import RunFolder, shards_of
+from anomia.running.folder import OpenedRun, shards_of
 from anomia.running.progress import PlainProgress
 from anomia.running.stopping import interleaved, stopped
 from anomia.study import Study
@@ -29,9 +30,9 @@ ITEMS = 96
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> OpenedRun:
     study = Study(base="x", arms=("wanda:0.5",))
-    return RunFolder(tmp_path, study, {})
+    return OpenedRun(RunFolder(tmp_path), study, {})
 
 
 def group(languages: tuple[str, ...]) -> list[ItemSet]:
@@ -43,7 +44,7 @@ def group(languages: tuple[str, ...]) -> list[ItemSet]:
     ]
 
 
-def finish(folder: RunFolder, records: pl.DataFrame, sets: list[ItemSet], rounds: int) -> None:
+def finish(folder: OpenedRun, records: pl.DataFrame, sets: list[ItemSet], rounds: int) -> None:
     for items in sets:
         for arm in ("base", "wanda:0.5"):
             mine = records.filter((pl.col("arm") == arm) & (pl.col("language") == items.language))
@@ -59,7 +60,7 @@ def test_rounds_go_over_all_languages() -> None:
     ]  # fmt: skip
 
 
-def test_an_arm_stops_at_the_first_round_that_is_narrow_enough(folder: RunFolder) -> None:
+def test_an_arm_stops_at_the_first_round_that_is_narrow_enough(folder: OpenedRun) -> None:
     records = study_records(
         {"wanda:0.5": Damage(open=0.3)}, languages=("english", "swahili"), items=ITEMS, open_accuracy=0.9
     )
@@ -88,14 +89,14 @@ def test_an_arm_stops_at_the_first_round_that_is_narrow_enough(folder: RunFolder
     assert "used up" in last.stop.reason
 
 
-def test_a_round_that_is_not_finished_decides_nothing(folder: RunFolder) -> None:
+def test_a_round_that_is_not_finished_decides_nothing(folder: OpenedRun) -> None:
     records = study_records({"wanda:0.5": Damage(open=0.3)}, languages=("english", "swahili"), items=ITEMS)
     sets = group(("english", "swahili"))
     finish(folder, records, sets[:1], rounds=3)
     assert stopped(folder, "wanda:0.5", sets, width=0.9, reach_limit=100) is None
 
 
-def test_of_each_passage_one_item_counts(folder: RunFolder) -> None:
+def test_of_each_passage_one_item_counts(folder: OpenedRun) -> None:
     records = study_records({"wanda:0.5": Damage(open=0.3)}, items=ITEMS, passage_items=4, open_accuracy=1.0,
                             choice_accuracy=1.0)  # fmt: skip
     finish(folder, records, group(("english",)), rounds=3)

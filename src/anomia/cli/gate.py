@@ -60,7 +60,7 @@ def gate(
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
     from anomia.measure.results import read_results
     from anomia.report import gate_report
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import runs_of
 
     limits = read_limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
     kinds = excluded(exclude)

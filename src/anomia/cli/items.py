@@ -36,10 +36,9 @@ def items(
     from anomia.measure.fates import FATES
     from anomia.measure.recognition import with_fates
     from anomia.measure.results import check_is_run
-    from anomia.records import read_items, read_records
     from anomia.report.export import item_json
     from anomia.report.terminal import item_view, selected_items
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import RunFolder, runs_of
 
     cells = runs_of(run)
     if len(cells) > 1:
@@ -48,7 +47,7 @@ def items(
         raise RunError(f"items: {run} holds {len(cells)} runs; name one: {choice}")
     run = cells[0]
     check_is_run(run)
-    records = with_fates(read_records(run))
+    records = with_fates(RunFolder(run).records())
     arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
     if not arms:
         raise RunError(f"items: {run} has no finished arm yet")
@@ -65,7 +64,9 @@ def items(
         if item_id not in ids:
             raise RunError(f"items: {run} has no item {item_id!r}; {nearest(item_id, ids)}")
         chosen = chosen.filter(chosen["item_id"] == item_id)
-    questions = {(row["language"], row["item_id"]): row for row in read_items(run).iter_rows(named=True)}
+    questions = {
+        (row["language"], row["item_id"]): row for row in RunFolder(run).items().iter_rows(named=True)
+    }
     before = {
         (row["language"], row["item_id"]): row
         for row in records.filter(records["arm"] == "base").iter_rows(named=True)

@@ -63,9 +63,8 @@ def plan(
     from anomia.errors import StudyError
     from anomia.measure.planning import Target, plan_from_assumptions, plan_from_pilot
     from anomia.measure.power import read_transition
-    from anomia.records import read_records
     from anomia.report.plan_table import plan_view
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import RunFolder, runs_of
 
     if not power:
         if study is None:
@@ -78,7 +77,7 @@ def plan(
         for pilot in pilots:
             if len(pilots) > 1:
                 out_console.print(f"\n{pilot.name}", style="bold", markup=False, highlight=False)
-            out_console.print(plan_view(list(plan_from_pilot(read_records(pilot), target)), target))
+            out_console.print(plan_view(list(plan_from_pilot(RunFolder(pilot).records(), target)), target))
         return
     if opened is not None and choice is not None:
         sides = (read_transition(opened, gained, "--open"), read_transition(choice, gained, "--choice"))

@@ -29,8 +29,9 @@ def push(
     Example: anomia push RUN hub:me/my-study
     """
     from anomia.report.share import push_run
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import RunFolder, runs_of
 
-    if not (run / "report" / "index.html").is_file():
-        make_report(runs_of(run), run / "report")
+    report = RunFolder(run).report_folder
+    if not (report / "index.html").is_file():
+        make_report(runs_of(run), report)
     out_console.print(push_run(run, target, private=private), highlight=False, soft_wrap=True)

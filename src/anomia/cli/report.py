@@ -38,9 +38,9 @@ def report(
     Example: anomia report anomia-demo --open
     """
     from anomia.measure.results import read_results
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import RunFolder, runs_of
 
-    folder, kinds = out or runs[0] / "report", excluded(exclude)
+    folder, kinds = out or RunFolder(runs[0]).report_folder, excluded(exclude)
     cells = [found for run in runs for found in runs_of(run)]
     page = make_report(cells, folder, [read_results(cell, exclude=kinds) for cell in cells])
     out_console.print(

@@ -244,14 +244,13 @@ def execute(
     ray_worker: str | None = None,
 ) -> None:
     """Executes the cells of a study and shows what came out."""
-    from anomia.files import write_json
     from anomia.matrix import describe
     from anomia.measure.results import read_results, results_json
     from anomia.report.packaging_tables import packaging_table
     from anomia.report.side_by_side import side_by_side
     from anomia.report.terminal import run_view
+    from anomia.run_folder import RunFolder, runs_of
     from anomia.running.execute import run_matrix
-    from anomia.running.folder import runs_of
     from anomia.running.log import Tracker
     from anomia.running.progress import Several
 
@@ -270,7 +269,7 @@ def execute(
     found = []
     for run_folder in runs_of(out):
         results = read_results(run_folder, thresholds=thresholds, exclude=exclude)
-        write_json(run_folder / "results.json", results_json(results))
+        RunFolder(run_folder).results.write(results_json(results))
         found.append((run_folder, results))
     if tracker is not None:
         tracker.close({run_folder.name: results for run_folder, results in found})
@@ -285,10 +284,13 @@ def execute(
         show_notes(results)
     # Its figures are files of a disk; `anomia report --out` makes it for runs that lie elsewhere.
     if is_local(out) and any(results.arms for _, results in found):
-        make_report([folder for folder, _ in found], out / "report", [results for _, results in found])
+        make_report(
+            [folder for folder, _ in found], RunFolder(out).report_folder, [results for _, results in found]
+        )
     out_console.print(f"\nall tables: anomia show {out}", highlight=False, soft_wrap=True)
+    first = RunFolder(found[0][0])
     out_console.print(
-        f"results: {found[0][0] / 'results.json'}   records: {found[0][0] / 'records'}",
+        f"results: {first.results.path}   records: {first.records_folder}",
         highlight=False,
         soft_wrap=True,
     )

@@ -29,7 +29,7 @@ def show(
     from anomia.measure.results import read_results
     from anomia.measure.verdict import read_thresholds
     from anomia.report.side_by_side import side_by_side
-    from anomia.running.folder import runs_of
+    from anomia.run_folder import runs_of
 
     margins = read_thresholds(threshold) if threshold else None
     kinds = excluded(exclude)

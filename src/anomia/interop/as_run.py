@@ -27,6 +27,7 @@ from anomia.loops import is_text_loop
 from anomia.models.difference import Difference
 from anomia.notes import write_differences
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
+from anomia.run_folder import RunFolder
 
 
 class Imported(NamedTuple):
@@ -80,10 +81,11 @@ def import_run(
     languages = tuple(sorted({row["language"] for row in items}))
     arms = tuple(name for name in models if name != BASE)
     named = {file.task: file.named for each in files.values() for file in each if file.named}
-    write_rows(items, out / "items.parquet", ITEM_SCHEMA)
+    run = RunFolder(out)
+    write_rows(items, run.items_file, ITEM_SCHEMA)
     for name, mine in rows.items():
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-        write_rows(mine, out / "records" / f"imported.{digest}.parquet", SCHEMA)
+        write_rows(mine, run.record_file(f"imported.{digest}"), SCHEMA)
     study = {
         "base": str(next(iter(models[BASE]))),
         "arms": list(arms),
@@ -105,9 +107,9 @@ def import_run(
         },
     }
     for name, found in compared.items():
-        write_differences(out, name, [row._asdict() for row in found])
+        write_differences(run, name, [row._asdict() for row in found])
     # The study makes it a run, so it comes last.
-    write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
+    write_text(run.study_file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     filters = {file.task: (file.filter, file.filters) for file in files[BASE] if file.filter}
     return Imported(
         len(items),

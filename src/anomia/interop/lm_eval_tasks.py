@@ -16,9 +16,9 @@ import yaml
 
 from anomia import grade, text
 from anomia.errors import RunError
-from anomia.files import read_yaml, write_text
+from anomia.files import write_text
 from anomia.items.prompts import open_prompt, read_templates
-from anomia.records import read_items, read_records
+from anomia.run_folder import RunFolder
 
 # What the harness calls: standing alone, for Anomia may not be installed where it runs.
 _HEADER = '''"""Written by Anomia: loads the questions beside this file and grades answers as Anomia does."""
@@ -75,12 +75,13 @@ def export_tasks(run: Path, folder: Path) -> Exported:
     Raises:
         RunError: the run has no items that can be asked, or the folder can't be written.
     """
-    study = read_yaml(run / "study.yaml") if (run / "study.yaml").is_file() else {}
+    opened = RunFolder(run)
+    study = opened.study() if opened.is_run else {}
     templates = read_templates(study.get("prompts") or {})
-    cut = _cut_passages(run)
+    cut = _cut_passages(opened)
     languages: dict[str, list[dict[str, Any]]] = {}
     left_out = 0
-    for row in read_items(run).sort("language", "index").iter_rows(named=True):
+    for row in opened.items().sort("language", "index").iter_rows(named=True):
         options = row["options_standard"]
         if options is None:
             continue
@@ -145,11 +146,11 @@ def _slug(language: str) -> str:
     return kept if kept == language else f"{kept or 'x'}_{hashlib.sha256(language.encode()).hexdigest()[:8]}"
 
 
-def _cut_passages(run: Path) -> dict[tuple[str, str], int]:
+def _cut_passages(run: RunFolder) -> dict[tuple[str, str], int]:
     """How many characters of each passage base saw, where the run has been asked already."""
-    if not any((run / "records").glob("*.parquet")):
+    if not run.record_files():
         return {}
-    records = read_records(run)
+    records = run.records()
     if "context_characters" not in records.columns:
         return {}
     seen = records.filter((records["arm"] == "base") & records["context_characters"].is_not_null())

@@ -12,7 +12,6 @@ import polars as pl
 
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
-from anomia.files import read_json, read_yaml
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow
@@ -26,7 +25,8 @@ from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
 from anomia.measure.verdict import Thresholds
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
-from anomia.records import read_items, read_records, upgrade
+from anomia.records import upgrade
+from anomia.run_folder import RunFolder
 
 # Items that a reader may ask to leave out: the columns that mark them, and what they are.
 EXCLUDABLE: Mapping[str, str] = {
@@ -102,23 +102,24 @@ def read_results(
         StudyError: a kind of items is unknown.
     """
     check_is_run(run)
-    study = read_yaml(run / "study.yaml")
+    folder = RunFolder(run)
+    study = folder.study()
     provenance = study.get("provenance", {})
-    records = in_study_order(read_records(run), study)
-    if (run / "items.parquet").is_file():
-        items = read_items(run)
+    records = in_study_order(folder.records(), study)
+    if folder.has_items:
+        items = folder.items()
         records = with_scorings(records, items)
         if not records.filter(pl.col("open_strict").is_null() & pl.col("open_text").is_not_null()).is_empty():
             records = upgrade(records, items)
-    noise = read_json(run / "noise.json")
+    noise = folder.noise.read()
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
-    arms = read_json(run / "arms.json") or {}
-    before = read_json(run / "results.json") or {}
+    arms = folder.arms.read() or {}
+    before = folder.results.read() or {}
     margins = thresholds or Thresholds(**before.get("thresholds", {}))
     kinds = read_exclude(before.get("exclude", ()) if exclude is None else exclude)
     records, excluded = _without(records, kinds)
-    differences = read_differences(run)
-    besides = besides_weights(records, differences, read_unlike(run))
+    differences = read_differences(folder)
+    besides = besides_weights(records, differences, read_unlike(folder))
     diagnosis = diagnose(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
@@ -135,8 +136,8 @@ def read_results(
         failed={arm: entry["failed"] for arm, entry in arms.items() if entry["failed"]},
         broken=dict(broken.iter_rows()),
         noise=noise,
-        stopping=read_json(run / "stopping.json"),
-        notes=read_notes(run),
+        stopping=folder.stopping.read(),
+        notes=read_notes(folder),
         scope=scope_of(prepare(records)),
         exclude=kinds,
         excluded=excluded,
@@ -213,23 +214,20 @@ def check_is_run(folder: Path) -> None:
     Raises:
         RunError: there is no study.yaml.
     """
-    if (folder / "study.yaml").is_file():
+    if RunFolder(folder).is_run:
         return
-    around = [
-        parent
-        for parent in list(folder.parents)[:3]
-        if (parent / "study.yaml").is_file() and (parent / "records").is_dir()
-    ]
-    if around:
-        raise RunError(f"run: {folder} is no run; did you mean {around[0]}?")
+    around = RunFolder(folder).around()
+    if around is not None:
+        raise RunError(f"run: {folder} is no run; did you mean {around.path}?")
     raise RunError(f"run: {folder} is no run of Anomia (it has no study.yaml)")
 
 
 def read_vocabularies(run: Path) -> dict[str, int]:
     """How many tokens each arm can say, as far as the run knows it."""
-    reports = (read_json(file) or {} for file in sorted((run / "compression").glob("*.json")))
     return {
-        report["arm"]: report["vocabulary"] for report in reports if isinstance(report.get("vocabulary"), int)
+        report["arm"]: report["vocabulary"]
+        for report in RunFolder(run).compression.all()
+        if isinstance(report.get("vocabulary"), int)
     }
 
 
@@ -258,8 +256,7 @@ def read_sparsity(run: Path) -> dict[str, float]:
     Of a chain the sparsest step counts; of masks of each language's own, their mean.
     """
     found: dict[str, list[float]] = {}
-    for file in sorted((run / "compression").glob("*.json")):
-        report = read_json(file) or {}
+    for report in RunFolder(run).compression.all():
         sparsest = max((float(step["sparsity"]) for step in report.get("steps", ())), default=0.0)
         if sparsest > 0 and "arm" in report:
             found.setdefault(report["arm"], []).append(sparsest)
@@ -272,8 +269,7 @@ def read_sizes(run: Path, provenance: Mapping[str, Any]) -> dict[str, int]:
     Where each language has a mask of its own the arm is as large as the largest of its models.
     """
     found: dict[str, int] = {}
-    for file in sorted((run / "compression").glob("*.json")):
-        report = read_json(file) or {}
+    for report in RunFolder(run).compression.all():
         if isinstance(report.get("size_bytes"), int) and "arm" in report:
             found[report["arm"]] = max(report["size_bytes"], found.get(report["arm"], 0))
     if isinstance(provenance.get("size_bytes"), int):

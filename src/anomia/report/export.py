@@ -13,8 +13,7 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.frame import KEY
 from anomia.measure.recognition import with_fates
-from anomia.records import read_items, read_records
-from anomia.running.folder import runs_of
+from anomia.run_folder import RunFolder, runs_of
 
 FIRST_COLUMNS = (
     "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", "open_em",
@@ -40,7 +39,7 @@ def export_run(run: Path, file: Path) -> int:
     first = FIRST_COLUMNS if runs == [run] else ("cell", *FIRST_COLUMNS)
     rows = pl.concat(
         [
-            _with_options(with_fates(read_records(part)), part).with_columns(cell=pl.lit(part.name))
+            _with_options(with_fates(RunFolder(part).records()), part).with_columns(cell=pl.lit(part.name))
             for part in runs
         ]
     ).select(*first, pl.exclude("cell", *FIRST_COLUMNS))
@@ -61,14 +60,15 @@ def export_run(run: Path, file: Path) -> int:
 
 def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
     """The records with the options that were scored, in the order of their scores: `choice_options` and others."""
-    if not (run / "items.parquet").is_file():
+    folder = RunFolder(run)
+    if not folder.has_items:
         return records
     options = {
         "choice_options": "options_standard",
         "choice_hard_options": "options_hard",
         "choice_passage_options": "options_passage",
     }
-    items = read_items(run).select(*KEY, **{name: pl.col(column) for name, column in options.items()})
+    items = folder.items().select(*KEY, **{name: pl.col(column) for name, column in options.items()})
     return records.join(items, on=KEY, how="left", maintain_order="left")
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anomia.errors import RunError
 from anomia.measure.fates import FATES, fate_sql
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
+from anomia.run_folder import RunFolder
 
 # Of what a reader sends; nothing longer is looked at.
 LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
@@ -59,8 +60,9 @@ class Rows:
 
     def __init__(self, run: Path, scratch: Path) -> None:
         """Numbers the rows of a run; the table lies in `scratch`, a folder that may be removed afterwards."""
-        self._items = str(run / "items.parquet")
-        files = [str(file) for file in sorted((run / "records").glob("*.parquet"))]
+        folder = RunFolder(run)
+        self._items = str(folder.items_file)
+        files = [str(file) for file in folder.record_files()]
         try:
             self._database = duckdb.connect(scratch / "rows.duckdb")
             # From here on nothing but the run can be read, whatever a query says.

@@ -19,13 +19,11 @@ from anomia.files import write_text
 from anomia.items.languages import language_code
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
-from anomia.records import read_items, read_records
 from anomia.report.page.facts import left_out
-from anomia.running.folder import MATRIX, runs_of
+from anomia.run_folder import RunFolder, runs_of
 
 HUB = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_COPIED = ("study.yaml", "noise.json", "arms.json", "stopping.json")
 
 
 def push_run(run: Path, target: str, *, private: bool = False) -> str:
@@ -67,25 +65,25 @@ def write_data_set(run: Path, folder: Path, name: str) -> None:
         part = "run" if cells == [run] else cell.name
         results = read_results(cell)
         found.append((part, results))
-        target = folder / "runs" / part
-        for copied in _COPIED:
-            if (cell / copied).is_file():
-                write_text(target / copied, _without_paths((cell / copied).read_text(encoding="utf-8")))
+        here, target = RunFolder(cell), RunFolder(folder / "runs" / part)
+        for mine, theirs in zip(here.published, target.published, strict=True):
+            if mine.is_file():
+                _copy(mine, theirs)
         # Their names in a run tell where its data lay.
-        for number, file in enumerate(sorted((cell / "compression").glob("*.json"))):
-            text = _without_paths(file.read_text(encoding="utf-8"))
-            write_text(target / "compression" / f"{number:03d}.json", text)
+        for number, file in enumerate(here.compression.files()):
+            _copy(file.path, target.compression.of(f"{number:03d}").path)
         text = json.dumps(results_json(results), ensure_ascii=False, indent=2)
-        write_text(target / "results.json", _without_paths(text) + "\n")
-        for kind, rows in (("records", read_records(cell)), ("items", read_items(cell))):
+        write_text(target.results.path, _without_paths(text) + "\n")
+        for kind, rows in (("records", here.records()), ("items", here.items())):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             named = pl.col("arm", "dataset") if kind == "records" else pl.col("dataset")
             cut = rows.with_columns(named.map_elements(_without_paths, return_dtype=pl.String))
             cut.write_parquet(folder / kind / f"{part}.parquet", compression="zstd")
-    if (run / "report").is_dir():
-        shutil.copytree(run / "report", folder / "report")
-    if (run / MATRIX).is_file():
-        write_text(folder / MATRIX, _without_paths((run / MATRIX).read_text(encoding="utf-8")))
+    here, target = RunFolder(run), RunFolder(folder)
+    if here.report_folder.is_dir():
+        shutil.copytree(here.report_folder, target.report_folder)
+    if here.matrix_file.is_file():
+        _copy(here.matrix_file, target.matrix_file)
     write_text(folder / "README.md", card(name, found))
 
 
@@ -171,6 +169,10 @@ def _upload(made: Path, name: str, *, private: bool) -> str:
             f"push: hub:{name} can't be written: {reason}; log in with `hf auth login`, or give a folder"
         ) from None
     return str(url)
+
+
+def _copy(file: Path, to: Path) -> None:
+    write_text(to, _without_paths(file.read_text(encoding="utf-8")))
 
 
 def _without_paths(text: str) -> str:

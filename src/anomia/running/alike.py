@@ -30,7 +30,7 @@ from anomia.models.fingerprint import (
 from anomia.models.tokenization import same_ids
 from anomia.probe.asked import prompt_hash
 from anomia.probe.encode import EncodedItem
-from anomia.running.folder import RunFolder, Shard
+from anomia.running.folder import OpenedRun, Shard
 from anomia.study import BASE, Study
 
 _OWN_TOKENS = (
@@ -60,7 +60,7 @@ class Asked(NamedTuple):
 
 
 def ask_like_base(
-    study: Study, folder: RunFolder, step: Checkpoint, loaded: LoadedModel
+    study: Study, folder: OpenedRun, step: Checkpoint, loaded: LoadedModel
 ) -> tuple[LoadedModel, Asked]:
     """A checkpoint as it is asked: like base where its vocabulary allows it, unless it is asked as packaged.
 
@@ -135,7 +135,7 @@ def what_is(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def check_base(folder: RunFolder, loaded: LoadedModel) -> None:
+def check_base(folder: OpenedRun, loaded: LoadedModel) -> None:
     """Refuses to go on with a run whose base model has changed under it.
 
     Raises:
@@ -183,13 +183,13 @@ def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     ]
 
 
-def today_of(folder: RunFolder) -> datetime.date | None:
+def today_of(folder: OpenedRun) -> datetime.date | None:
     """The date that chat templates see in a run: that of its begin. None in runs that are older than this."""
     text = folder.provenance.get("today")
     return None if text is None else datetime.date.fromisoformat(str(text))
 
 
-def check_like_base(folder: RunFolder, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
+def check_like_base(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
     """Refuses to ask an arm other token ids than base was asked.
 
     Raises:
@@ -200,7 +200,7 @@ def check_like_base(folder: RunFolder, shard: Shard, encoded: Sequence[EncodedIt
         _check(folder, base, encoded, f"{shard.arm} would be asked other token ids than base was")
 
 
-def check_as_before(folder: RunFolder, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
+def check_as_before(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
     """Refuses to go on with an arm whose finished items would be asked other token ids now.
 
     Raises:
@@ -218,7 +218,7 @@ def changed_prompts(rows: pl.DataFrame, encoded: Sequence[EncodedItem]) -> list[
     return [name for name, found in now.items() if before.get(name) not in (None, found)]
 
 
-def _check(folder: RunFolder, shard: Shard, encoded: Sequence[EncodedItem], what: str) -> None:
+def _check(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem], what: str) -> None:
     changed = changed_prompts(folder.rows(shard), encoded)
     if changed:
         raise RunError(

@@ -13,7 +13,6 @@ import transformers
 
 from anomia._version import __version__
 from anomia.compress.size import stored_bytes
-from anomia.files import read_yaml
 from anomia.grade import normalize
 from anomia.items import ItemSet
 from anomia.measure.fertility import fertility
@@ -24,8 +23,9 @@ from anomia.models.fingerprint import (
     fingerprint_weights,
 )
 from anomia.probe.memory import fitting_batch_size
+from anomia.run_folder import RunFolder, runs_of
 from anomia.running.cells import CellRun
-from anomia.running.folder import begin_run, runs_of
+from anomia.running.folder import begin_run
 from anomia.running.model import Ready
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
@@ -78,7 +78,7 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "dated_template": study.chat and varies_with_date(loaded.tokenizer),
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
-    cell.folder = begin_run(cell.path, study, item_sets, provenance)
+    cell.run = begin_run(cell.path, study, item_sets, provenance)
     note_base(cell)
 
 
@@ -87,7 +87,7 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], ready: Ready, reuse:
     if study.batch_size != "auto":
         return study.batch_size
     if reuse:
-        return int(read_yaml(runs_of(reuse[0])[0] / "study.yaml")["provenance"]["batch_size"])
+        return int(RunFolder(runs_of(reuse[0])[0]).provenance()["batch_size"])
     if ready.engine.name != "tree":
         return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]

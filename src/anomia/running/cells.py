@@ -12,7 +12,7 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, Served
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.running.compress import uses_own_text
-from anomia.running.folder import RunFolder, Shard, check_same, open_run, set_damaged_aside, shards_of
+from anomia.running.folder import OpenedRun, Shard, check_same, open_run, set_damaged_aside, shards_of
 from anomia.running.progress import Progress
 from anomia.running.stopping import interleaved, stopped
 from anomia.study import BASE, Study
@@ -22,13 +22,13 @@ _LOCAL_SETS = {"tydiqa": ("tydiqa_goldp/dev", "tydiqa"), "xquad": ("xquad",)}
 
 @dataclass(slots=True)
 class CellRun:
-    """A study, its items and its folder; `folder` is None until base has been looked at."""
+    """A study, its items and its folder; `run` is None until base has been looked at."""
 
     name: str
     study: Study
     path: Path
     item_sets: list[ItemSet] = field(repr=False)
-    folder: RunFolder | None = None
+    run: OpenedRun | None = None
 
     @property
     def arms(self) -> list[Arm]:
@@ -42,7 +42,7 @@ class CellRun:
 
     def pending(self, arm: str) -> list[Shard]:
         """The shards of an arm that are not done."""
-        return [s for s in self.shards(arm) if self.folder is None or not self.folder.is_done(s)]
+        return [s for s in self.shards(arm) if self.run is None or not self.run.is_done(s)]
 
     def begun(self, arm: str) -> bool:
         """Whether a shard of an arm is done."""
@@ -83,9 +83,9 @@ class Turn(NamedTuple):
     def narrow_enough(self, cell: CellRun) -> bool:
         """Whether the arm has stopped in a cell. Base never does: every arm needs it."""
         width, limit = cell.study.until_width, cell.study.reach_limit
-        if width is None or cell.folder is None or self.arm.name == BASE:
+        if width is None or cell.run is None or self.arm.name == BASE:
             return False
-        found = stopped(cell.folder, self.arm.name, self.sets(cell), width=width, reach_limit=limit)
+        found = stopped(cell.run, self.arm.name, self.sets(cell), width=width, reach_limit=limit)
         return found is not None
 
 
@@ -97,10 +97,10 @@ def open_cell(name: str, study: Study, path: Path, progress: Progress) -> CellRu
     """
     items = read_items(study)
     cell = CellRun(name, study, path, items, open_run(path, study))
-    if cell.folder is not None:
-        check_same(cell.folder, items)
+    if cell.run is not None:
+        check_same(cell.run, items)
         wanted = (shard for arm in cell.arms for shard in cell.shards(arm.name))
-        for file in set_damaged_aside(cell.folder, wanted):
+        for file in set_damaged_aside(cell.run, wanted):
             progress.say(
                 f"{file.name.removesuffix('.damaged')} is damaged or does not belong to this run; it was set "
                 f"aside as {file}, and what it stood for is done again"

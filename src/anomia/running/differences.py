@@ -16,6 +16,7 @@ from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
 from anomia.models.difference import listed
 from anomia.notes import ASKED, CONFOUNDING, read_differences, write_differences
+from anomia.run_folder import RunFolder
 from anomia.running.cells import CellRun
 from anomia.running.progress import Progress
 from anomia.study import Study
@@ -90,19 +91,19 @@ def store_differences(cells: Sequence[CellRun], found: Found) -> None:
     """
     for cell in cells:
         served = {arm.name for arm in cell.arms[1:] if isinstance(arm.steps[0], Served)}
-        stored = read_differences(cell.path).keys()
+        stored = read_differences(RunFolder(cell.path)).keys()
         for arm, rows in found.items():
             if not (arm in served and arm in stored and cell.begun(arm)):
-                write_differences(cell.path, arm, [row._asdict() for row in rows])
+                write_differences(RunFolder(cell.path), arm, [row._asdict() for row in rows])
 
 
 def settle_served(cells: Sequence[CellRun], arm: Arm, rows: Sequence[Difference], progress: Progress) -> None:
     """Stores what differs at a server when its turn comes, and says it where it was not found before."""
     plain = [row._asdict() for row in rows]
-    if any(read_differences(cell.path).get(arm.name) != plain for cell in cells):
+    if any(read_differences(RunFolder(cell.path)).get(arm.name) != plain for cell in cells):
         _say_served(arm.name, rows, progress)
     for cell in cells:
-        write_differences(cell.path, arm.name, plain)
+        write_differences(RunFolder(cell.path), arm.name, plain)
 
 
 def served_prompts(cells: Sequence[CellRun]) -> dict[str, str]:

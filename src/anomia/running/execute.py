@@ -14,16 +14,15 @@ from typing import Any, NamedTuple
 from anomia.compress.steps import Arm, Checkpoint, Served
 from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
-from anomia.files import locked
 from anomia.matrix import Cell, Matrix, write_matrix
 from anomia.models.load import check_place
 from anomia.notes import write_notes
+from anomia.run_folder import RunFolder, locked
 from anomia.running.alike import check_base
 from anomia.running.begin import begin
 from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
 from anomia.running.differences import compare_arms, store_differences
-from anomia.running.folder import MATRIX
 from anomia.running.log import JsonLog
 from anomia.running.model import Ready, make_ready
 from anomia.running.noise import lacks_noise, measure_noise
@@ -73,7 +72,7 @@ def run_matrix(
     Raises:
         AnomiaError: the data, the only base model or the run folder can't be used.
     """
-    paths = [out] if matrix.single else [out / "cells" / cell.name for cell in matrix.cells]
+    paths = [out] if matrix.single else [RunFolder(out).cell(cell.name).path for cell in matrix.cells]
     if not matrix.single:
         _refuse_a_single_run(out)
     with ExitStack() as held:
@@ -92,7 +91,7 @@ def run_matrix(
         check_sources(cells)
         _look_at_arms(cells, progress)
         if not matrix.single:
-            write_matrix(matrix, out / MATRIX)
+            write_matrix(matrix, RunFolder(out).matrix_file)
         progress.begin(Ahead(sum(shard.last - shard.first for shard in shards), len(shards), len(cells)))
         groups = by_model(cells)
         outcomes: list[ArmOutcome] = []
@@ -119,7 +118,7 @@ def _look_at_arms(cells: Sequence[CellRun], progress: Progress) -> None:
     """
     first = {arm.steps[0]: arm.name for cell in cells for arm in cell.arms[1:] if cell.pending(arm.name)}
     for step, name in first.items():
-        if isinstance(step, Checkpoint) and all(cell.folder is None for cell in cells):
+        if isinstance(step, Checkpoint) and all(cell.run is None for cell in cells):
             study = cells[0].study
             check_place(step.model, trust_remote_code=study.trust_remote_code, base=study.base)
         elif isinstance(step, Served):
@@ -135,7 +134,7 @@ def _run_group(
     base, *arms = cells[0].arms
     found_apart = compare_arms(cells, progress)
     (turn,) = turns_of(base, cells)
-    if any(cell.folder is None or cell.pending(BASE) or lacks_noise(cell.folder) for cell in cells):
+    if any(cell.run is None or cell.pending(BASE) or lacks_noise(cell.run) for cell in cells):
         measure([turn], progress, reuse)
     store_differences(cells, found_apart)
     turns = [turn for arm in arms for turn in turns_of(arm, cells) if _has_work(turn)]
@@ -145,11 +144,11 @@ def _run_group(
             failed[turn.arm.name] = reason
     outcomes = []
     for cell in cells:
-        assert cell.folder is not None
+        assert cell.run is not None
         found = [ArmOutcome(arm.name, failed.get(arm.name), cell.name) for arm in (base, *arms)]
-        cell.folder.note("arms.json", {outcome.arm: {"failed": outcome.failed} for outcome in found})
+        cell.run.folder.arms.write({outcome.arm: {"failed": outcome.failed} for outcome in found})
         if cell.study.until_width is not None:
-            cell.folder.note("stopping.json", _looks(cell, arms))
+            cell.run.folder.stopping.write(_looks(cell, arms))
         outcomes += found
     return outcomes
 
@@ -195,16 +194,17 @@ def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None
 
 def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]) -> None:
     """Makes a cell's folder, or sees that base is the one that it was begun with."""
-    if cell.folder is None:
+    if cell.run is None:
         begin(cell, ready, progress, reuse)
         check_sources([cell])
-        write_notes(cell.path, BASE, ready.loaded.notes)
+        assert cell.run is not None
+        write_notes(cell.run.folder, BASE, ready.loaded.notes)
         for note in ready.loaded.notes:
             progress.say(f"base: {note}")
     else:
-        check_base(cell.folder, ready.loaded)
+        check_base(cell.run, ready.loaded)
         check_finished(cell, BASE, ready)
-    assert cell.folder is not None
+    assert cell.run is not None
     if reuse and cell.pending(BASE):
         reuse_base(cell, ready, reuse, progress)
 
@@ -223,11 +223,11 @@ def _looks(cell: CellRun, arms: Sequence[Arm]) -> dict[str, Any]:
     """When and why each arm stopped, for each group of languages that one of its models answers."""
     width, limit = cell.study.until_width, cell.study.reach_limit
     assert width is not None
-    assert cell.folder is not None
+    assert cell.run is not None
     found: dict[str, Any] = {}
     for arm in arms:
         looks = [
-            stopped(cell.folder, arm.name, turn.sets(cell), width=width, reach_limit=limit)
+            stopped(cell.run, arm.name, turn.sets(cell), width=width, reach_limit=limit)
             for turn in turns_of(arm, [cell])
         ]
         found[arm.name] = [look.plain() for look in looks if look is not None]
@@ -235,7 +235,7 @@ def _looks(cell: CellRun, arms: Sequence[Arm]) -> dict[str, Any]:
 
 
 def _refuse_a_single_run(out: Path) -> None:
-    if (out / "study.yaml").is_file():
+    if RunFolder(out).is_run:
         raise RunError(
             f"run: {out} holds the run of one study, and this study has several cells; give another --out"
         )

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from anomia.errors import RunError, StudyError, nearest
-from anomia.files import LOG, is_local, unwritable
+from anomia.files import is_local, unwritable
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
+from anomia.run_folder import RunFolder
 from anomia.running.progress import Ahead, Count, Finished, memory_bytes
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 
 
 class JsonLog:
-    """Appends what a run tells to `log.jsonl` of its folder; every line has `time`, `process` and `event`."""
+    """Appends what a run tells to the log of its folder; every line has `time`, `process` and `event`."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOG if is_local(folder) else None
+        self._path = RunFolder(folder).log_file if is_local(folder) else None
         self._count = Count()
 
     def begin(self, ahead: Ahead) -> None:

@@ -16,18 +16,18 @@ from anomia.endpoint.ask import Served
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import CompressionError, RunError
-from anomia.files import read_yaml
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
-from anomia.notes import file_of, write_notes
+from anomia.notes import write_notes
 from anomia.probe import reference
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
+from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, today_of, what_is
 from anomia.running.cells import CellRun, Turn
 from anomia.running.compress import compress_arm
 from anomia.running.differences import served_prompts, settle_served
-from anomia.running.folder import Shard, runs_of
+from anomia.running.folder import Shard
 from anomia.running.progress import Progress
 from anomia.study import Study
 
@@ -64,7 +64,7 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
     asked, model = Asked(), dict[str, object]()
     if checkpoint is not None:
-        begun = turn.cells[0].folder
+        begun = turn.cells[0].run
         assert begun is not None
         # Whether its own chat template works matters only where it is used.
         loaded = load(study, checkpoint.model, progress, dtype, chat=False)
@@ -73,8 +73,8 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
     else:
         loaded = load(study, study.base, progress, dtype)
         for cell in turn.cells:
-            if steps and cell.folder is not None:
-                check_base(cell.folder, loaded)
+            if steps and cell.run is not None:
+                check_base(cell.run, loaded)
     if dtype is None and study.dtype == "auto":
         loaded = _settle_precision(study, loaded, progress)
     rest = steps[1:] if checkpoint else steps
@@ -95,8 +95,8 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
         report["null"] = str(null)
     if steps:
         for cell in turn.cells:
-            assert cell.folder is not None
-            write_notes(cell.path, turn.arm.name, loaded.notes, unlike=asked.why)
+            assert cell.run is not None
+            write_notes(cell.run.folder, turn.arm.name, loaded.notes, unlike=asked.why)
         report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
         report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
         report["model"] = model
@@ -108,10 +108,10 @@ def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Re
 def _dtype(turn: Turn, reuse: Sequence[Path]) -> str | None:
     """The dtype that the run, or the one that base is taken from, settled on when it began; None before that."""
     for cell in turn.cells:
-        if cell.folder is not None:
-            return str(cell.folder.provenance["dtype"])
+        if cell.run is not None:
+            return str(cell.run.provenance["dtype"])
     if reuse and turn.cells[0].study.dtype == "auto":
-        return str(read_yaml(runs_of(reuse[0])[0] / "study.yaml")["provenance"]["dtype"])
+        return str(RunFolder(runs_of(reuse[0])[0]).provenance()["dtype"])
     return None
 
 
@@ -143,8 +143,8 @@ def _check_differs(turn: Turn, null: Null) -> None:
         CompressionError: the arm would be base itself.
     """
     for cell in turn.cells:
-        assert cell.folder is not None
-        provenance = cell.folder.provenance
+        assert cell.run is not None
+        provenance = cell.run.provenance
         if null.dtype is not None and null.dtype == provenance["dtype"]:
             others = " or ".join(f"null:{name}" for name in NULL_DTYPES if name != null.dtype)
             raise CompressionError(
@@ -164,20 +164,20 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
     tokenizer, config = load_tokenizer(
         study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
     )
-    first = turn.cells[0].folder
+    first = turn.cells[0].run
     assert first is not None
     counted = count_tokens(
         served, served_prompts(turn.cells), tokenizer, chat=study.chat, today=today_of(first)
     )
     notes = notes_of(served.abilities)
     for cell in turn.cells:
-        assert cell.folder is not None
-        file = f"served/{file_of(turn.arm.name)}"
-        before = cell.folder.noted(file)
+        assert cell.run is not None
+        file = cell.run.folder.served.of_arm(turn.arm.name)
+        before = file.read()
         if before is not None and cell.begun(turn.arm.name):
             check_same(before, served.abilities, counted, arm=turn.arm.name)
-        cell.folder.note(file, {"arm": turn.arm.name, **known_by(served.abilities, counted)})
-        write_notes(cell.path, turn.arm.name, notes)
+        file.write({"arm": turn.arm.name, **known_by(served.abilities, counted)})
+        write_notes(cell.run.folder, turn.arm.name, notes)
     settle_served(turn.cells, turn.arm, served_differences(counted), progress)
     for note in notes[1:]:
         progress.say(f"{turn.arm.name}: {note}")
@@ -188,10 +188,10 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
 
 def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
     """Stores what compression did in a cell's folder, unless it did something else there before."""
-    assert cell.folder is not None
+    assert cell.run is not None
     whole = Shard(turn.arm.name, cell.study.data, "-".join(s.language for s in turn.sets(cell)), 0, 0)
-    name = f"compression/{whole.file_name.removesuffix('.parquet')}.json"
-    before = cell.folder.noted(name)
+    file = cell.run.folder.compression.of(whole.key)
+    before = file.read()
     if before is not None and cell.begun(turn.arm.name) and _texts(before) != _texts(report):
         raise RunError(
             f"run: {cell.path}: {turn.arm.name} was begun with other calibration text than there is now; "
@@ -204,7 +204,7 @@ def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
                 f"run: {cell.path}: {turn.arm.name} was begun with another model than there is now ({', '.join(changed)} "
                 "differ); restore it, or give another --out"
             )
-    cell.folder.note(name, {"arm": turn.arm.name, **report})
+    file.write({"arm": turn.arm.name, **report})
 
 
 def _texts(report: dict[str, object]) -> list[object]:
@@ -236,6 +236,6 @@ def _engine(turn: Turn, loaded: LoadedModel) -> ChosenEngine:
     """The engine of base for all models of its architecture, else one of the model's own."""
     here = architecture(loaded.model)
     for cell in turn.cells:
-        if cell.folder is not None and cell.folder.provenance["architecture"] == here:
-            return choose_engine(loaded.model, cell.folder.provenance["engine"], tried=True)
+        if cell.run is not None and cell.run.provenance["architecture"] == here:
+            return choose_engine(loaded.model, cell.run.provenance["engine"], tried=True)
     return choose_engine(loaded.model, turn.cells[0].study.engine)

@@ -13,7 +13,7 @@ from anomia.probe.precision import fits_float32
 from anomia.records import record
 from anomia.running.alike import today_of
 from anomia.running.cells import CellRun
-from anomia.running.folder import RunFolder, shards_of
+from anomia.running.folder import OpenedRun, shards_of
 from anomia.running.model import Ready, load
 from anomia.running.progress import Progress
 from anomia.running.shard import ask, encode
@@ -23,9 +23,9 @@ from anomia.study import BASE, Study
 FLIPS = {"open": "open_correct", "choice": "choice_correct", "open_text": "open_text"}
 
 
-def lacks_noise(folder: RunFolder) -> bool:
+def lacks_noise(run: OpenedRun) -> bool:
     """Whether the noise floor was asked for and is not measured yet."""
-    return folder.study.noise_items > 0 and folder.noted("noise.json") is None
+    return run.study.noise_items > 0 and run.folder.noise.read() is None
 
 
 def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
@@ -34,24 +34,22 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     Where base runs in half precision on a CPU and float32 fits, they are asked in float32 as well: what half precision
     costs in flipped verdicts.
     """
-    folder, study, item_sets, loaded = cell.folder, cell.study, cell.item_sets, ready.loaded
-    assert folder is not None
+    run, study, item_sets, loaded = cell.run, cell.study, cell.item_sets, ready.loaded
+    assert run is not None
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
-    if not count or folder.noted("noise.json") is not None:
+    if not count or run.folder.noise.read() is not None:
         return
-    usual = int(folder.provenance["batch_size"])
+    usual = int(run.provenance["batch_size"])
     size = max(1, usual // 2) if usual > 1 else 2
     turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
         :count
     ]
     # As the study asks them: what else is asked decides how passages are cut, too.
     encoded = [
-        _open_and_choice(
-            encode(study, items.items[index], items, loaded, reach=False, today=today_of(folder))
-        )
+        _open_and_choice(encode(study, items.items[index], items, loaded, reach=False, today=today_of(run)))
         for items, index in turns
     ]
-    first = _rows_by_item(folder, study, item_sets)
+    first = _rows_by_item(run, study, item_sets)
 
     def flips(asked: Ready, size: int | None, what: str) -> dict[str, Any]:
         progress.stage(f"{cell.label}noise floor: {count} items again {what}", count)
@@ -72,7 +70,7 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     exact = in_float32(study, ready, progress)
     if exact is not None:
         found["dtype"] = {"dtype": "float32", **flips(exact, None, "in float32")}
-    folder.note("noise.json", found)
+    run.folder.noise.write(found)
 
 
 def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
@@ -94,12 +92,12 @@ def in_float32(study: Study, ready: Ready, progress: Progress) -> Ready | None:
 
 
 def _rows_by_item(
-    folder: RunFolder, study: Study, item_sets: Sequence[ItemSet]
+    run: OpenedRun, study: Study, item_sets: Sequence[ItemSet]
 ) -> Mapping[tuple[str, str], dict[str, Any]]:
     columns = ["item_id", *FLIPS.values()]
     rows = {}
     for items in item_sets:
         for shard in shards_of(BASE, items, reach_limit=study.reach_limit):
-            for row in folder.rows(shard, columns).iter_rows(named=True):
+            for row in run.rows(shard, columns).iter_rows(named=True):
                 rows[items.language, row["item_id"]] = row
     return rows

@@ -23,7 +23,7 @@ import torch
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
 from anomia.running.cells import CellRun, Turn
 from anomia.running.execute import Measure, begin_cell, check_arm, measure_here
-from anomia.running.folder import RunFolder, Shard
+from anomia.running.folder import OpenedRun, Shard
 from anomia.running.model import Ready, make_ready
 from anomia.running.noise import lacks_noise, measure_noise
 from anomia.running.progress import Finished, PlainProgress, Progress
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     """What a worker sends back. failed: a deliberate error's text; of_folder: whether the run folder is at fault."""
 
     finished: Finished | None = None
-    folders: tuple[RunFolder | None, ...] = ()
+    folders: tuple[OpenedRun | None, ...] = ()
     said: tuple[str, ...] = ()
     failed: str | None = None
     of_folder: bool = False
@@ -89,11 +89,11 @@ class Worker:
         """Makes the folders of all cells, as base's first worker."""
         return self._guarded(lambda: self._begin(reuse))
 
-    def measure(self, cell: int, folder: RunFolder, shard: Shard) -> Answer:
+    def measure(self, cell: int, folder: OpenedRun, shard: Shard) -> Answer:
         """Asks one shard and writes its rows."""
         return self._guarded(lambda: self._measure(cell, folder, shard))
 
-    def noise(self, cell: int, folder: RunFolder) -> Answer:
+    def noise(self, cell: int, folder: OpenedRun) -> Answer:
         """Measures the noise floor of a cell whose base is done."""
         return self._guarded(lambda: self._noise(cell, folder))
 
@@ -101,21 +101,21 @@ class Worker:
         ready = self._made(reuse)
         for cell in self._turn.cells:
             begin_cell(cell, ready, self._progress, reuse)
-        return Answer(folders=tuple(cell.folder for cell in self._turn.cells))
+        return Answer(folders=tuple(cell.run for cell in self._turn.cells))
 
-    def _measure(self, index: int, folder: RunFolder, shard: Shard) -> Answer:
+    def _measure(self, index: int, folder: OpenedRun, shard: Shard) -> Answer:
         cell = self._cell(index, folder)
         ready = self._made()
         measure_shard(cell, shard, ready, self._progress, where=f"{platform.node()}:{os.getpid()}")
         return Answer(finished=self._progress.finished)
 
-    def _noise(self, index: int, folder: RunFolder) -> Answer:
+    def _noise(self, index: int, folder: OpenedRun) -> Answer:
         measure_noise(self._cell(index, folder), self._made(), self._progress)
         return Answer()
 
-    def _cell(self, index: int, folder: RunFolder) -> CellRun:
+    def _cell(self, index: int, folder: OpenedRun) -> CellRun:
         cell = self._turn.cells[index]
-        cell.folder = folder
+        cell.run = folder
         return cell
 
     def _made(self, reuse: Sequence[Path] = ()) -> Ready:
@@ -320,7 +320,7 @@ def _give(queue: _Queue, worker: Any) -> None:
     shard = None if queue.failed else queue.take()
     if shard is not None:
         index, wanted = shard
-        folder = queue.turn.cells[index].folder
+        folder = queue.turn.cells[index].run
         queue.at_work[worker.measure.remote(index, folder, wanted)] = (worker, index, wanted)
     elif worker is not queue.spare:
         _let_go(queue, worker)
@@ -341,7 +341,7 @@ def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
     try:
         answer: Answer = ray.get(task)
     except ray.exceptions.RayActorError:
-        key = (index, shard.file_name)
+        key = (index, shard.key)
         queue.attempts[key] = queue.attempts.get(key, 0) + 1
         name = f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}"
         queue.workers.remove(worker)
@@ -372,14 +372,14 @@ def _begin(queue: _Queue, progress: Progress, reuse: Sequence[Path], size: Size)
     progress.stage(f"loading {cells[0].study.base} on Ray", 1)
     answer = _ask_one(queue, size, progress, lambda worker: worker.begin.remote(list(reuse)))
     for cell, folder in zip(cells, answer.folders, strict=True):
-        cell.folder = folder
+        cell.run = folder
     progress.advance()
 
 
 def _noise(queue: _Queue, progress: Progress, size: Size) -> None:
     for index, cell in enumerate(queue.turn.cells):
-        if cell.folder is not None and lacks_noise(cell.folder):
-            folder = cell.folder
+        if cell.run is not None and lacks_noise(cell.run):
+            folder = cell.run
             progress.stage(f"{cell.label}noise floor on Ray", 1)
             _ask_one(queue, size, progress, lambda w, i=index, f=folder: w.noise.remote(i, f))
             progress.advance()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from anomia.errors import RunError
-from anomia.files import read_yaml
 from anomia.items import ItemSet
-from anomia.records import ITEM_SCHEMA, item_rows, read_items, write_rows
+from anomia.records import ITEM_SCHEMA, item_rows, write_rows
+from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import changed_prompts
 from anomia.running.cells import CellRun
-from anomia.running.folder import RunFolder, open_run, runs_of, shards_of
+from anomia.running.folder import OpenedRun, open_run, shards_of
 from anomia.running.model import Ready
 from anomia.running.progress import Finished, Progress
 from anomia.running.shard import encode_shard
@@ -48,28 +47,28 @@ def reuse_base(cell: CellRun, ready: Ready, runs: Sequence[Path], progress: Prog
     Raises:
         RunError: an earlier run can't be read.
     """
-    assert cell.folder is not None
+    assert cell.run is not None
     for path in [run for folder in runs for run in runs_of(folder)]:
         earlier = _open(path)
-        shared = differences(earlier, cell.folder)
+        shared = differences(earlier, cell.run)
         if shared:
             progress.say(f"{cell.label}base is not taken from {path}: other {', '.join(shared)}")
             continue
         for items in cell.item_sets:
-            reason = _other_questions(earlier, cell.folder, items)
+            reason = _other_questions(earlier, cell.run, items)
             if reason:
                 progress.say(f"{cell.label}{items.language}: base is not taken from {path}: {reason}")
                 continue
             taken = sum(_copied(earlier, cell, ready, items, progress))
             if taken:
                 progress.say(f"{cell.label}{items.language}: base's {taken} items are taken from {path}")
-        noise = earlier.noted("noise.json")
-        same_items = earlier.provenance["items"] == cell.folder.provenance["items"]
+        noise = earlier.folder.noise.read()
+        same_items = earlier.provenance["items"] == cell.run.provenance["items"]
         if noise is not None and same_items and not cell.pending(BASE):
-            cell.folder.note("noise.json", noise)
+            cell.run.folder.noise.write(noise)
 
 
-def differences(earlier: RunFolder, now: RunFolder) -> list[str]:
+def differences(earlier: OpenedRun, now: OpenedRun) -> list[str]:
     """What base's answers depend on, apart from the questions, that is not the same in two runs."""
     found = [
         text
@@ -84,9 +83,9 @@ def differences(earlier: RunFolder, now: RunFolder) -> list[str]:
     ]
 
 
-def _other_questions(earlier: RunFolder, now: RunFolder, items: ItemSet) -> str | None:
+def _other_questions(earlier: OpenedRun, now: OpenedRun, items: ItemSet) -> str | None:
     language = items.language
-    before = read_items(earlier.path).filter(pl.col("language") == language).drop("dataset")
+    before = earlier.folder.items().filter(pl.col("language") == language).drop("dataset")
     here = pl.DataFrame(item_rows(items), schema=ITEM_SCHEMA).drop("dataset")
     if before.is_empty():
         return "it has no such language"
@@ -98,17 +97,17 @@ def _other_questions(earlier: RunFolder, now: RunFolder, items: ItemSet) -> str 
 
 
 def _copied(
-    earlier: RunFolder, cell: CellRun, ready: Ready, items: ItemSet, progress: Progress
+    earlier: OpenedRun, cell: CellRun, ready: Ready, items: ItemSet, progress: Progress
 ) -> Iterator[int]:
     """Copies what is there and yields the number of rows of each shard."""
-    assert cell.folder is not None
+    assert cell.run is not None
     limit = cell.study.reach_limit
     before = earlier.study.data
     old = ItemSet(before, items.language, items.items, items.exemplar, items.excluded)
     for shard, theirs in zip(
         shards_of(BASE, items, reach_limit=limit), shards_of(BASE, old, reach_limit=limit), strict=True
     ):
-        if cell.folder.is_done(shard) or not earlier.is_done(theirs):
+        if cell.run.is_done(shard) or not earlier.is_done(theirs):
             continue
         rows = earlier.rows(theirs).with_columns(dataset=pl.lit(items.dataset))
         changed = changed_prompts(rows, encode_shard(cell, shard, ready))
@@ -118,7 +117,7 @@ def _copied(
                 f"{earlier.path}: {len(changed)} of them would be asked other token ids now (first: {changed[0]})"
             )
             continue
-        write_rows(rows.to_dicts(), cell.folder.record_file(shard))
+        write_rows(rows.to_dicts(), cell.run.record_file(shard))
         count = shard.last - shard.first
         for _ in range(count):
             progress.advance(items=1)
@@ -128,12 +127,12 @@ def _copied(
         yield count
 
 
-def _open(path: Path) -> RunFolder:
-    settings: dict[str, Any] = read_yaml(path / "study.yaml")
+def _open(path: Path) -> OpenedRun:
+    settings = RunFolder(path).study()
     settings.pop("provenance", None)
     # A run knows nothing of settings that came later; their defaults are what it did.
     study = Study.model_validate({key: value for key, value in settings.items() if key in Study.model_fields})
-    folder = open_run(path, study)
-    if folder is None:
+    run = open_run(path, study)
+    if run is None:
         raise RunError(f"run: --reuse {path} is no run of Anomia")
-    return folder
+    return run

@@ -6,7 +6,6 @@ import datetime
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from anomia.endpoint.ask import answer_items
@@ -18,7 +17,7 @@ from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import Said, record, write_rows
 from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.cells import CellRun
-from anomia.running.folder import RunFolder, Shard
+from anomia.running.folder import OpenedRun, Shard
 from anomia.running.model import Ready
 from anomia.running.progress import Finished, Progress
 from anomia.study import BASE, Study
@@ -31,8 +30,9 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
         ModelError: base answers no item with finite logits.
         RunError: the rows can't be written.
     """
-    folder, loaded = cell.folder, ready.loaded
-    assert folder is not None
+    loaded = ready.loaded
+    assert cell.run is not None
+    run, folder = cell.run, cell.run.folder
     began = time.monotonic()
     items = cell.items_of(shard)
     chosen = items.items[shard.first : shard.last]
@@ -40,10 +40,10 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
     references: dict[str, Distribution] = {}
     if shard.arm != BASE and ready.asked.same_ids:
         # Token ids of another vocabulary mean other tokens.
-        references = _base_distributions(folder, shard)
+        references = _base_distributions(run, shard)
     encoded = encode_shard(cell, shard, ready, references)
     if shard.arm != BASE and ready.asked.alike:
-        check_like_base(folder, shard, encoded)
+        check_like_base(run, shard, encoded)
     # Items of like length share a batch; the order is a function of the items alone.
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
@@ -70,13 +70,12 @@ def measure_shard(cell: CellRun, shard: Shard, ready: Ready, progress: Progress,
             "to compare with; try another --dtype"
         )
     part = {"arm": shard.arm, "dataset": shard.dataset, "language": shard.language}
-    name = f"{Path(shard.file_name).stem}.json"
     if halved:
         # In half precision it matters which items shared a batch, so a run says where that was not as planned.
-        folder.note(f"splits/{name}", {**part, "halved": halved})
+        folder.splits.of(shard.key).write({**part, "halved": halved})
     if refused:
-        folder.note(f"refused/{name}", {**part, "refused": refused})
-    write_rows([rows[n] for n in range(len(rows))], folder.record_file(shard))
+        folder.refused.of(shard.key).write({**part, "refused": refused})
+    write_rows([rows[n] for n in range(len(rows))], run.record_file(shard))
     taken = round(time.monotonic() - began, 3)
     progress.finish(
         Finished(cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where)
@@ -89,20 +88,20 @@ def check_finished(cell: CellRun, arm: str, ready: Ready) -> None:
     Raises:
         RunError: it would be asked other token ids.
     """
-    assert cell.folder is not None
+    assert cell.run is not None
     for shard in cell.shards(arm):
-        if cell.folder.is_done(shard):
-            check_as_before(cell.folder, shard, encode_shard(cell, shard, ready))
+        if cell.run.is_done(shard):
+            check_as_before(cell.run, shard, encode_shard(cell, shard, ready))
 
 
 def encode_shard(
     cell: CellRun, shard: Shard, ready: Ready, references: Mapping[str, Distribution] | None = None
 ) -> list[EncodedItem]:
     """The items of a shard as a model is asked them. references: base's next-token distributions, by item."""
-    assert cell.folder is not None
+    assert cell.run is not None
     items, loaded = cell.items_of(shard), ready.loaded
     # A model that takes more positions than base would otherwise see more of a long passage than base did.
-    positions = cell.folder.provenance.get("positions") if ready.asked.alike else None
+    positions = cell.run.provenance.get("positions") if ready.asked.alike else None
     return [
         encode(
             cell.study,
@@ -111,7 +110,7 @@ def encode_shard(
             loaded,
             reach=shard.first < cell.study.reach_limit,
             positions=positions or loaded.positions,
-            today=today_of(cell.folder),
+            today=today_of(cell.run),
             reference_tokens=found.tokens if (found := (references or {}).get(item.question.id)) else (),
         )
         for item in items.items[shard.first : shard.last]
@@ -176,8 +175,8 @@ def ask(
     on_split: OnSplit | None = None,
 ) -> Iterator[Reply]:
     """Replies in the order of the items; size: items a batch, by default the run's."""
-    assert cell.folder is not None
-    size = size or ready.batch_size or int(cell.folder.provenance["batch_size"])
+    assert cell.run is not None
+    size = size or ready.batch_size or int(cell.run.provenance["batch_size"])
     asks = [item.ask for item in encoded]
     how = decoding(cell.study, ready.loaded)
     return ready.engine.answer(ready.loaded.model, asks, how, batch_size=size, on_split=on_split)
@@ -197,14 +196,14 @@ def decoding(study: Study, loaded: LoadedModel | None) -> Decoding:
     )
 
 
-def _base_distributions(folder: RunFolder, shard: Shard) -> dict[str, Distribution]:
+def _base_distributions(run: OpenedRun, shard: Shard) -> dict[str, Distribution]:
     """Base's next-token distributions for the items of a shard, by item id."""
     base = replace(shard, arm=BASE)
-    if not folder.is_done(base):
+    if not run.is_done(base):
         return {}
     columns = ["item_id", "distribution_tokens", "distribution_log_probs", "tail_mass"]
     return {
         item_id: Distribution(tuple(tokens), tuple(log_probs), tail)
-        for item_id, tokens, log_probs, tail in folder.rows(base, columns).iter_rows()
+        for item_id, tokens, log_probs, tail in run.rows(base, columns).iter_rows()
         if tokens is not None
     }

@@ -20,7 +20,6 @@ from anomia.models.memory import PREFIX
 from anomia.running.cells import CellRun
 from anomia.study import BASE, Study
 
-FILE = "sources.json"
 _READ = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*",
     "merges.txt", "*.model", "*.jinja", "*.tiktoken", "adapter_config.json", "adapter_model.safetensors",
@@ -38,9 +37,9 @@ def check_sources(cells: Sequence[CellRun]) -> None:
     """
     known: dict[str, dict[str, Any] | None] = {}
     for cell in cells:
-        if cell.folder is None:
+        if cell.run is None:
             continue
-        noted = cell.folder.noted(FILE) or {}
+        noted = cell.run.folder.sources.read() or {}
         now = dict(noted)
         for arm, name in _models(cell):
             begun = cell.begun(arm) if arm != BASE else True
@@ -60,15 +59,16 @@ def check_sources(cells: Sequence[CellRun]) -> None:
                 )
             now[arm] = found
         if now != noted:
-            cell.folder.note(FILE, now)
+            cell.run.folder.sources.write(now)
 
 
 def note_base(cell: CellRun) -> None:
     """Notes the files of base in a run that has just begun."""
-    assert cell.folder is not None
+    assert cell.run is not None
     found = files_of(cell.study, cell.study.base, {})
     if found is not None:
-        cell.folder.note(FILE, {**(cell.folder.noted(FILE) or {}), BASE: found})
+        sources = cell.run.folder.sources
+        sources.write({**(sources.read() or {}), BASE: found})
 
 
 def files_of(study: Study, name: str, before: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from anomia.measure.confidence_sequence import Stop, until_width
 from anomia.measure.fates import NO_FATE, met
 from anomia.measure.frame import both, known
 from anomia.measure.recognition import fate_index
-from anomia.running.folder import RunFolder, Shard, shards_of
+from anomia.running.folder import OpenedRun, Shard, shards_of
 from anomia.study import BASE
 
 _COLUMNS = ["dataset", "language", "item_id", "passage_id", "index", "open_correct", "choice_correct"]
@@ -49,7 +49,7 @@ def interleaved(shards: Iterable[Shard]) -> list[Shard]:
 
 
 def stopped(
-    folder: RunFolder, arm: str, group: Sequence[ItemSet], *, width: float, reach_limit: int
+    folder: OpenedRun, arm: str, group: Sequence[ItemSet], *, width: float, reach_limit: int
 ) -> Look | None:
     """The first look after a finished round at which an arm may stop; None where it has to go on.
 
@@ -78,7 +78,7 @@ def _look(rows: pl.DataFrame, width: float, *, items_left: int) -> Stop:
     return until_width(met(first["fate"].to_numpy(), "choice_only"), width=width, items_left=items_left)
 
 
-def _both_sides(folder: RunFolder, shard: Shard) -> pl.DataFrame:
+def _both_sides(folder: OpenedRun, shard: Shard) -> pl.DataFrame:
     """A finished shard of an arm beside base's."""
     arm, base = (folder.rows(part, _COLUMNS) for part in (shard, replace(shard, arm=BASE)))
     verdicts = ["item_id", "open_correct", "choice_correct"]

@@ -11,7 +11,6 @@ import polars as pl
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.results import Results, read_results, read_sparsity
-from anomia.records import read_items
 from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
@@ -24,6 +23,7 @@ from anomia.report.page.explorer import (
 )
 from anomia.report.page.package import compressed, embedded_bytes, page
 from anomia.report.table_files import write_tables
+from anomia.run_folder import RunFolder
 
 PAGE_NAME = "index.html"
 # In bytes: a page that is mailed and opened at once.
@@ -71,7 +71,7 @@ def write_report(
     runs = named_runs(folders, results)
     drawn = draw_all(runs)
     items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
-    tables = [(records, read_items(folder)) for folder, records in items]
+    tables = [(records, RunFolder(folder).items()) for folder, records in items]
     values, specs = page_values(folders, runs, drawn), figure_specs(drawn)
     bare = page(values | {"explorer": explorer_values(runs, left_out=THINNER[-1])}, specs=specs)
     rows, blocks, left_out = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
