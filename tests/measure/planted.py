@@ -37,7 +37,7 @@ def study_records(
     sample_seeds: Sequence[int] = (42,),
     reach_limit: int = 100,
 ) -> pl.DataFrame:
-    """Rows of base and of each arm, in the order of `read_records`."""
+    """Rows of base and of each arm, in the order of `RunFolder.records`."""
     frames = []
     for number, language in enumerate(languages):
         generator = np.random.default_rng([seed, number])
