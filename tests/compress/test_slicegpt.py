@@ -42,7 +42,8 @@ def test_a_rotation_alone_changes_nothing(name: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
     decoder = find_blocks(model)
-    _, fresh = _rotated(model, decoder, find_flow(model, decoder, WINDOWS), rotation, size, WINDOWS)
+    _, built = _rotated(model, decoder, find_flow(model, decoder, WINDOWS), rotation, size, WINDOWS)
+    fresh = built.model
     torch.testing.assert_close(
         logits(fresh), logits(model), rtol=1e-3, atol=1e-4 * float(logits(model).abs().max())
     )

@@ -48,7 +48,8 @@ _TEMPLATES = "additional_chat_templates"
 class InFiles:
     """A model without its weights, where they are, and where the changed ones go.
 
-    names: of each block, model name to stored name. outer: the same for what lies outside the blocks. tied: names of
+    names: of each block, model name to stored name. outer: the same for what lies outside the blocks. places: the
+    same for all that is stored. tied: names of
     the head, where it is the embedding. save_as: how quantized matrices are stored. resumed: blocks that an earlier call
     finished; digests: hashes of the states that it left.
     """
@@ -71,6 +72,7 @@ class InFiles:
         self._out, self._scratch = out, scratch
         self.names: tuple[dict[str, str], ...] = ()
         self.outer: dict[str, str] = {}
+        self.places: Mapping[str, str] = {} if found.account is None else found.account.places
         self.tied: frozenset[str] = frozenset()
         self.fits = (
             found.account is not None

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from anomia.compress.calibration import Windows
+from anomia.compress.in_files import InFiles
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
+from anomia.compress.reshape.table import STREAMED
+from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files
 from anomia.compress.steps import Embeddings, Reshape
 from anomia.compress.tables_in_files import round_tables, stored_tables
 from anomia.compress.written import Written
@@ -56,8 +59,8 @@ def open_streamed(
         state: what an earlier call left, changed in place.
     """
     state.setdefault("measured", [])
-    written = Written(out, state.setdefault("written", {}), lambda: write_json(scratch / "state.json", state))
     save = partial(write_json, scratch / "state.json", state)
+    written = Written(out, state.setdefault("written", {}), save)
     if isinstance(step, Embeddings):
         tables = stored_tables(found)
         if tables is None:
@@ -69,4 +72,18 @@ def open_streamed(
             return round_tables(found, source, out, step, tables, written, dtype=dtype, progress=progress)
 
         return Streamed(found.skeleton, state, save, run)
-    return None
+    if step.method not in STREAMED:
+        return None
+    blocks = InFiles(found, source, out, scratch, dtype=dtype, device=device)
+    if not can_be_reshaped(blocks):
+        return None
+
+    def reshape(
+        windows: Windows | None, batch_tokens: int, progress: Progress | None
+    ) -> tuple[CompressionReport, int]:
+        before = len(state["measured"])
+        subject = InFolder(blocks, out, scratch, state, save, written)
+        report = reshape_files(subject, step, windows, batch_tokens=batch_tokens, progress=progress)
+        return report, before
+
+    return Streamed(blocks.model, state, save, reshape)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, record_calls, run_block
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.rebuild import CannotExpressError, Plan
+from anomia.compress.reshape.parts import Part, Plan, outline, taken
+from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
+from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.visit import Pass
+from anomia.compress.walk import BATCH_TOKENS
 
 NAME = "shortgpt"
 _LAYER_COUNTS = ("decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -33,7 +37,19 @@ def shortgpt(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Remove the blocks with the lowest Block Influence in place, all at once (Men et al. 2024, Section 3).
+    """Remove blocks of a loaded model in place, as `remove_blocks` does."""
+    return remove_blocks(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def remove_blocks(
+    subject: Subject,
+    share: float,
+    windows: Windows | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> ReshapeReport:
+    """Remove the blocks with the lowest Block Influence, all at once (Men et al. 2024, Section 3).
 
     Args:
         share: of the blocks, rounded down; a whole number removes that many.
@@ -43,43 +59,39 @@ def shortgpt(
         CompressionError: no block or every block would go, the states are NaN or infinite, or the configuration
             can't describe the remaining blocks; nothing was changed.
     """
-    windows = rebuild.check_request(model, decoder, windows, NAME)
-    total = len(decoder.modules)
+    windows = rebuild.check_request(subject, windows, NAME)
+    total = len(subject.decoder.modules)
     count = rebuild.count_of(share, total, NAME, "blocks")
-    influence = block_influence(model, decoder, windows, progress=progress, batch_tokens=batch_tokens)
+    influence = _influence(subject, windows, progress=progress, batch_tokens=batch_tokens)
     rebuild.finite(influence, NAME, "Block Influence")
     gone = sorted(influence.argsort(stable=True)[:count].tolist())
-    return keep_blocks(
-        model,
-        decoder,
-        [index for index in range(total) if index not in gone],
-        windows,
-        scores=[influence.tolist()],
-    )
+    kept = [index for index in range(total) if index not in gone]
+    return _keep(subject, kept, windows, scores=[influence.tolist()])
 
 
 def keep_blocks(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    kept: Sequence[int],
-    windows: Windows,
-    *,
-    scores: Sequence[Sequence[float]] = (),
+    model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int], windows: Windows
 ) -> ReshapeReport:
-    """Keep only these blocks, in place, and compare the result with them run one after the other.
+    """Keep only these blocks of a loaded model, in place, and compare the result with them run one after the other.
 
     Raises `CompressionError` where the configuration can't describe them; nothing was changed.
     """
-    total = len(decoder.modules)
+    return _keep(Loaded(model, decoder), kept, windows)
+
+
+def _keep(
+    subject: Subject, kept: Sequence[int], windows: Windows, *, scores: Sequence[Sequence[float]] = ()
+) -> ReshapeReport:
+    total = len(subject.decoder.modules)
     gone = [index for index in range(total) if index not in kept]
     try:
-        plan = depth_plan(model, decoder, kept)
-        fresh = rebuild.build(model, plan)
-        _check(model, decoder, fresh, kept, windows)
+        plan = depth_plan(subject.model, subject.decoder, kept)
+        fresh = subject.build(plan)
+        _check(subject, fresh, kept, windows)
     except CannotExpressError as error:
-        raise rebuild.refusal(NAME, model, f"without the blocks {_list(gone)}, {error}") from error
+        raise rebuild.refusal(NAME, subject.model, f"without the blocks {_list(gone)}, {error}") from error
     return rebuild.finish(
-        model,
+        subject,
         fresh,
         NAME,
         plan.changes,
@@ -89,7 +101,6 @@ def keep_blocks(
     )
 
 
-@torch.no_grad()
 def block_influence(
     model: nn.Module,
     decoder: DecoderBlocks,
@@ -102,30 +113,34 @@ def block_influence(
 
     Source: Men et al. (2024), Equation 1. A token whose state is zero counts as one that a block changes wholly.
     """
-    found = []
-    with rebuild.observing(model, decoder, windows, batch_tokens) as batches:
-        states = MemoryStates()
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            total = torch.zeros((), dtype=torch.float64)
-            tokens = 0
-            for number, batch in enumerate(batches):
-                before = states.read(number)
-                after = run_block(block, before, calls[index][number])
-                entered, left = rebuild.real_rows(before, batch), rebuild.real_rows(after, batch)
-                cosine = nn.functional.cosine_similarity(entered.double(), left.double(), dim=-1)
-                total += cosine.sum().cpu()
-                tokens += len(cosine)
-                states.write(number, after)
-            calls[index] = []
-            found.append(1 - total / tokens)
-            if progress is not None:
-                progress(index + 1, len(decoder.modules))
-    return torch.stack(found)
+    return _influence(Loaded(model, decoder), windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def _influence(
+    subject: Subject,
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None] | None,
+    batch_tokens: int,
+) -> torch.Tensor:
+    def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+        total = torch.zeros((), dtype=torch.float64)
+        tokens = 0
+        for one in passes:
+            entered, left = (rebuild.real_rows(states, one.batch) for states in (one.entered, one.run()))
+            cosine = nn.functional.cosine_similarity(entered.double(), left.double(), dim=-1)
+            total += cosine.sum().cpu()
+            tokens += len(cosine)
+        return {"influence": 1 - total / tokens}
+
+    found = subject.measure(
+        windows, look, about="Block Influence", batch_tokens=batch_tokens, progress=progress
+    )
+    return torch.stack([one["influence"] for one in found])
 
 
 def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> Plan:
-    """The configuration and the tensors (references, no copies) of a model with these blocks only.
+    """The configuration and the tensors (as they are) of a model with these blocks only.
 
     Raises `CannotExpressError`.
     """
@@ -138,9 +153,9 @@ def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) ->
     for index, old in enumerate(kept):
         where = f"{decoder.name}.{old}"
         rebuild.check_same_modules(decoder.modules[old], new[index], where, lambda name: name in _INDEX)
-    state = _state(model, decoder, kept, rebuild.shapes(built))
-    rebuild.check_shapes(state, built)
-    return Plan(config, changes, state)
+    parts = _parts(model, decoder, kept, rebuild.shapes(built))
+    rebuild.check_shapes(outline(parts, model), built)
+    return Plan(config, changes, parts)
 
 
 def _changes(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> dict[str, Any]:
@@ -189,20 +204,21 @@ def _is_index_list(field: str, value: Sequence[Any], total: int) -> bool:
     return names and rising and (len(value) != total or list(value) == list(range(total)))
 
 
-def _state(
+def _parts(
     model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int], wanted: dict[str, tuple[int, ...]]
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Part]:
     place = {str(old): str(new) for new, old in enumerate(kept)}
     prefix = f"{decoder.name}."
-    state = {}
-    for name, value in model.state_dict().items():
+    parts = {}
+    for name in model.state_dict():
         if not name.startswith(prefix):
-            state[name] = _cut(value, wanted.get(name), len(decoder.modules), kept)
+            cut = partial(_cut, wanted=wanted.get(name), total=len(decoder.modules), kept=kept)
+            parts[name] = taken(name).then(cut)
             continue
         number, _, rest = name[len(prefix) :].partition(".")
         if number in place:
-            state[f"{prefix}{place[number]}.{rest}"] = value
-    return state
+            parts[f"{prefix}{place[number]}.{rest}"] = taken(name)
+    return parts
 
 
 def _cut(
@@ -222,18 +238,11 @@ def _cut(
     return value.index_select(dim, rows.to(value.device))
 
 
-def _check(
-    model: nn.Module, decoder: DecoderBlocks, fresh: nn.Module, kept: Sequence[int], windows: Windows
-) -> None:
+def _check(subject: Subject, fresh: Subject, kept: Sequence[int], windows: Windows) -> None:
     """Compare the built model with the kept blocks of the dense one, run one after the other."""
-    ids = rebuild.check_batch(windows, model)
-    with rebuild.evaluating(model), torch.no_grad():
-        hidden, calls = record_calls(model, decoder, ids)
-        for index in kept:
-            hidden = run_block(decoder.modules[index], hidden, calls[index])
-    rebuild.check_result(
-        fresh, decoder.name, ids, hidden.float(), "the remaining blocks don't compute the same"
-    )
+    ids = rebuild.check_batch(windows, subject.device)
+    expected = subject.last_states(ids, kept)
+    rebuild.check_result(fresh, ids, expected, "the remaining blocks don't compute the same")
 
 
 def _list(indices: Sequence[int]) -> str:

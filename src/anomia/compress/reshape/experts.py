@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, run_block
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.rebuild import CannotExpressError, Plan
+from anomia.compress.reshape.parts import Plan, all_taken, outline, rows_of
+from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
+from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.statistics import Needs
+from anomia.compress.visit import Pass
+from anomia.compress.walk import BATCH_TOKENS, make_model_batches
 from anomia.errors import CompressionError
-from anomia.words import counted
+from anomia.words import counted, reason_of
 
 DROP = "dropexperts"
 MERGE = "mergeexperts"
@@ -314,7 +319,8 @@ def _usage(
         return {} if path is None else counter.finish().tensors()
 
     if outputs:
-        stride = max(1, compared_of(subject, windows, batch_tokens) // COMPARED_TOKENS)
+        batches = make_model_batches(subject.decoder, windows, Needs(), batch_tokens=batch_tokens)
+        stride = max(1, sum(batch.input_ids.numel() for batch in batches) // COMPARED_TOKENS)
     found = subject.measure(windows, look, about=method, batch_tokens=batch_tokens, progress=progress)
     return [Usage(one["tokens"], one["saliency"], one.get("outputs")) if one else None for one in found]
 
@@ -458,8 +464,7 @@ def cluster(points: torch.Tensor, count: int) -> list[list[int]]:
 
 
 def _apply(
-    model: nn.Module,
-    decoder: DecoderBlocks,
+    subject: Subject,
     mixtures: Mixtures,
     usages: Sequence[Usage | None],
     clusters: Sequence[list[list[int]] | None],
@@ -470,11 +475,11 @@ def _apply(
     """Build the model with one expert per cluster; the first of each gives its router rows."""
     changes = {mixtures.field: kept}
     try:
-        plan = _plan(model, decoder, mixtures, usages, clusters, kept, changes)
-        fresh = rebuild.build(model, plan)
-        _check(model, decoder, fresh, mixtures, clusters, windows, merged=method == MERGE)
+        plan = _plan(subject.model, subject.decoder, mixtures, usages, clusters, kept, changes)
+        fresh = subject.build(plan)
+        _check(subject, fresh, mixtures, clusters, windows)
     except CannotExpressError as error:
-        raise rebuild.refusal(method, model, error) from error
+        raise rebuild.refusal(method, subject.model, error) from error
     unused = sum(int((u.tokens == 0).sum()) for u in usages if u is not None)
     notes = [f"{counted(unused, 'expert was', 'experts were')} sent no calibration token"] if unused else []
     gone = mixtures.experts - kept
@@ -489,7 +494,9 @@ def _apply(
         notes.append("each merged expert has the router row of the one that was used most")
         what += ", merged into the others"
     scores = [u.saliency.tolist() for u in usages if u is not None]
-    return rebuild.finish(model, fresh, method, changes, [what], scores=scores, notes=notes, details=details)
+    return rebuild.finish(
+        subject, fresh, method, changes, [what], scores=scores, notes=notes, details=details
+    )
 
 
 @torch.no_grad()
@@ -503,22 +510,28 @@ def _plan(
     changes: Mapping[str, Any],
 ) -> Plan:
     config = rebuild.changed_config(model, changes)
-    state = dict(model.state_dict())
+    sizes = rebuild.shapes(model)
+    parts = all_taken(model)
     for name, dim in _cuts(model, decoder, mixtures, kept).items():
         index = int(name.removeprefix(f"{decoder.name}.").partition(".")[0])
-        mine, usage, value = clusters[index], usages[index], state[name]
+        mine, usage = clusters[index], usages[index]
         if mine is None or usage is None:
             raise CannotExpressError(f"{name} has an entry per expert in a block without a mixture")
         inside = name.startswith(f"{decoder.name}.{index}.{mixtures.modules[index]}.") and dim == 0
         if inside and any(len(members) > 1 for members in mine):
-            state[name] = torch.stack([_average(value, members, usage.tokens) for members in mine])
+            parts[name] = parts[name].then(partial(_averages, clusters=mine, tokens=usage.tokens))
             continue
         rows = [members[0] for members in mine]
         # Entries behind the experts' own (experts that do nothing, in LongCat) stay.
-        rows += range(mixtures.experts, value.shape[dim])
-        state[name] = value.index_select(dim, torch.tensor(rows, device=value.device))
-    rebuild.check_shapes(state, rebuild.skeleton(model, config))
-    return Plan(config, changes, state)
+        rows += range(mixtures.experts, sizes[name][dim])
+        parts[name] = rows_of(parts[name], dim, torch.tensor(rows))
+    rebuild.check_shapes(outline(parts, model), rebuild.skeleton(model, config))
+    return Plan(config, changes, parts)
+
+
+def _averages(value: torch.Tensor, clusters: Sequence[Sequence[int]], tokens: torch.Tensor) -> torch.Tensor:
+    """One expert for each cluster, [clusters, …] of [E, …]."""
+    return torch.stack([_average(value, members, tokens) for members in clusters])
 
 
 def _average(value: torch.Tensor, members: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
@@ -532,38 +545,41 @@ def _average(value: torch.Tensor, members: Sequence[int], tokens: torch.Tensor) 
 
 @torch.no_grad()
 def _check(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    fresh: nn.Module,
+    subject: Subject,
+    fresh: Subject,
     mixtures: Mixtures,
     clusters: Sequence[list[list[int]] | None],
     windows: Windows,
-    *,
-    merged: bool,
 ) -> None:
     """Compare experts that stayed alone, and the first mixture's routing of tokens whose experts all stayed."""
-    ids = rebuild.check_batch(windows, model)
-    old, new = (_routed(each, decoder.name, mixtures, ids) for each in (model, fresh))
+    ids = rebuild.check_batch(windows, subject.device)
+    old, new = (_routed(each, mixtures, ids) for each in (subject, fresh))
     first = next(index for index, path in enumerate(mixtures.modules) if path is not None)
     for index, path in enumerate(mixtures.modules):
         mine = clusters[index]
         if path is None or mine is None:
             continue
-        hidden, chosen, weights = old[index]
-        ones = torch.ones_like(weights[:, :1])
-        experts = [each.get_submodule(f"{decoder.name}.{index}.{path}") for each in (model, fresh)]
-        for place, members in enumerate(mine):
-            if len(members) > 1:
-                continue
-            expected, found = (
-                module(hidden, torch.full_like(chosen[:, :1], number), ones).float()
-                for module, number in zip(experts, (members[0], place), strict=True)
-            )
-            if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
-                raise CannotExpressError(f"expert {members[0]} of block {index} doesn't compute the same")
+        alone = {place: members[0] for place, members in enumerate(mine) if len(members) == 1}
+        # One model's block after the other's, so that memory holds one of them.
+        expected = _outputs(subject, index, path, old[index], list(alone.values()))
+        found = _outputs(fresh, index, path, old[index], list(alone))
+        for expert, mine_of, theirs in zip(alone.values(), expected, found, strict=True):
+            if not torch.allclose(theirs, mine_of, rtol=1e-2, atol=1e-2 * float(mine_of.abs().max())):
+                raise CannotExpressError(f"expert {expert} of block {index} doesn't compute the same")
     if mixtures.groups == 1:
         leaders = [members[0] for members in clusters[first] or []]
         _check_routes(old[first][1], new[first][1], leaders, mixtures.experts)
+
+
+def _outputs(
+    subject: Subject, index: int, path: str, routed: tuple[torch.Tensor, ...], experts: Sequence[int]
+) -> list[torch.Tensor]:
+    """What some experts of a block give for the same states, float32 [T, H] each."""
+    hidden, chosen, weights = routed
+    ones = torch.ones_like(weights[:, :1])
+    with subject.block(index) as block:
+        module = block.get_submodule(path)
+        return [module(hidden, torch.full_like(chosen[:, :1], expert), ones).float() for expert in experts]
 
 
 def _check_routes(old: torch.Tensor, new: torch.Tensor, leaders: Sequence[int], count: int) -> None:
@@ -578,7 +594,7 @@ def _check_routes(old: torch.Tensor, new: torch.Tensor, leaders: Sequence[int], 
 
 
 def _routed(
-    model: nn.Module, name: str, mixtures: Mixtures, ids: torch.Tensor
+    subject: Subject, mixtures: Mixtures, ids: torch.Tensor
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What enters the experts of each block: states, choices, weights."""
     found = {}
@@ -593,15 +609,14 @@ def _routed(
                 raise CannotExpressError("its experts aren't called with states, choices and weights")
             found[index] = (three[0].reshape(-1, three[0].shape[-1]), three[1], three[2])
 
-        module = model.get_submodule(f"{name}.{index}.{path}")
+        module = subject.decoder.modules[index].get_submodule(path)
         handles.append(module.register_forward_pre_hook(read, with_kwargs=True))
     try:
-        with rebuild.evaluating(model):
-            model(input_ids=ids, use_cache=False)
+        subject.last_states(ids)
     except CannotExpressError:
         raise
     except Exception as error:
-        raise CannotExpressError(f"what is built can't be run: {rebuild.reason_of(error)}") from error
+        raise CannotExpressError(f"what is built can't be run: {reason_of(error)}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -12,12 +12,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import DecoderBlocks, record_calls, run_block
+from anomia.compress.blocks import DecoderBlocks, record_calls
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.rebuild import CannotExpressError, Plan
+from anomia.compress.reshape.parts import Plan, given
+from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
+from anomia.compress.reshape.subject import Loaded
+from anomia.compress.visit import Pass
+from anomia.compress.walk import BATCH_TOKENS
 from anomia.errors import CompressionError
 
 NAME = "slicegpt"
@@ -68,7 +71,8 @@ def slicegpt(
         CompressionError: a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the rotation
             alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
     """
-    windows = rebuild.check_request(model, decoder, windows, NAME)
+    subject = Loaded(model, decoder)
+    windows = rebuild.check_request(subject, windows, NAME)
     if not 0 < share < 1:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the hidden size; give a number between 0 and 1"
@@ -96,7 +100,7 @@ def slicegpt(
     if plan.changes.get("tie_word_embeddings") is False:
         notes.append("the head is stored beside the embeddings, which it shared a tensor with")
     return rebuild.finish(
-        model,
+        subject,
         fresh,
         NAME,
         plan.changes,
@@ -174,7 +178,7 @@ def find_flow(model: nn.Module, decoder: DecoderBlocks, windows: Windows) -> Flo
             norms[name] = _look_at_norm(name, module, size)
     if not any(name.startswith(inside) for name in norms):
         raise CannotExpressError("its blocks have no norm with one weight per hidden dimension")
-    ids = rebuild.check_batch(windows, model)
+    ids = rebuild.check_batch(windows, next(model.parameters()).device)
     for name in _own_outputs(model, norms, ids):
         del norms[name]
     readers, ran = _watch_readers(model, norms, ids)
@@ -325,23 +329,21 @@ def residual_covariance(
         rows = rows / _rms(rows).clamp(min=1e-12)
         total.add_((rows.T @ rows).cpu())
 
-    with rebuild.observing(model, decoder, windows, batch_tokens) as batches:
-        states = MemoryStates()
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            where = f"{decoder.name}.{index}."
-            inside = [
-                block.get_submodule(name.removeprefix(where)) for name in flow.norms if name.startswith(where)
-            ]
-            for number, batch in enumerate(batches):
-                with _hooked(inside, partial(add, batch)):
-                    left = run_block(block, states.read(number), calls[index][number])
-                states.write(number, left)
-                if index + 1 == len(decoder.modules):
-                    add(batch, left)
-            calls[index] = []
-            if progress is not None:
-                progress(index + 1, len(decoder.modules))
+    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+        where = f"{decoder.name}.{index}."
+        inside = [
+            block.get_submodule(name.removeprefix(where)) for name in flow.norms if name.startswith(where)
+        ]
+        for one in passes:
+            with _hooked(inside, partial(add, one.batch)):
+                left = one.run()
+            if index + 1 == len(decoder.modules):
+                add(one.batch, left)
+        return {}
+
+    Loaded(model, decoder).measure(
+        windows, look, about="covariance", batch_tokens=batch_tokens, progress=progress
+    )
     return rebuild.finite(total, NAME, "the states that enter the norms")
 
 
@@ -358,7 +360,7 @@ def _hooked(modules: Sequence[nn.Module], read: Callable[[torch.Tensor], None]) 
 @torch.no_grad()
 def _rotated(
     model: nn.Module, decoder: DecoderBlocks, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
-) -> tuple[Plan, nn.Module]:
+) -> tuple[Plan, Loaded]:
     """The model in the basis of the rotation's first columns, checked against the dense one where it keeps all.
 
     rotation: [H, H] float64, orthogonal.
@@ -392,16 +394,16 @@ def _rotated(
         state[f"{embeddings}.weight"], state[f"{embeddings}.weight"].float() @ basis
     )
     rebuild.check_shapes(state, built)
-    plan = Plan(config, changes, state)
-    fresh = rebuild.build(model, plan)
-    ids = rebuild.check_batch(windows, model)
-    _scale_embeddings(model, decoder, fresh, basis, ids)
+    plan = Plan(config, changes, {name: given(value) for name, value in state.items()})
+    subject = Loaded(model, decoder)
+    fresh = subject.build(plan)
+    ids = rebuild.check_batch(windows, next(model.parameters()).device)
+    _scale_embeddings(model, decoder, fresh.model, basis, ids)
     if width == size:
         rebuild.check_result(
             fresh,
-            decoder.name,
             ids,
-            rebuild.last_states(model, decoder.name, ids) @ basis,
+            subject.last_states(ids) @ basis,
             "rotated, it doesn't compute the same",
         )
     return plan, fresh

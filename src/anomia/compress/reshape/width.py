@@ -10,12 +10,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import DecoderBlocks, all_matrices, find_fused_experts, run_block
+from anomia.compress.blocks import DecoderBlocks, all_matrices, find_fused_experts
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.rebuild import CannotExpressError, Plan
+from anomia.compress.reshape.parts import Part, Plan, all_taken, given, outline, rows_of
+from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.walk import BATCH_TOKENS, MemoryStates, enter
+from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.visit import Pass
+from anomia.compress.walk import BATCH_TOKENS
 from anomia.errors import CompressionError
 
 NAME = "flap"
@@ -79,7 +82,19 @@ def flap(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Remove heads and channels in place, the same number in every block; what they gave on average becomes a bias.
+    """Remove heads and channels of a loaded model in place, as `narrow` does."""
+    return narrow(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def narrow(
+    subject: Subject,
+    share: float,
+    windows: Windows | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> ReshapeReport:
+    """Remove heads and channels, the same number in every block; what they gave on average becomes a bias.
 
     Of the authors' structures this is UL-MM, the one that leaves one width for all blocks: as many heads as the share
     covers, and channels for the rest of it. A channel's score is the variance of its input times the squared norm of
@@ -95,7 +110,8 @@ def flap(
         CompressionError: the configuration can hold neither fewer heads nor fewer channels, the blocks are mixtures,
             or a statistic is NaN or infinite; nothing was changed.
     """
-    windows = rebuild.check_request(model, decoder, windows, NAME)
+    windows = rebuild.check_request(subject, windows, NAME)
+    model, decoder = subject.model, subject.decoder
     if not 0 < share < 1:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the weights; give a number between 0 and 1"
@@ -105,14 +121,11 @@ def flap(
             f"{NAME} can't narrow the experts of {type(model).__name__}; use dropexperts for them"
         )
     try:
-        return _narrow(
-            model, decoder, share, windows, with_heads=True, progress=progress, batch_tokens=batch_tokens
-        )
+        return _narrow(subject, share, windows, with_heads=True, progress=progress, batch_tokens=batch_tokens)
     except _HeadsError as error:
         why = f"attention heads stay: {error}"
         return _narrow(
-            model,
-            decoder,
+            subject,
             share,
             windows,
             with_heads=False,
@@ -127,8 +140,7 @@ class _HeadsError(Exception):
 
 
 def _narrow(
-    model: nn.Module,
-    decoder: DecoderBlocks,
+    subject: Subject,
     share: float,
     windows: Windows,
     *,
@@ -137,6 +149,7 @@ def _narrow(
     progress: Callable[[int, int], None] | None,
     batch_tokens: int,
 ) -> ReshapeReport:
+    model, decoder = subject.model, subject.decoder
     notes = [why] if why else []
     heads, kept_heads, head_axis = (
         _find_heads(model, decoder, share, notes) if with_heads else ((1, 1), (1, 1), None)
@@ -149,7 +162,7 @@ def _narrow(
         )
     sizes = Units(*heads, inner)
     biases = _find_biases(model, head_axis, channel_axis, decoder, notes)
-    found = fluctuations(model, decoder, axes, windows, progress=progress, batch_tokens=batch_tokens)
+    found = _fluctuations(subject, axes, windows, progress=progress, batch_tokens=batch_tokens)
     kept = []
     for index in range(len(decoder.modules)):
         block = Units(range(sizes.heads), range(sizes.groups), range(inner))
@@ -166,8 +179,8 @@ def _narrow(
     changes = {name: value for axis in axes for name, value in axis.changes.items()} | biases
     try:
         plan, added = _plan(model, decoder, axes, sizes, kept, found, changes)
-        fresh = rebuild.build(model, plan)
-        _check(model, decoder, fresh, axes, sizes, kept, added, windows)
+        fresh = subject.build(plan)
+        _check(subject, fresh, axes, sizes, kept, added, windows)
     except CannotExpressError as error:
         if head_axis is not None:
             raise _HeadsError(str(error)) from error
@@ -182,7 +195,7 @@ def _narrow(
     if channel_axis is not None:
         removed.append(f"{inner - kept_channels} of {inner} feed-forward channels in every block")
     return rebuild.finish(
-        model,
+        subject,
         fresh,
         NAME,
         changes,
@@ -466,7 +479,6 @@ def _find_biases(
 # What is measured, and what is made of it.
 
 
-@torch.no_grad()
 def fluctuations(
     model: nn.Module,
     decoder: DecoderBlocks,
@@ -480,24 +492,36 @@ def fluctuations(
 
     Raises `CompressionError` where one is NaN or infinite, or there is a single token.
     """
-    found: list[list[Fluctuation | None]] = [[] for _ in axes]
-    with rebuild.observing(model, decoder, windows, batch_tokens) as batches:
-        states = MemoryStates()
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            consumers = [axis.consumers[index] for axis in axes]
-            moments = {name: _Moments() for name in consumers if name}
-            with _Reading(block, moments) as current:
-                for number, batch in enumerate(batches):
-                    current.append(batch)
-                    states.write(number, run_block(block, states.read(number), calls[index][number]))
-            calls[index] = []
-            for mine, name in zip(found, consumers, strict=True):
-                where = f"{decoder.name}.{index}.{name}"
-                mine.append(None if name is None else moments[name].finish(block.get_submodule(name), where))
-            if progress is not None:
-                progress(index + 1, len(decoder.modules))
-    return found
+    return _fluctuations(Loaded(model, decoder), axes, windows, progress=progress, batch_tokens=batch_tokens)
+
+
+def _fluctuations(
+    subject: Subject,
+    axes: Sequence[Axis],
+    windows: Windows,
+    *,
+    progress: Callable[[int, int], None] | None,
+    batch_tokens: int,
+) -> list[list[Fluctuation | None]]:
+    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+        moments = {name: _Moments() for axis in axes if (name := axis.consumers[index])}
+        with _Reading(block, moments) as current:
+            for one in passes:
+                current.append(one.batch)
+                one.run()
+        where = subject.decoder.path(index)
+        found = {n: m.finish(block.get_submodule(n), f"{where}.{n}") for n, m in moments.items()}
+        return {f"{field} {n}": value for n, f in found.items() for field, value in f._asdict().items()}
+
+    about = " ".join(sorted({name for axis in axes for name in axis.consumers if name}))
+    measured = subject.measure(windows, look, about=about, batch_tokens=batch_tokens, progress=progress)
+    return [
+        [
+            None if name is None else Fluctuation(one[f"mean {name}"], one[f"score {name}"])
+            for name, one in zip(axis.consumers, measured, strict=True)
+        ]
+        for axis in axes
+    ]
 
 
 class _Moments:
@@ -515,7 +539,9 @@ class _Moments:
 
     def finish(self, module: Any, where: str) -> Fluctuation:
         if self.tokens < 2:
-            raise CompressionError(f"{NAME}: {where} saw {self.tokens} calibration tokens; give longer text")
+            raise rebuild.RefusedError(
+                f"{NAME}: {where} saw {self.tokens} calibration tokens; give longer text"
+            )
         mean = self.sum / self.tokens
         variance = ((self.squares - self.tokens * mean.square()) / (self.tokens - 1)).clamp(min=0)
         weight = _matrix(module).double().cpu()
@@ -556,45 +582,60 @@ def _plan(
     found: Sequence[Sequence[Fluctuation | None]],
     changes: Mapping[str, Any],
 ) -> tuple[Plan, dict[str, torch.Tensor]]:
-    """The new model's tensors, and the compensation of every consumer by its full name, [out] float32."""
+    """The new model's tensors, and what goes into the compensation of every consumer, by its full name.
+
+    That is the mean of the inputs that go, 0 for the others, [in] float64.
+    """
     config = rebuild.changed_config(model, changes)
     built = rebuild.skeleton(model, config)
-    state = dict(model.state_dict())
+    before, shapes = rebuild.shapes(model), rebuild.shapes(built)
+    parts = all_taken(model)
     added = {}
     for axis, statistics in zip(axes, found, strict=True):
         for index, (consumer, statistic) in enumerate(zip(axis.consumers, statistics, strict=True)):
             if consumer is None or statistic is None:
                 continue
-            weight = _matrix(decoder.modules[index].get_submodule(consumer)).float()
             cut = next(c for c in axis.cuts[index] if c.name == f"{consumer}.weight")
-            gone = torch.ones(weight.shape[1], dtype=torch.bool)
+            gone = torch.ones(len(statistic.mean), dtype=torch.bool)
             gone[_rows(cut.kind, len(gone), sizes, kept[index])] = False
-            mean = (statistic.mean * gone).to(weight.device, torch.float32)
-            added[f"{decoder.name}.{index}.{consumer}"] = weight @ mean
+            added[f"{decoder.name}.{index}.{consumer}"] = statistic.mean * gone
         for index, cuts in enumerate(axis.cuts):
             for cut in cuts:
                 name = f"{decoder.name}.{index}.{cut.name}"
-                rows = _rows(cut.kind, state[name].shape[cut.dim], sizes, kept[index])
-                state[name] = state[name].index_select(cut.dim, rows.to(state[name].device))
-    shapes = rebuild.shapes(built)
-    first = next(model.parameters())
-    for name in shapes.keys() - state.keys():
-        state[name] = torch.zeros(shapes[name], dtype=first.dtype, device=first.device)
+                rows = _rows(cut.kind, before[name][cut.dim], sizes, kept[index])
+                parts[name] = rows_of(parts[name], cut.dim, rows)
+    dtype = next(model.parameters()).dtype
+    for name in shapes.keys() - parts.keys():
+        parts[name] = given(torch.zeros(shapes[name], dtype=dtype))
     for name in list(added):
-        if f"{name}.bias" in state:
-            old = state[f"{name}.bias"]
-            state[f"{name}.bias"] = (old.float() + added[name]).to(old.dtype)
+        if f"{name}.bias" in parts:
+            turned = isinstance(model.get_submodule(name), Conv1D)
+            parts[f"{name}.bias"] = _with_mean(name, parts[f"{name}.bias"], added[name], turned=turned)
         else:
             del added[name]
-    rebuild.check_shapes(state, built)
-    return Plan(config, changes, state), added
+    rebuild.check_shapes(outline(parts, model), built)
+    return Plan(config, changes, parts), added
+
+
+def _with_mean(name: str, bias: Part, mean: torch.Tensor, *, turned: bool) -> Part:
+    """The bias of a consumer with what its removed inputs gave on average. mean: [in], as in `_plan`."""
+
+    def make(weight: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        old = bias.make(*values).to(weight.device)
+        return (old.float() + _given(weight.T if turned else weight, mean)).to(old.dtype)
+
+    return Part((f"{name}.weight", *bias.sources), make)
+
+
+def _given(weight: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """What inputs of this mean, [in], give through a matrix [out, in]; float32 [out]."""
+    return weight.float() @ mean.to(weight.device, torch.float32)
 
 
 @torch.no_grad()
 def _check(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    fresh: nn.Module,
+    subject: Subject,
+    fresh: Subject,
     axes: Sequence[Axis],
     sizes: Units,
     kept: Sequence[Units],
@@ -602,31 +643,31 @@ def _check(
     windows: Windows,
 ) -> None:
     """Compare the built model with the dense one in which what goes is set to zero, and the biases are added."""
-    ids = rebuild.check_batch(windows, model)
+    ids = rebuild.check_batch(windows, subject.device)
     with ExitStack() as stack:
         for axis in axes:
             for index, consumer in enumerate(axis.consumers):
                 if consumer is None:
                     continue
-                module: Any = decoder.modules[index].get_submodule(consumer)
+                module: Any = subject.decoder.modules[index].get_submodule(consumer)
                 cut = next(c for c in axis.cuts[index] if c.name == f"{consumer}.weight")
                 rows = _rows(cut.kind, _matrix(module).shape[1], sizes, kept[index])
                 mask = torch.zeros(_matrix(module).shape[1]).index_fill_(0, rows, 1)
-                extra = added.get(f"{decoder.name}.{index}.{consumer}")
-                for remove in _masking(module, mask, extra):
+                mean = added.get(f"{subject.decoder.name}.{index}.{consumer}")
+                for remove in _masking(module, mask, mean):
                     stack.callback(remove)
-        expected = rebuild.last_states(model, decoder.name, ids)
-    rebuild.check_result(fresh, decoder.name, ids, expected, "what is left doesn't compute the same")
+        expected = subject.last_states(ids)
+    rebuild.check_result(fresh, ids, expected, "what is left doesn't compute the same")
 
 
 def _masking(
-    module: nn.Module, mask: torch.Tensor, extra: torch.Tensor | None
+    module: nn.Module, mask: torch.Tensor, mean: torch.Tensor | None
 ) -> Iterator[Callable[[], None]]:
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0] * mask.to(args[0].device, args[0].dtype), *args[1:])
 
     def after(_: nn.Module, __: Any, out: torch.Tensor) -> torch.Tensor:
-        return out if extra is None else out + extra.to(out.dtype)
+        return out if mean is None else out + _given(_matrix(module), mean).to(out.dtype)
 
     yield module.register_forward_pre_hook(before).remove
     yield module.register_forward_hook(after).remove

@@ -1,0 +1,277 @@
+"""A model folder that is reshaped into another one, with one block in memory at a time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from anomia.compress.apply import versions, warnings_of
+from anomia.compress.blocks import block_weights
+from anomia.compress.calibration import Windows
+from anomia.compress.in_files import InFiles, write_settings
+from anomia.compress.pipeline import Progress
+from anomia.compress.report import CompressionReport, by_reason
+from anomia.compress.reshape.parts import Part, Plan, outline
+from anomia.compress.reshape.rebuild import CannotExpressError, RefusedError
+from anomia.compress.reshape.report import with_share
+from anomia.compress.reshape.subject import Measured, walked
+from anomia.compress.reshape.table import STREAMED
+from anomia.compress.shards import grouped, shard_name, write_index
+from anomia.compress.statistics import Needs
+from anomia.compress.steps import Reshape
+from anomia.compress.visit import Look, visit
+from anomia.compress.walk import calibrating, make_model_batches
+from anomia.compress.written import Written, content_hash
+from anomia.errors import CompressionError, ModelError
+from anomia.models.examine import examine, look_up, read_tokenizer
+from anomia.models.headers import same_values
+
+
+class InFolder:
+    """A model in files that is reshaped into other files.
+
+    state: of an unfinished call, with hashes of what is `measured` and `written`. fresh: the new model, once it is built.
+    """
+
+    def __init__(
+        self, blocks: InFiles, out: Path, scratch: Path, state: dict[str, Any], save: Callable[[], None],
+        written: Written,
+    ) -> None:  # fmt: skip
+        self.blocks = blocks
+        self.model: Any = blocks.model
+        self.decoder = blocks.decoder
+        self.device = blocks.device
+        self.fresh: InFolder | None = None
+        self._out, self._scratch = out, scratch
+        self._state, self._save, self._written = state, save, written
+
+    def check(self, ids: torch.Tensor) -> None:
+        """Nothing: without reading all weights, only the statistics show states that aren't finite."""
+
+    def measure(
+        self,
+        windows: Windows,
+        look: Look[Measured],
+        *,
+        about: str,
+        batch_tokens: int,
+        progress: Progress | None,
+    ) -> list[Measured]:
+        """With the states on disk, from the first block on that no earlier call measured.
+
+        Raises `CompressionError` where something that an earlier call left is damaged.
+        """
+        if self._state.get("about") != about:
+            self._state |= {"about": about, "measured": [], "states": []}
+        hashes: list[str] = self._state["measured"]
+        found: list[Measured] = [self._measured(number) for number in range(len(hashes))]
+        count = len(self.decoder.modules)
+        if len(found) == count:
+            return found
+        blocks = self.blocks
+        blocks.resumed, blocks.digests = len(found), self._state.get("states") or ()
+        batches = make_model_batches(self.decoder, windows, Needs(), batch_tokens=batch_tokens)
+        with calibrating(self.model, self.device):
+            for one in visit(blocks, batches, look, dense=False, first=len(found)):
+                file = self._file(len(found))
+                save_file({name: value.contiguous() for name, value in one.items()}, file)
+                found.append(one)
+                hashes.append(content_hash([file]))
+                assert blocks.states is not None
+                digests = blocks.states.digests
+                self._state["states"] = [digests[batch] for batch in sorted(digests)]
+                self._save()
+                if progress is not None:
+                    progress(len(found), count)
+        return found
+
+    def _file(self, number: int) -> Path:
+        return self._scratch / f"measured-{number:05d}.safetensors"
+
+    def _measured(self, number: int) -> Measured:
+        file = self._file(number)
+        if not file.is_file() or content_hash([file]) != self._state["measured"][number]:
+            raise CompressionError(
+                f"{file} does not hold the statistics that were stored, so the finished blocks can't be continued; remove "
+                "the folder and run the same command again"
+            )
+        read: Measured = load_file(file)
+        return read
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Read from its file, and forgotten afterwards."""
+        return self.blocks.block(index)
+
+    def last_states(self, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
+        """From one block after the other."""
+        return walked(self.blocks, ids, only)
+
+    @torch.no_grad()
+    def build(self, plan: Plan) -> InFolder:
+        """Write the new folder tensor by tensor, and open it. Shards that an earlier call wrote for this plan stay."""
+        key = hashlib.sha256(plan.config.to_json_string(use_diff=False).encode()).hexdigest()
+        if self._state.get("plan") != key:
+            self._written.remove()
+            self._state["plan"] = key
+            self._save()
+        parts = {name: part for name, part in plan.parts.items() if name not in self.blocks.tied}
+        places = {name: self._place(name, part) for name, part in parts.items()}
+        files: dict[str, str] = {}
+        for number, names in enumerate(self._shards(parts)):
+            file = shard_name(number)
+            if file not in self._written:
+                self._written.write(file, {places[name]: self._make(parts[name]) for name in names})
+            files |= {places[name]: file for name in names}
+        write_index(self._out, files, sum((self._out / file).stat().st_size for file in set(files.values())))
+        self._write_config(plan.config)
+        return self._open(places)
+
+    def _shards(self, parts: Mapping[str, Part]) -> list[list[str]]:
+        """The new tensors of each shard: of a block each, then the others."""
+        prefix = f"{self.decoder.name}."
+        blocks: dict[int, list[str]] = {}
+        for name in parts:
+            if name.startswith(prefix):
+                blocks.setdefault(int(name.removeprefix(prefix).partition(".")[0]), []).append(name)
+        shapes = outline(parts, self.model)
+        others = {name: shapes[name].nbytes for name in parts if not name.startswith(prefix)}
+        return [*(blocks[index] for index in sorted(blocks)), *grouped(others)]
+
+    def _make(self, part: Part) -> torch.Tensor:
+        """A new tensor, with nothing in memory but what it is made of."""
+        stored = {name: self.blocks.places[name] for name in part.sources}
+        values = self.blocks.checkpoint.read(stored.values(), dtype=self.blocks.dtype)
+        return part.of({name: values[place].to(self.device) for name, place in stored.items()}).cpu()
+
+    def _place(self, name: str, part: Part) -> str:
+        """What a tensor is called in the files: as the old one was, or would have been."""
+        places = self.blocks.places
+        if name in places:
+            return places[name]
+        inside = (other for other in places if other.startswith(f"{self.decoder.name}."))
+        like = next(iter(part.sources), None) or next(inside)
+        stored = places[like]
+        if stored.endswith(like):
+            return stored.removesuffix(like) + name
+        return name.removeprefix(like.removesuffix(stored)) if like.endswith(stored) else name
+
+    def _write_config(self, config: Any) -> None:
+        written = copy.deepcopy(config)
+        written.architectures = [type(self.model).__name__]
+        written.dtype = str(self.model.dtype).removeprefix("torch.")
+        write_settings(self.blocks.checkpoint.folder, self._out, dtype=None)
+        try:
+            written.save_pretrained(self._out)
+        except OSError as error:
+            raise CompressionError(
+                f"{self._out / 'config.json'} can't be written ({error.strerror}); make room, then run the same command again"
+            ) from None
+
+    def _open(self, places: Mapping[str, str]) -> InFolder:
+        """The written model. Raises `CannotExpressError` where it isn't read as it was meant."""
+        name = str(self._out)
+        try:
+            found = examine(name)
+            read_tokenizer(name, look_up(name))
+        except ModelError as error:
+            raise CannotExpressError(str(error)) from error
+        blocks = InFiles(found, self._out, self._out, self._scratch, dtype="auto", device=self.device)
+        if not blocks.fits or any(blocks.places.get(name) != place for name, place in places.items()):
+            raise CannotExpressError("what is written isn't stored as the model holds it")
+        return InFolder(blocks, self._out, self._scratch, self._state, self._save, self._written)
+
+    def sizes(self) -> tuple[int, int]:
+        """Counted by name; a tied head is the embedding's."""
+        shapes = self.model.state_dict()
+        names = [name for name in shapes if name not in self.blocks.tied]
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        stored = [self.blocks.checkpoint.tensors[self.blocks.places[name]] for name in names]
+        dtype = self.blocks.dtype
+        sizes = [
+            shapes[name].numel() * dtype.itemsize
+            if dtype and shapes[name].is_floating_point()
+            else info.bytes
+            for name, info in zip(names, stored, strict=True)
+        ]
+        return sum(shapes[name].numel() for name in names if name in parameters), sum(sizes)
+
+    def become(self, fresh: InFolder) -> None:
+        """The new folder is the result."""
+        self.fresh = fresh
+
+    def discard(self) -> None:
+        """Remove all that was measured and written: nothing can come of it."""
+        self._written.remove()
+        for entry in self._out.iterdir():
+            if entry == self._scratch:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        for file in self._scratch.glob("measured-*.safetensors"):
+            file.unlink()
+        self._state |= {"measured": [], "states": []}
+        self._save()
+
+
+def can_be_reshaped(blocks: InFiles) -> bool:
+    """Whether a model can be reshaped from its files: its blocks were seen to depend on their inputs only."""
+    if not blocks.fits or blocks.note or blocks.decoder.paths or not blocks.decoder.padded:
+        return False
+    embeddings = blocks.model.get_input_embeddings()
+    name = next(n for n, module in blocks.model.named_modules() if module is embeddings) + ".weight"
+    stored, places = blocks.checkpoint.tensors, blocks.places
+    twice = [(places[one], places[name]) for one in blocks.tied if one in places]
+    # transformers doesn't tie what is stored as two tables that differ.
+    return all(same_values(one, stored[one], other, stored[other]) for one, other in twice)
+
+
+def reshape_files(
+    subject: InFolder,
+    step: Reshape,
+    windows: Windows | None,
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> CompressionReport:
+    """Reshape a model folder into another one, as `apply.compress` does with a loaded model.
+
+    Raises:
+        CompressionError: the step doesn't fit this model; nothing is left of it. Or the disk is full, or damaged.
+    """
+    started = time.perf_counter()
+    subject.blocks.check_room()
+    try:
+        shaped = STREAMED[step.method](
+            subject, step.share, windows, progress=progress, batch_tokens=batch_tokens
+        )
+    except RefusedError:
+        subject.discard()
+        raise
+    assert subject.fresh is not None
+    fresh = subject.fresh
+    shaped = with_share(shaped, step.share, (block_weights(subject.decoder), block_weights(fresh.decoder)))
+    why = fresh.blocks.why_dense()
+    return CompressionReport(
+        step=str(step),
+        matrices=(),
+        seconds=time.perf_counter() - started,
+        calibration=None if windows is None else windows.record,
+        left_dense=tuple(why),
+        dense_why=by_reason(why),
+        warnings=(*warnings_of(step, windows, ()), *shaped.notes),
+        reshaped=shaped.to_dict(),
+        versions=versions(),
+        size_bytes=shaped.bytes_after,
+    )
