@@ -259,7 +259,7 @@ def test_calibration_null_is_no_passage_repeats_are_told_and_tables_refused(tmp_
     path.write_text(as_lines({"text": None}, {"text": "one two"}, {"text": "one two"}, {"text": 1889}))
     found = read_calibration(f"file:{path}")
     assert found.texts == ("one two", "one two", "1889")
-    assert any("1 passages are there more than once" in warning for warning in found.warnings)
+    assert any("1 passage repeats another one" in warning for warning in found.warnings)
     path.write_text(as_lines({"content": "one"}))
     with pytest.raises(DataError, match='line 1: no field "text" with the passage; it has content'):
         passages(path)
