@@ -161,9 +161,15 @@ def test_frames(run: anomia.Run) -> None:
     fates = run.fates()
     counts = fates.filter(arm=pruned, options="choice", scope="pooled").row(0, named=True)
     assert counts["both_correct"] == sum(counts[f] for f in ("kept", "choice_only", "open_only", "lost"))
-    figures = run.figures()
+    figures = run.estimates()
     assert set(figures["arm"]) == {"base", other, pruned}
     assert figures.filter(arm=pruned, measure="accuracy/choice", scope="pooled")["n"].item() == 6
+    found = run.estimate("accuracy/choice", pruned)
+    assert found is not None
+    assert found.n == 6
+    assert run.estimate("accuracy/one_shot", pruned) is None
+    with pytest.deprecated_call(match="estimates"):
+        assert run.figures().equals(figures)
     items = run.items(arm=pruned, language="en")
     assert items.height == 6
     assert items.filter(pl.col("base_said").is_null()).is_empty()
@@ -179,8 +185,16 @@ def test_faults_name_the_remedy(run: anomia.Run, tmp_path: Path) -> None:
         run.items(arm="wanda")
     with pytest.raises(RunError, match="no language"):
         run.items(language="sw")
-    with pytest.raises(RunError, match="no figure 'lader'"):
+    with pytest.raises(RunError, match="did you mean 'gap/choice'"):
+        run.estimate("gap/choise", "magnitude:0.5")
+    with pytest.raises(RunError, match=r"did you mean 'magnitude:0\.5'"):
+        run.estimate("gap/choice", "magnitude:0.4")
+    with pytest.raises(RunError, match="did you mean 'english'"):
+        run.estimate("gap/choice", "base", "englisch")
+    with pytest.raises(RunError, match="no figure 'lader'"), pytest.deprecated_call(match="chart"):
         run.figure("lader")
+    with pytest.raises(RunError, match="no figure 'lader'"):
+        run.chart("lader")
     with pytest.raises(RunError, match="is no run"):
         anomia.open_run(tmp_path)
     with pytest.raises(AnomiaError, match="is no model"):
@@ -199,7 +213,7 @@ def test_display_is_escaped(run: anomia.Run) -> None:
 
 
 def test_a_report_and_a_chart(run: anomia.Run, tmp_path: Path) -> None:
-    assert run.figure("ladder").to_dict()["$schema"].startswith("https://vega.github.io/schema/vega-lite")
+    assert run.chart("ladder").to_dict()["$schema"].startswith("https://vega.github.io/schema/vega-lite")
     page = run.report(tmp_path / "report")
     assert page.is_file()
     assert page.stat().st_size > 10_000

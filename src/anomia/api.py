@@ -10,6 +10,7 @@ What takes seconds to import is imported when it is used.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
+    from anomia.measure.rates import Estimate
     from anomia.measure.results import Results
     from anomia.running.progress import PlainProgress, RichProgress
 
@@ -78,7 +80,7 @@ class Verdict:
 
 
 class Run:
-    """A run on disk: its verdicts, records and figures. Figures are computed when they are first asked for."""
+    """A run on disk: its verdicts, records and estimates, which are computed when they are first asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -151,14 +153,27 @@ class Run:
 
         return with_fates(self.results.records)
 
-    def figures(self) -> pl.DataFrame:
+    def estimate(self, measure: str, arm: str, scope: str = "pooled") -> Estimate | None:
+        """One figure with its 95 % interval; None where it was not asked or can't be given.
+
+        Args:
+            measure: its name, as in `estimates()`.
+            arm: `base`, or an arm that was measured.
+            scope: a language, `pooled` (all items of the languages in which base is strong enough) or `mean`.
+
+        Raises:
+            RunError: there is no such measure, or the run has no such arm or scope.
+        """
+        return self.results.estimate(measure, arm if arm == "base" else _arm_named(arm, self.arms), scope)
+
+    def estimates(self) -> pl.DataFrame:
         """Every figure with its 95 % interval: arm, measure, scope, value, low, high, n, clusters, method."""
         import polars as pl
 
         rows = [
             {
                 "arm": figure.arm,
-                "measure": figure.measure,
+                "measure": str(figure.measure),
                 "scope": figure.scope,
                 **(figure.estimate._asdict() if figure.estimate is not None else {}),
             }
@@ -176,11 +191,12 @@ class Run:
 
         from anomia.measure.fates import FATES
         from anomia.measure.figures import lookup
+        from anomia.measure.measures import dissociation
 
         estimates = lookup(self.results.diagnosis.figures)
         rows = []
         for arm, options, scope, counts in self.results.diagnosis.fates:
-            rate = estimates.get((arm, f"dissociation/{options}", scope))
+            rate = estimates.get((arm, dissociation(options), scope))
             rows.append(
                 {
                     "arm": arm,
@@ -243,7 +259,7 @@ class Run:
             said=pl.col("open_text"), picked=pl.col("choice_pick"),
         )  # fmt: skip
 
-    def figure(self, name: str) -> alt.TopLevelMixin:
+    def chart(self, name: str) -> alt.TopLevelMixin:
         """A figure as an Altair chart: `ladder`, `fates_flow`, `figure1` … (`anomia.report.figures.FIGURES`).
 
         Raises:
@@ -253,6 +269,16 @@ class Run:
         from anomia.report.figures import draw
 
         return draw(name, [Named(self.path.name, self.results)]).chart
+
+    def figures(self) -> pl.DataFrame:
+        """The old name of `estimates`; goes with the next release."""
+        warnings.warn("Run.figures() is now Run.estimates()", DeprecationWarning, stacklevel=2)
+        return self.estimates()
+
+    def figure(self, name: str) -> alt.TopLevelMixin:
+        """The old name of `chart`; goes with the next release."""
+        warnings.warn("Run.figure() is now Run.chart()", DeprecationWarning, stacklevel=2)
+        return self.chart(name)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Writes the report and returns its page, which opens offline.

@@ -230,7 +230,7 @@ def test_a_prompt_that_is_too_long_for_the_server_is_left_out_and_said(
     assert f"one_shot of {after['one_shot_text'].null_count()} item" in note
     assert "maximum context length" in note
     # What was not answered is neither right nor wrong.
-    figures = run.figures().filter(measure="accuracy/one_shot", scope="pooled")
+    figures = run.estimates().filter(measure="accuracy/one_shot", scope="pooled")
     assert figures.filter(arm=arm)["n"].to_list() == [6 - after["one_shot_text"].null_count()]
     fake.longest = 5
     with pytest.raises(anomia.AnomiaError, match="maximum context length is 5"):

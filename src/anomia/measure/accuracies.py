@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomia.measure import measures
 from anomia.measure.comparisons import GENERATED, VARIANTS
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
@@ -22,12 +23,10 @@ from anomia.measure.frame import (
     right,
     scopes,
 )
+from anomia.measure.measures import LARGEST_K, Measure
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
 from anomia.measure.reach import pass_at_k, recovery
-
-# The paper's curve ends here; more samples make its estimates better, not longer.
-LARGEST_K = 10
 
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -36,10 +35,10 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     columns |= {way.name: way.column for way in RECOGNITION.values()}
     columns |= {name: name for name in (*VARIANTS, "string_presence")}
     columns |= {f"reach_{way}": f"reach_{way}" for way in ("greedy", *REACHES)}
-    for measure, column in columns.items():
-        yield from _rates(arm, f"accuracy/{measure}", rows, column)
-    for measure in ("loop", "degenerate"):
-        yield from _rates(arm, f"outputs/{measure}", rows, f"open_{measure}")
+    for name, column in columns.items():
+        yield from _rates(arm, measures.accuracy(name), rows, column)
+    for name in ("loop", "degenerate"):
+        yield from _rates(arm, measures.outputs(name), rows, f"open_{name}")
     yield from _easier(arm, rows)
     yield from _by_seed(arm, rows)
     yield from _pass_curve(arm, rows)
@@ -53,7 +52,7 @@ def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
         languages = set(pairs["language"].unique())
         yield from rates_of(
             arm,
-            f"flips/{name}",
+            measures.flips(name),
             part,
             flipped.astype(np.float64),
             part["passage"].to_numpy(),
@@ -67,7 +66,10 @@ def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     )
     for scope, mask in scopes(part):
         yield Figure(
-            arm, "outputs/loop_more", scope, paired_difference(after[mask], before[mask], passages[mask])
+            arm,
+            measures.outputs("loop_more"),
+            scope,
+            paired_difference(after[mask], before[mask], passages[mask]),
         )
 
 
@@ -87,10 +89,10 @@ def recoveries(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
                 passages[mask],
             )
             for name, estimate in found._asdict().items():
-                yield Figure(arm, f"recovery/{reach}/{name}", scope, estimate)
+                yield Figure(arm, measures.recovery(reach, name), scope, estimate)
 
 
-def _rates(arm: str, measure: str, rows: pl.DataFrame, column: str) -> Iterator[Figure]:
+def _rates(arm: str, measure: Measure, rows: pl.DataFrame, column: str) -> Iterator[Figure]:
     graded = known(rows, [column])
     values, passages = floats(graded, column), graded["passage"].to_numpy()
     yield from rates_of(arm, measure, graded, values, passages, languages=set(rows["language"].unique()))
@@ -98,7 +100,7 @@ def _rates(arm: str, measure: str, rows: pl.DataFrame, column: str) -> Iterator[
 
 def rates_of(
     arm: str,
-    measure: str,
+    measure: Measure,
     graded: pl.DataFrame,
     values: Floats,
     passages: NDArray[np.intp],
@@ -125,7 +127,7 @@ def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     passages = graded["passage"].to_numpy()
     for scope, mask in scopes(graded):
         found = paired_difference(chosen[mask], opened[mask], passages[mask])
-        yield Figure(arm, "accuracy/choice_minus_open", scope, found)
+        yield Figure(arm, measures.accuracy("choice_minus_open"), scope, found)
 
 
 def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -140,7 +142,7 @@ def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
             for right_ones, drawn_with in asked.select("samples_correct", "sample_seeds").iter_rows()
         ]
         frame = asked.with_columns(hit=pl.Series(hits, dtype=pl.Boolean))
-        yield from _rates(arm, f"accuracy/reach_samples_seed_{seed}", frame, "hit")
+        yield from _rates(arm, measures.reach_with_seed(seed), frame, "hit")
 
 
 def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -155,4 +157,4 @@ def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
         for samples in np.unique(drawn):
             chances[drawn == samples] = pass_at_k(found[drawn == samples], int(samples), k)
         languages = set(rows["language"].unique())
-        yield from rates_of(arm, f"pass_at/{k}", asked, chances, passages, languages=languages)
+        yield from rates_of(arm, measures.pass_at(str(k)), asked, chances, passages, languages=languages)

@@ -13,6 +13,7 @@ from anomia.measure.comparisons import Pairs
 from anomia.measure.contrasts import Point, frontier
 from anomia.measure.figures import BetweenRow, Figure, FrontierRow, find
 from anomia.measure.frame import MEAN, POOLED, RECOGNITION, Bools, both, pooled_languages
+from anomia.measure.measures import Measure, accuracy, dissociation, gap, net_dissociation, raw_gap
 from anomia.measure.quantities import Quantity, everywhere_all, minus
 from anomia.measure.rates import Estimate
 
@@ -51,7 +52,7 @@ def frontier_rows(
     zeros = {BASE: 0.0} | dict(sparsity)
     points: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in (BASE, *arms):
-        opened, chosen = (find(figures, arm, f"accuracy/{name}", POOLED) for name in ("open", "choice"))
+        opened, chosen = (find(figures, arm, accuracy(name), POOLED) for name in ("open", "choice"))
         if opened is None or chosen is None or (arm not in zeros and arm not in bytes_of):
             continue
         # An arm that has answered fewer items than base is not comparable with those that answered all.
@@ -99,13 +100,13 @@ def _couples(
     rates = {arm: part.dissociation(standard) for arm, part in parts.items()}
     nets = {arm: part.net_dissociation(standard) for arm, part in parts.items()}
     quantities: dict[str, Quantity] = {}
-    meant: dict[str, tuple[str, str, str]] = {}
+    meant: dict[str, tuple[str, str, Measure]] = {}
     for one, other in couples:
         for measure, of in (
-            ("gap/choice", gaps),
-            ("raw_gap/choice", raw_gaps),
-            ("dissociation/choice", rates),
-            ("net_dissociation/choice", nets),
+            (gap("choice"), gaps),
+            (raw_gap("choice"), raw_gaps),
+            (dissociation("choice"), rates),
+            (net_dissociation("choice"), nets),
         ):
             key = str(len(quantities))
             quantities[key], meant[key] = minus(of[one], of[other]), (one, other, measure)

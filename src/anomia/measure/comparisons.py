@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers, dissociation, expected_dissociation, net_dissociation
 from anomia.measure.figures import Figure
@@ -24,6 +25,7 @@ from anomia.measure.frame import (
     pooled_languages,
     right,
 )
+from anomia.measure.measures import Measure
 from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
 
 GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
@@ -101,7 +103,7 @@ Build = Callable[[Pairs], Quantity]
 class Comparison(NamedTuple):
     """A measure, the columns that it needs in base and in the arm, and how it is built."""
 
-    measure: str
+    measure: Measure
     columns: tuple[str, ...]
     build: Build
 
@@ -109,7 +111,7 @@ class Comparison(NamedTuple):
 def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """All comparisons of an arm with base; those that are asked of the same items share their draws."""
     pooled = pooled_languages(pairs)
-    by_items: dict[bytes, tuple[Pairs, dict[str, Quantity]]] = {}
+    by_items: dict[bytes, tuple[Pairs, dict[Measure, Quantity]]] = {}
     for measure, needed, build in comparisons():
         mask = pairs.select(pl.all_horizontal(pl.col(both(*needed)).is_not_null())).to_series()
         if not mask.any():
@@ -155,34 +157,38 @@ def _drops() -> Iterator[Comparison]:
 
 
 def _drop(name: str, column: str) -> Comparison:
-    return Comparison(f"drop/{name}", (column,), lambda pairs: pairs.drop(column))
+    return Comparison(measures.drop(name), (column,), lambda pairs: pairs.drop(column))
 
 
 def _normalized(name: str, column: str, floor: str | None = None) -> Comparison:
-    return Comparison(f"normalized_drop/{name}", (column,), lambda pairs: pairs.normalized(column, floor))
+    return Comparison(
+        measures.normalized_drop(name), (column,), lambda pairs: pairs.normalized(column, floor)
+    )
 
 
 def _gaps() -> Iterator[Comparison]:
     for way in RECOGNITION.values():
-        yield _gap(f"gap/{way.name}", "open_correct", way.column, way.floor)
-        yield _drops_apart(f"raw_gap/{way.name}", "open_correct", way.column)
+        yield _gap(measures.gap(way.name), "open_correct", way.column, way.floor)
+        yield _drops_apart(measures.raw_gap(way.name), "open_correct", way.column)
         columns = ("open_correct", way.column)
-        yield Comparison(f"net_dissociation/{way.name}", columns, _of(Pairs.net_dissociation, way))
-        yield Comparison(f"expected_dissociation/{way.name}", columns, _of(Pairs.expected_dissociation, way))
+        yield Comparison(measures.net_dissociation(way.name), columns, _of(Pairs.net_dissociation, way))
+        yield Comparison(
+            measures.expected_dissociation(way.name), columns, _of(Pairs.expected_dissociation, way)
+        )
     for name in ("choice", "choice_passage"):
         way = RECOGNITION[name]
-        yield _gap(f"gap_strict/{name}", "open_strict", way.column, way.floor)
-        yield _drops_apart(f"raw_gap_strict/{name}", "open_strict", way.column)
+        yield _gap(measures.gap_strict(name), "open_strict", way.column, way.floor)
+        yield _drops_apart(measures.raw_gap_strict(name), "open_strict", way.column)
     # The paper gives no floor for cued.
-    yield _gap("gap/cued", "open_correct", "cued_correct", None)
-    yield _gap("gap/cued_chance", "open_correct", "cued_correct", "choice_floor")
+    yield _gap(measures.gap("cued"), "open_correct", "cued_correct", None)
+    yield _gap(measures.gap("cued_chance"), "open_correct", "cued_correct", "choice_floor")
 
 
 def _of(quantity: Callable[[Pairs, Recognition], Quantity], way: Recognition) -> Build:
     return lambda pairs: quantity(pairs, way)
 
 
-def _gap(measure: str, opened: str, column: str, floor: str | None) -> Comparison:
+def _gap(measure: Measure, opened: str, column: str, floor: str | None) -> Comparison:
     return Comparison(
         measure,
         (opened, column),
@@ -193,21 +199,21 @@ def _gap(measure: str, opened: str, column: str, floor: str | None) -> Compariso
 def _contrasts() -> Iterator[Comparison]:
     yield _dissociation("hard", "choice_hard")
     yield _dissociation("passage", "choice_passage")
-    yield _drops_apart("contrast/drop_zero_minus_one_shot", "zero_shot_correct", "one_shot_correct")
+    yield _drops_apart(measures.contrast("drop_zero_minus_one_shot"), "zero_shot_correct", "one_shot_correct")
     for reach in REACHES:
-        yield _drops_apart(f"contrast/drop_{reach}_minus_greedy", f"reach_{reach}", "reach_greedy")
+        yield _drops_apart(measures.contrast(f"drop_{reach}_minus_greedy"), f"reach_{reach}", "reach_greedy")
 
 
 def _dissociation(name: str, options: str) -> Comparison:
     one, other = RECOGNITION[options], RECOGNITION["choice"]
     return Comparison(
-        f"contrast/dissociation_{name}_minus_standard",
+        measures.contrast(f"dissociation_{name}_minus_standard"),
         ("open_correct", other.column, one.column),
         lambda pairs: minus(pairs.dissociation(one), pairs.dissociation(other)),
     )
 
 
-def _drops_apart(measure: str, one: str, other: str) -> Comparison:
+def _drops_apart(measure: Measure, one: str, other: str) -> Comparison:
     return Comparison(measure, (one, other), lambda pairs: minus(pairs.drop(one), pairs.drop(other)))
 
 
@@ -223,9 +229,9 @@ def _foil(reach: str, among: str) -> Build:
 
 
 def _recovery(over: str, reach: str, among: str, placebo: Build) -> Comparison:
-    suffix = "" if among == "failed" else f"/{among}"
+    family = {"base": measures.recovery_over_base, "foil": measures.recovery_over_foil}[over]
     return Comparison(
-        f"recovery_over_{over}/{reach}{suffix}",
+        family(reach) if among == "failed" else family(reach, among),
         (f"reach_{reach}", f"foil_{reach}", "open_correct"),
         lambda pairs: minus(pairs.recovery(reach, among), placebo(pairs)),
     )

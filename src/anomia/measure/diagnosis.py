@@ -28,6 +28,7 @@ from anomia.measure.figures import (
     TransitionRow,
 )
 from anomia.measure.frame import KEY, arms_of, pair, pool, prepare
+from anomia.measure.measures import of_base
 from anomia.measure.positions import PLACES, divergences, log_prob_rows, rank_rows
 from anomia.measure.recognition import recognition
 from anomia.measure.scope import scope_of
@@ -105,4 +106,4 @@ def _base_on_fewer(records: pl.DataFrame, arm: str, base: str) -> Iterator[Figur
     same = whole.join(mine.select(KEY), on=KEY, how="semi", maintain_order="left")
     if len(same) < len(whole):
         for figure in accuracies(arm, same):
-            yield figure._replace(measure=f"before/{figure.measure}")
+            yield figure._replace(measure=of_base(figure.measure))

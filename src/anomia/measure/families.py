@@ -9,6 +9,7 @@ import polars as pl
 from anomia.measure.contrasts import directions
 from anomia.measure.figures import Figure, GradingRow, PairedTestRow, find
 from anomia.measure.frame import POOLED, RECOGNITION, Bools, both, known, right, scopes
+from anomia.measure.measures import drop
 from anomia.measure.significance import PairedTest, holm, open_lost_more, paired_test
 
 CHANGED = {name: f"{name}_correct" for name in ("open", "cued", "zero_shot", "one_shot")} | {
@@ -29,7 +30,7 @@ def paired_tests(arm: str, pairs: pl.DataFrame) -> Iterator[PairedTestRow]:
 
 def grading_rows(arm: str, figures: list[Figure]) -> Iterator[GradingRow]:
     """Whether the three gradings of open agree in direction, in every scope that has all three."""
-    names = ("drop/open", "drop/open_em", "drop/open_f1")
+    names = [drop(name) for name in ("open", "open_em", "open_f1")]
     mine = [figure for figure in figures if figure.arm == arm and figure.measure in names]
     for scope in dict.fromkeys(figure.scope for figure in mine):
         drops = [find(mine, arm, name, scope) for name in names]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from anomia.measure.contrasts import Agreement
 from anomia.measure.fates import FateCounts
+from anomia.measure.measures import Measure, of_base, parse
 from anomia.measure.rates import Estimate
 from anomia.measure.significance import PairedTest
 
@@ -20,7 +21,7 @@ class Figure(NamedTuple):
     """
 
     arm: str
-    measure: str
+    measure: Measure
     scope: str
     estimate: Estimate | None
     left_out: tuple[str, ...] = ()
@@ -135,7 +136,7 @@ class BetweenRow:
 
     arm: str
     other: str
-    measure: str
+    measure: Measure
     scope: str
     estimate: Estimate | None
     left_out: tuple[str, ...] = ()
@@ -175,21 +176,43 @@ class Diagnosis(NamedTuple):
     transitions: tuple[TransitionRow, ...] = ()
 
 
-# Estimates by arm, measure and scope.
-Lookup = Mapping[tuple[str, str, str], Estimate | None]
+class Lookup(Mapping[tuple[str, str, str], Estimate | None]):
+    """Estimates by arm, measure and scope; None, or absent, where a figure can't be given or was not asked.
+
+    Raises:
+        RunError: on looking up a measure that there is none of by this name.
+    """
+
+    def __init__(self, figures: Iterable[Figure]) -> None:
+        self._found = {(figure.arm, str(figure.measure), figure.scope): figure.estimate for figure in figures}
+
+    def __getitem__(self, key: tuple[str, str, str]) -> Estimate | None:
+        arm, measure, scope = key
+        return self._found[arm, str(parse(measure)), scope]
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def before(figures: Lookup, arm: str, measure: str, scope: str, *, base: str = "base") -> Estimate | None:
     """Base's figure beside an arm's: over the arm's items, where the arm has answered fewer than base."""
-    same_items = arm, f"before/{measure}", scope
+    same_items = arm, of_base(parse(measure)), scope
     return figures[same_items] if same_items in figures else figures.get((base, measure, scope))
 
 
 def lookup(figures: Sequence[Figure]) -> Lookup:
     """Figures by (arm, measure, scope), for those who need many."""
-    return {(figure.arm, figure.measure, figure.scope): figure.estimate for figure in figures}
+    return Lookup(figures)
 
 
 def find(figures: Sequence[Figure], arm: str, measure: str, scope: str) -> Estimate | None:
-    """The estimate of one figure, None where it isn't there or can't be given."""
-    return next((f.estimate for f in figures if (f.arm, f.measure, f.scope) == (arm, measure, scope)), None)
+    """The estimate of one figure, None where it was not asked or can't be given.
+
+    Raises:
+        RunError: there is no such measure.
+    """
+    key = arm, parse(measure), scope
+    return next((f.estimate for f in figures if (f.arm, f.measure, f.scope) == key), None)

@@ -18,6 +18,7 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.figures import Lookup, lookup
 from anomia.measure.frame import POOLED
+from anomia.measure.measures import accuracy, drop, gap, net_dissociation, normalized_drop
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
@@ -219,20 +220,20 @@ def _overall(checks: Sequence[Check]) -> Result:
 
 
 def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Limits) -> Iterator[Check]:
-    asked = figures.get((arm, "accuracy/open", scope))
+    asked = figures.get((arm, accuracy("open"), scope))
     items = asked.n if asked else 0
     if limits.max_dissociation is not None:
         found = _net_dissociation(results, figures, arm, scope)
         yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items)
     if limits.max_gap is not None:
-        found = figures.get((arm, "gap/choice", scope))
+        found = figures.get((arm, gap("choice"), scope))
         yield _check(arm, scope, "gap", found, limits.max_gap, "at most", items)
     if limits.min_open_retained is not None:
-        drop = figures.get((arm, "normalized_drop/open", scope))
+        drop = figures.get((arm, normalized_drop("open"), scope))
         kept = drop and drop._replace(value=1 - drop.value, low=1 - drop.high, high=1 - drop.low)
         yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
     if limits.max_shown_loss is not None:
-        found = figures.get((arm, "normalized_drop/open", scope))
+        found = figures.get((arm, normalized_drop("open"), scope))
         # By itself it is a limit like any other: that no loss is shown proves nothing in a small study.
         alone = limits == Limits(max_shown_loss=limits.max_shown_loss)
         name = LOSS if alone else SHOWN
@@ -244,7 +245,7 @@ def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> It
     if limits.max_shown_loss is None:
         return
     for language in results.left_out_languages:
-        found = figures.get((arm, "normalized_drop/open", language))
+        found = figures.get((arm, normalized_drop("open"), language))
         if found is not None and found.low > 0:
             yield _check(arm, language, SHOWN, found, limits.max_shown_loss, "at most", found.n)
 
@@ -286,7 +287,7 @@ def _net_dissociation(results: Results, figures: Lookup, arm: str, scope: str) -
     Of an arm that was stopped by looking at its dissociation rate, the upper bound of that rate's own interval, which
     allows for looking, is kept: the net rate is never larger.
     """
-    found = figures.get((arm, "net_dissociation/choice", scope))
+    found = figures.get((arm, net_dissociation("choice"), scope))
     looks: Sequence[dict[str, Any]] = (results.stopping or {}).get("arms", {}).get(arm, ())
     for look in looks:
         whole = scope == POOLED and len(looks) == 1
@@ -306,9 +307,9 @@ def _broken(results: Results, arm: str) -> Check | None:
 def _above_base(figures: Lookup, arm: str) -> bool:
     """Whether the whole interval of what the arm lost in open or in choice says that it gained."""
     drops = (
-        figures.get((arm, f"{measure}/{probe}", POOLED))
+        figures.get((arm, family(probe), POOLED))
         for probe in ("open", "choice")
-        for measure in ("normalized_drop", "drop")
+        for family in (normalized_drop, drop)
     )
     return any(drop is not None and drop.high < 0 for drop in drops)
 

@@ -10,6 +10,7 @@ import polars as pl
 from anomia.measure.divergence import summarize_divergence
 from anomia.measure.figures import DivergenceRow, Figure, LogProbRow, RankRow
 from anomia.measure.frame import both, floats, known, scopes
+from anomia.measure.measures import divergence
 from anomia.measure.quantiles import quantile
 from anomia.measure.ranks import summarize_ranks
 from anomia.measure.rates import student_mean
@@ -95,7 +96,7 @@ def divergences(arm: str, pairs: pl.DataFrame) -> Iterator[tuple[DivergenceRow, 
         yield (
             row,
             [
-                Figure(arm, "divergence/kl", scope, found.mean),
-                Figure(arm, "divergence/same_top", scope, found.same_top),
+                Figure(arm, divergence("kl"), scope, found.mean),
+                Figure(arm, divergence("same_top"), scope, found.same_top),
             ],
         )

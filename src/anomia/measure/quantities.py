@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,8 @@ from anomia.measure.rates import (
 
 Mask = NDArray[np.bool_]
 Range = tuple[float, float]
+# What quantities are told apart by: text, or measures.
+Name = TypeVar("Name", bound=str)
 
 # The method of a difference whose interval joins those of its sides.
 JOINED = "joined sides"
@@ -317,12 +319,12 @@ def everywhere(
 
 
 def everywhere_all(
-    quantities: Mapping[str, Quantity],
+    quantities: Mapping[Name, Quantity],
     resampling: Resampling,
     *,
     level: float = 0.95,
     pooled: Collection[str] | None = None,
-) -> dict[str, Everywhere]:
+) -> dict[Name, Everywhere]:
     """Many quantities of the same items in one pass over the draws, which is most of the work.
 
     pooled: the languages that the pooled figures and the means cover; None for all. The other languages
@@ -332,12 +334,12 @@ def everywhere_all(
 
 
 def everywhere_levels(
-    quantities: Mapping[str, Quantity],
+    quantities: Mapping[Name, Quantity],
     resampling: Resampling,
     levels: Collection[float],
     *,
     pooled: Collection[str] | None = None,
-) -> dict[float, dict[str, Everywhere]]:
+) -> dict[float, dict[Name, Everywhere]]:
     """`everywhere_all` at several confidence levels: the draws are made, summed and sorted once.
 
     An interval at a higher level contains those at lower ones.
@@ -359,7 +361,7 @@ def everywhere_levels(
     scopes.append(_over(resampling, np.flatnonzero(languages)))
     estimates = [_estimates(nodes, figures, place, scope, wanted) for place, scope in enumerate(scopes)]
     means = _means(quantities, figures, estimates, resampling, languages, wanted)
-    found: dict[float, dict[str, Everywhere]] = {level: {} for level in wanted}
+    found: dict[float, dict[Name, Everywhere]] = {level: {} for level in wanted}
     for level, (name, quantity) in itertools.product(wanted, quantities.items()):
         places = [
             None if placed is None else _marked(quantity, placed.estimate, scope)
@@ -572,23 +574,23 @@ def _effective(changed: Mask, groups: Clusters) -> float:
 
 
 def _means(
-    quantities: Mapping[str, Quantity],
+    quantities: Mapping[Name, Quantity],
     figures: Mapping[int, _Figures],
     placed: Sequence[Mapping[float, Mapping[int, _Placed]]],
     resampling: Resampling,
     pooled: NDArray[np.bool_],
     levels: Sequence[float],
-) -> dict[float, dict[str, Estimate]]:
+) -> dict[float, dict[Name, Estimate]]:
     """Means over the pooled languages in which each quantity is given, by name; absent where there is none.
 
     placed: by place, level and node.
     """
-    together: dict[tuple[int, ...], list[str]] = {}
+    together: dict[tuple[int, ...], list[Name]] = {}
     for name, quantity in quantities.items():
         given = tuple(np.flatnonzero(figures[id(quantity)].given[:-1] & pooled).tolist())
         if given:
             together.setdefault(given, []).append(name)
-    means: dict[float, dict[str, Estimate]] = {level: {} for level in levels}
+    means: dict[float, dict[Name, Estimate]] = {level: {} for level in levels}
     for given, names in together.items():
         items = _over(resampling, given)
         mine = [figures[id(quantities[name])] for name in names]

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomia.measure import measures
 from anomia.measure.fates import (
     FATES,
     FEWEST_BOTH_CORRECT,
@@ -35,6 +36,7 @@ from anomia.measure.frame import (
     right,
     scopes,
 )
+from anomia.measure.measures import Measure
 from anomia.measure.rates import mean_rate, rate
 
 # How else a choice-only item may be picked: the columns of the arm that tell.
@@ -72,9 +74,9 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
     index = fates(*columns)
     enough = np.zeros(len(index), dtype=bool)
     left_out = []
-    measures: dict[str, Fate] = {
-        f"dissociation/{way.name}": "choice_only",
-        **{f"share/{way.name}/{fate}": fate for fate in FATES if fate != "choice_only"},
+    followed_by: dict[Measure, Fate] = {
+        measures.dissociation(way.name): "choice_only",
+        **{measures.share(way.name, fate): fate for fate in FATES if fate != "choice_only"},
     }
     for scope, mask in scopes(part):
         here = [column[mask] for column in columns]
@@ -85,14 +87,14 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
             for state, row in zip(STATES, transitions(*here), strict=True)
         )
         given = followed.sum() >= FEWEST_BOTH_CORRECT
-        for measure, fate in measures.items():
+        for measure, fate in followed_by.items():
             estimate = rate(met(index[followed], fate), passages[followed]) if given else None
             found.figures.append(Figure(arm, measure, scope, estimate))
         if scope != POOLED and (not given or not pooled[mask].all()):
             left_out.append(scope)
         elif scope != POOLED:
             enough |= followed
-    for measure, fate in measures.items():
+    for measure, fate in followed_by.items():
         hits = met(index[enough], fate)
         found.figures.append(
             Figure(arm, measure, MEAN, mean_rate(hits, labels[enough], passages[enough]), tuple(left_out))
@@ -111,7 +113,7 @@ def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
         part = pairs.filter(pl.Series(unsaid) & pl.col(f"{column}_arm").is_not_null())
         values, passages = floats(part, f"{column}_arm"), part["passage"].to_numpy()
         for scope, mask in scopes(part):
-            yield Figure(arm, f"control/{name}", scope, rate(values[mask], passages[mask]))
+            yield Figure(arm, measures.control(name), scope, rate(values[mask], passages[mask]))
 
 
 def groups(pairs: pl.DataFrame) -> dict[str, Bools]:

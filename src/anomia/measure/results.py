@@ -14,8 +14,8 @@ from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
-from anomia.measure.figures import Diagnosis, FrontierRow
-from anomia.measure.frame import KEY, arms_of, pair, prepare
+from anomia.measure.figures import Diagnosis, FrontierRow, find
+from anomia.measure.frame import KEY, MEAN, POOLED, arms_of, pair, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import Verdict, judge
 from anomia.measure.older import with_scorings
@@ -67,6 +67,22 @@ class Results(NamedTuple):
     differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
     packaging: Sequence[PackagingRow] = ()
     besides: Mapping[str, str] = {}
+
+    def estimate(self, measure: str, arm: str, scope: str = POOLED) -> Estimate | None:
+        """A figure with its interval; None where it was not asked or can't be given.
+
+        scope: a language, `pooled` or `mean`.
+
+        Raises:
+            RunError: there is no such measure, or the run has no such arm or scope.
+        """
+        arms = dict.fromkeys([BASE, *self.arms, *self.named, *self.failed])
+        if arm not in arms:
+            raise RunError(f"results: the run has no arm {arm!r}; {nearest(arm, arms)}")
+        scopes = [*self.languages, POOLED, MEAN]
+        if scope not in scopes:
+            raise RunError(f"results: the run has no scope {scope!r}; {nearest(scope, scopes)}")
+        return find(self.diagnosis.figures, arm, measure, scope)
 
     @property
     def left_out_languages(self) -> tuple[str, ...]:

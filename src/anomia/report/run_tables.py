@@ -22,7 +22,7 @@ def between_table(diagnosis: Diagnosis) -> RenderableType:
         add_column(table, column, words=column == "second")
     rows = [row for row in diagnosis.between if row.scope == POOLED and len(nulls((row.arm, row.other))) < 2]
     for one, other in dict.fromkeys((row.arm, row.other) for row in rows):
-        found = {row.measure: row.estimate for row in rows if (row.arm, row.other) == (one, other)}
+        found = {str(row.measure): row.estimate for row in rows if (row.arm, row.other) == (one, other)}
         cells = [found.get(measure) for measure in ("gap/choice", "raw_gap/choice", "dissociation/choice")]
         table.add_row(escape(one), escape(other), *map(interval, cells))
     return sheet(table)

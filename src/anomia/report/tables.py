@@ -124,7 +124,7 @@ def gap_table(diagnosis: Diagnosis, figures: Lookup, arm: str, scopes: Sequence[
             table, scope, scopes, [interval(figures.get((arm, measure, scope))) for measure, _ in columns]
         )
     weak = {
-        figure.measure: ", ".join(figure.left_out)
+        str(figure.measure): ", ".join(figure.left_out)
         for figure in diagnosis.figures
         if figure.arm == arm and figure.scope == MEAN and figure.left_out
     }
@@ -192,7 +192,8 @@ def reach_table(figures: Lookup, arm: str) -> RenderableType:
         measure = f"accuracy/reach_{way}"
         found = [before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED))]
         found.append(figures.get((arm, f"drop/reach_{way}", POOLED)))
-        found.append(figures.get((arm, f"contrast/drop_{way}_minus_greedy", POOLED)))
+        more = None if way == "greedy" else figures.get((arm, f"contrast/drop_{way}_minus_greedy", POOLED))
+        found.append(more)
         if found[0]:
             drops.add_row(way, *map(interval, found))
     parts = (
@@ -207,7 +208,10 @@ def reach_table(figures: Lookup, arm: str) -> RenderableType:
     foils = {"arm": "foil", "failed_before": "foil_failed_before", "newly_broken": "foil_newly_broken"}
     for way in REACHES:
         for of, names in (("gold", {part: part for part, _ in parts}), ("foil", foils)):
-            found = [figures.get((arm, f"recovery/{way}/{names.get(part)}", POOLED)) for part, _ in parts]
+            found = [
+                figures.get((arm, f"recovery/{way}/{names[part]}", POOLED)) if part in names else None
+                for part, _ in parts
+            ]
             if any(found):
                 recovered.add_row(f"{way}: {of}", *map(interval, found), end_section=of == "foil")
     curve = new_table("Chance that one of k samples is right, pass@k (%)")

@@ -118,7 +118,7 @@ class Tracker:
         for run, found in results.items():
             prefix = f"{run}/" if len(results) > 1 else ""
             for figure in found.diagnosis.figures:
-                wanted = figure.measure.startswith(("accuracy/", "gap/", "dissociation/"))
+                wanted = figure.measure.family in ("accuracy", "gap", "dissociation")
                 if wanted and figure.scope == POOLED and figure.estimate is not None:
                     values[f"{prefix}{figure.arm}/{figure.measure}"] = float(figure.estimate.value)
         self._send(values)

@@ -1,0 +1,275 @@
+"""Every measure of a run: its name in files, its unit, and what it is called.
+
+A measure is a member of a family: `gap("choice_passage")`, `recovery("beams", "foil")`. What a user or a file names is
+read by `parse`. Both refuse a name that is not registered, so that a misspelt one can't pass for one that was not asked.
+`docs/results.md` says what each is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from anomia.errors import RunError
+from anomia.measure.fates import FATES
+from anomia.measure.frame import RECOGNITION
+from anomia.probes import GENERATED, GRADES, NO_QUESTION, REACHES, long, short
+
+Unit = Literal["share", "points", "nats"]
+
+# The paper's curve of pass@k ends here; more samples make its estimates better, not longer.
+LARGEST_K = 10
+
+
+class Measure(str):
+    """A measure: its name, as files have it, and what is known of it.
+
+    Text, so that files, frames and what users compare it with need no conversion; made by this module alone.
+
+    family: what is computed. of: of what (`choice_hard`, `beams/foil`).
+    unit: `share` of items (of a normalized drop or a net rate, below 0 where the arm gained), `points` (a difference of
+    two shares) or `nats`.
+    against_base: whether it compares an arm with base, which has none itself then.
+    label: what tables call it. prose: what sentences call it.
+    """
+
+    __slots__ = ("against_base", "family", "label", "of", "prose", "unit")
+    family: str
+    of: str
+    unit: Unit
+    against_base: bool
+    label: str
+    prose: str
+
+    def __new__(cls, family: str, of: str, *, unit: Unit, against_base: bool, label: str, prose: str) -> Self:
+        """Use `parse` or a family; this one registers nothing."""
+        made = super().__new__(cls, f"{family}/{of}")
+        made.family, made.of, made.unit, made.against_base = family, of, unit, against_base
+        made.label, made.prose = label, prose
+        return made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return parse, (str(self),)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Measures that are computed alike.
+
+    label, prose: of a member, `{}` for what it is computed of. members: those, with what tables and sentences call them.
+    """
+
+    name: str
+    unit: Unit
+    against_base: bool
+    label: str
+    prose: str
+    members: Mapping[str, tuple[str, str]]
+
+    def __call__(self, *of: str) -> Measure:
+        """The member that is computed of these.
+
+        Raises:
+            RunError: there is none.
+        """
+        return parse("/".join((self.name, *of)))
+
+    def __iter__(self) -> Iterator[Measure]:
+        return (self.member(of) for of in self.members)
+
+    def member(self, of: str) -> Measure:
+        """A member, made."""
+        table, sentence = self.members[of]
+        return Measure(
+            self.name,
+            of,
+            unit=self.unit,
+            against_base=self.against_base,
+            label=self.label.format(table),
+            prose=self.prose.format(sentence),
+        )
+
+
+def _probes(*names: str) -> dict[str, tuple[str, str]]:
+    return {name: (short(name), long(name)) for name in names}
+
+
+def _words(**members: str) -> dict[str, tuple[str, str]]:
+    return {name: (words, words) for name, words in members.items()}
+
+
+_VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
+_REACHED = _words(
+    reach_greedy="greedy decoding of the items that are also searched",
+    **{f"reach_{way}": long(way) for way in REACHES},
+)
+_RECOGNITION = _probes(*RECOGNITION)
+_DROPPED = _probes(*GENERATED, *RECOGNITION, *NO_QUESTION)
+_CUED_CHANCE = _words(cued_chance="cued above guessing among four")
+_STRICT = _probes("choice", "choice_passage")
+_AMONG = {"": "", "/failed_before": ", which base failed too", "/newly_broken": ", which base answered"}
+_PARTS = {
+    "arm": "of the arm's failures",
+    "failed_before": "of the arm's failures, which base failed too",
+    "newly_broken": "of the arm's failures, which base answered",
+    "base": "of base's own failures",
+    "foil": "of a wrong option in the arm's failures",
+    "foil_failed_before": "of a wrong option in the arm's failures, which base failed too",
+    "foil_newly_broken": "of a wrong option in the arm's failures, which base answered",
+}
+
+
+def _recovered(*endings: str) -> dict[str, tuple[str, str]]:
+    found = {f"{way}{ending}": f"{long(way)}{_AMONG[ending]}" for way in REACHES for ending in endings}
+    return _words(**found)
+
+
+accuracy = Family(
+    "accuracy", "share", False, "{}", "accuracy, {}",
+    _DROPPED | _probes(*_VARIANTS, "string_presence") | _REACHED,
+)  # fmt: skip
+_easier = Family("accuracy", "points", False, "{}", "accuracy, {}", _words(choice_minus_open="choice − open"))
+outputs = Family(
+    "outputs", "share", False, "outputs that {}", "share of open outputs that {}",
+    _words(loop="loop", degenerate="are empty or one token"),
+)  # fmt: skip
+_loop_more = Family(
+    "outputs", "points", True, "{}", "{}", _words(loop_more="outputs that loop, more than in base")
+)
+pass_at = Family(
+    "pass_at", "share", False, "pass@{}", "chance that one of {} samples is right",
+    _words(**{str(k): str(k) for k in range(1, LARGEST_K + 1)}),
+)  # fmt: skip
+drop = Family("drop", "points", True, "drop, {}", "raw drop, {}", _DROPPED | _probes(*_VARIANTS) | _REACHED)
+normalized_drop = Family(
+    "normalized_drop", "share", True, "share lost, {}", "share lost of what base had, {}",
+    _DROPPED | _probes("open_em", "open_strict") | _CUED_CHANCE,
+)  # fmt: skip
+gap = Family(
+    "gap", "points", True, "gap to {}", "share lost of open − of {}",
+    _RECOGNITION | _probes("cued") | _CUED_CHANCE,
+)  # fmt: skip
+raw_gap = Family(
+    "raw_gap", "points", True, "raw gap to {}", "drop of open − of {}, in raw points", _RECOGNITION
+)
+gap_strict = Family(
+    "gap_strict", "points", True, "strict gap to {}", "share lost of open, graded strictly, − of {}", _STRICT
+)
+raw_gap_strict = Family(
+    "raw_gap_strict", "points", True, "raw strict gap to {}",
+    "drop of open, graded strictly, − of {}, in raw points", _STRICT,
+)  # fmt: skip
+dissociation = Family(
+    "dissociation", "share", True, "dissociation, {}", "dissociation rate, {}", _RECOGNITION
+)
+net_dissociation = Family(
+    "net_dissociation", "share", True, "net dissociation, {}", "net dissociation rate, {}", _RECOGNITION
+)
+expected_dissociation = Family(
+    "expected_dissociation", "share", True, "expected from the drops, {}",
+    "dissociation rate that the drops alone would give, {}", _RECOGNITION,
+)  # fmt: skip
+share = Family(
+    "share", "share", True, "{}", "share of both-correct items: {}",
+    {
+        f"{name}/{fate}": (f"{fate.replace('_', ' ')}, {words[0]}", f"{fate.replace('_', ' ')}, {words[1]}")
+        for name, words in _RECOGNITION.items()
+        for fate in FATES
+        if fate != "choice_only"
+    },
+)  # fmt: skip
+control = Family(
+    "control", "share", True, "choice only: picked {}", "share of the choice-only items that are also picked {}",
+    _words(
+        no_question="without the question",
+        string="by searching the passage",
+        passage="among options from the same passage",
+        pmi="under PMI scoring",
+    ),
+)  # fmt: skip
+flips = Family(
+    "flips", "share", True, "{} verdicts that differ", "share of {} verdicts that differ from base's",
+    _probes("open", "choice"),
+)  # fmt: skip
+contrast = Family(
+    "contrast", "points", True, "{}", "{}",
+    _words(
+        dissociation_hard_minus_standard="dissociation, hard − standard options",
+        dissociation_passage_minus_standard="dissociation, same-passage − standard options",
+        drop_zero_minus_one_shot="drop, 0 shot − 1 shot",
+        **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in REACHES},
+    ),
+)  # fmt: skip
+recovery = Family(
+    "recovery", "share", True, "found in {}", "share found in {}",
+    _words(**{f"{way}/{part}": f"{long(way)} {words}" for way in REACHES for part, words in _PARTS.items()}),
+)  # fmt: skip
+recovery_over_base = Family(
+    "recovery_over_base", "points", True, "found in {}: arm − base", "share found in {}: the arm's − base's",
+    _recovered("", "/failed_before"),
+)  # fmt: skip
+recovery_over_foil = Family(
+    "recovery_over_foil", "points", True, "found in {}: gold − foil", "share found in {}: gold − a wrong option",
+    _recovered("", "/failed_before", "/newly_broken"),
+)  # fmt: skip
+_kl = Family("divergence", "nats", True, "{}", "mean {}", _words(kl="KL(base ‖ arm)"))
+divergence = Family("divergence", "share", True, "{}", "{}", _words(same_top="same likeliest next token"))
+
+FAMILIES: tuple[Family, ...] = (
+    accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,
+    dissociation, net_dissociation, expected_dissociation, share, control, flips, contrast, recovery, recovery_over_base,
+    recovery_over_foil, _kl, divergence,
+)  # fmt: skip
+MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}
+
+_SEED = re.compile(r"accuracy/(reach_samples_seed_(\d+))")
+
+
+def parse(name: str) -> Measure:
+    """The measure of this name.
+
+    Raises:
+        RunError: there is none.
+
+    >>> parse("gap/choice").label
+    'gap to choice'
+    """
+    found = MEASURES.get(name)
+    if found is not None:
+        return found
+    if seeded := _SEED.fullmatch(name):
+        return reach_with_seed(int(seeded[2]))
+    family, _, of = name.partition("/")
+    if family == "before" and not (measure := parse(of)).against_base:
+        return of_base(measure)
+    close = difflib.get_close_matches(name, MEASURES, n=1, cutoff=0.6)
+    known = dict.fromkeys(f"{family.name}/…" for family in FAMILIES)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    raise RunError(f"measure: there is no {name!r}; {hint}")
+
+
+def of_base(measure: Measure) -> Measure:
+    """Base's figure over the items of an arm that has answered fewer of them."""
+    return Measure(
+        "before",
+        str(measure),
+        unit=measure.unit,
+        against_base=False,
+        label=f"{measure.label}, base",
+        prose=f"{measure.prose}, base over the arm's items",
+    )
+
+
+def reach_with_seed(seed: int) -> Measure:
+    """Accuracy in any sample that was drawn with one seed of several."""
+    return Measure(
+        "accuracy",
+        f"reach_samples_seed_{seed}",
+        unit="share",
+        against_base=False,
+        label=f"{long('samples')}, seed {seed}",
+        prose=f"accuracy, {long('samples')} with seed {seed}",
+    )
