@@ -164,7 +164,7 @@ class Run:
         Raises:
             RunError: there is no such measure, or the run has no such arm or scope.
         """
-        return self.results.estimate(measure, arm if arm == "base" else _arm_named(arm, self.arms), scope)
+        return self.results.estimate(measure, arm, scope)
 
     def estimates(self) -> pl.DataFrame:
         """Every figure with its 95 % interval: arm, measure, scope, value, low, high, n, clusters, method."""

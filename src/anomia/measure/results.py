@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.measure.between import BASE, frontier_rows
@@ -76,9 +77,9 @@ class Results(NamedTuple):
         Raises:
             RunError: there is no such measure, or the run has no such arm or scope.
         """
-        arms = dict.fromkeys([BASE, *self.arms, *self.named, *self.failed])
-        if arm not in arms:
-            raise RunError(f"results: the run has no arm {arm!r}; {nearest(arm, arms)}")
+        arm = find_arm(
+            arm, dict.fromkeys([BASE, *self.arms, *self.named, *self.failed]), where="results: the run"
+        )
         scopes = [*self.languages, POOLED, MEAN]
         if scope not in scopes:
             raise RunError(f"results: the run has no scope {scope!r}; {nearest(scope, scopes)}")
