@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,27 @@ from safetensors import SafetensorError
 
 from anomia._version import __version__
 from anomia.compress.apply import (
-    check_step,
     check_steps,
-    choices_of,
     compress,
     prepare_windows,
-    versions,
-    warnings_of,
 )
 from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import Windows
-from anomia.compress.in_files import REPORT, SMALL, InFiles
+from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of
-from anomia.compress.methods.table import METHODS
 from anomia.compress.model_card import write_card
 from anomia.compress.packed import SaveAs, check_save_as
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
-from anomia.compress.pipeline import Finished, Progress, go_through
-from anomia.compress.report import CompressionReport, MatrixReport, by_reason, megabytes
-from anomia.compress.shards import check_finite, shard_name
+from anomia.compress.pipeline import Progress
+from anomia.compress.report import CompressionReport, megabytes
+from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Embeddings, Null, Prune, Quantize, Reshape, Served, Step
+from anomia.compress.steps import Checkpoint, Null, Served, Step
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
-from anomia.compress.walk import BATCH_TOKENS, calibrating
-from anomia.compress.written import content_hash
+from anomia.compress.walk import BATCH_TOKENS
+from anomia.compress.written import check_written, content_hash
 from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.adapters import find_adapter
@@ -62,7 +57,7 @@ class FolderReport:
     through the files; False where the whole model was loaded.
 
     dense, compressed: perplexities, if asked for. resumed_at: blocks of the last step that an earlier call had
-    finished.
+    finished (of a reshaping, measured; of `embeddings`, shards).
     """
 
     out: Path
@@ -142,8 +137,8 @@ def compress_folder(
 
     The calibration activations lie on disk. A call that was interrupted is continued by the same call, after
     the last finished block. Where the stored tensors don't correspond to the model's one by one (GGUF, a
-    mixture whose experts are fused while loading), the method needs gradients or the step changes the model's shape,
-    the whole model is loaded.
+    mixture whose experts are fused while loading), the method needs gradients, or the states are rotated (`slicegpt`), the
+    whole model is loaded.
 
     Args:
         model: hub id, folder or GGUF file. out: a folder that doesn't exist, is empty, or is unfinished.
@@ -211,7 +206,7 @@ def _all_steps(
         # A finished step is held to the model and the text that it was made of, as one that is interrupted is.
         _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
         if report is not None:
-            _check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
+            check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
         if report is None:
             kept = _open_out(between, settings.plain(current, [step]))
             report, _, _ = _one_step(current, found, between, step, settings, kept, progress)
@@ -304,111 +299,28 @@ def _one_step(
     source = _fetched(model, found.files)
     # With a model that is loaded as a whole comes its tokenizer.
     tokenizer = None if source is None else read_tokenizer(model, found.files)
-    if source is not None and isinstance(step, Embeddings | Reshape):
+    streamed = None
+    if source is not None:
         streamed = open_streamed(
-            found, source, out, out / UNFINISHED, step, state, dtype=settings.dtype, device=settings.device
-        )
-        if streamed is not None:
-            windows = settings.windows(step, tokenizer, streamed.model)
-            _check_inputs(out, state, windows, model=files_of(found.files), finished=streamed.is_begun())
-            streamed.save()
-            report, before = streamed.run(windows, settings.batch_tokens, progress)
-            return replace(report, warnings=(*found.notes, *report.warnings)), True, before
-    blocks = None
-    if source is not None and _streams(step):
-        blocks = InFiles(
-            found, source, out, out / UNFINISHED, dtype=settings.dtype, device=settings.device,
-            save_as=settings.save_as,
+            found, source, out, out / UNFINISHED, step, state,
+            dtype=settings.dtype, device=settings.device, save_as=settings.save_as,
         )  # fmt: skip
-    loaded = None
-    if blocks is None or not blocks.fits:
-        blocks = None
-        if settings.save_as != "dense":
-            raise CompressionError(
-                f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {settings.save_as}"
-            )
-        loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
-        tokenizer = loaded.tokenizer
-    built = loaded or blocks
-    assert built is not None
-    windows = settings.windows(step, tokenizer, built.model)
-    if blocks is None:
-        assert loaded is not None
-        report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
-        _save_whole(loaded.model, tokenizer, out)
-        check_saved(out, loaded.model)
-        return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
-    assert isinstance(step, Prune | Quantize)
-    _check_inputs(out, state, windows, model=files_of(found.files), finished=bool(state["matrices"]))
-    resumed = len(state["matrices"])
-    report = _stream(blocks, out, step, windows, state, settings.batch_tokens, progress)
-    blocks.check_written(report.matrices, step)
-    return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
-
-
-def _streams(step: Step) -> bool:
-    """Whether a step needs no more than one block in memory."""
-    return (
-        isinstance(step, Prune | Quantize)
-        and step.method in METHODS
-        and not METHODS[step.method].whole_gradients
-    )
-
-
-def _stream(
-    blocks: InFiles,
-    out: Path,
-    step: Prune | Quantize,
-    windows: Windows | None,
-    state: dict[str, Any],
-    batch_tokens: int,
-    progress: Progress | None,
-) -> CompressionReport:
-    started = time.perf_counter()
-    check_step(blocks.decoder, step)
-    blocks.check_room()
-    reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
-    blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
-    shards = state.setdefault("shards", [])
-    for index, digest in enumerate(shards[: len(reports)]):
-        _check_written(out, [out / shard_name(index)], digest, out)
-
-    def save(finished: Finished) -> None:
-        state["sparsities"] = finished.sparsities
-        state["matrices"] = [[list(report) for report in block] for block in finished.reports]
-        written = blocks.states.digests if blocks.states is not None else {}
-        state["states"] = [written[batch] for batch in sorted(written)]
-        new = range(len(shards), len(finished.reports))
-        shards.extend(content_hash([out / shard_name(index)]) for index in new)
-        write_json(out / UNFINISHED / "state.json", state)
-
-    finished = Finished(list(state["sparsities"]), reports, save)
-    with ExitStack() as stack:
-        if windows is not None:
-            stack.enter_context(calibrating(blocks.model, blocks.device))
-        go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
-    blocks.write_rest(step)
-    matrices = tuple(report for block in finished.reports for report in block)
-    return CompressionReport(
-        step=str(step),
-        matrices=matrices,
-        seconds=time.perf_counter() - started,
-        calibration=None if windows is None else windows.record,
-        block_sparsity=tuple(finished.sparsities),
-        left_dense=tuple(blocks.why_dense()),
-        dense_why=by_reason(blocks.why_dense()),
-        reconstruction=choices_of(step),
-        warnings=(
-            *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
-            *((blocks.note,) if blocks.note and windows is not None else ()),
-        ),
-        versions=versions(),
-    )
-
-
-def _matrix(entry: Sequence[Any]) -> MatrixReport:
-    report = MatrixReport(*entry)
-    return report._replace(shape=(report.shape[0], report.shape[1]))
+    if streamed is not None:
+        windows = settings.windows(step, tokenizer, streamed.model)
+        _check_inputs(out, state, windows, model=files_of(found.files), finished=streamed.is_begun())
+        streamed.save()
+        report, resumed = streamed.run(windows, settings.batch_tokens, progress)
+        return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
+    if settings.save_as != "dense":
+        raise CompressionError(
+            f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {settings.save_as}"
+        )
+    loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
+    windows = settings.windows(step, loaded.tokenizer, loaded.model)
+    report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
+    _save_whole(loaded.model, loaded.tokenizer, out)
+    check_saved(out, loaded.model)
+    return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
 
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
@@ -489,21 +401,6 @@ def _check_inputs(
     if changed:
         state["sparsities"] = []
     state["inputs"] = now
-
-
-def _check_written(folder: Path, files: Sequence[Path], digest: str | None, out: Path) -> None:
-    """Refuses to go on where something that an earlier call finished is gone or has another content.
-
-    digest: of the files as they were written; None where that wasn't noted.
-    """
-    lost = next((file for file in files if not file.is_file()), None)
-    if lost is not None:
-        what = f"{lost} is missing from the finished blocks"
-    elif digest is not None and content_hash(files) != digest:
-        what = f"{files[0] if len(files) == 1 else folder} is not what an earlier call wrote there: it was damaged or replaced"
-    else:
-        return
-    raise CompressionError(f"{what}; remove {out} and run the same command again")
 
 
 def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:

@@ -1,8 +1,8 @@
-"""Steps other than pruning and quantizing that go through the files of a model, part by part."""
+"""Steps that go through the files of a model, part by part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,24 +12,28 @@ import torch
 
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
+from anomia.compress.matrices_in_files import change_matrices, streams
+from anomia.compress.packed import SaveAs
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
 from anomia.compress.reshape.table import STREAMED
 from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files
-from anomia.compress.steps import Embeddings, Reshape
-from anomia.compress.tables_in_files import round_tables, stored_tables
+from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape, Step
+from anomia.compress.tables_in_files import StoredTable, round_tables, stored_tables
 from anomia.compress.written import Written
 from anomia.files import write_json
 from anomia.models.examine import Examined
 
-Run = Callable[[Windows | None, int, Progress | None], tuple[CompressionReport, int]]
-"""Does a step with tokens in batches of so many. Returns the report, and how many parts an earlier call had finished."""
+Result = tuple[CompressionReport, int]
+"""The report of a step, and how many parts of it an earlier call had finished."""
+Run = Callable[[Windows | None, int, Progress | None], Result]
+"""Does a step, with calibration tokens in batches of so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A step that is ready to go. model: without its weights. state: of an unfinished call, with what is `measured` and
-    `written`. save: keeps it."""
+    """A step that is ready to go. model: without its weights. state: of an unfinished call, with finished `matrices`, and
+    with what is `measured` and `written`. save: keeps it."""
 
     model: Any
     state: dict[str, Any]
@@ -38,7 +42,7 @@ class Streamed:
 
     def is_begun(self) -> bool:
         """Whether an earlier call finished a part."""
-        return bool(self.state["measured"] or self.state["written"])
+        return bool(self.state["matrices"] or self.state["measured"] or self.state["written"])
 
 
 def open_streamed(
@@ -46,11 +50,12 @@ def open_streamed(
     source: Path,
     out: Path,
     scratch: Path,
-    step: Embeddings | Reshape,
+    step: Step,
     state: dict[str, Any],
     *,
     dtype: str,
     device: torch.device,
+    save_as: SaveAs = "dense",
 ) -> Streamed | None:
     """A step that goes through the files; `None` where the whole model has to be loaded.
 
@@ -61,29 +66,49 @@ def open_streamed(
     state.setdefault("measured", [])
     save = partial(write_json, scratch / "state.json", state)
     written = Written(out, state.setdefault("written", {}), save)
-    if isinstance(step, Embeddings):
-        tables = stored_tables(found)
-        if tables is None:
+    tables = stored_tables(found) if isinstance(step, Embeddings) else None
+    if not isinstance(step, Prune | Quantize | Reshape):
+        if tables is None or not isinstance(step, Embeddings):
             return None
-
-        def run(
-            windows: Windows | None, batch_tokens: int, progress: Progress | None
-        ) -> tuple[CompressionReport, int]:
-            return round_tables(found, source, out, step, tables, written, dtype=dtype, progress=progress)
-
-        return Streamed(found.skeleton, state, save, run)
-    if step.method not in STREAMED:
+        return Streamed(
+            found.skeleton,
+            state,
+            save,
+            partial(_embeddings, found, source, out, step, tables, written, dtype),
+        )
+    if not (step.method in STREAMED if isinstance(step, Reshape) else streams(step)):
         return None
-    blocks = InFiles(found, source, out, scratch, dtype=dtype, device=device)
-    if not can_be_reshaped(blocks):
+    blocks = InFiles(found, source, out, scratch, dtype=dtype, device=device, save_as=save_as)
+    if not (can_be_reshaped(blocks) if isinstance(step, Reshape) else blocks.fits):
         return None
-
-    def reshape(
-        windows: Windows | None, batch_tokens: int, progress: Progress | None
-    ) -> tuple[CompressionReport, int]:
-        before = len(state["measured"])
+    if isinstance(step, Reshape):
         subject = InFolder(blocks, out, scratch, state, save, written)
-        report = reshape_files(subject, step, windows, batch_tokens=batch_tokens, progress=progress)
-        return report, before
+        return Streamed(blocks.model, state, save, partial(_reshape, subject, step, state))
+    return Streamed(blocks.model, state, save, partial(_matrices, blocks, out, step, state, save))
 
-    return Streamed(blocks.model, state, save, reshape)
+
+def _embeddings(
+    found: Examined, source: Path, out: Path, step: Embeddings, tables: Sequence[StoredTable],
+    written: Written, dtype: str, windows: Windows | None, batch_tokens: int, progress: Progress | None,
+) -> Result:  # fmt: skip
+    return round_tables(found, source, out, step, tables, written, dtype=dtype, progress=progress)
+
+
+def _reshape(
+    subject: InFolder, step: Reshape, state: dict[str, Any], windows: Windows | None, batch_tokens: int,
+    progress: Progress | None,
+) -> Result:  # fmt: skip
+    before = len(state["measured"])
+    report = reshape_files(subject, step, windows, batch_tokens=batch_tokens, progress=progress)
+    return report, before
+
+
+def _matrices(
+    blocks: InFiles, out: Path, step: Prune | Quantize, state: dict[str, Any], save: Callable[[], None],
+    windows: Windows | None, batch_tokens: int, progress: Progress | None,
+) -> Result:  # fmt: skip
+    before = len(state["matrices"])
+    report = change_matrices(
+        blocks, out, step, windows, state, save, batch_tokens=batch_tokens, progress=progress
+    )
+    return report, before

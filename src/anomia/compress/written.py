@@ -9,6 +9,7 @@ import torch
 import xxhash
 
 from anomia.compress.shards import write_shard
+from anomia.errors import CompressionError
 
 _PIECE = 2**24
 
@@ -22,6 +23,21 @@ def content_hash(files: Sequence[Path]) -> str:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: Path) -> None:
+    """Refuses to go on where something that an earlier call finished is gone or has another content.
+
+    digest: of the files as they were written; None where that wasn't noted.
+    """
+    lost = next((file for file in files if not file.is_file()), None)
+    if lost is not None:
+        what = f"{lost} is missing from the finished blocks"
+    elif digest is not None and content_hash(files) != digest:
+        what = f"{files[0] if len(files) == 1 else folder} is not what an earlier call wrote there: it was damaged or replaced"
+    else:
+        return
+    raise CompressionError(f"{what}; remove {out} and run the same command again")
 
 
 class Written:

@@ -1,0 +1,92 @@
+"""Pruning and quantizing the matrices of a model folder into another one, one block in memory at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from anomia.compress.apply import check_step, choices_of, versions, warnings_of
+from anomia.compress.calibration import Windows
+from anomia.compress.in_files import InFiles
+from anomia.compress.methods.table import METHODS
+from anomia.compress.pipeline import Finished, Progress, go_through
+from anomia.compress.report import CompressionReport, MatrixReport, by_reason
+from anomia.compress.shards import shard_name
+from anomia.compress.steps import Prune, Quantize
+from anomia.compress.walk import calibrating
+from anomia.compress.written import check_written, content_hash
+
+
+def streams(step: Prune | Quantize) -> bool:
+    """Whether a step needs no more than one block in memory."""
+    return step.method in METHODS and not METHODS[step.method].whole_gradients
+
+
+def change_matrices(
+    blocks: InFiles,
+    out: Path,
+    step: Prune | Quantize,
+    windows: Windows | None,
+    state: dict[str, Any],
+    save_state: Callable[[], None],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> CompressionReport:
+    """Prune or quantize a model folder into another one, from the first block on that no earlier call finished.
+
+    Args:
+        state: what an earlier call left, changed in place. save_state: keeps it.
+
+    Raises:
+        CompressionError: the step doesn't fit this model, or something that was finished is damaged.
+    """
+    started = time.perf_counter()
+    check_step(blocks.decoder, step)
+    blocks.check_room()
+    reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
+    blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
+    shards = state.setdefault("shards", [])
+    for index, digest in enumerate(shards[: len(reports)]):
+        check_written(out, [out / shard_name(index)], digest, out)
+
+    def save(finished: Finished) -> None:
+        state["sparsities"] = finished.sparsities
+        state["matrices"] = [[list(report) for report in block] for block in finished.reports]
+        written = blocks.states.digests if blocks.states is not None else {}
+        state["states"] = [written[batch] for batch in sorted(written)]
+        new = range(len(shards), len(finished.reports))
+        shards.extend(content_hash([out / shard_name(index)]) for index in new)
+        save_state()
+
+    finished = Finished(list(state["sparsities"]), reports, save)
+    with ExitStack() as stack:
+        if windows is not None:
+            stack.enter_context(calibrating(blocks.model, blocks.device))
+        go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
+    blocks.write_rest(step)
+    matrices = tuple(report for block in finished.reports for report in block)
+    blocks.check_written(matrices, step)
+    return CompressionReport(
+        step=str(step),
+        matrices=matrices,
+        seconds=time.perf_counter() - started,
+        calibration=None if windows is None else windows.record,
+        block_sparsity=tuple(finished.sparsities),
+        left_dense=tuple(blocks.why_dense()),
+        dense_why=by_reason(blocks.why_dense()),
+        reconstruction=choices_of(step),
+        warnings=(
+            *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
+            *((blocks.note,) if blocks.note and windows is not None else ()),
+        ),
+        versions=versions(),
+    )
+
+
+def _matrix(entry: Sequence[Any]) -> MatrixReport:
+    report = MatrixReport(*entry)
+    return report._replace(shape=(report.shape[0], report.shape[1]))
