@@ -31,7 +31,8 @@ def main() -> None:
     from anomia.models.load import load_model
     from anomia.probe import reference, tree
     from anomia.probe.ask import Decoding
-    from anomia.probe.encode import PROBES, Form, encode_item
+    from anomia.probe.encode import Form, encode_item
+    from anomia.probes import STUDY_PROBES
 
     loaded = load_model(options.model or str(demo_model()), dtype=options.dtype)
     decoding = Decoding(loaded.eos_token_ids)
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"{len(turns)} questions of {len(sets)} languages, {options.dtype}, one thread, processor time\n")
     print("| engine | probes | seconds | an item |")
     print("|---|---|---|---|")
-    for engine, probes in ((reference, FOUR), (tree, tuple(PROBES)), (tree, FOUR)):
+    for engine, probes in ((reference, FOUR), (tree, tuple(STUDY_PROBES)), (tree, FOUR)):
         asked = asks(probes)
         list(
             engine.answer(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
-from anomia import probes
+from anomia import probes, report
 from anomia.probes import GRADES, LADDER, OPTION_KINDS, PROBES, SCORINGS, STUDY_PROBES
 
 
@@ -29,3 +33,43 @@ def test_every_probe_is_asked_by_one_that_a_study_may_list() -> None:
     assert {probe.asked_by or probe.name for probe in PROBES} == set(STUDY_PROBES)
     assert {grade.probe for grade in GRADES} - {""} <= {probe.name for probe in PROBES}
     assert len(set(LADDER)) == len(LADDER)
+
+
+def _lists_of_names(module: Path) -> list[tuple[int, set[str]]]:
+    """Tuples, lists, sets and keys of dicts with four names of probes or more, by line; names of groups aside."""
+    names = {row.name for row in (*PROBES, *GRADES)} - {probe.group for probe in PROBES}
+    found = []
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        # Pairs of a name and a label count, too.
+        flat = [part.elts[0] if isinstance(part, ast.Tuple) and part.elts else part for part in parts]
+        listed = {part.value for part in flat if isinstance(part, ast.Constant)} & names
+        if len(listed) >= 4:
+            found.append((node.lineno, listed))
+    return found
+
+
+# Tables that still have labels of their own.
+WAITING = ("report/tables.py", "report/table_files/accuracies.py")
+
+
+def test_nothing_else_restates_the_list() -> None:
+    source = Path(probes.__file__).parent
+    found = {
+        str(file.relative_to(source)): listed
+        for file in sorted(source.rglob("*.py"))
+        if file.name != "probes.py"
+        and str(file.relative_to(source)) not in WAITING
+        and (listed := _lists_of_names(file))
+    }
+    assert found == {}
+
+
+def test_the_page_has_no_probes_of_its_own() -> None:
+    names = "|".join(sorted((probe.name for probe in PROBES), key=len, reverse=True))
+    scripts = sorted((Path(report.__file__).parent / "page" / "assets" / "js").glob("*.js"))
+    assert scripts
+    for script in scripts:
+        assert re.findall(rf"""["'`](?:{names})["'`]""", script.read_text(encoding="utf-8")) == [], (
+            script.name
+        )

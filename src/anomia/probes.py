@@ -6,7 +6,7 @@ figures and page follow from it. A new probe is a row of `PROBES` (or of `OPTION
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,6 +49,11 @@ class Probe:
     def column(self) -> str:
         """Right or wrong, in the records; of search and samples a list."""
         return f"{self.name}_correct"
+
+    @property
+    def text_column(self) -> str:
+        """What was generated, in the records; of search and samples a list: `beam_texts`."""
+        return f"{self.name}_text" if self.kind == "generation" else f"{self.name.removesuffix('s')}_texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +227,8 @@ GRADES: tuple[Grade, ...] = (
 
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
 GRADE: dict[str, Grade] = {grade.name: grade for grade in GRADES}
+# Without these two nothing can be said about an item, so every study asks them.
+FORMATS: tuple[str, str] = ("open", "choice")
 # What a study may ask; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
@@ -236,6 +243,11 @@ LADDER: tuple[str, ...] = (
     *(p.name for p in PROBES if p.group in ("open", "cued", "choice", "control") and p.name != "open"),
     "string_presence",
 )
+
+
+def asked_by(names: Collection[str]) -> frozenset[str]:
+    """Every probe that a study with these probes asks."""
+    return frozenset(probe.name for probe in PROBES if (probe.asked_by or probe.name) in names)
 
 
 def short(name: str) -> str:

@@ -20,7 +20,7 @@ from anomia.grade import CONTAINMENT, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import LANGUAGES_OF, check_data
-from anomia.probe.encode import PROBES
+from anomia.probes import STUDY_PROBES as PROBES
 from anomia.run_folder import RunFolder
 
 BASE = "base"

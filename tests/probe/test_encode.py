@@ -10,7 +10,8 @@ import pytest
 
 from anomia.items import Item, build_items, read_questions
 from anomia.items.prompts import open_prompt
-from anomia.probe.encode import PROBES, EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probes import STUDY_PROBES
 from tests.conftest import entry
 
 Write = Callable[..., Path]
@@ -24,7 +25,9 @@ def item(write_jsonl: Write) -> Item:
 
 def encode(item: Item, tokenizer: Any, form: Form | None = None, **changes: Any) -> EncodedItem:
     exemplar = changes.pop("exemplar", item.question)
-    return encode_item(item, tokenizer, form or Form(), PROBES, exemplar=exemplar, reach=True, **changes)
+    return encode_item(
+        item, tokenizer, form or Form(), STUDY_PROBES, exemplar=exemplar, reach=True, **changes
+    )
 
 
 def test_every_continuation_is_encoded_with_its_prompt(item: Item, tokenizer: Any) -> None:

@@ -14,7 +14,8 @@ from anomia.items.readers import read_questions
 from anomia.models.load import load_model
 from anomia.probe import reference, tree
 from anomia.probe.ask import Decoding
-from anomia.probe.encode import PROBES, Form, encode_item
+from anomia.probe.encode import Form, encode_item
+from anomia.probes import STUDY_PROBES
 
 from .test_tree import assert_same
 
@@ -40,7 +41,9 @@ def asks(gemma, shared_data):
         [found] = build_items(questions, dataset="tydiqa", limit=20, seed=42).values()
         for item in found.items[:2]:
             encoded.append(
-                encode_item(item, gemma.tokenizer, Form(), PROBES, exemplar=found.exemplar, reach=True).ask
+                encode_item(
+                    item, gemma.tokenizer, Form(), STUDY_PROBES, exemplar=found.exemplar, reach=True
+                ).ask
             )
     return encoded
 

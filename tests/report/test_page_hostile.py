@@ -115,7 +115,8 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
            "reference": [{"name": half, "outcome": half, "net": half, "open": half, "choice": half}], "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip
-    explorer = {"served": False, "probes": {"open": "open", "choice": "choice"}, "prompts": {}, "codes": {}, "chat": [False],
+    explorer = {"served": False, "probes": {name: {"label": name, "short": name, "options": None} for name in ("open", "choice")},
+                "formats": ["open", "choice"], "asked": [], "prompts": {}, "codes": {}, "chat": [False],
                 "block": 24, "leftOut": []}  # fmt: skip
     columns = {"arms": [[0, half]], "languages": [half],
                "items": {"run": [0], "language": [0], "id": [half], "question": [half], "gold": ["x"], "said": [half], "rank": [1]},

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from anomia.report.page.build import write_report
-from anomia.report.page.explorer import PROBES, prompt_templates
+from anomia.report.page.explorer import PARTS, PROBES, probe_words, prompt_templates
 from anomia.report.page.package import compressed, page
 from tests.report.synthetic import write_run
 
@@ -36,16 +36,16 @@ def test_nine_languages_of_200_items_and_all_their_records_are_below_5_megabytes
     assert done.left_out == ()
     block = embedded(done.page.read_text(encoding="utf-8"), "items-0")
     assert len(block[0]["answered"]) == 2
-    assert len(block[0]["answered"][1]["samples"][0]) == 10
+    assert len(block[0]["answered"][1]["reached"]["samples"][0]) == 10
 
 
 def test_what_has_no_room_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", languages=("english",), items=60, arms=("wanda:0.5",))
     monkeypatch.setattr("anomia.report.page.build.LARGEST_PAGE", 0)
     done = write_report([run], tmp_path / "out", formats=())
-    assert done.left_out == ("samples", "beams", "cued")
+    assert done.left_out == PARTS
     answered = embedded(done.page.read_text(encoding="utf-8"), "items-0")[0]["answered"]
-    assert all(not row.keys() & {"samples", "beams", "texts"} and row["open"][0] for row in answered)
+    assert all(not row["reached"] and "texts" not in row and row["said"][0] for row in answered)
 
 
 def test_20000_rows_stay_quick(open_page: Open, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_20000_rows_stay_quick(open_page: Open, tmp_path: Path) -> None:
         "before": dict.fromkeys(PROBES, "2" * half),
         "after": dict.fromkeys(PROBES, "12" * half),
     }  # fmt: skip
-    explorer = {"served": False, "probes": PROBES, "prompts": prompt_templates(), "codes": {}, "chat": [False], "block": 24,
+    explorer = {"served": False, **probe_words(), "prompts": prompt_templates(), "codes": {}, "chat": [False], "block": 24,
                 "leftOut": []}  # fmt: skip
     values = {"anomia": "0", "title": "x", "runs": [], "figures": [], "explorer": explorer}
     file = tmp_path / "page.html"

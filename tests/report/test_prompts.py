@@ -67,11 +67,15 @@ def test_the_page_shows_what_was_sent(
     gold, options = item["answers"][0], item["options_standard"]
     context, question = item["context"], item["question"]
     expected = {
-        "open, choice, ranks, beams, samples": open_prompt(context, question, templates=words),
+        "open; choice; hard choice; same-passage choice; rank; beams; samples": open_prompt(
+            context, question, templates=words
+        ),
         "cued": cued_prompt(context, question, options, templates=words),
         "cued, no gold": cued_prompt(context, question, [o for o in options if o != gold], templates=words),
         "cued, unrelated": cued_prompt(context, question, item["unrelated"], templates=words),
-        "choice without the question": no_question_prompt(context, templates=words),
+        "choice, no question; hard choice, no question; same-passage choice, no question": no_question_prompt(
+            context, templates=words
+        ),
     }
     for label, sent in expected.items():
         panel.get_by_label("which prompt").select_option(label=label)

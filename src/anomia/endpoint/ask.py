@@ -13,7 +13,8 @@ from anomia.endpoint.client import Client, RefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
-from anomia.probe.encode import NO_QUESTION, OPTION_KINDS, EncodedItem
+from anomia.probe.encode import EncodedItem
+from anomia.probes import CHOICES, NO_QUESTION
 from anomia.records import Said, answer_of
 
 
@@ -105,9 +106,7 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
 def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
     """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
     question, asked = encoded.item.question, encoded.ask.options
-    texts = {
-        name: encoded.item.options[(OPTION_KINDS | NO_QUESTION)[name]] for name in asked if name != "answers"
-    }
+    texts = {name: encoded.item.options[(CHOICES | NO_QUESTION)[name]] for name in asked if name != "answers"}
     if "answers" in asked:
         texts["answers"] = question.answers
     by_prompt: dict[str, dict[str, Scored]] = {}

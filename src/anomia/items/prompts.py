@@ -7,7 +7,7 @@ nothing in them or in the data is evaluated.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anomia.errors import StudyError, nearest
@@ -77,6 +77,18 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda match: f"{{{match[1]}}}" if match[1] else values[match[2]], template)
 
 
+def write_prompt(
+    name: str,
+    context: str,
+    question: str = "",
+    candidates: Sequence[str] = (),
+    *,
+    templates: Templates = PLAIN,
+) -> str:
+    """A prompt by its name in `PROMPTS`."""
+    return PROMPTS[name](context, question, candidates, templates)
+
+
 def open_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
     """No candidates: the model must produce the answer. Without a passage, the question alone.
 
@@ -112,6 +124,16 @@ def no_question_prompt(context: str, *, templates: Templates = PLAIN) -> str:
     if templates.no_question is not None:
         return fill(templates.no_question, {"context": context})
     return _blocks(_context(context), ANSWER)
+
+
+# The forms that ask one question without an example.
+PROMPTS: Mapping[str, Callable[[str, str, Sequence[str], Templates], str]] = {
+    "open": lambda context, question, _, templates: open_prompt(context, question, templates=templates),
+    "cued": lambda context, question, candidates, templates: cued_prompt(
+        context, question, candidates, templates=templates
+    ),
+    "no_question": lambda context, _, __, templates: no_question_prompt(context, templates=templates),
+}
 
 
 def one_shot_prompt(

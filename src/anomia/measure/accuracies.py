@@ -9,12 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomia.measure import measures
-from anomia.measure.comparisons import GENERATED, VARIANTS
+from anomia.measure.comparisons import VARIANTS
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
     MEAN,
-    NO_QUESTION,
-    REACHES,
     RECOGNITION,
     Floats,
     both,
@@ -27,6 +25,7 @@ from anomia.measure.measures import LARGEST_K, Measure
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
 from anomia.measure.reach import pass_at_k, recovery
+from anomia.probes import GENERATED, NO_QUESTION, REACHES
 
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:

@@ -13,9 +13,7 @@ from anomia.measure.dissociation import Answers, dissociation, expected_dissocia
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
     MEAN,
-    NO_QUESTION,
     POOLED,
-    REACHES,
     RECOGNITION,
     Floats,
     Recognition,
@@ -27,10 +25,10 @@ from anomia.measure.frame import (
 )
 from anomia.measure.measures import Measure
 from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
+from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES
 
-GENERATED = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
 # Other ways to grade the same replies.
-VARIANTS = ("open_em", "open_f1", "open_strict", "cued_contains", "choice_correct_any")
+VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
 
 
 class Pairs:
@@ -197,8 +195,9 @@ def _gap(measure: Measure, opened: str, column: str, floor: str | None) -> Compa
 
 
 def _contrasts() -> Iterator[Comparison]:
-    yield _dissociation("hard", "choice_hard")
-    yield _dissociation("passage", "choice_passage")
+    for kind in OPTION_KINDS:
+        if kind.name != "standard":
+            yield _dissociation(kind.name, kind.probe)
     yield _drops_apart(measures.contrast("drop_zero_minus_one_shot"), "zero_shot_correct", "one_shot_correct")
     for reach in REACHES:
         yield _drops_apart(measures.contrast(f"drop_{reach}_minus_greedy"), f"reach_{reach}", "reach_greedy")

@@ -1,6 +1,6 @@
 """How far an arm's next-token distributions lie from base's, over many items.
 
-`records.kl_divergence` takes it for one item over what is stored: base's likeliest tokens, the arm's
+`records.replied.kl_divergence` takes it for one item over what is stored: base's likeliest tokens, the arm's
 log-probabilities of the same tokens, and both tails. Over that partition the KL divergence is a lower bound
 of the full one (data-processing inequality), and close to it where base's tail is small.
 """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anomia.measure.drops import QUARTER
 from anomia.measure.passages import passage_numbers
+from anomia.probes import BY_NAME, CHOICES, NO_QUESTION, REACHES, SCORINGS
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -18,11 +19,6 @@ Floats = NDArray[np.float64]
 # What a row of one arm is joined to the others by.
 KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
-REACHES = ("beams", "samples")
-KINDS = ("choice", "choice_hard", "choice_passage")
-NO_QUESTION = tuple(f"{kind}_no_question" for kind in KINDS)
-# How options are scored, and how columns of the records end under each scoring.
-SCORINGS = {"sum": "", "token": "_per_token", "byte": "_per_byte", "char": "_per_char", "pmi": "_pmi"}
 # Of the lists, which are most of a record, the measures read these.
 _LISTS = ("samples_correct", "sample_seeds", "choice_scores", "top_log_probs")
 
@@ -43,14 +39,14 @@ class Recognition(NamedTuple):
 
 RECOGNITION = {
     way.name: way
-    for kind in KINDS
-    for scoring, ending in SCORINGS.items()
+    for kind in CHOICES
+    for scoring in SCORINGS
     for way in (
         Recognition(
-            kind if scoring == "sum" else f"{kind}_{scoring}",
+            kind if scoring.name == "sum" else f"{kind}_{scoring.name}",
             kind,
-            scoring,
-            f"{kind}_correct{ending}",
+            scoring.name,
+            f"{kind}_correct{scoring.ending}",
             f"{kind}_floor",
         ),
     )
@@ -68,14 +64,13 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
     """
     records = records.with_columns(passage=pl.Series(passage_numbers(records)), pooled=pl.lit(True))
     records = records.with_columns(
-        reach_beams=pl.col("beams_correct").list.any().cast(pl.Float64),
-        foil_beams=pl.col("beams_foil").list.any().cast(pl.Float64),
-        reach_samples=_share_of_seeds(records, "samples_correct"),
-        foil_samples=_share_of_seeds(records, "samples_foil"),
+        _found(records, name, hits).alias(f"{made}_{name}")
+        for name in REACHES
+        for made, hits in (("reach", f"{name}_correct"), ("foil", f"{name}_foil"))
     )
-    floors = {f"{name}_floor": _floor(records, name) for name in (*KINDS, *NO_QUESTION)}
+    floors = {f"{name}_floor": _floor(records, name) for name in (*CHOICES, *NO_QUESTION)}
     records = records.with_columns(**floors)
-    asked = pl.col("reach_beams").is_not_null() | pl.col("reach_samples").is_not_null()
+    asked = pl.any_horizontal(pl.col(f"reach_{name}").is_not_null() for name in REACHES)
     records = records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
     kept = ("arm", "open_text", *KEY)
     texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in kept]
@@ -145,6 +140,13 @@ def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
         return pl.lit(QUARTER)
     options = pl.col(f"{name}_scores").list.len()
     return pl.when(options > 0).then(1.0 / options).otherwise(QUARTER)
+
+
+def _found(records: pl.DataFrame, name: str, column: str) -> pl.Expr:
+    """Whether any beam or sample hits; of samples, the share of seeds that do."""
+    if BY_NAME[name].kind == "samples":
+        return pl.lit(_share_of_seeds(records, column))
+    return pl.col(column).list.any().cast(pl.Float64)
 
 
 def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:

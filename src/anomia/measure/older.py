@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from anomia.measure.frame import KEY, KINDS
+from anomia.measure.frame import KEY
+from anomia.probes import CHOICES, OPTION_KINDS
 
-_OPTIONS = {"choice": "options_standard", "choice_hard": "options_hard", "choice_passage": "options_passage"}
+_OPTIONS = {kind.probe: kind.column for kind in OPTION_KINDS}
 
 
 def with_scorings(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -20,7 +21,7 @@ def with_scorings(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """
     lacking = [
         (kind, ending)
-        for kind in KINDS
+        for kind in CHOICES
         for ending, needed in (("_per_char", f"{kind}_scores"), ("_pmi", f"{kind}_no_question_scores"))
         if _lacks(records, f"{kind}_correct{ending}", needed)
     ]

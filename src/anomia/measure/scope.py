@@ -29,7 +29,7 @@ import polars as pl
 
 from anomia.measure.drops import above_floor
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
-from anomia.measure.frame import KINDS, RECOGNITION, known
+from anomia.measure.frame import RECOGNITION, known
 from anomia.measure.paired import paired_difference
 
 # By so much base must be better than a control that needs no question.
@@ -117,7 +117,7 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
     if way.scoring == "pmi":
         return None
     controls = {"without the question": f"{way.kind}_no_question_correct"}
-    if way.kind == KINDS[0]:
+    if way.kind == "choice":
         controls["by searching the passage"] = "string_presence"
     for label, column in controls.items():
         both = known(part, [column])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,23 +20,24 @@ from anomia.items.item import Item, Question
 from anomia.items.prompts import (
     PLAIN,
     Templates,
-    cued_prompt,
-    no_question_prompt,
     one_shot_prefix,
     one_shot_prompt,
-    open_prompt,
+    write_prompt,
     zero_shot_prompt,
 )
 from anomia.models.chat import answer_gap, leaves_thinking_open, render
 from anomia.probe.ask import Ask, OptionSet, Target, TokenIds
+from anomia.probes import (
+    BY_NAME,
+    CHOICES,
+    GENERATED,
+    NO_QUESTION,
+    NO_QUESTION_ENDING,
+    OPTION_KINDS,
+    Candidates,
+    asked_by,
+)
 
-PROBES = (
-    "open", "cued", "distractors_only", "unrelated", "choice", "choice_hard", "choice_passage",
-    "choice_no_question", "rank", "beams", "samples", "one_shot",
-)  # fmt: skip
-OPTION_KINDS = {"choice": "standard", "choice_hard": "hard", "choice_passage": "passage"}
-# The same options after the prompt without its question; asked together, by `choice_no_question`.
-NO_QUESTION = {f"{name}_no_question": kind for name, kind in OPTION_KINDS.items()}
 Encode = Callable[[str], TokenIds]
 
 
@@ -99,7 +100,7 @@ def encode_item(
     item: Item,
     tokenizer: Any,
     form: Form,
-    probes: Sequence[str],
+    probes: Collection[str],
     *,
     exemplar: Question | None,
     reach: bool,
@@ -111,7 +112,7 @@ def encode_item(
         item: the item.
         tokenizer: of the model under test.
         form: chat or plain, and the limits.
-        probes: names out of `PROBES`.
+        probes: names out of `STUDY_PROBES`.
         exemplar: the solved example of one-shot prompts; None leaves that probe out.
         reach: whether this item is asked with beams and samples.
         reference_tokens: tokens whose probability is compared with base's.
@@ -151,28 +152,24 @@ def _encode_cut(
     item: Item,
     tokenizer: Any,
     form: Form,
-    probes: Sequence[str],
+    probes: Collection[str],
     exemplar: Question | None,
     reach: bool,
 ) -> EncodedItem:
     """The item with its passage cut so that the open prompt keeps the limit."""
-    question = item.question
+    question, asked = item.question, asked_by(probes)
     encode = encoder(tokenizer, chat=form.chat, today=form.today)
     words = form.templates
 
-    def asked(context: str) -> str:
-        return open_prompt(context, question.question, templates=words)
+    def opened(context: str) -> str:
+        return write_prompt("open", context, question.question, templates=words)
 
-    context = _fit(question.context, asked, encode, form.prompt_tokens)
-    prompt = asked(context)
+    context = _fit(question.context, opened, encode, form.prompt_tokens)
+    prompt = opened(context)
     prompt_ids = encode(prompt)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
 
-    option_texts = {probe: item.options[kind] for probe, kind in OPTION_KINDS.items() if kind in item.options}
-    # Options that were cut away with the passage's end are no longer from the same passage.
-    shared = [text for text in option_texts.get("choice_passage", ()) if text != question.gold]
-    if context != question.context and not all(_stands_in(text, context) for text in shared):
-        del option_texts["choice_passage"]
+    option_texts = _options(item, context)
     texts = [*question.answers, item.foil, *(text for options in option_texts.values() for text in options)]
     joint = {text: continue_(text) for text in texts}
     start = _scoring_start(prompt_ids, list(joint.values()))
@@ -181,11 +178,11 @@ def _encode_cut(
 
     options = {
         probe: OptionSet(start, tuple(joint[text] for text in option_texts[probe]))
-        for probe in OPTION_KINDS
-        if probe in probes and probe in option_texts
+        for probe in CHOICES
+        if probe in asked and probe in option_texts
     }
     targets: dict[str, Target] = {}
-    if "rank" in probes:
+    if "rank" in asked:
         options["answers"] = OptionSet(start, tuple(joint[text] for text in question.answers))
         targets["gold"] = Target(gold[:start], gold[start])
         targets |= {
@@ -197,24 +194,24 @@ def _encode_cut(
         foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
         targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
         targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
-    if "choice_no_question" in probes:
-        asked_with = {probe: option_texts[probe] for probe in OPTION_KINDS if probe in options}
+    if not asked.isdisjoint(NO_QUESTION):
+        asked_with = {probe: option_texts[probe] for probe in CHOICES if probe in options}
         options |= _bare_options(asked_with, context, tokenizer, encode, form)
 
-    distractors = tuple(text for text in item.options["standard"] if text != question.gold)
-    cues = {"cued": item.options["standard"], "distractors_only": distractors, "unrelated": item.unrelated}
-    prompts = {"open": prompt} | {
-        probe: cued_prompt(context, question.question, candidates, templates=words)
-        for probe, candidates in cues.items()
-        if probe in probes
-    }
+    prompts = {"open": prompt}
+    for probe in (BY_NAME[name] for name in GENERATED if name in asked and name != "open"):
+        if probe.needs != "example":
+            candidates = _candidates(item, probe.candidates)
+            prompts[probe.name] = write_prompt(
+                probe.prompt, context, question.question, candidates, templates=words
+            )
     shared_prefix: TokenIds = ()
-    if "one_shot" in probes and exemplar is not None:
+    if "one_shot" in asked and exemplar is not None:
         one_shot, shared_prefix = _one_shot_prompts(question, exemplar, encode, form)
         prompts |= one_shot
-    greedy = {name: encode(text) for name, text in prompts.items() if name != "open" or "open" in probes}
-    if "choice_no_question" in options:
-        prompts["no_question"] = no_question_prompt(context, templates=words)
+    greedy = {name: encode(text) for name, text in prompts.items() if name in asked}
+    if not options.keys().isdisjoint(NO_QUESTION):
+        prompts["no_question"] = write_prompt("no_question", context, templates=words)
     rendered = _rendered(tokenizer, prompts, form)
     return EncodedItem(
         item=item,
@@ -223,9 +220,9 @@ def _encode_cut(
             greedy=greedy,
             options=options,
             targets=targets,
-            distribution=gold[:start] if "rank" in probes else None,
-            beams=prompt_ids if reach and "beams" in probes else None,
-            samples=prompt_ids if reach and "samples" in probes else None,
+            distribution=gold[:start] if "rank" in asked else None,
+            beams=prompt_ids if reach and "beams" in asked else None,
+            samples=prompt_ids if reach and "samples" in asked else None,
             shared_prefix=shared_prefix,
         ),
         context=context,
@@ -242,6 +239,29 @@ def _encode_cut(
         gold_over_limit=all(len(joint[text]) - start > form.max_new_tokens for text in question.answers),
         grading=form.grading,
     )
+
+
+def _options(item: Item, context: str) -> dict[str, Sequence[str]]:
+    """The options of an item by the probe that scores them, of those whose options are there."""
+    found: dict[str, Sequence[str]] = {
+        probe: item.options[kind] for probe, kind in CHOICES.items() if kind in item.options
+    }
+    if context == item.question.context:
+        return found
+    # Options that were cut away with the passage's end are no longer from the same passage.
+    from_passage = [kind.probe for kind in OPTION_KINDS if kind.needs == "passage" and kind.probe in found]
+    for probe in from_passage:
+        if not all(_stands_in(text, context) for text in found[probe] if text != item.question.gold):
+            del found[probe]
+    return found
+
+
+def _candidates(item: Item, which: Candidates) -> Sequence[str]:
+    """What a prompt lists."""
+    if which == "unrelated":
+        return item.unrelated
+    options = item.options["standard"] if which else ()
+    return [text for text in options if which == "options" or text != item.question.gold]
 
 
 def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -> Encode:
@@ -339,12 +359,12 @@ def _bare_options(
     """
     if not texts:
         return {}
-    prompt = no_question_prompt(context, templates=form.templates)
+    prompt = write_prompt("no_question", context, templates=form.templates)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
     joint = {text: continue_(text) for options in texts.values() for text in options}
     start = _scoring_start(encode(prompt), list(joint.values()))
     return {
-        f"{probe}_no_question": OptionSet(start, tuple(joint[text] for text in options))
+        f"{probe}{NO_QUESTION_ENDING}": OptionSet(start, tuple(joint[text] for text in options))
         for probe, options in texts.items()
     }
 

@@ -13,6 +13,7 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.frame import KEY
 from anomia.measure.recognition import with_fates
+from anomia.probes import OPTION_KINDS
 from anomia.run_folder import RunFolder, runs_of
 
 FIRST_COLUMNS = (
@@ -63,12 +64,8 @@ def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
     folder = RunFolder(run)
     if not folder.has_items:
         return records
-    options = {
-        "choice_options": "options_standard",
-        "choice_hard_options": "options_hard",
-        "choice_passage_options": "options_passage",
-    }
-    items = folder.items().select(*KEY, **{name: pl.col(column) for name, column in options.items()})
+    options = {f"{kind.probe}_options": pl.col(kind.column) for kind in OPTION_KINDS}
+    items = folder.items().select(*KEY, **options)
     return records.join(items, on=KEY, how="left", maintain_order="left")
 
 

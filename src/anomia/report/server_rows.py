@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anomia.errors import RunError
 from anomia.measure.fates import FATES, fate_sql
+from anomia.probes import REACHES
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
 from anomia.run_folder import RunFolder
 
@@ -19,7 +20,7 @@ from anomia.run_folder import RunFolder
 LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
 
 _KEY = "dataset, language, item_id"
-_HIT = {name: f"list_contains({name}_correct, true)" for name in ("beams", "samples")}
+_HIT = {name: f"list_contains({verdict_column(name)}, true)" for name in REACHES}
 
 
 class Filter(BaseModel):
@@ -47,7 +48,7 @@ def read_filter(text: str) -> Filter:
         found = Filter.model_validate_json(text[:LONGEST_FILTER])
     except ValidationError:
         raise ValueError("this is no filter") from None
-    if not found.probes.keys() <= PROBES.keys():
+    if not found.probes.keys() <= set(PROBES):
         raise ValueError("there is no such probe")
     return found
 

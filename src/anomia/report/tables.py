@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from anomia.measure.fates import FATES
 from anomia.measure.figures import Diagnosis, LogProbRow, Lookup, RankRow, before
-from anomia.measure.frame import MEAN, POOLED, REACHES, RECOGNITION
+from anomia.measure.frame import MEAN, POOLED, RECOGNITION
+from anomia.probes import REACHES
 from anomia.report.sheet import (
     MISSING,
     add_column,

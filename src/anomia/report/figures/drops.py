@@ -8,13 +8,13 @@ import altair as alt
 import polars as pl
 
 from anomia.measure.frame import MEAN, POOLED
+from anomia.probes import short
 from anomia.report.figures.cases import Case, Drawn
 from anomia.report.figures.ladder import KIND_SCALE
 from anomia.report.figures.parts import (
     INTERVALS,
     LANGUAGE,
     ONE_SCOPE,
-    PROBE_WORDS,
     Row,
     beside,
     compared,
@@ -88,7 +88,7 @@ def _drops(case: Case, number: int) -> list[Row]:
             estimate = case.figures.get((case.arm, f"drop/{rung}", taken))
             if estimate is None:
                 continue
-            fields = place(case, number, scope) | {"rung": PROBE_WORDS[rung], "rung_order": order}
+            fields = place(case, number, scope) | {"rung": short(rung), "rung_order": order}
             if taken == MEAN:
                 fields["where"] = f"mean of {len(case.languages)} languages"
             row = measured(estimate, **fields)

@@ -8,11 +8,11 @@ import altair as alt
 import polars as pl
 
 from anomia.measure.frame import POOLED
+from anomia.probes import BY_NAME, GRADE, LADDER, short
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
     ONE_SCOPE,
-    PROBE_WORDS,
     Row,
     beside,
     compared,
@@ -32,14 +32,6 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-# In order of support, then what needs no question or no model.
-RUNGS = (
-    "open", "open_strict", "distractors_only", "unrelated", "cued", "choice", "choice_hard", "choice_passage",
-    "choice_no_question", "choice_passage_no_question", "string_presence",
-)  # fmt: skip
-KINDS = {
-    "open": "open", "open_strict": "open", "cued": "cued", "choice": "choice", "choice_hard": "choice", "choice_passage": "choice",
-}  # fmt: skip
 KIND_SCALE = alt.Scale(
     domain=["open", "cued", "choice", "control"],
     range=[COLORS[kind] for kind in ("open", "cued", "choice", "control")],
@@ -81,7 +73,7 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
 def _rungs(case: Case, number: int) -> list[Row]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
-        for order, rung in enumerate(RUNGS):
+        for order, rung in enumerate(LADDER):
             before, after = case.accuracies(rung, scope)
             if rung == "string_presence":
                 after = None
@@ -89,9 +81,9 @@ def _rungs(case: Case, number: int) -> list[Row]:
                 continue
             fields = {
                 **place(case, number, scope),
-                "rung": PROBE_WORDS[rung],
+                "rung": short(rung),
                 "rung_order": order,
-                "kind": KINDS.get(rung, "control"),
+                "kind": (BY_NAME.get(rung) or GRADE[rung]).group,
             }
             last = after or before
             shown = " → ".join(signed(100 * e.value) for e in (before, after) if e)

@@ -22,19 +22,6 @@ ONE_SCOPE = f"datum.scope == {LANGUAGE}"
 SCOPES = f"{LANGUAGE} == '{POOLED}' || datum.scope == {LANGUAGE} || datum.scope == '{POOLED}'"
 AS_PERCENT = "format(100 * datum.value, '.3~g')"
 
-PROBE_WORDS = {
-    "open": "open",
-    "open_strict": "open, strict grade",
-    "cued": "cued",
-    "distractors_only": "cued without gold",
-    "unrelated": "cued, unrelated",
-    "choice": "choice",
-    "choice_hard": "hard choice",
-    "choice_passage": "same-passage choice",
-    "choice_no_question": "choice, no question",
-    "choice_passage_no_question": "same passage, no question",
-    "string_presence": "string presence",
-}
 FATE_WORDS: dict[str, str] = {name: name.replace("_", " ") for name in FATES}
 EVERY = "pooled"
 TOO_FEW = "too few"

@@ -8,8 +8,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from anomia.measure.frame import POOLED, REACHES
+from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
+from anomia.probes import REACHES, long
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -36,8 +37,8 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS, GREY
 
-WAYS = {"greedy": "greedy", "beams": "any of the beams", "samples": "any of the samples"}
-WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], COLORS["beams"], COLORS["samples"]])
+WAYS = {"greedy": "greedy"} | {name: long(name) for name in REACHES}
+WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], *(COLORS[name] for name in REACHES)])
 # Pixels from the middle of a row to that of a way of decoding, and from there to the lines beside it.
 MIDDLE, NUDGE = 11, 6
 ARM, BASE, FOIL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'foil'"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.probes import short
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -31,7 +32,8 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-SHOTS = {"zero_shot": "0 shot", "one_shot": "1 shot"}
+SHOTS = {name: short(name) for name in ("zero_shot", "one_shot")}
+ZERO, ONE = SHOTS.values()
 NUDGE = 4
 
 
@@ -43,12 +45,12 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
     y = rows_axis("where")
     color = alt.value(COLORS["open"])
     told = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
-    x = percent_axis("prune gap (points) · ○ 0 shot · ● 1 shot")
+    x = percent_axis(f"prune gap (points) · ○ {ZERO} · ● {ONE}")
     layers = [
         alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)),
-        *dots(x, y, SCOPES, "datum.shots == '0 shot'", color=color, told=told, filled=False, nudge=-NUDGE),
-        *dots(x, y, SCOPES, "datum.shots == '1 shot'", color=color, told=told, nudge=NUDGE),
-        beside("note", y, SCOPES, "datum.shots == '1 shot'"),
+        *dots(x, y, SCOPES, f"datum.shots == '{ZERO}'", color=color, told=told, filled=False, nudge=-NUDGE),
+        *dots(x, y, SCOPES, f"datum.shots == '{ONE}'", color=color, told=told, nudge=NUDGE),
+        beside("note", y, SCOPES, f"datum.shots == '{ONE}'"),
     ]
     return Drawn(
         name="table1",
@@ -92,6 +94,6 @@ def _gaps(case: Case, number: int) -> list[Row]:
 def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
     told = []
     for case in found:
-        mine = [row for row in rows if (row["case"], row["shots"]) == (case.label, "1 shot")]
+        mine = [row for row in rows if (row["case"], row["shots"]) == (case.label, ONE)]
         told.append(f"{case.label}: " + ", ".join(f"{row['where']} {row['note']}" for row in mine))
-    return f"Prune gap in points at 0 shot and at 1 shot, by language. {listed(told)}."
+    return f"Prune gap in points at {ZERO} and at {ONE}, by language. {listed(told)}."

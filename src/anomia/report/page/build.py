@@ -14,10 +14,11 @@ from anomia.measure.results import Results, read_results, read_sparsity
 from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
-    PROBES,
+    PARTS,
     index,
     item_whole,
     language_codes,
+    probe_words,
     prompt_templates,
     templates_of,
 )
@@ -26,11 +27,10 @@ from anomia.report.table_files import write_tables
 from anomia.run_folder import RunFolder
 
 PAGE_NAME = "index.html"
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 # In bytes: a page that is mailed and opened at once.
 LARGEST_PAGE = 4_990_000
 BLOCK_ITEMS = 24
-# What is left out first where the items would make the page too large.
-THINNER: tuple[tuple[str, ...], ...] = ((), ("samples",), ("samples", "beams"), ("samples", "beams", "cued"))
 # Longer tables stand in tables/ only.
 LONGEST_TABLE = 300
 
@@ -73,7 +73,7 @@ def write_report(
     items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
     tables = [(records, RunFolder(folder).items()) for folder, records in items]
     values, specs = page_values(folders, runs, drawn), figure_specs(drawn)
-    bare = page(values | {"explorer": explorer_values(runs, left_out=THINNER[-1])}, specs=specs)
+    bare = page(values | {"explorer": explorer_values(runs, left_out=PARTS)}, specs=specs)
     rows, blocks, left_out = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
     explorer = {"explorer": explorer_values(runs, left_out=left_out)}
     text = page(values | explorer, specs=specs, index=rows, blocks=blocks)
@@ -103,7 +103,19 @@ def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None
 def page_values(folders: Sequence[Path], runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, Any]:
     """What the page says outside the explorer: verdicts, tables, what stands around the figures."""
     said = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
-    return said | {"figures": [_figure(figure) for figure in drawn]}
+    chance = chance_of([run.results.records for run in runs])
+    return said | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
+
+
+def chance_of(records: Sequence[pl.DataFrame]) -> str:
+    """How often picking an option is right by chance, with the numbers of options that were really asked."""
+    asked = sorted(
+        {n for frame in records for n in frame["choice_scores"].drop_nulls().list.len().unique() if n}
+    )
+    if not asked:
+        return "Picking one of the options is sometimes right by chance."
+    number = NUMBERS.get(asked[0], str(asked[0])) if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"
+    return f"Picking one of {number} options is right one time in {number} by chance."
 
 
 def figure_specs(drawn: Sequence[Drawn]) -> bytes:
@@ -132,7 +144,7 @@ def explorer_values(
     wordings = [templates_of(run.results.study) for run in runs]
     return {
         "served": served,
-        "probes": PROBES,
+        **probe_words(),
         "prompts": [prompt_templates(wording) if wording else None for wording in wordings],
         "codes": language_codes(sorted(languages)),
         "chat": [bool(run.results.study.get("chat")) for run in runs],
@@ -176,7 +188,8 @@ def _embedded(
     answers = [_by_item(records) for records, _ in tables]
     blocks: list[bytes] = []
     without: tuple[str, ...] = ()
-    for without in THINNER:
+    for number in range(len(PARTS) + 1):
+        without = PARTS[:number]
         whole = [
             item_whole(questions[key.run][key[1:]], answers[key.run][key[1:]], without=without)
             for key in keys

@@ -11,44 +11,44 @@ from anomia.errors import StudyError
 from anomia.items.languages import language_code
 from anomia.items.prompts import (
     PLAIN,
+    PROMPTS,
     Templates,
-    cued_prompt,
-    no_question_prompt,
-    open_prompt,
     option_list,
     read_templates,
+    write_prompt,
 )
 from anomia.measure.fates import FATES
 from anomia.measure.recognition import with_fates
+from anomia.probes import (
+    BY_NAME,
+    CHOICES,
+    FORMATS,
+    GENERATED,
+    GRADE,
+    LADDER,
+    NO_QUESTION,
+    OPTION_KINDS,
+    REACHES,
+    Probe,
+    long,
+    short,
+)
+from anomia.probes import PROBES as TABLE
 
-# What was asked, in the order of support, and what the page calls it.
-PROBES = {
-    "open": "open",
-    "open_strict": "strict grade of open",
-    "cued": "cued",
-    "distractors_only": "cued, no gold",
-    "unrelated": "cued, unrelated",
-    "choice": "choice",
-    "choice_hard": "choice, hard options",
-    "choice_passage": "choice, same passage",
-    "choice_no_question": "choice, no question",
-    "choice_hard_no_question": "hard options, no question",
-    "choice_passage_no_question": "same passage, no question",
-    "beams": "any of the beams",
-    "samples": "any of the samples",
-    "zero_shot": "no example",
-    "one_shot": "one example",
-}
-CHOICES = (
-    "choice", "choice_hard", "choice_passage", "choice_no_question", "choice_hard_no_question",
-    "choice_passage_no_question",
-)  # fmt: skip
+# What has a verdict of its own, in the order in which the page lists it.
+PROBES = (
+    *(name for name in LADDER if name in BY_NAME or GRADE[name].probe),
+    *(probe.name for probe in TABLE if probe.group in ("reach", "example")),
+)
 # What may spoil an item whatever a model says.
 FLAGS = {
     "gold_in_question": "An accepted answer stands in the question.",
     "gold_over_limit": "Every accepted answer is longer than what may be written.",
 }
-TEXTS = ("cued", "distractors_only", "unrelated", "zero_shot", "one_shot")
+# Answers to any prompt but the open one.
+TEXTS = tuple(name for name in GENERATED if name != "open")
+# What of an item is left out, one after the other, where the items would make a page too large.
+PARTS = (*reversed(REACHES), "answers to other prompts")
 NOT_ASKED, WRONG, RIGHT = "012"
 # Of each text that is searched and shown in the list, and of each text of an item.
 LINE, LONGEST = 160, 20_000
@@ -77,23 +77,51 @@ def templates_of(study: Mapping[str, Any]) -> Templates | None:
 
 def prompt_templates(templates: Templates = PLAIN) -> dict[str, str]:
     """The forms of `items/prompts.py` in a study's wording, with marks where passage, question and options go."""
-    return {
+    marks = {
         "context": CONTEXT,
         "question": QUESTION,
         "candidate": CANDIDATE,
         "options": option_list([CANDIDATE]),
-        "open": open_prompt(CONTEXT, QUESTION, templates=templates),
-        "open_bare": open_prompt("", QUESTION, templates=templates),
-        "cued": cued_prompt(CONTEXT, QUESTION, [CANDIDATE], templates=templates),
-        "cued_bare": cued_prompt("", QUESTION, [CANDIDATE], templates=templates),
-        "no_question": no_question_prompt(CONTEXT, templates=templates),
-        "no_question_bare": no_question_prompt("", templates=templates),
+    }
+    forms = {
+        f"{form}{ending}": write_prompt(form, context, QUESTION, [CANDIDATE], templates=templates)
+        for form in PROMPTS
+        for context, ending in ((CONTEXT, ""), ("", "_bare"))
+    }
+    return marks | forms
+
+
+def probe_words() -> dict[str, Any]:
+    """What the page knows of probes.
+
+    probes: by name, what each is called, and the options that it scores. formats: those in which items are alike.
+    asked: the prompts that are sent: who asks with them, under which template, and which candidates they list.
+    """
+    asked: dict[tuple[str, str], list[Probe]] = {}
+    for probe in TABLE:
+        if probe.prompt in PROMPTS:
+            asked.setdefault((probe.prompt, probe.candidates), []).append(probe)
+    options = CHOICES | NO_QUESTION
+    return {
+        "probes": {
+            name: {"label": long(name), "short": short(name), "options": options.get(name)} for name in PROBES
+        },
+        "formats": list(FORMATS),
+        "asked": [
+            {
+                "label": "; ".join(probe.short for probe in probes),
+                "probes": [probe.name for probe in probes],
+                "prompt": prompt,
+                "candidates": candidates,
+            }
+            for (prompt, candidates), probes in asked.items()
+        ],
     }
 
 
 def verdict_column(probe: str) -> str:
-    """Where records have the verdict of a probe."""
-    return probe if probe == "open_strict" else f"{probe}_correct"
+    """Where records have the verdict of a probe or a grade."""
+    return (BY_NAME.get(probe) or GRADE[probe]).column
 
 
 def language_codes(languages: Iterable[str]) -> dict[str, str]:
@@ -102,15 +130,15 @@ def language_codes(languages: Iterable[str]) -> dict[str, str]:
 
 
 def graded(records: pl.DataFrame) -> pl.DataFrame:
-    """Records with what the index needs: `fate`, `rank`, `loop` and a verdict for each probe, `beams` and `samples` too.
+    """Records with what the index needs: `fate`, `rank`, `loop` and a verdict for each probe.
 
     rank: of the first token that no other option shares, else of the first. loop: whether the open output loops.
     """
-    absent = {*map(verdict_column, PROBES), "open_loop"} - {"beams_correct", "samples_correct"}
+    absent = {*map(verdict_column, PROBES), "open_loop"} - {*map(verdict_column, REACHES)}
     records = records.with_columns(
         pl.lit(None, dtype=pl.Boolean).alias(name) for name in sorted(absent - set(records.columns))
     )
-    reached = {name: pl.col(f"{name}_correct").list.any() for name in ("beams", "samples")}
+    reached = {name: pl.col(verdict_column(name)).list.any() for name in REACHES}
     verdicts = [
         pl.when(right.is_null())
         .then(pl.lit(NOT_ASKED))
@@ -194,20 +222,16 @@ def item_whole(
     Args:
         item: a row of `ITEM_SCHEMA`.
         answers: rows of `SCHEMA`, one an arm.
-        without: parts that are left out to save room: `samples`, `beams`, `cued`.
+        without: of `PARTS`, what is left out to save room.
     """
     return {
         "context": clip(item["context"]),
         "question": clip(item["question"]),
         "answers": [clip(text) for text in item["answers"]],
         "foil": clip(item["foil"]),
-        "options": {
-            "choice": _clipped(item["options_standard"]),
-            "choice_hard": _clipped(item["options_hard"]),
-            "choice_passage": _clipped(item["options_passage"]),
-        },
+        "options": {kind.name: _clipped(item.get(kind.column)) for kind in OPTION_KINDS},
         "flags": [text for name, text in FLAGS.items() if any(row.get(name) for row in answers)],
-        "unrelated": _clipped(item["unrelated"]),
+        "candidates": {"unrelated": _clipped(item["unrelated"])},
         "answered": [_answer(row, without) for row in answers],
     }
 
@@ -218,30 +242,27 @@ def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
         "finite": row["finite"],
         "cut": row["truncated"],
         "seen": row.get("context_characters"),
-        "open": [clip(row["open_text"]), row["open_correct"], row.get("open_strict"), row.get("open_loop")],
+        "said": [clip(row["open_text"]), row["open_correct"], row.get("open_strict"), row.get("open_loop")],
         "pick": {
             name: [_scores(row.get(f"{name}_scores")), row.get(f"{name}_correct")]
-            for name in CHOICES
-            if not name.endswith("_no_question") or row.get(f"{name}_scores") is not None
+            for name in (*CHOICES, *NO_QUESTION)
+            if name in CHOICES or row.get(f"{name}_scores") is not None
         },
         "token": [row["gold_first_token"], row["gold_rank"], row["gold_rank_ties"], row["gold_distinct_token"],
                   row["gold_distinct_rank"], _rounded(row["gold_log_prob"])],
         "top": [_clipped(row["top_tokens"]), _scores(row["top_log_probs"])],
     }  # fmt: skip
-    if "cued" not in without:
+    if PARTS[-1] not in without:
         found["texts"] = {
-            name: [clip(row[f"{name}_text"]), row[f"{name}_correct"]]
+            name: [clip(text), row[verdict_column(name)]]
             for name in TEXTS
-            if row[f"{name}_text"] is not None
+            if (text := row.get(BY_NAME[name].text_column)) is not None
         }
-    if "beams" not in without and row["beam_texts"] is not None:
-        found["beams"] = [_clipped(row["beam_texts"]), _bits(row["beams_correct"]), _bits(row["beams_foil"])]
-    if "samples" not in without and row["sample_texts"] is not None:
-        found["samples"] = [
-            _clipped(row["sample_texts"]),
-            _bits(row["samples_correct"]),
-            _bits(row["samples_foil"]),
-        ]
+    found["reached"] = {
+        name: [_clipped(texts), _bits(row[f"{name}_correct"]), _bits(row[f"{name}_foil"])]
+        for name in REACHES
+        if name not in without and (texts := row.get(BY_NAME[name].text_column)) is not None
+    }
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from anomia.measure.figures import Lookup, before, lookup
-from anomia.measure.frame import MEAN, POOLED, REACHES, RECOGNITION
+from anomia.measure.frame import MEAN, POOLED, RECOGNITION
 from anomia.measure.rates import Estimate
+from anomia.probes import REACHES
 from anomia.report.figures.cases import Run
 from anomia.report.table_files.table import ARM, LANGUAGE, MODEL, RUN, Cell, Column, N, Table, filled
 

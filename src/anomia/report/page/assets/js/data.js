@@ -88,7 +88,7 @@ async function embeddedSource(settings) {
         if (n === found.number || columns.arm[n] !== found.arm || columns.fate[n] !== found.fate) continue;
         if (strict && index.languages[columns.language[columns.item[n]]] !== found.language) continue;
         const item = columns.item[n];
-        const close = ["open", "choice"].every((name) =>
+        const close = settings.formats.every((name) =>
           before[name][item] - 48 === found.verdicts[name][0] && after[name][n] - 48 === found.verdicts[name][1]);
         if (close) same.push(n);
       }

@@ -72,6 +72,6 @@ function filterControls(source, data, changed) {
     h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips,
       source.loops && h("label", { class: "loops" }, loops, "only answers that loop")),
     h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },
-      Object.entries(probes).map(([name, control]) => label(settings.probes[name], control)))));
+      Object.entries(probes).map(([name, control]) => label(settings.probes[name].label, control)))));
   return { node, read, write, search, showCounts };
 }

@@ -63,7 +63,7 @@ function verdictTable(row, settings) {
   const asked = Object.entries(row.verdicts).filter(([, [before, after]]) => before || after);
   return h("details", {}, h("summary", {}, "Every verdict"), scrolling(h("table", {},
     h("thead", {}, h("tr", {}, ["asked", "base", "compressed"].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, asked.map(([name, [before, after]]) => h("tr", {}, h("th", { scope: "row" }, settings.probes[name]), cell(before), cell(after))))), "every verdict"));
+    h("tbody", {}, asked.map(([name, [before, after]]) => h("tr", {}, h("th", { scope: "row" }, settings.probes[name].label), cell(before), cell(after))))), "every verdict"));
 }
 
 function itemView(found, item, { settings, armName, actions }) {
@@ -72,13 +72,10 @@ function itemView(found, item, { settings, armName, actions }) {
   const arm = item.answered.find((row) => row.arm === armName) ?? base;
   const names = ["base", armName];
   const pair = (view) => sides(view(names[0], base), view(names[1], arm));
-  const texts = Object.keys(settings.probes).filter((name) => base.texts?.[name] || arm.texts?.[name]);
-  const options = [
-    ["choice", "The options, after the open prompt"], ["choice_hard", "Hard options"],
-    ["choice_passage", "Options from the same passage"], ["choice_no_question", "The same options without the question"],
-    ["choice_hard_no_question", "Hard options without the question"],
-    ["choice_passage_no_question", "Options from the same passage without the question"],
-  ].map(([name, label]) => optionsTable(item, name, label, base, arm, language)).filter(Boolean);
+  const answeredBy = (part) => Object.entries(settings.probes).filter(([name]) => base[part]?.[name] || arm[part]?.[name]);
+  const texts = answeredBy("texts");
+  const options = Object.entries(settings.probes).filter(([, probe]) => probe.options)
+    .map(([name, probe]) => optionsTable(item, name, probe, base, arm, language)).filter(Boolean);
   const others = item.answered.filter((row) => row.arm !== "base");
   const armChoice = others.length > 1 && h("select", { "aria-label": "compressed model", onchange: (event) => actions.otherArm(event.target.value) },
     others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, shorten(row.arm))));
@@ -92,17 +89,17 @@ function itemView(found, item, { settings, armName, actions }) {
     h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
     (item.flags ?? []).map((text) => h("p", { class: "flagged" }, text)),
     !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
-    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.open[0], row.open[1], item.answers, language, ...remarks(row.open[1], row.open[2], row.open[3]))),
+    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3]))),
     verdictTable(found, settings),
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
-    options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Harder options, and without the question"), options.slice(1)),
+    options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Other options, and without the question"), options.slice(1)),
       h("p", { class: "small" }, "● picked; shares are the softmax of the scores.")],
     base.top[0] && [h("h4", {}, "Likeliest next tokens after the open prompt"), pair((name, row) => [who(name), tokensView(row)])],
-    texts.length > 0 && h("details", {}, h("summary", {}, "With candidates, without and with one example"), texts.map((name) => [
-      h("h4", {}, settings.probes[name]), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),
-    (base.beams || arm.beams) && h("details", {}, h("summary", {}, "Beams"), pair((name, row) => many(name, row.beams, item.answers, language))),
-    (base.samples || arm.samples) && h("details", {}, h("summary", {}, "Samples"), pair((name, row) => many(name, row.samples, item.answers, language))),
+    texts.length > 0 && h("details", {}, h("summary", {}, "Answers to other prompts"), texts.map(([name, probe]) => [
+      h("h4", {}, probe.label), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),
+    answeredBy("reached").map(([name, probe]) => h("details", {}, h("summary", {}, capital(probe.short)),
+      pair((label, row) => many(label, row.reached?.[name], item.answers, language)))),
     settings.leftOut.length > 0 && h("p", { class: "small" },
       `Left out to keep this file small: ${settings.leftOut.join(", ")}. They are in the records; anomia view shows them.`),
   ];

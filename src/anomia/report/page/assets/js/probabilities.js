@@ -9,8 +9,8 @@ function softmax(scores) {
   return parts.map((part) => part / sum);
 }
 
-function optionsTable(item, name, label, base, arm, language) {
-  const options = item.options[name.replace("_no_question", "")];
+function optionsTable(item, name, probe, base, arm, language) {
+  const options = item.options[probe.options];
   const sides = [base, arm].map((row) => row.pick?.[name]?.[0]);
   if (!options || !sides.some(Boolean)) return null;
   const shares = sides.map((scores) => scores && softmax(scores));
@@ -24,7 +24,7 @@ function optionsTable(item, name, label, base, arm, language) {
       h("th", { scope: "row" }, gold ? h("mark", {}, foreign(oneLine(text), language)) : foreign(oneLine(text), language)),
       cell(0, n, "base"), cell(1, n, "arm"));
   });
-  return h("table", { class: "bars" }, h("caption", {}, label),
+  return h("table", { class: "bars" }, h("caption", {}, probe.label),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "option"), h("th", { scope: "col" }, "base"), h("th", { scope: "col" }, "compressed"))),
     h("tbody", {}, rows));
 }

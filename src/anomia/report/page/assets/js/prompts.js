@@ -1,7 +1,7 @@
 // The prompts as they were sent. Their wording comes from anomia/items/prompts.py with the study's own templates;
 // here the item's texts take the place of the marks, all at once, so that no text of an item is filled in turn.
 
-function promptsOf(item, row, templates) {
+function promptsOf(item, row, templates, asked) {
   const seen = row.seen === null || row.seen === undefined
     ? item.context : Array.from(item.context).slice(0, row.seen).join("");
   const list = (candidates) => candidates.map((text) => templates.options.split(templates.candidate).join(text)).join("\n");
@@ -10,18 +10,18 @@ function promptsOf(item, row, templates) {
     const values = new Map([[templates.context, seen], [templates.question, item.question], [templates.options, list(candidates)]]);
     return templates[seen ? form : `${form}_bare`].split(marks).map((part) => values.get(part) ?? part).join("");
   };
-  const standard = item.options.choice ?? [];
-  const found = [["open, choice, ranks, beams, samples", fill("open")]];
-  if (row.texts?.cued) found.push(["cued", fill("cued", standard)]);
-  if (row.texts?.distractors_only) found.push(["cued, no gold", fill("cued", standard.filter((text) => text !== item.answers[0]))]);
-  if (row.texts?.unrelated && item.unrelated) found.push(["cued, unrelated", fill("cued", item.unrelated)]);
-  if (row.pick?.choice_no_question?.[0]) found.push(["choice without the question", fill("no_question")]);
-  return found;
+  const standard = item.options.standard ?? [];
+  const listed = (which) => (which in item.candidates ? item.candidates[which] ?? []
+    : standard.filter((text) => which !== "wrong options" || text !== item.answers[0]));
+  const answered = (name) => row.texts?.[name] || row.pick?.[name]?.[0] || row.reached?.[name];
+  // The first is the prompt that every item is asked with.
+  return asked.filter(({ probes }, n) => n === 0 || probes.some(answered))
+    .map(({ label, prompt, candidates }) => [label, fill(prompt, candidates ? listed(candidates) : [])]);
 }
 
 function promptView(item, row, settings, run, language) {
   if (!settings.prompts[run]) return null;
-  const prompts = promptsOf(item, row, settings.prompts[run]);
+  const prompts = promptsOf(item, row, settings.prompts[run], settings.asked);
   const place = h("div", {});
   const show = (n) => place.replaceChildren(block("div", "passage", prompts[n][1], language));
   const choice = h("select", { "aria-label": "which prompt", onchange: (event) => show(Number(event.target.value)) },

@@ -80,4 +80,5 @@ function token(text) {
   return node;
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const oneLine = (text) => (text ?? "").trim().replace(/\s*\n\s*/g, " ⏎ ").slice(0, 300);

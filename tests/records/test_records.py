@@ -18,18 +18,18 @@ from anomia.errors import RunError
 from anomia.grade import Grading
 from anomia.items import Item, ItemSet, Question
 from anomia.probe.ask import Distribution, Placement, Reply
-from anomia.probe.encode import PROBES, EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probes import STUDY_PROBES
 from anomia.records import (
     ITEM_SCHEMA,
     SCHEMA,
     is_sound,
     item_rows,
-    kl_divergence,
     record,
-    string_presence,
     upgrade,
     write_rows,
 )
+from anomia.records.replied import kl_divergence, string_presence
 from anomia.run_folder import RunFolder
 
 OPTIONS = ("Oslo", "Rome", "Bern", "Bonn")
@@ -43,7 +43,7 @@ ITEM = Item(
 
 @pytest.fixture
 def encoded(tokenizer: Any) -> EncodedItem:
-    return encode_item(ITEM, tokenizer, Form(), PROBES, exemplar=QUESTION, reach=True)
+    return encode_item(ITEM, tokenizer, Form(), STUDY_PROBES, exemplar=QUESTION, reach=True)
 
 
 def row(encoded: EncodedItem, tokenizer: Any, **reply: Any) -> Mapping[str, Any]:
@@ -94,7 +94,7 @@ def test_loops_are_found_in_tokens_and_the_end_token_neither_makes_nor_hides_one
 
 def test_only_what_stands_before_a_stop_string_can_loop(tokenizer: Any) -> None:
     form = Form(grading=Grading(stop=("\n",)))
-    stopped = encode_item(ITEM, tokenizer, form, PROBES, exemplar=QUESTION, reach=True)
+    stopped = encode_item(ITEM, tokenizer, form, STUDY_PROBES, exemplar=QUESTION, reach=True)
     assert not row(stopped, tokenizer, greedy={"open": "Rome" + "\nRome" * 9})["open_loop"]
     assert row(stopped, tokenizer, greedy={"open": "Rome " * 9})["open_loop"]
 

@@ -1,0 +1,151 @@
+"""One item as it was asked, with what one arm replied: everything that a row of the records is computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from anomia.grade import Stripped, normalize, strip_thinking
+from anomia.probe.ask import Distribution, Reply
+from anomia.probe.encode import EncodedItem
+from anomia.probes import CHOICES, NO_QUESTION
+
+# The accepted answers are scored like options, under this name.
+ANSWERS = "answers"
+
+
+class Said(NamedTuple):
+    """What a model generated, as texts: without special tokens, what was only thought, and what follows a stop string.
+
+    greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
+    samples: by seed, in the order of the sample index. refused: a server's reason, by probe.
+    """
+
+    greedy: Mapping[str, Stripped]
+    open_tokens: Sequence[int] = ()
+    beams: Sequence[tuple[str, float]] = ()
+    samples: Mapping[int, Sequence[str]] = {}
+    refused: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Options that were scored. log_probs: of each option, its tokens' natural log-probabilities."""
+
+    texts: Sequence[str]
+    gold: str
+    log_probs: Sequence[Sequence[float]]
+
+    @cached_property
+    def sums(self) -> list[float]:
+        """Log-probability of each option: [options]."""
+        return [math.fsum(scores) for scores in self.log_probs]
+
+    def over(self, length: str) -> list[float]:
+        """The sums divided by each option's length: in `tokens`, `bytes` or `characters`. The last is `acc_norm`."""
+        lengths = {
+            "tokens": [len(scores) for scores in self.log_probs],
+            "bytes": [len(text.encode()) for text in self.texts],
+            "characters": [len(text) for text in self.texts],
+        }
+        return [total / n for total, n in zip(self.sums, lengths[length], strict=True)]
+
+    def pick(self, scores: Sequence[float]) -> str:
+        """The first option with the highest score."""
+        return self.texts[max(range(len(scores)), key=scores.__getitem__)]
+
+    def right(self, scores: Sequence[float]) -> bool:
+        """Whether gold is picked."""
+        return self.pick(scores) == self.gold
+
+
+@dataclass(frozen=True)
+class Replied:
+    """One arm's reply to one item. index: the item's place in the fixed order.
+
+    base_distribution: base's at the same position, for the KL divergence; None for base itself.
+    """
+
+    encoded: EncodedItem
+    reply: Reply
+    said: Said
+    tokenizer: Any
+    arm: str
+    dataset: str
+    index: int
+    base_distribution: Distribution | None = None
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of special tokens."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def scored(self) -> Mapping[str, Scored]:
+        """Options by probe, and the accepted answers under `ANSWERS`."""
+        item = self.encoded.item
+        kinds = CHOICES | NO_QUESTION
+        return {
+            name: Scored(
+                item.question.answers if name == ANSWERS else item.options[kinds[name]],
+                item.question.gold,
+                log_probs,
+            )
+            for name, log_probs in self.reply.option_log_probs.items()
+        }
+
+    def decoded(self, tokens: Sequence[int]) -> list[str]:
+        """Each token as text."""
+        return [self.tokenizer.decode([token]) for token in tokens]
+
+
+def spoken(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
+    """The texts of the generated tokens of a reply."""
+
+    def text(tokens: Sequence[int]) -> Stripped:
+        return _answer(encoded, tokenizer, tokens)
+
+    return Said(
+        greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
+        open_tokens=reply.greedy.get("open", ()),
+        beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
+        samples={seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()},
+    )
+
+
+def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:
+    """The text of generated tokens without special tokens and without what was only thought."""
+    thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
+    hidden = set(tokenizer.all_special_ids) - thought
+    text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
+    return answer_of(encoded, text)
+
+
+def answer_of(encoded: EncodedItem, text: str) -> Stripped:
+    """What of a generated text is the answer: not what was thought, nor what follows a stop string."""
+    answer, unclosed = strip_thinking(f"<think>{text}" if encoded.thinking else text)
+    return Stripped(encoded.grading.cut(answer), unclosed)
+
+
+def string_presence(options: Sequence[str], gold: str, context: str) -> float:
+    """The chance that picking an option that is in the passage is right: a control without a model."""
+    passage = normalize(context)
+    present = [option for option in options if normalize(option) in passage]
+    if not present:
+        return 1.0 / len(options)
+    return (gold in present) / len(present)
+
+
+def kl_divergence(base: Distribution, arm_log_probs: Sequence[float]) -> float:
+    """KL(base ‖ arm) in nats over base's likeliest tokens, all others taken as one outcome.
+
+    Merging outcomes can only lower a divergence, so this is a lower bound, tight where the tail is small.
+    """
+    inside = math.fsum(math.exp(p) * (p - q) for p, q in zip(base.log_probs, arm_log_probs, strict=True))
+    # Sums of hundreds of rounded probabilities pass 1 by a few units in the last place of float32.
+    arm_tail = max(1e-6, 1.0 - math.fsum(math.exp(q) for q in arm_log_probs))
+    tail = base.tail_mass * math.log(base.tail_mass / arm_tail) if base.tail_mass > 0 else 0.0
+    return max(0.0, inside + tail)

@@ -1,0 +1,357 @@
+"""Every column of the records and of the items: its name, its type, and how it is computed.
+
+A row of the records belongs to one arm and one item. Columns of probes that were not asked are null, and where a logit
+that was read is not finite, so is all that the arm replied. A new column is one entry here; `docs/results.md` explains
+those that users read first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anomia.grade import containment, grade, is_degenerate, strict
+from anomia.items.item import Item, ItemSet
+from anomia.loops import is_loop, is_text_loop
+from anomia.probe.asked import prompt_hash
+from anomia.probes import BY_NAME, CHOICES, GENERATED, NO_QUESTION, NO_QUESTION_ENDING, OPTION_KINDS, Probe
+from anomia.records.replied import ANSWERS, Replied, Scored, kl_divergence, string_presence
+
+_TEXTS = pl.List(pl.String)
+_FLOATS = pl.List(pl.Float64)
+_BOOLS = pl.List(pl.Boolean)
+PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+TOP_TOKENS_SHOWN = 10
+
+Value = Callable[[Replied], Any]
+
+
+class Column(NamedTuple):
+    """A column of the records. given: no row lacks it."""
+
+    dtype: Any
+    value: Value
+    given: bool = False
+
+
+def _answer(probe: str, value: Callable[[Replied, str], Any]) -> Value:
+    """A value of the greedy answer to a probe, as text."""
+
+    def of(replied: Replied) -> Any:
+        said = replied.said.greedy.get(probe)
+        return None if said is None else value(replied, said.text)
+
+    return of
+
+
+def _scored(probe: str, value: Callable[[Scored], Any]) -> Value:
+    """A value of scored options."""
+
+    def of(replied: Replied) -> Any:
+        scored = replied.scored.get(probe)
+        return None if scored is None else value(scored)
+
+    return of
+
+
+def _item_columns() -> dict[str, Column]:
+    return {
+        "arm": Column(pl.String, lambda r: r.arm, given=True),
+        "dataset": Column(pl.String, lambda r: r.dataset, given=True),
+        "language": Column(pl.String, lambda r: r.encoded.item.question.language, given=True),
+        "item_id": Column(pl.String, lambda r: r.encoded.item.question.id, given=True),
+        "index": Column(pl.Int32, lambda r: r.index, given=True),
+        "passage_id": Column(pl.String, lambda r: r.encoded.item.question.passage_id, given=True),
+        "question": Column(pl.String, lambda r: r.encoded.item.question.question, given=True),
+        "gold": Column(pl.String, lambda r: r.encoded.item.question.gold, given=True),
+        "finite": Column(pl.Boolean, lambda r: r.reply.finite, given=True),
+        "prompt_tokens": Column(pl.Int32, lambda r: r.encoded.prompt_tokens),
+        "prompt_hash": Column(pl.String, lambda r: prompt_hash(r.encoded.ask)),
+        "truncated": Column(pl.Boolean, lambda r: r.encoded.truncated),
+        "context_characters": Column(pl.Int32, lambda r: len(r.encoded.context)),
+        "gold_truncated": Column(pl.Boolean, lambda r: r.encoded.gold_truncated),
+        "boundary_mismatch": Column(pl.Boolean, lambda r: r.encoded.boundary_mismatch),
+        "gold_in_question": Column(pl.Boolean, _gold_in_question),
+        "gold_over_limit": Column(pl.Boolean, lambda r: r.encoded.gold_over_limit),
+        "unclosed_thinking": Column(pl.Boolean, _unclosed_thinking),
+        "string_presence": Column(pl.Float64, _string_presence),
+    }
+
+
+def _gold_in_question(replied: Replied) -> bool:
+    question = replied.encoded.item.question
+    return containment(question.question, question.answers)
+
+
+def _unclosed_thinking(replied: Replied) -> bool | None:
+    return any(said.unclosed for said in replied.said.greedy.values()) if replied.reply.finite else None
+
+
+def _string_presence(replied: Replied) -> float:
+    encoded = replied.encoded
+    return string_presence(encoded.item.options["standard"], encoded.item.question.gold, encoded.context)
+
+
+def _generated(probe: Probe) -> dict[str, Column]:
+    """The greedy answer to a probe and whether it is right."""
+    named = probe.candidates == "options"
+    columns = {
+        f"{probe.name}_text": Column(pl.String, _answer(probe.name, lambda _, text: text)),
+        probe.column: Column(pl.Boolean, _answer(probe.name, _named_alone if named else _is_right)),
+    }
+    if named:
+        columns[f"{probe.name}_contains"] = Column(pl.Boolean, _answer(probe.name, _is_right))
+    return columns
+
+
+def _is_right(replied: Replied, text: str) -> bool:
+    return replied.encoded.grading.is_right(text, replied.encoded.item.question.answers)
+
+
+def _named_alone(replied: Replied, text: str) -> bool:
+    """Whether gold is the one candidate that a text names."""
+    options = replied.encoded.item.options["standard"]
+    gold = options.index(replied.encoded.item.question.gold)
+    # Another alias of the answer is right too, as long as no wrong candidate is named with it.
+    named = set(replied.encoded.grading.named(text, options))
+    return named == {gold} or (not named and _is_right(replied, text))
+
+
+def _open_columns() -> dict[str, Column]:
+    def answers(replied: Replied) -> Sequence[str]:
+        return replied.encoded.item.question.answers
+
+    def of(value: Callable[[Replied, str], Any]) -> Value:
+        return _answer("open", value)
+
+    return {
+        "open_text": Column(pl.String, of(lambda _, text: text)),
+        "open_tokens": Column(pl.Int32, of(lambda r, _: len(r.said.open_tokens))),
+        "open_correct": Column(pl.Boolean, of(_is_right)),
+        "open_em": Column(pl.Boolean, of(lambda r, text: grade(text, answers(r)).exact_match)),
+        "open_f1": Column(pl.Float64, of(lambda r, text: grade(text, answers(r)).f1)),
+        "open_degenerate": Column(pl.Boolean, of(lambda r, text: is_degenerate(r.said.open_tokens, text))),
+        "open_strict": Column(pl.Boolean, of(lambda r, text: strict(text, answers(r)))),
+        "open_loop": Column(pl.Boolean, of(_loops)),
+    }
+
+
+def _loops(replied: Replied, text: str) -> bool:
+    # What follows a stop string is not part of the answer, and nobody knows which tokens that was.
+    if replied.encoded.grading.stop:
+        return is_text_loop(text)
+    # Padding after the end would be a loop of its own.
+    return is_loop([token for token in replied.said.open_tokens if token not in replied.special])
+
+
+def _choice_columns(name: str) -> dict[str, Column]:
+    """Scores of one kind of options, and whether gold is picked, by each scoring.
+
+    per_char is `acc_norm` of lm-evaluation-harness.
+    """
+    ways: dict[str, Callable[[Scored], list[float]]] = {
+        "": lambda scored: scored.sums,
+        "_per_token": lambda scored: scored.over("tokens"),
+        "_per_byte": lambda scored: scored.over("bytes"),
+        "_per_char": lambda scored: scored.over("characters"),
+    }
+
+    def scores(way: str) -> dict[str, Column]:
+        return {f"{name}_scores{way}": Column(_FLOATS, _scored(name, ways[way]))}
+
+    def right(way: str) -> dict[str, Column]:
+        value = _scored(name, lambda scored: scored.right(ways[way](scored)))
+        return {f"{name}_correct{way}": Column(pl.Boolean, value)}
+
+    return {
+        **scores(""), **scores("_per_token"), **scores("_per_byte"),
+        f"{name}_pick": Column(pl.String, _scored(name, lambda scored: scored.pick(scored.sums))),
+        **right(""), **right("_per_token"), **right("_per_byte"),
+        **scores("_per_char"), **right("_per_char"),
+    }  # fmt: skip
+
+
+def _pmi_columns(name: str) -> dict[str, Column]:
+    """For options that were asked both ways: the log-probability after the prompt − after the prompt without its question.
+
+    Source: Holtzman et al. (2021).
+    """
+
+    def gained(replied: Replied) -> list[float] | None:
+        asked, without = (replied.scored.get(f"{name}{ending}") for ending in ("", NO_QUESTION_ENDING))
+        if asked is None or without is None:
+            return None
+        return [one - other for one, other in zip(asked.sums, without.sums, strict=True)]
+
+    def right(replied: Replied) -> bool | None:
+        scores = gained(replied)
+        return None if scores is None else replied.scored[name].right(scores)
+
+    return {f"{name}_scores_pmi": Column(_FLOATS, gained), f"{name}_correct_pmi": Column(pl.Boolean, right)}
+
+
+def _correct_any(replied: Replied) -> bool | None:
+    options, answers = (replied.scored.get(name) for name in ("choice", ANSWERS))
+    if options is None or answers is None:
+        return None
+    wrong = [score for text, score in zip(options.texts, options.sums, strict=True) if text != options.gold]
+    return max(answers.sums) > max(wrong)
+
+
+def _place_columns(name: str) -> dict[str, Column]:
+    def of(field: str) -> Value:
+        def value(replied: Replied) -> Any:
+            place = replied.reply.placements.get(name)
+            return None if place is None else getattr(place, field)
+
+        return value
+
+    return {
+        f"{name}_rank": Column(pl.Int32, of("rank")),
+        f"{name}_rank_ties": Column(pl.Int32, of("ties")),
+        f"{name}_token_log_prob": Column(pl.Float64, of("log_prob")),
+        f"{name}_margin": Column(pl.Float64, of("margin")),
+    }
+
+
+def _rank_best(replied: Replied) -> int | None:
+    places = replied.reply.placements.items()
+    return min(
+        (place.rank for name, place in places if name == "gold" or name.startswith("answer_")), default=None
+    )
+
+
+def _gold_columns() -> dict[str, Column]:
+    def scored(value: Callable[[Scored], Any]) -> Value:
+        return _scored(ANSWERS, value)
+
+    def distinct(replied: Replied) -> str | None:
+        token = replied.encoded.gold_distinct_token
+        return None if token is None else replied.decoded([token])[0]
+
+    return {
+        "gold_rank_best": Column(pl.Int32, _rank_best),
+        "gold_first_token": Column(pl.String, lambda r: r.decoded([r.encoded.gold_token])[0]),
+        "gold_distinct_token": Column(pl.String, distinct),
+        "foil": Column(pl.String, lambda r: r.encoded.item.foil),
+        "gold_log_prob": Column(pl.Float64, scored(lambda s: s.sums[0])),
+        "gold_log_prob_per_token": Column(pl.Float64, scored(lambda s: s.over("tokens")[0])),
+        "gold_log_prob_per_byte": Column(pl.Float64, scored(lambda s: s.over("bytes")[0])),
+        "gold_log_prob_best": Column(pl.Float64, scored(lambda s: max(s.sums))),
+        "answer_log_probs": Column(_FLOATS, scored(lambda s: s.sums)),
+    }
+
+
+def _distribution_columns() -> dict[str, Column]:
+    def of(value: Callable[[Replied, Any], Any]) -> Value:
+        return lambda r: None if r.reply.distribution is None else value(r, r.reply.distribution)
+
+    def of_base(value: Callable[[Any], Any]) -> Value:
+        return of(lambda r, found: value(found) if r.base_distribution is None else None)
+
+    def of_arm(value: Callable[[Replied, Any, Any], Any]) -> Value:
+        return of(
+            lambda r, found: (
+                value(r, r.base_distribution, found)
+                if r.base_distribution is not None and r.reply.reference_log_probs
+                else None
+            )
+        )
+
+    return {
+        "top_tokens": Column(_TEXTS, of(lambda r, found: r.decoded(found.tokens[:TOP_TOKENS_SHOWN]))),
+        "top_log_probs": Column(_FLOATS, of(lambda _, found: list(found.log_probs[:TOP_TOKENS_SHOWN]))),
+        "distribution_tokens": Column(pl.List(pl.Int32), of_base(lambda found: list(found.tokens))),
+        "distribution_log_probs": Column(_FLOATS, of_base(lambda found: list(found.log_probs))),
+        "tail_mass": Column(pl.Float64, of(lambda _, found: found.tail_mass)),
+        "kl_from_base": Column(
+            pl.Float64, of_arm(lambda r, base, _: kl_divergence(base, r.reply.reference_log_probs))
+        ),
+        "top1_agrees": Column(pl.Boolean, of_arm(lambda _, base, found: base.tokens[0] == found.tokens[0])),
+    }
+
+
+def _reach_columns() -> dict[str, Column]:
+    def texts(replied: Replied) -> list[str]:
+        return [text for drawn in replied.said.samples.values() for text in drawn]
+
+    def beams(value: Callable[[Replied], Any]) -> Value:
+        return lambda r: value(r) if r.encoded.ask.beams is not None and r.said.beams else None
+
+    def samples(value: Callable[[Replied], Any]) -> Value:
+        return lambda r: value(r) if r.encoded.ask.samples is not None and r.said.samples else None
+
+    def beam_texts(replied: Replied) -> list[str]:
+        return [text for text, _ in replied.said.beams]
+
+    return {
+        "beam_texts": Column(_TEXTS, beams(beam_texts)),
+        "beam_scores": Column(_FLOATS, beams(lambda r: [score for _, score in r.said.beams])),
+        "beams_correct": Column(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
+        "beams_foil": Column(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), foil=True))),
+        "sample_seeds": Column(
+            pl.List(pl.Int32),
+            samples(lambda r: [seed for seed, drawn in r.said.samples.items() for _ in drawn]),
+        ),
+        "sample_texts": Column(_TEXTS, samples(texts)),
+        "samples_correct": Column(_BOOLS, samples(lambda r: _hits(r, texts(r)))),
+        "samples_foil": Column(_BOOLS, samples(lambda r: _hits(r, texts(r), foil=True))),
+    }
+
+
+def _hits(replied: Replied, texts: Sequence[str], *, foil: bool = False) -> list[bool]:
+    """Whether each text is right, or as right with the foil in gold's place."""
+    item, right = replied.encoded.item, replied.encoded.grading.is_right
+    answers = [item.foil] if foil else item.question.answers
+    return [right(text, answers) for text in texts]
+
+
+def _columns() -> dict[str, Column]:
+    columns = _item_columns() | _open_columns()
+    for name in GENERATED:
+        if name != "open":
+            columns |= _generated(BY_NAME[name])
+    for name in (*CHOICES, *NO_QUESTION):
+        columns |= _choice_columns(name)
+    for name in CHOICES:
+        columns |= _pmi_columns(name)
+    columns["choice_correct_any"] = Column(pl.Boolean, _correct_any)
+    for place in PLACES:
+        columns |= _place_columns(place)
+    return columns | _gold_columns() | _distribution_columns() | _reach_columns()
+
+
+COLUMNS: Mapping[str, Column] = _columns()
+SCHEMA: dict[str, Any] = {name: column.dtype for name, column in COLUMNS.items()}
+
+
+class ItemColumn(NamedTuple):
+    """A column of the items. value: of the set, the item's place in it, and the item."""
+
+    dtype: Any
+    value: Callable[[ItemSet, int, Item], Any]
+
+
+def _options(kind: str) -> ItemColumn:
+    return ItemColumn(
+        _TEXTS,
+        lambda _, __, item: list(item.options[kind]) if item.options.get(kind) is not None else None,
+    )
+
+
+ITEM_COLUMNS: Mapping[str, ItemColumn] = {
+    "dataset": ItemColumn(pl.String, lambda items, _, __: items.dataset),
+    "language": ItemColumn(pl.String, lambda items, _, __: items.language),
+    "item_id": ItemColumn(pl.String, lambda _, __, item: item.question.id),
+    "index": ItemColumn(pl.Int32, lambda _, index, __: index),
+    "passage_id": ItemColumn(pl.String, lambda _, __, item: item.question.passage_id),
+    "context": ItemColumn(pl.String, lambda _, __, item: item.question.context),
+    "question": ItemColumn(pl.String, lambda _, __, item: item.question.question),
+    "answers": ItemColumn(_TEXTS, lambda _, __, item: list(item.question.answers)),
+    **{kind.column: _options(kind.name) for kind in OPTION_KINDS},
+    "unrelated": ItemColumn(_TEXTS, lambda _, __, item: list(item.unrelated)),
+    "foil": ItemColumn(pl.String, lambda _, __, item: item.foil),
+}
+ITEM_SCHEMA: dict[str, Any] = {name: column.dtype for name, column in ITEM_COLUMNS.items()}

@@ -1,0 +1,110 @@
+"""Rows of records and items as Parquet files: whole or not at all, with checksums, and readable whatever version wrote them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from anomia.errors import RunError
+from anomia.files import parse_parquet, sha256, write_bytes, write_text
+from anomia.grade import containment, strict
+from anomia.loops import is_text_loop
+from anomia.records.schema import COLUMNS, SCHEMA
+
+_GIVEN = [name for name, column in COLUMNS.items() if column.given]
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema: Mapping[str, Any] = SCHEMA) -> None:
+    """Writes rows as Parquet, whole or not at all, and beside it the file's checksum (`sha256sum -c` reads it).
+
+    Raises:
+        RunError: the place can't be written, or the disk is full.
+    """
+    buffer = io.BytesIO()
+    pl.DataFrame(list(rows), schema=dict(schema), orient="row").write_parquet(buffer, compression="zstd")
+    content = buffer.getvalue()
+    # The checksum first: so no moment shows a finished file without one.
+    write_text(_sum_file(path), f"{sha256(content)}  {path.name}\n")
+    write_bytes(path, content)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Rows as `write_rows` wrote them.
+
+    Raises:
+        RunError: the file can't be read, or its content is not what was written.
+    """
+    try:
+        content = path.read_bytes()
+        if _checksum(path) not in (None, sha256(content)):
+            raise RunError(
+                f"run: {path} is damaged (its checksum is another); the `anomia run` that wrote it sets it "
+                "aside and does its part again"
+            )
+        return parse_parquet(content, columns)
+    except (OSError, ValueError) as error:
+        raise RunError(f"run: {path} can't be read: {error}") from None
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file of rows has a checksum and agrees with it."""
+    try:
+        return _checksum(path) == sha256(path.read_bytes())
+    except OSError:
+        return False
+
+
+def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """Rows with columns of the schema's types, and without gaps in those that say what a row is about.
+
+    Raises:
+        RunError: they are no records of a run.
+    """
+    retyped = [name for name, kind in frame.schema.items() if kind not in (SCHEMA.get(name, kind), pl.Null)]
+    lacking = [name for name in _GIVEN if name not in frame.columns or frame[name].has_nulls()]
+    if retyped or lacking:
+        raise RunError(
+            f"run: {file} holds no records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
+            "or is of another type; restore the file, or remove it and give the run's command again"
+        )
+    return frame.select(name for name in frame.columns if name in SCHEMA)
+
+
+def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Records with what an older version did not record and texts still tell; what is known already stays.
+
+    Fills `open_strict`, `open_loop` (from the text alone) and `gold_in_question`. `gold_over_limit` needs the tokenizer.
+
+    Args:
+        records: rows of `SCHEMA`.
+        items: rows of `ITEM_SCHEMA`, which hold all accepted answers.
+    """
+    key = ["dataset", "language", "item_id"]
+    rows = records.select(*key, "question", "open_text").join(
+        items.select(*key, "answers"), on=key, how="left", maintain_order="left"
+    )
+    found = [
+        {
+            "open_strict": None if text is None or answers is None else strict(text, answers),
+            "open_loop": None if text is None else is_text_loop(text),
+            "gold_in_question": None if answers is None else containment(question, answers),
+        }
+        for question, text, answers in rows.select("question", "open_text", "answers").iter_rows()
+    ]
+    told = pl.DataFrame(
+        found, schema=dict.fromkeys(("open_strict", "open_loop", "gold_in_question"), pl.Boolean)
+    )
+    return records.with_columns(pl.coalesce(name, told[name]).alias(name) for name in told.columns)
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _checksum(path: Path) -> str | None:
+    file = _sum_file(path)
+    return file.read_text(encoding="utf-8").partition(" ")[0] if file.is_file() else None
