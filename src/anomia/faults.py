@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from anomia.errors import nearest
 
 _ALTERNATIVES = ("int", "constrained-int", "literal['auto']")
-_WORDED = {"batch_size": "auto or a whole number from 1"}
-_EXAMPLES = {
-    "arms": "[wanda:0.5]", "languages": "[english, swahili]", "probes": "[open, choice, rank]", "stop": r'["\n"]',
-    "prompts": '{open: "{context} {question}"}',
-}  # fmt: skip
 _TYPES = {
     "string_type": "a text", "int_type": "a whole number", "int_parsing": "a whole number",
     "int_from_float": "a whole number", "float_type": "a number", "float_parsing": "a number",
@@ -24,8 +20,8 @@ _BOUNDS = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "mor
            "less_than_equal": ("le", "at most"), "less_than": ("lt", "less than")}  # fmt: skip
 
 
-def faults_of(error: ValidationError, known: Iterable[str]) -> list[str]:
-    """Every fault of a study, a line each, with the nearest valid name. known: the keys that a study may have."""
+def faults_of(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Every fault of a study, a line each, with the nearest valid name. fields: what a study may have."""
     lines = []
     faults = error.errors()
     inside = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
@@ -37,23 +33,26 @@ def faults_of(error: ValidationError, known: Iterable[str]) -> list[str]:
         places = [str(part) for part in fault["loc"] if part not in _ALTERNATIVES]
         key, name = (places or [""])[0], ".".join(places)
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {name!r}; {nearest(name, known)}")
+            lines.append(f"unknown key {name!r}; {nearest(name, fields)}")
         elif fault["type"] == "missing":
             lines.append(f"{name!r} is missing")
-        elif name in _WORDED:
-            lines.append(f"{name} is {_WORDED[name]}; got {_shown(fault['input'])}")
+        elif len(fault["loc"]) > len(places):
+            # One fault for each alternative: what the field takes is said once.
+            lines.append(f"{name} is {fields[name].description}; got {_shown(fault['input'])}")
         else:
-            lines.append(f"{name}{_fault(fault, key)}")
+            lines.append(f"{name}{_fault(fault, key, fields)}")
     return lines
 
 
-def _fault(fault: Any, key: str) -> str:
-    """What is wrong with a value, as it goes on behind its name."""
+def _fault(fault: Any, key: str, fields: Mapping[str, FieldInfo]) -> str:
+    """What is wrong with a value, as it goes on after its name."""
     kind, given = fault["type"], _shown(fault["input"])
+    examples = fields[key].examples if key in fields else None
+    example = f", as in {key}: {examples[0]}" if examples else ""
     if kind in ("tuple_type", "dict_type"):
-        return f" is a {'list' if kind == 'tuple_type' else 'mapping'}, as in {key}: {_EXAMPLES[key]}; got {given}"
+        return f" is a {'list' if kind == 'tuple_type' else 'mapping'}{example}; got {given}"
     if kind in ("too_short", "string_too_short"):
-        return f" is empty; give at least one{f', as in {key}: {_EXAMPLES[key]}' if key in _EXAMPLES else ''}"
+        return f" is empty; give at least one{example}"
     if kind in _TYPES:
         hint = (
             ' (YAML takes no, yes, on and off for true or false: write "no")'

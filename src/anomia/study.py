@@ -16,6 +16,7 @@ from anomia.compress.steps import needs_calibration
 from anomia.errors import AnomiaError, StudyError, nearest
 from anomia.faults import faults_of, in_one_message
 from anomia.files import parse_yaml, write_text
+from anomia.flags import Flag, whole
 from anomia.grade import CONTAINMENT, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
@@ -29,49 +30,168 @@ Parsed = TypeVar("Parsed")
 
 
 class Study(BaseModel):
-    """Every decision of a run. Field names are those of the flags, with `_` for `-`."""
+    """Every decision of a run. A field that has a `Flag` can be set on the command line: all that it takes is here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     base: Annotated[
-        str, Field(min_length=1, description="hub id, folder or .gguf file of the uncompressed model")
+        str,
+        Field(min_length=1),
+        Flag(
+            section="models",
+            help="The uncompressed model: a hub id, a folder or a .gguf file; several make several cells.",
+            metavar="MODEL",
+            several=True,
+            commands=("run", "plan"),
+            help_on={"plan": "Instead of the study's; a folder needs no more than config.json."},
+        ),
     ]
-    arms: Annotated[tuple[str, ...], Field(min_length=1, description="compressions, as in wanda:0.5")]
+    arms: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, examples=["[wanda:0.5]"]),
+        Flag(
+            section="models",
+            help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
+            "checkpoint:MODEL, packaged:MODEL (as its own folder asks it), endpoint:URL#MODEL, a chain such as "
+            "wanda:0.5+int8, or base again under harmless noise: null:float32, null:batch=4, null:int8.",
+            metavar="SPEC",
+            name="--arm",
+            several=True,
+        ),
+    ]
     data: Annotated[
         str,
-        Field(description="tydiqa, xquad, mlqa, squad, belebele, squad:PATH, mc:PATH, jsonl:FILE or demo"),
+        Flag(
+            section="questions",
+            help="The questions: tydiqa, xquad, mlqa, squad, belebele (from the hub), squad:PATH, mc:PATH, jsonl:FILE, "
+            "or {default}, the default; several make several cells.",
+            metavar="DATA",
+            several=True,
+            commands=("run", "compare"),
+        ),
     ] = "demo"
     data_folder: Annotated[
-        str | None, Field(description="looked through before the hub: tydiqa_goldp/dev, xquad (SQuAD JSON)")
+        str | None,
+        Flag(
+            section="questions",
+            help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON), looked through before the hub.",
+            type=Path,
+            commands=("run", "plan"),
+        ),
     ] = None
-    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    limit: Annotated[int, Field(ge=1)] | None = 200
-    seed: int = 42
-    probes: tuple[str, ...] = PROBES
-    engine: Literal["auto", "tree", "reference"] = "auto"
+    languages: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None,
+        Field(examples=["[english, swahili]"]),
+        Flag(
+            section="questions",
+            help="Names or codes with commas between them; default: all.",
+            metavar="A,B",
+            commands=("run", "compare"),
+            help_on={"compare": "Names or codes with commas between them; default: all, of the demo four."},
+        ),
+    ] = None
+    limit: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Flag(
+            section="questions",
+            help="Items per language (default {default}).",
+            metavar="N",
+            commands=("run", "compare", "plan"),
+        ),
+    ] = 200
+    seed: Annotated[
+        int,
+        Flag(
+            section="draw",
+            help="Of the subset, the options and the samples (default {default}).",
+            commands=("run", "compare"),
+        ),
+    ] = 42
+    probes: Annotated[
+        tuple[str, ...],
+        Field(examples=["[open, choice, rank]"]),
+        Flag(
+            section="asking",
+            help="Ways of asking, with commas (open, cued, choice, rank, …); default: all.",
+            metavar="A,B",
+        ),
+    ] = PROBES
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    chat: bool = False
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Flag(section="machine", help="auto, float32, bfloat16 or float16.", commands=("run", "compare")),
+    ] = "auto"
+    device: Annotated[
+        str,
+        Flag(
+            section="machine",
+            help="auto, cpu, cuda, cuda:1, mps, or map: layers over all GPUs.",
+            commands=("run", "compare"),
+        ),
+    ] = "auto"
+    batch_size: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(description="auto or a whole number from 1"),
+        Flag(
+            section="machine",
+            help="auto, or items per batch.",
+            metavar="auto|N",
+            type=str,
+            read=whole,
+            commands=("run", "compare"),
+        ),
+    ] = "auto"
+    engine: Annotated[
+        Literal["auto", "tree", "reference"],
+        Flag(section="machine", help="auto, tree (one shared prefill) or reference (plain generate)."),
+    ] = "auto"
+    trust_remote_code: Annotated[
+        bool,
+        Flag(section="code", help="Let code from the model's repository run.", commands=("run", "compare")),
+    ] = False
+    revision: Annotated[str | None, Flag(section="code", help="Revision of base on the hub.")] = None
+    chat: Annotated[
+        bool,
+        Flag(section="chat", help="Use the tokenizer's chat template.", commands=("run", "compare")),
+    ] = False
 
-    calibration: str = "c4"
-    calibration_samples: Annotated[int, Field(ge=1)] | None = None  # 128, or 64 a language
-    calibration_tokens: Annotated[int, Field(ge=1)] = 2048
+    calibration: Annotated[
+        str,
+        Flag(
+            section="calibration",
+            help="Text for pruning: c4, demo, wikipedia:LANGUAGE, balanced, own or file:PATH.",
+        ),
+    ] = "c4"
+    calibration_samples: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Flag(section="calibration", help="Passages of it (default 128, or 64 per language)."),
+    ] = None
+    calibration_tokens: Annotated[
+        int, Field(ge=1), Flag(section="calibration", help="Tokens per passage (default {default}).")
+    ] = 2048
     calibration_folder: Annotated[
-        str | None, Field(description="looked through before the hub: c4.en.jsonl, wikipedia/LANGUAGE.jsonl")
+        str | None,
+        Flag(
+            section="calibration",
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub.",
+            type=Path,
+        ),
     ] = None
-    calibration_budget: Annotated[int, Field(ge=1)] | None = None
+    calibration_budget: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Flag(section="calibration", help="Tokens in all, to compare sources fairly."),
+    ] = None
 
     prompts: Annotated[
         dict[str, str] | None,
-        Field(description="templates with {context}, {question} and {options}, by form"),
+        Field(
+            description="templates with {context}, {question} and {options}, by form",
+            examples=['{open: "{context} {question}"}'],
+        ),
     ] = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...] | None,
-        Field(description="an answer ends where one of these begins"),
+        Field(description="an answer ends where one of these begins", examples=[r'["\n"]']),
     ] = None
     grader: Annotated[
         str | None, Field(description="containment (default), exact_match, f1, or an installed one")
@@ -79,20 +199,29 @@ class Study(BaseModel):
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
     num_beams: Annotated[int, Field(ge=2)] = 5
     num_samples: Annotated[int, Field(ge=1)] = 10
-    sample_seeds: Annotated[int, Field(ge=1, description="how many seeds the samples are drawn with")] = 1
+    sample_seeds: Annotated[
+        int,
+        Field(ge=1),
+        Flag(section="asking", help="Seeds that samples are drawn with (default {default})."),
+    ] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    reach_limit: Annotated[int, Field(ge=0, description="items a language asked with beams and samples")] = (
-        100
-    )
+    reach_limit: Annotated[
+        int, Field(ge=0, description="items per language that are asked with beams and samples")
+    ] = 100
     prompt_tokens: Annotated[int, Field(ge=16)] = 512
     one_shot_tokens: Annotated[int, Field(ge=16)] = 1024
     one_shot_characters: Annotated[int, Field(ge=1)] = 500
     exemplar_characters: Annotated[int, Field(ge=1)] = 300
     top_tokens: Annotated[int, Field(ge=10, description="of base's next-token distribution")] = 256
-    until_width: (
-        Annotated[float, Field(gt=0, lt=1, description="of the dissociation rate's interval")] | None
-    ) = None
+    until_width: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Flag(
+            section="draw",
+            help="Stop an arm once the interval of its dissociation rate is this narrow, as 0.2.",
+            metavar="W",
+        ),
+    ] = None
     noise_items: Annotated[int, Field(ge=0, description="items asked again at another batch size")] = 32
 
     @property
@@ -174,6 +303,15 @@ class Study(BaseModel):
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
         # Without these two nothing can be said about an item, so they are always asked.
         return tuple(name for name in PROBES if name in {*value, "open", "choice"})
+
+
+FLAGS: Mapping[str, Flag] = {
+    name: flag
+    for name, field in Study.model_fields.items()
+    for flag in field.metadata
+    if isinstance(flag, Flag)
+}
+"""How a study is written as a command, by field."""
 
 
 def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:

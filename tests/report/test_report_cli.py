@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from anomia.cli.app import app
-from anomia.report.page.facts import FLAGS, command, data_name, model_name
+from anomia.report.page.facts import command, data_name, model_name
 from tests.report.synthetic import write_run
 from tests.test_cli import anomia
 
@@ -115,5 +113,7 @@ def test_the_command_that_asks_the_same_again() -> None:
         "--probes open,choice --chat"
     )
     assert command(own | {"top_p": 0.5}) == "anomia run RUN/study.yaml --out AGAIN"
-    flags = {name for parameter in get_command(app).commands["run"].params for name in parameter.opts}
-    assert {f"--{name.replace('_', '-')}" for name in FLAGS - {"arms"}} <= flags
+    assert command(demo | {"base": "x", "batch_size": 8, "data_folder": "a b"}) == (
+        "anomia run --base x --arm wanda:0.5 --data-folder 'a b' --languages english,thai --limit 24 --batch-size 8 "
+        "--calibration demo"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from anomia._version import __version__
+from anomia.flags import names
 
 if TYPE_CHECKING:
     from anomia.running.progress import Progress
@@ -103,7 +103,7 @@ def excluded(text: str | None) -> tuple[str, ...] | None:
     """
     from anomia.measure.results import read_exclude
 
-    return None if text is None else read_exclude([] if text == "none" else names(text) or [])
+    return None if text is None else read_exclude([] if text == "none" else names(text))
 
 
 @contextmanager
@@ -117,13 +117,3 @@ def progress_display() -> Iterator[Progress]:
     except KeyboardInterrupt:
         err_console.print("stopped; the same command goes on where it was", highlight=False)
         raise typer.Exit(130) from None
-
-
-def names(text: str | None) -> list[str] | None:
-    """`a, b` as a list; None stays None."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def whole(text: str) -> int | str:
-    """A number where it is one; anything else is left for the study to refuse."""
-    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text

@@ -9,24 +9,20 @@ import typer
 from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
+from anomia.cli.study_options import Options, Settings, with_study_options
 
 
 @app.command()
+@with_study_options
 def plan(
+    *,
     study: Annotated[
         Path | None,
         typer.Argument(
             help="A study file; with --power the folder of a pilot run, or nothing.", metavar="STUDY"
         ),
     ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(help="Instead of the study's; a folder needs no more than config.json."),
-    ] = None,
-    data_folder: Annotated[
-        Path | None, typer.Option(help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON).")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Items a language.", metavar="N")] = None,
+    what: Annotated[Settings, Options("models", "questions")],
     machine: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +65,7 @@ def plan(
     if not power:
         if study is None:
             raise StudyError("plan: say what to plan: anomia plan STUDY, or anomia plan --power")
-        out_console.print(_cost(study, base, data_folder, limit, machine))
+        out_console.print(_cost(study, what, machine))
         return
     target = Target(dissociation_above, gap_from, chance)
     if study is not None:
@@ -89,23 +85,12 @@ def plan(
     out_console.print(plan_view(plans, target))
 
 
-def _cost(
-    study: Path,
-    base: list[str] | None,
-    data_folder: Path | None,
-    limit: int | None,
-    machines: list[str] | None,
-) -> RenderableType:
+def _cost(study: Path, settings: Settings, machines: list[str] | None) -> RenderableType:
     from anomia.matrix import read_matrix
     from anomia.report.forecast_table import forecast_view
     from anomia.running.forecast import forecast
     from anomia.running.machines import MACHINES, read_machine
 
-    flags = {
-        "base": base[0] if base and len(base) == 1 else base or None,
-        "data_folder": None if data_folder is None else str(data_folder),
-        "limit": limit,
-    }
-    matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
+    matrix = read_matrix(study, settings)
     chosen = [read_machine(text) for text in machines or MACHINES]
     return forecast_view(forecast(matrix), chosen)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, names, out_console, progress_display
+from anomia.cli.app import app, out_console, progress_display
 from anomia.cli.compress_options import (
     Budget,
     Device,
@@ -22,6 +22,7 @@ from anomia.cli.compress_options import (
     Tokens,
 )
 from anomia.compress.steps import PRUNING_METHODS
+from anomia.flags import names
 
 
 @app.command()
@@ -86,7 +87,7 @@ def prune(
             tokens=calibration_tokens,
             budget=calibration_budget,
             data_dir=calibration_folder,
-            languages=names(languages) or (),
+            languages=names(languages or ""),
             dtype=dtype,
             device=device,
             perplexity_text=perplexity,

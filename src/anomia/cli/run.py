@@ -19,19 +19,22 @@ from anomia.cli.app import (
     app,
     err_console,
     excluded,
-    names,
     out_console,
     progress_display,
-    whole,
 )
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
+from anomia.cli.study_options import Options, Settings, with_study_options
 from anomia.errors import AnomiaError
 from anomia.files import is_local, place
+from anomia.flags import names
 
 if TYPE_CHECKING:
     from anomia.matrix import Matrix
     from anomia.measure.verdict import Thresholds
+
+
+DEMO_LANGUAGES = ("english", "russian", "swahili", "indonesian")
 
 
 class _RunCommand(TyperCommand):
@@ -48,48 +51,11 @@ class _RunCommand(TyperCommand):
 
 
 @app.command(cls=_RunCommand)
+@with_study_options
 def run(
+    *,
     study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The uncompressed model: a hub id, a folder or a .gguf file; several make several cells.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, packaged:MODEL (as its own folder asks it), endpoint:URL#MODEL, a chain such as wanda:0.5+int8, or base again under harmless noise: "
-            "null:float32, null:batch=4, null:int8.",
-            metavar="SPEC",
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The questions: tydiqa, xquad, mlqa, squad, belebele (from the hub), squad:PATH, mc:PATH, jsonl:FILE, or demo; several make several cells.",
-            metavar="DATA",
-        ),
-    ] = None,
-    data_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON), looked through before the hub."
-        ),
-    ] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Names or codes with commas between them; default: all.", metavar="A,B")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Items a language (default 200).", metavar="N")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the subset, the options and the samples.")] = None,
-    until_width: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop an arm once the interval of its dissociation rate is this narrow, as 0.2.", metavar="W"
-        ),
-    ] = None,
+    what: Annotated[Settings, Options("models", "questions", "draw")],
     threshold: Annotated[
         list[str] | None,
         typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
@@ -125,43 +91,7 @@ def run(
             metavar="cpus=N,gpus=N",
         ),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, or map: layers over all GPUs.")
-    ] = None,
-    batch_size: Annotated[str | None, typer.Option(help="auto, or items a batch.", metavar="auto|N")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="auto, tree (one shared prefill) or reference (plain generate).")
-    ] = None,
-    probes: Annotated[
-        str | None,
-        typer.Option(
-            help="Ways of asking, with commas (open, cued, choice, rank, …); default: all.", metavar="A,B"
-        ),
-    ] = None,
-    sample_seeds: Annotated[
-        int | None, typer.Option(help="Seeds that samples are drawn with (default 1).")
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="Text for pruning: c4, demo, wikipedia:LANGUAGE, balanced, own or file:PATH."),
-    ] = None,
-    calibration_samples: Annotated[int | None, typer.Option(help="Passages of it (default 128).")] = None,
-    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens a passage (default 2048).")] = None,
-    calibration_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
-        ),
-    ] = None,
-    calibration_budget: Annotated[
-        int | None, typer.Option(help="Tokens in all, to compare sources fairly.")
-    ] = None,
-    chat: Annotated[bool | None, typer.Option("--chat", help="Use the tokenizer's chat template.")] = None,
-    trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of base on the hub.")] = None,
+    how: Annotated[Settings, Options("machine", "asking", "calibration", "chat", "code")],
 ) -> None:
     """Measure base and its compressed versions, and say what was lost.
 
@@ -172,31 +102,7 @@ def run(
 
     margins = read_thresholds(threshold) if threshold else None
     kinds = excluded(exclude)
-    flags = {
-        "base": _one_or_several(base),
-        "arms": arm or None,
-        "data": _one_or_several(data),
-        "data_folder": None if data_folder is None else str(data_folder),
-        "languages": names(languages),
-        "limit": limit,
-        "seed": seed,
-        "until_width": until_width,
-        "dtype": dtype,
-        "device": device,
-        "batch_size": batch_size if batch_size in (None, "auto") else whole(batch_size),
-        "engine": engine,
-        "probes": names(probes),
-        "sample_seeds": sample_seeds,
-        "calibration": calibration,
-        "calibration_samples": calibration_samples,
-        "calibration_tokens": calibration_tokens,
-        "calibration_folder": None if calibration_folder is None else str(calibration_folder),
-        "calibration_budget": calibration_budget,
-        "chat": chat,
-        "trust_remote_code": trust_remote_code,
-        "revision": revision,
-    }
-    matrix = read_matrix(study, {key: value for key, value in flags.items() if value is not None})
+    matrix = read_matrix(study, what | how)
     if as_packaged:
         matrix = with_packaged(matrix)
     execute(
@@ -208,7 +114,7 @@ def run(
 def demo(
     languages: Annotated[
         str, typer.Option(help="Names or codes with commas between them, or all.", metavar="A,B")
-    ] = "english,russian,swahili,indonesian",
+    ] = ",".join(DEMO_LANGUAGES),
     limit: Annotated[int, typer.Option(help="Items a language, up to 32.", metavar="N", min=1, max=32)] = 24,
     out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
 ) -> None:
@@ -308,11 +214,6 @@ def execute(
                 for outcome in failed
             )
         )
-
-
-def _one_or_several(values: list[str] | None) -> list[str] | str | None:
-    """A flag given once stands for one study, not for a matrix of one."""
-    return values[0] if values and len(values) == 1 else values or None
 
 
 @contextmanager

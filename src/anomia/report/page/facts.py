@@ -13,17 +13,9 @@ import polars as pl
 from anomia.compress.spec import is_null
 from anomia.measure.results import Results
 from anomia.report.page.plain_tables import shortened
-from anomia.study import Study
+from anomia.study import FLAGS, Study
 from anomia.words import counted
 
-# Settings of a study that `anomia run` has a flag for, beside `--arm`.
-FLAGS = frozenset(
-    {
-        "base", "arms", "data", "data_folder", "languages", "limit", "seed", "until_width", "dtype", "device", "batch_size",
-        "engine", "probes", "sample_seeds", "calibration", "calibration_samples", "calibration_tokens",
-        "calibration_folder", "calibration_budget", "chat", "trust_remote_code", "revision",
-    }
-)  # fmt: skip
 LONGEST_FACT = 1_000
 DEMO_MODEL = "gemma-3-270m-"
 # Of `anomia demo`, which sets these itself.
@@ -127,15 +119,7 @@ def command(study: Mapping[str, Any]) -> str:
             continue
         if name not in FLAGS:
             return "anomia run RUN/study.yaml --out AGAIN"
-        flag = f"--{name.replace('_', '-')}"
-        if name == "arms":
-            flags += [part for arm in value for part in ("--arm", str(arm))]
-        elif value is True:
-            flags.append(flag)
-        elif isinstance(value, list | tuple):
-            flags += [flag, ",".join(map(str, value))]
-        else:
-            flags += [flag, str(value)]
+        flags += FLAGS[name].words(name, value)
     return shortened(shlex.join(flags), 4 * LONGEST_FACT)
 
 
