@@ -20,7 +20,8 @@ from anomia.flags import Flag, whole
 from anomia.grade import CONTAINMENT, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
-from anomia.items.readers import LANGUAGES_OF, check_data
+from anomia.items.readers import check_data
+from anomia.items.sets import local_folders, named, only_languages
 from anomia.probes import STUDY_PROBES as PROBES
 from anomia.run_folder import RunFolder
 
@@ -63,8 +64,7 @@ class Study(BaseModel):
         str,
         Flag(
             section="questions",
-            help="The questions: tydiqa, xquad, mlqa, squad, belebele (from the hub), squad:PATH, mc:PATH, jsonl:FILE, "
-            "or {default}, the default; several make several cells.",
+            help=f"The questions: {named()}, or {{default}}, the default; several make several cells.",
             metavar="DATA",
             several=True,
             commands=("run", "compare"),
@@ -74,7 +74,7 @@ class Study(BaseModel):
         str | None,
         Flag(
             section="questions",
-            help="A folder with tydiqa_goldp/dev and xquad (SQuAD JSON), looked through before the hub.",
+            help=f"A folder with {local_folders()} (SQuAD JSON), looked through before the hub.",
             type=Path,
             commands=("run", "plan"),
         ),
@@ -244,7 +244,7 @@ class Study(BaseModel):
     def _names(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
         if value is None:
             return None
-        known = LANGUAGES_OF.get(info.data.get("data", ""))
+        known = only_languages(info.data.get("data", ""))
         names = tuple(dict.fromkeys(language_name(name) for name in value))
         for name in names:
             if known is not None and name not in known:

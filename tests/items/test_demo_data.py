@@ -10,7 +10,8 @@ import pytest
 
 from anomia.grade import normalize
 from anomia.items.item import Question
-from anomia.items.readers import DEMO_LANGUAGES, read_questions
+from anomia.items.readers import read_questions
+from anomia.items.sets import SETS
 
 QUESTIONS = read_questions("demo")
 
@@ -20,7 +21,7 @@ def calibration(language: str) -> list[str]:
     return [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("language", DEMO_LANGUAGES)
+@pytest.mark.parametrize("language", SETS["demo"].languages or ())
 def test_enough_questions_with_short_answers_out_of_their_passages(language: str) -> None:
     questions = QUESTIONS[language]
     # 32 items and the one-shot exemplar.
@@ -32,7 +33,7 @@ def test_enough_questions_with_short_answers_out_of_their_passages(language: str
         assert normalize(question.gold) not in normalize(question.question), question.id
 
 
-@pytest.mark.parametrize("language", DEMO_LANGUAGES)
+@pytest.mark.parametrize("language", SETS["demo"].languages or ())
 def test_wrong_options_stand_in_the_passage_too(language: str) -> None:
     for question in QUESTIONS[language]:
         assert len(set(question.passage_distractors)) == 3, question.id
@@ -51,7 +52,7 @@ def test_no_two_items_share_a_passage_and_no_two_answers_of_a_language_are_equal
         assert len({normalize(question.gold) for question in questions}) == len(questions)
 
 
-@pytest.mark.parametrize("language", DEMO_LANGUAGES)
+@pytest.mark.parametrize("language", SETS["demo"].languages or ())
 def test_calibration_passages_are_disjoint_from_the_items(language: str) -> None:
     texts = calibration(language)
     assert len(texts) >= (12 if language == "english" else 4)

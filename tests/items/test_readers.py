@@ -118,7 +118,7 @@ def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says:
             "how it is read: jsonl:nowhere.jsonl (questions and answers) or mc:nowhere.jsonl (questions",
         ),
         ("q.csv", "how it is read: mc:q.csv (questions with options)"),
-        ("q.json", "how it is read: squad:q.json (SQuAD's format) or mc:q.json"),
+        ("q.json", "how it is read: mc:q.json (questions with options) or squad:q.json (SQuAD's format)"),
         ("a\0.csv", "how it is read: mc:"),
         ("mc:" + "a" * 5000, "can't be read"),
         ("jsonl:~nobody-of-this-name/q", "does not exist"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from anomia.items.hub import BELEBELE_CODES
 from anomia.items.languages import language_code, language_name
+from anomia.items.sets.belebele import CODES
 
 # `longbench_multifieldqa_zh`; but `agieval_lsat_ar` is analytical reasoning, `arxiv_cs` computer science.
 _CLEAR = frozenset(("bn", "de", "en", "es", "fr", "hu", "ja", "ko", "pt", "ru", "vi", "zh"))
@@ -22,7 +22,7 @@ _TRANSLATED_INTO = frozenset(
     ("ar", "bn", "da", "de", "es", "eu", "fr", "gu", "hi", "hu", "id", "it", "kn", "ml", "mr", "ne", "nl", "pt",
      "ro", "ru", "sv", "ta", "te", "uk", "vi", "zh")
 )  # fmt: skip
-_WITH_SCRIPT = {code: name for name, code in BELEBELE_CODES.items()}
+_WITH_SCRIPT = {code: name for name, code in CODES.items()}
 _THREE_LETTERS = {code[:3]: name for code, name in _WITH_SCRIPT.items()} | {
     "ara": "arabic", "fas": "persian", "msa": "malay", "nep": "nepali", "nor": "norwegian", "swa": "swahili",
 }  # fmt: skip

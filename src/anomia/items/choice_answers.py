@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from anomia.errors import DataError
-from anomia.items.choice_rows import Row
+from anomia.items.choice_rows import ChoiceRow
 
 
-class Reading(NamedTuple):
+class AnswerReading(NamedTuple):
     """A way to read answers. place: of the right option in a row, or None where the answer doesn't fit."""
 
     said: str
-    place: Callable[[Row], int | None]
+    place: Callable[[ChoiceRow], int | None]
 
 
-def right_options(rows: Sequence[Row], *, answer: str | None, data: str) -> list[int]:
+def right_options(rows: Sequence[ChoiceRow], *, answer: str | None, data: str) -> list[int]:
     """The place of the right option in each row, read in the one way that fits them all.
 
     The labels of the options, where the file has them, say what its answers mean, and a known layout has its
@@ -55,7 +55,7 @@ def right_options(rows: Sequence[Row], *, answer: str | None, data: str) -> list
     return next(iter(fits.values()))
 
 
-def _read_as(reading: Reading, rows: Sequence[Row], word: str) -> list[int]:
+def _read_as(reading: AnswerReading, rows: Sequence[ChoiceRow], word: str) -> list[int]:
     found = []
     for row in rows:
         place = _place(reading, row)
@@ -68,7 +68,7 @@ def _read_as(reading: Reading, rows: Sequence[Row], word: str) -> list[int]:
     return found
 
 
-def _fitting(rows: Sequence[Row]) -> Mapping[str, list[int]]:
+def _fitting(rows: Sequence[ChoiceRow]) -> Mapping[str, list[int]]:
     fits: dict[str, list[int]] = {}
     for word, reading in READINGS.items():
         places = [_place(reading, row) for row in rows]
@@ -78,7 +78,7 @@ def _fitting(rows: Sequence[Row]) -> Mapping[str, list[int]]:
     return fits
 
 
-def _refuse_misfit(rows: Sequence[Row]) -> NoReturn:
+def _refuse_misfit(rows: Sequence[ChoiceRow]) -> NoReturn:
     """What is wrong where no reading fits all rows: one row, or rows of several kinds."""
     for row in rows:
         if any(_place(reading, row) is not None for reading in READINGS.values()):
@@ -101,26 +101,26 @@ def _refuse_misfit(rows: Sequence[Row]) -> NoReturn:
     )
 
 
-def _held_back(row: Row) -> str:
+def _held_back(row: ChoiceRow) -> str:
     return "; test splits without answers have -1 there" if row.answer in ("-1", "-1.0") else ""
 
 
-def _place(reading: Reading, row: Row) -> int | None:
+def _place(reading: AnswerReading, row: ChoiceRow) -> int | None:
     return reading.place(row) if row.right is None else row.right
 
 
-def _by_label(row: Row) -> int | None:
+def _by_label(row: ChoiceRow) -> int | None:
     return _only(row.labels, row.answer)
 
 
-def _by_letter(row: Row) -> int | None:
+def _by_letter(row: ChoiceRow) -> int | None:
     if row.answer is None or len(row.answer) != 1:
         return None
     place = string.ascii_uppercase.find(row.answer.upper())
     return place if 0 <= place < len(row.options) else None
 
 
-def _by_index(row: Row, first: int = 0) -> int | None:
+def _by_index(row: ChoiceRow, first: int = 0) -> int | None:
     # Spreadsheets and pandas write 1.0 where a column has gaps.
     found = re.fullmatch(r"([0-9]{1,3})(?:\.0+)?", row.answer or "")
     if found is None:
@@ -129,11 +129,11 @@ def _by_index(row: Row, first: int = 0) -> int | None:
     return place if 0 <= place < len(row.options) else None
 
 
-def _by_index_from_one(row: Row) -> int | None:
+def _by_index_from_one(row: ChoiceRow) -> int | None:
     return _by_index(row, 1)
 
 
-def _by_text(row: Row) -> int | None:
+def _by_text(row: ChoiceRow) -> int | None:
     return _only(row.options, row.answer)
 
 
@@ -141,10 +141,10 @@ def _only(texts: Sequence[str], text: str | None) -> int | None:
     return texts.index(text) if text is not None and texts.count(text) == 1 else None
 
 
-READINGS: Mapping[str, Reading] = {
-    "label": Reading("the label of an option", _by_label),
-    "letter": Reading("a letter", _by_letter),
-    "index": Reading("an index from 0", _by_index),
-    "index1": Reading("an index from 1", _by_index_from_one),
-    "text": Reading("the text of an option", _by_text),
+READINGS: Mapping[str, AnswerReading] = {
+    "label": AnswerReading("the label of an option", _by_label),
+    "letter": AnswerReading("a letter", _by_letter),
+    "index": AnswerReading("an index from 0", _by_index),
+    "index1": AnswerReading("an index from 1", _by_index_from_one),
+    "text": AnswerReading("the text of an option", _by_text),
 }

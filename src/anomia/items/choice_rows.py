@@ -29,7 +29,7 @@ _USUAL = {
 }
 
 
-class Row(NamedTuple):
+class ChoiceRow(NamedTuple):
     """One question as the file gives it.
 
     usual: how its answer is read where that is known. right: the place of the right option where the row
@@ -55,7 +55,7 @@ class _Options(NamedTuple):
     right: int | None = None
 
 
-def read_row(raw: Mapping[str, Any], place: str, number: int) -> Row:
+def read_row(raw: Mapping[str, Any], place: str, number: int) -> ChoiceRow:
     """A row from its fields; `number` is its id where it has none.
 
     Raises:
@@ -88,7 +88,7 @@ def read_row(raw: Mapping[str, Any], place: str, number: int) -> Row:
     if context is None:
         raise DataError(f"data: {place}: 'context' and 'language' are texts")
     language = text_of(row, "language", place)
-    return Row(
+    return ChoiceRow(
         place=place,
         id=text_of(row, first_given(row, IDS)[0], place) or str(number),
         language=language_name(language) if language else None,

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.items.languages import language_code
+from anomia.items.sets import SETS
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
 from anomia.report.page.facts import left_out
@@ -132,11 +133,29 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
     lines += [
         "## Licence and origin",
         "",
-        "The questions, passages and answers are of the data set named above and stay under its licence; look it up",
-        "before you pass them on. The answers of models are under the terms of those models.",
+        *_licences(str(results.study["data"]) for _, results in runs),
+        "The answers of models are under the terms of those models.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _licences(data: Iterable[str]) -> list[str]:
+    """Whose the questions are, a line for each data set."""
+    lines = []
+    for name in dict.fromkeys(data):
+        found = SETS.get(name)
+        if found is None or not found.licence:
+            lines.append(
+                "The questions, passages and answers are of the data set named above and stay under its licence; look it up "
+                "before you pass them on."
+            )
+        else:
+            cited = f": {found.citation}" if found.citation else ""
+            lines.append(
+                f"The questions, passages and answers of {found.title} stay under its licence, {found.licence}{cited}."
+            )
+    return [*dict.fromkeys(lines)]
 
 
 @contextmanager

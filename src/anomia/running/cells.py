@@ -11,13 +11,12 @@ from typing import NamedTuple
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, Served
 from anomia.items import ItemSet, build_items, read_questions
+from anomia.items.sets import SETS
 from anomia.running.compress import uses_own_text
 from anomia.running.folder import OpenedRun, Shard, check_same, open_run, set_damaged_aside, shards_of
 from anomia.running.progress import Progress
 from anomia.running.stopping import interleaved, stopped
 from anomia.study import BASE, Study
-
-_LOCAL_SETS = {"tydiqa": ("tydiqa_goldp/dev", "tydiqa"), "xquad": ("xquad",)}
 
 
 @dataclass(slots=True)
@@ -138,8 +137,9 @@ def turns_of(arm: Arm, cells: Sequence[CellRun]) -> list[Turn]:
 
 def where_read(study: Study) -> str:
     """The data set, from the study's own folder where it is there."""
-    if study.data_folder is not None:
-        for name in _LOCAL_SETS.get(study.data, ()):
+    known = SETS.get(study.data)
+    if study.data_folder is not None and known is not None:
+        for name in known.folders:
             folder = Path(study.data_folder) / name
             if folder.is_dir() and any(re.search(r"\.json$", file.name) for file in folder.iterdir()):
                 return f"squad:{folder}"

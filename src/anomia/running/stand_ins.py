@@ -13,16 +13,12 @@ import transformers
 
 from anomia.errors import AnomiaError
 from anomia.items import ItemSet, build_items, read_questions
-from anomia.items.readers import DEMO_LANGUAGES, LANGUAGES_OF
+from anomia.items.sets import SETS
 from anomia.models.load import quiet_transformers
 from anomia.running.cells import where_read
 from anomia.study import Study
 
-# Questions a language: TyDiQA GoldP dev of one language has 113 to 921, XQuAD 1,190 in each.
-_SIZES = {"tydiqa": {"bengali": 113, "korean": 276, "english": 440, "swahili": 499}, "xquad": {}}
-_MANY = 565
 _SMALLEST_VOCABULARY = 300
-_ON_DISK = ("squad", "jsonl", "demo", "mc")
 # Words in pieces of at most four characters give 3.2 characters a token, which is what Gemma's tokenizer has on
 # TyDiQA and XQuAD (2.4 in Telugu, 4.4 in English); scripts without spaces have about one a token.
 _PIECES = re.compile(
@@ -72,19 +68,19 @@ def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
     Data sets on the hub are not fetched: the shipped questions stand in for them, in their known number.
     """
     where = where_read(study)
-    if where.partition(":")[0] in _ON_DISK:
+    known = SETS.get(where)
+    if known is None or not known.repository:
         questions = read_questions(where, study.languages)
         sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
         return list(sets.values()), {name: len(items.items) for name, items in sets.items()}, True
-    languages = study.languages or LANGUAGES_OF.get(study.data) or DEMO_LANGUAGES
-    sizes = _SIZES.get(study.data, {})
-    shown = {name: name if name in DEMO_LANGUAGES else "english" for name in languages}
+    shipped = SETS["demo"].languages or {}
+    languages = study.languages or tuple(known.languages or shipped)
+    shown = {name: name if name in shipped else "english" for name in languages}
     built = build_items(
         read_questions("demo", sorted(set(shown.values()))), dataset=study.data, limit=16, seed=study.seed
     )
     counts = {
-        name: min(study.limit or 10**9, sizes.get(name, _MANY if study.data == "tydiqa" else 1189))
-        for name in languages
+        name: min(study.limit or 10**9, known.questions.get(name, known.otherwise)) for name in languages
     }
     return [replace(built[stand_in], language=name) for name, stand_in in shown.items()], counts, False
 

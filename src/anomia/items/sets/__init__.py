@@ -1,0 +1,35 @@
+"""The data sets: each file of this folder has one, as `SET`. A new one is a new file, and nothing else."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from anomia.items.data_set import DataSet
+
+_FOUND: list[DataSet] = [import_module(f"{__name__}.{module.name}").SET for module in iter_modules(__path__)]
+SETS: dict[str, DataSet] = {each.name: each for each in sorted(_FOUND, key=lambda each: each.name)}
+
+
+def set_of(data: str) -> DataSet | None:
+    """The data set that a study's `data` names, such as `squad` of `squad:PATH`; None where there is none."""
+    return SETS.get(data.partition(":")[0])
+
+
+def only_languages(data: str) -> tuple[str, ...] | None:
+    """All languages that a data set can be asked in, without reading it; None where only its files say."""
+    found = set_of(data)
+    return None if found is None or ":" in data else found.only_languages
+
+
+def named() -> str:
+    """The data sets in a sentence: those of the hub, and the formats of files."""
+    hub = [name for name, each in SETS.items() if each.repository]
+    files = [f"{name}:PATH" for name, each in SETS.items() if each.path != "no"]
+    return f"{', '.join(hub)} (from the hub), {', '.join(files)}"
+
+
+def local_folders() -> str:
+    """The folders of local copies that a study's data folder may have, in a sentence."""
+    folders = [each.folders[0] for each in SETS.values() if each.folders]
+    return " and ".join([", ".join(folders[:-1]), folders[-1]] if len(folders) > 1 else folders)
