@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,3 +89,10 @@ def test_several_values_make_several_cells_and_one_makes_a_study() -> None:
     assert [cell.study.base for cell in two.cells] == ["a", "b"]
     with pytest.raises(StudyError, match="'base' is missing"):
         read_matrix(None, settings_from(["--arm", "wanda:0.5"]))
+
+
+def test_flags_and_help_need_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "polars", "datasets", "numpy")
+    code = f"import sys, anomia.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -23,7 +23,6 @@ from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
 from anomia.items.sets import local_folders, named, only_languages
 from anomia.probes import STUDY_PROBES as PROBES
-from anomia.run_folder import RunFolder
 
 BASE = "base"
 Given = TypeVar("Given")
@@ -341,6 +340,9 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
     except FileNotFoundError:
         raise StudyError(f"study: {path} does not exist") from None
     except IsADirectoryError:
+        # The command line imports this module for its flags; polars would double what that takes.
+        from anomia.run_folder import RunFolder
+
         raise StudyError(
             f"study: {path} is a folder; give its study file: {RunFolder(path).study_file}"
         ) from None
