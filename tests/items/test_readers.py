@@ -180,7 +180,7 @@ def test_a_path_alone_is_answered_with_how_it_can_be_read(write_jsonl: Write, tm
     file = write_jsonl([entry(1)])
     for path, says in (
         (file, f"jsonl:{file} (questions"),
-        (tmp_path, f"squad:{tmp_path} (SQuAD's format) or mc"),
+        (tmp_path, f"mc:{tmp_path} (questions with options) or squad:{tmp_path} (SQuAD's format)"),
     ):
         with pytest.raises(DataError) as caught:
             read_questions(str(path))
