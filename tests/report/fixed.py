@@ -29,7 +29,8 @@ from anomia.measure.significance import PairedTest
 from anomia.measure.verdict import Decision, Outcome
 from anomia.records import write_rows
 from anomia.report.figures import Run
-from anomia.report.table_files.accuracies import DROPS, PROBES, RECOVERED
+from anomia.report.tables import ladder, losses, reach
+from anomia.report.tables.table import Of
 from tests.measure.planted import Damage, study_records
 
 # Names that mean something to a spreadsheet, to Markdown, to HTML and to LaTeX.
@@ -84,11 +85,12 @@ def _estimate(number: int, *, signed: bool = False) -> Estimate | None:
 
 
 def _diagnosis() -> Diagnosis:
-    measures = [f"accuracy/{probe}" for probe in (*PROBES, "zero_shot", "one_shot")]
+    measures = [form.measure for form in (*ladder.FORMS, ladder.PRESENCE, *ladder.GRADINGS)]
+    measures += ["accuracy/zero_shot", "accuracy/one_shot"]
     measures += [f"accuracy/reach_{way}" for way in ("greedy", "beams", "samples")]
     measures += ["accuracy/choice_minus_open", *(f"pass_at/{k}" for k in range(1, 11))]
     compared = [
-        *DROPS,
+        *(loss.measure for loss in sorted(losses.ALL, key=_strict_last)),
         "drop/choice_pmi",
         "gap/choice_pmi",
         "raw_gap/choice_pmi",
@@ -107,7 +109,9 @@ def _diagnosis() -> Diagnosis:
         "control/no_question",
     ]
     rates += [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
-    rates += [f"recovery/{way}/{part}" for way in ("beams", "samples") for part in RECOVERED]
+    rates += [
+        part.measure.format(way) for way in ("beams", "samples") for part in (*reach.RECOVERED, *reach.FOILS)
+    ]
     rates += ["divergence/kl", "divergence/same_top"]
     keys = [(arm, measure, scope) for arm in ("base", *ARMS) for measure in measures for scope in SCOPES]
     keys += [(arm, measure, scope) for arm in ARMS for measure in rates for scope in SCOPES]
@@ -152,6 +156,10 @@ def _diagnosis() -> Diagnosis:
             BetweenRow(*ARMS, measure, POOLED, _estimate(3, signed=True)) for measure in ("gap/choice",)
         ),
     )
+
+
+def _strict_last(loss: Of) -> bool:
+    return "strict" in loss.measure
 
 
 def _frontier() -> list[FrontierRow]:

@@ -15,8 +15,7 @@ from anomia.measure.results import Results, read_results
 from anomia.report.figures.cases import Run, cases
 from anomia.report.figures.fate_bars import draw_dissociation
 from anomia.report.page.document import document
-from anomia.report.side_by_side import side_by_side
-from anomia.report.terminal import closing_view, verdict_view
+from anomia.report.terminal import closing_view, side_by_side, verdict_view
 from tests.measure.planted import Damage, study_records
 from tests.measure.test_results import write_run
 from tests.report.test_terminal import printed

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from anomia.cli import main
 from anomia.measure.figures import lookup
@@ -19,13 +19,15 @@ from anomia.measure.results import Results, read_results
 from anomia.records import write_rows
 from anomia.report.figures import Run, draw
 from anomia.report.gate_report import GAP, basis, decision_json, junit, markdown
-from anomia.report.page.plain_tables import plain_tables, text_of
-from anomia.report.run_tables import between_table
+from anomia.report.render.page import plain
+from anomia.report.render.stars import without_stars
+from anomia.report.render.words import shown
 from anomia.report.share import card
-from anomia.report.sheet import interval
-from anomia.report.side_by_side import side_by_side
-from anomia.report.stars import without_stars
-from anomia.report.tables import LOSSES, gap_table
+from anomia.report.tables.losses import LOSSES, losses
+from anomia.report.tables.runs import between, one_of_several
+from anomia.report.tables.subject import subject
+from anomia.report.tables.table import Table
+from anomia.report.terminal import side_by_side
 from tests.measure.planted import Damage, study_records
 
 ARMS = {"wanda:0.5": Damage(open=0.4, choice=0.05, seed=1), "wanda:0.3": Damage(open=0.1, seed=2)}
@@ -52,7 +54,7 @@ def results(run: Path) -> Results:
 def cell(results: Results, measure: str, arm: str = "wanda:0.5") -> str:
     found = lookup(results.diagnosis.figures)[arm, measure, POOLED]
     assert found is not None
-    return without_stars(text_of(interval(found)))
+    return without_stars(shown(found))
 
 
 def gaps_and_raw(columns: list[str], row: list[str]) -> list[tuple[str, str]]:
@@ -66,11 +68,9 @@ def gaps_and_raw(columns: list[str], row: list[str]) -> list[tuple[str, str]]:
 
 
 def test_every_gap_of_the_table_of_losses_has_its_raw_points(results: Results) -> None:
-    figures = lookup(results.diagnosis.figures)
-    view = gap_table(results.diagnosis, figures, "wanda:0.5", ["english", "thai", POOLED])
-    (table,) = plain_tables(view)
+    (table,) = plain(losses(subject(results, "wanda:0.5")))
     (pooled,) = (row for row in table["rows"] if row[0] == POOLED)
-    gaps = [measure for measure, _ in LOSSES if measure.startswith("gap")]
+    gaps = [loss.measure for loss in LOSSES if loss.measure.startswith("gap")]
     assert [measure for measure in gaps if "strict" in measure]
     assert gaps_and_raw(table["columns"], pooled) == [
         (cell(results, measure), cell(results, measure.replace("gap", "raw_gap", 1))) for measure in gaps
@@ -79,11 +79,11 @@ def test_every_gap_of_the_table_of_losses_has_its_raw_points(results: Results) -
 
 @pytest.mark.parametrize("form", ["between", "side by side"])
 def test_arms_and_runs_next_to_each_other_have_raw_points(results: Results, form: str) -> None:
-    views: dict[str, RenderableType] = {
-        "between": between_table(results.diagnosis),
-        "side by side": side_by_side([(Path("a"), results), (Path("b"), results)]),
+    tables: dict[str, list[Table]] = {
+        "between": [between(results)],
+        "side by side": [one_of_several(name, results) for name in ("a", "b")],
     }
-    for table in plain_tables(views[form]):
+    for table in plain(*tables[form]):
         for row in table["rows"]:
             ((gap, raw),) = gaps_and_raw(table["columns"], row)
             assert "[" in gap
@@ -95,7 +95,7 @@ def test_arms_and_runs_next_to_each_other_have_raw_points(results: Results, form
                     for row in results.diagnosis.between
                     if (row.measure, row.scope) == ("raw_gap/choice", POOLED)
                 )
-                assert raw == without_stars(text_of(interval(found)))
+                assert raw == without_stars(shown(found))
             else:
                 assert raw == cell(results, "raw_gap/choice", row[0])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomia.report.page.facts import command, data_name, model_name
+from anomia.report.naming import data_name, model_name
+from anomia.report.page.facts import command
 from tests.report.synthetic import write_run
 from tests.test_cli import anomia
 

@@ -15,10 +15,11 @@ from anomia.measure.frame import POOLED
 from anomia.measure.planning import Plan, Target
 from anomia.measure.power import Need, Transition
 from anomia.measure.results import read_results
-from anomia.report.plan_table import plan_view
-from anomia.report.sheet import interval
-from anomia.report.side_by_side import side_by_side
-from anomia.report.stars import without_stars
+from anomia.report.render.stars import without_stars
+from anomia.report.render.terminal import view
+from anomia.report.render.words import shown
+from anomia.report.tables.plan import needed
+from anomia.report.terminal import side_by_side
 from tests.measure.planted import study_records
 from tests.measure.test_results import ARMS, write_run
 from tests.test_cli import anomia
@@ -66,14 +67,14 @@ def test_runs_side_by_side_lose_nothing_in_a_narrow_terminal(
             for measure in ("gap/choice", "dissociation/choice"):
                 estimate = figures[arm, measure, POOLED]
                 assert estimate is not None
-                assert without_stars(interval(estimate).replace("\\", "")) in text
+                assert without_stars(shown(estimate)) in text
 
 
 def test_a_pilots_need_is_rounded_or_out_of_reach() -> None:
     part, need = Transition(0.5, 0.4), Need(718_461, None, "")
     plan = Plan("a", "pooled", part, part, 0.4, 0.1, need, need._replace(items=1_345), pilot_items=32)
     out = io.StringIO()
-    Console(file=out, width=110).print(plan_view([plan], Target()))
+    Console(file=out, width=110).print(view(needed([plan], Target())))
     assert "1,400" in out.getvalue()
     assert "718" not in out.getvalue()
     assert "out of reach: more than 50 times" in out.getvalue()

@@ -16,9 +16,8 @@ from anomia.measure.hygiene import hygiene
 from anomia.measure.judge import judge
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results, read_results, results_json
-from anomia.report.page.plain_tables import plain_tables
-from anomia.report.run_tables import hygiene_table
-from anomia.report.tables import add_column, interval, new_table, probability
+from anomia.report.render.page import plain
+from anomia.report.tables.hygiene import asked
 from anomia.report.terminal import closing_view, run_view, verdict_view
 from tests.measure.planted import VOCABULARY, study_records
 from tests.measure.test_results import ARMS, write_run
@@ -42,7 +41,7 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     text = printed(run_view(results, "wanda:0.5"), closing_view(results))
     titles = (
         "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Next to noise", "Accuracy, base",
-        "Share lost of what base had (", "Other ways to score", "Controls of the items", "From base to arm", "Median rank",
+        "Share lost of what base had (", "Controls of the items", "Other ways to score", "From base to arm", "Median rank",
         "Reach over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
     )  # fmt: skip
@@ -72,31 +71,6 @@ def test_no_cell_is_cut_however_narrow_the_terminal(results: Results, width: int
     # Every part of a table has the names of its rows.
     assert narrow.count("indonesian ") >= wide.count("indonesian ")
     assert arm in "".join(line.strip(" │") for line in narrow.splitlines())
-
-
-def test_every_part_of_a_table_names_its_rows() -> None:
-    table = new_table("Made up")
-    for header in ("language", *(f"column {n}" for n in range(6))):
-        add_column(table, header)
-    for language in ("english", "indonesian"):
-        table.add_row(language, *(f"{n}00 [−1{n}, 2{n}]*" for n in range(6)))
-    text = printed(table, width=60)
-    assert text.count("Made up") == 1
-    assert text.count("language") == text.count("indonesian") == 2
-    for n in range(6):
-        assert text.count(f"column {n}") == 1
-        assert text.count(f"{n}00 [−1{n}, 2{n}]*") == 2
-
-
-@pytest.mark.parametrize("width", [60, 80, 110])
-def test_cells_and_names_without_room_are_folded(width: int) -> None:
-    table = new_table("Made up")
-    add_column(table, "arm")
-    add_column(table, "number")
-    table.add_row("n" * 300, "7" * 500)
-    text = printed(table, width=width)
-    assert (text.count("n") - len("n"), text.count("7")) == (300, 500)
-    assert max(map(len, text.splitlines())) <= width
 
 
 def test_the_grader_is_named(results: Results) -> None:
@@ -154,8 +128,7 @@ def test_flips_of_noise_have_intervals_and_ranks_are_of_tokens(results: Results)
         "items": 32, "batch_size": 8, "flips": {"open": 3, "choice": 0, "open_text": 3},
         "languages": {"english": {"items": 22, "open": 3, "choice": 0}},
     }  # fmt: skip
-    rows = hygiene(results.records, {}, noise)
-    (table, *_) = plain_tables(hygiene_table(rows, {}))
+    (table,) = plain(asked(results._replace(hygiene=hygiene(results.records, {}, noise))))
     (english,) = (
         dict(zip(table["columns"], row, strict=True)) for row in table["rows"] if row[0] == "english"
     )
@@ -176,9 +149,3 @@ def test_what_nobody_looked_for_is_not_none(results: Results, tmp_path: Path) ->
     assert found.excluded == {"gold_over_limit": None}
     assert results_json(found)["excluded"] == {"gold_over_limit": None}
     assert "left out on request: gold over limit: not known" in printed(closing_view(found))
-
-
-def test_small_print() -> None:
-    assert interval(Estimate(-0.05, -0.2, 0.1, 40, 40, "x", False)) == "−5 \\[−20, 10]*"
-    assert probability(0.0004) == "< 0.001"
-    assert probability(0.03) == "0.030"

@@ -8,8 +8,7 @@ import pytest
 from anomia.measure.results import Results, read_results
 from anomia.report.figures.cases import Run
 from anomia.report.page.document import document
-from anomia.report.table_files.accuracies import one_shot
-from anomia.report.table_files.outcomes import settings
+from anomia.report.render.files import tables
 from tests.measure.planted import study_records
 from tests.measure.test_results import ARMS, write_run
 
@@ -43,14 +42,15 @@ def test_base_is_compared_over_the_items_that_the_arm_has_answered(results: Resu
 
 def test_the_table_files_compare_over_the_same_items(results: Results) -> None:
     run = Run("r", results)
-    table = settings([run])
+    found = {table.name: table for table in tables([run])}
+    table = found["runs"]
     names = [column.name for column in table.columns]
     row = next(row for row in table.rows if "wanda:0.5" in row)
     cells = dict(zip(names, row, strict=True))
     assert [cells["open_base"].value, cells["open_arm"].value] == pytest.approx(
         own_shares(results, "wanda:0.5", "open_correct")
     )
-    table = one_shot([run])
+    table = found["one_shot"]
     names = [column.name for column in table.columns]
     row = next(row for row in table.rows if "wanda:0.5" in row and "pooled" in row)
     cells = dict(zip(names, row, strict=True))

@@ -23,17 +23,18 @@ def cache(
     from anomia.cache import clear as remove
     from anomia.cache import kept
     from anomia.errors import RunError
-    from anomia.report.sheet import add_column, new_table
+    from anomia.report.render.terminal import view
+    from anomia.report.tables.table import Column, Table
 
     if name is not None and not clear:
         raise RunError(f"cache: say what to do with {name}: anomia cache --clear {name}")
     entries = remove(name) if clear else kept()
-    table = new_table("Removed" if clear else "Kept on disk")
-    for header in ("what", "name", "MB", "where"):
-        add_column(table, header)
-    for entry in entries:
-        table.add_row(entry.kind, entry.name, f"{entry.size / 1e6:.0f}", str(entry.path))
+    columns = (
+        Column("what", "what", "text"), Column("name", "name", "text"), Column("megabytes", "MB", "number", 0),
+        Column("where", "where", "text"),
+    )  # fmt: skip
+    rows = [(entry.kind, entry.name, entry.size / 1e6, str(entry.path)) for entry in entries]
     if entries:
-        out_console.print(table)
+        out_console.print(view(Table("kept", "Removed" if clear else "Kept on disk", columns, rows)))
     else:
         out_console.print("nothing was converted, so nothing is gone" if clear else "nothing is kept")

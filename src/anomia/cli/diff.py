@@ -36,7 +36,8 @@ def diff(
     """
     from anomia.models.describe import describe
     from anomia.models.diff import differences, worst
-    from anomia.report.diff_table import diff_view
+    from anomia.report.render.terminal import note, view
+    from anomia.report.tables.packaging import differences as table
 
     mine, theirs = (
         describe(
@@ -60,6 +61,7 @@ def diff(
         }
         typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
     else:
-        out_console.print(diff_view(base, compressed, found))
+        same = note(f"no differences between {base} and {compressed}")
+        out_console.print(view(table(base, compressed, found)) if found else same)
     if worst(found) == "confounding":
         raise typer.Exit(1)

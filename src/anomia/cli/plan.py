@@ -59,7 +59,8 @@ def plan(
     from anomia.errors import StudyError
     from anomia.measure.planning import Target, plan_from_assumptions, plan_from_pilot
     from anomia.measure.power import read_transition
-    from anomia.report.plan_table import plan_view
+    from anomia.report.render.terminal import view
+    from anomia.report.tables.plan import needed
     from anomia.run_folder import RunFolder, runs_of
 
     if not power:
@@ -73,7 +74,7 @@ def plan(
         for pilot in pilots:
             if len(pilots) > 1:
                 out_console.print(f"\n{pilot.name}", style="bold", markup=False, highlight=False)
-            out_console.print(plan_view(list(plan_from_pilot(RunFolder(pilot).records(), target)), target))
+            out_console.print(view(needed(list(plan_from_pilot(RunFolder(pilot).records(), target)), target)))
         return
     if opened is not None and choice is not None:
         sides = (read_transition(opened, gained, "--open"), read_transition(choice, gained, "--choice"))
@@ -82,15 +83,17 @@ def plan(
         ]
     else:
         raise StudyError("plan: give the folder of a pilot run, or --open BASE,ARM and --choice BASE,ARM")
-    out_console.print(plan_view(plans, target))
+    out_console.print(view(needed(plans, target)))
 
 
 def _cost(study: Path, settings: Settings, machines: list[str] | None) -> RenderableType:
     from anomia.matrix import read_matrix
-    from anomia.report.forecast_table import forecast_view
+    from anomia.report.render.terminal import view
+    from anomia.report.tables.plan import places, work
     from anomia.running.forecast import forecast
     from anomia.running.machines import MACHINES, read_machine
 
     matrix = read_matrix(study, settings)
     chosen = [read_machine(text) for text in machines or MACHINES]
-    return forecast_view(forecast(matrix), chosen)
+    cells = forecast(matrix)
+    return view(work(cells), places(cells, chosen))

@@ -152,9 +152,9 @@ def execute(
     """Executes the cells of a study and shows what came out."""
     from anomia.matrix import describe
     from anomia.measure.results import read_results, results_json
-    from anomia.report.packaging_tables import packaging_table
-    from anomia.report.side_by_side import side_by_side
-    from anomia.report.terminal import run_view
+    from anomia.report.render.terminal import view
+    from anomia.report.tables.packaging import packaging
+    from anomia.report.terminal import run_view, side_by_side
     from anomia.run_folder import RunFolder, runs_of
     from anomia.running.execute import run_matrix
     from anomia.running.log import Tracker
@@ -183,7 +183,7 @@ def execute(
         for name in found[0][1].arms:
             out_console.print(run_view(found[0][1], name, brief=True))
         if found[0][1].packaging:
-            out_console.print(packaging_table(found[0][1].packaging))
+            out_console.print(view(packaging(found[0][1])))
     else:
         out_console.print(side_by_side(found))
     for _, results in found:

@@ -28,7 +28,7 @@ def show(
     """All tables of a run, and its verdicts; of several runs, one table."""
     from anomia.measure.results import read_results
     from anomia.measure.verdict import read_thresholds
-    from anomia.report.side_by_side import side_by_side
+    from anomia.report.terminal import side_by_side
     from anomia.run_folder import runs_of
 
     margins = read_thresholds(threshold) if threshold else None

@@ -15,7 +15,7 @@ from anomia.measure.gate import Check, Gate, Result
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.report.page.facts import left_out
+from anomia.report.naming import left_out
 
 _HEADLINES: dict[Result, str] = {
     "pass": "passes",

@@ -20,7 +20,7 @@ from anomia.items.languages import language_code
 from anomia.items.sets import SETS
 from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
-from anomia.report.page.facts import left_out
+from anomia.report.naming import left_out
 from anomia.run_folder import RunFolder, runs_of
 
 HUB = "hub:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,36 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from anomia.compress.spec import is_null
-from anomia.grade import CONTAINMENT
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import lookup
-from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.report.evidence_tables import (
-    controls_table,
-    dissociation_table,
-    reference_table,
-    scorings_table,
-    transitions_table,
-)
-from anomia.report.packaging_tables import differences_table, packaging_table
-from anomia.report.page.facts import left_out
+from anomia.report.naming import left_out
 from anomia.report.reference import candidates
-from anomia.report.run_tables import between_table, frontier_table, hygiene_table
-from anomia.report.sheet import interval, note
-from anomia.report.tables import (
-    fates_table,
-    gap_table,
-    ladder_table,
-    one_shot_table,
-    ranks_table,
-    reach_table,
-    tests_table,
-)
+from anomia.report.render.terminal import note, view
+from anomia.report.render.whole_table import Titled
+from anomia.report.render.words import shown
+from anomia.report.tables.registry import ARMS, RUNS
+from anomia.report.tables.runs import one_of_several
+from anomia.report.tables.subject import subject, unfinished_text
 from anomia.report.verdict_words import one_format, outcomes_of
-from anomia.report.whole_table import Titled
 
 # What an item's own answer may spoil.
 FLAGS = {
@@ -111,87 +95,53 @@ def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
     """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
-    diagnosis, scopes = results.diagnosis, answered_scopes(results, arm)
-    figures = lookup(diagnosis.figures)
+    of = subject(results, arm)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
     unfinished = unfinished_text(results, arm)
     if unfinished:
         parts.append(note(unfinished))
     if results.stopping:
-        parts += [stopping_note(look) for look in results.stopping["arms"].get(arm, ())]
-    parts += [
-        fates_table(diagnosis, figures, arm, scopes),
-        dissociation_table(diagnosis, figures, arm, scopes),
-        reference_table(figures, arm, results.arms, results.noise),
-        ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results)),
-    ]
-    if brief:
-        return Group(*parts)
-    parts += [
-        gap_table(diagnosis, figures, arm, scopes),
-        scorings_table(figures, arm),
-        controls_table(figures, arm),
-        transitions_table(diagnosis, arm),
-        ranks_table(diagnosis, figures, arm, scopes),
-        reach_table(figures, arm),
-        one_shot_table(figures, arm, scopes),
-        tests_table(diagnosis, arm),
-    ]
+        parts += [note(stopping_text(look)) for look in results.stopping["arms"].get(arm, ())]
+    parts += [view(table.make(of)) for table in ARMS if table.brief or not brief]
     return Group(*parts)
-
-
-def answered_scopes(results: Results, arm: str) -> list[str]:
-    """The languages in which an arm has answered anything, and all of them pooled."""
-    answered = results.records.filter(pl.col("arm") == arm)
-    return [*sorted(answered["language"].unique()), POOLED]
-
-
-def unfinished_text(results: Results, arm: str) -> str:
-    """That an arm has answered fewer items than base, and what base's figures are then over; else nothing."""
-    answered, asked = (len(results.records.filter(pl.col("arm") == name)) for name in (arm, "base"))
-    if answered >= asked:
-        return ""
-    return f"{answered} of {asked} items are answered: base's figures are over the same items"
-
-
-def grader_of(results: Results) -> str:
-    """What a run's study grades open answers by."""
-    return str(results.study.get("grader") or CONTAINMENT.grader)
 
 
 def closing_view(results: Results) -> RenderableType:
     """What concerns all arms: arm against arm, sparsity, hygiene, and how to read intervals."""
-    parts: list[RenderableType] = []
     judged = candidates(results.arms)
-    for verdict in results.verdicts:
-        if verdict.scope == OVERALL and verdict.arm not in judged:
-            outcome = verdict.decision.outcome
-            parts.append(note(f"reference {escape(verdict.arm)}, base under harmless noise: {outcome}"))
-    if results.diagnosis.between:
-        parts.append(between_table(results.diagnosis))
-    if results.frontier:
-        parts.append(frontier_table(results.frontier))
-    parts += [packaging_table(results.packaging), differences_table(results.differences)]
+    parts: list[RenderableType] = [
+        note(f"reference {verdict.arm}, base under harmless noise: {verdict.decision.outcome}")
+        for verdict in results.verdicts
+        if verdict.scope == OVERALL and verdict.arm not in judged
+    ]
+    parts += [view(table.make(results)) for table in RUNS]
     if results.exclude:
         parts.append(note(f"\nleft out on request: {left_out(results)}"))
-    parts.append(hygiene_table(results.hygiene, lookup(results.diagnosis.figures)))
     parts.append(
         note(
-            "value \\[low, high]: 95 % intervals, clustered by passage; which were validated by simulation: "
+            "value [low, high]: 95 % intervals, clustered by passage; which were validated by simulation: "
             "docs/statistics.md"
         )
     )
     return Group(*parts)
 
 
-def stopping_note(look: Mapping[str, Any]) -> RenderableType:
+def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
+    """Several runs: other models, sizes, data sets or calibration texts (paper, Figures 5 to 7)."""
+    return Group(
+        note("\nRuns side by side, pooled over languages (%)"),
+        *(view(one_of_several(path.name, results)) for path, results in runs),
+        note("items and languages differ from run to run unless their studies say the same"),
+    )
+
+
+def stopping_text(look: Mapping[str, Any]) -> str:
     """That items were taken until the interval was narrow enough, and the interval that allows it."""
     text = f"stopped after {look['items']} of {look['available']} items: {look['reason']}"
     found = look["dissociation"]
     if found:
-        estimate = interval(Estimate(**found))
-        text += f"; dissociation over passages, valid at every look: {estimate} %"
-    return note(text)
+        text += f"; dissociation over passages, valid at every look: {shown(Estimate(**found))} %"
+    return text
 
 
 def _plain(text: str) -> Text:

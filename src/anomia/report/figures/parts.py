@@ -12,7 +12,7 @@ from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Case, plain, printable
 from anomia.report.figures.style import MARK, ROW, WIDTH
-from anomia.report.stars import Stars, stars, without_stars
+from anomia.report.render.stars import Stars, stars, without_stars
 
 Row = dict[str, Any]
 

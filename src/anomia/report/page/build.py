@@ -23,7 +23,7 @@ from anomia.report.page.explorer import (
     templates_of,
 )
 from anomia.report.page.package import compressed, embedded_bytes, page
-from anomia.report.table_files import write_tables
+from anomia.report.render.files import write_tables
 from anomia.run_folder import RunFolder
 
 PAGE_NAME = "index.html"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,29 +17,14 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.scope import LABELS
 from anomia.measure.verdict import Outcome
-from anomia.report.evidence_tables import (
-    controls_table,
-    dissociation_table,
-    reference_table,
-    scorings_table,
-    transitions_table,
-)
-from anomia.report.packaging_tables import differences_table, packaging_table
-from anomia.report.page.facts import command, facts, model_name
-from anomia.report.page.plain_tables import plain_tables, shortened, text_of
+from anomia.report.naming import model_name, shortened
+from anomia.report.page.facts import command, facts
 from anomia.report.reference import candidates, nulls
-from anomia.report.run_tables import between_table, frontier_table, hygiene_table
-from anomia.report.sheet import interval
-from anomia.report.tables import (
-    fates_table,
-    gap_table,
-    ladder_table,
-    one_shot_table,
-    ranks_table,
-    reach_table,
-    tests_table,
-)
-from anomia.report.terminal import answered_scopes, grader_of, stopping_note, unfinished_text
+from anomia.report.render.page import plain
+from anomia.report.render.words import shown
+from anomia.report.tables.registry import ARMS, RUNS
+from anomia.report.tables.subject import subject, unfinished_text
+from anomia.report.terminal import stopping_text
 from anomia.report.verdict_words import outcome, outcomes_of
 
 # Of names in the page's own sentences, and of a verdict, which names languages.
@@ -90,14 +75,7 @@ def _title(parts: Sequence[Mapping[str, Any]]) -> str:
 
 def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
     figures = lookup(results.diagnosis.figures)
-    closing: dict[str, Any] = {"hygiene": plain_tables(hygiene_table(results.hygiene, figures))}
-    if results.diagnosis.between:
-        closing["arms"] = plain_tables(between_table(results.diagnosis))
-    differing = plain_tables(packaging_table(results.packaging), differences_table(results.differences))
-    if differing:
-        closing["differences"] = differing
-    if results.frontier:
-        closing["size"] = plain_tables(frontier_table(results.frontier))
+    tables = _by_section((table.section, plain(table.make(results))) for table in RUNS)
     return {
         "name": name,
         "base": model_name(results.study.get("base", "?")),
@@ -105,7 +83,7 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
         "command": command(results.study),
         "arms": [_arm(results, arm) for arm in candidates(results.arms)],
         "reference": _reference(results, figures),
-        "tables": closing,
+        "tables": {section: found for section, found in tables.items() if found},
         "unfinished": list(_unfinished(results)),
         "failed": [[arm, reason] for arm, reason in results.failed.items()],
         "notes": [[arm, note] for arm, notes in results.notes.items() for note in notes],
@@ -125,12 +103,11 @@ def _unfinished(results: Results) -> Iterator[list[str]]:
 
 
 def _arm(results: Results, arm: str) -> dict[str, Any]:
-    diagnosis, scopes = results.diagnosis, answered_scopes(results, arm)
-    figures = lookup(diagnosis.figures)
+    of = subject(results, arm)
     looks = (results.stopping or {}).get("arms", {}).get(arm, ())
     unsaid = sum(
         f.counts.choice_only
-        for f in diagnosis.fates
+        for f in results.diagnosis.fates
         if (f.arm, f.options) == (arm, "choice") and f.scope != POOLED
     )
     return {
@@ -138,25 +115,19 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
         "null": is_null(arm),
         "verdict": _verdict([verdict for verdict in results.verdicts if verdict.arm == arm]),
         "unsaid": unsaid,
-        "stopping": [text_of(stopping_note(look)).strip() for look in looks],
-        "accuracies": _accuracies(results, figures, arm),
+        "stopping": [stopping_text(look) for look in looks],
+        "accuracies": _accuracies(results, of.figures, arm),
         "left_out": _left_out(results),
-        "tables": {
-            "fates": plain_tables(
-                fates_table(diagnosis, figures, arm, scopes),
-                dissociation_table(diagnosis, figures, arm, scopes),
-                transitions_table(diagnosis, arm),
-            ),
-            "noise": plain_tables(reference_table(figures, arm, results.arms, results.noise)),
-            "ladder": plain_tables(ladder_table(diagnosis, figures, arm, scopes, grader=grader_of(results))),
-            "drops": plain_tables(gap_table(diagnosis, figures, arm, scopes)),
-            "controls": plain_tables(controls_table(figures, arm), scorings_table(figures, arm)),
-            "ranks": plain_tables(ranks_table(diagnosis, figures, arm, scopes)),
-            "reach": plain_tables(reach_table(figures, arm)),
-            "one-shot": plain_tables(one_shot_table(figures, arm, scopes)),
-            "tests": plain_tables(tests_table(diagnosis, arm)),
-        },
+        "tables": _by_section((table.section, plain(table.make(of))) for table in ARMS),
     }
+
+
+def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, list[dict[str, Any]]]:
+    """Tables under the section that shows them."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for section, tables in found:
+        sections.setdefault(section, []).extend(tables)
+    return sections
 
 
 def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
@@ -252,7 +223,7 @@ def _value(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def _shown(estimate: Estimate | None) -> str:
-    return text_of(interval(estimate)).removesuffix("*")
+    return shown(estimate).removesuffix("*")
 
 
 def _left_out(results: Results) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -12,7 +11,7 @@ import polars as pl
 
 from anomia.compress.spec import is_null
 from anomia.measure.results import Results
-from anomia.report.page.plain_tables import shortened
+from anomia.report.naming import data_name, left_out, model_name, shortened
 from anomia.study import FLAGS, Study
 from anomia.words import counted
 
@@ -20,23 +19,6 @@ LONGEST_FACT = 1_000
 DEMO_MODEL = "gemma-3-270m-"
 # Of `anomia demo`, which sets these itself.
 DEMO_SETS = {"arms": ["wanda:0.5"], "data": "demo", "calibration": "demo"}
-
-
-def model_name(name: Any) -> str:
-    """A model's name without the way to its folder; a hub id stays whole."""
-    text = str(name)
-    local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text
-    if not local:
-        return text
-    name = PurePath(text.replace("\\", "/")).name or text
-    # The demo's folder is named after its checksum.
-    return re.sub(r"^(gemma-3-270m)-[0-9a-f]{12}$", r"\1", name)
-
-
-def data_name(name: Any) -> str:
-    """A data set's name without the way to its files."""
-    kind, colon, path = str(name).partition(":")
-    return f"{kind}: {'/'.join(PurePath(path).parts[-2:])}" if colon else kind
 
 
 def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
@@ -91,17 +73,6 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
 def asked(results: Results, reach: str) -> bool:
     """Whether any item was answered with beams or samples."""
     return bool(results.records[f"{reach}_correct"].is_not_null().any())
-
-
-def left_out(results: Results) -> str:
-    """What was left out on request, and how many items that took."""
-    return ", ".join(
-        f"{kind.replace('_', ' ')}: {_items(results.excluded.get(kind))}" for kind in results.exclude
-    )
-
-
-def _items(count: int | None) -> str:
-    return "not known" if count is None else counted(count, "item")
 
 
 def command(study: Mapping[str, Any]) -> str:

@@ -1,0 +1,70 @@
+"""The tables of one run or of several, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomia.errors import RunError
+from anomia.files import write_text
+from anomia.report.figures.cases import Run
+from anomia.report.render.csv import csv_text
+from anomia.report.render.latex import latex
+from anomia.report.render.markdown import markdown
+from anomia.report.tables.registry import FILES
+from anomia.report.tables.table import Cell, Column, Table
+
+RUN = Column("run", "run", "text")
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Every table that these runs can fill, in reading order, with a first column for the run."""
+    made = (_joined([(run.name, make(run.results)) for run in runs]) for make in FILES)
+    return [table for table in made if table.rows]
+
+
+def write_tables(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Writes every table as `NAME.csv`, `NAME.md` and `NAME.tex`.
+
+    Raises:
+        RunError: a file can't be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in tables(runs):
+            read = _of_one_run(table)
+            for ending, text in (("csv", csv_text(table)), ("md", markdown(read)), ("tex", latex(read))):
+                path = folder / f"{table.name}.{ending}"
+                write_text(path, text)
+                written.append(path)
+    except OSError as error:
+        raise RunError(f"tables: {folder} can't be written: {error.strerror or error}") from None
+    return written
+
+
+def _joined(found: Sequence[tuple[str, Table]]) -> Table:
+    """The rows of all runs under the columns of any, without those in which no row has a value."""
+    columns = list(dict.fromkeys(column for _, table in found for column in table.columns))
+    rows: list[dict[Column, Cell]] = [
+        {RUN: run, **dict(zip(table.columns, row, strict=True))} for run, table in found for row in table.rows
+    ]
+    kept = [column for column in (RUN, *columns) if any(row.get(column) is not None for row in rows)]
+    notes = list(dict.fromkeys(note for _, table in found for note in table.notes))
+    first = found[0][1]
+    return first._replace(
+        columns=kept,
+        rows=[[row.get(column) for column in kept] for row in rows],
+        notes=notes,
+        keys=min(first.keys + 1, len(kept)),
+        rules=(),
+    )
+
+
+def _of_one_run(table: Table) -> Table:
+    """Without the column of runs where there is one run: people know which."""
+    if len({row[0] for row in table.rows}) > 1:
+        return table
+    return table._replace(
+        columns=table.columns[1:], rows=[row[1:] for row in table.rows], keys=max(table.keys - 1, 1)
+    )

@@ -1,0 +1,1 @@
+"""Tables as data: one module for each subject; `registry` says where each is shown."""

@@ -1,0 +1,196 @@
+"""What became of the items that base answers both ways: fates, dissociation, and all transitions."""
+
+from __future__ import annotations
+
+from anomia.measure.fates import FATES, FateCounts
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.results import Results
+from anomia.report.tables.subject import Subject
+from anomia.report.tables.table import (
+    ARM,
+    LANGUAGE,
+    Cell,
+    Column,
+    Counted,
+    Note,
+    Of,
+    Table,
+    Value,
+    by_scope,
+    given,
+    values,
+)
+
+COUNTS = (
+    Column("kept", "kept", "count"),
+    Column("choice_only", "choice only\n(dissociation)", "count"),
+    Column("open_only", "open\nonly", "count"),
+    Column("lost", "lost", "count"),
+)
+SHARES = tuple(
+    Of(f"share/choice/{fate}", f"{fate.replace('_', ' ')} (%)") for fate in FATES if fate != "choice_only"
+)
+RATES = (
+    Of("dissociation/choice", "dissociation"),
+    Of("net_dissociation/choice", "net\n(− reverse)", "net"),
+    Of("expected_dissociation/choice", "expected from\nthe drops alone"),
+    Of("dissociation/choice_hard", "hard\noptions"),
+    Of("net_dissociation/choice_hard", "hard options,\nnet"),
+    Of("dissociation/choice_passage", "same-passage\noptions"),
+    Of("net_dissociation/choice_passage", "same-passage\noptions, net"),
+)
+STATES = {"both": "both", "choice_only": "choice only", "open_only": "open only", "neither": "neither"}
+_STATE_COLUMNS = tuple(Column(state, label, "count") for state, label in STATES.items())
+BOTH = Column("both_correct", "both\ncorrect", "count")
+
+
+def fates(subject: Subject) -> Table:
+    """Counts of fates, and shares with their intervals."""
+    counts = _counts(subject)
+
+    def cells(scope: str) -> list[Cell] | None:
+        if scope not in counts:
+            return None
+        found = [
+            Counted(
+                count,
+                subject.figure(
+                    "dissociation/choice" if fate == "choice_only" else f"share/choice/{fate}", scope
+                ),
+            )
+            for fate, count in zip(FATES, counts[scope], strict=True)
+        ]
+        return [counts[scope].both_correct, *found]
+
+    rows, rules = by_scope(subject.scopes, cells)
+    few = any(isinstance(cell, Counted) and cell.share is None for row in rows for cell in row)
+    return Table(
+        "fates",
+        "Fates of the items that base answers both ways: items · share (%)",
+        (LANGUAGE, BOTH, *COUNTS),
+        rows,
+        ("without a share: fewer than 10 such items, or not computed",) if few else (),
+        rules=rules,
+    )
+
+
+def dissociation(subject: Subject) -> Table:
+    """Dissociation, its reverse subtracted, and what the two drops alone would give, by language."""
+    shown, counts = given(RATES, subject.figures, subject.arm, subject.scopes), _counts(subject)
+
+    def cells(scope: str) -> list[Cell] | None:
+        if scope not in counts or not shown:
+            return None
+        return [
+            "too few" if rate is None else rate for rate in values(shown, subject.figures, subject.arm, scope)
+        ]
+
+    rows, rules = by_scope(subject.scopes, cells)
+    notes: list[Note] = []
+    if any(rate.measure.startswith("net_") for rate in shown):
+        notes.append(
+            "net: less the items that went the other way, from only picked in base to picked and said in the arm; "
+            "noise moves as many each way and leaves it at 0"
+        )
+    for name, label in (("hard", "hard"), ("passage", "same-passage")):
+        contrast = subject.figure(f"contrast/dissociation_{name}_minus_standard")
+        if contrast:
+            notes.append((f"dissociation, {label} − standard options: ", Value(contrast), " points"))
+    if any("too few" in row for row in rows):
+        notes.append("too few: fewer than 10 items that base answers both ways")
+    return Table(
+        "dissociation",
+        "Dissociation: of the items that base answers both ways, picked and no longer said (%)",
+        (LANGUAGE, *(rate.column() for rate in shown)),
+        rows,
+        notes,
+        rules=rules,
+    )
+
+
+def transitions(subject: Subject) -> Table:
+    """Every item by what base did with it and what the arm does: 4 × 4 counts."""
+    found = {
+        row.before: [getattr(row, after) for after in STATES]
+        for row in subject.results.diagnosis.transitions
+        if (row.arm, row.options, row.scope) == (subject.arm, "choice", POOLED)
+    }
+    rows = [
+        (label, *found[before], sum(found[before])) for before, label in STATES.items() if before in found
+    ]
+    if rows:
+        totals = [sum(counts) for counts in zip(*found.values(), strict=True)]
+        rows.append(("all", *totals, sum(totals)))
+    return Table(
+        "transitions",
+        "From base to arm: items by what base answers (rows) and what the arm answers (columns)",
+        (Column("base", "base", "text"), *_STATE_COLUMNS, Column("all", "all", "count")),
+        rows,
+        ("counts of items, languages pooled; standard options",),
+        rules=[len(rows) - 2] if "neither" in found else [],
+    )
+
+
+def fates_file(results: Results) -> Table:
+    """Fates and all rates by arm and language."""
+    figures, measures = lookup(results.diagnosis.figures), (*SHARES, *RATES)
+    return Table(
+        "fates",
+        "Fates of the items that base answers both ways, and dissociation rates (%)",
+        (
+            ARM,
+            LANGUAGE,
+            BOTH,
+            *(column._replace(header=column.name.replace("_", " ")) for column in COUNTS),
+            *(of.column(full=True) for of in measures),
+        ),
+        [
+            (
+                row.arm,
+                row.scope,
+                row.counts.both_correct,
+                *row.counts,
+                *values(measures, figures, row.arm, row.scope),
+            )
+            for row in results.diagnosis.fates
+            if row.options == "choice"
+        ],
+        (
+            "Dissociation: choice only / both correct, not given below 10 such items. Net: less the reverse flow.",
+        ),
+        keys=2,
+    )
+
+
+def transitions_file(results: Results) -> Table:
+    """From each state of base to each of the arm, by arm, language and kind of options."""
+    return Table(
+        "transitions",
+        "From base to arm",
+        (ARM, LANGUAGE, Column("options", "options", "text"), Column("base", "base answers", "text"), *_STATE_COLUMNS),
+        [
+            (
+                row.arm,
+                row.scope,
+                row.options,
+                STATES[row.before],
+                *(getattr(row, state) for state in STATES),
+            )
+            for row in results.diagnosis.transitions
+        ],
+        (
+            "Items by what base answers (rows) and what the arm answers (columns): both in open and in choice, one, "
+            "neither.",
+        ),
+        keys=4,
+    )  # fmt: skip
+
+
+def _counts(subject: Subject) -> dict[str, FateCounts]:
+    """Fates of standard options by scope."""
+    return {
+        row.scope: row.counts
+        for row in subject.results.diagnosis.fates
+        if (row.arm, row.options) == (subject.arm, "choice")
+    }

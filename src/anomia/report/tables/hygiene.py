@@ -1,0 +1,99 @@
+"""What may spoil a comparison: by language what was asked, by arm what came back."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from anomia.measure.between import BASE
+from anomia.measure.hygiene import RATES, HygieneRow
+from anomia.measure.results import Results
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Kind, Marked, Note, Table
+
+# Fields of `HygieneRow`, but for `left_out`, which is the sum of two.
+ASKED = {
+    "items": "items", "passages": "passages", "truncated": "cut", "gold_truncated": "gold\ncut",
+    "gold_in_question": "gold in\nquestion", "gold_over_limit": "gold over\nthe limit",
+    "boundary_mismatch": "moved\nboundary", "no_distinct_token": "no own\ntoken", "left_out": "left\nout",
+    "no_hard_options": "no hard\noptions", "no_passage_options": "no same-\npassage", "fertility": "tokens/\nunit",
+    "noise_items": "asked\nagain", "noise_open": "flips,\nopen (%)", "noise_choice": "flips,\nchoice (%)",
+}  # fmt: skip
+CAME_BACK = {
+    "items": "items", "not_finite": "not finite", "degenerate": "empty or one\ntoken repeated",
+    "rank_ties": "rank ties", "choice_ties": "choice ties", "unclosed_thinking": "unclosed think",
+}  # fmt: skip
+_KINDS: dict[str, Kind] = {"fertility": "number", **dict.fromkeys(RATES, "share")}
+_UNITS = {"word": " w", "character": " c", None: ""}
+
+
+def asked(results: Results) -> Table:
+    """What was asked, by language, as base's rows have it."""
+    mine = [row for row in results.hygiene if row.arm == BASE]
+    notes: list[Note] = [
+        "gold in question: an accepted answer stands in the question; gold over the limit: every accepted answer is "
+        "longer than what may be written, so it can be picked and not said; left out: no gradable answer, or not "
+        "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
+        "(c); asked again, flips: items of base at another batch size, and the share of their verdicts that this changes"
+    ]
+    overlapping = [
+        f"{row.language} {row.overlapping_hard_distractors}"
+        for row in mine
+        if row.overlapping_hard_distractors
+    ]
+    if overlapping:
+        notes.append(f"hard distractors passed over because they overlap with gold: {', '.join(overlapping)}")
+    return Table(
+        "asked",
+        "Hygiene: what was asked (items)",
+        (LANGUAGE, *(Column(name, header, _KINDS.get(name, "count")) for name, header in ASKED.items())),
+        [(row.language, *(_asked(row, name) for name in ASKED)) for row in mine],
+        notes,
+    )
+
+
+def came_back(results: Results) -> Table:
+    """What came back, by arm, over all languages."""
+    rows = []
+    for arm in dict.fromkeys(row.arm for row in results.hygiene):
+        mine = [row for row in results.hygiene if row.arm == arm]
+        rows.append((arm, *(sum(getattr(row, name) for row in mine) for name in CAME_BACK)))
+    return Table(
+        "came_back",
+        "Hygiene: what came back (items of all languages)",
+        (ARM, *(Column(name, header, "count") for name, header in CAME_BACK.items())),
+        rows,
+    )
+
+
+def hygiene_file(results: Results) -> Table:
+    """All counts, by arm and language."""
+    names = [
+        field.name for field in fields(HygieneRow) if field.name not in ("arm", "language", "fertility_unit")
+    ]
+    return Table(
+        "hygiene",
+        "What may spoil a comparison",
+        (
+            ARM,
+            LANGUAGE,
+            *(Column(name, name.replace("_", " "), _KINDS.get(name, "count")) for name in names),
+            Column("fertility_unit", "tokens per", "text"),
+        ),
+        [
+            (row.arm, row.language, *(getattr(row, name) for name in names), row.fertility_unit)
+            for row in results.hygiene
+        ],
+        (
+            "Counts of items; fertility: tokens a word of the passages, or a character where words have no spaces.",
+        ),
+        keys=2,
+    )
+
+
+def _asked(row: HygieneRow, name: str) -> Cell:
+    if name == "left_out":
+        counts = [count for count in (row.ungradable, row.no_standard_options) if count is not None]
+        return sum(counts) if counts else None
+    if name == "fertility":
+        return None if row.fertility is None else Marked(row.fertility, _UNITS[row.fertility_unit])
+    found: Cell = getattr(row, name)
+    return found

@@ -1,0 +1,102 @@
+"""Accuracies in every form of the question."""
+
+from __future__ import annotations
+
+from anomia.measure.between import BASE
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.results import Results
+from anomia.report.tables.subject import Subject, grader_of
+from anomia.report.tables.table import (
+    LANGUAGE,
+    MODEL,
+    Cell,
+    N,
+    Note,
+    Of,
+    Table,
+    Value,
+    by_scope,
+    given,
+    n_of,
+    values,
+)
+
+FORMS = (
+    Of("accuracy/open", "open"),
+    Of("accuracy/open_strict", "open,\nstrict"),
+    Of("accuracy/cued", "cued"),
+    Of("accuracy/distractors_only", "cued,\nno gold"),
+    Of("accuracy/unrelated", "cued,\nunrelated"),
+    Of("accuracy/choice", "choice"),
+    Of("accuracy/choice_hard", "hard\nchoice"),
+    Of("accuracy/choice_passage", "same\npassage", "same-passage choice"),
+    Of("accuracy/choice_no_question", "no\nquestion", "choice, no question"),
+    Of("accuracy/choice_hard_no_question", "hard, no\nquestion", "hard choice, no question"),
+    Of("accuracy/choice_passage_no_question", "same passage,\nno question"),
+)
+# Needs no model: base's rows have it.
+PRESENCE = Of("accuracy/string_presence", "string\nfound", "string presence")
+GRADINGS = (Of("accuracy/open_em", "open, exact match"), Of("accuracy/open_f1", "open, token F1"))
+_AGREEMENT = {
+    "agree": "they agree in direction",
+    "differ": "they differ in direction",
+    "undecided": "not all of them see a change beyond chance, none contradicts",
+}
+
+
+def ladder(subject: Subject) -> Table:
+    """Accuracy of base → arm in every form of the question, and whether three gradings of open agree."""
+    forms = given(FORMS, subject.figures, subject.arm, subject.scopes)
+    presence = given([PRESENCE], subject.figures, BASE, subject.scopes)
+
+    def cells(scope: str) -> list[Cell]:
+        changes = [subject.change(form.measure, scope) for form in forms]
+        return [*changes, *values(presence, subject.figures, BASE, scope)]
+
+    rows, rules = by_scope(subject.scopes, cells)
+    return Table(
+        "ladder",
+        "Accuracy, base → arm (%)",
+        (LANGUAGE, *(form.column() for form in (*forms, *presence))),
+        rows,
+        _gradings(subject),
+        rules=rules,
+    )
+
+
+def ladder_file(results: Results) -> Table:
+    """Accuracy of every model in every form of the question, by language."""
+    figures, forms = lookup(results.diagnosis.figures), (*FORMS, PRESENCE, *GRADINGS)
+    rows = []
+    for model in (BASE, *results.arms):
+        for scope in (*results.languages, POOLED):
+            found = values(forms, figures, model, scope)
+            if model != BASE:
+                found[forms.index(PRESENCE)] = None
+            if any(found):
+                rows.append((model, scope, n_of(found[0]), *found))
+    return Table(
+        "accuracy",
+        "Accuracy in every form of the question (%)",
+        (MODEL, LANGUAGE, N, *(form.column(full=True) for form in forms)),
+        rows,
+        ("Share of right answers with 95 % intervals; pooled: all languages as one.",),
+        keys=2,
+    )
+
+
+def _gradings(subject: Subject) -> list[Note]:
+    rows = subject.results.diagnosis.gradings
+    agreement = next((row.agreement for row in rows if (row.arm, row.scope) == (subject.arm, POOLED)), None)
+    if not agreement:
+        return []
+    graded = (("open", grader_of(subject.results)), ("open_em", "exact match"), ("open_f1", "token F1"))
+    parts: list[str | Value] = []
+    for name, label in graded:
+        parts += [
+            ", " if parts else "open graded in three ways: ",
+            f"{label} ",
+            Value(subject.change(f"accuracy/{name}")),
+        ]
+    return [(*parts, f": {_AGREEMENT[agreement]}")]

@@ -1,0 +1,94 @@
+"""An arm next to base under harmless noise, and outputs that loop."""
+
+from __future__ import annotations
+
+from anomia.measure.between import BASE
+from anomia.measure.figures import lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.hygiene import noise_floors
+from anomia.measure.results import Results
+from anomia.report.reference import nulls
+from anomia.report.tables.recognition import CONTROLS
+from anomia.report.tables.subject import Subject
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, values
+
+REFERENCE = (
+    Of("net_dissociation/choice", "net\ndissociation"),
+    Of("net_dissociation/choice_passage", "same passage,\nnet", "net, same passage"),
+    Of("flips/open", "open verdicts\nthat differ"),
+    Of("flips/choice", "choice verdicts\nthat differ"),
+)
+LOOPS = (
+    Of("outputs/loop", "loops", "outputs that loop"),
+    Of("outputs/loop_more", "more than base\n(points)", "more than base's (points)"),
+    Of("outputs/degenerate", "empty or one\ntoken repeated", "empty or one token"),
+)
+HOW_TO_ADD = "no null arm in this run; one shows how much is noise: --arm null:float32"
+
+
+def reference(subject: Subject) -> Table:
+    """Net dissociation and flips of an arm, next to those of base under harmless noise."""
+    known = nulls(subject.results.arms)
+    rows: list[list[Cell]] = []
+    for name in (subject.arm, *(name for name in known if name != subject.arm)):
+        found = values(REFERENCE, subject.figures, name, POOLED)
+        if any(found):
+            rows.append([name, *found])
+    rules = [0] if rows and rows[0][0] == subject.arm else []
+    if rows:
+        rows += [
+            [f"base, {floor.change}", None, None, floor.open, floor.choice]
+            for floor in noise_floors(subject.results.noise)
+        ]
+    return Table(
+        "noise",
+        "Next to noise: base again under harmless changes (%)",
+        (ARM, *(measure.column() for measure in REFERENCE)),
+        rows,
+        () if known else (HOW_TO_ADD,),
+        rules=rules,
+    )
+
+
+def loops(results: Results) -> Table:
+    """Open outputs that go round in circles, by arm and language, and how many more than base's."""
+    figures = lookup(results.diagnosis.figures)
+    rows, rules = [], []
+    for arm in dict.fromkeys(row.arm for row in results.hygiene):
+        languages = list(dict.fromkeys(row.language for row in results.hygiene if row.arm == arm))
+        for scope in [*languages, POOLED] if len(languages) > 1 else [POOLED]:
+            found = values(LOOPS, figures, arm, scope)
+            if found[0]:
+                rows.append((arm, scope, *found))
+                rules += [len(rows) - 1] if scope == POOLED else []
+    return Table(
+        "loops",
+        "Open outputs that loop (%)",
+        (ARM, LANGUAGE, *(measure.column() for measure in LOOPS)),
+        rows,
+        ("loops: a piece of at most 16 tokens that is repeated fills at least half of the output",),
+        keys=2,
+        rules=rules,
+    )
+
+
+def noise_file(results: Results) -> Table:
+    """What differs between base and an arm, null arms among them, and what the choice-only items also pass."""
+    figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CONTROLS)
+    rows = []
+    for arm in (BASE, *results.arms):
+        for scope in (*results.languages, POOLED):
+            found = values(measures, figures, arm, scope)
+            if any(found):
+                rows.append((arm, scope, *found))
+    return Table(
+        "noise_and_controls",
+        "Noise, loops and controls (%)",
+        (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
+        rows,
+        (
+            "null: base again under harmless noise, the reference. Choice only: items that the arm picks and no longer "
+            "says.",
+        ),
+        keys=2,
+    )

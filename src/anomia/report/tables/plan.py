@@ -1,0 +1,138 @@
+"""How many items a study needs, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anomia.measure.planning import Plan, Target
+from anomia.measure.power import MOST_TIMES, Need, in_reach, rounded
+from anomia.report.tables.table import ARM, Cell, Change, Column, Marked, Note, Table
+from anomia.running.forecast import CellForecast, on_machine
+from anomia.running.machines import Machine
+
+_FAR = "out of reach"
+
+
+def needed(plans: Sequence[Plan], target: Target) -> Table:
+    """A row for each plan, with what was assumed in it."""
+    rows: list[list[Cell]] = [
+        [
+            plan.arm, plan.scope, Change(plan.open.base, plan.open.arm), Change(plan.choice.base, plan.choice.arm),
+            plan.both_correct, plan.dissociation, _items(plan.for_dissociation, plan.pilot_items),
+            _items(plan.for_gap, plan.pilot_items),
+        ]
+        for plan in plans
+    ]  # fmt: skip
+    notes: list[Note] = ["items: of the scope: one language's, or all languages' together where it is pooled"]
+    if any(plan.pilot_items is not None for plan in plans):
+        notes.append("from the pilot's figures as they stand; they are themselves uncertain")
+    if any(_FAR in row for row in rows):
+        notes.append(
+            f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure stands at what it shall differ from"
+        )
+    notes += [
+        f"{plan.arm}, {plan.scope}: {reason}"
+        for plan in plans
+        for reason in (plan.for_dissociation, plan.for_gap)
+        if isinstance(reason, str)
+    ]
+    against, gap = 100 * target.dissociation_against, 100 * target.gap_against
+    return Table(
+        "plan",
+        f"Items needed to see it in {100 * target.power:.0f} of 100 such studies",
+        (
+            ARM, Column("scope", "scope", "text"), Column("open", "open\n(%)"), Column("choice", "choice\n(%)"),
+            Column("both_correct", "both\ncorrect"), Column("dissociation", "disso-\nciation"),
+            Column("items_for_dissociation", f"items for\ndissociation\n> {against:g} %", "count"),
+            Column("items_for_gap", f"items for\na gap apart\nfrom {gap:g} %", "count"),
+        ),
+        rows,
+        notes,
+        keys=2,
+    )  # fmt: skip
+
+
+def work(cells: Sequence[CellForecast]) -> Table:
+    """What a study asks for, by cell."""
+    return Table(
+        "work",
+        "What the study asks for",
+        (
+            Column("cell", "cell", "text"), Column("weights", "weights", "number"), Column("arms", "arms", "count"),
+            Column("items", "items\nper arm", "count"), Column("million_tokens", "tokens (M)", "number", 1),
+            Column("tera_operations", "10¹² ope-\nrations", "number", 0),
+            Column("disk_megabytes", "disk (MB)", "number", 0),
+        ),
+        [
+            (
+                cell.name, Marked(cell.size.parameters / 1e9, " B"), len(cell.work) - 1, cell.items,
+                (cell.total.tokens + cell.total.calibration) / 1e6, cell.operations / 1e12, cell.record_bytes / 1e6,
+            )
+            for cell in cells
+        ],
+    )  # fmt: skip
+
+
+def places(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> Table:
+    """Where a study can run: what each cell takes on each machine, and what this rests on."""
+    rows: list[list[Cell]] = []
+    rules = []
+    for machine in machines:
+        seconds = 0.0
+        for place, cell in enumerate(cells):
+            stay = on_machine(cell, machine)
+            name = machine.name if place == 0 else ""
+            took = (
+                [stay.why, None]
+                if stay.seconds is None
+                else [_time(stay.seconds), _dollars(stay.seconds, machine)]
+            )
+            seconds += stay.seconds or 0.0
+            rows.append([name, cell.name, stay.batch, stay.need_bytes / 1e9, *took])
+        if len(cells) > 1:
+            rows.append(["", "all that fit", "", "", _time(seconds), _dollars(seconds, machine)])
+        rules.append(len(rows) - 1)
+    models = {cell.size.name: cell.size.weight_bytes for cell in cells}
+    notes: list[Note] = [
+        f"models on disk: {sum(models.values()) / 1e9:.1f} GB; memory is weights and cache at the peak "
+        "(docs/engine.md)",
+        "two CPU cores are measured, GPUs assumed: --machine NAME:share=0.5,dollars=2 changes them (docs/scale.md)",
+    ]
+    if not all(cell.exact for cell in cells):
+        notes.append(
+            "the tokenizer or the questions are not on this machine: tokens are those of stand-ins, within about "
+            "a fifth"
+        )
+    return Table(
+        "places",
+        "Where it can run",
+        (
+            Column("machine", "machine", "text"), Column("cell", "cell", "text"), Column("batch", "batch", "count"),
+            Column("memory_gigabytes", "memory (GB)", "number", 1), Column("time", "time", "number"),
+            Column("dollars", "dollars", "number"),
+        ),
+        rows,
+        notes,
+        keys=2,
+        rules=rules,
+    )  # fmt: skip
+
+
+def _items(need: Need | str, pilot_items: int | None) -> Cell:
+    if isinstance(need, str):
+        return None
+    if need.items is None:
+        return "no number"
+    if pilot_items is None:
+        return need.items
+    return rounded(need.items) if in_reach(need.items, pilot_items) else _FAR
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _dollars(seconds: float, machine: Machine) -> float:
+    return seconds / 3600 * machine.dollars

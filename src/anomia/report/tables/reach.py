@@ -1,0 +1,192 @@
+"""What broader decoding finds, and what one example in the prompt gives back."""
+
+from __future__ import annotations
+
+from anomia.measure.between import BASE
+from anomia.measure.figures import before, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.results import Results
+from anomia.probes import REACHES
+from anomia.report.tables.subject import Subject
+from anomia.report.tables.table import (
+    ARM,
+    LANGUAGE,
+    MODEL,
+    Cell,
+    Column,
+    N,
+    Of,
+    Table,
+    by_scope,
+    given,
+    n_of,
+    values,
+)
+
+LARGEST_K = 10
+WAYS = ("greedy", *REACHES)
+DECODING = Column("decoding", "decoding", "text")
+# Which open failures: of gold, and of the foil in gold's place where that is asked. Each `{}` is a way to decode.
+RECOVERED = (
+    Of("recovery/{}/arm", "all", "arm's failures"),
+    Of("recovery/{}/failed_before", "base failed\nthem too", "base failed too"),
+    Of("recovery/{}/newly_broken", "newly\nbroken"),
+    Of("recovery/{}/base", "base's own\nfailures"),
+)
+FOILS = (
+    Of("recovery/{}/foil", "", "foil, arm's failures"),
+    Of("recovery/{}/foil_failed_before", "", "foil, base failed too"),
+    Of("recovery/{}/foil_newly_broken", "", "foil, newly broken"),
+)
+ONE_SHOT = (
+    Of("drop/zero_shot", "drop at 0", "gap, 0 shot"),
+    Of("drop/one_shot", "drop at 1", "gap, 1 shot"),
+    Of("contrast/drop_zero_minus_one_shot", "drop at 0 − at 1", "gap at 0 − at 1"),
+)
+
+
+def reach(subject: Subject) -> Table:
+    """Accuracies by greedy decoding, in any beam, in any sample, over the items asked that way."""
+    rows: list[list[Cell]] = []
+    for way in WAYS:
+        change = subject.change(f"accuracy/reach_{way}")
+        if change and change.before:
+            more = None if way == "greedy" else subject.figure(f"contrast/drop_{way}_minus_greedy")
+            rows.append([way, *change, subject.figure(f"drop/reach_{way}"), more])
+    columns = (Column("base", "base"), Column("arm", "arm"), Column("drop", "drop"))
+    return Table(
+        "reach",
+        "Reach over the items asked with beams and samples (%)",
+        (DECODING, *columns, Column("drop_minus_greedy", "drop − greedy's")),
+        rows,
+    )
+
+
+def recovery(subject: Subject) -> Table:
+    """Open failures that broader decoding recovers, with their placebo."""
+    rows: list[list[Cell]] = []
+    rules = []
+    for way in REACHES:
+        for name, parts in (("gold", RECOVERED), ("foil", FOILS)):
+            found = [subject.figure(part.measure.format(way)) for part in parts]
+            if any(found):
+                rows.append([f"{way}: {name}", *found, *[None] * (len(RECOVERED) - len(found))])
+                rules += [len(rows) - 1] if name == "foil" else []
+    return Table(
+        "recovery",
+        "Open failures that broader decoding recovers, and the foil as a control (%)",
+        (DECODING, *(part.column()._replace(name=_part(part)) for part in RECOVERED)),
+        rows,
+        rules=rules,
+    )
+
+
+def samples(subject: Subject) -> Table:
+    """Chance that one of k samples is right."""
+    changes = [(k, subject.change(f"pass_at/{k}")) for k in range(1, LARGEST_K + 1)]
+    return Table(
+        "pass_at_k",
+        "Chance that one of k samples is right, pass@k (%)",
+        (Column("k", "k", "text"), Column("base", "base"), Column("arm", "arm")),
+        [(k, *change) for k, change in changes if change],
+    )
+
+
+def one_shot(subject: Subject) -> Table:
+    """Open generation without and with one example, and what the example gives back."""
+    shots = {"zero_shot": "0 shot", "one_shot": "1 shot"}
+
+    def cells(scope: str) -> list[Cell]:
+        changes = [subject.change(f"accuracy/{shot}", scope) for shot in shots]
+        return [*changes, *values(ONE_SHOT, subject.figures, subject.arm, scope)]
+
+    asked = given([Of("accuracy/one_shot", "")], subject.figures, subject.arm, subject.scopes)
+    rows, rules = by_scope(subject.scopes if asked else [], cells)
+    return Table(
+        "one_shot",
+        "One example in the prompt: open accuracy, base → arm, and drops (%)",
+        (
+            LANGUAGE,
+            *(Column(name, label) for name, label in shots.items()),
+            *(of.column() for of in ONE_SHOT),
+        ),
+        rows,
+        rules=rules,
+    )
+
+
+def one_shot_file(results: Results) -> Table:
+    """The paper's Table 1."""
+    figures = lookup(results.diagnosis.figures)
+    rows = []
+    for arm in results.arms:
+        for scope in (*results.languages, POOLED):
+            found = [
+                figure
+                for measure in ("accuracy/zero_shot", "accuracy/one_shot")
+                for figure in (before(figures, arm, measure, scope), figures.get((arm, measure, scope)))
+            ]
+            if any(found):
+                rows.append((arm, scope, n_of(found[3]), *found, *values(ONE_SHOT, figures, arm, scope)))
+    names = ("prune_gap_zero_shot", "prune_gap_one_shot", "given_back")
+    return Table(
+        "one_shot",
+        "Open accuracy at 0 shot and at 1 shot (%), and prune gaps (points)",
+        (
+            ARM, LANGUAGE, N,
+            Column("zero_shot_base", "0 shot, base"), Column("zero_shot_arm", "0 shot, arm"),
+            Column("one_shot_base", "1 shot, base"), Column("one_shot_arm", "1 shot, arm"),
+            *(of.column(full=True)._replace(name=name) for name, of in zip(names, ONE_SHOT, strict=True)),
+        ),
+        rows,
+        ("Prune gap: accuracy of base − of the arm. The 0-shot columns have the prompt form of the 1-shot ones.",),
+        keys=2,
+    )  # fmt: skip
+
+
+def reach_file(results: Results) -> Table:
+    """Accuracy by greedy decoding, in any beam, in any sample, and pass@k, by model and language."""
+    figures = lookup(results.diagnosis.figures)
+    ways = [Of(f"accuracy/reach_{way}", way) for way in WAYS]
+    curve = [Of(f"pass_at/{k}", f"pass@{k}") for k in range(1, LARGEST_K + 1)]
+    rows = []
+    for model in (BASE, *results.arms):
+        for scope in (*results.languages, POOLED):
+            found = values(ways, figures, model, scope)
+            if any(found):
+                rows.append((model, scope, n_of(found[0]), *found, *values(curve, figures, model, scope)))
+    return Table(
+        "reach",
+        "What broader decoding reaches (%)",
+        (MODEL, LANGUAGE, N, *(of.column() for of in (*ways, *curve))),
+        rows,
+        (
+            "Share of items with a right answer in greedy decoding, in any beam, in any sample; an upper bound. "
+            "pass@k: the chance that one of k samples is right.",
+        ),
+        keys=2,
+    )
+
+
+def recovery_file(results: Results) -> Table:
+    """Open failures that broader decoding recovers, with the placebo, by arm, language and way to decode."""
+    figures, parts = lookup(results.diagnosis.figures), (*RECOVERED, *FOILS)
+    rows = []
+    for arm in results.arms:
+        for scope in (*results.languages, POOLED):
+            for way in REACHES:
+                found = [figures.get((arm, part.measure.format(way), scope)) for part in parts]
+                if any(found):
+                    rows.append((arm, scope, way, n_of(found[0]), *found))
+    return Table(
+        "recovery",
+        "Open failures that broader decoding recovers (%)",
+        (ARM, LANGUAGE, DECODING, N, *(part.column(full=True)._replace(name=_part(part)) for part in parts)),
+        rows,
+        ("foil: how often a wrong option is found in gold's place. n: the arm's open failures.",),
+        keys=3,
+    )
+
+
+def _part(of: Of) -> str:
+    return of.measure.rpartition("/")[2]

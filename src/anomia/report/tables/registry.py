@@ -1,0 +1,87 @@
+"""Every table of a run, and where it is shown: a new one is a function in this folder and a line here.
+
+A table of `RUNS` can be one of `FILES`, too: the same columns and cells, with the run's name before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from anomia.measure.results import Results
+from anomia.report.tables.fates import dissociation, fates, fates_file, transitions, transitions_file
+from anomia.report.tables.hygiene import asked, came_back, hygiene_file
+from anomia.report.tables.ladder import ladder, ladder_file
+from anomia.report.tables.losses import losses, losses_file
+from anomia.report.tables.noise import loops, noise_file, reference
+from anomia.report.tables.packaging import besides_weights, packaging
+from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
+from anomia.report.tables.reach import (
+    one_shot,
+    one_shot_file,
+    reach,
+    reach_file,
+    recovery,
+    recovery_file,
+    samples,
+)
+from anomia.report.tables.recognition import controls, scorings, scorings_file
+from anomia.report.tables.runs import (
+    between,
+    between_file,
+    frontier,
+    frontier_file,
+    runs_file,
+    verdicts_file,
+)
+from anomia.report.tables.subject import Subject
+from anomia.report.tables.table import Table
+from anomia.report.tables.tests import paired_tests, paired_tests_file
+
+
+class OfArm(NamedTuple):
+    """A table of one arm. section: of the page. brief: also shown when a run has just ended."""
+
+    section: str
+    make: Callable[[Subject], Table]
+    brief: bool = False
+
+
+class OfRun(NamedTuple):
+    """A table over all arms of a run. section: of the page."""
+
+    section: str
+    make: Callable[[Results], Table]
+
+
+# In the terminal's order; the page has them by section.
+ARMS = (
+    OfArm("fates", fates, brief=True),
+    OfArm("fates", dissociation, brief=True),
+    OfArm("noise", reference, brief=True),
+    OfArm("ladder", ladder, brief=True),
+    OfArm("drops", losses),
+    OfArm("controls", controls),
+    OfArm("controls", scorings),
+    OfArm("fates", transitions),
+    OfArm("ranks", ranks),
+    OfArm("reach", reach),
+    OfArm("reach", recovery),
+    OfArm("reach", samples),
+    OfArm("one-shot", one_shot),
+    OfArm("tests", paired_tests),
+)
+RUNS = (
+    OfRun("arms", between),
+    OfRun("size", frontier),
+    OfRun("differences", packaging),
+    OfRun("differences", besides_weights),
+    OfRun("hygiene", asked),
+    OfRun("hygiene", came_back),
+    OfRun("hygiene", loops),
+)
+FILES: tuple[Callable[[Results], Table], ...] = (
+    runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file, losses_file,
+    scorings_file, one_shot_file, reach_file, recovery_file, paired_tests_file, between_file, divergence_file,
+    frontier_file, hygiene_file,
+)  # fmt: skip

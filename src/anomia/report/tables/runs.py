@@ -1,0 +1,234 @@
+"""Arms and runs next to each other: what was compared and its outcome, arm against arm, and what compression saves."""
+
+from __future__ import annotations
+
+from anomia.measure.evidence import OVERALL
+from anomia.measure.figures import FrontierRow, before, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.judge import Verdict
+from anomia.measure.results import Results
+from anomia.report.naming import left_out, model_name
+from anomia.report.reference import nulls
+from anomia.report.tables.subject import subject
+from anomia.report.tables.table import ARM, LANGUAGE, Column, Marked, N, Of, Table, values
+from anomia.report.verdict_words import decided_with
+
+COMPARED = (
+    Of("gap/choice", "gap to\nchoice"),
+    Of("raw_gap/choice", "in raw\npoints", "raw gap"),
+    Of("dissociation/choice", "disso-\nciation", "dissociation"),
+    Of("net_dissociation/choice", "net"),
+)
+BETWEEN = (*COMPARED[:2], COMPARED[2]._replace(brief="dissociation"))
+ACCURACIES = (Of("accuracy/open", "open"), Of("accuracy/choice", "choice"))
+DIFFERENCE = Of("accuracy/choice_minus_open", "choice −\nopen")
+OUTCOME = Column("outcome", "outcome", "text")
+SAME_PASSAGE = Column("same_passage_outcome", "with same-passage options", "text")
+
+
+def one_of_several(name: str, results: Results) -> Table:
+    """One run of several, all alike: a row for each arm, pooled over the run's languages."""
+    base, data = (_last(str(results.study.get(key, "?"))) for key in ("base", "data"))
+    rows = []
+    for arm in results.arms:
+        of = subject(results, arm)
+        changes = [of.change(measure.measure) for measure in (*ACCURACIES, DIFFERENCE)]
+        named = f"{arm} (reference)" if nulls([arm]) else arm
+        outcome = _overall(results, arm)
+        rows.append(
+            (
+                named,
+                *changes,
+                *values(COMPARED, of.figures, arm, POOLED),
+                outcome and outcome.decision.outcome,
+            )
+        )
+    return Table(
+        "runs",
+        f"{name}: {base} on {data}",
+        (ARM, *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME),
+        rows,
+        (f"left out on request: {left_out(results)}",) if results.exclude else (),
+    )
+
+
+def runs_file(results: Results) -> Table:
+    """What was compared, one row for each arm, with its outcome."""
+    study, figures = results.study, lookup(results.diagnosis.figures)
+    rows = []
+    for arm in results.arms:
+        pairs = [
+            (before(figures, arm, of.measure, POOLED), figures.get((arm, of.measure, POOLED)))
+            for of in ACCURACIES
+        ]
+        verdict = _overall(results, arm)
+        after = pairs[0][1]
+        rows.append(
+            (
+                arm, model_name(study.get("base", "?")), str(study.get("data", "?")), len(results.languages),
+                after.n if after else None, *(figure for pair in pairs for figure in pair),
+                *values(COMPARED, figures, arm, POOLED), *_outcomes(verdict),
+            )
+        )  # fmt: skip
+    names = ("gap_choice", "raw_gap_choice", "dissociation", "net_dissociation")
+    return Table(
+        "runs",
+        "What was compared, and its outcome (%)",
+        (
+            ARM, Column("base", "base", "text"), Column("data", "data", "text"),
+            Column("languages", "languages", "count"), N,
+            *(Column(f"{of.name}_{side}", f"{of.brief}, {side}") for of in ACCURACIES for side in ("base", "arm")),
+            *(of.column(full=True)._replace(name=name) for name, of in zip(names, COMPARED, strict=True)),
+            OUTCOME, SAME_PASSAGE,
+        ),
+        rows,
+        ("Pooled over languages, with 95 % intervals. Gap: share lost in open − share lost in choice, in points.",),
+    )  # fmt: skip
+
+
+def verdicts_file(results: Results) -> Table:
+    """The outcome of each arm in each language and overall, in words."""
+    return Table(
+        "verdicts",
+        "Verdicts",
+        (
+            ARM, Column("scope", "scope", "text"), OUTCOME, Column("decided_by", "decided with", "text"),
+            Column("word", "word", "text"), Column("standard_outcome", "with standard options", "text"), SAME_PASSAGE,
+            Column("text", "in words", "words"),
+        ),
+        [
+            (
+                verdict.arm, verdict.scope, verdict.decision.outcome, decided_with(verdict), verdict.word,
+                verdict.standard.outcome if verdict.standard else None, _outcomes(verdict)[1], verdict.text,
+            )
+            for verdict in results.verdicts
+        ],
+        ("overall: over all languages.",),
+        keys=2,
+    )  # fmt: skip
+
+
+def between(results: Results) -> Table:
+    """Differences of gaps, in raw points too, and of dissociation between arms; not of null arms with each other."""
+    rows = [
+        row
+        for row in results.diagnosis.between
+        if row.scope == POOLED and len(nulls((row.arm, row.other))) < 2
+    ]
+    found = {(row.arm, row.other, str(row.measure)): row.estimate for row in rows}
+    return Table(
+        "arms",
+        "Arm against arm, first − second (points)",
+        (
+            Column("first", "first", "text"),
+            Column("second", "second", "text"),
+            *(of.column() for of in BETWEEN),
+        ),
+        [
+            (*pair, *(found.get((*pair, of.measure)) for of in BETWEEN))
+            for pair in dict.fromkeys((row.arm, row.other) for row in rows)
+        ],
+        keys=2,
+    )
+
+
+def between_file(results: Results) -> Table:
+    """Arm against arm in every measure and language."""
+    return Table(
+        "arm_against_arm",
+        "Arm against arm (points)",
+        (
+            ARM,
+            Column("other", "other", "text"),
+            Column("measure", "measure", "text"),
+            LANGUAGE,
+            Column("difference", "arm − other"),
+        ),
+        [(row.arm, row.other, row.measure, row.scope, row.estimate) for row in results.diagnosis.between],
+        ("On the items that both arms answered, in points, with 95 % intervals.",),
+        keys=4,
+    )
+
+
+def frontier(results: Results) -> Table:
+    """Accuracy against measured sparsity and size on disk, as far as they are known; null arms save nothing."""
+    found = [row for row in results.frontier if row.arm not in nulls([row.arm])]
+    sparse = any(row.sparsity for row in found)
+    sized = any(row.size_bytes is not None for row in found)
+    costs = [Column("sparsity", "sparsity", digits=1)] if sparse else []
+    costs += [Column("size_bytes", "size", "bytes")] if sized else []
+    notes = []
+    if sparse:
+        notes.append("◆ no arm is as sparse and better, or as good and sparser")
+    if sized:
+        notes.append("● no arm is as small and better, or as good and smaller")
+    if sparse:
+        notes.append("sparsity: of the pruned matrices, as measured")
+    return Table(
+        "frontier",
+        f"Accuracy against {' and '.join(column.header for column in costs)} (%)",
+        (ARM, *costs, Column("open", "open"), Column("choice", "choice")),
+        [
+            (
+                row.arm,
+                *(getattr(row, column.name) for column in costs),
+                Marked(row.open, _marks(row.open_frontier and sparse, row.open_size_frontier)),
+                Marked(row.choice, _marks(row.choice_frontier and sparse, row.choice_size_frontier)),
+            )
+            for row in found
+        ],
+        ("; ".join(notes),) if notes else (),
+    )
+
+
+def frontier_file(results: Results) -> Table:
+    """Accuracy against what compression saves, with the frontiers that an arm is on in words."""
+    return Table(
+        "frontier",
+        "Accuracy against sparsity and size on disk",
+        (
+            ARM, Column("sparsity", "sparsity (%)"), Column("size_bytes", "bytes on disk", "count"),
+            Column("open", "open (%)"), Column("choice", "choice (%)"),
+            Column("frontier", "on the frontier of", "text"),
+        ),
+        [
+            (row.arm, row.sparsity, row.size_bytes, row.open, row.choice, _frontiers(row) or "none")
+            for row in results.frontier
+        ],
+        (
+            "On the frontier: no arm saves as much and is better, or is as good and saves more. Pooled over "
+            "languages.",
+        ),
+        keys=1,
+    )  # fmt: skip
+
+
+def _frontiers(row: FrontierRow) -> str:
+    flags = {
+        "open by sparsity": row.open_frontier,
+        "choice by sparsity": row.choice_frontier,
+        "open by size": row.open_size_frontier,
+        "choice by size": row.choice_size_frontier,
+    }
+    return ", ".join(name for name, is_on in flags.items() if is_on)
+
+
+def _marks(sparse: bool | None, small: bool | None) -> str:
+    """Signs of the frontiers, each at its own place, so that they are below one another."""
+    return " " + ("◆" if sparse else " ") + ("●" if small else " ")
+
+
+def _overall(results: Results, arm: str) -> Verdict | None:
+    return next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
+
+
+def _outcomes(verdict: Verdict | None) -> tuple[str | None, str | None]:
+    """The outcome, and the one with same-passage options."""
+    if verdict is None:
+        return None, None
+    return verdict.decision.outcome, verdict.same_passage.outcome if verdict.same_passage else None
+
+
+def _last(name: str) -> str:
+    """A model's or a data set's name without the way to it."""
+    return name.rstrip("/").rpartition("/")[2]

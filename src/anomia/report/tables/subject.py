@@ -1,0 +1,51 @@
+"""What the tables of one arm are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+from anomia.grade import CONTAINMENT
+from anomia.measure.figures import Lookup, before, lookup
+from anomia.measure.frame import POOLED
+from anomia.measure.rates import Estimate
+from anomia.measure.results import Results
+from anomia.report.tables.table import Change
+
+
+class Subject(NamedTuple):
+    """One arm of a run. scopes: the languages in which it has answered anything, and last all of them pooled."""
+
+    results: Results
+    arm: str
+    figures: Lookup
+    scopes: list[str]
+
+    def figure(self, measure: str, scope: str = POOLED) -> Estimate | None:
+        """A figure of the arm."""
+        return self.figures.get((self.arm, measure, scope))
+
+    def change(self, measure: str, scope: str = POOLED) -> Change | None:
+        """Base's figure over the arm's items, and the arm's; None where neither is there."""
+        found = Change(before(self.figures, self.arm, measure, scope), self.figure(measure, scope))
+        return None if found == (None, None) else found
+
+
+def subject(results: Results, arm: str) -> Subject:
+    """An arm of a run, ready for its tables."""
+    answered = results.records.filter(pl.col("arm") == arm)["language"].unique()
+    return Subject(results, arm, lookup(results.diagnosis.figures), [*sorted(answered), POOLED])
+
+
+def unfinished_text(results: Results, arm: str) -> str:
+    """That an arm has answered fewer items than base, and what base's figures are then over; else nothing."""
+    answered, asked = (len(results.records.filter(pl.col("arm") == name)) for name in (arm, "base"))
+    if answered >= asked:
+        return ""
+    return f"{answered} of {asked} items are answered: base's figures are over the same items"
+
+
+def grader_of(results: Results) -> str:
+    """What a run's study grades open answers by."""
+    return str(results.study.get("grader") or CONTAINMENT.grader)

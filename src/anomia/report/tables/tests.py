@@ -1,0 +1,89 @@
+"""Paired tests of what changed."""
+
+from __future__ import annotations
+
+from anomia.measure.frame import POOLED, RECOGNITION
+from anomia.measure.results import Results
+from anomia.report.render.words import probability
+from anomia.report.tables.subject import Subject
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Table
+
+KEPT_P = 0.05
+_KIND_WORDS = {"choice": "choice", "choice_hard": "hard choice", "choice_passage": "same-passage choice"}
+_SCORING_WORDS = {"token": "per token", "byte": "per byte", "char": "per character", "pmi": "PMI"}
+_FORM_WORDS = {
+    "zero_shot": "open, 0 shot,",
+    "one_shot": "open, 1 shot,",
+    "open_strict": "open, strict grade,",
+}
+
+
+def paired_tests(subject: Subject) -> Table:
+    """Pooled, and the languages that remain after Holm's correction."""
+    mine = [row for row in subject.results.diagnosis.tests if row.arm == subject.arm]
+    # The other scorings are next to each other in their own table, and with their tests in the table files.
+    other = tuple(name for name, way in RECOGNITION.items() if way.scoring not in ("sum", "pmi"))
+    rows: list[tuple[Cell, ...]] = []
+    for measure in dict.fromkeys(row.measure for row in mine):
+        if measure.removesuffix(" changed").endswith(other):
+            continue
+        found = {row.scope: row for row in mine if row.measure == measure}
+        kept = [
+            f"{scope} {probability(row.adjusted)}"
+            for scope, row in found.items()
+            if row.adjusted is not None and row.adjusted < KEPT_P
+        ]
+        pooled = found[POOLED].test if POOLED in found else None
+        changed = f"{pooled.changed} of {pooled.units}" if pooled else None
+        rows.append((hypothesis(measure), pooled and pooled.p_value, changed, ", ".join(kept) or "none"))
+    methods = dict.fromkeys(row.test.method for row in mine)
+    return Table(
+        "tests",
+        "Paired tests",
+        (
+            Column("hypothesis", "hypothesis", "text"), Column("p_value", "p, pooled", "probability"),
+            Column("changed", "changed", "count"), Column("languages", "languages with p < 0.05 after Holm", "words"),
+        ),
+        rows,
+        (f"{', '.join(methods)}; Holm's family: the languages within one arm and one hypothesis",),
+    )  # fmt: skip
+
+
+def paired_tests_file(results: Results) -> Table:
+    """All paired tests with Holm's p-values."""
+    return Table(
+        "tests",
+        "Paired tests",
+        (
+            ARM, Column("hypothesis", "hypothesis", "text"), LANGUAGE,
+            Column("p_value", "p", "probability"), Column("p_value_holm", "p, Holm", "probability"),
+            Column("changed", "changed", "count"), Column("units", "units", "count"),
+            Column("method", "method", "text"), Column("family", "Holm's family", "text"),
+        ),
+        [
+            (
+                row.arm, row.measure, row.scope, row.test.p_value, row.adjusted, row.test.changed, row.test.units,
+                row.test.method, row.family,
+            )
+            for row in results.diagnosis.tests
+        ],
+        ("changed: items (or passages) on which the test rests, of all units. pooled stands outside Holm's family.",),
+        keys=3,
+    )  # fmt: skip
+
+
+def hypothesis(measure: str) -> str:
+    """A hypothesis in words: what is tested is items, not shares."""
+    lost = "open lost more items than "
+    if measure.startswith(lost):
+        return f"{lost}{_form_words(measure.removeprefix(lost))} (raw points)"
+    return f"{_form_words(measure.removesuffix(' changed'))} changed"
+
+
+def _form_words(name: str) -> str:
+    """What a form of the question, or a way to test recognition, is called: `same-passage choice (PMI)`."""
+    way = RECOGNITION.get(name)
+    if way is None:
+        return _FORM_WORDS.get(name, name)
+    scored = _SCORING_WORDS.get(way.scoring)
+    return _KIND_WORDS[way.kind] + (f" ({scored})" if scored else "")
