@@ -16,7 +16,7 @@ from typing import Literal, Self
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
 from anomia.measure.frame import RECOGNITION
-from anomia.probes import GENERATED, GRADES, NO_QUESTION, REACHES, long, short
+from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES, long, short
 
 Unit = Literal["share", "points", "nats"]
 
@@ -197,8 +197,11 @@ flips = Family(
 contrast = Family(
     "contrast", "points", True, "{}", "{}",
     _words(
-        dissociation_hard_minus_standard="dissociation, hard − standard options",
-        dissociation_passage_minus_standard="dissociation, same-passage − standard options",
+        **{
+            f"dissociation_{kind.name}_minus_standard": f"dissociation, {kind.long} − standard options"
+            for kind in OPTION_KINDS
+            if kind.name != "standard"
+        },
         drop_zero_minus_one_shot="drop, 0 shot − 1 shot",
         **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in REACHES},
     ),
