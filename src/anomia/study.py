@@ -285,8 +285,8 @@ class Study(BaseModel):
             arm = _worded(parse_arm, text)
             names.append(arm.name)
             for step in arm.steps:
-                if needs_calibration(step) and step.calibration:
-                    _worded(check_source, step.calibration)
+                if needs_calibration(step) and step.calibration.source:
+                    _worded(check_source, step.calibration.source)
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the arm {name!r} is given twice")

@@ -32,7 +32,7 @@ def test_the_model_computes_what_torchaos_computes(text: str, family: str) -> No
     model, dense = tiny_model(family, **changes), tiny_model(family, **changes)
     step = step_of(text)
     report = compress(model, step)
-    group = step.group or (None if step.method == "int8" else 128)
+    group = step.option("group")
     granularity = torchao.PerAxis(0) if group is None else torchao.PerGroup(group)
     config = torchao.IntxWeightOnlyConfig(weight_dtype=getattr(torch, step.method), granularity=granularity)
     pairs = zip(find_blocks(model).modules, find_blocks(dense).modules, strict=True)

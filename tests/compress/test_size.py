@@ -74,7 +74,7 @@ def test_int8_takes_what_torchao_keeps(text: str) -> None:
 def test_packed_integers_take_what_gguf_takes(method: str, kind: str) -> None:
     values = np.random.default_rng(0).standard_normal((24, 96), dtype=np.float32)
     stored = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
-    assert packed_bytes(24, 96, Quantize(method, group=32)) == stored.nbytes
+    assert packed_bytes(24, 96, Quantize(method, options=(("group", 32),))) == stored.nbytes
 
 
 def test_fewer_bits_take_less_and_a_chain_takes_what_its_quantization_takes() -> None:

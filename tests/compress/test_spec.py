@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from anomia.compress.catalogue import BITS, CATALOGUE, EMBEDDING_TYPES, YES_NO, Kind, methods
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import (
-    BITS,
-    EMBEDDING_TYPES,
-    PRUNING_METHODS,
-    RESHAPING_METHODS,
     Arm,
+    Calibration,
     Checkpoint,
     Embeddings,
     Pattern,
@@ -27,13 +25,13 @@ from anomia.errors import StudyError
     [
         ("base", ()),
         ("magnitude:0.5", (Prune("magnitude", 0.5),)),
-        ("wanda:2:4,calibration=balanced", (Prune("wanda", Pattern(2, 4), calibration="balanced"),)),
+        ("wanda:2:4,calibration=balanced", (Prune("wanda", Pattern(2, 4), Calibration("balanced")),)),
         ("sparsegpt:4:8", (Prune("sparsegpt", Pattern(4, 8)),)),
         ("mwanda:0.5", (Prune("mwanda", 0.5),)),
-        ("wanda:0.6,allocation=owl,samples=64", (Prune("wanda", 0.6, samples=64, allocation="owl"),)),
+        ("wanda:0.6,allocation=owl,samples=64", (Prune("wanda", 0.6, Calibration(samples=64), "owl"),)),
         ("int8", (Quantize("int8"),)),
-        ("int4:group=128", (Quantize("int4", group=128),)),
-        ("int4,group=64", (Quantize("int4", group=64),)),
+        ("int4:group=128", (Quantize("int4", options=(("group", 128),)),)),
+        ("int4,group=64", (Quantize("int4", options=(("group", 64),)),)),
         ("wanda:0.5+update", (Prune("wanda", 0.5, updates=(Update("update"),)),)),
         (
             "ria:2:4,permute=no+dsnot,cycles=9+update,solver=admm+gptq:4+embeddings:q6_k",
@@ -41,8 +39,11 @@ from anomia.errors import StudyError
                 Prune(
                     "ria",
                     Pattern(2, 4),
-                    permute=False,
-                    updates=(Update("dsnot", cycles=9), Update("update", solver="admm")),
+                    options=(("permute", False),),
+                    updates=(
+                        Update("dsnot", options=(("cycles", 9),)),
+                        Update("update", options=(("solver", "admm"),)),
+                    ),
                 ),
                 Quantize("gptq", bits=4),
                 Embeddings("q6_k"),
@@ -50,15 +51,25 @@ from anomia.errors import StudyError
         ),
         (
             "gptq:3,group=64,symmetric=no,order=act,calibration=demo",
-            (Quantize("gptq", group=64, bits=3, symmetric=False, order="act", calibration="demo"),),
+            (
+                Quantize(
+                    "gptq",
+                    3,
+                    Calibration("demo"),
+                    options=(("group", 64), ("symmetric", False), ("order", "act")),
+                ),
+            ),
         ),
-        ("shortgpt:0.25,samples=4+int8", (Reshape("shortgpt", 0.25, samples=4), Quantize("int8"))),
+        (
+            "shortgpt:0.25,samples=4+int8",
+            (Reshape("shortgpt", 0.25, Calibration(samples=4)), Quantize("int8")),
+        ),
         ("checkpoint:owner/model-GPTQ", (Checkpoint("owner/model-GPTQ"),)),
         ("checkpoint:C:/a%2Bb%2Cc%25", (Checkpoint("C:/a+b,c%"),)),
         ("wanda:0.5+int8", (Prune("wanda", 0.5), Quantize("int8"))),
         (
             "wanda:0.5,calibration=file:/x/y.jsonl",
-            (Prune("wanda", 0.5, calibration="file:/x/y.jsonl"),),
+            (Prune("wanda", 0.5, Calibration("file:/x/y.jsonl")),),
         ),
     ],
 )
@@ -96,7 +107,7 @@ def test_canonical_text_is_the_default_name() -> None:
         ("wanda:0.5+checkpoint:x", "only come first"),
         ("wanda:0.5+", "no method"),
         ("checkpoint:", "checkpoint:MODEL"),
-        ("nf4:group=64", "takes no group"),
+        ("nf4:group=64", "is an option, and this method takes none"),
         ("gptq", "write gptq:BITS"),
         ("gptq:5", "2, 3, 4, 8 bits"),
         ("gptq:4,symmetric=maybe", "unknown symmetric 'maybe'"),
@@ -128,40 +139,71 @@ targets = st.one_of(
 )
 counts = st.none() | st.integers(1, 10**6)
 words = st.text(min_size=1).filter(lambda s: s == s.strip())
-prunes = st.builds(
-    Prune,
-    st.sampled_from(sorted(set(PRUNING_METHODS) - {"magnitude"})),
-    targets,
-    calibration=st.none() | words,
-    samples=counts,
-    tokens=counts,
-    budget=counts,
-    allocation=st.none() | st.just("uniform"),
-    updates=st.lists(
-        st.builds(Update, st.just("update"), solver=st.none() | st.sampled_from(["cg", "admm"]))
-        | st.builds(Update, st.just("dsnot"), cycles=counts),
-        max_size=2,
-    ).map(tuple),
+calibrations = st.builds(Calibration, st.none() | words, counts, counts, counts)
+
+
+def options_of(name: str) -> st.SearchStrategy[tuple[tuple[str, object], ...]]:
+    """Some of a method's own options, in the catalogue's order."""
+    values = {
+        option.name: st.none()
+        | (
+            st.integers(1, 10**6)
+            if option.choices is None
+            else st.booleans()
+            if option.choices == YES_NO
+            else st.sampled_from(option.choices)
+        )
+        for option in CATALOGUE[name].options
+    }
+    return st.fixed_dictionaries(values).map(
+        lambda given: tuple((key, given[key]) for key in values if given[key] is not None)
+    )
+
+
+def steps_of(*kinds: Kind) -> st.SearchStrategy[str]:
+    return st.sampled_from([name for name in methods(*kinds) if CATALOGUE[name].calibrated])
+
+
+updates = steps_of(Kind.UPDATE).flatmap(
+    lambda name: st.builds(Update, st.just(name), options=options_of(name))
 )
-text_of = {"calibration": st.none() | words, "samples": counts, "tokens": counts, "budget": counts}
+prunes = st.tuples(steps_of(Kind.PRUNE), targets).flatmap(
+    lambda chosen: st.builds(
+        Prune,
+        st.just(chosen[0]),
+        st.just(chosen[1]),
+        calibrations,
+        st.none() | st.just("uniform"),
+        st.lists(updates, max_size=2).map(tuple),
+        options=options_of(chosen[0])
+        if isinstance(chosen[1], Pattern)
+        else options_without_patterns(chosen[0]),
+    )
+)
+
+
+def options_without_patterns(name: str) -> st.SearchStrategy[tuple[tuple[str, object], ...]]:
+    only = {option.name for option in CATALOGUE[name].options if option.pattern_only}
+    return options_of(name).map(lambda given: tuple(pair for pair in given if pair[0] not in only))
+
+
 reshapes = st.builds(
     Reshape,
-    st.sampled_from(sorted(RESHAPING_METHODS)),
+    st.sampled_from(methods(Kind.RESHAPE)),
     st.floats(0, 1, exclude_min=True, exclude_max=True),
-    **text_of,
+    calibrations,
 )
-quantizes = st.builds(Quantize, st.sampled_from(["int8", "int4", "int2"]), group=counts) | st.builds(
-    Quantize,
-    st.just("gptq"),
-    group=counts,
-    bits=st.sampled_from(BITS),
-    symmetric=st.none() | st.booleans(),
-    order=st.none() | st.sampled_from(["act", "plain"]),
-    **text_of,
+quantizes = st.sampled_from(methods(Kind.ROUND)).flatmap(
+    lambda name: st.builds(Quantize, st.just(name), options=options_of(name))
+) | st.sampled_from(methods(Kind.QUANTIZE)).flatmap(
+    lambda name: st.builds(
+        Quantize, st.just(name), st.sampled_from(BITS), calibrations, options=options_of(name)
+    )
 )
 checkpoints = st.builds(Checkpoint, words)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     first=st.none() | checkpoints,
     shaped=st.lists(reshapes, max_size=2),

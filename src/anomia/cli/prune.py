@@ -21,8 +21,10 @@ from anomia.cli.compress_options import (
     TextTokens,
     Tokens,
 )
-from anomia.compress.steps import PRUNING_METHODS
+from anomia.compress.catalogue import Kind, methods
 from anomia.flags import names
+
+PRUNING_METHODS = methods(Kind.PRUNE)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.methods.wanda import wanda_scores
 from anomia.compress.statistics import Group, Needs
 from anomia.compress.steps import Prune
@@ -26,7 +27,7 @@ class Allocation(NamedTuple):
 
 def allocation_of(step: Prune) -> Allocation | None:
     """How a step spreads its sparsity over the blocks, `None` for evenly."""
-    if step.method == "mwanda" and isinstance(step.target, float):
+    if CATALOGUE[step.method].allocates and isinstance(step.target, float):
         return Allocation(Needs(languages=True), cross_lingual_correlation)
     if step.allocation == "owl":
         return Allocation(Needs(), outlier_ratio)

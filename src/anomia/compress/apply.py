@@ -19,13 +19,13 @@ from anomia.compress.blocks import DecoderBlocks, block_weights, find_blocks, le
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
-from anomia.compress.methods.table import METHODS
+from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
-from anomia.compress.reshape.table import RESHAPERS
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
+    Calibration,
     Checkpoint,
     Embeddings,
     Null,
@@ -63,16 +63,17 @@ def prepare_windows(
     """
     if not needs_calibration(step):
         return None
+    wanted = step.calibration.over(Calibration(calibration, samples, tokens, budget))
     text = read_calibration(
-        step.calibration or calibration,
-        samples=step.samples or samples,
+        wanted.source or calibration,
+        samples=wanted.samples,
         languages=languages,
         language=language,
         data_dir=data_dir,
         evaluation_passages=evaluation_passages,
     )
     return make_windows(
-        text, tokenizer, tokens=step.tokens or tokens, budget=step.budget or budget, positions=positions
+        text, tokenizer, tokens=wanted.tokens or tokens, budget=wanted.budget, positions=positions
     )
 
 
@@ -114,12 +115,12 @@ def compress(
     elif isinstance(step, Reshape):
         dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep what is set for a while only.
-        shaped = RESHAPERS[step.method](
+        shaped = reshaper_of(step.method).loaded(
             model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
         decoder = find_blocks(model)
         shaped = with_share(shaped, step.share, (dense, block_weights(decoder)))
-    elif step.method == "llm.int8":
+    elif not goes_by_block(step):
         matrices = tuple(replace_linears(decoder, progress))
     else:
         check_step(decoder, step)
@@ -172,7 +173,7 @@ def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:
     for step in steps:
         if isinstance(step, Reshape):
             return
-        if isinstance(step, Prune | Quantize) and step.method in METHODS:
+        if goes_by_block(step):
             check_step(find_blocks(model), step)
 
 
@@ -186,7 +187,7 @@ def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:
 
 def choices_of(step: Step) -> tuple[str, ...]:
     """What a reconstruction of a published method decided by itself."""
-    return METHODS[step.method].choices if isinstance(step, Prune) else ()
+    return method_of(step.method).choices if isinstance(step, Prune) else ()
 
 
 def warnings_of(
@@ -197,9 +198,9 @@ def warnings_of(
     packed: whether codes are stored, and not the values that they stand for.
     """
     warnings = list(windows.record.warnings) if windows is not None else []
-    if isinstance(step, Quantize) and step.method != "llm.int8" and not packed:
+    if isinstance(step, Quantize) and goes_by_block(step) and not packed:
         warnings.append(DEQUANTIZED)
-    needs = METHODS[step.method].needs if isinstance(step, Prune) else None
+    needs = method_of(step.method).needs if isinstance(step, Prune) else None
     if windows is not None and needs and needs.languages and len(set(windows.languages)) < 2:
         assert isinstance(step, Prune)
         warnings.append(

@@ -11,7 +11,7 @@ from typing import Any
 from anomia.compress.apply import check_step, choices_of, versions, warnings_of
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
-from anomia.compress.methods.table import METHODS
+from anomia.compress.methods.table import goes_by_block, method_of
 from anomia.compress.pipeline import Finished, Progress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.shards import shard_name
@@ -22,7 +22,7 @@ from anomia.compress.written import check_written, content_hash
 
 def streams(step: Prune | Quantize) -> bool:
     """Whether a step needs no more than one block in memory."""
-    return step.method in METHODS and not METHODS[step.method].whole_gradients
+    return goes_by_block(step) and not method_of(step.method).whole_gradients
 
 
 def change_matrices(

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks, find_matrices
+from anomia.compress.catalogue import CATALOGUE, Kind
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.report import MatrixReport
-from anomia.compress.steps import CALIBRATED_QUANTIZATION, Quantize
+from anomia.compress.steps import Quantize
 from anomia.compress.verify import PRUNE_AGAIN
 from anomia.errors import CompressionError, StudyError, nearest
 
@@ -151,7 +152,9 @@ def check_save_as(save_as: SaveAs, step: object) -> None:
     """Refuse a way to store weights that the step's weights don't have. Raises `StudyError`."""
     if save_as not in get_args(SaveAs):
         raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
-    if save_as != "dense" and not (isinstance(step, Quantize) and step.method in CALIBRATED_QUANTIZATION):
+    if save_as != "dense" and not (
+        isinstance(step, Quantize) and CATALOGUE[step.method].kind is Kind.QUANTIZE
+    ):
         raise StudyError(
             f"--save-as {save_as} stores the codes of gptq and awq, and {step} has none; leave it out"
         )

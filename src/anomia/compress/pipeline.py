@@ -18,7 +18,7 @@ from anomia.compress.blocks import Call, DecoderBlocks, all_matrices
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.prunerzero import gradient_norms
-from anomia.compress.methods.table import METHODS, UPDATERS
+from anomia.compress.methods.table import method_of, updater_of
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
@@ -104,7 +104,7 @@ def go_through(
         CompressionError: the method doesn't fit a block; blocks before it are changed and stored.
     """
     count = len(blocks.decoder.modules)
-    method, needs = METHODS[step.method], all_needs(step)
+    method, needs = method_of(step.method), all_needs(step)
     batches: list[Batch] = []
     states: States | None = None
     calls: list[list[Call]] = [[] for _ in range(count)]
@@ -187,7 +187,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     Raises:
         CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
     """
-    step, method = work.step, METHODS[work.step.method]
+    step, method = work.step, method_of(work.step.method)
     for group in work.groups:
         _check_finite(group, work.where)
     groups = work.groups
@@ -214,7 +214,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     reports = _with_errors([*method.run(work), *others], work.groups, dense)
     for update in updates:
         before = {report.name: report for report in reports}
-        for report in UPDATERS[update.method].run(work, dense, update):
+        for report in updater_of(update.method).run(work, dense, update):
             old = before[report.name]
             if report.zeros < old.zeros:
                 raise CompressionError(
@@ -268,9 +268,9 @@ def _note_growth(report: MatrixReport, before: float | None, update: Update) -> 
 
 def all_needs(step: Prune | Quantize) -> Needs | None:
     """The statistics that a step reads while it works, `None` for none."""
-    needs = METHODS[step.method].needs
+    needs = method_of(step.method).needs
     for update in step.updates if isinstance(step, Prune) else ():
-        needs = (needs or Needs()) | UPDATERS[update.method].needs
+        needs = (needs or Needs()) | updater_of(update.method).needs
     return needs
 
 

@@ -19,13 +19,13 @@ from anomia.compress.apply import versions, warnings_of
 from anomia.compress.blocks import block_weights
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles, write_settings
+from anomia.compress.methods.table import reshaper_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, by_reason
 from anomia.compress.reshape.parts import Part, Plan, outline
 from anomia.compress.reshape.rebuild import CannotExpressError, RefusedError
 from anomia.compress.reshape.report import with_share
 from anomia.compress.reshape.subject import Measured, walked
-from anomia.compress.reshape.table import STREAMED
 from anomia.compress.shards import grouped, shard_name, write_index
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Reshape
@@ -253,9 +253,9 @@ def reshape_files(
     started = time.perf_counter()
     subject.blocks.check_room()
     try:
-        shaped = STREAMED[step.method](
-            subject, step.share, windows, progress=progress, batch_tokens=batch_tokens
-        )
+        streamed = reshaper_of(step.method).streamed
+        assert streamed is not None
+        shaped = streamed(subject, step.share, windows, progress=progress, batch_tokens=batch_tokens)
     except RefusedError:
         subject.discard()
         raise

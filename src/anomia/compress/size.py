@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.methods.embeddings import saved_bytes
 from anomia.compress.methods.grid import is_symmetric
 from anomia.compress.methods.quantize import NF4_BLOCK, group_of
@@ -18,8 +19,6 @@ from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Step
 from anomia.errors import ModelError
 from anomia.files import read_json
 from anomia.models.files import INDEX, SINGLE, weight_files
-
-_BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "nf4": 4}
 
 
 def stored_bytes(
@@ -91,7 +90,8 @@ def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 
     """
     group = NF4_BLOCK if step.method == "nf4" else group_of(step) or columns
     scales = math.ceil(rows * columns / group)
-    bits = step.bits or _BITS[step.method]
+    bits = step.bits or CATALOGUE[step.method].bits
+    assert bits is not None
     zeros = math.ceil(scales * bits / 8) if step.bits and not is_symmetric(step) else 0
     return (
         math.ceil(rows * columns * bits / 8) + scales * (4 if step.method == "nf4" else scale_bytes) + zeros

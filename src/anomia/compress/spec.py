@@ -11,28 +11,28 @@ A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from urllib.parse import urlsplit
 
-from anomia.compress.steps import (
+from anomia.compress.catalogue import (
     ALLOCATIONS,
     BITS,
-    CALIBRATED_QUANTIZATION,
+    CATALOGUE,
     EMBEDDING_TYPES,
-    METHODS,
     NULL_DTYPES,
-    ORDERS,
-    QUANTIZATION_METHODS,
-    RESHAPING_METHODS,
-    SOLVERS,
-    UNCALIBRATED,
-    UPDATES,
+    Entry,
+    Kind,
+    positive,
+)
+from anomia.compress.steps import (
     Arm,
+    Calibration,
     Checkpoint,
     Embeddings,
     Null,
+    Options,
     Pattern,
     Prune,
     Quantize,
@@ -77,9 +77,9 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
         )
         if before is not None and isinstance(step, Reshape):
             raise StudyError(f"arm {text!r}: {step} would undo {before}; drop whole parts first")
-        if isinstance(before, Prune) and isinstance(step, Prune) and step.method == "alps":
+        if isinstance(before, Prune) and isinstance(step, Prune) and CATALOGUE[step.method].anew:
             raise StudyError(
-                f"arm {text!r}: alps chooses its weights anew and would undo {before}; leave one out"
+                f"arm {text!r}: {step.method} chooses its weights anew and would undo {before}; leave one out"
             )
     for step, following in pairwise(steps):
         if isinstance(step, Embeddings) or (
@@ -110,12 +110,12 @@ def _parse_step(part: str, arm: str) -> Step | Update:
     head, *options = (piece.strip() for piece in part.split(","))
     method, _, amount = head.partition(":")
     where = f"arm {arm!r}"
-    if method not in METHODS:
+    if method not in CATALOGUE:
         if not method:
-            raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(METHODS))}")
+            raise StudyError(f"{where}: a step has no method; known: {', '.join(sorted(CATALOGUE))}")
         if os.path.exists(arm) or arm.startswith((".", "/", "~")):
             raise StudyError(f"{where}: a folder or a file is an arm as checkpoint:{arm}")
-        raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, METHODS)}")
+        raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, CATALOGUE)}")
     if method == "endpoint":
         raise StudyError("arm endpoint: it stands alone: what is served can't be changed from here")
     if method in ("checkpoint", "packaged"):
@@ -133,84 +133,80 @@ def _parse_step(part: str, arm: str) -> Step | Update:
                 f"{where}: write embeddings:TYPE without options; {nearest(amount, EMBEDDING_TYPES)}"
             )
         return Embeddings(amount)
-    if method in UPDATES:
-        return _parse_update(method, [amount, *options] if amount else options, where)
-    if method in RESHAPING_METHODS:
-        return _parse_reshape(method, amount, options, where)
-    if method in QUANTIZATION_METHODS:
-        return _parse_quantize(method, amount, options, where)
-    return _parse_prune(method, amount, options, where)
+    entry = CATALOGUE[method]
+    read: Mapping[Kind, Callable[[Entry, str, list[str], str], Step | Update]] = {
+        Kind.PRUNE: _parse_prune,
+        Kind.UPDATE: _parse_update,
+        Kind.RESHAPE: _parse_reshape,
+        Kind.ROUND: _parse_round,
+        Kind.QUANTIZE: _parse_quantize,
+    }
+    return read[entry.kind](entry, amount, options, where)
 
 
-def _parse_prune(method: str, amount: str, options: list[str], where: str) -> Prune:
-    own = {"ria": ("permute",), "wandapp": ("rounds",)}.get(method, ())
-    given = _read_options(options, (*_TEXT, "allocation", *own), where)
-    if method in UNCALIBRATED and given.keys() - {"allocation"} and given.get("allocation") != "owl":
-        raise StudyError(f"{where}: {method} uses no calibration text; leave out {', '.join(sorted(given))}")
+def _parse_prune(entry: Entry, amount: str, options: list[str], where: str) -> Prune:
+    given = _read_options(options, (*_TEXT, "allocation", *_own(entry)), where)
+    owl = given.get("allocation") == "owl"
+    if not entry.calibrated and given.keys() - {"allocation"} and not owl:
+        raise StudyError(
+            f"{where}: {entry.name} uses no calibration text; leave out {', '.join(sorted(given))}"
+        )
     allocation = _one_of(given, "allocation", ALLOCATIONS, where)
-    target = _parse_target(method, amount, where)
-    if allocation == "owl" and isinstance(target, Pattern):
+    target = _parse_target(entry.name, amount, where)
+    if owl and isinstance(target, Pattern):
         raise StudyError(f"{where}: owl gives every block its own sparsity, which {target} can't follow")
-    if allocation == "owl" and method == "mwanda":
-        raise StudyError(f"{where}: mwanda brings its own allocation; leave out allocation=owl")
-    if "permute" in given and not isinstance(target, Pattern):
-        raise StudyError(f"{where}: permute is for patterns such as 2:4; a sparsity needs no permutation")
-    return Prune(
-        method,
-        target,
-        calibration=given.get("calibration"),
-        samples=_positive(given, "samples", where),
-        tokens=_positive(given, "tokens", where),
-        budget=_positive(given, "budget", where),
-        allocation=allocation,
-        permute=_yes_or_no(given, "permute", where),
-        rounds=_positive(given, "rounds", where),
-    )
+    if owl and entry.allocates:
+        raise StudyError(f"{where}: {entry.name} brings its own allocation; leave out allocation=owl")
+    for option in entry.options:
+        if option.pattern_only and option.name in given and not isinstance(target, Pattern):
+            raise StudyError(f"{where}: {option.name} is for patterns such as 2:4, not for a plain sparsity")
+    own = _options(entry, given, where)
+    return Prune(entry.name, target, _calibration(given, where), allocation, options=own)
 
 
-def _parse_update(method: str, options: list[str], where: str) -> Update:
-    given = _read_options(options, ("solver",) if method == "update" else ("cycles",), where)
-    return Update(
-        method, solver=_one_of(given, "solver", SOLVERS, where), cycles=_positive(given, "cycles", where)
-    )
+def _parse_update(entry: Entry, amount: str, options: list[str], where: str) -> Update:
+    given = _read_options([amount, *options] if amount else options, _own(entry), where)
+    return Update(entry.name, options=_options(entry, given, where))
 
 
-def _parse_reshape(method: str, amount: str, options: list[str], where: str) -> Reshape:
-    given = _read_options(options, _TEXT, where)
-    return Reshape(
-        method,
-        _share(amount, f"{where}: {method}", what="share"),
-        calibration=given.get("calibration"),
-        samples=_positive(given, "samples", where),
-        tokens=_positive(given, "tokens", where),
-        budget=_positive(given, "budget", where),
-    )
+def _parse_reshape(entry: Entry, amount: str, options: list[str], where: str) -> Reshape:
+    given = _read_options(options, (*_TEXT, *_own(entry)), where)
+    share = _share(amount, f"{where}: {entry.name}", what="share")
+    return Reshape(entry.name, share, _calibration(given, where), options=_options(entry, given, where))
 
 
-def _parse_quantize(method: str, amount: str, options: list[str], where: str) -> Quantize:
-    if method not in CALIBRATED_QUANTIZATION:
-        given = _read_options([amount, *options] if amount else options, ("group",), where)
-        if "group" in given and method in ("nf4", "llm.int8"):
-            raise StudyError(f"{where}: {method} takes no group")
-        return Quantize(method, group=_positive(given, "group", where))
+def _parse_round(entry: Entry, amount: str, options: list[str], where: str) -> Quantize:
+    given = _read_options([amount, *options] if amount else options, _own(entry), where)
+    return Quantize(entry.name, options=_options(entry, given, where))
+
+
+def _parse_quantize(entry: Entry, amount: str, options: list[str], where: str) -> Quantize:
     bits = int(amount) if amount.isascii() and amount.isdecimal() else 0
     if bits not in BITS:
         raise StudyError(
-            f"{where}: write {method}:BITS with {', '.join(map(str, BITS))} bits, as in {method}:4"
+            f"{where}: write {entry.name}:BITS with {', '.join(map(str, BITS))} bits, as in {entry.name}:4"
         )
-    own = ("group", "symmetric", *(("order",) if method == "gptq" else ()))
-    given = _read_options(options, (*own, *_TEXT), where)
-    return Quantize(
-        method,
-        group=_positive(given, "group", where),
-        bits=bits,
-        symmetric=_yes_or_no(given, "symmetric", where),
-        order=_one_of(given, "order", ORDERS, where),
-        calibration=given.get("calibration"),
-        samples=_positive(given, "samples", where),
-        tokens=_positive(given, "tokens", where),
-        budget=_positive(given, "budget", where),
+    given = _read_options(options, (*_own(entry), *_TEXT), where)
+    own = _options(entry, given, where)
+    return Quantize(entry.name, bits, _calibration(given, where), options=own)
+
+
+def _own(entry: Entry) -> tuple[str, ...]:
+    return tuple(option.name for option in entry.options)
+
+
+def _options(entry: Entry, given: Mapping[str, str], where: str) -> Options:
+    """The method's own options among those that were given."""
+    return tuple(
+        (option.name, option.read(given[option.name], where))
+        for option in entry.options
+        if option.name in given
     )
+
+
+def _calibration(given: Mapping[str, str], where: str) -> Calibration:
+    numbers = {name: _positive(given, name, where) for name in _TEXT if name != "calibration"}
+    return Calibration(given.get("calibration"), **numbers)
 
 
 def as_packaged(arms: Iterable[str]) -> list[str]:
@@ -250,7 +246,7 @@ def arm_of(text: str) -> str:
     ('checkpoint:me/my-pruned%2C too', 'wanda:0.5')
     """
     method = text.partition(":")[0].strip()
-    return text if method in METHODS else str(Checkpoint(text))
+    return text if method in CATALOGUE else str(Checkpoint(text))
 
 
 def _parse_null(amount: str, options: list[str], where: str) -> Null:
@@ -318,6 +314,8 @@ def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict
     given: dict[str, str] = {}
     for piece in pieces:
         key, equals, value = piece.partition("=")
+        if key not in known and not known:
+            raise StudyError(f"{where}: {piece!r} is an option, and this method takes none")
         if key not in known:
             raise StudyError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
         if not equals or not value:
@@ -329,12 +327,7 @@ def _read_options(pieces: list[str], known: tuple[str, ...], where: str) -> dict
 
 
 def _positive(given: Mapping[str, str], key: str, where: str) -> int | None:
-    if key not in given:
-        return None
-    value = given[key]
-    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
-        raise StudyError(f"{where}: {key} must be a positive whole number, not {value!r}")
-    return int(value)
+    return positive(given[key], key, where) if key in given else None
 
 
 def _one_of(given: Mapping[str, str], key: str, known: tuple[str, ...], where: str) -> str | None:
@@ -342,8 +335,3 @@ def _one_of(given: Mapping[str, str], key: str, known: tuple[str, ...], where: s
     if value is not None and value not in known:
         raise StudyError(f"{where}: unknown {key} {value!r}; {nearest(value, known)}")
     return value
-
-
-def _yes_or_no(given: Mapping[str, str], key: str, where: str) -> bool | None:
-    value = _one_of(given, key, ("yes", "no"), where)
-    return None if value is None else value == "yes"

@@ -1,69 +1,16 @@
-"""The steps that make a compressed model out of base, as plain values, and the names of all methods.
+"""The steps that make a compressed model out of base, as plain values.
 
 Nothing heavy is imported here: the command line reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import NamedTuple, TypeGuard
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self, TypeGuard
 
-PRUNING_METHODS: Mapping[str, str] = {
-    "magnitude": "smallest |W| of each matrix (no calibration text)",
-    "wanda": "smallest |W|·‖X‖ of each output row (Sun et al. 2024)",
-    "ria": "relative importance and activations, with channel permutation for N:M (Zhang et al. 2024)",
-    "wandapp": "Wanda++: |W| by ‖X‖ and the gradient of the block's own output (Yang et al. 2025)",
-    "sparsegpt": "second-order pruning with weight updates (Frantar and Alistarh 2023)",
-    "alps": "mask by ADMM, weights by conjugate gradients (Meng et al. 2024)",
-    "mwanda": "M-Wanda (Choenni and Titov 2025): a reconstruction from the published description",
-    "prunerzero": "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
-}
-UPDATES: Mapping[str, str] = {
-    "update": "after pruning: the least-squares weights for its mask, update,solver=cg or admm (Boža 2024)",
-    "dsnot": "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",
-}
-RESHAPING_METHODS: Mapping[str, str] = {
-    "shortgpt": "drops a share of the blocks, those that change their input least (Men et al. 2024)",
-    "flap": "drops a share of heads and hidden channels of each block, by fluctuation (An et al. 2024)",
-    "slicegpt": "rotates the residual stream and cuts a share of its width (Ashkboos et al. 2024)",
-    "dropexperts": "drops a share of each mixture's experts, those that the calibration text uses least",
-    "mergeexperts": "merges each mixture's experts until a share of them is gone",
-}
-QUANTIZATION_METHODS: Mapping[str, str] = {
-    "int8": "8-bit integer weights, one scale a row",
-    "int4": "4-bit integer weights, one scale a group of 128 inputs",
-    "int3": "3-bit integer weights, one scale a group of 128 inputs",
-    "int2": "2-bit integer weights, one scale a group of 128 inputs",
-    "gptq": "gptq:BITS with 2, 3, 4 or 8 bits: errors are made up for column after column (Frantar et al. 2023)",
-    "awq": "awq:BITS with 2, 3, 4 or 8 bits: inputs scaled by how strong they are (Lin et al. 2024)",
-    "nf4": "4-bit normal floats through bitsandbytes",
-    "llm.int8": "LLM.int8() through bitsandbytes",
-}
-EMBEDDING_TYPES = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
-NULL_DTYPES = ("float32", "bfloat16", "float16")
-METHODS: Mapping[str, str] = {
-    **PRUNING_METHODS,
-    **UPDATES,
-    **RESHAPING_METHODS,
-    **QUANTIZATION_METHODS,
-    "embeddings": "token embeddings and head rounded as GGUF files store them: embeddings:q6_k",
-    "checkpoint": "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
-    "packaged": "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
-    "null": "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
-    "endpoint": "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
-}
-RECONSTRUCTIONS = frozenset({"mwanda", "prunerzero"})
-UNCALIBRATED = frozenset({"magnitude"})
-CALIBRATED_QUANTIZATION = frozenset({"gptq", "awq"})
-ALLOCATIONS = ("uniform", "owl")
-SOLVERS = ("cg", "admm")
-ORDERS = ("act", "plain")
-BITS = (2, 3, 4, 8)
+from anomia.compress.catalogue import CATALOGUE, YES_NO, Value
 
 _ESCAPES = (("%", "%25"), ("+", "%2B"), (",", "%2C"))
-# What a method says as its amount, written before its options.
-_AMOUNTS = ("method", "target", "bits", "share", "kind")
 
 
 class Pattern(NamedTuple):
@@ -88,83 +35,104 @@ class Pattern(NamedTuple):
 Target = float | Pattern
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What is done with the weights of a mask that the pruning step before it chose; it belongs to that step.
-
-    method: of `UPDATES`. solver: of the least squares, None for its own choice. cycles: rounds of swaps.
-    """
-
-    method: str
-    solver: str | None = None
-    cycles: int | None = None
-
-    def __str__(self) -> str:
-        return self.method + _write_options(self)
+Options = tuple[tuple[str, Value], ...]
+"""What was given of a method's own options, by name, in the order of the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prune:
-    """One pruning step; an option left `None` takes the study's value.
+class Calibration:
+    """Which text a method sees; what is `None` is left to somebody else, in the end to the method.
 
-    calibration: where the text comes from (`c4`, `demo`, `balanced`, `own`, `wikipedia:LANG`, `file:PATH`).
-    samples: passages. tokens: longest window in tokens. budget: total tokens over all windows.
-    allocation: `uniform`, or `owl` (outlier-weighted sparsity a block). permute: whether RIA may permute channels
-    for a pattern. rounds: of Wanda++'s regional optimizer. updates: what follows on the same mask, in order.
+    source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: passages. tokens: of the longest
+    window. budget: tokens of all windows.
     """
 
-    method: str
-    target: Target
-    calibration: str | None = None
+    source: str | None = None
     samples: int | None = None
     tokens: int | None = None
     budget: int | None = None
+
+    def over(self, other: Calibration) -> Calibration:
+        """These values, and the other's where these are `None`."""
+        mine = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return replace(other, **{name: value for name, value in mine if value is not None})
+
+    def options(self) -> Options:
+        """What is said here, as options of a specification."""
+        named = {"calibration": self.source, "samples": self.samples, "tokens": self.tokens}
+        named["budget"] = self.budget
+        return tuple((name, value) for name, value in named.items() if value is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """What steps that name a method have in common. options: the method's own, as the catalogue lists them."""
+
+    method: str
+    options: Options = field(default=(), kw_only=True)
+
+    def option(self, name: str) -> Any:
+        """The value of an option, its default where it was not given; `None` where the method has no such option."""
+        given = dict(self.options)
+        if name in given:
+            return given[name]
+        defaults = {option.name: option.default for option in CATALOGUE[self.method].options}
+        return defaults.get(name)
+
+    def with_option(self, name: str, value: Value) -> Self:
+        """The same step with another value of an option."""
+        given = dict(self.options) | {name: value}
+        order = [option.name for option in CATALOGUE[self.method].options]
+        return replace(self, options=tuple((key, given[key]) for key in order if key in given))
+
+
+@dataclass(frozen=True, slots=True)
+class Update(_Method):
+    """What is done with the weights of a mask that the pruning step before it chose; it belongs to that step."""
+
+    def __str__(self) -> str:
+        return self.method + _write(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(_Method):
+    """One pruning step. allocation: `uniform`, or `owl` (outlier-weighted sparsity per block); `None` is uniform.
+
+    updates: what follows on the same mask, in order.
+    """
+
+    target: Target
+    calibration: Calibration = Calibration()
     allocation: str | None = None
-    permute: bool | None = None
-    rounds: int | None = None
     updates: tuple[Update, ...] = ()
 
     def __str__(self) -> str:
         amount = str(self.target) if isinstance(self.target, Pattern) else repr(self.target)
-        return "+".join((f"{self.method}:{amount}{_write_options(self)}", *map(str, self.updates)))
+        spread: Options = () if self.allocation is None else (("allocation", self.allocation),)
+        options = _write((*self.calibration.options(), *spread, *self.options))
+        return "+".join((f"{self.method}:{amount}{options}", *map(str, self.updates)))
 
 
 @dataclass(frozen=True, slots=True)
-class Reshape:
+class Reshape(_Method):
     """One step that leaves fewer blocks, channels or experts. share: of them that go, between 0 and 1."""
 
-    method: str
     share: float
-    calibration: str | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    budget: int | None = None
+    calibration: Calibration = Calibration()
 
     def __str__(self) -> str:
-        return f"{self.method}:{self.share!r}{_write_options(self)}"
+        return f"{self.method}:{self.share!r}{_write((*self.calibration.options(), *self.options))}"
 
 
 @dataclass(frozen=True, slots=True)
-class Quantize:
-    """One quantization step.
+class Quantize(_Method):
+    """One quantization step. bits: where its name doesn't say them."""
 
-    group: inputs that share a scale, `None` for the method's own default. Of GPTQ and AWQ: bits; symmetric: whether
-    codes have no zero point (None: GPTQ yes, AWQ no); order: of GPTQ's columns, `act` by how strong inputs are; and
-    the calibration text, as in `Prune`.
-    """
-
-    method: str
-    group: int | None = None
     bits: int | None = None
-    symmetric: bool | None = None
-    order: str | None = None
-    calibration: str | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    budget: int | None = None
+    calibration: Calibration = Calibration()
 
     def __str__(self) -> str:
-        options = _write_options(self)
+        options = _write((*self.options, *self.calibration.options()))
         if self.bits is not None:
             return f"{self.method}:{self.bits}{options}"
         return self.method + options.replace(",", ":", 1)
@@ -172,7 +140,7 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Token embeddings and head rounded to a block format of GGUF files. kind: of `EMBEDDING_TYPES`."""
+    """Token embeddings and head rounded to a block format of GGUF files. kind: of `catalogue.EMBEDDING_TYPES`."""
 
     kind: str
 
@@ -238,11 +206,9 @@ class Arm:
 
 def needs_calibration(step: Step) -> TypeGuard[Calibrated]:
     """Whether a step reads calibration text."""
-    if isinstance(step, Prune):
-        return step.method not in UNCALIBRATED or step.allocation == "owl" or bool(step.updates)
-    return isinstance(step, Reshape) or (
-        isinstance(step, Quantize) and step.method in CALIBRATED_QUANTIZATION
-    )
+    if isinstance(step, Prune) and (step.allocation == "owl" or step.updates):
+        return True
+    return isinstance(step, Prune | Reshape | Quantize) and CATALOGUE[step.method].calibrated
 
 
 def escape(value: str) -> str:
@@ -263,10 +229,9 @@ def unescape(value: str) -> str:
     return value
 
 
-def _write_options(step: Update | Prune | Reshape | Quantize) -> str:
-    values = ((f.name, getattr(step, f.name)) for f in fields(step) if f.name not in (*_AMOUNTS, "updates"))
-    return "".join(f",{key}={escape(_written(value))}" for key, value in values if value is not None)
+def _write(options: Options) -> str:
+    return "".join(f",{name}={escape(_written(value))}" for name, value in options)
 
 
-def _written(value: object) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+def _written(value: Value) -> str:
+    return YES_NO[value] if isinstance(value, bool) else str(value)

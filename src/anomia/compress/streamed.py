@@ -13,10 +13,10 @@ import torch
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
 from anomia.compress.matrices_in_files import change_matrices, streams
+from anomia.compress.methods.table import reshaper_of
 from anomia.compress.packed import SaveAs
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
-from anomia.compress.reshape.table import STREAMED
 from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files
 from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape, Step
 from anomia.compress.tables_in_files import StoredTable, round_tables, stored_tables
@@ -76,7 +76,9 @@ def open_streamed(
             save,
             partial(_embeddings, found, source, out, step, tables, written, dtype),
         )
-    if not (step.method in STREAMED if isinstance(step, Reshape) else streams(step)):
+    if isinstance(step, Reshape) and reshaper_of(step.method).streamed is None:
+        return None
+    if not isinstance(step, Reshape) and not streams(step):
         return None
     blocks = InFiles(found, source, out, scratch, dtype=dtype, device=device, save_as=save_as)
     if not (can_be_reshaped(blocks) if isinstance(step, Reshape) else blocks.fits):

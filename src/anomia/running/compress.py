@@ -64,7 +64,10 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
         AnomiaError: a source can't be had.
     """
     sources = {
-        step.calibration or study.calibration for arm in arms for step in arm.steps if needs_calibration(step)
+        step.calibration.source or study.calibration
+        for arm in arms
+        for step in arm.steps
+        if needs_calibration(step)
     }
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:
@@ -79,4 +82,6 @@ def _folder(study: Study) -> Path | None:
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
     """Whether every language gets a mask of its own."""
-    return any((step.calibration or study.calibration) == "own" for step in steps if needs_calibration(step))
+    return any(
+        (step.calibration.source or study.calibration) == "own" for step in steps if needs_calibration(step)
+    )

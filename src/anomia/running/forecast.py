@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import accelerate
 import transformers
 
+from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.steps import Arm, Prune, needs_calibration
 from anomia.errors import ModelError
 from anomia.matrix import Matrix
@@ -49,10 +50,6 @@ READ_BYTES = 1e9
 """A second, when weights are loaded."""
 LOAD_SECONDS = 10.0
 """Beside that for each model: building it, its fingerprint, checks; on two cores, with a share of starting up."""
-_PASSES = {"wanda": 2.0, "ria": 2.0, "mwanda": 3.0, "sparsegpt": 6.0, "prunerzero": 6.0, "gptq": 6.0, "awq": 10.0,
-           "alps": 10.0, "wandapp": 8.0, "update": 6.0,
-           "shortgpt": 1.0, "flap": 1.0, "slicegpt": 2.0, "dropexperts": 2.0, "mergeexperts": 4.0}  # fmt: skip
-"""Passes over the calibration tokens; Hessians, solving and backward passes count as some (docs/benchmarks.md)."""
 _CALIBRATION_SHARE = 1.25
 """Calibration reaches this much more of the peak than probing does."""
 
@@ -227,19 +224,19 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
     for step in arm.steps:
         if not needs_calibration(step):
             continue
-        source = step.calibration or study.calibration
-        passes = _PASSES.get(step.method, 2.0)
+        text = step.calibration
+        source = text.source or study.calibration
+        passes = CATALOGUE[step.method].passes
         if isinstance(step, Prune):
-            passes += sum(_PASSES.get(update.method, 0.0) for update in step.updates) + (
-                step.allocation == "owl"
-            )
+            passes += sum(CATALOGUE[update.method].passes for update in step.updates)
+            passes += step.allocation == "owl"
         if source == "demo":
             calibration += passes * DEMO_TOKENS
             continue
         streams = languages if source == "balanced" else 1
-        passages = step.samples or study.calibration_samples or (64 if source in ("balanced", "own") else 128)
-        tokens = passages * streams * min(step.tokens or study.calibration_tokens, PASSAGE_TOKENS)
-        budget = step.budget or study.calibration_budget or math.inf
+        passages = text.samples or study.calibration_samples or (64 if source in ("balanced", "own") else 128)
+        tokens = passages * streams * min(text.tokens or study.calibration_tokens, PASSAGE_TOKENS)
+        budget = text.budget or study.calibration_budget or math.inf
         calibration += passes * min(tokens, budget)
     return Work(calibration=calibration, loads=1)
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 
 from anomia.compress import steps as spec
+from anomia.compress.catalogue import NULL_DTYPES
 from anomia.compress.size import stored_bytes
-from anomia.compress.steps import NULL_DTYPES, Checkpoint, Null, Quantize
+from anomia.compress.steps import Checkpoint, Null, Quantize
 from anomia.endpoint.ask import Served
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences

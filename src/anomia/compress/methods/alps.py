@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.update import Updated, masked_least_squares
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Target
 from anomia.errors import CompressionError
 
@@ -165,3 +167,6 @@ def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
     if isinstance(target, Pattern):
         return pattern_mask(scores, target)
     return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+
+
+METHOD = Method(Needs(hessian=True), alps_block, prune_unreached)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import Call
-from anomia.compress.methods.base import BlockWork
-from anomia.compress.methods.gptq import UNREACHED, put
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.gptq import UNREACHED, put, round_unreached
 from anomia.compress.methods.grid import Grid, Quantized, grid_of, round_to_nearest
 from anomia.compress.methods.scales import (
     Folding,
@@ -24,6 +24,7 @@ from anomia.compress.methods.scales import (
 )
 from anomia.compress.methods.update import layer_error
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError
 
@@ -275,3 +276,6 @@ def _loss(weights: Sequence[torch.Tensor], hessian: torch.Tensor, scales: torch.
         errors = round_to_nearest(weight * scales, grid).values().float().div_(scales).sub_(weight)
         loss += float(torch.linalg.vecdot(errors @ hessian, errors).sum(dtype=torch.float64))
     return loss
+
+
+METHOD = Method(Needs(hessian=True, sums=True), awq_block, round_unreached)

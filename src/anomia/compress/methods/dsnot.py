@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Update
 from anomia.errors import CompressionError
 
@@ -41,7 +42,7 @@ def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upda
                 statistic.sum_squares,
                 statistic.tokens,
                 pattern=pattern,
-                cycles=update.cycles or CYCLES,
+                cycles=update.option("cycles") or CYCLES,
                 where=f"{work.where}.{matrix.name}",
             )
             changed = not torch.equal(full.masked_fill(mask, 0), matrix.weight)
@@ -203,3 +204,7 @@ def _swap_in_groups(
         error = torch.where(swapped, following, error)
         swaps += len(some)
     return Swapped(mask, swaps)
+
+
+# The Hessian is for the report: whether the swaps made the error of the output larger.
+UPDATER = Updater(Needs(hessian=True, sums=True), dsnot_block)

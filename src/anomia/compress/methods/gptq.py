@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import Matrix
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.grid import (
     Grid,
     Quantized,
@@ -22,6 +22,7 @@ from anomia.compress.methods.grid import (
 from anomia.compress.methods.sparsegpt import DAMPING, inverse_factor
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Quantize
 
 BLOCK = 128
@@ -49,7 +50,7 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
         assert group.statistic.hessian is not None
         names = f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}"
         grid = grid_of(work.step, weights[0].dtype)
-        solved = gptq(weights, group.statistic.hessian, grid, order=work.step.order or "act", where=names)
+        solved = gptq(weights, group.statistic.hessian, grid, order=work.step.option("order"), where=names)
         note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
         dead = int(solved.dead.sum())
         for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
@@ -197,3 +198,6 @@ def _round_panel(
         error = errors[column]
         torch.sub(weights, values, out=error).div_(diagonal[column])
         panel[column + 1 :].addr_(factor[column, column + 1 :], error, alpha=-1)
+
+
+METHOD = Method(Needs(hessian=True), gptq_block, round_unreached)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.catalogue import GROUP
 from anomia.compress.steps import Quantize
 
-GROUP = 128
 # Shares of a group's largest weight at which its range may end; Lin et al. (2024) search these.
 _SHRINKS = tuple(1 - step / 20 for step in range(10))
 
@@ -43,12 +43,12 @@ class Grid(NamedTuple):
 def grid_of(step: Quantize, dtype: torch.dtype) -> Grid:
     """The grid that a step of GPTQ or AWQ asks for, with scales in the model's type."""
     assert step.bits is not None
-    return Grid(step.bits, step.group or GROUP, is_symmetric(step), dtype)
+    return Grid(step.bits, step.option("group"), is_symmetric(step), dtype)
 
 
 def is_symmetric(step: Quantize) -> bool:
     """Whether a step of GPTQ or AWQ does without zero points."""
-    return step.method == "gptq" if step.symmetric is None else step.symmetric
+    return bool(step.option("symmetric"))
 
 
 class Quantized(NamedTuple):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from anomia.compress.blocks import Matrix
+from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.zeros import zero
+from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Pattern, Target
+
+UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
 def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
@@ -18,3 +24,21 @@ def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
     if isinstance(target, Pattern):
         return pattern_mask(scores, target)
     return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+
+
+def prune_unreached(matrix: Matrix, work: BlockWork) -> MatrixReport:
+    """A matrix that no calibration token reached, by magnitude: what every pruning method does with it."""
+    assert work.target is not None
+    return _zero_smallest(matrix, work.target)._replace(note=UNREACHED)
+
+
+def _prune_block(work: BlockWork) -> list[MatrixReport]:
+    assert work.target is not None
+    return [_zero_smallest(matrix, work.target) for group in work.groups for matrix in group.matrices]
+
+
+def _zero_smallest(matrix: Matrix, target: Target) -> MatrixReport:
+    return zero(matrix, magnitude_mask(matrix.weight, target))
+
+
+METHOD = Method(None, _prune_block, prune_unreached)

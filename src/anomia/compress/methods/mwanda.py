@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 
+from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import row_mask
-from anomia.compress.statistics import InputStatistic
+from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
 CHOICES = (
@@ -32,3 +33,8 @@ def language_factors(statistic: InputStatistic) -> torch.Tensor:
     levels = torch.stack([(mine.sum_squares / mine.tokens).sqrt() for mine in spoken])  # [L, in]
     active = torch.stack([mine.active / mine.tokens for mine in spoken])  # [L, in]
     return (levels.mean(dim=0) + levels.std(dim=0, correction=0)) * (1 + active.amax(dim=0))
+
+
+METHOD = by_mask(
+    Needs(languages=True), lambda matrix, seen, target: mwanda_mask(matrix.weight, seen, target), CHOICES
+)

@@ -12,7 +12,11 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks, Matrix, check_tokens
 from anomia.compress.calibration import Windows
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.zeros import zero
+from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
 from anomia.errors import CompressionError
 
@@ -85,3 +89,18 @@ def _like(matrix: Matrix, block: nn.Module, squares: Mapping[int, torch.Tensor])
             flat = squares[id(parameter)].reshape(-1)
             return torch.as_strided(flat, tuple(matrix.weight.shape), matrix.weight.stride(), offset)
     raise CompressionError(f"{matrix.name} has no gradient")
+
+
+def _prune_block(work: BlockWork) -> list[MatrixReport]:
+    assert work.target is not None
+    reports = []
+    for group in work.groups:
+        for matrix, gradient in zip(group.matrices, group.gradients, strict=True):
+            if bool(gradient.any()):
+                reports.append(zero(matrix, prunerzero_mask(matrix.weight, gradient, work.target)))
+            else:
+                reports.append(prune_unreached(matrix, work))
+    return reports
+
+
+METHOD = Method(None, _prune_block, prune_unreached, CHOICES, whole_gradients=True)

@@ -10,21 +10,19 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks, all_matrices, find_matrices
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError, MissingExtraError
 
-GROUP = 128
-ROUNDED = ("int8", "int4", "int3", "int2", "nf4")
 NF4_BLOCK = 64
 OUTLIER_THRESHOLD = 6.0
 DEQUANTIZED = (
@@ -65,7 +63,7 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
     for name, count in columns.items():
         if count % group:
             fitting = math.gcd(group, *columns.values())
-            fits = str(replace(step, group=fitting))
+            fits = str(step.with_option("group", fitting))
             raise CompressionError(
                 f"{name} has {count} inputs, which groups of {group} can't divide;"
                 f" {fits} fits every matrix of this model"
@@ -74,9 +72,8 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
 
 def group_of(step: Quantize) -> int | None:
     """Inputs that share a scale; None for a whole row, and where bitsandbytes decides."""
-    if step.method in ("nf4", "llm.int8"):
-        return None
-    return step.group if step.group is not None else (None if step.method == "int8" else GROUP)
+    group: int | None = step.option("group")
+    return group
 
 
 def _integers(step: Quantize) -> RoundTrip:
@@ -167,3 +164,6 @@ def _require(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise MissingExtraError(package, "quant") from None
+
+
+METHOD = Method(None, round_block, prune_unreached)

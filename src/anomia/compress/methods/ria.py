@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.methods.permute import fitting_order, permute_channels
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Prune, Target
 
 POWER = 0.5
@@ -45,7 +47,7 @@ def reorder_block(work: BlockWork) -> None:
     What the block computes stays the same. Nothing happens for a sparsity, or with `permute=no`.
     """
     step, target = work.step, work.target
-    if not isinstance(step, Prune) or not isinstance(target, Pattern) or step.permute is False:
+    if not isinstance(step, Prune) or not isinstance(target, Pattern) or not step.option("permute"):
         return
 
     work.reordered = permute_channels(
@@ -59,7 +61,7 @@ def ria_block(work: BlockWork) -> list[MatrixReport]:
     target = work.target
     assert target is not None
     assert isinstance(work.step, Prune)
-    permuting = isinstance(target, Pattern) and work.step.permute is not False
+    permuting = isinstance(target, Pattern) and work.step.option("permute")
     reports: list[MatrixReport] = []
     for group in work.groups:
         assert group.statistic is not None
@@ -69,3 +71,6 @@ def ria_block(work: BlockWork) -> list[MatrixReport]:
             fixed = permuting and report.name not in work.reordered
             reports.append(report._replace(note=_FIXED if fixed else work.reordered.get(report.name, "")))
     return reports
+
+
+METHOD = Method(Needs(), ria_block, prune_unreached, prepare=reorder_block)

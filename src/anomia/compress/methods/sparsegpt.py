@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import kth_lowest, lowest_mask
+from anomia.compress.methods.zeros import report_matrix
+from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Target
 from anomia.errors import CompressionError
 
@@ -135,3 +140,24 @@ def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, 
                 return inverse.flip(0, 1), damping
         damping *= 10
     raise CompressionError(f"{where}: its Hessian can't be inverted, not even with damping 1")
+
+
+def _prune_block(work: BlockWork) -> list[MatrixReport]:
+    assert work.target is not None
+    reports = []
+    for group in work.groups:
+        assert group.statistic is not None
+        assert group.statistic.hessian is not None
+        names = f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}"
+        weights = [matrix.weight for matrix in group.matrices]
+        solved = sparsegpt(weights, group.statistic.hessian, work.target, where=names)
+        note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
+        dead = int(solved.dead.sum())
+        for matrix, weight in zip(group.matrices, solved.weights, strict=True):
+            matrix.weight.copy_(weight)
+            report = report_matrix(matrix)
+            reports.append(report._replace(dead_columns=dead, damping=solved.damping, note=note))
+    return reports
+
+
+METHOD = Method(Needs(hessian=True), _prune_block, prune_unreached)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Update
 from anomia.errors import CompressionError
 
@@ -38,7 +39,7 @@ def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
             [weight == 0 for weight in weights],
             group.statistic.hessian,
             start=weights,
-            solver=update.solver or "cg",
+            solver=update.option("solver"),
             where=f"{work.where}.{', '.join(matrix.name for matrix in group.matrices)}",
         )
         unfinished = solved.solver == "cg" and not solved.converged
@@ -232,3 +233,6 @@ def _admm(hessian: torch.Tensor) -> _Solver:
         return kept / norms, limit, float(grads[0] / grads[1]) if float(grads[1]) > 0 else 0.0
 
     return solve
+
+
+UPDATER = Updater(Needs(hessian=True), update_block)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import row_mask
+from anomia.compress.statistics import Needs
 from anomia.compress.steps import Target
 
 
@@ -23,3 +25,6 @@ def wanda_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> tor
     Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group a row).
     """
     return row_mask(wanda_scores(weight, norms), target)
+
+
+METHOD = by_mask(Needs(), lambda matrix, seen, target: wanda_mask(matrix.weight, seen.norms, target))

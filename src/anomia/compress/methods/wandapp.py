@@ -14,7 +14,8 @@ from torch import nn
 
 from anomia.compress.blocks import Call, Matrix, all_matrices, run_block
 from anomia.compress.calibration import Batch
-from anomia.compress.methods.base import BlockWork
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import row_mask
 from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
@@ -58,8 +59,9 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
         work.block, work.batches, work.hidden, work.calls, matrices, where=work.where
     )
     unchanged: set[str] = set()
-    if step.rounds:
-        trained = optimize_region(work, gradients, target, step.rounds)
+    rounds = step.option("rounds")
+    if rounds:
+        trained = optimize_region(work, gradients, target, rounds)
         for matrix in matrices:
             before = matrix.weight.clone()
             matrix.weight.copy_(trained[matrix.name])
@@ -69,7 +71,7 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
     for group in work.groups:
         assert group.statistic is not None
         norms = _norms(group.statistic)
-        if step.rounds:
+        if rounds:
             masks = [trained[m.name] == 0 for m in group.matrices]
         else:
             masks = [wandapp_mask(m.weight, norms, gradients[m.name], target) for m in group.matrices]
@@ -298,3 +300,6 @@ def _recording(
     finally:
         for handle in handles:
             handle.remove()
+
+
+METHOD = Method(Needs(), wandapp_block, prune_unreached)

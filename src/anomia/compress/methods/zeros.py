@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from anomia.compress.blocks import Matrix
-from anomia.compress.methods.magnitude import magnitude_mask
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
@@ -42,11 +41,6 @@ def zero_all(
     dead = int((statistic.sum_squares == 0).sum())
     pairs = zip(matrices, masks, strict=True)
     return [zero(matrix, mask)._replace(dead_columns=dead) for matrix, mask in pairs]
-
-
-def by_magnitude(matrices: Sequence[Matrix], target: Target, *, note: str = "") -> list[MatrixReport]:
-    """Prune matrices by magnitude, whatever the method: where nothing is known of their inputs."""
-    return [zero(matrix, magnitude_mask(matrix.weight, target))._replace(note=note) for matrix in matrices]
 
 
 def report_matrix(matrix: Matrix) -> MatrixReport:

@@ -12,6 +12,7 @@ from torch import nn
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Part, Plan, outline, taken
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
@@ -247,3 +248,6 @@ def _check(subject: Subject, fresh: Subject, kept: Sequence[int], windows: Windo
 
 def _list(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices))
+
+
+SHORTGPT = Reshaper(shortgpt, remove_blocks)

@@ -13,6 +13,7 @@ from torch import nn
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Plan, all_taken, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
@@ -621,3 +622,7 @@ def _routed(
         for handle in handles:
             handle.remove()
     return found
+
+
+DROP_EXPERTS = Reshaper(dropexperts, drop_experts)
+MERGE_EXPERTS = Reshaper(mergeexperts, merge_experts)

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.blocks import DecoderBlocks, record_calls
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Plan, given
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
@@ -472,3 +473,6 @@ def _first_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -
         blocks = tuple(rebuild.blocks_of(model, decoder.name))
         hidden, _ = record_calls(model, decoder._replace(modules=blocks), ids)
     return hidden.float()
+
+
+SLICEGPT = Reshaper(slicegpt)

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.blocks import DecoderBlocks, all_matrices, find_fused_experts
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Part, Plan, all_taken, given, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
@@ -671,3 +672,6 @@ def _masking(
 
     yield module.register_forward_pre_hook(before).remove
     yield module.register_forward_hook(after).remove
+
+
+FLAP = Reshaper(flap, narrow)

@@ -128,7 +128,10 @@ def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:
 
 def _uncalibrated(arm: str) -> str:
     steps = parse_arm(arm).steps
-    same = (replace(step, calibration=None) if needs_calibration(step) else step for step in steps)
+    same = (
+        replace(step, calibration=replace(step.calibration, source=None)) if needs_calibration(step) else step
+        for step in steps
+    )
     return str(Arm("", tuple(same)))
 
 

@@ -1,0 +1,293 @@
+"""The one list of what an arm can be made with: names, what they take, and where their code is.
+
+A new method is a line here and a file that exports its `Method`. Nothing heavy is imported: the command line reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from typing import Any
+
+from anomia.errors import StudyError, nearest
+
+BITS = (2, 3, 4, 8)
+ALLOCATIONS = ("uniform", "owl")
+EMBEDDING_TYPES = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
+NULL_DTYPES = ("float32", "bfloat16", "float16")
+YES_NO = ("no", "yes")
+
+Value = str | int | bool
+
+
+class Kind(StrEnum):
+    """What a step does to the model it is given."""
+
+    PRUNE = "prune"
+    """Sets weights to zero; takes a sparsity or a pattern."""
+    UPDATE = "update"
+    """Changes the weights that the pruning step before it kept."""
+    RESHAPE = "reshape"
+    """Drops whole parts; takes the share that goes."""
+    ROUND = "round"
+    """Rounds weights to the nearest code; its name says to how many bits."""
+    QUANTIZE = "quantize"
+    """Rounds weights with calibration text; takes the bits."""
+    EMBEDDINGS = "embeddings"
+    """Rounds embeddings and head; takes a block format of GGUF."""
+    MODEL = "model"
+    """Is a model of its own, or base under harmless noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of one method, written `name=value`.
+
+    choices: the words that it takes, None for a positive whole number. default: its value where it isn't given.
+    pattern_only: refused with a plain sparsity.
+    """
+
+    name: str
+    choices: tuple[str, ...] | None = None
+    default: Value | None = None
+    pattern_only: bool = False
+
+    def read(self, text: str, where: str) -> Value:
+        """The value of what was written; `yes` and `no` as a bool. Raises `StudyError`."""
+        if self.choices is None:
+            return positive(text, self.name, where)
+        if text not in self.choices:
+            raise StudyError(f"{where}: unknown {self.name} {text!r}; {nearest(text, self.choices)}")
+        return text == "yes" if self.choices == YES_NO else text
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One method.
+
+    code: `module:name` below `anomia.compress`, of what does the work; empty where a step is not applied to a model.
+    options: its own ones, in the order in which they are written. calibrated: whether it reads text.
+    passes: what it costs, in forward passes of its calibration tokens, for plans. bits: of a stored weight, where the
+    name says it. allocates: whether it decides on its own how sparse each block gets. anew: whether it chooses all
+    weights anew, and so undoes pruning before it. reconstruction: whether it was rebuilt from its paper alone.
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+    code: str = ""
+    options: tuple[Option, ...] = ()
+    calibrated: bool = True
+    passes: float = 2.0
+    bits: int | None = None
+    allocates: bool = False
+    anew: bool = False
+    reconstruction: bool = False
+
+    def load(self) -> Any:
+        """What does the work: a `Method`, an `Updater` or a `Reshaper`."""
+        module, _, name = self.code.partition(":")
+        return getattr(import_module(f"anomia.compress.{module}"), name)
+
+
+GROUP = 128
+
+CATALOGUE: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "magnitude",
+            Kind.PRUNE,
+            "smallest |W| of each matrix (no calibration text)",
+            "methods.magnitude:METHOD",
+            calibrated=False,
+        ),
+        Entry(
+            "wanda",
+            Kind.PRUNE,
+            "smallest |W|·‖X‖ of each output row (Sun et al. 2024)",
+            "methods.wanda:METHOD",
+        ),
+        Entry(
+            "ria",
+            Kind.PRUNE,
+            "relative importance and activations, with channel permutation for N:M (Zhang et al. 2024)",
+            "methods.ria:METHOD",
+            (Option("permute", YES_NO, default=True, pattern_only=True),),
+        ),
+        Entry(
+            "wandapp",
+            Kind.PRUNE,
+            "Wanda++: |W| by ‖X‖ and the gradient of the block's own output (Yang et al. 2025)",
+            "methods.wandapp:METHOD",
+            (Option("rounds"),),
+            passes=8,
+        ),
+        Entry(
+            "sparsegpt",
+            Kind.PRUNE,
+            "second-order pruning with weight updates (Frantar and Alistarh 2023)",
+            "methods.sparsegpt:METHOD",
+            passes=6,
+        ),
+        Entry(
+            "alps",
+            Kind.PRUNE,
+            "mask by ADMM, weights by conjugate gradients (Meng et al. 2024)",
+            "methods.alps:METHOD",
+            passes=10,
+            anew=True,
+        ),
+        Entry(
+            "mwanda",
+            Kind.PRUNE,
+            "M-Wanda (Choenni and Titov 2025): a reconstruction from the published description",
+            "methods.mwanda:METHOD",
+            passes=3,
+            allocates=True,
+            reconstruction=True,
+        ),
+        Entry(
+            "prunerzero",
+            Kind.PRUNE,
+            "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
+            "methods.prunerzero:METHOD",
+            passes=6,
+            reconstruction=True,
+        ),
+        Entry(
+            "update",
+            Kind.UPDATE,
+            "after pruning: the least-squares weights for its mask, update,solver=cg or admm (Boža 2024)",
+            "methods.update:UPDATER",
+            (Option("solver", ("cg", "admm"), default="cg"),),
+            passes=6,
+        ),
+        Entry(
+            "dsnot",
+            Kind.UPDATE,
+            "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",
+            "methods.dsnot:UPDATER",
+            (Option("cycles"),),
+            passes=0,
+        ),
+        Entry(
+            "shortgpt",
+            Kind.RESHAPE,
+            "drops a share of the blocks, those that change their input least (Men et al. 2024)",
+            "reshape.depth:SHORTGPT",
+            passes=1,
+        ),
+        Entry(
+            "flap",
+            Kind.RESHAPE,
+            "drops a share of heads and hidden channels of each block, by fluctuation (An et al. 2024)",
+            "reshape.width:FLAP",
+            passes=1,
+        ),
+        Entry(
+            "slicegpt",
+            Kind.RESHAPE,
+            "rotates the residual stream and cuts a share of its width (Ashkboos et al. 2024)",
+            "reshape.slicegpt:SLICEGPT",
+        ),
+        Entry(
+            "dropexperts",
+            Kind.RESHAPE,
+            "drops a share of each mixture's experts, those that the calibration text uses least",
+            "reshape.experts:DROP_EXPERTS",
+        ),
+        Entry(
+            "mergeexperts",
+            Kind.RESHAPE,
+            "merges each mixture's experts until a share of them is gone",
+            "reshape.experts:MERGE_EXPERTS",
+            passes=4,
+        ),
+        *(
+            Entry(
+                f"int{bits}",
+                Kind.ROUND,
+                f"{bits}-bit integer weights, one scale {scales}",
+                "methods.quantize:METHOD",
+                (Option("group", default=None if bits == 8 else GROUP),),
+                calibrated=False,
+                bits=bits,
+            )
+            for bits, scales in ((8, "per row"), *((bits, "per group of 128 inputs") for bits in (4, 3, 2)))
+        ),
+        Entry(
+            "gptq",
+            Kind.QUANTIZE,
+            "gptq:BITS with 2, 3, 4 or 8 bits: errors are made up for column after column (Frantar et al. 2023)",
+            "methods.gptq:METHOD",
+            (
+                Option("group", default=GROUP),
+                Option("symmetric", YES_NO, default=True),
+                Option("order", ("act", "plain"), default="act"),
+            ),
+            passes=6,
+        ),
+        Entry(
+            "awq",
+            Kind.QUANTIZE,
+            "awq:BITS with 2, 3, 4 or 8 bits: inputs scaled by how strong they are (Lin et al. 2024)",
+            "methods.awq:METHOD",
+            (Option("group", default=GROUP), Option("symmetric", YES_NO, default=False)),
+            passes=10,
+        ),
+        Entry(
+            "nf4",
+            Kind.ROUND,
+            "4-bit normal floats through bitsandbytes",
+            "methods.quantize:METHOD",
+            calibrated=False,
+            bits=4,
+        ),
+        Entry("llm.int8", Kind.ROUND, "LLM.int8() through bitsandbytes", calibrated=False),
+        Entry(
+            "embeddings",
+            Kind.EMBEDDINGS,
+            "token embeddings and head rounded as GGUF files store them: embeddings:q6_k",
+            calibrated=False,
+        ),
+        Entry(
+            "checkpoint",
+            Kind.MODEL,
+            "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
+            calibrated=False,
+        ),
+        Entry(
+            "packaged",
+            Kind.MODEL,
+            "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
+            calibrated=False,
+        ),
+        Entry(
+            "null",
+            Kind.MODEL,
+            "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
+            calibrated=False,
+        ),
+        Entry(
+            "endpoint",
+            Kind.MODEL,
+            "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
+            calibrated=False,
+        ),
+    )
+}
+
+
+def methods(*kinds: Kind) -> tuple[str, ...]:
+    """The names of some kinds, in the order of the catalogue."""
+    return tuple(name for name, entry in CATALOGUE.items() if entry.kind in kinds)
+
+
+def positive(text: str, name: str, where: str) -> int:
+    """A positive whole number. Raises `StudyError`."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise StudyError(f"{where}: {name} must be a positive whole number, not {text!r}")
+    return int(text)

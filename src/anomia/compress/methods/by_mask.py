@@ -1,0 +1,32 @@
+"""Methods that set weights to zero, group by group, and change nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from anomia.compress.blocks import Matrix
+from anomia.compress.methods.base import BlockWork, Method
+from anomia.compress.methods.magnitude import prune_unreached
+from anomia.compress.methods.zeros import zero_all
+from anomia.compress.report import MatrixReport
+from anomia.compress.statistics import InputStatistic, Needs
+from anomia.compress.steps import Target
+
+Mask = Callable[[Matrix, InputStatistic, Target], torch.Tensor]
+
+
+def by_mask(needs: Needs, mask: Mask, choices: tuple[str, ...] = ()) -> Method:
+    """A method that is no more than its mask. mask: of one matrix, [out, in] bool, True where the weight goes."""
+
+    def run(work: BlockWork) -> list[MatrixReport]:
+        assert work.target is not None
+        reports: list[MatrixReport] = []
+        for group in work.groups:
+            assert group.statistic is not None
+            masks = [mask(matrix, group.statistic, work.target) for matrix in group.matrices]
+            reports += zero_all(group.matrices, masks, group.statistic)
+        return reports
+
+    return Method(needs, run, prune_unreached, choices)
