@@ -12,29 +12,30 @@ from anomia.items.sets import SETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "questions.md"
 _BETWEEN = re.compile(r"(<!-- data sets: [^\n]*-->\n\n).*?(\n<!-- end of data sets -->)", re.DOTALL)
+_OPTIONS = {"brought": "its own", "drawn": "drawn", "either": "its own or drawn"}
 
 
 def table() -> str:
-    """The data sets that are read by name, in Markdown."""
+    """A Markdown table of the data sets that have a name."""
     lines = [
-        "| `--data` | data set | split | languages | wrong options | licence | please cite |",
+        "| `--data` | data set | split | languages | wrong options | licence | cite |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, each in SETS.items():
         if not each.repository:
             continue
-        parallel = ", questions shared between them" if each.parallel else ""
-        more = ", others by code" if each.more_languages else ""
+        parallel = ", parallel questions" if each.parallel else ""
+        more = ", more by code" if each.more_languages else ""
         languages = f"{len(each.languages)}{more}{parallel}" if len(each.languages or ()) > 1 else "English"
         hub = f"[{each.title}](https://huggingface.co/datasets/{each.repository})"
         lines.append(
-            f"| `{name}` | {hub} | {each.split} | {languages} | {each.options} | {each.licence} | {each.citation} |"
+            f"| `{name}` | {hub} | {each.split} | {languages} | {_OPTIONS[each.options]} | {each.licence} | {each.citation} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def page(text: str) -> str:
-    """The page with the table as it is now."""
+    """The page with a new table."""
     return _BETWEEN.sub(lambda found: found[1] + table() + found[2], text)
 
 
