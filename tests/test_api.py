@@ -42,7 +42,7 @@ def test_the_surface() -> None:
     ]  # fmt: skip
     public = {name for name, _ in inspect.getmembers(anomia.Run) if not name.startswith("_")}
     assert public == {
-        "arms", "failed", "fates", "figure", "figures", "items", "languages", "notes", "records", "report", "results",
+        "arms", "chart", "estimate", "estimates", "failed", "fates", "figure", "figures", "items", "languages", "notes", "records", "report", "results",
         "verdict", "verdicts",
     }  # fmt: skip
     from anomia.api import run

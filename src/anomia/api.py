@@ -56,7 +56,7 @@ class ByArm(dict[str, "Verdict"]):
 class Verdict:
     """What became of one arm.
 
-    outcome: intact, illusion, demotion, mixed, loss, reverse, untestable, broken or inconclusive.
+    outcome: a name of `anomia.measure.outcomes.OUTCOMES`: intact, illusion, loss, …
     same_passage: the outcome with options from the same passage, None where there are none.
     text: both in words. by_language: the outcome in each language.
     """

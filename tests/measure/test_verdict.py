@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomia.measure.fates import FateCounts
+from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
-from anomia.measure.verdict import CLAIMS, Decision, Evidence, Nearness, Outcome, Thresholds, decide, state
+from anomia.measure.verdict import CLAIMS, Decision, Evidence, Nearness, Thresholds, decide, state
 from anomia.measure.verdict_text import SWAPPED, Control, Reading, explain, headline
 
 HOLDS, FALLS, OPEN = (0.02, -0.03, 0.08), (0.4, 0.3, 0.5), (0.08, -0.05, 0.2)

@@ -19,6 +19,7 @@ from anomia.measure.dissociation import Answers, net_dissociation
 from anomia.measure.drops import QUARTER
 from anomia.measure.evidence import ALPHA, GAP_ALPHA, _Claim, apart, holm_stands, levels_of
 from anomia.measure.fates import counts_of, fates, met
+from anomia.measure.outcomes import Outcome
 from anomia.measure.quantities import (
     BCA_ALONE,
     Quantity,
@@ -30,7 +31,7 @@ from anomia.measure.quantities import (
     range_apart,
 )
 from anomia.measure.rates import Estimate, rate
-from anomia.measure.verdict import CLAIMS, Evidence, Outcome, decide
+from anomia.measure.verdict import CLAIMS, Evidence, decide
 
 from .simulation import Cell, draw_pairs, effective_changes
 

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import NamedTuple
 
-from anomia.measure.verdict import Outcome
+from anomia.measure.outcomes import Outcome
 
 from .coverage_table import write
 from .uniform_gate import gate, null_arms, plain_rate_fails

@@ -23,10 +23,11 @@ from anomia.measure.figures import (
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.hygiene import hygiene
 from anomia.measure.judge import Verdict
+from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results, read_results
 from anomia.measure.significance import PairedTest
-from anomia.measure.verdict import Decision, Outcome
+from anomia.measure.verdict import Decision
 from anomia.records import write_rows
 from anomia.report.figures import Run
 from anomia.report.tables import ladder, losses, reach

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from anomia.measure.figures import GradingRow
+from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
-from anomia.measure.verdict import Outcome
 
 SCHEMA_VERSION = 2
 # Fields of rows whose own fields stand in the row.

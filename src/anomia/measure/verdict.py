@@ -29,12 +29,10 @@ from typing import Literal, NamedTuple
 from anomia.errors import StudyError, nearest
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
+from anomia.measure.outcomes import Outcome
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 
-Outcome = Literal[
-    "intact", "illusion", "demotion", "mixed", "loss", "reverse", "untestable", "broken", "inconclusive"
-]
 State = Literal["holds", "falls", "undecided"]
 
 

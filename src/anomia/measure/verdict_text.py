@@ -6,23 +6,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
+from anomia.measure.outcomes import OUTCOMES, Outcome
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import LABELS, Scope
-from anomia.measure.verdict import Decision, Evidence, Outcome
+from anomia.measure.verdict import Decision, Evidence
 
-_HEADLINES: dict[Outcome, str] = {
-    "intact": "Open answers and multiple choice both held.",
-    "illusion": "The model still recognises answers that it no longer gives: a multiple-choice benchmark won't show it.",
-    "demotion": "The model still recognises the answers and ranks them high, but no longer gives them: they were "
-    "demoted, not erased.",
-    "mixed": "Both formats lost answers, and open answers lost a larger share.",
-    "loss": "Knowledge is gone: most answers that the model no longer gives it no longer recognises either.",
-    "reverse": "Multiple choice lost a larger share than open answers did.",
-    "untestable": "Base itself is too weak here for a comparison.",
-    "broken": "The outputs are broken: look at the model before its accuracy.",
-    "inconclusive": "These items do not decide what was lost.",
-}
 _ONLY_PICKED = (
     "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
     "still recognises them is not shown, because picking them may not take the question."
@@ -62,7 +51,7 @@ _STANDARD = Scope((), (), "choice", "recognised", "")
 
 def headline(outcome: Outcome) -> str:
     """One sentence for each outcome."""
-    return _HEADLINES[outcome]
+    return OUTCOMES[outcome].headline
 
 
 def explain(
@@ -128,7 +117,7 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
     if decision.outcome == "loss" and decision.alike:
         return _ALIKE
     if decision.outcome == "loss" and scope.word == "picked":
-        return _HEADLINES["loss"].replace("recognises", "picks")
+        return headline("loss").replace("recognises", "picks")
     if decision.outcome == "untestable" and evidence.gap is not None:
         return _TOO_FEW
     if decision.outcome == "inconclusive" and decision.open == "falls":

@@ -13,10 +13,10 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.judge import Verdict
+from anomia.measure.outcomes import OUTCOMES
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.scope import LABELS
-from anomia.measure.verdict import Outcome
 from anomia.report.naming import model_name, shortened
 from anomia.report.page.facts import command, facts
 from anomia.report.reference import candidates, nulls
@@ -30,20 +30,6 @@ from anomia.report.verdict_words import outcome, outcomes_of
 # Of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
 
-ADVICE: Mapping[Outcome, str] = {
-    "intact": "Nothing that was measured here speaks against shipping it for questions like these.",
-    "illusion": "Don't ship it on the strength of multiple-choice scores: people who ask it directly will miss "
-    "answers that those scores count as there.",
-    "demotion": "Don't ship it as it is where answers must be said: the knowledge survived, so decoding, examples "
-    "or a little training may bring it back.",
-    "mixed": "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and more of "
-    "it can no longer be said.",
-    "loss": "Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
-    "reverse": "Look at the items before deciding: picking lost a larger share than saying, which is unusual.",
-    "untestable": "This study can't decide: choose questions that the uncompressed model can answer.",
-    "broken": "Don't ship it: its outputs are broken.",
-    "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
-}  # fmt: skip
 OPEN_FELL = (
     "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whatever became of the "
     "knowledge."
@@ -166,7 +152,11 @@ def _advice(verdict: Verdict) -> str:
     if is_null(verdict.arm):
         return NOISE_ADVICE
     outcome = verdict.decision.outcome
-    return OPEN_FELL if outcome == "inconclusive" and verdict.decision.open == "falls" else ADVICE[outcome]
+    return (
+        OPEN_FELL
+        if outcome == "inconclusive" and verdict.decision.open == "falls"
+        else OUTCOMES[outcome].advice
+    )
 
 
 def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from anomia.measure.outcomes import OUTCOMES
+
 STYLES = ("base", "sections", "explorer", "item", "print")
 # In this order each file uses only what stands before it.
 SCRIPTS = (
@@ -38,7 +40,7 @@ def page(
         index: all rows for the explorer, compressed.
         served: whether the page may ask the server that it came from.
     """
-    script, style, vega = _joined("js", SCRIPTS), _joined("css", STYLES), vega_bundle()
+    script, style, vega = _joined("js", SCRIPTS), _joined("css", STYLES) + outcome_colors(), vega_bundle()
     data = [_block("report-data", "application/json", json_text(document))]
     data.append(_block("vega-code", "application/gzip", _packed(gzip.compress(vega.encode(), 9, mtime=0))))
     data.append(_block("figure-specs", "application/gzip", _packed(specs)))
@@ -53,6 +55,13 @@ def page(
     }
     template = _asset("page.html")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: places[match[1]], template)
+
+
+def outcome_colors() -> str:
+    """The colour of each outcome of a verdict, as rules of the page's style."""
+    return "".join(
+        f".outcome.{name} {{ color: var(--{meaning.color}); }}\n" for name, meaning in OUTCOMES.items()
+    )
 
 
 def policy(*, scripts: Sequence[str], style: str, served: bool) -> str:

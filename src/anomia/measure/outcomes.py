@@ -1,0 +1,82 @@
+"""The outcomes of a verdict, and what each of them means; `verdict` decides which one an arm gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Outcome = Literal[
+    "intact", "illusion", "demotion", "mixed", "loss", "reverse", "untestable", "broken", "inconclusive"
+]
+
+
+class Meaning(NamedTuple):
+    """headline: one sentence, in verdicts. advice: what to do, on the page. color: of the page that it is shown in."""
+
+    headline: str
+    advice: str
+    color: Literal["kept", "choice", "open", "lost"]
+
+
+OUTCOMES: Mapping[Outcome, Meaning] = {
+    "intact": Meaning(
+        headline="Open answers and multiple choice both held.",
+        advice="Nothing that was measured here speaks against shipping it for questions like these.",
+        color="kept",
+    ),
+    "illusion": Meaning(
+        headline=(
+            "The model still recognises answers that it no longer gives: a multiple-choice benchmark won't show "
+            "it."
+        ),
+        advice=(
+            "Don't ship it on the strength of multiple-choice scores: people who ask it directly will miss "
+            "answers that those scores count as there."
+        ),
+        color="choice",
+    ),
+    "demotion": Meaning(
+        headline=(
+            "The model still recognises the answers and ranks them high, but no longer gives them: they were "
+            "demoted, not erased."
+        ),
+        advice=(
+            "Don't ship it as it is where answers must be said: the knowledge survived, so decoding, examples or "
+            "a little training may bring it back."
+        ),
+        color="choice",
+    ),
+    "mixed": Meaning(
+        headline="Both formats lost answers, and open answers lost a larger share.",
+        advice=(
+            "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and more of "
+            "it can no longer be said."
+        ),
+        color="open",
+    ),
+    "loss": Meaning(
+        headline="Knowledge is gone: most answers that the model no longer gives it no longer recognises either.",
+        advice="Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
+        color="open",
+    ),
+    "reverse": Meaning(
+        headline="Multiple choice lost a larger share than open answers did.",
+        advice="Look at the items before deciding: picking lost a larger share than saying, which is unusual.",
+        color="open",
+    ),
+    "untestable": Meaning(
+        headline="Base itself is too weak here for a comparison.",
+        advice="This study can't decide: choose questions that the uncompressed model can answer.",
+        color="lost",
+    ),
+    "broken": Meaning(
+        headline="The outputs are broken: look at the model before its accuracy.",
+        advice="Don't ship it: its outputs are broken.",
+        color="open",
+    ),
+    "inconclusive": Meaning(
+        headline="These items do not decide what was lost.",
+        advice="Not decided: ask more questions before shipping it on this evidence.",
+        color="lost",
+    ),
+}
