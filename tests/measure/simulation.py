@@ -14,20 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomia.measure.bootstrap import bca, resample, totals
-from anomia.measure.paired import score_interval
-from anomia.measure.quantities import (
-    Quantity,
+from anomia.measure.intervals import (
     Range,
     choose,
     inside,
     join,
-    minus,
-    net_share,
-    normalized,
     possible_normalized,
     range_apart,
     ratio_widening,
 )
+from anomia.measure.paired import score_interval
+from anomia.measure.quantities import Quantity, minus, net_share, normalized
 from anomia.measure.rates import Clusters, Estimate, effective_items, wilson
 
 FloatArray = NDArray[np.float64]
@@ -191,7 +188,7 @@ def chosen_bounds(
     possible: list[Range],
     events: list[FloatArray],
 ) -> tuple[FloatArray, FloatArray]:
-    """The rules of `quantities.choose` and `quantities.inside` for each replication."""
+    """The rules of `intervals.choose` and `intervals.inside` for each replication."""
     replications = zip(value, low, high, *plain, possible, *events, strict=True)
     chosen = [
         inside(
@@ -216,7 +213,7 @@ def plain_normalized(
 
 
 class Side(NamedTuple):
-    """What `quantities.everywhere` gives for a normalized drop of each replication."""
+    """What `everywhere.everywhere` gives for a normalized drop of each replication."""
 
     value: FloatArray
     low: FloatArray

@@ -9,7 +9,7 @@ from anomia.measure.contrasts import (
     one_shot_recovery,
     rank_nearness,
 )
-from anomia.measure.quantities import everywhere
+from anomia.measure.everywhere import everywhere
 from anomia.measure.rates import Estimate
 
 N = 200

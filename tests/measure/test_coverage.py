@@ -5,14 +5,8 @@ import pytest
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers
-from anomia.measure.quantities import (
-    everywhere,
-    everywhere_all,
-    expected_share,
-    gap_quantity,
-    net_share,
-    normalized,
-)
+from anomia.measure.everywhere import everywhere, everywhere_all
+from anomia.measure.quantities import expected_share, gap_quantity, net_share, normalized
 from anomia.measure.rates import rate
 
 from .coverage_table import SIZES, measure, measured, promised

@@ -3,8 +3,8 @@ import pytest
 
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers, dissociation, expected_dissociation, net_dissociation
+from anomia.measure.everywhere import everywhere
 from anomia.measure.fates import count_fates, transitions
-from anomia.measure.quantities import everywhere
 
 N = 400
 

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from anomia.measure.bootstrap import resample
+from anomia.measure.everywhere import everywhere
 from anomia.measure.frame import pair, prepare
 from anomia.measure.judge import judge
-from anomia.measure.quantities import everywhere, normalized
+from anomia.measure.quantities import normalized
 from anomia.records import SCHEMA
 
 

@@ -4,6 +4,7 @@ from scipy import stats
 
 from anomia.errors import StudyError
 from anomia.measure.bootstrap import resample
+from anomia.measure.everywhere import everywhere
 from anomia.measure.paired import paired_difference
 from anomia.measure.power import (
     Transition,
@@ -13,7 +14,7 @@ from anomia.measure.power import (
     items_needed,
     rounded,
 )
-from anomia.measure.quantities import everywhere, gap_quantity
+from anomia.measure.quantities import gap_quantity
 from anomia.measure.rates import Estimate, rate, wilson
 
 

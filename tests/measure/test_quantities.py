@@ -8,23 +8,10 @@ from hypothesis import strategies as st
 from anomia.errors import DataError
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers
+from anomia.measure.everywhere import everywhere, everywhere_all, everywhere_levels
+from anomia.measure.intervals import join, possible_normalized, range_apart, ratio_widening
 from anomia.measure.paired import paired_difference
-from anomia.measure.quantities import (
-    drop,
-    everywhere,
-    everywhere_all,
-    everywhere_levels,
-    expected_share,
-    gap_quantity,
-    join,
-    minus,
-    net_share,
-    normalized,
-    possible_normalized,
-    range_apart,
-    ratio_widening,
-    share,
-)
+from anomia.measure.quantities import drop, expected_share, gap_quantity, minus, net_share, normalized, share
 from anomia.measure.rates import Estimate
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from anomia.errors import DataError
 from anomia.measure.bootstrap import resample
-from anomia.measure.quantities import everywhere, minus, share
+from anomia.measure.everywhere import everywhere
+from anomia.measure.quantities import minus, share
 from anomia.measure.reach import pass_at_k, recovery, recovery_over_foil
 
 

@@ -1,6 +1,6 @@
 """Whole studies of known truth in several languages, and what the product concludes from each.
 
-The figures are those of `quantities.everywhere_levels`, computed for many studies at once: drawing, bounds, choice
+The figures are those of `everywhere.everywhere_levels`, computed for many studies at once: drawing, bounds, choice
 of interval and decision are the product's own functions, and a test compares the two.
 """
 
@@ -19,17 +19,9 @@ from anomia.measure.dissociation import Answers, net_dissociation
 from anomia.measure.drops import QUARTER
 from anomia.measure.evidence import ALPHA, GAP_ALPHA, _Claim, apart, holm_stands, levels_of
 from anomia.measure.fates import counts_of, fates, met
+from anomia.measure.intervals import BCA_ALONE, Range, choose, inside, join, range_apart
 from anomia.measure.outcomes import Outcome
-from anomia.measure.quantities import (
-    BCA_ALONE,
-    Quantity,
-    Range,
-    choose,
-    inside,
-    join,
-    normalized,
-    range_apart,
-)
+from anomia.measure.quantities import Quantity, normalized
 from anomia.measure.rates import Estimate, rate
 from anomia.measure.verdict import CLAIMS, Evidence, decide
 

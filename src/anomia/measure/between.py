@@ -11,10 +11,11 @@ import polars as pl
 from anomia.measure.bootstrap import resample
 from anomia.measure.comparisons import Pairs
 from anomia.measure.contrasts import Point, frontier
+from anomia.measure.everywhere import everywhere_all
 from anomia.measure.figures import BetweenRow, Figure, FrontierRow, find
 from anomia.measure.frame import MEAN, POOLED, RECOGNITION, Bools, both, pooled_languages
 from anomia.measure.measures import Measure, accuracy, dissociation, gap, net_dissociation, raw_gap
-from anomia.measure.quantities import Quantity, everywhere_all, minus
+from anomia.measure.quantities import Quantity, minus
 from anomia.measure.rates import Estimate
 
 BASE = "base"

@@ -10,6 +10,7 @@ import polars as pl
 from anomia.measure import measures
 from anomia.measure.bootstrap import resample
 from anomia.measure.dissociation import Answers, dissociation, expected_dissociation, net_dissociation
+from anomia.measure.everywhere import everywhere_all
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
     MEAN,
@@ -24,7 +25,7 @@ from anomia.measure.frame import (
     right,
 )
 from anomia.measure.measures import Measure
-from anomia.measure.quantities import Quantity, drop, everywhere_all, minus, normalized, share
+from anomia.measure.quantities import Quantity, drop, minus, normalized, share
 from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES
 
 # Other ways to grade the same replies.

@@ -1,6 +1,6 @@
 """Differences of drops and gaps between conditions, and which arms are worth their size.
 
-Each contrast is a `Quantity`: `quantities.everywhere` gives its interval, resampling both sides together.
+Each contrast is a `Quantity`: `everywhere.everywhere` gives its interval, resampling both sides together.
 Sources: paper, Table 1 and Appendix C (prompting), Figures 5 to 8.
 """
 

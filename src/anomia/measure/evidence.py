@@ -13,8 +13,10 @@ from anomia.errors import DataError
 from anomia.measure.bootstrap import DRAWS, resample
 from anomia.measure.dissociation import Answers, net_dissociation
 from anomia.measure.drops import QUARTER
+from anomia.measure.everywhere import Everywhere, everywhere_levels
 from anomia.measure.fates import counts_of, fates, met
-from anomia.measure.quantities import JOINED, Everywhere, Quantity, drop, everywhere_levels, minus, normalized
+from anomia.measure.intervals import JOINED
+from anomia.measure.quantities import Quantity, drop, minus, normalized
 from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import CLAIMS, Evidence, Nearness
 
