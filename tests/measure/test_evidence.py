@@ -6,7 +6,7 @@ import pytest
 from anomia.errors import DataError
 from anomia.measure.contrasts import rank_nearness
 from anomia.measure.dissociation import Answers
-from anomia.measure.evidence import OVERALL, Case, Sign, gather, holm_stands
+from anomia.measure.evidence import OVERALL, AnswerSet, Sign, gather, holm_stands
 from anomia.measure.fates import FateCounts, fates, met
 from anomia.measure.quantities import minus, share
 from anomia.measure.ranks import mid_ranks, summarize_ranks
@@ -22,7 +22,7 @@ def base_answers(seed=0):
 
 
 def outcome(answers, **more):
-    case = Case(answers, ["english"] * N, **more)
+    case = AnswerSet(answers, ["english"] * N, **more)
     return decide(gather(case, draws=1000)["english"])
 
 
@@ -68,10 +68,10 @@ def test_the_base_model_against_itself_is_intact():
     same = Answers(base_open, base_open, base_choice, base_choice)
     assert outcome(same).outcome == "intact"
     few = Answers(*(column[:40] for column in same))
-    evidence = gather(Case(few, ["a"] * 40, identical=True), draws=200)["a"]
+    evidence = gather(AnswerSet(few, ["a"] * 40, identical=True), draws=200)["a"]
     assert decide(evidence).outcome == "intact"
     # 40 items without the knowledge that the models are one can't rule out a drop.
-    assert decide(gather(Case(few, ["a"] * 40), draws=200)["a"]).outcome == "inconclusive"
+    assert decide(gather(AnswerSet(few, ["a"] * 40), draws=200)["a"]).outcome == "inconclusive"
 
 
 def test_right_answers_in_another_format_are_not_loss():
@@ -124,7 +124,7 @@ def test_gemma_at_wanda_one_half_is_not_loss(changed_more):
         rows += items + rest
         languages += [name] * 40
     answers = Answers(*np.array(rows).T)
-    found = gather(Case(answers, languages), draws=2000)
+    found = gather(AnswerSet(answers, languages), draws=2000)
     overall = found[OVERALL]
     assert overall.fates.both_correct == 35
     assert (overall.fates.choice_only, overall.fates.lost) == (26, 1)
@@ -148,7 +148,7 @@ def test_the_papers_own_setting_is_an_illusion_overall():
         return np.isin(place, [0, 1]), np.isin(place, [0, 2])
 
     answers = Answers(*pair(0.469, 0.378, 0.05), *pair(0.9, 0.868, 0.02))
-    found = gather(Case(answers, np.repeat([f"l{number}" for number in range(9)], 200)), draws=2000)
+    found = gather(AnswerSet(answers, np.repeat([f"l{number}" for number in range(9)], 200)), draws=2000)
     assert decide(found[OVERALL]).outcome == "illusion"
     assert "loss" not in {decide(part).outcome for part in found.values()}
 
@@ -159,7 +159,7 @@ def test_weak_languages_are_named_and_left_out_of_overall():
     base_open = base_open & (languages == "english")
     near = Sign(rank_nearness(np.full(N, 2.0), np.full(N, 90.0), np.ones(N)))
     answers = Answers(base_open, base_open & False, base_choice, base_choice)
-    found = gather(Case(answers, languages, near={"ranks": near}), draws=500)
+    found = gather(AnswerSet(answers, languages, near={"ranks": near}), draws=500)
     assert list(found) == ["english", "telugu", OVERALL]
     assert decide(found["telugu"]).outcome == "untestable"
     assert found[OVERALL].left_out == ("telugu",)
@@ -170,7 +170,7 @@ def test_weak_languages_are_named_and_left_out_of_overall():
 
 def test_a_run_in_which_every_language_is_weak_is_untestable():
     nothing = np.zeros(N, dtype=bool)
-    found = gather(Case(Answers(nothing, nothing, nothing, nothing), ["a"] * N), draws=100)
+    found = gather(AnswerSet(Answers(nothing, nothing, nothing, nothing), ["a"] * N), draws=100)
     assert decide(found[OVERALL]).outcome == "untestable"
     assert found["a"].fates == FateCounts(0, 0, 0, 0)
     assert found["a"].lost is None
@@ -178,7 +178,7 @@ def test_a_run_in_which_every_language_is_weak_is_untestable():
 
 def test_other_items_are_refused():
     with pytest.raises(DataError, match="same items"):
-        gather(Case(Answers([True], [True], [True], [True, False]), ["a"]))
+        gather(AnswerSet(Answers([True], [True], [True], [True, False]), ["a"]))
 
 
 def test_holm_steps_down_and_stops_at_the_first_that_does_not_stand():
@@ -196,7 +196,7 @@ def test_a_language_must_hold_against_the_number_of_languages():
     arm_open = base_open & ~fell
     arm_open[np.flatnonzero(~base_open)[:5]] = True
     one = Answers(base_open, arm_open, base_choice, base_choice)
-    alone = gather(Case(one, ["a"] * N), draws=1000)["a"]
+    alone = gather(AnswerSet(one, ["a"] * N), draws=1000)["a"]
     assert alone.gap.low > 0
     assert "gap" in alone.stands
     quiet = Answers(base_open, base_open, base_choice, base_choice)
@@ -204,7 +204,7 @@ def test_a_language_must_hold_against_the_number_of_languages():
         *(np.concatenate([first, *[second] * 8]) for first, second in zip(one, quiet, strict=True))
     )
     labels = np.repeat([f"l{n}" for n in range(9)], N)
-    among = gather(Case(nine, labels), draws=1000)["l0"]
+    among = gather(AnswerSet(nine, labels), draws=1000)["l0"]
     assert among.gap.low > 0
     assert "gap" not in among.stands
 
@@ -221,7 +221,7 @@ def test_overall_claims_the_gap_at_97_percent():
         arm_choice = base_choice.copy()
         arm_choice[np.flatnonzero(base_choice)[-2:]] = False
         answers = Answers(base_open, arm_open, base_choice, arm_choice)
-        found = gather(Case(answers, ["a"] * N), draws=2000)[OVERALL]
+        found = gather(AnswerSet(answers, ["a"] * N), draws=2000)[OVERALL]
         claimed[found.gap.low > 0, "gap" in found.stands] = True
     assert set(claimed) == {(False, False), (True, False), (True, True)}
 
@@ -236,7 +236,7 @@ def test_nearness_needs_the_control_base_s_own_failures_and_validated_intervals(
             rank_nearness(gold, foil, unsaid),
             minus(share(gold <= 10, unsaid), share(gold <= 10, ~base_open & failed)),
         )
-        return decide(gather(Case(answers, ["a"] * N, near={"rank": near}), draws=1000)["a"])
+        return decide(gather(AnswerSet(answers, ["a"] * N, near={"rank": near}), draws=1000)["a"])
 
     close, far = np.full(N, 3.0), np.full(N, 200.0)
     everyone = np.ones(N, dtype=bool)
@@ -255,7 +255,7 @@ def test_what_loops_in_base_can_not_hide_what_compression_broke():
     answers = Answers(right, right, right, right)
 
     def found(before, after):
-        case = Case(answers, ["bengali"] * 24, base_broken=before, arm_broken=after)
+        case = AnswerSet(answers, ["bengali"] * 24, base_broken=before, arm_broken=after)
         return gather(case, draws=200)["bengali"]
 
     few = found(np.arange(24) < 3, np.arange(24) < 20)

@@ -18,8 +18,11 @@ def test_every_outcome_has_its_meaning():
 
 def test_no_other_file_lists_the_outcomes():
     for file in SOURCE.rglob("*.py"):
-        nodes = ast.walk(ast.parse(file.read_text("utf-8")))
-        named = {
-            node.value for node in nodes if isinstance(node, ast.Constant) and str(node.value) in OUTCOMES
-        }
-        assert len(named) < 4 or file.relative_to(SOURCE).as_posix() in HOMES, (file, named)
+        if file.relative_to(SOURCE).as_posix() in HOMES:
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            listed = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+            named = [
+                each for each in listed if isinstance(each, ast.Constant) and str(each.value) in OUTCOMES
+            ]
+            assert len(named) < 4, (file, node.lineno)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anomia.measure.evidence import OVERALL, Case, gather
+from anomia.measure.evidence import OVERALL, AnswerSet, gather
 from anomia.measure.verdict import decide
 
 from .uniform_studies import (
@@ -26,7 +26,7 @@ CHURNS = ((0.0, 0.0), (0.10, 0.10), (0.25, 0.15))
 def test_the_simulation_concludes_what_the_product_does(design):
     truth = Truth(0.30, 0.05, 0.10, 0.05)
     for study in simulate(truth, design, 6, by_language=True, draws=500):
-        found = gather(Case(study.answers, design.labels, design.passages), draws=500)
+        found = gather(AnswerSet(study.answers, design.labels, design.passages), draws=500)
         simulated = dict(zip(found, [*study.language_evidence(), study.evidence()], strict=True))
         for scope, product in found.items():
             mine = simulated[scope]

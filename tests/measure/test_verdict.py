@@ -9,7 +9,7 @@ from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
 from anomia.measure.verdict import CLAIMS, Decision, Evidence, Nearness, Thresholds, decide, state
-from anomia.measure.verdict_text import SWAPPED, Control, Reading, explain, headline
+from anomia.measure.verdict_text import SWAPPED, ByOptions, Control, explain, headline
 
 HOLDS, FALLS, OPEN = (0.02, -0.03, 0.08), (0.4, 0.3, 0.5), (0.08, -0.05, 0.2)
 
@@ -222,8 +222,8 @@ def test_picked_is_not_recognised():
 def test_which_options_decided_and_what_the_others_say():
     found = Decision("loss", "falls", "falls", alike=True)
     readings = {
-        "choice_passage": Reading(found, FateCounts(6, 4, 0, 0)),
-        "choice": Reading(Decision("illusion", "falls", "holds"), FateCounts(1, 12, 0, 0)),
+        "choice_passage": ByOptions(found, FateCounts(6, 4, 0, 0)),
+        "choice": ByOptions(Decision("illusion", "falls", "holds"), FateCounts(1, 12, 0, 0)),
     }
     controls = {
         "no_question": Control(12, 12),

@@ -34,7 +34,7 @@ class Sign:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class AnswerSet:
     """The answers of base and one arm to the same items, and what else is known of them: [items] each.
 
     languages, passages: of each item. floor: what guessing scores in choice, one number or one per item.
@@ -88,7 +88,7 @@ class _Claim(NamedTuple):
         return held
 
 
-def gather(case: Case, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) -> dict[str, Evidence]:
+def gather(case: AnswerSet, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) -> dict[str, Evidence]:
     """Evidence by language, in the order of their names, and last under `OVERALL`.
 
     Overall is over the pooled items of `case.pooled`; the other languages are named in its `left_out`. Of several
@@ -175,7 +175,12 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    case: Case, labels: NDArray[np.str_], pooled: Collection[str] | None, family: int, draws: int, seed: int
+    case: AnswerSet,
+    labels: NDArray[np.str_],
+    pooled: Collection[str] | None,
+    family: int,
+    draws: int,
+    seed: int,
 ) -> dict[str, _Measured]:
     columns = Answers(*(right_or_wrong(column) for column in case.answers))
     passages = cluster(case.passages, len(labels)).index
@@ -206,7 +211,7 @@ def _measure(
 
 
 def _nearness(
-    case: Case, measured: Mapping[str, _Measured], scope: str | None, near: float
+    case: AnswerSet, measured: Mapping[str, _Measured], scope: str | None, near: float
 ) -> dict[str, Nearness]:
     """The signs of one scope, with what stands after Holm's correction over them."""
 
@@ -231,7 +236,7 @@ def _nearness(
 
 
 def _evidence(
-    case: Case,
+    case: AnswerSet,
     mask: Mask,
     measured: Mapping[str, _Measured],
     scope: str | None,

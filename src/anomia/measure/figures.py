@@ -7,42 +7,43 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anomia.measure.contrasts import Agreement
-from anomia.measure.fates import FateCounts
+from anomia.measure.fates import FateCounts, State
 from anomia.measure.measures import Measure, of_base, parse
 from anomia.measure.rates import Estimate
 from anomia.measure.significance import PairedTest
 
 
 class Figure(NamedTuple):
-    """One figure of one arm. `estimate` is None where it can't be given (too few items, base too weak).
-
-    left_out: of a mean over languages, those that it leaves out: the figure can't be given there, or base is too
-    weak there for the pooled figures.
-    """
+    """One figure of one arm."""
 
     arm: str
     measure: Measure
+    """Named in docs/results.md."""
     scope: str
+    """A language, `pooled` (all items as one) or `mean` (over languages)."""
     estimate: Estimate | None
     left_out: tuple[str, ...] = ()
+    """Of a mean: the languages that it leaves out, because the figure can't be given or base is too weak there."""
 
 
 class Fates(NamedTuple):
-    """Counts of fates in one language, or `pooled`. options: how recognition was tested, a name of `RECOGNITION`."""
+    """What became of the items that base answers in open and in choice: counts."""
 
     arm: str
     options: str
+    """How recognition was tested: a kind of options and a scoring, as in `choice_passage_pmi`."""
     scope: str
     counts: FateCounts
 
 
 class TransitionRow(NamedTuple):
-    """Where the items in one state of base ended up in the arm. before: the state in base; the counts are the arm's."""
+    """Where the items in one state of base ended up in the arm: counts."""
 
     arm: str
     options: str
     scope: str
-    before: str
+    before: State
+    """Their state in base: right in both formats, in one, or in neither."""
     both: int
     choice_only: int
     open_only: int
@@ -51,29 +52,30 @@ class TransitionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RankRow:
-    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`).
-
-    place: gold, gold_distinct, foil or foil_distinct. group: a fate, `base_fails` (items that base does not
-    answer in open) or `all`. Ranks are mid-ranks. vocabulary_share: the median over the vocabulary's size.
-    median_margin: logit of the likeliest token − the token's. tied: items whose token shares its logit.
-    …_interval: the same figure with its interval; None for a median of too few items.
-    """
+    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`)."""
 
     arm: str
     place: str
+    """`gold`, `gold_distinct`, `foil` or `foil_distinct`."""
     when: str
     group: str
+    """A fate, `base_fails` or `all`."""
     scope: str
     n: int
     median: float
+    """Of mid-ranks: tied tokens share the middle of their places."""
     lower_quartile: float
     upper_quartile: float
     vocabulary_share: float | None
+    """The median over the size of the vocabulary."""
     within_10: float
     within_100: float
     median_margin: float
+    """Logit of the likeliest token − the token's."""
     tied: int
+    """Items whose token shares its logit."""
     median_interval: Estimate | None = None
+    """The median with its interval; null for too few items, as are the other medians'."""
     within_10_interval: Estimate | None = None
     within_100_interval: Estimate | None = None
     margin_interval: Estimate | None = None
@@ -81,43 +83,48 @@ class RankRow:
 
 @dataclass(frozen=True, slots=True)
 class LogProbRow:
-    """Log-probability of the whole gold answer, in nats, of one group of items: medians and the mean change."""
+    """Log-probability of the whole gold answer, in nats, in one group of items."""
 
     arm: str
     group: str
+    """`all`, `base_fails`, or a fate."""
     scope: str
     n: int
     before: float
+    """Median in base."""
     after: float
+    """Median in the arm."""
     change: Estimate | None
+    """Mean of after − before."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTestRow:
-    """A test of one arm in one scope. adjusted: Holm's p-value within `family`; None for `pooled`."""
+    """A paired test."""
 
     arm: str
     measure: str
     scope: str
     test: PairedTest
     adjusted: float | None
+    """Holm's p-value within the family; null for `pooled`, which stands outside it."""
     family: str
 
 
 @dataclass(frozen=True, slots=True)
 class DivergenceRow:
-    """KL(base ‖ arm) in nats: median, 90 % quantile, and base's largest probability outside what is stored.
-
-    median_interval, upper_decile_interval: the quantiles with their intervals; None for too few items.
-    """
+    """KL(base ‖ arm) in nats."""
 
     arm: str
     scope: str
     n: int
     median: float
     upper_decile: float
+    """The 90 % quantile."""
     largest_tail: float
+    """Base's largest probability outside what is stored."""
     median_interval: Estimate | None = None
+    """The median with its interval; null for too few items, as is that of the 90 % quantile."""
     upper_decile_interval: Estimate | None = None
 
 
@@ -132,7 +139,7 @@ class GradingRow:
 
 @dataclass(frozen=True, slots=True)
 class BetweenRow:
-    """A figure of `arm` − the same of `other`, on the items that both were asked; `left_out` as in `Figure`."""
+    """A figure of `arm` − the same of `other`, on the items that both answered."""
 
     arm: str
     other: str
@@ -144,21 +151,20 @@ class BetweenRow:
 
 @dataclass(frozen=True, slots=True)
 class FrontierRow:
-    """An arm on the planes of sparsity, or of size on disk, and accuracy over all items.
-
-    sparsity: zeros over pruned weights, as measured. size_bytes: of the weights as they are stored. Either
-    is None where it isn't known. open_frontier, choice_frontier: no arm is as sparse and better, or as good
-    and sparser; open_size_frontier, choice_size_frontier: the same of size. None with what they rest on.
-    """
+    """Accuracy over all items against measured sparsity and size on disk."""
 
     arm: str
     sparsity: float | None
+    """Zeros over weights, in all pruned matrices; null where nothing was pruned by the run."""
     size_bytes: int | None
+    """Of the weights as they are stored; null where it isn't known."""
     open: Estimate
     choice: Estimate
     open_frontier: bool | None
+    """No arm is as sparse and better in open, or as good and sparser; null without sparsity."""
     choice_frontier: bool | None
     open_size_frontier: bool | None
+    """No arm is as small and better in open, or as good and smaller; null without a size."""
     choice_size_frontier: bool | None
 
 

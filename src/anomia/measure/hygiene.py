@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,53 +19,55 @@ RATES = ("loop_rate", "noise_open", "noise_choice", "dtype_open", "dtype_choice"
 
 @dataclass(frozen=True, slots=True)
 class HygieneRow:
-    """Counts of items of one arm in one language.
-
-    truncated: passages that were cut; gold_truncated: and the gold answer with them. boundary_mismatch:
-    options scored from before the prompt's end. rank_ties: gold's first token shares its logit.
-    choice_ties: the two best options have equal scores. no_distinct_token: gold begins another option.
-    degenerate: open outputs that say nothing. loops: open outputs in which a piece of at most 16 tokens fills half or
-    more, of those that were looked at (none in older runs); loop_rate: their share, with its interval.
-    gold_in_question: items whose answer is contained in the question; gold_over_limit: items whose answers are all
-    longer than what may be written in open. ungradable, no_standard_options: questions left out
-    because no answer can be graded, or there are not three wrong ones. no_hard_options, no_passage_options:
-    items without such distractors. overlapping_hard_distractors: wrong answers (not items) that can't be
-    hard options because they contain gold or are contained in it. fertility: tokens a word of the
-    passages, or a character where words have no spaces (fertility_unit). noise_items: items that base was
-    asked again at another batch size; noise_flips: verdicts of open and choice that came out otherwise;
-    noise_open, noise_choice: the share of verdicts that did, by probe. dtype_open, dtype_choice: the same in another
-    dtype. None where the run did not count.
-    """
+    """What may spoil a comparison, in one arm and language; counts of items but for `fertility`."""
 
     arm: str
     language: str
     items: int
     passages: int
     truncated: int
+    """Passages that were cut."""
     gold_truncated: int
+    """… and the gold answer with them."""
     boundary_mismatch: int
+    """Options scored from before the prompt's end."""
     unclosed_thinking: int
     not_finite: int
     degenerate: int
+    """Open outputs that say nothing."""
     rank_ties: int
+    """Gold's first token shares its logit with another."""
     choice_ties: int
+    """The two best options have equal scores."""
     no_distinct_token: int
+    """Gold is the beginning of another option."""
     ungradable: int | None
+    """Questions left out because no answer can be graded."""
     no_standard_options: int | None
+    """Questions left out because there are not three wrong answers for them."""
     no_hard_options: int | None
     no_passage_options: int | None
     overlapping_hard_distractors: int | None
+    """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
-    fertility_unit: str | None
+    """Tokens a word of the passages, or a character where words have no spaces."""
+    fertility_unit: Literal["word", "character"] | None
     noise_items: int | None
+    """Items that base was asked again at another batch size: the noise floor."""
     noise_flips: int | None
+    """Verdicts of open and choice that came out otherwise."""
     gold_in_question: int | None = None
+    """Items whose answer is contained in the question."""
     gold_over_limit: int | None = None
+    """Items whose answers are all longer than `max_new_tokens`, so that they can't be given in open."""
     loops: int | None = None
+    """Open outputs that repeat a piece of at most 16 tokens over half of their length or more."""
     loop_rate: Estimate | None = None
     noise_open: Estimate | None = None
+    """The share of base's open verdicts that came out otherwise at another batch size."""
     noise_choice: Estimate | None = None
     dtype_open: Estimate | None = None
+    """The same in another dtype."""
     dtype_choice: Estimate | None = None
 
 

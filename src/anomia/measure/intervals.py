@@ -47,6 +47,7 @@ def join(one: Estimate, other: Estimate) -> Estimate:
 
 
 def join_known(one: Estimate | None, other: Estimate | None) -> Estimate | None:
+    """The same, None where either is."""
     return None if one is None or other is None else join(one, other)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from anomia.measure.contrasts import one_shot_recovery, rank_nearness
 from anomia.measure.dissociation import Answers
-from anomia.measure.evidence import Case, Sign, gather
+from anomia.measure.evidence import AnswerSet, Sign, gather
 from anomia.measure.fates import met
 from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
 from anomia.measure.quantities import Quantity, minus, share
@@ -20,7 +20,7 @@ from anomia.measure.reach import recovery_over_foil
 from anomia.measure.recognition import CONTROLS, fate_index
 from anomia.measure.scope import Scope, Word, scope_of
 from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
-from anomia.measure.verdict_text import Control, Reading, explain
+from anomia.measure.verdict_text import ByOptions, Control, explain
 
 SAME_PASSAGE = "choice_passage"
 
@@ -86,7 +86,7 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
             evidence = replace(evidence, recognised=False)
         decisions = {way: decide(where[name], limits) for way, where in found.items() if name in where}
         decision = decisions[scope.decided_by] = decide(evidence, limits)
-        others = {way: Reading(decisions[way], found[way][name].fates) for way in decisions}
+        others = {way: ByOptions(decisions[way], found[way][name].fates) for way in decisions}
         word: Word = "recognised" if evidence.recognised else "picked"
         yield Verdict(
             arm,
@@ -165,7 +165,7 @@ def _without_choice(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresho
         )
 
 
-def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> Case:
+def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> AnswerSet:
     tested = RECOGNITION[way]
     answers = Answers(
         base_open=right(pairs, "open_correct"),
@@ -173,7 +173,7 @@ def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> Case:
         base_choice=right(pairs, tested.column),
         arm_choice=right(pairs, f"{tested.column}_arm"),
     )
-    return Case(
+    return AnswerSet(
         answers=answers,
         languages=pairs["language"].to_list(),
         passages=pairs["passage"].to_numpy(),

@@ -15,21 +15,20 @@ FORMATS = {"open": "open_correct", "choice": "choice_correct"}
 
 
 class PackagingRow(NamedTuple):
-    """The answers of base that an arm loses as its folder packages it.
-
-    arm: as packaged. weights: the same weights, asked as base is. probe: `open` or `choice`. lost: answers that base
-    gets right and the packaged arm doesn't; of these the weights alone lose `by_weights`, and packaging `by_packaging`.
-    made_up: lost by the weights alone, and right as packaged. estimate: by_packaging over lost; None where nothing is.
-    """
+    """The answers of base that an arm loses as its folder packages it, and what of that is packaging."""
 
     arm: str
     weights: str
+    """The arm with the same weights, asked as base is."""
     probe: str
+    """`open` or `choice`."""
     scope: str
     lost: int
     by_packaging: int
+    """Right with these weights, asked as base is."""
     by_weights: int
     made_up: int
+    """Wrong with these weights, asked as base is, and right as packaged."""
     estimate: Estimate | None
 
 

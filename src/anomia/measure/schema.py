@@ -1,19 +1,50 @@
-"""The shape of `RUN/results.json`, from which its JSON Schema is made."""
+"""The shape of `RUN/results.json`, from which its JSON Schema is made.
+
+Rows are written as their own types have them (`Row`); what the file has otherwise than the program has a model here.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import itertools
 import json
-from typing import Any, Literal
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
+from pydantic_core import CoreSchema
 
-from anomia.measure.figures import GradingRow
+from anomia.measure.fates import FateCounts
+from anomia.measure.figures import (
+    BetweenRow,
+    DivergenceRow,
+    Fates,
+    Figure,
+    FrontierRow,
+    GradingRow,
+    LogProbRow,
+    PairedTestRow,
+    RankRow,
+    TransitionRow,
+)
+from anomia.measure.hygiene import HygieneRow
+from anomia.measure.measures import Measure
 from anomia.measure.outcomes import Outcome
+from anomia.measure.packaging import PackagingRow
 from anomia.measure.rates import Estimate
+from anomia.measure.scope import Scope
+from anomia.measure.significance import PairedTest
 
 SCHEMA_VERSION = 2
-# Fields of rows whose own fields stand in the row.
-_SPREAD = ("estimate", "counts", "test")
+# Fields of rows whose own fields are fields of the row in the file.
+_SPREAD: Mapping[str, type] = {"estimate": Estimate, "counts": FateCounts, "test": PairedTest}
+
+
+_TESTS = ("arm", "measure", "scope", "p_value", "adjusted", "family")
 
 
 class _Row(BaseModel):
@@ -37,54 +68,50 @@ class Value(_Row):
     """Whether its coverage was shown for so many items and events (docs/statistics.md)."""
 
 
-class FigureRow(Value):
-    """One figure of one arm."""
+@dataclass(frozen=True)
+class Row:
+    """How a row is written: its fields, with figures as objects and what it rests on spread out. name: in the schema.
 
-    arm: str
-    measure: str
-    """Named in docs/results.md."""
-    scope: str
-    """A language, `pooled` (all items as one) or `mean` (over languages)."""
-    left_out: tuple[str, ...]
-    """Of a mean: the languages that it leaves out, because the figure can't be given or base is too weak there."""
+    first: of the fields, those that come first.
+    """
 
+    name: str
+    first: tuple[str, ...] = ()
 
-class FatesRow(_Row):
-    """What became of the items that base answers in open and in choice: counts."""
-
-    arm: str
-    options: str
-    """How recognition was tested: a kind of options and a scoring, as in `choice_passage_pmi`."""
-    scope: str
-    kept: int
-    choice_only: int
-    open_only: int
-    lost: int
+    def __get_pydantic_core_schema__(self, row: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The model of the rows of a type."""
+        return handler.generate_schema(_model(row, self.name, self.first))
 
 
-class Transition(_Row):
-    """Where the items in one state of base ended up in the arm: counts."""
+@functools.cache
+def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
+    """The fields of a named tuple or a dataclass as a model; each is described by the docstring below it."""
+    if issubclass(row, BaseModel):
+        return create_model(name, __base__=row, __doc__=inspect.getdoc(row))
+    spread = [part for field, part in _SPREAD.items() if field in get_type_hints(row)]
+    fields: dict[str, Any] = {}
+    for part in (row, *(each for each in spread if each is not Estimate)):
+        told = _docstrings(part)
+        for field, kind in get_type_hints(part).items():
+            if field not in _SPREAD:
+                shown = {Estimate: Value, Estimate | None: Value | None, Measure: str}.get(kind, kind)
+                fields[field] = (shown, Field(description=told.get(field)))
+    order = [*first, *(field for field in fields if field not in first)]
+    base = Value if Estimate in spread else _Row
+    described = {field: fields[field] for field in order}
+    return create_model(name, __base__=base, __doc__=inspect.getdoc(row), **described)
 
-    arm: str
-    options: str
-    scope: str
-    before: Literal["both", "choice_only", "open_only", "neither"]
-    """Their state in base: right in both formats, in one, or in neither."""
-    both: int
-    choice_only: int
-    open_only: int
-    neither: int
 
-
-class ScopeRow(_Row):
-    """What pooled figures and overall verdicts cover, and which options decide verdicts."""
-
-    languages: tuple[str, ...]
-    left_out: tuple[str, ...]
-    """Languages in which base is too weak."""
-    decided_by: str
-    word: Literal["recognised", "picked"]
-    why: str
+def _docstrings(row: type) -> dict[str, str]:
+    """The docstrings below the fields of a class."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(row))).body
+    assert isinstance(node, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(str(told.value.value))
+        for field, told in itertools.pairwise(node.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant)
+    }
 
 
 class Near(_Row):
@@ -113,67 +140,7 @@ class VerdictEvidence(_Row):
     """Broken outputs, the arm's share − base's."""
 
 
-class LogProbs(_Row):
-    """Log-probability of the whole gold answer, in nats, in one group of items."""
-
-    arm: str
-    group: str
-    """`all`, `base_fails`, or a fate."""
-    scope: str
-    n: int
-    before: float
-    """Median in base."""
-    after: float
-    """Median in the arm."""
-    change: Value | None
-    """Mean of after − before."""
-
-
-class PairedTest(_Row):
-    """A paired test."""
-
-    arm: str
-    measure: str
-    scope: str
-    p_value: float
-    adjusted: float | None
-    """Holm's p-value within the family; null for `pooled`, which stands outside it."""
-    family: str
-    changed: int
-    """Units (items or passages) that changed, on which the test rests."""
-    units: int
-    method: str
-
-
-class Between(Value):
-    """A figure of `arm` − the same of `other`, on the items that both answered."""
-
-    arm: str
-    other: str
-    measure: str
-    scope: str
-    left_out: tuple[str, ...]
-
-
-class Frontier(_Row):
-    """Accuracy over all items against measured sparsity and size on disk."""
-
-    arm: str
-    sparsity: float | None
-    """Zeros over weights, in all pruned matrices; null where nothing was pruned by the run."""
-    size_bytes: int | None
-    """Of the weights as they are stored; null where it isn't known."""
-    open: Value
-    choice: Value
-    open_frontier: bool | None
-    """No arm is as sparse and better in open, or as good and sparser; null without sparsity."""
-    choice_frontier: bool | None
-    open_size_frontier: bool | None
-    """No arm is as small and better in open, or as good and smaller; null without a size."""
-    choice_size_frontier: bool | None
-
-
-class Verdict(_Row):
+class VerdictRow(_Row):
     """The outcome of one arm in one scope (a language, or `overall`)."""
 
     arm: str
@@ -201,106 +168,7 @@ class Verdict(_Row):
     """Items that would decide an inconclusive outcome with 80 % power; null where none would."""
 
 
-class Hygiene(_Row):
-    """What may spoil a comparison, in one arm and language; counts of items but for `fertility`."""
-
-    arm: str
-    language: str
-    items: int
-    passages: int
-    truncated: int
-    """Passages that were cut."""
-    gold_truncated: int
-    """… and the gold answer with them."""
-    boundary_mismatch: int
-    """Options scored from before the prompt's end."""
-    unclosed_thinking: int
-    not_finite: int
-    degenerate: int
-    """Open outputs that say nothing."""
-    rank_ties: int
-    """Gold's first token shares its logit with another."""
-    choice_ties: int
-    """The two best options have equal scores."""
-    no_distinct_token: int
-    """Gold is the beginning of another option."""
-    ungradable: int | None
-    """Questions left out because no answer can be graded."""
-    no_standard_options: int | None
-    """Questions left out because there are not three wrong answers for them."""
-    no_hard_options: int | None
-    no_passage_options: int | None
-    overlapping_hard_distractors: int | None
-    """Wrong answers that can't be hard options because they contain gold or are contained in it."""
-    fertility: float | None
-    """Tokens a word of the passages, or a character where words have no spaces."""
-    fertility_unit: Literal["word", "character"] | None
-    noise_items: int | None
-    """Items that base was asked again at another batch size: the noise floor."""
-    noise_flips: int | None
-    """Verdicts of open and choice that came out otherwise."""
-    gold_in_question: int | None
-    """Items whose answer is contained in the question."""
-    gold_over_limit: int | None
-    """Items whose answers are all longer than `max_new_tokens`, so that they can't be given in open."""
-    loops: int | None
-    """Open outputs that repeat a piece of at most 16 tokens over half of their length or more."""
-    loop_rate: Value | None
-    noise_open: Value | None
-    """The share of base's open verdicts that came out otherwise at another batch size."""
-    noise_choice: Value | None
-    dtype_open: Value | None
-    """The same in another dtype."""
-    dtype_choice: Value | None
-
-
-class Ranks(_Row):
-    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`)."""
-
-    arm: str
-    place: str
-    """`gold`, `gold_distinct`, `foil` or `foil_distinct`."""
-    when: str
-    group: str
-    """A fate, `base_fails` or `all`."""
-    scope: str
-    n: int
-    median: float
-    """Of mid-ranks: tied tokens share the middle of their places."""
-    lower_quartile: float
-    upper_quartile: float
-    vocabulary_share: float | None
-    """The median over the size of the vocabulary."""
-    within_10: float
-    within_100: float
-    median_margin: float
-    """Logit of the likeliest token − the token's."""
-    tied: int
-    """Items whose token shares its logit."""
-    median_interval: Value | None
-    """The median with its interval; null for too few items, as are the other medians'."""
-    within_10_interval: Value | None
-    within_100_interval: Value | None
-    margin_interval: Value | None
-
-
-class Divergence(_Row):
-    """KL(base ‖ arm) in nats."""
-
-    arm: str
-    scope: str
-    n: int
-    median: float
-    upper_decile: float
-    """The 90 % quantile."""
-    largest_tail: float
-    """Base's largest probability outside what is stored."""
-    median_interval: Value | None
-    """The median with its interval; null for too few items, as is that of the 90 % quantile."""
-    upper_decile_interval: Value | None
-
-
-class Difference(_Row):
+class DifferenceRow(_Row):
     """Something that differs between base and an arm besides the weights."""
 
     what: str
@@ -311,23 +179,6 @@ class Difference(_Row):
     why: str
     part: Literal["asked", "model"] = "model"
     """`asked`: what a model is asked and where its answers end, which a checkpoint is given from base."""
-
-
-class Packaging(Value):
-    """The answers of base that an arm loses as its folder packages it, and what of that is packaging."""
-
-    arm: str
-    weights: str
-    """The arm with the same weights, asked as base is."""
-    probe: str
-    """`open` or `choice`."""
-    scope: str
-    lost: int
-    by_packaging: int
-    """Right with these weights, asked as base is."""
-    by_weights: int
-    made_up: int
-    """Wrong with these weights, asked as base is, and right as packaged."""
 
 
 class ResultsFile(_Row):
@@ -348,26 +199,26 @@ class ResultsFile(_Row):
     """What should be known of an arm: another tokenizer, probes that a server can't answer."""
     thresholds: dict[str, float]
     """Margins of the verdicts."""
-    scope: ScopeRow | None
+    scope: Annotated[Scope, Row("ScopeRow")] | None
     exclude: tuple[str, ...]
     """Kinds of items that were left out on request."""
     excluded: dict[str, int | None]
     """How many items each of these kinds has."""
-    verdicts: tuple[Verdict, ...]
-    figures: tuple[FigureRow, ...]
-    fates: tuple[FatesRow, ...]
-    transitions: tuple[Transition, ...]
-    ranks: tuple[Ranks, ...]
-    log_probs: tuple[LogProbs, ...]
-    tests: tuple[PairedTest, ...]
-    divergence: tuple[Divergence, ...]
+    verdicts: tuple[Annotated[VerdictRow, Row("Verdict")], ...]
+    figures: tuple[Annotated[Figure, Row("FigureRow")], ...]
+    fates: tuple[Annotated[Fates, Row("FatesRow")], ...]
+    transitions: tuple[Annotated[TransitionRow, Row("Transition")], ...]
+    ranks: tuple[Annotated[RankRow, Row("Ranks")], ...]
+    log_probs: tuple[Annotated[LogProbRow, Row("LogProbs")], ...]
+    tests: tuple[Annotated[PairedTestRow, Row("PairedTest", first=_TESTS)], ...]
+    divergence: tuple[Annotated[DivergenceRow, Row("Divergence")], ...]
     gradings: tuple[GradingRow, ...]
-    between: tuple[Between, ...]
-    frontier: tuple[Frontier, ...]
-    hygiene: tuple[Hygiene, ...]
-    differences: dict[str, tuple[Difference, ...]]
+    between: tuple[Annotated[BetweenRow, Row("Between")], ...]
+    frontier: tuple[Annotated[FrontierRow, Row("Frontier")], ...]
+    hygiene: tuple[Annotated[HygieneRow, Row("Hygiene")], ...]
+    differences: dict[str, tuple[Annotated[DifferenceRow, Row("Difference")], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
-    packaging: tuple[Packaging, ...]
+    packaging: tuple[Annotated[PackagingRow, Row("Packaging")], ...]
 
 
 def written(row: Any) -> dict[str, Any]:

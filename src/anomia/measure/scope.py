@@ -46,14 +46,11 @@ Word = Literal["recognised", "picked"]
 
 
 class Scope(NamedTuple):
-    """What conclusions are drawn over, and from which options.
-
-    languages: those in which base is strong enough, all where there is none. left_out: the others.
-    decided_by: a name of `RECOGNITION`. word: whether gold counts as recognised or only as picked. why: one sentence.
-    """
+    """What pooled figures and overall verdicts cover, and which options decide verdicts."""
 
     languages: tuple[str, ...]
     left_out: tuple[str, ...]
+    """Languages in which base is too weak."""
     decided_by: str
     word: Word
     why: str

@@ -20,10 +20,11 @@ Alternative = Literal["two-sided", "greater"]
 
 
 class PairedTest(NamedTuple):
-    """p_value, by `method`. changed: the units (items or passages) that the test rests on, of `units`."""
+    """A test on pairs, and the units (items or passages) that it had."""
 
     p_value: float
     changed: int
+    """Units (items or passages) that changed, on which the test rests."""
     units: int
     method: Literal["exact McNemar", "sign flip over passages"]
 

@@ -39,7 +39,7 @@ class Control(NamedTuple):
     asked: int
 
 
-class Reading(NamedTuple):
+class ByOptions(NamedTuple):
     """What one kind of options says: its decision, and the fates of the items that base answers with them."""
 
     decision: Decision
@@ -59,7 +59,7 @@ def explain(
     decision: Decision,
     scope: Scope = _STANDARD,
     *,
-    readings: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, ByOptions] | None = None,
     controls: Mapping[str, Control] | None = None,
     needless: Control | None = None,
 ) -> str:
@@ -260,7 +260,7 @@ def _almost(evidence: Evidence) -> str:
     return text[0].upper() + text[1:] + "verdict asks for."
 
 
-def _other(name: str, reading: Reading, decision: Decision) -> str:
+def _other(name: str, reading: ByOptions, decision: Decision) -> str:
     """The outcome with options that did not decide."""
     fates, outcome = reading.fates, reading.decision.outcome
     text = f"With {LABELS[name]} the outcome is {'also ' if outcome == decision.outcome else ''}{outcome}"
