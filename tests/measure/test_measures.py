@@ -18,8 +18,9 @@ from anomia.errors import AnomiaError
 from anomia.measure import measures
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import before, find, lookup
-from anomia.measure.frame import NO_QUESTION, POOLED, RECOGNITION, SCORINGS
+from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.measures import MEASURES, Measure, of_base, parse, reach_with_seed
+from anomia.probes import NO_QUESTION
 from tests.measure.planted import Damage, study_records
 
 SOURCE = Path(anomia.__file__).parent
@@ -29,9 +30,7 @@ ARM = "wanda:0.5"
 def records_of(**settings: Any) -> pl.DataFrame:
     """Records of base and an arm with all columns of verdicts."""
     records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), **settings)
-    filled = {
-        f"{way.kind}_correct{SCORINGS[way.scoring]}": f"{way.kind}_correct" for way in RECOGNITION.values()
-    }
+    filled = {way.column: f"{way.kind}_correct" for way in RECOGNITION.values()}
     filled |= {f"{name}_correct": "choice_no_question_correct" for name in NO_QUESTION}
     filled |= {"open_strict": "open_correct", "open_loop": "open_degenerate"}
     return records.with_columns(pl.col(source).alias(name) for name, source in filled.items())
