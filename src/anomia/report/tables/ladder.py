@@ -6,6 +6,7 @@ from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
+from anomia.probes import LADDER
 from anomia.report.tables.subject import Subject, grader_of
 from anomia.report.tables.table import (
     LANGUAGE,
@@ -13,31 +14,19 @@ from anomia.report.tables.table import (
     Cell,
     N,
     Note,
-    Of,
     Table,
     Value,
     by_scope,
     given,
     n_of,
+    named,
     values,
 )
 
-FORMS = (
-    Of("accuracy/open", "open"),
-    Of("accuracy/open_strict", "open,\nstrict"),
-    Of("accuracy/cued", "cued"),
-    Of("accuracy/distractors_only", "cued,\nno gold"),
-    Of("accuracy/unrelated", "cued,\nunrelated"),
-    Of("accuracy/choice", "choice"),
-    Of("accuracy/choice_hard", "hard\nchoice"),
-    Of("accuracy/choice_passage", "same\npassage", "same-passage choice"),
-    Of("accuracy/choice_no_question", "no\nquestion", "choice, no question"),
-    Of("accuracy/choice_hard_no_question", "hard, no\nquestion", "hard choice, no question"),
-    Of("accuracy/choice_passage_no_question", "same passage,\nno question"),
-)
 # Needs no model: base's rows have it.
-PRESENCE = Of("accuracy/string_presence", "string\nfound", "string presence")
-GRADINGS = (Of("accuracy/open_em", "open, exact match"), Of("accuracy/open_f1", "open, token F1"))
+PRESENCE = named("accuracy/string_presence")
+FORMS = tuple(of for name in LADDER if (of := named(f"accuracy/{name}")) != PRESENCE)
+GRADINGS = tuple(named(f"accuracy/{name}") for name in ("open_em", "open_f1"))
 _AGREEMENT = {
     "agree": "they agree in direction",
     "differ": "they differ in direction",

@@ -5,31 +5,36 @@ from __future__ import annotations
 from anomia.measure.figures import lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.results import Results
+from anomia.probes import CHOICES
 from anomia.report.tables.subject import Subject
-from anomia.report.tables.table import ARM, LANGUAGE, N, Note, Of, Table, by_scope, given, n_of, values
+from anomia.report.tables.table import (
+    ARM,
+    LANGUAGE,
+    N,
+    Note,
+    Of,
+    Table,
+    broken,
+    by_scope,
+    given,
+    n_of,
+    named,
+    values,
+)
 
-DROPS = (
-    Of("drop/open", "drop, open"),
-    Of("drop/open_strict", "drop, open strict"),
-    Of("drop/cued", "drop, cued"),
-    Of("drop/choice", "drop, choice"),
-)
+DROPS = tuple(named(f"drop/{name}") for name in ("open", "open_strict", "cued", "choice"))
 LOSSES = (
-    Of("normalized_drop/open", "open", "share lost, open"),
-    Of("normalized_drop/open_strict", "open,\nstrict", "share lost, open strict"),
-    Of("normalized_drop/choice", "choice", "share lost, choice"),
-    Of("gap/choice", "gap to\nchoice"),
-    Of("raw_gap/choice", "in raw\npoints", "raw gap to choice"),
-    Of("gap/choice_hard", "gap to\nhard choice"),
-    Of("raw_gap/choice_hard", "in raw\npoints", "raw gap to hard choice"),
-    Of("gap/choice_passage", "gap to\nsame passage", "gap to same-passage choice"),
-    Of("raw_gap/choice_passage", "in raw\npoints", "raw gap to same-passage choice"),
-    Of("gap_strict/choice", "strict gap\nto choice"),
-    Of("raw_gap_strict/choice", "in raw\npoints", "raw strict gap to choice"),
-    Of("gap_strict/choice_passage", "strict gap to\nsame passage", "strict gap to same-passage choice"),
-    Of("raw_gap_strict/choice_passage", "in raw\npoints", "raw strict gap to same-passage choice"),
+    named("normalized_drop/open", "open"),
+    named("normalized_drop/open_strict", broken("open, strict")),
+    named("normalized_drop/choice", "choice"),
+    *(
+        named(f"{family}/{options}", "in raw\npoints" if family.startswith("raw") else "")
+        for gap, every in (("gap", CHOICES), ("gap_strict", ("choice", "choice_passage")))
+        for options in every
+        for family in (gap, f"raw_{gap}")
+    ),
 )
-CUED = Of("normalized_drop/cued", "cued", "share lost, cued")
+CUED = named("normalized_drop/cued", "cued")
 ALL = (*DROPS, *LOSSES[:2], CUED, *LOSSES[2:])
 
 

@@ -10,13 +10,13 @@ from anomia.measure.results import Results
 from anomia.report.reference import nulls
 from anomia.report.tables.recognition import CONTROLS
 from anomia.report.tables.subject import Subject
-from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, values
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, named, values
 
 REFERENCE = (
     Of("net_dissociation/choice", "net\ndissociation"),
     Of("net_dissociation/choice_passage", "same passage,\nnet", "net, same passage"),
-    Of("flips/open", "open verdicts\nthat differ"),
-    Of("flips/choice", "choice verdicts\nthat differ"),
+    named("flips/open", "open verdicts\nthat differ"),
+    named("flips/choice", "choice verdicts\nthat differ"),
 )
 LOOPS = (
     Of("outputs/loop", "loops", "outputs that loop"),

@@ -189,4 +189,5 @@ def recovery_file(results: Results) -> Table:
 
 
 def _part(of: Of) -> str:
-    return of.measure.rpartition("/")[2]
+    part = of.measure.rpartition("/")[2]
+    return "arm_failures" if part == "arm" else part

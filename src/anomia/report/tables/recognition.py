@@ -5,18 +5,12 @@ from __future__ import annotations
 from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.results import Results
-from anomia.probes import CHOICES
+from anomia.probes import OPTION_KINDS, SCORINGS
 from anomia.report.tables.subject import Subject
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, N, Of, Table, n_of, values
 
-KIND_WORDS = {"choice": "standard", "choice_hard": "hard", "choice_passage": "same passage"}
-SCORING_WORDS = {
-    "sum": "sum",
-    "token": "per token",
-    "byte": "per byte",
-    "char": "per character",
-    "pmi": "PMI (minus the score without the question)",
-}
+KIND_WORDS = {kind.probe: kind.short for kind in OPTION_KINDS}
+SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
 # Each `{}` is a kind of options under a scoring.
 SCORED = (
     Of("drop/{}", "drop"),
@@ -57,7 +51,7 @@ def scorings(subject: Subject) -> Table:
     rows: list[list[Cell]] = []
     rules: list[int] = []
     several = False
-    for kind in CHOICES:
+    for kind in KIND_WORDS:
         for way in RECOGNITION.values():
             found = [subject.figure(measure.measure.format(way.name)) for measure in READ]
             accuracy = subject.change(f"accuracy/{way.name}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from anomia.measure.figures import Lookup
+from anomia.measure.measures import parse
 from anomia.measure.rates import Estimate
 
 # share: a fraction, shown in per cent. number: as it is. bytes: shown in MB. words: sentences, which may wrap.
@@ -97,6 +98,28 @@ class Of(NamedTuple):
     def column(self, *, full: bool = False) -> Column:
         """Its column, with the header for a place among others or with the one that needs no others."""
         return Column(self.name, (self.full if full else "") or self.brief, self.kind)
+
+
+def named(measure: str, brief: str = "") -> Of:
+    """A measure under its own label, or under a brief header where its neighbours say the rest."""
+    label = parse(measure).label
+    return Of(measure, brief or broken(label), label)
+
+
+def broken(label: str) -> str:
+    """A label with a line break for a header: at its last comma, else where its lines are most alike.
+
+    >>> broken("same-passage choice, no question"), broken("gap to hard choice")
+    ('same-passage choice,\\nno question', 'gap to\\nhard choice')
+    """
+    if ", " in label:
+        head, _, tail = label.rpartition(", ")
+        return f"{head},\n{tail}"
+    places = [place for place, char in enumerate(label) if char == " "]
+    if not places:
+        return label
+    place = min(places, key=lambda place: max(place, len(label) - place - 1))
+    return f"{label[:place]}\n{label[place + 1 :]}"
 
 
 ARM = Column("arm", "arm", "text")

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.results import Results
+from anomia.probes import short
 from anomia.report.render.words import probability
 from anomia.report.tables.subject import Subject
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Table
 
 KEPT_P = 0.05
-_KIND_WORDS = {"choice": "choice", "choice_hard": "hard choice", "choice_passage": "same-passage choice"}
-_SCORING_WORDS = {"token": "per token", "byte": "per byte", "char": "per character", "pmi": "PMI"}
-_FORM_WORDS = {
-    "zero_shot": "open, 0 shot,",
-    "one_shot": "open, 1 shot,",
-    "open_strict": "open, strict grade,",
-}
 
 
 def paired_tests(subject: Subject) -> Table:
@@ -76,14 +70,5 @@ def hypothesis(measure: str) -> str:
     """A hypothesis in words: what is tested is items, not shares."""
     lost = "open lost more items than "
     if measure.startswith(lost):
-        return f"{lost}{_form_words(measure.removeprefix(lost))} (raw points)"
-    return f"{_form_words(measure.removesuffix(' changed'))} changed"
-
-
-def _form_words(name: str) -> str:
-    """What a form of the question, or a way to test recognition, is called: `same-passage choice (PMI)`."""
-    way = RECOGNITION.get(name)
-    if way is None:
-        return _FORM_WORDS.get(name, name)
-    scored = _SCORING_WORDS.get(way.scoring)
-    return _KIND_WORDS[way.kind] + (f" ({scored})" if scored else "")
+        return f"{lost}{short(measure.removeprefix(lost))} (raw points)"
+    return f"{short(measure.removesuffix(' changed'))} changed"
