@@ -11,7 +11,7 @@ from anomia.compress.allocation import (
     spread_sparsity,
 )
 from anomia.compress.apply import compress
-from anomia.compress.blocks import Matrix, find_blocks, find_matrices
+from anomia.compress.blocks import WeightMatrix, find_blocks, find_matrices
 from anomia.compress.methods.mwanda import language_factors, mwanda_mask
 from anomia.compress.methods.prunerzero import prunerzero_mask
 from anomia.compress.spec import parse_arm
@@ -30,7 +30,7 @@ def statistic(
 def test_owl_counts_scores_above_five_times_the_mean() -> None:
     weight = torch.ones(2, 10)
     weight[0, 0] = 100.0
-    group = Group((Matrix("w", weight),), statistic([1.0] * 10))
+    group = Group((WeightMatrix("w", weight),), statistic([1.0] * 10))
     assert outlier_ratio([group]) == pytest.approx(1 / 20)
 
 

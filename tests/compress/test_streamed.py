@@ -20,7 +20,7 @@ from anomia.compress.in_files import InFiles
 from anomia.compress.reshape import width
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape_in_files import InFolder
-from anomia.compress.shards import Checkpoint
+from anomia.compress.shards import StoredTensors
 from anomia.compress.written import Written
 from anomia.errors import CompressionError
 from tests.compress.reshaped import IDS, logits, with_noise
@@ -115,15 +115,15 @@ def test_rounding_tables_holds_one_shard_and_continues_after_the_last(
     monkeypatch.setattr(shards, "_WHOLE_SHARD", 6200)
     step = [step_of("embeddings:q8_0")]
     held: list[int] = []
-    real = Checkpoint.read
+    real = StoredTensors.read
 
-    def read(self: Checkpoint, names: Any, **options: Any) -> dict[str, torch.Tensor]:
+    def read(self: StoredTensors, names: Any, **options: Any) -> dict[str, torch.Tensor]:
         found = real(self, names, **options)
         held.append(sum(value.nbytes for value in found.values()))
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "read", read)
+        patch.setattr(StoredTensors, "read", read)
         compress_folder(str(tmp_path / "in"), tmp_path / "whole", step)
     files = sorted(file.name for file in (tmp_path / "whole").glob("*.safetensors"))
     assert len(files) > 5
@@ -277,7 +277,7 @@ def test_reshaping_holds_one_block_at_a_time(
     outer = sum(value.nbytes for name, value in weights(tmp_path / "in").items() if "layers." not in name)
     models: list[Any] = []
     most: list[int] = []
-    made, real = InFiles.__init__, Checkpoint.read
+    made, real = InFiles.__init__, StoredTensors.read
 
     def count() -> int:
         return sum(p.nbytes for model in models for p in model.parameters() if not p.is_meta)
@@ -286,13 +286,13 @@ def test_reshaping_holds_one_block_at_a_time(
         made(self, *args, **given)
         models.append(self.model)
 
-    def read(self: Checkpoint, names: Any, **given: Any) -> dict[str, torch.Tensor]:
+    def read(self: StoredTensors, names: Any, **given: Any) -> dict[str, torch.Tensor]:
         found = real(self, names, **given)
         most.append(count() + sum(value.nbytes for value in found.values()))
         return found
 
     monkeypatch.setattr(InFiles, "__init__", construct)
-    monkeypatch.setattr(Checkpoint, "read", read)
+    monkeypatch.setattr(StoredTensors, "read", read)
     monkeypatch.setattr("anomia.compress.folder.load_model", lambda *_, **__: pytest.fail("it was loaded"))
     report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], **options)
     assert report.streamed

@@ -50,7 +50,7 @@ class DecoderBlocks(NamedTuple):
         return self.paths[index] if self.paths else f"{self.name}.{index}"
 
 
-class Matrix(NamedTuple):
+class WeightMatrix(NamedTuple):
     """One weight matrix of a block.
 
     name: path in the block, `[index]` behind it for an expert's slice of a fused parameter.
@@ -71,10 +71,10 @@ class FusedExperts(NamedTuple):
     parameter: nn.Parameter
     transposed: bool
 
-    def matrices(self) -> list[Matrix]:
+    def matrices(self) -> list[WeightMatrix]:
         """One [out, in] view an expert."""
         slices = (part.T if self.transposed else part for part in self.parameter.data)
-        return [Matrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
+        return [WeightMatrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
 
 
 class Call(NamedTuple):
@@ -163,7 +163,7 @@ def _is_other_model(model: nn.Module, module: nn.Module) -> bool:
     return type(own) is not type(whole) and type(own) is not type(whole.get_text_config())
 
 
-def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
+def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
     """Every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's own order, without routers.
 
     Raises `CompressionError` for weights that are already quantized.
@@ -176,7 +176,7 @@ def find_matrices(block: nn.Module, *, where: str) -> list[Matrix]:
                 f"{where}.{name} is stored as {weight.dtype} ({type(weight).__name__}): an already"
                 " quantized model can't be pruned; start from its dense checkpoint"
             )
-        matrices.append(Matrix(name, weight.data.T if isinstance(module, Conv1D) else weight.data))
+        matrices.append(WeightMatrix(name, weight.data.T if isinstance(module, Conv1D) else weight.data))
     return matrices
 
 
@@ -413,7 +413,7 @@ def _watch_orientations(
     return multiplied | untouched
 
 
-def all_matrices(block: nn.Module, where: str) -> list[Matrix]:
+def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
     """Every matrix of a block that pruning touches, an expert's slices one by one."""
     matrices = find_matrices(block, where=where)
     for fused in find_fused_experts(block, where=where):

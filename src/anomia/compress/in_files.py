@@ -17,7 +17,7 @@ from anomia.compress.disk_states import DiskStates
 from anomia.compress.packed import SaveAs, check_packed, quantization_config, tensors_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
-    Checkpoint,
+    StoredTensors,
     check_room,
     empty,
     fill,
@@ -58,7 +58,7 @@ class InFiles:
         self, found: Examined, source: Path, out: Path, scratch: Path, *, dtype: str, device: torch.device,
         save_as: SaveAs = "dense",
     ) -> None:  # fmt: skip
-        self.checkpoint = Checkpoint(source, found.stored)
+        self.checkpoint = StoredTensors(source, found.stored)
         self.dtype = DTYPES.get(dtype)
         self.model: Any = skeleton(
             found.config, dtype=self.dtype or self.checkpoint.stored_dtype(self.checkpoint.tensors)
@@ -203,7 +203,7 @@ class InFiles:
         finally:
             self.checkpoint = before
 
-    def _check_packed(self, written: Checkpoint, matrices: Sequence[MatrixReport], step: Step) -> None:
+    def _check_packed(self, written: StoredTensors, matrices: Sequence[MatrixReport], step: Step) -> None:
         """Read the packed matrices once more, a block in memory."""
         assert isinstance(step, Quantize)
         for index, names in enumerate(self.names):

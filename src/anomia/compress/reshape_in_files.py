@@ -22,7 +22,7 @@ from anomia.compress.in_files import InFiles, write_settings
 from anomia.compress.methods.table import reshaper_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, by_reason
-from anomia.compress.reshape.parts import Part, Plan, outline
+from anomia.compress.reshape.parts import Part, ReshapePlan, outline
 from anomia.compress.reshape.rebuild import CannotExpressError, RefusedError
 from anomia.compress.reshape.report import with_share
 from anomia.compress.reshape.subject import Measured, walked
@@ -117,7 +117,7 @@ class InFolder:
         return walked(self.blocks, ids, only)
 
     @torch.no_grad()
-    def build(self, plan: Plan) -> InFolder:
+    def build(self, plan: ReshapePlan) -> InFolder:
         """Write the new folder tensor by tensor, and open it. Shards that an earlier call wrote for this plan stay."""
         key = hashlib.sha256(plan.config.to_json_string(use_diff=False).encode()).hexdigest()
         if self._state.get("plan") != key:

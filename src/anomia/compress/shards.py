@@ -22,7 +22,7 @@ from anomia.models.files import INDEX, weight_files
 from anomia.models.headers import StoredTensor, opened, read_headers
 
 
-class Checkpoint(NamedTuple):
+class StoredTensors(NamedTuple):
     """A model folder with safetensors weights. tensors: by their names in the files."""
 
     folder: Path
@@ -53,12 +53,12 @@ class Checkpoint(NamedTuple):
         return found
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path) -> StoredTensors:
     """The tensors of the files that loading a model folder reads.
 
     Raises `ModelError` that names the file that is missing or damaged.
     """
-    return Checkpoint(folder, read_headers(weight_files(folder)))
+    return StoredTensors(folder, read_headers(weight_files(folder)))
 
 
 def match_names(model: nn.Module, places: Mapping[str, str], prefix: str) -> dict[str, str] | None:

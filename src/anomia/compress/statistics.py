@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, FusedExperts, Matrix, find_fused_experts, find_matrices, run_block
+from anomia.compress.blocks import (
+    Call,
+    FusedExperts,
+    WeightMatrix,
+    find_fused_experts,
+    find_matrices,
+    run_block,
+)
 from anomia.compress.calibration import Batch
 from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError
@@ -112,7 +119,7 @@ class Group(NamedTuple):
     gradients: for methods that read them, [out, in] float32 each, in the order of the matrices.
     """
 
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[WeightMatrix, ...]
     statistic: InputStatistic | None
     gradients: tuple[torch.Tensor, ...] = ()
 
@@ -228,7 +235,7 @@ class _Gathering:
 
 
 def _grouped(
-    matrices: dict[str, Matrix], experts: Sequence[FusedExperts], gathering: _Gathering
+    matrices: dict[str, WeightMatrix], experts: Sequence[FusedExperts], gathering: _Gathering
 ) -> list[Group]:
     owners = gathering.owners
     for fused in experts:
@@ -240,7 +247,7 @@ def _grouped(
                 " be pruned with calibration text, and is not left dense in silence"
             )
         matrices = matrices | slices
-    groups: dict[str, list[Matrix]] = {}
+    groups: dict[str, list[WeightMatrix]] = {}
     for name, owner in owners.items():
         groups.setdefault(owner, []).append(matrices[name])
     unseen = [Group((matrix,), None) for name, matrix in matrices.items() if name not in owners]

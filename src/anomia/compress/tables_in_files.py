@@ -12,12 +12,12 @@ import torch
 from anomia.compress.apply import versions, warnings_of
 from anomia.compress.in_files import write_settings
 from anomia.compress.methods import embeddings
-from anomia.compress.methods.embeddings import Table
+from anomia.compress.methods.embeddings import TokenTable
 from anomia.compress.methods.ggml import format_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
 from anomia.compress.shards import (
-    Checkpoint,
+    StoredTensors,
     check_room,
     grouped,
     open_checkpoint,
@@ -89,7 +89,7 @@ def round_tables(
     """
     started = time.perf_counter()
     format_of(step.kind)
-    checkpoint = Checkpoint(source, found.stored)
+    checkpoint = StoredTensors(source, found.stored)
     check_room(out, checkpoint.bytes)
     groups = grouped({name: info.bytes for name, info in checkpoint.tensors.items()})
     there = [shard_name(number) in written for number in range(len(groups))]
@@ -102,7 +102,7 @@ def round_tables(
             continue
         values = checkpoint.read(groups[number], dtype=DTYPES.get(dtype))
         for place in by_place.keys() & values.keys():
-            table = Table(by_place[place].names, values[place])
+            table = TokenTable(by_place[place].names, values[place])
             embeddings.check_table(table)
             embeddings.round_table(table, step.kind, count)
         written.write(shard_name(number), values)
@@ -140,7 +140,7 @@ def _report(
     out: Path,
     step: Embeddings,
     tables: Sequence[StoredTable],
-    checkpoint: Checkpoint,
+    checkpoint: StoredTensors,
     dtype: str,
     started: float,
 ) -> CompressionReport:
@@ -151,7 +151,7 @@ def _report(
     matrices = []
     for table in tables:
         (value,) = written.read(table.places[:1]).values()
-        matrices += embeddings.report_table(Table(table.names, value), step.kind)
+        matrices += embeddings.report_table(TokenTable(table.names, value), step.kind)
     rounded = {matrix.name for matrix in matrices}
     model = skeleton(found.config, dtype=DTYPES.get(dtype) or checkpoint.stored_dtype(tables[0].places))
     return CompressionReport(

@@ -58,7 +58,7 @@ class Rounded(NamedTuple):
     note: str = ""
 
 
-class Search(NamedTuple):
+class FoundScales(NamedTuple):
     """The scales that lose least.
 
     scales: [in] float32, positive; weights are multiplied by them and inputs divided. power: of the mean |x|.
@@ -79,7 +79,7 @@ def search_scales(
     grid: Grid,
     *,
     realize: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
-) -> Search:
+) -> FoundScales:
     """One scale for each input of matrices that share it, searched on a grid of 20.
 
     The candidates are s = x̄^α / w̄^(1 − α) for α from 0 to 1 in 19 steps, and no scales at all, which come first and
@@ -104,7 +104,7 @@ def search_scales(
     relative = _relative_weights(dense, grid)
     none = torch.ones_like(strength)
     unscaled = _loss(dense, hessian, none, grid)
-    best = Search(none, 0.0, unscaled, unscaled)
+    best = FoundScales(none, 0.0, unscaled, unscaled)
     for step in range(STEPS - 1):
         power = step / (STEPS - 2)
         scales = strength.pow(power) / (relative.pow(1 - power) + _SMALLEST)
@@ -115,7 +115,7 @@ def search_scales(
         scales = realize(torch.where(dead, none, scales / (live.max() * live.min()).sqrt()))
         loss = _loss(dense, hessian, scales, grid)
         if loss < best.loss:
-            best = Search(scales, power, loss, unscaled)
+            best = FoundScales(scales, power, loss, unscaled)
     return best
 
 

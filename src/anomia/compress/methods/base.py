@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, Matrix
+from anomia.compress.blocks import Call, WeightMatrix
 from anomia.compress.calibration import Batch
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs
@@ -52,7 +52,7 @@ class Method(NamedTuple):
 
     needs: Needs | None
     run: Callable[[BlockWork], list[MatrixReport]]
-    unreached: Callable[[Matrix, BlockWork], MatrixReport]
+    unreached: Callable[[WeightMatrix, BlockWork], MatrixReport]
     choices: tuple[str, ...] = ()
     whole_gradients: bool = False
     prepare: Callable[[BlockWork], None] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from anomia.compress.blocks import Matrix
+from anomia.compress.blocks import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import zero_all
@@ -14,7 +14,7 @@ from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
-Mask = Callable[[Matrix, InputStatistic, Target], torch.Tensor]
+Mask = Callable[[WeightMatrix, InputStatistic, Target], torch.Tensor]
 
 
 def by_mask(needs: Needs, mask: Mask, choices: tuple[str, ...] = ()) -> Method:

@@ -20,7 +20,7 @@ from anomia.errors import CompressionError
 _ROWS = 1 << 14
 
 
-class Table(NamedTuple):
+class TokenTable(NamedTuple):
     """A weight with one row for each token. names: of its parameters, several where it is tied. weight: [V, width]."""
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ def quantize_embeddings(
     return reports
 
 
-def check_table(table: Table) -> None:
+def check_table(table: TokenTable) -> None:
     """Refuses a table with values that are NaN or infinite."""
     if not bool(torch.isfinite(table.weight).all()):
         raise CompressionError(
@@ -70,7 +70,7 @@ def check_table(table: Table) -> None:
 
 
 @torch.no_grad()
-def round_table(table: Table, kind: str, count: Callable[[int], None]) -> None:
+def round_table(table: TokenTable, kind: str, count: Callable[[int], None]) -> None:
     """Round one table in place, some rows at a time; `count` gets the number of rows that were done."""
     stored = fitting(kind, table.weight.shape[1])
     for part in torch.split(table.weight, _ROWS):
@@ -78,7 +78,7 @@ def round_table(table: Table, kind: str, count: Callable[[int], None]) -> None:
         count(len(part))
 
 
-def report_table(table: Table, kind: str) -> list[MatrixReport]:
+def report_table(table: TokenTable, kind: str) -> list[MatrixReport]:
     """What there is to say of a rounded table, under each of its names."""
     rows, width = (int(size) for size in table.weight.shape)
     stored = fitting(kind, width)
@@ -94,12 +94,12 @@ def report_table(table: Table, kind: str) -> list[MatrixReport]:
     return reports
 
 
-def find_tables(model: nn.Module) -> list[Table]:
+def find_tables(model: nn.Module) -> list[TokenTable]:
     """The weights with one row for each token, shared ones once, in the order embeddings, others, head.
 
     Raises `CompressionError` where one isn't there as plain floating numbers.
     """
-    found: dict[int, Table] = {}
+    found: dict[int, TokenTable] = {}
     for name, module in _token_modules(model).items():
         weight = module.weight
         if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
@@ -111,7 +111,7 @@ def find_tables(model: nn.Module) -> list[Table]:
             raise CompressionError(f"{name} has no values on this machine; load the model on one device")
         before = found.get(weight.data_ptr())
         names = (*before.names, name) if before else (name,)
-        found[weight.data_ptr()] = Table(names, weight.data)
+        found[weight.data_ptr()] = TokenTable(names, weight.data)
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Matrix
+from anomia.compress.blocks import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.grid import (
     Grid,
@@ -59,14 +59,14 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
     return reports
 
 
-def round_unreached(matrix: Matrix, work: BlockWork) -> MatrixReport:
+def round_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
     """Round a matrix that no calibration token reached to the nearest codes, in place."""
     assert isinstance(work.step, Quantize)
     quantized = round_to_nearest(matrix.weight, grid_of(work.step, matrix.weight.dtype))
     return put(matrix, quantized, work)._replace(note=UNREACHED)
 
 
-def put(matrix: Matrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
+def put(matrix: WeightMatrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
     """Give a matrix the values of its codes; the codes of a linear layer are kept for a packed checkpoint."""
     matrix.weight.copy_(quantized.values())
     if not matrix.name.endswith("]") and isinstance(work.block.get_submodule(matrix.name), nn.Linear):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anomia.compress.blocks import Matrix
+from anomia.compress.blocks import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.methods.zeros import zero
@@ -26,7 +26,7 @@ def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
     return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
 
 
-def prune_unreached(matrix: Matrix, work: BlockWork) -> MatrixReport:
+def prune_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
     """A matrix that no calibration token reached, by magnitude: what every pruning method does with it."""
     assert work.target is not None
     return _zero_smallest(matrix, work.target)._replace(note=UNREACHED)
@@ -37,7 +37,7 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
     return [_zero_smallest(matrix, work.target) for group in work.groups for matrix in group.matrices]
 
 
-def _zero_smallest(matrix: Matrix, target: Target) -> MatrixReport:
+def _zero_smallest(matrix: WeightMatrix, target: Target) -> MatrixReport:
     return zero(matrix, magnitude_mask(matrix.weight, target))
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import FusedExperts, Matrix, find_fused_experts, run_block
+from anomia.compress.blocks import FusedExperts, WeightMatrix, find_fused_experts, run_block
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern
@@ -40,7 +40,7 @@ class Link(NamedTuple):
     head: channels of a head, which they don't leave, 0 where there are none. repeats: how many heads read each.
     """
 
-    reader: Matrix
+    reader: WeightMatrix
     writers: tuple[tuple[torch.Tensor, torch.Tensor | None], ...]
     interleaved: bool = False
     head: int = 0
@@ -230,7 +230,7 @@ def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list
 
 
 def _ways(
-    readers: Sequence[Matrix], beside: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor | None]]]
+    readers: Sequence[WeightMatrix], beside: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor | None]]]
 ) -> list[list[Link]]:
     """The links of readers with what lies beside each, all in halves or all interleaved; none where no shape fits."""
     channels = readers[0].weight.shape[1]
@@ -251,8 +251,8 @@ def _ways(
     ]
 
 
-def _matrix(name: str, layer: Any) -> Matrix:
-    return Matrix(name, layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data)
+def _matrix(name: str, layer: Any) -> WeightMatrix:
+    return WeightMatrix(name, layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data)
 
 
 def _biases(module: nn.Module, fused: FusedExperts) -> torch.Tensor | None:

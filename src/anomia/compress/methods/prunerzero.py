@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, Matrix, check_tokens
+from anomia.compress.blocks import DecoderBlocks, WeightMatrix, check_tokens
 from anomia.compress.calibration import Windows
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
@@ -41,7 +41,7 @@ def gradient_norms(
     model: nn.Module,
     decoder: DecoderBlocks,
     windows: Windows,
-    matrices: Callable[[nn.Module, str], Sequence[Matrix]],
+    matrices: Callable[[nn.Module, str], Sequence[WeightMatrix]],
 ) -> list[dict[str, torch.Tensor]]:
     """G of every matrix, by block and name, [out, in] float32. matrices: lists a block's matrices.
 
@@ -79,7 +79,7 @@ def gradient_norms(
     ]
 
 
-def _like(matrix: Matrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def _like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """The squares laid out as the matrix is: whole, transposed, or one expert's slice of its parameter."""
     storage = matrix.weight.untyped_storage().data_ptr()
     for parameter in block.parameters():

@@ -21,7 +21,7 @@ DAMPING = 0.01
 _PANEL = 32
 
 
-class Solved(NamedTuple):
+class Pruned(NamedTuple):
     """weights: as they came, [out, in] float32 each. damping: what was needed. dead: [in] bool."""
 
     weights: list[torch.Tensor]
@@ -32,7 +32,7 @@ class Solved(NamedTuple):
 @torch.no_grad()
 def sparsegpt(
     weights: Sequence[torch.Tensor], hessian: torch.Tensor, target: Target, *, where: str = "a matrix"
-) -> Solved:
+) -> Pruned:
     """Prune matrices that share their input and let the weights that stay make up for those that go.
 
     weights: [out, in] each. hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter. In every block of 128
@@ -76,7 +76,7 @@ def sparsegpt(
             )
             block[last:].addmm_(local[first:last, last:].T, errors[first:last], alpha=-1)
         work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return Solved([part.T for part in torch.split(work, rows, dim=1)], damping, dead)
+    return Pruned([part.T for part in torch.split(work, rows, dim=1)], damping, dead)
 
 
 def _block_mask(

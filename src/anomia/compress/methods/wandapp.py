@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, Matrix, all_matrices, run_block
+from anomia.compress.blocks import Call, WeightMatrix, all_matrices, run_block
 from anomia.compress.calibration import Batch
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
@@ -87,7 +87,7 @@ def regional_gradients(
     batches: Sequence[Batch],
     hidden: Callable[[int], torch.Tensor],
     calls: Sequence[Call],
-    matrices: Sequence[Matrix],
+    matrices: Sequence[WeightMatrix],
     *,
     where: str = "the block",
 ) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from anomia.compress.blocks import Matrix
+from anomia.compress.blocks import WeightMatrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
@@ -22,7 +22,7 @@ NOTHING = "nothing was pruned: the sparsity is less than one weight of those tha
 _SLACK = 1e-3
 
 
-def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:
+def zero(matrix: WeightMatrix, mask: torch.Tensor) -> MatrixReport:
     """Set the masked weights to zero in place and leave every other bit as it is. mask: [out, in] bool."""
     weight = matrix.weight
     bits = {2: torch.int16, 4: torch.int32}.get(weight.element_size())
@@ -35,7 +35,7 @@ def zero(matrix: Matrix, mask: torch.Tensor) -> MatrixReport:
 
 
 def zero_all(
-    matrices: Sequence[Matrix], masks: Sequence[torch.Tensor], statistic: InputStatistic
+    matrices: Sequence[WeightMatrix], masks: Sequence[torch.Tensor], statistic: InputStatistic
 ) -> list[MatrixReport]:
     """`zero` for matrices that share an input. masks: [out, in] bool each."""
     dead = int((statistic.sum_squares == 0).sum())
@@ -43,7 +43,7 @@ def zero_all(
     return [zero(matrix, mask)._replace(dead_columns=dead) for matrix, mask in pairs]
 
 
-def report_matrix(matrix: Matrix) -> MatrixReport:
+def report_matrix(matrix: WeightMatrix) -> MatrixReport:
     """The matrix as it is now."""
     rows, columns = matrix.weight.shape
     return MatrixReport(matrix.name, (rows, columns), count_zeros(matrix.weight))
@@ -69,7 +69,7 @@ def check_zeros(report: MatrixReport, target: Target, where: str) -> None:
 
 
 def note_zeros(
-    report: MatrixReport, matrix: Matrix, statistic: InputStatistic | None, target: Target, before: int
+    report: MatrixReport, matrix: WeightMatrix, statistic: InputStatistic | None, target: Target, before: int
 ) -> MatrixReport:
     """The report with a note where the matrix has other zeros than were asked for, and why.
 
@@ -92,7 +92,7 @@ def note_zeros(
     return report._replace(note="; ".join(part for part in (report.note, note) if part))
 
 
-def _dead_are_gone(matrix: Matrix, statistic: InputStatistic | None) -> bool:
+def _dead_are_gone(matrix: WeightMatrix, statistic: InputStatistic | None) -> bool:
     """Whether there are inputs that no token excited, and none of them has a weight left."""
     if statistic is None:
         return False

@@ -13,7 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
-from anomia.compress.reshape.parts import Part, Plan, outline, taken
+from anomia.compress.reshape.parts import Part, ReshapePlan, outline, taken
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
@@ -140,7 +140,7 @@ def _influence(
     return torch.stack([one["influence"] for one in found])
 
 
-def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> Plan:
+def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> ReshapePlan:
     """The configuration and the tensors (as they are) of a model with these blocks only.
 
     Raises `CannotExpressError`.
@@ -156,7 +156,7 @@ def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) ->
         rebuild.check_same_modules(decoder.modules[old], new[index], where, lambda name: name in _INDEX)
     parts = _parts(model, decoder, kept, rebuild.shapes(built))
     rebuild.check_shapes(outline(parts, model), built)
-    return Plan(config, changes, parts)
+    return ReshapePlan(config, changes, parts)
 
 
 def _changes(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> dict[str, Any]:

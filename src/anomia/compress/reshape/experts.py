@@ -14,7 +14,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
-from anomia.compress.reshape.parts import Plan, all_taken, outline, rows_of
+from anomia.compress.reshape.parts import ReshapePlan, all_taken, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
@@ -509,7 +509,7 @@ def _plan(
     clusters: Sequence[list[list[int]] | None],
     kept: int,
     changes: Mapping[str, Any],
-) -> Plan:
+) -> ReshapePlan:
     config = rebuild.changed_config(model, changes)
     sizes = rebuild.shapes(model)
     parts = all_taken(model)
@@ -527,7 +527,7 @@ def _plan(
         rows += range(mixtures.experts, sizes[name][dim])
         parts[name] = rows_of(parts[name], dim, torch.tensor(rows))
     rebuild.check_shapes(outline(parts, model), rebuild.skeleton(model, config))
-    return Plan(config, changes, parts)
+    return ReshapePlan(config, changes, parts)
 
 
 def _averages(value: torch.Tensor, clusters: Sequence[Sequence[int]], tokens: torch.Tensor) -> torch.Tensor:

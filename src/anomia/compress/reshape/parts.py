@@ -24,7 +24,7 @@ class Part(NamedTuple):
         return self.make(*(values[name] for name in self.sources))
 
 
-class Plan(NamedTuple):
+class ReshapePlan(NamedTuple):
     """A result, ready to be built. changes: fields of the text configuration. parts: every tensor by its new name."""
 
     config: Any

@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows, make_batches
-from anomia.compress.reshape.parts import Plan
+from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.statistics import Needs
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
@@ -133,7 +133,7 @@ def check_shapes(wanted: Mapping[str, torch.Tensor], built: nn.Module) -> None:
 
 
 @torch.no_grad()
-def build(model: nn.Module, plan: Plan) -> nn.Module:
+def build(model: nn.Module, plan: ReshapePlan) -> nn.Module:
     """A model of the same class from the plan's configuration and tensors; the given one stays as it is."""
     old: Any = model
     # Weights that nothing is written into take no memory on a CPU; on a GPU they would.

@@ -16,7 +16,7 @@ from anomia.compress.blocks import DecoderBlocks, record_calls
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
-from anomia.compress.reshape.parts import Plan, given
+from anomia.compress.reshape.parts import ReshapePlan, given
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
@@ -361,7 +361,7 @@ def _hooked(modules: Sequence[nn.Module], read: Callable[[torch.Tensor], None]) 
 @torch.no_grad()
 def _rotated(
     model: nn.Module, decoder: DecoderBlocks, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
-) -> tuple[Plan, Loaded]:
+) -> tuple[ReshapePlan, Loaded]:
     """The model in the basis of the rotation's first columns, checked against the dense one where it keeps all.
 
     rotation: [H, H] float64, orthogonal.
@@ -395,7 +395,7 @@ def _rotated(
         state[f"{embeddings}.weight"], state[f"{embeddings}.weight"].float() @ basis
     )
     rebuild.check_shapes(state, built)
-    plan = Plan(config, changes, {name: given(value) for name, value in state.items()})
+    plan = ReshapePlan(config, changes, {name: given(value) for name, value in state.items()})
     subject = Loaded(model, decoder)
     fresh = subject.build(plan)
     ids = rebuild.check_batch(windows, next(model.parameters()).device)

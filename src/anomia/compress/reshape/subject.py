@@ -13,7 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.pipeline import InMemory, Progress
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.parts import Plan
+from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.size import tensor_bytes
 from anomia.compress.visit import Look, Pass, visit
 from anomia.compress.walk import check_states
@@ -53,7 +53,7 @@ class Subject(Protocol):
         """What leaves the last block on `ids` [1, S], float32 [1, S, H]. only: these blocks, one after the other."""
         ...
 
-    def build(self, plan: Plan) -> Subject:
+    def build(self, plan: ReshapePlan) -> Subject:
         """The new model, beside this one. Raises `CannotExpressError`."""
         ...
 
@@ -108,7 +108,7 @@ class Loaded:
         with rebuild.evaluating(self.model):
             return walked(InMemory(self.model, self.decoder), ids, only)
 
-    def build(self, plan: Plan) -> Loaded:
+    def build(self, plan: ReshapePlan) -> Loaded:
         """Untouched tensors are shared with this model."""
         fresh = rebuild.build(self.model, plan)
         blocks = tuple(rebuild.blocks_of(fresh, self.decoder.name))

@@ -14,7 +14,7 @@ from anomia.compress.blocks import DecoderBlocks, all_matrices, find_fused_exper
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
-from anomia.compress.reshape.parts import Part, Plan, all_taken, given, outline, rows_of
+from anomia.compress.reshape.parts import Part, ReshapePlan, all_taken, given, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
@@ -582,7 +582,7 @@ def _plan(
     kept: Sequence[Units],
     found: Sequence[Sequence[Fluctuation | None]],
     changes: Mapping[str, Any],
-) -> tuple[Plan, dict[str, torch.Tensor]]:
+) -> tuple[ReshapePlan, dict[str, torch.Tensor]]:
     """The new model's tensors, and what goes into the compensation of every consumer, by its full name.
 
     That is the mean of the inputs that go, 0 for the others, [in] float64.
@@ -615,7 +615,7 @@ def _plan(
         else:
             del added[name]
     rebuild.check_shapes(outline(parts, model), built)
-    return Plan(config, changes, parts), added
+    return ReshapePlan(config, changes, parts), added
 
 
 def _with_mean(name: str, bias: Part, mean: torch.Tensor, *, turned: bool) -> Part:
