@@ -17,7 +17,7 @@ from anomia.errors import AnomiaError, StudyError, nearest
 from anomia.faults import faults_of, in_one_message
 from anomia.files import parse_yaml, write_text
 from anomia.flags import Flag, whole
-from anomia.grade import CONTAINMENT, Grading, grader_named
+from anomia.grade import CONTAINMENT, GRADERS, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
@@ -193,7 +193,8 @@ class Study(BaseModel):
         Field(description="an answer ends where one of these begins", examples=[r'["\n"]']),
     ] = None
     grader: Annotated[
-        str | None, Field(description="containment (default), exact_match, f1, or an installed one")
+        str | None,
+        Field(description=f"{', '.join(GRADERS)}, or an installed one; default {CONTAINMENT.grader}"),
     ] = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
     num_beams: Annotated[int, Field(ge=2)] = 5

@@ -19,7 +19,10 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """In the signature of a command: here the flags of these sections come, and the parameter gets what they say."""
+    """In the signature of a command: here the flags of these sections come, and the parameter gets what they say.
+
+    Flags of the command in sections that it doesn't name come with the last ones.
+    """
 
     sections: tuple[Section, ...]
 
@@ -36,21 +39,28 @@ def with_study_options(function: Callable[..., None]) -> Callable[..., None]:
     {'chat': True}
     """
     command = function.__name__
+    own = inspect.signature(function, eval_str=True).parameters
+    sections = {
+        name: each.sections
+        for name, parameter in own.items()
+        for each in get_args(parameter.annotation)
+        if isinstance(each, Options)
+    }
+    named = {section for each in sections.values() for section in each}
+    mine = {name: flag.section for name, flag in FLAGS.items() if command in flag.commands}
+    places = {
+        place: [name for section in each for name in mine if mine[name] == section]
+        for place, each in sections.items()
+    }
+    # Flags of sections that the command does not place are still its own.
+    places[list(places)[-1]] += [name for name in mine if mine[name] not in named]
     parameters: list[inspect.Parameter] = []
-    places: dict[str, list[str]] = {}
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        options = next((each for each in get_args(parameter.annotation) if isinstance(each, Options)), None)
-        if options is None:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        fields = [
-            name
-            for section in options.sections
-            for name, flag in FLAGS.items()
-            if flag.section == section and command in flag.commands
-        ]
-        places[parameter.name] = fields
-        parameters += [_parameter(name, FLAGS[name], command) for name in fields]
+    for name, parameter in own.items():
+        parameters += (
+            [_parameter(field, FLAGS[field], command) for field in places[name]]
+            if name in places
+            else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        )
 
     @functools.wraps(function)
     def called(**given: Any) -> None:
