@@ -8,8 +8,8 @@ import pytest
 
 from anomia.errors import StudyError
 from anomia.measure.frame import POOLED
-from anomia.measure.planning import Target, plan_from_assumptions, plan_from_pilot
-from anomia.measure.power import Need, Transition, items_for_gap, read_transition
+from anomia.measure.planning import PlanTarget, plan_from_assumptions, plan_from_pilot
+from anomia.measure.power import NeededItems, Transition, items_for_gap, read_transition
 from tests.measure.planted import Damage, study_records
 
 
@@ -23,7 +23,7 @@ def test_a_pilot_is_planned_from_its_own_figures() -> None:
     assert pooled.open.arm == pytest.approx(arm["open_correct"].mean())
     both = (base["open_correct"] & base["choice_correct"]).to_numpy()
     assert pooled.both_correct == pytest.approx(both.mean())
-    assert isinstance(pooled.for_gap, Need)
+    assert isinstance(pooled.for_gap, NeededItems)
     assert pooled.for_gap.items == items_for_gap(pooled.open, pooled.choice, floor=0.25).items
     assert pooled.pilot_items == 200
 
@@ -39,7 +39,7 @@ def test_shared_passages_cost_items() -> None:
     )  # fmt: skip
     apart = shared.with_columns(passage_id=pl.col("item_id"))
     needs = [next(p for p in plan_from_pilot(frame) if p.scope == POOLED).for_gap for frame in (apart, shared)]  # fmt: skip
-    assert all(isinstance(need, Need) for need in needs)
+    assert all(isinstance(need, NeededItems) for need in needs)
     assert 4 < needs[1].items / needs[0].items < 6  # type: ignore[union-attr,operator]
 
 
@@ -55,16 +55,16 @@ def test_assumptions_without_fates_take_independence() -> None:
     assert plan.both_correct == pytest.approx(0.45)
     assert plan.dissociation == pytest.approx(0.2)
     harder = plan_from_assumptions(
-        Transition(0.5, 0.4, 0.0), Transition(0.9, 0.9, 0.0), target=Target(dissociation_against=0.15)
+        Transition(0.5, 0.4, 0.0), Transition(0.9, 0.9, 0.0), target=PlanTarget(dissociation_against=0.15)
     )
-    assert isinstance(plan.for_dissociation, Need)
-    assert isinstance(harder.for_dissociation, Need)
+    assert isinstance(plan.for_dissociation, NeededItems)
+    assert isinstance(harder.for_dissociation, NeededItems)
     assert (harder.for_dissociation.items or 0) > 3 * (plan.for_dissociation.items or 0)
 
 
 def test_a_rate_is_never_planned_for_fewer_items_than_are_reported() -> None:
     plan = plan_from_assumptions(Transition(0.9, 0.1, 0.0), Transition(0.9, 0.9, 0.0))
-    assert isinstance(plan.for_dissociation, Need)
+    assert isinstance(plan.for_dissociation, NeededItems)
     assert plan.for_dissociation.both_correct == 10
 
 

@@ -13,7 +13,7 @@ from anomia.items import Question, build_items
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.judge import Verdict, judge
+from anomia.measure.judge import ScopeVerdict, judge
 from anomia.probe.encode import EncodedItem
 from tests.measure.scripted import KNOWN, SAID, Logits, Scripted, encode, gold_sequence, probe
 
@@ -84,7 +84,7 @@ def base(arm: Arm) -> pl.DataFrame:
     return found
 
 
-def overall(base: pl.DataFrame, altered: pl.DataFrame) -> Verdict:
+def overall(base: pl.DataFrame, altered: pl.DataFrame) -> ScopeVerdict:
     return judge(pl.concat([base, altered]))[-1]
 
 

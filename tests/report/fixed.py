@@ -22,7 +22,7 @@ from anomia.measure.figures import (
 )
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.hygiene import hygiene
-from anomia.measure.judge import Verdict
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results, read_results
@@ -46,7 +46,7 @@ def fixed_run(folder: Path) -> Run:
     results = _results(folder)
     first = results.verdicts[0]
     verdicts = [
-        Verdict(
+        ScopeVerdict(
             arm,
             "overall",
             first.evidence,

@@ -12,8 +12,8 @@ from rich.console import Console
 from anomia.cli.app import out_console
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.planning import Plan, Target
-from anomia.measure.power import Need, Transition
+from anomia.measure.planning import ItemPlan, PlanTarget
+from anomia.measure.power import NeededItems, Transition
 from anomia.measure.results import read_results
 from anomia.report.render.stars import without_stars
 from anomia.report.render.terminal import view
@@ -71,10 +71,10 @@ def test_runs_side_by_side_lose_nothing_in_a_narrow_terminal(
 
 
 def test_a_pilots_need_is_rounded_or_out_of_reach() -> None:
-    part, need = Transition(0.5, 0.4), Need(718_461, None, "")
-    plan = Plan("a", "pooled", part, part, 0.4, 0.1, need, need._replace(items=1_345), pilot_items=32)
+    part, need = Transition(0.5, 0.4), NeededItems(718_461, None, "")
+    plan = ItemPlan("a", "pooled", part, part, 0.4, 0.1, need, need._replace(items=1_345), pilot_items=32)
     out = io.StringIO()
-    Console(file=out, width=110).print(view(needed([plan], Target())))
+    Console(file=out, width=110).print(view(needed([plan], PlanTarget())))
     assert "1,400" in out.getvalue()
     assert "718" not in out.getvalue()
     assert "out of reach: more than 50 times" in out.getvalue()

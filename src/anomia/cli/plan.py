@@ -57,7 +57,7 @@ def plan(
     Example: anomia plan --power --open 0.45,0.35 --choice 0.90,0.87
     """
     from anomia.errors import StudyError
-    from anomia.measure.planning import Target, plan_from_assumptions, plan_from_pilot
+    from anomia.measure.planning import PlanTarget, plan_from_assumptions, plan_from_pilot
     from anomia.measure.power import read_transition
     from anomia.report.render.terminal import view
     from anomia.report.tables.plan import needed
@@ -68,7 +68,7 @@ def plan(
             raise StudyError("plan: say what to plan: anomia plan STUDY, or anomia plan --power")
         out_console.print(_cost(study, what, machine))
         return
-    target = Target(dissociation_above, gap_from, chance)
+    target = PlanTarget(dissociation_above, gap_from, chance)
     if study is not None:
         pilots = runs_of(study)
         for pilot in pilots:

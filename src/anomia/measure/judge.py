@@ -25,7 +25,7 @@ from anomia.measure.verdict_text import ByOptions, Control, explain
 SAME_PASSAGE = "choice_passage"
 
 
-class Verdict(NamedTuple):
+class ScopeVerdict(NamedTuple):
     """What became of one arm in one scope (a language, or `overall`).
 
     evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer that is
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 def judge(
     records: pl.DataFrame, *, base: str = "base", thresholds: Thresholds | None = None
-) -> list[Verdict]:
+) -> list[ScopeVerdict]:
     """The verdicts of all arms of one data set, in each language and then overall.
 
     An item whose logits were not finite counts as wrong in everything; one that a server would not answer counts
@@ -57,7 +57,7 @@ def judge(
     scope = scope_of(records, base=base)
     records = pool(records, scope.languages)
     limits = thresholds or Thresholds()
-    verdicts: list[Verdict] = []
+    verdicts: list[ScopeVerdict] = []
     for arm in arms_of(records, base=base):
         pairs = pair(records, arm, base=base)
         if _lacks_choice(pairs):
@@ -67,7 +67,7 @@ def judge(
     return verdicts
 
 
-def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> Iterator[Verdict]:
+def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> Iterator[ScopeVerdict]:
     ways = dict.fromkeys((scope.decided_by, "choice", SAME_PASSAGE))
     found = {
         way: gather(_case(part, way, scope), near=limits.near)
@@ -88,7 +88,7 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
         decision = decisions[scope.decided_by] = decide(evidence, limits)
         others = {way: ByOptions(decisions[way], found[way][name].fates) for way in decisions}
         word: Word = "recognised" if evidence.recognised else "picked"
-        yield Verdict(
+        yield ScopeVerdict(
             arm,
             name,
             evidence,
@@ -149,7 +149,9 @@ def _lacks_choice(pairs: pl.DataFrame) -> bool:
     return not answered.is_empty() and answered["choice_correct_arm"].null_count() == len(answered)
 
 
-def _without_choice(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> Iterator[Verdict]:
+def _without_choice(
+    arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds
+) -> Iterator[ScopeVerdict]:
     """Untestable everywhere, with what open answers show."""
     for name, evidence in gather(_case(pairs, "choice", scope)).items():
         known_part = replace(
@@ -160,7 +162,7 @@ def _without_choice(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresho
             "Multiple choice was not measured for this arm, so what it still recognises is not known. Open answers: "
             f"{evidence.base_open:.0%} right in base, {evidence.arm_open:.0%} in the arm, of {evidence.n} items."
         )
-        yield Verdict(
+        yield ScopeVerdict(
             arm, name, known_part, decision, "choice", "picked", "", None, None, text.replace("%", " %")
         )
 

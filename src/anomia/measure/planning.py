@@ -12,11 +12,11 @@ from anomia.errors import StudyError
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import count_fates
 from anomia.measure.frame import arms_of, both, known, pair, prepare, right, scopes
-from anomia.measure.power import POWER, Need, Transition, items_for_dissociation, items_for_gap
+from anomia.measure.power import POWER, NeededItems, Transition, items_for_dissociation, items_for_gap
 from anomia.measure.rates import Clusters, cluster, effective_items
 
 
-class Target(NamedTuple):
+class PlanTarget(NamedTuple):
     """What a study shall be able to see: a dissociation rate above one value, a gap apart from another."""
 
     dissociation_against: float = 0.05
@@ -24,7 +24,7 @@ class Target(NamedTuple):
     power: float = POWER
 
 
-class Plan(NamedTuple):
+class ItemPlan(NamedTuple):
     """Items that one arm needs in one scope.
 
     open, choice: accuracies that are assumed or were seen. both_correct: share of the items that base
@@ -39,17 +39,17 @@ class Plan(NamedTuple):
     choice: Transition
     both_correct: float
     dissociation: float | None
-    for_dissociation: Need | str
-    for_gap: Need | str
+    for_dissociation: NeededItems | str
+    for_gap: NeededItems | str
     pilot_items: int | None = None
 
 
-def plan_from_pilot(records: pl.DataFrame, target: Target | None = None) -> Iterator[Plan]:
+def plan_from_pilot(records: pl.DataFrame, target: PlanTarget | None = None) -> Iterator[ItemPlan]:
     """The items needed if each arm of a pilot run is what it seems, in each language and over all of them.
 
     Passages that are shared cost a design effect, which is taken from the pilot.
     """
-    wanted = target or Target()
+    wanted = target or PlanTarget()
     records = prepare(records)
     for arm in arms_of(records):
         part = known(pair(records, arm), both("open_correct", "choice_correct"))
@@ -80,8 +80,8 @@ def plan_from_assumptions(
     *,
     both_correct: float | None = None,
     dissociation: float | None = None,
-    target: Target | None = None,
-) -> Plan:
+    target: PlanTarget | None = None,
+) -> ItemPlan:
     """The items needed if the accuracies are these.
 
     both_correct, dissociation: where they are not given, as if open and choice were right or wrong
@@ -99,7 +99,7 @@ def plan_from_assumptions(
         choice,
         both_correct=both_correct,
         rate=dissociation,
-        target=target or Target(),
+        target=target or PlanTarget(),
     )
 
 
@@ -111,12 +111,12 @@ def _plan(
     *,
     both_correct: float,
     rate: float | None,
-    target: Target,
+    target: PlanTarget,
     floor: float = QUARTER,
     design_effect: float = 1.0,
     pilot_items: int | None = None,
-) -> Plan:
-    def dissociation() -> Need:
+) -> ItemPlan:
+    def dissociation() -> NeededItems:
         return items_for_dissociation(
             rate or 0.0,
             both_correct,
@@ -125,7 +125,7 @@ def _plan(
             design_effect=design_effect,
         )
 
-    def gap() -> Need:
+    def gap() -> NeededItems:
         return items_for_gap(
             open_,
             choice,
@@ -135,7 +135,7 @@ def _plan(
             design_effect=design_effect,
         )
 
-    return Plan(
+    return ItemPlan(
         arm,
         scope,
         open_,
@@ -148,7 +148,7 @@ def _plan(
     )
 
 
-def _or_why(need: Callable[[], Need]) -> Need | str:
+def _or_why(need: Callable[[], NeededItems]) -> NeededItems | str:
     """What is needed; of a pilot in which a language is too weak to be planned for, the reason."""
     try:
         return need()

@@ -50,7 +50,7 @@ def read_transition(text: str, gained: float, name: str) -> Transition:
     return Transition(base, arm, gained)
 
 
-class Need(NamedTuple):
+class NeededItems(NamedTuple):
     """Items that give the wanted power; None where no number of items does. why: what was assumed."""
 
     items: int | None
@@ -66,7 +66,7 @@ def items_for_dissociation(
     power: float = POWER,
     level: float = 0.95,
     design_effect: float = 1.0,
-) -> Need:
+) -> NeededItems:
     """Items until Wilson's lower bound of the dissociation rate lies above `against`, with that power.
 
     rate: the dissociation rate that is there. both_correct: share of the items that base answers in open
@@ -75,7 +75,7 @@ def items_for_dissociation(
     _check_share(rate=rate, both_correct=both_correct, against=against, power=power)
     why = f"dissociation rate {rate:.3g} against {against:.3g}, {both_correct:.3g} of the items both-correct"
     if rate <= against or both_correct == 0:
-        return Need(None, None, why)
+        return NeededItems(None, None, why)
     z = float(stats.norm.ppf(0.5 + level / 2))
     # Below this many a report gives counts and no rate.
     n, run = FEWEST_BOTH_CORRECT, 0
@@ -84,9 +84,9 @@ def items_for_dissociation(
         run = run + 1 if _dissociation_power(rate, n, against, z) >= power else 0
         n += 1
     if run < 10:
-        return Need(None, None, why)
+        return NeededItems(None, None, why)
     needed = math.ceil((n - 10) * design_effect)
-    return Need(math.ceil(needed / both_correct), needed, why)
+    return NeededItems(math.ceil(needed / both_correct), needed, why)
 
 
 def items_for_gap(
@@ -98,7 +98,7 @@ def items_for_gap(
     power: float = POWER,
     level: float = 0.95,
     design_effect: float = 1.0,
-) -> Need:
+) -> NeededItems:
     """Items until the gap's interval excludes `against`, with that power. `floor` is choice's.
 
     Open and choice are taken to change independently; where they change together fewer items do.
@@ -112,10 +112,10 @@ def items_for_gap(
         f"choice {choice.base:.3g} to {choice.arm:.3g}"
     )
     if math.isclose(gap, against):
-        return Need(None, None, why)
+        return NeededItems(None, None, why)
     quantiles = stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)
     items = variance * float(quantiles) ** 2 / (gap - against) ** 2 + CAUTION
-    return Need(math.ceil(design_effect * items), None, why)
+    return NeededItems(math.ceil(design_effect * items), None, why)
 
 
 def items_needed(

@@ -18,7 +18,7 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import Diagnosis, FrontierRow, find
 from anomia.measure.frame import KEY, MEAN, POOLED, arms_of, pair, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
-from anomia.measure.judge import Verdict, judge
+from anomia.measure.judge import ScopeVerdict, judge
 from anomia.measure.older import with_scorings
 from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
@@ -53,7 +53,7 @@ class Results(NamedTuple):
     study: Mapping[str, Any]
     records: pl.DataFrame
     diagnosis: Diagnosis
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[ScopeVerdict]
     thresholds: Thresholds
     frontier: Sequence[FrontierRow]
     hygiene: Sequence[HygieneRow]
@@ -195,7 +195,7 @@ def besides_weights(
     return found
 
 
-def _told(verdict: Verdict, besides: Mapping[str, str]) -> Verdict:
+def _told(verdict: ScopeVerdict, besides: Mapping[str, str]) -> ScopeVerdict:
     sentence = besides.get(verdict.arm)
     return verdict._replace(text=f"{verdict.text} {sentence}") if sentence else verdict
 
@@ -333,7 +333,7 @@ def _written(rows: Iterable[Any]) -> list[dict[str, Any]]:
     return [written(row) for row in rows]
 
 
-def _verdict(verdict: Verdict) -> Mapping[str, Any]:
+def _verdict(verdict: ScopeVerdict) -> Mapping[str, Any]:
     evidence, near = verdict.evidence, verdict.evidence.near
     return {
         "arm": verdict.arm,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from anomia.compress.spec import is_null
 from anomia.measure.evidence import OVERALL
-from anomia.measure.judge import Verdict
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.naming import left_out
@@ -72,7 +72,7 @@ def open_verdict(row: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def verdict_view(verdicts: Sequence[Verdict], arm: str) -> RenderableType:
+def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     """The overall verdict in words, and the outcome in each language."""
     mine = [verdict for verdict in verdicts if verdict.arm == arm]
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from anomia.measure.judge import Verdict
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.scope import LABELS
 from anomia.measure.verdict import Decision, Evidence
 
@@ -22,7 +22,7 @@ def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
     return decision.outcome
 
 
-def outcomes_of(verdict: Verdict) -> tuple[str, str, str]:
+def outcomes_of(verdict: ScopeVerdict) -> tuple[str, str, str]:
     """What was decided, and the outcomes with standard and with same-passage options."""
     return (
         outcome(verdict.decision, verdict.evidence),
@@ -31,7 +31,7 @@ def outcomes_of(verdict: Verdict) -> tuple[str, str, str]:
     )
 
 
-def one_format(verdict: Verdict) -> str:
+def one_format(verdict: ScopeVerdict) -> str:
     """Of a verdict that can't be given: what it says of the one format that can be tested; else nothing."""
     evidence = verdict.evidence
     if verdict.decision.outcome != "untestable" or (evidence.open_drop is None) == (
@@ -42,6 +42,6 @@ def one_format(verdict: Verdict) -> str:
     return found[0].strip() if found else ""
 
 
-def decided_with(verdict: Verdict) -> str:
+def decided_with(verdict: ScopeVerdict) -> str:
     """The options that decided, in words; nothing where choice was not asked."""
     return LABELS.get(verdict.decided_by, verdict.decided_by)

@@ -12,7 +12,7 @@ from anomia.compress.spec import is_null
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.judge import Verdict
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.outcomes import OUTCOMES
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
@@ -116,7 +116,7 @@ def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, 
     return sections
 
 
-def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
+def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
     headline, _, rest = _said(overall).partition(". ")
     return {
@@ -141,13 +141,13 @@ def _verdict(mine: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _said(verdict: Verdict) -> str:
+def _said(verdict: ScopeVerdict) -> str:
     """A verdict's text without why these options decided, which stands in a box of its own."""
     text = verdict.text.replace(f" {verdict.why}", "") if verdict.why else verdict.text
     return shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%")
 
 
-def _advice(verdict: Verdict) -> str:
+def _advice(verdict: ScopeVerdict) -> str:
     """What to do, in one sentence."""
     if is_null(verdict.arm):
         return NOISE_ADVICE

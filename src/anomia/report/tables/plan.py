@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anomia.measure.planning import Plan, Target
-from anomia.measure.power import MOST_TIMES, Need, in_reach, rounded
+from anomia.measure.planning import ItemPlan, PlanTarget
+from anomia.measure.power import MOST_TIMES, NeededItems, in_reach, rounded
 from anomia.report.tables.table import ARM, Cell, Change, Column, Marked, Note, Table
 from anomia.running.forecast import CellForecast, on_machine
 from anomia.running.machines import Machine
@@ -13,7 +13,7 @@ from anomia.running.machines import Machine
 _FAR = "out of reach"
 
 
-def needed(plans: Sequence[Plan], target: Target) -> Table:
+def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
     """A row for each plan, with what was assumed in it."""
     rows: list[list[Cell]] = [
         [
@@ -118,7 +118,7 @@ def places(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> Table:
     )  # fmt: skip
 
 
-def _items(need: Need | str, pilot_items: int | None) -> Cell:
+def _items(need: NeededItems | str, pilot_items: int | None) -> Cell:
     if isinstance(need, str):
         return None
     if need.items is None:

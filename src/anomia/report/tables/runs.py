@@ -5,7 +5,7 @@ from __future__ import annotations
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import FrontierRow, before, lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.judge import Verdict
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.results import Results
 from anomia.report.naming import left_out, model_name
 from anomia.report.reference import nulls
@@ -218,11 +218,11 @@ def _marks(sparse: bool | None, small: bool | None) -> str:
     return " " + ("◆" if sparse else " ") + ("●" if small else " ")
 
 
-def _overall(results: Results, arm: str) -> Verdict | None:
+def _overall(results: Results, arm: str) -> ScopeVerdict | None:
     return next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
 
 
-def _outcomes(verdict: Verdict | None) -> tuple[str | None, str | None]:
+def _outcomes(verdict: ScopeVerdict | None) -> tuple[str | None, str | None]:
     """The outcome, and the one with same-passage options."""
     if verdict is None:
         return None, None
