@@ -25,7 +25,7 @@ def latex(table: Table) -> str:
         "\\begin{table}",
         "  \\centering",
         "  \\small",
-        f"  \\caption{{{escape(table.title)}. {escape(paragraph(table))}}}",
+        f"  \\caption{{{escape(f'{table.title}. {paragraph(table)}')}}}",
         f"  \\label{{tab:anomia-{table.name.replace('_', '-')}}}",
         f"  \\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
         "    \\toprule",

@@ -25,7 +25,7 @@ def markdown(table: Table) -> str:
         ]
         for row in cells(table, precise=True)
     ]
-    lines = [f"# {escape(table.title)}", "", escape(paragraph(table)), ""]
+    lines = [f"# {escape(table.title)}", "", *([escape(paragraph(table)), ""] if table.notes else [])]
     return "\n".join([*lines, *pipes(heads, rows, right=[not is_text for is_text in texts])]) + "\n"
 
 
