@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from anomia.cli import main
 from anomia.cli.app import app
-from anomia.cli.study_options import Options, Settings, with_study_options
+from anomia.cli.options import Options, Settings, with_study_options
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix
 from anomia.study import FLAGS, Study

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anomia.compress.calibration import read_calibration
+from anomia.compress.options import TextOptions
 from anomia.errors import DataError
 from anomia.interop.lm_eval_log import read_lm_eval
 from anomia.items.item import Question
@@ -48,7 +49,7 @@ def logged(path: Path) -> list[Any]:
 
 
 def passages(path: Path) -> list[Any]:
-    return list(read_calibration(f"file:{path}").texts)
+    return list(read_calibration(TextOptions(source=f"file:{path}")).texts)
 
 
 def as_lines(*rows: Any) -> str:
@@ -257,7 +258,7 @@ def test_calibration_text_comes_back_as_it_was(
 def test_calibration_null_is_no_passage_repeats_are_told_and_tables_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(as_lines({"text": None}, {"text": "one two"}, {"text": "one two"}, {"text": 1889}))
-    found = read_calibration(f"file:{path}")
+    found = read_calibration(TextOptions(source=f"file:{path}"))
     assert found.texts == ("one two", "one two", "1889")
     assert any("1 passage repeats another one" in warning for warning in found.warnings)
     path.write_text(as_lines({"content": "one"}))

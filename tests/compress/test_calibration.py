@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomia.compress.calibration import make_batches, make_windows, read_calibration
+from anomia.compress.options import TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.errors import DataError, StudyError
 
@@ -34,7 +35,7 @@ def passage(start: int, length: int = 30) -> str:
 
 def test_one_passage_is_one_window_cut_at_the_limit(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [passage(0, 5), passage(10, 50), passage(70, 3)])
-    text = read_calibration(source, samples=3)
+    text = read_calibration(TextOptions(source=source, samples=3))
     windows = make_windows(text, word_tokenizer, tokens=20)
     assert [len(ids) for ids in windows.token_ids] == [6, 20, 4]
     assert (windows.record.passages, windows.record.tokens, windows.record.longest_window) == (3, 30, 20)
@@ -43,7 +44,7 @@ def test_one_passage_is_one_window_cut_at_the_limit(tmp_path: Path) -> None:
 
 def test_fewer_passages_than_asked_is_a_warning_and_a_record(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [passage(0), passage(40)])
-    text = read_calibration(source, samples=5)
+    text = read_calibration(TextOptions(source=source, samples=5))
     assert text.asked == 5
     assert "2 passages of the 5 asked for" in text.warnings[0]
     assert make_windows(text, word_tokenizer).record.warnings == text.warnings
@@ -53,12 +54,14 @@ def test_overlapping_passages_are_removed_counted_and_replaced(tmp_path: Path) -
     texts = [passage(0), passage(40), passage(80), passage(120)]
     source = write_lines(tmp_path / "a.jsonl", texts)
     evaluated = "Something else first. " + passage(45, 13).upper() + "!"
-    text = read_calibration(source, samples=3, evaluation_passages=[evaluated])
+    text = read_calibration(TextOptions(source=source, samples=3, evaluation_passages=[evaluated]))
     assert text.texts == (texts[0], texts[2], texts[3])
     assert text.removed == 1
     assert any("left out 1 passage that shares text" in warning for warning in text.warnings)
     with pytest.raises(DataError, match="shares no text"):
-        read_calibration(write_lines(tmp_path / "b.jsonl", [texts[1]]), evaluation_passages=[evaluated])
+        read_calibration(
+            TextOptions(source=write_lines(tmp_path / "b.jsonl", [texts[1]]), evaluation_passages=[evaluated])
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,34 +88,46 @@ def test_languages_take_turns_and_a_budget_keeps_them_in_balance(tmp_path: Path)
     for number, language in enumerate(("english", "finnish")):
         texts = [passage(100 * number + 20 * i, 10) for i in range(6 if language == "english" else 2)]
         write_lines(tmp_path / "wikipedia" / f"{language}.jsonl", texts)
-    text = read_calibration("balanced", samples=4, languages=("english", "fi"), data_dir=tmp_path)
+    text = read_calibration(
+        TextOptions(source="balanced", samples=4, languages=("english", "fi"), data_dir=tmp_path)
+    )
     assert text.languages == ("english", "finnish", "english", "finnish", "english", "english")
     assert "6 passages of the 8 asked for (english 4, finnish 2)" in text.warnings[0]
     windows = make_windows(text, word_tokenizer, budget=40)
     assert windows.record.tokens == 40
     assert windows.record.tokens_by_language == {"english": 22, "finnish": 18}
-    own = read_calibration("own", samples=2, language="finnish", data_dir=tmp_path)
+    own = read_calibration(TextOptions(source="own", samples=2, language="finnish", data_dir=tmp_path))
     assert (own.source, set(own.languages)) == ("own:finnish", {"finnish"})
 
 
 def test_the_demo_ships_with_the_package() -> None:
-    text = read_calibration("demo")
+    text = read_calibration(TextOptions(source="demo"))
     assert set(text.languages) == {"english"}
     assert len(text.texts) >= 10
-    both = read_calibration("demo", languages=("english", "indonesian"))
+    both = read_calibration(TextOptions(source="demo", languages=("english", "indonesian")))
     assert set(both.languages) == {"english", "indonesian"}
 
 
 def test_hashes_follow_the_text(tmp_path: Path) -> None:
-    first = read_calibration(write_lines(tmp_path / "a.jsonl", ["a b c", "d e f"]), samples=2)
-    second = read_calibration(write_lines(tmp_path / "b.jsonl", ["a b", "c d e f"]), samples=2)
+    first = read_calibration(
+        TextOptions(source=write_lines(tmp_path / "a.jsonl", ["a b c", "d e f"]), samples=2)
+    )
+    second = read_calibration(
+        TextOptions(source=write_lines(tmp_path / "b.jsonl", ["a b", "c d e f"]), samples=2)
+    )
     assert first.text_hash != second.text_hash
-    assert first.text_hash == read_calibration(f"file:{tmp_path / 'a.jsonl'}", samples=2).text_hash
+    assert (
+        first.text_hash
+        == read_calibration(TextOptions(source=f"file:{tmp_path / 'a.jsonl'}", samples=2)).text_hash
+    )
 
 
 def test_plain_text_is_split_at_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\n  \nthree\n", encoding="utf-8")
-    assert read_calibration(f"file:{tmp_path / 'a.txt'}", samples=2).texts == ("one\ntwo", "three")
+    assert read_calibration(TextOptions(source=f"file:{tmp_path / 'a.txt'}", samples=2)).texts == (
+        "one\ntwo",
+        "three",
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,23 +141,23 @@ def test_plain_text_is_split_at_empty_lines(tmp_path: Path) -> None:
 )
 def test_faults_name_the_remedy(source: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        read_calibration(source)
+        read_calibration(TextOptions(source=source))
 
 
 def test_broken_files_name_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n{"txt": 1}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl, line 2: no field"):
-        read_calibration(f"file:{path}")
+        read_calibration(TextOptions(source=f"file:{path}"))
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="has no passage"):
-        read_calibration(f"file:{path}")
+        read_calibration(TextOptions(source=f"file:{path}"))
 
 
 def test_the_shared_data_is_found_before_the_hub(data_dir: Path) -> None:
-    text = read_calibration("c4", data_dir=data_dir / "calibration")
+    text = read_calibration(TextOptions(source="c4", data_dir=data_dir / "calibration"))
     assert len(text.texts) == 128
-    finnish = read_calibration("own", language="fi", data_dir=data_dir / "calibration")
+    finnish = read_calibration(TextOptions(source="own", language="fi", data_dir=data_dir / "calibration"))
     assert "56 passages of the 64 asked for (finnish 56)" in finnish.warnings[0]
 
 
@@ -173,7 +188,7 @@ def test_passages_are_cut_to_the_models_positions(count: int, said: str, tmp_pat
     """One that just fills them is not cut."""
     passages = [passage(60 * number, 50) for number in range(count)]
     source = write_lines(tmp_path / "a.jsonl", [*passages, passage(200, 15), passage(240, 3)])
-    text = read_calibration(source, samples=count + 2)
+    text = read_calibration(TextOptions(source=source, samples=count + 2))
     windows = make_windows(text, word_tokenizer, tokens=40, positions=16)
     assert [len(ids) for ids in windows.token_ids] == [*[16] * (count + 1), 4]
     assert windows.record.token_limit == 16

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.in_files import InFiles
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, DataError, StudyError
 
@@ -26,13 +27,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_chain_of_folders_is_the_chain_in_memory(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     steps = parse_arm("magnitude:0.3+wanda:0.5+int8").steps
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, **options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
     for step in steps:
-        compress(model, step, prepare_windows(step, tokenizer, **options))
+        compress(model, step, prepare_windows(step, tokenizer, options.text))
     found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     for name, value in model.state_dict().items():
         assert torch.equal(value, found.state_dict()[name]), name
@@ -47,9 +48,9 @@ def test_an_interrupted_chain_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     steps = parse_arm("magnitude:0.3+wanda:0.5").steps
-    compress_folder(str(tmp_path / "in"), tmp_path / "whole", steps, **options)
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", steps, options)
     stored: list[tuple[str, int]] = []
 
     def stop(blocks: Any, index: int, packed: Any) -> None:
@@ -62,9 +63,9 @@ def test_an_interrupted_chain_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(InFiles, "store", stop)
         with pytest.raises(StopError):
-            compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, **options)
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
     assert stored == [("step-1", 0), ("step-1", 1), ("step-1", 2), ("out", 0)]
-    again = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, **options)
+    again = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
     assert again.resumed_at == 1
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "out")
     assert whole.keys() == resumed.keys()
@@ -85,7 +86,12 @@ def test_a_chain_that_can_not_be_is_refused_before_anything_is_written(
 ) -> None:
     save_model("llama", tmp_path / "in")
     with pytest.raises((CompressionError, StudyError), match=says):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm(arm).steps, calibration="demo")
+        compress_folder(
+            str(tmp_path / "in"),
+            tmp_path / "out",
+            parse_arm(arm).steps,
+            FolderOptions(text=TextOptions(source="demo")),
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -107,7 +113,9 @@ def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out").exists()
 
 
-def interrupted(folder: Path, arm: str, at: tuple[str, int], **options: Any) -> Path:
+def interrupted(
+    folder: Path, arm: str, at: tuple[str, int], options: FolderOptions = FolderOptions()
+) -> Path:
     """A chain that stopped before a block of a step was stored."""
     real = InFiles.store
 
@@ -119,15 +127,15 @@ def interrupted(folder: Path, arm: str, at: tuple[str, int], **options: Any) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InFiles, "store", stop)
         with pytest.raises(StopError):
-            compress_folder(str(folder / "in"), folder / "out", parse_arm(arm).steps, **options)
+            compress_folder(str(folder / "in"), folder / "out", parse_arm(arm).steps, options)
     return folder / "out"
 
 
 @pytest.mark.parametrize("what", ["model", "calibration text"])
 def test_a_finished_step_is_held_to_its_model_and_text(what: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
-    out = interrupted(tmp_path, "wanda:0.5+int8", ("out", 0), **options)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    out = interrupted(tmp_path, "wanda:0.5+int8", ("out", 0), options)
     if what == "model":
         stored = load_file(tmp_path / "in" / "model.safetensors")
         stored["model.layers.2.mlp.up_proj.weight"] += 1
@@ -135,18 +143,18 @@ def test_a_finished_step_is_held_to_its_model_and_text(what: str, tmp_path: Path
     else:
         write_text(tmp_path / "text.txt", seed=1)
     with pytest.raises(CompressionError, match=f"an unfinished compression with another {what}"):
-        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5+int8").steps, **options)
+        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5+int8").steps, options)
 
 
 def test_an_allocation_is_made_anew_for_another_text(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     arm = "wanda:0.5,allocation=owl"
-    out = interrupted(tmp_path, arm, ("out", 0), **options)
+    out = interrupted(tmp_path, arm, ("out", 0), options)
     before = json.loads((out / UNFINISHED / "state.json").read_text())["sparsities"]
     write_text(tmp_path / "text.txt", seed=1)
-    report = compress_folder(str(tmp_path / "in"), out, parse_arm(arm).steps, **options)
-    fresh = compress_folder(str(tmp_path / "in"), tmp_path / "fresh", parse_arm(arm).steps, **options)
+    report = compress_folder(str(tmp_path / "in"), out, parse_arm(arm).steps, options)
+    fresh = compress_folder(str(tmp_path / "in"), tmp_path / "fresh", parse_arm(arm).steps, options)
     assert list(report.compression.block_sparsity) != before
     assert report.compression.block_sparsity == fresh.compression.block_sparsity
 
@@ -154,8 +162,8 @@ def test_an_allocation_is_made_anew_for_another_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["zeros", "cut off", "missing"])
 def test_damaged_states_are_noticed(damage: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
-    out = interrupted(tmp_path, "wanda:0.5", ("out", 1), **options)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    out = interrupted(tmp_path, "wanda:0.5", ("out", 1), options)
     file = out / UNFINISHED / "states-1.bin"
     content = file.read_bytes()
     if damage == "missing":
@@ -163,7 +171,7 @@ def test_damaged_states_are_noticed(damage: str, tmp_path: Path) -> None:
     else:
         file.write_bytes(bytes(len(content)) if damage == "zeros" else content[:100])
     with pytest.raises(CompressionError, match=r"states-1\.bin does not hold the calibration states"):
-        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5").steps, **options)
+        compress_folder(str(tmp_path / "in"), out, parse_arm("wanda:0.5").steps, options)
 
 
 def test_a_lost_shard_is_named(tmp_path: Path) -> None:
@@ -188,11 +196,10 @@ def test_values_that_are_no_numbers_are_refused_wherever_they_are(
     stored = load_file(tmp_path / "in" / "model.safetensors")
     stored[name].view(-1)[0] = 1e6
     save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 2}
+    text = TextOptions(source=write_text(tmp_path / "text.txt"), samples=2)
+    options = FolderOptions(text=text, dtype="float16")
     with pytest.raises(CompressionError, match=r"NaN or infinite|not finite"):
-        compress_folder(
-            str(tmp_path / "in"), tmp_path / "out", parse_arm(arm).steps, dtype="float16", **options
-        )
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm(arm).steps, options)
 
 
 def test_a_refused_call_leaves_no_parents_and_an_empty_folder_empty(tmp_path: Path) -> None:
@@ -201,7 +208,10 @@ def test_a_refused_call_leaves_no_parents_and_an_empty_folder_empty(tmp_path: Pa
     for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         with pytest.raises(DataError):
             compress_folder(
-                str(tmp_path / "in"), out, parse_arm("wanda:0.5").steps, calibration="file:/nope.txt"
+                str(tmp_path / "in"),
+                out,
+                parse_arm("wanda:0.5").steps,
+                FolderOptions(text=TextOptions(source="file:/nope.txt")),
             )
     assert list((tmp_path / "empty").iterdir()) == []
     assert not (tmp_path / "a").exists()

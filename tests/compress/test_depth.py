@@ -12,6 +12,7 @@ import transformers
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import UNFINISHED, compress_folder
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.reshape.depth import block_influence, keep_blocks, shortgpt
 from anomia.compress.spec import parse_arm
 from anomia.models.load import load_model
@@ -189,13 +190,13 @@ def test_folders_of_chains_load_and_equal_the_chain_in_memory(
 ) -> None:
     """`anomia compress` and `anomia run` apply the same function; what is written is what was in memory."""
     save_model(family, tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     steps = parse_arm(chain).steps
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, **options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in").eval()
     for step in steps:
-        compress(model, step, prepare_windows(step, tokenizer, **options))
+        compress(model, step, prepare_windows(step, tokenizer, options.text))
     found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert found.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from anomia.compress import folder as folder_module
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.perplexity import perplexity, token_losses
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, CompressionError, DataError, ModelError
@@ -72,13 +74,18 @@ def test_folder_to_folder_gives_the_bits_of_the_in_place_arm(
     save_model(family, tmp_path / "in")
     source = write_text(tmp_path / "text.txt")
     report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", [step_of(method)], calibration=source, samples=12
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        [step_of(method)],
+        FolderOptions(text=TextOptions(source=source, samples=12)),
     )
     assert report.streamed == (family != "mixtral")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in")
     in_place = compress(
-        model, step_of(method), prepare_windows(step_of(method), tokenizer, calibration=source, samples=12)
+        model,
+        step_of(method),
+        prepare_windows(step_of(method), tokenizer, TextOptions(source=source, samples=12)),
     )
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     for name, value in model.state_dict().items():
@@ -90,7 +97,12 @@ def test_folder_to_folder_gives_the_bits_of_the_in_place_arm(
 def test_what_is_written_says_what_was_done(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     source = write_text(tmp_path / "text.txt")
-    compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], calibration=source)
+    compress_folder(
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        [step_of("wanda:0.5")],
+        FolderOptions(text=TextOptions(source=source)),
+    )
     report = json.loads((tmp_path / "out" / "anomia.json").read_text())
     assert report["compression"]["calibration"]["token_hash"]
     assert report["compression"]["versions"]["torch"] == torch.__version__
@@ -125,8 +137,8 @@ def test_an_interrupted_run_continues_at_the_last_finished_block(
 ) -> None:
     save_model("gemma3", tmp_path / "in")
     source = write_text(tmp_path / "text.txt")
-    options: dict[str, Any] = {"calibration": source, "samples": 12}
-    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of(method)], **options)
+    options = FolderOptions(text=TextOptions(source=source, samples=12))
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of(method)], options)
 
     written: list[int] = []
 
@@ -139,8 +151,8 @@ def test_an_interrupted_run_continues_at_the_last_finished_block(
     real = InFiles.store
     monkeypatch.setattr(InFiles, "store", write_then_stop)
     with pytest.raises(StopError):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], **options)
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], **options)
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
     assert report.resumed_at == finished
     assert written == [*range(finished + 1), *range(finished, 3)]
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "out")
@@ -153,7 +165,7 @@ def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
 
     def stop(blocks: Any, index: int, packed: Any) -> None:
         if index == 1:
@@ -164,7 +176,7 @@ def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_
     with monkeypatch.context() as patch:
         patch.setattr(InFiles, "store", stop)
         with pytest.raises(StopError):
-            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], **options)
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], options)
     if what == "calibration text":
         text = (tmp_path / "text.txt").read_text(encoding="utf-8")
         (tmp_path / "text.txt").write_text(text[::-1], encoding="utf-8")
@@ -179,7 +191,7 @@ def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_
     with pytest.raises(
         CompressionError, match=f"an unfinished compression with another {named}: what lies under"
     ):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], **options)
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], options)
 
 
 def test_an_unfinished_folder_is_not_continued_with_other_settings(
@@ -199,7 +211,7 @@ def test_shards_and_untied_heads_and_other_dtypes(tmp_path: Path) -> None:
     (tmp_path / "in" / "model.safetensors").unlink(missing_ok=True)
     assert len(list((tmp_path / "in").glob("*.safetensors"))) > 2
     report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], dtype="bfloat16"
+        str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], FolderOptions(dtype="bfloat16")
     )
     assert report.streamed
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -227,20 +239,31 @@ def test_bad_input_gives_one_clear_message(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     (tmp_path / "file").write_text("x")
-    cases: list[tuple[type[AnomiaError], str, str, Path, dict[str, Any]]] = [
-        (CompressionError, "is not empty", good, tmp_path / "full", {}),
-        (CompressionError, "is a file", good, tmp_path / "file", {}),
-        (CompressionError, "can't be written", good, tmp_path / "file" / "below", {}),
-        (ModelError, "there is no folder", str(tmp_path / "no" / "such"), tmp_path / "a", {}),
-        (ModelError, "can't be loaded", "nobody/nothing-of-this-name", tmp_path / "a", {}),
-        (AnomiaError, "did you mean 'bfloat16'", good, tmp_path / "b", {"dtype": "bfloat"}),
-        (DataError, "can't be read", good, tmp_path / "c", {"perplexity_text": tmp_path / "none.txt"}),
+    cases: list[tuple[type[AnomiaError], str, str, Path, FolderOptions]] = [
+        (CompressionError, "is not empty", good, tmp_path / "full", FolderOptions()),
+        (CompressionError, "is a file", good, tmp_path / "file", FolderOptions()),
+        (CompressionError, "can't be written", good, tmp_path / "file" / "below", FolderOptions()),
+        (ModelError, "there is no folder", str(tmp_path / "no" / "such"), tmp_path / "a", FolderOptions()),
+        (ModelError, "can't be loaded", "nobody/nothing-of-this-name", tmp_path / "a", FolderOptions()),
+        (AnomiaError, "did you mean 'bfloat16'", good, tmp_path / "b", FolderOptions(dtype="bfloat")),
+        (
+            DataError,
+            "can't be read",
+            good,
+            tmp_path / "c",
+            FolderOptions(perplexity_text=tmp_path / "none.txt"),
+        ),
     ]
     for kind, says, model, out, options in cases:
         with pytest.raises(kind, match=says):
-            compress_folder(model, out, [step], **options)
+            compress_folder(model, out, [step], options)
     with pytest.raises(DataError, match="doesn't exist"):
-        compress_folder(good, tmp_path / "d", [step_of("wanda:0.5")], calibration="file:none.txt")
+        compress_folder(
+            good,
+            tmp_path / "d",
+            [step_of("wanda:0.5")],
+            FolderOptions(text=TextOptions(source="file:none.txt")),
+        )
 
 
 def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
@@ -368,7 +391,7 @@ def test_perplexities_of_both_models_are_reported(tmp_path: Path) -> None:
         str(tmp_path / "in"),
         tmp_path / "out",
         [step_of("magnitude:0.9")],
-        perplexity_text=tmp_path / "text.txt",
+        FolderOptions(perplexity_text=tmp_path / "text.txt"),
     )
     assert report.dense is not None
     assert report.compressed is not None
@@ -410,7 +433,9 @@ def test_sizes_say_that_zeros_save_nothing(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     with pytest.raises(ModelError, match="'cuda' is not available"):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], device="cuda")
+        compress_folder(
+            str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")], FolderOptions(device="cuda")
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -422,7 +447,10 @@ def test_texts_are_cut_to_the_positions_of_the_model(tmp_path: Path) -> None:
     with_positions(tmp_path / "in", 20)
     source = write_text(tmp_path / "text.txt")
     report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], calibration=source, samples=12
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        [step_of("wanda:0.5")],
+        FolderOptions(text=TextOptions(source=source, samples=12)),
     )
     record = report.compression.calibration
     assert record is not None
@@ -442,7 +470,7 @@ def test_a_text_without_two_tokens_is_refused_before_the_work(tmp_path: Path) ->
             str(tmp_path / "in"),
             tmp_path / "out",
             [step_of("magnitude:0.5")],
-            perplexity_text=tmp_path / "one.txt",
+            FolderOptions(perplexity_text=tmp_path / "one.txt"),
         )
     assert not (tmp_path / "out").exists()
 
@@ -531,14 +559,17 @@ def test_an_adapter_is_merged_into_its_base_and_compressed(chain: str, tmp_path:
     merged.save_pretrained(tmp_path / "merged")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tmp_path / "base" / name, tmp_path / "merged")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     steps = parse_arm(chain).steps
     (tmp_path / "short.txt").write_text("w1 w2 w3")
     report = compress_folder(
-        str(tmp_path / "lora"), tmp_path / "out", steps, perplexity_text=tmp_path / "short.txt", **options
+        str(tmp_path / "lora"),
+        tmp_path / "out",
+        steps,
+        replace(options, perplexity_text=tmp_path / "short.txt"),
     )
     assert report.streamed == (len(steps) > 1)
-    compress_folder(str(tmp_path / "merged"), tmp_path / "expected", steps, **options)
+    compress_folder(str(tmp_path / "merged"), tmp_path / "expected", steps, options)
     found, expected = weights(tmp_path / "out"), weights(tmp_path / "expected")
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import all_matrices, find_blocks
 from anomia.compress.folder import compress_folder
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
@@ -75,10 +76,12 @@ def test_a_gguf_file_becomes_the_dense_folder_of_the_in_place_arm(method: str, t
     file, out = tmp_path / "tiny.gguf", tmp_path / "out"
     write_tiny_gguf(file)
     step = parse_arm(method).steps[0]
-    report = compress_folder(str(file), out, [step], calibration="demo", tokens=40)
+    report = compress_folder(
+        str(file), out, [step], FolderOptions(text=TextOptions(source="demo", tokens=40))
+    )
     assert not report.streamed
     loaded = load_model(str(file))
-    windows = prepare_windows(step, loaded.tokenizer, calibration="demo", tokens=40)
+    windows = prepare_windows(step, loaded.tokenizer, TextOptions(source="demo", tokens=40))
     in_place = compress(loaded.model, step, windows)
     assert report.compression.matrices == in_place.matrices
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(out)
@@ -110,7 +113,9 @@ def test_the_demos_gguf_file_is_pruned(tmp_path: Path) -> None:
     file, out = tmp_path / package.MODEL_NAME, tmp_path / "out"
     package.assemble(file)
     step = parse_arm("wanda:2:4").steps[0]
-    report = compress_folder(str(file), out, [step], calibration="demo", tokens=64)
+    report = compress_folder(
+        str(file), out, [step], FolderOptions(text=TextOptions(source="demo", tokens=64))
+    )
     assert report.compression.size_bytes == pytest.approx(536e6, rel=0.01)
     decoder = find_blocks(load_model(str(out)).model)
     for index, block in enumerate(decoder.modules):

@@ -15,6 +15,7 @@ from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
 from anomia.compress.methods.grid import Grid, round_to_nearest
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.packed import check_save_as, pack, quantization_config, read_tensors, tensors_of, unpack
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, StudyError
@@ -98,7 +99,9 @@ def test_a_folder_that_unpacks_on_its_first_call_can_be_asked_in_parts(tmp_path:
     pytest.importorskip("compressed_tensors")
     save_model("llama", tmp_path / "in")
     steps = parse_arm("gptq:4,group=8,calibration=demo,samples=2,tokens=16").steps
-    compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, save_as="compressed-tensors")
+    compress_folder(
+        str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(save_as="compressed-tensors")
+    )
     ids = torch.arange(8)[None]
     expected = load_model(str(tmp_path / "out"), device="cpu").model(input_ids=ids).logits
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -133,19 +136,14 @@ def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp
                 str(tmp_path / "in"),
                 tmp_path / "out",
                 [step_of(step)],
-                calibration=source,
-                samples=12,
-                save_as="compressed-tensors",
+                FolderOptions(text=TextOptions(source=source, samples=12), save_as="compressed-tensors"),
             )
         return
     report = compress_folder(
         str(tmp_path / "in"),
         tmp_path / "out",
         [step_of(step)],
-        calibration=source,
-        samples=12,
-        dtype=dtype,
-        save_as="compressed-tensors",
+        FolderOptions(text=TextOptions(source=source, samples=12), dtype=dtype, save_as="compressed-tensors"),
     )
     assert report.streamed
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -154,7 +152,7 @@ def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp
     kind = getattr(torch, dtype)
     dense = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype=kind)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
-    windows = prepare_windows(step_of(step), tokenizer, calibration=source, samples=12)
+    windows = prepare_windows(step_of(step), tokenizer, TextOptions(source=source, samples=12))
     in_place = compress(dense, step_of(step), windows)
     assert [m[1:] for m in in_place.matrices] == [m[1:] for m in report.compression.matrices]
     ids = torch.arange(1, 25)[None]
@@ -187,9 +185,7 @@ def test_a_packed_file_that_is_damaged_is_noticed(tmp_path: Path, monkeypatch: p
             str(tmp_path / "in"),
             tmp_path / "out",
             [step_of("gptq:4,group=8")],
-            calibration=source,
-            samples=12,
-            save_as="compressed-tensors",
+            FolderOptions(text=TextOptions(source=source, samples=12), save_as="compressed-tensors"),
         )
 
 
@@ -202,9 +198,7 @@ def test_a_pruned_model_keeps_its_pattern_when_it_is_quantized(tmp_path: Path) -
             str(tmp_path / "in"),
             out,
             parse_arm(f"wanda:2:4+{step}").steps,
-            calibration=source,
-            samples=12,
-            save_as="compressed-tensors",
+            FolderOptions(text=TextOptions(source=source, samples=12), save_as="compressed-tensors"),
         )
         assert report.compression.sparsity >= 0.5
         assert all(

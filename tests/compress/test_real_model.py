@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress, prepare_windows
+from anomia.compress.options import TextOptions
 from anomia.compress.perplexity import perplexity
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
@@ -44,7 +45,7 @@ def test_perplexity_is_in_the_order_of_the_methods(folder: str, data_dir: Path) 
         loaded = load_model(folder, dtype="bfloat16", device="cpu")
         for step in parse_arm(arm).steps:
             windows = prepare_windows(
-                step, loaded.tokenizer, samples=12, tokens=512, data_dir=data_dir / "calibration"
+                step, loaded.tokenizer, TextOptions(samples=12, tokens=512, data_dir=data_dir / "calibration")
             )
             compress(loaded.model, step, windows)
         values[arm.partition(":")[0]] = perplexity(

@@ -16,6 +16,7 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.permute import fitting_order, kept_score, permute_channels
 from anomia.compress.methods.ria import ria_mask, ria_scores
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import Needs, observe
 from anomia.compress.steps import Pattern
@@ -259,9 +260,17 @@ def test_a_base_whose_channels_were_reordered_is_told(tmp_path: Path) -> None:
     """Adapters that were trained on the weights as they were don't fit it, and `anomia diff` shows it."""
     save_model("llama", tmp_path / "base")
     source = write_text(tmp_path / "text.txt")
-    compress_folder(str(tmp_path / "base"), tmp_path / "ria", parse_arm("ria:2:4").steps, calibration=source)
     compress_folder(
-        str(tmp_path / "base"), tmp_path / "no", parse_arm("ria:2:4,permute=no").steps, calibration=source
+        str(tmp_path / "base"),
+        tmp_path / "ria",
+        parse_arm("ria:2:4").steps,
+        FolderOptions(text=TextOptions(source=source)),
+    )
+    compress_folder(
+        str(tmp_path / "base"),
+        tmp_path / "no",
+        parse_arm("ria:2:4,permute=no").steps,
+        FolderOptions(text=TextOptions(source=source)),
     )
     save_adapter(tiny_model("llama"), tmp_path / "lora", tmp_path / "base")
     for name, moved in (("ria", True), ("no", False)):

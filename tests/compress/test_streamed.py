@@ -17,6 +17,7 @@ from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import text_limit
 from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.in_files import InFiles
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.reshape import width
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape_in_files import InFolder
@@ -29,11 +30,11 @@ from tests.compress.test_folder import StopError, save_model, step_of, weights, 
 EMBEDDINGS = ["embeddings:q8_0", "embeddings:q4_k"]
 
 
-def in_memory(source: Path, step: str, out: Path, **options: Any) -> Any:
+def in_memory(source: Path, step: str, out: Path, options: FolderOptions = FolderOptions()) -> Any:
     """The report of the step on the loaded model, which is saved."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
-    windows = prepare_windows(step_of(step), tokenizer, positions=text_limit(model), **options)
+    windows = prepare_windows(step_of(step), tokenizer, options.text, positions=text_limit(model))
     report = compress(model, step_of(step), windows)
     model.save_pretrained(out)
     return report
@@ -101,7 +102,9 @@ def test_a_tied_table_that_is_stored_twice_is_rounded_in_both_places(tmp_path: P
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_tables_are_rounded_in_the_type_that_was_asked_for(dtype: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
-    compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("embeddings:q4_0")], dtype=dtype)
+    compress_folder(
+        str(tmp_path / "in"), tmp_path / "out", [step_of("embeddings:q4_0")], FolderOptions(dtype=dtype)
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype=dtype)
     compress(model, step_of("embeddings:q4_0"))
     model.save_pretrained(tmp_path / "loaded")
@@ -214,9 +217,9 @@ def save_any(family: str, out: Path) -> None:
 @pytest.mark.parametrize(("family", "step"), RESHAPED)
 def test_reshaped_folders_equal_the_loaded_model(family: str, step: str, tmp_path: Path) -> None:
     save_any(family, tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
-    expected = in_memory(tmp_path / "in", step, tmp_path / "loaded", **options)
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], **options)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    expected = in_memory(tmp_path / "in", step, tmp_path / "loaded", options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], options)
     assert report.streamed
     equal_folders(tmp_path / "loaded", tmp_path / "out")
     assert plain(report.compression) == plain(expected)
@@ -228,9 +231,9 @@ def test_reshaping_names_tensors_as_the_source_does(tmp_path: Path) -> None:
     save_deep("gpt2", tmp_path / "in")
     stored = {name.removeprefix("transformer."): value for name, value in weights(tmp_path / "in").items()}
     save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
-    expected = in_memory(tmp_path / "in", "shortgpt:0.34", tmp_path / "loaded", **options)
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    expected = in_memory(tmp_path / "in", "shortgpt:0.34", tmp_path / "loaded", options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     assert report.streamed
     assert weights(tmp_path / "out").keys() < stored.keys()
     assert plain(report.compression) == plain(expected)
@@ -249,12 +252,15 @@ def test_reshaping_in_the_type_that_was_asked_for(dtype: str, step: str, tmp_pat
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype=dtype).eval()
     windows = prepare_windows(
-        step_of(step), tokenizer, calibration=source, samples=12, positions=text_limit(model)
+        step_of(step), tokenizer, TextOptions(source=source, samples=12), positions=text_limit(model)
     )
     expected = compress(model, step_of(step), windows)
     model.save_pretrained(tmp_path / "loaded")
     report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", [step_of(step)], calibration=source, samples=12, dtype=dtype
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        [step_of(step)],
+        FolderOptions(text=TextOptions(source=source, samples=12), dtype=dtype),
     )
     equal_folders(tmp_path / "loaded", tmp_path / "out")
     assert plain(report.compression) == plain(expected)
@@ -269,7 +275,7 @@ def test_reshaping_holds_one_block_at_a_time(
 ) -> None:
     """At most one block has values at any time, outside of them at most what enters the first, and nothing else is read."""
     save_any(family, tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     block = max(
         sum(value.nbytes for name, value in weights(tmp_path / "in").items() if f".{index}." in name)
         for index in range(4)
@@ -294,7 +300,7 @@ def test_reshaping_holds_one_block_at_a_time(
     monkeypatch.setattr(InFiles, "__init__", construct)
     monkeypatch.setattr(StoredTensors, "read", read)
     monkeypatch.setattr("anomia.compress.folder.load_model", lambda *_, **__: pytest.fail("it was loaded"))
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], **options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], options)
     assert report.streamed
     assert len(models) == 2
     assert max(most) <= outer + block
@@ -330,19 +336,19 @@ def test_an_interrupted_reshaping_ends_in_the_same_bytes(
 ) -> None:
     save_any(family, tmp_path / "in")
     source = write_text(tmp_path / "text.txt")
-    options: dict[str, Any] = {"calibration": source, "samples": 12, "batch_tokens": 64}
-    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of(step)], **options)
+    options = FolderOptions(text=TextOptions(source=source, samples=12), batch_tokens=64)
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of(step)], options)
     for count in (0, 1, 3):
         out = tmp_path / f"measured{count}"
         with monkeypatch.context() as patch:
             stop_measuring_after(patch, count)
             with pytest.raises(StopError):
-                compress_folder(str(tmp_path / "in"), out, [step_of(step)], **options)
+                compress_folder(str(tmp_path / "in"), out, [step_of(step)], options)
         with monkeypatch.context() as patch:
             stop_after(patch, count)
             with pytest.raises(StopError):
-                compress_folder(str(tmp_path / "in"), out, [step_of(step)], **options)
-        report = compress_folder(str(tmp_path / "in"), out, [step_of(step)], **options)
+                compress_folder(str(tmp_path / "in"), out, [step_of(step)], options)
+        report = compress_folder(str(tmp_path / "in"), out, [step_of(step)], options)
         assert report.resumed_at == (4 if family == "mixture" else 6)
         names = sorted(file.name for file in out.iterdir())
         assert names == sorted(file.name for file in (tmp_path / "whole").iterdir())
@@ -356,11 +362,11 @@ def test_a_reshaping_is_not_continued_with_something_else(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_deep("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "batch_tokens": 64}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt")), batch_tokens=64)
     with monkeypatch.context() as patch:
         stop_measuring_after(patch, 2)
         with pytest.raises(StopError):
-            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     says = f"an unfinished compression with another {what}"
     if what == "model":
         stored = load_file(tmp_path / "in" / "model.safetensors")
@@ -375,42 +381,42 @@ def test_a_reshaping_is_not_continued_with_something_else(
         says = "does not hold the statistics"
         (tmp_path / "out" / UNFINISHED / "measured-00001.safetensors").write_bytes(b"x")
     with pytest.raises(CompressionError, match=says):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
 
 
 def test_a_shard_that_was_damaged_in_between_is_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_deep("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt")}
-    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of("shortgpt:0.34")], **options)
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt")))
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of("shortgpt:0.34")], options)
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(StopError):
-            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     (tmp_path / "out" / "model-00001.safetensors").write_bytes(b"damaged")
-    compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+    compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     equal_folders(tmp_path / "whole", tmp_path / "out")
 
 
 def test_a_refused_reshaping_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before any work, or when the written model is seen to compute something else."""
     save_deep("llama", tmp_path / "in")
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt")}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt")))
     with pytest.raises(CompressionError, match="would remove 0 of 6 blocks"):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.1")], **options)
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.1")], options)
     assert not (tmp_path / "out").exists()
     made = InFolder._make
     monkeypatch.setattr(InFolder, "_make", lambda self, part: made(self, part) * 1.5)
     with pytest.raises(CompressionError, match="the remaining blocks don't compute the same"):
-        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], **options)
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("shortgpt:0.34")], options)
     assert not (tmp_path / "out").exists()
 
 
 def test_heads_that_do_not_fit_stay_as_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model with fewer heads computes something else, only channels go; what was written before goes too."""
     save_deep("llama", tmp_path / "in", intermediate_size=96)
-    options: dict[str, Any] = {"calibration": write_text(tmp_path / "text.txt"), "samples": 12}
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
     check, seen = width._check, []
 
     def fails_first(*args: Any) -> None:
@@ -420,9 +426,9 @@ def test_heads_that_do_not_fit_stay_as_in_memory(tmp_path: Path, monkeypatch: py
         check(*args)
 
     monkeypatch.setattr(width, "_check", fails_first)
-    expected = in_memory(tmp_path / "in", "flap:0.5", tmp_path / "loaded", **options)
+    expected = in_memory(tmp_path / "in", "flap:0.5", tmp_path / "loaded", options)
     seen.clear()
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("flap:0.5")], **options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("flap:0.5")], options)
     assert report.streamed
     equal_folders(tmp_path / "loaded", tmp_path / "out")
     assert plain(report.compression) == plain(expected)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from anomia.compress.folder import compress_folder
+from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Prune
 from anomia.errors import AnomiaError, RunError
@@ -307,8 +308,8 @@ def test_a_pruned_folder_as_a_checkpoint_gives_the_records_of_the_arm_in_place(
 ) -> None:
     step = parse_arm("wanda:0.5").steps[0]
     assert isinstance(step, Prune)
-    text = {"calibration": "demo", "samples": 4, "tokens": 48, "languages": ("english", "swahili")}
-    compress_folder(str(model_folder), tmp_path / "pruned", [step], **text)
+    text = TextOptions(source="demo", samples=4, tokens=48, languages=("english", "swahili"))
+    compress_folder(str(model_folder), tmp_path / "pruned", [step], FolderOptions(text=text))
     arms = ("wanda:0.5", f"checkpoint:{tmp_path / 'pruned'}")
     rows = run(study.model_copy(update={"arms": arms}), tmp_path / "run")
     in_place, saved = (rows.filter(pl.col("arm") == arm).drop("arm") for arm in arms)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import AsPackaged, Exclude, app, excluded
+from anomia.cli.options import Options, Settings, with_study_options
 from anomia.cli.run import DEMO_LANGUAGES, execute
-from anomia.cli.study_options import Options, Settings, with_study_options
 
 
 @app.command()

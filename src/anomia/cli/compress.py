@@ -8,24 +8,19 @@ import typer
 
 from anomia.cli.app import app, out_console, progress_display
 from anomia.cli.compress_options import (
-    Budget,
-    Device,
-    Dtype,
-    Folder,
-    Languages,
+    How,
     Model,
     Out,
-    Samples,
-    Source,
-    Text,
-    TextTokens,
-    Tokens,
+    folder_options,
+    print_perplexity,
+    with_folder_options,
 )
-from anomia.flags import names
 
 
 @app.command()
+@with_folder_options
 def compress(
+    *,
     model: Model,
     out: Out,
     arm: Annotated[
@@ -34,23 +29,7 @@ def compress(
             help="Steps as `anomia run` takes them: wanda:0.5+update, gptq:4, shortgpt:0.25.", metavar="STEPS"
         ),
     ],
-    save_as: Annotated[
-        str,
-        typer.Option(
-            help="dense, or how a last gptq or awq step is stored: compressed-tensors.",
-            metavar="STORAGE",
-        ),
-    ] = "dense",
-    calibration: Source = "c4",
-    calibration_samples: Samples = None,
-    calibration_tokens: Tokens = 2048,
-    calibration_folder: Folder = None,
-    calibration_budget: Budget = None,
-    languages: Languages = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    perplexity: Text = None,
-    perplexity_tokens: TextTokens = None,
+    how: How,
 ) -> None:
     """Compress a model into a new folder: prune it, drop parts of it, quantize it, or several in a row.
 
@@ -68,17 +47,7 @@ def compress(
             model,
             out,
             parse_arm(arm).steps,
-            save_as=save_as,  # type: ignore[arg-type]
-            calibration=calibration,
-            samples=calibration_samples,
-            tokens=calibration_tokens,
-            budget=calibration_budget,
-            data_dir=calibration_folder,
-            languages=names(languages or ""),
-            dtype=dtype,
-            device=device,
-            perplexity_text=perplexity,
-            perplexity_tokens=perplexity_tokens,
+            folder_options(how),
             progress=stage_counter(progress, f"compressing: {arm}"),
         )
         for step in report.steps:
@@ -88,8 +57,4 @@ def compress(
         out_console.print(f"{step.step}: {summary(step)}", highlight=False, soft_wrap=True)
     size = report.compression.size_bytes or 0
     out_console.print(f"{out}: {megabytes(size)}, {report.seconds:.0f} s", highlight=False, soft_wrap=True)
-    if report.dense and report.compressed:
-        out_console.print(
-            f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} compressed",
-            highlight=False,
-        )
+    print_perplexity(report, "compressed")

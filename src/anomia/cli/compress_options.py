@@ -1,29 +1,39 @@
-"""The options that `anomia compress` and `anomia prune` share."""
+"""What `anomia compress` and `anomia prune` share. Their flags are said in `anomia.compress.options`."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anomia.cli.app import out_console
+from anomia.cli.options import Options, Settings, with_options
+from anomia.compress.options import FolderOptions, TextOptions
+from anomia.flags import flagged
+
+if TYPE_CHECKING:
+    from anomia.compress.folder import FolderReport
+
 Model = Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")]
 Out = Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")]
-Source = Annotated[str, typer.Option(help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH.")]
-Samples = Annotated[int | None, typer.Option(min=1, help="Passages of it (default 128).")]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens a passage.")]
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub."
-    ),
-]
-Budget = Annotated[int | None, typer.Option(min=1, help="Tokens in all.")]
-Languages = Annotated[str | None, typer.Option(help="Languages of balanced calibration.", metavar="A,B")]
-Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="Where the block in work is computed: cpu, cuda, mps or auto.")]
-Text = Annotated[
-    Path | None,
-    typer.Option(help="A text file on which dense and compressed model are compared.", metavar="FILE"),
-]
-TextTokens = Annotated[int | None, typer.Option(min=2, help="Only so many tokens of it (default all).")]
+How = Annotated[Settings, Options("compression")]
+
+with_folder_options = with_options(flagged(FolderOptions))
+
+
+def folder_options(given: Settings) -> FolderOptions:
+    """The options that flags give; a flag that isn't given leaves the default."""
+    of_text = {field.name for field in fields(TextOptions)}
+    text = TextOptions(**{name: value for name, value in given.items() if name in of_text})
+    return FolderOptions(text=text, **{name: value for name, value in given.items() if name not in of_text})
+
+
+def print_perplexity(report: FolderReport, compressed: str) -> None:
+    """The perplexities before and after, where they were asked for. compressed: what the second is called."""
+    if report.dense and report.compressed:
+        out_console.print(
+            f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} {compressed}",
+            highlight=False,
+        )

@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
-from anomia.cli.study_options import Options, Settings, with_study_options
+from anomia.cli.options import Options, Settings, with_study_options
 
 
 @app.command()

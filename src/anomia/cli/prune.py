@@ -8,27 +8,22 @@ import typer
 
 from anomia.cli.app import app, out_console, progress_display
 from anomia.cli.compress_options import (
-    Budget,
-    Device,
-    Dtype,
-    Folder,
-    Languages,
+    How,
     Model,
     Out,
-    Samples,
-    Source,
-    Text,
-    TextTokens,
-    Tokens,
+    folder_options,
+    print_perplexity,
+    with_folder_options,
 )
 from anomia.compress.catalogue import Kind, methods
-from anomia.flags import names
 
 PRUNING_METHODS = methods(Kind.PRUNE)
 
 
 @app.command()
+@with_folder_options
 def prune(
+    *,
     model: Model,
     out: Out,
     method: Annotated[
@@ -47,16 +42,7 @@ def prune(
     allocation: Annotated[
         str, typer.Option(help="uniform, or owl: more where there are outliers.")
     ] = "uniform",
-    calibration: Source = "c4",
-    calibration_samples: Samples = None,
-    calibration_tokens: Tokens = 2048,
-    calibration_folder: Folder = None,
-    calibration_budget: Budget = None,
-    languages: Languages = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    perplexity: Text = None,
-    perplexity_tokens: TextTokens = None,
+    how: How,
 ) -> None:
     """Prune a model into a new folder, one block in memory at a time.
 
@@ -84,16 +70,7 @@ def prune(
             model,
             out,
             [step],
-            calibration=calibration,
-            samples=calibration_samples,
-            tokens=calibration_tokens,
-            budget=calibration_budget,
-            data_dir=calibration_folder,
-            languages=names(languages or ""),
-            dtype=dtype,
-            device=device,
-            perplexity_text=perplexity,
-            perplexity_tokens=perplexity_tokens,
+            folder_options(how),
             progress=stage_counter(progress, f"pruning: {step}"),
         )
         for warning in report.compression.warnings:
@@ -106,8 +83,4 @@ def prune(
         highlight=False,
         soft_wrap=True,
     )
-    if report.dense and report.compressed:
-        out_console.print(
-            f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} pruned",
-            highlight=False,
-        )
+    print_perplexity(report, "pruned")

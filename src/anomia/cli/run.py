@@ -22,9 +22,9 @@ from anomia.cli.app import (
     out_console,
     progress_display,
 )
+from anomia.cli.options import Options, Settings, with_study_options
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
-from anomia.cli.study_options import Options, Settings, with_study_options
 from anomia.errors import AnomiaError
 from anomia.files import is_local, place
 from anomia.flags import names

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +19,12 @@ from anomia.compress.calibration import Windows, make_batches, make_windows, rea
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
+from anomia.compress.options import BATCH_TOKENS, TextOptions
 from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
-    Calibration,
     Checkpoint,
     Embeddings,
     Null,
@@ -36,7 +35,7 @@ from anomia.compress.steps import (
     Step,
     needs_calibration,
 )
-from anomia.compress.walk import BATCH_TOKENS, calibrating, try_walk
+from anomia.compress.walk import calibrating, try_walk
 from anomia.errors import CompressionError
 from anomia.words import counted
 
@@ -44,36 +43,24 @@ from anomia.words import counted
 def prepare_windows(
     step: Step,
     tokenizer: Any,
+    text: TextOptions = TextOptions(),
     *,
-    calibration: str = "c4",
-    samples: int | None = None,
-    tokens: int = 2048,
-    budget: int | None = None,
-    languages: Sequence[str] = (),
-    language: str | None = None,
-    data_dir: Path | None = None,
-    evaluation_passages: Sequence[str] = (),
     positions: int | None = None,
 ) -> Windows | None:
     """The calibration windows of a step, `None` if it needs none.
 
-    What the step itself says wins over the keyword arguments, which are the study's values. positions: of the model,
-    as `text_limit` finds them.
+    What the step itself says wins over `text`. positions: of the model, as `text_limit` finds them.
     Raises `DataError` and `StudyError` as `read_calibration` does.
     """
     if not needs_calibration(step):
         return None
-    wanted = step.calibration.over(Calibration(calibration, samples, tokens, budget))
-    text = read_calibration(
-        wanted.source or calibration,
-        samples=wanted.samples,
-        languages=languages,
-        language=language,
-        data_dir=data_dir,
-        evaluation_passages=evaluation_passages,
-    )
+    wanted = text.under(step.calibration)
     return make_windows(
-        text, tokenizer, tokens=wanted.tokens or tokens, budget=wanted.budget, positions=positions
+        read_calibration(wanted),
+        tokenizer,
+        tokens=wanted.tokens,
+        budget=wanted.budget,
+        positions=positions,
     )
 
 

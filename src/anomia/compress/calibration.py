@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from anomia.compress.options import WINDOW_TOKENS, TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.compress.sources import open_source, take
 from anomia.errors import DataError
 from anomia.words import counted
-
-TOKENS_A_WINDOW = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +78,16 @@ class Batch(NamedTuple):
     languages: tuple[str, ...]
 
 
-def read_calibration(
-    source: str,
-    *,
-    samples: int | None = None,
-    languages: Sequence[str] = (),
-    language: str | None = None,
-    data_dir: Path | None = None,
-    evaluation_passages: Iterable[str] = (),
-) -> CalibrationText:
+def read_calibration(text: TextOptions) -> CalibrationText:
     """Choose the passages of a source, in its order, without those that overlap evaluation passages.
 
-    A passage that is left out is replaced by the next one of the source. Arguments as in
-    `sources.open_source`. Raises `DataError` when nothing is left, `StudyError` for an unknown source.
+    A passage that is left out is replaced by the next one of the source. Raises `DataError` when nothing is left,
+    `StudyError` for an unknown source.
     """
-    sieve = build_sieve(evaluation_passages)
-    opened = open_source(source, samples=samples, languages=languages, language=language, data_dir=data_dir)
-    passages, removed, missing = take(opened, lambda text: not sieve.catches(text))
+    source = text.source
+    sieve = build_sieve(text.evaluation_passages)
+    opened = open_source(text)
+    passages, removed, missing = take(opened, lambda passage: not sieve.catches(passage))
     if not passages:
         raise DataError(
             f"calibration={source} has no passage"
@@ -116,7 +107,7 @@ def read_calibration(
     if repeated := len(passages) - len({passage.text for passage in passages}):
         again = counted(repeated, "passage repeats another one", "passages repeat others")
         warnings.append(f"calibration={source}: {again}; each counts")
-    name = f"own:{language}" if source == "own" else source
+    name = f"own:{text.language}" if source == "own" else source
     return CalibrationText(
         source=name,
         texts=tuple(passage.text for passage in passages),
@@ -132,7 +123,7 @@ def make_windows(
     text: CalibrationText,
     tokenizer: Any,
     *,
-    tokens: int = TOKENS_A_WINDOW,
+    tokens: int = WINDOW_TOKENS,
     budget: int | None = None,
     positions: int | None = None,
 ) -> Windows:

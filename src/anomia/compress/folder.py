@@ -16,18 +16,15 @@ import torch
 from safetensors import SafetensorError
 
 from anomia._version import __version__
-from anomia.compress.apply import (
-    check_steps,
-    compress,
-    prepare_windows,
-)
+from anomia.compress.apply import check_steps, compress, prepare_windows
 from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.model_card import write_card
-from anomia.compress.packed import SaveAs, check_save_as
+from anomia.compress.options import FolderOptions
+from anomia.compress.packed import check_save_as
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, megabytes
@@ -36,7 +33,6 @@ from anomia.compress.size import files_bytes
 from anomia.compress.steps import Checkpoint, Null, Served, Step
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
-from anomia.compress.walk import BATCH_TOKENS
 from anomia.compress.written import check_written, content_hash
 from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
 from anomia.files import read_json, write_json
@@ -44,11 +40,20 @@ from anomia.models.adapters import find_adapter
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
 from anomia.models.explain import explain
 from anomia.models.files import ModelFiles
-from anomia.models.load import DTYPES, load_model, load_tokenizer, quiet_transformers, resolve_device
+from anomia.models.load import (
+    DTYPES,
+    LoadedModel,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+    resolve_device,
+)
 from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
+# Where files lie may change; what they hold is compared by itself.
+_NOT_IN_SETTINGS = ("data_dir", "evaluation_passages", "perplexity_text", "perplexity_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,63 +79,13 @@ class FolderReport:
         return self.steps[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What the calibration text, the types and the batches of every step are taken from."""
-
-    calibration: str
-    samples: int | None
-    tokens: int
-    budget: int | None
-    languages: tuple[str, ...]
-    language: str | None
-    data_dir: Path | None
-    dtype: str
-    device: torch.device
-    batch_tokens: int
-    save_as: SaveAs
-
-    def windows(self, step: Step, tokenizer: Any, model: Any) -> Windows | None:
-        """The calibration tokens of a step. model: that it is made of, with or without its weights."""
-        return prepare_windows(
-            step,
-            tokenizer,
-            calibration=self.calibration,
-            samples=self.samples,
-            tokens=self.tokens,
-            budget=self.budget,
-            languages=self.languages,
-            language=self.language,
-            data_dir=self.data_dir,
-            positions=text_limit(model),
-        )
-
-    def plain(self, model: str, steps: Sequence[Step]) -> dict[str, Any]:
-        """Plain values for the state of an unfinished call, and for the report."""
-        values = {k: v for k, v in asdict(self).items() if k not in ("data_dir", "device", "languages")}
-        values |= {"device": self.device.type, "languages": list(self.languages)}
-        return {"model": model, "step": "+".join(map(str, steps)), **values}
-
-
 @quiet_transformers()
 def compress_folder(
     model: str,
     out: Path,
     steps: Sequence[Step],
+    options: FolderOptions = FolderOptions(),
     *,
-    calibration: str = "c4",
-    samples: int | None = None,
-    tokens: int = 2048,
-    budget: int | None = None,
-    languages: Sequence[str] = (),
-    language: str | None = None,
-    data_dir: Path | None = None,
-    dtype: str = "auto",
-    device: str = "cpu",
-    save_as: SaveAs = "dense",
-    perplexity_text: Path | None = None,
-    perplexity_tokens: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> FolderReport:
     """Compress a model into a new Hugging Face folder, holding one block and no more.
@@ -142,43 +97,33 @@ def compress_folder(
 
     Args:
         model: hub id, folder or GGUF file. out: a folder that doesn't exist, is empty, or is unfinished.
-        steps: what to do, one after the other, as `parse_arm` reads them. The next six are as in `prepare_windows`.
-        dtype: `auto` keeps the stored type.
-        device: where the block in work is computed: `cpu`, `cuda`, `mps` or `auto`.
-        save_as: how the matrices of a last quantizing step are stored: `dense` as the values that they stand for.
-        perplexity_text: a text file on which dense and compressed model are compared, `perplexity_tokens` of it.
+        steps: what to do, one after the other, as `parse_arm` reads them; what a step says itself wins over the options.
         progress: called with (blocks done, all blocks), for each step.
 
     Raises:
         AnomiaError: one message for each thing that can be wrong; finished blocks stay usable.
     """
     started = time.perf_counter()
-    if dtype not in ("auto", *DTYPES):
-        raise StudyError(f"unknown dtype {dtype!r}; {nearest(dtype, ('auto', *DTYPES))}")
+    if options.dtype not in ("auto", *DTYPES):
+        raise StudyError(f"unknown dtype {options.dtype!r}; {nearest(options.dtype, ('auto', *DTYPES))}")
     for step in steps:
         if isinstance(step, Checkpoint | Null | Served):
             raise StudyError(f"{step} is a model of its own; name it as MODEL")
     if not steps:
         raise StudyError("base has no step, so there is nothing to do; name one such as wanda:0.5")
-    check_save_as(save_as, steps[-1])
-    place = torch.device(resolve_device(device))
-    text = None if perplexity_text is None else read_text(perplexity_text, about="the text for perplexity")
-    settings = _Settings(
-        calibration, samples, tokens, budget, tuple(languages), language, data_dir, dtype, place, batch_tokens,
-        "dense",
-    )  # fmt: skip
-    last = replace(settings, save_as=save_as)
+    check_save_as(options.save_as, steps[-1])
+    options = replace(options, device=resolve_device(options.device))
+    file = options.perplexity_text
+    text = None if file is None else read_text(file, about="the text for perplexity")
     found = _examine(model)
     if found.account is not None:
         check_steps(skeleton(found.config), steps)
     if text is not None and not text.strip():
-        raise StudyError(f"{perplexity_text} is empty; give a text on which the models can be compared")
+        raise StudyError(f"{file} is empty; give a text on which the models can be compared")
     if text is not None:
-        check_text(load_tokenizer(model)[0], text, max_tokens=perplexity_tokens)
+        check_text(load_tokenizer(model)[0], text, max_tokens=options.perplexity_tokens)
     with _nothing_left_behind(out):
-        return _all_steps(
-            model, found, out, steps, settings, last, text, perplexity_tokens, progress, started
-        )
+        return _all_steps(model, found, out, steps, options, text, progress, started)
 
 
 def _all_steps(
@@ -186,14 +131,15 @@ def _all_steps(
     found: Examined,
     out: Path,
     steps: Sequence[Step],
-    settings: _Settings,
-    last: _Settings,
+    options: FolderOptions,
     text: str | None,
-    perplexity_tokens: int | None,
     progress: Progress | None,
     started: float,
 ) -> FolderReport:
-    state = _open_out(out, last.plain(model, steps))
+    settings = _plain_settings(model, steps, options)
+    state = _open_out(out, settings)
+    # Packed codes can't be compressed again.
+    unpacked = replace(options, save_as="dense")
     current, done, origin = model, [], files_of(found.files)
     for number, step in enumerate(steps[:-1], 1):
         between = out / UNFINISHED / f"step-{number}"
@@ -202,14 +148,14 @@ def _all_steps(
         windows = None
         if report is not None:
             tokenizer = read_tokenizer(str(between), look_up(str(between)))
-            windows = settings.windows(step, tokenizer, skeleton(found.config))
+            windows = _windows(step, tokenizer, skeleton(found.config), options)
         # A finished step is held to the model and the text that it was made of, as one that is interrupted is.
         _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
         if report is not None:
             check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
         if report is None:
-            kept = _open_out(between, settings.plain(current, [step]))
-            report, _, _ = _one_step(current, found, between, step, settings, kept, progress)
+            kept = _open_out(between, _plain_settings(current, [step], unpacked))
+            report, _, _ = _one_step(current, found, between, step, unpacked, kept, progress)
             record = report.calibration
             inputs["inputs"]["calibration text"] = None if record is None else record.token_hash
             inputs["result"] = content_hash(files_of(_examine(str(between)).files))
@@ -219,7 +165,7 @@ def _all_steps(
         done.append(report)
         current = str(between)
         found = _examine(current)
-    report, streamed, resumed = _one_step(current, found, out, steps[-1], last, state, progress)
+    report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
     if size and before and size > before and not streamed and found.files.gguf:
@@ -229,16 +175,14 @@ def _all_steps(
     done.append(replace(report, size_bytes=size, warnings=warnings))
     dense = compressed = None
     if text is not None:
-        dense, compressed = (
-            _measure(name, last.dtype, last.device, text, perplexity_tokens) for name in (model, str(out))
-        )
+        dense, compressed = (_measure(name, text, options) for name in (model, str(out)))
     result = FolderReport(
         out, tuple(done), streamed, resumed, time.perf_counter() - started, dense=dense, compressed=compressed
     )
     adapter = find_adapter(model)
     base = None if adapter is None else base_of(adapter)
     merged = {} if base is None else {"adapter_of": base}
-    write_json(out / REPORT, {"settings": last.plain(model, steps), **merged, **_plain(result)})
+    write_json(out / REPORT, {"settings": settings, **merged, **_plain(result)})
     write_card(out, model, result.steps, dense, compressed, base=base)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return result
@@ -291,7 +235,7 @@ def _one_step(
     found: Examined,
     out: Path,
     step: Step,
-    settings: _Settings,
+    options: FolderOptions,
     state: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[CompressionReport, bool, int]:
@@ -303,21 +247,21 @@ def _one_step(
     if source is not None:
         streamed = open_streamed(
             found, source, out, out / UNFINISHED, step, state,
-            dtype=settings.dtype, device=settings.device, save_as=settings.save_as,
+            dtype=options.dtype, device=torch.device(options.device), save_as=options.save_as,
         )  # fmt: skip
     if streamed is not None:
-        windows = settings.windows(step, tokenizer, streamed.model)
+        windows = _windows(step, tokenizer, streamed.model, options)
         _check_inputs(out, state, windows, model=files_of(found.files), finished=streamed.is_begun())
         streamed.save()
-        report, resumed = streamed.run(windows, settings.batch_tokens, progress)
+        report, resumed = streamed.run(windows, options.batch_tokens, progress)
         return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
-    if settings.save_as != "dense":
+    if options.save_as != "dense":
         raise CompressionError(
-            f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {settings.save_as}"
+            f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {options.save_as}"
         )
-    loaded = load_model(model, dtype=settings.dtype, device=settings.device.type)
-    windows = settings.windows(step, loaded.tokenizer, loaded.model)
-    report = compress(loaded.model, step, windows, progress=progress, batch_tokens=settings.batch_tokens)
+    loaded = _load(model, options)
+    windows = _windows(step, loaded.tokenizer, loaded.model, options)
+    report = compress(loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens)
     _save_whole(loaded.model, loaded.tokenizer, out)
     check_saved(out, loaded.model)
     return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
@@ -403,9 +347,31 @@ def _check_inputs(
     state["inputs"] = now
 
 
-def _measure(model: str, dtype: str, device: torch.device, text: str, tokens: int | None) -> Perplexity:
-    loaded = load_model(model, dtype=dtype, device=device.type)
-    return perplexity(loaded.model, loaded.tokenizer, text, max_tokens=tokens)
+def _windows(step: Step, tokenizer: Any, model: Any, options: FolderOptions) -> Windows | None:
+    """The calibration tokens of a step. model: that it is made of, with or without its weights."""
+    return prepare_windows(step, tokenizer, options.text, positions=text_limit(model))
+
+
+def _load(model: str, options: FolderOptions) -> LoadedModel:
+    return load_model(model, dtype=options.dtype, device=torch.device(options.device).type)
+
+
+def _measure(model: str, text: str, options: FolderOptions) -> Perplexity:
+    loaded = _load(model, options)
+    return perplexity(loaded.model, loaded.tokenizer, text, max_tokens=options.perplexity_tokens)
+
+
+def _plain_settings(model: str, steps: Sequence[Step], options: FolderOptions) -> dict[str, Any]:
+    """What `anomia.json` says of the options, and the state of an unfinished folder."""
+    values = asdict(options)
+    values |= values.pop("text")
+    values |= {
+        "calibration": values.pop("source"),
+        "languages": list(options.text.languages),
+        "device": torch.device(options.device).type,
+    }
+    kept = {name: value for name, value in values.items() if name not in _NOT_IN_SETTINGS}
+    return {"model": model, "step": "+".join(map(str, steps)), **kept}
 
 
 def _plain(result: FolderReport) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import nn
 from anomia.compress.blocks import Call, all_matrices, find_blocks, why_dense
 from anomia.compress.calibration import Batch
 from anomia.compress.disk_states import DiskStates
-from anomia.compress.packed import SaveAs, check_packed, quantization_config, tensors_of
+from anomia.compress.options import SaveAs
+from anomia.compress.packed import check_packed, quantization_config, tensors_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
     StoredTensors,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -13,12 +13,12 @@ from anomia.compress.blocks import DecoderBlocks, find_matrices
 from anomia.compress.catalogue import CATALOGUE, Kind
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
+from anomia.compress.options import SaveAs
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
 from anomia.compress.verify import PRUNE_AGAIN
 from anomia.errors import CompressionError, StudyError, nearest
 
-SaveAs = Literal["dense", "compressed-tensors"]
 FORMAT = "pack-quantized"
 _WORD = 32
 

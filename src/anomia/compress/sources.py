@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomia.compress.options import TextOptions
 from anomia.errors import DataError, StudyError, nearest
 from anomia.items.entry import field_names
 from anomia.items.languages import language_code, language_name
@@ -44,23 +45,13 @@ def check_source(source: str) -> str:
     return source
 
 
-def open_source(
-    source: str,
-    *,
-    samples: int | None = None,
-    languages: Sequence[str] = (),
-    language: str | None = None,
-    data_dir: Path | None = None,
-) -> Source:
-    """The passages of a source, lazily, one stream a language.
-
-    samples: passages of each stream (default 128; 64 a language for `balanced` and `own`).
-    languages: the study's languages, for `balanced` and `demo`. language: the one that `own` is for.
-    data_dir: folder that is looked through before the hub (`c4.en.jsonl`, `wikipedia/LANGUAGE.jsonl`).
+def open_source(text: TextOptions) -> Source:
+    """The passages of a source, lazily, one stream per language.
 
     Raises `StudyError` for a source that doesn't exist or lacks what it needs; a `DataError` may be
     raised while the streams are read.
     """
+    source, samples, data_dir = text.source, text.samples, text.data_dir
     kind, _, argument = source.partition(":")
     if kind == "file" and argument:
         return Source((_read_file(Path(argument)),), samples or PASSAGES)
@@ -69,18 +60,18 @@ def open_source(
     if source == "c4":
         return Source((_c4(data_dir),), samples or PASSAGES)
     if source == "demo":
-        return Source((_demo(languages),), samples)
+        return Source((_demo(text.languages),), samples)
     if source == "balanced":
-        if not languages:
+        if not text.languages:
             raise StudyError(
                 "calibration=balanced needs the study's languages, and none are given: name them (--languages)"
             )
-        streams = tuple(_wikipedia(language_name(name), data_dir) for name in languages)
+        streams = tuple(_wikipedia(language_name(name), data_dir) for name in text.languages)
         return Source(streams, samples or PASSAGES_A_LANGUAGE)
     if source == "own":
-        if language is None:
+        if text.language is None:
             raise StudyError("calibration=own makes one mask a language; name the language")
-        return Source((_wikipedia(language_name(language), data_dir),), samples or PASSAGES_A_LANGUAGE)
+        return Source((_wikipedia(language_name(text.language), data_dir),), samples or PASSAGES_A_LANGUAGE)
     raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
 
 

@@ -5,7 +5,7 @@ Nothing heavy is imported here: the command line reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self, TypeGuard
 
 from anomia.compress.catalogue import CATALOGUE, YES_NO, Value
@@ -51,11 +51,6 @@ class Calibration:
     samples: int | None = None
     tokens: int | None = None
     budget: int | None = None
-
-    def over(self, other: Calibration) -> Calibration:
-        """These values, and the other's where these are `None`."""
-        mine = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(other, **{name: value for name, value in mine if value is not None})
 
     def options(self) -> Options:
         """What is said here, as options of a specification."""

@@ -14,7 +14,7 @@ from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
 from anomia.compress.matrices_in_files import change_matrices, streams
 from anomia.compress.methods.table import reshaper_of
-from anomia.compress.packed import SaveAs
+from anomia.compress.options import SaveAs
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
 from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files

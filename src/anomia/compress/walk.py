@@ -23,11 +23,11 @@ from anomia.compress.blocks import (
     shares_matrices,
 )
 from anomia.compress.calibration import Batch, Windows, make_batches
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.statistics import Needs
 from anomia.errors import CompressionError
 from anomia.models.shrunk import VOCABULARY, NotBuiltError, tiny_model
 
-BATCH_TOKENS = 1024
 _CHECKED_TOKENS = 32
 
 

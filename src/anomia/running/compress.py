@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anomia.compress.apply import check_steps, compress, prepare_windows
 from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import read_calibration
+from anomia.compress.options import TextOptions
 from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel
 from anomia.running.progress import Progress, stage_counter
@@ -34,19 +36,13 @@ def compress_arm(
         progress: told block by block.
     """
     check_steps(loaded.model, steps)
+    text = _text(study, languages=languages, evaluation_passages=passages)
     reports = []
     for step in steps:
         windows = prepare_windows(
             step,
             loaded.tokenizer,
-            calibration=study.calibration,
-            samples=study.calibration_samples,
-            tokens=study.calibration_tokens,
-            budget=study.calibration_budget,
-            languages=languages,
-            language=languages[0] if uses_own_text([step], study) else None,
-            data_dir=_folder(study),
-            evaluation_passages=passages,
+            replace(text, language=languages[0] if uses_own_text([step], study) else None),
             positions=text_limit(loaded.model),
         )
         stage = stage_counter(progress, f"compressing: {step}")
@@ -69,15 +65,23 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
         for step in arm.steps
         if needs_calibration(step)
     }
+    text = _text(study, languages=languages)
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:
-            read_calibration(
-                source, samples=1, languages=languages, language=language, data_dir=_folder(study)
-            )
+            read_calibration(replace(text, source=source, samples=1, language=language))
 
 
-def _folder(study: Study) -> Path | None:
-    return None if study.calibration_folder is None else Path(study.calibration_folder)
+def _text(study: Study, *, languages: Sequence[str], evaluation_passages: Sequence[str] = ()) -> TextOptions:
+    folder = study.calibration_folder
+    return TextOptions(
+        source=study.calibration,
+        samples=study.calibration_samples,
+        tokens=study.calibration_tokens,
+        budget=study.calibration_budget,
+        data_dir=None if folder is None else Path(folder),
+        languages=languages,
+        evaluation_passages=evaluation_passages,
+    )
 
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:

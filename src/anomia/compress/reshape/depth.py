@@ -11,6 +11,7 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline, taken
@@ -18,7 +19,6 @@ from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
 from anomia.compress.visit import Pass
-from anomia.compress.walk import BATCH_TOKENS
 
 NAME = "shortgpt"
 _LAYER_COUNTS = ("decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")

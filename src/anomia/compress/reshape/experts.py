@@ -12,6 +12,7 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import ReshapePlan, all_taken, outline, rows_of
@@ -20,7 +21,7 @@ from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
 from anomia.compress.statistics import Needs
 from anomia.compress.visit import Pass
-from anomia.compress.walk import BATCH_TOKENS, make_model_batches
+from anomia.compress.walk import make_model_batches
 from anomia.errors import CompressionError
 from anomia.words import counted, reason_of
 

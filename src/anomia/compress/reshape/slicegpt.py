@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks, record_calls
 from anomia.compress.calibration import Batch, Windows
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import ReshapePlan, given
@@ -21,7 +22,6 @@ from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
 from anomia.compress.visit import Pass
-from anomia.compress.walk import BATCH_TOKENS
 from anomia.errors import CompressionError
 
 NAME = "slicegpt"

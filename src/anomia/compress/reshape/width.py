@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks, all_matrices, find_fused_experts
 from anomia.compress.calibration import Batch, Windows
+from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
 from anomia.compress.reshape.parts import Part, ReshapePlan, all_taken, given, outline, rows_of
@@ -19,7 +20,6 @@ from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
 from anomia.compress.visit import Pass
-from anomia.compress.walk import BATCH_TOKENS
 from anomia.errors import CompressionError
 
 NAME = "flap"
