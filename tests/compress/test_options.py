@@ -69,7 +69,7 @@ def test_each_command_has_the_flags_that_name_it(command: str) -> None:
 def test_numbers_that_are_too_small_are_refused(words: list[str]) -> None:
     done = CliRunner().invoke(app, ["prune", "model", "out", *words])
     assert done.exit_code == 2
-    assert "x>=" in done.output
+    assert words[0] in done.output, done.output
 
 
 def test_a_step_wins_over_the_options() -> None:
