@@ -14,7 +14,7 @@ import tenacity
 import transformers
 
 from anomia.endpoint.abilities import Abilities, find_abilities
-from anomia.endpoint.ask import Served
+from anomia.endpoint.ask import ServedModel
 from anomia.endpoint.client import Client
 from anomia.endpoint.ready import check_same, known_by
 from anomia.endpoint.tokens import TEXTS, Counted, count_early, count_tokens, served_differences
@@ -63,7 +63,7 @@ def untold(counted: dict[str, Counted]) -> list[str]:
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_same_tokenizer_makes_as_many_tokens(client: Client, tokenizer: Any, chat: bool) -> None:
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=chat)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=chat)
     assert {*PROMPTS} < {*counted} <= {*PROMPTS, *TEXTS}
     assert all(each.base == each.served for each in counted.values())
     assert confounding(counted) == []
@@ -72,8 +72,8 @@ def test_the_same_tokenizer_makes_as_many_tokens(client: Client, tokenizer: Any,
 
 
 def test_what_base_makes_is_what_it_is_asked(client: Client, tokenizer: Any) -> None:
-    plain = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=False)
-    chat = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=True)
+    plain = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=False)
+    chat = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=True)
     for name, text in PROMPTS.items():
         assert plain[name].base == len(tokenizer(text).input_ids)
         written = render(tokenizer, text)
@@ -85,7 +85,7 @@ def test_a_server_without_start_token(
     fake: Fake, client: Client, tokenizer: Any, with_settings: Callable[..., Any], chat: bool
 ) -> None:
     fake.tokenizer = with_settings(post_processor=None)
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=chat)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=chat)
     assert {each.served - each.base for each in counted.values() if each.served} == {-1}
     (row,) = [row for row in served_differences(counted) if row.kind == CONFOUNDING]
     assert (row.what, row.part) == ("tokens put around a text", "model")
@@ -97,7 +97,7 @@ def test_a_server_without_start_token(
 def test_a_server_with_a_start_token_that_base_lacks(
     client: Client, with_settings: Callable[..., Any]
 ) -> None:
-    counted = count_tokens(Served(client, NONE), PROMPTS, with_settings(post_processor=None), chat=False)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, with_settings(post_processor=None), chat=False)
     (row,) = [row for row in served_differences(counted) if row.kind == CONFOUNDING]
     assert row.what == "tokens put around a text"
     assert "1 more" in row.why
@@ -109,7 +109,7 @@ def test_a_server_with_another_tokenizer(
     fake.tokenizer = with_settings(
         normalizer={"type": "Replace", "pattern": {"String": "  "}, "content": " "}
     )
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=False)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=False)
     (row,) = [row for row in served_differences(counted) if row.kind == CONFOUNDING]
     assert (row.what, row.part) == ("token ids", "model")
     assert "in 1 of 4 texts (digits, marks and spaces -" in row.why
@@ -126,7 +126,7 @@ def test_a_server_that_does_not_tell(
         return status, values | {"usage": {} if count is None else {"prompt_tokens": count}}
 
     monkeypatch.setattr(fake, "answer", without_count)
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=False)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=False)
     assert {each.served for each in counted.values()} == {None}
     assert confounding(counted) == []
     assert untold(counted) == ["number of tokens", "end tokens"]
@@ -147,14 +147,14 @@ def test_counts_without_what_was_in_a_cache_are_not_relied_on(
         return status, values
 
     monkeypatch.setattr(fake, "answer", cached)
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=False)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=False)
     assert confounding(counted) == []
     assert "number of tokens" in untold(counted)
 
 
 def test_a_text_that_the_server_refuses_is_left_out(fake: Fake, client: Client, tokenizer: Any) -> None:
     fake.longest = max(len(tokenizer(text).input_ids) for text in PROMPTS.values())
-    counted = count_tokens(Served(client, NONE), PROMPTS, tokenizer, chat=False)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, tokenizer, chat=False)
     assert {name for name, each in counted.items() if each.served is None} == {*TEXTS}
     assert untold(counted) == ["end tokens"]
 
@@ -186,11 +186,11 @@ def test_a_start_token_that_base_s_template_leaves_out_is_not_counted(
     fake.heeds_special = True
     mine = copy.deepcopy(tokenizer)
     mine.chat_template = tokenizer.chat_template.removeprefix("{{ bos_token }}")
-    counted = count_tokens(Served(client, NONE), PROMPTS, mine, chat=True)
+    counted = count_tokens(ServedModel(client, NONE), PROMPTS, mine, chat=True)
     assert all(each.base == each.served for each in counted.values())
     fake.heeds_special = False
     with pytest.raises(ModelError, match="puts a start token before every prompt"):
-        count_tokens(Served(client, NONE), PROMPTS, mine, chat=True)
+        count_tokens(ServedModel(client, NONE), PROMPTS, mine, chat=True)
 
 
 def test_other_counts_than_before_are_another_server(client: Client) -> None:

@@ -12,20 +12,22 @@ from typer.testing import CliRunner
 from anomia.cli import app
 from anomia.compress.spec import parse_arm
 from anomia.errors import StudyError
+from anomia.run_folder import RunFolder
 from anomia.running.cells import CellRun, Turn
-from anomia.running.folder import Shard
-from anomia.running.on_ray import Size, _Queue, read_size
+from anomia.running.folder import OpenedRun, Shard
+from anomia.running.on_ray import Size, _Crew, _Queue, read_size
 from anomia.study import Study
 
 
 def queue(study: Study) -> _Queue:
-    turn = Turn(parse_arm("wanda:0.5"), ("english", "swahili"), (CellRun("", study, Path("x"), []),))
+    cell = CellRun("", study, Path("x"), [], OpenedRun(RunFolder(Path("x")), study, {}))
+    turn = Turn(parse_arm("wanda:0.5"), ("english", "swahili"), (cell,))
     shards = [
         Shard("wanda:0.5", "d", name, first, first + 32)
         for first in (0, 32)
         for name in ("english", "swahili")
     ]
-    return _Queue(turn, deque((0, shard) for shard in shards))
+    return _Queue(turn, deque((0, shard) for shard in shards), _Crew(turn.arm.name, Size(), turn.cells, turn))
 
 
 def places(taken: list[Any]) -> list[Any]:

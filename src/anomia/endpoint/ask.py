@@ -18,7 +18,7 @@ from anomia.probes import CHOICES, NO_QUESTION
 from anomia.records import Said, answer_of
 
 
-class Served(NamedTuple):
+class ServedModel(NamedTuple):
     """A model behind a server, and what the server can tell."""
 
     client: Client
@@ -26,7 +26,7 @@ class Served(NamedTuple):
 
 
 def answer_items(
-    served: Served, encoded: Sequence[EncodedItem], tokenizer: Any, decoding: Decoding, *, chat: bool
+    served: ServedModel, encoded: Sequence[EncodedItem], tokenizer: Any, decoding: Decoding, *, chat: bool
 ) -> Iterator[tuple[Reply, Said]]:
     """What a served model answers to items, in their order, as many at a time as the client allows.
 
@@ -60,7 +60,7 @@ def answer_items(
 
 
 def _answer_item(
-    served: Served, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
+    served: ServedModel, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
 ) -> tuple[Reply, Said]:
     client, plain = served.client, served.abilities.plain
     texts = {name: as_sent(tokenizer, text, chat=chat) for name, text in encoded.rendered.items()}
@@ -103,7 +103,7 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
         refused[name] = str(error)
 
 
-def _scored(served: Served, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
+def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
     """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
     question, asked = encoded.item.question, encoded.ask.options
     texts = {name: encoded.item.options[(CHOICES | NO_QUESTION)[name]] for name in asked if name != "answers"}
@@ -165,7 +165,7 @@ def _adds_start(tokenizer: Any) -> bool:
     return start is not None and list(tokenizer("a").input_ids[:1]) == [start]
 
 
-def without_second_start(served: Served, tokenizer: Any, rendered: Sequence[str]) -> Served:
+def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence[str]) -> ServedModel:
     """A server as chat prompts are sent to it: where base's template begins without a start token, asked to put none
     before them.
 

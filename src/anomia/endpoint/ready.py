@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from anomia.endpoint.abilities import Abilities, find_abilities
-from anomia.endpoint.ask import Served
+from anomia.endpoint.ask import ServedModel
 from anomia.endpoint.client import client_from_environment
 from anomia.endpoint.tokens import Counted, offsets
 from anomia.errors import ModelError
 
 
-def reach(url: str, model: str) -> Served:
+def reach(url: str, model: str) -> ServedModel:
     """A served model.
 
     Raises:
@@ -20,7 +20,7 @@ def reach(url: str, model: str) -> Served:
         MissingExtraError: the `endpoint` extra is not installed.
     """
     client = client_from_environment(url, model)
-    return Served(client, find_abilities(client))
+    return ServedModel(client, find_abilities(client))
 
 
 def greet(url: str, model: str) -> str | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from anomia.endpoint.abilities import Abilities, speak
-from anomia.endpoint.ask import Served, as_sent, without_second_start
+from anomia.endpoint.ask import ServedModel, as_sent, without_second_start
 from anomia.endpoint.client import RefusedError, client_from_environment
 from anomia.errors import ModelError
 from anomia.models.chat import render
@@ -37,7 +37,7 @@ class Counted(NamedTuple):
 
 
 def count_tokens(
-    served: Served,
+    served: ServedModel,
     prompts: Mapping[str, str],
     tokenizer: Any,
     *,
@@ -87,7 +87,7 @@ def count_early(
     with client_from_environment(url, model) as client:
         speak(client, attempts=1)
         return count_tokens(
-            Served(client, Abilities({}, echo=False, ranks=False)), prompts, tokenizer, chat=chat
+            ServedModel(client, Abilities({}, echo=False, ranks=False)), prompts, tokenizer, chat=chat
         )
 
 
@@ -141,7 +141,7 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
     )  # fmt: skip
 
 
-def _count(served: Served, text: str) -> int | None:
+def _count(served: ServedModel, text: str) -> int | None:
     """What the server counts; None where it tells nothing that can be a number of tokens."""
     try:
         usage = served.client.complete(

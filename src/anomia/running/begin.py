@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from anomia.models.fingerprint import (
 )
 from anomia.probe.memory import fitting_batch_size
 from anomia.run_folder import RunFolder, runs_of
-from anomia.running.cells import CellRun
+from anomia.running.answerer import LocalModel
+from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.folder import begin_run
-from anomia.running.model import Ready
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
 from anomia.running.sources import code_of, note_base
@@ -40,9 +41,9 @@ _LEFT_OUT = {
 }
 
 
-def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path] = ()) -> None:
+def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequence[Path] = ()) -> OpenCell:
     """Makes a cell's folder, with what was found out about model, machine and items."""
-    study, item_sets, loaded = cell.study, cell.item_sets, ready.loaded
+    study, item_sets, loaded = cell.study, cell.item_sets, base.loaded
     for items in item_sets:
         for reason, count in items.excluded.items():
             if count and reason in _LEFT_OUT:
@@ -59,9 +60,9 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "transformers": transformers.__version__,
         "machine": _machine(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "engine": ready.engine.name,
+        "engine": base.engine.name,
         "architecture": architecture(loaded.model),
-        "batch_size": _batch_size(study, item_sets, ready, reuse),
+        "batch_size": _batch_size(study, item_sets, base, reuse),
         "eos_token_ids": list(loaded.eos_token_ids),
         "positions": loaded.positions,
         "today": datetime.date.today().isoformat(),
@@ -78,24 +79,26 @@ def begin(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]
         "dated_template": study.chat and varies_with_date(loaded.tokenizer),
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
-    cell.run = begin_run(cell.path, study, item_sets, provenance)
-    note_base(cell)
+    opened = cell.begun_as(begin_run(cell.path, study, item_sets, provenance))
+    note_base(opened)
+    return opened
 
 
-def _batch_size(study: Study, item_sets: Sequence[ItemSet], ready: Ready, reuse: Sequence[Path]) -> int:
+def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, reuse: Sequence[Path]) -> int:
     """Items a batch: as asked, as in the run to reuse, else what fits into memory by each language's longest."""
     if study.batch_size != "auto":
         return study.batch_size
     if reuse:
         return int(RunFolder(runs_of(reuse[0])[0]).provenance()["batch_size"])
-    if ready.engine.name != "tree":
+    if base.engine.name != "tree":
         return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
     asks = [
-        encode(study, item, items, ready.loaded, reach=True).ask
+        encode(study, item, items, base.tokenizer, positions=base.positions, reach=True).ask
         for item, items in zip(longest, item_sets, strict=True)
     ]
-    return fitting_batch_size(ready.loaded.model, asks, decoding(study, ready.loaded))
+    ends = base.loaded.eos_token_ids
+    return fitting_batch_size(base.loaded.model, asks, replace(decoding(study), eos_token_ids=ends))
 
 
 def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, Served
@@ -19,15 +19,18 @@ from anomia.running.stopping import interleaved, stopped
 from anomia.study import BASE, Study
 
 
-@dataclass(slots=True)
-class CellRun:
-    """A study, its items and its folder; `run` is None until base has been looked at."""
+Begun = TypeVar("Begun", bound=OpenedRun | None, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun(Generic[Begun]):
+    """A study, its items, and what its folder holds: an `OpenCell` has begun, a `PlannedCell` may have."""
 
     name: str
     study: Study
     path: Path
-    item_sets: list[ItemSet] = field(repr=False)
-    run: OpenedRun | None = None
+    item_sets: Sequence[ItemSet] = field(repr=False)
+    run: Begun
 
     @property
     def arms(self) -> list[Arm]:
@@ -56,13 +59,25 @@ class CellRun:
         """What stands before the texts of its progress; nothing in a study of one cell."""
         return f"{self.name}, " if self.name else ""
 
+    def opened(self) -> OpenCell | None:
+        """The same cell where it has begun."""
+        return None if self.run is None else self.begun_as(self.run)
+
+    def begun_as(self, run: OpenedRun) -> OpenCell:
+        """The same cell with the run that it has become."""
+        return CellRun(self.name, self.study, self.path, self.item_sets, run)
+
+
+PlannedCell: TypeAlias = CellRun[OpenedRun | None]
+OpenCell: TypeAlias = CellRun[OpenedRun]
+
 
 class Turn(NamedTuple):
     """What one model answers: an arm, the languages it was made for, and the cells that ask it."""
 
     arm: Arm
     languages: tuple[str, ...]
-    cells: tuple[CellRun, ...]
+    cells: tuple[OpenCell, ...]
 
     @property
     def served(self) -> Served | None:
@@ -70,32 +85,32 @@ class Turn(NamedTuple):
         first = next(iter(self.arm.steps), None)
         return first if isinstance(first, Served) else None
 
-    def sets(self, cell: CellRun) -> list[ItemSet]:
+    def sets(self, cell: OpenCell) -> list[ItemSet]:
         """The items that this model answers in a cell."""
         return [items for items in cell.item_sets if items.language in self.languages]
 
-    def pending(self, cell: CellRun) -> list[Shard]:
+    def pending(self, cell: OpenCell) -> list[Shard]:
         """What this model still has to answer in a cell, in the order in which it is asked."""
         shards = [shard for shard in cell.pending(self.arm.name) if shard.language in self.languages]
         return interleaved(shards) if cell.study.until_width else shards
 
-    def narrow_enough(self, cell: CellRun) -> bool:
+    def narrow_enough(self, cell: OpenCell) -> bool:
         """Whether the arm has stopped in a cell. Base never does: every arm needs it."""
         width, limit = cell.study.until_width, cell.study.reach_limit
-        if width is None or cell.run is None or self.arm.name == BASE:
+        if width is None or self.arm.name == BASE:
             return False
         found = stopped(cell.run, self.arm.name, self.sets(cell), width=width, reach_limit=limit)
         return found is not None
 
 
-def open_cell(name: str, study: Study, path: Path, progress: Progress) -> CellRun:
+def open_cell(name: str, study: Study, path: Path, progress: Progress) -> PlannedCell:
     """A study with its items, going on with what its folder holds.
 
     Raises:
         AnomiaError: the data can't be used, or the folder holds something else.
     """
     items = read_items(study)
-    cell = CellRun(name, study, path, items, open_run(path, study))
+    cell: PlannedCell = CellRun(name, study, path, items, open_run(path, study))
     if cell.run is not None:
         check_same(cell.run, items)
         wanted = (shard for arm in cell.arms for shard in cell.shards(arm.name))
@@ -114,9 +129,9 @@ def read_items(study: Study) -> list[ItemSet]:
     return list(sets.values())
 
 
-def by_model(cells: Iterable[CellRun]) -> list[list[CellRun]]:
+def by_model(cells: Iterable[PlannedCell]) -> list[list[PlannedCell]]:
     """Cells that share a base, together."""
-    groups: dict[str, list[CellRun]] = {}
+    groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         study = cell.study
         key = repr((study.base, study.revision, study.chat, study.dtype, study.engine))
@@ -124,15 +139,18 @@ def by_model(cells: Iterable[CellRun]) -> list[list[CellRun]]:
     return list(groups.values())
 
 
-def turns_of(arm: Arm, cells: Sequence[CellRun]) -> list[Turn]:
-    """The models that an arm needs: one for all languages, or one for each where each has its own mask."""
+def turns_of(arm: Arm, cells: Sequence[OpenCell]) -> list[Turn]:
+    """The turns of an arm: one for each model that it needs."""
+    return [
+        Turn(arm, group, tuple(c for c in cells if any(items.language in group for items in c.item_sets)))
+        for group in models_of(arm, cells)
+    ]
+
+
+def models_of(arm: Arm, cells: Sequence[PlannedCell]) -> list[tuple[str, ...]]:
+    """The languages of each model that an arm needs: one for all, or one for each where each has its own mask."""
     languages = tuple(dict.fromkeys(items.language for cell in cells for items in cell.item_sets))
-    groups = [(name,) for name in languages] if uses_own_text(arm.steps, cells[0].study) else [languages]
-    turns = []
-    for group in groups:
-        asking = tuple(c for c in cells if any(items.language in group for items in c.item_sets))
-        turns.append(Turn(arm, tuple(group), asking))
-    return turns
+    return [(name,) for name in languages] if uses_own_text(arm.steps, cells[0].study) else [languages]
 
 
 def where_read(study: Study) -> str:

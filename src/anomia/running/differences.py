@@ -16,8 +16,7 @@ from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
 from anomia.models.difference import listed
 from anomia.notes import ASKED, CONFOUNDING, read_differences, write_differences
-from anomia.run_folder import RunFolder
-from anomia.running.cells import CellRun
+from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.progress import Progress
 from anomia.study import Study
 
@@ -29,7 +28,7 @@ _SERVED_MOST, _SERVED_LONGEST = 2, 600
 Found = Mapping[str, tuple[Difference, ...]]
 
 
-def compare_arms(cells: Sequence[CellRun], progress: Progress) -> Found:
+def compare_arms(cells: Sequence[PlannedCell], progress: Progress) -> Found:
     """Compares base with every checkpoint and served model that still has something to answer, and says what a reader has
     to know.
 
@@ -47,7 +46,7 @@ def compare_arms(cells: Sequence[CellRun], progress: Progress) -> Found:
 
 
 def _compare_checkpoints(
-    cells: Sequence[CellRun], models: Mapping[str, Checkpoint], progress: Progress
+    cells: Sequence[PlannedCell], models: Mapping[str, Checkpoint], progress: Progress
 ) -> Found:
     study = cells[0].study
     prompts = _prompts(cells)
@@ -66,7 +65,7 @@ def _compare_checkpoints(
     return found
 
 
-def _compare_served(cells: Sequence[CellRun], models: Mapping[str, Served], progress: Progress) -> Found:
+def _compare_served(cells: Sequence[PlannedCell], models: Mapping[str, Served], progress: Progress) -> Found:
     study = cells[0].study
     found: dict[str, tuple[Difference, ...]] = {}
     progress.stage("counting tokens at servers", len(models))
@@ -83,7 +82,7 @@ def _compare_served(cells: Sequence[CellRun], models: Mapping[str, Served], prog
     return found
 
 
-def store_differences(cells: Sequence[CellRun], found: Found) -> None:
+def store_differences(cells: Sequence[OpenCell], found: Found) -> None:
     """Writes what was found into the folder of every cell.
 
     Of a served model that has answered something, what stands there was counted when it did; its turn sees whether it
@@ -91,22 +90,24 @@ def store_differences(cells: Sequence[CellRun], found: Found) -> None:
     """
     for cell in cells:
         served = {arm.name for arm in cell.arms[1:] if isinstance(arm.steps[0], Served)}
-        stored = read_differences(RunFolder(cell.path)).keys()
+        stored = read_differences(cell.run.folder).keys()
         for arm, rows in found.items():
             if not (arm in served and arm in stored and cell.begun(arm)):
-                write_differences(RunFolder(cell.path), arm, [row._asdict() for row in rows])
+                write_differences(cell.run.folder, arm, [row._asdict() for row in rows])
 
 
-def settle_served(cells: Sequence[CellRun], arm: Arm, rows: Sequence[Difference], progress: Progress) -> None:
+def settle_served(
+    cells: Sequence[OpenCell], arm: Arm, rows: Sequence[Difference], progress: Progress
+) -> None:
     """Stores what differs at a server when its turn comes, and says it where it was not found before."""
     plain = [row._asdict() for row in rows]
-    if any(read_differences(RunFolder(cell.path)).get(arm.name) != plain for cell in cells):
+    if any(read_differences(cell.run.folder).get(arm.name) != plain for cell in cells):
         _say_served(arm.name, rows, progress)
     for cell in cells:
-        write_differences(RunFolder(cell.path), arm.name, plain)
+        write_differences(cell.run.folder, arm.name, plain)
 
 
-def served_prompts(cells: Sequence[CellRun]) -> dict[str, str]:
+def served_prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
     """Prompts of a study that a server counts, by name: of its first and its last language, with short passages."""
     found = {
         f"{items.language} {item.question.id}": open_prompt(
@@ -171,7 +172,7 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
         progress.say(f"{arm}: not known of the server, and so not compared with base: {', '.join(untold)}")
 
 
-def _prompts(cells: Sequence[CellRun]) -> dict[str, str]:
+def _prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
     """Some of the prompts that will be asked, by name."""
     found = {
         f"{items.language} {item.question.id}": open_prompt(

@@ -19,12 +19,13 @@ from anomia.models.load import check_place
 from anomia.notes import write_notes
 from anomia.run_folder import RunFolder, locked
 from anomia.running.alike import check_base
+from anomia.running.answerer import Answerer, LocalModel
 from anomia.running.begin import begin
-from anomia.running.cells import CellRun, Turn, by_model, open_cell, turns_of
+from anomia.running.cells import OpenCell, PlannedCell, Turn, by_model, open_cell, turns_of
 from anomia.running.compress import check_text
 from anomia.running.differences import compare_arms, store_differences
 from anomia.running.log import JsonLog
-from anomia.running.model import Ready, make_ready
+from anomia.running.model import make_arm, make_base
 from anomia.running.noise import lacks_noise, measure_noise
 from anomia.running.progress import Ahead, Progress, Several
 from anomia.running.reuse import reuse_base
@@ -33,8 +34,17 @@ from anomia.running.sources import check_sources
 from anomia.running.stopping import stopped
 from anomia.study import BASE, Study
 
-Measure = Callable[[Sequence[Turn], Progress, Sequence[Path]], list[str | None]]
-"""Asks what is pending in turns; for each the reason why it could not be made, or None."""
+
+class Measure(NamedTuple):
+    """Who asks models.
+
+    base: asks base what is pending in cells that share it and measures the noise floor; returns the cells, begun. reuse:
+    earlier runs that its measurement may be taken from. arms: asks what is pending in turns; for each the reason why it
+    could not be made, or None.
+    """
+
+    base: Callable[[Sequence[PlannedCell], Progress, Sequence[Path]], list[OpenCell]]
+    arms: Callable[[Sequence[Turn], Progress], list[str | None]]
 
 
 class ArmOutcome(NamedTuple):
@@ -97,7 +107,7 @@ def run_matrix(
         outcomes: list[ArmOutcome] = []
         for group in groups:
             try:
-                outcomes += _run_group(group, progress, reuse, measure or measure_here)
+                outcomes += _run_group(group, progress, reuse, measure or HERE)
             except AnomiaError as error:
                 if len(groups) == 1 or isinstance(error, RunError):
                     raise
@@ -106,7 +116,7 @@ def run_matrix(
         return outcomes
 
 
-def _look_at_arms(cells: Sequence[CellRun], progress: Progress) -> None:
+def _look_at_arms(cells: Sequence[PlannedCell], progress: Progress) -> None:
     """Sees before base is measured that the models which are compared with it are there.
 
     Of a run that has begun, what can't be found is left to its turn: the other arms go on. A server may still be
@@ -128,23 +138,22 @@ def _look_at_arms(cells: Sequence[CellRun], progress: Progress) -> None:
 
 
 def _run_group(
-    cells: Sequence[CellRun], progress: Progress, reuse: Sequence[Path], measure: Measure
+    planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path], measure: Measure
 ) -> list[ArmOutcome]:
     """Measures base and all arms of cells that share a base."""
-    base, *arms = cells[0].arms
-    found_apart = compare_arms(cells, progress)
-    (turn,) = turns_of(base, cells)
-    if any(cell.run is None or cell.pending(BASE) or lacks_noise(cell.run) for cell in cells):
-        measure([turn], progress, reuse)
+    base, *arms = planned[0].arms
+    found_apart = compare_arms(planned, progress)
+    cells = [cell for each in planned if (cell := each.opened()) and not _lacks_base(cell)]
+    if len(cells) < len(planned):
+        cells = measure.base(planned, progress, reuse)
     store_differences(cells, found_apart)
     turns = [turn for arm in arms for turn in turns_of(arm, cells) if _has_work(turn)]
     failed: dict[str, str] = {}
-    for turn, reason in zip(turns, measure(turns, progress, ()), strict=True):
+    for turn, reason in zip(turns, measure.arms(turns, progress), strict=True):
         if reason is not None:
             failed[turn.arm.name] = reason
     outcomes = []
     for cell in cells:
-        assert cell.run is not None
         found = [ArmOutcome(arm.name, failed.get(arm.name), cell.name) for arm in (base, *arms)]
         cell.run.folder.arms.write({outcome.arm: {"failed": outcome.failed} for outcome in found})
         if cell.study.until_width is not None:
@@ -153,20 +162,45 @@ def _run_group(
     return outcomes
 
 
-def measure_here(turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path]) -> list[str | None]:
+def _lacks_base(cell: OpenCell) -> bool:
+    return bool(cell.pending(BASE)) or lacks_noise(cell.run)
+
+
+def base_here(
+    planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path] = ()
+) -> list[OpenCell]:
+    """Asks base in this process.
+
+    Raises:
+        AnomiaError: it can't be measured.
+    """
+    base = make_base(planned, progress, reuse)
+    if base.remark:
+        progress.say(f"{BASE}: {base.remark}")
+    cells = []
+    for each in planned:
+        cell = begin_cell(each, base, progress, reuse)
+        (turn,) = turns_of(cell.arms[0], [cell])
+        for shard in turn.pending(cell):
+            measure_shard(cell, shard, base, progress)
+        measure_noise(cell, base, progress)
+        cells.append(cell)
+    return cells
+
+
+def arms_here(turns: Sequence[Turn], progress: Progress) -> list[str | None]:
     """Asks models in this process, one after the other.
 
     Raises:
-        AnomiaError: base can't be measured.
         RunError: the run folder can't be used; the next model could not be kept either.
     """
     failed: list[str | None] = []
     for turn in turns:
         try:
-            _measure_turn(turn, progress, reuse)
+            _measure_turn(turn, progress)
+        except RunError:
+            raise
         except AnomiaError as error:
-            if turn.arm.name == BASE or isinstance(error, RunError):
-                raise
             if turn is not turns[-1]:
                 progress.say(f"{turn.arm.name} can't be measured; the reason stands at the end")
             failed.append(str(error))
@@ -175,55 +209,52 @@ def measure_here(turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path
     return failed
 
 
-def _measure_turn(turn: Turn, progress: Progress, reuse: Sequence[Path]) -> None:
-    ready = make_ready(turn, progress, reuse if turn.arm.name == BASE else ())
-    if ready.engine.reason:
-        progress.say(f"{turn.arm.name}: {ready.engine.name} engine: {ready.engine.reason}")
+HERE = Measure(base_here, arms_here)
+
+
+def _measure_turn(turn: Turn, progress: Progress) -> None:
+    model = make_arm(turn, progress)
+    if model.remark:
+        progress.say(f"{turn.arm.name}: {model.remark}")
     for cell in turn.cells:
-        if turn.arm.name == BASE:
-            begin_cell(cell, ready, progress, reuse)
-        else:
-            check_arm(cell, turn.arm.name, ready)
+        check_arm(cell, turn.arm.name, model)
         for shard in turn.pending(cell):
             if turn.narrow_enough(cell):
                 break
-            measure_shard(cell, shard, ready, progress)
-        if turn.arm.name == BASE:
-            measure_noise(cell, ready, progress)
+            measure_shard(cell, shard, model, progress)
 
 
-def begin_cell(cell: CellRun, ready: Ready, progress: Progress, reuse: Sequence[Path]) -> None:
+def begin_cell(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequence[Path]) -> OpenCell:
     """Makes a cell's folder, or sees that base is the one that it was begun with."""
-    if cell.run is None:
-        begin(cell, ready, progress, reuse)
-        check_sources([cell])
-        assert cell.run is not None
-        write_notes(cell.run.folder, BASE, ready.loaded.notes)
-        for note in ready.loaded.notes:
+    opened = cell.opened()
+    if opened is None:
+        opened = begin(cell, base, progress, reuse)
+        check_sources([opened])
+        write_notes(opened.run.folder, BASE, base.loaded.notes)
+        for note in base.loaded.notes:
             progress.say(f"base: {note}")
     else:
-        check_base(cell.run, ready.loaded)
-        check_finished(cell, BASE, ready)
-    assert cell.run is not None
-    if reuse and cell.pending(BASE):
-        reuse_base(cell, ready, reuse, progress)
+        check_base(opened.run, base.loaded)
+        check_finished(opened, BASE, base)
+    if reuse and opened.pending(BASE):
+        reuse_base(opened, base, reuse, progress)
+    return opened
 
 
-def check_arm(cell: CellRun, arm: str, ready: Ready) -> None:
+def check_arm(cell: OpenCell, arm: str, model: Answerer) -> None:
     """Sees that what an arm answered before would be asked the same now; what is asked like base is held to base."""
-    if not ready.asked.alike:
-        check_finished(cell, arm, ready)
+    if not model.asked.alike:
+        check_finished(cell, arm, model)
 
 
 def _has_work(turn: Turn) -> bool:
     return any(turn.pending(cell) and not turn.narrow_enough(cell) for cell in turn.cells)
 
 
-def _looks(cell: CellRun, arms: Sequence[Arm]) -> dict[str, Any]:
+def _looks(cell: OpenCell, arms: Sequence[Arm]) -> dict[str, Any]:
     """When and why each arm stopped, for each group of languages that one of its models answers."""
     width, limit = cell.study.until_width, cell.study.reach_limit
     assert width is not None
-    assert cell.run is not None
     found: dict[str, Any] = {}
     for arm in arms:
         looks = [

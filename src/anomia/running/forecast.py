@@ -26,7 +26,7 @@ from anomia.models.load import DTYPES
 from anomia.models.sizes import number, sizes_of
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
 from anomia.probe.prefill import lay_out
-from anomia.running.cells import CellRun, turns_of
+from anomia.running.cells import CellRun, PlannedCell, models_of
 from anomia.running.machines import Machine
 from anomia.running.shard import decoding, encode
 from anomia.running.stand_ins import config_of, item_sets_of, tokenizer_of
@@ -141,9 +141,9 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
         study = cell.study
         loaded = _without_weights(study)
         sets, counts, real = item_sets_of(study)
-        run = CellRun(cell.name, study, Path(cell.name), sets)
+        run = CellRun(cell.name, study, Path(cell.name), sets, None)
         per_item, asks = _per_item(run, loaded, counts)
-        size = _measured(study, loaded, estimate(loaded.model, asks, decoding(study, loaded)))
+        size = _measured(study, loaded, estimate(loaded.model, asks, decoding(study)))
         items = sum(counts.values())
         work = {}
         for arm in run.arms:
@@ -151,8 +151,8 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
             key = (study.base, repr(study.chat), arm.name)
             if key not in made:
                 made.add(key)
-                for turn in turns_of(arm, [run]):
-                    work[arm.name] = work[arm.name].plus(_making(study, arm, len(turn.languages)))
+                for languages in models_of(arm, [run]):
+                    work[arm.name] = work[arm.name].plus(_making(study, arm, len(languages)))
             if arm.name == BASE:
                 noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
                 more = Work(0, noise * per_item.tokens, noise * per_item.reads, noise * per_item.steps)
@@ -184,7 +184,7 @@ def _operations(work: Work, size: ModelSize) -> float:
     return 2 * ((work.tokens + work.calibration) * size.active + work.reads * size.head)
 
 
-def _per_item(cell: CellRun, loaded: LoadedModel, counts: dict[str, int]) -> tuple[Work, list[Any]]:
+def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) -> tuple[Work, list[Any]]:
     """Work of all items of a cell on one arm, and the asks it was counted on."""
     study, asks, whole = cell.study, [], Work()
     for items in cell.item_sets:
@@ -194,7 +194,12 @@ def _per_item(cell: CellRun, loaded: LoadedModel, counts: dict[str, int]) -> tup
             if not how_many or not items.items:
                 continue
             spread = range(0, len(items.items), max(1, len(items.items) // SAMPLED))
-            chosen = [encode(study, items.items[n], items, loaded, reach=reach).ask for n in spread][:SAMPLED]
+            chosen = [
+                encode(
+                    study, items.items[n], items, loaded.tokenizer, positions=loaded.positions, reach=reach
+                ).ask
+                for n in spread
+            ][:SAMPLED]
             mean = [_asked(study, ask) for ask in chosen]
             share = how_many / len(mean)
             for work in mean:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
-from anomia.compress import steps as spec
 from anomia.compress.catalogue import NULL_DTYPES
 from anomia.compress.size import stored_bytes
-from anomia.compress.steps import Checkpoint, Null, Quantize
-from anomia.endpoint.ask import Served
+from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import CompressionError, RunError
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
 from anomia.notes import write_notes
-from anomia.probe import reference
 from anomia.probe.precision import precision_for
 from anomia.probe.select import ChosenEngine, choose_engine
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import Asked, ask_like_base, changed_model, check_base, today_of, what_is
-from anomia.running.cells import CellRun, Turn
+from anomia.running.answerer import Answerer, LocalModel, RemoteModel
+from anomia.running.cells import OpenCell, PlannedCell, Turn
 from anomia.running.compress import compress_arm
 from anomia.running.differences import served_prompts, settle_served
 from anomia.running.folder import Shard
@@ -33,85 +30,81 @@ from anomia.running.progress import Progress
 from anomia.study import Study
 
 
-class Ready(NamedTuple):
-    """A model that can be asked.
+def make_base(cells: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path] = ()) -> LocalModel:
+    """Loads base and chooses the engine.
 
-    served: behind a server; `loaded` is then base's tokenizer and configuration. batch_size: items per batch, where it
-    is not the run's. asked: whether it is asked what base is.
+    cells: that share it. reuse: earlier runs that its measurement may be taken from, and so its dtype.
+
+    Raises:
+        ModelError: it can't be loaded.
+        RunError: an earlier run can't be read.
     """
+    study = cells[0].study
+    dtype = _dtype(cells, reuse)
+    loaded = load(study, study.base, progress, dtype)
+    if dtype is None and study.dtype == "auto":
+        loaded = _settle_precision(study, loaded, progress)
+    return LocalModel(loaded, _engine(cells, loaded))
 
-    loaded: LoadedModel
-    engine: ChosenEngine
-    served: Served | None = None
-    batch_size: int | None = None
-    asked: Asked = Asked()
 
+def make_arm(turn: Turn, progress: Progress) -> Answerer:
+    """The model of an arm: reached at its server; or a checkpoint or base, with the arm's compression applied in place.
 
-def make_ready(turn: Turn, progress: Progress, reuse: Sequence[Path] = ()) -> Ready:
-    """Loads base or an arm's checkpoint, applies the arm's compression in place, and chooses the engine.
-
-    The model is made once for all cells: its calibration text shares no passage with any of them. reuse: earlier runs
-    that base's measurement may be taken from, and so its dtype.
+    The model is made once for all cells: its calibration text shares no passage with any of them.
 
     Raises:
         ModelError, CompressionError, DataError: the arm can't be made.
         RunError: the calibration text is another than when a cell's arm was begun.
     """
-    study, steps = turn.cells[0].study, turn.arm.steps
     if turn.served is not None:
         return _reach(turn, turn.served, progress)
-    checkpoint = steps[0] if steps and isinstance(steps[0], Checkpoint) else None
-    null = steps[0] if steps and isinstance(steps[0], Null) else None
-    dtype = null.dtype if null and null.dtype else _dtype(turn, reuse)
-    asked, model = Asked(), dict[str, object]()
+    study, steps, first = turn.cells[0].study, turn.arm.steps, turn.cells[0].run
+    checkpoint = steps[0] if isinstance(steps[0], Checkpoint) else None
+    null = steps[0] if isinstance(steps[0], Null) else None
+    dtype = null.dtype if null and null.dtype else _dtype(turn.cells, ())
+    asked, model, rest = Asked(), dict[str, object](), steps
     if checkpoint is not None:
-        begun = turn.cells[0].run
-        assert begun is not None
         # Whether its own chat template works matters only where it is used.
         loaded = load(study, checkpoint.model, progress, dtype, chat=False)
-        loaded, asked = ask_like_base(study, begun, checkpoint, loaded)
-        model = what_is(loaded)
+        loaded, asked = ask_like_base(study, first, checkpoint, loaded)
+        model, rest = what_is(loaded), steps[1:]
     else:
         loaded = load(study, study.base, progress, dtype)
         for cell in turn.cells:
-            if steps and cell.run is not None:
-                check_base(cell.run, loaded)
-    if dtype is None and study.dtype == "auto":
-        loaded = _settle_precision(study, loaded, progress)
-    rest = steps[1:] if checkpoint else steps
+            check_base(cell.run, loaded)
     if null is not None:
         _check_differs(turn, null)
         rest = (Quantize(null.method),) if null.method else ()
-    if rest:
-        passages: dict[str, list[str]] = {}
-        for cell in turn.cells:
-            texts = passages.setdefault(cell.study.data, [])
-            texts += [item.question.context for items in turn.sets(cell) for item in items.items]
-        everything = [text for texts in passages.values() for text in texts]
-        report = compress_arm(loaded, rest, study, turn.languages, everything, progress)
-        report["free_of"] = {data: len(set(texts)) for data, texts in passages.items()}
-    else:
-        report = {"steps": []}
-    if null is not None:
-        report["null"] = str(null)
-    if steps:
-        for cell in turn.cells:
-            assert cell.run is not None
-            write_notes(cell.run.folder, turn.arm.name, loaded.notes, unlike=asked.why)
-        report["size_bytes"] = stored_bytes(loaded.model, rest if null else steps, source=loaded.name)
-        report["vocabulary"] = loaded.model.config.get_text_config().vocab_size
-        report["model"] = model
-        for cell in turn.cells:
-            _note(turn, cell, report)
-    return Ready(loaded, _engine(turn, loaded), batch_size=null.batch if null else None, asked=asked)
-
-
-def _dtype(turn: Turn, reuse: Sequence[Path]) -> str | None:
-    """The dtype that the run, or the one that base is taken from, settled on when it began; None before that."""
+    report = {
+        **(_compressed(turn, rest, loaded, progress) if rest else {"steps": []}),
+        **({} if null is None else {"null": str(null)}),
+        "size_bytes": stored_bytes(loaded.model, rest if null else steps, source=loaded.name),
+        "vocabulary": loaded.model.config.get_text_config().vocab_size,
+        "model": model,
+    }
     for cell in turn.cells:
+        write_notes(cell.run.folder, turn.arm.name, loaded.notes, unlike=asked.why)
+        _note(turn, cell, report)
+    return LocalModel(loaded, _engine(turn.cells, loaded), null.batch if null else None, asked)
+
+
+def _compressed(turn: Turn, steps: Sequence[Step], loaded: LoadedModel, progress: Progress) -> dict[str, Any]:
+    """Applies steps in place; what they did, and of how many passages of each data set calibration was kept free."""
+    passages: dict[str, list[str]] = {}
+    for cell in turn.cells:
+        texts = passages.setdefault(cell.study.data, [])
+        texts += [item.question.context for items in turn.sets(cell) for item in items.items]
+    everything = [text for texts in passages.values() for text in texts]
+    report = compress_arm(loaded, steps, turn.cells[0].study, turn.languages, everything, progress)
+    return {**report, "free_of": {data: len(set(texts)) for data, texts in passages.items()}}
+
+
+def _dtype(cells: Sequence[PlannedCell], reuse: Sequence[Path]) -> str | None:
+    """The dtype that the run, or the one that base is taken from, settled on when it began; None before that."""
+    for cell in cells:
         if cell.run is not None:
             return str(cell.run.provenance["dtype"])
-    if reuse and turn.cells[0].study.dtype == "auto":
+    if reuse and cells[0].study.dtype == "auto":
         return str(RunFolder(runs_of(reuse[0])[0]).provenance()["dtype"])
     return None
 
@@ -144,7 +137,6 @@ def _check_differs(turn: Turn, null: Null) -> None:
         CompressionError: the arm would be base itself.
     """
     for cell in turn.cells:
-        assert cell.run is not None
         provenance = cell.run.provenance
         if null.dtype is not None and null.dtype == provenance["dtype"]:
             others = " or ".join(f"null:{name}" for name in NULL_DTYPES if name != null.dtype)
@@ -157,7 +149,7 @@ def _check_differs(turn: Turn, null: Null) -> None:
             )
 
 
-def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
+def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
     """A served model: nothing is loaded but base's tokenizer and configuration, with which prompts are cut."""
     study = turn.cells[0].study
     progress.stage(f"trying {step.url}", 1)
@@ -166,13 +158,11 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
         study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
     )
     first = turn.cells[0].run
-    assert first is not None
     counted = count_tokens(
         served, served_prompts(turn.cells), tokenizer, chat=study.chat, today=today_of(first)
     )
     notes = notes_of(served.abilities)
     for cell in turn.cells:
-        assert cell.run is not None
         file = cell.run.folder.served.of_arm(turn.arm.name)
         before = file.read()
         if before is not None and cell.begun(turn.arm.name):
@@ -183,13 +173,12 @@ def _reach(turn: Turn, step: spec.Served, progress: Progress) -> Ready:
     for note in notes[1:]:
         progress.say(f"{turn.arm.name}: {note}")
     progress.advance()
-    loaded = LoadedModel(step.model, SimpleNamespace(config=config), tokenizer)
-    return Ready(loaded, ChosenEngine("endpoint", "", reference.answer), served)
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return RemoteModel(step.model, served, tokenizer, positions, chat=study.chat)
 
 
-def _note(turn: Turn, cell: CellRun, report: dict[str, object]) -> None:
+def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:
     """Stores what compression did in a cell's folder, unless it did something else there before."""
-    assert cell.run is not None
     whole = Shard(turn.arm.name, cell.study.data, "-".join(s.language for s in turn.sets(cell)), 0, 0)
     file = cell.run.folder.compression.of(whole.key)
     before = file.read()
@@ -233,10 +222,10 @@ def load(
     return loaded
 
 
-def _engine(turn: Turn, loaded: LoadedModel) -> ChosenEngine:
+def _engine(cells: Sequence[PlannedCell], loaded: LoadedModel) -> ChosenEngine:
     """The engine of base for all models of its architecture, else one of the model's own."""
     here = architecture(loaded.model)
-    for cell in turn.cells:
+    for cell in cells:
         if cell.run is not None and cell.run.provenance["architecture"] == here:
             return choose_engine(loaded.model, cell.run.provenance["engine"], tried=True)
-    return choose_engine(loaded.model, turn.cells[0].study.engine)
+    return choose_engine(loaded.model, cells[0].study.engine)

@@ -12,11 +12,12 @@ from anomia.probe.encode import EncodedItem
 from anomia.probe.precision import fits_float32
 from anomia.records import record
 from anomia.running.alike import today_of
-from anomia.running.cells import CellRun
+from anomia.running.answerer import LocalModel
+from anomia.running.cells import OpenCell
 from anomia.running.folder import OpenedRun, shards_of
-from anomia.running.model import Ready, load
+from anomia.running.model import load
 from anomia.running.progress import Progress
-from anomia.running.shard import ask, encode
+from anomia.running.shard import decoding, encode
 from anomia.study import BASE, Study
 
 # What is compared, and the records' columns for it.
@@ -28,14 +29,13 @@ def lacks_noise(run: OpenedRun) -> bool:
     return run.study.noise_items > 0 and run.folder.noise.read() is None
 
 
-def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
+def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
     """Asks a few items again at another batch size: verdicts that flip are what rounding alone does.
 
     Where base runs in half precision on a CPU and float32 fits, they are asked in float32 as well: what half precision
     costs in flipped verdicts.
     """
-    run, study, item_sets, loaded = cell.run, cell.study, cell.item_sets, ready.loaded
-    assert run is not None
+    run, study, item_sets = cell.run, cell.study, cell.item_sets
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
     if not count or run.folder.noise.read() is not None:
         return
@@ -46,17 +46,29 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
     ]
     # As the study asks them: what else is asked decides how passages are cut, too.
     encoded = [
-        _open_and_choice(encode(study, items.items[index], items, loaded, reach=False, today=today_of(run)))
+        _open_and_choice(
+            encode(
+                study,
+                items.items[index],
+                items,
+                base.tokenizer,
+                positions=base.positions,
+                reach=False,
+                today=today_of(run),
+            )
+        )
         for items, index in turns
     ]
     first = _rows_by_item(run, study, item_sets)
 
-    def flips(asked: Ready, size: int | None, what: str) -> dict[str, Any]:
+    def flips(asked: LocalModel, size: int, what: str) -> dict[str, Any]:
         progress.stage(f"{cell.label}noise floor: {count} items again {what}", count)
         by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
-        replies = ask(cell, encoded, asked, size=size)
-        for (items, index), item, reply in zip(turns, encoded, replies, strict=True):
-            again = record(item, reply, loaded.tokenizer, arm=BASE, dataset=items.dataset, index=index)
+        answers = asked.answer(encoded, decoding(study), batch_size=size)
+        for (items, index), item, (reply, said) in zip(turns, encoded, answers, strict=True):
+            again = record(
+                item, reply, base.tokenizer, arm=BASE, dataset=items.dataset, index=index, said=said
+            )
             before = first[items.language, item.item.question.id]
             counts = by_language[items.language]
             counts["items"] += 1
@@ -66,10 +78,10 @@ def measure_noise(cell: CellRun, ready: Ready, progress: Progress) -> None:
         in_all = {name: sum(counts[name] for counts in by_language.values()) for name in FLIPS}
         return {"items": count, "flips": in_all, "languages": by_language}
 
-    found = {"batch_size": size, **flips(ready, size, f"at batch size {size}")}
-    exact = in_float32(study, ready, progress)
+    found = {"batch_size": size, **flips(base, size, f"at batch size {size}")}
+    exact = in_float32(study, base, progress)
     if exact is not None:
-        found["dtype"] = {"dtype": "float32", **flips(exact, None, "in float32")}
+        found["dtype"] = {"dtype": "float32", **flips(exact, usual, "in float32")}
     run.folder.noise.write(found)
 
 
@@ -84,11 +96,11 @@ def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
     return dataclasses.replace(encoded, ask=only)
 
 
-def in_float32(study: Study, ready: Ready, progress: Progress) -> Ready | None:
+def in_float32(study: Study, base: LocalModel, progress: Progress) -> LocalModel | None:
     """Base in float32, as null:float32 has it; None where it runs in that, is not on a CPU, or has no room for it."""
-    if not fits_float32(ready.loaded.model):
+    if not fits_float32(base.loaded.model):
         return None
-    return ready._replace(loaded=load(study, ready.loaded.name, progress, "float32"))
+    return dataclasses.replace(base, loaded=load(study, base.name, progress, "float32"))
 
 
 def _rows_by_item(

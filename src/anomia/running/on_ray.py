@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
-from anomia.running.cells import CellRun, Turn
-from anomia.running.execute import Measure, begin_cell, check_arm, measure_here
+from anomia.running.answerer import Answerer, LocalModel
+from anomia.running.cells import OpenCell, PlannedCell, Turn, turns_of
+from anomia.running.execute import Measure, arms_here, begin_cell, check_arm
 from anomia.running.folder import OpenedRun, Shard
-from anomia.running.model import Ready, make_ready
+from anomia.running.model import make_arm, make_base
 from anomia.running.noise import lacks_noise, measure_noise
 from anomia.running.progress import Finished, PlainProgress, Progress
 from anomia.running.shard import measure_shard
@@ -65,7 +66,7 @@ class Answer(NamedTuple):
     """What a worker sends back. failed: a deliberate error's text; of_folder: whether the run folder is at fault."""
 
     finished: Finished | None = None
-    folders: tuple[OpenedRun | None, ...] = ()
+    runs: tuple[OpenedRun, ...] = ()
     said: tuple[str, ...] = ()
     failed: str | None = None
     of_folder: bool = False
@@ -74,10 +75,12 @@ class Answer(NamedTuple):
 class Worker:
     """One model, asked shard after shard. Lives in a process of its own on the cluster."""
 
-    def __init__(self, turn: Turn, threads: int) -> None:
+    def __init__(self, cells: Sequence[PlannedCell], turn: Turn | None, threads: int) -> None:
+        """Cells whose base it is, or the turn of an arm."""
         torch.set_num_threads(max(1, threads))
-        self._turn = turn
-        self._ready: Ready | None = None
+        self._cells, self._turn = cells, turn
+        self._base: LocalModel | None = None
+        self._arm: Answerer | None = None
         self._said: list[str] = []
         self._progress = _Silent(self._said)
 
@@ -89,42 +92,39 @@ class Worker:
         """Makes the folders of all cells, as base's first worker."""
         return self._guarded(lambda: self._begin(reuse))
 
-    def measure(self, cell: int, folder: OpenedRun, shard: Shard) -> Answer:
+    def measure(self, cell: int, run: OpenedRun, shard: Shard) -> Answer:
         """Asks one shard and writes its rows."""
-        return self._guarded(lambda: self._measure(cell, folder, shard))
+        return self._guarded(lambda: self._measure(self._cells[cell].begun_as(run), shard))
 
-    def noise(self, cell: int, folder: OpenedRun) -> Answer:
+    def noise(self, cell: int, run: OpenedRun) -> Answer:
         """Measures the noise floor of a cell whose base is done."""
-        return self._guarded(lambda: self._noise(cell, folder))
+        return self._guarded(lambda: self._noise(self._cells[cell].begun_as(run)))
 
     def _begin(self, reuse: Sequence[Path]) -> Answer:
-        ready = self._made(reuse)
-        for cell in self._turn.cells:
-            begin_cell(cell, ready, self._progress, reuse)
-        return Answer(folders=tuple(cell.run for cell in self._turn.cells))
+        base = self._made_base(reuse)
+        begun = [begin_cell(cell, base, self._progress, reuse) for cell in self._cells]
+        return Answer(runs=tuple(cell.run for cell in begun))
 
-    def _measure(self, index: int, folder: OpenedRun, shard: Shard) -> Answer:
-        cell = self._cell(index, folder)
-        ready = self._made()
-        measure_shard(cell, shard, ready, self._progress, where=f"{platform.node()}:{os.getpid()}")
+    def _measure(self, cell: OpenCell, shard: Shard) -> Answer:
+        model = self._made_base() if self._turn is None else self._made_arm(self._turn)
+        measure_shard(cell, shard, model, self._progress, where=f"{platform.node()}:{os.getpid()}")
         return Answer(finished=self._progress.finished)
 
-    def _noise(self, index: int, folder: OpenedRun) -> Answer:
-        measure_noise(self._cell(index, folder), self._made(), self._progress)
+    def _noise(self, cell: OpenCell) -> Answer:
+        measure_noise(cell, self._made_base(), self._progress)
         return Answer()
 
-    def _cell(self, index: int, folder: OpenedRun) -> CellRun:
-        cell = self._turn.cells[index]
-        cell.run = folder
-        return cell
+    def _made_base(self, reuse: Sequence[Path] = ()) -> LocalModel:
+        if self._base is None:
+            self._base = make_base(self._cells, self._progress, reuse)
+        return self._base
 
-    def _made(self, reuse: Sequence[Path] = ()) -> Ready:
-        if self._ready is None:
-            self._ready = make_ready(self._turn, self._progress, reuse)
-            if self._turn.arm.name != BASE:
-                for cell in self._turn.cells:
-                    check_arm(cell, self._turn.arm.name, self._ready)
-        return self._ready
+    def _made_arm(self, turn: Turn) -> Answerer:
+        if self._arm is None:
+            self._arm = make_arm(turn, self._progress)
+            for cell in turn.cells:
+                check_arm(cell, turn.arm.name, self._arm)
+        return self._arm
 
     def _guarded(self, work: Any) -> Answer:
         # Errors go as values: not every exception can be rebuilt from its text on the other side.
@@ -138,21 +138,50 @@ class Worker:
 
 
 @dataclass(slots=True)
+class _Crew:
+    """The workers that hold one model: base of some cells, or what an arm's turn asks.
+
+    spare: base's first worker, which stays for the noise floor.
+    """
+
+    name: str
+    size: Size
+    cells: Sequence[PlannedCell]
+    turn: Turn | None = None
+    workers: list[Any] = field(default_factory=list)
+    spare: Any = None
+
+    def hire(self) -> Any:
+        """Asks the cluster for another worker."""
+        import ray
+
+        remote = ray.remote(Worker).options(num_cpus=self.size.cpus, num_gpus=self.size.gpus)
+        worker = remote.remote(self.cells, self.turn, int(self.size.cpus))
+        self.workers.append(worker)
+        return worker
+
+    def let_go(self, worker: Any) -> None:
+        """Ends a worker."""
+        import ray
+
+        self.workers.remove(worker)
+        ray.kill(worker)
+
+
+@dataclass(slots=True)
 class _Queue:
     """A turn on the cluster: what is left of it, and who is at work on it.
 
     at_work: by task, the worker and its shard. waiting: workers that Ray has found no room for yet, by task.
-    spare: base's first worker, which stays for the noise floor.
     """
 
     turn: Turn
     left: deque[tuple[int, Shard]]
-    workers: list[Any] = field(default_factory=list)
+    crew: _Crew
     at_work: dict[Any, tuple[Any, int, Shard]] = field(default_factory=dict)
     waiting: dict[Any, Any] = field(default_factory=dict)
     attempts: dict[tuple[int, str], int] = field(default_factory=dict)
     failed: str | None = None
-    spare: Any = None
 
     def take(self) -> tuple[int, Shard] | None:
         """The next shard that may be asked now; under optional stopping rounds are finished one by one."""
@@ -205,7 +234,10 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
         wanted = size or Size(1.0, 1.0 if resources.get("GPU") else 0.0)
         slots = _slots(resources, wanted)
         progress.say(f"Ray: room for {slots} workers of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs")
-        yield lambda turns, told, reuse: _measure_all(turns, told, reuse, wanted, slots)
+        yield Measure(
+            base=lambda cells, told, reuse: _measure_base(cells, told, reuse, wanted, slots),
+            arms=lambda turns, told: _measure_arms(turns, told, wanted, slots),
+        )
     finally:
         if not joined:
             ray.shutdown()
@@ -228,76 +260,82 @@ def _slots(resources: dict[str, float], size: Size) -> int:
     return slots
 
 
-def _measure_all(
-    turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
-) -> list[str | None]:
-    """Asks what is pending in all turns; as `execute.measure_here`.
+def _measure_base(
+    planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
+) -> list[OpenCell]:
+    """Asks base on the cluster; as `execute.base_here`."""
+    crew = _Crew(BASE, size, planned)
+    try:
+        cells = _begin(crew, progress, reuse)
+        (turn,) = turns_of(cells[0].arms[0], cells)
+        queue = _queue(turn, crew)
+        _work_off([queue], progress, slots)
+        if queue.failed:
+            raise AnomiaError(queue.failed)
+        _noise(crew, cells, progress)
+        return cells
+    finally:
+        _end([crew])
+
+
+def _measure_arms(turns: Sequence[Turn], progress: Progress, size: Size, slots: int) -> list[str | None]:
+    """Asks what is pending in turns at once, on the cluster; as `execute.arms_here`.
 
     Served models are asked from this process: it has the key, and one limit of requests holds for all of them.
     """
-    there = [turn for turn in turns if turn.served is None]
-    here = [turn for turn in turns if turn.served is not None]
-    failed = iter(_measure_turns(there, progress, reuse, size, slots) if there else ())
-    failed_here = iter(measure_here(here, progress, reuse))
-    return [next(failed if turn.served is None else failed_here) for turn in turns]
-
-
-def _measure_turns(
-    turns: Sequence[Turn], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
-) -> list[str | None]:
-    """Asks what is pending in turns at once, on the cluster."""
-    import ray
-
-    queues = [_Queue(turn, deque()) for turn in turns]
+    queues = [
+        _queue(turn, _Crew(turn.arm.name, size, turn.cells, turn)) for turn in turns if turn.served is None
+    ]
     try:
-        for queue in queues:
-            if queue.turn.arm.name == BASE:
-                _begin(queue, progress, reuse, size)
-            cells = enumerate(queue.turn.cells)
-            queue.left.extend((i, shard) for i, cell in cells for shard in queue.turn.pending(cell))
-        shards = sum(len(queue.left) for queue in queues)
-        names = ", ".join(dict.fromkeys(turn.arm.name for turn in turns))
-        items = sum(shard.last - shard.first for queue in queues for _, shard in queue.left)
-        progress.stage(f"{names}: {shards} shards on Ray", items)
-        for number in range(slots):
-            for queue in queues:
-                if number == 0 and queue.spare:
-                    _give(queue, queue.spare)
-                elif number < len(queue.left) + len(queue.at_work):
-                    worker = _worker(queue, size)
-                    queue.waiting[worker.start.remote()] = worker
-        while tasks := {task: queue for queue in queues for task in (*queue.at_work, *queue.waiting)}:
-            done, _ = ray.wait(list(tasks), num_returns=1)
-            queue = tasks[done[0]]
-            if done[0] in queue.waiting:
-                _start(queue, done[0])
-            else:
-                _receive(queue, done[0], progress, size)
-            if queue.failed or not queue.left:
-                # A helper that finds room only now would load a model for nothing.
-                for worker in queue.waiting.values():
-                    _let_go(queue, worker)
-                queue.waiting.clear()
-        for queue in queues:
-            if queue.turn.arm.name == BASE and queue.failed is None:
-                _noise(queue, progress, size)
+        if queues:
+            _work_off(queues, progress, slots)
     finally:
-        for queue in queues:
-            for worker in queue.workers:
-                ray.kill(worker)
-    for queue in queues:
-        if queue.failed and queue.turn.arm.name == BASE:
-            raise AnomiaError(queue.failed)
-    return [queue.failed for queue in queues]
+        _end([queue.crew for queue in queues])
+    here = arms_here([turn for turn in turns if turn.served is not None], progress)
+    there, failed = iter(queue.failed for queue in queues), iter(here)
+    return [next(there if turn.served is None else failed) for turn in turns]
 
 
-def _worker(queue: _Queue, size: Size) -> Any:
+def _queue(turn: Turn, crew: _Crew) -> _Queue:
+    left = deque((i, shard) for i, cell in enumerate(turn.cells) for shard in turn.pending(cell))
+    return _Queue(turn, left, crew)
+
+
+def _end(crews: Sequence[_Crew]) -> None:
     import ray
 
-    remote = ray.remote(Worker).options(num_cpus=size.cpus, num_gpus=size.gpus)
-    worker = remote.remote(queue.turn, int(size.cpus))
-    queue.workers.append(worker)
-    return worker
+    for crew in crews:
+        for worker in crew.workers:
+            ray.kill(worker)
+
+
+def _work_off(queues: Sequence[_Queue], progress: Progress, slots: int) -> None:
+    """Gives out what is left in queues, all at once, until nothing is."""
+    import ray
+
+    shards = sum(len(queue.left) for queue in queues)
+    names = ", ".join(dict.fromkeys(queue.crew.name for queue in queues))
+    items = sum(shard.last - shard.first for queue in queues for _, shard in queue.left)
+    progress.stage(f"{names}: {shards} shards on Ray", items)
+    for number in range(slots):
+        for queue in queues:
+            if number == 0 and queue.crew.spare:
+                _give(queue, queue.crew.spare)
+            elif number < len(queue.left) + len(queue.at_work):
+                worker = queue.crew.hire()
+                queue.waiting[worker.start.remote()] = worker
+    while tasks := {task: queue for queue in queues for task in (*queue.at_work, *queue.waiting)}:
+        done, _ = ray.wait(list(tasks), num_returns=1)
+        queue = tasks[done[0]]
+        if done[0] in queue.waiting:
+            _start(queue, done[0])
+        else:
+            _receive(queue, done[0], progress)
+        if queue.failed or not queue.left:
+            # A helper that finds room only now would load a model for nothing.
+            for worker in queue.waiting.values():
+                queue.crew.let_go(worker)
+            queue.waiting.clear()
 
 
 def _start(queue: _Queue, task: Any) -> None:
@@ -308,8 +346,8 @@ def _start(queue: _Queue, task: Any) -> None:
     try:
         ray.get(task)
     except ray.exceptions.RayActorError:
-        queue.workers.remove(worker)
-        if not queue.workers:
+        queue.crew.workers.remove(worker)
+        if not queue.crew.workers:
             queue.failed = "no worker could be started; the logs are in Ray's dashboard"
         return
     _give(queue, worker)
@@ -320,20 +358,13 @@ def _give(queue: _Queue, worker: Any) -> None:
     shard = None if queue.failed else queue.take()
     if shard is not None:
         index, wanted = shard
-        folder = queue.turn.cells[index].run
-        queue.at_work[worker.measure.remote(index, folder, wanted)] = (worker, index, wanted)
-    elif worker is not queue.spare:
-        _let_go(queue, worker)
+        run = queue.turn.cells[index].run
+        queue.at_work[worker.measure.remote(index, run, wanted)] = (worker, index, wanted)
+    elif worker is not queue.crew.spare:
+        queue.crew.let_go(worker)
 
 
-def _let_go(queue: _Queue, worker: Any) -> None:
-    import ray
-
-    queue.workers.remove(worker)
-    ray.kill(worker)
-
-
-def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
+def _receive(queue: _Queue, task: Any, progress: Progress) -> None:
     """Takes an answer, or replaces a worker that was lost and gives its shard out again."""
     import ray
 
@@ -344,16 +375,16 @@ def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
         key = (index, shard.key)
         queue.attempts[key] = queue.attempts.get(key, 0) + 1
         name = f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}"
-        queue.workers.remove(worker)
+        queue.crew.workers.remove(worker)
         if queue.attempts[key] >= ATTEMPTS:
             queue.failed = f"{name}: {ATTEMPTS} workers died over it; the last logs are in Ray's dashboard"
             progress.say(queue.failed)
             return
         progress.say(f"{name}: its worker was lost; another does it again")
         queue.left.appendleft((index, shard))
-        another = _worker(queue, size)
-        if worker is queue.spare:
-            queue.spare = another
+        another = queue.crew.hire()
+        if worker is queue.crew.spare:
+            queue.crew.spare = another
         _give(queue, another)
         return
     _tell(answer, progress)
@@ -366,26 +397,25 @@ def _receive(queue: _Queue, task: Any, progress: Progress, size: Size) -> None:
     _give(queue, worker)
 
 
-def _begin(queue: _Queue, progress: Progress, reuse: Sequence[Path], size: Size) -> None:
+def _begin(crew: _Crew, progress: Progress, reuse: Sequence[Path]) -> list[OpenCell]:
     """Lets a worker look at base and make the folders of the cells."""
-    cells = queue.turn.cells
-    progress.stage(f"loading {cells[0].study.base} on Ray", 1)
-    answer = _ask_one(queue, size, progress, lambda worker: worker.begin.remote(list(reuse)))
-    for cell, folder in zip(cells, answer.folders, strict=True):
-        cell.run = folder
+    progress.stage(f"loading {crew.cells[0].study.base} on Ray", 1)
+    answer = _ask_one(crew, progress, lambda worker: worker.begin.remote(list(reuse)))
+    cells = [cell.begun_as(run) for cell, run in zip(crew.cells, answer.runs, strict=True)]
+    crew.cells = cells
     progress.advance()
+    return cells
 
 
-def _noise(queue: _Queue, progress: Progress, size: Size) -> None:
-    for index, cell in enumerate(queue.turn.cells):
-        if cell.run is not None and lacks_noise(cell.run):
-            folder = cell.run
+def _noise(crew: _Crew, cells: Sequence[OpenCell], progress: Progress) -> None:
+    for index, cell in enumerate(cells):
+        if lacks_noise(cell.run):
             progress.stage(f"{cell.label}noise floor on Ray", 1)
-            _ask_one(queue, size, progress, lambda w, i=index, f=folder: w.noise.remote(i, f))
+            _ask_one(crew, progress, lambda w, i=index, run=cell.run: w.noise.remote(i, run))
             progress.advance()
 
 
-def _ask_one(queue: _Queue, size: Size, progress: Progress, call: Any) -> Answer:
+def _ask_one(crew: _Crew, progress: Progress, call: Any) -> Answer:
     """One call on the worker that is free, on another if that one is lost.
 
     Raises:
@@ -393,21 +423,20 @@ def _ask_one(queue: _Queue, size: Size, progress: Progress, call: Any) -> Answer
     """
     import ray
 
-    name = queue.turn.arm.name
     for _ in range(ATTEMPTS):
-        queue.spare = queue.spare or _worker(queue, size)
+        crew.spare = crew.spare or crew.hire()
         try:
-            answer: Answer = ray.get(call(queue.spare))
+            answer: Answer = ray.get(call(crew.spare))
         except ray.exceptions.RayActorError:
-            progress.say(f"{name}: a worker was lost; another does it again")
-            queue.workers.remove(queue.spare)
-            queue.spare = None
+            progress.say(f"{crew.name}: a worker was lost; another does it again")
+            crew.workers.remove(crew.spare)
+            crew.spare = None
             continue
         _tell(answer, progress)
         if answer.failed is not None:
             raise AnomiaError(answer.failed)
         return answer
-    raise RunError(f"run: {ATTEMPTS} workers died over {name}; the last logs are in Ray's dashboard")
+    raise RunError(f"run: {ATTEMPTS} workers died over {crew.name}; the last logs are in Ray's dashboard")
 
 
 def _tell(answer: Answer, progress: Progress) -> None:

@@ -12,9 +12,9 @@ from anomia.items import ItemSet
 from anomia.records import ITEM_SCHEMA, item_rows, write_rows
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import changed_prompts
-from anomia.running.cells import CellRun
+from anomia.running.answerer import LocalModel
+from anomia.running.cells import OpenCell
 from anomia.running.folder import OpenedRun, open_run, shards_of
-from anomia.running.model import Ready
 from anomia.running.progress import Finished, Progress
 from anomia.running.shard import encode_shard
 from anomia.study import BASE, Study
@@ -41,13 +41,12 @@ _BESIDE = {
 """Settings that change nothing of base's answers, or that show in what a run found out and in its questions."""
 
 
-def reuse_base(cell: CellRun, ready: Ready, runs: Sequence[Path], progress: Progress) -> None:
+def reuse_base(cell: OpenCell, base: LocalModel, runs: Sequence[Path], progress: Progress) -> None:
     """Copies base's records of every language whose fingerprint is the same, and says what differs elsewhere.
 
     Raises:
         RunError: an earlier run can't be read.
     """
-    assert cell.run is not None
     for path in [run for folder in runs for run in runs_of(folder)]:
         earlier = _open(path)
         shared = differences(earlier, cell.run)
@@ -59,7 +58,7 @@ def reuse_base(cell: CellRun, ready: Ready, runs: Sequence[Path], progress: Prog
             if reason:
                 progress.say(f"{cell.label}{items.language}: base is not taken from {path}: {reason}")
                 continue
-            taken = sum(_copied(earlier, cell, ready, items, progress))
+            taken = sum(_copied(earlier, cell, base, items, progress))
             if taken:
                 progress.say(f"{cell.label}{items.language}: base's {taken} items are taken from {path}")
         noise = earlier.folder.noise.read()
@@ -97,10 +96,9 @@ def _other_questions(earlier: OpenedRun, now: OpenedRun, items: ItemSet) -> str 
 
 
 def _copied(
-    earlier: OpenedRun, cell: CellRun, ready: Ready, items: ItemSet, progress: Progress
+    earlier: OpenedRun, cell: OpenCell, base: LocalModel, items: ItemSet, progress: Progress
 ) -> Iterator[int]:
     """Copies what is there and yields the number of rows of each shard."""
-    assert cell.run is not None
     limit = cell.study.reach_limit
     before = earlier.study.data
     old = ItemSet(before, items.language, items.items, items.exemplar, items.excluded)
@@ -110,7 +108,7 @@ def _copied(
         if cell.run.is_done(shard) or not earlier.is_done(theirs):
             continue
         rows = earlier.rows(theirs).with_columns(dataset=pl.lit(items.dataset))
-        changed = changed_prompts(rows, encode_shard(cell, shard, ready))
+        changed = changed_prompts(rows, encode_shard(cell, shard, base))
         if changed:
             progress.say(
                 f"{cell.label}{items.language}: base's items {shard.first + 1} to {shard.last} are not taken from "

@@ -17,7 +17,7 @@ from anomia.errors import AnomiaError, RunError
 from anomia.models.adapters import find_adapter
 from anomia.models.examine import look_up
 from anomia.models.memory import PREFIX
-from anomia.running.cells import CellRun
+from anomia.running.cells import OpenCell, PlannedCell
 from anomia.study import BASE, Study
 
 _READ = (
@@ -27,7 +27,7 @@ _READ = (
 _PIECE = 2**24
 
 
-def check_sources(cells: Sequence[CellRun]) -> None:
+def check_sources(cells: Sequence[PlannedCell]) -> None:
     """Refuses a run whose base or checkpoints have other files than when they were measured; notes those of new ones.
 
     What can't be found any more, and runs that didn't note it, are left alone.
@@ -62,9 +62,8 @@ def check_sources(cells: Sequence[CellRun]) -> None:
             cell.run.folder.sources.write(now)
 
 
-def note_base(cell: CellRun) -> None:
+def note_base(cell: OpenCell) -> None:
     """Notes the files of base in a run that has just begun."""
-    assert cell.run is not None
     found = files_of(cell.study, cell.study.base, {})
     if found is not None:
         sources = cell.run.folder.sources
@@ -92,7 +91,7 @@ def code_of(study: Study, name: str) -> str | None:
     return xxhash.xxh3_64_hexdigest(repr(sorted(code.items())).encode()) if code else None
 
 
-def _models(cell: CellRun) -> list[tuple[str, str]]:
+def _models(cell: PlannedCell) -> list[tuple[str, str]]:
     """Base and the checkpoints of a cell, by arm."""
     arms = [(arm.name, step.model) for arm in cell.arms[1:] if isinstance(step := arm.steps[0], Checkpoint)]
     return [(BASE, cell.study.base), *arms]
