@@ -14,6 +14,7 @@ from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
 from anomia.probe.encode import EncodedItem
+from anomia.probe.shared import distinct_position, scoring_start
 from anomia.probes import CHOICES, NO_QUESTION
 from anomia.records import Said, answer_of
 
@@ -123,7 +124,9 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
             for text in wanted
         }
         alone = score(served.client, sent[prompt], served.abilities)
-        by_prompt[prompt], starts[prompt] = found, _start(alone, list(found.values()))
+        # The first token of a prompt has no probability at a server.
+        starts[prompt] = scoring_start(alone.tokens, [each.tokens for each in found.values()], first=1)
+        by_prompt[prompt] = found
     log_probs = {}
     for name, options in texts.items():
         prompt = "no_question" if name in NO_QUESTION else "open"
@@ -144,10 +147,12 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
         ):
             here = by_prompt["open"][text]
             unlike = [
-                by_prompt["open"][other] for other in others if other != text and other in by_prompt["open"]
+                by_prompt["open"][other].tokens
+                for other in others
+                if other != text and other in by_prompt["open"]
             ]
-            place = max([starts["open"], *(_shared(here, other) for other in unlike)])
-            if place < len(here.tokens):
+            place = distinct_position(here.tokens, unlike, starts["open"])
+            if place is not None:
                 placements[name] = _placement(here, place)
     return Reply(encoded.ask.item_id, option_log_probs=log_probs, placements=placements, finite=finite)
 
@@ -190,17 +195,6 @@ def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence
         f"one, so the two would be asked differently; begin base's chat_template.jinja with {{{{ bos_token }}}}, or "
         "serve the model with a tokenizer that adds none"
     )
-
-
-def _start(prompt: Scored, sequences: Sequence[Scored]) -> int:
-    """Where scoring begins: behind what prompt and all sequences share, with at least one token left of each."""
-    shared = min(_shared(prompt, sequence) for sequence in sequences)
-    return max(1, min(shared, *(len(sequence.tokens) - 1 for sequence in sequences)))
-
-
-def _shared(one: Scored, other: Scored) -> int:
-    length = min(len(one.tokens), len(other.tokens))
-    return next((n for n in range(length) if one.tokens[n] != other.tokens[n]), length)
 
 
 def _from(sequence: Scored, start: int) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ from anomia.items.prompts import (
 )
 from anomia.models.chat import answer_gap, leaves_thinking_open, render
 from anomia.probe.ask import Ask, OptionSet, Target, TokenIds
+from anomia.probe.shared import common_prefix, distinct_position, scoring_start
 from anomia.probes import (
     BY_NAME,
     CHOICES,
@@ -172,7 +173,7 @@ def _encode_cut(
     option_texts = _options(item, context)
     texts = [*question.answers, item.foil, *(text for options in option_texts.values() for text in options)]
     joint = {text: continue_(text) for text in texts}
-    start = _scoring_start(prompt_ids, list(joint.values()))
+    start = scoring_start(prompt_ids, list(joint.values()))
     gold = joint[question.gold]
     rivals = [joint[text] for text in item.options["standard"] if text != question.gold]
 
@@ -343,7 +344,7 @@ def _one_shot_prompts(
     prompt_ids = encode(prompt)
     prefix = encode(one_shot_prefix(exemplar, exemplar_characters=characters, templates=words))
     # One token less: the prefix's last one may merge with what follows in some items and not in others.
-    shared = min(_common_prefix([prompt_ids, prefix]), len(prefix) - 1)
+    shared = min(common_prefix([prompt_ids, prefix]), len(prefix) - 1)
     return (
         {"one_shot": prompt, "zero_shot": zero_shot_prompt(context, question.question, templates=words)},
         prompt_ids[: max(0, shared)],
@@ -362,27 +363,17 @@ def _bare_options(
     prompt = write_prompt("no_question", context, templates=form.templates)
     continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
     joint = {text: continue_(text) for options in texts.values() for text in options}
-    start = _scoring_start(encode(prompt), list(joint.values()))
+    start = scoring_start(encode(prompt), list(joint.values()))
     return {
         f"{probe}{NO_QUESTION_ENDING}": OptionSet(start, tuple(joint[text] for text in options))
         for probe, options in texts.items()
     }
 
 
-def _scoring_start(prompt: TokenIds, continuations: Sequence[TokenIds]) -> int:
-    """Where scoring begins: the shared prefix of all, but at least one token of each is left to score."""
-    return min(_common_prefix([prompt, *continuations]), *(len(sequence) - 1 for sequence in continuations))
-
-
-def _common_prefix(sequences: Sequence[TokenIds]) -> int:
-    length = min(len(sequence) for sequence in sequences)
-    return next((i for i in range(length) if len({sequence[i] for sequence in sequences}) > 1), length)
-
-
 def _distinct(name: str, sequence: TokenIds, rivals: Sequence[TokenIds], start: int) -> dict[str, Target]:
     """The first token of a sequence that no rival shares, given the tokens before it, if it has one."""
-    position = max([start, *(_common_prefix([sequence, rival]) for rival in rivals)])
-    return {name: Target(sequence[:position], sequence[position])} if position < len(sequence) else {}
+    position = distinct_position(sequence, rivals, start)
+    return {} if position is None else {name: Target(sequence[:position], sequence[position])}
 
 
 def _stands_in(answer: str, context: str) -> bool:
