@@ -17,6 +17,7 @@ from scipy.special import log_softmax
 
 from anomia.items import ItemSet
 from anomia.probe.ask import Ask, Placement, Reply
+from anomia.probe.decode import decode_reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.records import SCHEMA, record
 
@@ -87,10 +88,11 @@ def encode(items: ItemSet, tokenizer: Any) -> list[EncodedItem]:
 
 def probe(arm: str, model: Scripted, encoded: Sequence[EncodedItem], tokenizer: Any) -> pl.DataFrame:
     """The records of one arm."""
-    rows = [
-        record(item, model.reply(item), tokenizer, arm=arm, dataset="scripted", index=index)
-        for index, item in enumerate(encoded)
-    ]
+    rows = []
+    for index, item in enumerate(encoded):
+        reply = model.reply(item)
+        said = decode_reply(item, reply, tokenizer)
+        rows.append(record(item, reply, said, tokenizer, arm=arm, dataset="scripted", index=index))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 

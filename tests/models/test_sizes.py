@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from anomia.models.sizes import number, sizes_of
-from anomia.running.forecast import _active_experts
+from anomia.plan.cost import _active_experts
 
 ANY = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers() | st.none())

@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 
-from anomia.probe import decode, reference, sampling, static, tree
+from anomia.probe import generate, reference, sampling, static, tree
 from anomia.probe.select import supports_tree
 
 from .conftest import CONFIGURATIONS, random_asks, tiny_model
@@ -58,7 +58,7 @@ def test_a_step_waits_for_the_gpu_once(on_gpu, asks, decoding, monkeypatch):
     model = on_gpu("llama")
     list(tree.answer(model, asks, decoding, batch_size=5))
     waits = []
-    fetched, grow = decode.fetched, tree.grow
+    fetched, grow = generate.fetched, tree.grow
 
     def meant(*tensors):
         waits.append(len(tensors))
@@ -74,7 +74,7 @@ def test_a_step_waits_for_the_gpu_once(on_gpu, asks, decoding, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(decode, "fetched", meant)
+    monkeypatch.setattr(generate, "fetched", meant)
     monkeypatch.setattr(sampling, "fetched", meant)
     monkeypatch.setattr(tree, "grow", watched)
     list(tree.answer(model, asks, decoding, batch_size=5))

@@ -10,7 +10,7 @@ import torch
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
 from anomia.probe.ask import Ask, Reply
-from anomia.probe.decode import Ground
+from anomia.probe.generate import Ground
 from anomia.probe.head import Head
 
 from .conftest import CONFIGURATIONS, random_asks, tiny_model

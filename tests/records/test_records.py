@@ -18,6 +18,7 @@ from anomia.errors import RunError
 from anomia.grade import Grading
 from anomia.items import Item, ItemSet, Question
 from anomia.probe.ask import Distribution, Placement, Reply
+from anomia.probe.decode import decode_reply
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.probes import STUDY_PROBES
 from anomia.records import (
@@ -54,7 +55,9 @@ def row(encoded: EncodedItem, tokenizer: Any, **reply: Any) -> Mapping[str, Any]
         reply["greedy"] = {name: tokens(text) for name, text in reply["greedy"].items()}
     if "samples" in reply:
         reply["samples"] = {seed: tuple(map(tokens, texts)) for seed, texts in reply["samples"].items()}
-    return record(encoded, Reply("q1", **reply), tokenizer, arm="a", dataset="d", index=3)
+    answer = Reply("q1", **reply)
+    said = decode_reply(encoded, answer, tokenizer)
+    return record(encoded, answer, said, tokenizer, arm="a", dataset="d", index=3)
 
 
 def test_open_is_right_with_any_answer(encoded: EncodedItem, tokenizer: Any) -> None:
@@ -73,7 +76,9 @@ def test_the_strict_grade_stands_next_to_containment(encoded: EncodedItem, token
 
 def _looped(encoded: EncodedItem, tokenizer: Any, tokens: tuple[int, ...]) -> bool:
     reply = Reply("q1", greedy={"open": tokens})
-    loops: bool = record(encoded, reply, tokenizer, arm="a", dataset="d", index=3)["open_loop"]
+    loops: bool = record(
+        encoded, reply, decode_reply(encoded, reply, tokenizer), tokenizer, arm="a", dataset="d", index=3
+    )["open_loop"]
     return loops
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from anomia.cli.app import out_console
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.planning import ItemPlan, PlanTarget
 from anomia.measure.power import NeededItems, Transition
 from anomia.measure.results import read_results
+from anomia.plan.sample_size import ItemPlan, PlanTarget
 from anomia.report.render.stars import without_stars
 from anomia.report.render.terminal import view
 from anomia.report.render.words import shown

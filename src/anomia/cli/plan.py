@@ -57,8 +57,8 @@ def plan(
     Example: anomia plan --power --open 0.45,0.35 --choice 0.90,0.87
     """
     from anomia.errors import StudyError
-    from anomia.measure.planning import PlanTarget, plan_from_assumptions, plan_from_pilot
     from anomia.measure.power import read_transition
+    from anomia.plan.sample_size import PlanTarget, plan_from_assumptions, plan_from_pilot
     from anomia.report.render.terminal import view
     from anomia.report.tables.plan import needed
     from anomia.run_folder import RunFolder, runs_of
@@ -88,10 +88,10 @@ def plan(
 
 def _cost(study: Path, settings: Settings, machines: list[str] | None) -> RenderableType:
     from anomia.matrix import read_matrix
+    from anomia.plan.cost import forecast
+    from anomia.plan.machines import MACHINES, read_machine
     from anomia.report.render.terminal import view
     from anomia.report.tables.plan import places, work
-    from anomia.running.forecast import forecast
-    from anomia.running.machines import MACHINES, read_machine
 
     matrix = read_matrix(study, settings)
     chosen = [read_machine(text) for text in machines or MACHINES]

@@ -13,10 +13,10 @@ from anomia.endpoint.client import Client, RefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
+from anomia.probe.decode import Said, answer_of
 from anomia.probe.encode import EncodedItem
 from anomia.probe.shared import distinct_position, scoring_start
 from anomia.probes import CHOICES, NO_QUESTION
-from anomia.records import Said, answer_of
 
 
 class ServedModel(NamedTuple):

@@ -1,355 +1,52 @@
-"""Greedy answers, beams and samples of all items of a batch, grown together one layer of leaves at a time.
-
-A path is where one answer has got to: a node of its item's tree. Paths that stand at the same node and
-choose the same token go on as one leaf, so an answer that greedy decoding, a beam and seven samples agree
-on is computed once. A beam that forks is two leaves with one parent: no cache is copied or reordered.
-"""
+"""The tokenizer's way out: from what a model generated to the texts that are graded. `probe.encode` is the way in."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from anomia.probe import vocabulary
-from anomia.probe.ask import Decoding
-from anomia.probe.attention import LeafGroup, LeafLayer, planned
-from anomia.probe.beams import BeamSearch, candidate_count
-from anomia.probe.cache import TreeCache
-from anomia.probe.head import LOGIT_ROWS, Head
-from anomia.probe.prefill import Batch
-from anomia.probe.sampling import Stream, attempt, draw
-from anomia.probe.transfer import fetched, sent
-
-COMPACT_BELOW = 0.75
-"""The cache's rows are closed up when fewer than this part of them still grow."""
+from anomia.grade import Stripped, strip_thinking
+from anomia.probe.ask import Reply
+from anomia.probe.encode import EncodedItem
 
 
-Candidates = tuple[Sequence[int], Sequence[float]]
-"""The likeliest next tokens and their log-probabilities."""
+class Said(NamedTuple):
+    """What a model generated, as texts: without special tokens, what was only thought, and what follows a stop string.
 
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """A token of a tree that generation goes on from."""
-
-    item: int
-    row: int
-    slot: int
-    depth: int
-    token: int
-    parent: Node | None = None
-    children: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Path:
-    """A greedy answer or a sample as far as it has got; a sample draws from the stream of its step."""
-
-    node: Node
-    stream: Stream | None = None
-    tokens: list[int] = field(default_factory=list)
-
-
-@dataclass(eq=False, slots=True)
-class Search:
-    """A beam search, and the nodes at which its running beams stand."""
-
-    beams: BeamSearch
-    nodes: list[Node]
-
-
-class Choice(NamedTuple):
-    """What is chosen at a node: the greedy token, candidates for beams, a token for each stream."""
-
-    best: int
-    candidates: Candidates
-    drawn: dict[Stream, int]
-
-
-class Layer(NamedTuple):
-    """The nodes whose next tokens are chosen together.
-
-    states: [nodes, H], before the output head. visible: [nodes, capacity], the slots each node sees.
+    greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
+    samples: by seed, in the order of the sample index. refused: a server's reason, by probe.
     """
 
-    nodes: list[Node]
-    states: Tensor
-    visible: Tensor
+    greedy: Mapping[str, Stripped]
+    open_tokens: Sequence[int] = ()
+    beams: Sequence[tuple[str, float]] = ()
+    samples: Mapping[int, Sequence[str]] = {}
+    refused: Mapping[str, str] = {}
 
 
-Step = Callable[[Head, "Ground", Layer, list[Node]], Layer]
-"""Runs the decoder on the next layer; see `append`."""
+def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
+    """The texts of the generated tokens of a reply."""
 
+    def text(tokens: Sequence[int]) -> Stripped:
+        return _answer(encoded, tokenizer, tokens)
 
-@dataclass(eq=False)
-class Ground:
-    """The rows of the cache on which leaves grow.
-
-    depths: [rows, capacity], the depth of what stands in each slot. free: each row's free slots, the next
-    one last. used: behind each row's last slot in use.
-    """
-
-    cache: TreeCache
-    depths: Tensor
-    free: list[list[int]]
-    used: list[int]
-
-    @staticmethod
-    def over(batch: Batch, cache: TreeCache, taken: Sequence[Iterable[int]], device: torch.device) -> Ground:
-        """The growing rows of a prefilled batch; some prompt's end sees the slots `taken` [rows].
-
-        What only other branches used is free again. The lowest slots go first, so that rows stay short.
-        """
-        depths = torch.zeros(batch.growing, cache.capacity, dtype=torch.long)
-        for row in range(batch.growing):
-            tree = batch.rows[row].tree
-            depths[row, : len(tree.depths)] = torch.from_numpy(tree.depths)
-        seen = [set(row) for row in taken]
-        free = [[slot for slot in range(cache.capacity - 1, -1, -1) if slot not in row] for row in seen]
-        return Ground(cache, depths.to(device), free, [max(row) + 1 for row in seen])
-
-    def occupy(self, node: Node) -> None:
-        """Gives a node a slot of its row."""
-        node.slot = self.free[node.row].pop()
-        self.used[node.row] = max(self.used[node.row], node.slot + 1)
-
-    def release(self, node: Node) -> None:
-        """Frees the slot of a leaf that nothing continues, and of the ancestors that only it needed."""
-        while node.parent is not None and node.children == 0:
-            self.free[node.row].append(node.slot)
-            node = node.parent
-            node.children -= 1
-
-    def compact(self, nodes: Sequence[Node]) -> None:
-        """Moves the rows of `nodes` together if many of the others have stopped growing."""
-        rows = sorted({node.row for node in nodes})
-        if len(rows) >= COMPACT_BELOW * (rows[-1] + 1):
-            return
-        chosen = sent(rows, self.depths.device)
-        self.cache.keep(chosen)
-        self.depths = self.depths[chosen]
-        self.free = [self.free[row] for row in rows]
-        self.used = [self.used[row] for row in rows]
-        moved = {row: place for place, row in enumerate(rows)}
-        for node in _with_ancestors(nodes):
-            node.row = moved[node.row]
-
-
-def grow(
-    head: Head,
-    ground: Ground,
-    layer: Layer,
-    paths: Sequence[Path],
-    searches: Sequence[Search],
-    decoding: Decoding,
-    *,
-    step: Step,
-) -> set[int]:
-    """Grows every path and search to its end, in place, from the ends of the prompts (`layer`).
-
-    What has ended takes no leaf any more: each pass holds the leaves of what still grows, and of nothing else.
-    Returns the items of which some logits were NaN or infinite; they stop growing there.
-    """
-    broken: set[int] = set()
-    while layer.nodes:
-        choices = _choose(head, layer, paths, searches, decoding, broken)
-        paths = [path for path in paths if path.node.item not in broken]
-        searches = [search for search in searches if search.nodes and search.nodes[0].item not in broken]
-        leaves = _Leaves()
-        paths = [path for path in paths if _step(path, choices[path.node], leaves, decoding)]
-        for search in searches:
-            parents = search.beams.advance([choices[node].candidates for node in search.nodes])
-            search.nodes = [
-                leaves.grown(search.nodes[parent], beam.tokens[-1])
-                for parent, beam in zip(parents, search.beams.running, strict=True)
-            ]
-        for node in layer.nodes:
-            ground.release(node)
-        if not leaves.nodes:
-            break
-        layer = step(head, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
-    return broken
-
-
-class _Leaves:
-    """The next layer: one leaf for each parent and token, however many paths and beams take it."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[tuple[Node, int], Node] = {}
-
-    def grown(self, parent: Node, token: int) -> Node:
-        leaf = self.nodes.get((parent, token))
-        if leaf is None:
-            leaf = Node(parent.item, parent.row, -1, parent.depth + 1, token, parent)
-            parent.children += 1
-            self.nodes[parent, token] = leaf
-        return leaf
-
-
-def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bool:
-    """Lets a path take its next token; whether it goes on."""
-    token = choice.best if path.stream is None else choice.drawn[path.stream]
-    if token in decoding.eos_token_ids:
-        return False
-    path.tokens.append(token)
-    if len(path.tokens) >= decoding.max_new_tokens:
-        return False
-    path.node = leaves.grown(path.node, token)
-    if path.stream is not None:
-        path.stream = path.stream._replace(step=len(path.tokens))
-    return True
-
-
-def _choose(
-    head: Head,
-    layer: Layer,
-    paths: Sequence[Path],
-    searches: Sequence[Search],
-    decoding: Decoding,
-    broken: set[int],
-) -> dict[Node, Choice]:
-    """The choices at all nodes of a layer. Items with logits that aren't finite are added to `broken`."""
-    streams: dict[Node, list[Stream]] = {node: [] for node in layer.nodes}
-    for path in paths:
-        if path.stream is not None:
-            streams[path.node].append(path.stream)
-    ranked = {node for search in searches for node in search.nodes}
-    choices: dict[Node, Choice] = {}
-    for first in range(0, len(layer.nodes), LOGIT_ROWS):
-        nodes = layer.nodes[first : first + LOGIT_ROWS]
-        logits = head.logits(layer.states[first : first + LOGIT_ROWS])
-        summary = vocabulary.summarize(logits)
-        beaming = [row for row, node in enumerate(nodes) if node in ranked]
-        count = candidate_count(decoding.num_beams, decoding.eos_token_ids)
-        wanted = [(row, stream) for row, node in enumerate(nodes) for stream in streams[node]]
-        best, finite, candidates, draws = _read(summary, beaming, count, wanted, decoding)
-        found = dict(zip(beaming, candidates, strict=True))
-        drawn: list[dict[Stream, int]] = [{} for _ in nodes]
-        for (row, stream), token in zip(wanted, draws, strict=True):
-            drawn[row][stream] = token
-        for row, node in enumerate(nodes):
-            choices[node] = Choice(best[row], found.get(row, ((), ())), drawn[row])
-            if not finite[row]:
-                broken.add(node.item)
-    return choices
-
-
-class _Read(NamedTuple):
-    """What is read of some rows of logits: [rows], [rows], of the rows that beams stand at, of the draws."""
-
-    best: list[int]
-    finite: list[bool]
-    candidates: list[Candidates]
-    draws: list[int]
-
-
-def _read(
-    summary: vocabulary.Summary,
-    beaming: Sequence[int],
-    count: int,
-    wanted: Sequence[tuple[int, Stream]],
-    decoding: Decoding,
-) -> _Read:
-    """Reads everything at once: a GPU waits one time a step, unless the nucleus is missed again and again."""
-    device = summary.best.device
-    chosen = sent(beaming, device, torch.long)
-    values, tokens = vocabulary.likeliest(summary, chosen, count)
-    log_probs = values - summary.log_normalizer[chosen, None]
-    rows, streams = [row for row, _ in wanted], [stream for _, stream in wanted]
-    warmed = summary
-    if decoding.temperature != 1.0 and wanted:
-        warmed = vocabulary.summarize(summary.logits, decoding.temperature)
-    first = attempt(warmed, rows, streams, decoding.top_p)
-    best, finite, *pairs, draws, kept = fetched(
-        vocabulary.argmax(summary), summary.finite, tokens, log_probs, first.tokens, first.kept
+    return Said(
+        greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
+        open_tokens=reply.greedy.get("open", ()),
+        beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
+        samples={seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()},
     )
-    missed = [index for index, keep in enumerate(kept) if not keep]
-    if missed:
-        again = draw(
-            warmed,
-            [rows[index] for index in missed],
-            [streams[index] for index in missed],
-            decoding.top_p,
-            tried=first.tried,
-        )
-        for index, token in zip(missed, again, strict=True):
-            draws[index] = token
-    return _Read(best, finite, list(zip(*pairs, strict=True)), draws)
 
 
-def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
-    """Runs the decoder on leaves, sorted by row and without slots yet, whose parents are in `before`."""
-    ground.compact(leaves)
-    for leaf in leaves:
-        ground.occupy(leaf)
-    device = ground.depths.device
-    place = {node: index for index, node in enumerate(before.nodes)}
-    columns = [
-        (leaf.row, leaf.slot, leaf.depth, leaf.token, place[leaf.parent]) for leaf in leaves if leaf.parent
-    ]
-    row, slot, depth, token, parent = sent(columns, device).unbind(1)
-    visible = before.visible[parent]
-    visible[torch.arange(len(leaves), device=device), slot] = True
-    ground.depths[row, slot] = depth
-    groups = []
-    for first, last in _alike([leaf.row for leaf in leaves]):
-        rows = (leaves[first].row, leaves[last - 1].row + 1)
-        length = max(ground.used[slice(*rows)])
-        in_row = numbered([leaf.row for leaf in leaves[first:last]])
-        width = max(in_row) + 1
-        members = slice(first, last)
-        groups.append(
-            LeafGroup(
-                leaves=members,
-                first_row=rows[0],
-                last_row=rows[1],
-                width=width,
-                places=(row[members] - rows[0]) * width + sent(in_row, device),
-                visible=visible[members, :length],
-                ages=depth[members, None] - ground.depths[row[members], :length],
-            )
-        )
-    plan = LeafLayer((row, slot), tuple(groups))
-    with planned(plan):
-        states = head.decode(input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache)
-    return Layer(leaves, states, visible)
+def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:
+    """The text of generated tokens without special tokens and without what was only thought."""
+    thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
+    hidden = set(tokenizer.all_special_ids) - thought
+    text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
+    return answer_of(encoded, text)
 
 
-def numbered(rows: Sequence[int]) -> list[int]:
-    """Each leaf's number among those of its row; leaves are sorted by row."""
-    first: dict[int, int] = {}
-    return [index - first.setdefault(row, index) for index, row in enumerate(rows)]
-
-
-def _alike(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Stretches of leaves, sorted by row, whose rows have about as many leaves each.
-
-    Rows are padded to the widest of their group, so rows of few leaves (one greedy answer) don't share a
-    group with rows of many (beams and samples).
-    """
-    counts = Counter(rows)
-    first, widest, narrowest = 0, 0, len(rows)
-    for index, row in enumerate(rows):
-        if index and row == rows[index - 1]:
-            continue
-        widest, narrowest = max(widest, counts[row]), min(narrowest, counts[row])
-        if widest > 3 * narrowest:
-            yield first, index
-            first, widest, narrowest = index, counts[row], counts[row]
-    yield first, len(rows)
-
-
-def _with_ancestors(nodes: Sequence[Node]) -> set[Node]:
-    """The nodes and all their ancestors, each once."""
-    found: set[Node] = set()
-    for node in nodes:
-        at: Node | None = node
-        while at is not None and at not in found:
-            found.add(at)
-            at = at.parent
-    return found
+def answer_of(encoded: EncodedItem, text: str) -> Stripped:
+    """What of a generated text is the answer: not what was thought, nor what follows a stop string."""
+    answer, unclosed = strip_thinking(f"<think>{text}" if encoded.thinking else text)
+    return Stripped(encoded.grading.cut(answer), unclosed)

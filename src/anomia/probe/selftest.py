@@ -18,7 +18,7 @@ from torch import Tensor
 from anomia.probe.ask import Ask, Target, TokenIds
 from anomia.probe.attention import Windows, recorded_windows, tree_attention_in
 from anomia.probe.cache import TreeCache
-from anomia.probe.decode import Ground, Layer, Node, append
+from anomia.probe.generate import Ground, Layer, Node, append
 from anomia.probe.head import Head
 from anomia.probe.prefill import lay_out, prefill
 from anomia.probe.twin import shallow_twin

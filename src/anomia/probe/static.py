@@ -24,7 +24,7 @@ from torch import Tensor
 
 from anomia.probe.attention import additive, masked_attention, planned
 from anomia.probe.cache import TreeCache
-from anomia.probe.decode import Ground, Layer, Node, numbered
+from anomia.probe.generate import Ground, Layer, Node, numbered
 from anomia.probe.head import Head
 from anomia.probe.transfer import sent
 

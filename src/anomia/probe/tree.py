@@ -19,7 +19,7 @@ from anomia.probe.ask import Ask, Decoding, OnSplit, Reply, TokenIds
 from anomia.probe.attention import tree_attention_in
 from anomia.probe.beams import BeamSearch
 from anomia.probe.cache import Segment, TreeCache
-from anomia.probe.decode import Ground, Layer, Node, Path, Search, append, grow
+from anomia.probe.generate import Ground, Layer, Node, Path, Search, append, grow
 from anomia.probe.head import Head
 from anomia.probe.prefill import Batch, lay_out, prefill, prompts
 from anomia.probe.reading import place_targets, score_options

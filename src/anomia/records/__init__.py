@@ -1,11 +1,10 @@
 """What probing one item yields, as one row; Parquet in and out."""
 
 from anomia.records.build import item_rows, record
-from anomia.records.replied import Said, answer_of
 from anomia.records.schema import ITEM_SCHEMA, SCHEMA
 from anomia.records.store import checked, is_sound, read_rows, upgrade, write_rows
 
 __all__ = [
-    "ITEM_SCHEMA", "SCHEMA", "Said", "answer_of", "checked", "is_sound", "item_rows", "read_rows", "record", "upgrade",
+    "ITEM_SCHEMA", "SCHEMA", "checked", "is_sound", "item_rows", "read_rows", "record", "upgrade",
     "write_rows",
 ]  # fmt: skip

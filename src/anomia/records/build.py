@@ -6,37 +6,37 @@ from typing import Any
 
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
+from anomia.probe.decode import Said
 from anomia.probe.encode import EncodedItem
-from anomia.records.replied import Replied, Said, spoken
+from anomia.records.replied import Replied
 from anomia.records.schema import COLUMNS, ITEM_COLUMNS
 
 
 def record(
     encoded: EncodedItem,
     reply: Reply,
+    said: Said,
     tokenizer: Any,
     *,
     arm: str,
     dataset: str,
     index: int,
     base_distribution: Distribution | None = None,
-    said: Said | None = None,
 ) -> dict[str, Any]:
     """One row of `SCHEMA`: the graded reply of one arm to one item.
 
     Args:
         encoded: the item as it was asked.
         reply: what the engine answered.
+        said: its texts.
         tokenizer: turns tokens back into text.
         arm, dataset, index: where the row belongs; index is the item's place in the fixed order.
         base_distribution: base's at the same position, for the KL divergence; None for base itself.
-        said: the texts of a model that answers in text; None decodes the tokens of the reply.
     """
     if not reply.finite:
         # What was read of logits that are NaN or infinite means nothing.
         reply, said = Reply(reply.item_id, finite=False), Said({})
-    texts = said or spoken(encoded, reply, tokenizer)
-    replied = Replied(encoded, reply, texts, tokenizer, arm, dataset, index, base_distribution)
+    replied = Replied(encoded, reply, said, tokenizer, arm, dataset, index, base_distribution)
     return {name: column.value(replied) for name, column in COLUMNS.items()}
 
 

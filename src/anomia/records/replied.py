@@ -6,29 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from anomia.grade import Stripped, normalize, strip_thinking
+from anomia.grade import normalize
 from anomia.probe.ask import Distribution, Reply
+from anomia.probe.decode import Said
 from anomia.probe.encode import EncodedItem
 from anomia.probes import CHOICES, NO_QUESTION
 
 # The accepted answers are scored like options, under this name.
 ANSWERS = "answers"
-
-
-class Said(NamedTuple):
-    """What a model generated, as texts: without special tokens, what was only thought, and what follows a stop string.
-
-    greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
-    samples: by seed, in the order of the sample index. refused: a server's reason, by probe.
-    """
-
-    greedy: Mapping[str, Stripped]
-    open_tokens: Sequence[int] = ()
-    beams: Sequence[tuple[str, float]] = ()
-    samples: Mapping[int, Sequence[str]] = {}
-    refused: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -100,34 +87,6 @@ class Replied:
     def decoded(self, tokens: Sequence[int]) -> list[str]:
         """Each token as text."""
         return [self.tokenizer.decode([token]) for token in tokens]
-
-
-def spoken(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
-    """The texts of the generated tokens of a reply."""
-
-    def text(tokens: Sequence[int]) -> Stripped:
-        return _answer(encoded, tokenizer, tokens)
-
-    return Said(
-        greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
-        open_tokens=reply.greedy.get("open", ()),
-        beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
-        samples={seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()},
-    )
-
-
-def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:
-    """The text of generated tokens without special tokens and without what was only thought."""
-    thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
-    hidden = set(tokenizer.all_special_ids) - thought
-    text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
-    return answer_of(encoded, text)
-
-
-def answer_of(encoded: EncodedItem, text: str) -> Stripped:
-    """What of a generated text is the answer: not what was thought, nor what follows a stop string."""
-    answer, unclosed = strip_thinking(f"<think>{text}" if encoded.thinking else text)
-    return Stripped(encoded.grading.cut(answer), unclosed)
 
 
 def string_presence(options: Sequence[str], gold: str, context: str) -> float:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from anomia.endpoint.ask import ServedModel, answer_items
 from anomia.models import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, Reply
+from anomia.probe.decode import Said, decode_reply
 from anomia.probe.encode import EncodedItem
 from anomia.probe.select import ChosenEngine
-from anomia.records import Said, spoken
 from anomia.running.alike import Asked
 
 
@@ -114,7 +114,7 @@ class LocalModel:
             on_split=on_split,
         )
         for item, reply in zip(encoded, replies, strict=True):
-            yield reply, spoken(item, reply, self.tokenizer)
+            yield reply, decode_reply(item, reply, self.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)

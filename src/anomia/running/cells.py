@@ -18,7 +18,6 @@ from anomia.running.progress import Progress
 from anomia.running.stopping import interleaved, stopped
 from anomia.study import BASE, Study
 
-
 Begun = TypeVar("Begun", bound=OpenedRun | None, covariant=True)
 
 

@@ -66,9 +66,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
         by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
         answers = asked.answer(encoded, decoding(study), batch_size=size)
         for (items, index), item, (reply, said) in zip(turns, encoded, answers, strict=True):
-            again = record(
-                item, reply, base.tokenizer, arm=BASE, dataset=items.dataset, index=index, said=said
-            )
+            again = record(item, reply, said, base.tokenizer, arm=BASE, dataset=items.dataset, index=index)
             before = first[items.language, item.item.question.id]
             counts = by_language[items.language]
             counts["items"] += 1

@@ -57,12 +57,12 @@ def measure_shard(
         rows[offset] = record(
             encoded[offset],
             reply,
+            said,
             model.tokenizer,
             arm=shard.arm,
             dataset=shard.dataset,
             index=shard.first + offset,
             base_distribution=references.get(reply.item_id),
-            said=said,
         )
         if said.refused:
             refused[reply.item_id] = dict(said.refused)

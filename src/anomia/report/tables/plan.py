@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anomia.measure.planning import ItemPlan, PlanTarget
 from anomia.measure.power import MOST_TIMES, NeededItems, in_reach, rounded
+from anomia.plan.cost import CellForecast, on_machine
+from anomia.plan.machines import Machine
+from anomia.plan.sample_size import ItemPlan, PlanTarget
 from anomia.report.tables.table import ARM, Cell, Change, Column, Marked, Note, Table
-from anomia.running.forecast import CellForecast, on_machine
-from anomia.running.machines import Machine
 
 _FAR = "out of reach"
 

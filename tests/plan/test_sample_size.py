@@ -8,8 +8,8 @@ import pytest
 
 from anomia.errors import StudyError
 from anomia.measure.frame import POOLED
-from anomia.measure.planning import PlanTarget, plan_from_assumptions, plan_from_pilot
 from anomia.measure.power import NeededItems, Transition, items_for_gap, read_transition
+from anomia.plan.sample_size import PlanTarget, plan_from_assumptions, plan_from_pilot
 from tests.measure.planted import Damage, study_records
 
 

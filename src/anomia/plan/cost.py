@@ -24,12 +24,12 @@ from anomia.matrix import Matrix
 from anomia.models import LoadedModel
 from anomia.models.load import DTYPES
 from anomia.models.sizes import number, sizes_of
+from anomia.plan.machines import Machine
+from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
 from anomia.probe.prefill import lay_out
 from anomia.running.cells import CellRun, PlannedCell, models_of
-from anomia.running.machines import Machine
 from anomia.running.shard import decoding, encode
-from anomia.running.stand_ins import config_of, item_sets_of, tokenizer_of
 from anomia.study import BASE, Study
 
 SAMPLED = 6

@@ -13,9 +13,9 @@ from anomia.cli import app
 from anomia.errors import AnomiaError, StudyError
 from anomia.matrix import Matrix, read_matrix
 from anomia.models import load_model
-from anomia.running import forecast as forecast_module
-from anomia.running.forecast import forecast, on_machine
-from anomia.running.machines import MACHINES, read_machine
+from anomia.plan import cost as cost_module
+from anomia.plan.cost import forecast, on_machine
+from anomia.plan.machines import MACHINES, read_machine
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 MODELS = {"main": 1, "families": 3, "scale": 5, "calibration": 1, "methods": 1, "small": 1}
@@ -29,7 +29,7 @@ GEMMA = {
 
 @pytest.fixture(autouse=True)
 def _no_names_from_before() -> None:
-    forecast_module._skeleton.cache_clear()
+    cost_module._skeleton.cache_clear()
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_shipped_studies_expand_and_plan(name: str, monkeypatch: pytest.MonkeyPa
             vocab_size=1000, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
         )
 
-    for module in ("forecast", "stand_ins"):
-        monkeypatch.setattr(f"anomia.running.{module}.config_of", config)
+    for module in ("cost", "stand_ins"):
+        monkeypatch.setattr(f"anomia.plan.{module}.config_of", config)
     matrix = read_matrix(STUDIES / f"{name}.yaml", {})
     assert len(matrix.cells) == CELLS[name]
     assert {len(study.arms) for study in matrix.studies} == {ARMS[name]}
