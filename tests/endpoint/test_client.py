@@ -12,7 +12,13 @@ import tenacity
 
 from anomia.compress.spec import parse_arm
 from anomia.endpoint.abilities import Abilities, UntoldError, score
-from anomia.endpoint.client import ATTEMPTS, Client, RefusedError, StoppedError, client_from_environment
+from anomia.endpoint.client import (
+    ATTEMPTS,
+    Client,
+    RequestRefusedError,
+    StoppedError,
+    client_from_environment,
+)
 from anomia.endpoint.keys import key_for
 from anomia.errors import ModelError, StudyError
 from tests.endpoint.fake_server import Fake, serving
@@ -98,7 +104,7 @@ def test_faults_that_stay_are_one_message(
     assert len(fake.requests) == requests
     assert "\n" not in str(caught.value)
     assert "sk-secret" not in str(caught.value) + repr(client)
-    assert isinstance(caught.value, RefusedError) == ("status" in says)
+    assert isinstance(caught.value, RequestRefusedError) == ("status" in says)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_answers_and_prompts_that_are_no_text(fake: Fake, url: str, no_waiting: 
     with Client(url, "tiny") as client:
         with pytest.raises(ModelError, match="DecodingError"):
             ask(client)
-        with pytest.raises(RefusedError, match="lone surrogates"):
+        with pytest.raises(RequestRefusedError, match="lone surrogates"):
             client.complete("half \ud800")
 
 

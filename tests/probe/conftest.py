@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from anomia.probe.ask import Ask, Decoding, OptionSet, Target
+from anomia.probe.ask import Ask, Decoding, OptionSet, RankTarget
 
 VOCABULARY = 83
 WINDOW = 8
@@ -125,9 +125,9 @@ def random_asks(count: int, seed: int = 0) -> list[Ask]:
                     "backed_off": OptionSet(len(prompt) - 2, (prompt + answers[3], prompt[:-2] + tokens(3))),
                 },
                 targets={
-                    "gold": Target(prompt, answers[0][0]),
-                    "foil": Target(prompt, answers[3][0]),
-                    "distinct": Target(prompt + answers[0][:1], 5),
+                    "gold": RankTarget(prompt, answers[0][0]),
+                    "foil": RankTarget(prompt, answers[3][0]),
+                    "distinct": RankTarget(prompt + answers[0][:1], 5),
                 },
                 distribution=prompt,
                 reference_tokens=tuple(rng.sample(range(VOCABULARY), 10)),

@@ -58,12 +58,12 @@ def test_a_step_waits_for_the_gpu_once(on_gpu, asks, decoding, monkeypatch):
     model = on_gpu("llama")
     list(tree.answer(model, asks, decoding, batch_size=5))
     waits = []
-    fetched, grow = generate.fetched, tree.grow
+    to_host, grow = generate.to_host, tree.grow
 
     def meant(*tensors):
         waits.append(len(tensors))
         torch.cuda.set_sync_debug_mode("default")
-        found = fetched(*tensors)
+        found = to_host(*tensors)
         torch.cuda.set_sync_debug_mode("error")
         return found
 
@@ -74,8 +74,8 @@ def test_a_step_waits_for_the_gpu_once(on_gpu, asks, decoding, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(generate, "fetched", meant)
-    monkeypatch.setattr(sampling, "fetched", meant)
+    monkeypatch.setattr(generate, "to_host", meant)
+    monkeypatch.setattr(sampling, "to_host", meant)
     monkeypatch.setattr(tree, "grow", watched)
     list(tree.answer(model, asks, decoding, batch_size=5))
     # A few draws miss the nucleus in all attempts that are made at once.

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from anomia.probe import reference
-from anomia.probe.ask import Ask, Decoding, OptionSet, Target
+from anomia.probe.ask import Ask, Decoding, OptionSet, RankTarget
 
 PROMPT = (0, 5, 9, 200, 31, 7)
 DECODING = Decoding(eos_token_ids=(1,), max_new_tokens=6, num_beams=3, num_samples=4, top_tokens=8)
@@ -77,7 +77,7 @@ def test_options_are_scored_token_by_token(model: Any) -> None:
 def test_placement(model: Any) -> None:
     logits = next_logits(model, PROMPT)
     order = logits.argsort(descending=True).tolist()
-    reply = only(model, targets={"gold": Target(PROMPT, order[6]), "foil": Target(PROMPT, order[0])})
+    reply = only(model, targets={"gold": RankTarget(PROMPT, order[6]), "foil": RankTarget(PROMPT, order[0])})
     assert reply.placements["gold"].rank == 7
     assert reply.placements["gold"].ties == 0
     assert reply.placements["gold"].margin == pytest.approx(float(logits.max() - logits[order[6]]), abs=1e-5)
@@ -89,7 +89,7 @@ def test_ties_are_counted(make_model: Callable[..., Any]) -> None:
     tied = make_model()
     with torch.no_grad():
         tied.lm_head.weight[30:33] = tied.lm_head.weight[29]
-    assert only(tied, targets={"gold": Target(PROMPT, 31)}).placements["gold"].ties == 3
+    assert only(tied, targets={"gold": RankTarget(PROMPT, 31)}).placements["gold"].ties == 3
 
 
 def test_distribution_and_reference_tokens(model: Any) -> None:

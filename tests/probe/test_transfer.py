@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anomia.probe.transfer import fetched, packed, sent, unpacked
+from anomia.probe.transfer import packed, to_device, to_host, unpacked
 
 
 def test_what_is_packed_for_one_transfer_comes_back_exactly():
@@ -16,11 +16,11 @@ def test_what_is_packed_for_one_transfer_comes_back_exactly():
         torch.tensor([0.3], dtype=torch.float64),
     )
     there = unpacked(packed(tensors), tensors)
-    assert there == fetched(*tensors) == [tensor.tolist() for tensor in tensors]
+    assert there == to_host(*tensors) == [tensor.tolist() for tensor in tensors]
     assert isinstance(there[0][0], int)
     assert isinstance(there[2][0], bool)
 
 
 def test_what_is_sent_has_its_type():
-    assert sent([], torch.device("cpu"), torch.long).dtype == torch.long
-    assert sent([[1, 2]], torch.device("cpu")).tolist() == [[1, 2]]
+    assert to_device([], torch.device("cpu"), torch.long).dtype == torch.long
+    assert to_device([[1, 2]], torch.device("cpu")).tolist() == [[1, 2]]

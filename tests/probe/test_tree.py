@@ -10,7 +10,7 @@ import torch
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
 from anomia.probe.ask import Ask, Reply
-from anomia.probe.generate import Ground
+from anomia.probe.generate import TreeDecodeState
 from anomia.probe.head import Head
 
 from .conftest import CONFIGURATIONS, random_asks, tiny_model
@@ -242,8 +242,10 @@ def test_what_has_ended_costs_nothing(models, many, decoding, monkeypatch):
 
 def test_slots_of_beams_that_died_out_are_used_again(models, many, decoding, monkeypatch):
     taken = []
-    occupy = Ground.occupy
-    monkeypatch.setattr(Ground, "occupy", lambda self, node: occupy(self, node) or taken.append(node.slot))
+    occupy = TreeDecodeState.occupy
+    monkeypatch.setattr(
+        TreeDecodeState, "occupy", lambda self, node: occupy(self, node) or taken.append(node.slot)
+    )
     long = replace(decoding, max_new_tokens=30, eos_token_ids=())
     ask = Ask("a", beams=many[0].beams)
     list(tree.answer(models("qwen3"), [ask], long, batch_size=1))

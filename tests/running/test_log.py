@@ -13,9 +13,9 @@ from rich.console import Console
 
 from anomia.errors import RunError, StudyError
 from anomia.running.log import JsonLog, Tracker
-from anomia.running.progress import Ahead, Finished, PlainProgress, Progress, RichProgress, Several
+from anomia.running.progress import Ahead, FinishedShard, PlainProgress, Progress, RichProgress, Several
 
-SHARD = Finished("", "wanda:0.5", "swahili", 0, 32, 1.5)
+SHARD = FinishedShard("", "wanda:0.5", "swahili", 0, 32, 1.5)
 
 
 def work(progress: Progress) -> None:

@@ -19,7 +19,7 @@ from anomia.matrix import Matrix, read_matrix
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.execute import run_matrix
 from anomia.running.on_ray import Size, on_ray
-from anomia.running.progress import Finished, PlainProgress
+from anomia.running.progress import FinishedShard, PlainProgress
 from tests.conftest import entry
 from tests.endpoint.fake_server import Fake, serving
 
@@ -71,11 +71,11 @@ class Watching(PlainProgress):
 
     def __init__(self, *, kill: bool = False) -> None:
         self.said: list[str] = []
-        self.shards: list[Finished] = []
+        self.shards: list[FinishedShard] = []
         self._kill = kill
         super().__init__(self.said.append)
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         self.shards.append(shard)
         if self._kill:
             self._kill = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from anomia.endpoint.client import ATTEMPTS, Client, RefusedError
+from anomia.endpoint.client import ATTEMPTS, Client, RequestRefusedError
 from anomia.endpoint.dialects import OLLAMA, OLLAMA_FINGERPRINT
 from anomia.errors import ModelError
 
@@ -44,7 +44,7 @@ class Abilities(NamedTuple):
     greedy: tuple[str, ...] = ()
 
 
-class Scored(NamedTuple):
+class EchoedTokens(NamedTuple):
     """Tokens of a prompt as the server tells them; the first has no probability.
 
     ranks: 1 for the likeliest. margins: log-probability of the likeliest − the token's. None where not told.
@@ -77,7 +77,7 @@ def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
         able = found._replace(echo=True, ranks=ranks)
         try:
             _check_scores(client, able)
-        except (RefusedError, UntoldError) as error:
+        except (RequestRefusedError, UntoldError) as error:
             reasons.append(str(error).removeprefix("endpoint: "))
         else:
             return able
@@ -94,14 +94,16 @@ def speak(client: Client, *, attempts: int = ATTEMPTS) -> None:
         client.dialect = OLLAMA
 
 
-def score(client: Client, text: str, abilities: Abilities, *, unclear_attempts: int = ATTEMPTS) -> Scored:
+def score(
+    client: Client, text: str, abilities: Abilities, *, unclear_attempts: int = ATTEMPTS
+) -> EchoedTokens:
     """Log-probabilities of the tokens of a text.
 
     `ranks` uses vLLM's `prompt_logprobs`, which tells the rank of each token; else `echo` with `logprobs`, which
     all of the servers share that can do it at all.
 
     Raises:
-        RefusedError, UntoldError: the server doesn't tell them.
+        RequestRefusedError, UntoldError: the server doesn't tell them.
         ModelError: it can't be reached.
     """
     asked = {**_GREEDY, "unclear_attempts": unclear_attempts, **abilities.plain}
@@ -116,7 +118,7 @@ def _find_plain(client: Client) -> dict[str, Any]:
     def taken(values: dict[str, Any]) -> bool:
         try:
             client.complete(_TEXTS[0], **_GREEDY, **values)
-        except RefusedError:
+        except RequestRefusedError:
             return False
         return True
 
@@ -146,7 +148,7 @@ def _check_scores(client: Client, abilities: Abilities) -> None:
     """Sees that the server tells log-probabilities of prompts, and those of the right tokens.
 
     Raises:
-        RefusedError, UntoldError: it doesn't.
+        RequestRefusedError, UntoldError: it doesn't.
     """
     for text in _TEXTS:
         before = score(client, text, abilities, unclear_attempts=2)
@@ -166,7 +168,7 @@ def _check_scores(client: Client, abilities: Abilities) -> None:
             )
 
 
-def _from_echo(answer: dict[str, Any]) -> Scored:
+def _from_echo(answer: dict[str, Any]) -> EchoedTokens:
     told, usage = answer.get("logprobs"), answer["usage"]
     told = told if isinstance(told, dict) else {}
     tokens, log_probs = told.get("tokens"), told.get("token_logprobs")
@@ -175,7 +177,7 @@ def _from_echo(answer: dict[str, Any]) -> Scored:
         # What was generated stands behind the prompt. Counted from the end: some servers leave the BOS out.
         prompt = len(tokens) - (generated if isinstance(generated, int) else 1)
         if prompt > 1 and all(isinstance(value, float | int) for value in log_probs[1:prompt]):
-            return Scored(
+            return EchoedTokens(
                 tuple(map(str, tokens[:prompt])),
                 (None, *map(float, log_probs[1:prompt])),
                 (None,) * prompt,
@@ -184,7 +186,7 @@ def _from_echo(answer: dict[str, Any]) -> Scored:
     raise UntoldError("endpoint: the server returns no log-probabilities of prompt tokens")
 
 
-def _from_prompt_logprobs(told: Any) -> Scored:
+def _from_prompt_logprobs(told: Any) -> EchoedTokens:
     """With one alternative each place holds the prompt's own token and, where that is another, the likeliest."""
     tokens: list[str] = [""]
     log_probs: list[float | None] = [None]
@@ -202,4 +204,4 @@ def _from_prompt_logprobs(told: Any) -> Scored:
             margins.append(max(of for _, of in known.values()) - log_prob)
     except (TypeError, ValueError, KeyError, AttributeError):
         raise UntoldError("endpoint: the server returns no ranks of prompt tokens") from None
-    return Scored(tuple(tokens), tuple(log_probs), tuple(ranks), tuple(margins))
+    return EchoedTokens(tuple(tokens), tuple(log_probs), tuple(ranks), tuple(margins))

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from anomia.endpoint.abilities import Abilities, Scored, UntoldError, score
-from anomia.endpoint.client import Client, RefusedError
+from anomia.endpoint.abilities import Abilities, EchoedTokens, UntoldError, score
+from anomia.endpoint.client import Client, RequestRefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Placement, Reply
@@ -100,7 +100,7 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
     """Keeps the server's reason where it refuses a probe."""
     try:
         yield
-    except (RefusedError, UntoldError) as error:
+    except (RequestRefusedError, UntoldError) as error:
         refused[name] = str(error)
 
 
@@ -110,7 +110,7 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
     texts = {name: encoded.item.options[(CHOICES | NO_QUESTION)[name]] for name in asked if name != "answers"}
     if "answers" in asked:
         texts["answers"] = question.answers
-    by_prompt: dict[str, dict[str, Scored]] = {}
+    by_prompt: dict[str, dict[str, EchoedTokens]] = {}
     starts: dict[str, int] = {}
     for prompt in ("open", "no_question"):
         mine = [name for name in texts if (name in NO_QUESTION) == (prompt == "no_question")]
@@ -186,7 +186,7 @@ def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence
         return served
     plain, alone = served.abilities.plain, len(tokenizer("a", add_special_tokens=False).input_ids)
     for asked in ({**plain, "add_special_tokens": False}, plain):
-        with suppress(RefusedError):
+        with suppress(RequestRefusedError):
             usage = served.client.complete("a", max_tokens=1, temperature=0.0, **asked)["usage"]
             if usage.get("prompt_tokens") == alone:
                 return served._replace(abilities=served.abilities._replace(plain=asked))
@@ -197,11 +197,11 @@ def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence
     )
 
 
-def _from(sequence: Scored, start: int) -> tuple[float, ...]:
+def _from(sequence: EchoedTokens, start: int) -> tuple[float, ...]:
     return tuple(math.nan if p is None else p for p in sequence.log_probs[start:])
 
 
-def _placement(sequence: Scored, place: int) -> Placement:
+def _placement(sequence: EchoedTokens, place: int) -> Placement:
     """A rank as the server tells it. vLLM counts equal logits before the token, so it is an upper bound."""
     rank, log_prob, margin = sequence.ranks[place], sequence.log_probs[place], sequence.margins[place]
     return Placement(rank or 1, 0, math.nan if log_prob is None else log_prob, margin or 0.0)

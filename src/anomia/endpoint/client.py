@@ -32,7 +32,7 @@ _PASSING = frozenset({408, 409, 425, 429})
 _UNCLEAR = 500
 
 
-class RefusedError(ModelError):
+class RequestRefusedError(ModelError):
     """The server won't answer this request: another one may be answered."""
 
 
@@ -107,7 +107,7 @@ class Client:
             parameters: by OpenAI's names.
 
         Raises:
-            RefusedError: it won't answer this request.
+            RequestRefusedError: it won't answer this request.
             StoppedError: `stop` was called.
             ModelError: it can't be reached, wants another key, or has no such model; or its answer is none.
         """
@@ -128,7 +128,7 @@ class Client:
         try:
             return dict(retrying(self._once, self.dialect.body(self.model, prompt, parameters)))
         except _AgainError as error:
-            kind = RefusedError if error.status == _UNCLEAR else ModelError
+            kind = RequestRefusedError if error.status == _UNCLEAR else ModelError
             times = retrying.statistics["attempt_number"]
             raise kind(f"endpoint: {self.url} fails, after {times} attempts: {error}") from None
 
@@ -150,7 +150,9 @@ class Client:
                 "/v1 most often"
             )
         if status != 200:
-            raise RefusedError(f"endpoint: {self.url} answers with status {status}: {self._said(content)}")
+            raise RequestRefusedError(
+                f"endpoint: {self.url} answers with status {status}: {self._said(content)}"
+            )
         try:
             return self.dialect.read(json.loads(content))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
@@ -180,7 +182,7 @@ class Client:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
             raise _AgainError(self._hidden(reason)) from None
         except UnicodeError:
-            raise RefusedError(
+            raise RequestRefusedError(
                 "endpoint: a prompt holds half characters (lone surrogates), which can't be sent"
             ) from None
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from anomia.endpoint.abilities import Abilities, speak
 from anomia.endpoint.ask import ServedModel, as_sent, without_second_start
-from anomia.endpoint.client import RefusedError, client_from_environment
+from anomia.endpoint.client import RequestRefusedError, client_from_environment
 from anomia.errors import ModelError
 from anomia.models.chat import render
 from anomia.models.difference import Difference
@@ -147,7 +147,7 @@ def _count(served: ServedModel, text: str) -> int | None:
         usage = served.client.complete(
             text, max_tokens=1, temperature=0.0, unclear_attempts=2, **served.abilities.plain
         )["usage"]
-    except RefusedError:
+    except RequestRefusedError:
         return None
     count = usage.get("prompt_tokens")
     return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None

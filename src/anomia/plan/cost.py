@@ -26,7 +26,7 @@ from anomia.models.load import DTYPES
 from anomia.models.sizes import number, sizes_of
 from anomia.plan.machines import Machine
 from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of
-from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, Need, estimate
+from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed, estimate
 from anomia.probe.prefill import lay_out
 from anomia.running.cells import CellRun, PlannedCell, models_of
 from anomia.running.shard import decoding, encode
@@ -83,7 +83,7 @@ class ModelSize:
     active: int
     head: int
     layers: int
-    need: Need
+    need: MemoryNeed
 
     @property
     def weight_bytes(self) -> int:
@@ -279,7 +279,7 @@ def _dtype(study: Study) -> str:
     return stored if stored in DTYPES else "bfloat16"
 
 
-def _measured(study: Study, loaded: LoadedModel, need: Need) -> ModelSize:
+def _measured(study: Study, loaded: LoadedModel, need: MemoryNeed) -> ModelSize:
     model = loaded.model
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight

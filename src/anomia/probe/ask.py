@@ -27,7 +27,7 @@ class OptionSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RankTarget:
     """A token whose place in the next-token distribution after `prefix` is asked."""
 
     prefix: TokenIds
@@ -51,7 +51,7 @@ class Ask:
     item_id: str
     greedy: Mapping[str, TokenIds] = field(default_factory=dict)
     options: Mapping[str, OptionSet] = field(default_factory=dict)
-    targets: Mapping[str, Target] = field(default_factory=dict)
+    targets: Mapping[str, RankTarget] = field(default_factory=dict)
     distribution: TokenIds | None = None
     reference_tokens: TokenIds = ()
     beams: TokenIds | None = None

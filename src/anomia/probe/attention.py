@@ -30,7 +30,7 @@ FEW_QUERIES = 128
 """Up to so many, keys times queries is four times as fast on CPUs as queries times keys."""
 
 
-class Plan(Protocol):
+class AttentionPlan(Protocol):
     """How the tokens of one packed forward pass see the KV cache.
 
     `homes`: the row and the slot [N] where each token's key and value are stored.
@@ -57,11 +57,11 @@ class Plan(Protocol):
         ...
 
 
-_plan: ContextVar[Plan] = ContextVar("plan")
+_plan: ContextVar[AttentionPlan] = ContextVar("plan")
 
 
 @contextmanager
-def planned(plan: Plan) -> Iterator[None]:
+def planned(plan: AttentionPlan) -> Iterator[None]:
     """Inside, tree attention follows `plan`."""
     token = _plan.set(plan)
     try:
@@ -70,7 +70,7 @@ def planned(plan: Plan) -> Iterator[None]:
         _plan.reset(token)
 
 
-def current_plan() -> Plan:
+def current_plan() -> AttentionPlan:
     """The plan of the forward pass that is running."""
     return _plan.get()
 
@@ -124,7 +124,7 @@ class Prefill:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `Plan.attend`."""
+        """See `AttentionPlan.attend`."""
         outputs = []
         groups = key.shape[1]
         for row in self.rows:
@@ -196,7 +196,7 @@ class LeafLayer:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `Plan.attend`."""
+        """See `AttentionPlan.attend`."""
         outputs = []
         for group in self.groups:
             rows = slice(group.first_row, group.last_row)

@@ -1,6 +1,6 @@
 """The KV cache of a batch of token trees: allocated once, written in place, never concatenated.
 
-One row a tree. Which slot a token takes is the caller's business (`attention.Plan.homes`); layers with a
+One row a tree. Which slot a token takes is the caller's business (`attention.AttentionPlan.homes`); layers with a
 sliding window keep everything, because a branch may start anywhere and the window is applied by depth.
 """
 

@@ -26,7 +26,7 @@ from anomia.items.prompts import (
     zero_shot_prompt,
 )
 from anomia.models.chat import answer_gap, leaves_thinking_open, render
-from anomia.probe.ask import Ask, OptionSet, Target, TokenIds
+from anomia.probe.ask import Ask, OptionSet, RankTarget, TokenIds
 from anomia.probe.shared import common_prefix, distinct_position, scoring_start
 from anomia.probes import (
     BY_NAME,
@@ -182,16 +182,16 @@ def _encode_cut(
         for probe in CHOICES
         if probe in asked and probe in option_texts
     }
-    targets: dict[str, Target] = {}
+    targets: dict[str, RankTarget] = {}
     if "rank" in asked:
         options["answers"] = OptionSet(start, tuple(joint[text] for text in question.answers))
-        targets["gold"] = Target(gold[:start], gold[start])
+        targets["gold"] = RankTarget(gold[:start], gold[start])
         targets |= {
-            f"answer_{n}": Target(gold[:start], joint[text][start])
+            f"answer_{n}": RankTarget(gold[:start], joint[text][start])
             for n, text in enumerate(question.answers)
             if n
         }
-        targets["foil"] = Target(gold[:start], joint[item.foil][start])
+        targets["foil"] = RankTarget(gold[:start], joint[item.foil][start])
         foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
         targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
         targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
@@ -370,10 +370,10 @@ def _bare_options(
     }
 
 
-def _distinct(name: str, sequence: TokenIds, rivals: Sequence[TokenIds], start: int) -> dict[str, Target]:
+def _distinct(name: str, sequence: TokenIds, rivals: Sequence[TokenIds], start: int) -> dict[str, RankTarget]:
     """The first token of a sequence that no rival shares, given the tokens before it, if it has one."""
     position = distinct_position(sequence, rivals, start)
-    return {} if position is None else {name: Target(sequence[:position], sequence[position])}
+    return {} if position is None else {name: RankTarget(sequence[:position], sequence[position])}
 
 
 def _stands_in(answer: str, context: str) -> bool:

@@ -21,9 +21,9 @@ from anomia.probe.attention import LeafGroup, LeafLayer, planned
 from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
 from anomia.probe.head import LOGIT_ROWS, Head
-from anomia.probe.prefill import Batch
+from anomia.probe.prefill import TreeBatch
 from anomia.probe.sampling import Stream, attempt, draw
-from anomia.probe.transfer import fetched, sent
+from anomia.probe.transfer import to_device, to_host
 
 COMPACT_BELOW = 0.75
 """The cache's rows are closed up when fewer than this part of them still grow."""
@@ -56,7 +56,7 @@ class Path:
 
 
 @dataclass(eq=False, slots=True)
-class Search:
+class BeamState:
     """A beam search, and the nodes at which its running beams stand."""
 
     beams: BeamSearch
@@ -71,7 +71,7 @@ class Choice(NamedTuple):
     drawn: dict[Stream, int]
 
 
-class Layer(NamedTuple):
+class Frontier(NamedTuple):
     """The nodes whose next tokens are chosen together.
 
     states: [nodes, H], before the output head. visible: [nodes, capacity], the slots each node sees.
@@ -82,12 +82,12 @@ class Layer(NamedTuple):
     visible: Tensor
 
 
-Step = Callable[[Head, "Ground", Layer, list[Node]], Layer]
+Step = Callable[[Head, "TreeDecodeState", Frontier, list[Node]], Frontier]
 """Runs the decoder on the next layer; see `append`."""
 
 
 @dataclass(eq=False)
-class Ground:
+class TreeDecodeState:
     """The rows of the cache on which leaves grow.
 
     depths: [rows, capacity], the depth of what stands in each slot. free: each row's free slots, the next
@@ -100,7 +100,9 @@ class Ground:
     used: list[int]
 
     @staticmethod
-    def over(batch: Batch, cache: TreeCache, taken: Sequence[Iterable[int]], device: torch.device) -> Ground:
+    def over(
+        batch: TreeBatch, cache: TreeCache, taken: Sequence[Iterable[int]], device: torch.device
+    ) -> TreeDecodeState:
         """The growing rows of a prefilled batch; some prompt's end sees the slots `taken` [rows].
 
         What only other branches used is free again. The lowest slots go first, so that rows stay short.
@@ -111,7 +113,7 @@ class Ground:
             depths[row, : len(tree.depths)] = torch.from_numpy(tree.depths)
         seen = [set(row) for row in taken]
         free = [[slot for slot in range(cache.capacity - 1, -1, -1) if slot not in row] for row in seen]
-        return Ground(cache, depths.to(device), free, [max(row) + 1 for row in seen])
+        return TreeDecodeState(cache, depths.to(device), free, [max(row) + 1 for row in seen])
 
     def occupy(self, node: Node) -> None:
         """Gives a node a slot of its row."""
@@ -130,7 +132,7 @@ class Ground:
         rows = sorted({node.row for node in nodes})
         if len(rows) >= COMPACT_BELOW * (rows[-1] + 1):
             return
-        chosen = sent(rows, self.depths.device)
+        chosen = to_device(rows, self.depths.device)
         self.cache.keep(chosen)
         self.depths = self.depths[chosen]
         self.free = [self.free[row] for row in rows]
@@ -142,10 +144,10 @@ class Ground:
 
 def grow(
     head: Head,
-    ground: Ground,
-    layer: Layer,
+    tree_state: TreeDecodeState,
+    layer: Frontier,
     paths: Sequence[Path],
-    searches: Sequence[Search],
+    searches: Sequence[BeamState],
     decoding: Decoding,
     *,
     step: Step,
@@ -169,10 +171,10 @@ def grow(
                 for parent, beam in zip(parents, search.beams.running, strict=True)
             ]
         for node in layer.nodes:
-            ground.release(node)
+            tree_state.release(node)
         if not leaves.nodes:
             break
-        layer = step(head, ground, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
+        layer = step(head, tree_state, layer, sorted(leaves.nodes.values(), key=lambda leaf: leaf.row))
     return broken
 
 
@@ -207,9 +209,9 @@ def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bo
 
 def _choose(
     head: Head,
-    layer: Layer,
+    layer: Frontier,
     paths: Sequence[Path],
-    searches: Sequence[Search],
+    searches: Sequence[BeamState],
     decoding: Decoding,
     broken: set[int],
 ) -> dict[Node, Choice]:
@@ -257,7 +259,7 @@ def _read(
 ) -> _Read:
     """Reads everything at once: a GPU waits one time a step, unless the nucleus is missed again and again."""
     device = summary.best.device
-    chosen = sent(beaming, device, torch.long)
+    chosen = to_device(beaming, device, torch.long)
     values, tokens = vocabulary.likeliest(summary, chosen, count)
     log_probs = values - summary.log_normalizer[chosen, None]
     rows, streams = [row for row, _ in wanted], [stream for _, stream in wanted]
@@ -265,7 +267,7 @@ def _read(
     if decoding.temperature != 1.0 and wanted:
         warmed = vocabulary.summarize(summary.logits, decoding.temperature)
     first = attempt(warmed, rows, streams, decoding.top_p)
-    best, finite, *pairs, draws, kept = fetched(
+    best, finite, *pairs, draws, kept = to_host(
         vocabulary.argmax(summary), summary.finite, tokens, log_probs, first.tokens, first.kept
     )
     missed = [index for index, keep in enumerate(kept) if not keep]
@@ -282,24 +284,24 @@ def _read(
     return _Read(best, finite, list(zip(*pairs, strict=True)), draws)
 
 
-def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
+def append(head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]) -> Frontier:
     """Runs the decoder on leaves, sorted by row and without slots yet, whose parents are in `before`."""
-    ground.compact(leaves)
+    tree_state.compact(leaves)
     for leaf in leaves:
-        ground.occupy(leaf)
-    device = ground.depths.device
+        tree_state.occupy(leaf)
+    device = tree_state.depths.device
     place = {node: index for index, node in enumerate(before.nodes)}
     columns = [
         (leaf.row, leaf.slot, leaf.depth, leaf.token, place[leaf.parent]) for leaf in leaves if leaf.parent
     ]
-    row, slot, depth, token, parent = sent(columns, device).unbind(1)
+    row, slot, depth, token, parent = to_device(columns, device).unbind(1)
     visible = before.visible[parent]
     visible[torch.arange(len(leaves), device=device), slot] = True
-    ground.depths[row, slot] = depth
+    tree_state.depths[row, slot] = depth
     groups = []
     for first, last in _alike([leaf.row for leaf in leaves]):
         rows = (leaves[first].row, leaves[last - 1].row + 1)
-        length = max(ground.used[slice(*rows)])
+        length = max(tree_state.used[slice(*rows)])
         in_row = numbered([leaf.row for leaf in leaves[first:last]])
         width = max(in_row) + 1
         members = slice(first, last)
@@ -309,15 +311,17 @@ def append(head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Lay
                 first_row=rows[0],
                 last_row=rows[1],
                 width=width,
-                places=(row[members] - rows[0]) * width + sent(in_row, device),
+                places=(row[members] - rows[0]) * width + to_device(in_row, device),
                 visible=visible[members, :length],
-                ages=depth[members, None] - ground.depths[row[members], :length],
+                ages=depth[members, None] - tree_state.depths[row[members], :length],
             )
         )
     plan = LeafLayer((row, slot), tuple(groups))
     with planned(plan):
-        states = head.decode(input_ids=token[None], position_ids=depth[None], past_key_values=ground.cache)
-    return Layer(leaves, states, visible)
+        states = head.decode(
+            input_ids=token[None], position_ids=depth[None], past_key_values=tree_state.cache
+        )
+    return Frontier(leaves, states, visible)
 
 
 def numbered(rows: Sequence[int]) -> list[int]:

@@ -36,7 +36,7 @@ LARGEST = 128
 """Beyond these, larger batches make nothing faster."""
 
 
-class Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """Bytes: of the weights, of each item of a batch, and of what doesn't grow with the batch."""
 
     weights: int
@@ -48,7 +48,7 @@ class Need(NamedTuple):
         return self.weights + batch_size * self.item + self.fixed
 
 
-def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
+def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
     """The need of the largest of these asks; the formula stands at the head of this module."""
     sizes = sizes_of(model.config.get_text_config())
     size = model.dtype.itemsize
@@ -79,7 +79,7 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> Need:
     slot = slot_bytes(model)
     if size < torch.float32.itemsize and model.device.type == "cpu":
         slot += slot // sizes.layers
-    return Need(weights, rows * slots * slot, max(logits, activations))
+    return MemoryNeed(weights, rows * slots * slot, max(logits, activations))
 
 
 def slot_bytes(model: Any) -> int:

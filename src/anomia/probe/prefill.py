@@ -25,7 +25,7 @@ PREFILL_TOKENS = 4096
 """Tokens that go through the decoder at once: enough to use the processor fully; what bounds activations."""
 
 
-class Row(NamedTuple):
+class PlacedTree(NamedTuple):
     """A tree of one of the batch's asks; its first `cached` nodes come from a prefix computed before."""
 
     ask: int
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     cached: int
 
 
-class Batch(NamedTuple):
+class TreeBatch(NamedTuple):
     """Where everything stands.
 
     rows: the trees. The first `growing` ones hold prompts to continue and keep their rows of the cache, those
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     places: (ask, sequence) → row and the node of each token. reads: (row, node) → index of its hidden state.
     """
 
-    rows: list[Row]
+    rows: list[PlacedTree]
     growing: int
     places: dict[tuple[int, TokenIds], tuple[int, Integers]]
     reads: dict[tuple[int, int], int]
@@ -75,14 +75,14 @@ def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
         yield ask.distribution, len(ask.distribution) - 1
 
 
-def lay_out(asks: Sequence[Ask]) -> Batch:
+def lay_out(asks: Sequence[Ask]) -> TreeBatch:
     """Plants the trees of a batch and notes what will be read of them.
 
     Raises:
         ModelError: a sequence has no token before the first that is asked for.
     """
-    growing: list[tuple[Row, dict[TokenIds, Integers], dict[int, None]]] = []
-    still: list[tuple[Row, dict[TokenIds, Integers], dict[int, None]]] = []
+    growing: list[tuple[PlacedTree, dict[TokenIds, Integers], dict[int, None]]] = []
+    still: list[tuple[PlacedTree, dict[TokenIds, Integers], dict[int, None]]] = []
     for index, ask in enumerate(asks):
         needed = list(read_positions(ask))
         if any(first < 0 for _, first in needed):
@@ -99,12 +99,12 @@ def lay_out(asks: Sequence[Ask]) -> Batch:
         for tree_index, tree in enumerate(forest.trees):
             cached = min(_shared(tree, ask.shared_prefix), *wanted[tree_index])
             places = {s: nodes for s, (home, nodes) in forest.places.items() if home == tree_index}
-            entry = (Row(index, tree, cached), places, wanted[tree_index])
+            entry = (PlacedTree(index, tree, cached), places, wanted[tree_index])
             (growing if tree_index in continued else still).append(entry)
     # Rows with many leaves a step stand together, so that decoding pads little.
     growing.sort(key=lambda entry: not {asks[entry[0].ask].beams, asks[entry[0].ask].samples} & set(entry[1]))
     rows = [*growing, *still]
-    return Batch(
+    return TreeBatch(
         rows=[row for row, _, _ in rows],
         growing=len(growing),
         places={
@@ -130,7 +130,7 @@ def _shared(tree: Tree, prefix: TokenIds) -> int:
 
 
 def prefill(
-    head: Head, batch: Batch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
+    head: Head, batch: TreeBatch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
 ) -> Tensor:
     """Fills the cache with all nodes and returns the hidden states that will be read: [reads, H].
 
@@ -178,7 +178,7 @@ def _groups(sizes: Sequence[int], start: int, stop: int) -> Iterator[range]:
         yield range(first, stop)
 
 
-def _pass(head: Head, cache: TreeCache, rows: Sequence[Row], first: int) -> tuple[Tensor, list[int]]:
+def _pass(head: Head, cache: TreeCache, rows: Sequence[PlacedTree], first: int) -> tuple[Tensor, list[int]]:
     """One forward pass over the nodes that aren't cached yet of some trees, packed into one sequence.
 
     The trees fill the rows of the cache from `first` on.
@@ -209,5 +209,5 @@ def _compute_prefix(head: Head, prefix: TokenIds) -> Segment:
     """The keys and values of a prefix, computed in a cache of its own."""
     tree = plant([prefix]).trees[0]
     cache = TreeCache(rows=1, capacity=len(prefix))
-    _pass(head, cache, [Row(ask=0, tree=tree, cached=0)], 0)
+    _pass(head, cache, [PlacedTree(ask=0, tree=tree, cached=0)], 0)
     return cache.segment(0, len(prefix))

@@ -11,7 +11,7 @@ from torch import Tensor
 from anomia.probe import vocabulary
 from anomia.probe.ask import Ask, Decoding, Distribution, Placement
 from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS, Head
-from anomia.probe.prefill import Batch
+from anomia.probe.prefill import TreeBatch
 
 OptionScores = dict[str, tuple[tuple[float, ...], ...]]
 
@@ -25,7 +25,7 @@ class Exact(NamedTuple):
 
 
 def score_options(
-    head: Head, batch: Batch, asks: Sequence[Ask], states: Tensor
+    head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor
 ) -> tuple[list[OptionScores], set[int]]:
     """The log-probability of every option token, and the asks of which some logits were not finite.
 
@@ -70,7 +70,7 @@ def score_options(
 
 
 def place_targets(
-    head: Head, batch: Batch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
+    head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
 ) -> tuple[list[Exact], set[int]]:
     """Ranks and distributions from float32 products, and the asks of which some logits were not finite."""
     outcomes = [Exact({}, None, ()) for _ in asks]

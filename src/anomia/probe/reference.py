@@ -23,8 +23,8 @@ from anomia.probe.ask import (
     OnSplit,
     OptionSet,
     Placement,
+    RankTarget,
     Reply,
-    Target,
     TokenIds,
 )
 from anomia.probe.sampling import Stream, uniform
@@ -224,7 +224,7 @@ def _float32_head(model: Any) -> Iterator[None]:
         hook.remove()
 
 
-def _place(logits: torch.Tensor, target: Target) -> Placement:
+def _place(logits: torch.Tensor, target: RankTarget) -> Placement:
     own = logits[target.token]
     return Placement(
         rank=1 + int((logits > own).sum()),

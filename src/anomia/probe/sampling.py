@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomia.probe.transfer import fetched, sent
+from anomia.probe.transfer import to_device, to_host
 from anomia.probe.vocabulary import BLOCK, Summary, block_logits, weights
 
 DRAWS_AT_ONCE = 16
@@ -68,7 +68,7 @@ def draw(
             top_p,
             tried=tried,
         )
-        tokens, kept = fetched(made.tokens, made.kept)
+        tokens, kept = to_host(made.tokens, made.kept)
         for index, token in zip(waiting, tokens, strict=True):
             drawn[index] = token
         waiting = [index for index, keep in zip(waiting, kept, strict=True) if not keep]
@@ -94,9 +94,9 @@ def attempt(
     at_once = device.type != "cpu" if at_once is None else at_once
     times = ATTEMPTS_AT_ONCE if at_once else 1
     in_nucleus = _in_nucleus_by_rows if at_once else _in_nucleus
-    rows = sent(wanted, device, torch.long)
+    rows = to_device(wanted, device, torch.long)
     numbers = [[uniform(stream, tried + time) for time in range(times)] for stream in streams]
-    aims = sent(numbers, device, torch.float64).view(len(rows), times) * summary.totals[rows, None]
+    aims = to_device(numbers, device, torch.float64).view(len(rows), times) * summary.totals[rows, None]
     rows = rows.repeat_interleave(times)
     tokens = _invert(summary, rows, aims.flatten())
     kept = torch.empty(len(rows), dtype=torch.bool, device=device)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomia.probe.ask import Ask, Target, TokenIds
+from anomia.probe.ask import Ask, RankTarget, TokenIds
 from anomia.probe.attention import Windows, recorded_windows, tree_attention_in
 from anomia.probe.cache import TreeCache
-from anomia.probe.generate import Ground, Layer, Node, append
+from anomia.probe.generate import Frontier, Node, TreeDecodeState, append
 from anomia.probe.head import Head
 from anomia.probe.prefill import lay_out, prefill
 from anomia.probe.twin import shallow_twin
@@ -119,7 +119,7 @@ def _test_asks(model: Any) -> list[Ask]:
     for number, size in enumerate((length, length - 7)):
         prompt = tokens(size)
         branches = (prompt + tokens(4), prompt[:-3] + tokens(6))
-        targets = {str(place): Target(branch, 0) for place, branch in enumerate(branches)}
+        targets = {str(place): RankTarget(branch, 0) for place, branch in enumerate(branches)}
         asks.append(Ask(str(number), greedy={"prompt": prompt}, targets=targets))
     return asks
 
@@ -147,8 +147,8 @@ def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
         visible.append(sees)
         taken.append(path.tolist())
     device = prefilled.device
-    ground = Ground.over(batch, cache, taken, device)
-    layer = Layer(nodes, torch.empty(0), torch.stack(visible).to(device))
+    tree_state = TreeDecodeState.over(batch, cache, taken, device)
+    layer = Frontier(nodes, torch.empty(0), torch.stack(visible).to(device))
     for step in range(2):
         parents = layer.nodes if step == 0 else layer.nodes[1::2]
         leaves = [
@@ -156,7 +156,7 @@ def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
             for parent in parents
             for token in (5 + step, 7 + step)
         ]
-        layer = append(head, ground, layer, leaves)
+        layer = append(head, tree_state, layer, leaves)
     for leaf, state in zip(layer.nodes, layer.states, strict=True):
         assert leaf.parent is not None
         sequences.append((*asks[leaf.item].greedy["prompt"], leaf.parent.token, leaf.token))

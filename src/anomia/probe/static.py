@@ -24,9 +24,9 @@ from torch import Tensor
 
 from anomia.probe.attention import additive, masked_attention, planned
 from anomia.probe.cache import TreeCache
-from anomia.probe.generate import Ground, Layer, Node, numbered
+from anomia.probe.generate import Frontier, Node, TreeDecodeState, numbered
 from anomia.probe.head import Head
-from anomia.probe.transfer import sent
+from anomia.probe.transfer import to_device
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class StaticLayer:
-    """A pass over one layer of leaves in a padded layout; an `attention.Plan`.
+    """A pass over one layer of leaves in a padded layout; an `attention.AttentionPlan`.
 
     places: [W], where each leaf stands in the layout. visible, ages: [W, L], as in `attention.LeafGroup`.
     """
@@ -93,7 +93,7 @@ class StaticLayer:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `Plan.attend`."""
+        """See `AttentionPlan.attend`."""
         padded = query.new_zeros(self.shape.places + 1, *query.shape[1:])
         padded[self.places] = query
         mask = self._mask(window, query.dtype)
@@ -162,26 +162,28 @@ class StaticSteps:
             keys.zero_()
             values.zero_()
 
-    def begin(self, ground: Ground, layer: Layer, *, wide: int, paths: Sequence[int]) -> None:
+    def begin(self, tree_state: TreeDecodeState, layer: Frontier, *, wide: int, paths: Sequence[int]) -> None:
         """Takes over the ends of the prompts; `paths` [rows] is how many leaves a row can have.
 
         The first `wide` rows are those with beams or samples.
         """
-        growing = len(ground.free)
+        growing = len(tree_state.free)
         self._wide, self._most = wide, max(paths[:wide], default=1)
         self._fewer = max(paths[wide:], default=1)
-        self._depths[:growing] = ground.depths
-        ground.depths = self._depths
+        self._depths[:growing] = tree_state.depths
+        tree_state.depths = self._depths
         self._after[: len(layer.nodes)] = layer.visible
 
-    def append(self, head: Head, ground: Ground, before: Layer, leaves: list[Node]) -> Layer:
+    def append(
+        self, head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]
+    ) -> Frontier:
         """Does what `decode.append` does."""
         for leaf in leaves:
-            ground.occupy(leaf)
+            tree_state.occupy(leaf)
         shape = Shape(
             leaves=filled_up(len(leaves)),
-            length=min(self.capacity, rounded(max(ground.used))),
-            rows=len(ground.free),
+            length=min(self.capacity, rounded(max(tree_state.used))),
+            rows=len(tree_state.free),
             wide=self._wide,
             most=self._most,
             fewer=self._fewer,
@@ -195,9 +197,9 @@ class StaticSteps:
         ]
         filling = [(self.rows, 0, 0, 0, 0, shape.places)] * (shape.leaves - len(columns))
         device = self._inputs.device
-        self._inputs[:, : shape.leaves] = sent(list(zip(*columns, *filling, strict=True)), device)
+        self._inputs[:, : shape.leaves] = to_device(list(zip(*columns, *filling, strict=True)), device)
         self._before.copy_(self._after)
-        return Layer(leaves, self._run(head, shape)[: len(leaves)], self._after[: len(leaves)])
+        return Frontier(leaves, self._run(head, shape)[: len(leaves)], self._after[: len(leaves)])
 
     def _step(self, head: Head, shape: Shape) -> Tensor:
         """One step on what stands in the inputs: hidden states [W, H]. Nothing is read back by the program."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def sent(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def to_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of `values` on a device, without waiting for it to arrive."""
     tensor = torch.tensor(values, dtype=dtype)
     if device.type != "cuda":
@@ -22,7 +22,7 @@ def sent(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None 
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fetched(*tensors: Tensor) -> list[Any]:
+def to_host(*tensors: Tensor) -> list[Any]:
     """The values of several tensors as nested lists, in one transfer and so with one wait.
 
     Integers must be smaller than 2**53.

@@ -19,13 +19,13 @@ from anomia.probe.ask import Ask, Decoding, OnSplit, Reply, TokenIds
 from anomia.probe.attention import tree_attention_in
 from anomia.probe.beams import BeamSearch
 from anomia.probe.cache import Segment, TreeCache
-from anomia.probe.generate import Ground, Layer, Node, Path, Search, append, grow
+from anomia.probe.generate import BeamState, Frontier, Node, Path, TreeDecodeState, append, grow
 from anomia.probe.head import Head
-from anomia.probe.prefill import Batch, lay_out, prefill, prompts
+from anomia.probe.prefill import TreeBatch, lay_out, prefill, prompts
 from anomia.probe.reading import place_targets, score_options
 from anomia.probe.sampling import Stream
 from anomia.probe.static import StaticSteps, forget_steps, steps_for
-from anomia.probe.transfer import sent
+from anomia.probe.transfer import to_device
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _answer_batch(
     ]
 
 
-def paths_of_rows(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> list[int]:
+def paths_of_rows(batch: TreeBatch, asks: Sequence[Ask], decoding: Decoding) -> list[int]:
     """How many answers grow in each growing row of a batch."""
     paths = [0] * batch.growing
     for index, ask in enumerate(asks):
@@ -164,7 +164,7 @@ def paths_of_rows(batch: Batch, asks: Sequence[Ask], decoding: Decoding) -> list
     return paths
 
 
-def capacity(batch: Batch, paths: Sequence[int], decoding: Decoding) -> int:
+def capacity(batch: TreeBatch, paths: Sequence[int], decoding: Decoding) -> int:
     """Slots that a row needs at most: its nodes, and a leaf a path and step.
 
     The last token of an answer is never computed, and what ended beams held is free again.
@@ -183,11 +183,11 @@ class _Started(NamedTuple):
 
     greedy: dict[str, Path]
     samples: dict[int, list[Path]]
-    search: Search | None
+    search: BeamState | None
     nodes: dict[TokenIds, Node]
 
 
-def _starts(index: int, ask: Ask, batch: Batch, decoding: Decoding) -> _Started:
+def _starts(index: int, ask: Ask, batch: TreeBatch, decoding: Decoding) -> _Started:
     """An ask's answers at the ends of their prompts."""
     nodes = {}
     for prompt in prompts(ask):
@@ -205,14 +205,14 @@ def _starts(index: int, ask: Ask, batch: Batch, decoding: Decoding) -> _Started:
             eos_token_ids=decoding.eos_token_ids,
             max_new_tokens=decoding.max_new_tokens,
         )
-        search = Search(beams, [nodes[ask.beams]])
+        search = BeamState(beams, [nodes[ask.beams]])
     greedy = {name: Path(nodes[prompt]) for name, prompt in ask.greedy.items()}
     return _Started(greedy, samples, search, nodes)
 
 
 def _grow_all(
     head: Head,
-    batch: Batch,
+    batch: TreeBatch,
     cache: TreeCache,
     states: Tensor,
     generated: Sequence[_Started],
@@ -234,9 +234,9 @@ def _grow_all(
     for order, (node, path, _) in enumerate(ends):
         visible[order, torch.from_numpy(path)] = True
         taken[node.row].update(path.tolist())
-    ground = Ground.over(batch, cache, taken, device)
-    reads = sent([read for _, _, read in ends], device)
-    layer = Layer([node for node, _, _ in ends], states[reads], visible.to(device))
+    tree_state = TreeDecodeState.over(batch, cache, taken, device)
+    reads = to_device([read for _, _, read in ends], device)
+    layer = Frontier([node for node, _, _ in ends], states[reads], visible.to(device))
     paths = [
         path
         for started in generated
@@ -247,5 +247,5 @@ def _grow_all(
     if steps is not None:
         reaching = {path.node.row for path in paths if path.stream is not None}
         reaching |= {node.row for search in searches for node in search.nodes}
-        steps.begin(ground, layer, wide=len(reaching), paths=paths_by_row)
-    return grow(head, ground, layer, paths, searches, decoding, step=steps.append if steps else append)
+        steps.begin(tree_state, layer, wide=len(reaching), paths=paths_by_row)
+    return grow(head, tree_state, layer, paths, searches, decoding, step=steps.append if steps else append)

@@ -35,7 +35,7 @@ from anomia.running.stopping import stopped
 from anomia.study import BASE, Study
 
 
-class Measure(NamedTuple):
+class Executor(NamedTuple):
     """Who asks models.
 
     base: asks base what is pending in cells that share it and measures the noise floor; returns the cells, begun. reuse:
@@ -66,7 +66,7 @@ def run_matrix(
     *,
     progress: Progress,
     reuse: Sequence[Path] = (),
-    measure: Measure | None = None,
+    measure: Executor | None = None,
 ) -> list[ArmOutcome]:
     """Measures base and every arm of every cell, going on where an earlier call stopped.
 
@@ -138,7 +138,7 @@ def _look_at_arms(cells: Sequence[PlannedCell], progress: Progress) -> None:
 
 
 def _run_group(
-    planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path], measure: Measure
+    planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path], measure: Executor
 ) -> list[ArmOutcome]:
     """Measures base and all arms of cells that share a base."""
     base, *arms = planned[0].arms
@@ -209,7 +209,7 @@ def arms_here(turns: Sequence[Turn], progress: Progress) -> list[str | None]:
     return failed
 
 
-HERE = Measure(base_here, arms_here)
+HERE = Executor(base_here, arms_here)
 
 
 def _measure_turn(turn: Turn, progress: Progress) -> None:

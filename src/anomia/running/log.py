@@ -15,7 +15,7 @@ from anomia.files import is_local, unwritable
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.run_folder import RunFolder
-from anomia.running.progress import Ahead, Count, Finished, memory_bytes
+from anomia.running.progress import Ahead, Count, FinishedShard, memory_bytes
 
 TRACKERS = ("wandb", "mlflow", "trackio")
 
@@ -40,7 +40,7 @@ class JsonLog:
         """Counts without a line."""
         self._count.items += items
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """A line a shard, with rate and memory."""
         memory = {f"{name}_bytes": size for name, size in memory_bytes().items()}
         self._write("shard", **shard._asdict(), items_per_second=round(self._count.rate, 4), **memory)
@@ -97,7 +97,7 @@ class Tracker:
         """Counts without sending."""
         self._count.items += items
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """How far the run is."""
         self._count.shards += 1
         self._send(

@@ -23,11 +23,11 @@ import torch
 from anomia.errors import AnomiaError, MissingExtraError, RunError, StudyError, nearest
 from anomia.running.answerer import Answerer, LocalModel
 from anomia.running.cells import OpenCell, PlannedCell, Turn, turns_of
-from anomia.running.execute import Measure, arms_here, begin_cell, check_arm
+from anomia.running.execute import Executor, arms_here, begin_cell, check_arm
 from anomia.running.folder import OpenedRun, Shard
 from anomia.running.model import make_arm, make_base
 from anomia.running.noise import lacks_noise, measure_noise
-from anomia.running.progress import Finished, PlainProgress, Progress
+from anomia.running.progress import FinishedShard, PlainProgress, Progress
 from anomia.running.shard import measure_shard
 from anomia.study import BASE
 
@@ -65,7 +65,7 @@ def read_size(text: str) -> Size:
 class Answer(NamedTuple):
     """What a worker sends back. failed: a deliberate error's text; of_folder: whether the run folder is at fault."""
 
-    finished: Finished | None = None
+    finished: FinishedShard | None = None
     runs: tuple[OpenedRun, ...] = ()
     said: tuple[str, ...] = ()
     failed: str | None = None
@@ -199,7 +199,7 @@ class _Queue:
 
 
 @contextmanager
-def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterator[Measure]:
+def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterator[Executor]:
     """Joins a cluster, or starts one on this machine, for as long as the context lasts.
 
     Args:
@@ -234,7 +234,7 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
         wanted = size or Size(1.0, 1.0 if resources.get("GPU") else 0.0)
         slots = _slots(resources, wanted)
         progress.say(f"Ray: room for {slots} workers of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs")
-        yield Measure(
+        yield Executor(
             base=lambda cells, told, reuse: _measure_base(cells, told, reuse, wanted, slots),
             arms=lambda turns, told: _measure_arms(turns, told, wanted, slots),
         )
@@ -452,12 +452,12 @@ class _Silent(PlainProgress):
     def __init__(self, said: list[str]) -> None:
         super().__init__(lambda text: None)
         self._said = said
-        self.finished: Finished | None = None
+        self.finished: FinishedShard | None = None
 
     def say(self, text: str) -> None:
         """Keeps the line."""
         self._said.append(text)
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """Keeps the shard."""
         self.finished = shard

@@ -34,7 +34,7 @@ class Ahead(NamedTuple):
     cells: int
 
 
-class Finished(NamedTuple):
+class FinishedShard(NamedTuple):
     """A shard whose records are on disk. where: the worker that did it, if there are several."""
 
     cell: str
@@ -58,7 +58,7 @@ class Progress(Protocol):
     def advance(self, *, items: int = 0) -> None:
         """A step of the stage is done; `items` of them count towards the whole."""
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """A shard is on disk."""
 
     def say(self, text: str) -> None:
@@ -112,7 +112,7 @@ class RichProgress:
             self._count.add(items)
             self._bars.update(self._whole, advance=items, description=self._count.text())
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """Counts the shard."""
         self._count.shards += 1
         if self._whole is not None:
@@ -161,7 +161,7 @@ class PlainProgress:
             whole = self._count.line() if self._count.known else memory_text()
             self._write(f"{self._text}: {self._step}/{self._steps}; {whole}")
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """Counts the shard."""
         self._count.shards += 1
 
@@ -191,7 +191,7 @@ class Several:
         for part in self._parts:
             part.advance(items=items)
 
-    def finish(self, shard: Finished) -> None:
+    def finish(self, shard: FinishedShard) -> None:
         """Tells all."""
         for part in self._parts:
             part.finish(shard)

@@ -15,7 +15,7 @@ from anomia.running.alike import changed_prompts
 from anomia.running.answerer import LocalModel
 from anomia.running.cells import OpenCell
 from anomia.running.folder import OpenedRun, open_run, shards_of
-from anomia.running.progress import Finished, Progress
+from anomia.running.progress import FinishedShard, Progress
 from anomia.running.shard import encode_shard
 from anomia.study import BASE, Study
 
@@ -120,7 +120,7 @@ def _copied(
         for _ in range(count):
             progress.advance(items=1)
         progress.finish(
-            Finished(cell.name, BASE, shard.language, shard.first, shard.last, 0.0, where="reused")
+            FinishedShard(cell.name, BASE, shard.language, shard.first, shard.last, 0.0, where="reused")
         )
         yield count
 

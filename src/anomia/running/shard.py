@@ -17,7 +17,7 @@ from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.answerer import Answerer
 from anomia.running.cells import OpenCell
 from anomia.running.folder import OpenedRun, Shard
-from anomia.running.progress import Finished, Progress
+from anomia.running.progress import FinishedShard, Progress
 from anomia.study import BASE, Study
 
 
@@ -81,7 +81,9 @@ def measure_shard(
     write_rows([rows[n] for n in range(len(rows))], run.record_file(shard))
     taken = round(time.monotonic() - began, 3)
     progress.finish(
-        Finished(cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where)
+        FinishedShard(
+            cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where
+        )
     )
 
 
