@@ -152,7 +152,9 @@ def grow(
     *,
     step: Step,
 ) -> set[int]:
-    """Grows every path and search to its end, in place, from the ends of the prompts (`layer`).
+    """Grows every path and search to its end, in place, from the ends of the prompts: `layer`, of L nodes.
+
+    Each step turns states [L, H] into logits [L, V], LOGIT_ROWS rows at a time, and those into the next nodes.
 
     What has ended takes no leaf any more: each pass holds the leaves of what still grows, and of nothing else.
     Returns the items of which some logits were NaN or infinite; they stop growing there.
@@ -215,7 +217,10 @@ def _choose(
     decoding: Decoding,
     broken: set[int],
 ) -> dict[Node, Choice]:
-    """The choices at all nodes of a layer. Items with logits that aren't finite are added to `broken`."""
+    """The choices at all nodes of a layer, from its states [L, H]: LOGIT_ROWS rows of logits [·, V] at a time.
+
+    Items with logits that aren't finite are added to `broken`.
+    """
     streams: dict[Node, list[Stream]] = {node: [] for node in layer.nodes}
     for path in paths:
         if path.stream is not None:
@@ -257,7 +262,11 @@ def _read(
     wanted: Sequence[tuple[int, Stream]],
     decoding: Decoding,
 ) -> _Read:
-    """Reads everything at once: a GPU waits one time a step, unless the nucleus is missed again and again."""
+    """Reads everything that is chosen from logits [rows, V] at once.
+
+    A GPU waits one time per step, unless the nucleus is missed again and again. beaming: the rows at which beams are,
+    `count` candidates of each. wanted: the row and the stream of each draw.
+    """
     device = summary.best.device
     chosen = to_device(beaming, device, torch.long)
     values, tokens = vocabulary.likeliest(summary, chosen, count)
@@ -285,7 +294,11 @@ def _read(
 
 
 def append(head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]) -> Frontier:
-    """Runs the decoder on leaves, sorted by row and without slots yet, whose parents are in `before`."""
+    """Runs the decoder on N leaves, sorted by row and without slots yet, whose parents are in `before`.
+
+    Returns their states [N, H] and the slots that they see [N, capacity]; the mask rows of parents [·, capacity] are
+    copied, the cache [rows, KV heads, capacity, D] is written in place.
+    """
     tree_state.compact(leaves)
     for leaf in leaves:
         tree_state.occupy(leaf)

@@ -72,7 +72,10 @@ def score_options(
 def place_targets(
     head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
 ) -> tuple[list[Exact], set[int]]:
-    """Ranks and distributions from float32 products, and the asks of which some logits were not finite."""
+    """Ranks and distributions from float32 products of the states [reads, H] that they are read from.
+
+    Returns them by ask, and the asks of which some logits [V] were not finite.
+    """
     outcomes = [Exact({}, None, ()) for _ in asks]
     names: dict[int, list[tuple[int, str]]] = {}
     distributions: dict[int, list[int]] = {}

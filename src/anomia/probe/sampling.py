@@ -85,8 +85,9 @@ def attempt(
     tried: int = 0,
     at_once: bool | None = None,
 ) -> Attempt:
-    """Draws for each stream, without waiting for the device.
+    """Draws for each stream, without waiting for the device: tokens [streams], and which are in the nucleus.
 
+    summary: of logits [rows, V]. wanted: the row of each stream.
     at_once: some attempts each, checked over whole rows, so that no shape follows from values; by default
     everywhere but on CPUs, where one attempt at a time is less work. What is drawn is the same.
     """

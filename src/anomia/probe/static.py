@@ -177,7 +177,7 @@ class StaticSteps:
     def append(
         self, head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]
     ) -> Frontier:
-        """Does what `decode.append` does."""
+        """Does what `generate.append` does, at the next size W of leaves that was prepared: states [N, H] of N leaves."""
         for leaf in leaves:
             tree_state.occupy(leaf)
         shape = Shape(
@@ -213,7 +213,9 @@ class StaticSteps:
             return head.decode(input_ids=tokens[None], position_ids=depths[None], past_key_values=self.cache)
 
     def _run(self, head: Head, shape: Shape) -> Tensor:
-        """A step, replayed where it was captured; the first of a shape runs plainly and is captured then."""
+        """The states [W, H] of a step: replayed where it was captured; the first of a shape runs plainly and is captured
+        then.
+        """
         captured = self._graphs.get(shape)
         if captured is not None:
             captured.graph.replay()

@@ -220,7 +220,9 @@ def _grow_all(
     paths_by_row: Sequence[int],
     steps: StaticSteps | None,
 ) -> set[int]:
-    """Grows all answers to their ends; the asks of which some logits were not finite."""
+    """Grows all answers to their ends, from the prefill's states [reads, H]; the asks of which some logits were not
+    finite.
+    """
     ends = [
         (node, batch.places[index, prompt][1], batch.read(index, prompt))
         for index, started in enumerate(generated)
