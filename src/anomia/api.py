@@ -265,10 +265,9 @@ class Run:
         Raises:
             RunError: there is no such figure, or the run lacks what it shows.
         """
-        from anomia.report.figures import Run as Named
-        from anomia.report.figures import draw
+        from anomia.report.figures import NamedRun, draw
 
-        return draw(name, [Named(self.path.name, self.results)]).chart
+        return draw(name, [NamedRun(self.path.name, self.results)]).chart
 
     def figures(self) -> pl.DataFrame:
         """The old name of `estimates`; goes with the next release."""

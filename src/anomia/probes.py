@@ -57,7 +57,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Grade:
+class GradeKind:
     """Another verdict on the replies to a probe, or, without one, a verdict that needs no model.
 
     name: in the records and in names of figures.
@@ -207,26 +207,26 @@ PROBES: tuple[Probe, ...] = (
     ),
 )  # fmt: skip
 
-GRADES: tuple[Grade, ...] = (
-    Grade("open_em", "open", "open", "open, exact match", "open, exact match", "the answer and nothing else"),
-    Grade("open_f1", "open", "open", "open, token F1", "open, token F1", "words in common with the answer, as F1"),
-    Grade("open_strict", "open", "open", "open, strict", "open, strict grade", "as a careful reader grades"),
-    Grade(
+GRADES: tuple[GradeKind, ...] = (
+    GradeKind("open_em", "open", "open", "open, exact match", "open, exact match", "the answer and nothing else"),
+    GradeKind("open_f1", "open", "open", "open, token F1", "open, token F1", "words in common with the answer, as F1"),
+    GradeKind("open_strict", "open", "open", "open, strict", "open, strict grade", "as a careful reader grades"),
+    GradeKind(
         "cued_contains", "cued", "cued", "cued, contained", "cued, answer contained",
         "an answer is in the output, whatever else it names",
     ),
-    Grade(
+    GradeKind(
         "choice_correct_any", "choice", "choice", "choice, any answer", "choice, any accepted answer",
         "any accepted answer scores above every wrong option",
     ),
-    Grade(
+    GradeKind(
         "string_presence", "", "control", "string presence", "string presence",
         "a reader who picks an option that is in the passage, without a model",
     ),
 )  # fmt: skip
 
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
-GRADE: dict[str, Grade] = {grade.name: grade for grade in GRADES}
+GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
 # Without these two nothing can be said about an item, so every study asks them.
 FORMATS: tuple[str, str] = ("open", "choice")
 # What a study may ask; the others come with one of these.

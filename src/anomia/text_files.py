@@ -53,7 +53,7 @@ _HEAD = 4096
 _EXACT = 2**53
 
 
-class Row(NamedTuple):
+class PlacedValue(NamedTuple):
     """One value of a file of many. place: file and line, for messages. number: counted from 1, blank lines not."""
 
     place: str
@@ -126,7 +126,7 @@ def refuse_other_kinds(content: bytes, place: str, *, about: str = "data", text:
 
 def json_lines(
     lines: Iterable[bytes], place: str, *, about: str = "data", mend: bool = False
-) -> Iterator[Row]:
+) -> Iterator[PlacedValue]:
     """The values of JSON lines, one at a time, from a file that was opened in binary mode.
 
     mend: replaces half characters, which programs log, instead of refusing them.
@@ -142,17 +142,17 @@ def json_lines(
             _refuse_bytes(error, number, place, about)
         if line:
             count += 1
-            yield Row(here, count, parse_json(line, here, about=about, mend=mend, one_line=True))
+            yield PlacedValue(here, count, parse_json(line, here, about=about, mend=mend, one_line=True))
 
 
-def json_rows(content: bytes, place: str, *, about: str = "data") -> Iterator[Row]:
+def json_rows(content: bytes, place: str, *, about: str = "data") -> Iterator[PlacedValue]:
     """The values of JSON lines or, where the content begins with a bracket, of one JSON array."""
     if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         yield from json_lines(io.BytesIO(content), place, about=about)
         return
     values = parse_json(decoded(content, place, about=about), place, about=about)
     for number, value in enumerate(values, start=1):
-        yield Row(f"{place}, row {number}", number, value)
+        yield PlacedValue(f"{place}, row {number}", number, value)
 
 
 def parse_json(

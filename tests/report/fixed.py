@@ -29,7 +29,7 @@ from anomia.measure.results import Results, read_results
 from anomia.measure.significance import PairedTest
 from anomia.measure.verdict import Decision
 from anomia.records import write_rows
-from anomia.report.figures import Run
+from anomia.report.figures import NamedRun
 from anomia.report.tables import ladder, losses, reach
 from anomia.report.tables.table import Of
 from tests.measure.planted import Damage, study_records
@@ -41,7 +41,7 @@ LANGUAGES = ("english", "<b>swahili</b>")
 SCOPES = (*LANGUAGES, POOLED)
 
 
-def fixed_run(folder: Path) -> Run:
+def fixed_run(folder: Path) -> NamedRun:
     """Two arms and two languages whose every figure follows from its place in the list."""
     results = _results(folder)
     first = results.verdicts[0]
@@ -60,7 +60,9 @@ def fixed_run(folder: Path) -> Run:
         )
         for arm, outcome in zip(ARMS, OUTCOMES, strict=True)
     ]
-    return Run("run_1", results._replace(diagnosis=_diagnosis(), frontier=_frontier(), verdicts=verdicts))
+    return NamedRun(
+        "run_1", results._replace(diagnosis=_diagnosis(), frontier=_frontier(), verdicts=verdicts)
+    )
 
 
 def _results(folder: Path) -> Results:

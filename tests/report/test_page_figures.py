@@ -12,7 +12,7 @@ import pytest
 from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results, read_results
-from anomia.report.figures.cases import Run, cases
+from anomia.report.figures.cases import NamedRun, cases
 from anomia.report.figures.fate_bars import draw_dissociation
 from anomia.report.page.document import document
 from anomia.report.terminal import closing_view, side_by_side, verdict_view
@@ -73,7 +73,7 @@ def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
     assert [row[0] for row in noise["rows"]][:2] == ["wanda:0.5", "null:float32"]
     assert not any("--arm null" in note for note in noise["notes"])
     assert ["Reference", "null:float32: base again, under harmless noise"] in run["facts"]
-    found = cases([Run("r", results)])
+    found = cases([NamedRun("r", results)])
     assert [case.arm for case in found] == ["wanda:0.5"]
     drawn = draw_dissociation(found)
     assert drawn is not None

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from anomia.items.prompts import cued_prompt, no_question_prompt, open_prompt, option_list, read_templates
-from anomia.report.figures import Run
+from anomia.report.figures import NamedRun
 from anomia.report.page.build import explorer_values, named_runs, write_report
 from anomia.report.page.explorer import CANDIDATE, CONTEXT, QUESTION, prompt_templates, templates_of
 from tests.report.synthetic import write_run
@@ -45,7 +45,7 @@ def test_runs_of_one_report_keep_their_own_wording(tmp_path: Path) -> None:
             tmp_path / "own", languages=("english",), items=4, arms=("wanda:0.5",), study={"prompts": OWN}
         ),
     ]
-    runs: list[Run] = named_runs(folders)
+    runs: list[NamedRun] = named_runs(folders)
     plain, own = explorer_values(runs)["prompts"]
     assert plain["open"].startswith("Context: ")
     assert own["open"].startswith("F: ")

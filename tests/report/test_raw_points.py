@@ -17,15 +17,15 @@ from anomia.measure.frame import POOLED
 from anomia.measure.gate import DEFAULTS, check_run
 from anomia.measure.results import Results, read_results
 from anomia.records import write_rows
-from anomia.report.figures import Run, draw
+from anomia.report.figures import NamedRun, draw
 from anomia.report.gate_report import GAP, basis, decision_json, junit, markdown
 from anomia.report.render.page import plain
 from anomia.report.render.stars import without_stars
 from anomia.report.render.words import shown
 from anomia.report.share import card
+from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.losses import LOSSES, losses
 from anomia.report.tables.runs import between, one_of_several
-from anomia.report.tables.subject import subject
 from anomia.report.tables.table import Table
 from anomia.report.terminal import side_by_side
 from tests.measure.planted import Damage, study_records
@@ -68,7 +68,7 @@ def gaps_and_raw(columns: list[str], row: list[str]) -> list[tuple[str, str]]:
 
 
 def test_every_gap_of_the_table_of_losses_has_its_raw_points(results: Results) -> None:
-    (table,) = plain(losses(subject(results, "wanda:0.5")))
+    (table,) = plain(losses(arm_results(results, "wanda:0.5")))
     (pooled,) = (row for row in table["rows"] if row[0] == POOLED)
     gaps = [loss.measure for loss in LOSSES if loss.measure.startswith("gap")]
     assert [measure for measure in gaps if "strict" in measure]
@@ -116,7 +116,7 @@ def test_an_arm_against_an_arm_in_raw_points_is_the_difference_of_their_raw_gaps
 
 
 def test_figures_across_models_have_a_panel_in_raw_points(results: Results) -> None:
-    figure = draw("figure5", [Run("r", results)])
+    figure = draw("figure5", [NamedRun("r", results)])
     raw = figure.table.filter(measure="raw_gap/choice", case=figure.table["case"][0])
     found = lookup(results.diagnosis.figures)["wanda:0.5", "raw_gap/choice", POOLED]
     assert found

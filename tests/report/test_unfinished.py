@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from anomia.measure.results import Results, read_results
-from anomia.report.figures.cases import Run
+from anomia.report.figures.cases import NamedRun
 from anomia.report.page.document import document
 from anomia.report.render.files import tables
 from tests.measure.planted import study_records
@@ -41,7 +41,7 @@ def test_base_is_compared_over_the_items_that_the_arm_has_answered(results: Resu
 
 
 def test_the_table_files_compare_over_the_same_items(results: Results) -> None:
-    run = Run("r", results)
+    run = NamedRun("r", results)
     found = {table.name: table for table in tables([run])}
     table = found["runs"]
     names = [column.name for column in table.columns]

@@ -20,7 +20,7 @@ from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
-from anomia.compress.pipeline import Finished, InMemory, Progress, check_target, go_through
+from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
 from anomia.compress.size import stored_bytes
@@ -115,7 +115,7 @@ def compress(
             if windows is not None:
                 stack.enter_context(calibrating(model))
                 decoder = try_walk(model, decoder, make_batches(windows)[0])
-            blocks = InMemory(model, decoder)
+            blocks = BlocksInMemory(model, decoder)
             go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         matrices = tuple(report for reports in finished.reports for report in reports)
     return CompressionReport(

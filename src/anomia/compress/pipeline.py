@@ -61,7 +61,7 @@ class Finished:
     save: Callable[[Finished], None] = field(default=lambda _: None, repr=False)
 
 
-class InMemory:
+class BlocksInMemory:
     """The blocks of a loaded model, changed in place."""
 
     def __init__(self, model: nn.Module, decoder: DecoderBlocks) -> None:

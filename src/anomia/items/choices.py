@@ -18,7 +18,7 @@ from anomia.items.choice_answers import READINGS, right_options
 from anomia.items.choice_rows import ANSWERS, QUESTIONS, read_row
 from anomia.items.entry import by_language, field_names, file_language
 from anomia.items.item import Question
-from anomia.text_files import Row, json_rows, read_bytes, read_text, refuse_other_kinds, table
+from anomia.text_files import PlacedValue, json_rows, read_bytes, read_text, refuse_other_kinds, table
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -104,7 +104,7 @@ def _file_questions(file: Path, *, answer: str | None, data: str, shared_folder:
         )
 
 
-def _raw_rows(file: Path) -> Iterator[Row]:
+def _raw_rows(file: Path) -> Iterator[PlacedValue]:
     kind = file.suffix.lower()
     if kind == ".parquet":
         content = read_bytes(file)
@@ -114,7 +114,7 @@ def _raw_rows(file: Path) -> Iterator[Row]:
         except ValueError as error:
             raise DataError(f"data: {file} is no Parquet file: {error}") from None
         for number, values in enumerate(frame.iter_rows(named=True), start=1):
-            yield Row(f"{file}, row {number}", number, values)
+            yield PlacedValue(f"{file}, row {number}", number, values)
     elif kind in _DELIMITERS:
         yield from _table_rows(read_text(file), file, _DELIMITERS[kind])
     else:
@@ -124,7 +124,7 @@ def _raw_rows(file: Path) -> Iterator[Row]:
             yield row
 
 
-def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[Row]:
+def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[PlacedValue]:
     """Rows by column; a file without a header is question, options, answer, as MMLU was first published."""
     lines = table(text, str(file), delimiter=delimiter)
     if not lines:
@@ -153,7 +153,9 @@ def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[Row]:
                 f"data: {place} has {len(line.cells)} cells, not {len(header)}; a text that holds a "
                 f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
             )
-        yield Row(place, number, {name: cell for name, cell in zip(header, cells, strict=True) if name})
+        yield PlacedValue(
+            place, number, {name: cell for name, cell in zip(header, cells, strict=True) if name}
+        )
 
 
 def _other_delimiter(header: list[str]) -> str:

@@ -30,7 +30,7 @@ _WRAPPED = re.compile(r"\.(base_layer|modules_to_save|token_adapter)(?=\.)")
 _REPLACED = re.compile(r"\.original_module\.")
 
 
-class Change(NamedTuple):
+class ModuleChange(NamedTuple):
     """What is done to one module. Values are names of the adapter's tensors.
 
     parts: factors by their role. whole: stored weight or bias that replaces the module's, by its name there.
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     which modules the factors are for.
     """
 
-    changes: Mapping[str, Change]
+    changes: Mapping[str, ModuleChange]
     rows: int
     unused: Mapping[str, str]
     absent: tuple[str, ...]
@@ -63,7 +63,7 @@ def plan(adapter: Adapter, model: Any) -> Plan:
             enlarged vocabulary are not stored; the settings leave all factors out, or can't be read.
     """
     check_targets(adapter)
-    changes: dict[str, Change] = {}
+    changes: dict[str, ModuleChange] = {}
     paths: dict[str, str] = {}
     unused: dict[str, str] = {}
     places = _Places(model)
@@ -82,7 +82,7 @@ def plan(adapter: Adapter, model: Any) -> Plan:
                 raise ModelError(_homeless(adapter, name, model))
             unused[name] = reason
             continue
-        change = changes.setdefault(module, Change({}, {}))
+        change = changes.setdefault(module, ModuleChange({}, {}))
         paths[module] = path
         target = change.parts if part in _FACTORS else change.whole
         key = part if target is change.parts else attribute
@@ -156,7 +156,7 @@ def notes(found: Plan | None) -> list[str]:
 def _leave_out(
     adapter: Adapter,
     model: Any,
-    changes: dict[str, Change],
+    changes: dict[str, ModuleChange],
     paths: Mapping[str, str],
     linear: frozenset[str],
 ) -> dict[str, str]:
@@ -246,7 +246,7 @@ def is_tied(model: Any) -> bool:
 def told_apart(
     adapter: Adapter,
     model: Any,
-    changes: Mapping[str, Change],
+    changes: Mapping[str, ModuleChange],
     values: Callable[[str], torch.Tensor] | None = None,
 ) -> set[str] | None:
     """Which of embeddings and head, tied in the base, get a stored weight of their own; None where they stay tied.
@@ -272,7 +272,7 @@ def told_apart(
     return apart if apart or factors else None
 
 
-def _rows(adapter: Adapter, model: Any, changes: Mapping[str, Change]) -> int:
+def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> int:
     """How many tokens the model has afterwards: as many as stored embeddings or heads have rows."""
     here = int(model.get_input_embeddings().weight.shape[0])
     names = vocabulary_modules(model)
@@ -293,7 +293,7 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, Change]) -> int:
         head = model.get_output_embeddings()
         if (
             getattr(head, "bias", None) is not None
-            and "bias" not in changes.get(names[-1], Change({}, {})).whole
+            and "bias" not in changes.get(names[-1], ModuleChange({}, {})).whole
         ):
             lacks.append(f"{names[-1]}.bias")
         if rows > here and lacks:
@@ -314,7 +314,7 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, Change]) -> int:
     return here
 
 
-def _check(adapter: Adapter, model: Any, name: str, change: Change, rows: int) -> None:
+def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: int) -> None:
     """Refuses tensors of one module that do not fit it, or each other."""
     module = model.get_submodule(name)
     shape = _shape(module)
@@ -373,7 +373,7 @@ def _check(adapter: Adapter, model: Any, name: str, change: Change, rows: int) -
 
 
 def _absent(
-    adapter: Adapter, changes: Mapping[str, Change], model: Any, linear: frozenset[str]
+    adapter: Adapter, changes: Mapping[str, ModuleChange], model: Any, linear: frozenset[str]
 ) -> tuple[str, ...]:
     """Modules that the settings name, the model has, and the adapter holds nothing for."""
     saved = listed(adapter.settings.get("modules_to_save"))
@@ -423,12 +423,12 @@ def _is_saved(adapter: Adapter, path: str) -> bool:
     return any(f".{each}." in f".{path}." for each in names)
 
 
-def _factors(change: Change) -> bool:
+def _factors(change: ModuleChange) -> bool:
     """Whether a module has factors, besides rows of tokens."""
     return bool(set(change.parts) - {"tokens"})
 
 
-def _first(change: Change) -> str:
+def _first(change: ModuleChange) -> str:
     return change.parts.get("lora_A") or change.parts["lora_embedding_A"]
 
 

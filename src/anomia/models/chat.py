@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from anomia.errors import ModelError
-from anomia.models.chat_template import THINKING_OFF, ChatTemplate, Turns, Written, literals, what_failed
+from anomia.models.chat_template import THINKING_OFF, ChatTemplate, TemplateText, Turns, literals, what_failed
 from anomia.models.chat_trial import DAY, PROMPT, Trial, content_of, try_template, try_writer
 
 _NO_CHAT = "or leave out --chat"
@@ -244,13 +244,13 @@ def _reads_back(tokenizer: Any) -> bool:
 def _own(tokenizer: Any) -> Any:
     """A tokenizer's own way to write conversations; it sees the clock, if it reads it."""
 
-    def write(turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+    def write(turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
         how = {"tokenize": False, "add_generation_prompt": begin_answer}
         try:
             text = tokenizer.apply_chat_template(list(turns), **how, **THINKING_OFF)
         except (TypeError, ValueError):
             # Code that knows no such option, or that refuses these turns, which the second call tells.
             text = tokenizer.apply_chat_template(list(turns), **how)
-        return Written(text, False)
+        return TemplateText(text, False)
 
     return write

@@ -30,7 +30,7 @@ _MONTHS = (
 _DIRECTIVE = re.compile(r"%(.)", re.DOTALL)
 
 
-class Written(NamedTuple):
+class TemplateText(NamedTuple):
     """What a template wrote; dated: it asked for the date."""
 
     text: str
@@ -43,7 +43,7 @@ class ChatTemplate(NamedTuple):
     source: str
     tokens: tuple[tuple[str, str], ...] = ()
 
-    def write(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+    def write(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
         """A conversation as text, thinking switched off.
 
         Args:
@@ -70,7 +70,7 @@ class ChatTemplate(NamedTuple):
             **THINKING_OFF,
             strftime_now=strftime_now,
         )
-        return Written(text, dated)
+        return TemplateText(text, dated)
 
     def token(self, name: str) -> str:
         """A special token by its name, "" where the tokenizer has none."""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import markupsafe
 
-from anomia.models.chat_template import ChatTemplate, Turns, Written, chance_in, what_failed
+from anomia.models.chat_template import ChatTemplate, TemplateText, Turns, chance_in, what_failed
 
 DAY = datetime.date(2024, 7, 26)
 ANSWER = "Zanzibar, 1964"
@@ -47,7 +47,7 @@ _CHANGES: Mapping[str, Callable[[str], str]] = {
 class Writer(Protocol):
     """Writes a conversation, as `ChatTemplate.write` does."""
 
-    def __call__(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> Written:
+    def __call__(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
         """The conversation as text."""
         ...
 

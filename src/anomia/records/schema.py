@@ -28,7 +28,7 @@ TOP_TOKENS_SHOWN = 10
 Value = Callable[[Replied], Any]
 
 
-class Column(NamedTuple):
+class RecordColumn(NamedTuple):
     """A column of the records. given: no row lacks it."""
 
     dtype: Any
@@ -56,27 +56,27 @@ def _scored(probe: str, value: Callable[[Scored], Any]) -> Value:
     return of
 
 
-def _item_columns() -> dict[str, Column]:
+def _item_columns() -> dict[str, RecordColumn]:
     return {
-        "arm": Column(pl.String, lambda r: r.arm, given=True),
-        "dataset": Column(pl.String, lambda r: r.dataset, given=True),
-        "language": Column(pl.String, lambda r: r.encoded.item.question.language, given=True),
-        "item_id": Column(pl.String, lambda r: r.encoded.item.question.id, given=True),
-        "index": Column(pl.Int32, lambda r: r.index, given=True),
-        "passage_id": Column(pl.String, lambda r: r.encoded.item.question.passage_id, given=True),
-        "question": Column(pl.String, lambda r: r.encoded.item.question.question, given=True),
-        "gold": Column(pl.String, lambda r: r.encoded.item.question.gold, given=True),
-        "finite": Column(pl.Boolean, lambda r: r.reply.finite, given=True),
-        "prompt_tokens": Column(pl.Int32, lambda r: r.encoded.prompt_tokens),
-        "prompt_hash": Column(pl.String, lambda r: prompt_hash(r.encoded.ask)),
-        "truncated": Column(pl.Boolean, lambda r: r.encoded.truncated),
-        "context_characters": Column(pl.Int32, lambda r: len(r.encoded.context)),
-        "gold_truncated": Column(pl.Boolean, lambda r: r.encoded.gold_truncated),
-        "boundary_mismatch": Column(pl.Boolean, lambda r: r.encoded.boundary_mismatch),
-        "gold_in_question": Column(pl.Boolean, _gold_in_question),
-        "gold_over_limit": Column(pl.Boolean, lambda r: r.encoded.gold_over_limit),
-        "unclosed_thinking": Column(pl.Boolean, _unclosed_thinking),
-        "string_presence": Column(pl.Float64, _string_presence),
+        "arm": RecordColumn(pl.String, lambda r: r.arm, given=True),
+        "dataset": RecordColumn(pl.String, lambda r: r.dataset, given=True),
+        "language": RecordColumn(pl.String, lambda r: r.encoded.item.question.language, given=True),
+        "item_id": RecordColumn(pl.String, lambda r: r.encoded.item.question.id, given=True),
+        "index": RecordColumn(pl.Int32, lambda r: r.index, given=True),
+        "passage_id": RecordColumn(pl.String, lambda r: r.encoded.item.question.passage_id, given=True),
+        "question": RecordColumn(pl.String, lambda r: r.encoded.item.question.question, given=True),
+        "gold": RecordColumn(pl.String, lambda r: r.encoded.item.question.gold, given=True),
+        "finite": RecordColumn(pl.Boolean, lambda r: r.reply.finite, given=True),
+        "prompt_tokens": RecordColumn(pl.Int32, lambda r: r.encoded.prompt_tokens),
+        "prompt_hash": RecordColumn(pl.String, lambda r: prompt_hash(r.encoded.ask)),
+        "truncated": RecordColumn(pl.Boolean, lambda r: r.encoded.truncated),
+        "context_characters": RecordColumn(pl.Int32, lambda r: len(r.encoded.context)),
+        "gold_truncated": RecordColumn(pl.Boolean, lambda r: r.encoded.gold_truncated),
+        "boundary_mismatch": RecordColumn(pl.Boolean, lambda r: r.encoded.boundary_mismatch),
+        "gold_in_question": RecordColumn(pl.Boolean, _gold_in_question),
+        "gold_over_limit": RecordColumn(pl.Boolean, lambda r: r.encoded.gold_over_limit),
+        "unclosed_thinking": RecordColumn(pl.Boolean, _unclosed_thinking),
+        "string_presence": RecordColumn(pl.Float64, _string_presence),
     }
 
 
@@ -94,15 +94,15 @@ def _string_presence(replied: Replied) -> float:
     return string_presence(encoded.item.options["standard"], encoded.item.question.gold, encoded.context)
 
 
-def _generated(probe: Probe) -> dict[str, Column]:
+def _generated(probe: Probe) -> dict[str, RecordColumn]:
     """The greedy answer to a probe and whether it is right."""
     named = probe.candidates == "options"
     columns = {
-        f"{probe.name}_text": Column(pl.String, _answer(probe.name, lambda _, text: text)),
-        probe.column: Column(pl.Boolean, _answer(probe.name, _named_alone if named else _is_right)),
+        f"{probe.name}_text": RecordColumn(pl.String, _answer(probe.name, lambda _, text: text)),
+        probe.column: RecordColumn(pl.Boolean, _answer(probe.name, _named_alone if named else _is_right)),
     }
     if named:
-        columns[f"{probe.name}_contains"] = Column(pl.Boolean, _answer(probe.name, _is_right))
+        columns[f"{probe.name}_contains"] = RecordColumn(pl.Boolean, _answer(probe.name, _is_right))
     return columns
 
 
@@ -119,7 +119,7 @@ def _named_alone(replied: Replied, text: str) -> bool:
     return named == {gold} or (not named and _is_right(replied, text))
 
 
-def _open_columns() -> dict[str, Column]:
+def _open_columns() -> dict[str, RecordColumn]:
     def answers(replied: Replied) -> Sequence[str]:
         return replied.encoded.item.question.answers
 
@@ -127,14 +127,16 @@ def _open_columns() -> dict[str, Column]:
         return _answer("open", value)
 
     return {
-        "open_text": Column(pl.String, of(lambda _, text: text)),
-        "open_tokens": Column(pl.Int32, of(lambda r, _: len(r.said.open_tokens))),
-        "open_correct": Column(pl.Boolean, of(_is_right)),
-        "open_em": Column(pl.Boolean, of(lambda r, text: grade(text, answers(r)).exact_match)),
-        "open_f1": Column(pl.Float64, of(lambda r, text: grade(text, answers(r)).f1)),
-        "open_degenerate": Column(pl.Boolean, of(lambda r, text: is_degenerate(r.said.open_tokens, text))),
-        "open_strict": Column(pl.Boolean, of(lambda r, text: strict(text, answers(r)))),
-        "open_loop": Column(pl.Boolean, of(_loops)),
+        "open_text": RecordColumn(pl.String, of(lambda _, text: text)),
+        "open_tokens": RecordColumn(pl.Int32, of(lambda r, _: len(r.said.open_tokens))),
+        "open_correct": RecordColumn(pl.Boolean, of(_is_right)),
+        "open_em": RecordColumn(pl.Boolean, of(lambda r, text: grade(text, answers(r)).exact_match)),
+        "open_f1": RecordColumn(pl.Float64, of(lambda r, text: grade(text, answers(r)).f1)),
+        "open_degenerate": RecordColumn(
+            pl.Boolean, of(lambda r, text: is_degenerate(r.said.open_tokens, text))
+        ),
+        "open_strict": RecordColumn(pl.Boolean, of(lambda r, text: strict(text, answers(r)))),
+        "open_loop": RecordColumn(pl.Boolean, of(_loops)),
     }
 
 
@@ -146,7 +148,7 @@ def _loops(replied: Replied, text: str) -> bool:
     return is_loop([token for token in replied.said.open_tokens if token not in replied.special])
 
 
-def _choice_columns(name: str) -> dict[str, Column]:
+def _choice_columns(name: str) -> dict[str, RecordColumn]:
     """Scores of one kind of options, and whether gold is picked, by each scoring.
 
     per_char is `acc_norm` of lm-evaluation-harness.
@@ -158,22 +160,22 @@ def _choice_columns(name: str) -> dict[str, Column]:
         "_per_char": lambda scored: scored.over("characters"),
     }
 
-    def scores(way: str) -> dict[str, Column]:
-        return {f"{name}_scores{way}": Column(_FLOATS, _scored(name, ways[way]))}
+    def scores(way: str) -> dict[str, RecordColumn]:
+        return {f"{name}_scores{way}": RecordColumn(_FLOATS, _scored(name, ways[way]))}
 
-    def right(way: str) -> dict[str, Column]:
+    def right(way: str) -> dict[str, RecordColumn]:
         value = _scored(name, lambda scored: scored.right(ways[way](scored)))
-        return {f"{name}_correct{way}": Column(pl.Boolean, value)}
+        return {f"{name}_correct{way}": RecordColumn(pl.Boolean, value)}
 
     return {
         **scores(""), **scores("_per_token"), **scores("_per_byte"),
-        f"{name}_pick": Column(pl.String, _scored(name, lambda scored: scored.pick(scored.sums))),
+        f"{name}_pick": RecordColumn(pl.String, _scored(name, lambda scored: scored.pick(scored.sums))),
         **right(""), **right("_per_token"), **right("_per_byte"),
         **scores("_per_char"), **right("_per_char"),
     }  # fmt: skip
 
 
-def _pmi_columns(name: str) -> dict[str, Column]:
+def _pmi_columns(name: str) -> dict[str, RecordColumn]:
     """For options that were asked both ways: the log-probability after the prompt − after the prompt without its question.
 
     Source: Holtzman et al. (2021).
@@ -189,7 +191,10 @@ def _pmi_columns(name: str) -> dict[str, Column]:
         scores = gained(replied)
         return None if scores is None else replied.scored[name].right(scores)
 
-    return {f"{name}_scores_pmi": Column(_FLOATS, gained), f"{name}_correct_pmi": Column(pl.Boolean, right)}
+    return {
+        f"{name}_scores_pmi": RecordColumn(_FLOATS, gained),
+        f"{name}_correct_pmi": RecordColumn(pl.Boolean, right),
+    }
 
 
 def _correct_any(replied: Replied) -> bool | None:
@@ -200,7 +205,7 @@ def _correct_any(replied: Replied) -> bool | None:
     return max(answers.sums) > max(wrong)
 
 
-def _place_columns(name: str) -> dict[str, Column]:
+def _place_columns(name: str) -> dict[str, RecordColumn]:
     def of(field: str) -> Value:
         def value(replied: Replied) -> Any:
             place = replied.reply.placements.get(name)
@@ -209,10 +214,10 @@ def _place_columns(name: str) -> dict[str, Column]:
         return value
 
     return {
-        f"{name}_rank": Column(pl.Int32, of("rank")),
-        f"{name}_rank_ties": Column(pl.Int32, of("ties")),
-        f"{name}_token_log_prob": Column(pl.Float64, of("log_prob")),
-        f"{name}_margin": Column(pl.Float64, of("margin")),
+        f"{name}_rank": RecordColumn(pl.Int32, of("rank")),
+        f"{name}_rank_ties": RecordColumn(pl.Int32, of("ties")),
+        f"{name}_token_log_prob": RecordColumn(pl.Float64, of("log_prob")),
+        f"{name}_margin": RecordColumn(pl.Float64, of("margin")),
     }
 
 
@@ -223,7 +228,7 @@ def _rank_best(replied: Replied) -> int | None:
     )
 
 
-def _gold_columns() -> dict[str, Column]:
+def _gold_columns() -> dict[str, RecordColumn]:
     def scored(value: Callable[[Scored], Any]) -> Value:
         return _scored(ANSWERS, value)
 
@@ -232,19 +237,19 @@ def _gold_columns() -> dict[str, Column]:
         return None if token is None else replied.decoded([token])[0]
 
     return {
-        "gold_rank_best": Column(pl.Int32, _rank_best),
-        "gold_first_token": Column(pl.String, lambda r: r.decoded([r.encoded.gold_token])[0]),
-        "gold_distinct_token": Column(pl.String, distinct),
-        "foil": Column(pl.String, lambda r: r.encoded.item.foil),
-        "gold_log_prob": Column(pl.Float64, scored(lambda s: s.sums[0])),
-        "gold_log_prob_per_token": Column(pl.Float64, scored(lambda s: s.over("tokens")[0])),
-        "gold_log_prob_per_byte": Column(pl.Float64, scored(lambda s: s.over("bytes")[0])),
-        "gold_log_prob_best": Column(pl.Float64, scored(lambda s: max(s.sums))),
-        "answer_log_probs": Column(_FLOATS, scored(lambda s: s.sums)),
+        "gold_rank_best": RecordColumn(pl.Int32, _rank_best),
+        "gold_first_token": RecordColumn(pl.String, lambda r: r.decoded([r.encoded.gold_token])[0]),
+        "gold_distinct_token": RecordColumn(pl.String, distinct),
+        "foil": RecordColumn(pl.String, lambda r: r.encoded.item.foil),
+        "gold_log_prob": RecordColumn(pl.Float64, scored(lambda s: s.sums[0])),
+        "gold_log_prob_per_token": RecordColumn(pl.Float64, scored(lambda s: s.over("tokens")[0])),
+        "gold_log_prob_per_byte": RecordColumn(pl.Float64, scored(lambda s: s.over("bytes")[0])),
+        "gold_log_prob_best": RecordColumn(pl.Float64, scored(lambda s: max(s.sums))),
+        "answer_log_probs": RecordColumn(_FLOATS, scored(lambda s: s.sums)),
     }
 
 
-def _distribution_columns() -> dict[str, Column]:
+def _distribution_columns() -> dict[str, RecordColumn]:
     def of(value: Callable[[Replied, Any], Any]) -> Value:
         return lambda r: None if r.reply.distribution is None else value(r, r.reply.distribution)
 
@@ -261,19 +266,21 @@ def _distribution_columns() -> dict[str, Column]:
         )
 
     return {
-        "top_tokens": Column(_TEXTS, of(lambda r, found: r.decoded(found.tokens[:TOP_TOKENS_SHOWN]))),
-        "top_log_probs": Column(_FLOATS, of(lambda _, found: list(found.log_probs[:TOP_TOKENS_SHOWN]))),
-        "distribution_tokens": Column(pl.List(pl.Int32), of_base(lambda found: list(found.tokens))),
-        "distribution_log_probs": Column(_FLOATS, of_base(lambda found: list(found.log_probs))),
-        "tail_mass": Column(pl.Float64, of(lambda _, found: found.tail_mass)),
-        "kl_from_base": Column(
+        "top_tokens": RecordColumn(_TEXTS, of(lambda r, found: r.decoded(found.tokens[:TOP_TOKENS_SHOWN]))),
+        "top_log_probs": RecordColumn(_FLOATS, of(lambda _, found: list(found.log_probs[:TOP_TOKENS_SHOWN]))),
+        "distribution_tokens": RecordColumn(pl.List(pl.Int32), of_base(lambda found: list(found.tokens))),
+        "distribution_log_probs": RecordColumn(_FLOATS, of_base(lambda found: list(found.log_probs))),
+        "tail_mass": RecordColumn(pl.Float64, of(lambda _, found: found.tail_mass)),
+        "kl_from_base": RecordColumn(
             pl.Float64, of_arm(lambda r, base, _: kl_divergence(base, r.reply.reference_log_probs))
         ),
-        "top1_agrees": Column(pl.Boolean, of_arm(lambda _, base, found: base.tokens[0] == found.tokens[0])),
+        "top1_agrees": RecordColumn(
+            pl.Boolean, of_arm(lambda _, base, found: base.tokens[0] == found.tokens[0])
+        ),
     }
 
 
-def _reach_columns() -> dict[str, Column]:
+def _reach_columns() -> dict[str, RecordColumn]:
     def texts(replied: Replied) -> list[str]:
         return [text for drawn in replied.said.samples.values() for text in drawn]
 
@@ -287,17 +294,17 @@ def _reach_columns() -> dict[str, Column]:
         return [text for text, _ in replied.said.beams]
 
     return {
-        "beam_texts": Column(_TEXTS, beams(beam_texts)),
-        "beam_scores": Column(_FLOATS, beams(lambda r: [score for _, score in r.said.beams])),
-        "beams_correct": Column(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
-        "beams_foil": Column(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), foil=True))),
-        "sample_seeds": Column(
+        "beam_texts": RecordColumn(_TEXTS, beams(beam_texts)),
+        "beam_scores": RecordColumn(_FLOATS, beams(lambda r: [score for _, score in r.said.beams])),
+        "beams_correct": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
+        "beams_foil": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), foil=True))),
+        "sample_seeds": RecordColumn(
             pl.List(pl.Int32),
             samples(lambda r: [seed for seed, drawn in r.said.samples.items() for _ in drawn]),
         ),
-        "sample_texts": Column(_TEXTS, samples(texts)),
-        "samples_correct": Column(_BOOLS, samples(lambda r: _hits(r, texts(r)))),
-        "samples_foil": Column(_BOOLS, samples(lambda r: _hits(r, texts(r), foil=True))),
+        "sample_texts": RecordColumn(_TEXTS, samples(texts)),
+        "samples_correct": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r)))),
+        "samples_foil": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r), foil=True))),
     }
 
 
@@ -308,7 +315,7 @@ def _hits(replied: Replied, texts: Sequence[str], *, foil: bool = False) -> list
     return [right(text, answers) for text in texts]
 
 
-def _columns() -> dict[str, Column]:
+def _columns() -> dict[str, RecordColumn]:
     columns = _item_columns() | _open_columns()
     for name in GENERATED:
         if name != "open":
@@ -317,13 +324,13 @@ def _columns() -> dict[str, Column]:
         columns |= _choice_columns(name)
     for name in CHOICES:
         columns |= _pmi_columns(name)
-    columns["choice_correct_any"] = Column(pl.Boolean, _correct_any)
+    columns["choice_correct_any"] = RecordColumn(pl.Boolean, _correct_any)
     for place in PLACES:
         columns |= _place_columns(place)
     return columns | _gold_columns() | _distribution_columns() | _reach_columns()
 
 
-COLUMNS: Mapping[str, Column] = _columns()
+COLUMNS: Mapping[str, RecordColumn] = _columns()
 SCHEMA: dict[str, Any] = {name: column.dtype for name, column in COLUMNS.items()}
 
 

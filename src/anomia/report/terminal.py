@@ -22,9 +22,9 @@ from anomia.report.reference import candidates
 from anomia.report.render.terminal import note, view
 from anomia.report.render.whole_table import Titled
 from anomia.report.render.words import shown
+from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import one_of_several
-from anomia.report.tables.subject import subject, unfinished_text
 from anomia.report.verdict_words import one_format, outcomes_of
 
 # What an item's own answer may spoil.
@@ -95,7 +95,7 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
     """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
-    of = subject(results, arm)
+    of = arm_results(results, arm)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
     unfinished = unfinished_text(results, arm)
     if unfinished:

@@ -13,7 +13,7 @@ import yaml
 
 from anomia.measure.results import read_results
 from anomia.records import write_rows
-from anomia.report.figures import Drawn, Run, standalone
+from anomia.report.figures import Drawn, NamedRun, standalone
 from tests.measure.planted import VOCABULARY, Damage, study_records
 
 ARMS = {"wanda:0.3": Damage(open=0.2, choice=0.02, seed=1), "wanda:0.5": Damage(open=0.5, choice=0.1, seed=2)}
@@ -34,7 +34,7 @@ def make_run(
     data: str = "tydiqa",
     sparsity: Mapping[str, float] | None = None,
     bare: bool = False,
-) -> Run:
+) -> NamedRun:
     """A run on disk, read back. bare: open and choice alone."""
     records = study_records(arms, languages=languages, items=items)
     if bare:
@@ -51,7 +51,7 @@ def make_run(
     for number, (arm, share) in enumerate(zeros.items()):
         report = {"arm": arm, "steps": [{"step": arm, "sparsity": share}]}
         (folder / "compression" / f"{number}.json").write_text(json.dumps(report), encoding="utf-8")
-    return Run(folder.name, read_results(folder))
+    return NamedRun(folder.name, read_results(folder))
 
 
 def svg(figure: Drawn, *, language: str | None = None, dark: bool = False) -> str:

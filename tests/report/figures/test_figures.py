@@ -15,7 +15,7 @@ from anomia.measure.figures import lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.results import read_results
 from anomia.records import write_rows
-from anomia.report.figures import COLORS, FIGURES, Drawn, Run, draw, draw_all, theme, write_figures
+from anomia.report.figures import COLORS, FIGURES, Drawn, NamedRun, draw, draw_all, theme, write_figures
 from anomia.report.figures.style import DARK, LIGHT
 from tests.measure.planted import Damage
 from tests.report.figures.made import ARMS, LANGUAGES, make_run, svg, walk
@@ -26,12 +26,12 @@ OF_ONE_RUN = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> NamedRun:
     return make_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
-def drawn(run: Run) -> dict[str, Drawn]:
+def drawn(run: NamedRun) -> dict[str, Drawn]:
     return {figure.name: figure for figure in draw_all([run])}
 
 
@@ -66,7 +66,7 @@ def test_base_stands_over_the_items_that_an_unfinished_arm_has_answered(tmp_path
     answered = rows.filter((pl.col("arm") != "wanda:0.5") | ~pl.col("item_id").is_in(failed.implode()))
     file.unlink()
     write_rows(answered.to_dicts(), file)
-    table = draw("ladder", [Run("run", read_results(folder))]).table
+    table = draw("ladder", [NamedRun("run", read_results(folder))]).table
     base = table.filter(rung="open", who="base", scope=POOLED)
     assert base.filter(case="wanda:0.5")["value"].item() == 1
     assert base.filter(case="wanda:0.3")["value"].item() < 1
@@ -82,7 +82,7 @@ def test_a_run_of_open_and_choice_alone_skips_what_it_lacks(tmp_path: Path) -> N
         svg(figure)
 
 
-def test_numbers_drawn_are_those_of_the_results(run: Run, drawn: dict[str, Drawn]) -> None:
+def test_numbers_drawn_are_those_of_the_results(run: NamedRun, drawn: dict[str, Drawn]) -> None:
     figures = lookup(run.results.diagnosis.figures)
     words = {"open": "open", "cued": "cued", "choice": "choice", "same-passage choice": "choice_passage"}
     checked = 0
@@ -213,7 +213,7 @@ def test_names_can_not_break_a_figure(tmp_path: Path) -> None:
     bad = make_run(
         tmp_path / "bad", arms=arms, languages=(HOSTILE, "english"), items=30, base=f"a/{HOSTILE}", data=f"jsonl:{HOSTILE}"
     )  # fmt: skip
-    twice = [bad, Run(HOSTILE, bad.results)]
+    twice = [bad, NamedRun(HOSTILE, bad.results)]
     for figure in draw_all([bad]):
         spec = figure.chart.to_dict()
         for key, value in walk(spec):
@@ -249,7 +249,7 @@ def test_files(drawn: dict[str, Drawn], tmp_path: Path) -> None:
     assert DARK["ground"] in dark[0].read_text(encoding="utf-8")
 
 
-def test_what_can_not_be_drawn_is_said(run: Run, drawn: dict[str, Drawn], tmp_path: Path) -> None:
+def test_what_can_not_be_drawn_is_said(run: NamedRun, drawn: dict[str, Drawn], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="did you mean 'figure1'"):
         draw("figur1", [run])
     with pytest.raises(RunError, match="calibration= alone"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.report.figures import Run, draw, draw_all
+from anomia.report.figures import NamedRun, draw, draw_all
 from anomia.report.figures.cases import cases, plain
 from anomia.report.figures.flow import STATES, _laid_out
 from anomia.report.figures.frontier import HEIGHT, LINE, _height, _labelled, _range
@@ -22,7 +22,7 @@ WANDA = {"wanda:0.5": Damage(open=0.5, choice=0.1)}
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def several(tmp_path_factory: pytest.TempPathFactory) -> list[NamedRun]:
     folder = tmp_path_factory.mktemp("several")
     made = {
         "small": ("Qwen/Qwen3-0.6B", "tydiqa"),
@@ -36,7 +36,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     ]
 
 
-def test_models_and_data_sets_side_by_side(several: list[Run]) -> None:
+def test_models_and_data_sets_side_by_side(several: list[NamedRun]) -> None:
     figure = draw("figure5", several)
     labels = figure.table["case"].unique(maintain_order=True).to_list()
     assert labels == [
@@ -46,7 +46,7 @@ def test_models_and_data_sets_side_by_side(several: list[Run]) -> None:
     assert all(label in svg(figure) for label in labels)
 
 
-def test_sizes_join_sizes_of_one_model_on_one_data_set(several: list[Run]) -> None:
+def test_sizes_join_sizes_of_one_model_on_one_data_set(several: list[NamedRun]) -> None:
     figure = draw("figure6", several)
     assert set(figure.table["model"]) == {"Qwen3-0.6B", "Qwen3-8B"}
     assert len(figure.table) == 2 * 4
@@ -67,12 +67,12 @@ def test_sizes_join_sizes_of_one_model_on_one_data_set(several: list[Run]) -> No
         ("gemma-3-270m-a5fd3b62230a", 270e6), ("llama_3.2_1b", 1e9), ("model", None), ("0B", None),
     ],
 )  # fmt: skip
-def test_sizes_are_read_from_names(several: list[Run], name: str, size: float | None) -> None:
+def test_sizes_are_read_from_names(several: list[NamedRun], name: str, size: float | None) -> None:
     results = several[0].results._replace(study={"base": f"maker/{name}"})
-    assert parameters(cases([Run("x", results)])[0]) == size
+    assert parameters(cases([NamedRun("x", results)])[0]) == size
     if size is not None:
         counted = results._replace(study={"base": name, "provenance": {"parameters": 123_000_000}})
-        assert parameters(cases([Run("x", counted)])[0]) == 123e6
+        assert parameters(cases([NamedRun("x", counted)])[0]) == 123e6
 
 
 def test_size_texts() -> None:
@@ -100,8 +100,8 @@ def test_calibrations_of_one_run_and_of_several(tmp_path: Path) -> None:
     assert figure.table["where"].unique(maintain_order=True).to_list() == ["base", "c4", "wikipedia:thai"]
 
 
-def test_the_same_run_twice_has_two_labels(several: list[Run]) -> None:
-    labels = [case.label for case in cases([several[0], several[0], Run("again", several[0].results)])]
+def test_the_same_run_twice_has_two_labels(several: list[NamedRun]) -> None:
+    labels = [case.label for case in cases([several[0], several[0], NamedRun("again", several[0].results)])]
     assert len(set(labels)) == 3
     draw_all([several[0], several[0]])
 

@@ -16,7 +16,7 @@ from anomia.errors import RunError
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import read_results
-from anomia.report.figures import Run
+from anomia.report.figures import NamedRun
 from anomia.report.render.csv import csv_text
 from anomia.report.render.files import tables, write_tables
 from anomia.report.render.latex import latex
@@ -56,7 +56,7 @@ def test_tables_to_the_letter(written: Path, golden: str) -> None:
 def test_numbers_in_csv_are_those_of_the_results(tmp_path: Path) -> None:
     records = study_records(ARMS, languages=("english", "swahili"), items=60)
     results = read_results(write_run(tmp_path / "r", records))
-    write_tables([Run("r", results)], tmp_path / "tables")
+    write_tables([NamedRun("r", results)], tmp_path / "tables")
     figures = lookup(results.diagnosis.figures)
     rows = pl.read_csv(tmp_path / "tables" / "accuracy.csv").to_dicts()
     assert {row["model"] for row in rows} == {"base", *ARMS}
@@ -85,7 +85,7 @@ def test_a_run_with_open_and_choice_alone_leaves_out_what_it_lacks(tmp_path: Pat
         and not name.startswith(kept)
         and name not in ("gold", "foil", "gold_truncated")
     )  # fmt: skip
-    paths = write_tables([Run("r", read_results(write_run(tmp_path / "r", bare)))], tmp_path / "tables")
+    paths = write_tables([NamedRun("r", read_results(write_run(tmp_path / "r", bare)))], tmp_path / "tables")
     names = {path.stem for path in paths}
     assert {"fates", "accuracy", "drops"} <= names
     assert not {"reach", "recovery", "one_shot", "ranks"} & names

@@ -10,7 +10,7 @@ from anomia.report.render.latex import latex
 from anomia.report.render.markdown import markdown
 from anomia.report.render.page import plain
 from anomia.report.render.stars import ALL_FEW, MOST_FEW, STARRED, stars, without_stars
-from anomia.report.tables.table import Column, Table, Value
+from anomia.report.tables.table import Column, NoteValue, Table
 
 GOOD, FEW = Estimate(0.5, 0.4, 0.6, 90, 90), Estimate(0.5, 0.2, 0.8, 12, 12, "wilson", False)
 
@@ -43,7 +43,7 @@ def test_tables_of_the_terminal_and_of_the_page() -> None:
 
 
 def test_intervals_in_notes_count() -> None:
-    told = made(GOOD)._replace(notes=[("of which ", Value(FEW), " %"), ("and ", Value(FEW))])
+    told = made(GOOD)._replace(notes=[("of which ", NoteValue(FEW), " %"), ("and ", NoteValue(FEW))])
     (table,) = plain(told)
     assert table["notes"] == ["of which 50 [20, 80] %", "and 50 [20, 80]", MOST_FEW]
 

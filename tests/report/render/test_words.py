@@ -6,7 +6,7 @@ import pytest
 
 from anomia.measure.rates import Estimate
 from anomia.report.render.words import paragraph, probability, shown
-from anomia.report.tables.table import Cell, Change, Counted, Kind, Marked, Table, Value
+from anomia.report.tables.table import Cell, Change, CountAndShare, Kind, Marked, NoteValue, Table
 
 FEW = Estimate(-0.05, -0.2, 0.1, 40, 40, "x", False)
 WHOLE = Estimate(0.5, 0.4, 0.6, 90, 90)
@@ -26,8 +26,8 @@ WHOLE = Estimate(0.5, 0.4, 0.6, 90, 90)
         (1234, "count", "1,234", "1,234"),
         (536_000_000, "bytes", "536 MB", "536 MB"),
         (Change(WHOLE, None), "share", "50 [40, 60] → –", "50.0 [40.0, 60.0] → –"),
-        (Counted(3, None), "count", "3", "3"),
-        (Counted(3, WHOLE), "count", "3 · 50 [40, 60]", "3 · 50.0 [40.0, 60.0]"),
+        (CountAndShare(3, None), "count", "3", "3"),
+        (CountAndShare(3, WHOLE), "count", "3 · 50 [40, 60]", "3 · 50.0 [40.0, 60.0]"),
         (Marked(1.3, " w"), "number", "1.30 w", "1.3 w"),
         ("too few", "share", "too few", "too few"),
     ],
@@ -47,5 +47,5 @@ def test_small_print() -> None:
 
 
 def test_notes_are_the_sentences_of_a_paragraph() -> None:
-    table = Table("t", "T", [], [], ["one: two", ("three ", Value(WHOLE), " %."), "four."])
+    table = Table("t", "T", [], [], ["one: two", ("three ", NoteValue(WHOLE), " %."), "four."])
     assert paragraph(table) == "one: two. three 50.0 [40.0, 60.0] %. four."

@@ -20,8 +20,8 @@ from anomia.report.render.page import plain
 from anomia.report.render.stars import settled
 from anomia.report.render.terminal import view
 from anomia.report.render.words import cells
+from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.registry import ARMS, FILES, RUNS
-from anomia.report.tables.subject import subject
 from anomia.report.tables.table import Column, Table
 from tests.report.fixed import fixed_run
 from tests.report.test_terminal import printed
@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def every(results: Results) -> dict[str, Table]:
-    first = subject(results, results.arms[0])
+    first = arm_results(results, results.arms[0])
     found = {f"arm: {table.make.__name__}": table.make(first) for table in ARMS}
     found |= {f"run: {table.make.__name__}": table.make(results) for table in RUNS}
     return found | {f"file: {make.__name__}": make(results) for make in FILES}

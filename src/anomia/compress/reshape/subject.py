@@ -11,7 +11,7 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
-from anomia.compress.pipeline import InMemory, Progress
+from anomia.compress.pipeline import BlocksInMemory, Progress
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.size import tensor_bytes
@@ -91,7 +91,7 @@ class Loaded:
         """In one walk, with all states in memory."""
         found = []
         with rebuild.observing(self.model, self.decoder, windows, batch_tokens) as batches:
-            for one in visit(InMemory(self.model, self.decoder), batches, look):
+            for one in visit(BlocksInMemory(self.model, self.decoder), batches, look):
                 found.append(one)
                 if progress is not None:
                     progress(len(found), len(self.decoder.modules))
@@ -106,7 +106,7 @@ class Loaded:
         if only is None:
             return rebuild.last_states(self.model, self.decoder.name, ids)
         with rebuild.evaluating(self.model):
-            return walked(InMemory(self.model, self.decoder), ids, only)
+            return walked(BlocksInMemory(self.model, self.decoder), ids, only)
 
     def build(self, plan: ReshapePlan) -> Loaded:
         """Untouched tensors are shared with this model."""

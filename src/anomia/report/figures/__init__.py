@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from anomia.errors import RunError, nearest
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
-from anomia.report.figures.cases import Case, Drawn, Run, cases
+from anomia.report.figures.cases import Case, Drawn, NamedRun, cases
 from anomia.report.figures.drops import draw_drops
 from anomia.report.figures.fate_bars import draw_dissociation, draw_fates
 from anomia.report.figures.flow import draw_flow
@@ -22,11 +22,11 @@ from anomia.report.figures.style import COLORS, theme
 from anomia.report.figures.write import FORMATS, standalone, write_figures
 
 __all__ = [
-    "COLORS", "FIGURES", "FORMATS", "Drawn", "Run", "draw", "draw_all", "standalone", "theme", "write_figures",
+    "COLORS", "FIGURES", "FORMATS", "Drawn", "NamedRun", "draw", "draw_all", "standalone", "theme", "write_figures",
 ]  # fmt: skip
 
 
-class Kind(NamedTuple):
+class FigureKind(NamedTuple):
     """How a figure is drawn (None where the cases lack what it shows), and what it needs, in words."""
 
     make: Callable[[Sequence[Case]], Drawn | None]
@@ -34,34 +34,36 @@ class Kind(NamedTuple):
 
 
 # In reading order.
-FIGURES: Mapping[str, Kind] = {
-    "fates_flow": Kind(draw_flow, "open and choice of base and of an arm on the same items"),
-    "figure1": Kind(
+FIGURES: Mapping[str, FigureKind] = {
+    "fates_flow": FigureKind(draw_flow, "open and choice of base and of an arm on the same items"),
+    "figure1": FigureKind(
         draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"
     ),
-    "figure8": Kind(draw_fates, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"),
-    "ladder": Kind(draw_ladder, "open or choice of base and of an arm"),
-    "figure2": Kind(draw_drops, "open or choice of base and of an arm"),
-    "figure3": Kind(draw_ranks, "the probe rank"),
-    "figure4": Kind(draw_reach, "the probe beams or samples"),
-    "table1": Kind(draw_shots, "the probe one_shot"),
-    "frontier": Kind(draw_frontier, "two arms of other sparsity or size on disk than base"),
-    "figure5": Kind(draw_settings, "a dissociation rate or a gap in any run"),
-    "figure6": Kind(draw_sizes, "the same arm of two sizes of one model, such as Qwen3-0.6B and Qwen3-8B"),
-    "figure7": Kind(
+    "figure8": FigureKind(draw_fates, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"),
+    "ladder": FigureKind(draw_ladder, "open or choice of base and of an arm"),
+    "figure2": FigureKind(draw_drops, "open or choice of base and of an arm"),
+    "figure3": FigureKind(draw_ranks, "the probe rank"),
+    "figure4": FigureKind(draw_reach, "the probe beams or samples"),
+    "table1": FigureKind(draw_shots, "the probe one_shot"),
+    "frontier": FigureKind(draw_frontier, "two arms of other sparsity or size on disk than base"),
+    "figure5": FigureKind(draw_settings, "a dissociation rate or a gap in any run"),
+    "figure6": FigureKind(
+        draw_sizes, "the same arm of two sizes of one model, such as Qwen3-0.6B and Qwen3-8B"
+    ),
+    "figure7": FigureKind(
         draw_calibrations, "two arms that differ in calibration= alone, in one run or in several"
     ),
 }
 
 
-def draw_all(runs: Sequence[Run]) -> list[Drawn]:
+def draw_all(runs: Sequence[NamedRun]) -> list[Drawn]:
     """Every figure that these runs can fill, in reading order."""
     found = cases(runs)
     drawn = (kind.make(found) for kind in FIGURES.values())
     return [figure for figure in drawn if figure is not None]
 
 
-def draw(name: str, runs: Sequence[Run]) -> Drawn:
+def draw(name: str, runs: Sequence[NamedRun]) -> Drawn:
     """One figure.
 
     Raises:

@@ -24,7 +24,7 @@ LONGEST_LABEL = 44
 LONGEST_NAME = 200
 
 
-class Run(NamedTuple):
+class NamedRun(NamedTuple):
     """One run, under the name that it has beside others."""
 
     name: str
@@ -48,7 +48,7 @@ class Drawn(NamedTuple):
 class Case(NamedTuple):
     """One arm of one run. label: how figures call it; unlike any other label of the same figure."""
 
-    run: Run
+    run: NamedRun
     arm: str
     label: str
     figures: Lookup
@@ -80,7 +80,7 @@ class Case(NamedTuple):
         return _data(self.run.results.study.get("data", "?"))
 
 
-def cases(runs: Sequence[Run]) -> list[Case]:
+def cases(runs: Sequence[NamedRun]) -> list[Case]:
     """Every arm of every run but null arms, in order. Labels name the arm, and what else tells one case from another."""
     found = []
     for run in runs:

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from anomia.compress.spec import is_null
-from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, Run, plain
+from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, NamedRun, plain
 from anomia.report.figures.parts import (
     AS_PERCENT,
     INTERVALS,
@@ -35,7 +35,7 @@ PROBES = ("open", "choice")
 FEWEST_PLACES = 2
 
 
-class Axis(NamedTuple):
+class CostAxis(NamedTuple):
     """What arms are set out by. field: of a `FrontierRow`. unit: divides it. best: ending of the frontier's field."""
 
     field: str
@@ -45,8 +45,8 @@ class Axis(NamedTuple):
 
 
 AXES = (
-    Axis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01, "frontier"),
-    Axis("size_bytes", "size on disk (GB)", 1e9, "size_frontier"),
+    CostAxis("sparsity", "measured sparsity of the pruned matrices (%)", 0.01, "frontier"),
+    CostAxis("size_bytes", "size on disk (GB)", 1e9, "size_frontier"),
 )
 
 
@@ -83,7 +83,7 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _rows(run: Run, number: int, axis: Axis, several: bool) -> list[Row]:
+def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[Row]:
     rows = []
     for point in run.results.frontier:
         saved = getattr(point, axis.field)
@@ -144,7 +144,7 @@ def _height(rows: Sequence[Row]) -> int:
     return max(HEIGHT, LINE * max(map(cases.count, cases)))
 
 
-def _panel(rows: Sequence[Row], probe: str, axis: Axis, x_range: tuple[float, float]) -> Any:
+def _panel(rows: Sequence[Row], probe: str, axis: CostAxis, x_range: tuple[float, float]) -> Any:
     color = alt.value(COLORS[probe])
     told = tooltip(arm="arm", case="run", shown=f"{probe} (%)", exact=axis.title, n="items")
     x = alt.X(

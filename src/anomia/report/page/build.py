@@ -11,7 +11,7 @@ import polars as pl
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.results import Results, read_results, read_sparsity
-from anomia.report.figures import Drawn, Run, draw_all, theme, write_figures
+from anomia.report.figures import Drawn, NamedRun, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
     PARTS,
@@ -87,20 +87,20 @@ def write_report(
     return Report(out / PAGE_NAME, len(text.encode()), left_out)
 
 
-def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[Run]:
+def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[NamedRun]:
     """The runs under the names of their folders; a name that is there twice gets a number."""
-    found: list[Run] = []
+    found: list[NamedRun] = []
     for number, folder in enumerate(folders):
         name = folder.resolve().name or str(folder)
         taken = [run.name for run in found]
         unlike = name if name not in taken else f"{name} ({number + 1})"
-        found.append(Run(unlike, read_results(folder) if results is None else results[number]))
+        found.append(NamedRun(unlike, read_results(folder) if results is None else results[number]))
     if not any(run.results.arms for run in found):
         raise RunError(f"report: {folders[0]} has no finished arm yet; let `anomia run` go on first")
     return found
 
 
-def page_values(folders: Sequence[Path], runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, Any]:
+def page_values(folders: Sequence[Path], runs: Sequence[NamedRun], drawn: Sequence[Drawn]) -> dict[str, Any]:
     """What the page says outside the explorer: verdicts, tables, what stands around the figures."""
     said = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
     chance = chance_of([run.results.records for run in runs])
@@ -137,7 +137,7 @@ def figure_specs(drawn: Sequence[Drawn]) -> bytes:
 
 
 def explorer_values(
-    runs: Sequence[Run], *, left_out: Sequence[str] = (), served: bool = False
+    runs: Sequence[NamedRun], *, left_out: Sequence[str] = (), served: bool = False
 ) -> dict[str, Any]:
     """What the explorer needs beside the items: names of probes, prompts, languages."""
     languages = {language for run in runs for language in run.results.languages}

@@ -22,8 +22,8 @@ from anomia.report.page.facts import command, facts
 from anomia.report.reference import candidates, nulls
 from anomia.report.render.page import plain
 from anomia.report.render.words import shown
+from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
-from anomia.report.tables.subject import subject, unfinished_text
 from anomia.report.terminal import stopping_text
 from anomia.report.verdict_words import outcome, outcomes_of
 
@@ -89,7 +89,7 @@ def _unfinished(results: Results) -> Iterator[list[str]]:
 
 
 def _arm(results: Results, arm: str) -> dict[str, Any]:
-    of = subject(results, arm)
+    of = arm_results(results, arm)
     looks = (results.stopping or {}).get("arms", {}).get(arm, ())
     unsaid = sum(
         f.counts.choice_only

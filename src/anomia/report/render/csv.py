@@ -7,7 +7,7 @@ import io
 
 from anomia.measure.rates import Estimate
 from anomia.report.render.words import clean
-from anomia.report.tables.table import Cell, Change, Counted, Marked, Number, Table
+from anomia.report.tables.table import Cell, Change, CountAndShare, Marked, Number, Table
 
 _Plain = str | float | int | None
 _ENDS = ("", "_low", "_high", "_n")
@@ -42,7 +42,7 @@ def _parts(cell: Cell) -> dict[str, str | Number]:
     """The parts of a cell, by the end of the name of their column."""
     if isinstance(cell, Change):
         return {"_base": cell.before, "_arm": cell.after}
-    if isinstance(cell, Counted):
+    if isinstance(cell, CountAndShare):
         return {"": cell.items, "_share": cell.share}
     if isinstance(cell, Marked):
         return {"": cell.value, "_mark": cell.mark.strip()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomia.errors import RunError
 from anomia.files import write_text
-from anomia.report.figures.cases import Run
+from anomia.report.figures.cases import NamedRun
 from anomia.report.render.csv import csv_text
 from anomia.report.render.latex import latex
 from anomia.report.render.markdown import markdown
@@ -17,13 +17,13 @@ from anomia.report.tables.table import Cell, Column, Table
 RUN = Column("run", "run", "text")
 
 
-def tables(runs: Sequence[Run]) -> list[Table]:
+def tables(runs: Sequence[NamedRun]) -> list[Table]:
     """Every table that these runs can fill, in reading order, with a first column for the run."""
     made = (_joined([(run.name, make(run.results)) for run in runs]) for make in FILES)
     return [table for table in made if table.rows]
 
 
-def write_tables(runs: Sequence[Run], folder: Path) -> list[Path]:
+def write_tables(runs: Sequence[NamedRun], folder: Path) -> list[Path]:
     """Writes every table as `NAME.csv`, `NAME.md` and `NAME.tex`.
 
     Raises:

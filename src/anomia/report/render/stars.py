@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from anomia.measure.rates import CHECKED_EVENTS, CHECKED_ITEMS, Estimate
-from anomia.report.tables.table import Cell, Change, Counted, Marked, Note, Table, Value
+from anomia.report.tables.table import Cell, Change, CountAndShare, Marked, Note, NoteValue, Table
 
 STARRED = "* too few items: interval not validated."
 _FEW = f"fewer than {CHECKED_ITEMS} items or {CHECKED_EVENTS} changes"
@@ -57,7 +57,7 @@ def without_stars(text: str) -> str:
 def _estimates(cell: Cell) -> Iterator[Estimate]:
     if isinstance(cell, Estimate):
         yield cell
-    elif isinstance(cell, Change | Counted | Marked):
+    elif isinstance(cell, Change | CountAndShare | Marked):
         for part in cell:
             yield from _estimates(part)
 
@@ -65,14 +65,14 @@ def _estimates(cell: Cell) -> Iterator[Estimate]:
 def _in_note(note: Note) -> Iterator[Estimate]:
     if not isinstance(note, str):
         for part in note:
-            if isinstance(part, Value):
+            if isinstance(part, NoteValue):
                 yield from _estimates(part.cell)
 
 
 def _unstarred(cell: Cell) -> Cell:
     if isinstance(cell, Estimate):
         return cell._replace(checked=True)
-    if isinstance(cell, Change | Counted | Marked):
+    if isinstance(cell, Change | CountAndShare | Marked):
         return type(cell)(*map(_unstarred, cell))  # type: ignore[arg-type]
     return cell
 
@@ -81,5 +81,5 @@ def _unstarred_note(note: Note) -> Note:
     if isinstance(note, str):
         return note
     return tuple(
-        part._replace(cell=_unstarred(part.cell)) if isinstance(part, Value) else part for part in note
+        part._replace(cell=_unstarred(part.cell)) if isinstance(part, NoteValue) else part for part in note
     )

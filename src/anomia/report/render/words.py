@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import printable
-from anomia.report.tables.table import Cell, Change, Column, Counted, Kind, Marked, Note, Table
+from anomia.report.tables.table import Cell, Change, Column, CountAndShare, Kind, Marked, Note, Table
 
 MISSING = "–"
 
@@ -21,7 +21,7 @@ def shown(cell: Cell, kind: Kind = "share", digits: int | None = None, *, precis
         return clean(cell) if precise else cell
     if isinstance(cell, Change):
         return " → ".join(shown(part, kind, digits, precise=precise) for part in cell)
-    if isinstance(cell, Counted):
+    if isinstance(cell, CountAndShare):
         count = f"{cell.items:,}"
         return f"{count} · {shown(cell.share, precise=precise)}" if cell.share else count
     if isinstance(cell, Marked):

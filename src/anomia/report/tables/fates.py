@@ -6,17 +6,17 @@ from anomia.measure.fates import FATES, FateCounts
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
-from anomia.report.tables.subject import Subject
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
     LANGUAGE,
     Cell,
     Column,
-    Counted,
+    CountAndShare,
     Note,
+    NoteValue,
     Of,
     Table,
-    Value,
     by_scope,
     given,
     values,
@@ -45,7 +45,7 @@ _STATE_COLUMNS = tuple(Column(state, label, "count") for state, label in STATES.
 BOTH = Column("both_correct", "both\ncorrect", "count")
 
 
-def fates(subject: Subject) -> Table:
+def fates(subject: ArmResults) -> Table:
     """Counts of fates, and shares with their intervals."""
     counts = _counts(subject)
 
@@ -53,7 +53,7 @@ def fates(subject: Subject) -> Table:
         if scope not in counts:
             return None
         found = [
-            Counted(
+            CountAndShare(
                 count,
                 subject.figure(
                     "dissociation/choice" if fate == "choice_only" else f"share/choice/{fate}", scope
@@ -64,7 +64,7 @@ def fates(subject: Subject) -> Table:
         return [counts[scope].both_correct, *found]
 
     rows, rules = by_scope(subject.scopes, cells)
-    few = any(isinstance(cell, Counted) and cell.share is None for row in rows for cell in row)
+    few = any(isinstance(cell, CountAndShare) and cell.share is None for row in rows for cell in row)
     return Table(
         "fates",
         "Fates of the items that base answers both ways: items · share (%)",
@@ -75,7 +75,7 @@ def fates(subject: Subject) -> Table:
     )
 
 
-def dissociation(subject: Subject) -> Table:
+def dissociation(subject: ArmResults) -> Table:
     """Dissociation, its reverse subtracted, and what the two drops alone would give, by language."""
     shown, counts = given(RATES, subject.figures, subject.arm, subject.scopes), _counts(subject)
 
@@ -96,7 +96,7 @@ def dissociation(subject: Subject) -> Table:
     for name, label in (("hard", "hard"), ("passage", "same-passage")):
         contrast = subject.figure(f"contrast/dissociation_{name}_minus_standard")
         if contrast:
-            notes.append((f"dissociation, {label} − standard options: ", Value(contrast), " points"))
+            notes.append((f"dissociation, {label} − standard options: ", NoteValue(contrast), " points"))
     if any("too few" in row for row in rows):
         notes.append("too few: fewer than 10 items that base answers both ways")
     return Table(
@@ -109,7 +109,7 @@ def dissociation(subject: Subject) -> Table:
     )
 
 
-def transitions(subject: Subject) -> Table:
+def transitions(subject: ArmResults) -> Table:
     """Every item by what base did with it and what the arm does: 4 × 4 counts."""
     found = {
         row.before: [getattr(row, after) for after in STATES]
@@ -187,7 +187,7 @@ def transitions_file(results: Results) -> Table:
     )  # fmt: skip
 
 
-def _counts(subject: Subject) -> dict[str, FateCounts]:
+def _counts(subject: ArmResults) -> dict[str, FateCounts]:
     """Fates of standard options by scope."""
     return {
         row.scope: row.counts

@@ -7,15 +7,15 @@ from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.probes import LADDER
-from anomia.report.tables.subject import Subject, grader_of
+from anomia.report.tables.arm_results import ArmResults, grader_of
 from anomia.report.tables.table import (
     LANGUAGE,
     MODEL,
     Cell,
     N,
     Note,
+    NoteValue,
     Table,
-    Value,
     by_scope,
     given,
     n_of,
@@ -34,7 +34,7 @@ _AGREEMENT = {
 }
 
 
-def ladder(subject: Subject) -> Table:
+def ladder(subject: ArmResults) -> Table:
     """Accuracy of base → arm in every form of the question, and whether three gradings of open agree."""
     forms = given(FORMS, subject.figures, subject.arm, subject.scopes)
     presence = given([PRESENCE], subject.figures, BASE, subject.scopes)
@@ -75,17 +75,17 @@ def ladder_file(results: Results) -> Table:
     )
 
 
-def _gradings(subject: Subject) -> list[Note]:
+def _gradings(subject: ArmResults) -> list[Note]:
     rows = subject.results.diagnosis.gradings
     agreement = next((row.agreement for row in rows if (row.arm, row.scope) == (subject.arm, POOLED)), None)
     if not agreement:
         return []
     graded = (("open", grader_of(subject.results)), ("open_em", "exact match"), ("open_f1", "token F1"))
-    parts: list[str | Value] = []
+    parts: list[str | NoteValue] = []
     for name, label in graded:
         parts += [
             ", " if parts else "open graded in three ways: ",
             f"{label} ",
-            Value(subject.change(f"accuracy/{name}")),
+            NoteValue(subject.change(f"accuracy/{name}")),
         ]
     return [(*parts, f": {_AGREEMENT[agreement]}")]

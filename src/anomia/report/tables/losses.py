@@ -6,7 +6,7 @@ from anomia.measure.figures import lookup
 from anomia.measure.frame import MEAN, POOLED
 from anomia.measure.results import Results
 from anomia.probes import CHOICES
-from anomia.report.tables.subject import Subject
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
     LANGUAGE,
@@ -38,7 +38,7 @@ CUED = named("normalized_drop/cued", "cued")
 ALL = (*DROPS, *LOSSES[:2], CUED, *LOSSES[2:])
 
 
-def losses(subject: Subject) -> Table:
+def losses(subject: ArmResults) -> Table:
     """Normalized drops, the gaps between them, and each gap in raw points."""
     shown = given(LOSSES, subject.figures, subject.arm, subject.scopes)
     rows, rules = by_scope(
@@ -76,7 +76,7 @@ def losses_file(results: Results) -> Table:
     )
 
 
-def _notes(subject: Subject, shown: list[Of]) -> list[Note]:
+def _notes(subject: ArmResults, shown: list[Of]) -> list[Note]:
     """What raw points are, and the languages in which base is too weak for a mean, by measure."""
     weak = {
         str(figure.measure): ", ".join(figure.left_out)

@@ -8,8 +8,8 @@ from anomia.measure.frame import POOLED
 from anomia.measure.hygiene import noise_floors
 from anomia.measure.results import Results
 from anomia.report.reference import nulls
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.recognition import CONTROLS
-from anomia.report.tables.subject import Subject
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, named, values
 
 REFERENCE = (
@@ -26,7 +26,7 @@ LOOPS = (
 HOW_TO_ADD = "no null arm in this run; one shows how much is noise: --arm null:float32"
 
 
-def reference(subject: Subject) -> Table:
+def reference(subject: ArmResults) -> Table:
     """Net dissociation and flips of an arm, next to those of base under harmless noise."""
     known = nulls(subject.results.arms)
     rows: list[list[Cell]] = []

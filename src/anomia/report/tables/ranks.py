@@ -9,8 +9,8 @@ from anomia.measure.figures import RankRow, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.report.tables.subject import Subject
-from anomia.report.tables.table import ARM, LANGUAGE, Cell, Change, Column, N, Note, Table, Value
+from anomia.report.tables.arm_results import ArmResults
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Change, Column, N, Note, NoteValue, Table
 
 GROUPS = {"all": "all", "base_fails": "base fails"} | {name: name.replace("_", " ") for name in FATES}
 TOKENS = {"gold": ("foil", "first"), "gold_distinct": ("foil_distinct", "first of its own")}
@@ -18,7 +18,7 @@ TOKENS = {"gold": ("foil", "first"), "gold_distinct": ("foil_distinct", "first o
 Ranks = Mapping[tuple[str, str, str, str], RankRow]
 
 
-def ranks(subject: Subject) -> Table:
+def ranks(subject: ArmResults) -> Table:
     """Median ranks of gold and of the foil before → after: by fate, then by language."""
     found = _of_arm(subject.results, subject.arm)
     changes = {
@@ -127,7 +127,7 @@ def divergence_file(results: Results) -> Table:
     )  # fmt: skip
 
 
-def _notes(subject: Subject, found: Ranks) -> list[Note]:
+def _notes(subject: ArmResults, found: Ranks) -> list[Note]:
     notes: list[Note] = [
         "distinct: the first token that no other option shares; logits behind: median, in the arm; log-prob: of "
         "the whole answer, mean of arm − base, in nats"
@@ -137,11 +137,11 @@ def _notes(subject: Subject, found: Ranks) -> list[Note]:
     unsaid = found.get(("gold_distinct", "after", "choice_only", POOLED))
     if unsaid is not None and unsaid.vocabulary_share is not None:
         tokens = round(unsaid.median / unsaid.vocabulary_share)
-        median = Value(_median(unsaid), "rank")
+        median = NoteValue(_median(unsaid), "rank")
         notes.append(("picked and no longer said: median rank ", median, f" of {tokens:,} tokens"))
     kl, same = subject.figure("divergence/kl"), subject.figure("divergence/same_top")
     if kl and same:
-        shown = Value(kl, "number"), " nats; same likeliest token in ", Value(same)
+        shown = NoteValue(kl, "number"), " nats; same likeliest token in ", NoteValue(same)
         notes.append(("KL(base ‖ arm) ", *shown, " % of the items"))
     return notes
 

@@ -7,7 +7,7 @@ from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.probes import REACHES
-from anomia.report.tables.subject import Subject
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
     LANGUAGE,
@@ -45,7 +45,7 @@ ONE_SHOT = (
 )
 
 
-def reach(subject: Subject) -> Table:
+def reach(subject: ArmResults) -> Table:
     """Accuracies by greedy decoding, in any beam, in any sample, over the items asked that way."""
     rows: list[list[Cell]] = []
     for way in WAYS:
@@ -62,7 +62,7 @@ def reach(subject: Subject) -> Table:
     )
 
 
-def recovery(subject: Subject) -> Table:
+def recovery(subject: ArmResults) -> Table:
     """Open failures that broader decoding recovers, with their placebo."""
     rows: list[list[Cell]] = []
     rules = []
@@ -81,7 +81,7 @@ def recovery(subject: Subject) -> Table:
     )
 
 
-def samples(subject: Subject) -> Table:
+def samples(subject: ArmResults) -> Table:
     """Chance that one of k samples is right."""
     changes = [(k, subject.change(f"pass_at/{k}")) for k in range(1, LARGEST_K + 1)]
     return Table(
@@ -92,7 +92,7 @@ def samples(subject: Subject) -> Table:
     )
 
 
-def one_shot(subject: Subject) -> Table:
+def one_shot(subject: ArmResults) -> Table:
     """Open generation without and with one example, and what the example gives back."""
     shots = {"zero_shot": "0 shot", "one_shot": "1 shot"}
 

@@ -6,7 +6,7 @@ from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.results import Results
 from anomia.probes import OPTION_KINDS, SCORINGS
-from anomia.report.tables.subject import Subject
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, N, Of, Table, n_of, values
 
 KIND_WORDS = {kind.probe: kind.short for kind in OPTION_KINDS}
@@ -31,7 +31,7 @@ CONTROLS = (
 )  # fmt: skip
 
 
-def controls(subject: Subject) -> Table:
+def controls(subject: ArmResults) -> Table:
     """How many of the choice-only items would be picked without knowing the answer."""
     rates = [(control.brief, subject.figure(control.measure)) for control in CONTROLS]
     return Table(
@@ -46,7 +46,7 @@ def controls(subject: Subject) -> Table:
     )  # fmt: skip
 
 
-def scorings(subject: Subject) -> Table:
+def scorings(subject: ArmResults) -> Table:
     """Drop, gap and dissociation under every way to score the options; no rows where there is one way alone."""
     rows: list[list[Cell]] = []
     rules: list[int] = []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from anomia.measure.results import Results
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.fates import dissociation, fates, fates_file, transitions, transitions_file
 from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
@@ -34,7 +35,6 @@ from anomia.report.tables.runs import (
     runs_file,
     verdicts_file,
 )
-from anomia.report.tables.subject import Subject
 from anomia.report.tables.table import Table
 from anomia.report.tables.tests import paired_tests, paired_tests_file
 
@@ -43,7 +43,7 @@ class OfArm(NamedTuple):
     """A table of one arm. section: of the page. brief: also shown when a run has just ended."""
 
     section: str
-    make: Callable[[Subject], Table]
+    make: Callable[[ArmResults], Table]
     brief: bool = False
 
 

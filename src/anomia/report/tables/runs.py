@@ -9,7 +9,7 @@ from anomia.measure.judge import ScopeVerdict
 from anomia.measure.results import Results
 from anomia.report.naming import left_out, model_name
 from anomia.report.reference import nulls
-from anomia.report.tables.subject import subject
+from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.table import ARM, LANGUAGE, Column, Marked, N, Of, Table, values
 from anomia.report.verdict_words import decided_with
 
@@ -31,7 +31,7 @@ def one_of_several(name: str, results: Results) -> Table:
     base, data = (_last(str(results.study.get(key, "?"))) for key in ("base", "data"))
     rows = []
     for arm in results.arms:
-        of = subject(results, arm)
+        of = arm_results(results, arm)
         changes = [of.change(measure.measure) for measure in (*ACCURACIES, DIFFERENCE)]
         named = f"{arm} (reference)" if nulls([arm]) else arm
         outcome = _overall(results, arm)

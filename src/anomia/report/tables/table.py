@@ -22,7 +22,7 @@ class Change(NamedTuple):
     after: Number
 
 
-class Counted(NamedTuple):
+class CountAndShare(NamedTuple):
     """A count, and the share that it is where that can be given."""
 
     items: int
@@ -36,10 +36,10 @@ class Marked(NamedTuple):
     mark: str
 
 
-Cell = str | Number | Change | Counted | Marked
+Cell = str | Number | Change | CountAndShare | Marked
 
 
-class Value(NamedTuple):
+class NoteValue(NamedTuple):
     """A figure in a note."""
 
     cell: Cell
@@ -47,7 +47,7 @@ class Value(NamedTuple):
     digits: int | None = None
 
 
-Note = str | tuple[str | Value, ...]
+Note = str | tuple[str | NoteValue, ...]
 
 
 class Column(NamedTuple):

@@ -6,13 +6,13 @@ from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.results import Results
 from anomia.probes import short
 from anomia.report.render.words import probability
-from anomia.report.tables.subject import Subject
+from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Table
 
 KEPT_P = 0.05
 
 
-def paired_tests(subject: Subject) -> Table:
+def paired_tests(subject: ArmResults) -> Table:
     """Pooled, and the languages that remain after Holm's correction."""
     mine = [row for row in subject.results.diagnosis.tests if row.arm == subject.arm]
     # The other scorings are next to each other in their own table, and with their tests in the table files.

@@ -14,7 +14,7 @@ from anomia.measure.results import Results
 from anomia.report.tables.table import Change
 
 
-class Subject(NamedTuple):
+class ArmResults(NamedTuple):
     """One arm of a run. scopes: the languages in which it has answered anything, and last all of them pooled."""
 
     results: Results
@@ -32,10 +32,10 @@ class Subject(NamedTuple):
         return None if found == (None, None) else found
 
 
-def subject(results: Results, arm: str) -> Subject:
+def arm_results(results: Results, arm: str) -> ArmResults:
     """An arm of a run, ready for its tables."""
     answered = results.records.filter(pl.col("arm") == arm)["language"].unique()
-    return Subject(results, arm, lookup(results.diagnosis.figures), [*sorted(answered), POOLED])
+    return ArmResults(results, arm, lookup(results.diagnosis.figures), [*sorted(answered), POOLED])
 
 
 def unfinished_text(results: Results, arm: str) -> str:
