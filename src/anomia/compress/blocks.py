@@ -449,6 +449,10 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
 
 
 def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor) -> str:
+    """Why pruning doesn't touch a weight of two or more dimensions: one of `REASONS`.
+
+    parameter: only whether it has a row for each expert, [experts, ...], is looked at.
+    """
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     kind = type(owner).__name__.lower()
@@ -477,7 +481,7 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
 
 
 def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter that is no layer has a row for each expert beside it, or is named as what selects."""
+    """Whether a parameter that is not a layer's is a router's: by its name, or by one row per expert, [experts, ...]."""
     path = name.rpartition(".")[0]
     if any("router" in part or part == "gate" for part in path.split(".")):
         return True
@@ -564,7 +568,7 @@ def record_calls(
 def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
     """Refuses token ids that have no embedding, and texts with more tokens than a table of positions has rows.
 
-    On a GPU, reading behind the end of a table ends the whole process.
+    On a GPU, reading past the end of a table ends the whole process. input_ids: [B, S].
     """
     table = (
         getattr(model.get_input_embeddings(), "weight", None) if isinstance(model, PreTrainedModel) else None

@@ -205,7 +205,10 @@ class InFiles:
             self.checkpoint = before
 
     def _check_packed(self, written: StoredTensors, matrices: Sequence[MatrixReport], step: Step) -> None:
-        """Read the packed matrices once more, a block in memory."""
+        """Read the packed matrices once more, one block at a time: tensors by their names in the block, of any shape.
+
+        Raises `CompressionError` as `check_packed` does.
+        """
         assert isinstance(step, Quantize)
         for index, names in enumerate(self.names):
             where = self.decoder.path(index)

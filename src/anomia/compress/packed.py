@@ -126,8 +126,9 @@ def check_packed(
 ) -> None:
     """Compare the packed matrices of one block, as they were read back, with the report.
 
-    tensors: by their names behind the block's. expected: what was made, by full name. Raises `CompressionError` that
-    names the first matrix that is missing or stands for other zeros.
+    tensors: by their names in the block; of a matrix its `weight`, [out, in], or the parts that `tensors_of` makes.
+    expected: what was made, by full name. Raises `CompressionError` that names the first matrix that is missing or has
+    other zeros.
     """
     for full, report in expected.items():
         name = full.removeprefix(f"{where}.")

@@ -152,7 +152,11 @@ def _change(
     calls: Sequence[Call],
     gradients: Mapping[str, torch.Tensor],
 ) -> tuple[list[MatrixReport], dict[str, Any]]:
-    """Observe and change one block; what it knew of its inputs is forgotten when it returns."""
+    """Observe and change one block; what it knew of its inputs is forgotten when it returns.
+
+    gradients: by the matrix's name in the block, [out, in] each; empty where the method needs none.
+    Returns the reports, and what is stored in a matrix's place by its name in the block.
+    """
     if needs is None or states is None:
         # Every matrix by itself, nothing known of its input.
         groups = [Group((matrix,), None) for matrix in all_matrices(block, where)]
@@ -245,6 +249,7 @@ def _with_errors(
     """The reports with each matrix's error against its dense weights, where the group has a Hessian.
 
     An error that a method found by itself stays: AWQ's inputs aren't those of the dense weights.
+    dense: by the matrix's name in the block, [out, in] each.
     """
     found = {
         matrix.name: layer_error(matrix.weight, dense[matrix.name], group.statistic.hessian)

@@ -77,6 +77,10 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _uses(
         self, left: torch.Tensor, right: torch.Tensor
     ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Watched matrices in a product: name, inputs [T, in], and the tensor that they came from.
+
+        left, right: [m, k] and [k, p] or [k], or batches of them, [n, m, k] and [n, k, p].
+        """
         if right.dim() == 1:
             right = right[:, None]
         # [n, m, k] · [n, k, p]: the weight is the right factor as [in, out], or the left one as [out, in].

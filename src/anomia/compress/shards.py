@@ -99,6 +99,7 @@ def empty(module: nn.Module) -> None:
 def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a shard aside and rename it, so that a name in the folder is always a whole file.
 
+    tensors: by full name, of any shape and on any device.
     Raises `CompressionError` when a value is NaN or infinite, and when the disk is full or can't be written.
     """
     check_finite(tensors)

@@ -76,6 +76,7 @@ class InputStatistic:
             self._add(rows.float(), needs, language)
 
     def _add(self, values: torch.Tensor, needs: Needs, language: str) -> None:
+        """Count the tokens `values`, [T, in] float32."""
         if needs.hessian:
             if self.hessian is None:
                 self.hessian = values.new_zeros(values.shape[1], values.shape[1])
@@ -207,6 +208,10 @@ class _Gathering:
             raise _ReadError
 
     def _count(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
+        """Count an input, [..., in], once per batch for all matrices that share it. source: what holds its values.
+
+        Raises `CompressionError` for a matrix that shares its input in some batches only.
+        """
         # The reference kept in `_seen` keeps the memory from being given to another tensor of this batch.
         key = (
             source.data_ptr(),
@@ -278,7 +283,10 @@ def _watching(
     take: Callable[[str, torch.Tensor, torch.Tensor], None],
     padded: bool,
 ) -> Iterator[None]:
-    """Calls `take` for the input of each module, and of each product with the other matrices, rows of padding and all."""
+    """Calls `take` for the input of each module, and of each product with the other matrices, rows of padding and all.
+
+    take: gets a matrix's name, its input [..., in], and the tensor that holds the input's values.
+    """
 
     def hook(name: str) -> Callable[..., None]:
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ def _report(
     dtype: str,
     started: float,
 ) -> CompressionReport:
-    """What was done, with the zeros that the written tables have."""
+    """What was done, with the zeros that the written tables have. The tables, [V, H], are read one at a time."""
     written = open_checkpoint(out)
     read_tokenizer(str(out), look_up(str(out)))
     check_shapes(out, checkpoint.tensors, written.tensors)

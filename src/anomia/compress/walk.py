@@ -90,7 +90,10 @@ def enter(
     batches: Sequence[Batch],
     keep: Callable[[int, torch.Tensor], None],
 ) -> list[list[Call]]:
-    """How each block is called, by block and batch; `keep` gets what enters the first block in each batch."""
+    """How each block is called, by block and batch; `keep` gets what enters the first block in each batch, [B, S, H].
+
+    Of a decoder with a fault the whole model is called instead, on ids [B, S], and `keep` gets a placeholder, [1].
+    """
     intern = Interner()
     device = next(model.parameters()).device
     calls: list[list[Call]] = [[] for _ in decoder.modules]
@@ -154,6 +157,7 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
 
 @torch.no_grad()
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
+    """`try_walk` on ids [1, S]: the model's states [1, S, H] after each block, and those of the blocks run one by one."""
     parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
     expected = _leaving(model, decoder, ids)
     # Texts of unequal length never run together in a mixture of experts.

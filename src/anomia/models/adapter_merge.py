@@ -162,7 +162,11 @@ def _untie(model: Any) -> None:
 
 
 def _add(adapter: Adapter, name: str, module: Any, parts: Mapping[str, torch.Tensor]) -> None:
-    """weight + scale · B·A; with DoRA each output (of embeddings: each column) is brought to its stored length."""
+    """weight + scale · B·A; with DoRA each output (of embeddings: each column) is brought to its stored length.
+
+    parts: A [r, in], B [out, r], the magnitudes [out] and the bias [out], by the adapter's name of the part; of
+    embeddings A [r, V], B [H, r], magnitudes [H].
+    """
     weight = module.weight.data
     parts = {part: value.to(weight.device) for part, value in parts.items()}
     scale = scale_of(adapter, name)

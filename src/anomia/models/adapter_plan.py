@@ -251,7 +251,8 @@ def told_apart(
 ) -> set[str] | None:
     """Which of embeddings and head, tied in the base, get a stored weight of their own; None where they stay tied.
 
-    Empty where only factors tell them apart. values: to see whether two stored weights are equal.
+    Empty where only factors tell them apart. values: reads one of the adapter's weights, [V, H], by its stored name, to
+    see whether two are equal.
     """
     names = vocabulary_modules(model)
     if len(names) < 2 or not is_tied(model):

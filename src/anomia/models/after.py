@@ -87,7 +87,10 @@ def untied_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ..
 
 
 def rotary_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
-    """A word where stored rotary frequencies are not the ones that the configuration leads to."""
+    """A word where stored rotary frequencies, [rotated dimensions / 2], are not those that the configuration leads to.
+
+    stored: the headers of the files' tensors by name; only the frequencies are read.
+    """
     computed = [buffer.float().cpu() for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
     for name, info in stored.items():
         if not name.endswith("inv_freq") or not computed:

@@ -33,7 +33,9 @@ class StoredTensor(NamedTuple):
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """The tensors of safetensors files by name, from their headers. Of a name that comes twice, the last counts.
+    """The tensors of safetensors files by name: place, shape and dtype. Of a name that comes twice, the last counts.
+
+    Values are read only to compare those of a name that is in two files.
 
     Raises:
         ModelError: a file is damaged, empty or something else; a name is in two files with different values.

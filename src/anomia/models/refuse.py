@@ -77,7 +77,8 @@ def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTen
     Args:
         name: what the user called it.
         model: of the architecture, with or without weights.
-        found: the account of its tensors. stored: in its files; empty for a GGUF file.
+        found: the account of its tensors.
+        stored: the headers of its files' tensors by stored name, without values; empty for a GGUF file.
 
     Raises:
         ModelError: tensors would be left out, are missing, have another shape, or hold packed values.
@@ -178,6 +179,10 @@ def _by_stack(names: Collection[str]) -> dict[str, set[int]]:
 
 
 def _mismatch(name: str, found: Account, stored: Mapping[str, StoredTensor], config: Any) -> str:
+    """The message on the first tensor whose shape in the files is not the architecture's, with a remedy.
+
+    stored: headers by stored name.
+    """
     tensor, there, expected = found.mismatched[0]
     place = stored.get(found.places.get(tensor, tensor))
     where = f" in {place.file.name}" if place else ""

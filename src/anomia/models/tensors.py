@@ -78,7 +78,8 @@ def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
 
     Args:
         model: as `skeleton` makes it.
-        stored: of all files that are read.
+        stored: the headers of all files that are read, by stored name; values are read only to compare two that have one
+            place.
     """
     expected = model.state_dict()
     rules = get_model_conversion_mapping(model)
@@ -138,7 +139,7 @@ def from_loading(
     Args:
         model: as loaded.
         info: its loading information.
-        stored: of the files, where they are safetensors.
+        stored: headers by stored name, where the files are safetensors.
         quantized: whether a quantization method took the weights, so that each packed one needs only its scale.
     """
     state = model.state_dict()
@@ -209,7 +210,11 @@ def ignored_notes(ignored: Mapping[str, str]) -> tuple[str, ...]:
 def _by_rule(
     model: Any, missing: Iterable[str], extra: Mapping[str, str], stored: Mapping[str, StoredTensor]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """What is still missing, and which surplus tensors are ignorable, by the model's rules and by ours."""
+    """What is still missing, and which surplus tensors are ignorable, by the model's rules and by ours.
+
+    missing: names of the model. extra: stored name to the name while loading. stored: headers by stored name.
+    Returns names of the model, and stored name to the reason.
+    """
     lacking = set(missing)
     for target, source in getattr(model, "all_tied_weights_keys", {}).items():
         if len({target, source} & lacking) == 1:

@@ -105,7 +105,10 @@ def _refused(name: str, model: Any, found: Account, headers: Mapping[str, Stored
 
 
 def _unscaled(found: Account, headers: Mapping[str, StoredTensor]) -> Account:
-    """What a quantization method can't take either: 8-bit floats without a scale next to them."""
+    """What a quantization method can't take either: 8-bit floats without a scale next to them.
+
+    headers: by stored name.
+    """
     order = sorted(headers)
 
     def scaled(name: str) -> bool:

@@ -54,7 +54,7 @@ def tree_fault(model: Any) -> str | None:
 
 
 def _run_fault(model: Any, asks: Sequence[Ask]) -> tuple[str | None, tuple[list[TokenIds], Tensor] | None]:
-    """Runs a tree: why it can't be run, or sequences with the logits behind them."""
+    """Runs a tree: why it can't be run, or sequences with the logits after each, [sequences, V]."""
     declared = declared_windows(model)
     try:
         with tree_attention_in(model), recorded_windows() as passed:

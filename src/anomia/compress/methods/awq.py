@@ -166,9 +166,10 @@ def quantize_block(
     `hidden`; where it computes something else nothing is folded.
 
     Args:
-        hidden, call: a batch that enters the block, and how the model calls it.
+        hidden, call: a batch that enters the block, [B, S, H], and how the model calls it.
         clip: search each group's range, too.
 
+    Returns each matrix, [out, in], by its name in the block.
     Raises `CompressionError` where a matrix has values that are NaN or infinite.
     """
     for group in groups:

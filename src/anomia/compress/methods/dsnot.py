@@ -26,7 +26,10 @@ _DENSE_AGAIN = (
 
 
 def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
-    """Swap weights in every matrix of a block, on the dense weights and the zeros that it has."""
+    """Swap weights in every matrix of a block, on the dense weights and the zeros that it has.
+
+    dense: the matrices before pruning by their names in the block, [out, in] each.
+    """
     pattern = work.target if isinstance(work.target, Pattern) else None
     reports: list[MatrixReport] = []
     for group in work.groups:
@@ -128,6 +131,11 @@ def _swap(
     cycles: int,
     threshold: float,
 ) -> Swapped:
+    """Swap within rows, without a pattern.
+
+    mask: [out, in] bool, True where the weight goes. influence: w·x̄ for a window of tokens, certain: w·x̄/Var(x),
+    salience: |w|·‖x‖, all [out, in] float32. error: of each row, [out]. threshold: in units of error.
+    """
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     positive, negative = influence > 0, influence < 0
@@ -169,6 +177,7 @@ def _swap_in_groups(
     threshold: float,
     group: int,
 ) -> Swapped:
+    """Swap within groups of `group` adjacent weights, so that each keeps its number of zeros; arguments as in `_swap`."""
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     inside = torch.arange(group, device=mask.device)

@@ -214,7 +214,7 @@ def _q6_k(x: torch.Tensor) -> torch.Tensor:
 
 
 def _scale_q3(x: torch.Tensor) -> torch.Tensor:
-    """The same for 3 bits, where codes change one by one for as long as that helps (`make_q3_quants`)."""
+    """The same for 3 bits, where codes change one by one for as long as that helps (`make_q3_quants`). [n, B] to [B]."""
     most = 4
     largest = _largest(x)
     codes = (x * _over(-most, largest)).round().clamp_(-most, most - 1)

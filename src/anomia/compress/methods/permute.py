@@ -232,7 +232,10 @@ def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list
 def _ways(
     readers: Sequence[WeightMatrix], beside: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor | None]]]
 ) -> list[list[Link]]:
-    """The links of readers with what lies beside each, all in halves or all interleaved; none where no shape fits."""
+    """The links of readers with what lies beside each, all in halves or all interleaved; none where no shape fits.
+
+    beside: for each reader [out, channels], weights [channels or 2·channels, in] that may write them, with their biases.
+    """
     channels = readers[0].weight.shape[1]
     writers = [
         tuple(

@@ -92,7 +92,7 @@ def unchanged(
     """Whether a block computes the same after `folded` changed a copy of it, both in float32.
 
     What every layer makes is compared, but for the producers', and what the block adds to the states that enter it: on
-    top of a large residual stream much could change unseen.
+    top of a large residual stream much could change unseen. hidden: states that enter the block, [B, S, H].
     """
     trial = copy.deepcopy(block).float()
     hidden, call = hidden.float(), _as_float32(call)
@@ -189,7 +189,11 @@ def _columns_divided(block: nn.Module, names: Sequence[str], factors: torch.Tens
 def _run(
     block: nn.Module, groups: Watched, hidden: torch.Tensor, call: Call
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What enters each group, by its first matrix; and what every layer makes, the block's own part without a name."""
+    """Run a block on states `hidden`, [B, S, H].
+
+    Returns what enters each group, [..., in], by its first matrix; and what every layer makes, [..., out], by its name,
+    with what the block adds to `hidden` under "".
+    """
     seen: dict[str, torch.Tensor] = {}
     made: dict[str, torch.Tensor] = {}
 

@@ -116,11 +116,12 @@ def _prune_panel(
 
 
 def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, float]:
-    """The upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping that it took.
+    """The upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping that it took. H, U: [in, in].
 
     With the order of the inputs reversed, H = L·Lᵀ gives U = L⁻¹ reversed again: one factorization and one
     triangular inverse, where inverting H and factorizing the result would take twice that.
     Damping is relative to the mean diagonal; a failed factorization raises it tenfold.
+    Raises `CompressionError` where H has values that are NaN or infinite, or can't be inverted.
     """
     diagonal = hessian.diagonal()
     live = diagonal[diagonal > 0]

@@ -27,7 +27,10 @@ _ROWS = 512
 
 
 def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
-    """Least-squares weights for the zeros that every matrix of a block has."""
+    """Least-squares weights for the zeros that every matrix of a block has.
+
+    dense: the matrices before pruning by their names in the block, [out, in] each.
+    """
     reports: list[MatrixReport] = []
     for group in work.groups:
         assert group.statistic is not None
@@ -171,12 +174,16 @@ _Solver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], tuple[torch.
 
 
 def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
-    """Preconditioned conjugate gradients on many rows at once, each with a mask of its own."""
+    """Preconditioned conjugate gradients on many rows at once, each with a mask of its own. hessian: [in, in] float32."""
     diagonal, damping = damped_diagonal(hessian)
 
     def solve(
         full: torch.Tensor, keep: torch.Tensor, first: torch.Tensor, limit: int
     ) -> tuple[torch.Tensor, int, float]:
+        """Weights [R, in], the steps, and the norm of what is left of the gradient, as a share of the first one's.
+
+        full, first: dense weights and those to begin with, keep: False where a weight is zero; [R, in] each.
+        """
         weight = first.clone()  # [R, in]
         off = weight - full
         gradient = (off @ hessian).add_(off, alpha=damping).neg_().mul_(keep)
@@ -207,7 +214,10 @@ def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
 
 
 def _admm(hessian: torch.Tensor) -> _Solver:
-    """ADMM with the mask as its constraint, on inputs of norm one. Source: Boža (2024), Algorithm 1, and the code."""
+    """ADMM with the mask as its constraint, on inputs of norm one; takes and returns what conjugate gradients do.
+
+    Source: Boža (2024), Algorithm 1, and the code.
+    """
     diagonal = hessian.diagonal()
     norms = torch.where(diagonal > 0, diagonal.sqrt(), 1.0)
     scaled = hessian / norms / norms[:, None]

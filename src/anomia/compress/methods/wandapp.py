@@ -135,7 +135,11 @@ def _add_from_outputs(
     seen: Mapping[str, list[tuple[torch.Tensor, torch.Tensor]]],
     norms: Sequence[torch.Tensor],
 ) -> None:
-    """Every window's gradient from one backward pass: windows side by side don't mix, so a layer's output has its own."""
+    """Every window's gradient from one backward pass: windows side by side don't mix, so a layer's output has its own.
+
+    squares: by matrix name, [out, in]; the squared gradients are added. seen: each layer's input [..., in] and output
+    [..., out]. norms: a scalar per window.
+    """
     # A layer that only chooses (what attention looks at, say) has no gradient.
     seen = {name: uses for name, uses in seen.items() if uses[0][1].requires_grad}
     outputs = [uses[0][1] for uses in seen.values()]
@@ -154,7 +158,11 @@ def _add_one_by_one(
     parameters: Sequence[nn.Parameter],
     norms: Sequence[torch.Tensor],
 ) -> None:
-    """Every window's gradient from a backward pass of its own: where tokens go to experts, their window isn't known."""
+    """Every window's gradient from a backward pass of its own: where tokens go to experts, their window isn't known.
+
+    squares: by matrix name, [out, in]; the squared gradients are added. weights: the same matrices, views of `parameters`
+    (such as one expert's of a stack [experts, out, in]). norms: a scalar per window.
+    """
     for position, norm in enumerate(norms):
         more = position + 1 < len(norms)
         found = torch.autograd.grad(norm, list(parameters), allow_unused=True, retain_graph=more)
@@ -224,6 +232,11 @@ def _prune_student(
     target: Target,
     chosen: Sequence[int],
 ) -> None:
+    """Zero the student's matrices in place, scored by its own inputs in the chosen batches.
+
+    weights: the matrices to prune, gradients: their G; by name, [out, in] float32 each. chosen: indices of batches.
+    """
+
     def hidden(index: int) -> torch.Tensor:
         assert work.hidden is not None
         return work.hidden(chosen[index]).float()
@@ -284,7 +297,7 @@ def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
 def _recording(
     layers: Mapping[str, nn.Module],
 ) -> Iterator[dict[str, list[tuple[torch.Tensor, torch.Tensor]]]]:
-    """What enters and leaves each linear layer while the block runs."""
+    """What enters and leaves each linear layer while the block runs: [..., in] and [..., out] for each of its calls."""
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def recorder(name: str) -> Callable[..., None]:

@@ -124,6 +124,8 @@ def _influence(
     progress: Callable[[int, int], None] | None,
     batch_tokens: int,
 ) -> torch.Tensor:
+    """Block Influence of each block, [blocks] float64: 1 − the mean cosine of what enters and leaves it, over tokens."""
+
     def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0

@@ -338,6 +338,10 @@ class _Counter:
         self._compared = 0
 
     def add(self, run: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> None:
+        """Count one call of the experts. args: states [..., H]; choices and their weights, [T, k] each.
+
+        run: the experts' own function of such arguments; it is called with one expert for all rows at a time.
+        """
         hidden, chosen, weights = args
         hidden = hidden.reshape(-1, hidden.shape[-1])
         ones = torch.ones_like(weights[:, :1])
@@ -598,7 +602,10 @@ def _check_routes(old: torch.Tensor, new: torch.Tensor, leaders: Sequence[int], 
 def _routed(
     subject: Subject, mixtures: Mixtures, ids: torch.Tensor
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """What enters the experts of each block: states, choices, weights."""
+    """What enters the experts of each block, by its index: states [T, H]; choices and their weights, [T, k] each.
+
+    Raises `CannotExpressError` where a model can't be run, or calls its experts in another way.
+    """
     found = {}
     handles = []
     for index, path in enumerate(mixtures.modules):

@@ -229,7 +229,10 @@ def _rms(states: torch.Tensor) -> torch.Tensor:
 
 
 def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) -> set[str]:
-    """Norms of what a layer beside them gives (queries and keys of all heads): not of the residual stream."""
+    """Norms of what a layer beside them gives (queries and keys of all heads): not of the residual stream.
+
+    Found by memory during one pass. ids: [1, S].
+    """
     outputs: dict[int, tuple[torch.Tensor, str]] = {}
     found = set()
     handles = []
@@ -266,7 +269,10 @@ def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) ->
 def _watch_readers(
     model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor
 ) -> tuple[dict[str, str], set[str]]:
-    """Which modules read the output of which norm, and which norms ran. Outputs are told apart by their memory."""
+    """Which modules read the output of which norm, and which norms ran. Outputs are told apart by their memory.
+
+    ids: [1, S]. Raises `CannotExpressError` for a norm that ran and that no matrix reads.
+    """
     outputs: dict[int, tuple[torch.Tensor, str]] = {}
     readers: dict[str, str] = {}
     ran: set[str] = set()
@@ -424,7 +430,10 @@ def _as(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _change(
     model: nn.Module, state: dict[str, torch.Tensor], name: str, scale: torch.Tensor, basis: torch.Tensor
 ) -> None:
-    """Change what a reader holds: its matrix, or a stack of experts, whose second matrices write. scale: the norm's."""
+    """Change what a reader holds: its matrix, or a stack of experts, whose second matrices write.
+
+    state: by full name, changed in place. scale: the norm's, [H]. basis: [H, width].
+    """
     module: Any = model.get_submodule(name)
     for own, parameter in module.named_parameters(recurse=False):
         key = f"{name}.{own}"

@@ -417,7 +417,7 @@ def _is_input(block: nn.Module, cut: Cut) -> bool:
 
 
 def _rows(kind: str, size: int, all_units: Units, kept: Units) -> torch.Tensor:
-    """The indices that stay of a dimension of this size."""
+    """The indices that stay of a dimension of this size, [kept] int64."""
     if kind == "queries, keys, values":
         width = size // (all_units.heads + 2 * all_units.groups)
         shift = all_units.heads
@@ -643,7 +643,11 @@ def _check(
     added: Mapping[str, torch.Tensor],
     windows: Windows,
 ) -> None:
-    """Compare the built model with the dense one in which what goes is set to zero, and the biases are added."""
+    """Compare the built model with the dense one in which what goes is set to zero, and the biases are added.
+
+    added: mean inputs that go, by the full name of their consumer, [in] each.
+    Raises `CannotExpressError` where the two differ.
+    """
     ids = rebuild.check_batch(windows, subject.device)
     with ExitStack() as stack:
         for axis in axes:
