@@ -168,7 +168,7 @@ def _calibration(arm: str, study: Mapping[str, Any]) -> str | None:
         return None
     if not steps:
         return None
-    return plain(steps[-1].calibration or study.get("calibration", "c4"))
+    return plain(steps[-1].calibration.source or study.get("calibration", "c4"))
 
 
 def _last(name: Any) -> str:
