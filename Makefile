@@ -9,7 +9,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all peers browser fuzz docs smoke dist audit check format bench bench-gpu clean
+.PHONY: install demo quick test test-all peers browser fuzz docs smoke dist audit check format bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,14 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 test: install browser .venv-lm-eval/.installed
 	$(PYTEST) -m 'not longest'
+
+# Before each commit, in under two minutes: style, types, and tests that need no model of more than a few weights.
+QUICK := tests/test_layers.py tests/test_probes.py tests/test_arms.py tests/test_study.py tests/test_grade.py tests/items \
+	tests/records tests/compress/test_spec.py tests/compress/test_table.py tests/compress/test_wanda.py \
+	tests/measure/test_fates.py tests/measure/test_dissociation.py tests/measure/test_measures.py tests/report/tables \
+	tests/probe/test_tree.py
+quick: check
+	$(PYTEST) -m 'not slow and not longest' -q $(QUICK)
 
 # Everything, also what is compared with other people's programs.
 test-all: install browser peers

@@ -13,7 +13,7 @@ import anomia
 
 SOURCE = Path(anomia.__file__).parent
 DRAWING = Path(__file__).parents[1] / "docs" / "design.md"
-# From high to low, as docs/design.md draws them: a layer a line, side by side what doesn't know of each other.
+# From high to low, as docs/design.md draws them: one layer per line.
 LINE = re.compile(r"^ {4}(?P<names>[a-z_]+(?:, [a-z_]+)*)  ")
 
 
@@ -36,7 +36,11 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
     """Line and part of every import of the program's own, also those inside functions."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("anomia"):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "anomia" else [node.module or ""]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "anomia"
+                else [node.module or ""]
+            )
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("anomia")]
         else:
@@ -45,14 +49,18 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_every_part_stands_in_one_layer() -> None:
-    parts = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    parts = {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     drawn = [name for names in layers() for name in names]
     assert sorted(drawn) == sorted(parts - {"__init__", "_version"})
 
 
 @pytest.mark.parametrize("name", sorted(LEVEL))
 def test_imports_go_down(name: str) -> None:
-    files = [SOURCE / f"{name}.py"] if (SOURCE / f"{name}.py").exists() else sorted((SOURCE / name).rglob("*.py"))
+    files = (
+        [SOURCE / f"{name}.py"] if (SOURCE / f"{name}.py").exists() else sorted((SOURCE / name).rglob("*.py"))
+    )
     wrong = [
         f"{file.relative_to(SOURCE)}:{line} imports {other}"
         for file in files
