@@ -22,7 +22,7 @@ from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Prune, Target, needs_calibration
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix
-from anomia.running.forecast import forecast
+from anomia.plan.cost import forecast
 
 from .conftest import make_test_windows, tiny_model
 from .test_folder import save_model, weights, write_text
