@@ -5,6 +5,7 @@ AnomiaError                 exit code 2, one message, no traceback
 ├── DataError               questions or calibration text can't be used
 ├── ModelError              a model can't be loaded or can't be probed
 ├── CompressionError        a compression can't be applied to this model
+│   └── RefusedError        and never will be with these settings, however often it is tried
 ├── RunError                a run folder can't be read or written
 └── MissingExtraError       an optional package is not installed
 """
@@ -33,6 +34,10 @@ class ModelError(AnomiaError):
 
 class CompressionError(AnomiaError):
     """A compression can't be applied to this model."""
+
+
+class RefusedError(CompressionError):
+    """The result can't be had from this model with these settings, however often it is tried."""
 
 
 class RunError(AnomiaError):

@@ -23,6 +23,7 @@ from anomia.compress.options import BATCH_TOKENS, TextOptions
 from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
+from anomia.compress.shards import check_finite
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
     Checkpoint,
@@ -100,6 +101,7 @@ def compress(
     if isinstance(step, Embeddings):
         matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
+        check_finite(model.state_dict())
         dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep what is set for a while only.
         shaped = reshaper_of(step.method).loaded(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.products import Watched, WeightProducts
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 from anomia.models.shrunk import NotBuiltError, tiny_model
 
 # Enough for an expert of every layer to be chosen.
@@ -461,7 +461,7 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
         return BIAS
     if isinstance(owner, nn.Conv1d | nn.Conv2d | nn.Conv3d) or "conv" in kind.removeprefix("conv1d"):
         return CONVOLUTION
-    if "norm" in kind:
+    if "norm" in kind and not isinstance(owner, nn.Embedding):
         return NORM
     if block is not None:
         inside = decoder.modules[block]
@@ -661,9 +661,9 @@ def _types(block: nn.Module, states: Sequence[torch.Tensor]) -> list[str]:
     return sorted(types) if len(types) > 1 else []
 
 
-def _mixed_types(types: Sequence[str]) -> CompressionError:
+def _mixed_types(types: Sequence[str]) -> RefusedError:
     wide = "float32" if "float32" in types or {"bfloat16", "float16"} <= set(types) else types[0]
-    return CompressionError(
+    return RefusedError(
         f"the weights are stored in several types ({', '.join(types)}) that can't be multiplied with each other; name one "
         f"for all of them (--dtype {wide})"
     )

@@ -34,7 +34,7 @@ from anomia.compress.steps import Checkpoint, Null, Served, Step
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
 from anomia.compress.written import check_written, content_hash
-from anomia.errors import AnomiaError, CompressionError, ModelError, StudyError, nearest
+from anomia.errors import AnomiaError, CompressionError, ModelError, RefusedError, StudyError, nearest
 from anomia.files import read_json, write_json
 from anomia.models.adapters import find_adapter
 from anomia.models.examine import Examined, examine, look_up, read_tokenizer
@@ -194,15 +194,22 @@ def _is_done(folder: Path) -> bool:
 
 @contextmanager
 def _nothing_left_behind(out: Path) -> Iterator[None]:
-    """Keeps others out of the folder, and removes what a call that was refused before anything was finished has made.
+    """Keeps others out of the folder, and removes what a call has made that was refused.
 
-    That is files, the folder and its parents.
+    That is files, the folder and its parents. Blocks that were finished stay, for a call that goes on with them; but not
+    where it would end in the same refusal.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     was_empty = out.is_dir() and not any(out.iterdir())
     with only_writer(out, out / UNFINISHED):
         try:
             yield
+        except RefusedError:
+            if (out / UNFINISHED).is_dir():
+                for entry in out.iterdir():
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                _remove_folders(made)
+            raise
         except AnomiaError:
             kept = [
                 file
@@ -214,10 +221,15 @@ def _nothing_left_behind(out: Path) -> Iterator[None]:
             state = read_json(out / UNFINISHED / "state.json") or {}
             if (made or was_empty) and not state.get("matrices") and not kept:
                 shutil.rmtree(out if made else out / UNFINISHED, ignore_errors=True)
-                for folder in made[1:]:
-                    with suppress(OSError):
-                        folder.rmdir()
+                _remove_folders(made)
             raise
+
+
+def _remove_folders(folders: Sequence[Path]) -> None:
+    """Remove those that are empty, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _examine(model: str) -> Examined:

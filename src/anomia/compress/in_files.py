@@ -19,6 +19,7 @@ from anomia.compress.packed import check_packed, quantization_config, tensors_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
     StoredTensors,
+    check_finite,
     check_room,
     empty,
     fill,
@@ -156,6 +157,16 @@ class InFiles:
         """Refuse, before any work, a disk that is too small for the weights."""
         check_room(self._out, self.checkpoint.bytes)
 
+    def check_outer(self) -> None:
+        """Refuse, before any work, values outside the blocks that are NaN or infinite; a shard's worth is read at a time."""
+        for names in grouped(self._rest()):
+            check_finite(self.checkpoint.read(names, dtype=self.dtype))
+
+    def _rest(self) -> dict[str, int]:
+        """The bytes of every tensor outside the blocks, by its stored name."""
+        inside = {stored for names in self.names for stored in names.values()}
+        return {n: info.bytes for n, info in self.checkpoint.tensors.items() if n not in inside}
+
     def why_dense(self) -> dict[str, str]:
         """The weights that no step touches and why, a tied head by its embedding's name."""
         return {n: why for n, why in why_dense(self.model, self.decoder).items() if n not in self.tied}
@@ -172,9 +183,7 @@ class InFiles:
             name: info.file.name
             for name, info in read_headers([out / shard_name(index) for index in range(count)]).items()
         }
-        inside = {stored for names in self.names for stored in names.values()}
-        rest = {n: info.bytes for n, info in self.checkpoint.tensors.items() if n not in inside}
-        for number, names in enumerate(grouped(rest), count):
+        for number, names in enumerate(grouped(self._rest()), count):
             write_shard(out / shard_name(number), self.checkpoint.read(names, dtype=self.dtype))
             places.update(dict.fromkeys(names, shard_name(number)))
         write_index(out, places, sum((out / file).stat().st_size for file in set(places.values())))

@@ -49,6 +49,8 @@ def change_matrices(
     blocks.check_room()
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
     blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
+    if not reports:
+        blocks.check_outer()
     shards = state.setdefault("shards", [])
     for index, digest in enumerate(shards[: len(reports)]):
         check_written(out, [out / shard_name(index)], digest, out)

@@ -25,7 +25,7 @@ from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
 from anomia.compress.walk import MemoryStates, States, advance, enter, make_model_batches
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 Progress = Callable[[int, int], None]
 # Of an error that is summed in float32 over all rows.
@@ -336,7 +336,7 @@ def _check_finite(group: Group, where: str) -> None:
     for name, tensor in values.items():
         broken = int((~torch.isfinite(tensor)).sum())
         if broken:
-            raise CompressionError(
+            raise RefusedError(
                 f"{name} has {broken:,} of {tensor.numel():,} values that are NaN or infinite, so it can't be compressed; "
                 "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
             )

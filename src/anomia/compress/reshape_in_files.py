@@ -23,7 +23,7 @@ from anomia.compress.methods.table import reshaper_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, by_reason
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline
-from anomia.compress.reshape.rebuild import CannotExpressError, RefusedError
+from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import with_share
 from anomia.compress.reshape.subject import Measured, walked
 from anomia.compress.shards import grouped, shard_name, write_index
@@ -32,7 +32,7 @@ from anomia.compress.steps import Reshape
 from anomia.compress.visit import Look, visit
 from anomia.compress.walk import calibrating, make_model_batches
 from anomia.compress.written import Written, content_hash
-from anomia.errors import CompressionError, ModelError
+from anomia.errors import CompressionError, ModelError, RefusedError
 from anomia.models.examine import examine, look_up, read_tokenizer
 from anomia.models.headers import same_values
 
@@ -56,7 +56,9 @@ class InFolder:
         self._state, self._save, self._written = state, save, written
 
     def check(self, ids: torch.Tensor) -> None:
-        """Nothing: without reading all weights, only the statistics show states that aren't finite."""
+        """The values outside the blocks: without reading all weights, only the statistics show states that aren't finite."""
+        if not self._state["measured"]:
+            self.blocks.check_outer()
 
     def measure(
         self,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomia.compress.report import megabytes
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 from anomia.files import write_json
 from anomia.models.files import INDEX, weight_files
 from anomia.models.headers import StoredTensor, opened, read_headers
@@ -128,7 +128,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
         plain = value if value.element_size() > 1 else value.float()
         broken = int((~torch.isfinite(plain)).sum())
         if broken:
-            raise CompressionError(
+            raise RefusedError(
                 f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
                 "damaged, or needs a wider type (--dtype bfloat16 or float32)"
             )

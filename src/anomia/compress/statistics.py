@@ -21,7 +21,7 @@ from anomia.compress.blocks import (
 )
 from anomia.compress.calibration import Batch
 from anomia.compress.products import Watched, WeightProducts
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 # Tokens that are counted at a time, and rows of a Hessian: large enough for the products, small enough to stay in
 # caches and beneath the size at which memory goes back to the system each time.
@@ -104,7 +104,7 @@ class InputStatistic:
         """
         broken = int((~torch.isfinite(self.sum_squares)).sum())
         if broken or (self.hessian is not None and not torch.isfinite(self.hessian).all()):
-            raise CompressionError(
+            raise RefusedError(
                 f"{where}: the activations that enter it are NaN, infinite or too large in {broken or 'some'} of "
                 f"{len(self.sum_squares)} inputs, so no weight can be scored; load the model in a wider type "
                 "(--dtype bfloat16 or float32)"

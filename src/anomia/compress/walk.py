@@ -25,7 +25,7 @@ from anomia.compress.blocks import (
 from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.statistics import Needs
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 from anomia.models.shrunk import VOCABULARY, NotBuiltError, tiny_model
 
 _CHECKED_TOKENS = 32
@@ -143,12 +143,12 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
             continue
         for name, parameter in model.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise CompressionError(
+                raise RefusedError(
                     f"{name} has {int((~torch.isfinite(parameter)).sum()):,} of {parameter.numel():,} values that are "
                     "NaN or infinite; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
                 )
         where = decoder.path(index) if index < len(decoder.modules) else f"the blocks {decoder.name}"
-        raise CompressionError(
+        raise RefusedError(
             f"the states that leave {where} are NaN or infinite in {broken:,} of {states.numel():,} values, so nothing "
             f"can be chosen by them; {next(model.parameters()).dtype} is too narrow for this model: load it in a wider "
             "type (--dtype bfloat16 or float32)"

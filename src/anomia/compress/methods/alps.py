@@ -16,7 +16,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Target
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # The settings of the authors' code: the first penalty, steps between two looks at it, steps before the looser end.
 PENALTY = 0.1
@@ -80,7 +80,7 @@ def alps(
     Raises `CompressionError` for values that are NaN or infinite.
     """
     if not bool(torch.isfinite(hessian).all()) or not all(bool(torch.isfinite(w).all()) for w in weights):
-        raise CompressionError(
+        raise RefusedError(
             f"{where}: weights or calibration activations are NaN or infinite, so no weight can be chosen; "
             "load the model in a wider type (--dtype bfloat16 or float32)"
         )

@@ -26,7 +26,7 @@ from anomia.compress.methods.update import layer_error
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Quantize
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 STEPS = 20
 _SMALLEST = 1e-4
@@ -175,7 +175,7 @@ def quantize_block(
     for group in groups:
         for name, weight in zip(group.names, group.weights, strict=True):
             if not bool(torch.isfinite(weight).all()):
-                raise CompressionError(f"{where}.{name} has weights that are NaN or infinite")
+                raise RefusedError(f"{where}.{name} has weights that are NaN or infinite")
     reached = {g.names[0]: g for g in groups if g.alone and g.hessian is not None}
     watched = {name: Folding(g.names, g.weights[0].shape[1]) for name, g in reached.items()}
     producers = find_producers(block, watched, hidden, call)

@@ -12,7 +12,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Update
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 # The settings of the authors' code. Its threshold is for inputs summed over a window of 2048 tokens.
 CYCLES = 50
@@ -95,7 +95,7 @@ def dsnot(
     dense = weight.float()
     finite = (torch.isfinite(dense).all(), torch.isfinite(sums).all(), torch.isfinite(squares).all())
     if not all(map(bool, finite)) or tokens < 1:
-        raise CompressionError(
+        raise RefusedError(
             f"{where}: weights or calibration activations are NaN or infinite, so no weight can be swapped; "
             "load the model in a wider type (--dtype bfloat16 or float32)"
         )

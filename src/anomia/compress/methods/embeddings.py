@@ -14,7 +14,7 @@ from torch import nn
 
 from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round_trip
 from anomia.compress.report import MatrixReport
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 # Of a table that is rounded at a time, so that progress can be told.
 _ROWS = 1 << 14
@@ -63,7 +63,7 @@ def quantize_embeddings(
 def check_table(table: TokenTable) -> None:
     """Refuses a table with values that are NaN or infinite."""
     if not bool(torch.isfinite(table.weight).all()):
-        raise CompressionError(
+        raise RefusedError(
             f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
             "or needs a wider type (--dtype bfloat16 or float32)"
         )

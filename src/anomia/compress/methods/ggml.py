@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 SUPER = 256
 _SMALLEST = 1e-15
@@ -87,7 +87,7 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
     for start in range(0, rows, size):
         part = weight[start : start + size].to(device, torch.float32)
         if not bool(torch.isfinite(part).all()):
-            raise CompressionError(
+            raise RefusedError(
                 f"{where} has values that are NaN or infinite, so it can't be rounded; the model is damaged, or needs "
                 "a wider type (--dtype bfloat16 or float32)"
             )

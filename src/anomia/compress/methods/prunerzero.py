@@ -18,7 +18,7 @@ from anomia.compress.methods.masks import row_mask
 from anomia.compress.methods.zeros import zero
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 CHOICES = (
     "the tree mul(abs(mul(W, W)), mms(G)) of the authors' repository, compared within each output row",
@@ -64,7 +64,7 @@ def gradient_norms(
                 loss = model(input_ids=row, labels=row, use_cache=False).loss
                 loss.backward()
             if not bool(torch.isfinite(loss)):
-                raise CompressionError("the calibration loss is not finite; try another dtype")
+                raise RefusedError("the calibration loss is not finite; try another dtype")
             for parameter in trained:
                 if parameter.grad is not None:
                     squares[id(parameter)] += parameter.grad.float().square()

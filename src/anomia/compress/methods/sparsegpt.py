@@ -14,7 +14,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Target
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 BLOCK = 128
 DAMPING = 0.01
@@ -126,7 +126,7 @@ def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, 
     diagonal = hessian.diagonal()
     live = diagonal[diagonal > 0]
     if not bool(torch.isfinite(diagonal).all()):
-        raise CompressionError(f"{where}: the calibration activations are not finite; try another dtype")
+        raise RefusedError(f"{where}: the calibration activations are not finite; try another dtype")
     mean = float(live.mean()) if len(live) else 1.0
     damping = DAMPING
     while damping <= 1.0:
@@ -140,7 +140,7 @@ def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, 
             if bool(torch.isfinite(inverse).all()):
                 return inverse.flip(0, 1), damping
         damping *= 10
-    raise CompressionError(f"{where}: its Hessian can't be inverted, not even with damping 1")
+    raise RefusedError(f"{where}: its Hessian can't be inverted, not even with damping 1")
 
 
 def _prune_block(work: BlockWork) -> list[MatrixReport]:

@@ -13,7 +13,7 @@ from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Update
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 SOLVERS = ("cg", "admm")
 ITERATIONS = 50
@@ -111,7 +111,7 @@ def masked_least_squares(
         raise CompressionError(f"{where}: unknown solver {solver!r}; there are {' and '.join(SOLVERS)}")
     finite = bool(torch.isfinite(hessian).all()) and all(bool(torch.isfinite(w).all()) for w in dense)
     if not finite:
-        raise CompressionError(
+        raise RefusedError(
             f"{where}: weights or calibration activations are NaN or infinite, so there is no closest update; "
             "load the model in a wider type (--dtype bfloat16 or float32)"
         )

@@ -21,7 +21,7 @@ from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs, observe
 from anomia.compress.steps import Prune, Target
-from anomia.errors import CompressionError
+from anomia.errors import RefusedError
 
 # The paper's settings: the gradient's weight, and the regional optimizer's windows a round and learning rate.
 ALPHA = 100.0
@@ -123,7 +123,7 @@ def regional_gradients(
     means = {name: (total / max(windows, 1)).sqrt() for name, total in squares.items()}
     for name, mean in means.items():
         if not bool(torch.isfinite(mean).all()):
-            raise CompressionError(
+            raise RefusedError(
                 f"{where}.{name}: the gradient of the block's output is NaN or infinite, so no weight can be scored; "
                 "the model is damaged, or its activations are too large"
             )
@@ -216,7 +216,7 @@ def optimize_region(
                 loss = torch.stack([(mine - theirs).square().sum() for mine, theirs in pairs]).sum()
                 loss.backward()  # type: ignore[no-untyped-call]
             if not bool(torch.isfinite(loss)):
-                raise CompressionError(
+                raise RefusedError(
                     f"{work.where}: the regional optimizer's error is NaN or infinite; leave out rounds"
                 )
             optimizer.step()

@@ -24,7 +24,7 @@ from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.statistics import Needs
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 from anomia.words import reason_of
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ _KEPT_OF_CONFIG = ("_attn_implementation", "_experts_implementation")
 
 class CannotExpressError(Exception):
     """A configuration of this architecture can't describe the result; the text says why."""
-
-
-class RefusedError(CompressionError):
-    """The result can't be had from this model, however often it is tried."""
 
 
 def text_config(model: nn.Module) -> Any:

@@ -20,7 +20,7 @@ from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
 from anomia.compress.visit import Pass
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 
 NAME = "flap"
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
@@ -505,12 +505,16 @@ def _fluctuations(
     batch_tokens: int,
 ) -> list[list[Fluctuation | None]]:
     def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+        where = subject.decoder.path(index)
         moments = {name: _Moments() for axis in axes if (name := axis.consumers[index])}
         with _Reading(block, moments) as current:
             for one in passes:
                 current.append(one.batch)
-                one.run()
-        where = subject.decoder.path(index)
+                rows = rebuild.real_rows(one.run(), one.batch)
+                # A norm squares them in float32 too: where that is too large, what follows is no longer this model.
+                rebuild.finite(
+                    torch.linalg.vecdot(rows, rows), NAME, f"squares of the states that leave {where}"
+                )
         found = {n: m.finish(block.get_submodule(n), f"{where}.{n}") for n, m in moments.items()}
         return {f"{field} {n}": value for n, f in found.items() for field, value in f._asdict().items()}
 
@@ -540,13 +544,12 @@ class _Moments:
 
     def finish(self, module: Any, where: str) -> Fluctuation:
         if self.tokens < 2:
-            raise rebuild.RefusedError(
-                f"{NAME}: {where} saw {self.tokens} calibration tokens; give longer text"
-            )
+            raise RefusedError(f"{NAME}: {where} saw {self.tokens} calibration tokens; give longer text")
         mean = self.sum / self.tokens
         variance = ((self.squares - self.tokens * mean.square()) / (self.tokens - 1)).clamp(min=0)
         weight = _matrix(module).double().cpu()
         score = variance * weight.square().sum(dim=0)
+        rebuild.finite(self.squares.float(), NAME, where)
         return Fluctuation(mean, rebuild.finite(score, NAME, where))
 
 
