@@ -310,11 +310,12 @@ def test_a_full_disk_is_found_before_the_work_and_survived_during_it(
 MEASURE = """
 import sys
 from anomia.compress.folder import compress_folder
-from anomia.compress.spec import (parse_arm)
+from anomia.compress.options import FolderOptions, TextOptions
+from anomia.compress.spec import parse_arm
 import torch
 torch.set_num_threads(1)
-compress_folder(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), parse_arm("wanda:0.5").steps,
-             calibration=sys.argv[3], samples=24)
+options = FolderOptions(text=TextOptions(source=sys.argv[3], samples=24))
+compress_folder(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), parse_arm("wanda:0.5").steps, options)
 # Not ru_maxrss: a child process inherits that of its parent.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
