@@ -1,7 +1,8 @@
-"""Weights stored in several types, as transformers loads them by casting: one message, and the remedy that it names works."""
+"""Weights stored in several types are computed in the one in which transformers loads them, and written as they were."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,18 +28,58 @@ def save_mixed(folder: Path, block: int, dtype: torch.dtype = torch.bfloat16) ->
     save_file(tensors, file, {"format": "pt"})
 
 
+def loaded_and_compressed(tmp_path: Path, arm: str) -> dict[str, torch.Tensor]:
+    """What the arm makes of the model as transformers loads it."""
+    step, source = step_of(arm), f"file:{tmp_path / 'text.txt'}"
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype="auto")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    compress(model, step, prepare_windows(step, tokenizer, TextOptions(source=source)))
+    return dict(model.state_dict())
+
+
 @pytest.mark.parametrize("block", [0, 1, 2])
-@pytest.mark.parametrize("step", ["wanda:0.5", "sparsegpt:0.5"])
-def test_a_block_in_another_type_ends_in_one_message(block: int, step: str, tmp_path: Path) -> None:
-    save_mixed(tmp_path / "in", block)
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "gptq:4,group=8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_block_in_another_type_is_computed_as_transformers_loads_it(
+    block: int, arm: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """The configuration says float32."""
+    save_mixed(tmp_path / "in", block, dtype)
     source = write_text(tmp_path / "text.txt")
-    with pytest.raises(CompressionError, match=r"several types \(bfloat16, float32\).*--dtype float32"):
-        compress_folder(
-            str(tmp_path / "in"),
-            tmp_path / "out",
-            [step_of(step)],
-            FolderOptions(text=TextOptions(source=source)),
-        )
+    options = FolderOptions(text=TextOptions(source=source))
+    compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(arm)], options)
+    before, written = weights(tmp_path / "in"), weights(tmp_path / "out")
+    for name, value in loaded_and_compressed(tmp_path, arm).items():
+        assert written[name].dtype == before[name].dtype
+        assert torch.equal(written[name], value.to(before[name].dtype)), name
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "sparsegpt:0.5", "awq:4,group=8", "shortgpt:0.5", "flap:0.3"])
+def test_wide_norms_keep_every_bit(arm: str, tmp_path: Path) -> None:
+    """Matrices in bfloat16, as the configuration says, norms in float32, which bfloat16 can't hold."""
+    save_model("llama", tmp_path / "in")
+    file = tmp_path / "in" / "model.safetensors"
+    tensors = {
+        name: value.bfloat16() if value.dim() == 2 else value * 1.2345678
+        for name, value in load_file(file).items()
+    }
+    save_file(tensors, file, {"format": "pt"})
+    config = json.loads((tmp_path / "in" / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    source = write_text(tmp_path / "text.txt")
+    options = FolderOptions(text=TextOptions(source=source))
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(arm)], options)
+    assert report.streamed
+    written = weights(tmp_path / "out")
+    for name, value in written.items():
+        if name in tensors and "bias" not in name:
+            assert value.dtype == tensors[name].dtype, name
+    assert torch.equal(written["model.norm.weight"], tensors["model.norm.weight"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    if arm.startswith(("wanda", "sparsegpt")):
+        for name, value in loaded_and_compressed(tmp_path, arm).items():
+            assert torch.equal(written[name].bfloat16(), value), name
+            assert value.dim() == 2 or torch.equal(written[name], tensors[name]), name
 
 
 def test_the_type_that_is_named_gives_what_transformers_loads(tmp_path: Path) -> None:

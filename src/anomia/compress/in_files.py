@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,20 @@ class InFiles:
     same for all that is stored. tied: names of
     the head, where it is the embedding. save_as: how quantized matrices are stored. resumed: blocks that an earlier call
     finished; digests: hashes of the states that it left.
+    cast: the type that blocks are computed in where the weights are stored in several, as transformers loads them (the
+    configuration's); what is written keeps the type that it is stored in. Else None.
     """
 
     def __init__(
         self, found: Examined, source: Path, out: Path, scratch: Path, *, dtype: str, device: torch.device,
-        save_as: SaveAs = "dense",
+        save_as: SaveAs = "dense", runs: bool = True,
     ) -> None:  # fmt: skip
         self.checkpoint = StoredTensors(source, found.stored)
         self.dtype = DTYPES.get(dtype)
-        self.model: Any = skeleton(
-            found.config, dtype=self.dtype or self.checkpoint.stored_dtype(self.checkpoint.tensors)
-        )
+        first = self.checkpoint.stored_dtype(self.checkpoint.tensors)
+        several = runs and self.dtype is None and len(self.checkpoint.stored_dtypes()) > 1
+        self.cast = (configured_dtype(found.config) or first) if several else None
+        self.model: Any = skeleton(found.config, dtype=self.dtype or self.cast or first)
         self.decoder, self.note = try_walk_small(find_blocks(self.model), found.config)
         self.device = device
         self.save_as = save_as
@@ -147,11 +151,23 @@ class InFiles:
         for name, value in self.decoder.modules[index].state_dict().items():
             place, matrix = self.names[index][prefix + name], name.removesuffix(".weight")
             if self.save_as == "dense" or matrix not in packed:
-                tensors[place] = value
+                tensors[place] = self._as_stored(place, value)
                 continue
             for suffix, part in tensors_of(packed[matrix], self.save_as).items():
                 tensors[place.removesuffix("weight") + suffix] = part
         write_shard(self._out / shard_name(index), tensors)
+
+    def _as_stored(self, place: str, value: torch.Tensor) -> torch.Tensor:
+        """A tensor in the type that it was stored in, bit for bit as it was if it is unchanged; zeros stay as many."""
+        stored = self.checkpoint.stored_dtype([place])
+        if self.cast is None or value.dtype == stored or not value.is_floating_point():
+            return value
+        before = self.checkpoint.read([place])[place]
+        if torch.equal(before.to(value.dtype), value.cpu()):
+            return before
+        narrow, limits = value.to(stored), torch.finfo(stored)
+        least = torch.full_like(narrow, limits.tiny * limits.eps).copysign(narrow)
+        return torch.where((narrow == 0) & (value != 0), least, narrow)
 
     def check_room(self) -> None:
         """Refuse, before any work, a disk that is too small for the weights."""
@@ -237,7 +253,29 @@ class InFiles:
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
         stored = self.checkpoint.read(names.values(), dtype=self.dtype)
-        return {name: stored[place] for name, place in names.items()}
+        if self.cast is None:
+            return {name: stored[place] for name, place in names.items()}
+        wide = kept_wide(self.model, self.cast)
+        return {
+            name: value.to(torch.float32 if wide(name) else self.cast) if value.is_floating_point() else value
+            for name, value in ((name, stored[place]) for name, place in names.items())
+        }
+
+
+def configured_dtype(config: Any) -> torch.dtype | None:
+    """The floating type that a configuration names for all weights."""
+    dtype = getattr(config, "dtype", None)
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
+
+
+def kept_wide(model: Any, dtype: torch.dtype) -> Callable[[str], bool]:
+    """Which tensors transformers loads as float32 all the same, where the others are `dtype`; by their names in a model."""
+    names = set(model._keep_in_fp32_modules_strict or ()) if dtype != torch.float32 else set()
+    if dtype == torch.float16:
+        names |= set(model._keep_in_fp32_modules or ())
+    pattern = re.compile(rf"(^|\.)({'|'.join(sorted(names))})(\.|$)") if names else None
+    return lambda name: pattern is not None and pattern.search(name) is not None
 
 
 def write_settings(

@@ -39,6 +39,10 @@ class StoredTensors(NamedTuple):
             (_DTYPES[d] for d in (self.tensors[n].dtype for n in names) if d in _DTYPES), torch.float32
         )
 
+    def stored_dtypes(self) -> set[str]:
+        """The floating types that tensors have, by their names in the files."""
+        return {info.dtype for info in self.tensors.values()} & _DTYPES.keys()
+
     def read(self, names: Iterable[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Some tensors, floating ones as `dtype` if given. The files are closed again."""
         wanted: dict[Path, list[str]] = {}

@@ -18,7 +18,7 @@ from anomia.compress.options import SaveAs
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport
 from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files
-from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape, Step
+from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape, Step, needs_calibration
 from anomia.compress.tables_in_files import StoredTable, round_tables, stored_tables
 from anomia.compress.written import Written
 from anomia.files import write_json
@@ -80,7 +80,9 @@ def open_streamed(
         return None
     if not isinstance(step, Reshape) and not streams(step):
         return None
-    blocks = InFiles(found, source, out, scratch, dtype=dtype, device=device, save_as=save_as)
+    blocks = InFiles(
+        found, source, out, scratch, dtype=dtype, device=device, save_as=save_as, runs=needs_calibration(step)
+    )
     if not (can_be_reshaped(blocks) if isinstance(step, Reshape) else blocks.fits):
         return None
     if isinstance(step, Reshape):

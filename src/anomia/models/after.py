@@ -36,15 +36,22 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
     method = _method(config)
     if method is None or was_unpacked(config, model):
         return ()
-    if not is_unpacked_on_loading(config) and not type(model).__module__.startswith("transformers_modules"):
+    if not type(model).__module__.startswith("transformers_modules"):
+        check_method(config)
+    return (
+        f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",
+    )
+
+
+def check_method(config: Any) -> None:
+    """Refuses a quantization method that transformers doesn't know, for a model whose class is transformers' own."""
+    method = _method(config)
+    if method is not None and not is_unpacked_on_loading(config):
         raise ModelError(
             f"model: config.json names the quantization method {method!r}, which transformers does not know, so what is "
             "stored would be taken as dense weights. Serve it with a program that knows the method and name it as "
             "endpoint:URL#MODEL, or remove quantization_config from config.json if the weights are dense"
         )
-    return (
-        f"config.json names a quantization method ({method}) that was not applied; the weights are used as stored",
-    )
 
 
 def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def examine(
     if (
         not stored
         or getattr(config, "quantization_config", None) is not None
-        or _own_code(config, trust_remote_code)
+        or own_code(config, trust_remote_code)
     ):
         return Examined(files, config, stored, None, None, notes)
     try:
@@ -143,6 +143,6 @@ def options_of(files: ModelFiles, *, revision: str | None, trust_remote_code: bo
     return options
 
 
-def _own_code(config: Any, trusted: bool) -> bool:
+def own_code(config: Any, trusted: bool) -> bool:
     """Whether the model's class is the repository's own. So are its names of tensors, then."""
     return trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

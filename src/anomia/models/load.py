@@ -21,9 +21,16 @@ from anomia.errors import ModelError
 from anomia.models import adapter_merge, adapter_plan
 from anomia.models.adapter_settings import needs_peft
 from anomia.models.adapters import Adapter, check_base, find_adapter, own_base
-from anomia.models.after import quantization_note, rotary_note, untied_note, was_unpacked, with_gguf
+from anomia.models.after import (
+    check_method,
+    quantization_note,
+    rotary_note,
+    untied_note,
+    was_unpacked,
+    with_gguf,
+)
 from anomia.models.chat import chat_notes, check_chat
-from anomia.models.examine import examine, look_up, options_of, read_config, read_tokenizer
+from anomia.models.examine import examine, look_up, options_of, own_code, read_config, read_tokenizer
 from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
 from anomia.models.gguf_header import gguf_read_once
@@ -252,7 +259,9 @@ def check_place(
     source, gguf = locate(name)
     if not gguf and Path(source).is_dir():
         with quiet_transformers():
-            examine(name, revision=revision, trust_remote_code=trust_remote_code)
+            found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
+        if not own_code(found.config, trust_remote_code):
+            check_method(found.config)
 
 
 def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None:
