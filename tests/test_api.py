@@ -33,7 +33,7 @@ def test_help_and_signature_are_those_of_the_function() -> None:
 def test_arguments_that_are_almost_right() -> None:
     with pytest.raises(anomia.AnomiaError, match=r"languages is a list, as in languages=\['swahili'\]"):
         anomia.run(base="m", arms=["wanda:0.5"], languages="swahili")
-    with pytest.raises(anomia.AnomiaError, match="'mine' is one by itself: tiny"):
+    with pytest.raises(anomia.AnomiaError, match="'mine' is an arm already: tiny"):
         anomia.run(base="m", arms={"mine": "tiny"})  # type: ignore[dict-item]
 
 

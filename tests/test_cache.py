@@ -42,7 +42,7 @@ def test_clearing_leaves_downloads() -> None:
 def test_clearing_one_thing(tmp_path: Path) -> None:
     clear("me/tiny")
     assert not (tmp_path / "hub" / "models--me--tiny").exists()
-    with pytest.raises(RunError, match=r"nothing is called 'me/tiny'; kept: some-model"):
+    with pytest.raises(RunError, match=r"nothing is named 'me/tiny'; found: some-model"):
         clear("me/tiny")
 
 

@@ -197,7 +197,7 @@ def test_ctrl_c_ends_with_a_word_on_how_to_go_on(
                "--out", tmp_path / "run"]  # fmt: skip
     done = anomia(*command)
     assert done.returncode == 130
-    assert "the same command goes on" in done.stderr
+    assert "run the same command again to resume" in done.stderr
     monkeypatch.undo()
     assert anomia(*command).returncode == 0
 

@@ -61,8 +61,8 @@ def test_two_checkpoints_with_tokenizers_of_their_own(
     assert read_vocabularies(run.path) == {arm: 127}
     ranks, asked = run.notes[arm]
     assert "each model's own tokenizer" in ranks
-    assert "another tokenizer than base (127 tokens against" in asked
-    assert "it has another tokenizer" in " ".join(capsys.readouterr().out.split())
+    assert "a different tokenizer from base's (127 tokens against" in asked
+    assert "it has a different tokenizer" in " ".join(capsys.readouterr().out.split())
     assert json.loads((run.path / "results.json").read_text())["notes"] == {arm: [ranks, asked]}
     mine = run.records.filter(arm=arm)
     assert mine["kl_from_base"].null_count() == 4

@@ -109,7 +109,7 @@ def test_entries_of_arms(entry: Any, arms: list[str]) -> None:
         ("base: []\narms: [wanda:0.5]", "base is an empty list"),
         ("base: x\narms: [{wanda: {sparsity: [0.3, 1.3]}}]", "between 0 and 1"),
         ("base: x\narms: [{wanda: {sparsty: 0.3}}]", "sparsty"),
-        ("base: x\narms: [3]", "is no arm"),
+        ("base: x\narms: [3]", "is not an arm"),
         ("base: [{x: {limit: 3}}]\narms: [wanda:0.5]", "x: unknown key 'limit'"),
         ("base: x\narms: [wanda:0.5]\ndata: [demo]\nlanguages: {dmo: [sw]}", "did you mean 'demo'"),
         ("base: x\narms: [wanda:0.5]\ndata: [demo, dmo]", "dmo"),

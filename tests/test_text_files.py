@@ -280,12 +280,12 @@ def test_calibration_null_is_no_passage_repeats_are_told_and_tables_refused(tmp_
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"a": 1,}', ": a comma before a closing bracket; take it out)"),
+        ('{"a": 1,}', ": a comma before a closing bracket; remove it)"),
         ('{"a": [1, 2, ]}', "a comma before a closing bracket"),
-        ("{'a': 1}", "names and texts stand in double quotes"),
-        ('{"a": 1} {"a": 2}', "another value behind the first; one object a line"),
-        ('{"a": 1}\r{"a": 2}', "lines end in \\r alone; save the file with line ends \\n"),
-        ('{"a": "one', "it ends early; one whole object a line, and line ends within a text written as \\n"),
+        ("{'a': 1}", "put names and texts in double quotes"),
+        ('{"a": 1} {"a": 2}', "another value after the first; write one object per line"),
+        ('{"a": 1}\r{"a": 2}', "lines end in \\r alone; save the file with line endings \\n"),
+        ('{"a": "one', "it ends early; write one whole object per line, and line ends within a text as \\n"),
         ("{", "it ends early"),
         ('{"a": 1, "b": 2, "a": 3}', "x, line 3 has the field 'a' twice with different values; keep one"),
         ('{"a": {"b": "x", "b": null}}', "has the field 'b' twice"),
@@ -318,8 +318,8 @@ def test_json_is_read_as_it_is_meant() -> None:
             'a,b\n"x\ny",1\n\n"open,2\n3,4\n',
             "the row that begins in line 5: a quote is opened and never closed",
         ),
-        ('a,b\n\n"x" y,1\n', "the row that begins in line 3: text behind a closing quote"),
-        ("a,b\rc,d\r", "a \\r that ends no line"),
+        ('a,b\n\n"x" y,1\n', "the row that begins in line 3: text after a closing quote"),
+        ("a,b\rc,d\r", "a \\r in the middle of a line"),
     ],
 )
 def test_faults_of_tables_name_the_line(text: str, says: str) -> None:

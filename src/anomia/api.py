@@ -386,7 +386,7 @@ def open_run(path: str | Path) -> Run:
         raise RunError(f"run: {path} holds {len(runs)} runs; open one: {', '.join(map(str, runs))}")
     found = Run(runs[0])
     if not RunFolder(found.path).is_run:
-        raise RunError(f"run: {path} is no run of Anomia (it has no study.yaml)")
+        raise RunError(f"run: {path} is not an Anomia run (it has no study.yaml)")
     return found
 
 
@@ -413,7 +413,7 @@ def _arm_names(arms: Sequence[Model] | Mapping[str, InMemory | tuple[Any, Any]])
         for name, arm in arms.items():
             if isinstance(arm, (str, Path)):
                 raise AnomiaError(
-                    f"study: arms gives names to models in memory; {name!r} is one by itself: {arm}"
+                    f"study: arms gives names to models in memory; {name!r} is an arm already: {arm}"
                 )
         return [str(Checkpoint(_hold(arm, name))) for name, arm in arms.items()]
     return [arm if isinstance(arm, str) else str(Checkpoint(_name(arm, "model"))) for arm in arms]
@@ -428,7 +428,7 @@ def _hold(model: InMemory | tuple[Any, Any], name: str) -> str:
         network, tokenizer = model
     except (TypeError, ValueError):
         raise AnomiaError(
-            f"study: {type(model).__name__} is no model: give its name, or (model, tokenizer)"
+            f"study: {type(model).__name__} is not a model: give its name, or (model, tokenizer)"
         ) from None
     if not hasattr(network, "config") or not callable(tokenizer):
         raise AnomiaError("study: a model in memory is given as (model, tokenizer), of `transformers`")

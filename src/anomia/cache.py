@@ -36,7 +36,7 @@ def clear(name: str | None) -> list[Kept]:
     chosen = [e for e in everything if (e.kind == "converted" if name is None else e.name == name)]
     if name is not None and not chosen:
         known = ", ".join(entry.name for entry in everything) or "nothing"
-        raise RunError(f"cache: nothing is called {name!r}; kept: {known}")
+        raise RunError(f"cache: nothing is named {name!r}; found: {known}")
     for entry in chosen:
         try:
             shutil.rmtree(entry.path)

@@ -107,8 +107,8 @@ def unwritable(path: Path, error: OSError) -> str:
         folder = next(parent for parent in path.parents if parent.exists())
         free = f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free at {folder})"
     return (
-        f"run: the disk is full{free}: {path} was not written. All that was measured before is kept; "
-        "make room and give the same command again"
+        f"run: the disk is full{free}: {path} was not written. Everything measured so far is kept; free "
+        "some space and run the same command again"
     )
 
 
@@ -194,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"run: {path} can't be read: {error}; remove it and run again") from None
     return values

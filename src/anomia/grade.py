@@ -162,7 +162,7 @@ def grader_named(name: str) -> Grader:
     except Exception as error:  # a package of somebody else: whatever it raises
         raise StudyError(f"the grader {name!r} can't be imported: {type(error).__name__}: {error}") from None
     if not callable(found):
-        raise StudyError(f"the grader {name!r} is no function: its package is wrong")
+        raise StudyError(f"the grader {name!r} is not a function: its package is faulty")
     grader: Grader = found
     return grader
 

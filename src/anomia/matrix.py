@@ -140,7 +140,9 @@ def expand_arm(entry: Any) -> list[str]:
     if isinstance(entry, str):
         return [entry]
     if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise StudyError(f"arms: {entry!r} is no arm; write wanda:0.5, or wanda: {{sparsity: [0.3, 0.5]}}")
+        raise StudyError(
+            f"arms: {entry!r} is not an arm; write wanda:0.5, or wanda: {{sparsity: [0.3, 0.5]}}"
+        )
     ((method, options),) = entry.items()
     if not isinstance(options, Mapping):
         return [f"{method}:{value}" for value in _list(options)]
@@ -175,10 +177,10 @@ def _base(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         return {"base": entry}
     if len(entry) != 1:
-        raise StudyError(f"base: {entry!r} is no model; write its name, or NAME: {{chat: true}}")
+        raise StudyError(f"base: {entry!r} is not a model; write its name, or NAME: {{chat: true}}")
     ((name, settings),) = entry.items()
     if not isinstance(settings or {}, Mapping):
-        raise StudyError(f"base: {name}: {settings!r} is no setting; write NAME: {{chat: true}}")
+        raise StudyError(f"base: {name}: {settings!r} is not a setting; write NAME: {{chat: true}}")
     for key in settings or {}:
         if key not in OF_A_BASE:
             raise StudyError(f"base: {name}: unknown key {key!r}; {nearest(key, OF_A_BASE)}")
@@ -188,7 +190,7 @@ def _base(entry: Any) -> dict[str, Any]:
 def _languages_of(data: str, languages: Mapping[str, Any], known: Sequence[Any]) -> Any:
     for name in languages:
         if name not in known:
-            raise StudyError(f"languages: {name!r} is no data set of this study; {nearest(name, known)}")
+            raise StudyError(f"languages: {name!r} is not a data set of this study; {nearest(name, known)}")
     return languages.get(data) if isinstance(data, str) else None
 
 

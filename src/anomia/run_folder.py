@@ -106,7 +106,7 @@ class RunFolder:
 
     @property
     def lock_file(self) -> Path:
-        """There while a process is at work in the folder, and holds its id; on disks only."""
+        """There while a process is working in the folder, and holds its id; on disks only."""
         return self.path / ".lock"
 
     @property
@@ -261,7 +261,7 @@ def runs_of(path: Path) -> list[Path]:
     cells = [folder.cell(str(name)) for name in read_yaml(folder.matrix_file).get("cells") or []]
     begun = [cell.path for cell in cells if cell.is_run]
     if not begun:
-        raise RunError(f"run: no cell of {path} has begun yet; run its study")
+        raise RunError(f"run: no cell of {path} has been started yet; run its study")
     return begun
 
 
@@ -273,13 +273,13 @@ def locked(path: Path) -> Iterator[None]:
     no locks nothing is kept out.
 
     Raises:
-        RunError: another process is at work in the folder, or it can't be made.
+        RunError: another process is working in the folder, or it can't be made.
     """
     if not is_local(path):
         yield
         return
     if path.is_file():
-        raise RunError(f"run: {path} is a file; --out takes a folder, which is made if it isn't there")
+        raise RunError(f"run: {path} is a file; --out takes a folder, which is created if it doesn't exist")
     folder = RunFolder(path)
     file = folder.lock_file
     made = not path.exists()
@@ -291,7 +291,7 @@ def locked(path: Path) -> Iterator[None]:
         owner = file.read_text(encoding="utf-8").strip()
         who = f" (process {owner})" if owner.isdecimal() else ""
         raise RunError(
-            f"run: another anomia{who} is at work in {path}; wait until it ends, or give another --out"
+            f"run: another anomia{who} is working in {path}; wait until it ends, or give another --out"
         ) from None
     except OSError as error:
         raise RunError(unwritable(file, error)) from None

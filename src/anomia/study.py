@@ -43,7 +43,7 @@ class Study(BaseModel):
             metavar="MODEL",
             several=True,
             commands=("run", "plan"),
-            help_on={"plan": "Instead of the study's; a folder needs no more than config.json."},
+            help_on={"plan": "Replaces the study's base; a folder needs only config.json."},
         ),
     ]
     arms: Annotated[
@@ -73,7 +73,7 @@ class Study(BaseModel):
         str | None,
         Flag(
             section="questions",
-            help=f"A folder with {local_folders()} (SQuAD JSON), looked through before the hub.",
+            help=f"A folder with {local_folders()} (SQuAD JSON), searched before the hub.",
             type=Path,
             commands=("run", "plan"),
         ),
@@ -83,10 +83,10 @@ class Study(BaseModel):
         Field(examples=["[english, swahili]"]),
         Flag(
             section="questions",
-            help="Names or codes with commas between them; default: all.",
+            help="Comma-separated names or codes; default: all.",
             metavar="A,B",
             commands=("run", "compare"),
-            help_on={"compare": "Names or codes with commas between them; default: all, of the demo four."},
+            help_on={"compare": "Comma-separated names or codes; default: all, of the demo four."},
         ),
     ] = None
     limit: Annotated[
@@ -102,7 +102,7 @@ class Study(BaseModel):
         int,
         Flag(
             section="draw",
-            help="Of the subset, the options and the samples (default {default}).",
+            help="Seed for the subset, the options and the samples (default {default}).",
             commands=("run", "compare"),
         ),
     ] = 42
@@ -111,7 +111,7 @@ class Study(BaseModel):
         Field(examples=["[open, choice, rank]"]),
         Flag(
             section="asking",
-            help="Ways of asking, with commas (open, cued, choice, rank, …); default: all.",
+            help="Comma-separated probes (open, cued, choice, rank, …); default: all.",
             metavar="A,B",
         ),
     ] = PROBES
@@ -124,7 +124,7 @@ class Study(BaseModel):
         str,
         Flag(
             section="machine",
-            help="auto, cpu, cuda, cuda:1, mps, or map: layers over all GPUs.",
+            help="auto, cpu, cuda, cuda:1, mps, or map: layers spread over all GPUs.",
             commands=("run", "compare"),
         ),
     ] = "auto"
@@ -146,7 +146,7 @@ class Study(BaseModel):
     ] = "auto"
     trust_remote_code: Annotated[
         bool,
-        Flag(section="code", help="Let code from the model's repository run.", commands=("run", "compare")),
+        Flag(section="code", help="Run code from the model's repository.", commands=("run", "compare")),
     ] = False
     revision: Annotated[str | None, Flag(section="code", help="Revision of base on the hub.")] = None
     chat: Annotated[
@@ -163,7 +163,7 @@ class Study(BaseModel):
     ] = "c4"
     calibration_samples: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Flag(section="calibration", help="Passages of it (default 128, or 64 per language)."),
+        Flag(section="calibration", help="Number of passages (default 128, or 64 per language)."),
     ] = None
     calibration_tokens: Annotated[
         int, Field(ge=1), Flag(section="calibration", help="Tokens per passage (default {default}).")
@@ -172,13 +172,13 @@ class Study(BaseModel):
         str | None,
         Flag(
             section="calibration",
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub.",
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, searched before the hub.",
             type=Path,
         ),
     ] = None
     calibration_budget: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Flag(section="calibration", help="Tokens in all, to compare sources fairly."),
+        Flag(section="calibration", help="Total number of tokens, to compare sources fairly."),
     ] = None
 
     prompts: Annotated[
@@ -202,7 +202,7 @@ class Study(BaseModel):
     sample_seeds: Annotated[
         int,
         Field(ge=1),
-        Flag(section="asking", help="Seeds that samples are drawn with (default {default})."),
+        Flag(section="asking", help="Seeds for drawing samples (default {default})."),
     ] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -120,7 +120,7 @@ def refuse_other_kinds(content: bytes, place: str, *, about: str = "data", text:
     # UTF-16 without a mark: every other byte of Latin text is 0.
     halves = [part.count(0) * 2 > len(part) for part in (head[::2], head[1::2])]
     if text and any(halves):
-        says = "is no text" if all(halves) else _UTF_16.format("UTF-16")
+        says = "is not text" if all(halves) else _UTF_16.format("UTF-16")
         raise DataError(f"{about}: {place} can't be used as it is: it {says}")
 
 
@@ -205,7 +205,7 @@ def table(text: str, place: str, *, delimiter: str, about: str = "data") -> list
     except csv.Error as error:
         kind = "CSV" if delimiter == "," else "tab-separated"
         raise DataError(
-            f"{about}: {place} is no {kind} file: the row that begins in line {start}: {_table_reason(str(error))}"
+            f"{about}: {place} is not a {kind} file: the row that begins in line {start}: {_table_reason(str(error))}"
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -289,23 +289,23 @@ def _reason(error: json.JSONDecodeError, one_line: bool) -> str:
     # Up to Python 3.12 the fault is the bracket, from then on the comma.
     comma = (before.endswith(",") and after[:1] in ("}", "]")) or re.match(r",\s*[}\]]", after)
     if comma:
-        return "a comma before a closing bracket; take it out"
+        return "a comma before a closing bracket; remove it"
     if error.msg == "Extra data" and "\r" in error.doc:
-        return "lines end in \\r alone; save the file with line ends \\n"
+        return "lines end in \\r alone; save the file with line endings \\n"
     if error.msg == "Extra data" and one_line:
-        return "another value behind the first; one object a line"
+        return "another value after the first; write one object per line"
     if after.startswith("'"):
-        return "names and texts stand in double quotes"
+        return "put names and texts in double quotes"
     if one_line and (not after or error.msg.startswith("Unterminated")):
-        return "it ends early; one whole object a line, and line ends within a text written as \\n"
+        return "it ends early; write one whole object per line, and line ends within a text as \\n"
     return error.msg
 
 
 def _table_reason(said: str) -> str:
     if "unexpected end" in said:
-        return "a quote is opened and never closed; write a quote within a text twice"
+        return "a quote is opened and never closed; double every quote within a text"
     if "expected after" in said:
-        return "text behind a closing quote; write a quote within a text twice"
+        return "text after a closing quote; double every quote within a text"
     if "new-line character" in said:
-        return "a \\r that ends no line; save the file with line ends \\n"
+        return "a \\r in the middle of a line; save the file with line endings \\n"
     return said

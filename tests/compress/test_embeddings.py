@@ -125,7 +125,7 @@ def test_what_can_not_be_rounded_is_one_message_and_nothing_is_changed() -> None
     with pytest.raises(CompressionError, match=r"lm_head\.weight has values that are NaN"):
         quantize_embeddings(model, "q8_0")
     assert torch.equal(model.model.embed_tokens.weight, before)
-    with pytest.raises(CompressionError, match="no format of GGUF files"):
+    with pytest.raises(CompressionError, match="not a format of GGUF files"):
         quantize_embeddings(model, "int4")
     packed = tiny_model("llama", hidden_size=64)
     packed.lm_head.weight = torch.nn.Parameter(torch.zeros(96, 64, dtype=torch.int8), requires_grad=False)

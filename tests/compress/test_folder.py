@@ -189,7 +189,7 @@ def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_
         save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
     named = "calibration text" if what == "calibration text" else "model"
     with pytest.raises(
-        CompressionError, match=f"an unfinished compression with another {named}: what lies under"
+        CompressionError, match=f"an unfinished compression with another {named}: the files at"
     ):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")], options)
 

@@ -86,7 +86,7 @@ def test_zeros_stay_zeros(kind: str) -> None:
 def test_what_can_not_be_stored_is_one_message() -> None:
     with pytest.raises(CompressionError, match=r"640 values.*256 .*q8_0"):
         round_trip(torch.zeros(2, 640), "q6_k")
-    with pytest.raises(CompressionError, match="no format of GGUF files; known: q8_0"):
+    with pytest.raises(CompressionError, match="not a format of GGUF files; known: q8_0"):
         bits_per_weight("q7_k")
     for value in (float("nan"), float("inf")):
         with pytest.raises(CompressionError, match="head has values that are NaN"):

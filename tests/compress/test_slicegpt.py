@@ -85,7 +85,7 @@ def test_directions_that_no_state_has_go_without_a_trace(name: str, tmp_path: Pa
     assert report.details["variance_kept"] == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert model.config.tie_word_embeddings is False
-    assert any("beside the embeddings" in note for note in report.notes) == bool(tied)
+    assert any("separately from the embeddings" in note for note in report.notes) == bool(tied)
     generates_alike(loads_back(model, tmp_path))
 
 
@@ -131,9 +131,9 @@ def test_half_precision_rounds_the_factor_and_makes_up_for_it() -> None:
 def test_other_norms_are_refused() -> None:
     refused(tiny_model("gemma3"), slicegpt, 0.25, WINDOWS, match="a post-norm")
     refused(tiny_model("olmo2"), slicegpt, 0.25, WINDOWS, match="a post-norm")
-    refused(tiny_model("gpt2"), slicegpt, 0.25, WINDOWS, match="is no RMSNorm")
+    refused(tiny_model("gpt2"), slicegpt, 0.25, WINDOWS, match="is not an RMSNorm")
     refused(with_noise(tiny("cohere")), slicegpt, 0.25, WINDOWS, match="subtracts the mean")
-    refused(with_noise(tiny("olmo")), slicegpt, 0.25, WINDOWS, match="is no RMSNorm")
+    refused(with_noise(tiny("olmo")), slicegpt, 0.25, WINDOWS, match="is not an RMSNorm")
 
 
 def test_bad_requests_are_refused() -> None:

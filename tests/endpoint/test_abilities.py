@@ -55,7 +55,7 @@ def test_parameters_are_left_out_one_by_one(
     fake.refuses = refuses
     found = find_abilities(client)
     assert (found.plain, found.defaults) == (taken, defaults)
-    assert any("its own defaults hold" in note for note in notes_of(found)) == bool(defaults)
+    assert any("its own defaults apply" in note for note in notes_of(found)) == bool(defaults)
 
 
 @pytest.mark.parametrize("failure", [(429, {}), (503, {}), (502, {}), "hang"])
@@ -97,7 +97,7 @@ def test_log_probabilities_of_other_tokens_are_refused(fake: Fake, client: Clien
 def test_a_chat_template_around_prompts_is_seen(fake: Fake, client: Client) -> None:
     fake.template = "<user>{}</user>"
     with pytest.raises(
-        ModelError, match="tokens of a prompt of one letter: it puts prompts into a chat template"
+        ModelError, match="tokens out of a one-letter prompt: it puts prompts into a chat template"
     ):
         find_abilities(client)
 
@@ -126,9 +126,9 @@ def test_a_model_is_known_again(fake: Fake, client: Client, make_model: Callable
     # Rounding may change a text.
     check_same(known_by(found, {}), found._replace(greedy=("other", *found.greedy[1:])), {}, arm="served")
     fake.model = make_model(3)
-    with pytest.raises(ModelError, match="served now goes on with fixed prompts in another way"):
+    with pytest.raises(ModelError, match="served now continues fixed prompts differently"):
         check_same(known_by(found, {}), find_abilities(client), {}, arm="served")
-    with pytest.raises(ModelError, match="tells other log-probabilities"):
+    with pytest.raises(ModelError, match="reports different log-probabilities"):
         check_same(known_by(found, {}), Abilities({}, True, True, greedy=found.greedy), {}, arm="served")
 
 

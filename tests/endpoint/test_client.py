@@ -84,15 +84,15 @@ def test_timeouts_are_asked_again_and_an_end_is_put_to_it(
     ("failure", "says", "requests"),
     [
         ((501, {}), "status 501", 1),
-        ({"choices": []}, "something else than an OpenAI completion", 1),
-        ({"choices": [{"text": None}]}, "something else than an OpenAI completion", 1),
-        ({"choices": [{"text": "a"}], "usage": 7}, "something else than an OpenAI completion", 1),
-        ([1], "something else than an OpenAI completion", 1),
+        ({"choices": []}, "something other than an OpenAI completion", 1),
+        ({"choices": [{"text": None}]}, "something other than an OpenAI completion", 1),
+        ({"choices": [{"text": "a"}], "usage": 7}, "something other than an OpenAI completion", 1),
+        ([1], "something other than an OpenAI completion", 1),
         ((401, {}), "ANOMIA_ENDPOINT_KEY", 1),
         ((404, {}), "has no model 'tiny'", 1),
         ((400, {}), "status 400: busy", 1),
         ((302, {"location": "http://elsewhere"}), "status 302", 1),
-        ("garbage", "something else than an OpenAI completion", 1),
+        ("garbage", "something other than an OpenAI completion", 1),
     ],
 )
 def test_faults_that_stay_are_one_message(
@@ -131,7 +131,7 @@ def test_an_answer_that_never_ends_is_given_up(fake: Fake, url: str, no_waiting:
     began = time.monotonic()
     with (
         Client(url, "tiny", timeout=0.3) as client,
-        pytest.raises(ModelError, match=r"no whole answer in 0\.3"),
+        pytest.raises(ModelError, match=r"no complete answer within 0\.3"),
     ):
         client.complete("Who?", attempts=2)
     assert time.monotonic() - began < 3

@@ -110,7 +110,7 @@ def test_a_server_without_log_probabilities_answers_the_rest(
     notes = " ".join(run.notes[arm])
     assert "choice and ranks are not measured" in notes
     assert "status 400" in notes
-    assert "leave out top_k, min_p, repetition penalty: its own defaults hold" in notes
+    assert "ignore top_k, min_p, repetition penalty, so its own defaults apply" in notes
     # What was not asked is not taken for wrong.
     assert "Multiple choice was not measured" in run.verdict.text
     assert run.fates().filter(options="choice").is_empty()
@@ -183,7 +183,9 @@ def test_no_key_is_stored(
         monkeypatch.setenv("ANOMIA_ENDPOINT_KEY", key)
     fake.fail = lambda number: fault
     sound = key.strip() == "sk-hunter2-secret"
-    says = "bad header: Bearer …" if sound else "ANOMIA_ENDPOINT_KEY holds characters that no key has"
+    says = (
+        "bad header: Bearer …" if sound else "ANOMIA_ENDPOINT_KEY contains characters that a key can't have"
+    )
     fails = pytest.raises(anomia.AnomiaError, match=says) if fault or not sound else nullcontext()
     with fails as caught:
         measure(f"endpoint:{url}#tiny")
@@ -250,9 +252,9 @@ def test_another_model_behind_the_same_address_is_noticed(
     (arm,) = measure(f"endpoint:{url}#tiny").arms
     fake.fail = lambda number: None
     mine, fake.model = fake.model, make_model(7)
-    assert "another model or server stands behind it" in measure(arm).failed[arm]
+    assert "another model or server answers there now" in measure(arm).failed[arm]
     fake.model, fake.echo = mine, False
-    assert "tells other log-probabilities" in measure(arm).failed[arm]
+    assert "reports different log-probabilities" in measure(arm).failed[arm]
     fake.echo = True
     run = measure(arm)
     assert not run.failed
@@ -372,7 +374,7 @@ def test_a_server_without_start_token_is_said_first_and_shown(
     rows_ = {row["what"]: row for row in values["differences"][arm]}
     assert rows_["tokens put around a text"]["kind"] == "confounding"
     assert rows_["end tokens"]["kind"] == "told"
-    assert "not the weights' alone: its tokens put around a text differ from base's" in run.verdict.text
+    assert "not due to the weights alone: its tokens put around a text differ from base's" in run.verdict.text
     # It goes on like this, and the same is not said to be another server.
     for file in (run.path / "records").glob("endpoint*"):
         file.unlink()
@@ -384,9 +386,9 @@ def test_a_server_with_base_s_tokenizer_has_nothing_that_confounds(
 ) -> None:
     run = measure(f"endpoint:{url}#tiny", progress=True, **OPEN)
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("not known of the server, and so not compared with base: end tokens") == 1
-    assert "what it loses may be that" not in said
-    assert "not the weights' alone" not in run.verdict.text
+    assert said.count("not reported by the server, so not compared with base: end tokens") == 1
+    assert "its losses may come from this" not in said
+    assert "not due to the weights alone" not in run.verdict.text
     values = json.loads((run.path / "results.json").read_text())
     assert [(row["what"], row["kind"]) for row in values["differences"][run.arms[0]]] == [
         ("end tokens", "told")
@@ -403,7 +405,7 @@ def test_a_server_that_is_up_only_later_is_counted_at_its_turn(
     assert not run.failed
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("other tokens put around a text") == 1
-    assert "not the weights' alone" in run.verdict.text
+    assert "not due to the weights alone" in run.verdict.text
 
 
 def test_a_server_whose_tokenizer_changes_is_noticed(

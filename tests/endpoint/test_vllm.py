@@ -69,4 +69,4 @@ def test_every_probe_is_answered_as_by_the_loaded_model(tmp_path: Path) -> None:
             )
     assert served["gold_log_prob"].to_list() == pytest.approx(base["gold_log_prob"].to_list(), abs=0.02)
     assert served["sample_texts"].list.len().to_list() == [2] * 6
-    assert not [note for note in run.notes[arm] if "not measured" in note or "its own defaults hold" in note]
+    assert not [note for note in run.notes[arm] if "not measured" in note or "its own defaults apply" in note]

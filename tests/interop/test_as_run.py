@@ -105,11 +105,11 @@ def test_the_summary_tells_the_languages_that_names_told(
     main_ok(
         "import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(tmp_path / "run")
     )
-    assert "languages by names of tasks: xquad_ru russian;" in capsys.readouterr().out
+    assert "languages, from the task names: xquad_ru russian;" in capsys.readouterr().out
     assert set(RunFolder(tmp_path / "run").items()["language"]) == {"russian"}
     given = ["--language", "th", "--out", str(tmp_path / "again")]
     main_ok("import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), *given)
-    assert "by names of tasks" not in capsys.readouterr().out
+    assert "from the task names" not in capsys.readouterr().out
     assert set(RunFolder(tmp_path / "again").records()["language"]) == {"thai"}
 
 
@@ -219,5 +219,7 @@ def test_logs_of_other_prompts_are_refused(tmp_path: Path, changes: dict[str, An
             tmp_path / name / "samples_towns_mc_2026.jsonl", [choice_sample(n, True) for n in range(24)]
         )
     models = {name: [tmp_path / name] for name in ("base", "arm")}
-    with pytest.raises(DataError, match="arm was sent other texts than base in 24 of 24 open questions"):
+    with pytest.raises(
+        DataError, match="arm was sent different texts from base's in 24 of 24 open questions"
+    ):
         import_run("lm-eval", models, tmp_path / "run")

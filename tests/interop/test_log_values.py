@@ -67,7 +67,7 @@ def test_a_choice_that_is_null_would_shift_the_gold_index(tmp_path: Path) -> Non
     row = {**row, "doc": {**row["doc"], "choices": [None, *row["doc"]["choices"][1:]]}}
     path = tmp_path / "details_towns|0.parquet"
     Dataset.from_list([detail(2, choice=True, right=True), row]).to_parquet(str(path))
-    with pytest.raises(DataError, match="row 2: a choice is no text"):
+    with pytest.raises(DataError, match="row 2: a choice is not text"):
         read_lighteval(path)
 
 

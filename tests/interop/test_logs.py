@@ -125,7 +125,7 @@ def test_generated_texts_that_look_like_scores_are_texts(tmp_path: Path) -> None
     ("content", "says"),
     [
         ("", "holds no samples"),
-        ("[1]\n", "line 1 is no sample"),
+        ("[1]\n", "line 1 is not a sample"),
         ('{"doc": {}, "resps": []}\n', "line 1: there is no generated text"),
         ("{\n", "line 1 is not JSON (column 2: it ends early"),
         ('{"doc": {}, "resps": [[["nan", "False"]], [["1", "False"]]], "arguments": []}\n', "not a number"),

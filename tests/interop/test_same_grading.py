@@ -185,7 +185,7 @@ def test_other_gold_answers_are_refused(tmp_path: Path, form: str) -> None:
         row["doc"]["answers"] = ["nobody"]
     write_lines(file, rows)
     with pytest.raises(
-        DataError, match=f"other gold answers than base in {COUNT} of {COUNT} {form} questions"
+        DataError, match=f"different gold answers from base's in {COUNT} of {COUNT} {form} questions"
     ):
         imported(tmp_path)
 

@@ -312,7 +312,7 @@ def test_files_that_are_no_csv(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError):
         read_choices(tmp_path / "x.csv")
     (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(DataError, match="no Parquet file"):
+    with pytest.raises(DataError, match="not a Parquet file"):
         read_choices(tmp_path / "x.parquet")
 
 

@@ -142,6 +142,6 @@ def test_xquad_and_tydiqa(hub: Path) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_one_message(hub: Path) -> None:
     for data in ("squad", "mlqa", "belebele"):
-        with pytest.raises(DataError, match=r"can't be had from the Hugging Face hub.*mc:FILE") as caught:
+        with pytest.raises(DataError, match=r"can't be loaded from the Hugging Face hub.*mc:FILE") as caught:
             read_questions(data, ["english"])
         assert "\n" not in str(caught.value)

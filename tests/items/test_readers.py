@@ -54,7 +54,7 @@ def test_impossible_questions_are_left_out(tmp_path: Path) -> None:
         (squad(qa(answers=[{"text": " "}])), "has no answer"),
         (squad(qa(id=None)), "qas[0] has no id"),
         (squad(qa(question="")), "has no question"),
-        (squad(qa(1), qa(1)), "the id 'q1' is there twice, the second time as question 2"),
+        (squad(qa(1), qa(1)), "the id 'q1' appears twice, the second time as question 2"),
         (
             squad(qa(1), qa(1, question="And Oslo?")),
             "two questions have the id 'q1': 'Where is Rome?' and 'And",
@@ -115,11 +115,11 @@ def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says:
         ("json:x.jsonl", "did you mean 'jsonl'"),
         (
             "nowhere.jsonl",
-            "how it is read: jsonl:nowhere.jsonl (questions and answers) or mc:nowhere.jsonl (questions",
+            "how to read it: jsonl:nowhere.jsonl (questions and answers) or mc:nowhere.jsonl (questions",
         ),
-        ("q.csv", "how it is read: mc:q.csv (questions with options)"),
-        ("q.json", "how it is read: mc:q.json (questions with options) or squad:q.json (SQuAD's format)"),
-        ("a\0.csv", "how it is read: mc:"),
+        ("q.csv", "how to read it: mc:q.csv (questions with options)"),
+        ("q.json", "how to read it: mc:q.json (questions with options) or squad:q.json (SQuAD's format)"),
+        ("a\0.csv", "how to read it: mc:"),
         ("mc:" + "a" * 5000, "can't be read"),
         ("jsonl:~nobody-of-this-name/q", "does not exist"),
         ("squad:", "needs a path"),
@@ -165,7 +165,7 @@ def test_fields_of_json_lines_in_any_case_and_numbers_as_answers(write_jsonl: Wr
         ({"prompt": "Q?", "answer": "a"}, r"has no question; it has prompt, answer$"),
         (
             {"question": "Q?", "choices": ["a", "b"], "answer": 1},
-            r"brings options.*give the file as mc:.*\.jsonl$",
+            r"has options.*give the file as mc:.*\.jsonl$",
         ),
     ],
 )

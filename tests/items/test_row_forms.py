@@ -155,7 +155,7 @@ def test_an_index_that_pandas_made_a_float(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test splits without answers have -1 there"):
         questions(f"mc:{path}")
     path.write_text("question,A,B,C,answer\nq,a,b,c,1.5\n")
-    with pytest.raises(DataError, match="none of its 3 options"):
+    with pytest.raises(DataError, match="not one of its 3 options"):
         questions(f"mc:{path}")
 
 
@@ -176,11 +176,11 @@ def test_tables_of_spreadsheets_and_of_pandas(tmp_path: Path) -> None:
         # Read on, the question would be "Q" and the answer an option.
         (
             "question,A,B,answer\nQ, or not?,a,b,B\n",
-            "line 2 has 5 cells, not 4; a text that holds a comma stands in",
+            "line 2 has 5 cells, not 4; put a text that contains a comma in quotes",
         ),
         ('question,A,B,answer\n"Q\n?",a,b,B\n\nR?,a,B\n', "line 5 has 3 cells, not 4"),
         ("question,A,B,answer\nQ?,a,b,B,\nR?,a,b,B,x\n", "line 3 has 5 cells, not 4"),
-        ("question,A,B,answer,answer\nQ?,a,b,B,A\n", "has two columns 'answer'; rename one"),
+        ("question,A,B,answer,answer\nQ?,a,b,B,A\n", "has two columns 'answer'; rename or remove one"),
         (
             "question,A,B,answer,Answer\nQ?,a,b,B,A\n",
             "line 2 has the field 'answer' twice with different values",
@@ -205,14 +205,14 @@ def test_json_lines_with_arrays_and_squad_rows_by_the_wrong_name(tmp_path: Path)
     (tmp_path / "en.json").write_text(json.dumps([{"question": "Who?", "answers": {"text": ["Ann"]}}]))
     assert questions(f"jsonl:{tmp_path / 'en.json'}")[0].gold == "Ann"
     with pytest.raises(
-        DataError, match=r"not in SQuAD format: .* rows with a question each are jsonl:.*en\.json"
+        DataError, match=r"not in SQuAD format: .* for rows with one question each write jsonl:.*en\.json"
     ):
         questions(f"squad:{tmp_path / 'en.json'}")
 
 
 def test_repeated_questions_are_named_as_such(tmp_path: Path) -> None:
     rows = [{"id": n, "question": f"q{n}", "answers": [f"answer {n}"]} for n in range(6)]
-    with pytest.raises(DataError, match="the id '2' is there twice, the second time as question 7; keep one"):
+    with pytest.raises(DataError, match="the id '2' appears twice, the second time as question 7; keep one"):
         questions(f"jsonl:{write(tmp_path / 'x.jsonl', *rows, rows[2])}")
     with pytest.raises(DataError, match="two questions have the id '2': 'q2' and 'other'; ids must differ"):
         questions(f"jsonl:{write(tmp_path / 'x.jsonl', *rows, {**rows[2], 'question': 'other'})}")

@@ -116,7 +116,7 @@ def test_a_grader_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> No
         assert not Grading("ends_with").is_right("42, so", ["42"])
         for name, says in (
             ("gone", "can't be imported"),
-            ("wrong", "is no function"),
+            ("wrong", "is not a function"),
             ("end_with", "did you mean"),
         ):
             with pytest.raises(StudyError, match=says):

@@ -113,7 +113,7 @@ def test_what_is_picked_without_the_question_is_not_recognised() -> None:
     verdict = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
     assert (verdict.word, verdict.evidence.recognised) == ("picked", False)
     assert (
-        "280 of 280 are picked without the question, too, so most of these picks don't take" in verdict.text
+        "280 of 280 are picked without the question, too, so most of these picks don't need" in verdict.text
     )
     assert "recognised but" not in verdict.text
     untried = [

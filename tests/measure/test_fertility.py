@@ -26,5 +26,5 @@ def test_scripts_with_spaces(text):
 def test_edges():
     assert fertility([], []) is None
     assert fertility(["— !"], [3]) is None
-    with pytest.raises(DataError, match="one count a text"):
+    with pytest.raises(DataError, match="one count per text"):
         fertility(["a"], [])

@@ -63,7 +63,7 @@ def test_small_counts_are_marked():
 def test_ungraded_values_and_missing_passages_are_refused():
     with pytest.raises(DataError, match="0 to 1"):
         rate([0.5, float("nan")])
-    with pytest.raises(DataError, match="one id an item"):
+    with pytest.raises(DataError, match="one id per item"):
         rate([True, False], ["p"])
     with pytest.raises(DataError, match="list of items"):
         rate([[True], [False]])

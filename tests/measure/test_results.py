@@ -331,7 +331,7 @@ def test_what_lies_in_a_run_is_no_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r", study_records(ARMS, items=20))
     for inside in (run / "study.yaml", run / "records", run / "records" / "all.parquet"):
         for command in ("show", "gate", "items"):
-            assert f"{inside} is no run; did you mean {run}?" in " ".join(
+            assert f"{inside} is not a run; did you mean {run}?" in " ".join(
                 anomia(command, inside).stderr.split()
             )
     # A study's file beside the runs makes no run of the folder.

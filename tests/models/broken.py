@@ -110,7 +110,7 @@ FOLDERS: dict[str, tuple[Break, str]] = {
     "the tokenizer is a Git LFS pointer": (lambda f: (f / "tokenizer.json").write_text(POINTER), r"tokenizer\.json is a Git LFS pointer.*git lfs pull"),
     "shards without their index": (lambda f: split(f, index=False), r"has shards .* but no model\.safetensors\.index\.json; copy the index"),
     "a shard is missing": (lambda f: (split(f), (f / "model-00002-of-00002.safetensors").unlink()), r"00002-of-00002\.safetensors is missing"),
-    "an index without metadata": (lambda f: change_index(f, lambda c: c.pop("metadata")), r"no index of safetensors \(it has no 'metadata'\)"),
+    "an index without metadata": (lambda f: change_index(f, lambda c: c.pop("metadata")), r"not a safetensors index \(it has no 'metadata'\)"),
     "an index that names nothing": (lambda f: change_index(f, lambda c: c.update(weight_map={})), r"it has no 'weight_map'"),
     "an index that is cut off": (lambda f: (split(f), (f / f"{WEIGHTS}.index.json").write_text('{"metadata": {')), r"index\.json is not JSON"),
     "a tensor in two shards, with two values": (_duplicate, r"is in model-00001.* and in model-00002.*different values"),

@@ -412,15 +412,15 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
     "no alpha": (lambda t, s: s.update(lora_alpha=None), r"no lora_alpha"),
     "alpha as text": (lambda t, s: s.update(lora_alpha="8"), r"has '8' as lora_alpha of model\.layers\.0\.self_attn\.q_proj, which is no number"),
     "alpha that is infinite": (lambda t, s: s.update(lora_alpha=math.inf), r"has inf as lora_alpha"),
-    "ranks as text": (lambda t, s: s.update(rank_pattern="q_proj"), r"has a rank_pattern that is no table of modules"),
+    "ranks as text": (lambda t, s: s.update(rank_pattern="q_proj"), r"has a rank_pattern that is not a mapping of modules"),
     "layers that are left out, all": (lambda t, s: s.update(target_modules=["q_proj"], layers_to_transform=[7]), r"settings that leave out all 4 factors .*layers_to_transform"),
     "targets without factors": (lambda t, s: s.update(target_modules=["o_proj"]), r"settings that leave out all 4 factors .*target_modules"),
     "no targets": (lambda t, s: s.update(target_modules=[]), r"settings that leave out all 4 factors .*target_modules"),
     "nothing that is used": (lambda t, s: (t.clear(), t.update({"model.norm.modules_to_save.weight": draw(32)})), r"holds nothing that would change this base .*modules_to_save"),
-    "targets that are no names": (lambda t, s: s.update(target_modules={"q_proj": 1}), r"a target_modules that is no name and no list of names"),
-    "targets that are no pattern": (lambda t, s: s.update(target_modules="(q"), r"a target_modules that is no pattern \('\(q'\)"),
+    "targets that are no names": (lambda t, s: s.update(target_modules={"q_proj": 1}), r"a target_modules that is neither a name nor a list of names"),
+    "targets that are no pattern": (lambda t, s: s.update(target_modules="(q"), r"a target_modules that is not a pattern \('\(q'\)"),
     "layers that are no numbers": (lambda t, s: s.update(target_modules=["q_proj"], layers_to_transform=["0"]), r"a layers_to_transform that is no number"),
-    "layers beside a pattern": (lambda t, s: s.update(target_modules=".*q_proj", layers_to_transform=[0]), r"layers_to_transform or layers_pattern beside target_modules that are one pattern"),
+    "layers beside a pattern": (lambda t, s: s.update(target_modules=".*q_proj", layers_to_transform=[0]), r"layers_to_transform or layers_pattern next to target_modules that are one pattern"),
     "a list of layers and no layers": (lambda t, s: s.update(target_modules=["q_proj"], layers_pattern="layers"), r"a layers_pattern \('layers'\) without layers_to_transform"),
     "integers": (lambda t, s: t.update({key: value.to(torch.int8) for key, value in t.items()}), r"q_proj\.lora_A\.weight stored as I8; .*bfloat16, float16 or float32"),
     "one factor in 8-bit floats": (lambda t, s: t.update({f"{QUERIES[1]}.lora_B.weight": draw(32, 4).to(torch.float8_e4m3fn)}), r"layers\.1\.self_attn\.q_proj\.lora_B\.weight stored as F8_E4M3"),
@@ -541,11 +541,11 @@ def test_a_folder_is_an_adapter_or_a_model_and_never_both(make_base: Any, tmp_pa
         load_model(str(adapter), base=str(folder))
     # Weights that were left behind, with no settings of a model.
     (adapter / "config.json").unlink()
-    says = r"holds an adapter \(adapter_config\.json\) beside weights of a model \(model\.safetensors\).*folder of their own"
+    says = r"holds an adapter \(adapter_config\.json\) next to weights of a model \(model\.safetensors\).*folder of their own"
     with pytest.raises(ModelError, match=says):
         load_model(str(adapter), base=str(folder))
     (adapter / "model.safetensors").rename(adapter / "lora.gguf")
-    with pytest.raises(ModelError, match=r"beside weights of a model \(lora\.gguf\)"):
+    with pytest.raises(ModelError, match=r"next to weights of a model \(lora\.gguf\)"):
         load_model(str(adapter), base=str(folder))
 
 
@@ -690,7 +690,8 @@ def test_an_adapter_that_changes_is_refused_when_a_run_goes_on(
     sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
     write(adapter, {name: draw(1, 32, seed=7)}, trainable_token_indices=[5])
     with pytest.raises(
-        RunError, match=r"was begun with another model .*adapter differ|with other files .*adapter_model"
+        RunError,
+        match=r"was started with a different model .*adapter differ|with different files .*adapter_model",
     ):
         run(asked, tmp_path / "run")
     write(adapter, {name: draw(1, 32)}, trainable_token_indices=[5])

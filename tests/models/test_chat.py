@@ -220,11 +220,11 @@ BROKEN = {
     "private attributes": ("{{ messages.__class__.__mro__[1] }}" + CHATML, "refuses: access to attribute '__class__'"),
     "no answer's turn": (
         CHATML.removesuffix("<|im_start|>assistant\n"),
-        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after '<|im_start|>assistant'",
+        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would come after '<|im_start|>assistant'",
     ),
     "ends the text where no answer follows, and begins none": (
         PHI_3.replace("{{ '<|assistant|>\n' }}", ""),
-        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after '<|assistant|>'",
+        "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would come after '<|assistant|>'",
     ),
     "an empty thought in nobody's turn": (
         KIMI.replace("<|im_assistant|>assistant<|im_middle|>", ""),
@@ -278,7 +278,7 @@ def test_no_template_and_one_that_only_processors_read(with_template: WithTempla
     (tmp_path / "chat_template.json").write_text("{}")
     with pytest.raises(ModelError, match=r"chat_template\.json, which only processors"):
         check_chat(str(tmp_path), with_template(None))
-    assert "is no text but int" in refusal(with_template(5))
+    assert "is not text but int" in refusal(with_template(5))
 
 
 def test_a_template_that_stumbles_over_one_prompt_is_told_with_it(with_template: WithTemplate) -> None:
@@ -551,7 +551,7 @@ def test_a_tokenizer_with_code_of_its_own_is_tried_like_a_template() -> None:
 
 def test_code_that_makes_other_tokens_of_a_chat_than_of_its_text_is_refused() -> None:
     # As tokenizers that never read their control tokens out of text: `[INST]` would be asked letter by letter.
-    assert "other tokens of a chat than of the chat's text" in refusal(Own(reads_back=False))
+    assert "different tokens of a chat than of the chat's text" in refusal(Own(reads_back=False))
 
 
 # Damaged templates.

@@ -246,7 +246,9 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RunError, match=r"the disk is full \(.* MB free at .*was measured before is kept"):
+    with pytest.raises(
+        RunError, match=r"the disk is full \(.* MB free at .*Everything measured so far is kept"
+    ):
         write_rows([], tmp_path / "records" / "x.parquet")
     assert list((tmp_path / "records").iterdir()) == []
 

@@ -71,7 +71,7 @@ def test_paths_of_this_machine_are_not_shared(run: Path, tmp_path: Path) -> None
 def test_what_is_there_is_not_written_over(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exists"):
         push_run(run, str(tmp_path))
-    with pytest.raises(RunError, match="no name on the hub"):
+    with pytest.raises(RunError, match="not a name on the hub"):
         push_run(run, "hub:../x")
 
 

@@ -43,7 +43,7 @@ def test_a_run_in_a_store_is_that_on_a_disk(
     damaged.write_bytes(b"PAR1 no")
     run_matrix(matrix, store, progress=PlainProgress(said.append))
     assert RunFolder(store).records().equals(records)
-    assert any("was set aside" in line for line in said)
+    assert any("was renamed" in line for line in said)
 
 
 def test_places() -> None:

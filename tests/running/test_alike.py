@@ -68,7 +68,9 @@ def run(study: Study, out: Path, said: list[str] | None = None, **more: Any) -> 
 
 def refused(study: Study, out: Path, file: str, says: str) -> None:
     """A run is refused for a file that changed; and by what loading shows, where it hadn't noted its files."""
-    with pytest.raises(RunError, match=rf"was measured with other files than .* has now \({file}.* changed"):
+    with pytest.raises(
+        RunError, match=rf"was measured with different files than .* has now \({file}.* changed"
+    ):
         run(study, out)
     (out / "sources.json").unlink()
     with pytest.raises(RunError, match=says):
@@ -117,7 +119,8 @@ def test_the_same_weights_without_a_start_token_are_base(
     results = read_results(tmp_path / "run")
     verdict = next(v for v in results.verdicts if v.arm == f"packaged:{arm}")
     assert (
-        "What it lost is not the weights' alone: it is asked and ended as its own folder says" in verdict.text
+        "Its losses are not due to the weights alone: it is asked and ended as its own folder says"
+        in verdict.text
     )
     assert all("its own folder" not in v.text for v in results.verdicts if v.arm == f"checkpoint:{arm}")
     assert {row.weights for row in results.packaging} == {f"checkpoint:{arm}"}
@@ -153,10 +156,12 @@ def test_another_vocabulary_is_asked_its_own_ids_and_that_is_said(
     records = run(study(f"checkpoint:{arm}"), tmp_path / "run")
     assert records.filter(pl.col("arm") != "base")["kl_from_base"].null_count() == 8
     (notes,) = read_results(tmp_path / "run").notes.values()
-    assert any("another tokenizer than base" in note for note in notes)
+    assert any("a different tokenizer from base" in note for note in notes)
     assert any("each model's own tokenizer" in note for note in notes)
     texts = {verdict.text for verdict in read_results(tmp_path / "run").verdicts}
-    assert all("What it lost is not the weights' alone: it has another tokenizer" in text for text in texts)
+    assert all(
+        "Its losses are not due to the weights alone: it has a different tokenizer" in text for text in texts
+    )
 
 
 def test_fewer_positions_are_said(make: Make, study: Callable[..., Study], tmp_path: Path) -> None:
@@ -187,7 +192,9 @@ def test_a_tokenizer_that_changes_under_a_run_is_refused(
         file.unlink()
     without_start_token(base)
     asked = study("magnitude:0.1", base=str(base))
-    refused(asked, tmp_path / "run", "tokenizer", r"was begun with another base model .*tokenizer differs")
+    refused(
+        asked, tmp_path / "run", "tokenizer", r"was started with a different base model .*tokenizer differs"
+    )
 
 
 def test_an_arm_is_held_to_the_token_ids_that_base_was_asked(
@@ -201,7 +208,7 @@ def test_an_arm_is_held_to_the_token_ids_that_base_was_asked(
         rows = pl.read_parquet(file).with_columns(prompt_hash=pl.lit("another"))
         write_rows(rows.to_dicts(), file)
     with pytest.raises(
-        RunError, match=r"magnitude:0\.1 would be asked other token ids than base was, in 4 of 4"
+        RunError, match=r"magnitude:0\.1 would be given different token ids than base was, in 4 of 4"
     ):
         run(study("magnitude:0.1"), tmp_path / "run")
 
@@ -215,7 +222,7 @@ def test_a_packaged_arm_whose_folder_changes_is_refused(
     records = sorted((tmp_path / "run" / "records").glob("packaged*.parquet"))
     records[-1].unlink()
     without_start_token(arm)
-    refused(asked, tmp_path / "run", "tokenizer", "was asked other token ids than it would be now")
+    refused(asked, tmp_path / "run", "tokenizer", "was given different token ids than it would be now")
 
 
 def test_base_is_not_reused_where_its_prompts_would_be_others(
@@ -228,7 +235,7 @@ def test_base_is_not_reused_where_its_prompts_would_be_others(
         file.with_name(f"{file.name}.sha256").unlink()
     said: list[str] = []
     again = run(study("magnitude:0.1"), tmp_path / "again", said, reuse=[tmp_path / "first"])
-    assert any("would be asked other token ids now" in text for text in said)
+    assert any("would be given different token ids now" in text for text in said)
     assert "another" not in set(again["prompt_hash"])
 
 
@@ -248,7 +255,7 @@ def test_the_date_of_a_chat_template_is_that_of_the_begin(
     for name in ("base", "magnitude"):
         sorted((tmp_path / "run" / "records").glob(f"{name}*.parquet"))[-1].unlink()
     # What is left would be asked with another date than what is done.
-    with pytest.raises(RunError, match="was asked other token ids than it would be now"):
+    with pytest.raises(RunError, match="was given different token ids than it would be now"):
         run(asked, tmp_path / "run")
     file.write_text(text, encoding="utf-8")
     again = run(asked, tmp_path / "run")
@@ -310,7 +317,7 @@ def test_settings_that_base_can_not_give_stand_in_verdict_and_gate(
     said: list[str] = []
     run(study(f"checkpoint:{arm}"), tmp_path / "run", said)
     results = read_results(tmp_path / "run")
-    sentence = "What it lost is not the weights' alone: its config.json: rms_norm_eps differ from base's"
+    sentence = "Its losses are not due to the weights alone: its config.json: rms_norm_eps differ from base's"
     assert all(sentence in verdict.text for verdict in results.verdicts)
     assert any("can't be taken from base" in text for text in said)
     assert not any("it is asked base's token ids" in text for text in said)
@@ -352,11 +359,14 @@ def test_a_base_that_changes_is_refused_also_where_it_is_done(
     sorted((tmp_path / "run" / "records").glob("magnitude*.parquet"))[-1].unlink()
     change(base, file, **values)
     refused(
-        asked, tmp_path / "run", file, f"was begun with another base model than .* is now \\({what} differs"
+        asked,
+        tmp_path / "run",
+        file,
+        f"was started with a different base model than .* is now \\({what} differs",
     )
     said: list[str] = []
     run(asked, tmp_path / "again", said, reuse=[tmp_path / "run"])
-    assert any("base is not taken from" in text and f"other {what}" in text for text in said)
+    assert any("base is not reused from" in text and f"different {what}" in text for text in said)
 
 
 def test_a_checkpoint_that_changes_is_refused(
@@ -371,7 +381,7 @@ def test_a_checkpoint_that_changes_is_refused(
         asked,
         tmp_path / "run",
         "config.json",
-        r"was begun with another model than there is now \(configuration differ",
+        r"was started with a different model than there is now \(configuration differ",
     )
 
 
@@ -402,7 +412,9 @@ def test_base_is_held_to_its_files_while_checkpoints_are_asked(
     if pending:
         sorted((tmp_path / "run" / "records").glob("checkpoint*.parquet"))[-1].unlink()
     damaged(base)
-    with pytest.raises(RunError, match=r"base was measured with other files.*\(model\.safetensors changed\)"):
+    with pytest.raises(
+        RunError, match=r"base was measured with different files.*\(model\.safetensors changed\)"
+    ):
         run(asked, tmp_path / "run")
 
 
@@ -415,7 +427,7 @@ def test_a_finished_arm_is_held_to_its_files(make: Make, study: Callable[..., St
     os.utime(arm / "model.safetensors", (1, 1))
     run(asked, tmp_path / "run")
     damaged(arm)
-    with pytest.raises(RunError, match=r"checkpoint:.* was measured with other files"):
+    with pytest.raises(RunError, match=r"checkpoint:.* was measured with different files"):
         run(asked, tmp_path / "run")
     # What isn't there any more can't have changed: the run can still be shown.
     shutil.rmtree(arm)
@@ -434,4 +446,4 @@ def test_code_of_a_repository_is_a_part_of_base(
         run(asked, tmp_path / "run")
     said: list[str] = []
     run(asked, tmp_path / "again", said, reuse=[tmp_path / "run"])
-    assert any("base is not taken from" in text and "other code of the model" in text for text in said)
+    assert any("base is not reused from" in text and "different code of the model" in text for text in said)

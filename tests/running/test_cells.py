@@ -135,7 +135,7 @@ def test_other_calibration_text_for_the_rest_of_an_arm_is_refused(
     run(read_matrix(None, settings), out)
     next(out.rglob("wanda*swahili*.parquet")).unlink()
     text.write_text("Something else altogether")
-    with pytest.raises(RunError, match="begun with other calibration text"):
+    with pytest.raises(RunError, match="started with different calibration text"):
         run(read_matrix(None, settings), out)
 
 
@@ -145,10 +145,10 @@ def test_a_run_of_one_study_and_one_of_several_do_not_share_a_folder(
     several = read_matrix(None, settings)
     one = read_matrix(None, settings | {"data": settings["data"][0]})
     run(one, tmp_path / "one")
-    with pytest.raises(RunError, match="holds the run of one study"):
+    with pytest.raises(RunError, match="holds a run of a single-cell study"):
         run(several, tmp_path / "one")
     run(several, tmp_path / "several")
-    with pytest.raises(RunError, match="no run of Anomia"):
+    with pytest.raises(RunError, match="not an Anomia run"):
         run(one, tmp_path / "several")
 
 
@@ -175,7 +175,7 @@ def test_base_is_taken_from_an_earlier_run(
     [
         ({"max_new_tokens": 3}, "max_new_tokens in the study"),
         ({"seed": 43}, "seed in the study"),
-        ({"limit": 5}, "other questions"),
+        ({"limit": 5}, "different questions"),
         ({"dtype": "bfloat16"}, "weights, dtype"),
     ],
 )
@@ -186,4 +186,4 @@ def test_what_differs_is_said_and_base_measured_anew(
     run(read_matrix(None, settings), tmp_path / "first")
     said: list[str] = []
     run(read_matrix(None, settings | change), tmp_path / "second", said, reuse=[tmp_path / "first"])
-    assert any("base is not taken from" in line and says in line for line in said), said
+    assert any("base is not reused from" in line and says in line for line in said), said

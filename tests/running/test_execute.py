@@ -135,11 +135,11 @@ def test_a_crash_between_shards_loses_nothing(
 
 def test_a_folder_of_another_study_is_refused(study: Study, tmp_path: Path) -> None:
     run(study, tmp_path / "run")
-    with pytest.raises(RunError, match=r"another study \(it differs in limit\)"):
+    with pytest.raises(RunError, match=r"a different study \(it differs in limit\)"):
         run(study.model_copy(update={"limit": 5}), tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(RunError, match="is no run of Anomia"):
+    with pytest.raises(RunError, match="is not an Anomia run"):
         run(study, tmp_path / "mine")
 
 
@@ -222,7 +222,7 @@ def test_questions_that_changed_under_a_run_are_refused(study: Study, tmp_path: 
     run(study, tmp_path / "run")
     data = Path(study.data.removeprefix("jsonl:"))
     data.write_text(data.read_text().replace("Who founded", "Name the founder of"))
-    with pytest.raises(RunError, match="other questions"):
+    with pytest.raises(RunError, match="different questions"):
         run(study, tmp_path / "run")
 
 
@@ -236,7 +236,7 @@ def test_a_base_model_that_changed_under_a_run_is_refused(
     run(study, tmp_path / "run")
     make_model(seed=2).save_pretrained(folder)
     next((tmp_path / "run" / "records").glob("base.*")).unlink()
-    with pytest.raises(RunError, match="base was measured with other files"):
+    with pytest.raises(RunError, match="base was measured with different files"):
         run(study, tmp_path / "run")
 
 

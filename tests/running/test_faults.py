@@ -139,7 +139,7 @@ def test_a_damaged_and_a_foreign_file_are_set_aside_and_only_their_shards_done_a
         f"{name}.damaged" for name in (flipped.name, swapped.name, nameless.name, "guest.parquet")
     }
     for file in (flipped, swapped, nameless):
-        assert any(file.name in line and "set aside" in line for line in said)
+        assert any(file.name in line and "was renamed" in line for line in said)
 
 
 def test_the_second_of_two_processes_is_told(study: Study, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_second_of_two_processes_is_told(study: Study, tmp_path: Path) -> No
     os.kill(holder.pid, signal.SIGCONT)
     assert second.exitcode == 2
     (told,) = tmp_path.glob("*.error")
-    assert f"another anomia (process {holder.pid}) is at work in {out}" in told.read_text()
+    assert f"another anomia (process {holder.pid}) is working in {out}" in told.read_text()
     holder.join()
     assert holder.exitcode == 0
 
@@ -242,7 +242,7 @@ def test_ctrl_c_and_a_closed_terminal_end_a_run_within_seconds(
     process.join(20)
     assert process.exitcode == 130
     assert time.monotonic() - began < 5
-    assert "goes on where it was" in (tmp_path / "said.txt").read_text()
+    assert "run the same command again to resume" in (tmp_path / "said.txt").read_text()
     assert not list(out.rglob("*.part"))
     again = start(study, out)
     again.join()

@@ -110,7 +110,7 @@ def test_records_are_those_of_a_run_in_this_process_also_when_a_worker_is_killed
     for here, there in zip(runs_of(tmp_path / "here"), runs_of(tmp_path / "ray"), strict=True):
         assert_same(RunFolder(here).records(), RunFolder(there).records())
         assert (here / "noise.json").read_text() == (there / "noise.json").read_text()
-    lost = [line for line in watching.said if "was lost; another does it again" in line]
+    lost = [line for line in watching.said if "was lost; another will redo it" in line]
     assert len(lost) == 1, watching.said
     assert len({shard.where for shard in watching.shards if shard.arm == "base"}) >= 2
     # What is done is not done again.

@@ -80,7 +80,7 @@ def _root(
 Exclude = Annotated[
     str | None,
     typer.Option(
-        help="Leave items out of every figure: gold_in_question, gold_over_limit, both with a comma, or none.",
+        help="Exclude items from all results: gold_in_question, gold_over_limit, both (comma-separated), or none.",
         metavar="A,B",
     ),
 ]
@@ -90,7 +90,7 @@ AsPackaged = Annotated[
     bool,
     typer.Option(
         "--as-packaged",
-        help="Measure every checkpoint also with its own tokenizer, chat template and end tokens, as its users get it.",
+        help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users get it.",
     ),
 ]
 
@@ -115,5 +115,5 @@ def progress_display() -> Iterator[Progress]:
         with RichProgress(err_console) if err_console.is_terminal else PlainProgress() as progress:
             yield progress
     except KeyboardInterrupt:
-        err_console.print("stopped; the same command goes on where it was", highlight=False)
+        err_console.print("stopped; run the same command again to resume", highlight=False)
         raise typer.Exit(130) from None

@@ -13,7 +13,8 @@ from anomia.cli.app import app, out_console
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove what was converted, or NAME.")] = False,
     name: Annotated[
-        str | None, typer.Argument(help="With --clear: the one thing to remove, a download too.")
+        str | None,
+        typer.Argument(help="With --clear: the one entry to remove; downloads can be removed by name, too."),
     ] = None,
 ) -> None:
     """Show what was converted or downloaded, or clear it.
@@ -27,7 +28,7 @@ def cache(
     from anomia.report.tables.table import Column, Table
 
     if name is not None and not clear:
-        raise RunError(f"cache: say what to do with {name}: anomia cache --clear {name}")
+        raise RunError(f"cache: to remove {name}, run anomia cache --clear {name}")
     entries = remove(name) if clear else kept()
     columns = (
         Column("what", "what", "text"), Column("name", "name", "text"), Column("megabytes", "MB", "number", 0),
@@ -37,4 +38,4 @@ def cache(
     if entries:
         out_console.print(view(Table("kept", "Removed" if clear else "Kept on disk", columns, rows)))
     else:
-        out_console.print("nothing was converted, so nothing is gone" if clear else "nothing is kept")
+        out_console.print("there are no converted models to remove" if clear else "the cache is empty")

@@ -23,24 +23,24 @@ def compare(
     compressed: Annotated[
         list[str],
         typer.Argument(
-            help="What was made of it: hub ids, folders, .gguf files, or endpoint:URL#MODEL.",
+            help="Its compressed versions: hub ids, folders, .gguf files, or endpoint:URL#MODEL.",
             metavar="COMPRESSED...",
         ),
     ],
     what: Annotated[Settings, Options("questions")],
     out: Annotated[
-        Path, typer.Option(help="The folder of the run; given again, it is resumed.", metavar="RUN")
+        Path, typer.Option(help="The run folder; an existing run is resumed.", metavar="RUN")
     ] = Path("anomia-compare"),
     how: Annotated[Settings, Options("machine", "chat", "draw")],
     threshold: Annotated[
         list[str] | None,
-        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+        typer.Option(help="A margin of the verdicts, such as hold=0.05; repeatable.", metavar="NAME=VALUE"),
     ] = None,
     as_packaged: AsPackaged = False,
     exclude: Exclude = None,
     reuse: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier run that base's measurement is taken from, if it is the same."),
+        typer.Option(help="An earlier run to reuse base's measurement from, where nothing differs."),
     ] = None,
     code: Annotated[Settings, Options("code")],
 ) -> None:

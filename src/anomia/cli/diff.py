@@ -22,9 +22,9 @@ def diff(
         bool,
         typer.Option("--hash-weights", help="Also read the weight files, to say whether they are the same."),
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Of base, where it is a hub repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of base on the hub.")] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code in the models' repositories run.")
+        bool, typer.Option("--trust-remote-code", help="Run code from the models' repositories.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:

@@ -14,12 +14,12 @@ from anomia.cli.app import Exclude, app, excluded, out_console
 @app.command()
 def gate(
     runs: Annotated[
-        list[str], typer.Argument(help="The folder of a finished run, or of several.", metavar="RUN...")
+        list[str], typer.Argument(help="The folder of a finished run, or several.", metavar="RUN...")
     ],
     max_dissociation: Annotated[
         float | None,
         typer.Option(
-            help="Largest net dissociation: answers that are now only picked, less those that went the other way, as a "
+            help="Largest net dissociation: answers that are now only picked, minus those that went the other way, as a "
             "share of what base gets right in both formats. [0.15]"
         ),
     ] = None,
@@ -35,14 +35,14 @@ def gate(
     max_shown_loss: Annotated[
         float | None,
         typer.Option(
-            help="Largest share of base's open accuracy that may be lost where a loss is shown, that is, where its "
+            help="Largest share of base's open accuracy that may be lost if the loss is significant, i.e. its "
             "interval excludes 0. [0.05]"
         ),
     ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; once for each.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
     exclude: Exclude = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole decision as JSON instead of the summary.")

@@ -20,7 +20,7 @@ def import_(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Folders, base's first; or files, of which the first of each task is base's.",
+            help="Folders, base's first; or files, base's first for each task.",
             metavar="PATH...",
         ),
     ] = None,
@@ -31,10 +31,11 @@ def import_(
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
     filter_name: Annotated[
         str | None,
-        typer.Option("--filter", help="Which filter of lm-eval's counts; default: base's first, for all."),
+        typer.Option("--filter", help="The lm-eval filter to use; default: base's first, for every model."),
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Of all questions; default: as documents or tasks' names say.")
+        str | None,
+        typer.Option(help="Language of all questions; default: as the documents or task names say."),
     ] = None,
 ) -> None:
     """Fates, gaps and paired tests from what another harness logged: show, gate, report and items read it.
@@ -60,7 +61,7 @@ def import_(
         lines.append(f"filter of lm-eval, the same for every model: {_filters(found.filters)}")
     if found.named:
         named = ", ".join(f"{task} {name}" for task, name in found.named.items())
-        lines.append(f"languages by names of tasks: {named}; another: --language NAME")
+        lines.append(f"languages, from the task names: {named}; to change it: --language NAME")
     left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}")
@@ -89,10 +90,12 @@ def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
 
     grave = [row for row in rows if row.kind == "confounding"]
     told = [row.what for row in rows if row.kind == "told"]
-    lines = [f"{arm}: other {row.what}: {row.base} in base, {row.other} here ({row.why})" for row in grave]
+    lines = [
+        f"{arm}: different {row.what}: {row.base} in base, {row.other} here ({row.why})" for row in grave
+    ]
     if grave:
         lines.append(
-            f"{arm}: what it lost may be that and not the weights; run the harness alike to tell them apart"
+            f"{arm}: its losses may come from this and not from the weights; run the harness with the same settings to tell them apart"
         )
     if told:
         lines.append(f"{arm}: also differs from base in {listed(told, 8)}")

@@ -26,7 +26,7 @@ def items(
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print one JSON object a line: question, base's answers, the arm's."),
+        typer.Option("--json", help="Print one JSON object per line: question, base's answers, the arm's."),
     ] = False,
 ) -> None:
     """The items themselves: the question, what base said, what the arm said."""
@@ -75,7 +75,7 @@ def items(
         key = row["language"], row["item_id"]
         if key not in questions or key not in before:
             raise RunError(
-                f"items: {run} has records of {row['item_id']!r}, which is none of its items; it is damaged"
+                f"items: {run} has records of {row['item_id']!r}, which is not one of its items; the run is damaged"
             )
         if as_json:
             typer.echo(item_json(questions[key], before[key], row))
@@ -89,7 +89,7 @@ def items(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
-    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; of tasks, a folder.")],
+    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; a folder for tasks.")],
     to: Annotated[
         str | None, typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.")
     ] = None,
@@ -107,7 +107,7 @@ def export(
         lines = [f"{len(found.names)} tasks in {file}; run them: {found.command}"]
         if found.left_out:
             lines.append(
-                f"left out: {found.left_out} items whose gold answer is no option or whose options are bare letters"
+                f"left out: {found.left_out} items whose gold answer is not an option or whose options are bare letters"
             )
         if found.graded_by != CONTAINMENT.grader:
             lines.append(

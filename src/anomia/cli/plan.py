@@ -26,12 +26,12 @@ def plan(
     machine: Annotated[
         list[str] | None,
         typer.Option(
-            help="cpu, A6000 or H100, with changes as in A6000:dollars=0.5,memory=96e9; once for each.",
+            help="cpu, A6000 or H100, with changes as in A6000:dollars=0.5,memory=96e9; repeatable.",
             metavar="NAME[:COLUMN=VALUE,…]",
         ),
     ] = None,
     power: Annotated[
-        bool, typer.Option("--power", help="How many items are needed to see a gap or a dissociation.")
+        bool, typer.Option("--power", help="Show how many items it takes to detect a gap or a dissociation.")
     ] = False,
     opened: Annotated[
         str | None, typer.Option("--open", help="Open accuracy of base and arm.", metavar="0.45,0.35")
@@ -44,11 +44,12 @@ def plan(
         float | None, typer.Option(help="Dissociation rate; default: from the accuracies.")
     ] = None,
     both_correct: Annotated[
-        float | None, typer.Option(help="Share that base answers both ways; default: from the accuracies.")
+        float | None,
+        typer.Option(help="Share that base gets right in both formats; default: from the accuracies."),
     ] = None,
-    dissociation_above: Annotated[float, typer.Option(help="The rate to be exceeded.")] = 0.05,
-    gap_from: Annotated[float, typer.Option(help="The gap to be told from.")] = 0.0,
-    chance: Annotated[float, typer.Option(help="Of seeing it: the power.")] = 0.8,
+    dissociation_above: Annotated[float, typer.Option(help="The rate to exceed.")] = 0.05,
+    gap_from: Annotated[float, typer.Option(help="The gap to tell it from.")] = 0.0,
+    chance: Annotated[float, typer.Option(help="Power: the probability of detecting it.")] = 0.8,
 ) -> None:
     """What a study will cost, before anything is loaded; with --power, how large it must be.
 
@@ -65,7 +66,7 @@ def plan(
 
     if not power:
         if study is None:
-            raise StudyError("plan: say what to plan: anomia plan STUDY, or anomia plan --power")
+            raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --power")
         out_console.print(_cost(study, what, machine))
         return
     target = PlanTarget(dissociation_above, gap_from, chance)

@@ -59,7 +59,7 @@ def prune(
     if sparsity is not None and pattern is not None:
         raise StudyError("prune: give --sparsity or --pattern, not both")
     if method not in PRUNING_METHODS:
-        raise StudyError(f"prune: {method!r} is no pruning method; {nearest(method, PRUNING_METHODS)}")
+        raise StudyError(f"prune: {method!r} is not a pruning method; {nearest(method, PRUNING_METHODS)}")
     amount = pattern or str(0.5 if sparsity is None else sparsity)
     step = parse_arm(
         f"{method}:{amount}" + (f",allocation={allocation}" if allocation != "uniform" else "")

@@ -20,9 +20,7 @@ def push(
     target: Annotated[
         str, typer.Argument(help="hub:OWNER/NAME, or a new folder.", metavar="hub:NAME|FOLDER")
     ],
-    private: Annotated[
-        bool, typer.Option("--private", help="A new repository on the hub is private.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new hub repository private.")] = False,
 ) -> None:
     """Share records and report as a Hugging Face data set with a card.
 

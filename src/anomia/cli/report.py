@@ -22,9 +22,7 @@ FORMATS = ("svg", "png", "pdf")
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            help="The folder of a run; several come into one report.", metavar="RUN...", parser=place
-        ),
+        typer.Argument(help="The folder of a run; several make one report.", metavar="RUN...", parser=place),
     ],
     out: Annotated[
         Path | None,

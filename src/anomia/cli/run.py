@@ -58,36 +58,38 @@ def run(
     what: Annotated[Settings, Options("models", "questions", "draw")],
     threshold: Annotated[
         list[str] | None,
-        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+        typer.Option(help="A margin of the verdicts, such as hold=0.05; repeatable.", metavar="NAME=VALUE"),
     ] = None,
     as_packaged: AsPackaged = False,
     exclude: Exclude = None,
     out: Annotated[
         Path,
         typer.Option(
-            help="The folder of the run, or an address such as s3://bucket/run; given again, it is resumed.",
+            help="The run folder, or an address such as s3://bucket/run; an existing run is resumed.",
             metavar="RUN",
             parser=place,
         ),
     ] = Path("anomia-run"),
     reuse: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier run; base is taken from it where nothing differs.", metavar="RUN"),
+        typer.Option(
+            help="An earlier run to reuse base's measurement from, where nothing differs.", metavar="RUN"
+        ),
     ] = None,
     track: Annotated[
-        str | None, typer.Option(help="Tell wandb, mlflow or trackio how far the run is.", metavar="TRACKER")
+        str | None, typer.Option(help="Report progress to wandb, mlflow or trackio.", metavar="TRACKER")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Share the work out with Ray: alone, all of this machine; else a cluster's address, or auto.",
+            help="Distribute the work with Ray: no value for this machine alone, else a cluster's address, or auto.",
             metavar="[ADDRESS]",
         ),
     ] = None,
     ray_worker: Annotated[
         str | None,
         typer.Option(
-            help="What a worker asks for (default one GPU where there are GPUs, else one CPU).",
+            help="Resources per worker (default one GPU where there are GPUs, else one CPU).",
             metavar="cpus=N,gpus=N",
         ),
     ] = None,
@@ -113,16 +115,18 @@ def run(
 @app.command()
 def demo(
     languages: Annotated[
-        str, typer.Option(help="Names or codes with commas between them, or all.", metavar="A,B")
+        str, typer.Option(help="Comma-separated names or codes, or all.", metavar="A,B")
     ] = ",".join(DEMO_LANGUAGES),
-    limit: Annotated[int, typer.Option(help="Items a language, up to 32.", metavar="N", min=1, max=32)] = 24,
+    limit: Annotated[
+        int, typer.Option(help="Items per language, up to 32.", metavar="N", min=1, max=32)
+    ] = 24,
     out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
 ) -> None:
     """The main job on a small real model: Gemma 3 270M, the shipped questions, Wanda at half the weights."""
     from anomia.demo import ARM, demo_model
     from anomia.matrix import read_matrix
 
-    text = "preparing Gemma 3 270M (a minute, once)"
+    text = "preparing Gemma 3 270M (about a minute, once only)"
     if not err_console.is_terminal:
         err_console.print(text)
     with err_console.status(text):

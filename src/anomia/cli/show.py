@@ -16,12 +16,12 @@ def show(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="The folder of a run; several are put side by side.", metavar="RUN...", parser=place
+            help="The folder of a run; several are shown side by side.", metavar="RUN...", parser=place
         ),
     ],
     threshold: Annotated[
         list[str] | None,
-        typer.Option(help="A margin of the verdicts, as hold=0.05; once for each.", metavar="NAME=VALUE"),
+        typer.Option(help="A margin of the verdicts, such as hold=0.05; repeatable.", metavar="NAME=VALUE"),
     ] = None,
     exclude: Exclude = None,
 ) -> None:

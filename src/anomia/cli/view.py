@@ -15,9 +15,9 @@ PACKAGES = ("duckdb", "starlette", "uvicorn")
 @app.command()
 def view(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     host: Annotated[
-        str, typer.Option(help="The interface; another one than 127.0.0.1 can be reached by others.")
+        str, typer.Option(help="Address to listen on; others can reach any but 127.0.0.1.")
     ] = "127.0.0.1",
 ) -> None:
     """Serve the report with every item of a run, however large, until Ctrl-C."""
@@ -31,7 +31,7 @@ def view(
     from anomia.report.server import serve
 
     def ready(address: str) -> None:
-        out_console.print(f"{address}\nCtrl-C ends it", highlight=False, soft_wrap=True)
+        out_console.print(f"{address}\npress Ctrl-C to stop", highlight=False, soft_wrap=True)
 
     if host not in ("127.0.0.1", "localhost", "::1"):
         err_console.print(

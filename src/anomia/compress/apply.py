@@ -90,7 +90,7 @@ def compress(
         CompressionError: the step doesn't fit this model; nothing was changed.
     """
     if isinstance(step, Checkpoint | Null | Served):
-        raise CompressionError(f"{step} is a model of its own: load it instead of base")
+        raise CompressionError(f"{step} is a complete model: load it instead of base")
     if needs_calibration(step) and windows is None:
         raise CompressionError(f"{step} needs calibration text, and none was given")
     started = time.perf_counter()

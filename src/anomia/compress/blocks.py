@@ -302,7 +302,7 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
                 continue
             raise CompressionError(
                 f"{where}.{path}.{name} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
-                f" of {parameter.dtype} that can't be pruned one by one; it is not left dense in silence"
+                f" of {parameter.dtype} that can't be pruned one by one, and it is not silently left dense"
             )
         if not parameter.is_floating_point():
             raise CompressionError(

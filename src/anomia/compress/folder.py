@@ -108,7 +108,7 @@ def compress_folder(
         raise StudyError(f"unknown dtype {options.dtype!r}; {nearest(options.dtype, ('auto', *DTYPES))}")
     for step in steps:
         if isinstance(step, Checkpoint | Null | Served):
-            raise StudyError(f"{step} is a model of its own; name it as MODEL")
+            raise StudyError(f"{step} is a complete model; give it as MODEL")
     if not steps:
         raise StudyError("base has no step, so there is nothing to do; name one such as wanda:0.5")
     check_save_as(options.save_as, steps[-1])
@@ -351,8 +351,8 @@ def _check_inputs(
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed and finished:
         raise CompressionError(
-            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: what lies under the same "
-            "path has changed since; restore it, or remove the folder"
+            f"{out} holds an unfinished compression with another {' and another '.join(changed)}: the files at the same "
+            "path have changed since; restore it, or remove the folder"
         )
     if changed:
         state["sparsities"] = []

@@ -145,7 +145,7 @@ def check_packed(
             zeros = count_zeros(values) if tuple(values.shape) == report.shape else None
         if zeros != report.zeros:
             raise CompressionError(
-                f"{out}: {full} stands for {zeros} zeros in its file, not {report.zeros}; {PRUNE_AGAIN}"
+                f"{out}: {full} decodes to {zeros} zeros in its file, not {report.zeros}; {PRUNE_AGAIN}"
             )
 
 

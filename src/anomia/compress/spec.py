@@ -70,7 +70,9 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
         if isinstance(step, Checkpoint):
             raise StudyError(f"arm {text!r}: a checkpoint replaces the model, so it can only come first")
     if len(steps) > 1 and any(isinstance(step, Null) for step in steps):
-        raise StudyError(f"arm {text!r}: null is base itself under harmless noise, so it stands alone")
+        raise StudyError(
+            f"arm {text!r}: null is base itself under harmless noise, so it can't be combined with other steps"
+        )
     for number, step in enumerate(steps):
         before = next(
             (each for each in steps[:number] if isinstance(each, Prune | Quantize | Embeddings)), None
@@ -117,7 +119,9 @@ def _parse_step(part: str, arm: str) -> Step | Update:
             raise StudyError(f"{where}: a folder or a file is an arm as checkpoint:{arm}")
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, CATALOGUE)}")
     if method == "endpoint":
-        raise StudyError("arm endpoint: it stands alone: what is served can't be changed from here")
+        raise StudyError(
+            "arm endpoint: it can't be combined with other steps: what is served can't be changed from here"
+        )
     if method in ("checkpoint", "packaged"):
         if not amount or options:
             raise StudyError(
@@ -292,7 +296,7 @@ def _parse_target(method: str, amount: str, where: str) -> Target:
     if colon:
         if not (keep.isdecimal() and group.isdecimal() and 0 < int(keep) < int(group)):
             raise StudyError(
-                f"{where}: {amount!r} is no pattern; write N:M with 0 < N < M, such as 2:4"
+                f"{where}: {amount!r} is not a pattern; write N:M with 0 < N < M, such as 2:4"
                 " (at most N of every M weights stay)"
             )
         return Pattern(int(keep), int(group))

@@ -249,7 +249,7 @@ def _grouped(
             raise CompressionError(
                 f"{gathering.where}.{fused.name} holds the matrices of {len(slices)} experts in one parameter"
                 f" {list(fused.parameter.shape)} that the model doesn't use one by one; such a mixture can't"
-                " be pruned with calibration text, and is not left dense in silence"
+                " be pruned with calibration text, and is not silently left dense"
             )
         matrices = matrices | slices
     groups: dict[str, list[WeightMatrix]] = {}

@@ -139,7 +139,7 @@ def _refuse_template(client: Client, plain: dict[str, Any]) -> None:
     count = client.complete("a", **_GREEDY, **plain)["usage"].get("prompt_tokens")
     if isinstance(count, int) and count > _PLAIN_TOKENS:
         raise ModelError(
-            f"endpoint: {client.url} makes {count} tokens of a prompt of one letter: it puts prompts into a chat "
+            f"endpoint: {client.url} makes {count} tokens out of a one-letter prompt: it puts prompts into a chat "
             "template, so what it answers can't be compared with base; serve the model without one"
         )
 

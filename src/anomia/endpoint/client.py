@@ -135,7 +135,7 @@ class Client:
     def _once(self, body: dict[str, Any]) -> dict[str, Any]:
         self._take_turn()
         if self._stopped.is_set():
-            raise StoppedError(f"endpoint: {self.url} is not asked any more")
+            raise StoppedError(f"endpoint: {self.url} is no longer asked")
         status, headers, content = self._post(body)
         if status in _PASSING or (status >= 500 and status != 501):
             again = f"status {status}: {self._said(content)}".rstrip(": ")
@@ -146,8 +146,8 @@ class Client:
             )
         if status == 404:
             raise ModelError(
-                f"endpoint: {self.url} has no model {self.model!r}, or no /completions: the URL of an API ends in "
-                "/v1 most often"
+                f"endpoint: {self.url} has no model {self.model!r}, or no /completions: API URLs usually "
+                "end in /v1"
             )
         if status != 200:
             raise RequestRefusedError(
@@ -157,7 +157,7 @@ class Client:
             return self.dialect.read(json.loads(content))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise ModelError(
-                f"endpoint: {self.url} answers with something else than an OpenAI completion: "
+                f"endpoint: {self.url} answers with something other than an OpenAI completion: "
                 f"{self._said(content)}"
             ) from None
 
@@ -171,9 +171,9 @@ class Client:
                 for part in response.iter_bytes():
                     content += part
                     if time.monotonic() > deadline:
-                        raise _AgainError(f"no whole answer in {self._timeout:g} seconds")
+                        raise _AgainError(f"no complete answer within {self._timeout:g} seconds")
                     if len(content) > LARGEST_ANSWER:
-                        raise ModelError(f"endpoint: {self.url} gives an answer without end")
+                        raise ModelError(f"endpoint: {self.url} gives an answer that doesn't end")
                 return response.status_code, response.headers, bytes(content)
         except http.LocalProtocolError:
             # Its text may hold the headers, and so the key.

@@ -60,7 +60,7 @@ def _read_ollama(values: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("the text is no text")
+        raise TypeError("the text is not a string")
     return value
 
 

@@ -42,5 +42,5 @@ def _key(name: str) -> str | None:
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ModelError(f"endpoint: {name} holds characters that no key has; set it again")
+        raise ModelError(f"endpoint: {name} contains characters that a key can't have; set it again")
     return key

@@ -61,16 +61,16 @@ def check_same(
     known = {name: then for name, then in (before.get("offsets") or {}).items() if then is not None}
     alike = sum(one == other for one, other in zip(texts, abilities.greedy, strict=False))
     if told != {"echo": abilities.echo, "ranks": abilities.ranks}:
-        change = "tells other log-probabilities"
+        change = "reports different log-probabilities"
     elif 2 * alike < len(texts):
-        change = "goes on with fixed prompts in another way"
+        change = "continues fixed prompts differently"
     elif any(more[name] != known[name] for name in more.keys() & known.keys()):
-        change = "makes another number of tokens of the same texts"
+        change = "makes a different number of tokens of the same texts"
     else:
         return
     raise ModelError(
-        f"endpoint: {arm} now {change} than when this run began, so another model or server stands behind it; "
-        "serve the former one, or give another --out"
+        f"endpoint: {arm} now {change} than when this run began, so another model or server answers there now; "
+        "serve the original one, or give another --out"
     )
 
 
@@ -86,13 +86,11 @@ def notes_of(abilities: Abilities) -> list[str]:
             f"({abilities.why_not}); vLLM and SGLang do, and llama-cpp-python with --logits_all true"
         )
     elif abilities.ranks:
-        notes.append(
-            "its ranks are the server's own; tokens with equal logits stand before the one that is ranked"
-        )
+        notes.append("its ranks are the server's own; tokens with equal logits count as ranked above it")
     else:
-        notes.append("ranks are not measured: the server doesn't tell them (vLLM does, as prompt_logprobs)")
+        notes.append("ranks are not measured: the server doesn't report them (vLLM does, as prompt_logprobs)")
     if abilities.defaults:
         notes.append(
-            f"the server can't be told to leave out {', '.join(abilities.defaults)}: its own defaults hold"
+            f"the server can't be told to ignore {', '.join(abilities.defaults)}, so its own defaults apply"
         )
     return notes

@@ -102,7 +102,7 @@ def offsets(counted: Mapping[str, Counted]) -> dict[str, int | None]:
 
 
 _ENDS = Difference(
-    "end tokens", "told", "its own", "not told by the server",
+    "end tokens", "told", "its own", "not reported by the server",
     "a server ends answers by itself and doesn't say where; other end tokens make answers longer or shorter",
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
     if not known:
         return (
             Difference(
-                "number of tokens", "told", "counted", "not told by the server",
+                "number of tokens", "told", "counted", "not reported by the server",
                 "it gives no usage.prompt_tokens that can be relied on, so a missing start token or another tokenizer "
                 "would not be noticed",
             ),
@@ -135,8 +135,8 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
     return (
         Difference(
             "token ids", "confounding", f"{base:,} tokens of {name!r}", f"{served:,}",
-            f"the same text becomes another number of tokens, in {len(other)} of {len(known)} texts "
-            f"({', '.join(f'{one} {known[one]:+,}' for one in other)}): the server has another tokenizer than base",
+            f"the same text becomes a different number of tokens, in {len(other)} of {len(known)} texts "
+            f"({', '.join(f'{one} {known[one]:+,}' for one in other)}): the server has a different tokenizer from base's",
         ),
     )  # fmt: skip
 

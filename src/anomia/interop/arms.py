@@ -71,8 +71,8 @@ def _from_order(files: Sequence[SampleFile]) -> dict[str, list[Path]]:
     if count < 2 or any(len(task) != count for task in tasks):
         given = "; ".join(", ".join(str(file.path) for file in task) for task in tasks)
         raise DataError(
-            "import: every task needs one file of each model, base and at least one arm, but by task there are: "
-            f"{given}; give what is missing, leave out what is too much, or say with --base and --arm whose a file is"
+            "import: every task needs one file per model, base and at least one arm, but the tasks have: "
+            f"{given}; add what is missing, remove what is too many, or assign files with --base and --arm"
         )
     names = [BASE, *(["compressed"] if count == 2 else [f"compressed-{n}" for n in range(1, count)])]
     return {name: [task[n].path for task in tasks] for n, name in enumerate(names)}

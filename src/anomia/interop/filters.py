@@ -48,7 +48,7 @@ def with_filter_of_base(
     )
     raise DataError(
         f"import: base is graded through the filter {other.filter} ({other.path} has {', '.join(other.filters)}) and {model} "
-        f"through {file.filter} ({file.path} has {', '.join(file.filters)}), so what it lost may be the filter; {remedy}"
+        f"through {file.filter} ({file.path} has {', '.join(file.filters)}), so its losses may come from the filter; {remedy}"
     )
 
 

@@ -84,7 +84,7 @@ def _way(
                 theirs = sorted({metric for number in numbers for metric in samples[model][number].metrics})
                 raise DataError(
                     f"import: base's {form} answers are graded by {name}, and {model}'s log has no {name} (it has "
-                    f"{', '.join(theirs) or 'no metric'}), so what it lost may be the metric; log both models with the same "
+                    f"{', '.join(theirs) or 'no metric'}), so its losses may come from the metric; log both models with the same "
                     "task and metrics"
                 )
         return name

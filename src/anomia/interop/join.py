@@ -106,7 +106,7 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
         if uses and min(uses.values()) > 1:
             raise DataError(
                 f"import: {model} has every question of its {form} samples more than once, in "
-                f"{', '.join(str(file.path) for file in mine)}; give one log of one task"
+                f"{', '.join(str(file.path) for file in mine)}; give one log per task"
             )
 
 
@@ -120,8 +120,8 @@ def _refuse_other_prompts(
         differing = [one for one, other in told if one.sent != other.sent]
         if differing:
             raise DataError(
-                f"import: {model} was sent other texts than base in {len(differing)} of {len(told)} {form} questions "
-                f"(first: {differing[0].question[:80]!r}), so what it lost may be the prompt; give logs of the same task "
+                f"import: {model} was sent different texts from base's in {len(differing)} of {len(told)} {form} questions "
+                f"(first: {differing[0].question[:80]!r}), so its losses may come from the prompt; give logs of the same task "
                 "with the same examples and the same chat template"
             )
 
@@ -136,8 +136,8 @@ def _refuse_other_gold(
         differing = [one for one, ours, theirs in told if not ours & theirs]
         if differing:
             raise DataError(
-                f"import: {model} was graded against other gold answers than base in {len(differing)} of {len(told)} {form} "
-                f"questions (first: {differing[0].question[:80]!r}), so what it lost may be the grading; give logs of the same task "
+                f"import: {model} was graded against different gold answers from base's in {len(differing)} of {len(told)} {form} "
+                f"questions (first: {differing[0].question[:80]!r}), so its losses may come from the grading; give logs of the same task "
                 "over the same documents"
             )
 

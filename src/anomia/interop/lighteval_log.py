@@ -68,7 +68,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     options = texts(choices)
     if isinstance(choices, list) and len(options) != len(choices):
         # The gold index counts all of them.
-        raise ValueError("a choice is no text")
+        raise ValueError("a choice is not text")
     gold = _gold(doc.get("gold_index"), options)
     said = texts(reply.get("text_post_processed") or reply.get("text") or [])
     form = _form(doc.get("sampling_methods") or [], said, reply)
@@ -84,7 +84,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     question, context = question_of(known)
     query = doc.get("original_query") or doc.get("query") or ""
     if not isinstance(query, str):
-        raise ValueError("the query is no text")
+        raise ValueError("the query is not text")
     named = {**known, "question": question or query, "id": doc.get("id")}
     return Sample(
         form=form,
@@ -130,7 +130,7 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
         except DataError:
             raise ValueError(f"{name} is not JSON") from None
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is no record")
+        raise ValueError(f"{name} is not a record")
     return value
 
 

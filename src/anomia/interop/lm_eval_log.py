@@ -61,7 +61,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for place, _, row in json_lines(lines, str(path), about="import", mend=True):
                 if not isinstance(row, dict) or "resps" not in row or not isinstance(row.get("doc"), dict):
                     raise DataError(
-                        f"import: {place} is no sample of lm-evaluation-harness "
+                        f"import: {place} is not a sample of lm-evaluation-harness "
                         "(it has no doc and resps); run the harness with --log_samples"
                     )
                 yield place, row

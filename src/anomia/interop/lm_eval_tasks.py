@@ -21,7 +21,7 @@ from anomia.items.prompts import open_prompt, read_templates
 from anomia.run_folder import RunFolder
 
 # What the harness calls: standing alone, for Anomia may not be installed where it runs.
-_HEADER = '''"""Written by Anomia: loads the questions beside this file and grades answers as Anomia does."""
+_HEADER = '''"""Written by Anomia: loads the questions next to this file and grades answers as Anomia does."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
         )
     if not languages:
         why = (
-            "their gold answer is no option, or the options are bare letters"
+            "their gold answer is not an option, or the options are bare letters"
             if left_out
             else "none has options"
         )

@@ -101,7 +101,7 @@ def file_of(
     forms = {sample and sample.form for sample in samples}
     if len(forms) > 1:
         kinds = "generation, multiple choice or scored texts"
-        raise DataError(f"import: {path} mixes {kinds}; give one task a file")
+        raise DataError(f"import: {path} mixes {kinds}; give one task per file")
     form = forms.pop()
     told = tuple(sample for sample in samples if sample is not None)
     return form and SampleFile(path, task_of(path), form, told, filter_name, filters=tuple(filters))

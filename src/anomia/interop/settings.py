@@ -59,10 +59,10 @@ def settings_of(tool: str, file: SampleFile) -> Settings | None:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(held, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"import: {path}, which says how the harness ran the model, can't be read: {error}; mend it or move it away"
+            f"import: {path}, which says how the harness ran the model, can't be read: {error}; fix it or move it away"
         ) from None
     task = re.sub(r"\W", "_", file.task)
     return _lighteval(path, held, task) if tool == "lighteval" else _lm_eval(path, held, task)

@@ -20,22 +20,22 @@ _HARMLESS = re.compile(
 )
 # What is compression itself, or of no weight where answers are greedy and questions are joined.
 _TOLD: Mapping[str, str] = {
-    r"(model_|torch_)?dtype": "another precision rounds otherwise, which can turn close answers",
+    r"(model_|torch_)?dtype": "another precision rounds differently, which can flip close answers",
     r"load_in_\dbit|bnb_\w+|quantization\w*|\w*gptq\w*|\w*awq\w*|gguf_file|kv_cache_dtype": "it is compression",
     r"peft|delta|(peft|delta)_sha|lora\w*": "it changes the weights",
     r"limit|max_samples": "questions that one of the two was not asked are left out",
-    r"(random_|numpy_|torch_)?seed": "it changes answers that are sampled, and no others",
-    r"\w+_version|lighteval_sha": "another version may ask, cut or compute otherwise",
-    r"attn_implementation": "attention is computed in another order, which can turn close answers",
+    r"(random_|numpy_|torch_)?seed": "it changes sampled answers only",
+    r"\w+_version|lighteval_sha": "another version may ask, cut or compute differently",
+    r"attn_implementation": "attention is computed in another order, which can flip close answers",
 }
 _CONFOUNDING: Mapping[str, str] = {
-    r"add_bos_token|add_special_tokens|tokenizer_bos_token|prefix_token_id": "prompts begin with other tokens",
-    r"tokenizer_eos_token|eot_token_id": "answers end elsewhere",
-    r"tokenizer\w*|use_fast_tokenizer|pairwise_tokenization": "prompts become other tokens",
-    r"max_length|max_model_len\w*|truncation|truncate_prompt": "long prompts are cut at another place",
-    r"\w*chat_template\w*|system_\w+|fewshot_\w+|n-shot|num_fewshot\w*|enable_thinking": "other prompts are asked",
-    r"gen_kwargs|generation_kwargs|repeats": "answers are generated otherwise",
-    r"filter_list|metric_list|task version": "answers are asked for or graded otherwise",
+    r"add_bos_token|add_special_tokens|tokenizer_bos_token|prefix_token_id": "prompts begin with different tokens",
+    r"tokenizer_eos_token|eot_token_id": "answers end at other places",
+    r"tokenizer\w*|use_fast_tokenizer|pairwise_tokenization": "prompts become different tokens",
+    r"max_length|max_model_len\w*|truncation|truncate_prompt": "long prompts are cut at a different place",
+    r"\w*chat_template\w*|system_\w+|fewshot_\w+|n-shot|num_fewshot\w*|enable_thinking": "different prompts are asked",
+    r"gen_kwargs|generation_kwargs|repeats": "answers are generated differently",
+    r"filter_list|metric_list|task version": "answers are asked for or graded differently",
     r"backend": "another program tokenizes and computes",
 }
 _OTHERWISE = "it may change prompts, tokens or what is computed"

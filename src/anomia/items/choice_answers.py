@@ -61,7 +61,7 @@ def _read_as(reading: AnswerReading, rows: Sequence[ChoiceRow], word: str) -> li
         place = _place(reading, row)
         if place is None:
             raise DataError(
-                f"data: {row.place}: the answer {row.answer!r} is none of its {len(row.options)} options when it is read "
+                f"data: {row.place}: the answer {row.answer!r} is not one of its {len(row.options)} options when it is read "
                 f"as answer={word}, {reading.said}"
             )
         found.append(place)
@@ -86,10 +86,10 @@ def _refuse_misfit(rows: Sequence[ChoiceRow]) -> NoReturn:
         times = row.options.count(row.answer or "")
         if times > 1:
             raise DataError(
-                f"data: {row.place}: the answer {row.answer!r} stands {times} times among its options; give it once"
+                f"data: {row.place}: the answer {row.answer!r} appears {times} times among its options; give it once"
             )
         raise DataError(
-            f"data: {row.place}: the answer {row.answer!r} is none of its {len(row.options)} options: neither a "
+            f"data: {row.place}: the answer {row.answer!r} is not one of its {len(row.options)} options: neither a "
             f"label, a letter, an index nor the text of one{_held_back(row)}"
         )
     usual = max(READINGS.values(), key=lambda reading: sum(_place(reading, row) is not None for row in rows))

@@ -114,7 +114,7 @@ def _options(source: Mapping[str, Any], place: str) -> _Options:
         )
     if not all(found.texts) or not 2 <= len(found.texts) <= MOST_DISTRACTORS + 1:
         raise DataError(
-            f"data: {place} has {len([text for text in found.texts if text])} options that say something; 2 to 26 "
+            f"data: {place} has {len([text for text in found.texts if text])} options that are not empty; 2 to 26 "
             "can be asked"
         )
     if found.labels and len(found.labels) != len(found.texts):
@@ -129,7 +129,7 @@ def _list_of_options(source: Mapping[str, Any], place: str) -> _Options | None:
         return None
     found, labels = _labelled(unpacked(found, f"{place}: its list of options"), place)
     if not isinstance(labels, list | tuple):
-        raise DataError(f"data: {place} has labels that are no list; give as many labels as options")
+        raise DataError(f"data: {place} has labels that are not a list; give one label per option")
     texts = _texts(found, field, place)
     # Tables with a fixed number of places fill those that a row does not use with null.
     labels = labels[: len(texts)] if isinstance(found, list) and len(labels) == len(found) else labels

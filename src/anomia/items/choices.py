@@ -58,9 +58,7 @@ def read_choices(path: Path, *, answer: str | None = None) -> dict[str, list[Que
     if not files:
         _refuse_empty(path)
     if files[0].suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"data: {path} has no ending that tells how it is written; known: {', '.join(SUFFIXES)}"
-        )
+        raise DataError(f"data: {path} has no known file ending; known: {', '.join(SUFFIXES)}")
     questions = [
         question
         for file in files
@@ -112,7 +110,7 @@ def _raw_rows(file: Path) -> Iterator[PlacedValue]:
         try:
             frame = parse_parquet(content)
         except ValueError as error:
-            raise DataError(f"data: {file} is no Parquet file: {error}") from None
+            raise DataError(f"data: {file} is not a Parquet file: {error}") from None
         for number, values in enumerate(frame.iter_rows(named=True), start=1):
             yield PlacedValue(f"{file}, row {number}", number, values)
     elif kind in _DELIMITERS:
@@ -144,14 +142,14 @@ def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[PlacedValue]:
         lines = lines[1:]
         twice = next((name for name in header if name and header.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"data: {file} has two columns {twice[:40]!r}; rename one or take it out")
+            raise DataError(f"data: {file} has two columns {twice[:40]!r}; rename or remove one")
     for number, line in enumerate(lines, start=1):
         cells, more = line.cells[: len(header)], line.cells[len(header) :]
         place = f"{file}, line {line.number}"
         if len(cells) < len(header) or any(map(str.strip, more)):
             raise DataError(
-                f"data: {place} has {len(line.cells)} cells, not {len(header)}; a text that holds a "
-                f"{'comma' if delimiter == ',' else 'tab'} stands in quotes"
+                f"data: {place} has {len(line.cells)} cells, not {len(header)}; put a text that contains a "
+                f"{'comma' if delimiter == ',' else 'tab'} in quotes"
             )
         yield PlacedValue(
             place, number, {name: cell for name, cell in zip(header, cells, strict=True) if name}

@@ -32,7 +32,7 @@ def read_entry(
     has = f"it has {field_names(entry if fields is None else fields)}"
     item_id = text_of(entry, "id", place)
     if not item_id:
-        raise DataError(f"data: {place} has no id; give every question one of its own")
+        raise DataError(f"data: {place} has no id; give every question its own id")
     place = f"{place} (id {item_id})"
     language, question = (text_of(entry, key, place) for key in ("language", "question"))
     for key, text in (("language", language), ("question", question)):
@@ -154,7 +154,7 @@ def refuse_repeated_ids(questions: Iterable[Question], place: str) -> None:
             continue
         if other == question:
             raise DataError(
-                f"data: {place}: the question with the id {question.id!r} is there twice, the second time as question "
+                f"data: {place}: the question with the id {question.id!r} appears twice, the second time as question "
                 f"{number}; keep one of them"
             )
         raise DataError(

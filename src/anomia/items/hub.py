@@ -27,7 +27,7 @@ def hub_rows(repository: str, config: str | None, split: str, **more: str) -> Ro
         # The cause may be in any of its lines.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
-            f"data: {repository} ({config or more.get('data_dir')}) can't be had from the Hugging Face hub: "
+            f"data: {repository} ({config or more.get('data_dir')}) can't be loaded from the Hugging Face hub: "
             f"{reason}. Check the connection, or give local files as squad:FOLDER, mc:FILE or jsonl:FILE"
         ) from None
     return rows

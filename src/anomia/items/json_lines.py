@@ -23,7 +23,7 @@ def read_json_questions(content: bytes, name: str, language: str) -> Iterator[Qu
                 continue
             if is_absent(entry.get("answers")) and not entry.keys().isdisjoint(("choices", "options")):
                 raise DataError(
-                    f"data: {place} brings options; it has {field_names(fields)}; give the file as mc:{name}"
+                    f"data: {place} has options; it has {field_names(fields)}; give the file as mc:{name}"
                 )
             for key, names in (("id", IDS), ("context", _CONTEXTS), ("answers", ("answers", "answer"))):
                 entry[key] = first_given(entry, names)[1]
@@ -32,5 +32,5 @@ def read_json_questions(content: bytes, name: str, language: str) -> Iterator[Qu
         asked += 1
         yield read_entry(entry, place, context_required=False, fields=fields)
     if not asked:
-        why = "has no question with an answer" if count else "is empty; it needs one JSON object a line"
+        why = "has no question with an answer" if count else "is empty; it needs one JSON object per line"
         raise DataError(f"data: {name} {why}")

@@ -77,5 +77,5 @@ def _refuse_name(data: str) -> NoReturn:
     fitting = [each for each in SETS.values() if ending in each.endings]
     if (kind or (ending and ":" not in data)) and fitting:
         remedies = " or ".join(f"{each.name}:{data} ({each.holds})" for each in fitting)
-        raise DataError(f"{data!r} is a path; say how it is read: {remedies}")
+        raise DataError(f"{data!r} is a path; say how to read it: {remedies}")
     raise DataError(f"unknown data set {data!r}; {nearest(data.partition(':')[0], SETS)}")

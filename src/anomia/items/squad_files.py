@@ -26,7 +26,7 @@ def read_squad_files(argument: str, wanted: Sequence[str] | None) -> dict[str, l
         files = sorted(path.glob("*.json"))
         if not files:
             raise DataError(
-                f"data: the folder {path} has no .json file; give a folder with one file a language"
+                f"data: the folder {path} has no .json file; give a folder with one file per language"
             )
     elif path.is_file():
         files = [path]
@@ -38,7 +38,7 @@ def read_squad_files(argument: str, wanted: Sequence[str] | None) -> dict[str, l
         if language in of_language:
             raise DataError(
                 f"data: {of_language[language].name} and {file.name} in {path} are both {language}; "
-                "a folder has one file a language"
+                "a folder has one file per language"
             )
         of_language[language] = file
     refuse_unknown(f"squad:{path}", wanted or (), of_language)
@@ -58,7 +58,7 @@ def _squad_questions(file: Path, language: str) -> Iterator[Question]:
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
         raise DataError(
-            f"data: {file} is not in SQuAD format: it has no list under 'data'; rows with a question each are jsonl:{file}"
+            f"data: {file} is not in SQuAD format: it has no list under 'data'; for rows with one question each write jsonl:{file}"
         )
     for a, article in enumerate(articles):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{file}: data[{a}]")):

@@ -47,7 +47,7 @@ def fertility(texts: Sequence[str], token_counts: Sequence[int]) -> Fertility | 
     'word'
     """
     if len(texts) != len(token_counts):
-        raise DataError(f"{len(texts)} texts but {len(token_counts)} token counts: give one count a text")
+        raise DataError(f"{len(texts)} texts but {len(token_counts)} token counts: give one count per text")
     words = spaced(texts)
     units = sum(_words(text) if words else sum(not c.isspace() for c in text) for text in texts)
     if not units:

@@ -139,7 +139,7 @@ def check_run(
             "--arm, or run the study with a compressed model"
         )
     if not chosen:
-        raise RunError("gate: the run has no arm to decide on; give the `anomia run` command again")
+        raise RunError("gate: the run has no arm to decide on; repeat the `anomia run` command")
     _check_finished(results, chosen)
     figures = lookup(results.diagnosis.figures)
     checks: list[Check] = []
@@ -174,7 +174,7 @@ def check_run(
     cautions += [
         Caution(
             check.arm,
-            f"base under harmless noise does not pass this check itself ({check.name}: {check.result}): with so few "
+            f"base under harmless noise fails this check itself ({check.name}: {check.result}): with so few "
             "questions the limit can't be told from noise",
         )
         for check in reference
@@ -336,6 +336,6 @@ def _check_finished(results: Results, arms: Sequence[str]) -> None:
             continue
         if answered.get(arm, 0) < answered.get(BASE, 0):
             raise RunError(
-                f"gate: {arm} has answered {answered.get(arm, 0)} of {answered[BASE]} items; give the "
-                "`anomia run` command again until it is done, so that the decision can't change"
+                f"gate: {arm} has answered {answered.get(arm, 0)} of {answered[BASE]} items; repeat "
+                "the `anomia run` command until it is done, so that the decision can't change"
             )

@@ -30,8 +30,8 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
             "it."
         ),
         advice=(
-            "Don't ship it on the strength of multiple-choice scores: people who ask it directly will miss "
-            "answers that those scores count as there."
+            "Don't ship it on the strength of multiple-choice scores: people who ask it directly won't get "
+            "answers that those scores count as known."
         ),
         color="choice",
     ),
@@ -41,7 +41,7 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
             "demoted, not erased."
         ),
         advice=(
-            "Don't ship it as it is where answers must be said: the knowledge survived, so decoding, examples or "
+            "Don't ship it as it is where the model must say answers: the knowledge survived, so decoding, examples or "
             "a little training may bring it back."
         ),
         color="choice",
@@ -49,13 +49,13 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
     "mixed": Meaning(
         headline="Both formats lost answers, and open answers lost a larger share.",
         advice=(
-            "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and more of "
-            "it can no longer be said."
+            "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and the model can no "
+            "longer say even more of it."
         ),
         color="open",
     ),
     "loss": Meaning(
-        headline="Knowledge is gone: most answers that the model no longer gives it no longer recognises either.",
+        headline="Knowledge is gone: the model no longer recognises most of the answers that it no longer gives.",
         advice="Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
         color="open",
     ),
@@ -75,7 +75,7 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
         color="open",
     ),
     "inconclusive": Meaning(
-        headline="These items do not decide what was lost.",
+        headline="These items don't settle what was lost.",
         advice="Not decided: ask more questions before shipping it on this evidence.",
         color="lost",
     ),

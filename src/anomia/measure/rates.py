@@ -53,7 +53,7 @@ def cluster(passages: ArrayLike | None, items: int) -> Clusters:
         return Clusters(np.arange(items), items)
     names, index = np.unique(np.asarray(passages), return_inverse=True)
     if index.shape != (items,):
-        raise DataError(f"{items} items but {index.size} passage ids: give one id an item")
+        raise DataError(f"{items} items but {index.size} passage ids: give one id per item")
     return Clusters(index, len(names))
 
 

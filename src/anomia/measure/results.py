@@ -185,13 +185,15 @@ def besides_weights(
             if asked or len(other):
                 differs = f", and differs from base in {', '.join(asked)}" if asked else ""
                 ids = (
-                    f" ({len(other)} of {len(pairs)} items were asked other token ids)" if len(other) else ""
+                    f" ({len(other)} of {len(pairs)} items were given different token ids)"
+                    if len(other)
+                    else ""
                 )
                 reasons.append(f"{unlike[arm]}{differs}{ids}")
         if kept:
             reasons.append(f"its {', '.join(kept)} differ from base's and were measured as they are")
         if reasons:
-            found[arm] = f"What it lost is not the weights' alone: {'; '.join(reasons)}."
+            found[arm] = f"Its losses are not due to the weights alone: {'; '.join(reasons)}."
     return found
 
 
@@ -235,8 +237,8 @@ def check_is_run(folder: Path) -> None:
         return
     around = RunFolder(folder).around()
     if around is not None:
-        raise RunError(f"run: {folder} is no run; did you mean {around.path}?")
-    raise RunError(f"run: {folder} is no run of Anomia (it has no study.yaml)")
+        raise RunError(f"run: {folder} is not a run; did you mean {around.path}?")
+    raise RunError(f"run: {folder} is not an Anomia run (it has no study.yaml)")
 
 
 def read_vocabularies(run: Path) -> dict[str, int]:

@@ -81,7 +81,7 @@ def read_thresholds(settings: Iterable[str]) -> Thresholds:
             raise StudyError(f"threshold: {name} needs a number, as in {name}=0.1; got {value!r}")
         least, most = _RANGES.get(name, (0.0, 1.0))
         if not least <= found[name] <= most:
-            raise StudyError(f"threshold: {name} lies between {least:g} and {most:g}; got {value}")
+            raise StudyError(f"threshold: {name} must be between {least:g} and {most:g}; got {value}")
     return Thresholds(**found)  # type: ignore[arg-type]  # each value has the type of its field
 
 

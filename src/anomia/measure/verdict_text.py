@@ -14,12 +14,12 @@ from anomia.measure.verdict import Decision, Evidence
 
 _ONLY_PICKED = (
     "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
-    "still recognises them is not shown, because picking them may not take the question."
+    "still recognises them is not shown, because picking them may not need the question."
 )
-_OPEN_FELL = "Open answers were lost; whether the knowledge is lost, too, these items do not decide."
-_ALIKE = "Both formats lost answers, and about the same share of them."
-_TOO_FEW = "Base answers too few of these questions in both formats for a comparison."
-_OTHER_GRADES = "Nothing that was recorded of the model changed, but its answers were graded otherwise."
+_OPEN_FELL = "Open answers were lost; these items don't settle whether the knowledge is lost, too."
+_ALIKE = "Both formats lost about the same share of their answers."
+_TOO_FEW = "Base gets too few of these questions right in both formats for a comparison."
+_OTHER_GRADES = "Nothing that was recorded of the model changed, but its answers were graded differently."
 SWAPPED = "The compressed model answers more than base does: are they swapped?"
 _CONTROLS = {
     "no_question": "without the question",
@@ -137,7 +137,7 @@ def _same(evidence: Evidence) -> str:
         )
     )
     return (
-        "Every probability and every answer that was recorded equals base's, yet they are not right in the same questions "
+        "Every probability and every answer that was recorded equals base's, yet not the same questions are right "
         f"(open {open_}; choice {choice}): the grading differs, not the model, so look at how each was graded."
     )
 
@@ -181,7 +181,7 @@ def _needless(control: Control | None) -> str:
     """Whether the picks behind the verdict took the question."""
     if control is None:
         return ""
-    most = ", so most of these picks don't take the question" if 2 * control.picked > control.asked else ""
+    most = ", so most of these picks don't need the question" if 2 * control.picked > control.asked else ""
     return (
         f"Of the answers that are only picked, {control.picked} of {control.asked} are picked without the question, too"
         f"{most}."
@@ -256,8 +256,8 @@ def _almost(evidence: Evidence) -> str:
     )
     if not names:
         return ""
-    text = f"{_listed(names)} {'are' if len(names) > 1 else 'is'} apart from 0 at 95 %, but not at the higher level that a "
-    return text[0].upper() + text[1:] + "verdict asks for."
+    text = f"{_listed(names)} {'are' if len(names) > 1 else 'is'} nonzero at 95 %, but not at the higher level that a "
+    return text[0].upper() + text[1:] + "verdict requires."
 
 
 def _other(name: str, reading: ByOptions, decision: Decision) -> str:

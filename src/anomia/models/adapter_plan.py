@@ -176,7 +176,7 @@ def _leave_out(
         elif _factors(change):
             # Beside factors, peft calls the base's own weight so.
             beside = [each for each, key in change.whole.items() if ".base_layer." not in key]
-            why = "peft passes over whole weights of modules that also have factors"
+            why = "peft ignores whole weights of modules that also have factors"
             bare |= {change.whole.pop(each): why for each in beside}
         if not change.parts and not change.whole:
             del changes[name]

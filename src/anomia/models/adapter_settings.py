@@ -68,11 +68,11 @@ def scale_of(adapter: Adapter, module: str) -> float:
     alpha = adapter.settings.get("lora_alpha") if alpha is None else alpha
     if alpha is None:
         raise ModelError(
-            f"model: {adapter.name!r} has no lora_alpha in its settings; without it its size is unknown"
+            f"model: {adapter.name!r} has no lora_alpha in its settings; without it the size of its change is unknown"
         )
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ModelError(
-            f"model: {adapter.name!r} has {alpha!r} as lora_alpha of {module}, which is no number; correct it in"
+            f"model: {adapter.name!r} has {alpha!r} as lora_alpha of {module}, which is not a number; correct it in"
             " adapter_config.json"
         )
     rank = rank_of(adapter, module)
@@ -84,14 +84,16 @@ def _of_pattern(adapter: Adapter, key: str, module: str) -> Any:
     patterns = adapter.settings.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise ModelError(
-            f"model: {adapter.name!r} has a {key} that is no table of modules ({patterns!r}); correct it in"
+            f"model: {adapter.name!r} has a {key} that is not a mapping of modules ({patterns!r}); correct it in"
             " adapter_config.json"
         )
     for pattern, value in patterns.items():
         try:
             matches = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error:
-            raise ModelError(f"model: {adapter.name!r} has a {key} that is no pattern: {pattern!r}") from None
+            raise ModelError(
+                f"model: {adapter.name!r} has a {key} that is not a pattern: {pattern!r}"
+            ) from None
         if matches:
             return value
     return None

@@ -48,17 +48,17 @@ def check_targets(adapter: Adapter) -> None:
         value = settings.get(key)
         names = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(name, str) for name in names):
-            raise refuse(f"a {key} that is no name and no list of names ({value!r})")
+            raise refuse(f"a {key} that is neither a name nor a list of names ({value!r})")
         for name in names if isinstance(value, str) or key in ("layers_pattern", _SAVED) else ():
             try:
                 re.compile(name)
             except re.error:
-                raise refuse(f"a {key} that is no pattern ({name!r})") from None
+                raise refuse(f"a {key} that is not a pattern ({name!r})") from None
     numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise refuse(f"a {_LAYERS} that is no number and no list of numbers ({layers!r})")
+        raise refuse(f"a {_LAYERS} that is neither a number nor a list of numbers ({layers!r})")
     if isinstance(targets, str) and (layers is not None or pattern is not None):
-        raise refuse(f"{_LAYERS} or layers_pattern beside target_modules that are one pattern ({targets!r})")
+        raise refuse(f"{_LAYERS} or layers_pattern next to target_modules that are one pattern ({targets!r})")
     if pattern and layers is None:
         raise refuse(f"a layers_pattern ({pattern!r}) without {_LAYERS}")
 

@@ -76,7 +76,7 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
     kind = str(settings.get("peft_type") or "").upper()
     if not kind:
         raise ModelError(
-            f"model: {folder / ADAPTER} has no peft_type, so what kind of adapter it is can't be told; save it again with "
+            f"model: {folder / ADAPTER} has no peft_type, so the kind of adapter is unknown; save it again with "
             "peft's save_pretrained"
         )
     if kind in _UNMERGEABLE:
@@ -120,8 +120,8 @@ def check_base(adapter: Adapter, given: str, config: Any) -> str:
     if any(_same(adapter.base, name) for name in names):
         return ""
     return (
-        f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, what it loses is "
-        "not the adapter's alone"
+        f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, its losses are not "
+        "due to the adapter alone"
     )
 
 

@@ -56,7 +56,7 @@ def check_chat(name: str, tokenizer: Any) -> None:
     _usable(name, _trial(name, tokenizer))
     if _writes_itself(tokenizer) and not _reads_back(tokenizer):
         raise ModelError(
-            f"model: the tokenizer of {name!r} makes other tokens of a chat than of the chat's text, so no answer can be "
+            f"model: the tokenizer of {name!r} makes different tokens of a chat than of the chat's text, so no answer can be "
             f"appended to a prompt; use the model's other tokenizer files (tokenizer.json), {_NO_CHAT}"
         )
 
@@ -194,15 +194,15 @@ def _template_of(name: str, tokenizer: Any) -> ChatTemplate:
     if isinstance(found, Mapping) and found:
         if "default" not in found:
             raise ModelError(
-                f"model: {name!r} has the chat templates {', '.join(sorted(found))} and none that is the default; save "
-                f"the text of the one to use as chat_template.jinja in its folder, {_NO_CHAT}"
+                f"model: {name!r} has the chat templates {', '.join(sorted(found))} and no default; save the "
+                f"text of the one to use as chat_template.jinja in its folder, {_NO_CHAT}"
             )
         found = found["default"]
     if found is None or isinstance(found, Mapping):
         raise ModelError(f"model: the tokenizer of {name!r} has no chat template; {_elsewhere(name)}")
     if not isinstance(found, str):
         raise ModelError(
-            f"model: the chat template of {name!r} is no text but {type(found).__name__}; mend chat_template in its "
+            f"model: the chat template of {name!r} is not text but {type(found).__name__}; fix chat_template in its "
             f"tokenizer_config.json, {_NO_CHAT}"
         )
     return ChatTemplate(found, tuple(sorted(tokenizer.special_tokens_map.items())))

@@ -160,7 +160,7 @@ def _check_pieces(text: str) -> None:
         raise _FaultError(4, "changes the order of passage, question and request")
     address = _ADDRESS.search(text)
     if address:
-        raise _FaultError(4, f"writes an address in memory ({address[0]}), which is another in every run")
+        raise _FaultError(4, f"writes an address in memory ({address[0]}), which is different in every run")
 
 
 def _lost(name: str, piece: str, text: str) -> _FaultError:
@@ -208,7 +208,7 @@ def _check_end(text: str, whole: str, unopened: str, *, end: str) -> str:
     if its.startswith(mine) and its != mine and not opens:
         raise _FaultError(
             5,
-            "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would stand after "
+            "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would come after "
             f"{its[len(mine) :].strip()[:60]!r}",
         )
     # Some put it after every turn, the user's too.

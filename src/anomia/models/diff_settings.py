@@ -62,7 +62,7 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
     if (base.kind, base.model_type) != (other.kind, other.model_type):
         yield Difference(
             "architecture", "confounding", f"{base.kind} ({base.model_type})", f"{other.kind} ({other.model_type})",
-            "two architectures compute different things of the same weights",
+            "two architectures compute different things from the same weights",
         )  # fmt: skip
     if base.quantization != other.quantization:
         unknown = [
@@ -84,7 +84,7 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
     if idle:
         yield Difference(
             "config.json: settings without effect", "harmless", _values(base.settings, idle),
-            _values(other.settings, idle), f"nothing that is asked of a model reads {listed(idle, 6)}",
+            _values(other.settings, idle), f"no part of a run reads {listed(idle, 6)}",
         )  # fmt: skip
     yield from _tied(base, other)
     if base.dtype != other.dtype:
@@ -126,11 +126,11 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]
     if root in _LAYERS or root in _SIZES or root == "layer_types":
         return _judged_size(root, left, right, base, other)
     if "rope" in root or "rotary" in root or root == "partial_rotary_factor":
-        return "confounding", "positions are encoded in another way, which changes every answer"
+        return "confounding", "positions are encoded differently, which changes every answer"
     unread = base.known and other.known and root not in base.known | other.known | code_settings(other.kind)
     if unread and not any(name == "auto_map" for name in (*base.settings, *other.settings)):
         return "told", f"{other.kind} doesn't know this setting; it should change nothing"
-    return "confounding", "it changes what is computed of the same weights"
+    return "confounding", "it changes what is computed from the same weights"
 
 
 def _judged_size(key: str, left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
@@ -157,7 +157,7 @@ def _judged_size(key: str, left: Any, right: Any, base: Description, other: Desc
             return smaller
     return (
         "confounding",
-        "the weights don't show it: they have the same shapes, and are computed with in another way",
+        "the weights don't show it: they have the same shapes and are used differently",
     )
 
 
@@ -204,7 +204,7 @@ def _judged_positions(left: Any, right: Any, base: Description, other: Descripti
         return "confounding", "with this kind of rope the longest sequence changes how positions are encoded"
     if isinstance(left, int) and isinstance(right, int) and min(left, right) >= _LONGEST:
         return "told", f"prompts of a run are shorter than both ({_LONGEST:,} tokens)"
-    return "confounding", "long passages are cut at another place"
+    return "confounding", "long passages are cut at a different place"
 
 
 def _tied(base: Description, other: Description) -> Iterator[Difference]:

@@ -35,7 +35,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
     if mine.random or theirs.random:
         yield Difference(
             "randomness", "confounding", _random(mine), _random(theirs),
-            "one text gets other token ids each time, so no two models are asked the same",
+            "one text gets different token ids each time, so no two models are asked the same",
         )  # fmt: skip
     if around:
         yield Difference(
@@ -55,7 +55,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
         if names:
             yield Difference(
                 what, "confounding", _example(mine, left, names[0]), _example(theirs, right, names[0]),
-                f"the same text becomes other tokens, in {len(names)} of {len(PROBE_TEXTS)} probe texts: {listed(names, 6)}",
+                f"the same text becomes different tokens, in {len(names)} of {len(PROBE_TEXTS)} probe texts: {listed(names, 6)}",
             )  # fmt: skip
     asked = (
         _differing(mine.bare_prompts, theirs.bare_prompts)
@@ -65,13 +65,13 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
     if asked:
         yield Difference(
             "token ids of the study's prompts", "confounding", f"{len(mine.prompts):,} prompts",
-            f"{len(asked):,} become other tokens", f"the two models would be asked different things: {listed(asked)}",
+            f"{len(asked):,} become different tokens", f"the two models would be asked different things: {listed(asked)}",
         )  # fmt: skip
     read = [name for name in _differing(mine.texts, theirs.texts) if name not in bare]
     if read:
         yield Difference(
             "text of the same tokens", "confounding", shown(mine.texts[read[0]]), shown(theirs.texts[read[0]]),
-            f"the same answer is read as another text, in {len(read)} probe texts: {listed(read)}",
+            f"the same answer is decoded to a different text, in {len(read)} probe texts: {listed(read)}",
         )  # fmt: skip
     yield from _built(mine, theirs, seen=bool(bare or whole or read or around))
     yield from _end_tokens(base, other)
@@ -179,7 +179,7 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
         yield Difference(
             "special tokens", "told", ", ".join(shown(mine.special.get(role)) for role in roles),
             ", ".join(shown(theirs.special.get(role)) for role in roles),
-            f"{listed(roles)} differ; what follows from it in ids, ends and templates is listed by itself",
+            f"{listed(roles)} differ; the effects on ids, ends and templates are listed separately",
         )  # fmt: skip
 
 
@@ -255,4 +255,4 @@ def _tokens(description: Description, ids: Sequence[int]) -> str:
 
 
 def _random(tokenization: Tokenization) -> str:
-    return "other ids each time" if tokenization.random else "the same ids each time"
+    return "different ids each time" if tokenization.random else "the same ids each time"

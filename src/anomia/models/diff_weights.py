@@ -53,7 +53,7 @@ def weight_differences(base: Description, other: Description) -> Iterator[Differ
         raw = set(theirs.dtypes) - _FLOATS and other.quantization is None and not other.name.endswith(".gguf")
         yield Difference(
             "types of the stored tensors", "confounding" if raw else "told", _amounts(mine), _amounts(theirs),
-            "packed values without a quantization_config are taken as weights as they are" if raw else
+            "packed values without a quantization_config are used as if they were weights" if raw else
             "how the weights are stored is what a comparison is about",
         )  # fmt: skip
     if mine.unused != theirs.unused:
@@ -90,7 +90,7 @@ def file_differences(base: Description, other: Description) -> Iterator[Differen
     if unread:
         yield Difference(
             "files of the tokenizer", "told", _files(base, unread), _files(other, unread),
-            "loading makes the same tokenizer of both; programs that read the files in another way may not",
+            "loading makes the same tokenizer of both; programs that read the files differently may not",
         )  # fmt: skip
     if rest:
         yield Difference(
@@ -138,7 +138,7 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
         yield Difference(
             "settings of a GGUF file without a reader", "confounding", listed(base.weights.settings) or "none",
             listed(other.weights.settings) or "none",
-            "llama.cpp may compute with them, and transformers' reader passes over them",
+            "llama.cpp may compute with them, and transformers' reader ignores them",
         )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
     if left or right:
         yield Difference(
             "tensors that are left out by rule", "harmless", listed(left) or "none", listed(right) or "none",
-            "they follow from the settings or are of no part that answers; loading says which where it matters",
+            "they follow from the settings or belong to parts that don't answer; loading says which where it matters",
         )  # fmt: skip
     only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in said]
     only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in said]

@@ -38,7 +38,7 @@ def explain(
     lines = _lines(error)
     lowered = " ".join(lines).lower()
     if "trust_remote_code" in lowered or "custom code" in lowered:
-        remedy = "it brings code of its own, which is not run; `run` and `compare` run it with --trust-remote-code, if you trust it"
+        remedy = "it comes with its own code, which is not run; `run` and `compare` run it with --trust-remote-code, if you trust it"
     elif "gated" in lowered:
         remedy = "it is gated: accept its terms on the hub and log in with `hf auth login`"
     elif "backend tokenizer" in lowered and folder is not None and not has_tokenizer(folder):

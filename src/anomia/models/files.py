@@ -178,8 +178,8 @@ def _without_config(path: Path) -> str:
     if (path / ADAPTER).is_file():
         other = sorted({file.name for pattern in _MODEL for file in path.glob(pattern)})
         return (
-            f"model: the folder {path} holds an adapter ({ADAPTER}) beside weights of a model ({', '.join(other[:2])}) that"
-            " has no config.json. Which of the two is meant can't be told: move the adapter's files (adapter_*) into a folder"
+            f"model: the folder {path} holds an adapter ({ADAPTER}) next to weights of a model ({', '.join(other[:2])}) that"
+            " has no config.json. Which of the two is meant is unclear: move the adapter's files (adapter_*) into a folder"
             " of their own and give that as checkpoint:FOLDER; to measure the model, copy its config.json and tokenizer too"
         )
     below = sorted(
@@ -226,7 +226,7 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places or "metadata" not in content:
         lacks = "'metadata'" if isinstance(places, dict) and places else "'weight_map'"
-        raise ModelError(f"model: {index} is no index of safetensors (it has no {lacks}); download it again")
+        raise ModelError(f"model: {index} is not a safetensors index (it has no {lacks}); download it again")
     files = tuple(folder / name for name in sorted({str(name) for name in places.values()}))
     for file in files:
         if not file.is_file():

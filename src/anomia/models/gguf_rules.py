@@ -98,13 +98,13 @@ def refuse_settings(name: str, path: Path, config: Any) -> tuple[str, ...]:
     if unread.rope:
         raise ModelError(
             f"model: {name!r} scales rotary positions ({_written(unread.rope)}), which transformers' reader of GGUF files "
-            "passes over, so this would be another model than its users get; serve the file with llama.cpp and measure "
+            "ignores, so this would not be the model that its users get; serve the file with llama.cpp and measure "
             "it as an endpoint: arm, or take the folder that it was made from"
         )
     if not unread.others:
         return ()
     return (
-        f"the file sets {_written(unread.others)}, which transformers' reader of GGUF files passes over and llama.cpp may "
+        f"the file sets {_written(unread.others)}, which transformers' reader of GGUF files ignores and llama.cpp may "
         "compute with",
     )
 

@@ -107,7 +107,7 @@ def load_model(
         base: what an adapter is put on; None for the model that it names. base_revision: of that.
 
     Raises:
-        ModelError: it can't be found, has no usable weights, or is no causal language model.
+        ModelError: it can't be found, has no usable weights, or is not a causal language model.
     """
     if name.startswith(PREFIX):
         return _from_memory(name, dtype=dtype, device=device, chat=chat)

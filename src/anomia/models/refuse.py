@@ -205,7 +205,7 @@ def _mismatch(name: str, found: Account, stored: Mapping[str, StoredTensor], con
             " unequal width need the code that they were made with"
         )
     else:
-        remedy = "config.json and weights are of different models; copy both from one place"
+        remedy = "config.json and the weights belong to different models; copy both from one place"
     return (
         f"model: {name!r} can't be loaded: {tensor} is {_shape(there)}{where} where config.json asks for"
         f" {_shape(expected)}{more}; {remedy}"

@@ -133,7 +133,7 @@ def _build(config: Any, seed: int, variant: Mapping[str, Any]) -> Any:
     with torch.no_grad():
         logits = model(input_ids=torch.arange(3, 43)[None], use_cache=False).logits
     if logits.shape[:2] != (1, 40) or not torch.isfinite(logits).all():
-        raise ValueError(f"its logits are no numbers, or of shape {tuple(logits.shape)}")
+        raise ValueError(f"its logits are not numbers, or of shape {tuple(logits.shape)}")
     return model.requires_grad_(False)
 
 

@@ -250,8 +250,8 @@ def _without_weights(study: Study) -> LoadedModel:
     """Base as a skeleton: its modules and shapes, no weight in memory."""
     if study.base.endswith(".gguf"):
         raise ModelError(
-            f"plan: {study.base} is a GGUF file, which has no configuration of its own; plan with the model "
-            "it was made from: anomia plan STUDY --base MODEL"
+            f"plan: {study.base} is a GGUF file, which has no config.json; plan with the model it "
+            "was made from: anomia plan STUDY --base MODEL"
         )
     dtype = DTYPES[_dtype(study)]
     model = _skeleton(study.base, study.revision, study.trust_remote_code).to(dtype)
@@ -267,7 +267,7 @@ def _skeleton(name: str, revision: str | None, trust_remote_code: bool) -> Any:
             model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"plan: {name!r} is no causal language model: {reason}") from None
+        raise ModelError(f"plan: {name!r} is not a causal language model: {reason}") from None
     model.tie_weights()
     return model
 

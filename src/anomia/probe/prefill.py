@@ -87,7 +87,7 @@ def lay_out(asks: Sequence[Ask]) -> TreeBatch:
         needed = list(read_positions(ask))
         if any(first < 0 for _, first in needed):
             raise ModelError(
-                f"item {ask.item_id!r}: nothing stands before the first token to be scored or generated, and "
+                f"item {ask.item_id!r}: nothing comes before the first token to be scored or generated, and "
                 "a model gives no distribution without a token; give the prompt a beginning-of-sequence token"
             )
         forest = plant(sequence for sequence, _ in needed)

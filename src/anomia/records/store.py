@@ -42,8 +42,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
         content = path.read_bytes()
         if _checksum(path) not in (None, sha256(content)):
             raise RunError(
-                f"run: {path} is damaged (its checksum is another); the `anomia run` that wrote it sets it "
-                "aside and does its part again"
+                f"run: {path} is damaged (its checksum differs); repeat the `anomia run` that wrote it, which sets it "
+                "aside and measures that part again"
             )
         return parse_parquet(content, columns)
     except (OSError, ValueError) as error:
@@ -68,8 +68,8 @@ def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
     lacking = [name for name in _GIVEN if name not in frame.columns or frame[name].has_nulls()]
     if retyped or lacking:
         raise RunError(
-            f"run: {file} holds no records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
-            "or is of another type; restore the file, or remove it and give the run's command again"
+            f"run: {file} does not hold records of a run: its column {[*retyped, *lacking][0]!r} is missing, has gaps "
+            "or is of another type; restore the file, or remove it and repeat the run's command"
         )
     return frame.select(name for name in frame.columns if name in SCHEMA)
 

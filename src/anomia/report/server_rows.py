@@ -47,7 +47,7 @@ def read_filter(text: str) -> Filter:
     try:
         found = Filter.model_validate_json(text[:LONGEST_FILTER])
     except ValidationError:
-        raise ValueError("this is no filter") from None
+        raise ValueError("this is not a filter") from None
     if not found.probes.keys() <= set(PROBES):
         raise ValueError("there is no such probe")
     return found

@@ -50,7 +50,7 @@ def push_run(run: Path, target: str, *, private: bool = False) -> str:
         return str(folder)
     name = target.removeprefix(HUB)
     if not _NAME.fullmatch(name):
-        raise RunError(f"push: {name!r} is no name on the hub; write hub:OWNER/NAME")
+        raise RunError(f"push: {name!r} is not a name on the hub; write hub:OWNER/NAME")
     with _written(run, name) as made:
         return _upload(made, name, private=private)
 

@@ -89,7 +89,7 @@ def ask_like_base(
         asked = Asked(
             False,
             same_ids=False,
-            why=f"it has another tokenizer than base ({size:,} tokens against {folder.provenance['vocabulary']:,}) "
+            why=f"it has a different tokenizer from base's ({size:,} tokens against {folder.provenance['vocabulary']:,}) "
             "and is asked its own token ids",
         )
         loaded = replace(loaded, notes=(*loaded.notes, _OWN_TOKENS))
@@ -156,7 +156,7 @@ def check_base(folder: OpenedRun, loaded: LoadedModel) -> None:
     for what, is_same in same.items():
         if not is_same:
             raise RunError(
-                f"run: {folder.path} was begun with another base model than {loaded.name} is now ({what} differs); "
+                f"run: {folder.path} was started with a different base model than {loaded.name} is now ({what} differs); "
                 "give another --out"
             )
 
@@ -197,7 +197,7 @@ def check_like_base(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedIt
     """
     base = replace(shard, arm=BASE)
     if folder.is_done(base):
-        _check(folder, base, encoded, f"{shard.arm} would be asked other token ids than base was")
+        _check(folder, base, encoded, f"{shard.arm} would be given different token ids than base was")
 
 
 def check_as_before(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
@@ -206,7 +206,7 @@ def check_as_before(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedIt
     Raises:
         RunError: some would be.
     """
-    _check(folder, shard, encoded, f"{shard.arm} was asked other token ids than it would be now")
+    _check(folder, shard, encoded, f"{shard.arm} was given different token ids than it would be now")
 
 
 def changed_prompts(rows: pl.DataFrame, encoded: Sequence[EncodedItem]) -> list[str]:

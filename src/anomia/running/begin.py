@@ -51,7 +51,7 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
         if repeated := items.excluded.get("repeated"):
             progress.say(
                 f"{cell.label}{items.language}: {repeated} questions repeat another one (same passage, question and "
-                "answers) and stay"
+                "answers) and are kept"
             )
     provenance = {
         "anomia": __version__,
@@ -121,7 +121,7 @@ def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Pro
     if any(found.values()):
         told = ", ".join(f"{language} {count}" for language, count in found.items() if count)
         progress.say(
-            f"items whose text holds special tokens of this tokenizer, which may end a turn or a text: {told}"
+            f"items whose text holds special tokens of this tokenizer, which may end a turn or the text: {told}"
         )
     return found
 

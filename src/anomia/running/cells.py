@@ -115,8 +115,8 @@ def open_cell(name: str, study: Study, path: Path, progress: Progress) -> Planne
         wanted = (shard for arm in cell.arms for shard in cell.shards(arm.name))
         for file in set_damaged_aside(cell.run, wanted):
             progress.say(
-                f"{file.name.removesuffix('.damaged')} is damaged or does not belong to this run; it was set "
-                f"aside as {file}, and what it stood for is done again"
+                f"{file.name.removesuffix('.damaged')} is damaged or does not belong to this run; it was "
+                f"renamed to {file}, and that part is measured again"
             )
     return cell
 

@@ -142,17 +142,19 @@ def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progr
     asked = [row for row in confounding if row.part == ASKED]
     kept = [row for row in confounding if row.part != ASKED]
     for row in confounding:
-        progress.say(f"{arm}: other {row.what}: {row.base} in base, {row.other} here")
+        progress.say(f"{arm}: different {row.what}: {row.base} in base, {row.other} here")
     if asked and not step.packaged:
         progress.say(
             f"{arm}: it is asked base's token ids and ends at base's end tokens where its vocabulary is base's; "
             "--as-packaged measures what its own folder would do"
         )
     elif asked:
-        progress.say(f"{arm}: it is asked as its own folder says: what it loses is not the weights' alone")
+        progress.say(
+            f"{arm}: it is asked as its own folder says, so its losses are not due to the weights alone"
+        )
     if kept:
         progress.say(
-            f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base: what it loses may be that and not the "
+            f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base, so its losses may come from this and not from the "
             "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
         )
     if told:
@@ -163,13 +165,15 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
     """Says what a server's tokenizer does otherwise, and what isn't known of it."""
     for row in rows:
         if row.kind == CONFOUNDING:
-            progress.say(f"{arm}: other {row.what}: {row.base} in base, {row.other} at the server; {row.why}")
             progress.say(
-                f"{arm}: what it loses may be that and not the weights; serve it with base's tokenizer to tell them apart"
+                f"{arm}: different {row.what}: {row.base} in base, {row.other} at the server; {row.why}"
+            )
+            progress.say(
+                f"{arm}: its losses may come from this and not from the weights; serve it with base's tokenizer to tell them apart"
             )
     untold = [row.what for row in rows if row.kind == "told"]
     if untold:
-        progress.say(f"{arm}: not known of the server, and so not compared with base: {', '.join(untold)}")
+        progress.say(f"{arm}: not reported by the server, so not compared with base: {', '.join(untold)}")
 
 
 def _prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:

@@ -202,7 +202,7 @@ def arms_here(turns: Sequence[Turn], progress: Progress) -> list[str | None]:
             raise
         except AnomiaError as error:
             if turn is not turns[-1]:
-                progress.say(f"{turn.arm.name} can't be measured; the reason stands at the end")
+                progress.say(f"{turn.arm.name} can't be measured; the reason is given at the end")
             failed.append(str(error))
         else:
             failed.append(None)
@@ -268,5 +268,5 @@ def _looks(cell: OpenCell, arms: Sequence[Arm]) -> dict[str, Any]:
 def _refuse_a_single_run(out: Path) -> None:
     if RunFolder(out).is_run:
         raise RunError(
-            f"run: {out} holds the run of one study, and this study has several cells; give another --out"
+            f"run: {out} holds a run of a single-cell study, and this study has several cells; give another --out"
         )

@@ -75,7 +75,7 @@ def open_run(path: Path, study: Study) -> OpenedRun | None:
     folder = RunFolder(path)
     if not folder.is_run:
         if folder.holds_something_else():
-            raise RunError(f"run: {path} exists and is no run of Anomia; give another --out")
+            raise RunError(f"run: {path} exists and is not an Anomia run; give another --out")
         return None
     file, found = folder.study_file, folder.study()
     provenance = found.pop("provenance", None)
@@ -85,7 +85,7 @@ def open_run(path: Path, study: Study) -> OpenedRun | None:
     differing = [key for key in asked if found.get(key) != asked[key]]
     if differing:
         raise RunError(
-            f"run: {path} holds another study (it differs in {', '.join(differing)}); "
+            f"run: {path} holds a different study (it differs in {', '.join(differing)}); "
             "give another --out, or run the study of that folder: anomia run "
             f"{file} --out {path}"
         )
@@ -102,7 +102,7 @@ def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:
     now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
     if not before.equals(now, null_equal=True):
         raise RunError(
-            f"run: {run.path} was begun with other questions than {run.study.data} gives now; "
+            f"run: {run.path} was started with different questions than {run.study.data} gives now; "
             "restore the data, or give another --out"
         )
 

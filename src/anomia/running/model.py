@@ -184,14 +184,14 @@ def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:
     before = file.read()
     if before is not None and cell.begun(turn.arm.name) and _texts(before) != _texts(report):
         raise RunError(
-            f"run: {cell.path}: {turn.arm.name} was begun with other calibration text than there is now; "
+            f"run: {cell.path}: {turn.arm.name} was started with different calibration text than there is now; "
             "restore the text, or give another --out"
         )
     if before is not None and cell.begun(turn.arm.name):
         changed = changed_model(dict(before.get("model") or {}), dict(report["model"] or {}))  # type: ignore[call-overload]
         if changed:
             raise RunError(
-                f"run: {cell.path}: {turn.arm.name} was begun with another model than there is now ({', '.join(changed)} "
+                f"run: {cell.path}: {turn.arm.name} was started with a different model than there is now ({', '.join(changed)} "
                 "differ); restore it, or give another --out"
             )
     file.write({"arm": turn.arm.name, **report})

@@ -51,16 +51,16 @@ def reuse_base(cell: OpenCell, base: LocalModel, runs: Sequence[Path], progress:
         earlier = _open(path)
         shared = differences(earlier, cell.run)
         if shared:
-            progress.say(f"{cell.label}base is not taken from {path}: other {', '.join(shared)}")
+            progress.say(f"{cell.label}base is not reused from {path}: different {', '.join(shared)}")
             continue
         for items in cell.item_sets:
             reason = _other_questions(earlier, cell.run, items)
             if reason:
-                progress.say(f"{cell.label}{items.language}: base is not taken from {path}: {reason}")
+                progress.say(f"{cell.label}{items.language}: base is not reused from {path}: {reason}")
                 continue
             taken = sum(_copied(earlier, cell, base, items, progress))
             if taken:
-                progress.say(f"{cell.label}{items.language}: base's {taken} items are taken from {path}")
+                progress.say(f"{cell.label}{items.language}: base's {taken} items are reused from {path}")
         noise = earlier.folder.noise.read()
         same_items = earlier.provenance["items"] == cell.run.provenance["items"]
         if noise is not None and same_items and not cell.pending(BASE):
@@ -89,9 +89,9 @@ def _other_questions(earlier: OpenedRun, now: OpenedRun, items: ItemSet) -> str 
     if before.is_empty():
         return "it has no such language"
     if not before.equals(here, null_equal=True):
-        return "other questions or options"
+        return "different questions or options"
     if earlier.provenance["exemplars"].get(language) != now.provenance["exemplars"][language]:
-        return "another one-shot exemplar"
+        return "a different one-shot exemplar"
     return None
 
 
@@ -111,8 +111,8 @@ def _copied(
         changed = changed_prompts(rows, encode_shard(cell, shard, base))
         if changed:
             progress.say(
-                f"{cell.label}{items.language}: base's items {shard.first + 1} to {shard.last} are not taken from "
-                f"{earlier.path}: {len(changed)} of them would be asked other token ids now (first: {changed[0]})"
+                f"{cell.label}{items.language}: base's items {shard.first + 1} to {shard.last} are not reused from "
+                f"{earlier.path}: {len(changed)} of them would be given different token ids now (first: {changed[0]})"
             )
             continue
         write_rows(rows.to_dicts(), cell.run.record_file(shard))
@@ -132,5 +132,5 @@ def _open(path: Path) -> OpenedRun:
     study = Study.model_validate({key: value for key, value in settings.items() if key in Study.model_fields})
     run = open_run(path, study)
     if run is None:
-        raise RunError(f"run: --reuse {path} is no run of Anomia")
+        raise RunError(f"run: --reuse {path} is not an Anomia run")
     return run

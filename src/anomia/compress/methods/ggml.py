@@ -62,7 +62,7 @@ def fitting(kind: str, columns: int) -> str:
 def format_of(kind: str) -> Format:
     """A format by its name. Raises `CompressionError` for a name that is none."""
     if kind not in FORMATS:
-        raise CompressionError(f"{kind!r} is no format of GGUF files; known: {', '.join(FORMATS)}")
+        raise CompressionError(f"{kind!r} is not a format of GGUF files; known: {', '.join(FORMATS)}")
     return FORMATS[kind]
 
 

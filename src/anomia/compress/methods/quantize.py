@@ -25,9 +25,7 @@ from anomia.errors import CompressionError, MissingExtraError
 
 NF4_BLOCK = 64
 OUTLIER_THRESHOLD = 6.0
-DEQUANTIZED = (
-    "weights hold the values that the quantized ones stand for: size and speed are the dense model's"
-)
+DEQUANTIZED = "weights hold the dequantized values: size and speed are the dense model's"
 
 RoundTrip = Callable[[torch.Tensor], torch.Tensor]
 
@@ -122,7 +120,7 @@ def replace_linears(
         others = [m.name for m in all_matrices(block, where) if not _is_linear(block, m.name)]
         if others:
             raise CompressionError(
-                f"llm.int8 replaces linear layers, and {where}.{others[0]} is none; use int8"
+                f"llm.int8 replaces linear layers, and {where}.{others[0]} is not one; use int8"
             )
     reports: list[MatrixReport] = []
     for index, block in enumerate(decoder.modules):

@@ -99,7 +99,7 @@ def slicegpt(
         "one rotation for the whole model, not one per block as in the paper, so more is lost at the same share"
     ]
     if plan.changes.get("tie_word_embeddings") is False:
-        notes.append("the head is stored beside the embeddings, which it shared a tensor with")
+        notes.append("the head is stored separately from the embeddings, with which it shared a tensor")
     return rebuild.finish(
         subject,
         fresh,
@@ -185,7 +185,7 @@ def find_flow(model: nn.Module, decoder: DecoderBlocks, windows: Windows) -> Flo
     readers, ran = _watch_readers(model, norms, ids)
     for name in norms:
         if name not in ran:
-            raise CannotExpressError(f"{name} isn't used where it stands")
+            raise CannotExpressError(f"{name} isn't used where it is defined")
     writers = []
     for name, module in model.named_modules():
         if not name.startswith(inside) or name in readers:
@@ -203,7 +203,9 @@ def _look_at_norm(name: str, module: Any, size: int) -> Norm:
     """What a norm does, found by trying it. Raises `CannotExpressError` for one that isn't an RMSNorm."""
     weight = getattr(module, "weight", None)
     if weight is None or getattr(module, "bias", None) is not None:
-        raise CannotExpressError(f"{name} ({type(module).__name__}) is no RMSNorm with a weight and no bias")
+        raise CannotExpressError(
+            f"{name} ({type(module).__name__}) is not an RMSNorm with a weight and no bias"
+        )
     kept = weight.data.clone()
     generator = torch.Generator().manual_seed(0)
     states = 3 + torch.randn(4, size, generator=generator, dtype=torch.float32).to(weight.device)
@@ -218,7 +220,7 @@ def _look_at_norm(name: str, module: Any, size: int) -> Norm:
     limit = 1e-3 if kept.dtype == torch.float32 else 5e-2
     if offset not in (0.0, 1.0) or not torch.allclose(found, expected, rtol=limit, atol=limit):
         raise CannotExpressError(
-            f"{name} ({type(module).__name__}) is no RMSNorm: it subtracts the mean or does more"
+            f"{name} ({type(module).__name__}) is not an RMSNorm: it subtracts the mean or does more"
         )
     return Norm(name, offset, scale.double())
 

@@ -405,7 +405,7 @@ def _cut(
         if size % parts == 0 and size * parts_left == left * parts:
             return Cut(name, dim, "queries, keys, values")
     raise CannotExpressError(
-        f"{name} would change from {shape} to {wanted}, which is no whole number of units"
+        f"{name} would change from {shape} to {wanted}, which is not a whole number of units"
     )
 
 

@@ -12,7 +12,7 @@ from anomia.report.tables.table import ARM, LANGUAGE, Column, Note, Table
 HARMLESS = "harmless"
 _MEANING = {
     "confounding": "changes answers, and is not compression",
-    "told": "belongs to compression, or is no part of a run",
+    "told": "belongs to compression, or is not part of a run",
     HARMLESS: "changes no answer",
 }
 
