@@ -123,7 +123,7 @@ def test_open_questions_come_with_the_number_that_would_settle_them(tmp_path: Pa
     assert check.result == "inconclusive"
     assert check.items_needed is not None
     assert 100 < check.items_needed < 3000
-    # All questions must be asked, not only those that base answers both ways.
+    # All questions must be asked, not only those that base gets right both ways.
     assert check.estimate is not None
     assert check.estimate.n < 100
     followed = items_needed(check.estimate, 0.2)

@@ -59,7 +59,7 @@ def test_the_list_is_filtered_by_loops(run: Path, open_page: Open, tmp_path: Pat
     assert page.locator(".entry .flag").count() == 4
     page.locator(".entry").first.click()
     item = page.locator(".item")
-    item.get_by_text("An accepted answer stands in the question.").wait_for()
+    item.get_by_text("The question contains an accepted answer.").wait_for()
     assert item.locator(".who .flag").all_inner_texts() == ["loops"]
     assert page.heard == []
 
@@ -95,6 +95,6 @@ def test_in_the_terminal(run: Path, older: Path) -> None:
     base = records.filter(arm="base", item_id=item["item_id"]).row(0, named=True)
     text = " ".join(printed(item_view(item, base, chosen.row(0, named=True))).split())
     assert re.search(r"\((right, wrong by the strict grade|wrong), loops\)", text)
-    assert "an accepted answer stands in the question" in text
+    assert "the question contains an accepted answer" in text
     old = RunFolder(older).records().with_columns(fate=pl.lit(None, dtype=pl.String))
     assert selected_items(old, arm="wanda:0.5", fate=None, language=None, loops=True).is_empty()

@@ -102,7 +102,7 @@ def test_filters(report: Report, open_page: Open) -> None:
     rows_become(page, lambda n: n <= 1)
     page.locator("#explorer").get_by_label("Search").fill("nothing has these words")
     rows_become(page, lambda n: n == 0)
-    assert page.get_by_text("No item is like that").is_visible()
+    assert page.get_by_text("No matches").is_visible()
 
 
 def test_an_item_shows_all_that_was_asked_and_answered(report: Report, open_page: Open) -> None:
@@ -112,7 +112,7 @@ def test_an_item_shows_all_that_was_asked_and_answered(report: Report, open_page
     item = page.locator(".item")
     item.locator("h3").wait_for()
     gold = item.locator(".answers mark").first.inner_text()
-    for part in ("Asked openly", "Passage", "Picking the answer", "Likeliest next tokens"):
+    for part in ("Asked openly", "Passage", "Picking the answer", "Most likely next tokens"):
         assert item.get_by_role("heading", name=part).is_visible()
     assert item.locator(".passage mark").first.inner_text() == gold
     assert item.locator(".side .output mark").first.inner_text() == gold
@@ -205,7 +205,7 @@ def test_the_whole_way_by_keyboard(report: Report, open_page: Open) -> None:
     page.keyboard.press("Home")
     page.locator(".item .where", has_text="arabic-0000").wait_for()
     page.keyboard.press("Escape")
-    page.get_by_text("Choose an item of the list").wait_for()
+    page.get_by_text("Choose an item from the list").wait_for()
     assert where.count() == 0
 
 
@@ -237,7 +237,7 @@ def test_tables_of_a_verdict_fit_or_scroll(report: Report, open_page: Open, widt
     assert all(len(text) > 80 for text in texts.locator("dd").all_inner_texts())
     link = page.locator(".verdict button.link").first.inner_text()
     assert re.fullmatch(
-        r"Look at what it still picks among standard options but no longer says \(\d+ items, all languages\)",
+        r"See what it still picks among standard options but no longer says \(\d+ items, all languages\)",
         link,
     )
     page.locator(".verdict button.link").first.click()

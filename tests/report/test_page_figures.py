@@ -77,7 +77,7 @@ def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
     assert [case.arm for case in found] == ["wanda:0.5"]
     drawn = draw_dissociation(found)
     assert drawn is not None
-    assert "Grey: where the net rate of null arms lies" in drawn.caption
+    assert "Grey: the net rate of null arms" in drawn.caption
     assert drawn.table["null_low"].null_count() == 0
     assert "null:float32 (reference)" in " ".join(
         printed(side_by_side([(Path("r"), results)]), width=300).split()

@@ -163,7 +163,7 @@ def test_the_gate_says_what_was_left_out_and_what_is_not_known(
     )
     with pytest.raises(SystemExit):
         main([*flags])
-    words = "left out on request: gold in question: 2 items, gold over limit: not known"
+    words = "excluded on request: gold in question: 2 items, gold over limit: not known"
     assert words in capsys.readouterr().out
     assert words in (tmp_path / "x.xml").read_text()
     with pytest.raises(SystemExit):

@@ -41,7 +41,7 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     text = printed(run_view(results, "wanda:0.5"), closing_view(results))
     titles = (
         "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Next to noise", "Accuracy, base",
-        "Share lost of what base had (", "Controls of the items", "Other ways to score", "From base to arm", "Median rank",
+        "Share lost of what base had (", "Controls for the items", "Other ways to score", "From base to arm", "Median rank",
         "Reach over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
     )  # fmt: skip
@@ -139,7 +139,7 @@ def test_flips_of_noise_have_intervals_and_ranks_are_of_tokens(results: Results)
     assert {thai[name] for name in ("asked again", "flips, open (%)", "flips, choice (%)")} == {"–"}
     text = " ".join(printed(run_view(results, "wanda:0.5"), width=300).split())
     assert re.search(
-        rf"picked and no longer said: median rank 3 \[\d+, \d+\]\*? of {VOCABULARY:,} tokens", text
+        rf"picked but no longer said: median rank 3 \[\d+, \d+\]\*? of {VOCABULARY:,} tokens", text
     )
 
 
@@ -148,4 +148,4 @@ def test_what_nobody_looked_for_is_not_none(results: Results, tmp_path: Path) ->
     found = read_results(run, exclude=["gold_over_limit"])
     assert found.excluded == {"gold_over_limit": None}
     assert results_json(found)["excluded"] == {"gold_over_limit": None}
-    assert "left out on request: gold over limit: not known" in printed(closing_view(found))
+    assert "excluded on request: gold over limit: not known" in printed(closing_view(found))

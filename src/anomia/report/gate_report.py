@@ -32,10 +32,10 @@ _MARKS: dict[Result, str] = {
 GAP = "gap"
 OUT_OF_REACH = "out of reach: the figure lies at its limit"
 _EXPLAINED = (
-    "Each figure is decided by its 95 % interval: it passes if the worse end keeps the limit, fails if the better "
-    "end breaks it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
+    "Each figure is decided by its 95 % interval: it passes if the worse end is within the limit, fails if the better end "
+    "is beyond it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
     "power to settle it. Net dissociation: of the answers that base gets right in both formats, the share that is now "
-    "only picked, less the items that went the other way. Gap: share lost of what base had, open − choice; in raw "
+    "only picked, minus the items that went the other way. Gap: share lost of what base had, open − choice; in raw "
     "points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open answers whose interval excludes 0 must be small for sure."
 )
 
@@ -87,7 +87,7 @@ def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
     notes = [f"- ⚠️ {_escaped(caution.arm)}: {caution.text}" for caution in gate.cautions]
     notes += [f"- {_about(check, basis, quote=_escaped)}" for check in gate.checks if check.note]
     if basis.left_out:
-        notes.append(f"- left out on request: {basis.left_out}")
+        notes.append(f"- excluded on request: {basis.left_out}")
     if notes:
         lines += ["", *notes]
     return "\n".join([*lines, "", _EXPLAINED, ""])
@@ -116,7 +116,7 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
                 ElementTree.SubElement(case, kind, type=check.result, message=about)
         said = [caution.text for caution in gate.cautions if caution.arm == arm]
         if basis.left_out:
-            said.append(f"left out on request: {basis.left_out}")
+            said.append(f"excluded on request: {basis.left_out}")
         if said:
             ElementTree.SubElement(suite, "system-out").text = "\n".join(said)
     ElementTree.indent(root)
@@ -214,9 +214,9 @@ def _about(check: Check, basis: Basis, *, quote: Callable[[str], str]) -> str:
         return f"{text}: the whole interval breaks it"
     needed = settled_by(check)
     if check.items_needed is None:
-        needed = "no number of questions would settle it while the figure stays what it is"
+        needed = "no number of questions would settle it at this value"
     elif in_reach(check.items_needed, check.asked):
-        needed = f"about {needed} questions like these would settle it four times in five"
+        needed = f"about {needed} questions like these would give 80 % power to settle it"
     return f"{text}: the interval holds both; {needed}"
 
 

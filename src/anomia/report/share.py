@@ -125,7 +125,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         lines += [
             "- items: " + ", ".join(f"{language} {count}" for language, count in counts.iter_rows()),
         ]
-        lines += [f"- left out on request: {left_out(results)}"] if results.exclude else []
+        lines += [f"- excluded on request: {left_out(results)}"] if results.exclude else []
         lines.append("")
         for verdict in results.verdicts:
             if verdict.scope == OVERALL:
@@ -134,7 +134,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         "## Licence and origin",
         "",
         *_licences(str(results.study["data"]) for _, results in runs),
-        "The answers of models are under the terms of those models.",
+        "Model outputs are subject to the terms of those models.",
         "",
     ]
     return "\n".join(lines)
@@ -147,8 +147,8 @@ def _licences(data: Iterable[str]) -> list[str]:
         found = SETS.get(name)
         if found is None or not found.licence:
             lines.append(
-                "The questions, passages and answers are of the data set named above and stay under its licence; look it up "
-                "before you pass them on."
+                "The questions, passages and answers come from the data set named above and stay under its licence; check it before "
+                "you redistribute them."
             )
         else:
             cited = f": {found.citation}" if found.citation else ""

@@ -29,8 +29,8 @@ from anomia.report.verdict_words import one_format, outcomes_of
 
 # What an item's own answer may spoil.
 FLAGS = {
-    "gold_in_question": "an accepted answer stands in the question",
-    "gold_over_limit": "every accepted answer is longer than what may be written",
+    "gold_in_question": "the question contains an accepted answer",
+    "gold_over_limit": "every accepted answer is longer than the output limit",
 }
 
 
@@ -55,9 +55,7 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
         grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
         if row["gold_rank"] is not None:
             grid.add_row(f"{name} ranks", _plain(_ranks(row)))
-    title = _plain(
-        f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not answered both ways by base'}"
-    )
+    title = _plain(f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not right both ways in base'}")
     return Titled(grid, title)
 
 
@@ -116,7 +114,7 @@ def closing_view(results: Results) -> RenderableType:
     ]
     parts += [view(table.make(results)) for table in RUNS]
     if results.exclude:
-        parts.append(note(f"\nleft out on request: {left_out(results)}"))
+        parts.append(note(f"\nexcluded on request: {left_out(results)}"))
     parts.append(
         note(
             "value [low, high]: 95 % intervals, clustered by passage; which were validated by simulation: "
@@ -131,7 +129,7 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
     return Group(
         note("\nRuns side by side, pooled over languages (%)"),
         *(view(one_of_several(path.name, results)) for path, results in runs),
-        note("items and languages differ from run to run unless their studies say the same"),
+        note("items and languages differ between runs unless their studies ask the same"),
     )
 
 

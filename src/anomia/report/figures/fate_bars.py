@@ -55,7 +55,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         case="arm", where="language", shown="dissociation (%)", net_shown="net (%)", null_shown="null arm, net (%)",
         choice_only="choice only", n="both correct",
     )  # fmt: skip
-    x = percent_axis("of the items that base answers both ways (%) · bar: dissociation · ● net")
+    x = percent_axis("of the items that base gets right both ways (%) · bar: dissociation · ● net")
     bars = (
         alt.Chart()
         .transform_filter(SCOPES)
@@ -87,15 +87,11 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
     shaded = any(row["null_low"] is not None for row in rows)
     return Drawn(
         name="figure1",
-        title="Answers that are still picked and no longer said",
+        title="Answers that are still picked but no longer said",
         caption=(
-            f"{compared(found)}. Bars: dissociation rate = choice only / items that base answers both in open and "
-            "in choice (n). Points: the same, less what went the reverse way (net), to which noise adds nothing. "
-            + (
-                "Grey: where the net rate of null arms lies, which is base under harmless noise. "
-                if shaded
-                else ""
-            )
+            f"{compared(found)}. Bars: dissociation rate = choice only / items that base gets right in both open "
+            "and choice (n). Points: the same minus the reverse flow (net), to which noise adds nothing on average. "
+            + ("Grey: the net rate of null arms (base under harmless noise). " if shaded else "")
             + f"{INTERVALS}. Languages with fewer than {FEWEST_BOTH_CORRECT} such items get counts and no rate."
             f"{starred(rows)}"
         ),
@@ -116,7 +112,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     x = alt.X(
         field="from",
         type="quantitative",
-        title="share of the items that base answers both ways",
+        title="share of the items that base gets right both ways",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=6),
     )
@@ -139,12 +135,12 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     chart = filtered(panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages))
     return Drawn(
         name="figure8",
-        title="What became of the items that base answers both ways",
+        title="What happened to the items that base gets right both ways",
         caption=(
             f"{compared(found)}. Kept: still said and picked; choice only: picked and no longer said, its share "
             "is the dissociation rate of Figure 1; open only: said and no longer picked; lost: neither. n is the "
-            "number of items that base answers both in open and in choice; below "
-            f"{FEWEST_BOTH_CORRECT} counts stand in place of shares. Intervals stand in the table of fates."
+            "number of items that base gets right in both open and choice; below "
+            f"{FEWEST_BOTH_CORRECT} counts replace shares. The table of fates has the intervals."
         ),
         alt=_fates_alt(found, rows),
         chart=chart,

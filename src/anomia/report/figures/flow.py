@@ -23,7 +23,7 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-# What a model does with an item; the arm's states of items that base answers both ways are the fates.
+# What a model does with an item; the arm's states of items that base gets right both ways are the fates.
 STATES = ("both", "choice only", "open only", "neither")
 STATE_SCALE = alt.Scale(
     domain=list(STATES), range=[COLORS[fate] for fate in ("kept", "choice_only", "open_only", "lost")]
@@ -103,8 +103,8 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         caption=(
             f"{compared(found)}. Every item by what base answers (left) and what the arm answers (right): both in "
             "open and in choice, choice only, open only, or neither. The width of a band is the number of items. "
-            "What leaves base's band “both”, in full colour, are the fates. Counts of items; the shares, with intervals, stand in "
-            "the table of fates."
+            "What leaves base's band “both”, in full colour, are the fates. Counts of items; the table of fates has the shares, "
+            "with intervals."
         ),
         alt=_alt(found, rows),
         chart=filtered(chart, (name for case in found for name in case.languages)),

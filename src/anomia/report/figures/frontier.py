@@ -74,7 +74,7 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
         title="Accuracy against what compression saves",
         caption=(
             f"Every arm by {by}, pooled over languages. Filled points, joined by the line, are on the frontier: "
-            "no arm saves as much and is better, or is as good and saves more. Arms that save as much stand "
+            "no arm saves as much and is better, or is as good and saves more. Arms that save the same are drawn "
             f"side by side. {INTERVALS}; n is the number of items.{starred(rows)}"
         ),
         alt=f"Accuracy by {by}. " + listed([_words(row) for row in rows], most=12) + ".",

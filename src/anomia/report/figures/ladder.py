@@ -60,9 +60,9 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         name="ladder",
         title="Accuracy in every form of the question",
         caption=(
-            f"{compared(found)}: share of right answers with more and more support, and controls (grey): "
-            "candidates without the answer, options without the question, and a reader who picks the option "
-            f"that stands in the passage. {INTERVALS}; n is the number of items.{starred(rows)}"
+            f"{compared(found)}: share of right answers with increasing support, and controls (grey): "
+            "candidates without the answer, options without the question, and always picking the option that "
+            f"appears in the passage. {INTERVALS}; n is the number of items.{starred(rows)}"
         ),
         alt=_alt(found, rows),
         chart=chart,

@@ -68,12 +68,12 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
     chart = panels(layers, rows, height=alt.Step(34), column="panel")
     return Drawn(
         name="figure3",
-        title="Where the answer stands before and after",
+        title="The answer's rank before and after",
         caption=(
             f"{compared(found)}. Median rank (1 + tokens with a larger logit, ties share the middle) of gold's "
             "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines are 95 % intervals of the median, "
-            "not given where there are too few items; n is the number of items. The first token misleads "
-            "where options share it, so that the first one of gold's own stands beside it."
+            "not given where there are too few items; n is the number of items. Where options share the "
+            "first token it misleads, so the first token that only gold has is shown as well."
         ),
         alt=_alt(found, rows),
         chart=filtered(chart, (name for case in found for name in case.languages)),

@@ -63,7 +63,7 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         name="figure5",
         title="Across models and data sets",
         caption=(
-            "(a) Choice only of the items that base answers both ways. (b) ΔPR = normalized drop of open − "
+            "(a) Choice only of the items that base gets right both ways. (b) ΔPR = normalized drop of open − "
             "normalized drop of choice: above 0 open loses a larger share. (c) Points that open loses − points that "
             "choice loses. All pooled over the languages of each run. "
             f"{INTERVALS}; n is the number of items.{starred(rows)}"
@@ -113,7 +113,7 @@ def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
         title="Other calibration texts",
         caption=(
             "Accuracy of open and of choice by the text that the pruning was calibrated on, all else being the "
-            "same; the number beside each is accuracy of choice − of open, in points. Pooled over languages. "
+            "same; the number next to each is accuracy of choice − of open, in points. Pooled over languages. "
             f"{INTERVALS}; n is the number of items.{starred(rows)}"
         ),
         alt="Accuracy by calibration text in per cent. "
@@ -162,4 +162,4 @@ def _alt(rows: Sequence[Row]) -> str:
     for label in dict.fromkeys(row["case"] for row in rows):
         rate, gap, raw = (row["shown"] for row in rows if row["case"] == label)
         told.append(f"{label}: dissociation {rate}, gap {gap}, in raw points {raw}")
-    return f"Dissociation rate in per cent and gap in points with intervals, one row a setting. {listed(told, most=8)}."
+    return f"Dissociation rate in per cent and gap in points with intervals, one row per setting. {listed(told, most=8)}."

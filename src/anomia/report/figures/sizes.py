@@ -55,7 +55,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         return None
     drawn = {row["label"] for row in rows}
     alone = [case.label for case in found if case.label not in drawn]
-    left_out = f" Left out, as no other size of the model is there: {listed(alone)}." if alone else ""
+    left_out = f" Left out, since there is no other size of the model: {listed(alone)}." if alone else ""
     parts = [_panel([row for row in rows if row["panel"] == panel], title) for panel, title in TITLES.items()]
     return Drawn(
         name="figure6",

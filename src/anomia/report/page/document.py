@@ -31,12 +31,12 @@ from anomia.report.verdict_words import outcome, outcomes_of
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
 
 OPEN_FELL = (
-    "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whatever became of the "
-    "knowledge."
+    "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whether or not the knowledge "
+    "survived."
 )
 NOISE_ADVICE = (
-    "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here, noise alone does; hold a "
-    "compressed model against it."
+    "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here is noise; compare "
+    "compressed models with it."
 )
 
 

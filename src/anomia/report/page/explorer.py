@@ -42,8 +42,8 @@ PROBES = (
 )
 # What may spoil an item whatever a model says.
 FLAGS = {
-    "gold_in_question": "An accepted answer stands in the question.",
-    "gold_over_limit": "Every accepted answer is longer than what may be written.",
+    "gold_in_question": "The question contains an accepted answer.",
+    "gold_over_limit": "Every accepted answer is longer than the output limit.",
 }
 # Answers to any prompt but the open one.
 TEXTS = tuple(name for name in GENERATED if name != "open")

@@ -44,7 +44,7 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
         ["Questions", f"{data_name(study.get('data', '?'))}: {items} ({counted(passages, 'passage')})"]
     )
     if results.exclude:
-        rows.append(["Left out on request", left_out(results)])
+        rows.append(["Excluded on request", left_out(results)])
     decoding = [
         f"open answers: greedy, at most {counted(study['max_new_tokens'], 'token')}"
         if "max_new_tokens" in study

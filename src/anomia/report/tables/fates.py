@@ -1,4 +1,4 @@
-"""What became of the items that base answers both ways: fates, dissociation, and all transitions."""
+"""What became of the items that base gets right both ways: fates, dissociation, and all transitions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fates(subject: ArmResults) -> Table:
     few = any(isinstance(cell, CountAndShare) and cell.share is None for row in rows for cell in row)
     return Table(
         "fates",
-        "Fates of the items that base answers both ways: items · share (%)",
+        "Fates of the items that base gets right both ways: items · share (%)",
         (LANGUAGE, BOTH, *COUNTS),
         rows,
         ("without a share: fewer than 10 such items, or not computed",) if few else (),
@@ -90,7 +90,7 @@ def dissociation(subject: ArmResults) -> Table:
     notes: list[Note] = []
     if any(rate.measure.startswith("net_") for rate in shown):
         notes.append(
-            "net: less the items that went the other way, from only picked in base to picked and said in the arm; "
+            "net: minus the items that went the other way, from only picked in base to picked and said in the arm; "
             "noise moves as many each way and leaves it at 0"
         )
     for name, label in (("hard", "hard"), ("passage", "same-passage")):
@@ -98,10 +98,10 @@ def dissociation(subject: ArmResults) -> Table:
         if contrast:
             notes.append((f"dissociation, {label} − standard options: ", NoteValue(contrast), " points"))
     if any("too few" in row for row in rows):
-        notes.append("too few: fewer than 10 items that base answers both ways")
+        notes.append("too few: fewer than 10 items that base gets right both ways")
     return Table(
         "dissociation",
-        "Dissociation: of the items that base answers both ways, picked and no longer said (%)",
+        "Dissociation: of the items that base gets right both ways, picked but no longer said (%)",
         (LANGUAGE, *(rate.column() for rate in shown)),
         rows,
         notes,
@@ -137,7 +137,7 @@ def fates_file(results: Results) -> Table:
     figures, measures = lookup(results.diagnosis.figures), (*SHARES, *RATES)
     return Table(
         "fates",
-        "Fates of the items that base answers both ways, and dissociation rates (%)",
+        "Fates of the items that base gets right both ways, and dissociation rates (%)",
         (
             ARM,
             LANGUAGE,
@@ -157,7 +157,7 @@ def fates_file(results: Results) -> Table:
             if row.options == "choice"
         ],
         (
-            "Dissociation: choice only / both correct, not given below 10 such items. Net: less the reverse flow.",
+            "Dissociation: choice only / both correct, not given below 10 such items. Net: minus the reverse flow.",
         ),
         keys=2,
     )

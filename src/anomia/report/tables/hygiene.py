@@ -1,4 +1,4 @@
-"""What may spoil a comparison: by language what was asked, by arm what came back."""
+"""What may distort a comparison: by language what was asked, by arm what came back."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def asked(results: Results) -> Table:
     """What was asked, by language, as base's rows have it."""
     mine = [row for row in results.hygiene if row.arm == BASE]
     notes: list[Note] = [
-        "gold in question: an accepted answer stands in the question; gold over the limit: every accepted answer is "
-        "longer than what may be written, so it can be picked and not said; left out: no gradable answer, or not "
+        "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
+        "longer than the output limit, so it can be picked but not said; left out: no gradable answer, or not "
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
         "(c); asked again, flips: items of base at another batch size, and the share of their verdicts that this changes"
     ]
@@ -71,7 +71,7 @@ def hygiene_file(results: Results) -> Table:
     ]
     return Table(
         "hygiene",
-        "What may spoil a comparison",
+        "What may distort a comparison",
         (
             ARM,
             LANGUAGE,
@@ -83,7 +83,7 @@ def hygiene_file(results: Results) -> Table:
             for row in results.hygiene
         ],
         (
-            "Counts of items; fertility: tokens a word of the passages, or a character where words have no spaces.",
+            "Counts of items; fertility: tokens per word of the passages, or per character where words have no spaces.",
         ),
         keys=2,
     )

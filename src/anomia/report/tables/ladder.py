@@ -30,7 +30,7 @@ GRADINGS = tuple(named(f"accuracy/{name}") for name in ("open_em", "open_f1"))
 _AGREEMENT = {
     "agree": "they agree in direction",
     "differ": "they differ in direction",
-    "undecided": "not all of them see a change beyond chance, none contradicts",
+    "undecided": "not all of them show a change beyond chance; none disagrees",
 }
 
 

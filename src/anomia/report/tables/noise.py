@@ -23,7 +23,7 @@ LOOPS = (
     Of("outputs/loop_more", "more than base\n(points)", "more than base's (points)"),
     Of("outputs/degenerate", "empty or one\ntoken repeated", "empty or one token"),
 )
-HOW_TO_ADD = "no null arm in this run; one shows how much is noise: --arm null:float32"
+HOW_TO_ADD = "no null arm in this run; to see how much is noise, add --arm null:float32"
 
 
 def reference(subject: ArmResults) -> Table:
@@ -87,7 +87,7 @@ def noise_file(results: Results) -> Table:
         (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
         rows,
         (
-            "null: base again under harmless noise, the reference. Choice only: items that the arm picks and no longer "
+            "null: base again under harmless noise, the reference. Choice only: items that the arm picks but no longer "
             "says.",
         ),
         keys=2,

@@ -22,7 +22,7 @@ def packaging(results: Results) -> Table:
     rows = results.packaging
     return Table(
         "packaging",
-        "What of the loss is packaging (answers of base that are lost)",
+        "How much of the loss is packaging (base's answers that are lost)",
         (
             ARM, Column("format", "format", "text"), LANGUAGE, Column("lost", "lost", "count"),
             Column("by_packaging", "by packaging", "count"), Column("by_weights", "by the weights", "count"),

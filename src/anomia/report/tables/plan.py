@@ -23,12 +23,12 @@ def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
         ]
         for plan in plans
     ]  # fmt: skip
-    notes: list[Note] = ["items: of the scope: one language's, or all languages' together where it is pooled"]
+    notes: list[Note] = ["items: in the scope: one language, or all languages together where it is pooled"]
     if any(plan.pilot_items is not None for plan in plans):
-        notes.append("from the pilot's figures as they stand; they are themselves uncertain")
+        notes.append("from the pilot's figures, which are themselves uncertain")
     if any(_FAR in row for row in rows):
         notes.append(
-            f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure stands at what it shall differ from"
+            f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure is too close to the value it should differ from"
         )
     notes += [
         f"{plan.arm}, {plan.scope}: {reason}"
@@ -56,7 +56,7 @@ def work(cells: Sequence[CellForecast]) -> Table:
     """What a study asks for, by cell."""
     return Table(
         "work",
-        "What the study asks for",
+        "What the study needs",
         (
             Column("cell", "cell", "text"), Column("weights", "weights", "number"), Column("arms", "arms", "count"),
             Column("items", "items\nper arm", "count"), Column("million_tokens", "tokens (M)", "number", 1),
@@ -100,8 +100,8 @@ def places(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> Table:
     ]
     if not all(cell.exact for cell in cells):
         notes.append(
-            "the tokenizer or the questions are not on this machine: tokens are those of stand-ins, within about "
-            "a fifth"
+            "the tokenizer or the questions are not on this machine: token counts are estimates, within about a "
+            "fifth"
         )
     return Table(
         "places",

@@ -25,7 +25,7 @@ READ = tuple(of for of in SCORED if of.brief not in ("share lost", "expected fro
 # As the row of a table about such items, and as a column among others.
 CONTROLS = (
     Of("control/no_question", "picked without the question, too", "choice only: picked without the question"),
-    Of("control/string", "picked by whoever takes the option that stands in the passage", "choice only: string found"),
+    Of("control/string", "picked by always taking the option that appears in the passage", "choice only: string found"),
     Of("control/passage", "picked among options from the same passage, too", "choice only: picked in same passage"),
     Of("control/pmi", "picked by PMI, too", "choice only: picked by PMI"),
 )  # fmt: skip
@@ -36,12 +36,12 @@ def controls(subject: ArmResults) -> Table:
     rates = [(control.brief, subject.figure(control.measure)) for control in CONTROLS]
     return Table(
         "controls",
-        "Controls of the items that are picked and no longer said (%)",
+        "Controls for the items that are picked but no longer said (%)",
         (Column("control", "of these items", "text"), Column("share", "share"), Column("items", "items", "count")),
         [(label, rate, rate.n) for label, rate in rates if rate is not None],
         (
-            "where the first two are near 100, picking the answer needs no question; where the last two are high, the "
-            "question is what the pick rests on",
+            "where the first two are near 100, picking the answer doesn't need the question; where the "
+            "last two are high, it does",
         ),
     )  # fmt: skip
 

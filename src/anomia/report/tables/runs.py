@@ -48,7 +48,7 @@ def one_of_several(name: str, results: Results) -> Table:
         f"{name}: {base} on {data}",
         (ARM, *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME),
         rows,
-        (f"left out on request: {left_out(results)}",) if results.exclude else (),
+        (f"excluded on request: {left_out(results)}",) if results.exclude else (),
     )
 
 
@@ -103,7 +103,7 @@ def verdicts_file(results: Results) -> Table:
             )
             for verdict in results.verdicts
         ],
-        ("overall: over all languages.",),
+        ("overall: all languages.",),
         keys=2,
     )  # fmt: skip
 

@@ -61,7 +61,7 @@ def paired_tests_file(results: Results) -> Table:
             )
             for row in results.diagnosis.tests
         ],
-        ("changed: items (or passages) on which the test rests, of all units. pooled stands outside Holm's family.",),
+        ("changed: items (or passages) that the test uses, of all units. pooled is outside Holm's family.",),
         keys=3,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ async function startExplorer(data) {
   const source = await (settings.served ? servedSource(settings) : embeddedSource(settings));
   const status = h("p", { class: "status", role: "status" });
   const panel = h("article", { class: "item", "aria-label": "the open item", tabindex: -1 });
-  const empty = h("p", { class: "empty", hidden: true }, "No item is like that. Take a filter away.");
+  const empty = h("p", { class: "empty", hidden: true }, "No matches. Clear filters.");
   let current = null;
   let asked = 0;
   let opened = 0;
@@ -85,14 +85,14 @@ async function startExplorer(data) {
   async function another(row) {
     const found = await source.alike(row).catch(failed);
     if (found) await open(found, { follow: true });
-    else status.textContent = "No other item is like this one.";
+    else status.textContent = "There is no similar item.";
   }
 
   // An item by its address; the filters are taken away where they hide it.
   async function leadTo(key) {
     const found = key && await source.find(key).catch(failed);
     if (!found) {
-      if (key) status.textContent = "The item of this address is not in this report.";
+      if (key) status.textContent = "The item in this link is not in this report.";
       return;
     }
     filters.write({ ...emptyFilter(), arm: found.arm });
@@ -114,7 +114,7 @@ async function startExplorer(data) {
 
   function closeItem() {
     current = null;
-    panel.replaceChildren(h("p", { class: "empty" }, "Choose an item of the list."));
+    panel.replaceChildren(h("p", { class: "empty" }, "Choose an item from the list."));
     $("items").classList.remove("opened");
     list.mark(-1);
     history.replaceState(null, "", "#items");
@@ -143,12 +143,12 @@ async function startExplorer(data) {
   });
   addEventListener("hashchange", () => leadTo(readAddress(location.hash)));
 
-  $("items-lead").textContent = "Every question with what both models made of it. The rank is that of the answer’s first telling token, base → compressed.";
+  $("items-lead").textContent = "Every question with both models’ answers. The rank is that of the answer’s first distinctive token, base → compressed.";
   $("explorer").append(filters.node, h("div", { class: "explorer" },
     h("div", { class: "left" }, status, list.node, empty,
       h("p", { class: "keys" }, h("kbd", {}, "j"), " ", h("kbd", {}, "k"), " next, previous · ", h("kbd", {}, "a"), " another like it · ", h("kbd", {}, "/"), " search · ", h("kbd", {}, "Esc"), " close")),
     panel));
-  panel.append(h("p", { class: "empty" }, "Choose an item of the list."));
+  panel.append(h("p", { class: "empty" }, "Choose an item from the list."));
   await filter();
   const wanted = readAddress(location.hash);
   if (wanted) await leadTo(wanted);

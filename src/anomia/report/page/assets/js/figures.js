@@ -65,7 +65,7 @@ function figureView(figure) {
       drawn = await draw(place, figure);
       plot.dataset.drawn = currentTheme();
     }).catch((error) => {
-      plot.replaceChildren(h("p", { class: "message" }, `This figure could not be drawn (${error.message}); its numbers stand below.`));
+      plot.replaceChildren(h("p", { class: "message" }, `This figure could not be drawn (${error.message}); its numbers are below.`));
     });
     return queue;
   };

@@ -68,7 +68,7 @@ function filterControls(source, data, changed) {
       label("Search", search, "search"),
       source.arms.length > 1 && label("Compressed model", arm),
       source.languages.length > 1 && label("Language", language),
-      h("div", {}, label("Rank of the answer in it", h("div", { class: "pair" }, from, to)))),
+      h("div", {}, label("Rank of the answer", h("div", { class: "pair" }, from, to)))),
     h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips,
       source.loops && h("label", { class: "loops" }, loops, "only answers that loop")),
     h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },

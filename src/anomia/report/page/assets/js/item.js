@@ -52,7 +52,7 @@ function passageView(item, row, language) {
   const known = row.cut && row.seen !== null && row.seen !== undefined;
   const seen = known ? chars.slice(0, row.seen).join("") : item.context;
   node.append(...marked(seen, findSpans(seen, item.answers)));
-  if (known) node.append(h("span", { class: "unseen", title: "cut away: the models did not see this" }, visible(chars.slice(row.seen).join(""))));
+  if (known) node.append(h("span", { class: "unseen", title: "cut off: the models did not see this" }, visible(chars.slice(row.seen).join(""))));
   return [h("h4", {}, "Passage"), node];
 }
 
@@ -94,8 +94,8 @@ function itemView(found, item, { settings, armName, actions }) {
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
     options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Other options, and without the question"), options.slice(1)),
-      h("p", { class: "small" }, "● picked; shares are the softmax of the scores.")],
-    base.top[0] && [h("h4", {}, "Likeliest next tokens after the open prompt"), pair((name, row) => [who(name), tokensView(row)])],
+      h("p", { class: "small" }, "● picked; percentages are the softmax of the scores.")],
+    base.top[0] && [h("h4", {}, "Most likely next tokens after the open prompt"), pair((name, row) => [who(name), tokensView(row)])],
     texts.length > 0 && h("details", {}, h("summary", {}, "Answers to other prompts"), texts.map(([name, probe]) => [
       h("h4", {}, probe.label), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),
     answeredBy("reached").map(([name, probe]) => h("details", {}, h("summary", {}, capital(probe.short)),

@@ -37,7 +37,7 @@ function tokensView(row) {
   const isGold = (text, n) => text === first && rank !== null && n + 1 >= rank && n + 1 <= rank + (ties ?? 0);
   const list = h("ol", { class: "tokens" }, texts.map((text, n) => h("li", { class: isGold(text, n) && "gold" },
     h("span", {}, `${n + 1}`), token(text), h("span", {}, `${(100 * Math.exp(logProbs[n])).toFixed(1)} %`))));
-  const telling = distinct !== null && distinct !== first && [", its first telling token ", token(distinct), ` ranks ${count(distinctRank)}`];
+  const telling = distinct !== null && distinct !== first && [", its first distinctive token ", token(distinct), ` ranks ${count(distinctRank)}`];
   const whole = logProb !== null && `; log-probability of the whole answer ${logProb.toFixed(1)}`;
   return [list, rank !== null && h("p", { class: "small" }, "The answer’s first token ", token(first), ` ranks ${count(rank)}`, telling || null, whole || null)];
 }

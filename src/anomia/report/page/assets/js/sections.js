@@ -29,7 +29,7 @@ function verdictView(data, run, arm, openItems) {
     dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }),
     h("dl", { class: "texts" }, verdict.texts.map(([language, text]) => [h("dt", {}, foreign(language)), h("dd", {}, visible(text))])));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
-    `Look at what it still picks among standard options but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
+    `See what it still picks among standard options but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
@@ -39,7 +39,7 @@ function verdictView(data, run, arm, openItems) {
     h("div", {},
       arm.accuracies.map((accuracy) => meter(accuracy, arm.null)),
       arm.left_out.length > 0 && h("p", { class: "small" }, "Without ", arm.left_out.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
-      arm.tables.noise.length > 0 && h("p", { class: "small noise" }, h("a", { href: "#noise" }, "How much of this noise does")),
+      arm.tables.noise.length > 0 && h("p", { class: "small noise" }, h("a", { href: "#noise" }, "How much of this is noise")),
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
 }
 
@@ -134,7 +134,7 @@ function fillRest(data) {
   $("chance").textContent = data.chance ?? "";
   $("citation").textContent = `Anomia ${data.anomia}: what compression took from a language model.\n` +
     "Method: Wen et al. (2026). The Benchmark Illusion: Pruned LLMs Can Pass Multiple Choice\nbut Fail to Answer. arXiv:2606.17609.";
-  $("made").textContent = `Made by Anomia ${data.anomia}. One file, no network: it can be mailed and opened from disk.`;
+  $("made").textContent = `Made by Anomia ${data.anomia}. One self-contained file: mail it or open it from disk.`;
 }
 
 // Sections that a run has nothing for are left away, also from the way through the page.

@@ -23,7 +23,7 @@ function dataTable({ title, columns, rows, rules = [], notes = [], more = 0 }) {
     cells.map((cell, column) => (column === 0 ? h("th", { scope: "row" }, foreign(cell)) : h("td", {}, cellOf(cell))))));
   const table = h("table", {}, title && h("caption", {}, visible(title)), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body));
   const below = [...notes];
-  if (more) below.push(`${count(more)} more rows in the folder tables, beside this page`);
+  if (more) below.push(`${count(more)} more rows in the folder tables, next to this page`);
   return [
     scrolling(table, title || "numbers of the figure"),
     below.length > 0 && h("ul", { class: "notes" }, below.map((note) => h("li", {}, visible(note)))),

@@ -24,7 +24,7 @@ function visible(text) {
     }
     if (plain) parts.push(plain);
     plain = "";
-    parts.push(h("span", { class: "hidden-char", title: "a character that can't be seen" }, nameOf(char)));
+    parts.push(h("span", { class: "hidden-char", title: "an invisible character" }, nameOf(char)));
   }
   if (plain) parts.push(plain);
   return parts;
