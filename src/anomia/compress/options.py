@@ -41,7 +41,7 @@ class TextOptions:
         ),
     ] = "c4"
     samples: Annotated[
-        int | None, _Flag(name="--calibration-samples", help="Passages of it (default 128).", least=1)
+        int | None, _Flag(name="--calibration-samples", help="Number of passages (default 128).", least=1)
     ] = None
     tokens: Annotated[
         int, _Flag(name="--calibration-tokens", help="Tokens per passage (default {default}).", least=1)
@@ -50,11 +50,13 @@ class TextOptions:
         Path | None,
         _Flag(
             name="--calibration-folder",
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, looked through before the hub.",
+            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, searched before the hub.",
         ),
     ] = None
-    budget: Annotated[int | None, _Flag(name="--calibration-budget", help="Tokens in all.", least=1)] = None
-    languages: Annotated[Sequence[str], _Flag(help="Languages of balanced calibration.", metavar="A,B")] = ()
+    budget: Annotated[
+        int | None, _Flag(name="--calibration-budget", help="Total number of tokens.", least=1)
+    ] = None
+    languages: Annotated[Sequence[str], _Flag(help="Languages for balanced calibration.", metavar="A,B")] = ()
     language: str | None = None
     evaluation_passages: Sequence[str] = field(default=(), repr=False)
 
@@ -77,7 +79,7 @@ class FolderOptions:
     save_as: Annotated[
         SaveAs,
         _Flag(
-            help="{default} (the default), or how a last gptq or awq step is stored: compressed-tensors.",
+            help="{default} (the default), or compressed-tensors, which stores the codes of a final gptq or awq step.",
             metavar="STORAGE",
             commands=("compress",),
         ),
@@ -88,17 +90,17 @@ class FolderOptions:
     ] = "auto"
     device: Annotated[
         str,
-        _Flag(help="Where the block in work is computed: cpu, cuda, mps or auto (default {default})."),
+        _Flag(help="Device for the block being processed: cpu, cuda, mps or auto (default {default})."),
     ] = "cpu"
     perplexity_text: Annotated[
         Path | None,
         _Flag(
             name="--perplexity",
-            help="A text file on which dense and compressed model are compared.",
+            help="A text file to compare the dense and the compressed model on.",
             metavar="FILE",
         ),
     ] = None
     perplexity_tokens: Annotated[
-        int | None, _Flag(help="Only so many tokens of it (default all).", least=2)
+        int | None, _Flag(help="Use only this many of its tokens (default: all).", least=2)
     ] = None
     batch_tokens: int = BATCH_TOKENS

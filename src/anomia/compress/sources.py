@@ -70,7 +70,7 @@ def open_source(text: TextOptions) -> Source:
         return Source(streams, samples or PASSAGES_A_LANGUAGE)
     if source == "own":
         if text.language is None:
-            raise StudyError("calibration=own makes one mask a language; name the language")
+            raise StudyError("calibration=own makes one mask per language; name the language")
         return Source((_wikipedia(language_name(text.language), data_dir),), samples or PASSAGES_A_LANGUAGE)
     raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
 
@@ -124,7 +124,7 @@ def _read_file(path: Path, language: str = "") -> Iterator[Passage]:
     content = read_text(path, about="calibration text")
     if "\r" in content and "\n" not in content:
         raise DataError(
-            f"calibration text: {path} has lines that end in \\r alone; save the file with line ends \\n"
+            f"calibration text: {path} has lines that end in \\r alone; save the file with line endings \\n"
         )
     for document in re.split(r"\n\s*\n", content):
         if document.strip():

@@ -377,10 +377,12 @@ def _receive(queue: _Queue, task: Any, progress: Progress) -> None:
         name = f"{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}"
         queue.crew.workers.remove(worker)
         if queue.attempts[key] >= ATTEMPTS:
-            queue.failed = f"{name}: {ATTEMPTS} workers died over it; the last logs are in Ray's dashboard"
+            queue.failed = (
+                f"{name}: {ATTEMPTS} workers died while working on it; the last logs are in Ray's dashboard"
+            )
             progress.say(queue.failed)
             return
-        progress.say(f"{name}: its worker was lost; another does it again")
+        progress.say(f"{name}: its worker was lost; another will redo it")
         queue.left.appendleft((index, shard))
         another = queue.crew.hire()
         if worker is queue.crew.spare:
@@ -428,7 +430,7 @@ def _ask_one(crew: _Crew, progress: Progress, call: Any) -> Answer:
         try:
             answer: Answer = ray.get(call(crew.spare))
         except ray.exceptions.RayActorError:
-            progress.say(f"{crew.name}: a worker was lost; another does it again")
+            progress.say(f"{crew.name}: a worker was lost; another will redo it")
             crew.workers.remove(crew.spare)
             crew.spare = None
             continue

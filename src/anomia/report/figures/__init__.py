@@ -37,9 +37,11 @@ class FigureKind(NamedTuple):
 FIGURES: Mapping[str, FigureKind] = {
     "fates_flow": FigureKind(draw_flow, "open and choice of base and of an arm on the same items"),
     "figure1": FigureKind(
-        draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"
+        draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice"
     ),
-    "figure8": FigureKind(draw_fates, f"{FEWEST_BOTH_CORRECT} items that base answers in open and in choice"),
+    "figure8": FigureKind(
+        draw_fates, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice"
+    ),
     "ladder": FigureKind(draw_ladder, "open or choice of base and of an arm"),
     "figure2": FigureKind(draw_drops, "open or choice of base and of an arm"),
     "figure3": FigureKind(draw_ranks, "the probe rank"),

@@ -48,7 +48,7 @@ def ranks(subject: ArmResults) -> Table:
             Column("gold", "gold", "rank"), Column("gold_distinct", "gold, distinct", "rank"),
             Column("foil_distinct", "foil, distinct", "rank"),
             Column("within_10_arm", "within 10\nin arm (%)"),
-            Column("margin_arm", "logits behind\nthe likeliest", "number", 1),
+            Column("margin_arm", "logits below\nthe likeliest", "number", 1),
             Column("log_prob_change", "log-prob,\nchange", "number", 1),
         ),
         rows,
@@ -129,16 +129,16 @@ def divergence_file(results: Results) -> Table:
 
 def _notes(subject: ArmResults, found: Ranks) -> list[Note]:
     notes: list[Note] = [
-        "distinct: the first token that no other option shares; logits behind: median, in the arm; log-prob: of "
+        "distinct: the first token that no other option shares; logits below: median, in the arm; log-prob: of "
         "the whole answer, mean of arm − base, in nats"
     ]
     if any(row.median_interval is None for row in found.values()):
-        notes.append("a median without an interval rests on too few items for one")
+        notes.append("a median without an interval has too few items for one")
     unsaid = found.get(("gold_distinct", "after", "choice_only", POOLED))
     if unsaid is not None and unsaid.vocabulary_share is not None:
         tokens = round(unsaid.median / unsaid.vocabulary_share)
         median = NoteValue(_median(unsaid), "rank")
-        notes.append(("picked and no longer said: median rank ", median, f" of {tokens:,} tokens"))
+        notes.append(("picked but no longer said: median rank ", median, f" of {tokens:,} tokens"))
     kl, same = subject.figure("divergence/kl"), subject.figure("divergence/same_top")
     if kl and same:
         shown = NoteValue(kl, "number"), " nats; same likeliest token in ", NoteValue(same)
