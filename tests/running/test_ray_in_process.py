@@ -92,7 +92,7 @@ def test_records_are_those_of_one_process(
     with on_ray(None, Size(1, 0), progress) as executor:
         outcomes = run_matrix(matrix, tmp_path / "ray", progress=progress, measure=executor)
     assert not any(outcome.failed for outcome in outcomes)
-    assert sum("was lost; another does it again" in text for text in said) == 2
+    assert sum("was lost; another will redo it" in text for text in said) == 2
     for here, there in zip(runs_of(tmp_path / "here"), runs_of(tmp_path / "ray"), strict=True):
         assert RunFolder(here).records().equals(RunFolder(there).records())
         assert RunFolder(here).noise.read() == RunFolder(there).noise.read()
