@@ -57,7 +57,7 @@ def test_what_changes_answers_stands_in_the_run_and_its_verdict(
         main(["import", "lm-eval", str(tmp_path / "base"), str(tmp_path / "arm"), "--out", str(run)])
     assert not stopped.value.code
     said = capsys.readouterr().out
-    assert "arm: other add_bos_token: – in base, False here" in said
+    assert "arm: different add_bos_token: – in base, False here" in said
     assert "arm: also differs from base in dtype" in said
     assert "batch_size" not in said
     rows = {row["what"]: row for row in read_differences(RunFolder(run))["arm"]}

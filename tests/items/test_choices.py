@@ -113,11 +113,11 @@ def test_folders_languages_and_ids(tmp_path: Path) -> None:
         ({"choices": {"text": ["a", "b"], "label": ["A"]}}, "2 options and 1 labels"),
         ({"answer": None}, "has no answer; it has question, subject, choices, answer"),
         ({"answer": -1}, "test splits without answers have -1 there"),
-        ({"choices": ["x", "x", "y"], "answer": "x"}, "the answer 'x' stands 2 times among its options"),
-        ({"answer": "9" * 5000}, "none of its 4 options"),
+        ({"choices": ["x", "x", "y"], "answer": "x"}, "the answer 'x' appears 2 times among its options"),
+        ({"answer": "9" * 5000}, "not one of its 4 options"),
         ({"answer": True}, "has no answer"),
-        ({"answer": 5}, "none of its 4 options"),
-        ({"answer": "Paris"}, "none of its 4 options"),
+        ({"answer": 5}, "not one of its 4 options"),
+        ({"answer": "Paris"}, "not one of its 4 options"),
         ({"context": []}, "are texts"),
     ],
 )
@@ -199,7 +199,7 @@ def test_the_word_for_a_reading_is_checked_and_stands_at_the_end_of_a_path(tmp_p
     with pytest.raises(DataError, match="can't be read as 'indx'; did you mean 'index'"):
         read_questions(f"mc:{file},answer=indx")
     with pytest.raises(
-        DataError, match="line 1: the answer '1' is none of its 4 options when it is read as answer=text"
+        DataError, match="line 1: the answer '1' is not one of its 4 options when it is read as answer=text"
     ):
         read_questions(f"mc:{file},answer=text")
     with pytest.raises(DataError, match="'mc' needs a path"):
