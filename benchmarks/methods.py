@@ -27,6 +27,15 @@ ARMS = (
     *("embeddings:q8_0", "embeddings:q4_0", "shortgpt:0.06", "flap:0.1", "wanda:0.5+gptq:4"),
 )
 PACKED = ("gptq", "awq")
+ANSWERS = ("open %", "choice %", "gap", "both right: choice only, lost")
+PAGE = """# Table of methods
+
+Each method on Gemma 3 270M in bfloat16, on a CPU: 32 windows of at most 512 tokens of English C4 as calibration text,
+perplexity of the first 3,000 tokens of WikiText-2's test text. Processor seconds and peak memory are of the whole
+`anomia compress` command. Sparse and rounded models are stored dense, so only steps that pack or drop weights make the
+files smaller. `python benchmarks/methods.py --out FOLDER --write docs/methods/table.md` writes this page;
+`--no-answers` leaves the columns of answers out.
+"""
 
 
 def main() -> None:
@@ -40,6 +49,9 @@ def main() -> None:
         "--scored", type=int, default=3000, help="tokens of WikiText-2 that perplexity is measured on"
     )
     parser.add_argument("--items", type=int, default=40, help="a language")
+    parser.add_argument(
+        "--no-answers", action="store_true", help="leave the questions out, which take most of the time"
+    )
     parser.add_argument("--languages", default="english,russian,swahili")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("arms", nargs="*", help=f"{len(ARMS)} arms if left out")
@@ -51,7 +63,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     arms = options.arms or ARMS
     made = {arm: made_once(arm, options) for arm in arms}
-    answers = asked(options, {arm: one for arm, one in made.items() if "failed" not in one})
+    sound = {arm: one for arm, one in made.items() if "failed" not in one}
+    answers = None if options.no_answers else asked(options, sound)
     text = table(options, made, answers)
     print(text)
     if options.write:
@@ -123,34 +136,38 @@ def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads((run / "results.json").read_text()))
 
 
-def table(options: Any, made: dict[str, Any], results: dict[str, Any]) -> str:
-    """A Markdown table, a row an arm; intervals of the gap in square brackets."""
-    figures = {(row["arm"], row["measure"], row["scope"]): row for row in results["figures"]}
+def table(options: Any, made: dict[str, Any], results: dict[str, Any] | None) -> str:
+    """A Markdown page, one row per arm; intervals of the gap in square brackets. results: None leaves answers out."""
     base = {"perplexity": perplexity_of(options.model, options), "bytes": size_of(options.model)}
-    lines = [
-        "| arm | perplexity | open % | choice % | gap | both right: choice only, lost | MB | processor seconds | peak GB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["arm", "perplexity", *(ANSWERS if results else ()), "MB", "processor seconds", "peak GB"]
+    lines = [PAGE, f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm, one in {"base": base, **made}.items():
         if "failed" in one:
-            lines.append(f"| `{arm}` | {one['failed']} | | | | | | | |")
+            lines.append(f"| `{arm}` | {one['failed']} " + "| " * (len(columns) - 2) + "|")
             continue
         name = "base" if arm == "base" else f"checkpoint:{folder_of(arm, options)}"
-        gap, fates = figures.get((name, "gap/choice", "pooled")), fates_of(results, name)
         cells = [
             f"`{arm}`",
             f"{one['perplexity']:,.1f}",
-            *(percent(figures.get((name, f"accuracy/{kind}", "pooled"))) for kind in ("open", "choice")),
-            ""
-            if not gap or gap["value"] is None
-            else f"{gap['value']:+.2f} [{gap['low']:.2f}, {gap['high']:.2f}]",
-            fates,
+            *(answers_of(results, name) if results else ()),
             f"{one['bytes'] / 1e6:,.0f}",
             f"{one['seconds']:,.0f}" if "seconds" in one else "",
             f"{one['peak'] / 1e9:.1f}" if "peak" in one else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def answers_of(results: dict[str, Any], name: str) -> list[str]:
+    """Open and choice accuracy, the gap, and what became of the items that base gets right both ways."""
+    figures = {(row["arm"], row["measure"], row["scope"]): row for row in results["figures"]}
+    gap = figures.get((name, "gap/choice", "pooled"))
+    given = gap is not None and gap["value"] is not None
+    return [
+        *(percent(figures.get((name, f"accuracy/{kind}", "pooled"))) for kind in ("open", "choice")),
+        f"{gap['value']:+.2f} [{gap['low']:.2f}, {gap['high']:.2f}]" if given else "",
+        fates_of(results, name),
+    ]
 
 
 def percent(row: Any) -> str:
