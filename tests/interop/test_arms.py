@@ -59,7 +59,9 @@ def test_a_file_of_another_task_makes_no_arm(files: list[Path], tmp_path: Path) 
     shared = [open_sample(n, "x", True) if n == 0 else open_sample(n + 90, "x", True) for n in range(24)]
     write_lines(tmp_path / "overlap.jsonl", shared)
     for file in (stray, tmp_path / "overlap.jsonl"):
-        with pytest.raises(DataError, match=f"every task needs one file per model.*{file.name}; add what is missing"):
+        with pytest.raises(
+            DataError, match=f"every task needs one file per model.*{file.name}; add what is missing"
+        ):
             models_from("lm-eval", [*files, file], [], [])
     with pytest.raises(DataError, match="every task needs one file per model"):
         models_from("lm-eval", [*files, files[0]], [], [])
