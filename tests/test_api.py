@@ -115,7 +115,7 @@ def test_models_in_memory_are_measured_and_left_alone(
     )
     assert base != arm
     # Another model under the same name is another base: the run is not gone on with.
-    with pytest.raises(RunError, match="another study"):
+    with pytest.raises(RunError, match="a different study"):
         anomia.run(
             base=(make_model(5), tokenizer), arms=["magnitude:0.5"], data=f"jsonl:{questions}", limit=4,
             out=tmp_path / "r", **QUICK,
@@ -198,7 +198,7 @@ def test_faults_name_the_remedy(run: anomia.Run, tmp_path: Path) -> None:
         run.figure("lader")
     with pytest.raises(RunError, match="no figure 'lader'"):
         run.chart("lader")
-    with pytest.raises(RunError, match="is no run"):
+    with pytest.raises(RunError, match="is not an Anomia run"):
         anomia.open_run(tmp_path)
     with pytest.raises(AnomiaError, match="is no model"):
         anomia.run(base=3, arms=["wanda:0.5"], **QUICK)  # type: ignore[arg-type]

@@ -254,7 +254,7 @@ def test_compress_writes_a_chain_of_steps(model_folder: Path, tmp_path: Path) ->
         (["wanda:0.5", "--save-as", "compressed-tensors"], "--save-as"),
         (["gptq:4,group=16", "--save-as", "gguf"], "unknown --save-as 'gguf'"),
         (["slicegpt:0.9999"], "slicegpt"),
-        (["checkpoint:x"], "a model of its own"),
+        (["checkpoint:x"], "a complete model"),
         (["dropexperts:0.5"], "experts"),
     ],
 )

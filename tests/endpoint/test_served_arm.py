@@ -368,8 +368,8 @@ def test_a_server_without_start_token_is_said_first_and_shown(
     (arm,) = run.arms
     assert not run.failed
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("other tokens put around a text") == 1
-    assert said.index("other tokens put around a text") < said.index("loading")
+    assert said.count("different tokens put around a text") == 1
+    assert said.index("different tokens put around a text") < said.index("loading")
     values = json.loads((run.path / "results.json").read_text())
     rows_ = {row["what"]: row for row in values["differences"][arm]}
     assert rows_["tokens put around a text"]["kind"] == "confounding"
@@ -404,7 +404,7 @@ def test_a_server_that_is_up_only_later_is_counted_at_its_turn(
     run = measure(f"endpoint:{url}#tiny", progress=True, **OPEN)
     assert not run.failed
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("other tokens put around a text") == 1
+    assert said.count("different tokens put around a text") == 1
     assert "not due to the weights alone" in run.verdict.text
 
 

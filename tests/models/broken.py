@@ -139,7 +139,7 @@ FOLDERS: dict[str, tuple[Break, str]] = {
     "no model type": (lambda f: change_config(f, drop=("model_type",)), r"has no model_type"),
     "a model type of the future": (lambda f: change_config(f, model_type="brandnew4"), r"does not know its model type \(brandnew4\); upgrade transformers"),
     "a model that generates no text": (lambda f: change_config(f, model_type="vit", drop=("architectures",)), r"not a causal language model"),
-    "code of its own": (_remote, r"code of its own, which is not run.*--trust-remote-code"),
+    "code of its own": (_remote, r"its own code, which is not run.*--trust-remote-code"),
     "layer types of a deeper model": (lambda f: change_config(f, model_type="qwen3", layer_types=["full_attention"] * 3), r"contradicts itself: .*`num_hidden_layers` \(2\).*`layer_types` \(3\)"),
     "no attention heads": (lambda f: change_config(f, num_attention_heads=0), r"can't be loaded: .*\w{4}"),
     "a size that is a text": (lambda f: change_config(f, hidden_size="32"), r"can't be loaded: .*hidden_size"),

@@ -155,7 +155,7 @@ def test_code_of_the_folder_is_neither_run_nor_asked_about(
     config(model_type="tricky", auto_map=auto)(folder)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on standard input"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="code of its own"):
+    with pytest.raises(ModelError, match="its own code"):
         describe(str(folder))
     assert not (tmp_path / "ran").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from anomia.models.memory import hold
 from anomia.probe import precision
 from anomia.probe.precision import Precision, precision_for
 from anomia.run_folder import RunFolder
-from anomia.running import execute, noise, shard
+from anomia.running import execute, noise
 from anomia.running import model as running_model
+from anomia.running.answerer import LocalModel
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
@@ -65,8 +67,8 @@ def test_specifications_are_read_and_written_alike(text: str) -> None:
         ("null:float23", "did you mean 'float32'"),
         ("null", "unknown noise"),
         ("null:batch=0", "positive whole number"),
-        ("null:int8+wanda:0.5", "stands alone"),
-        ("wanda:0.5+null:float32", "stands alone"),
+        ("null:int8+wanda:0.5", "can't be combined with other steps"),
+        ("wanda:0.5+null:float32", "can't be combined with other steps"),
     ],
 )
 def test_other_noise_is_refused_by_name(text: str, message: str) -> None:
@@ -127,13 +129,13 @@ def test_the_dtype_is_settled_once_for_all_arms(
 
     monkeypatch.setattr(running_model, "precision_for", decide)
     seen: list[torch.dtype] = []
-    ask = shard.ask
+    answer = LocalModel.answer
 
-    def watch(cell: Any, encoded: Any, ready: Any, **more: Any) -> Any:
-        seen.append(ready.loaded.model.dtype)
-        return ask(cell, encoded, ready, **more)
+    def watch(self: LocalModel, *given: Any, **more: Any) -> Any:
+        seen.append(self.loaded.model.dtype)
+        return answer(self, *given, **more)
 
-    monkeypatch.setattr(shard, "ask", watch)
+    monkeypatch.setattr(LocalModel, "answer", watch)
     arms = ("magnitude:0.5", f"checkpoint:{half_folder}")
     asked = study.model_copy(update={"base": str(half_folder), "arms": arms, "noise_items": 0})
     said: list[str] = []
@@ -215,17 +217,14 @@ def test_the_noise_floor_asks_what_the_study_asks(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, list[Any]] = {}
-    ask = shard.ask
+    answer = LocalModel.answer
 
-    def watch(where: str) -> Any:
-        def watched(cell: Any, encoded: Any, ready: Any, **more: Any) -> Any:
-            asked.setdefault(where, []).extend(encoded)
-            return ask(cell, encoded, ready, **more)
+    def watch(self: LocalModel, encoded: Any, *given: Any, **more: Any) -> Any:
+        by_noise = sys._getframe(1).f_globals["__name__"] == noise.__name__
+        asked.setdefault("noise" if by_noise else "study", []).extend(encoded)
+        return answer(self, encoded, *given, **more)
 
-        return watched
-
-    monkeypatch.setattr(shard, "ask", watch("study"))
-    monkeypatch.setattr(noise, "ask", watch("noise"))
+    monkeypatch.setattr(LocalModel, "answer", watch)
     # Few positions, so that passages are cut for them: prompts of a floor with other limits would be longer.
     short = study.model_copy(update={"arms": ("magnitude:0.5",), "max_new_tokens": 24})
     load = running_model.load_model
