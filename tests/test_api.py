@@ -200,7 +200,7 @@ def test_faults_name_the_remedy(run: anomia.Run, tmp_path: Path) -> None:
         run.chart("lader")
     with pytest.raises(RunError, match="is not an Anomia run"):
         anomia.open_run(tmp_path)
-    with pytest.raises(AnomiaError, match="is no model"):
+    with pytest.raises(AnomiaError, match="is not a model"):
         anomia.run(base=3, arms=["wanda:0.5"], **QUICK)  # type: ignore[arg-type]
 
 
