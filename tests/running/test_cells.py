@@ -167,7 +167,7 @@ def test_base_is_taken_from_an_earlier_run(
     assert set(asked) == {"magnitude:0.5"}
     assert RunFolder(tmp_path / "reused").records().equals(RunFolder(tmp_path / "anew").records())
     assert (tmp_path / "reused" / "noise.json").read_text() == (tmp_path / "anew" / "noise.json").read_text()
-    assert any("base's 4 items are taken from" in line for line in said)
+    assert any("base's 4 items are reused from" in line for line in said)
 
 
 @pytest.mark.parametrize(
