@@ -77,7 +77,7 @@ def test_an_interrupted_chain_goes_on_where_it_stopped(
     [
         ("wanda:0.5+int4:group=7", "7 can't divide"),
         ("magnitude:5:9+int8", "can't divide"),
-        ("checkpoint:x+wanda:0.5", "a model of its own"),
+        ("checkpoint:x+wanda:0.5", "a complete model; give it as MODEL"),
         ("base", "nothing to do"),
     ],
 )

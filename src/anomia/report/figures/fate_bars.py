@@ -55,7 +55,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         case="arm", where="language", shown="dissociation (%)", net_shown="net (%)", null_shown="null arm, net (%)",
         choice_only="choice only", n="both correct",
     )  # fmt: skip
-    x = percent_axis("of the items that base gets right both ways (%) · bar: dissociation · ● net")
+    x = percent_axis("of items right both ways (%) · bar: dissociation · ● net")
     bars = (
         alt.Chart()
         .transform_filter(SCOPES)
