@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--test", help="plain text for perplexity")
     parser.add_argument("--test-tokens", type=int, default=16_000)
     parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--skip", type=int, default=0, help="windows left out at the start of the text")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--device", default="cpu", help="of both, and of what is measured: cpu or cuda")
     parser.add_argument("--steps", nargs="+", default=STEPS)
     parser.add_argument("--peer-python", help="the Python of an environment with llm-compressor")
     parser.add_argument("--json", help="write the figures here, too")
@@ -68,7 +70,7 @@ def main() -> None:
         options.model = str(demo_model())
     from prune import equal_windows
 
-    rows = equal_windows(options.model, options.text, options.windows, options.tokens)
+    rows = equal_windows(options.model, options.text, options.skip + options.windows, options.tokens)[options.skip :]
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.json"
         windows.write_text(json.dumps(rows))
@@ -88,7 +90,7 @@ def compare(options: argparse.Namespace, folder: Path, windows: Path) -> dict[st
     for step in options.steps:
         arguments = ["--model", options.model, "--text", str(windows), "--step", step, "--test", options.test]
         arguments += ["--test-tokens", str(options.test_tokens), "--out", str(folder / "packed")]
-        arguments += ["--states", options.states]
+        arguments += ["--states", options.states, "--device", options.device]
 
         def run(worker: str, python: str, arguments: list[str] = arguments) -> dict[str, Any]:
             command = [python, __file__, "--worker", worker, *arguments]
@@ -119,7 +121,7 @@ def perplexity_of(model: str, options: argparse.Namespace) -> dict[str, float]:
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
-    return measured(loaded.eval(), tokenizer, options)
+    return measured(loaded.eval().to(options.device), tokenizer, options)
 
 
 def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str, float]:
@@ -128,10 +130,10 @@ def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[st
     from anomia.compress.perplexity import perplexity
 
     text = Path(options.test).read_text(encoding="utf-8")
-    ids = torch.tensor([tokenizer(text[:20_000])["input_ids"][:512]])
+    ids = torch.tensor([tokenizer(text[:20_000])["input_ids"][:512]], device=options.device)
     with torch.no_grad():
         states = model.base_model(ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
-    states = torch.stack([state[0].float() for state in states])  # [blocks, T, H]
+    states = torch.stack([state[0].float().cpu() for state in states])  # [blocks, T, H]
     if not Path(options.states).exists():
         torch.save(states, options.states)
     dense = torch.load(options.states)
@@ -149,7 +151,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     from anomia.compress.spec import parse_arm
 
     rows = json.loads(Path(options.text).read_text())
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to(options.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
     tokens, longest = sum(map(len, rows)), max(map(len, rows))
     record = CalibrationRecord("benchmark", None, len(rows), 0, tokens, longest, longest, None, {}, "", "")
