@@ -1,4 +1,4 @@
-"""Arm against arm on the same items, and the arms that are worth their sparsity or their size."""
+"""Comparisons of arms on the same items, and the Pareto frontiers of accuracy against sparsity and size."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ BASE = "base"
 
 
 def between_rows(pairs: Mapping[str, pl.DataFrame]) -> Iterator[BetweenRow]:
-    """Gap, raw gap, dissociation and net dissociation of one arm − of another, for every two arms.
+    """Gap, raw gap, dissociation and net dissociation of one arm − those of another, for every pair of arms.
 
-    pairs: each arm joined with base, by name, in the order of the same items. Arms that answered the same
-    items share their draws.
+    pairs: each arm's rows joined with base's, by arm, with items in the same order. Pairs of arms with the same common
+    items share their bootstrap draws.
     """
     answered = {arm: _answered(part) for arm, part in pairs.items()}
     by_items: dict[frozenset[str], list[tuple[str, str]]] = {}
@@ -42,12 +42,12 @@ def frontier_rows(
     sparsity: Mapping[str, float],
     sizes: Mapping[str, int] | None = None,
 ) -> list[FrontierRow]:
-    """Accuracy over all items against sparsity and size on disk; empty where fewer than two arms have either.
+    """Accuracy over all items against sparsity and size on disk; empty unless at least two arms have one of these.
 
     Arms that have not answered all of base's items are left out.
 
     arms: without base, in the order of the rows. sparsity: share of zeros in the pruned matrices, by arm.
-    sizes: bytes of the stored weights, by arm, `base` among them.
+    sizes: bytes of the stored weights, by arm, including `base`.
     """
     bytes_of = sizes or {}
     zeros = {BASE: 0.0} | dict(sparsity)
@@ -56,7 +56,7 @@ def frontier_rows(
         opened, chosen = (find(figures, arm, accuracy(name), POOLED) for name in ("open", "choice"))
         if opened is None or chosen is None or (arm not in zeros and arm not in bytes_of):
             continue
-        # An arm that has answered fewer items than base is not comparable with those that answered all.
+        # An arm that answered fewer items than base can't be compared with arms that answered all.
         if arm == BASE or (BASE in points and opened.n == points[BASE][0].n):
             points[arm] = opened, chosen
     if len(points) < 3:
@@ -80,7 +80,7 @@ def frontier_rows(
 def _best(
     points: Mapping[str, tuple[Estimate, Estimate]], costs: Mapping[str, float]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """The arms that no other beats at its cost, in open and in choice."""
+    """The arms that no other arm beats at its cost, in open and in choice."""
     opened, chosen = (
         frozenset(frontier({arm: Point(cost, points[arm][side].value) for arm, cost in costs.items()}))
         for side in (0, 1)
@@ -124,7 +124,7 @@ def _gap(part: Pairs) -> Quantity:
 
 
 def _answered(part: pl.DataFrame) -> frozenset[str]:
-    """Names of the items that base and the arm answered in open and in choice."""
+    """Names of the items that base and the arm both answered in open and in choice."""
     whole: Bools = (
         part.select(pl.all_horizontal(pl.col(both("open_correct", "choice_correct")).is_not_null()))
         .to_series()

@@ -1,8 +1,8 @@
 """An interval for a proportion that stays valid however often one looks and whenever one stops.
 
-Source: Robbins 1970; the beta mixture of likelihood ratios, as in Howard et al. 2021. The ratio is a
-martingale under the truth, so by Ville's inequality it ever passes 1/α with a chance of at most α; values
-between 0 and 1 that are not all 0 or 1 only make it smaller.
+Source: Robbins 1970; the beta mixture of likelihood ratios, as in Howard et al. 2021. The ratio is a martingale under
+the true proportion, so by Ville's inequality it ever exceeds 1/α with a probability of at most α; values strictly
+between 0 and 1 only make it smaller.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Stop(NamedTuple):
 def confidence_sequence(
     values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
 ) -> Estimate | None:
-    """The mean of the values so far, with an interval that is valid at every look together; None without any.
+    """The mean of the values so far, with an interval that is valid at all looks together; None without values.
 
-    values: 0 to 1, in the fixed order in which items are taken: [items so far]. Passages are the
-    independent units: the figure is the mean of the passages' means, so look when passages are complete.
+    values: 0 to 1, in the fixed order in which items are taken: [items so far]. Passages are the independent units, and
+    the figure is the mean of the passages' means, so look only when passages are complete.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):
@@ -54,7 +54,7 @@ def confidence_sequence(
 
 
 def mixture_bounds(hits: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """The proportions whose mixture likelihood ratio after `hits` of n stays below 1 / (1 − level)."""
+    """The proportions whose mixture likelihood ratio after `hits` out of n stays below 1 / (1 − level)."""
     value = hits / n
     # Jeffreys' prior as the mixture.
     evidence = betaln(hits + 0.5, n - hits + 0.5) - betaln(0.5, 0.5) + np.log(1 - level)
@@ -80,9 +80,9 @@ def until_width(
     items_left: int,
     level: float = 0.95,
 ) -> Stop:
-    """Whether the interval of a dissociation rate is narrow enough to stop, or no item is left.
+    """Whether the interval of a dissociation rate is narrow enough to stop, or no items are left.
 
-    values: whether each both-correct item so far is `choice_only`, in the order in which it was taken.
+    values: whether each both-correct item so far is `choice_only`, in the order of the items: [items so far].
     """
     if not 0 < width < 1:
         raise DataError(f"the width of an interval of a rate lies between 0 and 1, got {width:g}")

@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 
 from anomia.errors import DataError
 
-# Scripts written without spaces between words, as they begin the Unicode names of their letters.
+# Scripts written without spaces between words, by the prefix of their letters' Unicode names.
 _WITHOUT_SPACES = (
     "CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "TAI ",
 )  # fmt: skip
 
 
 class Fertility(NamedTuple):
-    """Tokens a unit. units: the words or characters counted."""
+    """Tokens per unit. units: the number of words or characters."""
 
     tokens_per_unit: float
     unit: Literal["word", "character"]
@@ -38,10 +38,10 @@ def spaced(texts: Iterable[str]) -> bool:
 
 
 def fertility(texts: Sequence[str], token_counts: Sequence[int]) -> Fertility | None:
-    """Tokens per word of some texts, or per character in scripts without spaces; None where there is no unit.
+    """Tokens per word of some texts, or per character in scripts without spaces; None if there are no units.
 
-    token_counts: tokens of each text, special tokens excluded. A word holds a letter or a digit; a
-    character is anything but white space. Ratio of sums, so that long texts weigh more.
+    token_counts: tokens of each text, without special tokens. A word contains a letter or a digit; a
+    character is anything but white space. This is a ratio of sums, so longer texts weigh more.
 
     >>> fertility(["knowing a word"], [4]).unit
     'word'

@@ -1,4 +1,4 @@
-"""What may spoil a comparison, by arm and language: cut prompts, moved boundaries, ties, sick outputs."""
+"""What may spoil a comparison, by arm and language: truncated prompts, shifted boundaries, ties, broken outputs."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from anomia.measure.between import BASE
 from anomia.measure.frame import known
 from anomia.measure.rates import Estimate, rate
 
-# Of the row, what is a share with an interval.
+# The fields of a row that are shares with an interval.
 RATES = ("loop_rate", "noise_open", "noise_choice", "dtype_open", "dtype_choice")
 
 
 @dataclass(frozen=True, slots=True)
 class HygieneRow:
-    """What may spoil a comparison, in one arm and language; counts of items but for `fertility`."""
+    """What may spoil a comparison in one arm and language; counts of items except for `fertility`."""
 
     arm: str
     language: str
     items: int
     passages: int
     truncated: int
-    """Passages that were cut."""
+    """Passages that were truncated."""
     gold_truncated: int
-    """… and the gold answer with them."""
+    """Truncated passages that lost the gold answer."""
     boundary_mismatch: int
-    """Options scored from before the prompt's end."""
+    """Options scored from before the end of the prompt."""
     unclosed_thinking: int
     not_finite: int
     degenerate: int
-    """Open outputs that say nothing."""
+    """Open outputs that are empty or a single token."""
     rank_ties: int
     """Gold's first token shares its logit with another."""
     choice_ties: int
     """The two best options have equal scores."""
     no_distinct_token: int
-    """Gold is the beginning of another option."""
+    """Gold is a prefix of another option."""
     ungradable: int | None
     """Questions left out because no answer can be graded."""
     no_standard_options: int | None
-    """Questions left out because there are not three wrong answers for them."""
+    """Questions left out because they lack three wrong answers."""
     no_hard_options: int | None
     no_passage_options: int | None
     overlapping_hard_distractors: int | None
     """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
-    """Tokens a word of the passages, or a character where words have no spaces."""
+    """Tokens per word of the passages, or per character where words have no spaces."""
     fertility_unit: Literal["word", "character"] | None
     noise_items: int | None
-    """Items that base was asked again at another batch size: the noise floor."""
+    """Items that base was asked again at another batch size, for the noise floor."""
     noise_flips: int | None
-    """Verdicts of open and choice that came out otherwise."""
+    """Open and choice verdicts that changed at another batch size."""
     gold_in_question: int | None = None
     """Items whose answer is contained in the question."""
     gold_over_limit: int | None = None
-    """Items whose answers are all longer than `max_new_tokens`, so that they can't be given in open."""
+    """Items whose accepted answers are all longer than `max_new_tokens`, so that open can't give them."""
     loops: int | None = None
-    """Open outputs that repeat a piece of at most 16 tokens over half of their length or more."""
+    """Open outputs in which a piece of at most 16 tokens repeats over at least half of the output."""
     loop_rate: Estimate | None = None
     noise_open: Estimate | None = None
-    """The share of base's open verdicts that came out otherwise at another batch size."""
+    """Share of base's open verdicts that changed at another batch size."""
     noise_choice: Estimate | None = None
     dtype_open: Estimate | None = None
     """The same in another dtype."""
@@ -78,7 +78,7 @@ def hygiene(
 ) -> list[HygieneRow]:
     """Counts by arm and language.
 
-    provenance: of the run's study: what was left out, and token counts. noise: the noise floor of base.
+    provenance: from the run's study: excluded questions and token counts. noise: base's noise floor.
     """
     found = provenance or {}
     batch, dtype = ((part or {}).get("languages", {}) for part in (noise, (noise or {}).get("dtype")))
@@ -97,7 +97,7 @@ def hygiene(
         gold_over_limit=_count("gold_over_limit"),
         no_distinct_token=(pl.col("gold_rank").is_not_null() & pl.col("gold_distinct_rank").is_null()).sum(),
     )
-    # By arm in the order in which they come, then by language.
+    # By arm in order of appearance, then by language.
     place = {arm: n for n, arm in enumerate(records["arm"].unique(maintain_order=True))}
     rows = sorted(counted.iter_rows(named=True), key=lambda row: (place[row["arm"]], row["language"]))
     loops = _loops(records)
@@ -144,9 +144,10 @@ def _row(
 
 
 class NoiseFloor(NamedTuple):
-    """How much of base's replies a harmless change alters, over all languages: shares of the items asked again.
+    """How many of base's replies change under a harmless change, over all languages: shares of the items asked again.
 
-    change: `batch size 4`, or another dtype's name. open, choice: verdicts that flip. texts: open texts that differ.
+    change: `batch size 4`, or the name of another dtype. open, choice: verdicts that flip. texts: open texts
+    that differ.
     """
 
     change: str
@@ -156,7 +157,7 @@ class NoiseFloor(NamedTuple):
 
 
 def noise_floors(noise: Mapping[str, Any] | None) -> list[NoiseFloor]:
-    """The noise floors of a run (`noise.json`): of another batch size, and of another dtype where that was tried."""
+    """The noise floors of a run (`noise.json`): at another batch size and, if tried, in another dtype."""
     found = []
     for part in (noise, (noise or {}).get("dtype")):
         if not part:
@@ -171,7 +172,7 @@ def noise_floors(noise: Mapping[str, Any] | None) -> list[NoiseFloor]:
 
 
 def _flipped(counts: Mapping[str, int] | None, probe: str) -> Estimate | None:
-    """The share of verdicts of one probe that came out otherwise."""
+    """The share of one probe's verdicts that changed."""
     return None if counts is None else rate(np.arange(counts["items"]) < counts[probe])
 
 
@@ -183,7 +184,7 @@ def _loops(records: pl.DataFrame) -> dict[tuple[str, str], Estimate | None]:
 
 
 def _count(column: str) -> pl.Expr:
-    """How many items have a mark; null where none was looked at for it."""
+    """The number of marked items; null if no item was checked for the mark."""
     return pl.when(pl.col(column).is_not_null().any()).then(pl.col(column).sum())
 
 

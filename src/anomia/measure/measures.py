@@ -1,8 +1,8 @@
-"""Every measure of a run: its name in files, its unit, and what it is called.
+"""Every measure of a run: its name in files, its unit, and its labels.
 
-A measure is a member of a family: `gap("choice_passage")`, `recovery("beams", "foil")`. What a user or a file names is
-read by `parse`. Both refuse a name that is not registered, so that a misspelt one can't pass for one that was not asked.
-`docs/results.md` says what each is.
+A measure belongs to a family: `gap("choice_passage")`, `recovery("beams", "foil")`. `parse` reads the names that users
+and files give. Both refuse unregistered names, so that a typo doesn't pass for a measure that was not asked.
+`docs/results.md` defines each measure.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES,
 
 Unit = Literal["share", "points", "nats"]
 
-# The paper's curve of pass@k ends here; more samples make its estimates better, not longer.
+# The paper's pass@k curve ends here; more samples make its estimates better, not longer.
 LARGEST_K = 10
 
 
 class Measure(str):
-    """A measure: its name, as files have it, and what is known of it.
+    """A measure: its name as written in files, with its unit and labels.
 
-    Text, so that files, frames and what users compare it with need no conversion; made by this module alone.
+    A `str`, so that files, data frames and user input compare with it without conversion; only this module makes them.
 
-    family: what is computed. of: of what (`choice_hard`, `beams/foil`).
-    unit: `share` of items (of a normalized drop or a net rate, below 0 where the arm gained), `points` (a difference of
+    family: what is computed. of: what it is computed of (`choice_hard`, `beams/foil`).
+    unit: `share` of items (a normalized drop or a net rate is negative where the arm gained), `points` (a difference of
     two shares) or `nats`.
-    against_base: whether it compares an arm with base, which has none itself then.
-    label: what tables call it. prose: what sentences call it.
+    against_base: whether it compares an arm with base; base itself then has no value.
+    label: its name in tables. prose: its name in sentences.
     """
 
     __slots__ = ("against_base", "family", "label", "of", "prose", "unit")
@@ -45,7 +45,7 @@ class Measure(str):
     prose: str
 
     def __new__(cls, family: str, of: str, *, unit: Unit, against_base: bool, label: str, prose: str) -> Self:
-        """Use `parse` or a family; this one registers nothing."""
+        """Call `parse` or a family instead; this constructor registers nothing."""
         made = super().__new__(cls, f"{family}/{of}")
         made.family, made.of, made.unit, made.against_base = family, of, unit, against_base
         made.label, made.prose = label, prose
@@ -59,7 +59,8 @@ class Measure(str):
 class Family:
     """Measures that are computed alike.
 
-    label, prose: of a member, `{}` for what it is computed of. members: those, with what tables and sentences call them.
+    label, prose: templates for the members' labels, with `{}` for what is measured. members: what goes into `{}` in
+    tables and in sentences, by name.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Family:
         """The member that is computed of these.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no such member.
         """
         return parse("/".join((self.name, *of)))
 
@@ -81,7 +82,7 @@ class Family:
         return (self.member(of) for of in self.members)
 
     def member(self, of: str) -> Measure:
-        """A member, made."""
+        """Make the member of this name."""
         table, sentence = self.members[of]
         return Measure(
             self.name,
@@ -235,7 +236,7 @@ def parse(name: str) -> Measure:
     """The measure of this name.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such measure.
 
     >>> parse("gap/choice").label
     'gap to choice'
@@ -255,7 +256,7 @@ def parse(name: str) -> Measure:
 
 
 def of_base(measure: Measure) -> Measure:
-    """Base's figure over the items of an arm that has answered fewer of them."""
+    """Base's figure over the items of an arm that answered fewer items than base."""
     return Measure(
         "before",
         str(measure),
@@ -267,7 +268,7 @@ def of_base(measure: Measure) -> Measure:
 
 
 def reach_with_seed(seed: int) -> Measure:
-    """Accuracy in any sample that was drawn with one seed of several."""
+    """Accuracy of any sample drawn with one of several seeds."""
     return Measure(
         "accuracy",
         f"reach_samples_seed_{seed}",

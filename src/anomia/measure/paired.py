@@ -2,7 +2,7 @@
 
 Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the
 paired-sample design", on the effective number of items where questions share passages. Unlike the usual
-Wald interval it keeps a width where no item, or few, changed.
+Wald interval, it keeps some width when few or no items changed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ def score_interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Tango's interval for the difference (lost − won) / n; arguments broadcast, counts may be fractional.
 
-    lost: items right in the first arm only. won: right in the second only. n: all items, at least one.
+    lost: items right in the first arm only. won: items right in the second only. n: all items, at least one.
+    Returns the lower and the upper bounds, in the arguments' broadcast shape.
     """
     first, second, items = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (lost, won, n)))
     value = (first - second) / items
     z = normal(level)
-    # Both bounds at once: the lower side's score reaches z, the upper side's −z. [2, …]
+    # Both bounds at once: the score reaches z at the lower bound and −z at the upper. [2, …]
     side = np.array([1.0, -1.0]).reshape(2, *(1 for _ in value.shape))
     inner, outer = np.stack([value, value]), -side * np.ones_like(value)
     for _ in range(_BISECTIONS):
@@ -44,9 +45,9 @@ def paired_difference(
 ) -> Estimate | None:
     """Base's accuracy − the arm's on the same items, with its score interval; None without items.
 
-    base, arm: right or wrong by item, or a grade from 0 to 1 such as token F1, for which the interval is
-    on the safe side: [items]. passages: the passage of each item; None where each has its own.
-    The figure is positive where the arm is worse: a raw drop.
+    base, arm: right or wrong, or a grade from 0 to 1 such as token F1, for which the interval is conservative: [items].
+    passages: the passage of each item: [items]; None if each item has its own.
+    The figure, a raw drop, is positive where the arm is worse.
     """
     first, second = np.asarray(base, dtype=np.float64), np.asarray(arm, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -69,7 +70,7 @@ def paired_difference(
     return Estimate((lost - won) / n, low, high, n, groups.count, "score", checked)
 
 
-# The raw drop, the normalized one and the sides of gaps all rest on the same interval.
+# Raw drops, normalized drops and the sides of gaps all use the same interval.
 @lru_cache(maxsize=4096)
 def _bounds(lost: float, won: float, n: float, level: float) -> tuple[float, float]:
     low, high = score_interval(lost, won, n, level=level)
@@ -82,10 +83,10 @@ def _score(
     won: NDArray[np.float64],
     n: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Tango's score statistic of a hypothetical difference; falls as the difference grows."""
+    """Tango's score statistic of a hypothetical difference, elementwise: […]; falls as the difference grows."""
     linear = (2 * n - lost + won) * difference - lost - won
     constant = -won * difference * (1 - difference)
-    # The chance of `won` that fits best if the difference were true.
+    # The maximum likelihood estimate of the rate of `won` under this difference.
     won_rate = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
     variance = n * (2 * won_rate + difference * (1 - difference))
     distance = lost - won - n * difference

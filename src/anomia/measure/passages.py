@@ -1,8 +1,8 @@
-"""Which rows of a run stand on the same passage, within a language and across the languages of a parallel data set.
+"""Which rows of a run share a passage, within a language and across the languages of a parallel data set.
 
-A parallel data set (XQuAD, MLQA, Belebele) asks the same questions in several languages: what is hard
-about a passage is hard in all of them, so the passage is one unit. The ids of its questions show it, but
-ids that merely count (0, 1, 2 …) coincide in unrelated data sets too.
+A parallel data set (XQuAD, MLQA, Belebele) asks the same questions in several languages. A passage that is hard in
+one language is hard in all of them, so the passage is one unit. Shared question ids reveal this, but ids that merely
+count (0, 1, 2 …) also coincide in unrelated data sets.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# Of the smaller language's questions so many must be asked in the other one, and so many of those be
-# grouped with the same others.
+# At least this share of the smaller language's questions must occur in the other language, and at least this share of
+# those must be grouped with the same questions.
 _SHARED = 0.5
 _GROUPED_ALIKE = 0.9
-# Lengths of translated questions go together (about 0.8 and more), those of unrelated ones don't.
+# Lengths of translated questions correlate (about 0.8 and more), those of unrelated ones don't.
 _LEAST_CORRELATION = 0.3
 _FEWEST_LENGTHS = 10
-# A number, as in 17 or q0017, that any data set may give.
+# A number, as in 17 or q0017, which any data set may use.
 _COUNTER = re.compile(r"[A-Za-z_-]*[0-9]{1,7}")
 
 
 class _Questions(NamedTuple):
-    """The questions of one language by id. passage: of each. length: of each question's text, 0 without one."""
+    """The questions of one language, by id. passage: of each. length: of each in characters, 0 without a text."""
 
     ids: NDArray[np.str_]
     passage: NDArray[np.int64]
@@ -38,11 +38,11 @@ class _Questions(NamedTuple):
 
 
 def passage_numbers(records: pl.DataFrame) -> NDArray[np.int32]:
-    """The passage of every row, as a number: [rows]. Translations of a passage have one number.
+    """The number of each row's passage: [rows]. Translations of a passage share a number.
 
-    Languages are parallel where at least half of the smaller one's question ids are the other's too, those
-    questions fall into the same passages in both, and, where the ids are mere counters and no passage has
-    several questions, the lengths of the questions go together.
+    Two languages are parallel if at least half of the smaller one's question ids occur in the other and those questions
+    fall into the same passages in both. If the ids are mere counters and no passage has several questions, the lengths
+    of the questions must also correlate.
     """
     passages = _within_languages(records)
     languages = records["language"].to_numpy()
@@ -63,9 +63,9 @@ def passage_numbers(records: pl.DataFrame) -> NDArray[np.int32]:
 
 
 def _within_languages(records: pl.DataFrame) -> NDArray[np.int64]:
-    """Passages before translations are joined: one text is one passage, also where two languages share it.
+    """Passage numbers before translations are joined: [rows]. Equal texts are one passage, even across languages.
 
-    A question without a passage is a passage by itself, whose id is made of the question's.
+    A question without a passage is its own passage; its passage id is a hash of the question's id.
     """
     names = ["language", "item_id", "passage_id"]
     rows = records.select(names).unique()
@@ -81,14 +81,14 @@ def _within_languages(records: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _questions(records: pl.DataFrame, passages: NDArray[np.int64], here: NDArray[np.bool_]) -> _Questions:
-    """Each question of a language once, whatever the number of arms that were asked it."""
+    """Each question of a language once, however many arms were asked it. passages, here: [rows]."""
     ids, first = np.unique(records["item_id"].to_numpy()[here].astype(np.str_), return_index=True)
     length = records["question"].str.len_chars().fill_null(0).to_numpy()
     return _Questions(ids, passages[here][first], length[here][first].astype(np.float64))
 
 
 def _parallel_groups(languages: Sequence[_Questions]) -> list[list[_Questions]]:
-    """The languages that are parallel to each other, groups of one left out."""
+    """Groups of languages that are parallel to each other, without groups of one."""
     groups: list[list[_Questions]] = []
     for each in languages:
         mine = next((group for group in groups if _parallel(group[0], each)), None)
@@ -117,13 +117,13 @@ def _parallel(one: _Questions, other: _Questions) -> bool:
 
 
 def _sizes(labels: NDArray[np.int64]) -> tuple[int, NDArray[np.intp]]:
-    """How many groups there are, and for each entry how many share its label."""
+    """The number of groups, and for each entry the size of its group: [entries]."""
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return len(counts), counts[index]
 
 
 def _lengths_go_together(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Whether two lists of lengths are correlated; too few to tell count as parallel, the careful side."""
+    """Whether two lists of lengths are correlated; too few lengths count as parallel, the conservative choice."""
     known = (one > 0) & (other > 0)
     if known.sum() < _FEWEST_LENGTHS:
         return True

@@ -1,7 +1,7 @@
-"""Rates of right answers with intervals that hold where questions share passages.
+"""Rates of right answers, with intervals that hold where questions share passages.
 
 Sources: Wilson 1927; Dean and Pagano 2015 (Wilson on the effective sample size); Korn and Graubard
-1998 (the effective size shrunk for the few clusters that the variance is estimated from).
+1998 (the effective size shrunk because few clusters estimate the variance).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from anomia.errors import DataError
 class Estimate(NamedTuple):
     """A figure with its interval.
 
-    n: items that it rests on. clusters: passages among them. method: how the interval was found.
-    checked: the interval's coverage was shown by simulation in this region (`docs/statistics.md`);
-    False where counts are too small for that, and the report marks the figure.
+    n: number of items. clusters: number of passages. method: how the interval was computed.
+    checked: the interval's coverage was validated by simulation in this region (`docs/statistics.md`);
+    False where counts are too small for that; reports mark such figures.
     """
 
     value: float
@@ -34,21 +34,21 @@ class Estimate(NamedTuple):
     checked: bool = True
 
 
-# The region in which coverage is shown by simulation: items, and items in the rarer class.
+# The region in which coverage was validated by simulation: items, and items in the rarer class.
 CHECKED_ITEMS = 50
 CHECKED_EVENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Items by passage. index: the passage of each item, from 0: [items]. count: passages."""
+    """Items by passage. index: the passage of each item, from 0: [items]. count: number of passages."""
 
     index: NDArray[np.intp]
     count: int
 
 
 def cluster(passages: ArrayLike | None, items: int) -> Clusters:
-    """Number the passages; without any, each item is its own."""
+    """Number the passages; without any, each item is its own passage."""
     if passages is None:
         return Clusters(np.arange(items), items)
     names, index = np.unique(np.asarray(passages), return_inverse=True)
@@ -58,7 +58,7 @@ def cluster(passages: ArrayLike | None, items: int) -> Clusters:
 
 
 def right_or_wrong(values: ArrayLike) -> NDArray[np.bool_]:
-    """Flags from booleans, 0 and 1; anything else (a share, an ungraded item) would silently count as right.
+    """Flags from booleans or 0 and 1; anything else (a share, an ungraded item) would silently count as right.
 
     >>> right_or_wrong([1, 0])
     array([ True, False])
@@ -72,9 +72,9 @@ def right_or_wrong(values: ArrayLike) -> NDArray[np.bool_]:
 def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: float = 0.95) -> float:
     """How many independent items these are worth: n over the design effect, never more than n.
 
-    The design effect is the cluster-robust variance of the mean over the variance of independent items.
-    Where it can't be estimated (all values equal, one passage) every passage counts as one item,
-    the most that dependence can take.
+    The design effect is the cluster-robust variance of the mean over its variance under independence.
+    Where it can't be estimated (all values equal, or a single passage), every passage counts as one item,
+    the largest effect that dependence can have.
     """
     n = len(values)
     if groups.count == n:
@@ -94,7 +94,7 @@ def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: flo
 
 @cache
 def student(freedom: int, level: float) -> float:
-    """The two-sided quantile of Student's distribution."""
+    """The two-sided quantile of Student's t distribution."""
     return float(stats.t.ppf(0.5 + level / 2, freedom))
 
 
@@ -105,23 +105,23 @@ def normal(level: float) -> float:
 
 
 def wilson(proportion: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion of n (effective) items; [0, 1] where n is 0."""
+    """Wilson's score interval for a proportion of n (effective) items; [0, 1] if n is 0."""
     if n <= 0:
         return 0.0, 1.0
     z = normal(level)
     center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (proportion * (1 - proportion) / n + z * z / (4 * n * n)) ** 0.5
-    # At 0 and 1 the bound is that value itself; rounding must not move it.
+    # At 0 and 1 the bound is the value itself; rounding must not move it.
     low = 0.0 if proportion <= 0 else max(0.0, center - half)
     high = 1.0 if proportion >= 1 else min(1.0, center + half)
     return low, high
 
 
 def rate(values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95) -> Estimate | None:
-    """The mean of values in [0, 1] (right or wrong, or a chance of being right) with Wilson's interval.
+    """The mean of values in [0, 1] (right or wrong, or a probability of being right) with Wilson's interval.
 
-    values: [items]. passages: the passage of each item; None where each has its own.
-    None where there are no items.
+    values: [items]. passages: the passage of each item: [items]; None if each item has its own.
+    None if there are no items.
 
     >>> rate([True] * 8 + [False] * 2).value
     0.8
@@ -144,11 +144,11 @@ def rate(values: ArrayLike, passages: ArrayLike | None = None, *, level: float =
 def mean_rate(
     values: ArrayLike, languages: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
 ) -> Estimate | None:
-    """The unweighted mean over languages of their rates, with Wilson's interval; None without items.
+    """The unweighted mean of the languages' rates, with Wilson's interval; None without items.
 
-    values: from 0 to 1, as in `rate`: [items]. languages, passages: of each item. The effective number of
-    items is what the cluster-robust variance within languages makes of them, never more than the items are
-    worth under such unequal weights.
+    values: from 0 to 1, as in `rate`: [items]. languages, passages: of each item: [items]. The effective number of
+    items follows from the cluster-robust variance within languages, and is never more than the items are worth under these
+    unequal weights.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):
@@ -176,9 +176,9 @@ def mean_rate(
 def student_mean(
     values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
 ) -> Estimate | None:
-    """The mean of any values with Student's interval over passages; None where there are fewer than two.
+    """The mean of any values with Student's interval over passages; None if there are fewer than two passages.
 
-    values: without bounds, such as log-probabilities or divergences: [items].
+    values: unbounded, such as log-probabilities or divergences: [items].
     """
     numbers = np.asarray(values, dtype=np.float64)
     groups = cluster(passages, len(numbers))
