@@ -1,4 +1,4 @@
-"""What the records say: fates, drops, ranks, reach, the verdict, and how sure each of them is.
+"""What the records show: fates, drops, ranks, reach and the verdict, each with its uncertainty.
 
-Every function takes NumPy arrays or plain sequences, one entry an item, and knows nothing of records.
+Statistical functions take NumPy arrays or plain sequences with one entry per item and know nothing of records.
 """

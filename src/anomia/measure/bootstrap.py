@@ -1,8 +1,8 @@
 """Bootstrap over passages, stratified by language, for any figure that is a function of sums over items.
 
 Sources: Efron 1987 (BCa); Davison and Hinkley 1997, section 5.3.2 (acceleration with strata); Hesterberg
-2015 (percentiles widened to Student's quantiles, which few passages need). The draws are weights
-[draws, passages], so a draw of every sum of every arm is one matrix product.
+2015 (percentiles widened to Student's quantiles, needed with few passages). The draws are weights
+[draws, passages], so one matrix product gives all draws of every sum.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAWS = 10_000
 class Stratum:
     """Languages whose passages are drawn together, and how often each draw takes each passage.
 
-    languages, passages: their numbers. weights: [draws, passages of the stratum].
+    languages, passages: their indices. weights: [draws, passages of the stratum].
     """
 
     languages: NDArray[np.intp]
@@ -39,9 +39,10 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """The draws, made once and used for all figures and arms, so that differences between arms are paired.
+    """The draws, made once for all figures and arms, so that differences between arms are paired.
 
-    languages: names, in the order of the language axis. language, passage: of each item: [items].
+    languages: names, in the order of the language axis. language, passage: indices of each item: [items].
+    passages: number of passages.
     """
 
     languages: tuple[str, ...]
@@ -54,8 +55,8 @@ class Resampling:
 class Totals(NamedTuple):
     """Sums of columns over items. observed: [languages, …]. drawn: [draws, languages, …].
 
-    without: with one passage left out each: [passages, languages, …]. The sum over several languages comes
-    last on the language axis where it was asked for.
+    without: with one passage left out at a time: [passages, languages, …]. The sum over several languages, if
+    requested, is the last entry of the language axis.
     """
 
     observed: FloatArray
@@ -64,7 +65,7 @@ class Totals(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Bounds of K figures: [K]. `defined`: whether BCa has an answer; not where nothing varies."""
+    """Bounds of K figures: [K] each. defined: whether BCa is defined, which it isn't where nothing varies."""
 
     low: FloatArray
     high: FloatArray
@@ -80,15 +81,15 @@ def resample(
 ) -> Resampling:
     """Draw passages with replacement within each language.
 
-    languages, passages: of each item: [items]; without passages each item is its own. Languages that
-    share a passage (a parallel data set) are one stratum, and a passage is drawn in all of them at once.
+    languages, passages: of each item: [items]; without passages, each item is its own. Languages that share a passage
+    (a parallel data set) form one stratum: a draw takes a passage in all of them at once.
     """
     labels = np.asarray(languages, dtype=np.str_)
     if not labels.size:
         raise DataError("nothing to resample: there are no items")
     names, language = np.unique(labels, return_inverse=True)
     groups = cluster(passages, len(labels))
-    # A graph whose edges join each passage with its languages falls into the strata.
+    # The strata are the connected components of the graph that links each passage with its languages.
     size = len(names) + groups.count
     links = sparse.coo_array(
         (np.ones(len(labels)), (language, len(names) + groups.index)), shape=(size, size)
@@ -106,7 +107,7 @@ def resample(
 def totals(resampling: Resampling, columns: ArrayLike, *, pooled: NDArray[np.bool_] | None = None) -> Totals:
     """Sums of columns [items, …] over each language: observed, in every draw, and without each passage.
 
-    pooled: the languages whose common sum is appended: [languages]; None appends nothing.
+    pooled: mask of the languages whose common sum is appended: [languages]; None appends nothing.
     """
     values = np.asarray(columns, dtype=np.float64)
     rest, width = values.shape[1:], int(np.prod(values.shape[1:], dtype=np.int64))
@@ -116,7 +117,7 @@ def totals(resampling: Resampling, columns: ArrayLike, *, pooled: NDArray[np.boo
     sums = sparse.coo_array((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(cells, len(cell)))
     parts = np.asarray(sums.tocsr() @ flat).reshape(resampling.passages, len(resampling.languages), width)
     draws = len(resampling.strata[0].weights)
-    # The draws of one sum lie side by side: figures are made of whole sums, and sorted along their draws.
+    # [width, languages, draws]: the draws of one sum are contiguous, because figures read and sort them whole.
     drawn = np.empty((width, len(resampling.languages) + (pooled is not None), draws))
     for stratum in resampling.strata:
         block = parts[np.ix_(stratum.passages, stratum.languages)]  # [passages, languages, width]
@@ -143,8 +144,8 @@ def bca(
 ) -> Interval:
     """Bias-corrected and accelerated bounds of K figures.
 
-    observed: [K]. drawn: [draws, K]; not a number where a draw leaves the figure undefined.
-    without: leaving out one passage: [passages, K]. strata: passages of each stratum.
+    observed: [K]. drawn: [draws, K]; NaN where a draw leaves the figure undefined.
+    without: with one passage left out at a time: [passages, K]. strata: the passages of each stratum.
     """
     return bca_levels(observed, drawn, without, strata, [level])[0]
 
@@ -156,7 +157,7 @@ def bca_levels(
     strata: Sequence[NDArray[np.intp]],
     levels: Sequence[float],
 ) -> list[Interval]:
-    """The bounds of `bca` at several levels, in their order; sorting the draws, most of the work, is shared."""
+    """The bounds of `bca` at several levels, in their order. They share the sorting of the draws, most of the work."""
     usable = np.isfinite(drawn)
     share = usable.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -171,7 +172,7 @@ def bca_levels(
         with np.errstate(invalid="ignore", divide="ignore"):
             shifted = bias + side
             place = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
-            # Past its pole the correction turns back; the end of the draws is the bound then.
+            # Past its pole the correction reverses; the extreme draw is the bound there.
             place = np.where(acceleration * shifted < 1, place, 1.0 if side > 0 else 0.0)
             return _at(ordered, np.where(defined, place, 0.5), last)
 
@@ -183,10 +184,10 @@ def bca_levels(
     return found
 
 
-# Arms are asked the same items, so most resamplings of a run are the same; one takes 70 MB at 1,800 passages.
+# All arms are asked the same items, so most resamplings of a run are equal; one takes 70 MB at 1,800 passages.
 @lru_cache(maxsize=4)
 def _draw_all(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[NDArray[np.float32], ...]:
-    """The draws of each stratum, by its number of passages: read-only."""
+    """The draws of each stratum, given its number of passages: [draws, passages] each, read-only."""
     generator = np.random.default_rng(seed)
     weights = tuple(_draw(generator, size, draws) for size in sizes)
     for drawn in weights:
@@ -203,7 +204,7 @@ def _draw(generator: np.random.Generator, passages: int, draws: int) -> NDArray[
 
 
 def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tuple[FloatArray, FloatArray]:
-    """Skewness of the passages' influence on each figure, and its variance: [K] each."""
+    """Acceleration of each figure (skewness of the passages' influence), and its sum of squared influences: [K] each."""
     cubes, squares = np.zeros(without.shape[1]), np.zeros(without.shape[1])
     for member in strata:
         if len(member) < 2:
@@ -218,14 +219,14 @@ def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tu
 
 
 def _widened(strata: Sequence[NDArray[np.intp]], level: float) -> float:
-    """The normal quantile, widened for the few passages that the spread is taken from."""
+    """Student's quantile times √(passages / freedom), for the normal quantile: few passages underestimate the spread."""
     passages = sum(len(member) for member in strata)
     freedom = max(1, passages - len(strata))
     return student(freedom, level) * float((passages / freedom) ** 0.5)
 
 
 def _at(ordered: FloatArray, place: FloatArray, last: NDArray[np.intp]) -> FloatArray:
-    """The quantile `place` [K] of the finite draws [draws, K], those before `last`, interpolated."""
+    """The quantile `place` [K] of the finite draws in `ordered` [draws, K], up to row `last` [K], interpolated: [K]."""
     position = place * np.maximum(last, 0)
     lower = np.floor(position).astype(np.intp)
     upper = np.minimum(lower + 1, np.maximum(last, 0))

@@ -1,4 +1,4 @@
-"""Figures of an arm against base whose intervals are resampled: drops, gaps, contrasts, recoveries."""
+"""Figures of an arm against base with bootstrap intervals: drops, gaps, contrasts, recoveries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
 
 
 class Pairs:
-    """The same items in base and in an arm, and quantities of them, each built once so that figures share its draws."""
+    """The same items in base and in an arm, with quantities over them, each built once so that figures share its draws."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self.rows = rows
@@ -45,7 +45,7 @@ class Pairs:
         return self._once(("drop", column, None), lambda: drop(*self._sides(column), self.passages))
 
     def normalized(self, column: str, floor: str | None = None) -> Quantity:
-        """Normalized drop of a column of verdicts; floor: the column of what guessing gets, None for 0."""
+        """Normalized drop of a column of verdicts. floor: the column of what guessing scores, None for 0."""
         floors = 0.0 if floor is None else floats(self.rows, floor)
         return self._once(
             ("normalized", column, floor),
@@ -60,22 +60,22 @@ class Pairs:
         )
 
     def net_dissociation(self, way: Recognition) -> Quantity:
-        """Choice-only items − those that go the other way, over the both-correct items of base."""
+        """Choice-only items − those that moved the other way, over base's both-correct items."""
         return self._once(
             ("net", way.column, None), lambda: net_dissociation(self._answers(way), self.passages)
         )
 
     def expected_dissociation(self, way: Recognition) -> Quantity:
-        """The dissociation rate if open and choice had changed independently of each other."""
+        """The dissociation rate that would result if open and choice changed independently."""
         return self._once(
             ("expected", way.column, None), lambda: expected_dissociation(self._answers(way), self.passages)
         )
 
     def recovery(self, reach: str, among: str, *, of: str = "reach", arm: bool = True) -> Quantity:
-        """Share found by broader decoding among open failures.
+        """Share of open failures that broader decoding recovers.
 
-        reach: beams or samples. of: `reach` for gold, `foil` for its placebo. arm: of the arm, else of base.
-        among: `failed` by the same model, `failed_before` by base too, or `newly_broken`.
+        reach: beams or samples. of: `reach` for gold, `foil` for its placebo. arm: of the arm, otherwise of base.
+        among: `failed` (by the same model), `failed_before` (by base too) or `newly_broken`.
         """
         side = "_arm" if arm else ""
         failed, before = (floats(self.rows, f"open_correct{s}") == 0 for s in (side, ""))
@@ -100,7 +100,7 @@ Build = Callable[[Pairs], Quantity]
 
 
 class Comparison(NamedTuple):
-    """A measure, the columns that it needs in base and in the arm, and how it is built."""
+    """A measure, the columns that it needs in base and in the arm, and how to build it."""
 
     measure: Measure
     columns: tuple[str, ...]
@@ -108,7 +108,7 @@ class Comparison(NamedTuple):
 
 
 def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    """All comparisons of an arm with base; those that are asked of the same items share their draws."""
+    """All comparisons of an arm with base; those over the same items share their draws."""
     pooled = pooled_languages(pairs)
     by_items: dict[bytes, tuple[Pairs, dict[Measure, Quantity]]] = {}
     for measure, needed, build in comparisons():
@@ -130,7 +130,7 @@ def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Every figure of an arm against base that is resampled, in the order of the table."""
+    """Every bootstrapped figure of an arm against base, in the order of the table."""
     yield from _drops()
     yield from _gaps()
     yield from _contrasts()

@@ -1,4 +1,4 @@
-"""The dissociation rate, the net one, and what the two drops alone would give: as quantities with intervals.
+"""The dissociation rate, the net rate, and the rate that the two drops alone would give, as quantities with intervals.
 
 All of them are over the items that base gets right in both formats.
 """
@@ -15,7 +15,7 @@ from anomia.measure.rates import right_or_wrong
 
 
 class Answers(NamedTuple):
-    """Right or wrong of base and of one arm in open and in choice: [items] each."""
+    """Right or wrong of base and one arm in open and in choice: [items] each."""
 
     base_open: ArrayLike
     arm_open: ArrayLike
@@ -24,16 +24,16 @@ class Answers(NamedTuple):
 
 
 def dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """The share of items that the arm still picks and no longer says (`choice_only`)."""
+    """The share of items that the arm still picks but no longer says (`choice_only`). passages: [items]."""
     index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
     return share(met(index, "choice_only"), index != NO_FATE, passages)
 
 
 def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """(both correct → choice only) − (choice only → both correct), over both correct in base.
+    """(both correct → choice only) − (choice only → both correct), over base's both-correct items.
 
-    Items are followed because base answered them, a noisy event: harmless noise alone moves items from both correct
-    to choice only. It moves as many the other way, so that the net rate is 0 under noise.
+    Items are followed because base got them right, which is noisy: harmless noise alone moves items from both correct
+    to choice only. It moves equally many the other way, so the net rate is 0 under noise.
     """
     before = states(answers.base_open, answers.base_choice)
     after = states(answers.arm_open, answers.arm_choice)
@@ -44,7 +44,7 @@ def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Qua
 
 
 def expected_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
-    """What the two marginal drops alone would give: lost in open × kept in choice."""
+    """The rate that the two marginal drops alone would give: lost in open × kept in choice."""
     before = states(answers.base_open, answers.base_choice)
     kept_open, kept_choice = right_or_wrong(answers.arm_open), right_or_wrong(answers.arm_choice)
     return expected_share(kept_open, kept_choice, before == STATES.index("both"), passages)

@@ -1,4 +1,4 @@
-"""What a verdict rests on, gathered for each language and overall."""
+"""The evidence for a verdict, for each language and overall."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A sign of nearness as quantities of the items of a case: see `verdict.Nearness`."""
+    """A sign of nearness as quantities over the items of a case; see `verdict.Nearness`."""
 
     over_control: Quantity
     over_failures: Quantity | None = None
@@ -35,13 +35,13 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSet:
-    """The answers of base and one arm to the same items, and what else is known of them: [items] each.
+    """The answers of base and one arm to the same items, with their attributes; arrays and sequences are [items].
 
     languages, passages: of each item. floor: what guessing scores in choice, one number or one per item.
     near: signs that an answer is near, by name.
-    base_broken, arm_broken: outputs that are not a number, empty, degenerate or loop.
+    base_broken, arm_broken: outputs that are not a number, empty, degenerate or looping.
     identical: every recorded probability of the arm equals base's.
-    pooled: the languages that `OVERALL` covers; None: those in which base is strong enough for both drops.
+    pooled: the languages that `OVERALL` covers; None for those in which base is strong enough for both drops.
     recognised: whether the options show recognition.
     """
 
@@ -57,18 +57,18 @@ class AnswerSet:
     recognised: bool = True
 
 
-# The chance of a false claim that is allowed. The gap decides alone which way a verdict points where both formats lost
-# the same share, and its intervals cover up to a point less than they promise: at 3 %, all of that stays below 5.
+# The allowed probability of a false claim. Where both formats lost the same share, the gap alone decides the direction
+# of the verdict, and its intervals cover up to a point less than nominal: at 3 %, the total error stays below 5 %.
 ALPHA = 0.05
 GAP_ALPHA = 0.03
 
 
-# Below so many outputs that are sound in base, nothing is said of how many are broken.
+# With fewer outputs that are sound in base, the share of broken ones is not given.
 FEWEST_SOUND = 10
 
 
 class _Claim(NamedTuple):
-    """A difference that may be claimed: its estimates at 95 % and at the levels that Holm's method asks for."""
+    """A difference that may be claimed: its estimates at 95 % and at the levels that Holm's method needs."""
 
     estimates: Mapping[float, Estimate | None]
     alpha: float = ALPHA
@@ -78,7 +78,7 @@ class _Claim(NamedTuple):
         return self.estimates[0.95]
 
     def rank(self, family: int, against: Callable[[Estimate], bool]) -> int:
-        """In how large a family (1 to `family`) the difference stands at its first step; 0 if not even alone."""
+        """The largest family size, up to `family`, at whose level the claim still holds; 0 if it doesn't hold alone."""
         held = 0
         for size in range(1, family + 1):
             estimate = self.estimates[level(size, self.alpha)]
@@ -89,12 +89,12 @@ class _Claim(NamedTuple):
 
 
 def gather(case: AnswerSet, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) -> dict[str, Evidence]:
-    """Evidence by language, in the order of their names, and last under `OVERALL`.
+    """Evidence by language, in alphabetical order, and last under `OVERALL`.
 
-    Overall is over the pooled items of `case.pooled`; the other languages are named in its `left_out`. Of several
-    languages, and of several signs of nearness, Holm's method decides which stand: a claim must hold at the level
-    1 − α / k, k falling from the size of the family; α is 0.03 for the gap and 0.05 for the others. near: what signs
-    must exceed.
+    Overall covers the items of the languages in `case.pooled`; its `left_out` names the others. Claims about several
+    languages, or by several signs of nearness, are corrected by Holm's method: a claim must hold at the level
+    1 − α / k, with k falling from the size of the family; α is 0.03 for the gap and 0.05 for the others.
+    near: the threshold that signs must exceed.
     """
     labels = np.asarray(case.languages, dtype=np.str_)
     if len({column.shape for column in map(np.asarray, case.answers)} | {labels.shape}) != 1:
@@ -124,9 +124,9 @@ def gather(case: AnswerSet, *, draws: int = DRAWS, seed: int = 0, near: float = 
 
 
 def holm_stands(ranks: Mapping[str, int], family: int) -> frozenset[str]:
-    """The names of a family that stand after Holm's step-down method.
+    """The names in a family that survive Holm's step-down method.
 
-    ranks: for each, the largest k for which its interval at level 1 − 0.05 / k excludes the hypothesis; 0: none.
+    ranks: for each name, the largest k whose interval at level 1 − α / k excludes the hypothesis; 0 if none does.
 
     >>> sorted(holm_stands({"a": 3, "b": 2, "c": 0}, 3))
     ['a', 'b']
@@ -140,7 +140,7 @@ def holm_stands(ranks: Mapping[str, int], family: int) -> frozenset[str]:
 
 
 def apart(estimate: Estimate) -> bool:
-    """Whether an interval lies on one side of 0."""
+    """Whether an interval excludes 0."""
     return estimate.low > 0 or estimate.high < 0
 
 
@@ -154,7 +154,7 @@ def level(family: int, alpha: float = ALPHA) -> float:
 
 
 def levels_of(family: int) -> list[float]:
-    """All confidence levels that a verdict looks at."""
+    """All confidence levels that a verdict uses."""
     return sorted({level(size, alpha) for size in range(1, family + 1) for alpha in (ALPHA, GAP_ALPHA)})
 
 
@@ -182,6 +182,7 @@ def _measure(
     draws: int,
     seed: int,
 ) -> dict[str, _Measured]:
+    """Every quantity of a case in every language and pooled, by name. labels: the language of each item: [items]."""
     columns = Answers(*(right_or_wrong(column) for column in case.answers))
     passages = cluster(case.passages, len(labels)).index
     floor = np.broadcast_to(np.asarray(case.floor, dtype=np.float64), labels.shape)
@@ -213,10 +214,10 @@ def _measure(
 def _nearness(
     case: AnswerSet, measured: Mapping[str, _Measured], scope: str | None, near: float
 ) -> dict[str, Nearness]:
-    """The signs of one scope, with what stands after Holm's correction over them."""
+    """The signs of one scope, and whether each survives Holm's correction over them."""
 
     def exceeds(estimate: Estimate) -> bool:
-        # Where shares are all or nothing, few items differ, and the joined score intervals are wide enough for that.
+        # If shares are 0 or 1, few items differ; the joined score intervals are wide enough for such cases.
         validated = estimate.checked or (estimate.n >= CHECKED_ITEMS and estimate.method == JOINED)
         return estimate.low > near and validated
 
@@ -244,6 +245,7 @@ def _evidence(
     near: float,
     left_out: tuple[str, ...] = (),
 ) -> Evidence:
+    """The evidence in one scope. mask: its items: [items]. stands: the claims that survive Holm's correction."""
     base_open, arm_open, base_choice, arm_choice = (right_or_wrong(c)[mask] for c in case.answers)
     passages = cluster(case.passages, len(mask)).index[mask]
     index = fates(base_open, base_choice, arm_open, arm_choice)
@@ -252,7 +254,7 @@ def _evidence(
     if case.base_broken is not None and case.arm_broken is not None:
         before, after = (right_or_wrong(c)[mask] for c in (case.base_broken, case.arm_broken))
         sound = ~before
-        # Small models loop behind many of their answers: what base does already can't break any more.
+        # Small models loop after many of their answers; an output that is already broken in base can't break again.
         broken = rate(after[sound], passages[sound]) if sound.sum() >= FEWEST_SOUND else None
     estimates = {
         name: measured[name].at(scope).estimate for name in ("open", "choice", "gap", "raw_gap", "net")

@@ -58,7 +58,7 @@ def _lost_more(part: pl.DataFrame, chosen: str) -> Callable[[Bools], PairedTest]
 def _family(
     arm: str, measure: str, part: pl.DataFrame, test: Callable[[Bools], PairedTest]
 ) -> Iterator[PairedTestRow]:
-    """One family: the languages within one arm and one measure. The pooled test stands outside it."""
+    """One family: the languages within one arm and one measure. The pooled test is not part of it."""
     found: Mapping[str, PairedTest] = {scope: test(mask) for scope, mask in scopes(part)}
     family = f"languages of {arm}, {measure}"
     adjusted = holm(

@@ -1,4 +1,4 @@
-"""Rows of records as measures need them: passages numbered, arms paired with base by item, reach as one column."""
+"""Records prepared for the measures: passages numbered, arms paired with base by item, reach in one column."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from anomia.probes import BY_NAME, CHOICES, NO_QUESTION, REACHES, SCORINGS
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-# What a row of one arm is joined to the others by.
+# The key that joins the rows of two arms.
 KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
-# Of the lists, which are most of a record, the measures read these.
+# Lists make up most of a record; the measures read only these.
 _LISTS = ("samples_correct", "sample_seeds", "choice_scores", "top_log_probs")
 
 
 class Recognition(NamedTuple):
     """One way to test recognition: a kind of options under one scoring.
 
-    name: in measures, as in `gap/choice_passage_pmi`. column: right or wrong, in the records. floor: the column of
+    name: in measures, as in `gap/choice_passage_pmi`. column: right or wrong, in the records. floor: the column with
     what guessing scores.
     """
 
@@ -54,13 +54,13 @@ RECOGNITION = {
 
 
 def prepare(records: pl.DataFrame) -> pl.DataFrame:
-    """What measures read of the records, with `passage` (a number) and what broader decoding found.
+    """The columns of the records that measures read, with `passage` (a number) and what broader decoding found.
 
-    reach_beams, reach_samples: whether any of them holds a gold answer (over several seeds: the share of
-    seeds); foil_beams, foil_samples: the same of the foil. Null where an item was not asked.
+    reach_beams, reach_samples: whether any beam or sample contains a gold answer (with several seeds: the share of
+    seeds); foil_beams, foil_samples: the same for the foil. Null if the item was not asked.
     reach_greedy: open's verdict on the items that were asked.
-    choice_floor, choice_hard_floor, …: what guessing scores: 1 over the number of options.
-    pooled: whether a row's language counts in what is pooled over languages; all do, until `pool` says otherwise.
+    choice_floor, choice_hard_floor, …: what guessing scores, 1 over the number of options.
+    pooled: whether the row's language counts in pooled figures; true for all until `pool` changes it.
     """
     records = records.with_columns(passage=pl.Series(passage_numbers(records)), pooled=pl.lit(True))
     records = records.with_columns(
@@ -79,12 +79,12 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
 
 
 def pool(records: pl.DataFrame, languages: Collection[str]) -> pl.DataFrame:
-    """The records with `pooled` true in these languages alone."""
+    """The records with `pooled` true in these languages only."""
     return records.with_columns(pooled=pl.col("language").is_in(list(languages)))
 
 
 def pooled_languages(frame: pl.DataFrame) -> list[str]:
-    """The languages that count in what is pooled, by name."""
+    """The languages that count in pooled figures, by name."""
     return sorted(frame.filter(pl.col("pooled"))["language"].unique())
 
 
@@ -115,14 +115,14 @@ def floats(frame: pl.DataFrame, column: str) -> Floats:
 
 
 def right(frame: pl.DataFrame, column: str) -> Bools:
-    """A column of verdicts; what was not graded counts as wrong: [items]."""
+    """A column of verdicts; ungraded items count as wrong: [items]."""
     return frame[column].fill_null(False).to_numpy().astype(bool)
 
 
 def scopes(frame: pl.DataFrame) -> Iterator[tuple[str, Bools]]:
-    """Each language, by name, and last `pooled`, as masks over the rows; nothing where there is no row.
+    """Each language, by name, and last `pooled`, as masks over the rows: [items]; nothing if there are no rows.
 
-    `pooled` covers the languages that the column `pooled` marks, so that every figure on a page has one scope.
+    `pooled` covers the languages that the column `pooled` marks, so that all figures on a page have the same scope.
     """
     if frame.is_empty():
         return
@@ -135,7 +135,7 @@ def scopes(frame: pl.DataFrame) -> Iterator[tuple[str, Bools]]:
 
 
 def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
-    """1 over the number of options that were scored; 1/4 where a row doesn't tell."""
+    """1 over the number of scored options; 1/4 where a row doesn't record them."""
     if f"{name}_scores" not in records.columns:
         return pl.lit(QUARTER)
     options = pl.col(f"{name}_scores").list.len()
@@ -143,14 +143,14 @@ def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
 
 
 def _found(records: pl.DataFrame, name: str, column: str) -> pl.Expr:
-    """Whether any beam or sample hits; of samples, the share of seeds that do."""
+    """Whether any beam or sample hits; for samples, the share of seeds that do."""
     if BY_NAME[name].kind == "samples":
         return pl.lit(_share_of_seeds(records, column))
     return pl.col(column).list.any().cast(pl.Float64)
 
 
 def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:
-    """For each row, the share of seeds of which any sample hits; null where none was drawn."""
+    """For each row, the share of seeds with at least one hit among their samples; null if no samples were drawn."""
     samples = (
         records.select("sample_seeds", hit=column)
         .with_row_index("row")

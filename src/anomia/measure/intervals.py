@@ -1,11 +1,11 @@
-"""Intervals of differences, ratios and products from those of their parts, and which interval is given.
+"""Intervals of differences, ratios and products from those of their parts, and the choice between intervals.
 
-Score intervals are joined by MOVER (Zou and Donner 2008) where a figure is a difference. Which interval is given follows
-from how many items changed between base and arm, counted down by the design effect:
-30 or more: BCa over passages (`bootstrap`). 10 to 29: the wider of BCa and the plain one on either side,
-for BCa alone covers too little there (`docs/statistics.md`). Fewer, or BCa undefined: the plain one.
-A difference takes BCa alone only if both of its sides have 30, and the plain one only if neither has 10.
-No interval leaves the range of what is possible: no more than all of what base had can be lost.
+The score intervals of a difference's sides are joined by MOVER (Zou and Donner 2008). The choice depends on how many
+items changed between base and arm, divided by the design effect:
+30 or more: BCa over passages (`bootstrap`). 10 to 29: on each side the wider of BCa and the plain interval,
+because BCa alone undercovers there (`docs/statistics.md`). Fewer, or BCa undefined: the plain interval.
+A difference uses BCa alone only if both of its sides have 30, and the plain interval only if neither has 10.
+No interval leaves the possible range: an arm can't lose more than all that base had.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from anomia.measure.rates import (
 Range = tuple[float, float]
 # The method of a difference whose interval joins those of its sides.
 JOINED = "joined sides"
-# From this many (effective) changed items on, BCa alone covers what it says.
+# From this many (effective) changed items on, BCa alone has its nominal coverage.
 BCA_ALONE = 30
 
 
 def join(one: Estimate, other: Estimate) -> Estimate:
-    """Interval of one figure − another from theirs (MOVER), as if they were independent."""
+    """The interval of one figure − another from their intervals (MOVER), as if they were independent."""
     value = one.value - other.value
     below = ((one.value - one.low) ** 2 + (other.high - other.value) ** 2) ** 0.5
     above = ((one.high - one.value) ** 2 + (other.value - other.low) ** 2) ** 0.5
@@ -47,12 +47,12 @@ def join(one: Estimate, other: Estimate) -> Estimate:
 
 
 def join_known(one: Estimate | None, other: Estimate | None) -> Estimate | None:
-    """The same, None where either is."""
+    """`join`, or None if either is None."""
     return None if one is None or other is None else join(one, other)
 
 
 def product(one: Estimate, other: Estimate) -> Estimate:
-    """Interval of the product of two rates from theirs (MOVER), as if they were independent."""
+    """The interval of the product of two rates from their intervals (MOVER), as if they were independent."""
     value = one.value * other.value
     below = ((one.value - one.low) * other.value) ** 2 + ((other.value - other.low) * one.value) ** 2
     above = ((one.high - one.value) * other.value) ** 2 + ((other.high - other.value) * one.value) ** 2
@@ -64,7 +64,7 @@ def product(one: Estimate, other: Estimate) -> Estimate:
 def over_height(
     base: FloatArray, arm: FloatArray, floors: FloatArray, ids: NDArray[np.intp], level: float
 ) -> Estimate | None:
-    """The score interval of a raw drop over base's height above the floor: [items] each."""
+    """The score interval of a raw drop, divided by base's height above the floor. base, arm, floors, ids: [items]."""
     raw = paired_difference(base, arm, ids, level=level)
     if raw is None:
         return None
@@ -79,10 +79,10 @@ def over_height(
 
 
 def possible_normalized(base: float, floor: float) -> Range:
-    """The range of normalized drops: the arm answers everything, or nothing.
+    """The range of normalized drops: from an arm that gets everything right to one that gets nothing right.
 
-    base: the lowest accuracy that base may have, by its interval. Not the one that was seen, for where base is
-    luckier than it should be, a gain that is real lies outside the range of that.
+    base: the lower bound of base's accuracy, not the observed value. If base was lucky, a real gain may lie outside the
+    range that the observed value allows.
     """
     height = base - floor
     if height <= 1e-9:
@@ -93,10 +93,10 @@ def possible_normalized(base: float, floor: float) -> Range:
 def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> FloatArray:
     """How much wider a normalized drop is than the raw drop over a known height: [items, …] → […].
 
-    floor: one number, or one an item.
+    floor: one number, or one per item.
 
-    By the delta method, and never below 1: where the arm is worse the height's uncertainty cancels part
-    of the drop's, which few items can't be trusted to show; where it is better they add up.
+    By the delta method, and never below 1: where the arm is worse, the uncertainty of the height cancels part of the
+    drop's, which few items can't establish reliably; where the arm is better, the two add up.
     """
     drops = base - arm
     heights = base - np.asarray(floor)
@@ -107,17 +107,17 @@ def ratio_widening(base: FloatArray, arm: FloatArray, floor: ArrayLike) -> Float
 
 
 def inside(low: float, high: float, value: float, possible: Range) -> Range:
-    """An interval without what is not possible; it keeps its value."""
+    """An interval cut to the possible range; it always contains its value."""
     return min(max(low, possible[0]), value), max(min(high, possible[1]), value)
 
 
 def range_apart(one: Range, other: Range) -> Range:
-    """The range of a difference."""
+    """The range of the difference of two figures."""
     return one[0] - other[1], one[1] - other[0]
 
 
 def choose(low: float, high: float, plain: Estimate, events: Sequence[float]) -> tuple[float, float, str]:
-    """The interval to give, and its name. low, high: BCa's. events: changed items on each side."""
+    """The bounds to report, and their method. low, high: BCa's bounds. events: changed items on each side."""
     if max(events) < CHECKED_EVENTS:
         return plain.low, plain.high, plain.method
     if min(events) < BCA_ALONE:
@@ -126,7 +126,7 @@ def choose(low: float, high: float, plain: Estimate, events: Sequence[float]) ->
 
 
 def mean_of(parts: Sequence[Estimate], passages: int) -> Estimate:
-    """The mean of independent figures, its interval joined from theirs."""
+    """The mean of independent figures, its interval joined from theirs. passages: number of passages."""
     value = sum(part.value for part in parts) / len(parts)
     below = sum((part.value - part.low) ** 2 for part in parts) ** 0.5 / len(parts)
     above = sum((part.high - part.value) ** 2 for part in parts) ** 0.5 / len(parts)
@@ -137,6 +137,6 @@ def mean_of(parts: Sequence[Estimate], passages: int) -> Estimate:
         sum(part.n for part in parts),
         passages,
         parts[0].method if len(parts) == 1 else "joined languages",
-        # Languages add up: what is too little in one may be enough in their mean.
+        # Languages add up: counts too small in one language may suffice in the mean.
         True,
     )

@@ -1,4 +1,4 @@
-"""What of a loss is packaging: a checkpoint as its folder asks it, next to the same weights asked as base is."""
+"""How much of a loss is packaging: a checkpoint asked as its folder says, next to the same weights asked like base."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ FORMATS = {"open": "open_correct", "choice": "choice_correct"}
 
 
 class PackagingRow(NamedTuple):
-    """The answers of base that an arm loses as its folder packages it, and what of that is packaging."""
+    """The answers of base that an arm loses as its folder packages it, and how many of them the packaging costs."""
 
     arm: str
     weights: str
-    """The arm with the same weights, asked as base is."""
+    """The arm with the same weights, asked like base."""
     probe: str
     """`open` or `choice`."""
     scope: str
     lost: int
     by_packaging: int
-    """Right with these weights, asked as base is."""
+    """Right with these weights when asked like base."""
     by_weights: int
     made_up: int
-    """Wrong with these weights, asked as base is, and right as packaged."""
+    """Wrong with these weights when asked like base, but right as packaged."""
     estimate: Estimate | None
 
 
 def packaging(records: pl.DataFrame) -> list[PackagingRow]:
-    """Rows for every arm that was measured in both ways, in each language and pooled over all of them."""
+    """Rows for every arm that was measured both ways, in each language and pooled over all of them."""
     records, arms = prepare(records), arms_of(records)
     found: list[PackagingRow] = []
     for arm in arms:

@@ -1,23 +1,23 @@
-"""What base allows to be concluded: in which languages, and which kind of options shows recognition.
+"""What base's answers allow us to conclude: in which languages, and which kind of options shows recognition.
 
 Both follow from base's answers alone, so they are the same for every arm of a run.
 
-*Recognised* means that the question makes the model pick the answer. Options test that only if they can't be told
-apart without it. In extractive question answering the gold answer is nearly always the only standard option that
-the passage contains, so picking it needs no question. The ways below are tried in order, and the first that holds
+*Recognised* means that the question makes the model pick the answer. Options test this only if they can't be told
+apart without the question. In extractive question answering, the gold answer is nearly always the only standard option
+that the passage contains, so picking it needs no question. These ways are tried in order, and the first that qualifies
 decides the verdict (`Scope.decided_by`):
 
 1. `choice`: standard options, if base picks gold at least `EASY` more often than a search for the options in the
-   passage does, and than base itself does without the question.
-2. `choice_passage`: options of like kind from the same passage, if base is at least `EASY` better with the question
+   passage finds it, and than base itself picks it without the question.
+2. `choice_passage`: options of the same kind from the same passage, if base is at least `EASY` better with the question
    than without it.
 3. `choice_passage_pmi`, 4. `choice_pmi`: the score with the question − the score without it (pointwise mutual
-   information, Holtzman et al. 2021), which a preference for an option by itself can't raise.
+   information, Holtzman et al. 2021), which a bias towards an option can't raise.
 
-Each needs base at least 10 points above guessing on at least half of the items. The advantage over each control must
-hold for sure: the interval of the paired difference lies above 0, so that a base that needs no question passes in one
-of forty runs, however small they are. A control that was not asked refutes as well. Where none holds, standard options
-decide, and the word is *picked*.
+Each way needs base at least 10 points above guessing, on at least half of the items. The advantage over each control
+must be significant: the interval of the paired difference is above 0, so a base that doesn't need the question
+qualifies in only one of forty runs, however small they are. Without the control's answers a way doesn't qualify. If
+none does, standard options decide, and the word is *picked*.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.frame import RECOGNITION, known
 from anomia.measure.paired import paired_difference
 
-# By so much base must be better than a control that needs no question.
+# Base must be at least this much better than a control that doesn't need the question.
 EASY = 0.10
 CANDIDATES = ("choice", "choice_passage", "choice_passage_pmi", "choice_pmi")
 LABELS = {
@@ -57,7 +57,7 @@ class Scope(NamedTuple):
 
 
 def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
-    """The scope of a run. records: as `prepare` returns them."""
+    """The scope of a run. records: from `prepare`."""
     rows = records.filter(pl.col("arm") == base)
     everything = sorted(records["language"].unique())
     strong = [name for name in everything if _is_strong(rows.filter(pl.col("language") == name), "choice")]
@@ -103,7 +103,7 @@ def _is_strong(rows: pl.DataFrame, name: str) -> bool:
 
 
 def _refusal(rows: pl.DataFrame, name: str) -> str | None:
-    """Why options do not show recognition, as the rest of a sentence; None where they do."""
+    """Why options don't show recognition, as the rest of a sentence; None if they do."""
     way = RECOGNITION[name]
     part = known(rows, [way.column])
     if len(part) < max(FEWEST_BOTH_CORRECT, len(rows) / 2):
@@ -135,7 +135,7 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
 
 
 def _why(name: str, reasons: list[str], word: Word, over: Sequence[str] = ()) -> str:
-    """Which options decided, and why none before them did. over: the languages of the reasons, if not of the scope."""
+    """Which options decided, and why none before them did. over: the reasons' languages, if not the scope's."""
     if word == "picked":
         return (
             f"No kind of options shows recognition here ({'; '.join(reasons)}), so the model is only said to pick "
