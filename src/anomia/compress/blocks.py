@@ -1,4 +1,4 @@
-"""The decoder blocks of a model and their weight matrices, found by looking, not by a table of names."""
+"""The decoder blocks of a model and their weight matrices, found by inspecting the modules, not by a table of names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError, RefusedError
 from anomia.models.shrunk import NotBuiltError, tiny_model
 
-# Enough for an expert of every layer to be chosen.
+# Enough tokens that every layer chooses at least one expert.
 _TRIAL_TOKENS = 64
 
 # Why a weight of two or more dimensions stays dense.
@@ -32,11 +32,12 @@ REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, 
 
 
 class DecoderBlocks(NamedTuple):
-    """The repeated blocks of a decoder. name: their path in the model, such as `model.layers`.
+    """The repeated blocks of a decoder.
 
-    paths: of each block, where there are several lists of them (HRM has two stacks); else they follow from the name.
-    padded: whether what follows a text leaves its states alone, so that texts of unequal length can run together.
-    fault: why blocks can't be run by themselves, one after the other; empty where they can.
+    name: their path in the model, such as `model.layers`.
+    paths: the path of each block, if the model has several lists of blocks (HRM has two stacks); else empty.
+    padded: whether padding after a text leaves its states unchanged, so texts of unequal length can share a batch.
+    fault: why the blocks can't be run one after the other outside the model; empty if they can.
     """
 
     name: str
@@ -46,15 +47,15 @@ class DecoderBlocks(NamedTuple):
     fault: str = ""
 
     def path(self, index: int) -> str:
-        """Where a block is in the model."""
+        """Return the path of a block in the model."""
         return self.paths[index] if self.paths else f"{self.name}.{index}"
 
 
 class WeightMatrix(NamedTuple):
     """One weight matrix of a block.
 
-    name: path in the block, `[index]` behind it for an expert's slice of a fused parameter.
-    weight: [out, in], a view: what is written into it is written into the model.
+    name: path in the block, followed by `[index]` for an expert's slice of a fused parameter.
+    weight: [out, in], a view: writing to it changes the model.
     """
 
     name: str
@@ -62,9 +63,9 @@ class WeightMatrix(NamedTuple):
 
 
 class FusedExperts(NamedTuple):
-    """A parameter that holds several matrices, one for each expert or head.
+    """A parameter that holds several matrices, one per expert or head.
 
-    parameter: [E, out, in], or [E, in, out] where `transposed`.
+    parameter: [E, out, in], or [E, in, out] if `transposed`.
     """
 
     name: str
@@ -72,16 +73,16 @@ class FusedExperts(NamedTuple):
     transposed: bool
 
     def matrices(self) -> list[WeightMatrix]:
-        """One [out, in] view an expert."""
+        """Return one [out, in] view per expert."""
         slices = (part.T if self.transposed else part for part in self.parameter.data)
         return [WeightMatrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
 
 
 class Call(NamedTuple):
-    """How the model calls a block, apart from the hidden states (masks, position embeddings, …).
+    """The arguments of a block besides the hidden states (masks, position embeddings, …).
 
-    skipped: it doesn't call it, as with blocks that look at pictures when there are none.
-    whole: a pass of the whole model, where the block can't be run by itself.
+    skipped: the model doesn't call the block (a cross-attention block for images when there is no image).
+    whole: runs a forward pass of the whole model, if the block can't be run by itself.
     """
 
     args: tuple[Any, ...]
@@ -91,14 +92,14 @@ class Call(NamedTuple):
 
 
 class _RecordedError(Exception):
-    """Ends a forward pass once every block's call is known."""
+    """Raised to end a forward pass once the calls of all blocks are known."""
 
 
 def find_blocks(model: nn.Module) -> DecoderBlocks:
-    """The decoder blocks: the lists of modules with linear layers in the text decoder, lists inside them left aside.
+    """Find the decoder blocks: the outermost lists of modules with linear layers in the text decoder.
 
-    A list in a part that has a configuration of its own (a vision or audio tower) is another model's. Several lists
-    are taken one after the other, in the model's order.
+    Lists in a part with its own configuration (a vision or audio tower) are ignored. Several lists are concatenated in
+    the model's order.
 
     Raises `CompressionError` for a model that is not built from repeated blocks.
     """
@@ -116,7 +117,7 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
     return DecoderBlocks(", ".join(name for name, _ in lists), modules, paths)
 
 
-# Where a block keeps the names of its parameters that an earlier block holds too (Zamba's attention): compressed there.
+# Block attribute: names of the parameters shared with an earlier block (Zamba's attention), which are compressed there.
 _SHARED = "_anomia_shared"
 
 
@@ -129,7 +130,7 @@ def _mark_shared(blocks: Sequence[nn.Module]) -> None:
 
 
 def shares_matrices(block: nn.Module) -> bool:
-    """Whether matrices of a block are also an earlier block's."""
+    """Whether a block shares matrices with an earlier block."""
     return any(block.get_parameter(name).dim() >= 2 for name in block.__dict__.get(_SHARED, ()))
 
 
@@ -156,7 +157,7 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _is_other_model(model: nn.Module, module: nn.Module) -> bool:
-    """Whether a part is a model with a configuration of its own, neither the whole one's nor of its text decoder."""
+    """Whether a part is a model whose configuration differs in type from the whole model's and the text decoder's."""
     whole, own = getattr(model, "config", None), getattr(module, "config", None)
     if not isinstance(module, PreTrainedModel) or whole is None or own is None:
         return False
@@ -164,7 +165,7 @@ def _is_other_model(model: nn.Module, module: nn.Module) -> bool:
 
 
 def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
-    """Every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's own order, without routers.
+    """Return every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's order, without routers.
 
     Raises `CompressionError` for weights that are already quantized.
     """
@@ -181,7 +182,7 @@ def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
 
 
 def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers of a block whose weights are compressed: all but what selects among experts, or gates a whole one."""
+    """Yield the layers of a block to compress: all but routers and layers that gate a whole expert."""
     experts = _experts(block)
     shared = block.__dict__.get(_SHARED, ())
     for name, module in block.named_modules():
@@ -192,23 +193,23 @@ def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _experts(block: nn.Module) -> dict[str, int]:
-    """How many experts there are, by the path of the module that holds them."""
+    """Return the number of experts by the path of the module that holds them."""
     return {name: count for name, module in block.named_modules() if (count := _experts_in(module))}
 
 
 def _selects(block: nn.Module, name: str, module: Any, experts: Mapping[str, int]) -> bool:
-    """Whether a layer's output is a choice and no state: one number, or one for each expert beside it.
+    """Whether a layer computes a choice, not a state: it has one output, or one per expert in its parent module.
 
-    A layer of as many outputs that the next layer beside it reads (the first matrix of a shared expert that is just as
-    wide) chooses nothing. Where the experts stand in the block itself, or the choice is not among experts, the name
-    tells: `router`. What feeds nothing but a router is a part of it (`down_proj` before Zaya's `router_mlp`).
+    A layer with that many outputs that a sibling layer reads is not a router (the first matrix of a shared expert of
+    the same width). If the block itself holds the experts, or the choice isn't among experts, the layer's name must
+    contain `router`. A layer that feeds only a router is part of it (`down_proj` before Zaya's `router_mlp`).
     """
     rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
     return rows == 1 or _chooses(block, name, rows, experts) or _feeds_router(block, name, experts)
 
 
 def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int]) -> bool:
-    """Whether a layer is called a router, or gives a number for each expert beside it."""
+    """Whether a layer is named a router, or has one output per expert next to it."""
     if any("router" in part for part in name.split(".")):
         return True
     among = any(
@@ -219,9 +220,9 @@ def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int])
 
 
 def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bool:
-    """Whether a layer stands with a router in a module beside experts that holds none itself.
+    """Whether a layer shares a module with a router, in a module next to the experts that holds no experts itself.
 
-    What such a module gives is the choice, and nothing else.
+    The only output of that module is the choice of experts.
     """
     for path in experts:
         if not path or not name.startswith(f"{path}.") or _is_inside(block, name, path):
@@ -242,7 +243,7 @@ def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bo
 
 
 def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
-    """Whether another layer in the same module takes what this one gives, or gives as wide an input as this one takes."""
+    """Whether a sibling layer has the transposed shape, or takes this layer's `rows` outputs as input."""
     parent, _, own = name.rpartition(".")
     mine = block.get_submodule(name)
     for other, module in block.get_submodule(parent).named_children():
@@ -254,15 +255,15 @@ def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
 
 
 def _sizes(module: Any) -> tuple[int, int]:
-    """(out, in)."""
+    """Return a layer's (out, in)."""
     rows, columns = module.weight.shape
     return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
 
 def _is_inside(block: nn.Module, name: str, path: str) -> bool:
-    """Whether a layer is a part of an expert: in a list of modules below `path`, as `mlp.experts.3.up_proj` is.
+    """Whether a layer is part of an expert: in a `ModuleList` below `path`, like `mlp.experts.3.up_proj`.
 
-    What runs one after the other (`nn.Sequential`) is no list of experts: a gate may be made of it.
+    An `nn.Sequential` isn't a list of experts: a gate can be one.
     """
     module = block.get_submodule(path)
     for part in name[len(path) + 1 :].split("."):
@@ -273,7 +274,7 @@ def _is_inside(block: nn.Module, name: str, path: str) -> bool:
 
 
 def _experts_in(module: nn.Module) -> int:
-    """How many experts a module holds as children or grandchildren: a list of them, or fused parameters; 0 for none."""
+    """Count the experts among a module's children and grandchildren (a list or fused parameters); 0 if none."""
     for child in module.children():
         if isinstance(child, nn.ModuleList) and len(child) > 1 and all(map(_has_linear, child)):
             return len(child)
@@ -284,15 +285,15 @@ def _experts_in(module: nn.Module) -> int:
 
 
 def has_experts(block: nn.Module) -> bool:
-    """Whether tokens of a batch take different ways through a block."""
+    """Whether a block routes tokens to experts."""
     return bool(_experts(block)) or any("expert" in name.lower() for name, _ in block.named_modules())
 
 
 def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
-    """Parameters that hold one matrix for each expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head.
+    """Find parameters that hold one matrix per expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head.
 
-    Raises `CompressionError` for a stack of matrices that neither `transformers` declares as experts nor a few tokens
-    showed how the model multiplies with.
+    Raises `CompressionError` for a stack of matrices whose orientation is neither declared by `transformers` nor seen
+    in the trial pass.
     """
     found = []
     for path, module, name, parameter in _stacks(block):
@@ -313,13 +314,12 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
     return found
 
 
-# Where a module keeps what a pass over a few tokens showed: by parameter, whether it is multiplied as [E, in, out]; None
-# where it is in no product.
+# Module attribute: result of the trial pass by parameter name. True: multiplied as [E, in, out]; None: in no product.
 _SEEN = "_anomia_orientations"
 
 
 def _orientation(module: nn.Module, name: str, parameter: nn.Parameter) -> bool | None:
-    """Whether a parameter is a stack of [in, out] matrices (True) or of [out, in] ones; None where it is none."""
+    """Whether a parameter is a stack of [in, out] matrices (True) or [out, in] matrices (False); None if neither."""
     if parameter.dim() != 3:
         return None
     declared = getattr(module, "is_transposed", None)
@@ -330,7 +330,7 @@ def _orientation(module: nn.Module, name: str, parameter: nn.Parameter) -> bool 
 
 
 def _stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """Parameters that may be stacks of matrices: path and module, name and value."""
+    """Yield parameters that may be stacks of matrices: module path, module, parameter name, parameter [E, ., .]."""
     for path, module in block.named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             continue
@@ -343,9 +343,9 @@ def _stacks(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Paramete
 
 
 def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
-    """See how a model multiplies with stacks of matrices that it doesn't declare, and keep it at their modules.
+    """Find the orientation of undeclared stacks of matrices, and store it in their modules.
 
-    A few tokens pass through it, or through a tiny model of the same configuration where its weights aren't there.
+    Runs a few tokens through the model, or through a tiny model of the same architecture if the weights aren't loaded.
     """
     unknown = [
         (module, name, parameter)
@@ -378,9 +378,9 @@ def _find_orientations(model: Any, blocks: Sequence[nn.Module]) -> None:
 def _watch_orientations(
     model: Any, unknown: Sequence[tuple[nn.Module, str, nn.Parameter]]
 ) -> dict[tuple[type, str], bool | None]:
-    """By class and name: whether a stack is multiplied as [E, in, out]; None where it is in no product.
+    """Return by class and name whether a stack is multiplied as [E, in, out]; None if it is in no product.
 
-    What is multiplied in another shape, or in both, is left out.
+    Stacks multiplied in another shape or in both orientations are left out.
     """
     watched = [
         Watched(f"{number} {kind}", part.T if kind else part)
@@ -414,7 +414,7 @@ def _watch_orientations(
 
 
 def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
-    """Every matrix of a block that pruning touches, an expert's slices one by one."""
+    """Return every matrix of a block that is compressed, with one entry per expert of a fused parameter."""
     matrices = find_matrices(block, where=where)
     for fused in find_fused_experts(block, where=where):
         matrices += fused.matrices()
@@ -422,7 +422,7 @@ def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
 
 
 def block_weights(decoder: DecoderBlocks) -> int:
-    """How many weights the matrices of all blocks have."""
+    """Count the weights in the matrices of all blocks."""
     return sum(
         matrix.weight.numel()
         for index, block in enumerate(decoder.modules)
@@ -431,12 +431,12 @@ def block_weights(decoder: DecoderBlocks) -> int:
 
 
 def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
-    """Names of the weights of two or more dimensions that pruning doesn't touch, for the report."""
+    """Return the names of the weights of two or more dimensions that stay dense."""
     return list(why_dense(model, decoder))
 
 
 def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
-    """The weights of two or more dimensions that pruning doesn't touch, each with its reason, one of `REASONS`."""
+    """Return the weights of two or more dimensions that stay dense, each with its reason (one of `REASONS`)."""
     pruned = set()
     for index, block in enumerate(decoder.modules):
         pruned |= {id(module.weight) for _, module in _layers(block)}
@@ -449,9 +449,9 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
 
 
 def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor) -> str:
-    """Why pruning doesn't touch a weight of two or more dimensions: one of `REASONS`.
+    """Return the reason (one of `REASONS`) why a weight of two or more dimensions stays dense.
 
-    parameter: only whether it has a row for each expert, [experts, ...], is looked at.
+    parameter: only its number of rows is read; a router's has the shape [experts, ...].
     """
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
@@ -481,14 +481,14 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
 
 
 def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter that is not a layer's is a router's: by its name, or by one row per expert, [experts, ...]."""
+    """Whether a parameter outside of a layer is a router's, by its name or its shape [experts, ...]."""
     path = name.rpartition(".")[0]
     if any("router" in part or part == "gate" for part in path.split(".")):
         return True
     if any(
         _orientation(block.get_submodule(path), n, p) is not None for n, p in _own_parameters(block, path)
     ):
-        # A state beside a stack of matrices in the very module that multiplies with both (Zamba's Mamba heads).
+        # A state in the same module as a stack of matrices that it multiplies (Zamba's Mamba heads).
         return False
     return any(
         outer
@@ -507,13 +507,13 @@ def _own_parameters(block: nn.Module, path: str) -> list[tuple[str, nn.Parameter
 def record_calls(
     model: nn.Module, decoder: DecoderBlocks, input_ids: torch.Tensor
 ) -> tuple[torch.Tensor, list[Call]]:
-    """How the model calls each block on `input_ids` [B, S], at the cost of one block.
+    """Record how the model calls each block on `input_ids` [B, S], at the cost of one block.
 
-    The blocks pass their input through while the model's own code computes masks and position
-    embeddings for each. Returns what enters the first block, [B, S, H], and one call a block.
+    Only the first block runs; every block returns its input, and the model's own code computes the masks and position
+    embeddings. Returns the input of the first block, [B, S, H], and one call per block.
 
-    Raises `CompressionError` for a model that doesn't call its blocks once each, in their order, and for tokens that it
-    has no place for.
+    Raises `CompressionError` if the model doesn't call its blocks once each and in order, or if a token id or a text's
+    length is out of range.
     """
     check_tokens(model, input_ids)
     calls: dict[int, Call] = {}
@@ -566,9 +566,9 @@ def record_calls(
 
 
 def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
-    """Refuses token ids that have no embedding, and texts with more tokens than a table of positions has rows.
+    """Refuse token ids without an embedding, and texts longer than a position embedding table. input_ids: [B, S].
 
-    On a GPU, reading past the end of a table ends the whole process. input_ids: [B, S].
+    On a GPU, an index past the end of a table kills the process.
     """
     table = (
         getattr(model.get_input_embeddings(), "weight", None) if isinstance(model, PreTrainedModel) else None
@@ -585,10 +585,10 @@ def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
 
 
 def text_limit(model: nn.Module) -> int | None:
-    """The longest text that a model takes, in tokens, None where it sets no limit.
+    """Return the longest text that a model takes, in tokens; None if there is no limit.
 
-    That is what its configuration says, and what its tables of positions have rows for: some begin after the row of
-    the padding token (RoBERTa).
+    The limit is the smaller of `max_position_embeddings` and the usable rows of the position embedding tables. In some
+    tables (RoBERTa) positions start after the row of the padding token.
     """
     limit = getattr(_text_config(model), "max_position_embeddings", None)
     limits = [limit] if isinstance(limit, int) and limit > 1 else []
@@ -634,9 +634,9 @@ def _replaced_forwards(
 
 
 def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
-    """One block on hidden states [B, S, H], called as the model calls it.
+    """Run one block on hidden states [B, S, H], called as the model calls it; returns [B, S, H].
 
-    Raises `CompressionError` where products fail because weights are stored in several floating types.
+    Raises `CompressionError` if the weights have several floating-point types that can't be multiplied.
     """
     if call.whole is not None:
         call.whole()
@@ -655,7 +655,7 @@ def run_block(block: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tenso
 
 
 def _types(block: nn.Module, states: Sequence[torch.Tensor]) -> list[str]:
-    """The floating types of a block's matrices and of states that enter it, where they are several."""
+    """Return the floating-point types of a block's matrices and input states; empty if there is only one."""
     values = [*states, *(p for p in block.parameters() if p.dim() >= 2)]
     types = {str(v.dtype).removeprefix("torch.") for v in values if v.is_floating_point()}
     return sorted(types) if len(types) > 1 else []
@@ -670,13 +670,13 @@ def _mixed_types(types: Sequence[str]) -> RefusedError:
 
 
 class Interner:
-    """Keeps one copy of equal tensors: the same masks and position embeddings come with every batch."""
+    """Keeps one copy of equal tensors, since masks and position embeddings repeat in every batch."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], list[torch.Tensor]] = {}
 
     def __call__(self, value: Any) -> Any:
-        """The value with every tensor in it replaced by the kept equal one."""
+        """Return the value with each tensor in it replaced by the stored equal tensor."""
         if torch.is_tensor(value):
             kept = self._kept.setdefault((value.dtype, value.device, *value.shape), [])
             for tensor in kept:

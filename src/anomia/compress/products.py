@@ -1,4 +1,4 @@
-"""Which matrices enter a product while code runs, whatever module or function computes it, and with what inputs."""
+"""Observe which matrices are multiplied while code runs, and with what inputs, whatever module or function does it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _ATEN = torch.ops.aten
-# Where the two factors stand among the arguments.
 _COPIES = (_ATEN.clone.default, _ATEN._to_copy.default)
+# The positions of the two factors among the arguments.
 _FACTORS = {
     _ATEN.mm.default: (0, 1),
     _ATEN.addmm.default: (1, 2),
@@ -23,18 +23,19 @@ _FACTORS = {
 
 
 class Watched(NamedTuple):
-    """A matrix to look out for. weight: [out, in], a view of the memory that the code computes with."""
+    """A matrix to watch. weight: [out, in], a view of the memory that the code computes with."""
 
     name: str
     weight: torch.Tensor
 
 
 class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls `take(name, inputs, source)` for each product of a watched matrix, or of some of its rows, with activations.
+    """Calls `take(name, inputs, source)` for each product of activations with a watched matrix or some of its rows.
 
-    inputs: [T, in], in the order of the tokens. source: the tensor that they came from. Rows of zeros are left out where
-    one product holds several matrices: code that sends every token to every expert silences those that an expert
-    doesn't get with zeros (drops_zeros=False: only where all rows are). `unread` names matrices whose memory entered a product in some other shape.
+    inputs: [T, in], in token order. source: the tensor that the inputs came from.
+    drops_zeros: in a product of several matrices, leave out rows of zeros, because code that sends every token to every
+    expert zeroes the tokens that aren't routed to it. If false, they are left out only if all rows are zero.
+    `unread` names matrices whose memory entered a product in another shape.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _follow(self, weight: torch.Tensor, copied: torch.Tensor) -> None:
-        """Watch a copy too, such as one that was spread over a batch or cast to another type."""
+        """Watch a copy too (expanded over a batch or cast to another type). weight, copied: [..., rows, columns]."""
         for index in itertools.product(*map(range, weight.shape[:-2])):
             part, same = weight[index], copied[index]
             if (name := self._name(part)) is not None:
@@ -77,9 +78,9 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _uses(
         self, left: torch.Tensor, right: torch.Tensor
     ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Watched matrices in a product: name, inputs [T, in], and the tensor that they came from.
+        """Yield the watched matrices in a product: name, inputs [T, in], and the tensor that they came from.
 
-        left, right: [m, k] and [k, p] or [k], or batches of them, [n, m, k] and [n, k, p].
+        left, right: [m, k] and [k, p] or [k]; or, batched, [n, m, k] and [n, k, p].
         """
         if right.dim() == 1:
             right = right[:, None]
@@ -102,7 +103,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for name, indices in places.items():
                 if name is None:
                     continue
-                # Views where they can be: equal views tell that two matrices share their input.
+                # Views where possible: equal views show that two matrices share their input.
                 source = (
                     other[indices[0]] if len(indices) == 1 else other if len(places) == 1 else other[indices]
                 )
@@ -114,7 +115,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 yield name, rows, source
 
     def _name(self, weight: torch.Tensor) -> str | None:
-        """The watched matrix of which `weight`, [out', in], holds rows."""
+        """Return the name of the watched matrix that contains the rows of `weight`, [out', in], if any."""
         for name, mine in self._by_memory[_memory(weight)]:
             (rows, columns), (down, across) = mine.shape, mine.stride()
             if weight.shape[1] != columns or (columns > 1 and weight.stride(1) != across):
@@ -129,5 +130,5 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """What two views of one memory have in common."""
+    """Return a key that views of the same memory share."""
     return (str(tensor.device), tensor.untyped_storage().data_ptr())

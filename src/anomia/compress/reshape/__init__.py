@@ -1,4 +1,4 @@
-"""Methods that make a model smaller by taking whole parts out: blocks, heads and channels, directions, experts.
+"""Methods that remove whole parts of a model: blocks, heads and channels, hidden dimensions, experts.
 
 The result is an ordinary model of the same class with a smaller configuration, which `from_pretrained` loads.
 """

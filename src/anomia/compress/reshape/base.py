@@ -1,4 +1,4 @@
-"""What a method that drops whole parts is."""
+"""The type of a method that drops whole parts of a model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from anomia.compress.reshape.report import ReshapeReport
 
 
 class Reshaper(NamedTuple):
-    """A way to drop parts of a model.
+    """A method that drops parts of a model.
 
-    loaded: (model, decoder, share, windows, *, progress, batch_tokens), for a model in memory. streamed: (subject,
-    share, windows, *, progress, batch_tokens), one block at a time; None where the whole model is needed.
+    loaded: takes (model, decoder, share, windows, *, progress, batch_tokens), for a model in memory.
+    streamed: takes (subject, share, windows, *, progress, batch_tokens), and works one block at a time; None if the
+    method needs the whole model.
     """
 
     loaded: Callable[..., ReshapeReport]

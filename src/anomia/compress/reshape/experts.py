@@ -1,4 +1,4 @@
-"""Experts of mixtures: those that matter least are dropped, or like ones are merged, the same number in every block."""
+"""Drop the least important experts or merge similar ones, the same number in every block."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ _CHOSEN = (
     "num_experts_per_token",
     "top_k",
 )
-# Calibration tokens that every expert is run on, in each block, to compare what they give.
+# Calibration tokens per block on which every expert is run, to compare their outputs.
 COMPARED_TOKENS = 2048
 
 
 class Mixtures(NamedTuple):
-    """The experts of a model. modules: path in its block, by block, `None` for a dense one.
+    """The experts of a model.
 
-    field: of the configuration, with their number. chosen: experts per token. groups: of the router, 1 if it has none.
+    field: the configuration field with their number. experts: their number per block. chosen: experts per token.
+    groups: groups of the router, 1 if it has none. modules: by block, the path in the block; `None` for a dense block.
     """
 
     field: str
@@ -56,10 +57,10 @@ class Mixtures(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Of each expert of one block over the calibration tokens, [E] float64.
+    """Statistics of each expert of one block over the calibration tokens, [E] float64.
 
-    tokens: how many were sent to it. saliency: mean of router weight · ‖output‖ over them, 0 where there were none.
-    outputs: mean output over the same tokens for all experts, [E, H], where asked for.
+    tokens: number of tokens routed to it. saliency: mean of router weight · ‖output‖ over them, 0 if there are none.
+    outputs: mean output over the same tokens for all experts, [E, H]; None unless requested.
     """
 
     tokens: torch.Tensor
@@ -67,7 +68,7 @@ class Usage(NamedTuple):
     outputs: torch.Tensor | None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Those that there are, by name."""
+        """Return the statistics that aren't None, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -80,7 +81,7 @@ def dropexperts(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Drop experts of a loaded model in place, as `drop_experts` does."""
+    """Drop experts of a loaded model in place; see `drop_experts`."""
     return drop_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
 
 
@@ -94,17 +95,17 @@ def drop_experts(
 ) -> ReshapeReport:
     """Drop the experts with the lowest saliency, and their rows of the router.
 
-    An expert's saliency is REAP's: the mean of router weight times the norm of its output over the tokens that were sent
-    to it (Lasby et al. 2025, Equation 9); one that no token was sent to has none. The router's weights of the others
-    stay, so tokens whose experts all stay are routed as before.
+    The saliency is REAP's: the mean of router weight times output norm over the tokens routed to the expert (Lasby et
+    al. 2025, Equation 9); it is 0 if no token was. The other rows of the router stay the same, so tokens whose experts
+    are all kept are routed as before.
 
     Args:
-        share: of the experts of a block, rounded down; a whole number drops that many. Where the router chooses groups
-            of experts first, as many go from each group.
-        windows: calibration tokens, on the dense model.
+        share: fraction of the experts of a block, rounded down; a whole number drops that many. If the router first
+            chooses groups of experts, the same number is dropped from each group.
+        windows: calibration tokens, for the dense model.
 
     Raises:
-        CompressionError: the model has no mixture that can be read, too few experts would be left for the router, or a
+        CompressionError: the model has no readable mixture, too few experts would be left for the router, or a
             statistic is NaN or infinite; nothing was changed.
     """
     windows, mixtures, kept_count = _prepare(subject, share, windows, DROP)
@@ -123,7 +124,7 @@ def mergeexperts(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Merge experts of a loaded model in place, as `merge_experts` does."""
+    """Merge experts of a loaded model in place; see `merge_experts`."""
     return merge_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
 
 
@@ -135,14 +136,14 @@ def merge_experts(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Merge experts that give like outputs, until a share of them is gone.
+    """Merge experts with similar outputs, until a share of the experts is gone.
 
-    Experts are clustered by their mean outputs over the same tokens, average linkage, and a cluster becomes the average
-    of its weights by how often its experts were used (Chen et al. 2025, HC-SMoE, Section 3). That method keeps a router
-    with a row for every former expert; an ordinary configuration has one row per expert, so of each cluster the row of
-    the expert that was used most stays.
+    Experts are clustered by their mean outputs over the same tokens, with average linkage. Each cluster becomes one
+    expert: the average of its experts' weights, weighted by how often each was used (Chen et al. 2025, HC-SMoE, Section
+    3). HC-SMoE keeps a router row for every former expert; an ordinary configuration has one row per expert, so each
+    cluster keeps the row of its most used expert.
 
-    Arguments and errors as in `drop_experts`.
+    Arguments and errors are those of `drop_experts`.
     """
     windows, mixtures, kept_count = _prepare(subject, share, windows, MERGE)
     usages = _usage(
@@ -169,9 +170,9 @@ def _prepare(
 
 
 def find_mixtures(model: nn.Module, decoder: DecoderBlocks) -> Mixtures:
-    """The experts of every block, and the field with their number.
+    """Find the experts of every block, and the configuration field with their number.
 
-    Raises `CannotExpressError` where there are none, or blocks differ in how many they have.
+    Raises `CannotExpressError` if there are none, or if blocks differ in their number.
     """
     modules: list[str | None] = []
     counts = set()
@@ -205,7 +206,7 @@ def find_mixtures(model: nn.Module, decoder: DecoderBlocks) -> Mixtures:
 
 
 def _count(module: nn.Module) -> int:
-    """How many experts a module holds in parameters of three dimensions; 0 for other modules."""
+    """Count the experts that a module holds in three-dimensional parameters, [E, ., .]; 0 for other modules."""
     stacks = [p for p in module.parameters(recurse=False) if p.dim() == 3]
     if not stacks or not isinstance(getattr(module, "is_transposed", None), bool):
         return 0
@@ -226,7 +227,7 @@ def _decides(
 
 
 def _check_routing(model: nn.Module, mixtures: Mixtures, kept: int) -> None:
-    """Refuses fewer experts than the router chooses, and groups that would differ in size."""
+    """Refuse fewer experts than the router chooses, and groups of unequal size."""
     if kept < mixtures.chosen:
         raise CannotExpressError(
             f"its router chooses {mixtures.chosen} experts per token, and {kept} would be left"
@@ -247,9 +248,9 @@ def _check_routing(model: nn.Module, mixtures: Mixtures, kept: int) -> None:
 
 
 def _cuts(model: nn.Module, decoder: DecoderBlocks, mixtures: Mixtures, kept: int) -> dict[str, int]:
-    """The dimension of every tensor that has an entry per expert, by name; seen by building the model without weights.
+    """Return the expert dimension of every tensor that has one, by name, by building the model without weights.
 
-    Raises `CannotExpressError` where a tensor would change in another way.
+    Raises `CannotExpressError` if a tensor would change in another way.
     """
     built = rebuild.shapes(rebuild.skeleton(model, rebuild.changed_config(model, {mixtures.field: kept})))
     before = rebuild.shapes(model)
@@ -274,7 +275,7 @@ def _cuts(model: nn.Module, decoder: DecoderBlocks, mixtures: Mixtures, kept: in
     return found
 
 
-# What is measured.
+# Measure how the experts are used.
 
 
 def expert_usage(
@@ -288,10 +289,12 @@ def expert_usage(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Usage | None]:
-    """How every expert is used, block by block, in one walk over the dense model. outputs: run all on the same tokens.
+    """Measure how every expert is used, by block, in one walk over the dense model.
 
-    Raises `CompressionError` for experts that aren't called with states, choices and weights, and for values that are
-    NaN or infinite.
+    outputs: also run all experts on the same tokens.
+
+    Raises `CompressionError` if the experts aren't called with states, choices and weights, or if a value is NaN or
+    infinite.
     """
     return _usage(
         Loaded(model, decoder), mixtures, windows, method, outputs=outputs, progress=progress,
@@ -328,7 +331,7 @@ def _usage(
 
 
 class _Counter:
-    """Sums over the tokens of one block's experts. stride: every such token is sent to all experts, 0 for none."""
+    """Sums over the tokens of one block's experts. stride: each stride-th token is sent to all experts; 0: none is."""
 
     def __init__(self, count: int, where: str, method: str, stride: int) -> None:
         self._where, self._method, self._stride = where, method, stride
@@ -340,7 +343,7 @@ class _Counter:
     def add(self, run: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> None:
         """Count one call of the experts. args: states [..., H]; choices and their weights, [T, k] each.
 
-        run: the experts' own function of such arguments; it is called with one expert for all rows at a time.
+        run: the experts' forward, which takes the same arguments; called here with one expert at a time.
         """
         hidden, chosen, weights = args
         hidden = hidden.reshape(-1, hidden.shape[-1])
@@ -381,7 +384,7 @@ class _Counter:
 
 @contextmanager
 def _counting(module: nn.Module | None, counter: _Counter) -> Iterator[None]:
-    """Shows the counter each call of the experts, with a function that runs them on other choices."""
+    """Report each call of the experts to the counter, which runs the experts again with its own choices."""
     if module is None:
         yield
         return
@@ -412,7 +415,7 @@ def _counting(module: nn.Module | None, counter: _Counter) -> Iterator[None]:
 
 
 def _three(given: Sequence[Any]) -> tuple[Any, Any, Any] | None:
-    """States [T, H], choices [T, k] and weights [T, k], as `transformers` calls its fused experts."""
+    """Return states [T, H], choices [T, k] and weights [T, k], the arguments of fused experts in `transformers`."""
     if len(given) != 3 or not all(map(torch.is_tensor, given)):
         return None
     hidden, chosen, weights = given
@@ -421,11 +424,11 @@ def _three(given: Sequence[Any]) -> tuple[Any, Any, Any] | None:
     return (hidden, chosen, weights) if fits and not chosen.is_floating_point() else None
 
 
-# What is chosen.
+# Choose experts.
 
 
 def keep_highest(scores: torch.Tensor, count: int, groups: int) -> list[int]:
-    """The experts with the highest scores, as many in each group of the router, in rising order; ties: the later stay."""
+    """Return the experts with the highest scores [E], equally many per group, in rising order; on ties the last stay."""
     kept = []
     size = len(scores) // groups
     for group in range(groups):
@@ -435,7 +438,7 @@ def keep_highest(scores: torch.Tensor, count: int, groups: int) -> list[int]:
 
 
 def _cluster_block(usage: Usage, count: int, groups: int) -> list[list[int]]:
-    """Clusters of experts, the most used of each first, ordered by it; within the router's groups."""
+    """Cluster experts within the router's groups; each cluster starts with its most used expert and is sorted by it."""
     assert usage.outputs is not None
     size = len(usage.tokens) // groups
     found = []
@@ -448,7 +451,7 @@ def _cluster_block(usage: Usage, count: int, groups: int) -> list[list[int]]:
 
 
 def cluster(points: torch.Tensor, count: int) -> list[list[int]]:
-    """`count` clusters of points [N, D] by average linkage of Euclidean distances; ties go to the lowest indices."""
+    """Cluster points [N, D] by average linkage of Euclidean distances; on ties the lowest indices merge first."""
     members = [[index] for index in range(len(points))]
     distances = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
     distances.fill_diagonal_(torch.inf)
@@ -466,7 +469,7 @@ def cluster(points: torch.Tensor, count: int) -> list[list[int]]:
     return [sorted(each) for each in members if each]
 
 
-# What is made of it.
+# Build the smaller model.
 
 
 def _apply(
@@ -478,7 +481,7 @@ def _apply(
     windows: Windows,
     method: str,
 ) -> ReshapeReport:
-    """Build the model with one expert per cluster; the first of each gives its router rows."""
+    """Build the model with one expert per cluster, which gets the router rows of the cluster's first expert."""
     changes = {mixtures.field: kept}
     try:
         plan = _plan(subject.model, subject.decoder, mixtures, usages, clusters, kept, changes)
@@ -528,7 +531,7 @@ def _plan(
             parts[name] = parts[name].then(partial(_averages, clusters=mine, tokens=usage.tokens))
             continue
         rows = [members[0] for members in mine]
-        # Entries behind the experts' own (experts that do nothing, in LongCat) stay.
+        # Keep entries after those of the experts (LongCat's zero experts).
         rows += range(mixtures.experts, sizes[name][dim])
         parts[name] = rows_of(parts[name], dim, torch.tensor(rows))
     rebuild.check_shapes(outline(parts, model), rebuild.skeleton(model, config))
@@ -536,12 +539,12 @@ def _plan(
 
 
 def _averages(value: torch.Tensor, clusters: Sequence[Sequence[int]], tokens: torch.Tensor) -> torch.Tensor:
-    """One expert for each cluster, [clusters, …] of [E, …]."""
+    """Average the experts of each cluster: [E, …] to [clusters, …]."""
     return torch.stack([_average(value, members, tokens) for members in clusters])
 
 
 def _average(value: torch.Tensor, members: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
-    """The members' mean by how often they were used; the plain mean where none was."""
+    """Average the members of [E, …], weighted by their tokens [E]; the plain mean if none was used."""
     used = tokens[list(members)]
     shares = used / used.sum() if float(used.sum()) > 0 else torch.full_like(used, 1 / len(members))
     total = sum(float(share) * value[member].float() for share, member in zip(shares, members, strict=True))
@@ -557,7 +560,7 @@ def _check(
     clusters: Sequence[list[list[int]] | None],
     windows: Windows,
 ) -> None:
-    """Compare experts that stayed alone, and the first mixture's routing of tokens whose experts all stayed."""
+    """Compare unmerged experts, and the first mixture's routing of tokens whose experts all stayed."""
     ids = rebuild.check_batch(windows, subject.device)
     old, new = (_routed(each, mixtures, ids) for each in (subject, fresh))
     first = next(index for index, path in enumerate(mixtures.modules) if path is not None)
@@ -566,7 +569,7 @@ def _check(
         if path is None or mine is None:
             continue
         alone = {place: members[0] for place, members in enumerate(mine) if len(members) == 1}
-        # One model's block after the other's, so that memory holds one of them.
+        # Run the two models' blocks in turn, so that only one is in memory.
         expected = _outputs(subject, index, path, old[index], list(alone.values()))
         found = _outputs(fresh, index, path, old[index], list(alone))
         for expert, mine_of, theirs in zip(alone.values(), expected, found, strict=True):
@@ -580,7 +583,7 @@ def _check(
 def _outputs(
     subject: Subject, index: int, path: str, routed: tuple[torch.Tensor, ...], experts: Sequence[int]
 ) -> list[torch.Tensor]:
-    """What some experts of a block give for the same states, float32 [T, H] each."""
+    """Return the outputs of some experts of a block for the same states, float32 [T, H] each."""
     hidden, chosen, weights = routed
     ones = torch.ones_like(weights[:, :1])
     with subject.block(index) as block:
@@ -589,7 +592,7 @@ def _outputs(
 
 
 def _check_routes(old: torch.Tensor, new: torch.Tensor, leaders: Sequence[int], count: int) -> None:
-    """Tokens whose chosen experts all stayed must be sent to the same ones. old, new: choices, [T, k]."""
+    """Check that tokens whose experts all stayed are routed to the same experts. old, new: choices, [T, k]."""
     place = torch.full((count + 1,), -1, dtype=torch.long)
     place[torch.tensor(leaders)] = torch.arange(len(leaders))
     mapped = place[old.long().clamp(max=count).cpu()]
@@ -602,9 +605,9 @@ def _check_routes(old: torch.Tensor, new: torch.Tensor, leaders: Sequence[int], 
 def _routed(
     subject: Subject, mixtures: Mixtures, ids: torch.Tensor
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """What enters the experts of each block, by its index: states [T, H]; choices and their weights, [T, k] each.
+    """Return the inputs of each block's experts, by block: states [T, H]; choices and their weights, [T, k] each.
 
-    Raises `CannotExpressError` where a model can't be run, or calls its experts in another way.
+    Raises `CannotExpressError` if the model can't be run, or calls its experts in another way.
     """
     found = {}
     handles = []

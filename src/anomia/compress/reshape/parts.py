@@ -1,4 +1,4 @@
-"""What every tensor of a reshaped model is made of, before any of them is made."""
+"""Recipes for the tensors of a reshaped model, made before any tensor is."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import nn
 
 
 class Part(NamedTuple):
-    """A tensor of the new model. sources: names in the old one. make: takes their values, on any device or none."""
+    """Recipe for a tensor of the new model. sources: names in the old model. make: takes their values, on any device."""
 
     sources: tuple[str, ...]
     make: Callable[..., torch.Tensor]
 
     def then(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Part:
-        """The same, changed once more."""
+        """Return a part with another change applied after this one's."""
         return Part(self.sources, lambda *values: change(self.make(*values)))
 
     def of(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The tensor. values: at least those of the sources, by name."""
+        """Make the tensor. values: by name, at least those of the sources."""
         return self.make(*(values[name] for name in self.sources))
 
 
 class ReshapePlan(NamedTuple):
-    """A result, ready to be built. changes: fields of the text configuration. parts: every tensor by its new name."""
+    """A planned model. changes: new values of text configuration fields. parts: every tensor by its new name."""
 
     config: Any
     changes: Mapping[str, Any]
@@ -33,27 +33,27 @@ class ReshapePlan(NamedTuple):
 
 
 def taken(name: str) -> Part:
-    """A tensor of the old model as it is."""
+    """Take a tensor of the old model unchanged."""
     return Part((name,), lambda value: value)
 
 
 def given(value: torch.Tensor) -> Part:
-    """A tensor that is there already."""
+    """Take a tensor that exists already."""
     return Part((), lambda: value)
 
 
 def rows_of(part: Part, dim: int, rows: torch.Tensor) -> Part:
-    """Some rows of a tensor along a dimension. rows: [kept] int64."""
+    """Select entries of a tensor along a dimension. rows: their indices, [kept] int64."""
     return part.then(lambda value: value.index_select(dim, rows.to(value.device)))
 
 
 def all_taken(model: nn.Module) -> dict[str, Part]:
-    """Every saved tensor of a model as it is."""
+    """Take every saved tensor of a model unchanged."""
     return {name: taken(name) for name in model.state_dict()}
 
 
 @torch.no_grad()
 def outline(parts: Mapping[str, Part], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The new tensors without their values. model: the old one, whose values aren't read."""
+    """Return the new tensors on the meta device. model: the old one; its values aren't read."""
     old = {name: value.to("meta") for name, value in model.state_dict().items()}
     return {name: part.of(old).to("meta") for name, part in parts.items()}

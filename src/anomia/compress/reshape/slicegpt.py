@@ -1,4 +1,4 @@
-"""SliceGPT: the hidden states are rotated onto their principal directions, and the last ones go (Ashkboos et al. 2024)."""
+"""SliceGPT: rotate hidden states onto their principal directions and cut the last ones (Ashkboos et al. 2024)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "slicegpt"
 
 
 class Norm(NamedTuple):
-    """An RMSNorm over the hidden states. offset: what it adds to its weight (Gemma: 1). scale: what it multiplies by."""
+    """An RMSNorm over the hidden states. offset: added to its weight (Gemma: 1). scale: weight + offset, [H] float64."""
 
     name: str
     offset: float
@@ -36,10 +36,10 @@ class Norm(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """How the hidden states run through a model, by full names of modules.
+    """How modules use the residual stream, by full name.
 
-    norms: of the residual stream. readers: layers or stacks of experts that read a norm's output, with the norm's
-    name. writers: those that add to the residual stream.
+    norms: the norms of the residual stream. readers: layers or stacks of experts that read a norm's output, with the
+    norm's name. writers: layers that add to the residual stream.
     """
 
     norms: dict[str, Norm]
@@ -56,17 +56,18 @@ def slicegpt(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Rotate the residual stream in place, fold the norms into what reads them, and cut the hidden size.
+    """Rotate the residual stream in place, fold the norms into the layers that read them, and cut the hidden size.
 
-    The paper rotates each block's input by itself and carries the change of basis along the residual path; no ordinary
-    configuration has a place for that. Here one rotation serves the whole model: the principal directions of what
-    enters all norms, each state scaled to unit mean square first, since that is all that a block sees of it. An RMSNorm
-    over fewer dimensions divides by another mean; its weight makes up for it. Tied embeddings are written untied, since
-    the last norm is folded into the head alone.
+    The paper rotates each block's input separately and changes the basis along the residual path, which no ordinary
+    configuration can hold. Here the whole model has one rotation: the principal directions of the inputs of all norms,
+    with each state first scaled to unit mean square, as a block sees it. An RMSNorm over fewer dimensions divides by
+    another mean; its weight corrects this. Tied embeddings are written untied, since the last norm is folded only into
+    the head.
 
     Args:
-        share: of the hidden size. The cut size stays a multiple of 8 to 128, where it was one, for the packed formats.
-        windows: calibration tokens of the dense model; padding never counts.
+        share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one, for the packed
+            formats.
+        windows: calibration tokens, for the dense model; padding is ignored.
 
     Raises:
         CompressionError: a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the rotation
@@ -81,7 +82,7 @@ def slicegpt(
     try:
         flow = find_flow(model, decoder, windows)
         size, width = _sizes(model, share)
-        # Whether the architecture allows it at all shows with any rotation, before the calibration text is read.
+        # Try an arbitrary rotation first: it shows whether the architecture allows one, before any calibration.
         _rotated(model, decoder, flow, _any_rotation(size), size, windows)
     except CannotExpressError as error:
         raise rebuild.refusal(NAME, model, error) from error
@@ -112,7 +113,7 @@ def slicegpt(
 
 
 def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
-    """The hidden size and what it is cut to: the largest that the share and the architecture's checks allow."""
+    """Return the hidden size and the size to cut to: the largest that the share and the architecture's checks allow."""
     text = rebuild.text_config(model)
     size = int(text.hidden_size)
     step = rebuild.granularity(size)
@@ -153,15 +154,14 @@ def _any_rotation(size: int) -> torch.Tensor:
     return rotation
 
 
-# How the states run, found by looking at what reads and writes them.
+# Find the modules that read and write the hidden states.
 
 
 @torch.no_grad()
 def find_flow(model: nn.Module, decoder: DecoderBlocks, windows: Windows) -> Flow:
-    """The norms of the residual stream, what reads them, and what writes into it, seen on a few tokens.
+    """Find the norms of the residual stream, their readers and the writers to it, on a few tokens.
 
-    Raises `CannotExpressError` where a norm isn't an RMSNorm, something else than a matrix reads it, or the states are
-    used in another way.
+    Raises `CannotExpressError` if a norm isn't an RMSNorm, isn't used where it is defined, or isn't read by a matrix.
     """
     size = int(rebuild.text_config(model).hidden_size)
     inside = f"{decoder.name}."
@@ -200,7 +200,7 @@ def _outputs(module: Any) -> int:
 
 
 def _look_at_norm(name: str, module: Any, size: int) -> Norm:
-    """What a norm does, found by trying it. Raises `CannotExpressError` for one that isn't an RMSNorm."""
+    """Test what a norm computes. Raises `CannotExpressError` if it isn't an RMSNorm. size: the hidden size."""
     weight = getattr(module, "weight", None)
     if weight is None or getattr(module, "bias", None) is not None:
         raise CannotExpressError(
@@ -231,9 +231,9 @@ def _rms(states: torch.Tensor) -> torch.Tensor:
 
 
 def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) -> set[str]:
-    """Norms of what a layer beside them gives (queries and keys of all heads): not of the residual stream.
+    """Return the norms that normalize a sibling layer's output (queries or keys), not the residual stream.
 
-    Found by memory during one pass. ids: [1, S].
+    Outputs are matched by their memory during one pass. ids: [1, S].
     """
     outputs: dict[int, tuple[torch.Tensor, str]] = {}
     found = set()
@@ -271,9 +271,10 @@ def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) ->
 def _watch_readers(
     model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor
 ) -> tuple[dict[str, str], set[str]]:
-    """Which modules read the output of which norm, and which norms ran. Outputs are told apart by their memory.
+    """Find which modules read the output of which norm, and which norms ran.
 
-    ids: [1, S]. Raises `CannotExpressError` for a norm that ran and that no matrix reads.
+    Outputs are matched by their memory during one pass. ids: [1, S].
+    Raises `CannotExpressError` if a norm runs and no matrix reads it.
     """
     outputs: dict[int, tuple[torch.Tensor, str]] = {}
     readers: dict[str, str] = {}
@@ -282,7 +283,7 @@ def _watch_readers(
 
     def after_norm(name: str) -> Callable[..., None]:
         def read(_: nn.Module, __: Any, out: torch.Tensor) -> None:
-            # The reference keeps the memory from being given to another tensor.
+            # Keep a reference, so that the memory isn't reused for another tensor.
             outputs[out.untyped_storage().data_ptr()] = (out, name)
             ran.add(name)
 
@@ -326,9 +327,9 @@ def residual_covariance(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> torch.Tensor:
-    """Σ x·xᵀ over what enters every norm at all real tokens, each x scaled to unit mean square; [H, H] float64.
+    """Sum x·xᵀ over the inputs of all norms at all real tokens, each x scaled to unit mean square; [H, H] float64.
 
-    The paper takes one for each block. What leaves the last block, for the last norm, counts like the others.
+    The paper computes one per block. The output of the last block (the input of the final norm) has the same weight.
     """
     size = int(rebuild.text_config(model).hidden_size)
     total = torch.zeros(size, size, dtype=torch.float64)
@@ -370,9 +371,9 @@ def _hooked(modules: Sequence[nn.Module], read: Callable[[torch.Tensor], None]) 
 def _rotated(
     model: nn.Module, decoder: DecoderBlocks, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
 ) -> tuple[ReshapePlan, Loaded]:
-    """The model in the basis of the rotation's first columns, checked against the dense one where it keeps all.
+    """Build the model in the basis of the rotation's first `width` columns.
 
-    rotation: [H, H] float64, orthogonal.
+    If `width` is the full hidden size, the result is compared with the dense model. rotation: [H, H] float64, orthogonal.
     """
     source: Any = model
     size = len(rotation)
@@ -384,14 +385,14 @@ def _rotated(
     device = next(model.parameters()).device
     basis = rotation[:, :width].to(device, torch.float32)  # [H, W]
     state = dict(model.state_dict())
-    # An RMSNorm over W dimensions divides by their mean; the paper's divides by that of all H.
+    # An RMSNorm over W dimensions divides by the root of their mean square; the paper's divides by that of all H.
     factor = (size / width) ** 0.5
     rounded: dict[str, float] = {}
     for name, norm in flow.norms.items():
         old = state[f"{name}.weight"]
         value = torch.full((width,), factor - norm.offset, device=old.device).to(old.dtype)
         state[f"{name}.weight"] = value
-        # What rounding to the model's type takes from the factor goes into the readers.
+        # The readers correct the rounding of the factor to the model's type.
         rounded[name] = factor / (float(value[0]) + norm.offset)
     for name, by in flow.readers.items():
         scale = (flow.norms[by].scale * rounded[by]).to(device, torch.float32)
@@ -432,9 +433,9 @@ def _as(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _change(
     model: nn.Module, state: dict[str, torch.Tensor], name: str, scale: torch.Tensor, basis: torch.Tensor
 ) -> None:
-    """Change what a reader holds: its matrix, or a stack of experts, whose second matrices write.
+    """Rotate the weights of a reader: a matrix, or a stack of experts, whose second matrices are writers.
 
-    state: by full name, changed in place. scale: the norm's, [H]. basis: [H, width].
+    state: tensors by full name, changed in place. scale: of the norm, [H]. basis: [H, W].
     """
     module: Any = model.get_submodule(name)
     for own, parameter in module.named_parameters(recurse=False):
@@ -444,7 +445,7 @@ def _change(
             isinstance(module, Conv1D) if parameter.dim() == 2 else getattr(module, "is_transposed", None)
         )
         if (parameter.dim() == 2 and own != "weight") or turned is None:
-            # Of the biases of experts, those of the second matrices are hidden states.
+            # Among the biases of experts, only those of the second matrices are in the hidden space.
             if "down" in own and parameter.shape[-1] == len(basis):
                 state[key] = _as(parameter, value @ basis)
             continue
@@ -465,9 +466,9 @@ def _change_writer(state: dict[str, torch.Tensor], name: str, module: Any, basis
 def _scale_embeddings(
     model: nn.Module, decoder: DecoderBlocks, fresh: nn.Module, basis: torch.Tensor, ids: torch.Tensor
 ) -> None:
-    """Make up for a factor that embeddings get from the hidden size (Gemma: its root).
+    """Correct for a factor on the embeddings that depends on the hidden size (Gemma: its root).
 
-    Raises `CannotExpressError` where what enters the first block differs by more than a factor.
+    basis: [H, W]. ids: [1, S]. Raises `CannotExpressError` if the first block's inputs differ by more than a factor.
     """
     wanted = _first_states(model, decoder, ids) @ basis
     found = _first_states(fresh, decoder, ids)

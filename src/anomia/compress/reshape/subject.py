@@ -1,4 +1,4 @@
-"""The model that is reshaped: how it is measured, built anew and run, in memory or, elsewhere, in files."""
+"""The model to reshape: how to measure, rebuild and run it. Here in memory; `reshape_in_files` has the one in files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from anomia.compress.visit import Look, Pass, visit
 from anomia.compress.walk import check_states
 
 Measured = Mapping[str, torch.Tensor]
-"""What is known of one block, by name; small tensors on the CPU."""
+"""The measurements of one block by name: small tensors on the CPU."""
 
 
 class Subject(Protocol):
-    """A model that is reshaped. model, decoder: with or without weights. device: where it is computed."""
+    """A model to reshape. model, decoder: with or without weights. device: where it runs."""
 
     model: Any
     decoder: DecoderBlocks
     device: torch.device
 
     def check(self, ids: torch.Tensor) -> None:
-        """Refuse, before any work, states that aren't finite, as far as that can be seen without reading all weights."""
+        """Refuse states that aren't finite, as far as that shows without reading all weights. ids: [1, S]."""
         ...
 
     def measure(
@@ -42,27 +42,27 @@ class Subject(Protocol):
         batch_tokens: int,
         progress: Progress | None,
     ) -> list[Measured]:
-        """What `look` finds of each block of the dense model. about: what that is, for a call that is continued."""
+        """Return the results of `look` for each block of the dense model. about: identifies them when a call is resumed."""
         ...
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """A block with its weights, for as long as it is needed."""
+        """Context manager for a block with its weights."""
         ...
 
     def last_states(self, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
-        """What leaves the last block on `ids` [1, S], float32 [1, S, H]. only: these blocks, one after the other."""
+        """Return the last block's output for `ids` [1, S], float32 [1, S, H]. only: run only these blocks, in order."""
         ...
 
     def build(self, plan: ReshapePlan) -> Subject:
-        """The new model, beside this one. Raises `CannotExpressError`."""
+        """Build the new model and keep this one. Raises `CannotExpressError`."""
         ...
 
     def sizes(self) -> tuple[int, int]:
-        """Parameters, and bytes of all saved tensors, shared ones once."""
+        """Return the number of parameters and the bytes of all saved tensors; shared tensors count once."""
         ...
 
     def become(self, fresh: Any) -> None:
-        """Let the new model, as `build` gave it, take the place of this one."""
+        """Replace this model by the new one that `build` returned."""
         ...
 
 
@@ -75,7 +75,7 @@ class Loaded:
         self.device: torch.device = next(model.parameters()).device
 
     def check(self, ids: torch.Tensor) -> None:
-        """A pass of the whole model shows it."""
+        """Check the states in a pass of the whole model. ids: [1, S]."""
         with rebuild.evaluating(self.model):
             check_states(self.model, self.decoder, ids)
 
@@ -88,7 +88,7 @@ class Loaded:
         batch_tokens: int,
         progress: Progress | None,
     ) -> list[Measured]:
-        """In one walk, with all states in memory."""
+        """Measure in one walk, with all states in memory."""
         found = []
         with rebuild.observing(self.model, self.decoder, windows, batch_tokens) as batches:
             for one in visit(BlocksInMemory(self.model, self.decoder), batches, look):
@@ -98,33 +98,33 @@ class Loaded:
         return found
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """The block as it lies in the model."""
+        """Return the model's own block."""
         return nullcontext(self.decoder.modules[index])
 
     def last_states(self, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
-        """From a pass of the whole model, where no block is left out."""
+        """Run the whole model, or only some blocks one after the other. ids: [1, S]; float32 [1, S, H]."""
         if only is None:
             return rebuild.last_states(self.model, self.decoder.name, ids)
         with rebuild.evaluating(self.model):
             return walked(BlocksInMemory(self.model, self.decoder), ids, only)
 
     def build(self, plan: ReshapePlan) -> Loaded:
-        """Untouched tensors are shared with this model."""
+        """Build the new model; it shares unchanged tensors with this one."""
         fresh = rebuild.build(self.model, plan)
         blocks = tuple(rebuild.blocks_of(fresh, self.decoder.name))
         return Loaded(fresh, DecoderBlocks(self.decoder.name, blocks))
 
     def sizes(self) -> tuple[int, int]:
-        """Counted by their place in memory."""
+        """Count each tensor in memory once."""
         return sum(p.numel() for p in self.model.parameters()), tensor_bytes(self.model)
 
     def become(self, fresh: Loaded) -> None:
-        """The model keeps its identity; references to its former modules are stale."""
+        """Replace the model's contents; the model object stays the same, references to its former modules become stale."""
         rebuild.replace(self.model, fresh.model)
 
 
 def walked(blocks: Any, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
-    """What leaves the last of some blocks, run one after the other on `ids` [1, S]; float32 [1, S, H].
+    """Run some blocks one after the other on `ids` [1, S] and return the output of the last one, float32 [1, S, H].
 
     blocks: as in `pipeline.Blocks`.
     """

@@ -1,4 +1,4 @@
-"""FLAP: attention heads and feed-forward channels whose inputs fluctuate least go (An et al. 2024)."""
+"""FLAP: remove the attention heads and feed-forward channels whose activations fluctuate least (An et al. 2024)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _INNER = (
 )
 _ATTENTION_BIAS = ("attention_bias", "attention_out_bias", "use_bias", "use_qkv_bias", "qkv_bias", "bias")
 _FEED_FORWARD_BIAS = ("mlp_bias", "feed_forward_bias", "use_mlp_bias", "use_bias", "bias")
-# Fused projections that hold all queries, then all keys, then all values; others hold a head's three together.
+# Fused projections that hold all queries, then all keys, then all values; other projections interleave them by head.
 _CONCATENATED = ("qkv_proj", "Wqkv", "c_attn", "qkv", "att_proj")
 
 
 class Units(NamedTuple):
-    """What a block has of each kind: numbers of them, or the indices of those that stay."""
+    """The prunable units of a block by kind: either their counts, or the indices of those that are kept."""
 
     heads: Any
     groups: Any
@@ -49,7 +49,7 @@ class Units(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """One dimension of a tensor of a block that gets shorter. kind: how it is made of units, see `_rows`."""
+    """A tensor dimension of a block that gets shorter. kind: how the dimension is laid out in units, see `_rows`."""
 
     name: str
     dim: int
@@ -57,9 +57,10 @@ class Cut(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What gets shorter when heads or channels go. changes: of the configuration; blocks without the axis are empty.
+    """The effects of removing heads or channels.
 
-    consumers: the matrix of each block whose inputs are the units, `None` where there is none.
+    changes: new values of configuration fields. cuts: by block, the dimensions that get shorter; empty for blocks
+    without such units. consumers: by block, the layer that takes the units as inputs; `None` if the block has none.
     """
 
     changes: Mapping[str, Any]
@@ -68,7 +69,7 @@ class Axis(NamedTuple):
 
 
 class Fluctuation(NamedTuple):
-    """Of a consumer's inputs over the real tokens, both [in] float64. score: variance · ‖W‖² of each input's weights."""
+    """Statistics of a consumer's inputs over the real tokens, [in] float64. score: input variance · ‖W[:, in]‖²."""
 
     mean: torch.Tensor
     score: torch.Tensor
@@ -83,7 +84,7 @@ def flap(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Remove heads and channels of a loaded model in place, as `narrow` does."""
+    """Remove heads and channels of a loaded model in place; see `narrow`."""
     return narrow(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
 
 
@@ -95,17 +96,18 @@ def narrow(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Remove heads and channels, the same number in every block; what they gave on average becomes a bias.
+    """Remove the same number of heads and channels from every block, and add their mean outputs to a bias.
 
-    Of the authors' structures this is UL-MM, the one that leaves one width for all blocks: as many heads as the share
-    covers, and channels for the rest of it. A channel's score is the variance of its input times the squared norm of
-    its weights (WIFV, An et al. 2024, Section 3.2); a head's is the sum of its channels' squared scores, as in the
-    authors' code. With grouped queries either whole groups go or as many query heads from each group, whichever comes
-    closer to the share. The feed-forward width stays a multiple of 8 to 128, where it was one, for the packed formats.
+    This is the authors' structure UL-MM, in which all blocks keep the same width: it removes as many heads as the share
+    covers, then channels for the rest. A channel's score is the variance of its input times the squared norm of its
+    weights (WIFV, An et al. 2024, Section 3.2); a head's is the sum of its channels' squared scores, as in the authors'
+    code. With grouped queries, either whole groups are removed or the same number of query heads from each group,
+    whichever comes closer to the share. If the feed-forward width was a multiple of 8 to 128, it stays one, for the
+    packed formats.
 
     Args:
-        share: of the weights of all matrices in the blocks. windows: calibration tokens; padding never counts. The
-            activations are the dense model's, as in the authors' code.
+        share: fraction of the weights of all matrices in the blocks.
+        windows: calibration tokens; padding is ignored. The activations are the dense model's, as in the authors' code.
 
     Raises:
         CompressionError: the configuration can hold neither fewer heads nor fewer channels, the blocks are mixtures,
@@ -137,7 +139,7 @@ def narrow(
 
 
 class _HeadsError(Exception):
-    """Fewer heads fit the configuration, but the model doesn't compute the same with them."""
+    """The configuration allows fewer heads, but the model doesn't compute the same with them."""
 
 
 def _narrow(
@@ -212,9 +214,9 @@ def _narrow(
 def choose_heads(
     score: torch.Tensor, heads: tuple[int, int], kept: tuple[int, int]
 ) -> tuple[list[int], list[int]]:
-    """The query heads and key-value groups that stay. score: [heads · size]; heads, kept: how many of each."""
+    """Choose the query heads and key-value groups to keep. score: [heads · head size]; heads, kept: (heads, groups)."""
     by_head = score.reshape(heads[0], -1).square().sum(dim=1)  # [heads]
-    by_group = by_head.reshape(heads[1], -1)  # [groups, heads of a group]
+    by_group = by_head.reshape(heads[1], -1)  # [groups, heads per group]
     size = by_group.shape[1]
     if kept[1] < heads[1]:
         groups = _highest(by_group.sum(dim=1), kept[1])
@@ -226,18 +228,21 @@ def choose_heads(
 
 
 def _highest(scores: torch.Tensor, count: int) -> list[int]:
-    """The indices of the highest scores in rising order; among equal ones the lowest index goes first."""
+    """Return the indices of the `count` highest scores in rising order; on ties the higher index stays. scores: [N]."""
     order: list[int] = scores.argsort(stable=True).tolist()
     return sorted(order[len(order) - count :])
 
 
-# What the configuration can hold, seen before any work.
+# Find what the configuration allows, before any calibration.
 
 
 def _find_heads(
     model: nn.Module, decoder: DecoderBlocks, share: float, notes: list[str]
 ) -> tuple[tuple[int, int], tuple[int, int], Axis | None]:
-    """Query heads and groups, those that stay, and what gets shorter; the most heads that the share covers."""
+    """Choose how many heads and groups to keep: remove as many as the share covers.
+
+    Returns (heads, groups) before and after, and the axis; None if all stay. Appends the reason to `notes`.
+    """
     text = rebuild.text_config(model)
     name = rebuild.field_name(text, _HEADS, lambda value: isinstance(value, int))
     if name is None:
@@ -279,7 +284,10 @@ def _find_heads(
 def _find_channels(
     model: nn.Module, decoder: DecoderBlocks, share: float, head_axis: Axis | None, notes: list[str]
 ) -> tuple[int, int, Axis | None]:
-    """Feed-forward channels, those that stay, and what gets shorter: what the heads leave of the share."""
+    """Choose how many feed-forward channels to keep: remove the part of the share that the heads leave.
+
+    Returns the number before and after, and the axis; None if all stay. Appends the reason to `notes`.
+    """
     text = rebuild.text_config(model)
     why = "the configuration has no feed-forward width"
     stored = text.to_dict()
@@ -323,7 +331,7 @@ def _find_channels(
 
 
 def _width(decoder: DecoderBlocks) -> int | None:
-    """The feed-forward width where the configuration leaves it open: the widest input of a block's matrices."""
+    """Return the feed-forward width if the configuration leaves it open: the widest input of a block's matrices."""
     return max(matrix.weight.shape[1] for matrix in all_matrices(decoder.modules[0], decoder.name))
 
 
@@ -333,7 +341,7 @@ def _numel(model: nn.Module, decoder: DecoderBlocks, index: int, cut: Cut) -> in
 
 
 def _lost(model: nn.Module, decoder: DecoderBlocks, axis: Axis) -> float:
-    """Weights that go with the heads."""
+    """Count the weights that are removed with the heads."""
     built = rebuild.skeleton(model, rebuild.changed_config(model, axis.changes))
     new = rebuild.shapes(built)
     old = rebuild.shapes(model)
@@ -349,9 +357,9 @@ def _lost(model: nn.Module, decoder: DecoderBlocks, axis: Axis) -> float:
 def _axis(
     model: nn.Module, decoder: DecoderBlocks, changes: Mapping[str, Any], old: Units, new: Units
 ) -> Axis:
-    """What gets shorter with these changes, found by building the model without weights.
+    """Find the dimensions that get shorter with these changes, by building the model without weights.
 
-    Raises `CannotExpressError` where a tensor changes in another way than units go, or no block has the units.
+    Raises `CannotExpressError` if a tensor changes in a way that doesn't match the units, or if no block has the units.
     """
     built = rebuild.shapes(rebuild.skeleton(model, rebuild.changed_config(model, changes)))
     before = rebuild.shapes(model)
@@ -417,7 +425,7 @@ def _is_input(block: nn.Module, cut: Cut) -> bool:
 
 
 def _rows(kind: str, size: int, all_units: Units, kept: Units) -> torch.Tensor:
-    """The indices that stay of a dimension of this size, [kept] int64."""
+    """Return the indices to keep in a dimension of this size, [kept] int64. kind: as in `Cut`."""
     if kind == "queries, keys, values":
         width = size // (all_units.heads + 2 * all_units.groups)
         shift = all_units.heads
@@ -442,7 +450,7 @@ def _rows(kind: str, size: int, all_units: Units, kept: Units) -> torch.Tensor:
 def _find_biases(
     model: nn.Module, heads: Axis | None, channels: Axis | None, decoder: DecoderBlocks, notes: list[str]
 ) -> dict[str, Any]:
-    """The fields that give the consumers a bias, where the architecture has such fields."""
+    """Return the configuration fields that give the consumers a bias, if the architecture has such fields."""
     text = rebuild.text_config(model)
     changes: dict[str, Any] = {}
     for axis, flags, what in (
@@ -477,7 +485,7 @@ def _find_biases(
     return changes
 
 
-# What is measured, and what is made of it.
+# Measure the fluctuations and build the smaller model.
 
 
 def fluctuations(
@@ -489,9 +497,9 @@ def fluctuations(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[Fluctuation | None]]:
-    """The statistics of every consumer, by axis and block, in one walk over the dense model.
+    """Compute the statistics of every consumer, by axis and block, in one walk over the dense model.
 
-    Raises `CompressionError` where one is NaN or infinite, or there is a single token.
+    Raises `CompressionError` if a statistic is NaN or infinite, or if there are fewer than two tokens.
     """
     return _fluctuations(Loaded(model, decoder), axes, windows, progress=progress, batch_tokens=batch_tokens)
 
@@ -511,7 +519,7 @@ def _fluctuations(
             for one in passes:
                 current.append(one.batch)
                 rows = rebuild.real_rows(one.run(), one.batch)
-                # A norm squares them in float32 too: where that is too large, what follows is no longer this model.
+                # A norm squares the states in float32: if that overflows, later states no longer describe this model.
                 rebuild.finite(
                     torch.linalg.vecdot(rows, rows), NAME, f"squares of the states that leave {where}"
                 )
@@ -530,7 +538,7 @@ def _fluctuations(
 
 
 class _Moments:
-    """Sums of inputs and of their squares over tokens, [in] float64."""
+    """Sums of a layer's inputs and of their squares over tokens, [in] float64. `add` takes [tokens, in]."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -554,14 +562,14 @@ class _Moments:
 
 
 def _matrix(module: Any) -> torch.Tensor:
-    """A layer's weight as [out, in]."""
+    """Return a layer's weight as [out, in]."""
     weight: torch.Tensor = module.weight.data
     turned: torch.Tensor = weight.T
     return turned if isinstance(module, Conv1D) else weight
 
 
 class _Reading(ExitStack):
-    """Adds the inputs of some layers of a block to their moments; yields a list whose last entry is the batch."""
+    """Adds the inputs of some layers to their moments; yields a list to which the caller appends the current batch."""
 
     def __init__(self, block: nn.Module, moments: Mapping[str, _Moments]) -> None:
         super().__init__()
@@ -586,9 +594,9 @@ def _plan(
     found: Sequence[Sequence[Fluctuation | None]],
     changes: Mapping[str, Any],
 ) -> tuple[ReshapePlan, dict[str, torch.Tensor]]:
-    """The new model's tensors, and what goes into the compensation of every consumer, by its full name.
+    """Plan the new model's tensors; also returns, by a consumer's full name, the means that go into its bias.
 
-    That is the mean of the inputs that go, 0 for the others, [in] float64.
+    The means are [in] float64: the mean of each removed input, 0 for the others.
     """
     config = rebuild.changed_config(model, changes)
     built = rebuild.skeleton(model, config)
@@ -622,7 +630,7 @@ def _plan(
 
 
 def _with_mean(name: str, bias: Part, mean: torch.Tensor, *, turned: bool) -> Part:
-    """The bias of a consumer with what its removed inputs gave on average. mean: [in], as in `_plan`."""
+    """Return a consumer's bias [out] plus the mean output of its removed inputs. mean: [in], as in `_plan`."""
 
     def make(weight: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
         old = bias.make(*values).to(weight.device)
@@ -632,7 +640,7 @@ def _with_mean(name: str, bias: Part, mean: torch.Tensor, *, turned: bool) -> Pa
 
 
 def _given(weight: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """What inputs of this mean, [in], give through a matrix [out, in]; float32 [out]."""
+    """Return the product of a matrix [out, in] with mean inputs [in]; float32 [out]."""
     return weight.float() @ mean.to(weight.device, torch.float32)
 
 
@@ -646,10 +654,10 @@ def _check(
     added: Mapping[str, torch.Tensor],
     windows: Windows,
 ) -> None:
-    """Compare the built model with the dense one in which what goes is set to zero, and the biases are added.
+    """Compare the built model with the dense one with removed inputs set to zero and the biases added.
 
-    added: mean inputs that go, by the full name of their consumer, [in] each.
-    Raises `CannotExpressError` where the two differ.
+    added: the means of the removed inputs by the full name of their consumer, [in] each.
+    Raises `CannotExpressError` if the two differ.
     """
     ids = rebuild.check_batch(windows, subject.device)
     with ExitStack() as stack:
