@@ -1,4 +1,4 @@
-"""The loop over the blocks of a model that stays as it is: what enters each one, and what leaves it."""
+"""The loop over the blocks of an unchanged model, with the inputs and outputs of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Found = TypeVar("Found")
 
 
 class Pass:
-    """One batch before a block. entered: its states, [B, S, H], until the next batch is asked for."""
+    """One batch at a block. entered: the input states, [B, S, H], valid until the next batch is requested."""
 
     def __init__(self, block: nn.Module, batch: Batch, entered: torch.Tensor, call: Call) -> None:
         self.batch, self.entered = batch, entered
@@ -27,14 +27,14 @@ class Pass:
         self._left: torch.Tensor | None = None
 
     def run(self) -> torch.Tensor:
-        """Send it through the block once; what leaves it, [B, S, H]."""
+        """Run the block on the batch, once; returns the output states, [B, S, H]."""
         if self._left is None:
             self._left = run_block(self._block, self.entered, self._call)
         return self._left
 
 
 Look = Callable[[int, nn.Module, Iterator[Pass]], Found]
-"""What is seen of a block: from its number, it itself and every batch, which need not be run."""
+"""Measures a block, given its index, the module and every batch; it doesn't have to run the batches."""
 
 
 @torch.no_grad()
@@ -47,12 +47,12 @@ def visit(
     only: Sequence[int] | None = None,
     first: int = 0,
 ) -> Iterator[Found]:
-    """What `look` finds of one block after the other; what leaves one enters the next.
+    """Yield the result of `look` for one block after the other; the output of one is the input of the next.
 
     Args:
-        dense: for states that are given up at the end; else those that an interrupted call can go on with.
-        only: the blocks that are visited, the others left out; all if not given.
-        first: how many of them an earlier call has visited.
+        dense: discard the states at the end; otherwise an interrupted call can be resumed from them.
+        only: the blocks to visit; the others are skipped. All if not given.
+        first: the number of blocks that an earlier call has visited.
     """
     visited = range(len(blocks.decoder.modules)) if only is None else only
     states, calls = blocks.enter(batches, dense=dense)
@@ -62,7 +62,7 @@ def visit(
         with blocks.block(index) as block:
             passes = _passes(block, batches, states, calls[index])
             found = look(index, block, passes)
-            # Batches that it didn't look at go through all the same.
+            # Run the remaining batches too.
             for _ in passes:
                 pass
         calls[index] = []

@@ -1,4 +1,4 @@
-"""The walk over the decoder blocks: what enters each one, and the step from one to the next."""
+"""The walk over the decoder blocks: the input states of each, and the step to the next."""
 
 from __future__ import annotations
 
@@ -32,53 +32,53 @@ _CHECKED_TOKENS = 32
 
 
 class States(Protocol):
-    """The hidden states of every batch, before block `at`; in memory or on disk."""
+    """The hidden states of every batch at the input of block `at`; in memory or on disk."""
 
     at: int
 
     def read(self, batch: int) -> torch.Tensor:
-        """What enters the block in a batch, [B, S, H]."""
+        """Return the input of the block for a batch, [B, S, H]."""
         ...
 
     def write(self, batch: int, hidden: torch.Tensor) -> None:
-        """Store what leaves the block in a batch."""
+        """Store the output of the block for a batch, [B, S, H]."""
         ...
 
     def remove(self) -> None:
-        """Give their place back."""
+        """Free the memory or disk space."""
         ...
 
 
 class MemoryStates:
-    """Hidden states in memory, each overwritten by its successor."""
+    """Hidden states in memory; a block's output overwrites its input."""
 
     def __init__(self) -> None:
         self.at = 0
         self._states: list[torch.Tensor] = []
 
     def keep(self, batch: int, hidden: torch.Tensor) -> None:
-        """Store what enters the first block in the next batch."""
+        """Append the input of the first block for the next batch, [B, S, H]."""
         self._states.append(hidden)
 
     def read(self, batch: int) -> torch.Tensor:
-        """What enters the block in a batch, [B, S, H]."""
+        """Return the input of the block for a batch, [B, S, H]."""
         return self._states[batch]
 
     def write(self, batch: int, hidden: torch.Tensor) -> None:
-        """Store what leaves the block in a batch."""
+        """Store the output of the block for a batch, [B, S, H]."""
         self._states[batch].copy_(hidden)
 
     def remove(self) -> None:
-        """Forget all states."""
+        """Free all states."""
         self._states.clear()
 
 
 def make_model_batches(
     decoder: DecoderBlocks, windows: Windows, needs: Needs, *, batch_tokens: int = BATCH_TOKENS
 ) -> list[Batch]:
-    """Batches that suit the model: a mixture of experts would route padding to experts, so it gets none.
+    """Make batches that suit the model: without padding for a mixture of experts, which would route it to experts.
 
-    The default is small because a batch whose activations fit into a CPU's cache is the fastest there.
+    The default is small because a batch is fastest on a CPU if its activations fit into the cache.
     """
     padded = decoder.padded and not any(map(has_experts, decoder.modules))
     return make_batches(windows, batch_tokens=batch_tokens, padded=padded, by_language=needs.languages)
@@ -90,9 +90,9 @@ def enter(
     batches: Sequence[Batch],
     keep: Callable[[int, torch.Tensor], None],
 ) -> list[list[Call]]:
-    """How each block is called, by block and batch; `keep` gets what enters the first block in each batch, [B, S, H].
+    """Record the calls of all blocks, by block and batch; `keep` gets each batch's input of the first block, [B, S, H].
 
-    Of a decoder with a fault the whole model is called instead, on ids [B, S], and `keep` gets a placeholder, [1].
+    For a decoder with a `fault`, the calls run the whole model on ids [B, S], and `keep` gets a placeholder, [1].
     """
     intern = Interner()
     device = next(model.parameters()).device
@@ -113,9 +113,9 @@ def enter(
 
 
 def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
-    """See that the blocks can be run one after the other, with padding behind texts.
+    """Check with `try_walk` that the blocks can be run one after the other, with padding after texts.
 
-    Raises `CompressionError` where they can't, as `try_walk` finds.
+    Raises `CompressionError` if they can't.
     """
     tried = try_walk(model, decoder, batch)
     if tried.fault or not tried.padded:
@@ -125,18 +125,18 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
 
 
 def try_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> DecoderBlocks:
-    """Compare the blocks run one after the other with the model's own pass, and a text with parts of it, on a few tokens.
+    """Test on a few tokens whether the blocks can be run one after the other, and whether later tokens change earlier ones.
 
-    Returns the decoder with what was found: `fault` where blocks depend on more than what enters them (caches or states
-    shared between blocks, blocks that are called more than once), `padded` whether padding changes nothing. Else the
-    statistics would be silently wrong.
+    Returns the decoder with `fault` set if a block depends on more than its inputs (caches or states shared between
+    blocks, blocks called more than once), and `padded` set if padding changes nothing. Without this test the statistics
+    could be silently wrong.
     """
     return _try(model, decoder, batch.input_ids[:1, :_CHECKED_TOKENS].to(next(model.parameters()).device))
 
 
 @torch.no_grad()
 def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> None:
-    """Refuses states that are NaN or infinite, and names a weight that is, if one is. ids: a few tokens, [B, S]."""
+    """Refuse states that are NaN or infinite, and name a weight that is, if there is one. ids: a few tokens, [B, S]."""
     for index, states in enumerate(_leaving(model, decoder, ids)):
         broken = int((~torch.isfinite(states)).sum())
         if not broken:
@@ -157,7 +157,7 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
 
 @torch.no_grad()
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
-    """`try_walk` on ids [1, S]: the model's states [1, S, H] after each block, and those of the blocks run one by one."""
+    """Run `try_walk` on ids [1, S]: compare the model's states [1, S, H] after each block with those of single blocks."""
     parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
     expected = _leaving(model, decoder, ids)
     # Texts of unequal length never run together in a mixture of experts.
@@ -176,7 +176,7 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
         hidden, calls = record_calls(model, decoder, ids)
         padded = padded and hidden.dim() > 2 and hidden.shape[-2] == ids.shape[1]
         called = iter(expected)
-        # A second text goes between, so that what a block leaves behind for a later one is the wrong text's.
+        # Run a second text in between, so that any state left behind for a later block is from the wrong text.
         other, other_calls = record_calls(model, decoder, ids.flip(1))
         for block, call, another in zip(decoder.modules, calls, other_calls, strict=True):
             hidden = run_block(block, hidden, call)
@@ -192,9 +192,9 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
 
 
 def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, str]:
-    """What `try_walk` finds of a tiny random model of the same architecture, for weights that aren't in memory.
+    """Run `try_walk` on a tiny random model of the same architecture, for weights that aren't in memory.
 
-    Returns the decoder with it, and a note where no tiny model can be built.
+    Returns the decoder with the result, and a note if no tiny model can be built.
     """
     try:
         model = tiny_model(config)
@@ -213,12 +213,12 @@ def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, 
 
 
 def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> list[torch.Tensor]:
-    """What leaves each block in a pass of the model, in the order of its calls, [B, S, H] each."""
+    """Return the output of each block in a pass of the model on ids [B, S], in the order of the calls, [B, S, H] each."""
     check_tokens(model, ids)
     left: list[torch.Tensor] = []
 
     def read(_: nn.Module, __: Any, out: Any) -> None:
-        # Models go on with some states in place.
+        # Models may change the states in place afterwards.
         left.append((out if torch.is_tensor(out) else out[0]).clone())
 
     with ExitStack() as stack:
@@ -229,7 +229,7 @@ def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> lis
 
 
 def _alike(states: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether two states differ by rounding alone. What is NaN or infinite in both tells nothing."""
+    """Whether two states differ only by rounding. Values that are NaN or infinite in both are ignored."""
     if states.shape != others.shape:
         return False
     finite = torch.isfinite(states)
@@ -245,24 +245,24 @@ def _alike(states: torch.Tensor, others: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def advance(block: nn.Module, states: States, calls: Sequence[Call]) -> None:
-    """Send every batch through a block."""
+    """Run a block on every batch."""
     for index, call in enumerate(calls):
         if call.whole is None:
             states.write(index, run_block(block, states.read(index), call))
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse the memory of activations instead of asking the system for it again and again.
+    """Let glibc reuse the memory of activations instead of returning it to the system.
 
-    It learns from the largest buffer that was freed up to which size (32 MiB at most) to keep memory. Without
-    this, one second in five of a walk goes into pages that are handed back and cleared once more.
+    glibc keeps freed buffers up to the size of the largest one freed so far (32 MiB at most). Without this, a fifth of
+    the time of a walk goes into pages that are returned and cleared again.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @contextmanager
 def calibrating(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
-    """Evaluation mode, attention in strips, experts one by one, for as long as activations are observed.
+    """Use evaluation mode, attention in strips and eager experts while activations are observed.
 
     device: where the blocks will run, if their weights aren't there yet.
     """

@@ -1,4 +1,4 @@
-"""ShortGPT: whole decoder blocks go, those that change the hidden states least (Men et al. 2024)."""
+"""ShortGPT: remove the decoder blocks that change the hidden states least (Men et al. 2024)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from anomia.compress.visit import Pass
 
 NAME = "shortgpt"
 _LAYER_COUNTS = ("decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-# Numbers that count layers from the first on, and from the last on.
+# Fields that count layers from the first, and from the last.
 _FIRST = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "moe_layer_start_index")
 _LAST = ("num_kv_shared_layers",)
 _NOT_PER_LAYER = ("token", "section", "architectures", "rope_scaling", "id2label", "limit")
@@ -38,7 +38,7 @@ def shortgpt(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ReshapeReport:
-    """Remove blocks of a loaded model in place, as `remove_blocks` does."""
+    """Remove blocks of a loaded model in place; see `remove_blocks`."""
     return remove_blocks(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
 
 
@@ -53,11 +53,11 @@ def remove_blocks(
     """Remove the blocks with the lowest Block Influence, all at once (Men et al. 2024, Section 3).
 
     Args:
-        share: of the blocks, rounded down; a whole number removes that many.
-        windows: calibration tokens. The influence is taken on the dense model; padding never counts.
+        share: fraction of the blocks, rounded down; a whole number removes that many.
+        windows: calibration tokens, for the dense model; padding is ignored.
 
     Raises:
-        CompressionError: no block or every block would go, the states are NaN or infinite, or the configuration
+        CompressionError: no block or every block would be removed, the states are NaN or infinite, or the configuration
             can't describe the remaining blocks; nothing was changed.
     """
     windows = rebuild.check_request(subject, windows, NAME)
@@ -73,9 +73,9 @@ def remove_blocks(
 def keep_blocks(
     model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int], windows: Windows
 ) -> ReshapeReport:
-    """Keep only these blocks of a loaded model, in place, and compare the result with them run one after the other.
+    """Keep only these blocks of a loaded model, in place; compares the result with a run of these blocks in order.
 
-    Raises `CompressionError` where the configuration can't describe them; nothing was changed.
+    Raises `CompressionError` if the configuration can't describe them; nothing was changed then.
     """
     return _keep(Loaded(model, decoder), kept, windows)
 
@@ -110,9 +110,9 @@ def block_influence(
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> torch.Tensor:
-    """1 − the mean cosine between what enters and what leaves each block, over all real tokens; [blocks] float64.
+    """Return 1 − the mean cosine between the input and output of each block over all real tokens; [blocks] float64.
 
-    Source: Men et al. (2024), Equation 1. A token whose state is zero counts as one that a block changes wholly.
+    Source: Men et al. (2024), Equation 1. A token with a zero state has the cosine 0.
     """
     return _influence(Loaded(model, decoder), windows, progress=progress, batch_tokens=batch_tokens)
 
@@ -124,7 +124,7 @@ def _influence(
     progress: Callable[[int, int], None] | None,
     batch_tokens: int,
 ) -> torch.Tensor:
-    """Block Influence of each block, [blocks] float64: 1 − the mean cosine of what enters and leaves it, over tokens."""
+    """Compute `block_influence`, [blocks] float64."""
 
     def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
         total = torch.zeros((), dtype=torch.float64)
@@ -143,7 +143,7 @@ def _influence(
 
 
 def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> ReshapePlan:
-    """The configuration and the tensors (as they are) of a model with these blocks only.
+    """Plan a model with only these blocks: its configuration, and its tensors from the old model.
 
     Raises `CannotExpressError`.
     """
@@ -162,7 +162,7 @@ def depth_plan(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) ->
 
 
 def _changes(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> dict[str, Any]:
-    """Every field of the text configuration that depends on which blocks there are."""
+    """Return the new values of all text configuration fields that depend on the blocks."""
     text = rebuild.text_config(model)
     total = len(decoder.modules)
     fields = text.to_dict()
@@ -189,7 +189,7 @@ def _changes(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> d
         elif field in _LAST and isinstance(value, int) and value:
             changes[field] = sum(index >= total - value for index in kept)
     if fields.get("decoder_sparse_step", 1) != 1 and isinstance(fields.get("mlp_only_layers"), list):
-        # A period can't describe what is left of it; the list of the others can.
+        # The remaining blocks are no longer periodic; list the dense ones instead.
         dense = [
             i
             for i in range(total)
@@ -200,7 +200,7 @@ def _changes(model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int]) -> d
 
 
 def _is_index_list(field: str, value: Sequence[Any], total: int) -> bool:
-    """Whether a list names blocks by number (`mlp_only_layers`), and isn't a value for each (`no_rope_layers`)."""
+    """Whether a list has block numbers (`mlp_only_layers`), not one value per block (`no_rope_layers`)."""
     numbers = all(type(index) is int and 0 <= index < total for index in value)
     rising = numbers and list(value) == sorted(set(value))
     names = any(part in field for part in ("layers", "indices", "idx", "indexes"))
@@ -227,7 +227,10 @@ def _parts(
 def _cut(
     value: torch.Tensor, wanted: tuple[int, ...] | None, total: int, kept: Sequence[int]
 ) -> torch.Tensor:
-    """A tensor beside the blocks that holds a part for each of them (Gemma 3n's embeddings), without the others."""
+    """Cut a tensor outside of the blocks that has a slice per block (Gemma 3n's embeddings) to the kept blocks.
+
+    wanted: its new shape. The dimension that differs is [total · width]; it becomes [kept · width].
+    """
     if wanted is None or tuple(value.shape) == wanted or value.dim() != len(wanted):
         return value
     differ = [d for d in range(value.dim()) if value.shape[d] != wanted[d]]
@@ -242,7 +245,7 @@ def _cut(
 
 
 def _check(subject: Subject, fresh: Subject, kept: Sequence[int], windows: Windows) -> None:
-    """Compare the built model with the kept blocks of the dense one, run one after the other."""
+    """Compare the built model with the kept blocks of the dense model, run one after the other."""
     ids = rebuild.check_batch(windows, subject.device)
     expected = subject.last_states(ids, kept)
     rebuild.check_result(fresh, ids, expected, "the remaining blocks don't compute the same")

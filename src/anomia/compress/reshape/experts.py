@@ -428,7 +428,7 @@ def _three(given: Sequence[Any]) -> tuple[Any, Any, Any] | None:
 
 
 def keep_highest(scores: torch.Tensor, count: int, groups: int) -> list[int]:
-    """Return the experts with the highest scores [E], equally many per group, in rising order; on ties the last stay."""
+    """Return the experts with the highest scores [E], equally many per group, in rising order; the last win ties."""
     kept = []
     size = len(scores) // groups
     for group in range(groups):

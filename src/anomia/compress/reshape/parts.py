@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Part(NamedTuple):
-    """Recipe for a tensor of the new model. sources: names in the old model. make: takes their values, on any device."""
+    """Recipe for a tensor of the new model. sources: names in the old model. make: takes their values, any device."""
 
     sources: tuple[str, ...]
     make: Callable[..., torch.Tensor]

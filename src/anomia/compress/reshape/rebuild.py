@@ -1,9 +1,9 @@
-"""A model of the same class with another configuration and other tensors, put in the place of the first.
+"""Replace a model by one of the same class with another configuration and other tensors.
 
-Nothing is patched into existing modules: `transformers` builds the smaller model from the configuration as it would be
-read from a file, so what runs in memory and what `from_pretrained` loads are the same by construction. A result that the
-configuration can't express shows before anything is changed, as a tensor of another shape or a module that behaves in
-another way.
+Existing modules aren't patched: `transformers` builds the smaller model from the configuration as it would read it from
+a file, so the model in memory and the one that `from_pretrained` loads are the same by construction. A result that the
+configuration can't express is found before anything is changed: a tensor has another shape, or a module behaves
+differently.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ _KEPT_OF_CONFIG = ("_attn_implementation", "_experts_implementation")
 
 
 class CannotExpressError(Exception):
-    """A configuration of this architecture can't describe the result; the text says why."""
+    """A configuration of this architecture can't describe the result; the message gives the reason."""
 
 
 def text_config(model: nn.Module) -> Any:
-    """The part of the configuration that describes the text decoder."""
+    """Return the part of the configuration that describes the text decoder."""
     config: Any = model.config
     return config.get_text_config()
 
 
 def field(text: Any, name: str) -> Any:
-    """A field of a configuration; `None` where it has none, or one for each layer."""
+    """Return a field of a configuration; `None` if it has no such field."""
     try:
         return getattr(text, name, None)
-    except RuntimeError:  # fields of layers, in configurations whose layers differ
+    except RuntimeError:  # a per-layer field, in configurations whose layers differ
         return text.to_dict().get(name)
 
 
 def field_name(text: Any, names: Iterable[str], fits: Callable[[Any], bool]) -> str | None:
-    """The first of these fields with a fitting value; one that is stored itself before another's second name."""
+    """Return the first of these fields with a fitting value; stored fields are tried before aliases."""
     stored = text.to_dict()
     return next((n for n in sorted(names, key=lambda n: n not in stored) if fits(field(text, n))), None)
 
 
 def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
-    """The model's configuration with other fields, as it will be read from the written file.
+    """Return the model's configuration with changed fields, as `from_pretrained` will read it from the written file.
 
-    Raises `CannotExpressError` where the architecture's own checks refuse the values.
+    Raises `CannotExpressError` if the architecture's checks refuse the values, or if a value isn't read back.
     """
     source: Any = model.config
     config = copy.deepcopy(source)
@@ -73,7 +73,7 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
             config.save_pretrained(folder)
             fresh = type(config).from_pretrained(folder)
     except Exception as error:
-        # Each architecture checks its values in its own way, with exceptions of many types.
+        # Architectures raise exceptions of many types.
         raise CannotExpressError(
             f"its configuration refuses another {', '.join(changes)} ({reason_of(error)})"
         ) from error
@@ -91,7 +91,7 @@ def changed_config(model: nn.Module, changes: Mapping[str, Any]) -> Any:
 
 
 def fields_of(text: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Some fields of a configuration as plain values."""
+    """Return some fields of a configuration as plain values."""
     fields = text.to_dict()
     return {name: _plain(fields[name] if name in fields else field(text, name)) for name in names}
 
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 def skeleton(model: nn.Module, config: Any) -> nn.Module:
-    """A model of the same class without weights. Raises `CannotExpressError` where it can't be built."""
+    """Build a model of the same class without weights. Raises `CannotExpressError` if it can't be built."""
     try:
         with torch.device("meta"), no_init_weights():
             built: nn.Module = type(model)(copy.deepcopy(config))
@@ -113,12 +113,12 @@ def skeleton(model: nn.Module, config: Any) -> nn.Module:
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every saved tensor, by name."""
+    """Return the shape of every saved tensor, by name."""
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def check_shapes(wanted: Mapping[str, torch.Tensor], built: nn.Module) -> None:
-    """Raises `CannotExpressError` unless the built model has exactly these tensors."""
+    """Raise `CannotExpressError` unless the built model has exactly these tensors and shapes."""
     have = shapes(built)
     for name in sorted(have.keys() | wanted.keys()):
         mine = tuple(wanted[name].shape) if name in wanted else None
@@ -130,9 +130,9 @@ def check_shapes(wanted: Mapping[str, torch.Tensor], built: nn.Module) -> None:
 
 @torch.no_grad()
 def build(model: nn.Module, plan: ReshapePlan) -> nn.Module:
-    """A model of the same class from the plan's configuration and tensors; the given one stays as it is."""
+    """Build a model of the same class from the plan's configuration and tensors; the given model is unchanged."""
     old: Any = model
-    # Weights that nothing is written into take no memory on a CPU; on a GPU they would.
+    # On a CPU, uninitialized weights take no memory until they are written; on a GPU they would.
     with no_init_weights(), torch.device("cpu"):
         fresh: Any = type(old)._from_config(plan.config, dtype=old.dtype)
     state = old.state_dict()
@@ -149,25 +149,25 @@ def build(model: nn.Module, plan: ReshapePlan) -> nn.Module:
 
 
 def replace(model: nn.Module, fresh: nn.Module) -> None:
-    """Put the fresh model in the place of the first, which keeps its identity: all references to it see the new one.
+    """Replace the contents of a model by the fresh one's; the object stays the same, so references to it stay valid.
 
-    References to its former modules (`DecoderBlocks`) are stale afterwards.
+    References to its former modules (`DecoderBlocks`) become stale.
     """
-    # What others have noted on the model (its device map) stays.
+    # Keep attributes that others have set on the model (its device map).
     own = {name: value for name, value in model.__dict__.items() if name not in fresh.__dict__}
     model.__dict__.clear()
     model.__dict__.update({**own, **fresh.__dict__})
 
 
 def check_batch(windows: Windows, device: torch.device) -> torch.Tensor:
-    """A few real tokens, [1, S], on the model's device."""
+    """Return a few real tokens, [1, S], on the given device."""
     ids = max(windows.token_ids, key=len)[:_CHECKED_TOKENS]
     return torch.tensor([ids], device=device)
 
 
 @torch.no_grad()
 def last_states(model: nn.Module, name: str, ids: torch.Tensor) -> torch.Tensor:
-    """What leaves the last of the blocks at the path `name` on `ids` [1, S], as float32 [1, S, H]."""
+    """Return the output of the last block at the path `name` for `ids` [1, S], as float32 [1, S, H]."""
     found: list[torch.Tensor] = []
 
     def read(_: nn.Module, __: Any, out: Any) -> None:
@@ -184,7 +184,7 @@ def last_states(model: nn.Module, name: str, ids: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while."""
+    """Put a model in evaluation mode temporarily."""
     training = model.training
     model.eval()
     try:
@@ -194,11 +194,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_result(fresh: Subject, ids: torch.Tensor, expected: torch.Tensor, what: str) -> None:
-    """Raises `CannotExpressError` unless the built model gives these last states, up to its type's rounding."""
+    """Raise `CannotExpressError` unless the built model gives these last states, [1, S, H], up to rounding."""
     try:
         found = fresh.last_states(ids)
     except Exception as error:
-        # Modules that don't fit together fail in as many ways as there are operations.
+        # Modules that don't fit together can raise any exception.
         raise CannotExpressError(f"what is built can't be run: {reason_of(error)}") from error
     dtype = next(fresh.model.parameters()).dtype
     scale = float(expected.abs().max())
@@ -209,7 +209,7 @@ def check_result(fresh: Subject, ids: torch.Tensor, expected: torch.Tensor, what
 
 
 def check_same_modules(old: nn.Module, new: nn.Module, where: str, allowed: Callable[[str], bool]) -> None:
-    """Raises `CannotExpressError` where a plain attribute of a module differs (its window, its kind of attention).
+    """Raise `CannotExpressError` if a plain attribute of a module differs (its window, its kind of attention).
 
     allowed: whether an attribute of that name may differ.
     """
@@ -232,7 +232,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def check_request(subject: Subject, windows: Windows | None, method: str) -> Windows:
-    """Refuses a missing or empty calibration text, a model with several stacks of blocks, and states that aren't finite."""
+    """Refuse a missing or empty calibration text, a model with several stacks of blocks, and non-finite states."""
     if windows is None or not any(windows.token_ids):
         raise CompressionError(f"{method} needs calibration text, and none was given")
     if subject.decoder.paths:
@@ -242,7 +242,7 @@ def check_request(subject: Subject, windows: Windows | None, method: str) -> Win
 
 
 def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
-    """The blocks at a path, in a model that may be without weights. Raises `CannotExpressError`."""
+    """Return the blocks at a path; the model may be without weights. Raises `CannotExpressError`."""
     try:
         return list(model.get_submodule(name).children())
     except AttributeError as error:
@@ -250,7 +250,7 @@ def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
 
 
 def count_of(share: float, total: int, method: str, what: str) -> int:
-    """How many of `total` a share is, rounded down. Raises `CompressionError` for none of them, and for all."""
+    """Convert a share of `total` to a count, rounded down. Raises `CompressionError` if that is none or all."""
     count = int(share) if isinstance(share, int) else int(total * share + 1e-9)
     if not 1 <= count < total:
         least = f"{1 / total:.3f}".rstrip("0") if total > 1 else "a larger model"
@@ -262,7 +262,7 @@ def count_of(share: float, total: int, method: str, what: str) -> int:
 
 
 def granularity(size: int) -> int:
-    """The step in which a width is cut: packed formats store groups of 32 to 128 inputs."""
+    """Return the step in which a width is cut: packed formats store groups of 32 to 128 inputs."""
     return next((step for step in (128, 64, 32, 16, 8) if size % step == 0 and size >= 8 * step), 1)
 
 
@@ -270,14 +270,14 @@ def granularity(size: int) -> int:
 def observing(
     model: nn.Module, decoder: DecoderBlocks, windows: Windows, batch_tokens: int
 ) -> Iterator[list[Batch]]:
-    """Evaluation mode on the dense model, whose blocks were seen to depend on their inputs only; yields batches."""
+    """Put the dense model in evaluation mode, check that its blocks can be run one by one, and yield the batches."""
     with calibrating(model), torch.no_grad():
         check_walk(model, decoder, make_batches(windows)[0])
         yield make_model_batches(decoder, windows, Needs(), batch_tokens=batch_tokens)
 
 
 def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The rows of real tokens in float32, [T, H], of states [B, S, H] or [B·S, H].
+    """Return the rows of real tokens, [T, H] float32, from states [B, S, H] or [B·S, H].
 
     Models with several streams (Gemma 3n) have states [K, B, S, H]: each stream of a token is a row.
     """
@@ -291,7 +291,7 @@ def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def finite(values: torch.Tensor, method: str, where: str) -> torch.Tensor:
-    """The values. Raises `RefusedError` where one is NaN or infinite: a choice made by it tells nothing."""
+    """Return the values. Raises `RefusedError` if one is NaN or infinite, since they can't be ranked then."""
     broken = int((~torch.isfinite(values)).sum())
     if broken:
         raise RefusedError(
@@ -302,7 +302,7 @@ def finite(values: torch.Tensor, method: str, where: str) -> torch.Tensor:
 
 
 def refusal(method: str, model: nn.Module, reason: object) -> RefusedError:
-    """The one message for a result that the architecture can't hold."""
+    """Make the error for a result that the architecture can't hold."""
     return RefusedError(
         f"{method} can't be written as an ordinary {type(model).__name__}: {reason}. Nothing was changed; "
         "use a pruning or quantization method for this model"
@@ -320,7 +320,7 @@ def finish(
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
 ) -> ReshapeReport:
-    """Put the fresh model in place and say what changed."""
+    """Replace the model by the fresh one and report the changes."""
     before, after = (fields_of(text_config(each.model), changes) for each in (subject, fresh))
     sizes = [each.sizes() for each in (subject, fresh)]
     subject.become(fresh)

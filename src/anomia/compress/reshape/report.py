@@ -1,4 +1,4 @@
-"""What a reshaping did: plain values for the run, `anomia.json` and the model card."""
+"""The report of a reshaping: plain values for the run, `anomia.json` and the model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-# What of a model a share is of, and what goes in whole pieces.
+# By method: what its share is a fraction of, and why the share can't be met exactly.
 _WHAT = {
     "shortgpt": ("blocks", "only whole blocks go"),
     "flap": ("matrices' weights", "only whole heads and steps of channels go"),
@@ -14,7 +14,7 @@ _WHAT = {
     "dropexperts": ("experts", "only whole experts go"),
     "mergeexperts": ("experts", "only whole experts go"),
 }
-# Less is worth no word.
+# A smaller difference from the share gets no note.
 _NEAR = 0.005
 
 
@@ -22,10 +22,10 @@ _NEAR = 0.005
 class ReshapeReport:
     """One reshaping of a whole model.
 
-    method: its name in a step, `shortgpt`. removed: what is gone, one line per kind.
-    before, after: the configuration's fields that changed. scores: what the choice was made by, one list per block (for
-    shortgpt one list of all blocks' influences). parameters, bytes: the whole model's, shared tensors once.
-    notes: what was not as usual. share: of what was to be cut, how much went; None where that isn't known.
+    method: its name in a step, such as `shortgpt`. removed: what was removed, one line per kind.
+    before, after: the changed configuration fields. scores: the scores behind the choice, one list per block (for
+    shortgpt, one list with the influence of all blocks). parameters_*, bytes_*: of the whole model, shared tensors once.
+    notes: anything unusual. share: the fraction that was removed; None if it isn't known.
     """
 
     method: str
@@ -42,14 +42,14 @@ class ReshapeReport:
     share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def with_share(report: ReshapeReport, asked: float, weights: tuple[int, int]) -> ReshapeReport:
-    """The report with the share that went, and a note where it is another one than was asked for.
+    """Return the report with the removed share, and a note if it differs from the requested share.
 
-    asked: the share, or a number of pieces from 1 on. weights: of all matrices in the blocks, before and after.
+    asked: the share, or from 1 on a number of pieces. weights: in all matrices of the blocks, before and after.
     """
     share = _share(report, weights)
     if share is None or asked >= 1 or abs(share - asked) <= _NEAR:
@@ -66,7 +66,7 @@ def _share(report: ReshapeReport, weights: tuple[int, int]) -> float | None:
         after = len(report.details["kept_blocks"])
         before = after + len(report.details["removed_blocks"])
     else:
-        # Experts have one field; of a hidden size other fields may follow.
+        # A change of the number of experts has one field; a change of the hidden size can have several.
         name = "hidden_size" if "hidden_size" in report.before else next(iter(report.before), "")
         old, new = report.before.get(name), report.after.get(name)
         if not isinstance(old, int) or not isinstance(new, int):

@@ -28,7 +28,7 @@ NAME = "slicegpt"
 
 
 class Norm(NamedTuple):
-    """An RMSNorm over the hidden states. offset: added to its weight (Gemma: 1). scale: weight + offset, [H] float64."""
+    """An RMSNorm over hidden states. offset: added to its weight (Gemma: 1). scale: weight + offset, [H] float64."""
 
     name: str
     offset: float
@@ -373,7 +373,8 @@ def _rotated(
 ) -> tuple[ReshapePlan, Loaded]:
     """Build the model in the basis of the rotation's first `width` columns.
 
-    If `width` is the full hidden size, the result is compared with the dense model. rotation: [H, H] float64, orthogonal.
+    If `width` is the full hidden size, the result is compared with the dense model.
+    rotation: [H, H] float64, orthogonal.
     """
     source: Any = model
     size = len(rotation)

@@ -42,7 +42,7 @@ class Subject(Protocol):
         batch_tokens: int,
         progress: Progress | None,
     ) -> list[Measured]:
-        """Return the results of `look` for each block of the dense model. about: identifies them when a call is resumed."""
+        """Return the results of `look` for each block of the dense model. about: identifies them in a resumed call."""
         ...
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
@@ -119,7 +119,7 @@ class Loaded:
         return sum(p.numel() for p in self.model.parameters()), tensor_bytes(self.model)
 
     def become(self, fresh: Loaded) -> None:
-        """Replace the model's contents; the model object stays the same, references to its former modules become stale."""
+        """Replace the model's contents; the object stays the same, references to its former modules become stale."""
         rebuild.replace(self.model, fresh.model)
 
 
