@@ -1,1 +1,1 @@
-"""Other tools' evaluations: their sample logs become runs of Anomia, and its questions become their tasks."""
+"""Exchange with other tools: import their sample logs as runs, and export a run's questions as their tasks."""

@@ -1,4 +1,4 @@
-"""Which sample logs belong to which model."""
+"""Assign sample logs to models."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def models_from(
 ) -> dict[str, list[Path]]:
     """Files and folders by model, base first: from flags, from folders, or from the order of plain files.
 
-    paths: folders, one a model, base's first; or files, of which the first of each task is base's, the second
-    the first arm's, and so on. base, arms: what the flags gave, arms as `NAME=PATH`.
+    paths: folders, one per model, with base's first; or files. The first file of each task is base's, the second
+        the first arm's, and so on.
+    base, arms: values of the flags; arms are `NAME=PATH`.
 
     Raises:
-        DataError: they can't be told apart.
+        DataError: the files can't be assigned to models.
     """
     if base or arms:
         if paths:
@@ -79,20 +80,20 @@ def _from_order(files: Sequence[SampleFile]) -> dict[str, list[Path]]:
 
 
 def _same_task(one: SampleFile, other: SampleFile) -> bool:
-    """Whether two files hold most of the same questions in the same form, whatever they are called."""
+    """Whether two files share most of their questions in the same form, regardless of their names."""
     if one.form != other.form:
         return False
     most = min(len(one.samples), len(other.samples)) / 2
     for kind in KEYS:
         mine, others = (_names(file, kind) for file in (one, other))
-        # A kind of name that a log lacks, or that all its questions share, tells nothing.
+        # A kind of key that a log lacks, or that all its questions share, can't decide.
         if min(len(mine), len(others)) > most:
             return len(mine & others) > most
     return False
 
 
 def _names(file: SampleFile, kind: str) -> set[tuple[str, ...]]:
-    """What tells a file's questions apart; an id, which every task may begin anew, with its gold answer."""
+    """The keys of a file's questions. Ids may restart in every task, so they are paired with the gold answer."""
     samples = [sample for sample in file.samples if kind in sample.keys]
     if kind != "id":
         return {(sample.keys[kind],) for sample in samples}
@@ -100,7 +101,7 @@ def _names(file: SampleFile, kind: str) -> set[tuple[str, ...]]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of arms, told apart where folders are called alike."""
+    """Arm names from folder names, with numbers added to repeated ones."""
     taken: Counter[str] = Counter()
     found = []
     for given in names:

@@ -1,4 +1,4 @@
-"""Samples of another harness as a run folder, so that show, gate, report, items and export work on them."""
+"""Write another harness's samples as a run folder, so that show, gate, report, items and export work on them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ from anomia.run_folder import RunFolder
 
 
 class Imported(NamedTuple):
-    """What an import made.
+    """The result of an import.
 
-    by: what joined the questions. left_out: how many were not used, by reason. named: the language of each task
-    whose name had to tell it. unused: files that hold neither answers nor choices. older: logs that
-    newer ones of the same tasks take the place of. filters: of lm-evaluation-harness, the one that graded each task, and
-    which the log had. differences: what differs in how the harness ran base and each arm, where results files say so.
+    questions: number of questions in the run. by: the kind of key that joined them (`samples.KEYS`).
+    graded_by: how each form was graded. left_out: number of unused questions, by reason.
+    named: language by task, for tasks whose language comes from their name.
+    unused: files with neither answers nor choices. older: logs replaced by newer ones of the same task.
+    filters: by task, the lm-evaluation-harness filter that graded it and all filters of the log.
+    differences: by arm, differences from base in how the harness ran it, if results files exist.
     """
 
     questions: int
@@ -60,13 +62,13 @@ def import_run(
     filter_name: str | None = None,
     language: str | None = None,
 ) -> Imported:
-    """Reads the samples of base and of compressed models and writes a run folder.
+    """Read the samples of base and of compressed models, and write a run folder.
 
-    models: files and folders by name, base's under `base` and first. The rest as `read_logs` takes it.
+    models: files and folders by name; base's come first, as `base`. The other arguments are those of `read_logs`.
 
     Raises:
         DataError: the samples can't be read or don't belong together.
-        RunError: the folder holds something, or can't be written.
+        RunError: the folder is not empty or can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"import: {out} exists and is not empty; give another --out")
@@ -108,7 +110,7 @@ def import_run(
     }
     for name, found in compared.items():
         write_differences(run, name, [row._asdict() for row in found])
-    # The study makes it a run, so it comes last.
+    # The study file makes the folder a run, so it is written last.
     write_text(run.study_file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     filters = {file.task: (file.filter, file.filters) for file in files[BASE] if file.filter}
     return Imported(
@@ -129,7 +131,7 @@ def import_run(
 def _rows(
     tool: str, joined: Joined
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]], dict[str, str]]:
-    """Rows of records by model, rows of items, and by what each form was graded."""
+    """Record rows by model, item rows, and how each form was graded."""
     items: list[dict[str, Any]] = []
     for number, (opened, chosen) in enumerate(joined.answers[BASE]):
         items.append(_item(tool, number, opened, chosen, joined.by))
@@ -149,7 +151,7 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
     context, question = opened.context or chosen.context, opened.question or chosen.question
     name = opened.keys.get("id") or opened.keys[by]
     answers = opened.answers or chosen.answers or ("",)
-    # Ids may be numbers that every task starts anew; the name that joined them is theirs alone.
+    # Ids may be numbers that restart in every task; the key that joined the samples is unique.
     identity = f"{name}-{opened.keys[by][:8]}" if name != opened.keys[by] else name
     told = Question(identity, language, context, question, answers)
     return {
@@ -203,7 +205,7 @@ def _record(
 
 
 def _source(tool: str, file: SampleFile) -> dict[str, Any]:
-    """Where samples came from, so that it can be checked."""
+    """The origin of a file's samples, for later checks."""
     found = {
         "path": str(file.path),
         "task": file.task,

@@ -1,4 +1,4 @@
-"""Which log of base's a log belongs to, and the filter of lm-evaluation-harness by which both are graded."""
+"""Match a log with base's log, and make both use the same lm-evaluation-harness filter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anomia.interop.samples import SampleFile
 
 
 def counterpart(base: Sequence[SampleFile], file: SampleFile) -> SampleFile | None:
-    """Base's log of the same questions in the same form, of several the one of the same name; None if there is none."""
+    """Base's log with the most of the same questions in the same form, preferring the same task; None if none match."""
     mine = _names(file)
     shared = [
         (len(mine & _names(each)), each.task == file.task, -number)
@@ -28,12 +28,13 @@ def with_filter_of_base(
     model: str,
     given: str | None = None,
 ) -> SampleFile:
-    """A log of a compressed model, read through the filter that graded base's.
+    """A compressed model's log, read with the filter that graded base's log.
 
-    read: the same log through another filter. given: the filter that the user asked for.
+    read: reads the same log with another filter. given: the filter that the user asked for.
 
     Raises:
-        DataError: it has no such filter, or the user's is in one of the two only: what is lost may be the filter.
+        DataError: the log lacks base's filter, or only one of the two logs has the user's. Losses could then come
+            from the filter.
     """
     other = counterpart(base, file)
     if other is None or other.filter == file.filter:

@@ -1,4 +1,4 @@
-"""Which answers count as right: every model's by the metric that base's are graded by."""
+"""Grade the answers: every model by the metric that grades base's answers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Marks = tuple[bool | None, bool | None]
 
 
 class Graded(NamedTuple):
-    """right: by model, of each question whether its open and its choice answer are right; None where nothing says so.
+    """The grades of all answers.
 
-    by: what each form was graded by.
+    right: by model, for each question, whether its open and its choice answer are right; None if undecidable.
+    by: how each form was graded.
     """
 
     right: Mapping[str, Sequence[Marks]]
@@ -27,12 +28,13 @@ class Graded(NamedTuple):
 
 
 def grade(answers: Mapping[str, Sequence[Pair]]) -> Graded:
-    """Grades the answers of all models, base's first, to the same questions.
+    """Grade all models' answers to the same questions; base comes first.
 
-    A metric counts where it is 0 or 1 for all models in all questions whose log has the same metrics; else the next one.
+    Questions are grouped by the metrics in base's log. In each group, the first metric that is 0 or 1 for all models
+    and questions decides, or else the gold answers.
 
     Raises:
-        DataError: a model lacks the metric of base's, or nothing says which answers of a form are right.
+        DataError: a model lacks base's metric, or a form has neither a metric of 0 or 1 nor gold answers.
     """
     columns: dict[str, list[list[bool | None]]] = {model: [] for model in answers}
     named: dict[str, str] = {}
@@ -54,7 +56,7 @@ def grade(answers: Mapping[str, Sequence[Pair]]) -> Graded:
 
 
 def _ways(samples: Mapping[str, Sequence[Sample]], form: str) -> list[str]:
-    """The metric of each question; "" where the gold answers decide."""
+    """The metric that grades each question; "" if the gold answers decide."""
     base = samples[BASE]
     groups: dict[frozenset[str], list[int]] = {}
     for number, sample in enumerate(base):

@@ -1,4 +1,4 @@
-"""Generation and multiple-choice samples of the same questions, joined for each model."""
+"""Join each model's generation and multiple-choice samples of the same questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.interop.samples import KEYS, Form, Sample, SampleFile
 
-# Of the questions that are joined by an id alone, so many must have the same gold answer in both tasks.
+# The share of questions joined by id alone that must have the same gold answer in both tasks.
 _SAME_GOLD = 0.5
 
 
@@ -20,8 +20,8 @@ Named = Mapping[tuple[str, str], Sample]
 class Joined(NamedTuple):
     """The questions that every model answered in both forms.
 
-    by: the kind of name that joined them (`samples.KEYS`). answers: by model, for each question in one order,
-    its open and its choice sample. left_out: questions of base's that lack a form or a model, by reason.
+    by: the kind of key that joined them (`samples.KEYS`). answers: by model, the open and the choice sample of each
+    question, in the same order for all models. left_out: number of base's samples or questions not used, by reason.
     """
 
     by: str
@@ -30,10 +30,11 @@ class Joined(NamedTuple):
 
 
 def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
-    """Joins the samples of models, base first, by question.
+    """Join the samples of all models by question; base comes first.
 
     Raises:
-        DataError: a model lacks a form, or no question was asked in both.
+        DataError: a model lacks a form, no question was answered by all models in both forms, or a model had other
+            prompts or gold answers than base.
     """
     for model, files in models.items():
         for form, name in (("open", "generation"), ("choice", "multiple-choice")):
@@ -73,17 +74,17 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
 
 
 def _best_key(files: Sequence[SampleFile]) -> str:
-    """The kind of name under which most questions of base's two forms meet.
+    """The kind of key that joins the most questions of base's two forms.
 
     Raises:
-        DataError: they meet under none.
+        DataError: no kind joins any.
     """
     most, best = 0, ""
     for kind in KEYS:
         opened, chosen = (_named(files, form, kind) for form in ("open", "choice"))
         shared = [key for key in opened if key in chosen]
         if kind == "id" and shared:
-            # Two tasks may number unrelated questions alike.
+            # Two tasks may use the same numbers for unrelated questions.
             same = sum(_same_gold(opened[key], chosen[key]) for key in shared)
             shared = shared if same >= _SAME_GOLD * len(shared) else []
         if len(shared) > most:
@@ -98,7 +99,7 @@ def _best_key(files: Sequence[SampleFile]) -> str:
 
 
 def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
-    """Says so where a form has no question once, as when two logs of a task are given."""
+    """Refuse a form in which every question is repeated, as when two logs of one task are given."""
     for form in ("open", "choice"):
         mine = [file for file in files if file.form == form]
         keys = [sample.keys for file in mine for sample in file.samples]
@@ -113,7 +114,7 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
 def _refuse_other_prompts(
     model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
-    """Refuses a model that was sent other texts than base: what it then lost may be the prompt."""
+    """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in ("open", "choice"):
         pairs = [(base[form][key], mine[form][key]) for key in kept]
         told = [(one, other) for one, other in pairs if one.sent and other.sent]
@@ -129,7 +130,7 @@ def _refuse_other_prompts(
 def _refuse_other_gold(
     model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
-    """Refuses a model that was graded against other answers than base: what it then lost may be the grading."""
+    """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
     for form in ("open", "choice"):
         pairs = [(base[form][key], mine[form][key]) for key in kept]
         told = [(one, _golds(one), _golds(other)) for one, other in pairs if _golds(one) and _golds(other)]
@@ -154,7 +155,7 @@ def _same_gold(opened: Sample, chosen: Sample) -> bool:
 
 
 def _named(files: Sequence[SampleFile], form: Form, kind: str) -> dict[tuple[str, str], Sample]:
-    """Samples by name, of ids with the language; a name that is used twice names nothing and is left out."""
+    """Samples by (language, key), with a language only for ids; keys used more than once are left out."""
     samples = [
         sample for file in files if file.form == form for sample in file.samples if kind in sample.keys
     ]

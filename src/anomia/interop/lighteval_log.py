@@ -1,4 +1,4 @@
-"""Details that lighteval saves (`--save-details`): Parquet, one file a task."""
+"""Read the details that lighteval saves (`--save-details`): Parquet, one file per task."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from anomia.interop.samples import (
 from anomia.text_files import parse_json, read_bytes, refuse_other_kinds
 
 _COLUMNS = ("doc", "model_response", "metric")
-# lighteval's names of what it asks a model for.
+# lighteval's sampling methods, and the form of each.
 _FORMS: Mapping[str, Form | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
 
 
 def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
-    """Reads the details of one task; None if it only scores given texts.
+    """Read the details of one task; None if it only scores given texts.
 
-    filter_name: lighteval has no filters; only there to be refused.
+    filter_name: must be None, since lighteval has no filters.
 
     Raises:
-        DataError: the file can't be read or holds no such details; the row is named.
+        DataError: the file can't be read or has no such details; the message names the row.
     """
     if filter_name is not None:
         raise DataError("import: lighteval has no filters; leave out --filter")
@@ -67,7 +67,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     choices = doc.get("choices") or []
     options = texts(choices)
     if isinstance(choices, list) and len(options) != len(choices):
-        # The gold index counts all of them.
+        # Dropping a choice would shift the gold index.
         raise ValueError("a choice is not text")
     gold = _gold(doc.get("gold_index"), options)
     said = texts(reply.get("text_post_processed") or reply.get("text") or [])
@@ -79,7 +79,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         raise ValueError(f"{len(options)} options but {len(scores)} scores")
     if form == "open" and not said:
         raise ValueError("there is neither a generated text nor a log-probability of each choice")
-    # What the data set said of the question, else what the model was asked.
+    # The question from the data set's fields, or else the query that the model got.
     known = {name: value for name, value in specific.items() if value is not None}
     question, context = question_of(known)
     query = doc.get("original_query") or doc.get("query") or ""
@@ -104,10 +104,10 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
 
 
 def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> Form | None:
-    """What was asked; None of a perplexity.
+    """The form of a sample; None for perplexity.
 
-    methods: of the document's task. Servers log the log-probabilities of what they generate too, so where a
-    task has several methods, or a log none, it is the text that tells a generation.
+    methods: sampling methods of the document's task. Servers also log the log probabilities of generated text, so if
+        a task has several methods or the log has none, a non-empty text marks a generation.
     """
     if len(methods) == 1 and methods[0] in _FORMS:
         return _FORMS[methods[0]]
@@ -115,7 +115,7 @@ def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any])
 
 
 def _total(score: Any) -> float:
-    """The log-probability of a choice, which some of lighteval's backends log token by token."""
+    """The log probability (nats) of a choice; some lighteval backends log it per token, and it is summed here."""
     total = math.fsum(map(_total, score)) if isinstance(score, list) else float(score)
     if math.isnan(total):
         raise ValueError("a log-probability is not a number")
@@ -123,7 +123,7 @@ def _total(score: Any) -> float:
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
-    """A struct column, or one that was written as JSON."""
+    """The value of a struct column, or of a column written as JSON."""
     if isinstance(value, str):
         try:
             value = parse_json(value, name, mend=True)

@@ -1,4 +1,4 @@
-"""Sample logs of lm-evaluation-harness (`--log_samples`): JSON lines, one file a task."""
+"""Read sample logs of lm-evaluation-harness (`--log_samples`): JSON lines, one file per task."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from anomia.text_files import as_text, json_lines
 
 
 def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
-    """Reads one sample log; None if its task only scores given texts, as lambada and wikitext do.
+    """Read one sample log; None if its task only scores given texts, as lambada and wikitext do.
 
-    filter_name: which of several filters of a task counts; without it, the first in the file.
+    filter_name: the filter to use if the task has several; None uses the first in the file.
 
     Raises:
-        DataError: the file can't be read or is no such log; the line is named.
+        DataError: the file can't be read or isn't a sample log; the message names the line.
     """
     samples: list[Sample | None] = []
     filters: dict[str, None] = {}
@@ -48,7 +48,7 @@ def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | 
         raise DataError(f"import: {path} holds no samples; run the harness with --log_samples")
     if filter_name is not None and filter_name not in filters:
         if len(filters) == 1:
-            # A task of one filter, as every multiple-choice task, has no other to choose.
+            # A task with a single filter, like every multiple-choice task, leaves no choice.
             return read_lm_eval(path)
         raise DataError(f"import: {path} has no filter {filter_name!r}; it has {', '.join(filters)}")
     used = filter_name or next(iter(filters))
@@ -73,7 +73,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     doc = row["doc"]
     question, context = question_of(doc)
     digest = row.get("doc_hash")
-    # Logs of before 0.4.4 don't name their metrics.
+    # Logs from before 0.4.4 don't list their metrics.
     named = texts(row["metrics"]) if "metrics" in row else [name for name in row if name not in _OWN]
     metrics = numbers(row, named)
     passage = doc.get("passage_id")
@@ -89,7 +89,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
             raise ValueError(f"{len(options)} options but {len(scores)} scores")
         half = len(options) // 2
         if half > 1 and options[:half] == options[half:]:
-            # Mutual information logs every option twice: after the prompt, then alone.
+            # With mutual information (acc_mutual_info), the log has every option twice: after the prompt, then alone.
             options, scores = options[:half], scores[:half]
         gold = _gold(row.get("target"), options)
         answers: tuple[str, ...] = () if gold is None else (options[gold],)
@@ -113,7 +113,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
 
 
 def _sent(row: Mapping[str, Any], arguments: Sequence[Sequence[Any]]) -> str:
-    """A hash of what a model was given: texts, and how it was to generate; else the log's own hash of its prompt."""
+    """A hash of the request's texts and generation settings, or else of the log's own prompt hash."""
     parts = [
         part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)
         for each in arguments
@@ -129,7 +129,7 @@ _OWN = frozenset(
 
 
 def _arguments(found: Any) -> list[list[Any]]:
-    """Prompt and continuation of each request; written as a list or, since 0.4, as `gen_args_N`."""
+    """Prompt and continuation of each request, from a list or (since 0.4) from `gen_args_N` keys."""
     if isinstance(found, Mapping):
         found = [each for _, each in sorted(found.items(), key=lambda pair: _number(pair[0]))]
     if not isinstance(found, Sequence) or isinstance(found, str):
@@ -148,12 +148,12 @@ def _number(name: str) -> int:
 
 
 def _generates(arguments: Sequence[Sequence[Any]]) -> bool:
-    """Whether the model was given settings for generating, and not a continuation to score."""
+    """Whether the first request has generation settings rather than a continuation to score."""
     return bool(arguments) and any(isinstance(part, Mapping) for part in arguments[0][1:])
 
 
 def _is_perplexity(arguments: Sequence[Sequence[Any]], resps: Any) -> bool:
-    """Whether one text was scored without a prompt: one argument, and a number for an answer."""
+    """Whether a text was scored without a prompt: one argument, and a number as the response."""
     if [len(each) for each in arguments] != [1]:
         return False
     try:
@@ -164,7 +164,7 @@ def _is_perplexity(arguments: Sequence[Sequence[Any]], resps: Any) -> bool:
 
 
 def _scores(resps: Any) -> list[float] | None:
-    """Sums of log-probabilities, a (sum, greedy) pair a request; None where the answers are texts."""
+    """Summed log probabilities (nats), from one (sum, is greedy) pair per request; None if responses are texts."""
     found = []
     for each in resps if isinstance(resps, list) else []:
         while isinstance(each, list) and each and isinstance(each[0], list):
@@ -179,7 +179,7 @@ def _scores(resps: Any) -> list[float] | None:
 
 
 def _first_text(filtered: Any, resps: Any) -> str:
-    """What was generated; several repeats: the first."""
+    """The generated text; the first one of several repeats."""
     for found in (_first(resps), _first(filtered)):
         if isinstance(found, str):
             return found
@@ -193,7 +193,7 @@ def _first(found: Any) -> Any:
 
 
 def _gold(target: Any, options: Sequence[str]) -> int | None:
-    """Which option is right: a number, its text, or a list of which the first counts."""
+    """The index of the right option, from an index, its text, or a list of these (the first counts)."""
     if isinstance(target, list):
         target = target[0] if target else None
     text = (as_text(target) or str(target)).strip()
@@ -204,7 +204,7 @@ def _gold(target: Any, options: Sequence[str]) -> int | None:
 
 
 def _answers(target: Any) -> tuple[str, ...]:
-    """Gold answers of a generation task, which the harness writes as a text, also where they are a list."""
+    """Gold answers of a generation task; the harness may write a list as its Python text."""
     if isinstance(target, str) and target.startswith("[") and target.endswith("]"):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             target = ast.literal_eval(target)

@@ -1,4 +1,4 @@
-"""The questions of a run as tasks of lm-evaluation-harness: the same prompts, in open and in choice form."""
+"""Export the questions of a run as lm-evaluation-harness tasks: the same prompts, in open and in choice form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomia.files import write_text
 from anomia.items.prompts import open_prompt, read_templates
 from anomia.run_folder import RunFolder
 
-# What the harness calls: standing alone, for Anomia may not be installed where it runs.
+# The functions that the harness calls. They don't import Anomia, which may not be installed there.
 _HEADER = '''"""Written by Anomia: loads the questions next to this file and grades answers as Anomia does."""
 
 import json
@@ -49,15 +49,15 @@ def process_results(doc, results):
 '''
 
 
-# As in MMLU: the options themselves stood in the prompt, which the log of another harness doesn't take apart.
+# Options are bare letters if, as in MMLU, the prompt held the option texts; an imported log doesn't separate those.
 _LETTERS = list(string.ascii_uppercase)
 
 
 class Exported(NamedTuple):
-    """Task files that were written.
+    """The task files written.
 
-    names: of the tasks, for each language one open and one choice task. command: what runs them.
-    left_out: how many items had no options that could be scored. graded_by: the grader of the run.
+    names: task names, one open and one choice task per language. command: the command that runs them.
+    left_out: number of items without options that can be scored. graded_by: the run's grader.
     """
 
     names: Sequence[str]
@@ -67,10 +67,10 @@ class Exported(NamedTuple):
 
 
 def export_tasks(run: Path, folder: Path) -> Exported:
-    """Writes the questions of a run as tasks.
+    """Write the questions of a run as tasks.
 
-    The prompts are those that base saw, cut where they were cut. In choice the options stand in the order in
-    which they were scored.
+    The prompts are those that base saw, including truncated passages. Options keep the order in which they were
+    scored.
 
     Raises:
         RunError: the run has no items that can be asked, or the folder can't be written.
@@ -131,7 +131,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
 
 
 def _command(folder: Path, *, chat: bool) -> str:
-    # As Anomia asks in chat: the template's own BOS and no other, thinking switched off.
+    # The settings of Anomia's chat prompts: only the template's BOS, and thinking switched off.
     model = "pretrained=MODEL,add_bos_token=False,enable_thinking=False" if chat else "pretrained=MODEL"
     template = "--apply_chat_template " if chat else ""
     return (
@@ -141,13 +141,13 @@ def _command(folder: Path, *, chat: bool) -> str:
 
 
 def _slug(language: str) -> str:
-    """A language in names of files and tasks; told apart by a hash where letters are lost."""
+    """A language as used in file and task names, with a hash added if characters are lost."""
     kept = re.sub(r"[^a-z0-9]+", "_", language.lower())[:40].strip("_")
     return kept if kept == language else f"{kept or 'x'}_{hashlib.sha256(language.encode()).hexdigest()[:8]}"
 
 
 def _cut_passages(run: RunFolder) -> dict[tuple[str, str], int]:
-    """How many characters of each passage base saw, where the run has been asked already."""
+    """The number of characters of each passage that base saw, if the run has records."""
     if not run.record_files():
         return {}
     records = run.records()
@@ -202,7 +202,7 @@ def _mean(metric: str) -> dict[str, Any]:
 
 def _write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    # The harness's own tag, which no YAML library writes.
+    # Unquote the harness's own YAML tag, which safe_dump writes as a text.
     write_text(path, re.sub(r"'(!function [\w.]+)'", r"\1", text))
 
 

@@ -1,4 +1,4 @@
-"""What another harness logged of one question: the common form of all sample logs."""
+"""The common types of all harnesses' sample logs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from anomia.items.languages import language_name
 from anomia.text_files import as_text
 
 Form = Literal["open", "choice"]
-# By what a generation and a choice sample can be known to be of one question, best first.
+# Kinds of keys that identify the question of a sample across tasks, best first.
 KEYS = ("hash", "text", "id")
 UNKNOWN_LANGUAGE = "unknown"
-# When a log was written, as both harnesses put it into names.
+# The date in the file names of both harnesses.
 DATE = r"\d{4}-\d\d-\d\dT[\d.\-]+"
 
 _QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prompt")
@@ -32,7 +32,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 
 
 def sent_hash(texts: Sequence[str]) -> str:
-    """What `Sample.sent` holds of some texts."""
+    """The hash of the sent texts, for `Sample.sent`; "" if all are empty."""
     return (
         hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         if any(texts)
@@ -43,10 +43,10 @@ def sent_hash(texts: Sequence[str]) -> str:
 class Sample(NamedTuple):
     """One model's answer to one question in one task.
 
-    keys: names of the question, by kind (`KEYS`); kinds that can't be told are absent. passage: an id of the
-    passage where the document has one. answers: gold answers, the first one first. text: what was generated.
-    options, scores: of choice, in the order shown; scores are sums of log-probabilities. metrics: as logged.
-    sent: a hash of the texts that the model was given; "" where the log doesn't tell them.
+    keys: keys of the question by kind (`KEYS`); unknown kinds are absent. passage: the passage's id, if the document
+    has one. answers: gold answers. text: the generated text. options, scores: of multiple choice, in the order shown;
+    scores are summed log probabilities (nats). gold: index of the right option. metrics: as logged.
+    sent: a hash of the texts that the model got; "" if the log doesn't have them.
     """
 
     form: Form
@@ -67,8 +67,8 @@ class Sample(NamedTuple):
 class SampleFile(NamedTuple):
     """A file of samples of one task and one form.
 
-    filter: of lm-evaluation-harness, by which way to read outputs the samples are graded. filters: all that the log
-    has. named: the language, where the task's name had to tell it.
+    filter: the lm-evaluation-harness filter that extracts the graded answers. filters: all filters of the log.
+    named: the language, if it comes from the task's name.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class SampleFile(NamedTuple):
 
 
 def task_of(path: Path) -> str:
-    """The task that a log belongs to, by its name: `samples_TASK_2026-01-31T12-00-00.123456.jsonl`."""
+    """The task in a log's file name: `samples_TASK_2026-01-31T12-00-00.123456.jsonl`."""
     stem = re.sub(f"_{DATE}$", "", path.stem)
     return re.sub("^(samples|details)_", "", stem)
 
@@ -93,10 +93,10 @@ def file_of(
     filter_name: str | None = None,
     filters: Sequence[str] = (),
 ) -> SampleFile | None:
-    """The samples of a log, of one form; None if they are neither an answer nor a choice.
+    """The samples of a log; None if the task neither generates nor chooses.
 
     Raises:
-        DataError: they are of several forms.
+        DataError: the samples have several forms.
     """
     forms = {sample and sample.form for sample in samples}
     if len(forms) > 1:
@@ -108,12 +108,12 @@ def file_of(
 
 
 def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:
-    """Whether an answer counted as right, and by which metric; None where nothing says so.
+    """Whether an answer is right, and the metric that decided; (None, "") if undecidable.
 
-    The task's own metric decides if it is right-or-wrong; else containment of a gold answer, or the option
-    with the largest score.
+    A metric of the task decides if it is 0 or 1; otherwise containment of a gold answer, or the option with the
+    largest score.
 
-    way: the metric that decides, "" for the gold answers; None: the first that the sample has.
+    way: the deciding metric, "" for the gold answers; None takes the first metric that the sample has.
     """
     for name in METRICS[sample.form] if way is None else (way,) if way else ():
         if sample.metrics.get(name) in (0.0, 1.0):
@@ -131,19 +131,19 @@ def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:
 
 
 def picked(sample: Sample) -> int:
-    """The option with the largest score."""
+    """The index of the option with the largest score."""
     return max(range(len(sample.scores)), key=sample.scores.__getitem__)
 
 
 def question_of(doc: Mapping[str, Any]) -> tuple[str, str]:
-    """Question and passage of a document, as its fields are usually called; empty where they can't be found."""
+    """Question and passage of a document, from the usual field names; "" if not found."""
     question = next((doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name]), "")
     context = next((doc[name] for name in _CONTEXTS if isinstance(doc.get(name), str)), "")
     return question, context
 
 
 def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, str]:
-    """The names of a document's question. digest: the harness's own hash of the document."""
+    """The keys of a document's question. digest: the harness's hash of the document."""
     question, context = question_of(doc)
     found = {"hash": digest} if digest else {}
     if question:
@@ -156,13 +156,13 @@ def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, s
 
 
 def language_of(doc: Mapping[str, Any]) -> str:
-    """The language that a document names."""
+    """The language in a document's fields, or `UNKNOWN_LANGUAGE`."""
     named = next((doc[name] for name in _LANGUAGES if isinstance(doc.get(name), str) and doc[name]), None)
     return UNKNOWN_LANGUAGE if named is None else language_name(named)
 
 
 def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """The metrics that are plain numbers."""
+    """The metrics that are plain numbers, without NaN."""
     found = {}
     for name in names:
         value = values.get(name)
@@ -172,9 +172,9 @@ def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]
 
 
 def texts(values: Any) -> tuple[str, ...]:
-    """The texts in a list, or a text alone; SQuAD's `{"text": […]}` and TriviaQA's `{"value", "aliases"}` too.
+    """The texts of a list or of a single text; also of SQuAD's `{"text": […]}` and TriviaQA's `{"value", "aliases"}`.
 
-    Numbers are texts, and what is neither is left out.
+    Numbers become texts; other values are left out.
     """
     if isinstance(values, Mapping):
         found = values.get("text", [values.get("value"), *(values.get("aliases") or ())])

@@ -1,4 +1,4 @@
-"""How another harness ran a model: the settings in the results file beside its samples."""
+"""Read how another harness ran a model, from the results file next to its samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from anomia.errors import DataError
 from anomia.interop.samples import DATE, SampleFile
 
-# Of lm-evaluation-harness: what every version means by leaving it out.
+# Settings of lm-evaluation-harness whose absence means the same in every version.
 _UNSET = (
     "chat_template",
     "system_instruction",
@@ -31,15 +31,15 @@ _OF_THE_FILE = (
 )  # fmt: skip
 _OF_A_TASK = ("generation_kwargs", "repeats", "filter_list", "metric_list")
 _NO_SETTING = ("job_id", "start_time", "end_time", "total_evaluation_time_secondes", "config")
-# The names under which the harnesses take a model's own path.
+# The harnesses' argument names for a model's path.
 MODEL_PATHS = ("pretrained", "model", "path", "engine", "model_name")
 
 
 class Settings(NamedTuple):
     """How a model was run for one log.
 
-    path: the file that says so. arguments: of the model, where one that is absent has its default. others: where one
-    that is absent may only be unknown to the harness's version. None: it has no value.
+    path: the results file. arguments: model arguments; an absent one has its default. others: other settings; an
+    absent one may just be unknown to the harness's version. A value of None means that the setting is empty.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(tool: str, file: SampleFile) -> Settings | None:
-    """The settings of the run that wrote a log; None where no results file of it lies beside it.
+    """The settings of the run that wrote a log; None if its results file is not found.
 
     Raises:
         DataError: the results file can't be read.
@@ -69,7 +69,7 @@ def settings_of(tool: str, file: SampleFile) -> Settings | None:
 
 
 def _results_of(log: Path) -> Path | None:
-    """The results file of the same run: it has the same date.
+    """The results file of the same run, found by its date.
 
     lm-eval writes both into one folder, lighteval OUT/details/MODEL/DATE/LOG and OUT/results/MODEL/results_DATE.json.
     """
@@ -113,10 +113,10 @@ def _lighteval(path: Path, held: Mapping[str, Any], task: str) -> Settings:
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """Settings by name; those of the model and of generation lie one and two levels deeper."""
+    """Settings by name, with the nested ones of the model and of generation."""
     for name, value in values.items():
         if name in ("model_config", "generation_parameters"):
-            # A text is a dump of Python's, in which names of models lie.
+            # A text here is a Python repr that contains model names, so `_mapping` drops it.
             yield from _flat(_mapping(value))
         else:
             yield name, _text(value)
@@ -130,7 +130,7 @@ def _by_task(held: Mapping[str, Any], task: str, names: tuple[str, ...]) -> Iter
 
 
 def _arguments(given: Any) -> dict[str, Any]:
-    """Model arguments: `a=1,b=2`, or an object."""
+    """Model arguments from `a=1,b=2`, JSON or an object."""
     if isinstance(given, str):
         if given.lstrip().startswith("{"):
             try:
@@ -145,7 +145,7 @@ def _arguments(given: Any) -> dict[str, Any]:
                 last = name.strip()
                 pairs[last] = value.strip()
             elif last:
-                # A value with a comma of its own.
+                # The comma belongs to the value.
                 pairs[last] += f",{part}"
         return pairs
     return dict(_mapping(given))
@@ -156,7 +156,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    """One text for each value, however a version writes it; None where it is none."""
+    """A value as normalized text, so that versions that write it differently agree; None if it is empty."""
     if value is None or value == "" or value == {} or value == []:
         return None
     if isinstance(value, float) and value.is_integer():

@@ -1,4 +1,4 @@
-"""The sample logs of models: which files of a folder count, and what they hold."""
+"""Find and read the sample logs of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMED = 4
 
 
 class Tool(NamedTuple):
-    """How a harness names its files, and who reads them."""
+    """The file name pattern of a harness, and the function that reads its files."""
 
     pattern: str
     read: Callable[..., SampleFile | None]
@@ -33,9 +33,10 @@ TOOLS: Mapping[str, Tool] = {
 
 
 class Logs(NamedTuple):
-    """The sample files of each model. unused: files of tasks that ask neither for an answer nor for a choice.
+    """The sample files of each model.
 
-    older: files that a newer one of the same task in the same folder takes the place of.
+    unused: files of tasks that neither generate nor choose. older: files replaced by a newer one of the same task in
+    the same folder.
     """
 
     files: Mapping[str, Sequence[SampleFile]]
@@ -50,14 +51,14 @@ def read_logs(
     filter_name: str | None = None,
     language: str | None = None,
 ) -> Logs:
-    """Reads the samples of models.
+    """Read the samples of models.
 
-    models: files and folders by name; of a folder the newest file of each task counts.
-    filter_name: of tasks with several filters, the one that counts; without it, the first of base's, for all models.
-    language: of all questions, whatever documents and names of tasks say.
+    models: files and folders by name; in a folder, the newest file of each task is read.
+    filter_name: the filter to use for tasks with several; None uses base's first filter for all models.
+    language: the language of all questions; overrides documents and task names.
 
     Raises:
-        DataError: a file can't be read, a folder holds several models, or a model lacks the filter of base's.
+        DataError: a file can't be read, a folder has several models, or a model lacks base's filter.
     """
     files: dict[str, list[SampleFile]] = {}
     unused: list[Path] = []
@@ -98,10 +99,10 @@ def _through(tool: str, path: Path, filter_name: str) -> SampleFile | None:
 
 
 def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> SampleFile:
-    """Reads one file that was given by name.
+    """Read a file that the user named.
 
     Raises:
-        DataError: it can't be read, or is of no use.
+        DataError: the file can't be read, or its task only scores given texts.
     """
     found = TOOLS[tool].read(path, filter_name=filter_name)
     if found is None:
@@ -113,9 +114,9 @@ def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> Samp
 
 
 def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
-    """The newest file of each task, in the folder of one model or somewhere below it, and the others."""
+    """The newest file of each task anywhere below one model's folder, and the older files."""
     pattern = TOOLS[tool].pattern
-    # The date stands last in a name, so the newest comes last.
+    # Names end in the date, so the newest file of a task sorts last.
     found = sorted(folder.rglob(pattern), key=lambda file: file.name)
     if not found:
         raise DataError(f"import: {folder} holds no {pattern}; give the folder that {tool} wrote")
@@ -137,7 +138,7 @@ def _model_folder(file: Path) -> Path:
 
 
 def _with_language(file: SampleFile, given: str | None) -> SampleFile:
-    """Gives samples the language that was asked for, or where documents name none, the one in the task's name."""
+    """Set the given language on all samples, or the one in the task's name on samples whose language is unknown."""
     told = language_name(given) if given else language_in(file.task)
     samples = tuple(
         sample._replace(language=told) if told and (given or sample.language == UNKNOWN_LANGUAGE) else sample

@@ -1,4 +1,4 @@
-"""The language that the name of a task ends in, where that end can hardly mean anything else."""
+"""Find the language at the end of a task's name, if it is unlikely to mean anything else."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import re
 from anomia.items.languages import language_code, language_name
 from anomia.items.sets.belebele import CODES
 
-# `longbench_multifieldqa_zh`; but `agieval_lsat_ar` is analytical reasoning, `arxiv_cs` computer science.
+# Codes that are clear in any task: `longbench_multifieldqa_zh`. But the end of `agieval_lsat_ar` means analytical
+# reasoning, and that of `arxiv_cs` computer science.
 _CLEAR = frozenset(("bn", "de", "en", "es", "fr", "hu", "ja", "ko", "pt", "ru", "vi", "zh"))
-# Of these every member ends in its language, whatever the code.
+# Families in which every task name ends in its language.
 _MULTILINGUAL = (
     "afrimgsm", "afrimmlu", "afrixnli", "arc_challenge_mt", "belebele", "global_mmlu", "indicqa",
     "lambada_openai_mt", "m_mmlu", "meta_mmlu", "mgsm", "mintaka", "mkqa", "mlmm", "mlqa", "mmmlu",
     "openai_mmlu", "paws", "pawsx", "truthfulqa_multi", "tydiqa", "xcopa", "xcsqa", "xlsum", "xnli", "xquad",
     "xstory_cloze", "xstorycloze", "xwinograd",
 )  # fmt: skip
-# Translations that are called as the English task is, and the languages that they exist in.
+# Tasks whose translations are named after the English task, and the languages of the translations.
 _TRANSLATED = ("arc", "hellaswag")
 _TRANSLATED_INTO = frozenset(
     ("ar", "bn", "da", "de", "es", "eu", "fr", "gu", "hi", "hu", "id", "it", "kn", "ml", "mr", "ne", "nl", "pt",
@@ -36,7 +37,7 @@ def language_in(task: str) -> str | None:
     >>> language_in("agieval_lsat_ar"), language_in("arc_no"), language_in("boolq_it")
     (None, None, None)
     """
-    # lighteval: SUITE|TASK_FORMULATION:SUBSET|SHOTS, suite and shots where it had them.
+    # lighteval: SUITE|TASK_FORMULATION:SUBSET|SHOTS; suite and shots are optional.
     named = next((part for part in reversed(task.split("|")) if not part.isdigit()), "")
     bare, formulated = re.subn("_(mcf|cf|hybrid)$", "", named.partition(":")[0])
     *before, last = re.split("[_-]", bare)
@@ -58,5 +59,5 @@ def language_in(task: str) -> str | None:
 
 
 def _is_pair(one: str, other: str) -> bool:
-    """Whether two codes name a translation, or a passage and a question in two languages."""
+    """Whether two codes form a language pair: a translation, or a passage and a question in two languages."""
     return len(one) == len(other) == 2 and one != other and language_code(one) is not None

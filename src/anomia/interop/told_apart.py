@@ -1,4 +1,4 @@
-"""What differs in how another harness ran base and a compressed model."""
+"""Find differences in how another harness ran base and a compressed model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anomia.interop.samples import SampleFile
 from anomia.interop.settings import MODEL_PATHS, Settings, settings_of
 from anomia.models.difference import KINDS, Difference, Kind, shown
 
-# What changes no answer: whose weights these are, and where and in which portions they are computed.
+# Settings that change no answer: the path of the weights, devices and batch sizes.
 _HARMLESS = re.compile(
     "|".join(MODEL_PATHS)
     + r"|revision|subfolder|model_(sha|revision|num_parameters|size)|\w*batch_sizes?|device\w*|gpus"
@@ -18,7 +18,7 @@ _HARMLESS = re.compile(
     r"|(tensor|data|pipeline)_parallel_size|gpu_memory_utili[sz]ation|swap_space|offload_folder|num_concurrent|timeout"
     r"|base_url|trust_remote_code|low_cpu_mem_usage|tokenizer_pad_token|enforce_eager"
 )
-# What is compression itself, or of no weight where answers are greedy and questions are joined.
+# Settings that are compression itself, or matter little because answers are greedy and questions are joined.
 _TOLD: Mapping[str, str] = {
     r"(model_|torch_)?dtype": "another precision rounds differently, which can flip close answers",
     r"load_in_\dbit|bnb_\w+|quantization\w*|\w*gptq\w*|\w*awq\w*|gguf_file|kv_cache_dtype": "it is compression",
@@ -45,7 +45,7 @@ _DEFAULTS = {"dtype": "auto"}
 def run_differences(
     tool: str, base: Sequence[SampleFile], arm: Sequence[SampleFile]
 ) -> tuple[Difference, ...] | None:
-    """What differs in how the harness ran two models, the gravest first; None where no results files say so."""
+    """Differences in how the harness ran two models, most serious first; None without results files."""
     pairs = [
         (mine, its)
         for file in arm
@@ -63,13 +63,13 @@ def _between(base: Settings, other: Settings) -> list[Difference]:
     mine, its = _arguments(base, base), _arguments(other, base)
     names = [*mine, *(name for name in its if name not in mine)]
     rows = [(name, mine.get(name), its.get(name)) for name in names]
-    # What only one of two versions writes tells nothing.
+    # A setting that only one of two versions writes says nothing.
     rows += [(name, base.others[name], other.others[name]) for name in base.others if name in other.others]
     return [_difference(name, one, another) for name, one, another in rows if one != another]
 
 
 def _arguments(settings: Settings, base: Settings) -> dict[str, str | None]:
-    """The arguments without what says the default, or names base's own or the model's own tokenizer."""
+    """The arguments, without defaults and without a tokenizer that is the model's own or base's."""
     own = [
         each.arguments[name] for each in (settings, base) for name in MODEL_PATHS if name in each.arguments
     ]
@@ -96,7 +96,7 @@ def _meaning(name: str) -> tuple[Kind, str]:
 
 
 def _cells(base: str | None, other: str | None) -> tuple[str, str]:
-    """Both values in a table's cells, from where they differ if they begin alike for long."""
+    """Both values as table cells; values with a long common prefix are shown from where they differ."""
     cells = shown(base), shown(other)
     if cells[0] != cells[1] or base is None or other is None:
         return cells

@@ -1,4 +1,4 @@
-"""Questions and everything that is drawn for them before a model is loaded."""
+"""Questions, and everything drawn for them before a model is loaded."""
 
 from anomia.items.build import build_items
 from anomia.items.item import Item, ItemSet, Question

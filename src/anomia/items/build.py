@@ -1,4 +1,4 @@
-"""From questions to items: the fixed subset, and for each item its options."""
+"""Turn questions into items: draw the fixed subset, and the options of each item."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from anomia.items.item import Item, ItemSet, Question
 def build_items(
     questions: Mapping[str, Sequence[Question]], *, dataset: str, limit: int | None, seed: int
 ) -> dict[str, ItemSet]:
-    """Draws the subset of each language and the options of each item.
+    """Draw the subset of each language and the options of each item.
 
-    The subset is the first `limit` of a `random.Random(seed)` shuffle, a language by itself (paper,
-    Appendix B). The one-shot exemplar is the lowest-index question outside it; where the subset
-    would take all, the last of the shuffle is held out.
+    The subset is the first `limit` questions of a `random.Random(seed)` shuffle, drawn per language (paper,
+    Appendix B). The one-shot exemplar is the first question in file order outside the subset. If the subset would
+    take every question, the last one of the shuffle is held out as the exemplar.
 
     Raises:
-        DataError: a language has fewer than four distinct answers and questions without options, or fewer than two questions.
+        DataError: a language has fewer than two questions, or fewer than four distinct answers while some of its
+            questions bring no options.
     """
     gradable = {language: [_gradable(q) for q in found] for language, found in questions.items()}
     pools = {language: _pool(q for q in found if q) for language, found in gradable.items()}
@@ -53,7 +54,7 @@ def build_items(
                 "questions; multiple choice needs at least four"
             )
         subset, exemplar = _subset(usable, limit, seed)
-        # A translation of the question itself has the same id in a parallel data set.
+        # In a parallel data set, translations of a question share its id (filtered out below).
         foreign = [
             (other.id, other.gold)
             for name, others in gradable.items()
@@ -80,7 +81,7 @@ def build_items(
 
 
 def _gradable(question: Question) -> Question | None:
-    """The question without aliases that normalize to nothing; None where no answer is left."""
+    """The question without the answers that normalize to an empty text; None if no answer is left."""
     answers = tuple(answer for answer in question.answers if normalize(answer))
     if not answers:
         return None
@@ -88,13 +89,13 @@ def _gradable(question: Question) -> Question | None:
 
 
 def _ambiguous(question: Question) -> bool:
-    """Whether a wrong option can't be told from an answer once both are normalized (-1 and 1, say)."""
+    """Whether a wrong option equals an answer once both are normalized, such as -1 and 1."""
     right = {normalize(answer) for answer in question.answers}
     return any(normalize(text) in right for text in question.distractors)
 
 
 def _pool(questions: Iterable[Question]) -> list[str]:
-    """The distinct gold answers of a language, one text for each normalized form."""
+    """The distinct gold answers of a language, one text per normalized form."""
     return list({normalize(question.gold): question.gold for question in questions}.values())
 
 
@@ -125,7 +126,7 @@ def _item(
         "hard": hard_distractors(question, pool),
         "passage": passage_distractors(question, passage_answers, seed=seed) if question.context else (),
     }
-    # Options that the question brings along may be any number; those that are drawn are three or none.
+    # A question may bring any number of wrong options; drawn ones are three or none.
     whole = {
         kind: texts
         for kind, texts in wrong.items()
@@ -137,7 +138,7 @@ def _item(
 
 
 def _ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:
-    """Gold and the wrong options in an order drawn for the item."""
+    """Gold and the wrong options, in a random order seeded per item."""
     options = [question.gold, *wrong]
     random.Random(f"order:{kind}:{seed}:{question.id}").shuffle(options)
     return tuple(options)

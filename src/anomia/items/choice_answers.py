@@ -1,4 +1,4 @@
-"""Which option an answer means: a label, a letter, an index or a text, read in one way throughout a file."""
+"""Find the right option from a row's answer: a label, letter, index or text, read the same way in the whole file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from anomia.items.choice_rows import ChoiceRow
 
 
 class AnswerReading(NamedTuple):
-    """A way to read answers. place: of the right option in a row, or None where the answer doesn't fit."""
+    """A way to read answers.
+
+    said: its name in messages. place: returns the position of the right option in a row, or None if the answer
+    doesn't fit this reading.
+    """
 
     said: str
     place: Callable[[ChoiceRow], int | None]
 
 
 def right_options(rows: Sequence[ChoiceRow], *, answer: str | None, data: str) -> list[int]:
-    """The place of the right option in each row, read in the one way that fits them all.
+    """The position (from 0) of the right option in each row, using the one reading that fits all rows.
 
-    The labels of the options, where the file has them, say what its answers mean, and a known layout has its
-    own way. Any other two ways that fit every row must agree.
+    A known layout has a known reading, which wins. Otherwise, if the options have labels that fit, the answers are
+    labels or texts. If several readings still fit every row, they must agree.
 
     Args:
-        answer: a name in `READINGS`; None takes what fits.
-        data: what the user gave, to which the remedy is added.
+        answer: a name in `READINGS`; None detects the reading.
+        data: the user's `data` value, to which error messages append the suggested reading.
 
     Raises:
-        DataError: no way fits, or several do and mean different options.
+        DataError: no reading fits, or several fit and mean different options.
     """
     if answer is not None:
         return _read_as(READINGS[answer], rows, answer)
@@ -79,7 +83,7 @@ def _fitting(rows: Sequence[ChoiceRow]) -> Mapping[str, list[int]]:
 
 
 def _refuse_misfit(rows: Sequence[ChoiceRow]) -> NoReturn:
-    """What is wrong where no reading fits all rows: one row, or rows of several kinds."""
+    """Raise the error for a file that no reading fits: one bad row, or rows of several kinds."""
     for row in rows:
         if any(_place(reading, row) is not None for reading in READINGS.values()):
             continue
@@ -121,7 +125,7 @@ def _by_letter(row: ChoiceRow) -> int | None:
 
 
 def _by_index(row: ChoiceRow, first: int = 0) -> int | None:
-    # Spreadsheets and pandas write 1.0 where a column has gaps.
+    # Spreadsheets and pandas write 1.0 for integers if the column has gaps.
     found = re.fullmatch(r"([0-9]{1,3})(?:\.0+)?", row.answer or "")
     if found is None:
         return None

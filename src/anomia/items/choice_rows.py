@@ -1,6 +1,6 @@
-"""One row of a set with options, by the names that MMLU, ARC, HellaSwag and their like give its fields.
+"""Read one multiple-choice row, under the field names used by MMLU, ARC, HellaSwag and similar data sets.
 
-The table stands in `docs/questions.md`. Upper and lower case of a name are the same.
+`docs/questions.md` has the table of names. Field names are case-insensitive.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from anomia.items.entry import CONTEXTS, IDS, MOST_DISTRACTORS, field_names, fir
 from anomia.items.languages import language_name
 from anomia.text_files import as_text, is_absent, unpacked
 
-# The first that a row has is taken. Fields that only one known set has stand behind the general ones.
+# The first field that a row has wins. General names come before those that only one known data set uses.
 QUESTIONS = ("question", "question_stem", "goal", "ctx", "sentence")
 ANSWERS = ("answerkey", "answer", "correct_answer_num", "answer_index", "correct_answer", "cop", "label")
 _LISTS = ("choices", "options", "endings")
 _COLUMNS = ("", "option_", "option", "choice_", "choice", "mc_answer", "op", "sol")
-# How answers are counted where that is known: by the field of the options or the question, and of the answer.
+# Known readings of answers, by (field of the options or the question, field of the answer).
 _FROM_ONE = "correct_answer_num"  # Belebele
 _USUAL = {
     ("endings", "label"): "index",  # HellaSwag
@@ -32,8 +32,8 @@ _USUAL = {
 class ChoiceRow(NamedTuple):
     """One question as the file gives it.
 
-    usual: how its answer is read where that is known. right: the place of the right option where the row
-    itself tells it; there is no answer to be read then.
+    place: where the row is, for messages. usual: the reading of its answer, if its layout is known.
+    right: the position of the right option, if the row itself marks it; `answer` is then None.
     """
 
     place: str
@@ -56,7 +56,7 @@ class _Options(NamedTuple):
 
 
 def read_row(raw: Mapping[str, Any], place: str, number: int) -> ChoiceRow:
-    """A row from its fields; `number` is its id where it has none.
+    """Read a row from its fields; `number` is its id if it has none.
 
     Raises:
         DataError: a part is missing or of another type; the message begins with `place`.
@@ -123,7 +123,7 @@ def _options(source: Mapping[str, Any], place: str) -> _Options:
 
 
 def _list_of_options(source: Mapping[str, Any], place: str) -> _Options | None:
-    """A list of texts, or of texts with labels in one of the forms that `_labelled` knows."""
+    """Options as a list of texts, or as texts with labels in one of the forms of `_labelled`."""
     field, found = first_given(source, _LISTS)
     if not field:
         return None
@@ -131,7 +131,7 @@ def _list_of_options(source: Mapping[str, Any], place: str) -> _Options | None:
     if not isinstance(labels, list | tuple):
         raise DataError(f"data: {place} has labels that are not a list; give one label per option")
     texts = _texts(found, field, place)
-    # Tables with a fixed number of places fill those that a row does not use with null.
+    # Tables with a fixed number of options pad shorter rows with null.
     labels = labels[: len(texts)] if isinstance(found, list) and len(labels) == len(found) else labels
     return _Options(field, texts, tuple((as_text(label) or "").strip() for label in labels))
 
@@ -139,14 +139,14 @@ def _list_of_options(source: Mapping[str, Any], place: str) -> _Options | None:
 def _labelled(found: Any, place: str) -> tuple[Any, Any]:
     """Options and their labels, if any.
 
-    `{"text": ["one", …], "label": ["A", …]}`, `{"A": "one", …}`, or a list of `{"text": "one", "label": "A"}` or
-    `{"key": "A", "value": "one"}`.
+    Known forms: `{"text": ["one", …], "label": ["A", …]}`, `{"A": "one", …}`, or a list of
+    `{"text": "one", "label": "A"}` or `{"key": "A", "value": "one"}`.
     """
     if isinstance(found, Mapping):
         names = lowered(found, place)
         if "text" in names:
             return names["text"], names.get("label") or ()
-        # A column of objects has every name that one of them has.
+        # In a column of objects, each object has the union of all keys, with null for the missing ones.
         named = [name for name, text in found.items() if text is not None]
         return [found[name] for name in named], named
     if isinstance(found, list) and found and all(isinstance(option, Mapping) for option in found):
@@ -159,7 +159,7 @@ def _labelled(found: Any, place: str) -> tuple[Any, Any]:
 
 
 def _marked_options(source: Mapping[str, Any], place: str) -> _Options | None:
-    """TruthfulQA's `{"choices": […], "labels": [1, 0, …]}`, where 1 marks the right one."""
+    """TruthfulQA's `mc1_targets`: `{"choices": […], "labels": [1, 0, …]}`, where 1 marks the right option."""
     field = "mc1_targets"
     found = unpacked(source.get(field), f"{place}: its list of options")
     if not isinstance(found, Mapping):
@@ -171,7 +171,7 @@ def _marked_options(source: Mapping[str, Any], place: str) -> _Options | None:
 
 
 def _option_columns(source: Mapping[str, Any], place: str) -> _Options | None:
-    """Options in columns of their own; the last ones may be empty."""
+    """Options with one column each; the last ones may be empty."""
     for prefix in _COLUMNS:
         for names in (string.ascii_lowercase, _NUMBERS):
             found = _filled(source, prefix, names, place)
@@ -190,10 +190,10 @@ _NUMBERS = tuple(str(number) for number in range(1, MOST_DISTRACTORS + 2))
 
 
 def _filled(source: Mapping[str, Any], prefix: str, names: Sequence[str], place: str) -> tuple[str, ...]:
-    """The texts of columns up to the first that there is not, or that is empty.
+    """The texts of consecutive columns, up to the first missing or empty one.
 
     Raises:
-        DataError: a column behind an empty one is not: letters and indices would mean others.
+        DataError: a column after an empty one is filled, which would shift letters and indices.
     """
     columns = list(takewhile(source.__contains__, (prefix + name for name in names)))
     texts = ["" if is_absent(source[name]) else (as_text(source[name]) or "").strip() for name in columns]
@@ -204,7 +204,7 @@ def _filled(source: Mapping[str, Any], prefix: str, names: Sequence[str], place:
 
 
 def _texts(value: Any, field: str, place: str) -> tuple[str, ...]:
-    """The texts of a list; those at its end may be null."""
+    """The texts of a list, without nulls at its end."""
     if not isinstance(value, list):
         raise DataError(f"data: {place} has no options that can be read in {field!r}; give a list of texts")
     listed = list(value)

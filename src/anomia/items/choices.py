@@ -1,7 +1,7 @@
-"""The `mc:` reader: questions that bring their options, as MMLU, ARC, OpenBookQA and their like are stored.
+"""The `mc:` reader: multiple-choice questions with their options, in the layouts of MMLU, ARC, OpenBookQA and others.
 
-JSON lines, JSON, CSV, tab-separated and Parquet, one file or a folder of them. `choice_rows` knows what the fields
-are called, and `choice_answers` which option an answer means.
+Reads JSON lines, JSON, CSV, TSV and Parquet, as one file or a folder of files. `choice_rows` maps field names, and
+`choice_answers` decides which option an answer means.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def split_answer(argument: str) -> tuple[str, str | None]:
-    """The path and the reading of `PATH,answer=READING`. Only the end counts, so that paths may have commas.
+    """Split `PATH,answer=READING` into path and reading. Only the end is parsed, so paths may contain commas.
 
     >>> split_answer("a,b.csv"), split_answer("a,b.csv,answer=index1")
     (('a,b.csv', None), ('a,b.csv', 'index1'))
@@ -42,14 +42,14 @@ def split_answer(argument: str) -> tuple[str, str | None]:
 
 
 def read_choices(path: Path, *, answer: str | None = None) -> dict[str, list[Question]]:
-    """Questions by language; the right option is gold and the others are its distractors.
+    """Read questions by language; the right option is gold and the others are distractors.
 
-    A row may name its `language`; else the file's name does (`mmlu_sw.csv`, `arc.german.jsonl`); else it is
-    English.
+    The language is the row's `language`, or else the one in the file name (`mmlu_sw.csv`, `arc.german.jsonl`), or
+    else English.
 
     Args:
-        path: a file, or a folder of them.
-        answer: how answers are read (`label`, `letter`, `index`, `index1`, `text`); None takes what fits.
+        path: a file, or a folder of files.
+        answer: how answers are read (`label`, `letter`, `index`, `index1`, `text`); None detects it.
 
     Raises:
         DataError: a file or a row can't be read.
@@ -92,7 +92,7 @@ def _file_questions(file: Path, *, answer: str | None, data: str, shared_folder:
     for row, right in zip(rows, right_options(rows, answer=answer, data=data), strict=True):
         wrong = [text for n, text in enumerate(row.options) if n != right]
         yield Question(
-            # Files of one folder often number their questions alike.
+            # Files in one folder often use the same question numbers.
             id=f"{file.stem}/{row.id}" if shared_folder else row.id,
             language=row.language or language,
             context=row.context,
@@ -123,12 +123,12 @@ def _raw_rows(file: Path) -> Iterator[PlacedValue]:
 
 
 def _table_rows(text: str, file: Path, delimiter: str) -> Iterator[PlacedValue]:
-    """Rows by column; a file without a header is question, options, answer, as MMLU was first published."""
+    """Rows as dicts by column; without a header, columns are question, options, answer, as in MMLU's first release."""
     lines = table(text, str(file), delimiter=delimiter)
     if not lines:
         return
     header = [name.strip() for name in lines[0].cells]
-    # Spreadsheets end every line with the commas of columns that are empty.
+    # Spreadsheets end lines with commas for empty columns.
     while not header[-1]:
         header.pop()
     named = {name.lower() for name in header}

@@ -1,4 +1,4 @@
-"""What there is to know about a data set, in one record: a file of `anomia.items.sets` for each."""
+"""The description of a data set. Each file of `anomia.items.sets` defines one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from anomia.items.item import Question
 from anomia.items.languages import language_name
 
 Reader = Callable[[str, Sequence[str] | None], dict[str, list[Question]]]
-"""Questions by language. Takes what comes after `NAME:`, and the languages that are wanted (None: all)."""
+"""Takes the text after `NAME:` and the requested languages (None: all); returns questions by language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
-    """A data set, or a format in which files of questions may be.
+    """A data set, or a file format for questions.
 
-    name: in studies. title: as its makers call it. read: its questions.
-    path: whether a path comes after its name. check: the path without what may come after it, which it checks.
-    endings: of its files, "" for a folder. holds: what messages call that which is in them.
-    repository, split: where it is on the Hugging Face hub; empty where it is not read from there.
-    languages: names and the data set's own codes; None where files say. more_languages: a code of others is taken too.
-    folders: of local copies (SQuAD JSON, one file per language), below a study's data folder.
-    questions: how many it has, by language, for plans; `otherwise` in the others.
-    options: whether wrong options are drawn from other questions, brought along, or either.
-    parallel: translations of a question have its id, by which `anomia.measure.passages` joins those of a passage.
+    name: its name in studies. title: its makers' name for it. read: reads its questions.
+    path: whether a path follows the name. check: validates the options after the path and returns the path alone.
+    endings: file endings, "" for a folder. holds: what its files contain, for messages.
+    repository, split: its place on the Hugging Face hub; empty if it isn't read from there.
+    languages: the data set's code of each language name; None if the files decide.
+    more_languages: whether codes outside `languages` are accepted too.
+    folders: folders of local copies (SQuAD JSON, one file per language) inside a study's data folder.
+    questions: number of questions by language, for plans. otherwise: the number for all other languages.
+    options: whether wrong options are drawn from other questions, brought by the data set, or either.
+    parallel: whether translations of a question share its id, so that `anomia.measure.passages` can join passages.
     licence, citation: of the questions.
     """
 
@@ -52,28 +53,28 @@ class DataSet:
 
     @property
     def only_languages(self) -> tuple[str, ...] | None:
-        """All languages that it has; None where it may have others."""
+        """All languages of the data set; None if it may have others."""
         return None if self.languages is None or self.more_languages else tuple(self.languages)
 
 
 def by_code(*codes: str) -> dict[str, str]:
-    """Languages of a data set that names them by two-letter codes: names and codes, by name."""
+    """Language names mapped to the given two-letter codes, sorted by name."""
     return dict(sorted((language_name(code), code) for code in codes))
 
 
 def as_path(text: str) -> Path:
-    """A path as a user writes it, with `~`."""
+    """A path with a leading `~` expanded."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # `~somebody`, whom this machine doesn't know
+    except RuntimeError:  # `~user` of an unknown user
         return Path(text)
 
 
 def refuse_unknown(data: str, wanted: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses languages that a data set doesn't have, with the nearest one.
+    """Refuse languages that a data set doesn't have.
 
     Raises:
-        DataError: there is one.
+        DataError: a language is unknown; the message suggests the nearest one.
     """
     for language in wanted:
         if language not in known:

@@ -1,10 +1,10 @@
 """Wrong options for a question: standard, hard, from the same passage, unrelated.
 
-Standard and hard ones follow the paper (Appendix B and section 3.5). Those from the same passage
-are a control that it lacks: in TyDiQA and XQuAD gold is nearly always the only option that stands
-in the passage, so that a model can choose well without reading the question.
+Standard and hard options follow the paper (Appendix B and section 3.5). Options from the same passage are a control
+that the paper lacks: in TyDiQA and XQuAD, gold is nearly always the only option that occurs in the passage, so a
+model can choose well without reading the question.
 
-All draws are functions of (seed, item id): order, subset and repetition change nothing.
+All draws depend only on (seed, item id), not on order, subset or repetition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anomia.items.item import Question
 
 Shape = Literal["number", "date", "name", "words"]
 
-# Used where a study has one language and too few answers of another kind.
+# Used if a study has too few answers in other languages or of another shape.
 UNRELATED_WORDS = (
     "umbrella", "violin", "a bowl of soup", "seven", "yesterday", "the left shoe", "copper", "Tuesday",
     "a wooden spoon", "green", "the harbour", "forty-two", "a bicycle", "rain", "Aunt Clara", "marble",
@@ -35,12 +35,12 @@ def standard_distractors(question: Question, pool: Sequence[str], *, seed: int) 
     """Three other gold answers of the language, drawn at random; none equals an answer after normalization.
 
     Args:
-        question: whose options are drawn.
-        pool: first answers of the language, one for each normalized form, in a fixed order.
-        seed: of the study.
+        question: the question to draw for.
+        pool: gold answers of the language, one per normalized form, in a fixed order.
+        seed: the study's seed.
 
     Returns:
-        Three texts, or fewer where the pool has no more.
+        Three texts, or fewer if the pool runs out.
     """
     own = {normalize(answer) for answer in question.answers}
     candidates = [text for text in pool if normalize(text) not in own]
@@ -49,9 +49,9 @@ def standard_distractors(question: Question, pool: Sequence[str], *, seed: int) 
 
 
 def hard_distractors(question: Question, pool: Sequence[str]) -> tuple[str, ...]:
-    """The three other gold answers most like gold: Jaccard overlap of character trigrams, ties by text.
+    """The three other gold answers most similar to gold: Jaccard overlap of character trigrams, ties by text.
 
-    One that contains an answer or stands in one is excluded. Source: paper, section 3.5.
+    Candidates that contain an answer or are contained in one are excluded. Source: paper, section 3.5.
     """
     trigrams = _trigrams(normalize(question.gold))
 
@@ -64,25 +64,25 @@ def hard_distractors(question: Question, pool: Sequence[str]) -> tuple[str, ...]
 
 
 def count_overlapping(question: Question, pool: Sequence[str]) -> int:
-    """How many answers of the pool, other than its own, hard options leave out because they overlap it."""
+    """The number of other answers in the pool that hard options exclude because they overlap one of the question's."""
     own = {normalize(answer) for answer in question.answers}
     return sum(_overlaps(text, question.answers) and normalize(text) not in own for text in pool)
 
 
 def passage_distractors(question: Question, others: Iterable[str], *, seed: int) -> tuple[str, ...]:
-    """Three options of gold's kind from its own passage.
+    """Three options from the question's own passage, of gold's shape where possible.
 
-    First what the data set brings along; then, of gold's shape (number, date, name, words), the
-    answers of other questions about the passage and spans of like length; then answers and spans of
-    any shape. None contains an answer, stands in one, or overlaps another.
+    In this order: options that the data set brings; answers of other questions about the passage, then spans of
+    similar length, all of gold's shape (number, date, name, words); then answers and spans of any shape.
+    None contains an answer, is contained in one, or overlaps another option.
 
     Args:
-        question: whose options are drawn.
-        others: first answers of the other questions about the same passage.
-        seed: of the study.
+        question: the question to draw for.
+        others: gold answers of the other questions about the same passage.
+        seed: the study's seed.
 
     Returns:
-        Three texts, or fewer where the passage has no more.
+        Three texts, or fewer if the passage has no more.
     """
     chosen: list[str] = []
     shape = answer_shape(question.gold)
@@ -107,10 +107,10 @@ def passage_distractors(question: Question, others: Iterable[str], *, seed: int)
 def unrelated_candidates(
     question: Question, foreign: Sequence[str], same_language: Sequence[str], *, seed: int
 ) -> tuple[str, ...]:
-    """Four candidates that have nothing to do with the question (paper, section 3.2).
+    """Four candidates unrelated to the question (paper, section 3.2).
 
-    Gold answers of other languages; in a study of one language, answers of another shape;
-    where these are too few, words from a shipped list.
+    They are gold answers in other languages or, in a study of one language, answers of another shape. If these are
+    too few, words from `UNRELATED_WORDS` are added.
     """
     shape = answer_shape(question.gold)
     candidates = list(foreign) or [text for text in same_language if answer_shape(text) != shape]
@@ -123,7 +123,7 @@ def unrelated_candidates(
 def answer_shape(text: str) -> Shape:
     """The kind of an answer, from its characters alone: date, number, name or words.
 
-    A short text with a number of four digits counts as a date: most often it is a year.
+    A short text with a four-digit number counts as a date, since it is usually a year.
     """
     tokens = text.split()
     digits = [token for token in tokens if _DIGIT.search(token)]
@@ -140,7 +140,7 @@ def _trigrams(text: str) -> frozenset[str]:
 
 
 def _ranked_spans(question: Question, seed: int) -> list[str]:
-    """Spans of the passage, those most like gold first, equals in an order drawn for the item."""
+    """Spans of the passage, most similar to gold first; ties in a random order seeded per item."""
     gold = question.gold
     pattern = _pattern(gold)
 
@@ -159,7 +159,7 @@ def _ranked_spans(question: Question, seed: int) -> list[str]:
 
 
 def _pattern(text: str) -> str:
-    """One letter a word: d for digits, C for a capital, w for any other."""
+    """One letter per word: d if it has digits, C if it is capitalized, w otherwise."""
     return "".join("d" if _DIGIT.search(word) else "C" if word[0].isupper() else "w" for word in text.split())
 
 
@@ -169,7 +169,7 @@ def _overlaps(text: str, others: Iterable[str]) -> bool:
 
 
 def _spans(context: str, gold: str) -> Iterator[str]:
-    """Spans of the passage as long as gold, in words (or characters, in scripts without spaces)."""
+    """Spans of the passage within one word of gold's length (or of its exact length in characters, without spaces)."""
     if is_unspaced(gold) or is_unspaced(context):
         yield from _character_spans(context, len(gold))
         return
@@ -195,7 +195,7 @@ def _is_mark(char: str) -> bool:
 
 
 def _trim(text: str) -> str:
-    """Removes punctuation at both ends."""
+    """Strip punctuation and white space from both ends."""
     start, end = 0, len(text)
     while start < end and unicodedata.category(text[start])[0] in "PZ":
         start += 1

@@ -1,4 +1,4 @@
-"""From one entry of a data set to a question, or a message that says what is wrong with it."""
+"""Turn an entry of a data set into a question, or into a message that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CONTEXTS = ("context", "passage", "support", "article", "flores_passage")
 def read_entry(
     entry: Any, place: str, *, context_required: bool, fields: Iterable[str] | None = None
 ) -> Question:
-    """A question from an object with id, language, context, question, answers and, perhaps, distractors.
+    """Read a question from an object with id, language, context, question, answers and optional distractors.
 
-    fields: what the file calls the object's fields, for messages; None where they are the entry's own.
+    fields: the file's names for the fields, for messages; None if they are the entry's keys.
 
     Raises:
         DataError: a part is missing or of another type; the message begins with `place`.
@@ -60,16 +60,16 @@ def read_entry(
 
 
 def is_unanswerable(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is marked as one that has no answer, as SQuAD 2 has them in its files and on the hub."""
+    """Whether an entry is marked unanswerable, in the form of SQuAD 2's files or of its hub rows."""
     answers = entry.get("answers")
     return entry.get("is_impossible") is True or (isinstance(answers, Mapping) and answers.get("text") == [])
 
 
 def text_of(entry: Mapping[str, Any], key: str, place: str) -> str:
-    """A text without white space around it, or a number's; "" where there is none.
+    """The field's text or number as stripped text; "" if it is absent.
 
     Raises:
-        DataError: the value is neither.
+        DataError: the value is neither a text nor a number.
     """
     value = entry.get(key)
     if is_absent(value):
@@ -81,10 +81,10 @@ def text_of(entry: Mapping[str, Any], key: str, place: str) -> str:
 
 
 def read_texts(value: Any, key: str, place: str) -> tuple[str, ...]:
-    """Different texts without white space around them; a lone one is a list of one, and null is none.
+    """The distinct stripped texts of a value; a single text counts as a list of one, null as an empty list.
 
-    Objects are read as the hub has them: SQuAD's `{"text": ["Ann", …]}`, in its files `[{"text": "Ann"}, …]`, and
-    TriviaQA's `{"value": "Ann", "aliases": […]}`.
+    Known objects: SQuAD's `{"text": ["Ann", …]}` on the hub and `[{"text": "Ann"}, …]` in files, and TriviaQA's
+    `{"value": "Ann", "aliases": […]}`.
     """
     if isinstance(value, Mapping):
         value = _of_object(value, key, place)
@@ -112,13 +112,13 @@ def _of_object(value: Mapping[str, Any], key: str, place: str) -> Any:
 
 
 def lowered(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The fields by their names in lower case.
+    """The fields, keyed by name in lower case.
 
     >>> lowered({"answer": 1, "Answer": None, "answerKey": "B"}, "x.jsonl, line 1")
     {'answer': 1, 'answerkey': 'B'}
 
     Raises:
-        DataError: two names are the same and their values are not.
+        DataError: two names differ only in case and their values differ.
     """
     found: dict[str, Any] = {}
     for name, value in row.items():
@@ -133,12 +133,12 @@ def lowered(row: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def first_given(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
-    """Name and value of the first field that says something; ("", None) where none does."""
+    """Name and value of the first field that has a value; ("", None) if none has."""
     return next(((name, row[name]) for name in names if not is_absent(row.get(name))), ("", None))
 
 
 def field_names(names: Iterable[str]) -> str:
-    """The first names of a row or a header, for a message of one line."""
+    """The first 12 field names of a row or header, for a one-line message."""
     listed = list(names)
     shown = [name[:40] if name[:40].isprintable() else repr(name[:40]) for name in listed[:12]]
     more = [f"{len(listed) - len(shown)} more"] if len(listed) > len(shown) else []
@@ -146,7 +146,7 @@ def field_names(names: Iterable[str]) -> str:
 
 
 def refuse_repeated_ids(questions: Iterable[Question], place: str) -> None:
-    """Ids name questions in the records, so two can't share one."""
+    """Refuse ids that occur twice: ids identify questions in the records."""
     seen: dict[str, Question] = {}
     for number, question in enumerate(questions, start=1):
         other = seen.setdefault(question.id, question)
@@ -168,9 +168,9 @@ def _short(text: str) -> str:
 
 
 def file_language(file: Path) -> str | None:
-    """The language that a file name tells: a name anywhere in it, or a code as its last part.
+    """The language in a file name: a name anywhere in it, or a code as its last part; None if it has neither.
 
-    `swahili.json`, `arc.swahili.test.jsonl` and `mmlu_sw.csv` are Swahili; `us_history.csv` is of no language.
+    `swahili.json`, `arc.swahili.test.jsonl` and `mmlu_sw.csv` are Swahili; `us_history.csv` names no language.
     """
     parts = file.stem.lower().replace("-", ".").replace("_", ".").split(".")
     spelt = [part for part in parts if len(part) > 2 and language_code(part)]
@@ -180,7 +180,7 @@ def file_language(file: Path) -> str | None:
 
 
 def by_language(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    """Questions by the name of their language, in their order."""
+    """Questions grouped by language name, in their order."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         found.setdefault(question.language, []).append(question)

@@ -1,4 +1,4 @@
-"""Rows of data sets on the Hugging Face hub."""
+"""Read rows of data sets from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Rows = Iterable[dict[str, Any]]
 
 
 def hub_rows(repository: str, config: str | None, split: str, **more: str) -> Rows:
-    """The rows of one configuration. more: `revision` and `data_dir`, where the configuration alone is not enough.
+    """The rows of one configuration. more: `revision` and `data_dir`, if the configuration name is not enough.
 
     Raises:
-        DataError: they can't be had.
+        DataError: the rows can't be loaded.
     """
     import datasets
 
     try:
         rows: Rows = datasets.load_dataset(repository, config, split=split, **more)
     except Exception as error:  # the hub client raises a dozen unrelated types for "can't be reached"
-        # The cause may be in any of its lines.
+        # The cause may be on any line of the message.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"data: {repository} ({config or more.get('data_dir')}) can't be loaded from the Hugging Face hub: "
@@ -34,16 +34,16 @@ def hub_rows(repository: str, config: str | None, split: str, **more: str) -> Ro
 
 
 def squad_entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row in SQuAD's columns as an entry, still without its language."""
+    """A row with SQuAD's columns as an entry, without its language."""
     return {key: row[key] for key in ("id", "context", "question", "answers")}
 
 
 def squad_rows(
     name: str, languages: Mapping[str, str], repository: str, split: str, *, config: str = "", **more: str
 ) -> Reader:
-    """A reader of a data set that has SQuAD's columns, and a configuration for each language.
+    """Make a reader for a data set with SQuAD's columns and one configuration per language.
 
-    `{code}` in `config`, and in `more`, is the language's code.
+    `{code}` in `config` and `more` is replaced by the language's code.
     """
 
     def read(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:

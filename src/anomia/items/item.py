@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question as a data set gives it. `answers[0]` is gold; the others are accepted too.
+    """One question of a data set. `answers[0]` is gold; the others are accepted too.
 
-    distractors: wrong options that the data set brings along (1 to 25), which take the place of drawn ones.
-    passage_distractors: wrong options from the same passage that it brings along. Either may be empty.
+    distractors: wrong options that the data set brings (up to 25); they replace drawn ones.
+    passage_distractors: wrong options from the same passage that it brings. Either may be empty.
     """
 
     id: str
@@ -25,24 +25,24 @@ class Question:
 
     @property
     def gold(self) -> str:
-        """The answer that options, ranks and log-probabilities use."""
+        """The answer used for options, ranks and log probabilities."""
         return self.answers[0]
 
     @property
     def passage_id(self) -> str:
-        """Names the passage: questions that share it are not independent. Empty contexts never share."""
+        """A hash of the passage. Questions that share it are not independent; questions without context share none."""
         text = self.context or self.id
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question with everything that is drawn for it: what a model is asked about.
+    """A question with everything drawn for it.
 
-    options: by kind (`standard`, `hard`, `passage`), texts in the order shown, gold among them: four, but as
-        many as the question brings along; a kind that could not be filled is absent.
-    unrelated: four candidates that have nothing to do with the question.
-    foil: a wrong option that is put through the rank and reach measures in gold's place.
+    options: texts by kind (`standard`, `hard`, `passage`) in the order shown, including gold. There are four, or
+        as many as the question brings; a kind that could not be filled is absent.
+    unrelated: four candidates unrelated to the question.
+    foil: a wrong option that the rank and reach measures use in gold's place, as a control.
     """
 
     question: Question
@@ -53,10 +53,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ItemSet:
-    """The items of one language of one data set, in the fixed order, and what was left out.
+    """The items of one language of a data set, in their fixed order, and counts of what was left out.
 
-    exemplar: the question that one-shot prompts show, outside the items; None where there is none.
-    excluded: how many questions or options were left out, by reason. `repeated` ones are told and stay.
+    exemplar: the question that one-shot prompts show, not among the items; None if there is none.
+    excluded: number of questions or options left out, by reason. `repeated` questions are counted but stay in.
     """
 
     dataset: str

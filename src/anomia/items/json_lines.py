@@ -13,7 +13,7 @@ _CONTEXTS = ("context", "passage")
 
 
 def read_json_questions(content: bytes, name: str, language: str) -> Iterator[Question]:
-    """A question a line. As in NQ-open, `answer` may stand for answers, and id and language may be absent."""
+    """Read one question per line. As in NQ-open, `answer` works for `answers`, and id and language are optional."""
     count = asked = 0
     for place, count, raw in json_rows(content, name):
         entry, fields = raw, None

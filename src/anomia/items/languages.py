@@ -1,4 +1,4 @@
-"""Language names: data sets say `sw`, `swahili` or `xquad.sw.json` and mean the same."""
+"""Language names and codes: data sets write `sw`, `swahili` or `xquad.sw.json` for the same language."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = {
 
 
 def language_name(label: str) -> str:
-    """The English name of a language, in lower case; an unknown label is returned as it is.
+    """The English name of a language in lower case; an unknown label is only lowercased.
 
     >>> language_name("sw"), language_name("Swahili"), language_name("klingon")
     ('swahili', 'swahili', 'klingon')

@@ -1,7 +1,7 @@
-"""The forms in which a question is put. The open form is the paper's (Appendix B), word for word.
+"""The prompt forms. The open form is the paper's (Appendix B), word for word.
 
-A study may bring templates of its own. They are texts with named fields, filled in by plain replacement:
-nothing in them or in the data is evaluated.
+A study may bring its own templates: texts with named fields, filled in by plain replacement. Nothing in them or in
+the data is evaluated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anomia.items.item import Question
 
 ANSWER = "Answer in a few words:"
 
-# Which fields each template knows, and of these, which it can't do without.
+# The fields that each template may use. `_NEEDED` has the ones it must use.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "open": ("context", "question"),
     "cued": ("context", "question", "options"),
@@ -28,15 +28,15 @@ _NEEDED = {
     "no_question": ("context",),
     "zero_shot": ("question",),
 }
-# `{{name}}` is the text `{name}` itself; other braces mean nothing.
+# `{{name}}` is the literal text `{name}`; other braces have no meaning.
 _FIELD = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Templates of a study, by form; None is the form's own wording.
+    """A study's templates by form; None uses the form's default wording.
 
-    zero_shot: one question as one-shot prompts put it, once solved and once to be answered.
+    zero_shot: one question; one-shot prompts use it twice, once solved and once to be answered.
     """
 
     open: str | None = None
@@ -49,10 +49,10 @@ PLAIN = Templates()
 
 
 def read_templates(templates: Mapping[str, str]) -> Templates:
-    """Templates by the names of their forms.
+    """Check a study's templates, keyed by form.
 
     Raises:
-        StudyError: a form or a field is unknown, or a field that the form needs is missing.
+        StudyError: a form or a field is unknown, or a required field is missing.
     """
     for name, text in templates.items():
         if name not in FIELDS:
@@ -69,7 +69,7 @@ def read_templates(templates: Mapping[str, str]) -> Templates:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Puts values in place of their fields, once: a field that stands in a value is not filled again.
+    """Replace fields by their values in a single pass: a field inside a value is not filled in.
 
     >>> fill("Q: {question} ({{question}})", {"question": "Who is {question}?"})
     'Q: Who is {question}? ({question})'
@@ -85,12 +85,12 @@ def write_prompt(
     *,
     templates: Templates = PLAIN,
 ) -> str:
-    """A prompt by its name in `PROMPTS`."""
+    """Write a prompt, by its name in `PROMPTS`."""
     return PROMPTS[name](context, question, candidates, templates)
 
 
 def open_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
-    """No candidates: the model must produce the answer. Without a passage, the question alone.
+    """The prompt without candidates: the model must produce the answer. Without a passage, it is the question alone.
 
     >>> open_prompt("Rome was founded in 753 BC.", "When was Rome founded?")
     'Context: Rome was founded in 753 BC.\\n\\nQuestion: When was Rome founded?\\n\\nAnswer in a few words:'
@@ -103,7 +103,7 @@ def open_prompt(context: str, question: str, *, templates: Templates = PLAIN) ->
 def cued_prompt(
     context: str, question: str, candidates: Sequence[str], *, templates: Templates = PLAIN
 ) -> str:
-    """The open prompt with a list of candidates between the question and the request."""
+    """The open prompt with a list of candidates between the question and the instruction."""
     options = option_list(candidates)
     if templates.cued is not None:
         return fill(templates.cued, {"context": context, "question": question, "options": options})
@@ -111,7 +111,7 @@ def cued_prompt(
 
 
 def option_list(candidates: Sequence[str]) -> str:
-    """Candidates as prompts list them: what `{options}` stands for.
+    """Candidates as prompts list them, the value of `{options}`.
 
     >>> option_list(["Rome", "Troy"])
     '- Rome\\n- Troy'
@@ -120,13 +120,13 @@ def option_list(candidates: Sequence[str]) -> str:
 
 
 def no_question_prompt(context: str, *, templates: Templates = PLAIN) -> str:
-    """The open prompt without its question: what can be chosen from the passage alone."""
+    """The open prompt without its question, to measure what can be chosen from the passage alone."""
     if templates.no_question is not None:
         return fill(templates.no_question, {"context": context})
     return _blocks(_context(context), ANSWER)
 
 
-# The forms that ask one question without an example.
+# The prompt forms without an exemplar.
 PROMPTS: Mapping[str, Callable[[str, str, Sequence[str], Templates], str]] = {
     "open": lambda context, question, _, templates: open_prompt(context, question, templates=templates),
     "cued": lambda context, question, candidates, templates: cued_prompt(
@@ -152,13 +152,13 @@ def one_shot_prompt(
 def one_shot_prefix(
     exemplar: Question, *, exemplar_characters: int = 300, templates: Templates = PLAIN
 ) -> str:
-    """The solved example and the blank line behind it."""
+    """The solved example and the blank line after it."""
     shown = zero_shot_prompt(exemplar.context[:exemplar_characters], exemplar.question, templates=templates)
     return f"{shown} {exemplar.gold}\n\n"
 
 
 def zero_shot_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
-    """The one-shot form without the example: single newlines between its parts."""
+    """The one-shot form without the example; its parts are separated by single newlines."""
     if templates.zero_shot is not None:
         return fill(templates.zero_shot, {"context": context, "question": question})
     return "\n".join(part for part in (_context(context), f"Question: {question}", ANSWER) if part)

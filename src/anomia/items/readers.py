@@ -1,7 +1,7 @@
-"""From `tydiqa`, `squad:FOLDER` and the like to questions, by language. `anomia.items.sets` has the data sets.
+"""Read questions by language from `tydiqa`, `squad:FOLDER` and so on. `anomia.items.sets` has the data sets.
 
-A reader refuses what can't be used (no answer, no id, no passage, an id given twice) with one
-message that names the place; it never repairs in silence.
+A reader refuses what it can't use (no answer, no id, no passage, a repeated id) with one message that names the
+place. It never repairs data silently.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from anomia.items.sets import SETS
 
 
 def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[str, list[Question]]:
-    """Reads a data set.
+    """Read a data set.
 
     Args:
-        data: a name of `SETS`, such as `tydiqa` or `demo`; a file or folder as `squad:PATH`, `mc:PATH` (and
-            `,answer=READING` where answers can be read in two ways) or `jsonl:PATH`.
-        languages: names or codes; None takes all that the data set has.
+        data: a name in `SETS`, such as `tydiqa` or `demo`; or a file or folder as `squad:PATH`, `mc:PATH` (with
+            `,answer=READING` if answers are ambiguous) or `jsonl:PATH`.
+        languages: names or codes; None reads all languages of the data set.
 
     Returns:
-        Questions by language name, in the data set's own order.
+        Questions by language name, in the data set's order.
 
     Raises:
         DataError: the data set, a language or an item can't be used.
@@ -50,11 +50,11 @@ def read_questions(data: str, languages: Sequence[str] | None = None) -> dict[st
 
 
 def check_data(data: str) -> str:
-    """Returns the name of a data set if it is one, without reading it.
+    """Check the name of a data set and whether it has a path, without reading it; return it unchanged.
 
     Raises:
-        DataError: it is unknown, or lacks its path. The message does not say that it is about `data`: beside
-            other faults of a study, the key stands before it.
+        DataError: the name is unknown, or a path is missing or not allowed. The message doesn't mention `data`,
+            because the list of a study's faults puts the key in front of it.
     """
     name, colon, argument = data.partition(":")
     if name not in SETS:

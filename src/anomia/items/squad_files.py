@@ -1,4 +1,4 @@
-"""SQuAD's format: JSON files of articles, paragraphs and questions, one for each language."""
+"""SQuAD's format: JSON files of articles, paragraphs and questions, one file per language."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from anomia.text_files import parse_json, read_text
 
 
 def read_squad_files(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
-    """Questions by language, from a file or a folder with one file for each.
+    """Read questions by language, from one file or a folder with one file per language.
 
     Raises:
-        DataError: there is no such file, or it can't be used.
+        DataError: a file doesn't exist or can't be used.
     """
     path = as_path(argument)
     if path.is_dir():
@@ -47,7 +47,10 @@ def read_squad_files(argument: str, wanted: Sequence[str] | None) -> dict[str, l
 
 
 def _squad_language(file: Path) -> str:
-    """`swahili.json`, `xquad.sw.json` and `xquad.sw.v1.json` are all Swahili; else the name is the language."""
+    """The language in a file name: `swahili.json`, `xquad.sw.json` and `xquad.sw.v1.json` are all Swahili.
+
+    A name without a known language is itself the language.
+    """
     parts = re.split(r"[._-]", file.stem.lower())
     codes = [part for part in reversed(parts) if language_code(part)]
     return language_name(codes[0] if codes else file.stem)

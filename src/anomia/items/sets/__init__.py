@@ -1,4 +1,4 @@
-"""The data sets: each file of this folder has one, as `SET`. A new one is a new file, and nothing else."""
+"""The data sets. Each file of this folder defines one as `SET`; to add a data set, add a file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ SETS: dict[str, DataSet] = {each.name: each for each in sorted(_FOUND, key=lambd
 
 
 def set_of(data: str) -> DataSet | None:
-    """The data set that a study's `data` names, such as `squad` of `squad:PATH`; None where there is none."""
+    """The data set of a study's `data` value, such as `squad` for `squad:PATH`; None if the name is unknown."""
     return SETS.get(data.partition(":")[0])
 
 
 def only_languages(data: str) -> tuple[str, ...] | None:
-    """All languages that a data set can be asked in, without reading it; None where only its files say."""
+    """All languages of a data set, without reading it; None if only its files tell."""
     found = set_of(data)
     return None if found is None or ":" in data else found.only_languages
 
 
 def named() -> str:
-    """The data sets in a sentence: those of the hub, and the formats of files."""
+    """The data sets on the hub and the file formats, as text for a message."""
     hub = [name for name, each in SETS.items() if each.repository]
     files = [f"{name}:PATH" for name, each in SETS.items() if each.path != "no"]
     return f"{', '.join(hub)} (from the hub), {', '.join(files)}"
 
 
 def local_folders() -> str:
-    """The folders of local copies that a study's data folder may have, in a sentence."""
+    """The folders of local copies that a study's data folder may have, as text for a message."""
     folders = [each.folders[0] for each in SETS.values() if each.folders]
     return " and ".join([", ".join(folders[:-1]), folders[-1]] if len(folders) > 1 else folders)

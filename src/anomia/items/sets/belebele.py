@@ -1,6 +1,6 @@
 """Belebele: its four answers are the options, and its ids are the same in every language.
 
-It names its languages by FLORES-200 codes; others than these are asked for by their code.
+It names languages by FLORES-200 codes. Languages missing from `CODES` are requested by their code.
 """
 
 from __future__ import annotations

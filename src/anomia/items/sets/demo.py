@@ -1,4 +1,4 @@
-"""The shipped questions: written for this project, in the languages of TyDi QA."""
+"""The shipped questions, written for this project in the languages of TyDi QA."""
 
 from __future__ import annotations
 

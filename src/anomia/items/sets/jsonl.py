@@ -1,4 +1,4 @@
-"""A file of questions and answers, a JSON object per line."""
+"""A file of questions and answers, one JSON object per line."""
 
 from __future__ import annotations
 

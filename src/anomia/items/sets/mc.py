@@ -1,4 +1,4 @@
-"""Files of questions that bring their options, as MMLU, ARC and their like are stored."""
+"""Files of multiple-choice questions with their options, in the layouts of MMLU, ARC and others."""
 
 from __future__ import annotations
 

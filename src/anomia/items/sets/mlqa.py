@@ -1,7 +1,7 @@
-"""MLQA: questions on passages that exist in several Wikipedias, passage and question in the same language.
+"""MLQA: questions about passages that exist in several Wikipedias; passage and question are in the same language.
 
-The repository's main branch is a loading script, which `datasets` no longer runs: the rows come from the hub's own
-Parquet conversion of it.
+The repository's main branch is a loading script, which `datasets` no longer runs, so the rows come from the hub's
+Parquet conversion.
 """
 
 from anomia.items.data_set import DataSet, by_code

@@ -1,4 +1,4 @@
-"""TyDi QA, gold passage task: questions that people asked in their own language."""
+"""TyDi QA, gold passage task: questions that people asked in their native language."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPOSITORY, _SPLIT = "google-research-datasets/tydiqa", "validation"
 def _read(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Question]]:
     rows = hub_rows(_REPOSITORY, "secondary_task", _SPLIT)
     return by_language(
-        # An id begins with its language: the hub has all in one table.
+        # The hub has all languages in one table; an id starts with its language.
         read_entry(
             {**squad_entry(row), "language": row["id"].partition("-")[0]},
             f"tydiqa[{n}]",
