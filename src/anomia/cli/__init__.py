@@ -1,4 +1,4 @@
-"""The command line: thin, every decision is made elsewhere. A module a command."""
+"""The command line, one module per command. It is thin: decisions are made elsewhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: deliberate errors become one message and exit code 2."""
+    """The entry point. An `AnomiaError` becomes a message and exit code 2."""
     warnings.filterwarnings("ignore", module=r"(?!anomia)")
     for talkative in ("transformers", "torch.utils._pytree", "torchao", "huggingface_hub.utils._http"):
         logging.getLogger(talkative).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The application and what all commands share: consoles, progress, how lists are written."""
+"""The Typer application, and what all commands share: consoles, progress, common options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anomia.running.progress import Progress
 
 
-# As a new user meets them; a command that is not here comes last.
+# The order in which a new user needs the commands; any others come last.
 ORDER = (
     "demo",
     "diff",
@@ -41,10 +41,10 @@ ORDER = (
 
 
 class Commands(TyperGroup):
-    """The commands in the order in which they are met, whatever order their modules are imported in."""
+    """Lists the commands in `ORDER`, independent of the import order of their modules."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands, for `--help`."""
+        """The command names, sorted for `--help`."""
         found = super().list_commands(ctx)
         return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
@@ -57,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Tables need more columns than the 80 that are assumed where there is no terminal.
+# Without a terminal, rich assumes 80 columns, which is too narrow for the tables.
 out_console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=110)
 err_console = Console(stderr=True)
 
@@ -96,7 +96,7 @@ AsPackaged = Annotated[
 
 
 def excluded(text: str | None) -> tuple[str, ...] | None:
-    """Kinds of items to leave out; None where nothing was asked for.
+    """The kinds of items to leave out; None if the option isn't given.
 
     Raises:
         StudyError: a kind is unknown.
@@ -108,7 +108,7 @@ def excluded(text: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """Bars in a terminal, lines elsewhere; Ctrl-C ends with a word on how to go on and exit code 130."""
+    """Show bars in a terminal, lines elsewhere. Ctrl-C prints how to resume and exits with code 130."""
     from anomia.running.progress import PlainProgress, RichProgress
 
     try:

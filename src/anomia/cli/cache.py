@@ -1,4 +1,4 @@
-"""`anomia cache`: what is kept on disk between runs."""
+"""`anomia cache`: the converted and downloaded files kept between runs."""
 
 from __future__ import annotations
 

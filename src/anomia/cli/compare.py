@@ -1,4 +1,4 @@
-"""`anomia compare`: two checkpoints in, the full diagnosis out."""
+"""`anomia compare`: the full diagnosis of a model and its compressed versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anomia compress`: one model into a new folder, with any chain of steps."""
+"""`anomia compress`: compress a model into a new folder with any chain of steps."""
 
 from __future__ import annotations
 

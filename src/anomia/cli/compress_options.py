@@ -1,4 +1,4 @@
-"""What `anomia compress` and `anomia prune` share. Their flags are said in `anomia.compress.options`."""
+"""What `anomia compress` and `anomia prune` share. `anomia.compress.options` defines their flags."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ with_folder_options = with_options(flagged(FolderOptions))
 
 
 def folder_options(given: Settings) -> FolderOptions:
-    """The options that flags give; a flag that isn't given leaves the default."""
+    """Make the options from the given flags; a flag that isn't given keeps its default."""
     of_text = {field.name for field in fields(TextOptions)}
     text = TextOptions(**{name: value for name, value in given.items() if name in of_text})
     return FolderOptions(text=text, **{name: value for name, value in given.items() if name not in of_text})
 
 
 def print_perplexity(report: FolderReport, compressed: str) -> None:
-    """The perplexities before and after, where they were asked for. compressed: what the second is called."""
+    """Print the perplexities before and after, if they were measured. compressed: the label of the second."""
     if report.dense and report.compressed:
         out_console.print(
             f"perplexity: {report.dense.value:.2f} dense, {report.compressed.value:.2f} {compressed}",

@@ -1,4 +1,4 @@
-"""`anomia diff`: what differs between two models besides the values of their weights."""
+"""`anomia diff`: differences between two models, apart from the values of their weights."""
 
 from __future__ import annotations
 

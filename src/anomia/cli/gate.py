@@ -1,4 +1,4 @@
-"""`anomia gate`: whether compressed models may pass, as an exit code."""
+"""`anomia gate`: decide whether compressed models pass, as an exit code."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def gate(
     cells = [cell for run in runs for cell in runs_of(place(run))]
     short = [cell.name for cell in cells]
     read = [
-        # Two folders of one name are told apart by the way to them.
+        # Folders with the same name are shown with their path.
         (cell.name if short.count(cell.name) == 1 else str(cell), read_results(cell, exclude=kinds))
         for cell in cells
     ]

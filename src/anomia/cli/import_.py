@@ -1,4 +1,4 @@
-"""`anomia import`: the sample logs of another harness as a run."""
+"""`anomia import`: turn the sample logs of another harness into a run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def import_(
 
 
 def _filters(filters: Mapping[str, tuple[str, Sequence[str]]]) -> str:
-    """Each filter with what the logs had, and its tasks."""
+    """Each filter used, the filters available in its logs, and its tasks, as text."""
     from anomia.models.difference import listed
 
     tasks: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def _filters(filters: Mapping[str, tuple[str, Sequence[str]]]) -> str:
 
 
 def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
-    """What a reader has to know of how the harness ran a model."""
+    """Lines on the relevant differences between how the harness ran an arm and base."""
     from anomia.models.difference import listed
 
     grave = [row for row in rows if row.kind == "confounding"]

@@ -1,4 +1,4 @@
-"""`anomia items` and `anomia export`: single items, to read or as a table."""
+"""`anomia items` and `anomia export`: single items, to read or as a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def items(
 
     cells = runs_of(run)
     if len(cells) > 1:
-        # One cell after the other would bury the first; and its items are other items.
+        # Cells have different items, and a long list of the last cell would hide the first.
         choice = ", ".join(map(str, cells))
         raise RunError(f"items: {run} holds {len(cells)} runs; name one: {choice}")
     run = cells[0]

@@ -1,4 +1,4 @@
-"""The options that commands make of fields with a flag. What there is, and how it is read, is said at the field."""
+"""Turn fields that declare a flag into command-line options. Each field defines its help and how it is read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from anomia.flags import Flagged, Section, names
 from anomia.study import FLAGS, Study
 
 Settings = dict[str, Any]
-"""Fields that were given, by name."""
+"""The values of the given flags, by field name."""
 Command = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """In the signature of a command: here the flags of these sections come, and the parameter gets what they say.
+    """Marks a command's parameter: the flags of these sections replace it, and it receives their values.
 
-    Flags of the command in sections that it doesn't name come with the last ones.
+    Flags of the command in sections that no parameter names are added to the last such parameter.
     """
 
     sections: tuple[Section, ...]
@@ -33,7 +33,7 @@ class Options:
 
 
 def with_options(flagged: Mapping[str, Flagged]) -> Callable[[Command], Command]:
-    """Makes a command whose parameters of `Annotated[Settings, Options(…)]` are the flags of its name.
+    """Decorate a command: replace its `Annotated[Settings, Options(…)]` parameters by the command's flags.
 
     >>> def run(*, asked: Annotated[Settings, Options("chat")]) -> None:
     ...     print(asked)
@@ -58,7 +58,7 @@ def _with_options(function: Command, flagged: Mapping[str, Flagged]) -> Command:
         place: [name for section in each for name in mine if mine[name] == section]
         for place, each in sections.items()
     }
-    # Flags of sections that the command does not place are still its own.
+    # Keep the command's flags whose section no parameter names.
     places[list(places)[-1]] += [name for name in mine if mine[name] not in named]
     parameters: list[inspect.Parameter] = []
     for name, parameter in own.items():
@@ -84,7 +84,7 @@ _STUDY = {
     for name, flag in FLAGS.items()
 }
 with_study_options = with_options(_STUDY)
-"""For the commands that run a study: a flag that is not given leaves the study file's value."""
+"""For commands that run a study. A flag that isn't given keeps the study file's value."""
 
 
 def _parameter(name: str, field: Flagged, command: str) -> inspect.Parameter:
@@ -103,7 +103,7 @@ def _parameter(name: str, field: Flagged, command: str) -> inspect.Parameter:
 
 
 def _type(field: Flagged) -> type:
-    """What an option of this field is read as; what takes the values says which texts it takes."""
+    """The type that Typer parses the option as; the field's own validation does the rest."""
     if _is_list(field):
         return str
     found = list(_parts(field.type))
@@ -115,14 +115,14 @@ def _is_list(field: Flagged) -> bool:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """An annotation and all that it is made of."""
+    """An annotation and all its type arguments, recursively."""
     yield annotation
     for part in get_args(annotation):
         yield from _parts(part)
 
 
 def _read(field: Flagged, given: Any) -> Any:
-    """The value of a field; None where the flag was not given."""
+    """The value of a field; None if the flag isn't given."""
     flag = field.flag
     if given is None or given == []:
         return None
@@ -132,5 +132,5 @@ def _read(field: Flagged, given: Any) -> Any:
         return str(given)
     if _is_list(field):
         return given if flag.several else names(given)
-    # Given once, it means one study and not a matrix of one.
+    # A flag given once means a single study, not a matrix with one value.
     return given[0] if flag.several and len(given) == 1 else given

@@ -1,4 +1,4 @@
-"""`anomia plan`: what a study will cost, and how large it must be."""
+"""`anomia plan`: the cost of a study, and the number of items it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anomia prune`: one model into a new folder."""
+"""`anomia prune`: prune a model into a new folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anomia push`: a run as a data set, on the hub or in a folder."""
+"""`anomia push`: publish a run as a data set, on the hub or in a folder."""
 
 from __future__ import annotations
 

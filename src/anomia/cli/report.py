@@ -1,4 +1,4 @@
-"""`anomia report`: one page that opens from disk, with figures and tables beside it."""
+"""`anomia report`: one page that opens from disk, with figures and tables next to it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def report(
 
 
 def make_report(runs: Sequence[Path], folder: Path, results: Sequence[Results] | None = None) -> Path:
-    """Writes the report of some runs, says where its page is, and returns that."""
+    """Write the report of some runs; print and return the path of its page."""
     from anomia.report.page.build import write_report
 
     with err_console.status("drawing the report"):

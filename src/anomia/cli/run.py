@@ -1,4 +1,4 @@
-"""`anomia run` and `anomia demo`: a study from flags or a file, executed and shown."""
+"""`anomia run` and `anomia demo`: execute a study from flags or a file, and show the results."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ DEMO_LANGUAGES = ("english", "russian", "swahili", "indonesian")
 
 
 class _RunCommand(TyperCommand):
-    """Lets `--ray` stand without an address, which options of this library can't."""
+    """Allows `--ray` without an address; Typer has no options with an optional value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments, with the address of this machine where there is none."""
+        """Parse the arguments, with `--ray=local` in place of a bare `--ray`."""
         following = [*args, ""][1:]
         written = [
             "--ray=local" if arg == "--ray" and not re.fullmatch(r"auto|local|\S+:\S*\d+", after) else arg
@@ -153,7 +153,7 @@ def execute(
     ray: str | None = None,
     ray_worker: str | None = None,
 ) -> None:
-    """Executes the cells of a study and shows what came out."""
+    """Execute the cells of a study and show the results."""
     from anomia.matrix import describe
     from anomia.measure.results import read_results, results_json
     from anomia.report.render.terminal import view
@@ -173,7 +173,7 @@ def execute(
 
             size = None if ray_worker is None else read_size(ray_worker)
             measure = held.enter_context(on_ray(None if ray == "local" else ray, size, told))
-        # Ray sets a handler of its own when it starts.
+        # Set after Ray starts, because Ray installs its own signal handler.
         held.enter_context(_stopped_like_ctrl_c())
         outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
     found = []
@@ -192,7 +192,7 @@ def execute(
         out_console.print(side_by_side(found))
     for _, results in found:
         show_notes(results)
-    # Its figures are files of a disk; `anomia report --out` makes it for runs that lie elsewhere.
+    # The report's figures need a local disk; for remote runs there is `anomia report --out`.
     if is_local(out) and any(results.arms for _, results in found):
         make_report(
             [folder for folder, _ in found], RunFolder(out).report_folder, [results for _, results in found]
@@ -222,7 +222,7 @@ def execute(
 
 @contextmanager
 def _stopped_like_ctrl_c() -> Iterator[None]:
-    """A closed terminal or a machine that shuts down ends a run as cleanly as Ctrl-C does."""
+    """Treat SIGTERM and SIGHUP (shutdown, closed terminal) like Ctrl-C, so that a run ends cleanly."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

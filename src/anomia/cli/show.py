@@ -45,7 +45,7 @@ def show(
 
 
 def show_run(results: Any) -> None:
-    """Prints every table of a run."""
+    """Print every table of a run."""
     from anomia.report.reference import candidates
     from anomia.report.terminal import closing_view, run_view
 
@@ -58,7 +58,7 @@ def show_run(results: Any) -> None:
 
 
 def show_notes(results: Any) -> None:
-    """Prints what should be known of the arms that were measured."""
+    """Print the notes on the measured arms, and the number of broken items."""
     for arm, notes in results.notes.items():
         for note in notes:
             out_console.print(f"{arm}: {note}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""`anomia view`: the report of a run too large to embed, served on this machine."""
+"""`anomia view`: serve the report of a run that is too large to embed in one page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models behind an OpenAI-compatible completions server (vLLM, SGLang, llama.cpp, Ollama) as arms."""
+"""Arms served by an OpenAI-compatible completions server (vLLM, SGLang, llama.cpp, Ollama)."""

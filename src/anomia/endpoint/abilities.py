@@ -1,8 +1,8 @@
-"""What a completions server can tell: found out by a few small requests before the first item.
+"""Find out what a completions server supports, with a few small requests before the first item.
 
-Nothing is believed that can be tried: parameters that a server refuses are left out one by one, a chat template
-that it puts around prompts is seen by counting tokens, and its log-probabilities of a prompt must agree with those
-of the same token when it was generated.
+Everything is tested rather than assumed. Parameters that the server refuses are left out one by one, a chat template
+around prompts shows in the token count, and the log probability of a prompt token must agree with the one reported
+when the server generated that token.
 """
 
 from __future__ import annotations
@@ -13,27 +13,32 @@ from anomia.endpoint.client import ATTEMPTS, Client, RequestRefusedError
 from anomia.endpoint.dialects import OLLAMA, OLLAMA_FINGERPRINT
 from anomia.errors import ModelError
 
-# Servers have defaults of their own for these, which would change what is generated. Each is named in two ways.
+# Values that switch off servers' sampling defaults, which would change the output. The repetition penalty has two
+# names.
 PLAIN: dict[str, Any] = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repetition_penalty": 1.0}
 _CHANGES = {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition penalty"}
 _TEXTS = ("The capital of France is Paris", "One, two, three, four, five", "Once upon a time, there was a")
 _GREEDY: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
-# Between the log-probability of a token as generated and as part of a prompt; bfloat16 differs by hundredths.
+# Tolerance in nats between a token's log probability as generated and as part of a prompt; bfloat16 differs by
+# hundredths.
 _AGREE = 0.25
-# Of a prompt of one letter: the letter and a BOS, and room for a space. The shortest chat template has 4.
+# Most tokens of a one-letter prompt without a template: the letter, a BOS and perhaps a space. The shortest chat
+# template has 4.
 _PLAIN_TOKENS = 3
 _FINGERPRINT_TOKENS = 8
 
 
 class UntoldError(ModelError):
-    """An answer lacks what was asked for, or tells it wrongly."""
+    """The server's answer lacks the requested values, or has wrong ones."""
 
 
 class Abilities(NamedTuple):
-    """plain: parameters that switch a server's own sampling defaults off; defaults: those that can't be.
+    """What a server supports.
 
-    echo: it gives the log-probability of every prompt token. ranks: and their rank among all tokens.
-    why_not: its own words where it can't. greedy: how it goes on with fixed prompts, by which it is known again.
+    plain: parameters that switch off its sampling defaults. defaults: names of the ones that can't be switched off.
+    echo: whether it gives the log probability of every prompt token. ranks: whether it also gives their ranks.
+    why_not: the reason, if it gives no log probabilities. greedy: its continuations of fixed prompts, as a
+    fingerprint of the model.
     """
 
     plain: dict[str, Any]
@@ -45,9 +50,10 @@ class Abilities(NamedTuple):
 
 
 class EchoedTokens(NamedTuple):
-    """Tokens of a prompt as the server tells them; the first has no probability.
+    """The tokens of a prompt as the server reports them, one entry per token; the first has no probability.
 
-    ranks: 1 for the likeliest. margins: log-probability of the likeliest − the token's. None where not told.
+    log_probs: in nats. ranks: 1 is the most likely token. margins: log probability of the most likely token minus
+    that of this token, in nats. None if not reported.
     """
 
     tokens: tuple[str, ...]
@@ -57,10 +63,10 @@ class EchoedTokens(NamedTuple):
 
 
 def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
-    """Tries what a server can do, and learns how it wants to be asked.
+    """Test what a server supports, and set the client's dialect.
 
     Raises:
-        ModelError: it doesn't answer, or puts prompts into a chat template.
+        ModelError: the server doesn't answer, or puts prompts into a chat template.
     """
     speak(client, attempts=attempts)
     plain = _find_plain(client)
@@ -85,10 +91,10 @@ def find_abilities(client: Client, *, attempts: int = ATTEMPTS) -> Abilities:
 
 
 def speak(client: Client, *, attempts: int = ATTEMPTS) -> None:
-    """Learns by one request how a server is asked.
+    """Set the client's dialect, using one request.
 
     Raises:
-        ModelError: it doesn't answer.
+        ModelError: the server doesn't answer.
     """
     if client.complete(_TEXTS[0], attempts=attempts, **_GREEDY).get("made_by") == OLLAMA_FINGERPRINT:
         client.dialect = OLLAMA
@@ -97,14 +103,14 @@ def speak(client: Client, *, attempts: int = ATTEMPTS) -> None:
 def score(
     client: Client, text: str, abilities: Abilities, *, unclear_attempts: int = ATTEMPTS
 ) -> EchoedTokens:
-    """Log-probabilities of the tokens of a text.
+    """Get the log probabilities of a text's tokens.
 
-    `ranks` uses vLLM's `prompt_logprobs`, which tells the rank of each token; else `echo` with `logprobs`, which
-    all of the servers share that can do it at all.
+    If `abilities.ranks` is set, uses vLLM's `prompt_logprobs`, which has the rank of each token; otherwise `echo` with
+    `logprobs`, which every server that can score prompts supports.
 
     Raises:
-        RequestRefusedError, UntoldError: the server doesn't tell them.
-        ModelError: it can't be reached.
+        RequestRefusedError, UntoldError: the server doesn't report them.
+        ModelError: the server can't be reached.
     """
     asked = {**_GREEDY, "unclear_attempts": unclear_attempts, **abilities.plain}
     if abilities.ranks:
@@ -113,7 +119,7 @@ def score(
 
 
 def _find_plain(client: Client) -> dict[str, Any]:
-    """The parameters that the server takes: all together, with the other spelling of "no top_k", or one by one."""
+    """The parameters of `PLAIN` that the server accepts: all together, with top_k -1 instead of 0, or one by one."""
 
     def taken(values: dict[str, Any]) -> bool:
         try:
@@ -130,7 +136,7 @@ def _find_plain(client: Client) -> dict[str, Any]:
 
 
 def _defaults(plain: dict[str, Any]) -> tuple[str, ...]:
-    """What the server decides by itself, in words."""
+    """Names of the sampling defaults that can't be switched off."""
     known = plain.keys() | ({"repeat_penalty"} if "repetition_penalty" in plain else set())
     return tuple(words for name, words in _CHANGES.items() if name not in known)
 
@@ -145,7 +151,7 @@ def _refuse_template(client: Client, plain: dict[str, Any]) -> None:
 
 
 def _check_scores(client: Client, abilities: Abilities) -> None:
-    """Sees that the server tells log-probabilities of prompts, and those of the right tokens.
+    """Check that the server reports log probabilities of prompt tokens, and for the right tokens.
 
     Raises:
         RequestRefusedError, UntoldError: it doesn't.
@@ -158,7 +164,7 @@ def _check_scores(client: Client, abilities: Abilities) -> None:
         after = score(client, text + answer["text"], abilities)
         whole = len(after.tokens) == len(before.tokens) + 1 and after.tokens[:-1] == before.tokens
         if not whole or not isinstance(chosen, list) or not chosen or not isinstance(chosen[0], float | int):
-            # The next token is no text of its own here, or its probability isn't told: another text may show it.
+            # The generated token merges with the text, or its probability isn't reported; another text may work.
             continue
         log_prob = after.log_probs[-1]
         if log_prob is None or abs(log_prob - chosen[0]) > _AGREE:
@@ -174,7 +180,7 @@ def _from_echo(answer: dict[str, Any]) -> EchoedTokens:
     tokens, log_probs = told.get("tokens"), told.get("token_logprobs")
     generated = usage.get("completion_tokens")
     if isinstance(tokens, list) and isinstance(log_probs, list) and len(tokens) == len(log_probs):
-        # What was generated stands behind the prompt. Counted from the end: some servers leave the BOS out.
+        # Generated tokens follow the prompt. Count from the end, because some servers leave out the BOS.
         prompt = len(tokens) - (generated if isinstance(generated, int) else 1)
         if prompt > 1 and all(isinstance(value, float | int) for value in log_probs[1:prompt]):
             return EchoedTokens(
@@ -187,7 +193,7 @@ def _from_echo(answer: dict[str, Any]) -> EchoedTokens:
 
 
 def _from_prompt_logprobs(told: Any) -> EchoedTokens:
-    """With one alternative each place holds the prompt's own token and, where that is another, the likeliest."""
+    """Read vLLM's `prompt_logprobs=1`: each position has the prompt's token and, if different, the most likely one."""
     tokens: list[str] = [""]
     log_probs: list[float | None] = [None]
     ranks: list[int | None] = [None]

@@ -1,4 +1,4 @@
-"""Asks a served model what an engine asks a loaded one: the same prompts, as texts."""
+"""Ask a served model the same prompts that an engine asks a loaded one, as texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomia.probes import CHOICES, NO_QUESTION
 
 
 class ServedModel(NamedTuple):
-    """A model behind a server, and what the server can tell."""
+    """A model on a server, and what the server supports."""
 
     client: Client
     abilities: Abilities
@@ -29,20 +29,20 @@ class ServedModel(NamedTuple):
 def answer_items(
     served: ServedModel, encoded: Sequence[EncodedItem], tokenizer: Any, decoding: Decoding, *, chat: bool
 ) -> Iterator[tuple[Reply, Said]]:
-    """What a served model answers to items, in their order, as many at a time as the client allows.
+    """Ask a served model about items; yield its answers in order, with as many requests at a time as the client allows.
 
-    A request that the server refuses, as a prompt longer than it takes, leaves that probe of the item unanswered.
+    If the server refuses a request, such as a prompt that is too long, that probe of the item stays unanswered.
 
     Args:
         served: the model.
-        encoded: the items, encoded with base's tokenizer: their texts are sent.
-        tokenizer: of base, for its start token and for counting tokens.
-        decoding: how much is generated and drawn.
+        encoded: the items, encoded with base's tokenizer; their texts are sent.
+        tokenizer: base's, for its start token and for counting tokens.
+        decoding: limits on generation and sampling.
         chat: whether the prompts went through base's chat template.
 
     Raises:
-        ModelError: the server can't be reached any more, or refuses every request, or puts a start token before chat
-            prompts that base's template begins without one.
+        ModelError: the server can't be reached any more, refuses every request, or adds a start token to chat prompts
+            although base's template starts without one.
     """
     refused: list[str] = []
     answered = False
@@ -97,7 +97,7 @@ def _answer_item(
 
 @contextmanager
 def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
-    """Keeps the server's reason where it refuses a probe."""
+    """Record the server's reason if it refuses a probe."""
     try:
         yield
     except (RequestRefusedError, UntoldError) as error:
@@ -105,7 +105,10 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
 
 
 def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
-    """Options and answers, each after its prompt, from the longest beginning that all of a prompt share."""
+    """Score options and answers after their prompt, starting where the token sequences of a prompt first differ.
+
+    sent: the prompts by name, as sent. Log probabilities are in nats, one tuple of tokens per text.
+    """
     question, asked = encoded.item.question, encoded.ask.options
     texts = {name: encoded.item.options[(CHOICES | NO_QUESTION)[name]] for name in asked if name != "answers"}
     if "answers" in asked:
@@ -124,7 +127,7 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
             for text in wanted
         }
         alone = score(served.client, sent[prompt], served.abilities)
-        # The first token of a prompt has no probability at a server.
+        # Servers give no probability for the first token of a prompt.
         starts[prompt] = scoring_start(alone.tokens, [each.tokens for each in found.values()], first=1)
         by_prompt[prompt] = found
     log_probs = {}
@@ -158,29 +161,28 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
 
 
 def as_sent(tokenizer: Any, text: str, *, chat: bool) -> str:
-    """A prompt as it is sent to a server: where a tokenizer adds a BOS, servers put it before a prompt themselves."""
+    """A prompt as sent to a server: without the template's BOS if the tokenizer adds one, since servers add it too."""
     if not chat:
         return text
     return text.removeprefix(tokenizer.bos_token) if _adds_start(tokenizer) else text
 
 
 def _adds_start(tokenizer: Any) -> bool:
-    """Whether a tokenizer puts a BOS before a text."""
+    """Whether a tokenizer adds a BOS to a text."""
     start = getattr(tokenizer, "bos_token_id", None)
     return start is not None and list(tokenizer("a").input_ids[:1]) == [start]
 
 
 def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence[str]) -> ServedModel:
-    """A server as chat prompts are sent to it: where base's template begins without a start token, asked to put none
-    before them.
+    """Set up a server for chat prompts: if base's template starts without a start token, the server must add none.
 
     Args:
         served: the model.
-        tokenizer: of base.
+        tokenizer: base's.
         rendered: prompts as base's template writes them.
 
     Raises:
-        ModelError: it puts one there, or doesn't tell whether it does.
+        ModelError: the server adds one anyway, or doesn't report enough to tell.
     """
     if not _adds_start(tokenizer) or all(text.startswith(tokenizer.bos_token) for text in rendered):
         return served
@@ -202,12 +204,12 @@ def _from(sequence: EchoedTokens, start: int) -> tuple[float, ...]:
 
 
 def _placement(sequence: EchoedTokens, place: int) -> Placement:
-    """A rank as the server tells it. vLLM counts equal logits before the token, so it is an upper bound."""
+    """The rank that the server reports. vLLM counts tokens with equal logits as better, so it is an upper bound."""
     rank, log_prob, margin = sequence.ranks[place], sequence.log_probs[place], sequence.margins[place]
     return Placement(rank or 1, 0, math.nan if log_prob is None else log_prob, margin or 0.0)
 
 
 def _seed(seed: int, item_id: str, number: int) -> int:
-    """A seed for one sample: a function of study, item and number alone."""
+    """The seed of one sample, from the study's seed, the item and the sample's number alone."""
     digest = hashlib.sha256(f"{seed}:{item_id}:{number}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1

@@ -1,10 +1,10 @@
-"""Requests to a completions server: retried where that can help, no faster than allowed, keys kept to themselves.
+"""Send requests to a completions server, with retries and a rate limit, and without leaking keys.
 
-How fast is not part of a study and comes from the environment, as keys do (`keys`):
+Limits are not part of a study and come from the environment, like keys (`keys`):
 
-    ANOMIA_ENDPOINT_CONCURRENCY                 requests at a time (default 8)
-    ANOMIA_ENDPOINT_RATE                        requests a second (default: as many as come)
-    ANOMIA_ENDPOINT_TIMEOUT                     seconds for one answer (default 120)
+    ANOMIA_ENDPOINT_CONCURRENCY                 concurrent requests (default 8)
+    ANOMIA_ENDPOINT_RATE                        requests per second (default: no limit)
+    ANOMIA_ENDPOINT_TIMEOUT                     seconds per answer (default 120)
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from anomia.errors import MissingExtraError, ModelError
 ATTEMPTS = 6
 LONGEST_WAIT = 30.0
 LARGEST_ANSWER = 256 * 2**20
-"""Bytes. The log-probabilities of a long prompt take a few hundred thousand."""
-# A server that is overloaded or starting says these; so it does with what begins with 5, but "not implemented".
+"""In bytes. The log probabilities of a long prompt take a few hundred thousand."""
+# Statuses of an overloaded or starting server. All of 5xx count too, except 501 (not implemented).
 _PASSING = frozenset({408, 409, 425, 429})
-# What a server may say of a fault of its own as well as of a request that it can't serve.
+# Servers use this status both for their own faults and for requests that they can't serve.
 _UNCLEAR = 500
 
 
 class RequestRefusedError(ModelError):
-    """The server won't answer this request: another one may be answered."""
+    """The server refuses this request, but may answer others."""
 
 
 class StoppedError(ModelError):
@@ -41,17 +41,17 @@ class StoppedError(ModelError):
 
 
 class Client:
-    """A model of one server. Can be used from several threads at once.
+    """A client for one model on a server. It is thread-safe.
 
     Args:
-        url: of the API, as in `http://localhost:8000/v1`.
-        model: its name there.
-        key: of the server, None where it needs none.
-        concurrency, rate, timeout: as at the head of this module; rate None: no limit.
+        url: of the API, such as `http://localhost:8000/v1`.
+        model: the model's name on the server.
+        key: the server's API key, or None.
+        concurrency, rate, timeout: see the module's docstring; a rate of None means no limit.
         transport: for tests.
 
     Attributes:
-        dialect: how the server is asked.
+        dialect: the form of requests and answers.
     """
 
     def __init__(
@@ -91,25 +91,26 @@ class Client:
         self._http.close()
 
     def stop(self) -> None:
-        """Lets no further request begin, and wakes those that wait for their turn or another attempt."""
+        """Start no further requests, and wake the ones that wait for their turn or for another attempt."""
         self._stopped.set()
 
     def complete(
         self, prompt: str, *, attempts: int = ATTEMPTS, unclear_attempts: int = ATTEMPTS, **parameters: Any
     ) -> dict[str, Any]:
-        """What the server makes of a prompt: `text`, `usage`, and what else it tells.
+        """Complete a prompt; return `text`, `usage` and the other fields of the answer.
 
         Args:
             prompt: as text.
-            attempts: how often a request is sent that fails in a way that may pass.
-            unclear_attempts: the same where the server names a fault of its own (status 500), as some do when
-                they can't serve a request.
+            attempts: most attempts of a request that fails in a way that may pass.
+            unclear_attempts: most attempts for status 500, which some servers return for requests that they can't
+                serve.
             parameters: by OpenAI's names.
 
         Raises:
-            RequestRefusedError: it won't answer this request.
+            RequestRefusedError: the server refuses this request.
             StoppedError: `stop` was called.
-            ModelError: it can't be reached, wants another key, or has no such model; or its answer is none.
+            ModelError: the server can't be reached, refuses the key, has no such model, or its answer is not an
+                OpenAI completion.
         """
         import tenacity
 
@@ -162,7 +163,7 @@ class Client:
             ) from None
 
     def _post(self, body: dict[str, Any]) -> tuple[int, Any, bytes]:
-        """Status, headers and content of an answer that came whole and in time."""
+        """Post a request; return status, headers and content of an answer that is complete and in time."""
         http = _http()
         deadline = time.monotonic() + self._timeout
         content = bytearray()
@@ -176,7 +177,7 @@ class Client:
                         raise ModelError(f"endpoint: {self.url} gives an answer that doesn't end")
                 return response.status_code, response.headers, bytes(content)
         except http.LocalProtocolError:
-            # Its text may hold the headers, and so the key.
+            # The message may contain the headers, and so the key.
             raise ModelError(f"endpoint: {self.url} can't be sent this key or this request") from None
         except http.HTTPError as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
@@ -196,20 +197,20 @@ class Client:
         self._stopped.wait(max(0.0, mine - now))
 
     def _said(self, content: bytes) -> str:
-        """The beginning of a response, on one line and without the key."""
+        """The start of a response, on one line and without the key."""
         text = self._hidden(" ".join(content[:4096].decode(errors="replace").split()))
         return text[:200] + ("…" if len(text) > 200 else "")
 
     def _hidden(self, text: str) -> str:
-        """A text without the key: servers and libraries repeat headers in their messages."""
+        """The text with the key removed, because servers and libraries repeat headers in their messages."""
         return text.replace(self._key, "…") if self._key else text
 
 
 def client_from_environment(url: str, model: str) -> Client:
-    """A client with the key and the limits that the environment gives.
+    """Make a client with the key and limits from the environment.
 
     Raises:
-        ModelError: a limit is no positive number, or a key none.
+        ModelError: a limit is not a positive number, or a key is invalid.
         MissingExtraError: the `endpoint` extra is not installed.
     """
     _http()
@@ -224,7 +225,7 @@ def client_from_environment(url: str, model: str) -> Client:
 
 
 class _AgainError(Exception):
-    """An attempt failed in a way that may pass. after: seconds that the server asks to wait."""
+    """An attempt failed in a way that may pass. after: seconds to wait, as the server asks."""
 
     def __init__(self, reason: str, *, status: int | None = None, after: float | None = None) -> None:
         super().__init__(reason)
@@ -233,7 +234,7 @@ class _AgainError(Exception):
 
 
 def _wait(state: Any) -> float:
-    """Half a second, doubled each time, with jitter; longer where the server says so."""
+    """Seconds to wait: 0.5, doubled each time, plus jitter; longer if the server asks, up to `LONGEST_WAIT`."""
     import tenacity
 
     error = state.outcome.exception()

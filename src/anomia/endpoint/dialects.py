@@ -1,6 +1,6 @@
-"""How servers are asked: OpenAI's completions, which nearly all of them speak, and Ollama's own requests.
+"""The request formats of servers: OpenAI's completions, which nearly all support, and Ollama's own API.
 
-Ollama's `/v1/completions` puts every prompt into the model's chat template and has no parameter against it
+Ollama's `/v1/completions` puts every prompt into the model's chat template, with no parameter to prevent it
 (ollama#5544); its `/api/generate` with `raw` does not.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 
 class Dialect(NamedTuple):
-    """How a prompt is sent and an answer read.
+    """How to send a prompt and read the answer.
 
-    address: where requests go, from the URL of the API. body: of a request, from model, prompt and OpenAI's
-    names of the parameters. read: the answer's `text` and `usage`, and what else stands beside the text; it may
-    raise ValueError, KeyError, IndexError, TypeError or AttributeError on an answer of another shape.
+    address: the request URL, from the API's URL. body: the request body, from model, prompt and parameters by
+    OpenAI's names. read: the answer's `text`, `usage`, `made_by` and other fields; it may raise ValueError, KeyError,
+    IndexError, TypeError or AttributeError if the answer has another format.
     """
 
     address: Callable[[str], str]
@@ -38,7 +38,7 @@ def _read_openai(values: Any) -> dict[str, Any]:
 
 
 _OLLAMA_NAMES = {"max_tokens": "num_predict"}
-# What a prompt and its answer may take; without it a prompt's beginning is cut off in silence.
+# Tokens for a prompt and its answer; without this option, Ollama silently cuts off the start of long prompts.
 _OLLAMA_CONTEXT = 4096
 
 

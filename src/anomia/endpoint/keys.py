@@ -1,8 +1,8 @@
-"""Keys of servers: from the environment alone, to no host that they were not meant for.
+"""API keys of servers: read only from the environment, and sent only to the hosts that they are for.
 
-ANOMIA_ENDPOINT_KEY     sent to the server, never stored, logged or shown
-ANOMIA_ENDPOINT_HOST    the only host that gets it (without it every endpoint of a study does)
-OPENAI_API_KEY          in its place, but only to OpenAI, or to OPENAI_BASE_URL's host
+ANOMIA_ENDPOINT_KEY     sent to the server; never stored, logged or shown
+ANOMIA_ENDPOINT_HOST    the only host that gets this key (default: every endpoint of a study)
+OPENAI_API_KEY          used if there is no such key, but only for OpenAI or the host of OPENAI_BASE_URL
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from anomia.errors import ModelError
 
 
 def key_for(url: str) -> str | None:
-    """The key that the environment has for a server, or None.
+    """The key for a server from the environment, or None.
 
     Raises:
-        ModelError: it can't be a key; it is not repeated.
+        ModelError: the value can't be a key. The message doesn't repeat it.
     """
     host = urlsplit(url).hostname
     own = os.environ.get("ANOMIA_ENDPOINT_HOST", "").strip()
@@ -25,7 +25,7 @@ def key_for(url: str) -> str | None:
         key = _key("ANOMIA_ENDPOINT_KEY")
         if key is not None:
             return key
-    # A study file of somebody else may name any server.
+    # A study file from somebody else may name any server.
     return _key("OPENAI_API_KEY") if _is_openai(url) else None
 
 
@@ -37,7 +37,7 @@ def _is_openai(url: str) -> bool:
 
 
 def _key(name: str) -> str | None:
-    # Files and secret stores often end a key with a new line.
+    # Files and secret stores often add a newline to a key.
     key = os.environ.get(name, "").strip()
     if not key:
         return None

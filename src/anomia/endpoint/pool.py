@@ -1,4 +1,4 @@
-"""Calls on several threads that nobody has to wait for: a run that is stopped ends at once."""
+"""Calls on daemon threads, so that a stopped run ends at once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Found = TypeVar("Found")
 def in_order(
     call: Callable[[Given], Found], given: Sequence[Given], *, threads: int, stop: Callable[[], None]
 ) -> Iterator[Found]:
-    """What a call finds for each input, in the order of the inputs, so many at a time.
+    """Yield the result of a call for each input, in the order of the inputs.
 
-    The threads are daemons: unlike those of `ThreadPoolExecutor` no interpreter waits for them at its end.
+    The threads are daemons: unlike those of `ThreadPoolExecutor`, the interpreter doesn't wait for them at exit.
 
     Args:
-        call: made once for each input, on another thread.
+        call: called once per input, on another thread.
         given: the inputs.
-        threads: how many calls are made at a time.
-        stop: called if the results are not taken to their end, so that calls under way can give up.
+        threads: number of concurrent calls.
+        stop: called if the results are not consumed to the end, so that running calls can give up.
 
     Raises:
-        Exception: that of the first call that fails.
+        Exception: the exception of the first call that fails.
     """
     results: list[Future[Found]] = [Future() for _ in given]
     left = deque(zip(given, results, strict=True))

@@ -1,4 +1,4 @@
-"""A served model made ready: its server tried, and what it can't tell put in words."""
+"""Prepare a served model: test its server, and describe what the server can't report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anomia.errors import ModelError
 
 
 def reach(url: str, model: str) -> ServedModel:
-    """A served model.
+    """Connect to a served model and test what its server supports.
 
     Raises:
         ModelError: the server can't be reached, or has no such model.
@@ -24,10 +24,10 @@ def reach(url: str, model: str) -> ServedModel:
 
 
 def greet(url: str, model: str) -> str | None:
-    """Sends one small request; what is wrong with the server, or None.
+    """Send one small request; return what is wrong with the server, or None.
 
     Raises:
-        ModelError: what the environment says of keys and limits can't be used.
+        ModelError: a key or limit in the environment is invalid.
         MissingExtraError: the `endpoint` extra is not installed.
     """
     with client_from_environment(url, model) as client:
@@ -39,7 +39,7 @@ def greet(url: str, model: str) -> str | None:
 
 
 def known_by(abilities: Abilities, counted: Mapping[str, Counted]) -> dict[str, Any]:
-    """What a run keeps of a served model, to see later that it is still the same one."""
+    """A fingerprint of a served model, stored in the run to check later that it is still the same."""
     told = {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
     return {**told, "offsets": offsets(counted)}
 
@@ -47,13 +47,13 @@ def known_by(abilities: Abilities, counted: Mapping[str, Counted]) -> dict[str, 
 def check_same(
     before: Mapping[str, Any], abilities: Abilities, counted: Mapping[str, Counted], *, arm: str
 ) -> None:
-    """Refuses to go on with an arm behind whose address another model stands, or one that tells less or more.
+    """Refuse to resume an arm if its address now serves another model, or reports more or less than before.
 
-    Half precision can change a text or two, so most of them decide. Of tokens, what is known both times is compared:
-    runs of earlier versions didn't count them.
+    Half precision can change a text or two, so at least half of the texts must agree. Token counts are compared only
+    if known both times, since runs of earlier versions don't have them.
 
     Raises:
-        ModelError: it is another.
+        ModelError: the model or the server has changed.
     """
     told = {name: before.get(name) for name in ("echo", "ranks")}
     texts = list(before.get("greedy") or ())
@@ -75,7 +75,7 @@ def check_same(
 
 
 def notes_of(abilities: Abilities) -> list[str]:
-    """What about a served model's figures should be known."""
+    """Caveats for the results of a served model."""
     notes = [
         "it is served: prompts are cut by base's tokenizer and sent as text, samples are the server's own draws, "
         "and beams and the divergence from base can't be asked for"

@@ -1,7 +1,7 @@
-"""How many tokens a server makes of a text: what most servers tell of their tokenizer, held against base's.
+"""Compare a server's token counts with base's, since counts are all that most servers report about their tokenizer.
 
-A server tokenizes what it is sent by itself. One that adds no start token, or that has another tokenizer, asks its model
-something else than base is asked, and what is lost to that looks like damage by compression.
+A server tokenizes prompts itself. If it adds no start token or has another tokenizer, its model gets different prompts
+from base, and the resulting losses look like damage from compression.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from anomia.models.difference import Difference
 from anomia.models.tokenization import PROBE_TEXTS
 from anomia.probe.encode import encoder
 
-# Few requests: each text holds many things in which tokenizers differ.
+# Each text combines many things in which tokenizers differ, to save requests.
 _SCRIPTS = ("english", "finnish", "cyrillic", "arabic", "devanagari", "chinese", "korean")
 _MARKS = ("decomposed", "digits", "punctuation", "code", "double spaces", "newlines", "tabs")
 TEXTS: Mapping[str, str] = {
@@ -30,7 +30,7 @@ TEXTS: Mapping[str, str] = {
 
 
 class Counted(NamedTuple):
-    """Tokens of one text. served: None where the server doesn't tell."""
+    """Token counts of one text. served: None if the server doesn't report it."""
 
     base: int
     served: int | None
@@ -44,22 +44,22 @@ def count_tokens(
     chat: bool,
     today: datetime.date | None = None,
 ) -> dict[str, Counted]:
-    """The tokens of `TEXTS` and some prompts, each as it is sent, by name; one request for each, and one more.
+    """Count the tokens of `TEXTS` and some prompts, each as it is sent, by name. Takes one request each, plus one.
 
     Args:
         served: the model.
-        prompts: some of the study's, by name, before any chat template.
-        tokenizer: of base.
+        prompts: some of the study's prompts, by name, before any chat template.
+        tokenizer: base's.
         chat: whether prompts go through base's chat template.
-        today: the date that it sees.
+        today: the date that the template sees.
 
     Raises:
-        ModelError: the server can't be reached, or can't be asked as `answer_items` would ask it.
+        ModelError: the server can't be reached, or can't be asked in the way of `answer_items`.
     """
     written = {name: text for name, text in {**TEXTS, **prompts}.items() if not chat}
     if chat:
         for name, text in {**TEXTS, **prompts}.items():
-            # A template that won't write a text of ours may write all of the study's.
+            # A template that fails on one of our texts may still work for all of the study's.
             with suppress(ModelError):
                 written[name] = render(tokenizer, text, today=today)
         served = without_second_start(served, tokenizer, list(written.values()))
@@ -70,7 +70,7 @@ def count_tokens(
         found[name] = Counted(mine, _count(served, as_sent(tokenizer, text, chat=chat)))
         last = name
     if last and found[last].served != _count(served, as_sent(tokenizer, written[last], chat=chat)):
-        # Some servers count only what they had not in their cache.
+        # Some servers count only the tokens that were not in their cache.
         return {name: counted._replace(served=None) for name, counted in found.items()}
     return found
 
@@ -78,10 +78,10 @@ def count_tokens(
 def count_early(
     url: str, model: str, prompts: Mapping[str, str], tokenizer: Any, *, chat: bool
 ) -> dict[str, Counted]:
-    """The same before the server is tried in other ways; it is not waited for.
+    """Count tokens like `count_tokens`, before other tests of the server and without waiting for it to start.
 
     Raises:
-        ModelError: it doesn't answer now.
+        ModelError: the server doesn't answer now.
         MissingExtraError: the `endpoint` extra is not installed.
     """
     with client_from_environment(url, model) as client:
@@ -92,12 +92,12 @@ def count_early(
 
 
 def served_differences(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
-    """What a server's counts say of its tokenizer, and what it doesn't tell."""
+    """The differences that a server's token counts show, and the ones that it can't report."""
     return (*_of_tokens(counted), _ENDS)
 
 
 def offsets(counted: Mapping[str, Counted]) -> dict[str, int | None]:
-    """How many tokens more than base the server makes of each text: what a run keeps."""
+    """By text, the server's token count minus base's, as stored in a run; None if unknown."""
     return {name: None if each.served is None else each.served - each.base for name, each in counted.items()}
 
 
@@ -142,7 +142,7 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
 
 
 def _count(served: ServedModel, text: str) -> int | None:
-    """What the server counts; None where it tells nothing that can be a number of tokens."""
+    """The server's token count of a text; None if it reports no plausible number."""
     try:
         usage = served.client.complete(
             text, max_tokens=1, temperature=0.0, unclear_attempts=2, **served.abilities.plain
