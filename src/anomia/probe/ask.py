@@ -1,8 +1,7 @@
-"""What is asked of a model about one item, and what comes back.
+"""The questions that one item puts to a model, and the reply.
 
-This is the contract between encoding (`probe.encode`), the engines (`probe.tree`,
-`probe.reference`) and the records. Everything is in token ids: an engine never sees a tokenizer,
-and no rule about token boundaries lives in an engine.
+This is the contract between encoding (`probe.encode`), the engines (`probe.tree`, `probe.reference`) and the
+records. Everything is in token ids: an engine never sees a tokenizer and knows no rule about token boundaries.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class OptionSet:
-    """Continuations that are scored from one place.
+    """Continuations that are scored from the same position.
 
-    `sequences` are whole token sequences (prompt and continuation encoded together);
-    the tokens before `start` are the same in all of them and are not scored.
+    `sequences` are whole token sequences (prompt and continuation encoded together). All of them share the tokens
+    before `start`, which are not scored.
     """
 
     start: int
@@ -28,7 +27,7 @@ class OptionSet:
 
 @dataclass(frozen=True, slots=True)
 class RankTarget:
-    """A token whose place in the next-token distribution after `prefix` is asked."""
+    """A token to rank in the next-token distribution after `prefix`."""
 
     prefix: TokenIds
     token: int
@@ -40,12 +39,12 @@ class Ask:
 
     greedy: prompts to answer by greedy decoding.
     options: sets of continuations to score.
-    targets: tokens to place in a next-token distribution.
-    distribution: prefix whose next-token distribution is returned (its likeliest tokens and the tail's mass).
+    targets: tokens to rank in a next-token distribution.
+    distribution: prefix whose next-token distribution is returned (the top tokens and the tail's mass).
     reference_tokens: tokens whose log-probabilities after `distribution` are returned as well.
     beams, samples: prompts for beam search and nucleus sampling.
-    shared_prefix: leading tokens that some prompts of this ask share with the prompts of every other
-        ask of the group (the one-shot exemplar); a hint, engines may compute it once or ignore it.
+    shared_prefix: leading tokens that some prompts share with the prompts of every other ask in the group (the
+        one-shot exemplar). A hint: engines may compute it once or ignore it.
     """
 
     item_id: str
@@ -77,11 +76,10 @@ class Decoding:
 
 
 class Placement(NamedTuple):
-    """Where a token stands in a next-token distribution.
+    """The rank of a token in a next-token distribution, from logits whose head product is taken in float32.
 
     rank: 1 + the number of strictly larger logits. ties: how many other tokens have an equal logit.
-    log_prob: natural logarithm. margin: largest logit − the token's logit (0 for the winner).
-    The logits are the product of the hidden state and the output head in float32.
+    log_prob: natural logarithm. margin: largest logit − the token's logit (0 for the top token).
     """
 
     rank: int
@@ -91,7 +89,7 @@ class Placement(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """The likeliest next tokens, in falling order, and the probability of all others together."""
+    """The top next tokens in descending order, and the total probability of all others."""
 
     tokens: TokenIds
     log_probs: tuple[float, ...]
@@ -99,7 +97,7 @@ class Distribution(NamedTuple):
 
 
 class Beam(NamedTuple):
-    """A finished beam; `score` is its log-probability over its length, as `transformers` defines it."""
+    """A finished beam; `score` is its log-probability divided by its length, as in `transformers`."""
 
     tokens: TokenIds
     score: float
@@ -110,7 +108,7 @@ class Reply:
     """The answers to one `Ask`, under the same names. Generated tokens exclude the end token.
 
     option_log_probs: for each sequence of a set, the log-probability of each token from `start` on.
-    samples: by seed, in the order of the sample index.
+    samples: by seed, ordered by sample index.
     finite: False if any logit that was read is NaN or infinite; the other fields are then meaningless.
     """
 
@@ -126,13 +124,13 @@ class Reply:
 
 
 OnSplit = Callable[[tuple[str, ...]], None]
-"""Told the ids of the items of a batch that didn't fit into memory and was halved, in their order."""
+"""Called with the item ids, in order, of a batch that didn't fit into memory and was halved."""
 
 
 class Engine(Protocol):
     """Answers asks with a model, in batches of at most `batch_size` items.
 
-    Replies come in the order of the asks, each as soon as its batch is finished.
+    Replies come in the order of the asks, as soon as their batch is finished.
     """
 
     def __call__(
@@ -144,5 +142,5 @@ class Engine(Protocol):
         batch_size: int,
         on_split: OnSplit | None = None,
     ) -> Iterator[Reply]:
-        """Yields a reply for each ask; `on_split` is told where a batch had to be halved."""
+        """Yields a reply for each ask; calls `on_split` when a batch has to be halved."""
         ...

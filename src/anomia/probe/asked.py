@@ -1,4 +1,4 @@
-"""What was asked of one item, as a short hash: two models were asked the same only where these agree."""
+"""A short hash of everything that one item asks: two models were asked the same only if the hashes agree."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from anomia.probe.ask import Ask
 
 
 def prompt_hash(ask: Ask) -> str:
-    """A hash of every token id that an item sends to a model: prompts, options and where scoring begins, targets.
+    """Hash of every token id that an item sends to a model (prompts, options, targets) and of the scoring starts.
 
-    The tokens whose probability is compared with base's are no part of it, for base itself has none.
+    Reference tokens are left out, because base itself has none.
     """
     sent = {
         "greedy": {name: list(prompt) for name, prompt in ask.greedy.items()},

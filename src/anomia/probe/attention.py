@@ -1,12 +1,12 @@
-"""Attention over token trees: many trees packed into one sequence, each token seeing its ancestors only.
+"""Attention over token trees: many trees packed into one sequence, where each token sees only its ancestors.
 
-The linear layers of a model then run on real tokens alone, without padding between items, and only
-attention knows which token belongs to which tree. It is plugged into `transformers` as an attention
-implementation of its own (`AttentionInterface`), because the additive 4-D masks that the stock
-implementations take differ by architecture, are silently wrong where a window is applied elsewhere, and
-make them slower: on CPUs their bfloat16 kernel takes four times as long as the two matrix products here.
+The linear layers run on real tokens alone, without padding between items; only attention knows which token
+belongs to which tree. It is registered with `transformers` as a separate attention implementation
+(`AttentionInterface`), because the additive 4-D masks of the stock implementations differ by architecture, are
+silently wrong where a window is applied elsewhere, and are slower: on CPUs their bfloat16 kernel takes four times
+as long as the two matrix products here.
 
-A window is applied by depth, as the model itself would along one branch.
+A sliding window is applied by depth, as the model does along one branch.
 """
 
 from __future__ import annotations
@@ -24,21 +24,18 @@ from transformers import AttentionInterface
 
 IMPLEMENTATION = "anomia_tree"
 QUERY_BLOCK = 128
-"""Queries at a time on CPUs: their scores stay in the processor's cache, keys behind a block are skipped."""
+"""Queries at a time on CPUs: their scores stay in the processor's cache, and keys after a block are skipped."""
 
 FEW_QUERIES = 128
-"""Up to so many, keys times queries is four times as fast on CPUs as queries times keys."""
+"""Up to this many queries, keys × queries is four times as fast on CPUs as queries × keys."""
 
 
 class AttentionPlan(Protocol):
-    """How the tokens of one packed forward pass see the KV cache.
-
-    `homes`: the row and the slot [N] where each token's key and value are stored.
-    """
+    """How the N tokens of one packed forward pass see the KV cache."""
 
     @property
     def homes(self) -> tuple[Tensor, Tensor]:
-        """Rows and slots."""
+        """The row [N] and the slot [N] where each token's key and value are stored."""
         ...
 
     def attend(
@@ -50,9 +47,9 @@ class AttentionPlan(Protocol):
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """Attention output [N, heads, D].
+        """Returns the attention output [N, heads, D].
 
-        `query` is [N, heads, D], `key` and `value` are the whole cache: [rows, KV heads, capacity, D].
+        `query` is [N, heads, D]; `key` and `value` are the whole cache, [rows, KV heads, capacity, D].
         """
         ...
 
@@ -62,7 +59,7 @@ _plan: ContextVar[AttentionPlan] = ContextVar("plan")
 
 @contextmanager
 def planned(plan: AttentionPlan) -> Iterator[None]:
-    """Inside, tree attention follows `plan`."""
+    """Makes tree attention follow `plan` inside the block."""
     token = _plan.set(plan)
     try:
         yield
@@ -71,7 +68,7 @@ def planned(plan: AttentionPlan) -> Iterator[None]:
 
 
 def current_plan() -> AttentionPlan:
-    """The plan of the forward pass that is running."""
+    """The plan of the running forward pass."""
     return _plan.get()
 
 
@@ -83,7 +80,7 @@ _windows: ContextVar[Windows | None] = ContextVar("windows", default=None)
 
 @contextmanager
 def recorded_windows() -> Iterator[Windows]:
-    """Inside, notes the window that the model asks for in each layer."""
+    """Records the window that the model requests in each layer inside the block."""
     windows: Windows = {}
     token = _windows.set(windows)
     try:
@@ -94,9 +91,9 @@ def recorded_windows() -> Iterator[Windows]:
 
 @dataclass(frozen=True, slots=True)
 class TreeRow:
-    """Nodes `start` to `stop` of a tree, packed from `offset` on, in row `row` of the cache.
+    """Nodes `start` to `stop` of the tree in cache row `row`, packed into the pass from `offset` on.
 
-    The nodes before `start` are in the cache already. `depths` and `ends` have shape [stop].
+    The nodes before `start` are already cached. `depths` and `ends` have shape [stop].
     """
 
     row: int
@@ -109,7 +106,10 @@ class TreeRow:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A pass over the nodes of whole trees; a node's slot is its index in the tree."""
+    """A pass over the nodes of whole trees, where a node's slot is its index in the tree.
+
+    masks: by row and window, additive, [stop − start, stop].
+    """
 
     homes: tuple[Tensor, Tensor]
     rows: tuple[TreeRow, ...]
@@ -153,11 +153,11 @@ class Prefill:
 
 @dataclass(frozen=True)
 class LeafGroup:
-    """Leaves of rows `first_row` to `last_row` of the cache, about as many in each row.
+    """The n leaves of cache rows `first_row` to `last_row`, about equally many per row.
 
-    leaves: where they stand in the pass [n]. places [n]: each one's place in a padded [rows, width] layout.
-    visible [n, L]: the slots that a leaf sees, itself included. ages [n, L]: its depth minus the depth of
-    what stands in each slot of its row.
+    leaves: their positions in the pass. places: [n], the place of each in a padded [rows, width] layout.
+    visible: [n, L], the slots that a leaf sees, including its own. ages: [n, L], the leaf's depth minus the depth
+    of the token in each slot of its row. masks: by window, additive, [rows, width, L].
     """
 
     leaves: slice
@@ -170,7 +170,7 @@ class LeafGroup:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """The additive mask [rows, width, L]; padding sees nothing, and is dropped afterwards."""
+        """The additive mask [rows, width, L]; padding sees nothing and is dropped afterwards."""
         if window not in self.masks:
             seen = self.visible if window is None else self.visible & (self.ages < window)
             size = ((self.last_row - self.first_row) * self.width, seen.shape[1])
@@ -182,7 +182,7 @@ class LeafGroup:
 
 @dataclass(frozen=True)
 class LeafLayer:
-    """A pass over one layer of leaves, sorted by row."""
+    """A pass over one layer of leaves, which are sorted by row."""
 
     homes: tuple[Tensor, Tensor]
     groups: tuple[LeafGroup, ...]
@@ -216,12 +216,12 @@ class LeafLayer:
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where `seen`, the lowest number elsewhere: what is added to scores."""
+    """An additive mask: 0 where `seen`, the lowest number of the dtype elsewhere."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def tree_mask(row: TreeRow, window: int | None, dtype: torch.dtype) -> Tensor:
-    """The additive mask [stop − start, stop] under which each node sees its ancestors and itself."""
+    """The additive mask [stop − start, stop] that lets each node see its ancestors and itself."""
     nodes = torch.arange(row.stop, device=row.ends.device)
     queries = nodes[row.start :, None]
     seen = (nodes <= queries) & (row.ends > queries)
@@ -233,10 +233,10 @@ def tree_mask(row: TreeRow, window: int | None, dtype: torch.dtype) -> Tensor:
 def masked_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float, softcap: float | None
 ) -> Tensor:
-    """Attention of grouped query heads under an additive mask.
+    """Grouped-query attention under an additive mask, with the softmax in float32.
 
     query: [R, KV heads, group, Q, D]; key, value: [R, KV heads, L, D]; mask: [R or 1, Q, L].
-    Returns [R, KV heads, group, Q, D of value]. The softmax is computed in float32.
+    Returns [R, KV heads, group, Q, D of value].
     """
     rows, groups, group, asked, _ = query.shape
     if query.device.type != "cpu" and softcap is None:
@@ -249,15 +249,15 @@ def masked_attention(
     scores = scores.mul_(scaling).view(rows, groups, group, asked, -1)
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
-    # For half precision PyTorch's softmax computes in float32 by itself and rounds its result once.
+    # In half precision, PyTorch's softmax computes in float32 anyway and rounds once.
     weights = scores.add_(mask[:, None, None]).softmax(-1)
     return (weights.flatten(2, 3) @ value).view(rows, groups, group, asked, -1)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float) -> Tensor:
-    """The same as one operation of PyTorch's.
+    """`masked_attention` as one PyTorch operation, with the same shapes.
 
-    Heads that share their keys stand beside each other as queries, so that no key is copied for them.
+    Query heads that share keys are laid out as further queries, so that no key is copied.
     """
     seen = (
         mask[:, None, None].expand(-1, -1, query.shape[2], -1, -1).flatten(2, 3)
@@ -280,10 +280,10 @@ def tree_attention(
     softcap: float | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """The attention implementation that `transformers` calls; see `AttentionInterface`.
+    """The attention implementation that `transformers` calls (see `AttentionInterface`).
 
-    query: [1, heads, N, D] of the packed tokens; key, value: the whole cache, as `TreeCache.update` gives it.
-    Returns [1, N, heads, D].
+    query: [1, heads, N, D] of the packed tokens. key, value: the whole cache as returned by `TreeCache.update`,
+    [rows, KV heads, capacity, D]. Returns [1, N, heads, D].
     """
     if (windows := _windows.get()) is not None:
         windows[module.layer_idx] = sliding_window  # type: ignore[index]
@@ -303,9 +303,9 @@ AttentionInterface.register(IMPLEMENTATION, tree_attention)
 
 @contextmanager
 def tree_attention_in(model: Any) -> Iterator[None]:
-    """Inside, the model attends along trees; afterwards it has its own attention again.
+    """Makes the model use tree attention inside the block and restores its own attention afterwards.
 
-    Only what holds configurations is touched, no weight.
+    Only configurations are changed, never weights.
     """
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
     before = [(config, config._attn_implementation) for config in configs]

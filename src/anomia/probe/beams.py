@@ -1,7 +1,7 @@
-"""Beam search as `transformers` 5 defines it, on candidate lists instead of tensors of whole vocabularies.
+"""Beam search as in `transformers` 5, on lists of candidates instead of whole-vocabulary tensors.
 
 Source: `GenerationMixin._beam_search` with `length_penalty=1.0`, `early_stopping=False` and
-`num_return_sequences=num_beams`. Scores are summed in float32, as there.
+`num_return_sequences=num_beams`. Scores are summed in float32, as they are there.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from anomia.probe.ask import Beam, TokenIds
 
 
 class Running(NamedTuple):
-    """A beam that goes on: the summed log-probability of its tokens."""
+    """An unfinished beam; `score` is the summed log-probability of its tokens."""
 
     tokens: TokenIds
     score: np.float32
 
 
 class BeamSearch:
-    """The state of one item's search; it starts from one empty beam and is advanced a token at a time.
+    """The state of one item's search, which starts from one empty beam and advances a token at a time.
 
-    `running` are the beams whose next tokens `advance` wants; none are left when the search is over, and
-    `finished()` gives its outcome.
+    `running` holds the beams that `advance` needs next tokens for. When it is empty the search is over and
+    `finished()` returns the result.
     """
 
     def __init__(self, *, num_beams: int, eos_token_ids: Sequence[int], max_new_tokens: int) -> None:
@@ -37,10 +37,10 @@ class BeamSearch:
         self._ended: list[tuple[np.float32, TokenIds]] = []
 
     def advance(self, continuations: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[int]:
-        """Takes the likeliest next tokens of every running beam, with their log-probabilities.
+        """Takes the top next tokens of every running beam with their log-probabilities.
 
-        At least `candidates` of them a beam (fewer only where the vocabulary is smaller). Returns, for each
-        beam that now runs, the index of the running beam that it continues.
+        At least `candidates` per beam (fewer only if the vocabulary is smaller). Returns, for each beam now
+        running, the index of the beam that it continues.
         """
         ranked = sorted(
             (
@@ -69,17 +69,17 @@ class BeamSearch:
         return [parent for parent, _ in going]
 
     def finished(self) -> tuple[Beam, ...]:
-        """The best ended beams in falling order of score, their end tokens removed."""
+        """The best finished beams in descending order of score, without end tokens."""
         return tuple(
             Beam(tokens[:-1] if tokens[-1] in self._eos else tokens, float(score))
             for score, tokens in self._ended
         )
 
     def _is_settled(self, best_possible: np.float32) -> bool:
-        """Whether no running beam can replace an ended one, by the estimate that `transformers` makes."""
+        """Whether no running beam can still replace a finished one, by the estimate of `transformers`."""
         return len(self._ended) == self.num_beams and bool(best_possible <= self._ended[-1][0])
 
 
 def candidate_count(num_beams: int, eos_token_ids: Sequence[int]) -> int:
-    """How many candidates a step ranks, so that `num_beams` are left if every end token is among them."""
+    """How many candidates to rank per step, so that `num_beams` remain even if all end tokens are among them."""
     return max(2, 1 + len(eos_token_ids)) * num_beams

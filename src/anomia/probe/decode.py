@@ -1,4 +1,4 @@
-"""The tokenizer's way out: from what a model generated to the texts that are graded. `probe.encode` is the way in."""
+"""Decoding: from generated tokens to the texts that are graded. The counterpart of `probe.encode`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from anomia.probe.encode import EncodedItem
 
 
 class Said(NamedTuple):
-    """What a model generated, as texts: without special tokens, what was only thought, and what follows a stop string.
+    """Generated texts without special tokens, thinking, and anything after a stop string.
 
-    greedy: by probe. open_tokens: of the open answer. beams: in falling order of their score.
-    samples: by seed, in the order of the sample index. refused: a server's reason, by probe.
+    greedy: by probe. open_tokens: token ids of the open answer. beams: in descending order of score.
+    samples: by seed, ordered by sample index. refused: a server's reason for refusing, by probe.
     """
 
     greedy: Mapping[str, Stripped]
@@ -25,7 +25,7 @@ class Said(NamedTuple):
 
 
 def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
-    """The texts of the generated tokens of a reply."""
+    """Decodes the generated tokens of a reply."""
 
     def text(tokens: Sequence[int]) -> Stripped:
         return _answer(encoded, tokenizer, tokens)
@@ -39,7 +39,7 @@ def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
 
 
 def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stripped:
-    """The text of generated tokens without special tokens and without what was only thought."""
+    """Decodes tokens without special tokens and thinking."""
     thought = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")}
     hidden = set(tokenizer.all_special_ids) - thought
     text = tokenizer.decode([token for token in tokens if token not in hidden], skip_special_tokens=False)
@@ -47,6 +47,6 @@ def _answer(encoded: EncodedItem, tokenizer: Any, tokens: Sequence[int]) -> Stri
 
 
 def answer_of(encoded: EncodedItem, text: str) -> Stripped:
-    """What of a generated text is the answer: not what was thought, nor what follows a stop string."""
+    """Extracts the answer from a generated text: drops thinking and anything after a stop string."""
     answer, unclosed = strip_thinking(f"<think>{text}" if encoded.thinking else text)
     return Stripped(encoded.grading.cut(answer), unclosed)

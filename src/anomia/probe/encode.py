@@ -1,8 +1,8 @@
-"""From an item to the token ids that are asked.
+"""Encoding: from an item to the token ids that are sent to a model.
 
-Every continuation is encoded together with its prompt, and all options of an item are scored from
-one place: the longest token prefix that the prompt and all joint encodings share. So no rule about
-what a token boundary does to a leading space is needed, and where one moves it is counted.
+Every continuation is encoded together with its prompt, and all options of an item are scored from the same
+position: the end of the longest token prefix that the prompt and all joint encodings share. This needs no rule
+about leading spaces at token boundaries, and items whose boundary moves are counted.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ Encode = Callable[[str], TokenIds]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How prompts become tokens. Lengths are in tokens, but for the two character limits of one-shot.
+    """How prompts become tokens. Lengths are in tokens, except for the two character limits of one-shot.
 
-    positions: the longest sequence that the model takes, prompt and answer together; None: any.
-    templates, grading: the study's own wording, and how it grades what comes back. today: what chat templates take
-    for the date; None: this day's.
+    positions: the longest sequence that the model takes, prompt and answer together; None for no limit.
+    templates, grading: the study's wording, and how it grades replies. today: the date given to chat templates;
+    None for the current date.
     """
 
     chat: bool = False
@@ -65,14 +65,13 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class EncodedItem:
-    """An item as it is asked, and what encoding it did to it.
+    """An item as sent to a model, and the side effects of encoding it.
 
-    context: the passage as sent. prompts: the texts that are asked, by probe, before any chat template; rendered:
-    the same as they are encoded. gap: what stands between a rendered prompt and an answer. thinking: the prompt
-    itself opens a `<think>` span. truncated: the passage's end was cut. gold_truncated: the gold answer stood in the
-    passage and no longer does. boundary_mismatch: options are scored from before the prompt's end. gold_over_limit:
-    no accepted answer fits into the tokens that may be generated.
-    grading: how its replies are graded.
+    context: the passage as sent. prompts: the prompt texts by probe, before any chat template; rendered: the same
+    with the chat template applied. gap: the text between a rendered prompt and an answer. thinking: the prompt
+    itself opens a `<think>` span. truncated: the end of the passage was cut. gold_truncated: the cut removed the
+    gold answer from the passage. boundary_mismatch: scoring starts before the end of the prompt.
+    gold_over_limit: no accepted answer fits into the tokens that may be generated. grading: how replies are graded.
     """
 
     item: Item
@@ -107,20 +106,19 @@ def encode_item(
     reach: bool,
     reference_tokens: TokenIds = (),
 ) -> EncodedItem:
-    """Encodes everything that is asked of one item.
+    """Encodes everything that one item asks.
 
     Args:
         item: the item.
-        tokenizer: of the model under test.
+        tokenizer: the tokenizer of the model under test.
         form: chat or plain, and the limits.
-        probes: names out of `STUDY_PROBES`.
-        exemplar: the solved example of one-shot prompts; None leaves that probe out.
-        reach: whether this item is asked with beams and samples.
+        probes: names from `STUDY_PROBES`.
+        exemplar: the solved example for one-shot prompts; None leaves that probe out.
+        reach: whether to ask this item with beams and samples.
         reference_tokens: tokens whose probability is compared with base's.
 
     Raises:
-        ModelError: the question and its options alone are longer than the model takes, or the chat template doesn't
-            write them.
+        ModelError: the item is too long for the model even without its passage, or the chat template fails on it.
     """
     limit = form.prompt_tokens
     while True:
@@ -143,7 +141,7 @@ def encode_item(
 
 
 def _longest(ask: Ask, max_new_tokens: int) -> int:
-    """The most tokens that any sequence of an ask comes to, with what is generated."""
+    """The length of the longest sequence of an ask, including tokens to be generated."""
     prompts = [*ask.greedy.values(), *(prompt for prompt in (ask.beams, ask.samples) if prompt is not None)]
     scored = [sequence for options in ask.options.values() for sequence in options.sequences]
     return max([*(len(prompt) + max_new_tokens for prompt in prompts), *map(len, scored)])
@@ -157,7 +155,7 @@ def _encode_cut(
     exemplar: Question | None,
     reach: bool,
 ) -> EncodedItem:
-    """The item with its passage cut so that the open prompt keeps the limit."""
+    """Encodes the item with its passage cut so that the open prompt stays within `form.prompt_tokens`."""
     question, asked = item.question, asked_by(probes)
     encode = encoder(tokenizer, chat=form.chat, today=form.today)
     words = form.templates
@@ -243,13 +241,13 @@ def _encode_cut(
 
 
 def _options(item: Item, context: str) -> dict[str, Sequence[str]]:
-    """The options of an item by the probe that scores them, of those whose options are there."""
+    """The options of an item, by probe, for probes whose options the item has."""
     found: dict[str, Sequence[str]] = {
         probe: item.options[kind] for probe, kind in CHOICES.items() if kind in item.options
     }
     if context == item.question.context:
         return found
-    # Options that were cut away with the passage's end are no longer from the same passage.
+    # Same-passage options that were in the part of the passage cut off no longer come from the passage.
     from_passage = [kind.probe for kind in OPTION_KINDS if kind.needs == "passage" and kind.probe in found]
     for probe in from_passage:
         if not all(_stands_in(text, context) for text in found[probe] if text != item.question.gold):
@@ -258,7 +256,7 @@ def _options(item: Item, context: str) -> dict[str, Sequence[str]]:
 
 
 def _candidates(item: Item, which: Candidates) -> Sequence[str]:
-    """What a prompt lists."""
+    """The candidates that a prompt lists."""
     if which == "unrelated":
         return item.unrelated
     options = item.options["standard"] if which else ()
@@ -266,9 +264,9 @@ def _candidates(item: Item, which: Candidates) -> Sequence[str]:
 
 
 def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -> Encode:
-    """A function from a prompt to its token ids, through the chat template where asked.
+    """Returns a function from a prompt to its token ids, which applies the chat template if `chat`.
 
-    today: what the template takes for the date; None: this day's.
+    today: the date given to the template; None for the current date.
     """
 
     def encode(prompt: str) -> TokenIds:
@@ -282,19 +280,19 @@ def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -
 
 
 def _rendered(tokenizer: Any, prompts: Mapping[str, str], form: Form) -> Mapping[str, str]:
-    """Prompts as they are encoded."""
+    """Prompts with the chat template applied, if there is one."""
     if not form.chat:
         return prompts
     return {name: render(tokenizer, prompt, today=form.today) for name, prompt in prompts.items()}
 
 
 def _gap(tokenizer: Any, *, chat: bool) -> str:
-    """What stands between a prompt and an answer: a space, unless a chat template writes what an answer follows."""
+    """The text between a prompt and an answer: a space, unless a chat template decides."""
     return answer_gap(tokenizer) if chat else " "
 
 
 def _continuer(tokenizer: Any, prompt: str, *, chat: bool, today: datetime.date | None = None) -> Encode:
-    """A function from an answer to the joint token ids of prompt and answer."""
+    """Returns a function from an answer to the joint token ids of prompt and answer."""
     gap = _gap(tokenizer, chat=chat)
     if chat:
         opened = render(tokenizer, prompt, today=today)
@@ -303,13 +301,13 @@ def _continuer(tokenizer: Any, prompt: str, *, chat: bool, today: datetime.date 
 
 
 def _without_end(tokenizer: Any, ids: Sequence[int]) -> TokenIds:
-    """Some tokenizers end every text with an end token, behind which nothing is continued."""
+    """Drops the end token that some tokenizers append to every text; nothing could continue after it."""
     ended = len(ids) > 1 and ids[-1] == getattr(tokenizer, "eos_token_id", None)
     return tuple(ids[:-1] if ended else ids)
 
 
 def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -> str:
-    """The longest beginning of the passage with which the prompt has at most `limit` tokens."""
+    """The longest start of the passage that keeps the prompt within `limit` tokens."""
     if len(encode(form(context))) <= limit:
         return context
     low, high = 0, len(context)
@@ -328,7 +326,7 @@ def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -
 def _one_shot_prompts(
     question: Question, exemplar: Question, encode: Encode, form: Form
 ) -> tuple[Mapping[str, str], TokenIds]:
-    """The one-shot prompt, its zero-shot baseline on the same passage, and the exemplar's token prefix."""
+    """The one-shot prompt and its zero-shot baseline on the same passage, and the exemplar's token prefix."""
     characters, words = form.exemplar_characters, form.templates
 
     def solved(context: str) -> str:
@@ -343,7 +341,7 @@ def _one_shot_prompts(
     prompt = solved(context)
     prompt_ids = encode(prompt)
     prefix = encode(one_shot_prefix(exemplar, exemplar_characters=characters, templates=words))
-    # One token less: the prefix's last one may merge with what follows in some items and not in others.
+    # One token fewer: the last token of the prefix may merge with the text that follows in some items only.
     shared = min(common_prefix([prompt_ids, prefix]), len(prefix) - 1)
     return (
         {"one_shot": prompt, "zero_shot": zero_shot_prompt(context, question.question, templates=words)},
@@ -354,9 +352,9 @@ def _one_shot_prompts(
 def _bare_options(
     texts: Mapping[str, Sequence[str]], context: str, tokenizer: Any, encode: Encode, form: Form
 ) -> dict[str, OptionSet]:
-    """Every kind of options after the passage alone, all scored from one place.
+    """Options after the passage alone, without the question, all scored from the same position.
 
-    texts: options by the probe that asks them with the question.
+    texts: options, by the probe that asks them with the question.
     """
     if not texts:
         return {}
@@ -371,7 +369,7 @@ def _bare_options(
 
 
 def _distinct(name: str, sequence: TokenIds, rivals: Sequence[TokenIds], start: int) -> dict[str, RankTarget]:
-    """The first token of a sequence that no rival shares, given the tokens before it, if it has one."""
+    """The first token from `start` on at which a sequence differs from all rivals, as a target; empty if none."""
     position = distinct_position(sequence, rivals, start)
     return {} if position is None else {name: RankTarget(sequence[:position], sequence[position])}
 

@@ -1,8 +1,8 @@
-"""Greedy answers, beams and samples of all items of a batch, grown together one layer of leaves at a time.
+"""Greedy answers, beams and samples for all items of a batch, grown together one layer of leaves at a time.
 
-A path is where one answer has got to: a node of its item's tree. Paths that stand at the same node and
-choose the same token go on as one leaf, so an answer that greedy decoding, a beam and seven samples agree
-on is computed once. A beam that forks is two leaves with one parent: no cache is copied or reordered.
+A path is one answer in progress; it points to a node of its item's tree. Paths at the same node that choose the
+same token continue as one leaf, so an answer that greedy decoding, a beam and seven samples agree on is computed
+once. A beam that forks becomes two leaves with one parent: no cache is copied or reordered.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from anomia.probe.sampling import Stream, attempt, draw
 from anomia.probe.transfer import to_device, to_host
 
 COMPACT_BELOW = 0.75
-"""The cache's rows are closed up when fewer than this part of them still grow."""
+"""The cache's rows are compacted when less than this share of them is still growing."""
 
 
 Candidates = tuple[Sequence[int], Sequence[float]]
-"""The likeliest next tokens and their log-probabilities."""
+"""The top next tokens and their log-probabilities."""
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A token of a tree that generation goes on from."""
+    """A token of a tree from which generation continues."""
 
     item: int
     row: int
@@ -48,7 +48,7 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Path:
-    """A greedy answer or a sample as far as it has got; a sample draws from the stream of its step."""
+    """A greedy answer or sample in progress; a sample draws from the stream of its step."""
 
     node: Node
     stream: Stream | None = None
@@ -57,14 +57,14 @@ class Path:
 
 @dataclass(eq=False, slots=True)
 class BeamState:
-    """A beam search, and the nodes at which its running beams stand."""
+    """A beam search, and the node of each running beam."""
 
     beams: BeamSearch
     nodes: list[Node]
 
 
 class Choice(NamedTuple):
-    """What is chosen at a node: the greedy token, candidates for beams, a token for each stream."""
+    """The choices at a node: the greedy token, the candidates for beams, one token per stream."""
 
     best: int
     candidates: Candidates
@@ -74,7 +74,7 @@ class Choice(NamedTuple):
 class Frontier(NamedTuple):
     """The nodes whose next tokens are chosen together.
 
-    states: [nodes, H], before the output head. visible: [nodes, capacity], the slots each node sees.
+    states: [nodes, H], before the output head. visible: [nodes, capacity], the slots that each node sees.
     """
 
     nodes: list[Node]
@@ -88,10 +88,10 @@ Step = Callable[[Head, "TreeDecodeState", Frontier, list[Node]], Frontier]
 
 @dataclass(eq=False)
 class TreeDecodeState:
-    """The rows of the cache on which leaves grow.
+    """The rows of the cache in which leaves grow.
 
-    depths: [rows, capacity], the depth of what stands in each slot. free: each row's free slots, the next
-    one last. used: behind each row's last slot in use.
+    depths: [rows, capacity], the depth of the token in each slot. free: the free slots of each row, the next one
+    last. used: one past the highest slot of each row that has been used.
     """
 
     cache: TreeCache
@@ -103,9 +103,10 @@ class TreeDecodeState:
     def over(
         batch: TreeBatch, cache: TreeCache, taken: Sequence[Iterable[int]], device: torch.device
     ) -> TreeDecodeState:
-        """The growing rows of a prefilled batch; some prompt's end sees the slots `taken` [rows].
+        """The growing rows of a prefilled batch; `taken` lists, per row, the slots that a prompt's end sees.
 
-        What only other branches used is free again. The lowest slots go first, so that rows stay short.
+        Slots that only other branches used are free again. The lowest free slots are used first, which keeps rows
+        short.
         """
         depths = torch.zeros(batch.growing, cache.capacity, dtype=torch.long)
         for row in range(batch.growing):
@@ -116,19 +117,19 @@ class TreeDecodeState:
         return TreeDecodeState(cache, depths.to(device), free, [max(row) + 1 for row in seen])
 
     def occupy(self, node: Node) -> None:
-        """Gives a node a slot of its row."""
+        """Assigns a free slot of its row to a node."""
         node.slot = self.free[node.row].pop()
         self.used[node.row] = max(self.used[node.row], node.slot + 1)
 
     def release(self, node: Node) -> None:
-        """Frees the slot of a leaf that nothing continues, and of the ancestors that only it needed."""
+        """Frees the slot of a leaf without children, and of the ancestors that only it needed."""
         while node.parent is not None and node.children == 0:
             self.free[node.row].append(node.slot)
             node = node.parent
             node.children -= 1
 
     def compact(self, nodes: Sequence[Node]) -> None:
-        """Moves the rows of `nodes` together if many of the others have stopped growing."""
+        """Moves the rows of `nodes` to the front if many of the other rows have stopped growing."""
         rows = sorted({node.row for node in nodes})
         if len(rows) >= COMPACT_BELOW * (rows[-1] + 1):
             return
@@ -152,12 +153,11 @@ def grow(
     *,
     step: Step,
 ) -> set[int]:
-    """Grows every path and search to its end, in place, from the ends of the prompts: `layer`, of L nodes.
+    """Grows every path and search to its end, in place. The first `layer` holds the L ends of the prompts.
 
-    Each step turns states [L, H] into logits [L, V], LOGIT_ROWS rows at a time, and those into the next nodes.
-
-    What has ended takes no leaf any more: each pass holds the leaves of what still grows, and of nothing else.
-    Returns the items of which some logits were NaN or infinite; they stop growing there.
+    Each step turns states [L, H] into logits [L, V], LOGIT_ROWS rows at a time, and those into the next layer.
+    Finished paths get no leaf, so a pass computes only what is still growing.
+    Returns the items with NaN or infinite logits; they stop growing there.
     """
     broken: set[int] = set()
     while layer.nodes:
@@ -181,7 +181,7 @@ def grow(
 
 
 class _Leaves:
-    """The next layer: one leaf for each parent and token, however many paths and beams take it."""
+    """The next layer: one leaf per parent and token, however many paths and beams choose it."""
 
     def __init__(self) -> None:
         self.nodes: dict[tuple[Node, int], Node] = {}
@@ -196,7 +196,7 @@ class _Leaves:
 
 
 def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bool:
-    """Lets a path take its next token; whether it goes on."""
+    """Extends a path by its next token; returns whether it continues."""
     token = choice.best if path.stream is None else choice.drawn[path.stream]
     if token in decoding.eos_token_ids:
         return False
@@ -217,9 +217,9 @@ def _choose(
     decoding: Decoding,
     broken: set[int],
 ) -> dict[Node, Choice]:
-    """The choices at all nodes of a layer, from its states [L, H]: LOGIT_ROWS rows of logits [·, V] at a time.
+    """The choices at all nodes of a layer, from its states [L, H], with LOGIT_ROWS rows of logits [·, V] at a time.
 
-    Items with logits that aren't finite are added to `broken`.
+    Adds items with non-finite logits to `broken`.
     """
     streams: dict[Node, list[Stream]] = {node: [] for node in layer.nodes}
     for path in paths:
@@ -247,7 +247,7 @@ def _choose(
 
 
 class _Read(NamedTuple):
-    """What is read of some rows of logits: [rows], [rows], of the rows that beams stand at, of the draws."""
+    """Values read from rows of logits: `best` and `finite` per row, `candidates` per beam row, `draws` per draw."""
 
     best: list[int]
     finite: list[bool]
@@ -262,10 +262,10 @@ def _read(
     wanted: Sequence[tuple[int, Stream]],
     decoding: Decoding,
 ) -> _Read:
-    """Reads everything that is chosen from logits [rows, V] at once.
+    """Reads all choices from logits [rows, V] in one transfer.
 
-    A GPU waits one time per step, unless the nucleus is missed again and again. beaming: the rows at which beams are,
-    `count` candidates of each. wanted: the row and the stream of each draw.
+    A GPU waits once per step, unless draws keep missing the nucleus. beaming: the rows with beams, `count` candidates
+    each. wanted: the row and the stream of each draw.
     """
     device = summary.best.device
     chosen = to_device(beaming, device, torch.long)
@@ -296,8 +296,8 @@ def _read(
 def append(head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]) -> Frontier:
     """Runs the decoder on N leaves, sorted by row and without slots yet, whose parents are in `before`.
 
-    Returns their states [N, H] and the slots that they see [N, capacity]; the mask rows of parents [·, capacity] are
-    copied, the cache [rows, KV heads, capacity, D] is written in place.
+    Returns their states [N, H] and the slots that they see [N, capacity]. The parents' mask rows are copied; the
+    cache [rows, KV heads, capacity, D] is written in place.
     """
     tree_state.compact(leaves)
     for leaf in leaves:
@@ -338,16 +338,16 @@ def append(head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: li
 
 
 def numbered(rows: Sequence[int]) -> list[int]:
-    """Each leaf's number among those of its row; leaves are sorted by row."""
+    """The number of each leaf within its row, for leaves sorted by row."""
     first: dict[int, int] = {}
     return [index - first.setdefault(row, index) for index, row in enumerate(rows)]
 
 
 def _alike(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Stretches of leaves, sorted by row, whose rows have about as many leaves each.
+    """Splits leaves, sorted by row, into ranges whose rows have about equally many leaves.
 
-    Rows are padded to the widest of their group, so rows of few leaves (one greedy answer) don't share a
-    group with rows of many (beams and samples).
+    Rows are padded to the widest of their group, so rows with few leaves (one greedy answer) don't share a group
+    with rows with many (beams and samples).
     """
     counts = Counter(rows)
     first, widest, narrowest = 0, 0, len(rows)
@@ -362,7 +362,7 @@ def _alike(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _with_ancestors(nodes: Sequence[Node]) -> set[Node]:
-    """The nodes and all their ancestors, each once."""
+    """The nodes and all their ancestors."""
     found: set[Node] = set()
     for node in nodes:
         at: Node | None = node

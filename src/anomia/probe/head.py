@@ -1,8 +1,8 @@
-"""From hidden states to logits, for the positions that are read and no others.
+"""From hidden states to logits, only for the positions that are read.
 
-Between its decoder and its logits a model may do more than one product (soft-capping, scaling), so the
-model's own code does it: its `forward` runs with the decoder replaced by hidden states that are known
-already. That holds for every `...ForCausalLM` whose `forward` calls its base model once.
+A model may do more than the head's product between decoder and logits (soft-capping, scaling), so its own code
+runs: `forward`, with the decoder replaced by the known hidden states. This works for every `...ForCausalLM` whose
+`forward` calls its base model once.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.nn import functional
 
 LOGIT_ROWS = 512
-"""Positions that go through the output head at once: what bounds the memory that logits take."""
+"""Positions per pass through the output head; bounds the memory of logits."""
 FLOAT32_ROWS = 64
-"""The same for positions whose product is taken in float32."""
+"""The same where the product is taken in float32."""
 FLOAT32_COLUMNS = 16384
-"""Vocabulary entries whose weights are held in float32 at once."""
+"""Vocabulary entries whose weights are converted to float32 at a time."""
 
 
 class Head:
-    """The output head of a model, and what its `forward` does between decoder and logits.
+    """The output head of a model, with everything that `forward` does between decoder and logits.
 
-    On CPUs logits go into one piece of memory that is used again: they are large enough that fetching new
-    pages from the system costs a quarter of the product itself.
+    On CPUs logits go into a reused buffer: they are so large that getting new pages from the system costs a quarter
+    of the product itself.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,22 +37,22 @@ class Head:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """The device that token ids go to."""
         device: torch.device = self._model.get_input_embeddings().weight.device
         return device
 
     def decode(self, **inputs: Any) -> Tensor:
-        """Runs the decoder alone: hidden states [N, H] of one packed sequence, before the output head."""
+        """Runs only the decoder; returns the hidden states [N, H] of one packed sequence, before the output head."""
         output = self._model.base_model(use_cache=True, return_dict=True, **inputs)
         self._output_type = type(output)
         states: Tensor = output.last_hidden_state
         return states[0]
 
     def logits(self, states: Tensor, *, float32_product: bool = False) -> Tensor:
-        """Logits [N, V] of hidden states [N, H] that `decode` gave. The next call overwrites them.
+        """Returns the logits [N, V] of hidden states [N, H] from `decode`. The next call overwrites them.
 
-        In the model's dtype, as `model.generate` reads them, or with the head's product taken in float32;
-        what the model does to its logits behind the head then happens in float32 as well.
+        They are in the model's dtype, as `model.generate` reads them, unless the head's product is taken in float32;
+        then anything that the model does to its logits after the head is in float32 as well.
         """
 
         def known_states(*_: Any, **__: Any) -> Any:
@@ -73,14 +73,14 @@ class Head:
         return logits[0]
 
     def _decoders(self) -> list[Any]:
-        """What the model's `forward` may call for hidden states: its base, or as OPT does the decoder in it."""
+        """The modules that `forward` may call for hidden states: the base model or, as in OPT, the decoder in it."""
         get_decoder = getattr(self._model, "get_decoder", None)
         inner = get_decoder() if callable(get_decoder) else None
         base = self._model.base_model
         return [base] if inner is None or inner is base or inner is self._model else [base, inner]
 
     def _linear(self, linear: torch.nn.Linear, hidden: Tensor) -> Tensor:
-        """The head's product [1, N, V] of [1, N, H], in memory of its own."""
+        """The head's product, from [1, N, H] to [1, N, V], written to the reused buffer."""
         rows = hidden.shape[1]
         if self._buffer is None or len(self._buffer) < rows:
             self._buffer = hidden.new_empty(rows, linear.out_features)
@@ -91,7 +91,7 @@ class Head:
 
 
 def _float32_linear(linear: torch.nn.Linear, hidden: Tensor) -> Tensor:
-    """The head's product in float32, its weight converted a piece at a time."""
+    """The head's product in float32, from [..., H] to [..., V], converting the weight piece by piece."""
     hidden = hidden.float()
     logits = hidden.new_empty(*hidden.shape[:-1], linear.out_features)
     for first in range(0, linear.out_features, FLOAT32_COLUMNS):
@@ -108,7 +108,7 @@ def _float32_output(head: torch.nn.Module, hidden: Tensor) -> Tensor:
 
 @contextmanager
 def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Inside, the module's `forward` is this one; a replacement made before (offloading hooks) comes back."""
+    """Replaces the module's `forward` inside the block; restores an earlier replacement (offloading hooks)."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:

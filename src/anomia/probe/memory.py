@@ -1,17 +1,17 @@
-"""How much memory the token tree needs, and the batch size that fits.
+"""The memory that the token tree needs, and the batch size that fits.
 
-Bytes = weights + batch × item + the larger of activations (while prompts are read) and logits, where
+Bytes = weights + batch × item + the larger of activations (during prefill) and logits, where
 
-- an item takes its growing rows × the slots of the longest row (on GPUs rounded up, see `static`) × the
-  bytes of a slot;
-- a slot holds a key and a value of every layer: 2 × layers × KV heads × head size × bytes of the dtype; in
-  half precision on CPUs one layer more, which the product copies;
-- logits: positions read at once × vocabulary × bytes of the dtype, and float32 for the few positions whose
+- an item takes its growing rows × the slots of the longest row (rounded up on GPUs, see `static`) × the bytes of
+  a slot;
+- a slot holds a key and a value for every layer: 2 × layers × KV heads × head size × bytes of the dtype; in half
+  precision on CPUs add one layer, which the matrix product copies;
+- logits take positions read at once × vocabulary × bytes of the dtype, plus float32 for the few positions whose
   product is taken in float32;
-- activations: tokens of a prefill pass × the larger of what attention (six times its queries' size) and the
-  feed-forward layer (three times its size) hold at once, and the hidden states in float32 and the dtype.
+- activations take, per token of a prefill pass, the larger of attention (six times the size of its queries) and
+  the feed-forward layer (three times its size), plus the hidden states in float32 and in the dtype.
 
-The allocator of the C library may hold on to freed pieces beside that; `SPARE` leaves room for it.
+The C library's allocator may also hold on to freed memory; `SPARE` leaves room for that.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from anomia.probe.static import rounded
 from anomia.probe.tree import capacity, paths_of_rows
 
 SPARE = 0.8
-"""The part of free memory that is planned with."""
+"""The share of free memory that may be used."""
 LARGEST_ON_CPU = 16
 LARGEST = 128
-"""Beyond these, larger batches make nothing faster."""
+"""Batches larger than these are no faster."""
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes: of the weights, of each item of a batch, and of what doesn't grow with the batch."""
+    """Bytes of the weights, of each item of a batch, and of everything that doesn't grow with the batch."""
 
     weights: int
     item: int
     fixed: int
 
     def total(self, batch_size: int) -> int:
-        """Bytes at the peak of a batch."""
+        """Peak memory of a batch in bytes."""
         return self.weights + batch_size * self.item + self.fixed
 
 
 def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
-    """The need of the largest of these asks; the formula stands at the head of this module."""
+    """The memory need by the largest of these asks; see the module's docstring for the formula."""
     sizes = sizes_of(model.config.get_text_config())
     size = model.dtype.itemsize
     batches = [lay_out([ask]) for ask in asks]
@@ -74,7 +74,7 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
     widest = max(6 * sizes.heads * sizes.head, 3 * sizes.inner)
     width = max(sizes.width, int(model.get_input_embeddings().weight.shape[1]))
     activations = passed * (width * (2 * 4 + 2 * size) + widest * size)
-    # Parameters that two modules share (tied embeddings) are listed once.
+    # `parameters()` lists shared parameters (tied embeddings) once.
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     slot = slot_bytes(model)
     if size < torch.float32.itemsize and model.device.type == "cpu":
@@ -83,14 +83,14 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
 
 
 def slot_bytes(model: Any) -> int:
-    """Bytes of one token's keys and values in all layers."""
+    """Bytes of the keys and values of one token in all layers."""
     sizes = sizes_of(model.config.get_text_config())
     bytes_: int = 2 * sizes.layers * sizes.kv_heads * sizes.head * model.dtype.itemsize
     return bytes_
 
 
 def fitting_batch_size(model: Any, asks: Sequence[Ask], decoding: Decoding) -> int:
-    """The largest useful batch size that fits into the memory that is free now, beside the loaded model."""
+    """The largest useful batch size that fits into free memory, with the model already loaded."""
     largest = LARGEST_ON_CPU if model.device.type == "cpu" else LARGEST
     need = estimate(model, asks, decoding)
     if not need.item:
@@ -99,7 +99,7 @@ def fitting_batch_size(model: Any, asks: Sequence[Ask], decoding: Decoding) -> i
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device."""
+    """Bytes of free memory on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)

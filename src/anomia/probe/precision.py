@@ -1,6 +1,6 @@
-"""Which dtype a CPU should run a model in: float32 where it fits and costs little, else what is stored.
+"""The dtype to run a model in on a CPU: float32 if it fits and costs little, else the stored dtype.
 
-In half precision rounding alone flips answers, and what flips looks like damage by compression.
+In half precision, rounding alone flips answers, and such flips look like damage from compression.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import torch
 
 from anomia.probe.twin import shallow_twin
 
-# Float32 may cost so many times what the stored dtype costs.
+# Float32 is used only if it costs less than this many times the stored dtype.
 MOST_TIMES = 2.0
-# Of the memory that is free, so much may be taken by the weights.
+# The share of free memory that float32 weights may take.
 _WEIGHTS_SHARE = 0.4
-# What asking a batch of 16 items takes, about, as shapes of tokens and how many such passes: the prompts, and steps of
-# one token for all paths. In each the head reads so many places.
+# The passes for a batch of about 16 items, as (shape of the token ids, number of passes): the prompts, then steps of
+# one token for all paths.
 _PASSES = (((1, 256), 24), ((32, 1), 32))
+# Positions that the head reads in each pass.
 _HEAD_PLACES = 32
 _REPEATS = 2
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class Precision(NamedTuple):
-    """The dtype to run in, and why in one sentence; `times`: what float32 would cost, None where that wasn't tried."""
+    """The dtype to run in, and the reason in one sentence.
+
+    times: the cost of float32 as a multiple of the stored dtype's; None if it wasn't measured.
+    """
 
     dtype: torch.dtype
     why: str
@@ -38,9 +42,9 @@ class Precision(NamedTuple):
 
 
 def precision_for(model: Any) -> Precision | None:
-    """What a model on a CPU should run in; None where there is nothing to decide.
+    """The precision to run a model in on a CPU, or None if there is no choice.
 
-    There isn't for models on other devices, in float32 already, or with weights that are packed.
+    There is none on other devices, for models already in float32, and for packed (quantized) weights.
     """
     if not _is_half_on_cpu(model):
         return None
@@ -59,7 +63,7 @@ def precision_for(model: Any) -> Precision | None:
 
 
 def fits_float32(model: Any) -> bool:
-    """Whether a model is in half precision on a CPU, and its weights in float32 take a small part of free memory."""
+    """Whether a model is in half precision on a CPU and its float32 weights would take a small share of free memory."""
     return (
         _is_half_on_cpu(model) and _float32_bytes(model) <= _WEIGHTS_SHARE * psutil.virtual_memory().available
     )
@@ -75,11 +79,11 @@ def _float32_bytes(model: Any) -> int:
 
 
 def cost_of_float32(model: Any) -> float | None:
-    """How many times as long float32 takes, by passes of the model's first blocks and its head in both dtypes.
+    """Times the model's first blocks and its head in both dtypes; returns float32 time / stored dtype time.
 
-    On one thread, and the best of a few repeats that take turns, so that other work on the machine decides little:
-    threads that wait for each other on cores that are taken would measure the scheduler. The blocks count for all of
-    the model's. None where there is no such copy of the model.
+    The first blocks are extrapolated to all blocks. To limit the influence of other load on the machine, it runs on
+    one thread (threads waiting for busy cores would measure the scheduler) and takes the best of alternating repeats.
+    Returns None if the shallow copy of the model can't be made.
     """
     exact = shallow_twin(model)
     if exact is None or exact.get_output_embeddings() is None:
@@ -107,13 +111,13 @@ def cost_of_float32(model: Any) -> float | None:
 
 
 def _seconds(model: Any, asked: Sequence[torch.Tensor]) -> list[float]:
-    """What the blocks take for each of some token ids, and last the head, its logits normalized in float32."""
+    """Seconds that the blocks take for each tensor of token ids [B, T], then for the head with a float32 softmax."""
     took = []
     for tokens in asked:
         began = time.perf_counter()
         states = model.base_model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)  # [N, D]
         took.append(time.perf_counter() - began)
-    # A single place, cut out of the states, goes a slow way through some bfloat16 kernels that no run takes.
+    # A single position, sliced from the states, would take a slow path in some bfloat16 kernels that no run takes.
     states = states[-_HEAD_PLACES:].contiguous()
     began = time.perf_counter()
     model.get_output_embeddings()(states).float().log_softmax(-1)

@@ -1,8 +1,7 @@
-"""All sequences of a batch through the decoder, each shared token once.
+"""Prefill: runs all sequences of a batch through the decoder, each shared token once.
 
-Lays the trees of a batch of asks out in the rows of one KV cache and runs the decoder over their nodes.
-What comes out is the hidden states of the positions that will be read, and a cache that generation goes on
-from.
+Lays out the trees of a batch of asks in the rows of one KV cache and runs the decoder over their nodes. The result
+is the hidden states of the positions to read, and a cache from which generation continues.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from anomia.probe.head import Head
 from anomia.probe.trie import Integers, Tree, plant
 
 PREFILL_TOKENS = 4096
-"""Tokens that go through the decoder at once: enough to use the processor fully; what bounds activations."""
+"""Tokens per pass through the decoder: enough to use the processor fully; bounds the memory of activations."""
 
 
 class PlacedTree(NamedTuple):
-    """A tree of one of the batch's asks; its first `cached` nodes come from a prefix computed before."""
+    """A tree of the batch's ask number `ask`; its first `cached` nodes come from a precomputed prefix."""
 
     ask: int
     tree: Tree
@@ -34,11 +33,11 @@ class PlacedTree(NamedTuple):
 
 
 class TreeBatch(NamedTuple):
-    """Where everything stands.
+    """The layout of a batch.
 
-    rows: the trees. The first `growing` ones hold prompts to continue and keep their rows of the cache, those
-        with beams or samples first; the others are only read.
-    places: (ask, sequence) → row and the node of each token. reads: (row, node) → index of its hidden state.
+    rows: the trees. The first `growing` ones hold prompts to continue and keep their cache rows, those with beams
+        or samples first; the others are only read.
+    places: (ask, sequence) → row, and the node of each token. reads: (row, node) → index of its hidden state.
     """
 
     rows: list[PlacedTree]
@@ -53,15 +52,15 @@ class TreeBatch(NamedTuple):
 
 
 def prompts(ask: Ask) -> list[TokenIds]:
-    """The sequences of an ask that are continued."""
+    """The sequences of an ask to continue."""
     singles = [prompt for prompt in (ask.beams, ask.samples) if prompt is not None]
     return [*ask.greedy.values(), *singles]
 
 
 def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
-    """The sequences that an ask needs computed, and for each the first position that is read.
+    """The sequences that an ask needs computed, each with the first position that is read.
 
-    Of an option the last token need not be computed: nothing is read behind it.
+    The last token of an option is left out: nothing is read after it.
     """
     for prompt in prompts(ask):
         yield prompt, len(prompt) - 1
@@ -76,10 +75,10 @@ def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
 
 
 def lay_out(asks: Sequence[Ask]) -> TreeBatch:
-    """Plants the trees of a batch and notes what will be read of them.
+    """Builds the trees of a batch and records which of their nodes will be read.
 
     Raises:
-        ModelError: a sequence has no token before the first that is asked for.
+        ModelError: a sequence has no token before the first one to score or generate.
     """
     growing: list[tuple[PlacedTree, dict[TokenIds, Integers], dict[int, None]]] = []
     still: list[tuple[PlacedTree, dict[TokenIds, Integers], dict[int, None]]] = []
@@ -101,7 +100,7 @@ def lay_out(asks: Sequence[Ask]) -> TreeBatch:
             places = {s: nodes for s, (home, nodes) in forest.places.items() if home == tree_index}
             entry = (PlacedTree(index, tree, cached), places, wanted[tree_index])
             (growing if tree_index in continued else still).append(entry)
-    # Rows with many leaves a step stand together, so that decoding pads little.
+    # Rows with many leaves per step are adjacent, so that decoding pads little.
     growing.sort(key=lambda entry: not {asks[entry[0].ask].beams, asks[entry[0].ask].samples} & set(entry[1]))
     rows = [*growing, *still]
     return TreeBatch(
@@ -122,7 +121,7 @@ def lay_out(asks: Sequence[Ask]) -> TreeBatch:
 
 
 def _shared(tree: Tree, prefix: TokenIds) -> int:
-    """The length of the prefix if the whole tree stands on it, else 0."""
+    """The length of the prefix if the whole tree starts with it, else 0."""
     size = len(prefix)
     if not size or size > len(tree.tokens) or tree.ends[size - 1] != len(tree.tokens):
         return 0
@@ -132,10 +131,10 @@ def _shared(tree: Tree, prefix: TokenIds) -> int:
 def prefill(
     head: Head, batch: TreeBatch, asks: Sequence[Ask], cache: TreeCache, prefixes: dict[TokenIds, Segment]
 ) -> Tensor:
-    """Fills the cache with all nodes and returns the hidden states that will be read: [reads, H].
+    """Runs all nodes through the decoder; returns the hidden states that will be read, [reads, H].
 
-    `prefixes` remembers shared prefixes from one batch to the next; those that this batch doesn't use are
-    forgotten.
+    The growing rows are written to `cache`. `prefixes` keeps shared prefixes from one batch to the next; those that
+    this batch doesn't use are dropped.
     """
     used = {asks[row.ask].shared_prefix for row in batch.rows if row.cached}
     for prefix in set(prefixes) - used:
@@ -151,7 +150,7 @@ def prefill(
         rows = [batch.rows[member] for member in members]
         home, first = cache, members.start
         if first >= batch.growing:
-            # What is only read needs its keys and values in this one pass.
+            # Trees that are only read need their keys and values in this pass alone.
             home, first = TreeCache(len(rows), max(len(row.tree.tokens) for row in rows)), 0
         for index, row in enumerate(rows, first):
             if row.cached:
@@ -167,7 +166,7 @@ def prefill(
 
 
 def _groups(sizes: Sequence[int], start: int, stop: int) -> Iterator[range]:
-    """Consecutive rows that together have at most PREFILL_TOKENS tokens, or single ones that have more."""
+    """Ranges of consecutive rows with at most PREFILL_TOKENS tokens in total; a longer row is on its own."""
     first, total = start, 0
     for index in range(start, stop):
         if index > first and total + sizes[index] > PREFILL_TOKENS:
@@ -179,10 +178,10 @@ def _groups(sizes: Sequence[int], start: int, stop: int) -> Iterator[range]:
 
 
 def _pass(head: Head, cache: TreeCache, rows: Sequence[PlacedTree], first: int) -> tuple[Tensor, list[int]]:
-    """One forward pass over the nodes that aren't cached yet of some trees, packed into one sequence.
+    """One forward pass over the N uncached nodes of some trees, packed into one sequence.
 
     The trees fill the rows of the cache from `first` on.
-    Returns their hidden states [N, H], and where each tree begins.
+    Returns the hidden states [N, H], and the offset of each tree in them.
     """
     device = head.device
     offsets, tokens, positions, places, slots, plans = [], [], [], [], [], []
@@ -206,7 +205,7 @@ def _pass(head: Head, cache: TreeCache, rows: Sequence[PlacedTree], first: int) 
 
 
 def _compute_prefix(head: Head, prefix: TokenIds) -> Segment:
-    """The keys and values of a prefix, computed in a cache of its own."""
+    """The keys and values of a prefix, computed in a temporary cache."""
     tree = plant([prefix]).trees[0]
     cache = TreeCache(rows=1, capacity=len(prefix))
     _pass(head, cache, [PlacedTree(ask=0, tree=tree, cached=0)], 0)

@@ -1,4 +1,4 @@
-"""What is read at the teacher-forced positions of a batch: option scores, ranks, distributions."""
+"""Reads the teacher-forced positions of a batch: option scores, ranks, distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OptionScores = dict[str, tuple[tuple[float, ...], ...]]
 
 
 class Exact(NamedTuple):
-    """What is read from one ask's float32 logits."""
+    """Values read from the float32 logits of one ask."""
 
     placements: dict[str, Placement]
     distribution: Distribution | None
@@ -27,9 +27,9 @@ class Exact(NamedTuple):
 def score_options(
     head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor
 ) -> tuple[list[OptionScores], set[int]]:
-    """The log-probability of every option token, and the asks of which some logits were not finite.
+    """The log-probability of every option token, and the indices of asks with non-finite logits.
 
-    `states` [reads, H] are the hidden states that `prefill` gave.
+    `states`: the hidden states [reads, H] from `prefill`.
     """
     wanted = [
         (batch.read(index, sequence[:-1], position - 1), sequence[position], index)
@@ -72,9 +72,9 @@ def score_options(
 def place_targets(
     head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
 ) -> tuple[list[Exact], set[int]]:
-    """Ranks and distributions from float32 products of the states [reads, H] that they are read from.
+    """Ranks and distributions from the hidden states [reads, H], with the head's product in float32.
 
-    Returns them by ask, and the asks of which some logits [V] were not finite.
+    Returns them by ask, and the indices of asks with non-finite logits.
     """
     outcomes = [Exact({}, None, ()) for _ in asks]
     names: dict[int, list[tuple[int, str]]] = {}

@@ -1,7 +1,7 @@
-"""The plain engine: `model.generate` and one full forward pass for every option and prefix.
+"""The reference engine: `model.generate`, and one full forward pass for every option and prefix.
 
-Slow on purpose. It is what the token tree is tested against, and what architectures get that a
-tree mask doesn't fit. Nothing here shares code with the tree but the random numbers of samples.
+Slow on purpose. The token tree is tested against it, and it serves architectures that a tree mask doesn't fit.
+It shares no code with the tree except the random numbers of samples.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def answer(
     batch_size: int,
     on_split: OnSplit | None = None,
 ) -> Iterator[Reply]:
-    """Answers asks the plain way; an `Engine`. It halves no batch, so `on_split` is never told anything.
+    """Answers asks without a tree; an `Engine`. It never halves a batch, so it never calls `on_split`.
 
-    Greedy prompts of up to `batch_size` items are generated together, padded on the left, but for models with a
-    recurrent state, which padding would enter; everything else is asked item by item.
+    Greedy prompts of up to `batch_size` items are generated together with left padding, except for models with a
+    recurrent state, which would read the padding. Everything else runs item by item.
     """
     for first in range(0, len(asks), batch_size):
         batch = asks[first : first + batch_size]
@@ -61,7 +61,7 @@ def answer(
 def _generated_together(
     model: Any, prompts: Sequence[tuple[int, str, TokenIds]]
 ) -> list[list[tuple[int, str, TokenIds]]]:
-    """Prompts that one batch can hold: all, or those of one length where a state would read the padding."""
+    """Groups prompts that can share a batch: all, or those of equal length if a state would read the padding."""
     if not getattr(model, "_is_stateful", False):
         return [list(prompts)]
     by_length: dict[int, list[tuple[int, str, TokenIds]]] = {}
@@ -134,7 +134,7 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
     try:
         output = search()
     except ValueError as error:
-        # The state of RWKV can't follow beams that change their places; without it each pass reads from the start.
+        # RWKV's state can't be reordered with the beams; without a cache each pass reads from the start.
         if "cannot be reordered" not in str(error):
             raise
         output = search(use_cache=False)
@@ -145,7 +145,7 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
 
 
 def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenIds, ...]]:
-    """Nucleus samples by `generate`, which is told what to take by our own random numbers."""
+    """Nucleus samples by `generate`, with each token forced to the one that our own random numbers draw."""
     assert ask.samples is not None
     found: dict[int, tuple[TokenIds, ...]] = {}
     for seed in decoding.sample_seeds:
@@ -163,7 +163,7 @@ def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenI
 
 
 class _Draw(transformers.LogitsProcessor):  # type: ignore[misc]
-    """Leaves each row one token: drawn from `transformers`' own nucleus with the numbers of `probe.sampling`."""
+    """Leaves one token per row, drawn from `transformers`' nucleus with the random numbers of `probe.sampling`."""
 
     def __init__(self, decoding: Decoding, *, seed: int, item_id: str, prompt_length: int) -> None:
         self._nucleus = transformers.TopPLogitsWarper(decoding.top_p)
@@ -171,7 +171,8 @@ class _Draw(transformers.LogitsProcessor):  # type: ignore[misc]
         self._seed, self._item_id, self._prompt_length = seed, item_id, prompt_length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        warped = scores.float() / self._temperature  # [samples, V]
+        # input_ids: [samples, S]; scores and the result: [samples, V].
+        warped = scores.float() / self._temperature
         allowed = self._nucleus(input_ids, warped).isfinite()
         cumulative = torch.softmax(warped.double(), dim=-1).cumsum(-1)
         forced = torch.full_like(scores, -torch.inf)
@@ -185,7 +186,7 @@ class _Draw(transformers.LogitsProcessor):  # type: ignore[misc]
 
 
 def _score(model: Any, options: OptionSet) -> tuple[tuple[float, ...], ...]:
-    """The log-probability of each token of each sequence from `start` on, by full forward passes."""
+    """The log-probability of each token from `start` on for each sequence, by full forward passes."""
     scores = []
     for sequence in options.sequences:
         wanted = torch.tensor(sequence[options.start :], device=model.device)  # [T]
@@ -196,21 +197,21 @@ def _score(model: Any, options: OptionSet) -> tuple[tuple[float, ...], ...]:
 
 
 def _logits(model: Any, sequence: Sequence[int], keep: int) -> torch.Tensor:
-    """The logits at the last `keep` positions, [keep, V]."""
+    """The logits [keep, V] at the last `keep` positions."""
     inputs = torch.tensor([list(sequence)], device=model.device)  # [1, S]
     logits: torch.Tensor = model(inputs, use_cache=False, logits_to_keep=keep).logits
     return logits[0, -keep:]
 
 
 def _float32_logits(model: Any, prefix: TokenIds) -> torch.Tensor:
-    """The next-token logits after a prefix, with the head's product in float32, [V]."""
+    """The next-token logits [V] after a prefix, with the head's product in float32."""
     with _float32_head(model):
         return _logits(model, prefix, 1)[-1].float()
 
 
 @contextmanager
 def _float32_head(model: Any) -> Iterator[None]:
-    """Inside, the output head multiplies in float32; what the model does to logits then follows."""
+    """Makes the output head multiply in float32 inside the block; later operations on logits still apply."""
     head = model.get_output_embeddings()
 
     def product(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -241,7 +242,7 @@ def _likeliest(log_probs: torch.Tensor, count: int) -> Distribution:
 
 
 def _generate(model: Any, inputs: torch.Tensor, **options: Any) -> Any:
-    """`model.generate` without what the model brings along, which it would add to any configuration."""
+    """`model.generate` without the model's own generation config, which would be merged into any other."""
     own = model.generation_config
     model.generation_config = transformers.GenerationConfig()
     try:
@@ -261,7 +262,7 @@ def _generation(decoding: Decoding, **options: Any) -> transformers.GenerationCo
 
 
 def _pad(decoding: Decoding) -> int:
-    """Padding is masked, so any token will do; the end token also fills finished rows."""
+    """The padding token: any would do, because padding is masked. Finished rows are filled with it as well."""
     return decoding.eos_token_ids[0] if decoding.eos_token_ids else 0
 
 

@@ -1,12 +1,11 @@
-"""Nucleus sampling that depends on nothing but the item, the sample's number and the step.
+"""Nucleus sampling that depends only on the seed, the item, the sample's index and the step.
 
-The nucleus is the smallest set of likeliest tokens that together hold probability `top_p` (Holtzman et al.
-2020), as `transformers`' `TopPLogitsWarper` computes it: a token belongs to it if those that are likelier
-hold less than `top_p`. Of tokens that tie, the higher one counts as the likelier.
+The nucleus is the smallest set of top tokens whose total probability reaches `top_p` (Holtzman et al. 2020), as
+computed by `TopPLogitsWarper` of `transformers`: a token belongs to it if the likelier tokens total less than
+`top_p`. Of tied tokens, the one with the higher id counts as likelier.
 
-A token is drawn from the whole distribution and kept if it lies in the nucleus, else drawn again. That
-gives the nucleus' distribution exactly, needs no sort however wide the nucleus is, and takes 1 / top_p
-draws on average.
+A token is drawn from the whole distribution and redrawn until it is in the nucleus. This gives exactly the nucleus
+distribution, needs no sort however wide the nucleus is, and takes at most 1 / top_p draws on average.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from anomia.probe.transfer import to_device, to_host
 from anomia.probe.vocabulary import BLOCK, Summary, block_logits, weights
 
 DRAWS_AT_ONCE = 16
-"""Draws that are checked together: bounds memory where distributions are flat and nuclei wide."""
+"""Draws that are checked together; bounds memory when distributions are flat and nuclei wide."""
 ATTEMPTS_AT_ONCE = 3
-"""Where reading a result back lets the program wait: with p = 0.9 one draw in 1,000 needs a fourth attempt."""
+"""Attempts per draw on devices where reading a result back makes the program wait. With p = 0.9, one draw in 1,000
+needs a fourth attempt."""
 
 
 class Stream(NamedTuple):
@@ -37,14 +37,14 @@ class Stream(NamedTuple):
 
 
 def uniform(stream: Stream, attempt: int) -> float:
-    """A number in [0, 1) that is a function of its arguments alone: 53 bits of a hash of them."""
+    """A number in [0, 1) that depends only on the arguments: 53 bits of their hash."""
     text = "\x1f".join((str(stream.seed), stream.item_id, str(stream.sample), str(stream.step), str(attempt)))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
 class Attempt(NamedTuple):
-    """Draws [n]: the tokens, whether they are valid, and how many attempts have been made for each."""
+    """Drawn tokens [n], whether each is in the nucleus [n], and the number of attempts made per draw so far."""
 
     tokens: Tensor
     kept: Tensor
@@ -54,9 +54,9 @@ class Attempt(NamedTuple):
 def draw(
     summary: Summary, wanted: Sequence[int], streams: Sequence[Stream], top_p: float, *, tried: int = 0
 ) -> list[int]:
-    """One token for each stream, from the nucleus of row `wanted[i]`, going on after the attempts `tried`.
+    """Draws one token for each stream i from the nucleus of row `wanted[i]`, after `tried` earlier attempts.
 
-    A row that isn't finite yields some token: what is drawn from it is meaningless anyway.
+    A non-finite row yields an arbitrary token; its replies are meaningless anyway.
     """
     drawn = [0] * len(streams)
     waiting = list(range(len(streams)))
@@ -85,11 +85,11 @@ def attempt(
     tried: int = 0,
     at_once: bool | None = None,
 ) -> Attempt:
-    """Draws for each stream, without waiting for the device: tokens [streams], and which are in the nucleus.
+    """Draws for each stream without waiting for the device: tokens [streams], and which are in the nucleus.
 
-    summary: of logits [rows, V]. wanted: the row of each stream.
-    at_once: some attempts each, checked over whole rows, so that no shape follows from values; by default
-    everywhere but on CPUs, where one attempt at a time is less work. What is drawn is the same.
+    summary: of logits [rows, V]. wanted: the row of each stream. at_once: makes several attempts per stream and
+    checks them over whole rows, so that no shape depends on values; the default except on CPUs, where one attempt
+    at a time is less work. The drawn tokens are the same.
     """
     device = summary.sums.device
     at_once = device.type != "cpu" if at_once is None else at_once
@@ -106,14 +106,14 @@ def attempt(
         kept[some] = in_nucleus(summary, rows[some], tokens[some], top_p)
     kept |= ~summary.finite[rows]
     by_time = kept.view(-1, times)
-    earliest = by_time.int().argmax(1, keepdim=True)  # the first attempt that is kept, else the first of all
+    earliest = by_time.int().argmax(1, keepdim=True)  # the first attempt that is kept, else the first one
     return Attempt(
         tokens.view(-1, times).gather(1, earliest)[:, 0], by_time.gather(1, earliest)[:, 0], tried + times
     )
 
 
 def _invert(summary: Summary, rows: Tensor, aims: Tensor) -> Tensor:
-    """The tokens [n] at which the running sums of the weights of `rows` [n] pass `aims` [n]."""
+    """The tokens [n] at which the cumulative weights of `rows` [n] exceed `aims` [n]."""
     cumulative = summary.sums[rows].cumsum(-1, dtype=torch.float64)  # [n, blocks]
     block = torch.searchsorted(cumulative, aims[:, None], right=True)[:, 0].clamp_(
         max=cumulative.shape[1] - 1
@@ -126,9 +126,9 @@ def _invert(summary: Summary, rows: Tensor, aims: Tensor) -> Tensor:
 
 
 def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> Tensor:
-    """Whether each token [n] lies in the nucleus of its row [n]: what is likelier holds less than `top_p`.
+    """Whether each token [n] is in the nucleus of its row [n]: the likelier tokens total less than `top_p`.
 
-    All that is likelier stands in blocks whose peak is at least as large.
+    Only blocks with a peak at least as large as the token's logit can contain likelier tokens.
     """
     own = summary.logits[rows, tokens].float()
     place, block = (summary.peaks[rows] >= own[:, None]).nonzero().unbind(1)
@@ -141,7 +141,7 @@ def _in_nucleus(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) ->
 
 
 def _in_nucleus_by_rows(summary: Summary, rows: Tensor, tokens: Tensor, top_p: float) -> Tensor:
-    """The same over whole rows: more arithmetic, but no shape that follows from values, so nothing waits."""
+    """`_in_nucleus` over whole rows: more arithmetic, but no shape depends on values, so nothing waits."""
     own = summary.logits[rows, tokens].float()
     logits = summary.logits[rows].float()  # [n, V]
     others = torch.arange(logits.shape[1], device=rows.device)

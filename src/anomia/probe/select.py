@@ -1,4 +1,4 @@
-"""Which engine answers: the token tree where it fits the model, else the plain reference engine."""
+"""The choice of engine: the token tree if it fits the model, else the reference engine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from anomia.probe.selftest import tree_fault
 
 
 class Support(NamedTuple):
-    """Whether a tree fits a model, and if not why not.
+    """Whether a tree fits a model, and the reason if it doesn't or has limits.
 
-    longest: prompt and answer may together have so many tokens; None: as many as the model takes.
+    longest: the most tokens that prompt and answer may have together; None for the model's own limit.
     """
 
     ok: bool
@@ -27,7 +27,7 @@ class Support(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChosenEngine:
-    """An engine, what it is called, and why it was taken if it isn't the tree or has limits."""
+    """An engine, its name, and the reason if it isn't the tree or has limits."""
 
     name: str
     reason: str
@@ -35,13 +35,13 @@ class ChosenEngine:
 
 
 def choose_engine(model: Any, wanted: str = "auto", *, tried: bool = False) -> ChosenEngine:
-    """The engine for a model.
+    """Chooses the engine for a model.
 
     Args:
         model: a causal language model of `transformers` in evaluation mode.
-        wanted: `tree`, `reference`, or `auto` for the tree where it fits.
-        tried: a model of the same architecture has passed the trial. In damaged weights rounding grows until
-            the trial can't tell it from a fault, so compressed models go by their base.
+        wanted: `tree`, `reference`, or `auto` (the tree if it fits).
+        tried: a model of the same architecture has passed the self-test. With damaged weights, rounding can grow
+            until the self-test can't tell it from a fault, so compressed models rely on their base's result.
 
     Raises:
         ModelError: the tree was asked for and doesn't fit.
@@ -61,7 +61,7 @@ def choose_engine(model: Any, wanted: str = "auto", *, tried: bool = False) -> C
 
 
 def supports_tree(model: Any, *, tried: bool = False) -> Support:
-    """Tries a token tree on a model (see `selftest`), unless its architecture has been `tried`."""
+    """Checks whether a token tree fits a model, with a self-test (`selftest`) unless its architecture was `tried`."""
     config = model.config.get_text_config()
     if model.training:
         return Support(False, "the model is in training mode, so dropout would make its answers random")
@@ -87,7 +87,7 @@ def _name(model: Any) -> str:
 
 
 def _one_sided_length(config: Any) -> int | None:
-    """Up to where rotary frequencies that depend on the longest sequence of a batch stay the same."""
+    """The sequence length up to which rotary frequencies don't depend on the longest sequence of a batch."""
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [p for p in (parameters, *parameters.values()) if isinstance(p, dict)]
     limits: list[int] = [
@@ -99,7 +99,7 @@ def _one_sided_length(config: Any) -> int | None:
 
 
 def _limited(longest: int) -> Engine:
-    """The tree for asks of at most so many tokens, the reference engine for the others, in their order."""
+    """An engine that answers asks of at most `longest` tokens by tree and the others by reference, in order."""
 
     def fits(ask: Ask, decoding: Decoding) -> bool:
         deepest = max((len(sequence) for sequence, _ in read_positions(ask)), default=0)

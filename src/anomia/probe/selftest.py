@@ -1,9 +1,9 @@
-"""Whether a token tree gives a model's own answers: tried on the loaded model, before anything is measured.
+"""Self-test: whether a token tree gives a model's own answers, tried on the loaded model before any measurement.
 
-An architecture that attends in another way than the tree assumes would otherwise be wrong in silence.
-Two ragged trees with branches, then leaves that continue a parent's sibling, are compared with plain forward
-passes over the same sequences; and the windows that the model passes to its attention are compared with
-those that its configuration declares, because at a window's edge an error can be smaller than rounding.
+Without it, an architecture whose attention differs from the tree's assumptions would be silently wrong. Two ragged
+trees with branches, then leaves that continue only the second leaf of a layer, are compared with plain forward
+passes over the same sequences. The windows that the model passes to its attention are compared with those in its
+configuration, because an error at a window's edge can be smaller than rounding.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from anomia.probe.prefill import lay_out, prefill
 from anomia.probe.twin import shallow_twin
 
 LONGEST_WINDOW = 1024
-"""Windows up to this many tokens are overrun by the test's prompt; wider ones are checked by name only."""
+"""The test's prompt exceeds windows up to this many tokens; wider ones are only compared with the configuration."""
 FLOAT32_TOLERANCE = 1e-3
 HALF_TOLERANCE = 0.05
-"""Allowed error in standard deviations of the logits; errors of structure are about one such deviation."""
+"""Allowed error in standard deviations of the logits; structural errors are about one standard deviation."""
 PADDINGS = (3, 1, 8)
-"""Tokens of masked padding, behind which a model differs from itself by rounding alone."""
+"""Lengths of masked left padding, with which a model differs from itself only by rounding."""
 
 
 @torch.inference_mode()
 def tree_fault(model: Any) -> str | None:
-    """What is wrong with answers from a tree for this model, in words; None if nothing is.
+    """Describes what is wrong with tree answers for this model; None if nothing is.
 
-    In half precision the numbers are those of a float32 likeness (`shallow_twin`) where one can be made: rounding
-    can be as large as a fault.
+    In half precision rounding can be as large as a fault, so the logits are compared on a shallow float32 copy
+    (`shallow_twin`) if one can be made.
     """
     asks = _test_asks(model)
     fault, by_tree = _run_fault(model, asks)
@@ -47,19 +47,19 @@ def tree_fault(model: Any) -> str | None:
         twin = shallow_twin(model)
         if twin is not None:
             fault, by_twin = _run_fault(twin, asks)
-            # A likeness that doesn't run by itself tells nothing.
+            # A copy that fails to run on a tree says nothing about the model.
             if fault is None and by_twin is not None:
                 return _difference(twin, *by_twin)
     return _difference(model, *by_tree)
 
 
 def _run_fault(model: Any, asks: Sequence[Ask]) -> tuple[str | None, tuple[list[TokenIds], Tensor] | None]:
-    """Runs a tree: why it can't be run, or sequences with the logits after each, [sequences, V]."""
+    """Runs a tree; returns why it can't be run, or the sequences and the logits [sequences, V] after each."""
     declared = declared_windows(model)
     try:
         with tree_attention_in(model), recorded_windows() as passed:
             found = _by_tree(model, asks)
-    except Exception as failure:  # any: foreign code meets a cache and an attention that it doesn't know
+    except Exception as failure:  # any: third-party code meets a cache and an attention that it doesn't know
         return f"its code does not run on a token tree ({type(failure).__name__}: {str(failure)[:200]})", None
     if not passed:
         return "its attention can't be replaced", None
@@ -72,10 +72,10 @@ def _run_fault(model: Any, asks: Sequence[Ask]) -> tuple[str | None, tuple[list[
 
 
 def _difference(model: Any, sequences: Sequence[TokenIds], found: Tensor) -> str | None:
-    """How logits [sequences, V] of a tree differ from plain passes, where that is more than rounding."""
+    """Describes how a tree's logits [sequences, V] differ from plain passes; None if only by rounding."""
     plain = torch.cat([_plain(model, sequence) for sequence in sequences])
     if not plain.isfinite().all():
-        return None  # broken weights are the measurement's business, and both engines show them
+        return None  # broken weights are for the measurement to report, and both engines show them
     paddings = PADDINGS[:1] if model.dtype == torch.float32 else PADDINGS
     noise = max(float((plain[:1] - _plain(model, sequences[0], padding=n)).abs().max()) for n in paddings)
     deviation = float(plain.std())
@@ -89,7 +89,7 @@ def _difference(model: Any, sequences: Sequence[TokenIds], found: Tensor) -> str
 
 
 def declared_windows(model: Any) -> Windows:
-    """Each layer's window by the model's configuration."""
+    """The attention window of each layer according to the model's configuration."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
@@ -106,7 +106,10 @@ def _summary(windows: Windows) -> str:
 
 
 def _test_asks(model: Any) -> list[Ask]:
-    """Two ragged asks, each with a prompt longer than the windows and two branches that leave it before its end."""
+    """Two asks of different lengths, each with a prompt longer than the windows and two branches.
+
+    One branch continues the prompt, the other leaves it three tokens before its end.
+    """
     windows = [w for w in declared_windows(model).values() if w is not None and w <= LONGEST_WINDOW]
     length = max(windows, default=0) + 24
     generator = torch.Generator().manual_seed(0)
@@ -125,10 +128,10 @@ def _test_asks(model: Any) -> list[Ask]:
 
 
 def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
-    """Sequences, and the next-token logits [sequences, V] behind each, by tree.
+    """Runs the tree; returns sequences, and the next-token logits [sequences, V] after each.
 
-    The prompts' branches, and of two layers of leaves the last one: both its leaves continue the second leaf
-    of the layer before, as beams do when one dies out.
+    The sequences are the branches of the prompts and the leaves of the second layer. For each prompt, both of these
+    leaves continue the second leaf of the first layer, as beams do when one dies out.
     """
     batch = lay_out(asks)
     cache = TreeCache(len(batch.rows), max(len(row.tree.tokens) for row in batch.rows) + 4)
@@ -166,11 +169,11 @@ def _by_tree(model: Any, asks: Sequence[Ask]) -> tuple[list[TokenIds], Tensor]:
 
 
 def _plain(model: Any, sequence: TokenIds, padding: int = 0) -> Tensor:
-    """The next-token logits [1, V] by the model's own forward pass, behind masked padding if asked."""
+    """The next-token logits [1, V] from the model's own forward pass, after `padding` masked tokens."""
     ids = torch.tensor([[0] * padding + list(sequence)], device=model.device)
     mask = torch.tensor([[0] * padding + [1] * len(sequence)], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    # Logits of a whole prompt over a large vocabulary cost more than the test itself.
+    # Logits for a whole prompt over a large vocabulary would cost more than the test itself.
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     logits: Tensor = model(
         ids, attention_mask=mask, position_ids=positions, use_cache=False, **only_last

@@ -1,4 +1,4 @@
-"""What token sequences share, and so where scoring begins: of token ids as of the texts of a server's tokens."""
+"""Shared prefixes of token sequences, and where scoring begins; for token ids and for token texts from a server."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from itertools import takewhile
 
 
 def common_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:
-    """How many tokens all sequences begin with alike."""
+    """The length of the common prefix of all sequences, in tokens."""
     return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False)))
 
 
 def scoring_start(
     prompt: Sequence[Hashable], continued: Sequence[Sequence[Hashable]], *, first: int = 0
 ) -> int:
-    """Where scoring begins: after what a prompt and all that continue it share, with at least one token left of each.
+    """Where scoring begins: after the prefix shared by a prompt and its continuations, leaving each at least one token.
 
     Args:
         prompt: the tokens of the prompt alone.
-        continued: those of the prompt with each continuation, encoded together.
-        first: the first token that can be scored at all.
+        continued: the tokens of the prompt with each continuation, encoded together.
+        first: the first position that can be scored at all.
     """
     shared = common_prefix([prompt, *continued])
     return max(first, min(shared, *(len(sequence) - 1 for sequence in continued)))
@@ -28,6 +28,6 @@ def scoring_start(
 def distinct_position(
     sequence: Sequence[Hashable], rivals: Sequence[Sequence[Hashable]], start: int
 ) -> int | None:
-    """Where the first token from `start` on is that no rival shares, given the tokens before it; None: it has none."""
+    """The first position from `start` on at which a sequence differs from all rivals; None if there is none."""
     position = max([start, *(common_prefix([sequence, rival]) for rival in rivals)])
     return position if position < len(sequence) else None

@@ -1,13 +1,12 @@
-"""Decode steps whose tensor shapes don't change, so that a GPU can replay them as captured graphs.
+"""Decode steps with static tensor shapes, which a GPU can replay as captured CUDA graphs.
 
-A decode step of a large model on a GPU is some thousand small operations, and telling the GPU about each
-takes as long as doing it. A captured step is told at once, but only where its tensors keep their shapes and
-places. So here the cache, the masks and the inputs are taken once and written in place, leaves are filled up
-to one of a few counts, the slots that are attended to are rounded up, and the leaves of a row stand in a
-layout that is as wide as the row can ever get. Filling up changes no result: what is filled up sees and is
-seen by nothing.
+A decode step of a large model consists of some thousand small operations, and launching each takes as long as
+running it. A captured step is launched at once, but its tensors must keep their shapes and addresses. So the
+cache, the masks and the inputs are allocated once and written in place, the number of leaves is padded to one of a
+few counts, the number of attended slots is rounded up, and the leaves of a row have a layout as wide as the row can
+ever get. Padding doesn't change results: padding leaves write to a cache row of their own, which no leaf reads.
 
-The same steps run on any device, one operation at a time where they can't be captured.
+The same steps run on any device, one operation at a time if they can't be captured.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from anomia.probe.transfer import to_device
 _log = logging.getLogger(__name__)
 
 FEW_LEAVES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Leaves are filled up to one of these; beyond them to multiples of the last."""
+"""The number of leaves is padded to one of these, and beyond them to a multiple of the last."""
 SLOTS = 256
-"""Rows of the cache are as long as a multiple of this, and as many slots are attended to."""
+"""The length of cache rows and the number of attended slots are multiples of this."""
 
 
 class Shape(NamedTuple):
-    """What the shapes of a step's tensors follow from.
+    """The sizes that determine the tensor shapes of a step.
 
-    leaves: with those that fill up. length: the slots that are attended to. rows: rows of the cache that
-    grow. The first `wide` of them have at most `most` leaves each, the others at most `fewer`.
+    leaves: including padding. length: slots that are attended to. rows: growing rows of the cache; the first `wide`
+    of them have at most `most` leaves each, the others at most `fewer`.
     """
 
     leaves: int
@@ -51,7 +50,7 @@ class Shape(NamedTuple):
     fewer: int
 
     def groups(self) -> Iterator[tuple[slice, slice, int]]:
-        """Rows of the cache, their places in the padded layout, and the places a row has."""
+        """Yields cache rows, their places in the padded layout, and the places per row."""
         middle = self.wide * self.most
         if self.wide:
             yield slice(0, self.wide), slice(0, middle), self.most
@@ -60,11 +59,11 @@ class Shape(NamedTuple):
 
     @property
     def places(self) -> int:
-        """Places in the padded layout; one behind them takes what only fills up."""
+        """Places in the padded layout; one more after them takes the padding leaves."""
         return self.wide * self.most + (self.rows - self.wide) * self.fewer
 
     def place(self, row: int, number: int) -> int:
-        """Where the leaf of this number among those of its row stands."""
+        """The place of leaf `number` of a row."""
         if row < self.wide:
             return row * self.most + number
         return self.wide * self.most + (row - self.wide) * self.fewer + number
@@ -74,7 +73,7 @@ class Shape(NamedTuple):
 class StaticLayer:
     """A pass over one layer of leaves in a padded layout; an `attention.AttentionPlan`.
 
-    places: [W], where each leaf stands in the layout. visible, ages: [W, L], as in `attention.LeafGroup`.
+    places: [W], the place of each leaf in the layout. visible, ages: [W, L], as in `attention.LeafGroup`.
     """
 
     homes: tuple[Tensor, Tensor]
@@ -124,16 +123,16 @@ class StaticLayer:
 
 
 class _Captured(NamedTuple):
-    """A step that can be replayed, and where it leaves its hidden states [W, H]."""
+    """A step that can be replayed, and the hidden states [W, H] that it writes."""
 
     graph: Any
     states: Tensor
 
 
 class StaticSteps:
-    """Memory for decode steps of fixed shapes, and the steps captured over it.
+    """Memory for decode steps of fixed shapes, and the steps captured on it.
 
-    The cache has one row more than can grow: there the keys and values go of what only fills up.
+    The cache has one extra row for the keys and values of padding leaves.
     """
 
     def __init__(self, *, rows: int, capacity: int, leaves: int, device: torch.device) -> None:
@@ -142,7 +141,7 @@ class StaticSteps:
         self.leaves = filled_up(leaves)
         self.cache = TreeCache(rows + 1, self.capacity)
         self._depths = torch.zeros(rows + 1, self.capacity, dtype=torch.long, device=device)
-        # Two of them, so that running a step twice, as capturing it does, is running it once.
+        # Two buffers, so that running a step twice, as capturing does, has the same effect as running it once.
         self._before, self._after = (
             torch.zeros(self.leaves, self.capacity, dtype=torch.bool, device=device) for _ in range(2)
         )
@@ -153,17 +152,17 @@ class StaticSteps:
         self._wide, self._most, self._fewer = 0, 1, 1
 
     def fits(self, *, rows: int, capacity: int, leaves: int) -> bool:
-        """Whether a batch of this size finds room."""
+        """Whether a batch of this size fits."""
         return rows <= self.rows and capacity <= self.capacity and leaves <= self.leaves
 
     def clear(self) -> None:
-        """Empties the cache for another batch: a masked slot that holds NaN would still be one."""
+        """Zeroes the cache for another batch: a NaN in a masked slot would still spread."""
         for keys, values in self.cache.stored.values():
             keys.zero_()
             values.zero_()
 
     def begin(self, tree_state: TreeDecodeState, layer: Frontier, *, wide: int, paths: Sequence[int]) -> None:
-        """Takes over the ends of the prompts; `paths` [rows] is how many leaves a row can have.
+        """Starts from the ends of the prompts; `paths` [rows] is the most leaves that each row can have.
 
         The first `wide` rows are those with beams or samples.
         """
@@ -177,7 +176,7 @@ class StaticSteps:
     def append(
         self, head: Head, tree_state: TreeDecodeState, before: Frontier, leaves: list[Node]
     ) -> Frontier:
-        """Does what `generate.append` does, at the next size W of leaves that was prepared: states [N, H] of N leaves."""
+        """Like `generate.append`, with N leaves padded to the next prepared count W; returns their states [N, H]."""
         for leaf in leaves:
             tree_state.occupy(leaf)
         shape = Shape(
@@ -202,7 +201,7 @@ class StaticSteps:
         return Frontier(leaves, self._run(head, shape)[: len(leaves)], self._after[: len(leaves)])
 
     def _step(self, head: Head, shape: Shape) -> Tensor:
-        """One step on what stands in the inputs: hidden states [W, H]. Nothing is read back by the program."""
+        """One step on the input buffers; returns hidden states [W, H]. Nothing is read back to the host."""
         rows, slots, depths, tokens, parents, places = self._inputs[:, : shape.leaves].unbind(0)
         visible = self._before[parents].scatter_(1, slots[:, None], True)
         self._after[: shape.leaves] = visible
@@ -213,9 +212,7 @@ class StaticSteps:
             return head.decode(input_ids=tokens[None], position_ids=depths[None], past_key_values=self.cache)
 
     def _run(self, head: Head, shape: Shape) -> Tensor:
-        """The states [W, H] of a step: replayed where it was captured; the first of a shape runs plainly and is captured
-        then.
-        """
+        """Returns the states [W, H] of a step. The first step of a shape runs eagerly and is then captured."""
         captured = self._graphs.get(shape)
         if captured is not None:
             captured.graph.replay()
@@ -227,7 +224,7 @@ class StaticSteps:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as failure:
-                # Whatever of a model can't be captured (a value read back, a library's lazy start) ends here.
+                # Anything in a model that can't be captured (a value read back, a lazily loaded library) ends here.
                 self._captures = False
                 _log.warning(
                     "decode steps of this model can't be captured as CUDA graphs and run one operation at a "
@@ -246,18 +243,18 @@ class StaticSteps:
 
 
 def filled_up(leaves: int) -> int:
-    """How many leaves a step computes that needs so many."""
+    """The padded number of leaves of a step."""
     largest = FEW_LEAVES[-1]
     return next((count for count in FEW_LEAVES if count >= leaves), math.ceil(leaves / largest) * largest)
 
 
 def rounded(slots: int) -> int:
-    """Slots, rounded up as rows of the cache are."""
+    """The number of slots rounded up to a multiple of SLOTS."""
     return math.ceil(slots / SLOTS) * SLOTS
 
 
 class _Kept(NamedTuple):
-    """Steps that are used again from batch to batch, and where the weights stood when they were captured."""
+    """Steps that are reused from batch to batch, and the addresses of the weights when they were captured."""
 
     steps: StaticSteps
     weights: tuple[int, ...]
@@ -267,9 +264,9 @@ _kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
 
 def steps_for(model: Any, *, rows: int, capacity: int, leaves: int, device: torch.device) -> StaticSteps:
-    """Emptied steps with room for a batch: the model's last ones where they are large enough.
+    """Cleared steps with room for a batch: the model's last ones if they are large enough.
 
-    A captured step reads weights where they stood; steps of a model whose weights have moved are dropped.
+    A captured step reads weights from fixed addresses, so the steps are dropped if weights have moved.
     """
     weights = tuple(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()))
     kept = _kept.pop(model, None)
@@ -284,5 +281,5 @@ def steps_for(model: Any, *, rows: int, capacity: int, leaves: int, device: torc
 
 
 def forget_steps(model: Any) -> None:
-    """Gives the memory of a model's steps back."""
+    """Frees the memory of a model's steps."""
     _kept.pop(model, None)

@@ -1,8 +1,8 @@
-"""Between the program and the accelerator: as few waits as possible.
+"""Transfers between host and accelerator with as few waits as possible.
 
-A GPU works behind the program that feeds it. Each value that the program reads back lets it wait until all
-work before is done, and a plain `torch.tensor(..., device="cuda")` waits as well, because its source is
-ordinary memory. So values go out from pinned memory, and what a step has chosen comes back at once.
+A GPU runs asynchronously. Reading a value back waits until all earlier work is done, and so does a plain
+`torch.tensor(..., device="cuda")`, because its source is pageable memory. So values are sent from pinned memory,
+and all choices of a step are read back in one transfer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def to_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype | 
 
 
 def to_host(*tensors: Tensor) -> list[Any]:
-    """The values of several tensors as nested lists, in one transfer and so with one wait.
+    """The values of several tensors as nested lists, in one transfer and thus with one wait.
 
     Integers must be smaller than 2**53.
     """
@@ -33,12 +33,12 @@ def to_host(*tensors: Tensor) -> list[Any]:
 
 
 def packed(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one device as one of float64, which holds float32 and token ids exactly."""
+    """Concatenates tensors of one device to a flat float64 tensor, which holds float32 and token ids exactly."""
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
 
 def unpacked(flat: Tensor, tensors: Sequence[Tensor]) -> list[Any]:
-    """The values of `tensors`, given what `packed` made of them; only shapes and types of them are read."""
+    """Undoes `packed`: the values of `tensors`, of which only shapes and dtypes are read."""
     pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [
         piece.to(tensor.dtype).view(tensor.shape).tolist()

@@ -1,8 +1,8 @@
-"""The engine: every question about an item from one prefill of a token tree.
+"""The tree engine: answers every question about an item from one prefill of a token tree.
 
-All sequences of an item are merged (`trie`), all nodes of all trees of a batch go through the decoder once
-(`prefill`, `attention`, `cache`), what is read from them goes through the output head (`head`,
-`vocabulary`, `reading`), and all answers grow together from the ends of their prompts (`decode`).
+All sequences of an item are merged (`trie`), all nodes of a batch's trees go through the decoder once (`prefill`,
+`attention`, `cache`), the positions to read go through the output head (`head`, `vocabulary`, `reading`), and all
+answers grow together from the ends of their prompts (`generate`).
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def answer(
 ) -> Iterator[Reply]:
     """Answers asks in batches of `batch_size` consecutive ones; see `Engine`.
 
-    Where a batch doesn't fit into memory it is halved, and halved again; what was answered stays answered.
-    The model must be one that `select.supports_tree` accepts, and in evaluation mode.
-    static: decode in steps of fixed shapes (see `static`); by default on GPUs.
+    A batch that doesn't fit into memory is halved, repeatedly if need be; earlier replies are kept.
+    The model must be in evaluation mode and accepted by `select.supports_tree`.
+    static: decode in steps of fixed shapes (see `static`); by default only on GPUs.
 
     Raises:
-        ModelError: an item doesn't fit into memory alone, or has a sequence that nothing stands before.
+        ModelError: a single item doesn't fit into memory, or nothing comes before the first token to score or
+            generate.
     """
     prefixes: dict[TokenIds, Segment] = {}
     fixed = Head(model).device.type == "cuda" if static is None else static
@@ -81,7 +82,7 @@ def _answer_halving(
     if replies is not None:
         yield from replies
         return
-    # Outside of the handler, whose traceback would keep the failed attempt's tensors alive.
+    # Outside the handler, whose traceback would keep the tensors of the failed attempt alive.
     prefixes.clear()
     forget_steps(model)
     if torch.cuda.is_available():
@@ -95,7 +96,7 @@ def _answer_halving(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception of its own; the CPU's allocator raises a plain RuntimeError."""
+    """Whether memory ran out. CUDA has its own exception; the CPU allocator raises a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -152,7 +153,7 @@ def _answer_batch(
 
 
 def paths_of_rows(batch: TreeBatch, asks: Sequence[Ask], decoding: Decoding) -> list[int]:
-    """How many answers grow in each growing row of a batch."""
+    """The number of answers that grow in each growing row of a batch."""
     paths = [0] * batch.growing
     for index, ask in enumerate(asks):
         for prompt in ask.greedy.values():
@@ -165,9 +166,9 @@ def paths_of_rows(batch: TreeBatch, asks: Sequence[Ask], decoding: Decoding) -> 
 
 
 def capacity(batch: TreeBatch, paths: Sequence[int], decoding: Decoding) -> int:
-    """Slots that a row needs at most: its nodes, and a leaf a path and step.
+    """The most slots that a row needs: its nodes, plus one leaf per path and step.
 
-    The last token of an answer is never computed, and what ended beams held is free again.
+    The last token of an answer is never computed, and the slots of ended beams are free again.
     """
     return max(
         (
@@ -179,7 +180,7 @@ def capacity(batch: TreeBatch, paths: Sequence[int], decoding: Decoding) -> int:
 
 
 class _Started(NamedTuple):
-    """The answers of one ask that grow."""
+    """The growing answers of one ask."""
 
     greedy: dict[str, Path]
     samples: dict[int, list[Path]]
@@ -188,7 +189,7 @@ class _Started(NamedTuple):
 
 
 def _starts(index: int, ask: Ask, batch: TreeBatch, decoding: Decoding) -> _Started:
-    """An ask's answers at the ends of their prompts."""
+    """Starts the answers of an ask at the ends of their prompts."""
     nodes = {}
     for prompt in prompts(ask):
         row, path = batch.places[index, prompt]
@@ -220,8 +221,9 @@ def _grow_all(
     paths_by_row: Sequence[int],
     steps: StaticSteps | None,
 ) -> set[int]:
-    """Grows all answers to their ends, from the prefill's states [reads, H]; the asks of which some logits were not
-    finite.
+    """Grows all answers to their ends from the prefill's states [reads, H].
+
+    Returns the indices of asks with non-finite logits.
     """
     ends = [
         (node, batch.places[index, prompt][1], batch.read(index, prompt))

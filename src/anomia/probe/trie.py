@@ -1,11 +1,11 @@
-"""Token sequences that begin alike, merged so that each shared token stands once.
+"""Token trees: sequences with common prefixes merged so that each shared token occurs once.
 
-A tree is stored in preorder: a node's parent stands before it, and its descendants are exactly the nodes
-between it and the end of its subtree. So "is an ancestor of" is a comparison of integers, and a node's
-distance from the first token (`depth`) is its position id.
+A tree is stored in preorder: a node comes after its parent, and its descendants are exactly the nodes between it and
+the end of its subtree. So "is an ancestor of" is a comparison of integers, and a node's distance from the first
+token (`depth`) is its position id.
 
-Sequences with little in common grow in separate trees: a tree is one row of the KV cache, and what two
-long branches of one row can't see of each other would still be read and masked.
+Sequences with little in common go into separate trees: a tree is one row of the KV cache, and two long branches in
+one row would read each other's tokens only to mask them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ class Tree(NamedTuple):
     """Tokens in preorder; all arrays have shape [N].
 
     parents: index of the parent, -1 for a first token. depths: number of ancestors.
-    ends: index behind the last descendant, so that j is an ancestor of i (or i itself) exactly when
-    `j <= i < ends[j]`.
+    ends: one past the last descendant, so j is an ancestor of i (or i itself) exactly when `j <= i < ends[j]`.
     """
 
     tokens: Integers
@@ -36,19 +35,18 @@ class Tree(NamedTuple):
 
 
 class Forest(NamedTuple):
-    """Trees, and where each sequence lies: `places[sequence]` = (tree, node of each token)."""
+    """Trees, and where to find each sequence: `places[sequence]` = (tree, node of each token)."""
 
     trees: tuple[Tree, ...]
     places: dict[TokenIds, tuple[int, Integers]]
 
 
 def plant(sequences: Iterable[TokenIds]) -> Forest:
-    """Merges sequences into trees: one joins the tree of those that it shares at least half its tokens with.
+    """Merges sequences into trees; a sequence joins a tree that already contains at least half of its tokens.
 
-    The result depends on the set of sequences only, neither on their order nor on repetitions.
-    Empty sequences are left out.
+    The result doesn't depend on order or repetition. Empty sequences are left out.
     """
-    # Longest first: a tree is opened by its longest sequence, and shorter ones are measured against it.
+    # Longest first: the longest sequence opens a tree, and shorter ones are compared with it.
     ordered = sorted({s for s in sequences if s}, key=lambda s: (-len(s), s))
     growing: list[_Growing] = []
     homes: list[int] = []
@@ -69,7 +67,7 @@ def plant(sequences: Iterable[TokenIds]) -> Forest:
 
 
 class _Growing:
-    """A tree in the order of its growth; `children[node + 1]` maps a node's next tokens to nodes."""
+    """A tree under construction, nodes in insertion order; `children[node + 1]` maps next tokens to nodes."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -77,7 +75,7 @@ class _Growing:
         self.children: list[dict[int, int]] = [{}]
 
     def shared_with(self, sequence: TokenIds) -> int:
-        """How many leading tokens of the sequence stand in the tree."""
+        """How many leading tokens of the sequence are in the tree."""
         node = -1
         for length, token in enumerate(sequence):
             after = self.children[node + 1].get(token)
@@ -107,10 +105,10 @@ class _Growing:
         return nodes
 
     def finish(self) -> tuple[Tree, Integers]:
-        """The tree in preorder, and each grown node's place there.
+        """The tree in preorder, and each node's index in it [N].
 
-        At a fork the branch that came first stands first, so a tree begins with its longest sequence:
-        a plain causal chain.
+        At a fork the branch that was added first comes first, so a tree begins with its longest sequence: a plain
+        causal chain.
         """
         order: list[int] = []
         waiting = list(reversed(self.children[0].values()))

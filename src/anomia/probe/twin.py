@@ -1,4 +1,4 @@
-"""A small float32 likeness of a model, on which structure can be told from rounding."""
+"""A small float32 copy of a model, on which structural faults can be told from rounding."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anomia.errors import CompressionError
 
 
 def shallow_twin(model: Any) -> Any | None:
-    """A copy of a model in float32 with its first blocks, one of each kind and at least two.
+    """Copies a model in float32 with only its first blocks: at least two, and at least one of each kind.
 
-    In half precision two passes over the same tokens can differ by as much as a pass in which a token is not seen:
-    on CPUs with bfloat16 instructions Gemma 3 270M differs from itself, behind padding, by 0.2 standard deviations
-    of its logits. In float32 they differ by a millionth, and a fault of structure stands in every block.
+    In half precision, two passes over the same tokens can differ as much as if one of them missed a token: on CPUs
+    with bfloat16 instructions, Gemma 3 270M with left padding differs from itself by 0.2 standard deviations of its
+    logits. In float32 the difference is a millionth, and a structural fault shows in every block.
 
-    Returns None where there is no such copy: weights that are quantized, blocks that need others, no memory.
+    Returns None if no copy can be made: quantized weights, blocks that depend on others, too little memory.
     """
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         return None
@@ -35,7 +35,7 @@ def shallow_twin(model: Any) -> Any | None:
         finally:
             setattr(holder, name, whole)
         twin = twin.float()
-    # Foreign modules may refuse to be copied or cast in any way.
+    # Third-party modules may fail in many ways when copied or cast.
     except (CompressionError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return None
     config = twin.config.get_text_config()
@@ -46,6 +46,6 @@ def shallow_twin(model: Any) -> Any | None:
 
 
 def _kinds(model: Any, blocks: tuple[nn.Module, ...]) -> list[tuple[str, str]]:
-    """What tells blocks apart: their class, and the kind of attention that the configuration gives them."""
+    """The kind of each block: its class, and the attention type that the configuration gives it."""
     types = getattr(model.config.get_text_config(), "layer_types", None) or [""] * len(blocks)
     return [(type(block).__name__, str(kind)) for block, kind in zip(blocks, types, strict=True)]

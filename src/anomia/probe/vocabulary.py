@@ -1,10 +1,9 @@
-"""What is read from logits: probabilities, the likeliest tokens, the place of a given token.
+"""Reading logits: probabilities, the top tokens, the rank of a given token.
 
-Vocabularies reach a quarter of a million entries, so choosing tokens costs as much as making logits where
-it is done carelessly. Here each row is summed up once by blocks of 64 entries, a few rows at a time in
-float32 so that they stay in the processor's cache; everything else looks into single blocks. The `k`
-largest entries of a row lie in the `k` blocks with the largest maxima, so neither a sort nor a selection
-over the vocabulary is needed, and no float32 copy of all logits.
+Vocabularies reach a quarter of a million entries, so choosing tokens carelessly costs as much as computing logits.
+Here each row is summarized once by blocks of 64 entries, a few rows at a time in float32 so that they stay in the
+processor's cache; everything else looks into single blocks. The `k` largest entries of a row are in the `k` blocks
+with the largest maxima, so there is no sort or selection over the vocabulary, and no float32 copy of all logits.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _DEVICE_ELEMENTS = 2**25
 
 
 class Summary(NamedTuple):
-    """Rows of logits summed up by blocks; the last block is filled up with −inf.
+    """Rows of logits summarized by blocks; the last block is padded with −inf.
 
-    logits: [N, V], as they were given. peaks: [N, blocks], the largest logit of each block, float32.
-    best: [N], the largest of a row. sums: [N, blocks], of exp((logit − best) / temperature).
-    totals: [N], the sums of those, float64. finite: [N], False where any logit is NaN or infinite.
+    logits: [N, V], as given. peaks: [N, blocks], the largest logit of each block, float32.
+    best: [N], the largest logit of each row. sums: [N, blocks], the sum of exp((logit − best) / temperature).
+    totals: [N], `sums` summed over blocks, float64. finite: [N], False where any logit is NaN or infinite.
     """
 
     logits: Tensor
@@ -41,13 +40,13 @@ class Summary(NamedTuple):
 
     @property
     def log_normalizer(self) -> Tensor:
-        """logsumexp of each row [N] at temperature 1: a token's log-probability is its logit minus this."""
+        """The logsumexp of each row [N] at temperature 1: a token's log-probability is its logit minus this."""
         assert self.temperature == 1.0
         return self.best + self.totals.log().float()
 
 
 def summarize(logits: Tensor, temperature: float = 1.0) -> Summary:
-    """Sums up logits [N, V] of any dtype; each row is converted to float32 before anything else."""
+    """Summarizes logits [N, V] of any dtype; each row is first converted to float32."""
     count, size = logits.shape
     blocks = -(-size // BLOCK)
     peaks, sums = (logits.new_empty(count, blocks, dtype=torch.float32) for _ in range(2))
@@ -64,8 +63,8 @@ def summarize(logits: Tensor, temperature: float = 1.0) -> Summary:
         torch.amax(peaks[rows], -1, out=best[rows])
         if temperature != 1.0:
             values.sub_(best[rows, None]).div_(temperature)
-        # Softmax takes its exponentials in less than the time of `exp` on CPUs. What it divides by is undone
-        # with the likeliest token's share, which is exp(0) before the division.
+        # On CPUs softmax computes exponentials faster than `exp`. Its division is undone with the share of the top
+        # token, which is exp(0) before the division.
         shares = values.softmax(-1).view_as(in_blocks)
         likeliest_block = peaks[rows].argmax(-1)
         highest = shares[torch.arange(len(shares), device=shares.device), likeliest_block].amax(-1)
@@ -76,7 +75,7 @@ def summarize(logits: Tensor, temperature: float = 1.0) -> Summary:
 
 
 def block_logits(summary: Summary, rows: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of `blocks` [n] of `rows` [n] and their tokens: both [n, 64]. Beyond the vocabulary −inf."""
+    """The logits and tokens, both [n, 64], of `blocks` [n] of `rows` [n]; −inf beyond the vocabulary."""
     size = summary.logits.shape[1]
     tokens = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)
     values = summary.logits[rows[:, None], tokens.clamp(max=size - 1)].float()
@@ -84,13 +83,13 @@ def block_logits(summary: Summary, rows: Tensor, blocks: Tensor) -> tuple[Tensor
 
 
 def weights(summary: Summary, rows: Tensor, values: Tensor) -> Tensor:
-    """exp((logit − best) / temperature), float64, of logits [n, …] of `rows` [n]."""
+    """exp((logit − best) / temperature) in float64, for logits `values` [n, …] of `rows` [n]."""
     scaled = (values - summary.best[rows].view(-1, *(1,) * (values.ndim - 1))) / summary.temperature
     return scaled.exp().double()
 
 
 def argmax(summary: Summary) -> Tensor:
-    """The largest logit's token [N]; the lowest of those that tie, as `torch.argmax` has it."""
+    """The token with the largest logit of each row, [N]; of ties the lowest, as in `torch.argmax`."""
     rows = torch.arange(len(summary.best), device=summary.best.device)
     block = summary.peaks.argmax(-1)
     members, _ = block_logits(summary, rows, block)
@@ -98,7 +97,7 @@ def argmax(summary: Summary) -> Tensor:
 
 
 def likeliest(summary: Summary, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest logits of `rows` [n] in falling order, and their tokens: both [n, count]."""
+    """The `count` largest logits of `rows` [n] in descending order, and their tokens: both [n, count]."""
     count = min(count, summary.logits.shape[1])
     chosen = summary.peaks[rows].topk(min(count, summary.peaks.shape[1]), sorted=False).indices
     values, tokens = block_logits(summary, rows.repeat_interleave(chosen.shape[1]), chosen.flatten())
@@ -108,7 +107,7 @@ def likeliest(summary: Summary, rows: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
-    """Where tokens stand in the next-token distribution of a summary of one row."""
+    """Ranks tokens in the next-token distribution of a one-row summary."""
     logits = summary.logits[0].float()
     placements = []
     for token in tokens:
@@ -127,9 +126,9 @@ def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
 def distribution(
     summary: Summary, count: int, asked: Sequence[int]
 ) -> tuple[Distribution, tuple[float, ...]]:
-    """The `count` likeliest tokens of a summary of one row, and the log-probabilities of the tokens `asked`.
+    """The top `count` tokens of a one-row summary, and the log-probabilities of the tokens `asked`.
 
-    Equal logits stand in the order of their tokens.
+    Ties are ordered by token id.
     """
     [normalizer] = summary.log_normalizer
     values, tokens = likeliest(summary, torch.zeros(1, dtype=torch.long, device=normalizer.device), count)
