@@ -1,4 +1,4 @@
-"""From one model folder to another: pruned, reshaped or quantized, one block in memory at a time."""
+"""Compress a model into a new folder (prune, reshape or quantize), with one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ from anomia.models.tensors import skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
-# Where files lie may change; what they hold is compared by itself.
+# Paths may change between calls, and the contents of files are compared separately.
 _NOT_IN_SETTINGS = ("data_dir", "evaluation_passages", "perplexity_text", "perplexity_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class FolderReport:
-    """What `compress_folder` did. steps: of each step, in order. streamed: whether the last one went block by block
-    through the files; False where the whole model was loaded.
+    """The report of `compress_folder`.
 
-    dense, compressed: perplexities, if asked for. resumed_at: blocks of the last step that an earlier call had
-    finished (of a reshaping, measured; of `embeddings`, shards).
+    steps: the reports of all steps, in order. streamed: whether the last step read and wrote the files block by block;
+    False if the whole model was loaded. resumed_at: blocks of the last step that an earlier call had finished (for a
+    reshaping: measured; for `embeddings`: shards). dense, compressed: perplexities, if requested.
     """
 
     out: Path
@@ -75,7 +75,7 @@ class FolderReport:
 
     @property
     def compression(self) -> CompressionReport:
-        """What the last step did."""
+        """The report of the last step."""
         return self.steps[-1]
 
 
@@ -88,20 +88,21 @@ def compress_folder(
     *,
     progress: Progress | None = None,
 ) -> FolderReport:
-    """Compress a model into a new Hugging Face folder, holding one block and no more.
+    """Compress a model into a new Hugging Face folder, with one block in memory at a time.
 
-    The calibration activations lie on disk. A call that was interrupted is continued by the same call, after
-    the last finished block. Where the stored tensors don't correspond to the model's one by one (GGUF, a
-    mixture whose experts are fused while loading), the method needs gradients, or the states are rotated (`slicegpt`), the
-    whole model is loaded.
+    The calibration activations are kept on disk. Repeating an interrupted call resumes it after the last finished
+    block. The whole model is loaded if its stored tensors don't match the model's one to one (GGUF, a mixture whose
+    experts are fused while loading), if the method needs gradients, or if it rotates the states (`slicegpt`).
 
     Args:
-        model: hub id, folder or GGUF file. out: a folder that doesn't exist, is empty, or is unfinished.
-        steps: what to do, one after the other, as `parse_arm` reads them; what a step says itself wins over the options.
+        model: hub id, folder or GGUF file.
+        out: a folder that doesn't exist, is empty, or is unfinished.
+        steps: the steps in order, as `parse_arm` returns them; settings of a step override the options.
+        options: settings of the whole call.
         progress: called with (blocks done, all blocks), for each step.
 
     Raises:
-        AnomiaError: one message for each thing that can be wrong; finished blocks stay usable.
+        AnomiaError: something is wrong with the model, the options or the disk; finished blocks stay usable.
     """
     started = time.perf_counter()
     if options.dtype not in ("auto", *DTYPES):
@@ -149,7 +150,7 @@ def _all_steps(
         if report is not None:
             tokenizer = read_tokenizer(str(between), look_up(str(between)))
             windows = _windows(step, tokenizer, skeleton(found.config), options)
-        # A finished step is held to the model and the text that it was made of, as one that is interrupted is.
+        # Check the model and text of a finished step, too.
         _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
         if report is not None:
             check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
@@ -194,10 +195,10 @@ def _is_done(folder: Path) -> bool:
 
 @contextmanager
 def _nothing_left_behind(out: Path) -> Iterator[None]:
-    """Keeps others out of the folder, and removes what a call has made that was refused.
+    """Lock the folder, and after an error remove the files and folders that this call made.
 
-    That is files, the folder and its parents. Blocks that were finished stay, for a call that goes on with them; but not
-    where it would end in the same refusal.
+    Finished blocks are kept so that a later call can resume, unless the step was refused (`RefusedError`), which would
+    happen again.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     was_empty = out.is_dir() and not any(out.iterdir())
@@ -226,7 +227,7 @@ def _nothing_left_behind(out: Path) -> Iterator[None]:
 
 
 def _remove_folders(folders: Sequence[Path]) -> None:
-    """Remove those that are empty, the innermost first."""
+    """Remove the empty ones among some folders, innermost first."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -251,9 +252,9 @@ def _one_step(
     state: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[CompressionReport, bool, int]:
-    """One step from a model into a folder; whether it went through the files, and what was already done."""
+    """Apply one step from a model into a folder; returns the report, whether it was streamed, and the resumed blocks."""
     source = _fetched(model, found.files)
-    # With a model that is loaded as a whole comes its tokenizer.
+    # A model that is loaded as a whole brings its tokenizer.
     tokenizer = None if source is None else read_tokenizer(model, found.files)
     streamed = None
     if source is not None:
@@ -294,21 +295,21 @@ def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:
 
 
 def _fetched(model: str, files: ModelFiles) -> Path | None:
-    """The folder with the weights and all small files; `None` where the whole model must be loaded (GGUF)."""
+    """Return the folder with the weights and all small files; `None` if the whole model must be loaded (GGUF)."""
     if not files.weights or Path(files.source).is_dir():
         return files.folder if files.weights else None
     from huggingface_hub import snapshot_download
 
     folder = files.weights[0].parent
     try:
-        # In the hub's cache, a folder is named by its commit.
+        # In the hub's cache, a folder is named after its commit.
         return Path(snapshot_download(model, revision=folder.name, allow_patterns=SMALL))
     except Exception as error:
         raise ModelError(explain(model, error, folder=folder)) from None
 
 
 def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The state of an unfinished run with the same settings, or a fresh one in an empty folder."""
+    """Return the state of an unfinished run with the same settings, or a fresh state for an empty folder."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     fresh: dict[str, Any] = {"key": key, "settings": settings, "sparsities": [], "matrices": []}
     state_file = out / UNFINISHED / "state.json"
@@ -338,9 +339,9 @@ def _open_out(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _check_inputs(
     out: Path, state: dict[str, Any], windows: Windows | None, *, model: Sequence[Path], finished: bool
 ) -> None:
-    """Refuses to go on with work that was done on another model or with another text; notes both in a fresh state.
+    """Refuse to resume work on another model, text or version of anomia; record all three in a fresh state.
 
-    model: the files that it is read from. finished: whether something that depends on them is done.
+    model: the files of the model. finished: whether finished work depends on them.
     """
     now = {
         "model": content_hash(model),
@@ -360,7 +361,7 @@ def _check_inputs(
 
 
 def _windows(step: Step, tokenizer: Any, model: Any, options: FolderOptions) -> Windows | None:
-    """The calibration tokens of a step. model: that it is made of, with or without its weights."""
+    """Return the calibration tokens of a step. model: the one that it changes, with or without weights."""
     return prepare_windows(step, tokenizer, options.text, positions=text_limit(model))
 
 
@@ -374,7 +375,7 @@ def _measure(model: str, text: str, options: FolderOptions) -> Perplexity:
 
 
 def _plain_settings(model: str, steps: Sequence[Step], options: FolderOptions) -> dict[str, Any]:
-    """What `anomia.json` says of the options, and the state of an unfinished folder."""
+    """Return the settings that `anomia.json` and the state of an unfinished folder record."""
     values = asdict(options)
     values |= values.pop("text")
     values |= {

@@ -1,6 +1,6 @@
-"""The one loop over a model's blocks: what enters a block is observed, the block is changed, and what leaves it goes on.
+"""The loop over a model's blocks: observe a block's inputs, change the block, pass its outputs to the next.
 
-Where blocks come from and go to is a `Blocks`: a model in memory, or the files of one folder and another.
+Blocks are read from and stored in a `Blocks`: a model in memory, or two folders.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from anomia.compress.walk import MemoryStates, States, advance, enter, make_mode
 from anomia.errors import CompressionError, RefusedError
 
 Progress = Callable[[int, int], None]
-# Of an error that is summed in float32 over all rows.
+# Relative rounding of an error that is summed in float32 over all rows.
 _ROUNDING = 1e-4
 SILENT = "its inputs are all zero, or too small to be told apart: done without them, by the weights alone"
 
 
 class Blocks(Protocol):
-    """Where the blocks of a model come from and go to, one at a time."""
+    """A source and destination of a model's blocks, one at a time."""
 
     model: nn.Module
     decoder: DecoderBlocks
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[States, list[list[Call]]]:
-        """What enters the first block, and how each block is called. dense: for a first walk that changes nothing."""
+        """Return the first block's inputs, and the calls by block and batch. dense: for a walk that changes nothing."""
         ...
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """A block with its weights, for as long as it is worked on."""
+        """Context manager for a block with its weights."""
         ...
 
     def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Keep a changed block. packed: what is stored in a matrix's place, by its name in the block."""
+        """Store a changed block. packed: codes to store in place of matrices, by name in the block."""
         ...
 
 
 @dataclass(slots=True)
 class Finished:
-    """The blocks that are done. sparsities: of each block, where they differ. reports: of each finished block."""
+    """The finished blocks. sparsities: of each block, empty if all are the same. reports: of each finished block."""
 
     sparsities: list[float] = field(default_factory=list)
     reports: list[list[MatrixReport]] = field(default_factory=list)
@@ -69,16 +69,16 @@ class BlocksInMemory:
         self.decoder = decoder
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[MemoryStates, list[list[Call]]]:
-        """States in memory."""
+        """Keep the states in memory."""
         states = MemoryStates()
         return states, enter(self.model, self.decoder, batches, states.keep)
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """The block as it lies in the model."""
+        """Return the model's own block."""
         return nullcontext(self.decoder.modules[index])
 
     def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Nothing to do: the block is the model's own."""
+        """Do nothing: the block was changed in place."""
 
 
 @torch.no_grad()
@@ -91,17 +91,18 @@ def go_through(
     batch_tokens: int,
     progress: Progress | None = None,
 ) -> None:
-    """Change every block that isn't finished yet, the first one first.
+    """Change every block that isn't finished yet, in order.
 
     Args:
-        blocks: the model. step: what to do with each block.
+        blocks: the blocks of the model.
+        step: what to do with each block.
         windows: calibration tokens; None for steps that need none.
-        finished: what an interrupted call has done; added to, and saved after each block.
-        batch_tokens: tokens of a calibration batch.
+        finished: the results of an interrupted call; extended and saved after each block.
+        batch_tokens: tokens per calibration batch.
         progress: called with (blocks done, all blocks).
 
     Raises:
-        CompressionError: the method doesn't fit a block; blocks before it are changed and stored.
+        CompressionError: the method doesn't fit a block; the blocks before it are changed and stored.
     """
     count = len(blocks.decoder.modules)
     method, needs = method_of(step.method), all_needs(step)
@@ -131,7 +132,7 @@ def go_through(
             )  # fmt: skip
             blocks.store(index, packed)
             del packed
-            # Nothing reads what leaves the last block.
+            # Nothing reads the output of the last block.
             if states is not None and index + 1 < count:
                 advance(block, states, calls[index])
         calls[index] = []
@@ -152,13 +153,13 @@ def _change(
     calls: Sequence[Call],
     gradients: Mapping[str, torch.Tensor],
 ) -> tuple[list[MatrixReport], dict[str, Any]]:
-    """Observe and change one block; what it knew of its inputs is forgotten when it returns.
+    """Observe and change one block; its statistics are freed on return.
 
-    gradients: by the matrix's name in the block, [out, in] each; empty where the method needs none.
-    Returns the reports, and what is stored in a matrix's place by its name in the block.
+    states: [B, S, H] per batch. gradients: by a matrix's name in the block, [out, in] each; empty if the method needs
+    none. Returns the reports, and the packed codes by a matrix's name in the block.
     """
     if needs is None or states is None:
-        # Every matrix by itself, nothing known of its input.
+        # One group per matrix, without a statistic.
         groups = [Group((matrix,), None) for matrix in all_matrices(block, where)]
     else:
         groups = observe(block, batches, states.read, calls, needs, where=where)
@@ -172,7 +173,7 @@ def _change(
 
 
 def _no_states(where: str) -> Callable[[int], torch.Tensor]:
-    """In the place of states, for a method that runs blocks by themselves where that can't be done."""
+    """Return a substitute for the states that raises, for blocks that can't be run by themselves."""
 
     def read(_: int) -> torch.Tensor:
         raise CompressionError(
@@ -186,10 +187,10 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     """Apply a step to one block in place: the method, then the updates on its mask.
 
     Names in the reports are those in the block. A matrix that no calibration token reached (an expert that was never
-    chosen) is handled by what the method does without text, and its report says so.
+    chosen) is handled by the method's `unreached`, and its report has a note.
 
     Raises:
-        CompressionError: weights or gradients are NaN or infinite, or fewer zeros came out than were asked for.
+        CompressionError: weights or gradients are NaN or infinite, or there are fewer zeros than requested.
     """
     step, method = work.step, method_of(work.step.method)
     for group in work.groups:
@@ -198,7 +199,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     zeros = {}
     if isinstance(step, Prune):
         zeros = {m.name: count_zeros(m.weight) for group in groups for m in group.matrices}
-    # No score can be made of inputs that are all zero: such a matrix is handled as one that no token reached.
+    # Inputs that are all zero give no scores: treat such a matrix as one that no token reached.
     silent = {matrix.name for group in groups if _is_silent(group) for matrix in group.matrices}
     work.groups = [
         g for g in groups if (g.statistic is not None and not _is_silent(g)) or all_needs(step) is None
@@ -246,10 +247,10 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
 def _with_errors(
     reports: Sequence[MatrixReport], groups: Sequence[Group], dense: Mapping[str, torch.Tensor]
 ) -> list[MatrixReport]:
-    """The reports with each matrix's error against its dense weights, where the group has a Hessian.
+    """Add to the reports the error of each matrix against its dense weights, if its group has a Hessian.
 
-    An error that a method found by itself stays: AWQ's inputs aren't those of the dense weights.
-    dense: by the matrix's name in the block, [out, in] each.
+    An error that the method computed stays: AWQ's inputs aren't those of the dense weights.
+    dense: by a matrix's name in the block, [out, in] each.
     """
     found = {
         matrix.name: layer_error(matrix.weight, dense[matrix.name], group.statistic.hessian)
@@ -264,7 +265,7 @@ def _with_errors(
 
 
 def _note_growth(report: MatrixReport, before: float | None, update: Update) -> MatrixReport:
-    """The report with a note where an update made the matrix's error larger than it was with the mask before."""
+    """Add a note to the report if an update made the matrix's error larger. before: the error before the update."""
     if before is None or report.error is None or report.error <= before * (1 + _ROUNDING):
         return report
     note = f"{update.method} made the error of its output larger than the mask before it had"
@@ -272,7 +273,7 @@ def _note_growth(report: MatrixReport, before: float | None, update: Update) -> 
 
 
 def all_needs(step: Prune | Quantize) -> Needs | None:
-    """The statistics that a step reads while it works, `None` for none."""
+    """Return the statistics that a step and its updates read, `None` for none."""
     needs = method_of(step.method).needs
     for update in step.updates if isinstance(step, Prune) else ():
         needs = (needs or Needs()) | updater_of(update.method).needs
@@ -280,7 +281,7 @@ def all_needs(step: Prune | Quantize) -> Needs | None:
 
 
 def check_target(decoder: DecoderBlocks, target: Target) -> None:
-    """Refuse, before any work, a pattern that some matrix can't hold and weights that can't be pruned."""
+    """Refuse, before any work, weights that can't be pruned, and a pattern that doesn't divide a matrix's inputs."""
     for index, block in enumerate(decoder.modules):
         where = decoder.path(index)
         for matrix in all_matrices(block, where):
@@ -300,7 +301,7 @@ def _target(step: Prune | Quantize, finished: Finished, index: int) -> Target | 
 def _spread(
     blocks: Blocks, step: Prune | Quantize, windows: Windows | None, batch_tokens: int
 ) -> list[float]:
-    """The sparsity of each block, empty where all have the same; costs one walk over the dense model."""
+    """Return the sparsity of each block, empty if all have the same; costs one walk over the dense model."""
     if isinstance(step, Quantize) or isinstance(step.target, Pattern):
         return []
     allocation = allocation_of(step)
@@ -313,7 +314,7 @@ def _spread(
 
 
 def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[list[Group]]:
-    """The statistics of one block of the dense model after the other."""
+    """Yield the statistics of each block of the dense model in turn."""
     states, calls = blocks.enter(batches, dense=True)
     for index in range(len(blocks.decoder.modules)):
         states.at = index
@@ -327,7 +328,7 @@ def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[lis
 
 
 def _check_finite(group: Group, where: str) -> None:
-    """Refuses weights and gradients that are NaN or infinite: no comparison with them holds."""
+    """Refuse weights and gradients that are NaN or infinite, since they can't be compared."""
     values = {f"{where}.{matrix.name}": matrix.weight for matrix in group.matrices}
     values |= {
         f"the gradient of {where}.{matrix.name}": gradient
@@ -343,7 +344,7 @@ def _check_finite(group: Group, where: str) -> None:
 
 
 def _is_silent(group: Group) -> bool:
-    """Whether tokens reached inputs whose sums of squares are all zero, or too small to be compared."""
+    """Whether tokens reached the inputs, but all sums of squares are zero or too small to be compared."""
     statistic = group.statistic
     if statistic is None or not statistic.tokens or not len(statistic.sum_squares):
         return False

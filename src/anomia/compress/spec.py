@@ -1,11 +1,11 @@
-"""The grammar of arm specifications: text such as `wanda:0.5,calibration=balanced+int8` to plain values.
+"""The grammar of arm specifications: parses text such as `wanda:0.5,calibration=balanced+int8` to plain values.
 
-    arm   = step { "+" step } | "endpoint:" URL "#" MODEL     steps are applied from left to right
-    step  = method [ ":" amount ] { "," option "=" value }
-    amount: a sparsity between 0 and 1 (`0.5`), or a pattern `N:M` (at most N of every M weights stay); of GPTQ and
-    AWQ the bits; of methods that drop whole parts the share that goes; of embeddings the type
+    arm    = step { "+" step } | "endpoint:" URL "#" MODEL     steps are applied from left to right
+    step   = method [ ":" amount ] { "," option "=" value }
+    amount = a sparsity between 0 and 1 (`0.5`) or a pattern `N:M` (at most N of every M weights stay); for GPTQ and
+             AWQ the bits; for methods that drop whole parts the share to drop; for embeddings the format
 
-A `+`, `,` or `%` inside a value (a path, say) is written `%2B`, `%2C`, `%25`. `base` is the arm with no step.
+A `+`, `,` or `%` inside a value (such as a path) is written `%2B`, `%2C`, `%25`. `base` is the arm with no step.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _TEXT = ("calibration", "samples", "tokens", "budget")
 
 
 def parse_arm(text: str, *, name: str | None = None) -> Arm:
-    """Read an arm specification; the canonical text is its name unless one is given.
+    """Parse an arm specification; its name is the canonical text unless one is given.
 
     >>> parse_arm("wanda:0.50+int8").name
     'wanda:0.5+int8'
 
-    Raises `StudyError`, with the nearest valid word, for anything that isn't a specification.
+    Raises `StudyError`, with the nearest valid word, for an invalid specification.
     """
     if not text.strip():
         raise StudyError("an arm specification is empty; give one such as wanda:0.5, or base")
@@ -93,7 +93,7 @@ def parse_arm(text: str, *, name: str | None = None) -> Arm:
 
 
 def _with_updates(parts: list[Step | Update], arm: str) -> tuple[Step, ...]:
-    """Steps in which every update belongs to the pruning step before it."""
+    """Attach every update to the pruning step before it."""
     steps: list[Step] = []
     for part in parts:
         if not isinstance(part, Update):
@@ -200,7 +200,7 @@ def _own(entry: Entry) -> tuple[str, ...]:
 
 
 def _options(entry: Entry, given: Mapping[str, str], where: str) -> Options:
-    """The method's own options among those that were given."""
+    """Return the method's own options among the given ones."""
     return tuple(
         (option.name, option.read(given[option.name], where))
         for option in entry.options
@@ -214,7 +214,7 @@ def _calibration(given: Mapping[str, str], where: str) -> Calibration:
 
 
 def as_packaged(arms: Iterable[str]) -> list[str]:
-    """Arms, and behind each checkpoint the same as its folder packages it.
+    """Return the arms, each checkpoint followed by the same model as its folder packages it.
 
     >>> as_packaged(["wanda:0.5", "checkpoint:a"])
     ['wanda:0.5', 'checkpoint:a', 'packaged:a']
@@ -229,7 +229,7 @@ def as_packaged(arms: Iterable[str]) -> list[str]:
 
 
 def like_base(arm: str) -> str | None:
-    """The arm with the weights of one that is asked as packaged, asked as base is; None for other arms.
+    """Return, for a `packaged:` arm, the arm with the same weights that is asked exactly as base is; else None.
 
     >>> like_base("packaged:a"), like_base("wanda:0.5")
     ('checkpoint:a', None)
@@ -239,12 +239,12 @@ def like_base(arm: str) -> str | None:
 
 
 def is_null(name: str) -> bool:
-    """Whether an arm is base again under harmless noise, which other arms are read against."""
+    """Whether an arm is base under harmless noise, the reference for other arms."""
     return name.startswith("null:")
 
 
 def arm_of(text: str) -> str:
-    """The specification of a compressed model that is named as users name models: what is none is a checkpoint.
+    """Return the specification of a compressed model; anything that doesn't start with a method is a checkpoint.
 
     >>> arm_of("me/my-pruned, too"), arm_of("wanda:0.5")
     ('checkpoint:me/my-pruned%2C too', 'wanda:0.5')
@@ -272,7 +272,7 @@ def _parse_endpoint(text: str) -> Served:
     except ValueError:
         sound = False
     if "@" in url or "?" in url:
-        # Not repeated in the message: it may hold a key.
+        # Not quoted in the message: it may contain a key.
         raise StudyError(
             "arm endpoint: the URL holds a name, a password or a query; a key comes from the environment "
             "(ANOMIA_ENDPOINT_KEY or OPENAI_API_KEY)"
@@ -285,7 +285,7 @@ def _parse_endpoint(text: str) -> Served:
 
 
 def parse_target(text: str) -> Target:
-    """Read a sparsity such as `0.5` or a pattern such as `2:4`. Raises `StudyError`."""
+    """Parse a sparsity such as `0.5` or a pattern such as `2:4`. Raises `StudyError`."""
     return _parse_target("sparsity", text, f"{text!r}")
 
 

@@ -125,7 +125,7 @@ def check_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> None:
 
 
 def try_walk(model: nn.Module, decoder: DecoderBlocks, batch: Batch) -> DecoderBlocks:
-    """Test on a few tokens whether the blocks can be run one after the other, and whether later tokens change earlier ones.
+    """Test on a few tokens whether the blocks can be run one by one, and whether later tokens change earlier states.
 
     Returns the decoder with `fault` set if a block depends on more than its inputs (caches or states shared between
     blocks, blocks called more than once), and `padded` set if padding changes nothing. Without this test the statistics
@@ -157,7 +157,7 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
 
 @torch.no_grad()
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
-    """Run `try_walk` on ids [1, S]: compare the model's states [1, S, H] after each block with those of single blocks."""
+    """Run `try_walk` on ids [1, S]: compare the states [1, S, H] of a whole pass with those of the blocks run one by one."""
     parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
     expected = _leaving(model, decoder, ids)
     # Texts of unequal length never run together in a mixture of experts.
@@ -213,7 +213,7 @@ def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, 
 
 
 def _leaving(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> list[torch.Tensor]:
-    """Return the output of each block in a pass of the model on ids [B, S], in the order of the calls, [B, S, H] each."""
+    """Return the outputs of the blocks, [B, S, H] each in call order, in a pass of the model on ids [B, S]."""
     check_tokens(model, ids)
     left: list[torch.Tensor] = []
 

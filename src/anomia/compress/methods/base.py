@@ -1,4 +1,4 @@
-"""What a method is: the statistics it reads, and what it does with one block."""
+"""The type of a method: the statistics that it reads, and its functions for one block."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from anomia.compress.steps import Prune, Quantize, Target, Update
 class BlockWork:
     """One block while a method works on it; its matrices are changed in place.
 
-    block: the module. where: its path in the model. groups: matrices that share an input and what is known of it;
-    those that no calibration token reached aren't among them. step: what was asked for. target: of pruning, for this
-    block. hidden(i): the states that enter the block in batch i, [B, S, H]; calls: one a batch (both empty where the
-    method needs no text).
-    packed: what is stored in a matrix's place, by its name in the block; quantizing methods fill it in.
-    reordered: a note on each matrix whose inputs got another order before the method ran, by its name.
+    block: the module. where: its path in the model.
+    groups: matrices that share an input, with its statistic; without matrices that no calibration token reached.
+    step: the requested step. target: for pruning, the sparsity or pattern of this block.
+    hidden(i): the block's input states in batch i, [B, S, H]. calls: one per batch. Both are empty if the method needs
+    no text.
+    packed: codes to store in place of a matrix, by its name in the block; filled in by quantizing methods.
+    reordered: notes on matrices whose inputs were reordered before the method ran, by name.
     """
 
     block: nn.Module
@@ -41,13 +42,14 @@ class BlockWork:
 
 
 class Method(NamedTuple):
-    """A way to prune or quantize.
+    """A pruning or quantization method.
 
-    needs: the statistics that it reads, `None` for none. run: changes a block in place and reports each of its
-    matrices, by their names in the block. unreached: does the same for a matrix that no calibration token reached.
-    choices: what a reconstruction decided by itself. whole_gradients: whether groups carry the gradients of the
-    language-modelling loss, for which the whole model is held. prepare: changes a block so that it computes the same,
-    before its dense weights are noted.
+    needs: the statistics that it reads, `None` for none.
+    run: changes a block in place and reports each of its matrices, by name in the block.
+    unreached: does the same for a matrix that no calibration token reached.
+    choices: the decisions of a reconstruction that its paper leaves open.
+    whole_gradients: whether it needs gradients of the language-modelling loss, which require the whole model in memory.
+    prepare: changes a block without changing its output, before the dense weights are copied.
     """
 
     needs: Needs | None
@@ -59,11 +61,11 @@ class Method(NamedTuple):
 
 
 class Updater(NamedTuple):
-    """A way to change weights after pruning.
+    """A method that changes weights after pruning.
 
-    run: gets the block, pruned, the weights that it had before by name in the block (float32, [out, in]), and the
-    update that was asked for; it changes the block in place and reports every matrix of its groups. As many weights
-    stay zero as before, in each matrix.
+    run: gets the pruned block, its dense weights by name in the block (float32, [out, in] each), and the requested
+    update. It changes the block in place, keeps the number of zeros in each matrix, and reports every matrix of its
+    groups.
     """
 
     needs: Needs

@@ -1,7 +1,7 @@
-"""The block formats of GGUF files: weights rounded to what such a file gives back, bit for bit as llama.cpp does it.
+"""The block formats of GGUF files: round weights as storing and reading them would, bit for bit like llama.cpp.
 
 Formulas and the order of every sum are those of `quantize_row_*_ref` in ggml's `ggml-quants.c`, without an importance
-matrix: llama.cpp has none for embeddings. Blocks are columns here, so that a sum over a block adds row after row.
+matrix, which llama.cpp doesn't use for embeddings. Blocks are columns here, so a sum over a block adds row after row.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from anomia.errors import CompressionError, RefusedError
 
 SUPER = 256
 _SMALLEST = 1e-15
-# Values that are rounded at a time: what stays in a CPU's cache, and what fills a GPU.
+# Values rounded at a time: few enough for a CPU's cache, or enough to fill a GPU.
 _CHUNK = {"cpu": 1 << 18, "other": 1 << 24}
 
 
 class Format(NamedTuple):
-    """How a block is stored. values: in a block. bytes: of a block.
+    """A block format. values, bytes: per block.
 
-    round_trip: blocks [values, B] float32, to what they stand for once stored.
+    round_trip: maps blocks [values, B] float32 to their values after storing.
     """
 
     values: int
@@ -31,25 +31,25 @@ class Format(NamedTuple):
 
 
 def bits_per_weight(kind: str) -> float:
-    """Bits for a weight in a format, scales and minima included: 6.5625 for `q6_k`.
+    """Return the bits per weight of a format, including scales and minima: 6.5625 for `q6_k`.
 
-    Raises `CompressionError` for a name that is no format.
+    Raises `CompressionError` for an unknown format.
     """
     found = format_of(kind)
     return 8 * found.bytes / found.values
 
 
 def packed_bytes(rows: int, columns: int, kind: str) -> int:
-    """Bytes of a matrix [rows, columns] in the format that it gets: `kind`, or what replaces it at this width."""
+    """Return the bytes of a matrix [rows, columns] in the format `kind`, or in its replacement at this width."""
     found = format_of(fitting(kind, columns))
     return rows * columns // found.values * found.bytes
 
 
 def fitting(kind: str, columns: int) -> str:
-    """The format that llama.cpp stores rows of `columns` values in where `kind` is asked for.
+    """Return the format that llama.cpp uses for rows of `columns` values if `kind` is requested.
 
-    A k-quant needs a multiple of 256; where that doesn't hold, the next larger format with blocks of 32 replaces it,
-    and f16 where 32 doesn't divide the row either (`tensor_type_fallback` in `llama-quant.cpp`).
+    A k-quant needs a multiple of 256 values; otherwise the next larger format with blocks of 32 replaces it, or f16 if
+    32 doesn't divide the row either (`tensor_type_fallback` in `llama-quant.cpp`).
 
     >>> fitting("q6_k", 2048), fitting("q6_k", 640), fitting("q4_k", 100)
     ('q6_k', 'q8_0', 'f16')
@@ -60,7 +60,7 @@ def fitting(kind: str, columns: int) -> str:
 
 
 def format_of(kind: str) -> Format:
-    """A format by its name. Raises `CompressionError` for a name that is none."""
+    """Return a format by its name. Raises `CompressionError` for an unknown name."""
     if kind not in FORMATS:
         raise CompressionError(f"{kind!r} is not a format of GGUF files; known: {', '.join(FORMATS)}")
     return FORMATS[kind]
@@ -68,10 +68,10 @@ def format_of(kind: str) -> Format:
 
 @torch.no_grad()
 def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") -> torch.Tensor:
-    """What a matrix [rows, columns] becomes by being stored as `kind` and read again, in float32.
+    """Return a matrix [rows, columns] as it is after being stored as `kind` and read again, in float32.
 
-    Raises `CompressionError` where blocks don't divide the rows, and for values that are NaN or infinite, or too large
-    for the half-precision scale of a block.
+    Raises `CompressionError` if blocks don't divide the rows, or if a value is NaN, infinite, or too large for the
+    half-precision scale of a block.
     """
     found = format_of(kind)
     rows, columns = weight.shape
@@ -81,7 +81,7 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
             f"llama.cpp stores such rows as {fitting(kind, columns)}"
         )
     size = max(1, _CHUNK.get(weight.device.type, _CHUNK["other"]) // columns)
-    # Apple's GPUs have no doubles.
+    # Apple's GPUs have no float64.
     device = torch.device("cpu") if weight.device.type == "mps" else weight.device
     result = torch.empty(rows, columns, dtype=torch.float32, device=weight.device)
     for start in range(0, rows, size):
@@ -102,17 +102,17 @@ def round_trip(weight: torch.Tensor, kind: str, *, where: str = "the matrix") ->
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:
-    """As a scale is stored."""
+    """Round scales to half precision, as they are stored."""
     return values.half().float()
 
 
 def _over(number: float, values: torch.Tensor) -> torch.Tensor:
-    """number / values. A Python number over a tensor is its product with the reciprocal, which rounds twice."""
+    """Return number / values. PyTorch computes a Python number / tensor as number · reciprocal, which rounds twice."""
     return torch.full_like(values, number) / values
 
 
 def _by(values: torch.Tensor, number: float) -> torch.Tensor:
-    """values / number, which a GPU would make the product with the number's reciprocal."""
+    """Return values / number. For a Python number, a GPU would multiply by its reciprocal."""
     return values / torch.full_like(values, number)
 
 
@@ -121,9 +121,9 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
-    """The value of the largest magnitude of each column, with its sign: the first of equals. [n, B] to [B]."""
+    """Return the value with the largest magnitude in each column, the first one on ties. [n, B] to [B]."""
     size = x.abs()
-    # Which of equals `max` takes is up to the device.
+    # On ties, the choice of `max` depends on the device.
     rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
     first = rows.masked_fill(size < size.amax(dim=0), len(x)).amin(dim=0, keepdim=True)
     return x.gather(0, first)[0]
@@ -137,20 +137,20 @@ def _q8_0(x: torch.Tensor) -> torch.Tensor:
     scale = _by(x.abs().amax(dim=0), 127)
     values = x * _inverse(scale)
     whole = values.trunc()
-    # Halves go away from zero; `torch.round` takes them to the even number.
+    # Round halves away from zero; `torch.round` rounds them to even.
     whole += ((values - whole).abs() >= 0.5) * values.sign()
     return whole * _half(scale)
 
 
 def _symmetric(x: torch.Tensor, half: int) -> torch.Tensor:
-    """q4_0 (half 8) and q5_0 (half 16): the value of largest magnitude becomes exactly -half."""
+    """Round q4_0 (half 8) and q5_0 (half 16) blocks [n, B]: the value of largest magnitude gets the code -half."""
     scale = _largest(x) / -half
     codes = (x * _inverse(scale) + (half + 0.5)).trunc().clamp_(max=2 * half - 1)
     return (codes - half) * _half(scale)
 
 
 def _affine(x: torch.Tensor, most: int) -> torch.Tensor:
-    """q4_1 (most 15) and q5_1 (most 31): a scale and the smallest value."""
+    """Round q4_1 (most 15) and q5_1 (most 31) blocks [n, B], with a scale and the smallest value."""
     low = x.amin(dim=0)
     scale = _by(x.amax(dim=0) - low, most)
     codes = ((x - low) * _inverse(scale) + 0.5).trunc().clamp_(max=most)
@@ -158,7 +158,7 @@ def _affine(x: torch.Tensor, most: int) -> torch.Tensor:
 
 
 def _added(x: torch.Tensor) -> torch.Tensor:
-    """Sums of the columns, [n, B] to [B], one row after another: `sum` adds in another order."""
+    """Sum the columns, [n, B] to [B], row after row; `torch.sum` adds in another order."""
     total = x[0].clone()
     for row in x[1:]:
         total += row
@@ -166,17 +166,17 @@ def _added(x: torch.Tensor) -> torch.Tensor:
 
 
 def _split(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Super-blocks [256, B] as blocks [size, 256 / size · B]; those of one super-block stand B apart."""
+    """Split super-blocks [256, B] into blocks [size, 256 / size · B]; the blocks of one super-block are B columns apart."""
     return x.reshape(SUPER // size, size, -1).transpose(0, 1).reshape(size, -1)
 
 
 def _joined(x: torch.Tensor, superblocks: int) -> torch.Tensor:
-    """Undoes `_split`."""
+    """Undo `_split`: [size, 256 / size · B] to [256, B]."""
     return x.reshape(len(x), -1, superblocks).transpose(0, 1).reshape(SUPER, superblocks)
 
 
 def _scale_q6(x: torch.Tensor) -> torch.Tensor:
-    """The scale of each block [16, B] that fits best, larger values counting more (`make_qx_quants`, rmse_type 1)."""
+    """Find the best scale of each block, [16, B] to [B]; errors are weighted by x² (`make_qx_quants`, rmse_type 1)."""
     most = 32
     largest = _largest(x)
     weight = x * x
@@ -214,7 +214,7 @@ def _q6_k(x: torch.Tensor) -> torch.Tensor:
 
 
 def _scale_q3(x: torch.Tensor) -> torch.Tensor:
-    """The same for 3 bits, where codes change one by one for as long as that helps (`make_q3_quants`). [n, B] to [B]."""
+    """Find the scale for 3 bits, improving codes one by one while that helps (`make_q3_quants`). [n, B] to [B]."""
     most = 4
     largest = _largest(x)
     codes = (x * _over(-most, largest)).round().clamp_(-most, most - 1)
@@ -255,10 +255,11 @@ def _q3_k(x: torch.Tensor) -> torch.Tensor:
 def _scale_and_minimum(
     x: torch.Tensor, weight: torch.Tensor, most: int, first: float, steps: int, *, absolute: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scale and minimum of each block [n, B] with the smallest weighted error found (`make_qkx2_quants`).
+    """Search the scale and minimum of each block with the smallest weighted error (`make_qkx2_quants`).
 
-    first: added to `most` in the first trial, and a tenth more in each of the `steps` after it. absolute: whether the
-    error is that, or squared. Returns [B] each, the minimum negated.
+    x, weight: [n, B]. most: the largest code. first: added to `most` in the first trial; each of the `steps` later
+    trials adds another 0.1. absolute: minimize the absolute error, not the squared one.
+    Returns scales and negated minima, [B] each.
     """
     high, low = x.amax(dim=0), x.amin(dim=0).clamp_(max=0)
     flat = high == low
@@ -304,7 +305,7 @@ def _with_minima(
     x: torch.Tensor, size: int, weight: Callable[[torch.Tensor], torch.Tensor], most: int, most_scale: int,
     first: float, steps: int, *, absolute: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """q2_k, q4_k and q5_k: scales and minima of the blocks of a super-block as integers of one scale each."""
+    """Round q2_k, q4_k and q5_k super-blocks [256, B]; block scales and minima are integers times one scale each."""
     superblocks = x.shape[1]
     blocks = _split(x, size)
     scales, minima = (
@@ -317,15 +318,15 @@ def _with_minima(
 
 
 def _in_steps(values: torch.Tensor, most: int) -> torch.Tensor:
-    """Each value [n, B] as a whole number of steps, of which the largest of its column has `most`."""
+    """Round values [n, B] to a whole number of steps; the largest value of a column is `most` steps."""
     largest = values.amax(dim=0).clamp_(min=0)
     inverse = torch.where(largest > 0, _over(most, largest), 0.0)
     return _half(_by(largest, most)) * (inverse * values).round().remainder(256).clamp_(max=most)
 
 
 def _with_mean(x: torch.Tensor) -> torch.Tensor:
-    """How much each value of a block [32, B] counts: its magnitude, and the block's."""
-    # Float32 roots may be off by one bit; those of doubles, rounded, never are.
+    """Return the error weights of blocks [32, B]: the root mean square of the block plus |x|."""
+    # Float32 roots may be off by one bit; rounded float64 roots never are.
     return (_added(x * x) / 32).double().sqrt().float() + x.abs()
 
 

@@ -23,8 +23,9 @@ class ReshapeReport:
     """One reshaping of a whole model.
 
     method: its name in a step, such as `shortgpt`. removed: what was removed, one line per kind.
-    before, after: the changed configuration fields. scores: the scores behind the choice, one list per block (for
-    shortgpt, one list with the influence of all blocks). parameters_*, bytes_*: of the whole model, shared tensors once.
+    before, after: the changed configuration fields.
+    parameters_*, bytes_*: of the whole model; shared tensors count once.
+    scores: the scores used for the choice, one list per block (for shortgpt, one list with all blocks' influences).
     notes: anything unusual. share: the fraction that was removed; None if it isn't known.
     """
 
