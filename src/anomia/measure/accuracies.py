@@ -1,4 +1,4 @@
-"""Accuracies of one arm in every form of the question, and what broader decoding reaches."""
+"""Accuracies of one arm for every form of the question, and how much broader decoding reaches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
 
 
 def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    """How many verdicts differ between base and the arm in either direction, and how many more outputs loop."""
+    """How many verdicts differ between base and the arm, in either direction, and how many more outputs loop."""
     for name in ("open", "choice"):
         part = known(pairs, both(f"{name}_correct"))
         flipped = right(part, f"{name}_correct") != right(part, f"{name}_correct_arm")
@@ -106,9 +106,10 @@ def rates_of(
     *,
     languages: Set[str],
 ) -> Iterator[Figure]:
-    """A rate in every language, pooled and as a mean over languages, which names those that lack it.
+    """A rate in every language, pooled, and as a mean over languages, which names those that lack it.
 
-    languages: all of the run, whether or not they have rows in `graded`.
+    values: 0 to 1, one per row of `graded`: [items]. passages: [items].
+    languages: all languages of the run, with or without rows in `graded`.
     """
     for scope, mask in scopes(graded):
         yield Figure(arm, measure, scope, rate(values[mask], passages[mask]))
@@ -120,7 +121,7 @@ def rates_of(
 
 
 def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
-    """Accuracy of choice − of open on the same items (paper, Figure 7)."""
+    """Accuracy of choice − that of open on the same items (paper, Figure 7)."""
     graded = known(rows, ["open_correct", "choice_correct"])
     opened, chosen = right(graded, "open_correct"), right(graded, "choice_correct")
     passages = graded["passage"].to_numpy()
@@ -130,7 +131,7 @@ def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
-    """Reach by samples with each seed alone, where there are several."""
+    """Reach by samples with each seed alone, if there are several."""
     asked = known(rows, ["samples_correct"])
     seeds = sorted(set(asked["sample_seeds"].explode().to_list()))
     if len(seeds) < 2:

@@ -204,7 +204,7 @@ def _draw(generator: np.random.Generator, passages: int, draws: int) -> NDArray[
 
 
 def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tuple[FloatArray, FloatArray]:
-    """Acceleration of each figure (skewness of the passages' influence), and its sum of squared influences: [K] each."""
+    """Acceleration of each figure (skewness of the passages' influence), and the sum of squared influences: [K] each."""
     cubes, squares = np.zeros(without.shape[1]), np.zeros(without.shape[1])
     for member in strata:
         if len(member) < 2:
@@ -219,7 +219,7 @@ def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tu
 
 
 def _widened(strata: Sequence[NDArray[np.intp]], level: float) -> float:
-    """Student's quantile times √(passages / freedom), for the normal quantile: few passages underestimate the spread."""
+    """Student's quantile times √(passages / freedom), not the normal one: few passages underestimate the spread."""
     passages = sum(len(member) for member in strata)
     freedom = max(1, passages - len(strata))
     return student(freedom, level) * float((passages / freedom) ** 0.5)

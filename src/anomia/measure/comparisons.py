@@ -33,7 +33,7 @@ VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
 
 
 class Pairs:
-    """The same items in base and in an arm, with quantities over them, each built once so that figures share its draws."""
+    """The same items in base and in an arm; quantities over them are built once, so that figures share their draws."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self.rows = rows

@@ -1,6 +1,6 @@
 """Differences of drops and gaps between conditions, and which arms are worth their size.
 
-Each contrast is a `Quantity`: `everywhere.everywhere` gives its interval, resampling both sides together.
+Each contrast is a `Quantity`; `everywhere.everywhere` gives its interval by resampling both sides together.
 Sources: paper, Table 1 and Appendix C (prompting), Figures 5 to 8.
 """
 
@@ -19,7 +19,7 @@ Agreement = Literal["agree", "differ", "undecided"]
 
 
 class Point(NamedTuple):
-    """An arm on the frontier's plane: what it costs (bytes, or 1 − sparsity) and what it is worth."""
+    """An arm on the Pareto plane. cost: bytes, or 1 − sparsity. worth: accuracy."""
 
     cost: float
     worth: float
@@ -32,7 +32,7 @@ def one_shot_recovery(
     arm_one: ArrayLike,
     passages: ArrayLike | None = None,
 ) -> Quantity:
-    """Raw drop of open at 0 shot − at 1 shot: what one exemplar gives back (paper, Table 1)."""
+    """Raw drop of open at 0 shot − at 1 shot, which is what one example gives back (paper, Table 1): [items] each."""
     return minus(drop(base_zero, arm_zero, passages), drop(base_one, arm_one, passages))
 
 
@@ -44,10 +44,10 @@ def rank_nearness(
     *,
     within: float = 10,
 ) -> Quantity:
-    """Share of items whose gold token stands within the first places − the same of the foil's token.
+    """Share of items whose gold token ranks within the first places − the same share for the foil's token.
 
-    gold_ranks, foil_ranks: mid-ranks in the arm: [items]. among: the items that count, as a rule those
-    that are recognised and no longer said (`choice_only`): [items].
+    gold_ranks, foil_ranks: mid-ranks in the arm: [items]. among: the items that count, usually the `choice_only` ones,
+    which are recognised but no longer said: [items].
     """
     near = np.asarray(gold_ranks, dtype=np.float64) <= within
     placebo = np.asarray(foil_ranks, dtype=np.float64) <= within
@@ -55,7 +55,7 @@ def rank_nearness(
 
 
 def frontier(points: Mapping[str, Point]) -> tuple[str, ...]:
-    """The arms, by rising cost, that none beats by being as cheap and better or as good and cheaper."""
+    """The Pareto-optimal arms, by rising cost: none is as cheap and better, or as good and cheaper."""
     best: list[str] = []
     for name in sorted(points, key=lambda name: (points[name].cost, -points[name].worth)):
         if not best or points[name].worth > points[best[-1]].worth or points[name] == points[best[-1]]:
@@ -64,7 +64,7 @@ def frontier(points: Mapping[str, Point]) -> tuple[str, ...]:
 
 
 def directions(differences: Iterable[Estimate | None]) -> Agreement:
-    """Whether several measures of one difference (three gradings) point the same way, by their intervals."""
+    """Whether several measures of one difference (three gradings) point in the same direction, by their intervals."""
     signs = {
         0 if estimate is None or estimate.low <= 0 <= estimate.high else (1 if estimate.low > 0 else -1)
         for estimate in differences

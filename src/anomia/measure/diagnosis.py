@@ -1,7 +1,7 @@
-"""From the records of a run to its figures: one long table, each figure with its interval, and what is no figure.
+"""From the records of a run to its figures: one long table with intervals, and the tables that are not figures.
 
-A figure is (arm, measure, scope): scope is a language, `pooled` (all items of the languages in which base is strong
-enough, as one; see `scope`) or `mean` (the unweighted mean over those languages). `docs/results.md` lists the measures.
+A figure is (arm, measure, scope). The scope is a language, `pooled` (all items of the languages in which base is strong
+enough; see `scope`) or `mean` (the unweighted mean over those languages). `docs/results.md` lists the measures.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def diagnose(
     vocabulary: int | None = None,
     vocabularies: Mapping[str, int] | None = None,
 ) -> Diagnosis:
-    """Computes all figures of all arms against base.
+    """Compute all figures of all arms against base.
 
     Args:
         records: rows of `anomia.records.SCHEMA`, of one data set.
         base: the arm that the others are compared with.
-        vocabulary: how many tokens compete for a rank in base, where known.
-        vocabularies: the same of arms, by arm, where known; of the others base's is taken, if their ranks fit it.
+        vocabulary: how many tokens compete for a rank in base, if known.
+        vocabularies: the same for other arms, where known; the rest use base's if their ranks fit it.
     """
     records = prepare(records)
     records = pool(records, scope_of(records, base=base).languages)
@@ -95,13 +95,13 @@ def diagnose(
 
 
 def _ranks_beyond(pairs: pl.DataFrame, vocabulary: int | None) -> bool:
-    """Whether an arm has a rank that base's vocabulary has no room for."""
+    """Whether an arm has a rank larger than base's vocabulary."""
     largest = pairs.select(pl.max_horizontal(pl.max(f"{place}_rank_arm") for place in PLACES)).item()
     return vocabulary is not None and largest is not None and largest > vocabulary
 
 
 def _base_on_fewer(records: pl.DataFrame, arm: str, base: str) -> Iterator[Figure]:
-    """Base's accuracies over the items of an arm that has not answered all of base's (yet), as `before/…`."""
+    """Base's accuracies, as `before/…`, over the items of an arm that has not (yet) answered all of base's."""
     whole, mine = (records.filter(pl.col("arm") == name) for name in (base, arm))
     same = whole.join(mine.select(KEY), on=KEY, how="semi", maintain_order="left")
     if len(same) < len(whole):

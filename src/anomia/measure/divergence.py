@@ -1,8 +1,8 @@
-"""How far an arm's next-token distributions lie from base's, over many items.
+"""How far an arm's next-token distributions are from base's, over many items.
 
-`records.replied.kl_divergence` takes it for one item over what is stored: base's likeliest tokens, the arm's
-log-probabilities of the same tokens, and both tails. Over that partition the KL divergence is a lower bound
-of the full one (data-processing inequality), and close to it where base's tail is small.
+`records.replied.kl_divergence` computes it for one item from what is stored: base's likeliest tokens, the arm's
+log-probabilities of the same tokens, and both tails. Over this partition, the KL divergence is a lower bound
+of the full one (data-processing inequality), and close to it if base's tail is small.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from anomia.measure.rates import Estimate, rate, student_mean
 class DivergenceSummary(NamedTuple):
     """KL(base ‖ arm) over items, in nats, and how often both have the same likeliest token.
 
-    mean: with Student's interval over passages; None where all items share one passage.
-    largest_tail: most of base's probability that lay outside the stored tokens of an item.
+    mean: with Student's interval over passages; None if all items share one passage.
+    largest_tail: the largest probability that base gives to unstored tokens in any item.
     median_interval, upper_decile_interval: the quantiles with their intervals; None for too few items.
     """
 
@@ -41,7 +41,7 @@ def summarize_divergence(
     *,
     level: float = 0.95,
 ) -> DivergenceSummary | None:
-    """Summary over items: [items] each; None without items."""
+    """Summary over items; None without items. divergences: nats: [items]. same_top, base_tails, passages: [items]."""
     values = np.asarray(divergences, dtype=np.float64)
     top = rate(same_top, passages, level=level)
     if top is None:

@@ -22,14 +22,14 @@ from anomia.measure.rates import (
     effective_items,
 )
 
-# What quantities are told apart by: text, or measures.
+# The type of quantities' names: text, or measures.
 Name = TypeVar("Name", bound=str)
 
 
 class Everywhere(NamedTuple):
-    """One quantity by language, over the items of several languages pooled, and as a mean over those languages.
+    """One quantity by language, pooled over the items of several languages, and as a mean over those languages.
 
-    left_out: languages that the mean leaves out: the quantity is not given there, or they are not pooled.
+    left_out: languages that the mean leaves out, because the quantity is not given there or they are not pooled.
     """
 
     by_language: dict[str, Estimate | None]
@@ -56,10 +56,10 @@ def everywhere_all(
     level: float = 0.95,
     pooled: Collection[str] | None = None,
 ) -> dict[Name, Everywhere]:
-    """Many quantities of the same items in one pass over the draws, which is most of the work.
+    """Many quantities over the same items in one pass over the draws, which is most of the work.
 
     pooled: the languages that the pooled figures and the means cover; None for all. The other languages
-    get figures of their own and nothing else.
+    only get their own figures.
     """
     return everywhere_levels(quantities, resampling, [level], pooled=pooled)[level]
 
@@ -73,7 +73,7 @@ def everywhere_levels(
 ) -> dict[float, dict[Name, Everywhere]]:
     """`everywhere_all` at several confidence levels: the draws are made, summed and sorted once.
 
-    An interval at a higher level contains those at lower ones.
+    An interval at a higher level contains those at lower levels.
     """
     items = len(resampling.language)
     for name, quantity in quantities.items():
@@ -111,9 +111,9 @@ def everywhere_levels(
 
 
 class _Figures(NamedTuple):
-    """A quantity in every language and, last, over the pooled ones: L + 1 places.
+    """A quantity in each of L languages and, last, pooled: L + 1 places.
 
-    observed: [L + 1]. drawn: [draws, L + 1]. without: [passages, L + 1]. given: [L + 1].
+    observed, given: [L + 1]. drawn: [draws, L + 1]. without: with one passage left out at a time: [passages, L + 1].
     """
 
     observed: FloatArray
@@ -123,14 +123,14 @@ class _Figures(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """A quantity's figure in one place, and the range in which it must lie."""
+    """A quantity's estimate in one place, and the range of its possible values."""
 
     estimate: Estimate
     possible: Range
 
 
 class _Items(NamedTuple):
-    """Which items a figure is over, their passages, and the strata of those."""
+    """The items that a figure covers, and the strata of their passages. mask, passage: [items], over all items."""
 
     mask: Mask
     passage: NDArray[np.intp]
@@ -138,7 +138,7 @@ class _Items(NamedTuple):
 
 
 def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
-    """All quantities and what they are made of, each once, parts before wholes."""
+    """All quantities and their parts, each once, parts before wholes."""
     found: dict[int, Quantity] = {}
 
     def visit(quantity: Quantity) -> None:
@@ -154,9 +154,9 @@ def _nodes(quantities: Iterable[Quantity]) -> list[Quantity]:
 def _figures(
     nodes: Sequence[Quantity], resampling: Resampling, pooled: NDArray[np.bool_]
 ) -> dict[int, _Figures]:
-    """Figures of all nodes by their identity: sums are drawn for leaves alone, differences follow."""
+    """Figures of all nodes by their identity. Only leaves' sums are drawn; differences follow. pooled: [languages]."""
     leaves = [node for node in nodes if not node.sides]
-    # Raw and normalized drops, and what they are part of, sum the same columns: each is drawn once.
+    # Raw drops, normalized drops and their differences sum the same columns; each is drawn once.
     places: dict[bytes, int] = {}
     columns: list[FloatArray] = []
     for leaf in leaves:
@@ -167,7 +167,7 @@ def _figures(
     found: dict[int, _Figures] = {}
     for leaf in leaves:
         mine = [places[column.tobytes()] for column in leaf.columns.T]
-        # Picked along the last axis and seen as before: copies of whole sums.
+        # Indexing the first of the moved axes copies whole sums, so that draws stay contiguous.
         parts = [np.moveaxis(np.moveaxis(part, -1, 0)[mine], 0, -1) for part in sums]
         given = np.array([leaf.given(row) for row in parts[0]])
         observed, drawn, without = (leaf.value(part) for part in parts)
@@ -185,7 +185,7 @@ def _figures(
 
 
 def _over(resampling: Resampling, languages: ArrayLike) -> _Items:
-    """The items of some languages (their numbers)."""
+    """The items of some languages, given by their indices."""
     mask = np.isin(resampling.language, languages)
     passages = np.unique(resampling.passage[mask])
     strata = tuple(
@@ -203,14 +203,14 @@ def _estimates(
     items: _Items,
     levels: Sequence[float],
 ) -> dict[float, dict[int, _Placed]]:
-    """Every node that is given in one place (a language, or pooled), with the interval that its items allow."""
+    """Estimates of all nodes that are given in one place (a language or pooled), by level and identity of the node."""
     found: dict[float, dict[int, _Placed]] = {level: {} for level in levels}
     present = [node for node in nodes if figures[id(node)].given[place]]
     if not present:
         return found
     mine = [figures[id(node)] for node in present]
     observed = np.array([figure.observed[place] for figure in mine])
-    # Transposed, so that the draws of a figure lie side by side.
+    # Transposed, so that the draws of a figure are contiguous: [draws, K], [passages, K].
     drawn, without = (
         np.stack([getattr(figure, part)[:, place] for figure in mine]).T for part in ("drawn", "without")
     )
@@ -234,9 +234,9 @@ def _estimates(
 
 
 class _Events:
-    """Changed items of quantities among some items, counted down by the design effect; each counted once.
+    """Changed items of quantities within some items, divided by the design effect; cached.
 
-    The same at every level of confidence, so that intervals of a higher level contain those of a lower one.
+    They don't depend on the confidence level, so intervals at a higher level contain those at a lower one.
     """
 
     def __init__(self, items: _Items) -> None:
@@ -245,7 +245,7 @@ class _Events:
         self._known: dict[int, float] = {}
 
     def of(self, leaf: Quantity) -> float:
-        """Of a quantity without sides."""
+        """The effective number of changed items of a quantity without sides."""
         if id(leaf) not in self._known:
             self._known[id(leaf)] = _effective(leaf.changed[self._items.mask], self._groups)
         return self._known[id(leaf)]
@@ -268,19 +268,19 @@ def _chosen(
 
 
 def _marked(quantity: Quantity, estimate: Estimate, items: _Items) -> Estimate:
-    """The estimate, marked where its counts are outside the region in which coverage was shown."""
+    """The estimate, marked if its counts are outside the region of validated coverage."""
     most = max(int(leaf.changed[items.mask].sum()) for leaf in _leaves(quantity))
     checked = estimate.checked and estimate.n >= CHECKED_ITEMS and most >= CHECKED_EVENTS
     return estimate._replace(checked=checked)
 
 
 def _leaves(quantity: Quantity) -> list[Quantity]:
-    """The quantities that a difference is made of in the end."""
+    """The quantities without sides that a difference is made of."""
     return [leaf for side in quantity.sides for leaf in _leaves(side)] if quantity.sides else [quantity]
 
 
 def _effective(changed: Mask, groups: Clusters) -> float:
-    """Changed items, counted down by the design effect."""
+    """The number of changed items, divided by the design effect. changed: [items]."""
     flags = changed.astype(np.float64)
     return float(flags.mean()) * effective_items(flags, groups)
 
@@ -293,9 +293,9 @@ def _means(
     pooled: NDArray[np.bool_],
     levels: Sequence[float],
 ) -> dict[float, dict[Name, Estimate]]:
-    """Means over the pooled languages in which each quantity is given, by name; absent where there is none.
+    """Means over the pooled languages in which each quantity is given, by level and name; absent if there are none.
 
-    placed: by place, level and node.
+    placed: by place, level and node. pooled: [languages].
     """
     together: dict[tuple[int, ...], list[Name]] = {}
     for name, quantity in quantities.items():

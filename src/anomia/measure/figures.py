@@ -1,4 +1,4 @@
-"""What the measures of a run yield: one long table of figures, and the tables that are no figures."""
+"""The tables that measuring a run yields: one long table of figures, and the tables that are not figures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Figure(NamedTuple):
     """A language, `pooled` (all items as one) or `mean` (over languages)."""
     estimate: Estimate | None
     left_out: tuple[str, ...] = ()
-    """Of a mean: the languages that it leaves out, because the figure can't be given or base is too weak there."""
+    """For a mean: the languages left out because the figure can't be given or base is too weak there."""
 
 
 class Fates(NamedTuple):
-    """What became of the items that base answers in open and in choice: counts."""
+    """What became of the items that base gets right in both open and choice: counts."""
 
     arm: str
     options: str
@@ -37,7 +37,7 @@ class Fates(NamedTuple):
 
 
 class TransitionRow(NamedTuple):
-    """Where the items in one state of base ended up in the arm: counts."""
+    """The states in the arm of the items that have one state in base: counts."""
 
     arm: str
     options: str
@@ -52,7 +52,7 @@ class TransitionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RankRow:
-    """Ranks of one token among one group of items, in base (`before`) or in the arm (`after`)."""
+    """Ranks of one token in one group of items, in base (`before`) or in the arm (`after`)."""
 
     arm: str
     place: str
@@ -63,7 +63,7 @@ class RankRow:
     scope: str
     n: int
     median: float
-    """Of mid-ranks: tied tokens share the middle of their places."""
+    """Of mid-ranks: tied tokens share the middle of their ranks."""
     lower_quartile: float
     upper_quartile: float
     vocabulary_share: float | None
@@ -71,11 +71,11 @@ class RankRow:
     within_10: float
     within_100: float
     median_margin: float
-    """Logit of the likeliest token − the token's."""
+    """Logit of the likeliest token − that of this token."""
     tied: int
-    """Items whose token shares its logit."""
+    """Items whose token shares its logit with another."""
     median_interval: Estimate | None = None
-    """The median with its interval; null for too few items, as are the other medians'."""
+    """The median with its interval; null for too few items, like the other medians' intervals."""
     within_10_interval: Estimate | None = None
     within_100_interval: Estimate | None = None
     margin_interval: Estimate | None = None
@@ -107,7 +107,7 @@ class PairedTestRow:
     scope: str
     test: PairedTest
     adjusted: float | None
-    """Holm's p-value within the family; null for `pooled`, which stands outside it."""
+    """Holm's p-value within the family; null for `pooled`, which is not part of it."""
     family: str
 
 
@@ -122,15 +122,15 @@ class DivergenceRow:
     upper_decile: float
     """The 90 % quantile."""
     largest_tail: float
-    """Base's largest probability outside what is stored."""
+    """Base's largest probability of the unstored tokens."""
     median_interval: Estimate | None = None
-    """The median with its interval; null for too few items, as is that of the 90 % quantile."""
+    """The median with its interval; null for too few items, like that of the 90 % quantile."""
     upper_decile_interval: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GradingRow:
-    """Whether containment, exact match and token F1 see open fall, rise or neither, by their intervals."""
+    """Whether containment, exact match and token F1 show open falling, rising or neither, by their intervals."""
 
     arm: str
     scope: str
@@ -139,7 +139,7 @@ class GradingRow:
 
 @dataclass(frozen=True, slots=True)
 class BetweenRow:
-    """A figure of `arm` − the same of `other`, on the items that both answered."""
+    """A figure of `arm` − that of `other`, on the items that both answered."""
 
     arm: str
     other: str
@@ -155,9 +155,9 @@ class FrontierRow:
 
     arm: str
     sparsity: float | None
-    """Zeros over weights, in all pruned matrices; null where nothing was pruned by the run."""
+    """Zeros over weights, in all pruned matrices; null if the run pruned nothing."""
     size_bytes: int | None
-    """Of the weights as they are stored; null where it isn't known."""
+    """Of the weights as stored; null if unknown."""
     open: Estimate
     choice: Estimate
     open_frontier: bool | None
@@ -169,7 +169,7 @@ class FrontierRow:
 
 
 class Diagnosis(NamedTuple):
-    """Everything that is computed from the records of one data set."""
+    """Everything computed from the records of one data set."""
 
     figures: tuple[Figure, ...]
     fates: tuple[Fates, ...]
@@ -183,10 +183,10 @@ class Diagnosis(NamedTuple):
 
 
 class Lookup(Mapping[tuple[str, str, str], Estimate | None]):
-    """Estimates by arm, measure and scope; None, or absent, where a figure can't be given or was not asked.
+    """Estimates by arm, measure and scope; None or absent if a figure can't be given or was not asked.
 
     Raises:
-        RunError: on looking up a measure that there is none of by this name.
+        RunError: on looking up a measure that doesn't exist.
     """
 
     def __init__(self, figures: Iterable[Figure]) -> None:
@@ -204,18 +204,18 @@ class Lookup(Mapping[tuple[str, str, str], Estimate | None]):
 
 
 def before(figures: Lookup, arm: str, measure: str, scope: str, *, base: str = "base") -> Estimate | None:
-    """Base's figure beside an arm's: over the arm's items, where the arm has answered fewer than base."""
+    """Base's figure to show next to an arm's: over the arm's items if the arm answered fewer than base."""
     same_items = arm, of_base(parse(measure)), scope
     return figures[same_items] if same_items in figures else figures.get((base, measure, scope))
 
 
 def lookup(figures: Sequence[Figure]) -> Lookup:
-    """Figures by (arm, measure, scope), for those who need many."""
+    """Figures by (arm, measure, scope), for many lookups."""
     return Lookup(figures)
 
 
 def find(figures: Sequence[Figure], arm: str, measure: str, scope: str) -> Estimate | None:
-    """The estimate of one figure, None where it was not asked or can't be given.
+    """The estimate of one figure; None if it was not asked or can't be given.
 
     Raises:
         RunError: there is no such measure.

@@ -1,7 +1,7 @@
-"""Whether a compressed model may pass: figures of a run against limits, decided by the bounds of their intervals.
+"""Whether a compressed model may pass: a run's figures against limits, decided by the bounds of their intervals.
 
-A figure *passes* if the worse end of its 95 % interval keeps the limit, *fails* if the better end breaks it,
-and is *inconclusive* otherwise. So a small study can neither wave a model through nor stop it.
+A figure *passes* if the worse end of its 95 % interval respects the limit, *fails* if even the better end breaks it,
+and is *inconclusive* otherwise. So a small study can neither pass nor stop a model.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
-# Exit codes of `anomia gate`; 2 is for input that can't be used.
+# Exit codes of `anomia gate`; 2 means unusable input.
 EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an arm must keep; None is not checked.
+    """What an arm must keep; limits that are None are not checked.
 
     max_dissociation: the net dissociation rate: of the answers that base gets right in both formats, the share that is
-    now only picked, less the items that went the other way. Harmless noise moves the rate itself, but not the net one.
+    now only picked, minus the items that moved the other way. Harmless noise raises the plain rate, not the net one.
     max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
-    max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval lies above 0: a
-    loss that is no noise must be small for sure, also in languages that pooled figures leave out. Given alone, it is a
-    limit on the drop itself.
+    max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval is above 0. The
+    interval of a significant loss must stay below this limit, also in languages that pooled figures leave out. Given
+    alone, it is a limit on the drop itself.
     """
 
     max_dissociation: float | None = None
@@ -48,9 +48,9 @@ class Limits:
     max_shown_loss: float | None = None
 
 
-# The tightest round limits that base under harmless noise keeps in 95 % of studies of 4 × 200 questions, with up to a
-# quarter of its answers flipping (`docs/statistics.md`). A true loss of a tenth would slip through these alone; the
-# limit on a loss that is shown stops it.
+# The tightest round limits that base under harmless noise meets in 95 % of studies of 4 × 200 questions, with up to a
+# quarter of its answers flipping (`docs/statistics.md`). These limits alone would pass a true loss of a tenth; the
+# limit on a shown loss stops it.
 DEFAULTS = Limits(max_dissociation=0.15, max_gap=0.20, min_open_retained=0.85, max_shown_loss=0.05)
 
 
@@ -60,10 +60,10 @@ def read_limits(
     min_open_retained: float | None = None,
     max_shown_loss: float | None = None,
 ) -> Limits:
-    """The limits that were given, or all defaults where none was.
+    """The given limits, or all defaults if none is given.
 
     Raises:
-        StudyError: a limit is no share.
+        StudyError: a limit is not a share.
     """
     given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
     shares = (
@@ -81,10 +81,10 @@ def read_limits(
 class Check(NamedTuple):
     """One figure of one arm in one scope against its limit.
 
-    limit: None where a check has no figure. limit_is: whether the figure must stay below (`at most`) or above
-    (`at least`). items_needed: questions of this scope at which a figure like this would be decided four times in
-    five; None where none would, or where nothing is open. note: why there is no figure, or what else is to be
-    known. asked: questions of this scope. left_out: of pooled figures, the languages that they leave out.
+    limit: None if the check has no figure. limit_is: whether the figure must stay below (`at most`) or above
+    (`at least`) the limit. items_needed: questions in this scope that would decide a figure like this with 80 % power;
+    None if no number would, or if the check is decided. note: why there is no figure, or what else to know. asked:
+    questions in this scope. left_out: the languages that pooled figures leave out.
     """
 
     arm: str
@@ -101,16 +101,16 @@ class Check(NamedTuple):
 
 
 class Caution(NamedTuple):
-    """What decides nothing and should be looked at, of one arm."""
+    """A remark about one arm that decides nothing but should be looked at."""
 
     arm: str
     text: str
 
 
 class Gate(NamedTuple):
-    """All checks, and what they come to: `fail` if one fails, `inconclusive` if one is open, else `pass`.
+    """All checks and their combined result: `fail` if one fails, `inconclusive` if one is open, else `pass`.
 
-    reference: the same checks of the run's null arms, which decide nothing: what harmless noise alone comes to.
+    reference: the same checks for the run's null arms, which decide nothing: the effect of harmless noise alone.
     """
 
     result: Result
@@ -122,10 +122,10 @@ class Gate(NamedTuple):
 def check_run(
     results: Results, limits: Limits, *, by_language: bool = False, arms: Sequence[str] | None = None
 ) -> Gate:
-    """Checks the arms of a finished run, pooled over its languages and, if asked, in each of them.
+    """Check the arms of a finished run, pooled over its languages and, if asked, in each of them.
 
-    A language in which a figure can't be given is named and decides nothing; arms that could not be made or
-    whose outputs are broken fail. Null arms are the reference and are decided on only where they are named.
+    A language in which a figure can't be given is named but decides nothing. Arms that could not be made or whose
+    outputs are broken fail. Null arms are the reference; they are decided on only if named.
 
     Raises:
         RunError: an arm is unknown, or has not answered all items yet.
@@ -157,7 +157,7 @@ def check_run(
         if not by_language:
             mine += _left_out(results, figures, arm, limits)
         if _identical(results, arm):
-            # Nothing was lost, and no interval can say so.
+            # Nothing was lost, but no interval can show that.
             mine = [
                 check._replace(result="pass", items_needed=None, note="every recorded probability is base's")
                 for check in mine
@@ -189,21 +189,21 @@ def _with_left_out(checks: Sequence[Check], left_out: tuple[str, ...]) -> tuple[
 
 
 def decide_at_most(estimate: Estimate, limit: float) -> Result:
-    """Where an interval stands to a limit from above."""
+    """The result of an interval against an upper limit."""
     if estimate.high <= limit:
         return "pass"
     return "fail" if estimate.low > limit else "inconclusive"
 
 
 def decide_at_least(estimate: Estimate, limit: float) -> Result:
-    """Where an interval stands to a limit from below."""
+    """The result of an interval against a lower limit."""
     if estimate.low >= limit:
         return "pass"
     return "fail" if estimate.high < limit else "inconclusive"
 
 
 def overall(results: Sequence[Result]) -> Result:
-    """What several runs come to: the worst that one of them came to."""
+    """The combined result of several runs: the worst of their results."""
     order: tuple[Result, ...] = ("fail", "inconclusive", "untestable")
     return next((result for result in order if result in results), "pass")
 
@@ -211,7 +211,7 @@ def overall(results: Sequence[Result]) -> Result:
 def _overall(checks: Sequence[Check]) -> Result:
     if any(check.result == "fail" for check in checks):
         return "fail"
-    # A language that can't be tested decides nothing; a study in which nothing can be tested does not pass.
+    # An untestable language decides nothing; a study in which nothing can be tested does not pass.
     if any(check.result == "inconclusive" for check in checks):
         return "inconclusive"
     if any(check.result == "untestable" and check.scope == POOLED for check in checks):
@@ -234,14 +234,14 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
         yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
     if limits.max_shown_loss is not None:
         found = figures.get((arm, normalized_drop("open"), scope))
-        # By itself it is a limit like any other: that no loss is shown proves nothing in a small study.
+        # Given alone, it is a limit like any other: in a small study, showing no loss proves nothing.
         alone = limits == Limits(max_shown_loss=limits.max_shown_loss)
         name = LOSS if alone else SHOWN
         yield _check(arm, scope, name, found, limits.max_shown_loss, "at most", items)
 
 
 def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
-    """A loss of open answers that is shown in a language which the pooled figures leave out."""
+    """A loss of open answers that is shown in a language that the pooled figures leave out."""
     if limits.max_shown_loss is None:
         return
     for language in results.left_out_languages:
@@ -276,7 +276,7 @@ def _check(
     if result == "inconclusive":
         needed = items_needed(estimate, limit)
         if needed is not None and estimate.n:
-            # A dissociation rate rests on some of the questions; what must be asked is all of them.
+            # A dissociation rate uses only some of the questions, but all of them must be asked.
             needed = round(needed * max(items, estimate.n) / estimate.n)
     return Check(arm, scope, name, limit, limit_is, estimate, result, needed, asked=max(items, estimate.n))
 
@@ -284,8 +284,8 @@ def _check(
 def _net_dissociation(results: Results, figures: Lookup, arm: str, scope: str) -> Estimate | None:
     """The net dissociation rate.
 
-    Of an arm that was stopped by looking at its dissociation rate, the upper bound of that rate's own interval, which
-    allows for looking, is kept: the net rate is never larger.
+    If an arm was stopped by looking at its dissociation rate, the upper bound is at least that of the rate's own
+    interval, which allows for repeated looks: the net rate is never larger than the rate.
     """
     found = figures.get((arm, net_dissociation("choice"), scope))
     looks: Sequence[dict[str, Any]] = (results.stopping or {}).get("arms", {}).get(arm, ())
@@ -305,7 +305,7 @@ def _broken(results: Results, arm: str) -> Check | None:
 
 
 def _above_base(figures: Lookup, arm: str) -> bool:
-    """Whether the whole interval of what the arm lost in open or in choice says that it gained."""
+    """Whether the arm significantly gained in open or in choice: the whole interval of a drop is below 0."""
     drops = (
         figures.get((arm, family(probe), POOLED))
         for probe in ("open", "choice")
@@ -315,7 +315,7 @@ def _above_base(figures: Lookup, arm: str) -> bool:
 
 
 def _identical(results: Results, arm: str) -> bool:
-    """Whether every recorded probability and open answer of an arm is base's own, and graded as base's."""
+    """Whether every recorded probability and open answer of an arm equals base's, with the same grades."""
     return any(
         v.evidence.identical and not graded_otherwise(v.evidence)
         for v in results.verdicts
@@ -324,10 +324,10 @@ def _identical(results: Results, arm: str) -> bool:
 
 
 def _check_finished(results: Results, arms: Sequence[str]) -> None:
-    """Refuses a run that may still change.
+    """Refuse a run that may still change.
 
     Raises:
-        RunError: an arm has answered fewer items than base, and not because it was allowed to stop.
+        RunError: an arm has answered fewer items than base, though it was not allowed to stop.
     """
     answered = dict(results.records.group_by("arm").len().iter_rows())
     stopped = (results.stopping or {}).get("arms", {})

@@ -1,4 +1,4 @@
-"""From the records of a run to its verdicts: one for each arm, in each language and overall."""
+"""From the records of a run to its verdicts: one per arm, in each language and overall."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SAME_PASSAGE = "choice_passage"
 class ScopeVerdict(NamedTuple):
     """What became of one arm in one scope (a language, or `overall`).
 
-    evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer that is
-    picked there counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
-    those options, None where the run lacks them. text: all of it in words.
+    evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer picked
+    among them counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
+    those options, None if the run lacks them. text: all of it in words.
     """
 
     arm: str
@@ -50,8 +50,7 @@ def judge(
 ) -> list[ScopeVerdict]:
     """The verdicts of all arms of one data set, in each language and then overall.
 
-    An item whose logits were not finite counts as wrong in everything; one that a server would not answer counts
-    as nothing.
+    An item with non-finite logits counts as wrong in everything; an item that a server would not answer is left out.
     """
     records = prepare(records)
     scope = scope_of(records, base=base)
@@ -82,7 +81,7 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
         language = name if name in set(pairs["language"]) else None
         needless = _needless(pairs, scope.decided_by, language)
         if needless is not None and 2 * needless.picked > needless.asked:
-            # Base needs the question to pick among these options; this arm, in most of what it only picks, doesn't.
+            # Base needs the question to pick among these options, but this arm doesn't for most of what it only picks.
             evidence = replace(evidence, recognised=False)
         decisions = {way: decide(where[name], limits) for way, where in found.items() if name in where}
         decision = decisions[scope.decided_by] = decide(evidence, limits)
@@ -110,9 +109,9 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
 
 
 def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | None:
-    """Of the choice-only items under the options that decide, how many the arm also picks without the question.
+    """Of the choice-only items under the deciding options, how many the arm also picks without the question.
 
-    None where that wasn't asked, and under PMI scoring, which subtracts it.
+    None if that wasn't asked, and under PMI scoring, which already subtracts it.
     """
     column = f"{RECOGNITION[way].kind}_no_question_correct_arm"
     if RECOGNITION[way].scoring == "pmi":
@@ -136,7 +135,7 @@ def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
 
 
 def _answered(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Without the items of which an arm, though sound, told neither right nor wrong; all, where it told none."""
+    """Pairs without the items with finite logits that lack a grade in open or choice; all pairs if no item has both."""
     told = pl.all_horizontal(pl.col("open_correct_arm", "choice_correct_arm").is_not_null())
     if pairs.filter(told).is_empty():
         return pairs
@@ -144,7 +143,7 @@ def _answered(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _lacks_choice(pairs: pl.DataFrame) -> bool:
-    """Whether an arm was asked no choice at all, as behind a server that tells no probabilities."""
+    """Whether an arm was asked no choice at all, as with a server that returns no probabilities."""
     answered = pairs.filter(pl.col("finite_arm"))
     return not answered.is_empty() and answered["choice_correct_arm"].null_count() == len(answered)
 
@@ -152,7 +151,7 @@ def _lacks_choice(pairs: pl.DataFrame) -> bool:
 def _without_choice(
     arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds
 ) -> Iterator[ScopeVerdict]:
-    """Untestable everywhere, with what open answers show."""
+    """Untestable in every scope, with what open answers show."""
     for name, evidence in gather(_case(pairs, "choice", scope)).items():
         known_part = replace(
             evidence, arm_choice=0.0, choice_drop=None, gap=None, raw_gap=None, net=None, lost=None
@@ -190,7 +189,7 @@ def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> AnswerSet:
 
 
 def _broken(pairs: pl.DataFrame, side: str) -> Bools:
-    """Outputs that are not a number, say nothing, or loop."""
+    """Outputs that are not a number, are empty or degenerate, or loop: [items]. side: `_arm`, or empty for base."""
     return (
         right(pairs, f"open_degenerate{side}")
         | right(pairs, f"open_loop{side}")
@@ -199,7 +198,7 @@ def _broken(pairs: pl.DataFrame, side: str) -> Bools:
 
 
 def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
-    """What may show a choice-only answer near: ranks and reach, against a control and against base's own failures."""
+    """Signs that a choice-only answer is near: ranks and reach, against a control and against base's own failures."""
     passages = pairs["passage"].to_numpy()
     unsaid = met(fate_index(pairs, way), "choice_only")
     failed = ~right(pairs, "open_correct")
@@ -231,15 +230,15 @@ def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
 
 
 def _against_failures(hits: ArrayLike, unsaid: Bools, failed: Bools, passages: ArrayLike) -> Quantity:
-    """Share of hits among choice-only items − among the items that base never answered (paper, section 3.3)."""
+    """Share of hits among choice-only items − among items that base failed (paper, section 3.3): [items] each."""
     return minus(share(hits, unsaid, passages), share(hits, failed, passages))
 
 
 def _identical(pairs: pl.DataFrame) -> bool:
-    """Whether every recorded probability of the arm is base's own, and there are some."""
+    """Whether any probabilities were recorded and all of the arm's equal base's."""
     columns = ("choice_scores", "gold_log_prob", "top_log_probs")
     recorded = [name for name in columns if pairs[name].null_count() < len(pairs)]
-    # Where choice alone was scored, only the texts can tell about open.
+    # If only choice was scored, the texts alone can tell about open.
     return bool(recorded) and all(
         pairs[name].equals(pairs[f"{name}_arm"], null_equal=True) for name in (*recorded, "open_text")
     )

@@ -1,4 +1,4 @@
-"""Columns that runs of earlier versions lack, computed from what they recorded."""
+"""Columns that runs of earlier versions lack, computed from what those runs recorded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ _OPTIONS = {kind.probe: kind.column for kind in OPTION_KINDS}
 def with_scorings(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """The records with scores per character and by PMI wherever the recorded sums allow them.
 
-    items: rows of `anomia.records.ITEM_SCHEMA`, which name the options that were scored. What is recorded already
-    stays as it is.
+    items: rows of `anomia.records.ITEM_SCHEMA`, which name the scored options. Recorded values stay as they are.
     """
     lacking = [
         (kind, ending)

@@ -1,4 +1,4 @@
-"""The outcomes of a verdict, and what each of them means; `verdict` decides which one an arm gets."""
+"""The outcomes of a verdict and their meanings; `verdict` decides which one an arm gets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Outcome = Literal[
 
 
 class Meaning(NamedTuple):
-    """headline: one sentence, in verdicts. advice: what to do, on the page. color: of the page that it is shown in."""
+    """headline: one sentence, for verdicts. advice: what to do, for the page. color: its color on the page."""
 
     headline: str
     advice: str

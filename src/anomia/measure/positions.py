@@ -1,4 +1,4 @@
-"""Where gold stands in base and in an arm, by fate and language: ranks, probabilities, divergence."""
+"""How near gold is to the top in base and in an arm, by fate and language: ranks, probabilities, divergence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
 def rank_rows(arm: str, pairs: pl.DataFrame, *, vocabulary: int | None = None) -> Iterator[RankRow]:
     """Ranks of gold and of its placebo before and after compression, by group and scope.
 
-    Source: paper, section 3.3 (Figure 3). vocabulary: tokens that compete for the place, where known.
+    Source: paper, section 3.3 (Figure 3). vocabulary: number of tokens that compete for the rank, if known.
     """
     for place in PLACES:
         columns = [f"{place}_{part}" for part in ("rank", "rank_ties", "margin")]

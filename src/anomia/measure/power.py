@@ -1,7 +1,7 @@
-"""How many items are needed to see a dissociation or a gap.
+"""How many items are needed to detect a dissociation or a gap.
 
-Sources: the exact binomial power of Wilson's bound; for gaps, the delta method. Both take items as
-independent and are multiplied by a design effect where passages are shared.
+Sources: the exact binomial power of Wilson's bound; for gaps, the delta method. Both assume independent items
+and are multiplied by a design effect where items share passages.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.rates import Estimate
 
 POWER = 0.8
-# Items that a gap's interval costs beyond the delta method, because it is the wider of two where few items
-# changed: by simulation at 80 % power, 77 to 223 items (`tests/measure/test_power.py`).
+# Items that a gap's interval costs beyond the delta method, because with few changed items it is the wider of two
+# intervals. Validated by simulation at 80 % power for 77 to 223 items (`tests/measure/test_power.py`).
 CAUTION = 25
-# More items than this no data set here has.
+# No data set here has more items than this.
 MOST_ITEMS = 200_000
-# More than so many times the items that were asked: the figure stands at its limit, and the number says nothing.
+# If more than this many times the asked items are needed, the figure is at its limit and the number is meaningless.
 MOST_TIMES = 50
 
 
@@ -35,10 +35,10 @@ class Transition(NamedTuple):
 
 
 def read_transition(text: str, gained: float, name: str) -> Transition:
-    """Accuracies of base and arm from a text such as `0.45,0.35`; `name` says where it came from.
+    """Accuracies of base and arm from a text such as `0.45,0.35`. name: where the text came from.
 
     Raises:
-        StudyError: these are not two shares.
+        StudyError: the text is not two shares.
     """
     try:
         base, arm = (float(part) for part in text.split(","))
@@ -51,7 +51,7 @@ def read_transition(text: str, gained: float, name: str) -> Transition:
 
 
 class NeededItems(NamedTuple):
-    """Items that give the wanted power; None where no number of items does. why: what was assumed."""
+    """Numbers of items that give the wanted power; None if no number does. why: the assumptions."""
 
     items: int | None
     both_correct: int | None
@@ -67,20 +67,19 @@ def items_for_dissociation(
     level: float = 0.95,
     design_effect: float = 1.0,
 ) -> NeededItems:
-    """Items until Wilson's lower bound of the dissociation rate lies above `against`, with that power.
+    """Items until Wilson's lower bound of the dissociation rate is above `against`, with this power.
 
-    rate: the dissociation rate that is there. both_correct: share of the items that base answers in open
-    and in choice.
+    rate: the true dissociation rate. both_correct: share of the items that base gets right in open and in choice.
     """
     _check_share(rate=rate, both_correct=both_correct, against=against, power=power)
     why = f"dissociation rate {rate:.3g} against {against:.3g}, {both_correct:.3g} of the items both-correct"
     if rate <= against or both_correct == 0:
         return NeededItems(None, None, why)
     z = float(stats.norm.ppf(0.5 + level / 2))
-    # Below this many a report gives counts and no rate.
+    # Reports give counts but no rate below this many.
     n, run = FEWEST_BOTH_CORRECT, 0
     while run < 10 and n < MOST_ITEMS:
-        # Power saws as n grows; ten sizes in a row must reach it.
+        # Power is a sawtooth in n; ten sizes in a row must reach it.
         run = run + 1 if _dissociation_power(rate, n, against, z) >= power else 0
         n += 1
     if run < 10:
@@ -99,9 +98,9 @@ def items_for_gap(
     level: float = 0.95,
     design_effect: float = 1.0,
 ) -> NeededItems:
-    """Items until the gap's interval excludes `against`, with that power. `floor` is choice's.
+    """Items until the gap's interval excludes `against`, with this power. floor: of choice.
 
-    Open and choice are taken to change independently; where they change together fewer items do.
+    Open and choice are assumed to change independently; if they change together, fewer items suffice.
     """
     gap, variance = 0.0, 0.0
     for sign, part, least in ((1, open_, 0.0), (-1, choice, floor)):
@@ -121,11 +120,11 @@ def items_for_gap(
 def items_needed(
     estimate: Estimate, against: float, *, power: float = POWER, level: float = 0.95
 ) -> int | None:
-    """Items until an interval like this one excludes `against`, if the figure stays what it is.
+    """Items until an interval like this one excludes `against`, if the figure stays the same.
 
-    From a pilot run: the interval's half towards `against` shrinks with the root of n. A rate of which
-    every item is alike (0 or 1) stays that in more items, and the odds of Wilson's bound fall as 1/n.
-    None where the figure is `against` itself.
+    From a pilot run: the half of the interval towards `against` shrinks with the square root of n. If all items of a
+    rate are alike (0 or 1), more items are assumed to stay so, and the odds of Wilson's bound fall as 1/n.
+    None if the figure equals `against`.
     """
     distance = estimate.value - against
     alike = _alike(estimate, against)
@@ -140,12 +139,12 @@ def items_needed(
 
 
 def in_reach(items: int | None, asked: int) -> bool:
-    """Whether a number of items that a figure needs is one that can be asked for, seen from those that were asked."""
+    """Whether the number of items that a figure needs is feasible, judged by the number that was asked."""
     return items is not None and items <= MOST_TIMES * max(1, asked)
 
 
 def rounded(items: int) -> int:
-    """A number of items to two significant digits, upwards: more would claim what a pilot's figure can't carry.
+    """A number of items, rounded up to two significant digits; a pilot's figure doesn't support more.
 
     >>> rounded(94), rounded(345), rounded(169_952)
     (94, 350, 170000)
@@ -155,7 +154,7 @@ def rounded(items: int) -> int:
 
 
 def _alike(estimate: Estimate, against: float) -> int | None:
-    """Items for Wilson's interval of a rate of 0 or 1; None where the figure is none."""
+    """Items for Wilson's interval of a rate of 0 or 1; None for other figures."""
     if estimate.method != "wilson" or not 0 < against < 1:
         return None
     if estimate.value == 0:
@@ -164,14 +163,14 @@ def _alike(estimate: Estimate, against: float) -> int | None:
         bound, limit = 1 - estimate.low, 1 - against
     else:
         return None
-    # A bound that excludes nothing has no odds.
+    # A bound that excludes nothing has no finite odds.
     if bound >= 1:
         return None
     return max(1, math.ceil(estimate.n * bound / (1 - bound) * (1 - limit) / limit - 1e-9))
 
 
 def _dissociation_power(rate: float, n: int, against: float, z: float) -> float:
-    """Chance that Wilson's lower bound of n items lies above `against`: a score test of `against`."""
+    """The probability that Wilson's lower bound over n items is above `against`: a score test of `against`."""
     critical = math.floor(n * against + z * (n * against * (1 - against)) ** 0.5) + 1
     return float(stats.binom.sf(critical - 1, n, rate))
 

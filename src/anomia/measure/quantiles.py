@@ -1,4 +1,4 @@
-"""Medians and other quantiles with intervals that need no distribution, also where questions share passages.
+"""Medians and other quantiles with distribution-free intervals, also where questions share passages.
 
 Sources: the interval of order statistics, by the binomial distribution (Thompson 1936); on the effective number
 of items, as Woodruff 1952 inverts the interval of the share below the quantile. Ties only make it wider.
@@ -16,10 +16,10 @@ from anomia.measure.rates import CHECKED_EVENTS, CHECKED_ITEMS, Estimate, cluste
 def quantile(
     values: ArrayLike, place: float = 0.5, passages: ArrayLike | None = None, *, level: float = 0.95
 ) -> Estimate | None:
-    """The quantile at `place`, interpolated, between two of the values.
+    """The quantile at `place` (0 to 1), interpolated, with two of the values as its interval.
 
-    values: of any kind, ranks or divergences: [items]. passages: of each item; None where each has its own.
-    None where so few items allow no interval, which takes 6 of them for a median at 95 % and 36 for a 90 % quantile.
+    values: of any kind, such as ranks or divergences: [items]. passages: [items]; None if each item has its own.
+    None if there are too few items for an interval, which takes 6 for a median at 95 % and 36 for a 90 % quantile.
 
     >>> quantile(range(1, 10))[:3]
     (5.0, 2.0, 8.0)
@@ -31,10 +31,10 @@ def quantile(
     value = float(np.quantile(numbers, place))
     groups = cluster(passages, n)
     below = (np.asarray(values, dtype=np.float64) <= value).astype(np.float64)
-    # Where all are alike nothing tells how passages depend; each counts as one item then.
+    # If all values are alike, nothing shows how passages depend; each passage then counts as one item.
     worth = int(effective_items(below, groups, level=level) + 1e-9)
     low, high = (int(stats.binom.ppf(side, worth, place)) for side in (0.5 - level / 2, 0.5 + level / 2))
-    # Of `worth` independent items, the low-th and the high + 1-th hold the quantile between them.
+    # Of `worth` independent items, the low-th and the (high + 1)-th enclose the quantile.
     if worth < 1 or low < 1 or high + 1 > worth:
         return None
     scale = n / worth

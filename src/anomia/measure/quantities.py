@@ -1,7 +1,7 @@
 """Figures that are functions of sums over items.
 
-A quantity names its columns, what is made of their sums, and a plain interval without resampling. `everywhere` gives
-its interval in every language and over languages.
+A quantity has columns to sum, a function of the sums, and a plain interval that needs no resampling. `everywhere`
+computes its interval in every language and over languages.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ Mask = NDArray[np.bool_]
 class Quantity:
     """A figure over items.
 
-    columns: what is summed: [items, C]. value: figure of the sums: [..., C] → [...], not a number where
-    it is undefined. given: whether the sums [C] of the observed items allow the figure at all.
-    plain: value and interval of the items under a mask at a level, without resampling; `checked` says whether what
-    the figure is divided by rests on enough items. changed: the items that carry its uncertainty: [items].
-    sides: of a difference, what it is a difference of; their columns follow each other in `columns`, and
-    their intervals joined take the place of `plain`.
+    columns: what is summed: [items, C]. value: the figure, from the sums: [..., C] → [...], NaN where it is undefined.
+    given: whether the sums [C] of the observed items allow the figure.
+    plain: value and interval of the items under a mask [items] at a level, without resampling; `checked` says whether
+    the denominator rests on enough items. changed: the items that carry the uncertainty: [items].
+    possible: the range of possible values of the items under a mask at a level.
+    sides: the two quantities of a difference; their columns are concatenated in `columns`, and joining their intervals
+    replaces `plain`.
     """
 
     columns: FloatArray
@@ -77,8 +78,8 @@ def normalized(
 ) -> Quantity:
     """Normalized drop: the share of what base had above the floor that the arm lost.
 
-    base, arm: right or wrong by item: [items]. floor: what guessing gets, one number or [items]: questions
-    that bring their options differ in how many.
+    base, arm: right or wrong: [items]. floor: what guessing scores, one number or [items], because questions that bring
+    their own options differ in their number.
     """
     before, after, ids = _paired(base, arm, passages)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), before.shape)
@@ -103,7 +104,7 @@ def normalized(
         return possible_normalized(0.0 if seen is None else seen.low, float(floors[mask].mean()))
 
     def value(sums: FloatArray) -> FloatArray:
-        # Sums of thirds in single precision are not quite 0 where they should be.
+        # In single precision, sums of thirds are not exactly 0 where they should be.
         above = np.where(height(sums) > 1e-4, height(sums), 0.0)
         return _ratio(sums[..., 0] - sums[..., 1], above)
 
@@ -118,7 +119,7 @@ def normalized(
 
 
 def share(hits: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None) -> Quantity:
-    """Share of hits (0 to 1) among the items marked: a dissociation rate, a recovery rate: [items] each."""
+    """Share of hits (0 to 1) among the marked items, such as a dissociation or recovery rate: [items] each."""
     marked = right_or_wrong(among)
     found = np.where(marked, np.asarray(hits, dtype=np.float64), 0.0)
     ids = _ids(passages, len(marked))
@@ -137,8 +138,8 @@ def net_share(
 ) -> Quantity:
     """Net share: the items that fell − those that rose, over the items marked in `among`: a net dissociation rate.
 
-    fell: a part of `among`. rose: the reverse flow, outside of it. All three are right or wrong: [items].
-    Where changes have no direction, as between two runs of one model, it is 0. Not given for fewer than
+    fell: a subset of `among`. rose: the reverse flow, outside of it. All three are right or wrong: [items].
+    If changes have no direction, as between two runs of one model, it is 0. Not given for fewer than
     `FEWEST_BOTH_CORRECT` items in `among`.
     """
     lost, won, marked = (right_or_wrong(column) for column in (fell, rose, among))
@@ -146,7 +147,7 @@ def net_share(
         raise DataError(
             "of a net share the items that fell lie among those marked, and those that rose do not"
         )
-    # Those marked before, and after: the net share is the normalized drop of one to the other.
+    # The items marked before and after: the net share is the normalized drop from one to the other.
     before, after, ids = _paired(marked, (marked & ~lost) | won, passages)
 
     def plain(mask: Mask, level: float) -> Estimate | None:
@@ -163,10 +164,10 @@ def net_share(
 def expected_share(
     kept_open: ArrayLike, kept_choice: ArrayLike, among: ArrayLike, passages: ArrayLike | None = None
 ) -> Quantity:
-    """What a dissociation rate would be if open and choice changed independently, each as much as it did.
+    """The dissociation rate if open and choice had changed independently, each as much as it did.
 
-    (1 − the share that keeps open) × the share that keeps choice, among the items marked: right or wrong,
-    [items]. Not given for fewer than `FEWEST_BOTH_CORRECT` of them.
+    (1 − the share that keeps open) × the share that keeps choice, among the marked items; right or wrong: [items] each.
+    Not given for fewer than `FEWEST_BOTH_CORRECT` marked items.
     """
     opened, chosen, marked = (right_or_wrong(column) for column in (kept_open, kept_choice, among))
     failed, kept = (marked & ~opened), (marked & chosen)
@@ -190,10 +191,10 @@ def expected_share(
 
 
 def minus(first: Quantity, second: Quantity) -> Quantity:
-    """The difference of two quantities of the same items, resampled together.
+    """The difference of two quantities over the same items, resampled together.
 
-    Where BCa alone won't do, its interval joins theirs as if they were independent: too wide where they
-    move together.
+    Where BCa alone won't do, the sides' intervals are joined as if independent, which is too wide if the sides are
+    positively correlated.
     """
     split = first.columns.shape[1]
     return Quantity(
@@ -216,7 +217,7 @@ def gap_quantity(
     *,
     floor: ArrayLike,
 ) -> Quantity:
-    """ΔPR: the normalized drop of open − that of choice; `floor` is choice's."""
+    """ΔPR: the normalized drop of open − that of choice: [items] each. floor: choice's, one number or [items]."""
     return minus(
         normalized(base_open, arm_open, passages, floor=0.0),
         normalized(base_choice, arm_choice, passages, floor=floor),
@@ -235,17 +236,17 @@ def _paired(
 
 
 def _rarer(one: Mask, other: Mask) -> Mask:
-    """The class with fewer items, on which a share's uncertainty rests."""
+    """The class with fewer items, which determines the uncertainty of a share: [items]."""
     return one if one.sum() <= other.sum() else other
 
 
 def _trusted(estimate: Estimate | None) -> Estimate | None:
-    """A plain interval that is divided by nothing but the number of items."""
+    """A plain interval whose only denominator is the number of items."""
     return None if estimate is None else estimate._replace(checked=True)
 
 
 def _ids(passages: ArrayLike | None, items: int) -> NDArray[np.intp]:
-    # Numbers sort and compare faster than names, and this is done for every language and arm.
+    # Integers sort and compare faster than names, and this runs for every language and arm.
     return cluster(passages, items).index
 
 

@@ -1,7 +1,7 @@
-"""Where the gold answer's token stands in the next-token distribution.
+"""The rank of the gold answer's token in the next-token distribution.
 
 Source: paper, section 3.3 (Figure 3). A rank is 1 + the number of strictly larger logits; tied tokens
-share the middle of the places that they take, so that a coarse dtype can't make an answer look near.
+share the middle of their ranks, so that a coarse dtype can't make an answer look near.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from anomia.measure.rates import Estimate, rate
 class RankSummary(NamedTuple):
     """Ranks of one group of items.
 
-    median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the size of the
-    vocabulary, None where that is not known or, as a rank shows, another one's. tied: items whose token shares its
-    logit with another one. within_10, within_100: share of the items whose mid-rank is at most that.
-    …_interval: the same with its interval; None for a median of too few items.
+    median, lower_quartile, upper_quartile: of mid-ranks. vocabulary_share: median rank over the vocabulary size, None
+    if that is unknown or a rank exceeds it. tied: items whose token shares its logit with another.
+    within_10, within_100: share of the items with a mid-rank of at most 10 or 100.
+    …_interval: the same figure with its interval; None for a median of too few items.
     """
 
     n: int
@@ -39,9 +39,9 @@ class RankSummary(NamedTuple):
 
 
 def mid_ranks(ranks: ArrayLike, ties: ArrayLike) -> NDArray[np.float64]:
-    """The middle of the places that a token shares with the tokens of equal logit: [items].
+    """The middle of the ranks that a token shares with tokens of equal logit: [items].
 
-    ranks: 1 + number of strictly larger logits. ties: number of *other* tokens with an equal logit.
+    ranks: 1 + number of strictly larger logits: [items]. ties: number of *other* tokens with an equal logit: [items].
 
     >>> mid_ranks([5], [3])
     array([6.5])
@@ -62,10 +62,10 @@ def summarize_ranks(
     vocabulary: int | None,
     level: float = 0.95,
 ) -> RankSummary | None:
-    """Summary of one group's ranks; None where the group is empty.
+    """Summary of one group's ranks; None if the group is empty. ranks, ties, passages: [items].
 
-    vocabulary: number of tokens that compete for the place. A rank beyond it comes from a model with a larger one,
-    of which no share can be given.
+    vocabulary: number of tokens that compete for the rank. A larger rank comes from a model with a larger vocabulary,
+    for which no share can be given.
     """
     places = mid_ranks(ranks, ties)
     within_10, within_100 = (rate(places <= most, passages, level=level) for most in (10, 100))

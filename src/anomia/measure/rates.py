@@ -147,8 +147,8 @@ def mean_rate(
     """The unweighted mean of the languages' rates, with Wilson's interval; None without items.
 
     values: from 0 to 1, as in `rate`: [items]. languages, passages: of each item: [items]. The effective number of
-    items follows from the cluster-robust variance within languages, and is never more than the items are worth under these
-    unequal weights.
+    items follows from the cluster-robust variance within languages, and is never more than the items are worth under
+    these unequal weights.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):

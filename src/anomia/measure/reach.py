@@ -17,12 +17,12 @@ from anomia.measure.rates import Estimate, rate, right_or_wrong
 
 
 class Recovery(NamedTuple):
-    """Shares of open failures that broader decoding recovers; None where there is no such failure.
+    """Shares of open failures that broader decoding recovers; None if there are no such failures.
 
     arm: among the arm's failures, the paper's figure. failed_before, newly_broken: its two parts, items
-    that base failed too and items that base answered. base: base's reach among base's own failures.
-    Newly broken items are easier by themselves, so that `arm` lies above `base` even where compression
-    left nothing nearer: compare `failed_before` with `base`, and every part with its foil's.
+    that base failed too and items that base answered. base: base's reach among its own failures.
+    Newly broken items are inherently easier, so `arm` exceeds `base` even if compression left nothing
+    nearer: compare `failed_before` with `base`, and every part with its foil's.
     foil, foil_failed_before, foil_newly_broken: how often the arm's broader decoding finds the foil.
     """
 
@@ -36,9 +36,9 @@ class Recovery(NamedTuple):
 
 
 def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
-    """Chance that at least one of k samples is right, from `right` of `samples`: [items].
+    """Probability that at least one of k samples is right, if `right` of `samples` are: [items].
 
-    1 − C(samples − right, k) / C(samples, k), the unbiased estimator.
+    1 − C(samples − right, k) / C(samples, k), the unbiased estimator. right: counts: [items].
 
     >>> float(pass_at_k([1], samples=10, k=5)[0])
     0.5
@@ -67,9 +67,9 @@ def recovery(
 ) -> Recovery:
     """Recovery among open failures, its two parts and its placebo.
 
-    base_open, arm_open: right or wrong by greedy decoding: [items].
-    base_reached, arm_reached: whether any beam or sample holds a gold answer (over several seeds: the
-    share of seeds). foil_reached: whether any of the arm's holds the foil. All [items], 0 to 1.
+    base_open, arm_open: right or wrong with greedy decoding: [items].
+    base_reached, arm_reached: whether any beam or sample contains a gold answer (with several seeds: the
+    share of seeds). foil_reached: whether any of the arm's contains the foil. All [items], 0 to 1.
     """
     before, after = ~right_or_wrong(base_open), ~right_or_wrong(arm_open)
     ids = np.arange(len(before)) if passages is None else np.asarray(passages)
@@ -96,7 +96,7 @@ def recovery_over_foil(
     *,
     among: ArrayLike | None = None,
 ) -> Quantity:
-    """Recovery of gold − of the foil among the arm's open failures (of the items marked in `among`)."""
+    """Recovery of gold − that of the foil among the arm's open failures (within `among`, if given): [items] each."""
     failed = ~right_or_wrong(arm_open)
     marked = failed if among is None else failed & right_or_wrong(among)
     return minus(share(arm_reached, marked, passages), share(foil_reached, marked, passages))

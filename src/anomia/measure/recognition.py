@@ -1,4 +1,4 @@
-"""Fates, transitions and dissociation of an arm, under every way to test recognition; controls of what is only picked."""
+"""Fates, transitions and dissociation of an arm under every way to test recognition; controls of only-picked items."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from anomia.measure.frame import (
 from anomia.measure.measures import Measure
 from anomia.measure.rates import mean_rate, rate
 
-# How else a choice-only item may be picked: the columns of the arm that tell.
+# Other ways in which a choice-only item may be picked, and the columns of the arm that record them.
 CONTROLS = {
     "no_question": "choice_no_question_correct",
     "string": "string_presence",
@@ -49,7 +49,7 @@ CONTROLS = {
 
 
 class Recognised(NamedTuple):
-    """The figures, the counts of fates, and the flows between states."""
+    """Figures, counts of fates, and transitions between states."""
 
     figures: list[Figure]
     counts: list[Fates]
@@ -102,11 +102,11 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
 
 
 def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    """Of the choice-only items under standard options: the share that is also picked where the question can't tell.
+    """Share of the choice-only items under standard options that are also picked under each control.
 
-    `control/no_question`, `control/string`: picked without the question, found by a search of the passage: shares
-    that speak against recognition. `control/passage`, `control/pmi`: picked among options from the same passage, or
-    by PMI: shares that speak for it.
+    `control/no_question` and `control/string` (picked without the question, or found by searching the passage) are
+    evidence against recognition. `control/passage` and `control/pmi` (picked among options from the same passage, or by
+    PMI) are evidence for it.
     """
     unsaid = met(fate_index(pairs), "choice_only")
     for name, column in CONTROLS.items():
@@ -117,7 +117,7 @@ def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 
 def groups(pairs: pl.DataFrame) -> dict[str, Bools]:
-    """The groups that ranks and probabilities are told by, as masks: all, what base fails, and the fates."""
+    """Masks of the groups that ranks and probabilities are reported for: all, base's failures, the fates: [items]."""
     index = fate_index(pairs)
     graded = pairs["open_correct"].is_not_null().to_numpy()
     masks = {"all": np.ones(len(index), dtype=bool), "base_fails": graded & ~right(pairs, "open_correct")}
@@ -125,12 +125,12 @@ def groups(pairs: pl.DataFrame) -> dict[str, Bools]:
 
 
 def fate_index(pairs: pl.DataFrame, options: str = "choice") -> NDArray[np.int8]:
-    """Fates under one way to test recognition as indices into `FATES`; `NO_FATE` where there is none: [items]."""
+    """Fates under one way to test recognition, as indices into `FATES`; `NO_FATE` where there is none: [items]."""
     return pairs.select(fate_expr(*_columns(options))).to_series().to_numpy()
 
 
 def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
-    """The records with a column `fate`: null for base, and where base fails the item in open or in choice."""
+    """The records with a column `fate`, null for base and where base fails the item in open or in choice."""
     verdicts = ["open_correct", "choice_correct"]
     before = records.filter(pl.col("arm") == base).select(*KEY, *verdicts)
     after = records.select(*KEY, *(pl.col(name).alias(f"{name}_arm") for name in verdicts))
@@ -141,6 +141,6 @@ def with_fates(records: pl.DataFrame, *, base: str = "base") -> pl.DataFrame:
 
 
 def _columns(options: str) -> list[str]:
-    """Base's open, base's choice, the arm's open, the arm's choice."""
+    """Columns of verdicts: base's open, base's choice, the arm's open, the arm's choice."""
     column = RECOGNITION[options].column
     return ["open_correct", column, "open_correct_arm", f"{column}_arm"]

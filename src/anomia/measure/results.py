@@ -1,4 +1,4 @@
-"""`RUN/results.json`: every figure of a run, with what it was measured on."""
+"""`RUN/results.json`: every figure of a run, and what it was measured on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_
 from anomia.records import upgrade
 from anomia.run_folder import RunFolder
 
-# Items that a reader may ask to leave out: the columns that mark them, and what they are.
+# Items that a reader may exclude: the column that marks them, and why.
 EXCLUDABLE: Mapping[str, str] = {
     "gold_in_question": "the question contains an accepted answer, so that repeating the question is graded as right",
     "gold_over_limit": "every accepted answer is longer than the most tokens that are generated",
@@ -37,17 +37,17 @@ EXCLUDABLE: Mapping[str, str] = {
 
 
 class Results(NamedTuple):
-    """A run's figures and what it was measured on.
+    """A run's figures and what they were measured on.
 
     scope: the languages that pooled figures and overall verdicts cover, and the options that decide verdicts.
-    exclude: kinds of items that were left out on request; excluded: how many items each kind took, None where no item
-    was looked at for it.
+    exclude: kinds of items left out on request. excluded: how many items of each kind were left out; None if no item
+    was checked for it.
 
-    failed: why an arm could not be made, by arm. broken: arms with logits that are NaN or infinite,
-    and for how many items. stopping: where `--until-width` was used, when and why each arm stopped.
+    failed: why an arm could not be made, by arm. broken: the number of items with NaN or infinite logits, by arm that
+    has any. stopping: with `--until-width`, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
-    differences: what differs from base besides the weights, by arm. packaging: what of a loss is that.
-    besides: by arm, what else than its weights may have cost it answers, in a sentence.
+    differences: what differs from base besides the weights, by arm. packaging: how much of a loss that explains.
+    besides: by arm, a sentence on what besides its weights may have cost it answers.
     """
 
     study: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Results(NamedTuple):
     besides: Mapping[str, str] = {}
 
     def estimate(self, measure: str, arm: str, scope: str = POOLED) -> Estimate | None:
-        """A figure with its interval; None where it was not asked or can't be given.
+        """A figure with its interval; None if it was not asked or can't be given.
 
         scope: a language, `pooled` or `mean`.
 
@@ -87,12 +87,12 @@ class Results(NamedTuple):
 
     @property
     def left_out_languages(self) -> tuple[str, ...]:
-        """Languages that pooled figures and overall verdicts leave out, because base is too weak there."""
+        """Languages that pooled figures and overall verdicts leave out because base is too weak there."""
         return () if self.scope is None else self.scope.left_out
 
     @property
     def arms(self) -> list[str]:
-        """The arms that were measured, without base, in the order of the study."""
+        """The measured arms, without base, in the order of the study."""
         return arms_of(self.records)
 
     @property
@@ -109,13 +109,13 @@ class Results(NamedTuple):
 def read_results(
     run: Path, *, thresholds: Thresholds | None = None, exclude: Sequence[str] | None = None
 ) -> Results:
-    """Computes a run's figures from its records.
+    """Compute a run's figures from its records.
 
-    thresholds: margins of the verdicts. exclude: kinds of items to leave out, names of `EXCLUDABLE`. Where either is
-    None, what the run's results were made with before is used again, else the defaults.
+    thresholds: margins of the verdicts. exclude: kinds of items to leave out, names of `EXCLUDABLE`. If either is None,
+    the value from the run's last results is used, or else the default.
 
     Raises:
-        RunError: the folder is not a run, or excluding leaves no item.
+        RunError: the folder is not a run, or excluding leaves no items.
         StudyError: a kind of items is unknown.
     """
     check_is_run(run)
@@ -169,9 +169,9 @@ def besides_weights(
     differences: Mapping[str, Sequence[Mapping[str, str]]],
     unlike: Mapping[str, str],
 ) -> dict[str, str]:
-    """What an arm may have lost to besides its weights, a sentence for each arm that has such.
+    """What besides its weights may have cost an arm answers: one sentence for each arm that this applies to.
 
-    differences: what is not the same besides the weights, by arm. unlike: how an arm was asked, where not like base.
+    differences: what differs from base besides the weights, by arm. unlike: how an arm was asked, if not like base.
     """
     found: dict[str, str] = {}
     for arm in arms_of(records):
@@ -203,7 +203,7 @@ def _told(verdict: ScopeVerdict, besides: Mapping[str, str]) -> ScopeVerdict:
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
-    """Kinds of items to leave out, each once.
+    """Kinds of items to leave out, without duplicates.
 
     Raises:
         StudyError: a kind is unknown.
@@ -215,7 +215,7 @@ def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int | None]]:
-    """The records without items that base's rows mark, and how many items each kind marks; None: not looked at."""
+    """The records without the items marked in base's rows, and how many each kind marks; None if not checked for."""
     base = records.filter(pl.col("arm") == BASE)
     marked = {kind: base.filter(pl.col(kind)).select(KEY) for kind in kinds}
     kept = records
@@ -228,7 +228,7 @@ def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame,
 
 
 def check_is_run(folder: Path) -> None:
-    """Refuses what is no folder of a run, with the run that it lies in where there is one.
+    """Refuse a folder that is not a run, and name the run that contains it, if any.
 
     Raises:
         RunError: there is no study.yaml.
@@ -242,7 +242,7 @@ def check_is_run(folder: Path) -> None:
 
 
 def read_vocabularies(run: Path) -> dict[str, int]:
-    """How many tokens each arm can say, as far as the run knows it."""
+    """Vocabulary size of each arm, in tokens, where the run knows it."""
     return {
         report["arm"]: report["vocabulary"]
         for report in RunFolder(run).compression.all()
@@ -251,7 +251,7 @@ def read_vocabularies(run: Path) -> dict[str, int]:
 
 
 def in_study_order(records: pl.DataFrame, study: Mapping[str, Any]) -> pl.DataFrame:
-    """Base's rows first, then those of the arms in the order in which the study names them."""
+    """Base's rows first, then the other arms' in the order of the study."""
     names = dict.fromkeys([BASE, *_named(study), *records["arm"].unique(maintain_order=True)])
     place = pl.col("arm").replace_strict({name: n for n, name in enumerate(names)}, return_dtype=pl.Int32)
     return records.sort(place, maintain_order=True)
@@ -262,7 +262,7 @@ def _named(study: Mapping[str, Any]) -> list[str]:
 
 
 def _arm_name(text: str) -> str:
-    """What the records call an arm that the study writes so; arms of other tools are called as they are written."""
+    """The name in the records of an arm that the study writes like this; arms of other tools keep their text."""
     try:
         return parse_arm(text).name
     except AnomiaError:
@@ -270,9 +270,9 @@ def _arm_name(text: str) -> str:
 
 
 def read_sparsity(run: Path) -> dict[str, float]:
-    """Measured sparsity of each pruned arm: zeros over weights in the matrices that were pruned.
+    """Measured sparsity of each pruned arm: zeros over weights in the pruned matrices.
 
-    Of a chain the sparsest step counts; of masks of each language's own, their mean.
+    For a chain, that of the sparsest step; for masks per language, their mean.
     """
     found: dict[str, list[float]] = {}
     for report in RunFolder(run).compression.all():
@@ -283,9 +283,9 @@ def read_sparsity(run: Path) -> dict[str, float]:
 
 
 def read_sizes(run: Path, provenance: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of the stored weights of base and of each arm, as far as the run knows them.
+    """Bytes of the stored weights of base and of each arm, where the run knows them.
 
-    Where each language has a mask of its own the arm is as large as the largest of its models.
+    If each language has its own mask, the arm is as large as the largest of its models.
     """
     found: dict[str, int] = {}
     for report in RunFolder(run).compression.all():
@@ -297,7 +297,7 @@ def read_sizes(run: Path, provenance: Mapping[str, Any]) -> dict[str, int]:
 
 
 def results_json(results: Results) -> dict[str, Any]:
-    """Plain values, as `docs/results.md` describes them; checked against the schema."""
+    """Plain values, as described in `docs/results.md`, validated against the schema."""
     diagnosis = results.diagnosis
     file = ResultsFile.model_validate(
         {

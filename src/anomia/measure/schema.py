@@ -1,6 +1,6 @@
-"""The shape of `RUN/results.json`, from which its JSON Schema is made.
+"""The structure of `RUN/results.json`, from which its JSON Schema is generated.
 
-Rows are written as their own types have them (`Row`); what the file has otherwise than the program has a model here.
+Rows are written as their own types define them (`Row`); whatever the file stores differently has a model here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from anomia.measure.scope import Scope
 from anomia.measure.significance import PairedTest
 
 SCHEMA_VERSION = 2
-# Fields of rows whose own fields are fields of the row in the file.
+# Fields of rows whose own fields become fields of the row in the file.
 _SPREAD: Mapping[str, type] = {"estimate": Estimate, "counts": FateCounts, "test": PairedTest}
 
 
@@ -52,40 +52,40 @@ class _Row(BaseModel):
 
 
 class Value(_Row):
-    """A figure with its 95 % interval; all but the value are null where it can't be given."""
+    """A figure with its 95 % interval; everything but the value is null if it can't be given."""
 
     value: float | None = None
-    """The figure; null where it can't be given (too few items, base too weak)."""
+    """The figure; null if it can't be given (too few items, base too weak)."""
     low: float | None = None
     high: float | None = None
     n: int | None = None
-    """Items that it rests on."""
+    """Number of items."""
     clusters: int | None = None
-    """Passages among them."""
+    """Number of passages."""
     method: str | None = None
-    """How the interval was found."""
+    """How the interval was computed."""
     checked: bool | None = None
-    """Whether its coverage was shown for so many items and events (docs/statistics.md)."""
+    """Whether its coverage was validated for this many items and events (docs/statistics.md)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a row is written: its fields, with figures as objects and what it rests on spread out. name: in the schema.
+    """How a row is written: figures as objects, nested tuples spread out into the row. name: in the schema.
 
-    first: of the fields, those that come first.
+    first: the fields that come first.
     """
 
     name: str
     first: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, row: type, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The model of the rows of a type."""
+        """The schema of the model for rows of a type."""
         return handler.generate_schema(_model(row, self.name, self.first))
 
 
 @functools.cache
 def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
-    """The fields of a named tuple or a dataclass as a model; each is described by the docstring below it."""
+    """A model with the fields of a named tuple or a dataclass, each described by the docstring below it."""
     if issubclass(row, BaseModel):
         return create_model(name, __base__=row, __doc__=inspect.getdoc(row))
     spread = [part for field, part in _SPREAD.items() if field in get_type_hints(row)]
@@ -103,7 +103,7 @@ def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
 
 
 def _docstrings(row: type) -> dict[str, str]:
-    """The docstrings below the fields of a class."""
+    """The docstrings below the fields of a class, by field."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(row))).body
     assert isinstance(node, ast.ClassDef)
     return {
@@ -118,15 +118,15 @@ class Near(_Row):
     """One sign that an answer that is only picked is still near the top."""
 
     over_control: Value
-    """Gold − a wrong option in its place; for one example: the drop at 0 shot − at 1 shot."""
+    """Gold − a wrong option in its place; for one example, the drop at 0 shot − at 1 shot."""
     over_failures: Value | None
-    """Those answers − answers that base never gave."""
+    """The share among those answers − the share among answers that base never gave."""
     stands: bool
     """Both exceed the threshold after Holm's correction over the signs, with validated intervals."""
 
 
 class VerdictEvidence(_Row):
-    """What a verdict rests on, under the options that decide."""
+    """The evidence for a verdict, under the options that decide."""
 
     open_drop: Value | None
     choice_drop: Value | None
@@ -135,9 +135,9 @@ class VerdictEvidence(_Row):
     net: Value | None
     """Net dissociation."""
     lost: Value | None
-    """Of the both-correct items that open lost, the share that choice lost too; decides *loss*."""
+    """Share of the both-correct items lost in open that choice lost too; decides *loss*."""
     broken: Value | None
-    """Broken outputs, the arm's share − base's."""
+    """Share of the outputs that are sound in base and broken in the arm."""
 
 
 class VerdictRow(_Row):
@@ -147,7 +147,7 @@ class VerdictRow(_Row):
     scope: str
     outcome: Outcome
     decided_by: str
-    """The options that the outcome rests on."""
+    """The options that decide the outcome."""
     word: Literal["recognised", "picked"]
     """Whether an answer that is picked with these options counts as recognised."""
     why: str
@@ -160,12 +160,12 @@ class VerdictRow(_Row):
     possible: tuple[Outcome, ...]
     """What an inconclusive outcome may still turn out to be."""
     near: dict[str, Near]
-    """What may show a lost answer near."""
+    """Signs that lost answers are still near the top, by name."""
     evidence: VerdictEvidence
     stands: tuple[str, ...]
     """Which of open, choice and gap differ from 0 after Holm's correction over languages."""
     items_needed: int | None
-    """Items that would decide an inconclusive outcome with 80 % power; null where none would."""
+    """Items that would decide an inconclusive outcome with 80 % power; null if no number would."""
 
 
 class DifferenceRow(_Row):
@@ -173,12 +173,12 @@ class DifferenceRow(_Row):
 
     what: str
     kind: Literal["harmless", "told", "confounding"]
-    """`confounding`: it changes answers without being compression."""
+    """`confounding`: it changes answers but is not compression."""
     base: str
     other: str
     why: str
     part: Literal["asked", "model"] = "model"
-    """`asked`: what a model is asked and where its answers end, which a checkpoint is given from base."""
+    """`asked`: the prompts and where answers end, which a checkpoint takes from base."""
 
 
 class ResultsFile(_Row):
@@ -190,20 +190,20 @@ class ResultsFile(_Row):
     failed: dict[str, str]
     """Arms that could not be made, and why."""
     broken: dict[str, int]
-    """Arms with logits that are not finite, and for how many items."""
+    """The number of items with non-finite logits, by arm that has any."""
     noise: dict[str, Any] | None
     """How many verdicts of base flip at another batch size."""
     stopping: dict[str, Any] | None
-    """Where `--until-width` was used: for each arm when and why it stopped."""
+    """With `--until-width`: when and why each arm stopped."""
     notes: dict[str, list[str]]
-    """What should be known of an arm: another tokenizer, probes that a server can't answer."""
+    """What a reader should know about an arm: another tokenizer, probes that a server can't answer."""
     thresholds: dict[str, float]
     """Margins of the verdicts."""
     scope: Annotated[Scope, Row("ScopeRow")] | None
     exclude: tuple[str, ...]
     """Kinds of items that were left out on request."""
     excluded: dict[str, int | None]
-    """How many items each of these kinds has."""
+    """The number of items of each of these kinds."""
     verdicts: tuple[Annotated[VerdictRow, Row("Verdict")], ...]
     figures: tuple[Annotated[Figure, Row("FigureRow")], ...]
     fates: tuple[Annotated[Fates, Row("FatesRow")], ...]
@@ -222,7 +222,7 @@ class ResultsFile(_Row):
 
 
 def written(row: Any) -> dict[str, Any]:
-    """A row (a named tuple or a dataclass) as it is written: what it rests on is spread out, other figures are objects."""
+    """A row (named tuple or dataclass) as written to the file: nested tuples spread out, other figures as objects."""
     fields = (
         row._asdict() if hasattr(row, "_asdict") else {name: getattr(row, name) for name in row.__slots__}
     )
@@ -236,7 +236,7 @@ def written(row: Any) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of `results.json`; `docs/results.schema.json` is its copy for those who read the file."""
+    """JSON Schema of `results.json`; `docs/results.schema.json` is its published copy."""
     schema = ResultsFile.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

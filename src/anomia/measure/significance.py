@@ -1,7 +1,7 @@
-"""Tests on paired items, and the correction for making many of them.
+"""Tests on paired items, and the correction for multiple testing.
 
-Sources: McNemar 1947 in its exact form; Fisher's randomization test, whose signs are flipped by passage;
-Holm 1979. All of them are exact: nothing is drawn.
+Sources: McNemar 1947 in its exact form; Fisher's randomization test with signs flipped by passage;
+Holm 1979. All tests are exact; none uses random draws.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Alternative = Literal["two-sided", "greater"]
 
 
 class PairedTest(NamedTuple):
-    """A test on pairs, and the units (items or passages) that it had."""
+    """A test on pairs, and the number of its units (items or passages)."""
 
     p_value: float
     changed: int
@@ -30,7 +30,7 @@ class PairedTest(NamedTuple):
 
 
 class Holm(NamedTuple):
-    """Adjusted p-values by name, and the family that they were adjusted within."""
+    """Adjusted p-values by name, and the family over which they were adjusted."""
 
     family: str
     p_values: dict[str, float]
@@ -51,11 +51,11 @@ def mcnemar(base: ArrayLike, arm: ArrayLike) -> PairedTest:
 def sign_flip(
     differences: ArrayLike, passages: ArrayLike | None = None, *, alternative: Alternative = "two-sided"
 ) -> PairedTest:
-    """Exact test that whole-number differences are symmetric about 0, their signs flipped by passage.
+    """Exact test that whole-number differences are symmetric about 0, with signs flipped by passage.
 
-    differences: what each item lost: [items] of whole numbers. The distribution of the sum over all
-    2^passages sign patterns is built by convolution. With one item a passage and differences of −1, 0
-    and 1 it is McNemar's test.
+    differences: what each item lost, whole numbers: [items]. The distribution of the sum over all
+    2^passages sign patterns is computed by convolution. With one item per passage and differences of −1, 0
+    and 1, it is McNemar's test.
     """
     numbers = np.asarray(differences, dtype=np.float64)
     if not np.array_equal(numbers, np.round(numbers)):
@@ -67,7 +67,7 @@ def sign_flip(
     chances = np.zeros(2 * reach + 1)  # [−reach … reach]
     chances[reach] = 1.0
     for step in steps:
-        # The ends stay free: all steps together reach them and no further.
+        # No mass falls off the ends, which only all steps together can reach.
         flipped = np.zeros_like(chances)
         flipped[step:] += chances[:-step]
         flipped[:-step] += chances[step:]
@@ -81,7 +81,7 @@ def sign_flip(
 
 
 def paired_test(base: ArrayLike, arm: ArrayLike, passages: ArrayLike | None = None) -> PairedTest:
-    """Whether base and arm differ: McNemar where each item has its own passage, else a sign flip."""
+    """Whether base and arm differ: McNemar's test if each item has its own passage, else a sign flip: [items] each."""
     first, second = right_or_wrong(base), right_or_wrong(arm)
     if passages is None or cluster(passages, len(first)).count == len(first):
         return mcnemar(first, second)
@@ -95,10 +95,10 @@ def open_lost_more(
     arm_choice: ArrayLike,
     passages: ArrayLike | None = None,
 ) -> PairedTest:
-    """One-sided test that open lost more items than choice did, in raw points, paired by item.
+    """One-sided test that open lost more items than choice did, in raw points, paired by item: [items] each.
 
-    Exact where base and arm could be exchanged, which is the hypothesis that compression did nothing.
-    Whether open lost a larger share of *what it had* is for the interval of the gap to say.
+    Exact if base and arm are exchangeable, that is, under the hypothesis that compression did nothing.
+    Whether open lost a larger share of *what it had* is for the interval of the gap to decide.
     """
     answers = (base_open, arm_open, base_choice, arm_choice)
     columns = [right_or_wrong(column).astype(np.int64) for column in answers]
@@ -107,7 +107,7 @@ def open_lost_more(
 
 
 def holm(p_values: Mapping[str, float], *, family: str) -> Holm:
-    """Holm's adjustment; `family` names the tests that were counted together, for the table.
+    """Holm's adjustment. family: names the tests that were adjusted together, for the table.
 
     >>> holm({"a": 0.01, "b": 0.04}, family="languages of arm w50, open").p_values
     {'a': 0.02, 'b': 0.04}

@@ -1,22 +1,22 @@
-"""One outcome for an arm: what compression took, decided by interval bounds against margins.
+"""One outcome per arm: what compression took, decided by interval bounds against margins.
 
-A drop *holds* if its interval ends at or below the margin, *falls* if it doesn't hold and the interval lies above 0,
-and is *undecided* otherwise. "Open falls and choice holds" is not yet a difference between them (one change is
-significant, the other equivalent to zero), so every directional outcome also needs the gap's interval on one side
-of 0:
+A drop *holds* if its interval ends at or below the margin, *falls* if it doesn't hold and the interval is above 0,
+and is *undecided* otherwise. "Open falls and choice holds" does not yet show a difference between the two (one change
+is significant, the other equivalent to zero), so every directional outcome also needs the gap's interval to be on one
+side of 0:
 
                  choice holds                      choice falls                            choice undecided
-    open holds   intact                            reverse if the gap lies below 0         inconclusive
-    open falls   illusion, demotion if the gap     see below                               inconclusive
-                 lies above 0
-    undecided    inconclusive                      reverse if the gap lies below 0         inconclusive
+    open holds   intact                            reverse if the gap is below 0           inconclusive
+    open falls   illusion (demotion if near)       see below                               inconclusive
+                 if the gap is above 0
+    undecided    inconclusive                      reverse if the gap is below 0           inconclusive
 
-and *inconclusive* where the gap's condition is not met. Where both fall: loss if `lost`, corrected for guessing,
-dominates; else mixed if the gap lies above 0, reverse if below, loss if the gap ends at or below its margin,
-inconclusive otherwise. Before all that: broken, untestable, and intact where every recorded probability is base's own.
+If the gap's condition is not met, the outcome is *inconclusive*. If both fall: loss if `lost`, corrected for guessing,
+dominates; else mixed if the gap is above 0, reverse if it is below, loss if it ends at or below its margin, and
+inconclusive otherwise. Checked first: broken, untestable, and intact if every recorded probability equals base's.
 
-What is claimed of several languages, or by several signs of nearness, is corrected by Holm's method: `gather` says
-which differences stand after it.
+Claims about several languages, or by several signs of nearness, are corrected by Holm's method: `gather` says
+which differences survive it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ class Thresholds:
 
     hold: the largest normalized drop that still counts as holding.
     same_gap: the largest gap at which open counts as not having fallen more than choice.
-    lost: share of the items no longer said, above which being lost dominates, corrected for guessing.
-    near: by how much the answer must be nearer than its control, and than answers that base never gave, to speak of
-        demotion.
-    broken: share of the outputs that are sound in base and in the arm are empty, loop or are not a number.
-    fewest_both_correct: below this many there is nothing to follow.
+    lost: share of the items no longer said, corrected for guessing, above which being lost dominates.
+    near: by how much the answer must be nearer than its control, and than answers that base never gave, for demotion.
+    broken: share of the outputs that are sound in base and in the arm empty, looping or not a number.
+    fewest_both_correct: with fewer both-correct items, there is nothing to follow.
     """
 
     hold: float = 0.10
@@ -57,15 +56,15 @@ class Thresholds:
     fewest_both_correct: int = FEWEST_BOTH_CORRECT
 
 
-# Of those that are no share from 0 to 1.
+# Ranges of the thresholds that are not shares from 0 to 1.
 _RANGES = {"near": (-1.0, 1.0), "fewest_both_correct": (0.0, math.inf)}
 
 
 def read_thresholds(settings: Iterable[str]) -> Thresholds:
-    """Thresholds from settings such as `hold=0.05`; what is not named keeps its default.
+    """Thresholds from settings such as `hold=0.05`; unnamed ones keep their defaults.
 
     Raises:
-        StudyError: a name is unknown, or a value is no number or out of its range.
+        StudyError: a name is unknown, or a value is not a number or out of range.
     """
     names = [each.name for each in fields(Thresholds)]
     found: dict[str, float] = {}
@@ -88,10 +87,10 @@ def read_thresholds(settings: Iterable[str]) -> Thresholds:
 class Nearness(NamedTuple):
     """One sign that a choice-only answer is still near the top.
 
-    over_control: gold − its control (a wrong option in its place); for one example: the raw drop of open at 0 shot −
-    at 1 shot, which has base for a reference already. over_failures: those answers − the answers that base never gave
-    (the paper's comparison); None where the sign has none. stands: both lie above `near` after Holm's correction over
-    the signs, on enough items for validated intervals.
+    over_control: gold − its control (a wrong option in its place); for one example, the raw drop of open at 0 shot −
+    at 1 shot, which already refers to base. over_failures: those answers − the answers that base never gave (the
+    paper's comparison); None if the sign has none. stands: both are above `near` after Holm's correction over the
+    signs, on enough items for validated intervals.
     """
 
     over_control: Estimate
@@ -99,25 +98,25 @@ class Nearness(NamedTuple):
     stands: bool = True
 
 
-# What a verdict may claim a difference of.
+# The differences that a verdict may claim.
 CLAIMS = frozenset({"open", "choice", "gap"})
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a verdict rests on, for one arm in one language or overall.
+    """The evidence for a verdict, for one arm in one language or overall.
 
     base_open, arm_open, base_choice, arm_choice: accuracies over `n` items.
-    open_drop, choice_drop, gap: normalized; None where base is too near the floor.
+    open_drop, choice_drop, gap: normalized; None if base is too near the floor.
     lost: share of `lost` among the both-correct items that open lost (`lost` and `choice_only`).
     floor: what guessing scores in choice.
     near: signs that the answer is near, by name.
-    broken: of the outputs that are sound in base, the share that is not a number, empty, degenerate or loops.
+    broken: of the outputs that are sound in base, the share that is not a number, empty, degenerate or looping.
     identical: every recorded probability of the arm equals base's.
-    left_out: languages that are not in these figures because base is too weak there.
+    left_out: languages missing from these figures because base is too weak there.
     raw_gap: the drop of open − that of choice, in raw points. net: net dissociation.
     stands: which of the drops and the gap differ from 0 after correction for several languages.
-    recognised: whether these options show recognition; else demotion is not claimed.
+    recognised: whether these options show recognition; otherwise demotion is not claimed.
     """
 
     n: int
@@ -142,12 +141,12 @@ class Evidence:
 
 
 class Decision(NamedTuple):
-    """An outcome and why.
+    """An outcome and the reasons for it.
 
-    open, choice: what the two drops do. possible: what an inconclusive outcome may still turn out to be.
+    open, choice: the states of the two drops. possible: what an inconclusive outcome may still turn out to be.
     near: the signs that show the answer near. items_needed: items at which the intervals would decide
-    with 80 % power if the figures stayed what they are; None where nothing is open or none would.
-    alike: of a loss, that both formats lost about the same share; else most of what open lost is lost to both.
+    with 80 % power if the figures stayed the same; None if the outcome is decided or no number would decide it.
+    alike: for a loss, both formats lost about the same share; otherwise most of what open lost is lost to both.
     """
 
     outcome: Outcome
@@ -160,7 +159,7 @@ class Decision(NamedTuple):
 
 
 def decide(evidence: Evidence, thresholds: Thresholds | None = None) -> Decision:
-    """The one outcome that the evidence has."""
+    """The outcome that the evidence supports."""
     limits = thresholds or Thresholds()
     opened = state(evidence.open_drop, limits.hold, stands="open" in evidence.stands)
     chosen = state(evidence.choice_drop, limits.hold, stands="choice" in evidence.stands)
@@ -190,7 +189,7 @@ def decide(evidence: Evidence, thresholds: Thresholds | None = None) -> Decision
 
 
 def state(drop: Estimate | None, hold: float, *, stands: bool = True) -> State:
-    """What a drop's interval says; an absent one says nothing. stands: whether its distance from 0 is not chance."""
+    """The state of a drop, by its interval; undecided without one. stands: whether it is significantly above 0."""
     if drop is None:
         return "undecided"
     if drop.high <= hold:
@@ -201,8 +200,8 @@ def state(drop: Estimate | None, hold: float, *, stands: bool = True) -> State:
 def lost_dominates(evidence: Evidence, thresholds: Thresholds) -> bool:
     """Whether most of what open lost is lost to choice too.
 
-    A lost answer is still picked by guessing in one of k cases, so the share seen is (k − 1)/k, which is
-    1 − the floor, of the share that is lost.
+    With k options, a lost answer is still picked by guessing in one of k cases, so the observed share is (k − 1)/k of
+    the true share, that is, 1 − the floor.
     """
     if evidence.lost is None:
         return False
@@ -210,7 +209,7 @@ def lost_dominates(evidence: Evidence, thresholds: Thresholds) -> bool:
 
 
 class _Gap(NamedTuple):
-    """What the gap's interval says: open lost the larger share, the smaller, or at most the margin more."""
+    """What the gap's interval shows: open lost the larger share, the smaller, or at most the margin more."""
 
     above: bool
     below: bool
@@ -222,7 +221,7 @@ class _Gap(NamedTuple):
 
 
 def _by_states(opened: State, chosen: State, gap: _Gap, *, lost: bool) -> Outcome:
-    """The outcome of the table above."""
+    """The outcome, by the table in the module docstring."""
     if chosen == "holds" and opened == "holds":
         return "intact"
     if chosen == "holds":
@@ -237,7 +236,7 @@ def _by_states(opened: State, chosen: State, gap: _Gap, *, lost: bool) -> Outcom
 
 
 def _possible(evidence: Evidence, limits: Thresholds) -> tuple[Outcome, ...]:
-    """What an inconclusive outcome may turn out to be: the outcomes of all truths inside the intervals."""
+    """What an inconclusive outcome may turn out to be: the outcomes of all true values inside the intervals."""
     sides: list[list[State]] = []
     for drop in (evidence.open_drop, evidence.choice_drop):
         assert drop is not None
@@ -259,12 +258,12 @@ def _possible(evidence: Evidence, limits: Thresholds) -> tuple[Outcome, ...]:
         for lost in losts
     }
     order: tuple[Outcome, ...] = ("intact", "illusion", "mixed", "loss", "reverse")
-    # Intervals that contradict each other leave nothing: then nothing is ruled out.
+    # Intervals that contradict each other rule out everything; then all outcomes stay possible.
     return tuple(outcome for outcome in order if outcome in found) or order
 
 
 def _items(evidence: Evidence, opened: State, chosen: State, limits: Thresholds) -> int | None:
-    """Items that would decide all that is undecided."""
+    """Items that would decide everything that is undecided."""
     needs: list[int | None] = []
     for drop, told in ((evidence.open_drop, opened), (evidence.choice_drop, chosen)):
         if told == "undecided" and drop is not None:
@@ -276,7 +275,7 @@ def _items(evidence: Evidence, opened: State, chosen: State, limits: Thresholds)
 
 
 def _nearest(estimate: Estimate, *, low: float, high: float) -> int | None:
-    """Items until an interval lies above `low` or below `high`, whichever comes first."""
+    """Items until an interval is above `low` or below `high`, whichever needs fewer."""
     needs = []
     if estimate.value > low:
         needs.append(items_needed(estimate, low))

@@ -1,4 +1,4 @@
-"""The verdict in words for somebody who decides whether to ship a model, with the evidence next to it."""
+"""The verdict in words, with its evidence, for somebody who decides whether to ship a model."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _CONTROLS = {
 }
 
 
-# Of so many broken outputs a verdict speaks; harmless noise makes a few sound ones loop as well.
+# A verdict mentions broken outputs above this share; harmless noise makes a few sound ones loop too.
 _SOME_BROKEN = 0.10
 
 
 class Control(NamedTuple):
-    """How many choice-only items are also picked under a control, of those that were asked with it."""
+    """How many choice-only items are also picked under a control, out of those that were asked with it."""
 
     picked: int
     asked: int
 
 
 class ByOptions(NamedTuple):
-    """What one kind of options says: its decision, and the fates of the items that base answers with them."""
+    """The result with one kind of options: its decision, and the fates of base's both-correct items."""
 
     decision: Decision
     fates: FateCounts
@@ -50,7 +50,7 @@ _STANDARD = Scope((), (), "choice", "recognised", "")
 
 
 def headline(outcome: Outcome) -> str:
-    """One sentence for each outcome."""
+    """One sentence per outcome."""
     return OUTCOMES[outcome].headline
 
 
@@ -65,9 +65,9 @@ def explain(
 ) -> str:
     """The verdict in a few sentences.
 
-    scope: which options decided, whether they show recognition, and why. readings: what each kind of options says, by
-    name. controls: of the choice-only items under standard options, those that other options pick too. needless: of the
-    choice-only items under the options that decided, those that the arm also picks without the question.
+    scope: which options decided, whether they show recognition, and why. readings: the result with each kind of
+    options, by name. controls: of the choice-only items under standard options, those picked with other options too.
+    needless: of the choice-only items under the deciding options, those that the arm also picks without the question.
     """
     sentences = [_headline(evidence, decision, scope)]
     if decision.outcome == "broken":
@@ -96,7 +96,7 @@ def explain(
         )
     if decision.outcome == "inconclusive":
         sentences += [_undecided(decision, evidence.n), _almost(evidence)]
-    # Where nothing can be compared, there is nothing for other options to agree with.
+    # If nothing can be compared, other options have nothing to agree with.
     if decision.outcome not in ("untestable", "broken") and not evidence.identical:
         sentences += [scope.why, _controls(controls or {})]
         sentences += [
@@ -126,7 +126,7 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
 
 
 def _same(evidence: Evidence) -> str:
-    """That nothing recorded differs; and where right and wrong still do, that it is no doing of the model's."""
+    """That nothing recorded differs, and if the grades do, that the model is not the cause."""
     if not graded_otherwise(evidence):
         return "Every probability that was recorded equals base's."
     open_, choice = (
@@ -143,7 +143,7 @@ def _same(evidence: Evidence) -> str:
 
 
 def graded_otherwise(evidence: Evidence) -> bool:
-    """Whether answers that are the same as base's are right where base's are wrong, or the other way round."""
+    """Whether answers equal to base's were graded differently from base's."""
     shares = (evidence.base_open, evidence.base_choice), (evidence.arm_open, evidence.arm_choice)
     return shares[0] != shares[1] or evidence.fates.kept != evidence.fates.both_correct
 
@@ -156,7 +156,7 @@ def _accuracies(evidence: Evidence, scope: Scope) -> str:
 
 
 def _change(base: float, arm: float, *, other: bool = False) -> str:
-    """`kept 96 %` or, where little was kept or the other side says kept, `lost 41 %`."""
+    """`kept 96 %`, or `lost 41 %` if little was kept or the other side already says kept. other: whether it does."""
     if base <= 0:
         return "had none"
     kept = arm / base
@@ -178,7 +178,7 @@ def _fates(evidence: Evidence, scope: Scope) -> str:
 
 
 def _needless(control: Control | None) -> str:
-    """Whether the picks behind the verdict took the question."""
+    """Whether the picks behind the verdict needed the question."""
     if control is None:
         return ""
     most = ", so most of these picks don't need the question" if 2 * control.picked > control.asked else ""
@@ -189,7 +189,7 @@ def _needless(control: Control | None) -> str:
 
 
 def _intervals(evidence: Evidence) -> str:
-    """The drops and their difference, as shares and in points; the two can disagree where the formats start apart."""
+    """The drops and their difference, as shares and in points; these can disagree if base's accuracies differ."""
     text = (
         f"Share lost of what base had above guessing: open {_range(evidence.open_drop)}, "
         f"choice {_range(evidence.choice_drop)}; difference {_range(evidence.gap)}"
@@ -213,7 +213,7 @@ def _net(evidence: Evidence) -> str:
 
 
 def _controls(controls: Mapping[str, Control]) -> str:
-    """What other options say of the choice-only items: picked without the question, or where it takes the question."""
+    """How many choice-only items are also picked under each control."""
     told = [
         f"{controls[name].picked} of {controls[name].asked} {label}"
         for name, label in _CONTROLS.items()
@@ -243,7 +243,7 @@ def _undecided(decision: Decision, asked: int) -> str:
 
 
 def _almost(evidence: Evidence) -> str:
-    """What differs from 0 by the intervals that are shown, and isn't claimed: without this they contradict the outcome."""
+    """Figures shown as nonzero but not claimed; without this remark they would seem to contradict the outcome."""
     figures = {
         "open": ("the drop of open", evidence.open_drop),
         "choice": ("the drop of choice", evidence.choice_drop),
@@ -273,7 +273,7 @@ def _other(name: str, reading: ByOptions, decision: Decision) -> str:
 
 
 def _broken(evidence: Evidence) -> str:
-    """How many outputs compression broke, where it clearly broke some."""
+    """How many outputs compression broke, if it clearly broke some."""
     share = evidence.broken
     if share is None or share.low <= _SOME_BROKEN:
         return ""
@@ -288,7 +288,7 @@ def _untestable(evidence: Evidence, scope: Scope) -> str:
 
 
 def _one_format(evidence: Evidence) -> str:
-    """A statement about the one format that can be tested where the other can't."""
+    """A statement about one format if the other can't be tested."""
     sides = (
         ("Multiple choice", evidence.choice_drop, evidence.open_drop),
         ("Open", evidence.open_drop, evidence.choice_drop),
