@@ -252,7 +252,7 @@ def _one_step(
     state: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[CompressionReport, bool, int]:
-    """Apply one step from a model into a folder; returns the report, whether it was streamed, and the resumed blocks."""
+    """Apply one step from a model into a folder; returns its report, whether it was streamed, and resumed blocks."""
     source = _fetched(model, found.files)
     # A model that is loaded as a whole brings its tokenizer.
     tokenizer = None if source is None else read_tokenizer(model, found.files)

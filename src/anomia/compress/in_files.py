@@ -1,4 +1,4 @@
-"""The blocks of a model folder, read from its files one at a time and written into another folder."""
+"""Read the blocks of a model folder one at a time, and write them into another folder."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ from anomia.models.load import DTYPES
 from anomia.models.tensors import skeleton
 
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py"]
-"""Everything in a model folder but weights."""
+"""The files of a model folder other than weights."""
 REPORT = "anomia.json"
-# Where transformers keeps chat templates that have names.
+# The folder in which transformers keeps named chat templates.
 _TEMPLATES = "additional_chat_templates"
 
 
 class InFiles:
-    """A model without its weights, where they are, and where the changed ones go.
+    """A model without its weights, with the folders to read them from and to write the changed ones to.
 
-    names: of each block, model name to stored name. outer: the same for what lies outside the blocks. places: the
-    same for all that is stored. tied: names of
-    the head, where it is the embedding. save_as: how quantized matrices are stored. resumed: blocks that an earlier call
-    finished; digests: hashes of the states that it left.
-    cast: the type that blocks are computed in where the weights are stored in several, as transformers loads them (the
-    configuration's); what is written keeps the type that it is stored in. Else None.
+    names: per block, the stored name of each tensor by its name in the model. outer: the same for tensors outside the
+    blocks. places: the same for all stored tensors. tied: names of the head's tensors if it shares the embedding.
+    save_as: how quantized matrices are stored.
+    resumed: blocks that an earlier call finished. digests: hashes of the states that it stored.
+    cast: if the weights are stored in several types, the type in which blocks are computed (the configuration's, as
+    transformers loads them), else None. Tensors are written in the type in which they were stored.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class InFiles:
         )
 
     def _can_be_taken_apart(self) -> bool:
-        """Whether the matrices are known without their values; where not, a loaded model shows how it uses them."""
+        """Whether the matrices can be found without their values; otherwise the model must be loaded."""
         try:
             for index, block in enumerate(self.decoder.modules):
                 all_matrices(block, self.decoder.path(index))
@@ -97,7 +97,7 @@ class InFiles:
         return True
 
     def _match(self, found: Examined, places: Mapping[str, str]) -> bool:
-        """Whether the stored tensors correspond to the model's, one by one."""
+        """Whether the stored tensors match the model's one to one. places: stored name by model name."""
         blocks = [
             match_names(self.model, places, f"{self.decoder.path(i)}.")
             for i in range(len(self.decoder.modules))
@@ -116,7 +116,7 @@ class InFiles:
         return True
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[DiskStates, list[list[Call]]]:
-        """Run what comes before the blocks, with the first block in memory for its way of returning."""
+        """Run the part before the blocks. The first block must be in memory, since the type of its output is needed."""
         unsaved = {name: value for name, value in self.model.named_buffers() if not value.is_meta}
         for values in (unsaved, self._read(self.outer), self._read(self.names[0])):
             fill(self.model, values, device=self.device)
@@ -136,7 +136,7 @@ class InFiles:
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """A block with its weights; their memory is taken back."""
+        """Context manager for a block with its weights, which are freed afterwards."""
         block = self.decoder.modules[index]
         fill(self.model, self._read(self.names[index]), device=self.device)
         try:
@@ -145,7 +145,7 @@ class InFiles:
             empty(block)
 
     def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Write a changed block into a shard of its own."""
+        """Write a changed block into its own shard. packed: codes by matrix name in the block."""
         prefix = f"{self.decoder.path(index)}."
         tensors: dict[str, torch.Tensor] = {}
         for name, value in self.decoder.modules[index].state_dict().items():
@@ -158,7 +158,7 @@ class InFiles:
         write_shard(self._out / shard_name(index), tensors)
 
     def _as_stored(self, place: str, value: torch.Tensor) -> torch.Tensor:
-        """A tensor in the type that it was stored in, bit for bit as it was if it is unchanged; zeros stay as many."""
+        """Cast a tensor to its stored type; unchanged tensors keep every bit, and rounding creates no new zeros."""
         stored = self.checkpoint.stored_dtype([place])
         if self.cast is None or value.dtype == stored or not value.is_floating_point():
             return value
@@ -170,25 +170,25 @@ class InFiles:
         return torch.where((narrow == 0) & (value != 0), least, narrow)
 
     def check_room(self) -> None:
-        """Refuse, before any work, a disk that is too small for the weights."""
+        """Refuse, before any work, a disk without room for the weights."""
         check_room(self._out, self.checkpoint.bytes)
 
     def check_outer(self) -> None:
-        """Refuse, before any work, values outside the blocks that are NaN or infinite; a shard's worth is read at a time."""
+        """Refuse, before any work, NaN and infinite values outside the blocks; reads one shard's worth at a time."""
         for names in grouped(self._rest()):
             check_finite(self.checkpoint.read(names, dtype=self.dtype))
 
     def _rest(self) -> dict[str, int]:
-        """The bytes of every tensor outside the blocks, by its stored name."""
+        """Return the bytes of every tensor outside the blocks, by stored name."""
         inside = {stored for names in self.names for stored in names.values()}
         return {n: info.bytes for n, info in self.checkpoint.tensors.items() if n not in inside}
 
     def why_dense(self) -> dict[str, str]:
-        """The weights that no step touches and why, a tied head by its embedding's name."""
+        """Return the weights that stay dense and the reasons; a tied head is listed under its embedding's name."""
         return {n: why for n, why in why_dense(self.model, self.decoder).items() if n not in self.tied}
 
     def write_rest(self, step: Step) -> None:
-        """Everything outside the blocks, bit for bit, then the index and the small files."""
+        """Write the tensors outside the blocks bit for bit, then the index and the small files."""
         out, count = self._out, len(self.names)
         for index in range(count):
             if not (out / shard_name(index)).is_file():
@@ -212,7 +212,7 @@ class InFiles:
         write_settings(self.checkpoint.folder, out, dtype=self.dtype, changes=settings)
 
     def check_written(self, matrices: Sequence[MatrixReport], step: Step) -> None:
-        """Read every written block once more, a block in memory, and see that the folder is a whole model."""
+        """Read every written block again, one at a time, and check that the folder is a complete model."""
         out = self._out
         written = open_checkpoint(out)
         read_tokenizer(str(out), look_up(str(out)))
@@ -230,7 +230,7 @@ class InFiles:
             self.checkpoint = before
 
     def _check_packed(self, written: StoredTensors, matrices: Sequence[MatrixReport], step: Step) -> None:
-        """Read the packed matrices once more, one block at a time: tensors by their names in the block, of any shape.
+        """Read the packed matrices again, one block at a time, and compare them with the reports.
 
         Raises `CompressionError` as `check_packed` does.
         """
@@ -238,7 +238,7 @@ class InFiles:
         for index, names in enumerate(self.names):
             where = self.decoder.path(index)
             mine = {m.name: m for m in matrices if m.name.startswith(f"{where}.")}
-            # Other tensors of a layer have its name in the files, whatever that is there.
+            # The codes, scales and zeros of a layer are stored under the layer's stored name.
             layers = {
                 stored.removesuffix("weight"): name.removeprefix(f"{where}.").removesuffix("weight")
                 for name, stored in names.items()
@@ -263,14 +263,14 @@ class InFiles:
 
 
 def configured_dtype(config: Any) -> torch.dtype | None:
-    """The floating type that a configuration names for all weights."""
+    """Return the floating-point type that a configuration gives for the weights, if any."""
     dtype = getattr(config, "dtype", None)
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 
 
 def kept_wide(model: Any, dtype: torch.dtype) -> Callable[[str], bool]:
-    """Which tensors transformers loads as float32 all the same, where the others are `dtype`; by their names in a model."""
+    """Return a test by model name for tensors that transformers loads as float32 even if the others are `dtype`."""
     names = set(model._keep_in_fp32_modules_strict or ()) if dtype != torch.float32 else set()
     if dtype == torch.float16:
         names |= set(model._keep_in_fp32_modules or ())
@@ -281,10 +281,10 @@ def kept_wide(model: Any, dtype: torch.dtype) -> Callable[[str], bool]:
 def write_settings(
     source: Path, out: Path, *, dtype: torch.dtype | None, changes: Mapping[str, Any] | None = None
 ) -> None:
-    """The small files, with what is new in the configuration. dtype: of all weights, where it isn't the stored one."""
+    """Copy the small files and update the configuration. dtype: of all weights, None if it is the stored one."""
     copy_small_files(source, out)
     config = read_json(out / "config.json") or {}
-    # The weights go by the names that are read without being named.
+    # The new weights have default file names, so drop the field that names other files.
     changed = {key: value for key, value in config.items() if key != "transformers_weights"}
     if dtype is not None:
         changed["dtype"] = str(dtype).removeprefix("torch.")
@@ -294,7 +294,7 @@ def write_settings(
 
 
 def copy_small_files(source: Path, out: Path) -> None:
-    """Configuration, tokenizer, chat templates and generation settings, as they are."""
+    """Copy configuration, tokenizer, chat templates and generation settings unchanged."""
     for file in sorted([*source.iterdir(), *source.glob(f"{_TEMPLATES}/*.jinja")]):
         wanted = f"*{file.suffix}" in SMALL
         if file.is_file() and wanted and not file.name.endswith(".index.json") and file.name != REPORT:

@@ -1,4 +1,4 @@
-"""What the calibration tokens put into each weight matrix of a block, gathered on the still-dense block."""
+"""Statistics of the inputs of each weight matrix of a block, gathered on the still-dense block."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from anomia.compress.calibration import Batch
 from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError, RefusedError
 
-# Tokens that are counted at a time, and rows of a Hessian: large enough for the products, small enough to stay in
-# caches and beneath the size at which memory goes back to the system each time.
+# Tokens and Hessian rows per step: large enough for fast products, small enough for the caches and for buffers that
+# aren't returned to the system each time.
 _ROWS = 1024
 _STRIP = 256
 
 
 class Needs(NamedTuple):
-    """What a method asks of its statistics. norms are always gathered; sums: Σx and Σ|x| beside them."""
+    """The statistics that a method needs. Norms are always gathered; sums: also Σx and Σ|x|."""
 
     hessian: bool = False
     languages: bool = False
     sums: bool = False
 
     def __or__(self, other: tuple[bool, ...]) -> Needs:
-        """What either asks for."""
+        """Return the statistics that either needs."""
         return Needs(*(mine or theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 @dataclass(slots=True)
 class LanguageStatistic:
-    """The same for the tokens of one language. active: how often each input was above zero, [in]."""
+    """Sums over the tokens of one language. sum_squares: [in]. active: how often each input was above zero, [in]."""
 
     sum_squares: torch.Tensor
     active: torch.Tensor
@@ -52,10 +52,10 @@ class LanguageStatistic:
 
 @dataclass(slots=True)
 class InputStatistic:
-    """Sums over the calibration tokens that reached an input, in float32; padding never counts.
+    """Sums over the calibration tokens that reached an input, in float32; padding is ignored.
 
-    sum_squares: [in]. hessian: X·Xᵀ as [in, in], if asked for; its lower half is there once `finish`ed.
-    sum, sum_abs: Σx and Σ|x|, [in], if asked for.
+    sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; the lower half is only filled in by `finish`.
+    sum, sum_abs: Σx and Σ|x|, [in], if requested.
     """
 
     sum_squares: torch.Tensor
@@ -67,16 +67,16 @@ class InputStatistic:
 
     @property
     def norms(self) -> torch.Tensor:
-        """‖X‖₂ of each input over all tokens, [in] float32."""
+        """The L2 norm ‖X‖₂ of each input over all tokens, [in] float32."""
         return self.sum_squares.sqrt()
 
     def add(self, inputs: torch.Tensor, needs: Needs, language: str) -> None:
-        """Count the tokens `inputs`, [T, in]."""
+        """Add the tokens `inputs`, [T, in]."""
         for rows in torch.split(inputs, _ROWS):
             self._add(rows.float(), needs, language)
 
     def _add(self, values: torch.Tensor, needs: Needs, language: str) -> None:
-        """Count the tokens `values`, [T, in] float32."""
+        """Add the tokens `values`, [T, in] float32."""
         if needs.hessian:
             if self.hessian is None:
                 self.hessian = values.new_zeros(values.shape[1], values.shape[1])
@@ -98,9 +98,9 @@ class InputStatistic:
             mine.tokens += len(values)
 
     def finish(self, where: str) -> None:
-        """Mirror the half of the Hessian that was summed.
+        """Copy the upper half of the Hessian to the lower half.
 
-        Raises `CompressionError` where a sum is NaN or infinite: a score made of it tells nothing.
+        Raises `CompressionError` if a sum is NaN or infinite, since scores can't be computed from it.
         """
         broken = int((~torch.isfinite(self.sum_squares)).sum())
         if broken or (self.hessian is not None and not torch.isfinite(self.hessian).all()):
@@ -115,9 +115,9 @@ class InputStatistic:
 
 
 class Group(NamedTuple):
-    """Matrices that share their input (q/k/v, gate/up) and its one statistic; `None` if no token came.
+    """Matrices that share their input (q/k/v, gate/up), with its statistic; `None` if no token reached it.
 
-    gradients: for methods that read them, [out, in] float32 each, in the order of the matrices.
+    gradients: for methods that need them, [out, in] float32 each, in the order of the matrices.
     """
 
     matrices: tuple[WeightMatrix, ...]
@@ -126,7 +126,7 @@ class Group(NamedTuple):
 
 
 class _ReadError(Exception):
-    """Ends a block's forward pass once the last input is read: nothing reads what follows."""
+    """Raised to end a block's forward pass once the last input is read."""
 
 
 @torch.no_grad()
@@ -141,10 +141,10 @@ def observe(
 ) -> list[Group]:
     """Run a block on all batches and gather the statistic of every matrix's input.
 
-    hidden(i): the states that enter the block in batch i, [B, S, H]. calls: one a batch.
-    A batch ends where the first one read its last input. Matrices come in groups, in the order in which they
-    were first used; what no token reached comes last. A layer whose weight is multiplied without calling the layer
-    (`dt_proj` of Mamba) is seen by its products.
+    hidden(i): the block's input states in batch i, [B, S, H]. calls: one per batch.
+    A batch ends at the layer whose input was the last one read in the first batch. Groups of matrices are in order of
+    first use; matrices that no token reached come last. If a weight is multiplied without calling its layer (`dt_proj`
+    of Mamba), its input is taken from the product.
 
     Raises `CompressionError` for fused experts that the block doesn't use one matrix at a time, and for activations
     that are NaN or infinite.
@@ -156,7 +156,7 @@ def observe(
     modules = {name: block.get_submodule(name) for name in matrices}
     slices = [Watched(*matrix) for fused in experts for matrix in fused.matrices()]
     if whole:
-        # Another layer may hold the same matrix.
+        # Another layer may share the matrix.
         slices += [Watched(*matrix) for matrix in matrices.values()]
         modules = {}
     last: str | None = None
@@ -181,7 +181,7 @@ def observe(
 
 
 class _Gathering:
-    """The statistics of one block while its batches run. owners: which matrix's input each one shares."""
+    """Gathers the statistics of one block. owners: by matrix name, the first matrix with the same input."""
 
     def __init__(self, needs: Needs, where: str, *, shares: bool = True) -> None:
         self.statistics: dict[str, InputStatistic] = {}
@@ -199,7 +199,7 @@ class _Gathering:
         self._seen = {}
 
     def take(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
-        """Called with the input of a matrix, [..., in], right before the product; source: what holds its values."""
+        """Take the input of a matrix, [..., in], right before the product. source: the tensor that holds its values."""
         self.fired.append(name)
         if inputs.numel():
             self._count(name, inputs, source)
@@ -208,11 +208,11 @@ class _Gathering:
             raise _ReadError
 
     def _count(self, name: str, inputs: torch.Tensor, source: torch.Tensor) -> None:
-        """Count an input, [..., in], once per batch for all matrices that share it. source: what holds its values.
+        """Add an input, [..., in], once per batch for all matrices that share it. source: the tensor with its values.
 
-        Raises `CompressionError` for a matrix that shares its input in some batches only.
+        Raises `CompressionError` if a matrix shares its input only in some batches.
         """
-        # The reference kept in `_seen` keeps the memory from being given to another tensor of this batch.
+        # The reference in `_seen` keeps the memory from being reused for another tensor of this batch.
         key = (
             source.data_ptr(),
             *source.shape,
@@ -233,7 +233,7 @@ class _Gathering:
         named.add(name)
 
     def check_shared(self) -> None:
-        """Refuses matrices that shared an input once, and not each time."""
+        """Refuse matrices that shared an input in some batches only."""
         for name, owner in self.owners.items():
             if self._times[name] != self._times[owner]:
                 raise CompressionError(f"{self.where}.{name} doesn't share its input with {owner} each time")
@@ -269,8 +269,8 @@ def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:
 
 
 def _add_gram(total: torch.Tensor, values: torch.Tensor) -> None:
-    """total += valuesᵀ·values in place, in strips that begin at the diagonal. values: [T, in] float32."""
-    # BLAS has a routine for half of a symmetric product, but its threads would wait, spinning, beside PyTorch's.
+    """Add valuesᵀ·values to the upper half of `total` [in, in] in place, in strips. values: [T, in] float32."""
+    # BLAS can compute half of a symmetric product, but its threads would spin and compete with PyTorch's.
     for first in range(0, len(total), _STRIP):
         strip = slice(first, first + _STRIP)
         total[strip, first:].addmm_(values[:, strip].T, values[:, first:])
@@ -283,9 +283,10 @@ def _watching(
     take: Callable[[str, torch.Tensor, torch.Tensor], None],
     padded: bool,
 ) -> Iterator[None]:
-    """Calls `take` for the input of each module, and of each product with the other matrices, rows of padding and all.
+    """Call `take` for the input of each module, and for each product with one of the other matrices.
 
     take: gets a matrix's name, its input [..., in], and the tensor that holds the input's values.
+    padded: keep rows of zeros in the inputs of products, since rows must match the tokens of a padded batch.
     """
 
     def hook(name: str) -> Callable[..., None]:

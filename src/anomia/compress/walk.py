@@ -157,7 +157,7 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
 
 @torch.no_grad()
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
-    """Run `try_walk` on ids [1, S]: compare the states [1, S, H] of a whole pass with those of the blocks run one by one."""
+    """Run `try_walk` on ids [1, S]: compare the states [1, S, H] of a whole pass and of the blocks run one by one."""
     parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
     expected = _leaving(model, decoder, ids)
     # Texts of unequal length never run together in a mixture of experts.

@@ -166,7 +166,7 @@ def _added(x: torch.Tensor) -> torch.Tensor:
 
 
 def _split(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Split super-blocks [256, B] into blocks [size, 256 / size · B]; the blocks of one super-block are B columns apart."""
+    """Split super-blocks [256, B] into blocks [size, 256 / size · B]; those of one super-block are B columns apart."""
     return x.reshape(SUPER // size, size, -1).transpose(0, 1).reshape(size, -1)
 
 

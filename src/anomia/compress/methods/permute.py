@@ -1,9 +1,9 @@
-"""Channel permutation for patterns: an order of the inputs in which a pattern costs less, put into the weights.
+"""Channel permutation for N:M patterns: reorder the inputs of matrices so that a pattern costs less.
 
-Hardware reads a pattern off consecutive stored inputs, so the order has to be in the file. The inputs of an MLP's last
-matrix are hidden channels that only the MLP's own first matrices write: their rows and its columns can change places
-together. So can the channels of attention's values within each head, with the columns of its last matrix. Inputs from
-the residual stream have an order that the whole model shares; they stay.
+Hardware applies a pattern to consecutive stored inputs, so the order must be in the file. The inputs of an MLP's last
+matrix are hidden channels that only the MLP's first matrices write, so their rows can be permuted together with its
+columns. The value channels of attention can be permuted within each head, together with the columns of the output
+matrix. Inputs from the residual stream share one order in the whole model and stay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern
 from anomia.models.rewritten import REORDERED
 
-# Groups that are assigned together: the authors' fast mode splits wide layers as well.
+# Groups that are assigned together; the authors' fast mode splits wide layers too.
 _GROUPS = 512
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}
 
@@ -33,11 +33,13 @@ Order = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Link(NamedTuple):
-    """Matrices that write channels, and the one that reads them.
+    """Matrices that write channels, and the matrix that reads them.
 
-    writers: for each, its weight [k·channels, in], and its bias or None.
-    interleaved: whether a writer with several rows for a channel has them side by side, not in halves.
-    head: channels of a head, which they don't leave, 0 where there are none. repeats: how many heads read each.
+    reader: weight [out, repeats·channels].
+    writers: for each, its weight [k·channels, in], and its bias [k·channels] or None.
+    interleaved: whether the k rows of a channel are adjacent in a writer; otherwise a writer has k parts.
+    head: channels per head, within which they are permuted; 0 if there are no heads.
+    repeats: how many query heads read each value head.
     """
 
     reader: WeightMatrix
@@ -48,18 +50,18 @@ class Link(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """How many there are."""
+        """The number of channels."""
         return int(self.reader.weight.shape[1]) // self.repeats
 
     def columns(self, order: torch.Tensor) -> torch.Tensor:
-        """The order of the reader's inputs for an order of the channels."""
+        """Return the order of the reader's inputs, [repeats·channels], for an order of the channels, [channels]."""
         if not self.head:
             return order
         inside = (order.view(-1, self.head) % self.head).repeat_interleave(self.repeats, dim=0)
         return (inside + self.head * torch.arange(len(inside), device=order.device)[:, None]).reshape(-1)
 
     def apply(self, order: torch.Tensor) -> None:
-        """Put channel `order[i]` into place i, in rows, biases and columns. order: [channels]."""
+        """Move channel `order[i]` to place i in rows, biases and columns, in place. order: [channels]."""
         count = len(order)
         for weight, bias in self.writers:
             parts = len(weight) // count
@@ -72,14 +74,14 @@ class Link(NamedTuple):
         self.reader.weight.copy_(self.reader.weight[:, self.columns(order)])
 
     def within(self, order: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """An order of all channels from one of each head, or of all together. order(i): of head i."""
+        """Combine the orders of the heads to an order of all channels, [channels]. order(i): of head i, or of all channels."""
         if not self.head:
             return order(0)
         heads = range(self.channels // self.head)
         return torch.cat([order(index) + index * self.head for index in heads])
 
     def fit(self, scores: torch.Tensor, order: Order) -> torch.Tensor:
-        """The order that suits the scores of the reader, [out, in]."""
+        """Return the order of the channels for the reader's scores [out, in]; `order` is called once, or once per head."""
         if not self.head:
             return order(scores)
         heads = scores.view(len(scores), -1, self.repeats, self.head)
@@ -87,13 +89,13 @@ class Link(NamedTuple):
 
 
 def fitting_order(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    """An order of the columns in which a pattern keeps more of the scores. scores: [out, in]; returns [in] int64.
+    """Find an order of the columns in which a pattern keeps more of the scores. scores: [out, in]; returns [in] int64.
 
-    First the columns are dealt out by their sums, back and forth, so that each group gets strong and weak ones; then,
-    position after position, the columns there are exchanged among the groups for the highest sum that is kept, a linear
-    sum assignment. Where all that brings nothing, the order stays as it is.
+    First the columns are dealt to the groups by their sums, back and forth, so that each group gets strong and weak
+    columns. Then, for one position after the other, the columns there are exchanged among the groups for the highest
+    kept sum, by linear sum assignment. If that isn't better, the identity is returned.
 
-    Source: Zhang et al. (2024), Section 3.3; wide matrices in parts of 512 groups, as their code's fast mode does.
+    Source: Zhang et al. (2024), Section 3.3; wide matrices in parts of 512 groups, like the fast mode of their code.
     """
     columns = scores.shape[1]
     size, groups = pattern.group, columns // pattern.group
@@ -112,17 +114,17 @@ def fitting_order(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
 
 
 def kept_score(scores: torch.Tensor, pattern: Pattern) -> float:
-    """The sum of the scores that a pattern keeps. scores: [out, in]."""
+    """Return the sum of the scores that a pattern keeps. scores: [out, in]."""
     grouped = scores.reshape(-1, pattern.group)
     return float(grouped.topk(pattern.keep, dim=1).values.sum(dtype=torch.float64))
 
 
 def _assign(scores: torch.Tensor, order: torch.Tensor, place: int, keep: int) -> None:
-    """Exchange the columns at one place of all groups, in place. order: [groups, M] of columns."""
+    """Exchange the columns at one position of all groups, in place. scores: [out, in]; order: columns, [G, M]."""
     others = torch.cat([order[:, :place], order[:, place + 1 :]], dim=1)  # [G, M − 1]
     movable = order[:, place]
     strongest = scores[:, others].topk(keep, dim=2).values  # [out, G, keep]
-    # Of a group with a further column c the best `keep` are its best keep − 1 and the larger of the next and c.
+    # With a further column c, a group keeps its best keep − 1 and the larger of its next best and c.
     certain = strongest[:, :, : keep - 1].sum(dim=(0, 2), dtype=torch.float64)  # [G]
     last = strongest[:, :, keep - 1].T.contiguous()  # [G, out]
     values = scores[:, movable].T.contiguous()  # [G, out]
@@ -132,15 +134,16 @@ def _assign(scores: torch.Tensor, order: torch.Tensor, place: int, keep: int) ->
 
 
 def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: int = 1) -> dict[str, str]:
-    """Reorder the channels inside a block's MLPs and attention heads, where the block computes the same in any order.
+    """Reorder the channels inside a block's MLPs and attention heads, if the block computes the same in any order.
 
-    Candidates are found by their shapes and tried with a random order on the tokens of the first batch; where the module
-    then puts out something else, they are left as they were. The statistics of the readers' inputs are reordered too.
+    Candidates are found by their shapes, and tested with a random order on the first batch; if the module's output
+    changes, they are left unchanged. The statistics of the readers' inputs are reordered too.
 
     Args:
-        score: of a reader's weights, [out, in], from them and the norms of its inputs.
-        order: of the columns of scores.
-        multiple: heads whose channels it doesn't divide are left alone.
+        work: the block.
+        score: computes scores [out, in] from a reader's weights [out, in] and the norms of its inputs [in].
+        order: computes an order [n] of the columns of scores [out, n].
+        multiple: attention is skipped if this doesn't divide the channels per head.
 
     Returns a note by the name of each reader.
     """
@@ -170,7 +173,7 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
 
 
 def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
-    """Candidates by shape, with the module that holds them: each way in which its matrices may be linked."""
+    """Yield candidates by shape: a module's name, and the possible ways to link its matrices."""
     for owner, module in work.block.named_modules():
         layers = {n: c for n, c in module.named_children() if isinstance(c, nn.Linear | Conv1D)}
         for name, layer in layers.items():
@@ -201,9 +204,9 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
 
 
 def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list[Link]]]]:
-    """Candidates in attention: a matrix that reads whole heads, and what may write the values for them.
+    """Yield candidates in attention: a matrix that reads whole heads, and one that may write their values.
 
-    Values are rows of a matrix of their own, or the last ones of a matrix that writes queries and keys too.
+    Values are the rows of a separate matrix, or the last rows of a matrix that also writes queries and keys.
     """
     for owner, module in work.block.named_modules():
         size = getattr(module, "head_dim", None)
@@ -232,9 +235,10 @@ def _head_links(work: BlockWork, multiple: int) -> Iterator[tuple[str, list[list
 def _ways(
     readers: Sequence[WeightMatrix], beside: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor | None]]]
 ) -> list[list[Link]]:
-    """The links of readers with what lies beside each, all in halves or all interleaved; none where no shape fits.
+    """Return the possible links of readers with sibling matrices, in halves or interleaved; none if no shape fits.
 
-    beside: for each reader [out, channels], weights [channels or 2·channels, in] that may write them, with their biases.
+    beside: for each reader [out, channels], the siblings' weights and biases; a weight [channels, in] or
+    [2·channels, in] may write its inputs.
     """
     channels = readers[0].weight.shape[1]
     writers = [
@@ -264,7 +268,7 @@ def _biases(module: nn.Module, fused: FusedExperts) -> torch.Tensor | None:
 
 
 def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """What each module is called with on the first batch; modules that no token of it reaches are left out."""
+    """Record the arguments of each module on the first batch; modules that no token reaches are left out."""
     found: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def recorder(name: str) -> Callable[..., None]:
@@ -287,7 +291,7 @@ def _record_inputs(work: BlockWork, owners: set[str]) -> dict[str, tuple[tuple[A
 
 
 def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], links: Sequence[Link]) -> bool:
-    """Whether a module puts out the same with its channels in a random order; leaves every bit as it was."""
+    """Whether a module's output is the same with its channels in a random order; restores every bit."""
     generator = torch.Generator().manual_seed(0)
     first, device = links[0], links[0].reader.weight.device
     trial = first.within(lambda _: torch.randperm(first.head or first.channels, generator=generator)).to(
@@ -295,14 +299,14 @@ def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], link
     )
     expected = _results(module, args, kwargs)
     if not expected:
-        # Choices alone, such as the positions that attention looks at.
+        # The module outputs only indices, such as the positions to attend to.
         return False
     for link in links:
         link.apply(trial)
     got = _results(module, args, kwargs)
     for link in links:
         link.apply(trial.argsort())
-    # Of a module that adds to what enters it, only what it adds counts.
+    # If a module adds its output to its input, compare only what it adds.
     entered = args[0] if args and torch.is_tensor(args[0]) and args[0].shape == expected[0].shape else None
     added = None if entered is None else float((expected[0].float() - entered.float()).norm())
     return len(expected) == len(got) and all(map(partial(_is_close, added=added), got, expected))
@@ -318,7 +322,7 @@ def _is_close(mine: torch.Tensor, theirs: torch.Tensor, *, added: float | None) 
 
 
 def _results(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """What a module puts out, and leaves for other blocks in what it was given (keys and values that they share)."""
+    """Run a module; returns its outputs, and the tensors that it stored in its arguments (shared keys and values)."""
     out = module(*args, **kwargs)
     left = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping)]
     return [found.detach().clone() for found in _tensors([out, left])]

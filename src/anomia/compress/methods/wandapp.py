@@ -1,4 +1,4 @@
-"""Wanda++: Wanda's score with the gradient of the block's own output, and a regional optimizer (Yang et al. 2025)."""
+"""Wanda++: Wanda's score plus the gradient of the block's output, and a regional optimizer (Yang et al. 2025)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from anomia.compress.statistics import InputStatistic, Needs, observe
 from anomia.compress.steps import Prune, Target
 from anomia.errors import RefusedError
 
-# The paper's settings: the gradient's weight, and the regional optimizer's windows a round and learning rate.
+# The paper's settings: the weight of the gradient; windows per round and learning rate of the regional optimizer.
 ALPHA = 100.0
 WINDOWS = 32
 RATE = 3e-7
-# ‖X‖ grows with the root of the number of tokens and G doesn't, so α holds for the paper's 128 windows of 2048.
+# ‖X‖ grows with the root of the number of tokens and G doesn't, so α only suits the paper's 128 windows of 2048.
 TOKENS = 128 * 2048
 
 
 def wandapp_mask(
     weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target
 ) -> torch.Tensor:
-    """The lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
+    """Mask the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or those of a pattern.
 
-    weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool.
+    weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool, True
+    where the weight is pruned.
     Source: Yang et al. (2025), the regional gradient score of Section 4.1, α = 100.
     """
     return row_mask(weight.abs().float() * (ALPHA * gradient + norms), target)
@@ -47,7 +48,7 @@ UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the 
 
 @torch.no_grad()
 def wandapp_block(work: BlockWork) -> list[MatrixReport]:
-    """Prune every matrix of a block that calibration tokens reached, with as many optimizer rounds as the step says."""
+    """Prune every matrix of a block that calibration tokens reached, with the step's number of optimizer rounds."""
     step, target = work.step, work.target
     assert isinstance(step, Prune)
     assert target is not None
@@ -91,13 +92,13 @@ def regional_gradients(
     *,
     where: str = "the block",
 ) -> dict[str, torch.Tensor]:
-    """G of each matrix by its name: the gradient of ‖f(X)‖₂, f(X) a window's output, root mean square over windows.
+    """Return G of each matrix by name, [out, in] float32: the RMS over windows of the gradient of ‖f(X)‖₂.
 
-    [out, in] float32 each; padding doesn't count. Works on a float32 copy of the block.
+    f(X) is the block's output for a window; padding is ignored. Works on a float32 copy of the block.
 
-    hidden(i): the states that enter the block in batch i, [B, S, H]. calls: one a batch.
+    hidden(i): the block's input states in batch i, [B, S, H]. calls: one per batch.
     Source: Yang et al. (2025), Section 4.1.
-    Raises `CompressionError` for a gradient that is NaN or infinite.
+    Raises `CompressionError` if a gradient is NaN or infinite.
     """
     twin, weights = _float_copy(block, [matrix.name for matrix in matrices], where)
     layers = {name: twin.get_submodule(name) for name in weights if not name.endswith("]")}
@@ -135,12 +136,12 @@ def _add_from_outputs(
     seen: Mapping[str, list[tuple[torch.Tensor, torch.Tensor]]],
     norms: Sequence[torch.Tensor],
 ) -> None:
-    """Every window's gradient from one backward pass: windows side by side don't mix, so a layer's output has its own.
+    """Add every window's squared gradient, from one backward pass: the windows of a batch don't mix.
 
-    squares: by matrix name, [out, in]; the squared gradients are added. seen: each layer's input [..., in] and output
-    [..., out]. norms: a scalar per window.
+    squares: sums by matrix name, [out, in], changed in place. seen: each layer's input [..., in] and output [..., out].
+    norms: a scalar per window.
     """
-    # A layer that only chooses (what attention looks at, say) has no gradient.
+    # A layer that only selects (positions to attend to, say) has no gradient.
     seen = {name: uses for name, uses in seen.items() if uses[0][1].requires_grad}
     outputs = [uses[0][1] for uses in seen.values()]
     pushed = torch.autograd.grad(torch.stack(list(norms)).sum(), outputs, allow_unused=True)
@@ -158,10 +159,10 @@ def _add_one_by_one(
     parameters: Sequence[nn.Parameter],
     norms: Sequence[torch.Tensor],
 ) -> None:
-    """Every window's gradient from a backward pass of its own: where tokens go to experts, their window isn't known.
+    """Add every window's squared gradient, with one backward pass per window: experts mix the tokens of windows.
 
-    squares: by matrix name, [out, in]; the squared gradients are added. weights: the same matrices, views of `parameters`
-    (such as one expert's of a stack [experts, out, in]). norms: a scalar per window.
+    squares: sums by matrix name, [out, in], changed in place. weights: the same matrices, views of `parameters` (such
+    as one expert's of a stack [E, out, in]). norms: a scalar per window.
     """
     for position, norm in enumerate(norms):
         more = position + 1 < len(norms)
@@ -183,13 +184,14 @@ def _add_one_by_one(
 def optimize_region(
     work: BlockWork, gradients: Mapping[str, torch.Tensor], target: Target, rounds: int
 ) -> dict[str, torch.Tensor]:
-    """The regional optimizer: in each round prune, then bring the block's output closer to the dense block's.
+    """Run the regional optimizer: each round prunes, then trains the block's output towards the dense block's.
 
-    A round prunes by the score, with the inputs of 32 windows as the pruned block sees them, and takes a step of RMSprop
-    (learning rate 3e-7) on the squared error of each batch among them; pruned weights may come back, and the next round
-    prunes again. Returns the weights of the last pruning by name, [out, in] float32, zero where pruned.
+    A round prunes by the score with the inputs of 32 windows in the student block, then takes one step of RMSprop
+    (learning rate 3e-7) on the squared error of each of their batches. Pruned weights may come back until the next
+    pruning. Returns the weights of the last pruning by name, [out, in] float32, zero where pruned.
 
-    Source: Yang et al. (2025), Algorithm 1. A batch of windows takes one step, where theirs takes one a window.
+    gradients: by matrix name, [out, in] each.
+    Source: Yang et al. (2025), Algorithm 1, with one step per batch of windows instead of one per window.
     """
     assert work.hidden is not None
     names = [matrix.name for group in work.groups for matrix in group.matrices]
@@ -232,7 +234,7 @@ def _prune_student(
     target: Target,
     chosen: Sequence[int],
 ) -> None:
-    """Zero the student's matrices in place, scored by its own inputs in the chosen batches.
+    """Prune the student's matrices in place, scored with its own inputs in the chosen batches.
 
     weights: the matrices to prune, gradients: their G; by name, [out, in] float32 each. chosen: indices of batches.
     """
@@ -246,7 +248,7 @@ def _prune_student(
     known = {m.name: g.statistic for g in work.groups for m in g.matrices}
     for group in observe(student, batches, hidden, calls, Needs(), where=work.where):
         for matrix in group.matrices:
-            # What these windows don't reach is scored by all windows' inputs.
+            # A matrix that these windows don't reach is scored with the inputs of all windows.
             statistic = group.statistic or known.get(matrix.name)
             if matrix.name in weights and statistic is not None:
                 norms = _norms(statistic)
@@ -254,12 +256,12 @@ def _prune_student(
 
 
 def _norms(statistic: InputStatistic) -> torch.Tensor:
-    """‖X‖₂ of each input as it would be over 128 windows of 2048 tokens, [in]."""
+    """Return ‖X‖₂ of each input, rescaled to 128 windows of 2048 tokens, [in]."""
     return statistic.norms * math.sqrt(TOKENS / max(statistic.tokens, 1))
 
 
 def as_float(call: Call) -> Call:
-    """A call with its floating tensors in float32."""
+    """Return a call with its floating-point tensors in float32."""
     args, kwargs = _floats((call.args, dict(call.kwargs)))
     return call._replace(args=args, kwargs=kwargs)
 
@@ -270,7 +272,7 @@ def _floats(value: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(map(_floats, value))
     if isinstance(value, dict | UserDict):
-        # A new one: a block leaves keys and values for others in it, and those of a copy aren't the model's.
+        # Copy it: blocks store keys and values for other blocks in it, and the model must not get a copied block's.
         return type(value)({key: _floats(item) for key, item in value.items()})
     return value
 
@@ -278,14 +280,14 @@ def _floats(value: Any) -> Any:
 def _float_copy(
     block: nn.Module, names: Sequence[str], where: str
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """A copy of the block in float32 that takes gradients, and views of its matrices by name, [out, in]."""
+    """Return a float32 copy of the block that requires gradients, and views of its matrices by name, [out, in]."""
     twin = copy.deepcopy(block).float().requires_grad_(True)
     weights = {matrix.name: matrix.weight for matrix in all_matrices(twin, where)}
     return twin, {name: weights[name] for name in names}
 
 
 def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
-    """The output of each window without its padding, [S, H] each, or [streams, S, H]. out: [B, S, H] with streams before."""
+    """Return the output of each window without padding, [(streams,) S, H] each. out: [(streams,) B, S, H]."""
     windows = out.movedim(-3, 0).unbind()
     if batch.real is None:
         return list(windows)
@@ -297,7 +299,7 @@ def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
 def _recording(
     layers: Mapping[str, nn.Module],
 ) -> Iterator[dict[str, list[tuple[torch.Tensor, torch.Tensor]]]]:
-    """What enters and leaves each linear layer while the block runs: [..., in] and [..., out] for each of its calls."""
+    """Record the input [..., in] and output [..., out] of each call of each layer while the block runs."""
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def recorder(name: str) -> Callable[..., None]:
