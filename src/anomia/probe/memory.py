@@ -49,7 +49,7 @@ class MemoryNeed(NamedTuple):
 
 
 def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
-    """The memory need by the largest of these asks; see the module's docstring for the formula."""
+    """The memory need of the largest of these asks; see the module's docstring for the formula."""
     sizes = sizes_of(model.config.get_text_config())
     size = model.dtype.itemsize
     batches = [lay_out([ask]) for ask in asks]

@@ -1,4 +1,4 @@
-"""What probing one item yields, as one row; Parquet in and out."""
+"""Records: one row per arm and item, written to and read from Parquet."""
 
 from anomia.records.build import item_rows, record
 from anomia.records.schema import ITEM_SCHEMA, SCHEMA

@@ -1,4 +1,4 @@
-"""From what was asked and replied to rows."""
+"""Builds rows from items and replies."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def record(
     """One row of `SCHEMA`: the graded reply of one arm to one item.
 
     Args:
-        encoded: the item as it was asked.
-        reply: what the engine answered.
-        said: its texts.
+        encoded: the item as asked.
+        reply: the engine's reply.
+        said: the texts of the reply.
         tokenizer: turns tokens back into text.
-        arm, dataset, index: where the row belongs; index is the item's place in the fixed order.
-        base_distribution: base's at the same position, for the KL divergence; None for base itself.
+        arm, dataset, index: the key of the row; `index` is the item's position in the fixed order.
+        base_distribution: base's next-token distribution, for the KL divergence; None for base itself.
     """
     if not reply.finite:
-        # What was read of logits that are NaN or infinite means nothing.
+        # Values read from NaN or infinite logits are meaningless.
         reply, said = Reply(reply.item_id, finite=False), Said({})
     replied = Replied(encoded, reply, said, tokenizer, arm, dataset, index, base_distribution)
     return {name: column.value(replied) for name, column in COLUMNS.items()}
 
 
 def item_rows(items: ItemSet) -> list[dict[str, Any]]:
-    """The rows of `ITEM_SCHEMA` of one language."""
+    """The rows of `ITEM_SCHEMA` for one language."""
     return [
         {name: column.value(items, index, item) for name, column in ITEM_COLUMNS.items()}
         for index, item in enumerate(items.items)

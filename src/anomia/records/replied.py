@@ -1,4 +1,4 @@
-"""One item as it was asked, with what one arm replied: everything that a row of the records is computed from."""
+"""One item as asked, with the reply of one arm: everything that a row of the records is computed from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from anomia.probe.decode import Said
 from anomia.probe.encode import EncodedItem
 from anomia.probes import CHOICES, NO_QUESTION
 
-# The accepted answers are scored like options, under this name.
+# The name under which accepted answers are scored, like options.
 ANSWERS = "answers"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Options that were scored. log_probs: of each option, its tokens' natural log-probabilities."""
+    """Scored options. log_probs: the natural log-probabilities of each option's tokens."""
 
     texts: Sequence[str]
     gold: str
@@ -28,11 +28,11 @@ class Scored:
 
     @cached_property
     def sums(self) -> list[float]:
-        """Log-probability of each option: [options]."""
+        """The log-probability of each option, [options], in nats."""
         return [math.fsum(scores) for scores in self.log_probs]
 
     def over(self, length: str) -> list[float]:
-        """The sums divided by each option's length: in `tokens`, `bytes` or `characters`. The last is `acc_norm`."""
+        """The sums divided by each option's length in `tokens`, `bytes` or `characters` (the last as in `acc_norm`)."""
         lengths = {
             "tokens": [len(scores) for scores in self.log_probs],
             "bytes": [len(text.encode()) for text in self.texts],
@@ -45,15 +45,15 @@ class Scored:
         return self.texts[max(range(len(scores)), key=scores.__getitem__)]
 
     def right(self, scores: Sequence[float]) -> bool:
-        """Whether gold is picked."""
+        """Whether the gold answer is picked."""
         return self.pick(scores) == self.gold
 
 
 @dataclass(frozen=True)
 class Replied:
-    """One arm's reply to one item. index: the item's place in the fixed order.
+    """One arm's reply to one item. index: the item's position in the fixed order.
 
-    base_distribution: base's at the same position, for the KL divergence; None for base itself.
+    base_distribution: base's next-token distribution, for the KL divergence; None for base itself.
     """
 
     encoded: EncodedItem
@@ -90,7 +90,7 @@ class Replied:
 
 
 def string_presence(options: Sequence[str], gold: str, context: str) -> float:
-    """The chance that picking an option that is in the passage is right: a control without a model."""
+    """The accuracy of picking at random an option that occurs in the passage: a control without a model."""
     passage = normalize(context)
     present = [option for option in options if normalize(option) in passage]
     if not present:
@@ -99,12 +99,13 @@ def string_presence(options: Sequence[str], gold: str, context: str) -> float:
 
 
 def kl_divergence(base: Distribution, arm_log_probs: Sequence[float]) -> float:
-    """KL(base ‖ arm) in nats over base's likeliest tokens, all others taken as one outcome.
+    """KL(base ‖ arm) in nats over base's top tokens, with all other tokens merged into one outcome.
 
-    Merging outcomes can only lower a divergence, so this is a lower bound, tight where the tail is small.
+    arm_log_probs: the arm's log-probabilities of base's top tokens, [tokens].
+    Merging outcomes can only lower a divergence, so this is a lower bound, which is tight if the tail is small.
     """
     inside = math.fsum(math.exp(p) * (p - q) for p, q in zip(base.log_probs, arm_log_probs, strict=True))
-    # Sums of hundreds of rounded probabilities pass 1 by a few units in the last place of float32.
+    # Sums of hundreds of rounded probabilities exceed 1 by a few units in the last place of float32.
     arm_tail = max(1e-6, 1.0 - math.fsum(math.exp(q) for q in arm_log_probs))
     tail = base.tail_mass * math.log(base.tail_mass / arm_tail) if base.tail_mass > 0 else 0.0
     return max(0.0, inside + tail)

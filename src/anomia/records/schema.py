@@ -1,8 +1,8 @@
-"""Every column of the records and of the items: its name, its type, and how it is computed.
+"""Every column of the records and of the items: name, type, and computation.
 
-A row of the records belongs to one arm and one item. Columns of probes that were not asked are null, and where a logit
-that was read is not finite, so is all that the arm replied. A new column is one entry here; `docs/results.md` explains
-those that users read first.
+A row of the records belongs to one arm and one item. Columns of probes that were not asked are null; if any logit read
+was not finite, so are all columns of the reply. A new column takes one entry here; `docs/results.md` explains the
+columns that users need first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Value = Callable[[Replied], Any]
 
 
 class RecordColumn(NamedTuple):
-    """A column of the records. given: no row lacks it."""
+    """A column of the records. given: it is never null."""
 
     dtype: Any
     value: Value
@@ -37,7 +37,7 @@ class RecordColumn(NamedTuple):
 
 
 def _answer(probe: str, value: Callable[[Replied, str], Any]) -> Value:
-    """A value of the greedy answer to a probe, as text."""
+    """A value computed from the text of the greedy answer to a probe."""
 
     def of(replied: Replied) -> Any:
         said = replied.said.greedy.get(probe)
@@ -47,7 +47,7 @@ def _answer(probe: str, value: Callable[[Replied, str], Any]) -> Value:
 
 
 def _scored(probe: str, value: Callable[[Scored], Any]) -> Value:
-    """A value of scored options."""
+    """A value computed from the scored options of a probe."""
 
     def of(replied: Replied) -> Any:
         scored = replied.scored.get(probe)
@@ -95,7 +95,7 @@ def _string_presence(replied: Replied) -> float:
 
 
 def _generated(probe: Probe) -> dict[str, RecordColumn]:
-    """The greedy answer to a probe and whether it is right."""
+    """Columns for the greedy answer to a probe, and whether it is right."""
     named = probe.candidates == "options"
     columns = {
         f"{probe.name}_text": RecordColumn(pl.String, _answer(probe.name, lambda _, text: text)),
@@ -111,10 +111,10 @@ def _is_right(replied: Replied, text: str) -> bool:
 
 
 def _named_alone(replied: Replied, text: str) -> bool:
-    """Whether gold is the one candidate that a text names."""
+    """Whether the gold answer is the only candidate that a text names."""
     options = replied.encoded.item.options["standard"]
     gold = options.index(replied.encoded.item.question.gold)
-    # Another alias of the answer is right too, as long as no wrong candidate is named with it.
+    # Another alias of the answer is right too, if no wrong candidate is named with it.
     named = set(replied.encoded.grading.named(text, options))
     return named == {gold} or (not named and _is_right(replied, text))
 
@@ -141,17 +141,17 @@ def _open_columns() -> dict[str, RecordColumn]:
 
 
 def _loops(replied: Replied, text: str) -> bool:
-    # What follows a stop string is not part of the answer, and nobody knows which tokens that was.
+    # Text after a stop string is not part of the answer, and it is unknown which tokens it was.
     if replied.encoded.grading.stop:
         return is_text_loop(text)
-    # Padding after the end would be a loop of its own.
+    # Padding after the end would count as a loop.
     return is_loop([token for token in replied.said.open_tokens if token not in replied.special])
 
 
 def _choice_columns(name: str) -> dict[str, RecordColumn]:
-    """Scores of one kind of options, and whether gold is picked, by each scoring.
+    """Columns for the scores of one kind of options, and whether gold is picked, by each scoring.
 
-    per_char is `acc_norm` of lm-evaluation-harness.
+    `per_char` is `acc_norm` of lm-evaluation-harness.
     """
     ways: dict[str, Callable[[Scored], list[float]]] = {
         "": lambda scored: scored.sums,
@@ -176,7 +176,7 @@ def _choice_columns(name: str) -> dict[str, RecordColumn]:
 
 
 def _pmi_columns(name: str) -> dict[str, RecordColumn]:
-    """For options that were asked both ways: the log-probability after the prompt − after the prompt without its question.
+    """Columns for PMI scores: log-probability after the prompt − after the prompt without its question, in nats.
 
     Source: Holtzman et al. (2021).
     """
@@ -309,7 +309,7 @@ def _reach_columns() -> dict[str, RecordColumn]:
 
 
 def _hits(replied: Replied, texts: Sequence[str], *, foil: bool = False) -> list[bool]:
-    """Whether each text is right, or as right with the foil in gold's place."""
+    """Whether each text is right, or with `foil`, whether it would be right if the foil were the answer."""
     item, right = replied.encoded.item, replied.encoded.grading.is_right
     answers = [item.foil] if foil else item.question.answers
     return [right(text, answers) for text in texts]
@@ -335,7 +335,7 @@ SCHEMA: dict[str, Any] = {name: column.dtype for name, column in COLUMNS.items()
 
 
 class ItemColumn(NamedTuple):
-    """A column of the items. value: of the set, the item's place in it, and the item."""
+    """A column of the items. value: computes it from the item set, the item's position in it, and the item."""
 
     dtype: Any
     value: Callable[[ItemSet, int, Item], Any]

@@ -1,4 +1,4 @@
-"""Rows of records and items as Parquet files: whole or not at all, with checksums, and readable whatever version wrote them."""
+"""Records and items as Parquet files: written atomically, with checksums, and readable from older versions."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _GIVEN = [name for name, column in COLUMNS.items() if column.given]
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema: Mapping[str, Any] = SCHEMA) -> None:
-    """Writes rows as Parquet, whole or not at all, and beside it the file's checksum (`sha256sum -c` reads it).
+    """Writes rows as Parquet, atomically, with a checksum file next to it (readable by `sha256sum -c`).
 
     Raises:
-        RunError: the place can't be written, or the disk is full.
+        RunError: the path isn't writable, or the disk is full.
     """
     buffer = io.BytesIO()
     pl.DataFrame(list(rows), schema=dict(schema), orient="row").write_parquet(buffer, compression="zstd")
     content = buffer.getvalue()
-    # The checksum first: so no moment shows a finished file without one.
+    # The checksum first, so that a finished file never lacks one.
     write_text(_sum_file(path), f"{sha256(content)}  {path.name}\n")
     write_bytes(path, content)
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Rows as `write_rows` wrote them.
+    """Reads rows that `write_rows` wrote.
 
     Raises:
-        RunError: the file can't be read, or its content is not what was written.
+        RunError: the file can't be read, or its content has changed since it was written.
     """
     try:
         content = path.read_bytes()
@@ -51,7 +51,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file of rows has a checksum and agrees with it."""
+    """Whether a file of rows has a checksum and matches it."""
     try:
         return _checksum(path) == sha256(path.read_bytes())
     except OSError:
@@ -59,10 +59,10 @@ def is_sound(path: Path) -> bool:
 
 
 def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
-    """Rows with columns of the schema's types, and without gaps in those that say what a row is about.
+    """Checks column types, and that the `given` columns have no nulls; drops columns unknown to the schema.
 
     Raises:
-        RunError: they are no records of a run.
+        RunError: the rows aren't records of a run.
     """
     retyped = [name for name, kind in frame.schema.items() if kind not in (SCHEMA.get(name, kind), pl.Null)]
     lacking = [name for name in _GIVEN if name not in frame.columns or frame[name].has_nulls()]
@@ -75,13 +75,14 @@ def checked(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
 
 
 def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Records with what an older version did not record and texts still tell; what is known already stays.
+    """Fills null columns that an older version did not record and that follow from the texts.
 
-    Fills `open_strict`, `open_loop` (from the text alone) and `gold_in_question`. `gold_over_limit` needs the tokenizer.
+    These are `open_strict`, `open_loop` (from the text alone) and `gold_in_question`. `gold_over_limit` would need the
+    tokenizer.
 
     Args:
         records: rows of `SCHEMA`.
-        items: rows of `ITEM_SCHEMA`, which hold all accepted answers.
+        items: rows of `ITEM_SCHEMA`, with all accepted answers.
     """
     key = ["dataset", "language", "item_id"]
     rows = records.select(*key, "question", "open_text").join(

@@ -1,9 +1,9 @@
-"""That arms are asked exactly what base was asked, and that this stays the same when a run goes on.
+"""Ensures that arms are asked exactly what base was asked, also when a run is resumed.
 
-A difference between base and a checkpoint is read as damage by compression. A checkpoint brings a tokenizer, a chat
-template and end tokens of its own, and what these change is packaging: a missing start token alone can cost most
-open answers. So a checkpoint is asked base's token ids and ends at base's end tokens wherever its vocabulary is
-base's; what its own folder would ask is an arm of its own (`packaged:MODEL`).
+A difference between base and a checkpoint is read as damage from compression. But a checkpoint comes with its own
+tokenizer, chat template and end tokens, and their effects are packaging: a missing start token alone can cost most
+open answers. So a checkpoint with base's vocabulary is asked base's token ids and ends at base's end tokens. A
+separate arm (`packaged:MODEL`) asks it as its own folder specifies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OWN_TOKENS = (
     "and the divergence from base's next-token distribution can't be given"
 )
 
-# Settings of generation that change greedy answers, and the values that don't.
+# Generation settings that change greedy answers, with their neutral values.
 _OF_GREEDY: Mapping[str, Any] = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": None,
     "suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
@@ -50,8 +50,8 @@ _OF_GREEDY: Mapping[str, Any] = {
 class Asked(NamedTuple):
     """How a model is asked.
 
-    alike: with base's token ids, and ended at base's end tokens. same_ids: its token ids mean what base's mean, so that
-    their probabilities can be compared. why: where it isn't alike, the reason.
+    alike: with base's token ids and end tokens. same_ids: its token ids mean the same as base's, so probabilities can
+    be compared. why: the reason if it isn't asked alike.
     """
 
     alike: bool = True
@@ -62,17 +62,17 @@ class Asked(NamedTuple):
 def ask_like_base(
     study: Study, folder: OpenedRun, step: Checkpoint, loaded: LoadedModel
 ) -> tuple[LoadedModel, Asked]:
-    """A checkpoint as it is asked: like base where its vocabulary allows it, unless it is asked as packaged.
+    """Prepares a checkpoint to be asked like base if its vocabulary allows it, unless it is asked as packaged.
 
     Raises:
-        ModelError: it is asked through a chat template, and has none that works.
+        ModelError: it needs a chat template and has none that works.
     """
     tokenizer, _ = load_tokenizer(
         study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
     )
     rows = loaded.model.get_input_embeddings().num_embeddings
     same = same_ids(tokenizer, loaded.tokenizer)
-    # Base's own tokenizer may know ids that have no embedding, as of images.
+    # Base's own tokenizer may have ids without an embedding, such as those of images.
     enough = rows >= min(max(tokenizer.get_vocab().values()) + 1, int(folder.provenance["vocabulary"]))
     positions, mine = folder.provenance.get("positions"), loaded.positions
     if step.packaged:
@@ -108,7 +108,7 @@ def ask_like_base(
 
 
 def _not_applied(model: Any) -> list[str]:
-    """What a folder's generation settings would change in greedy answers, and a run leaves out."""
+    """A note on generation settings in the folder that would change greedy answers; a run doesn't apply them."""
     settings = model.generation_config.to_dict()
     usual = transformers.GenerationConfig().to_dict()
     found = [
@@ -124,7 +124,7 @@ def _not_applied(model: Any) -> list[str]:
 
 
 def what_is(loaded: LoadedModel) -> dict[str, Any]:
-    """What a model's answers depend on besides its prompts, as a run stores it."""
+    """Everything besides prompts that a model's answers depend on, as stored in a run."""
     adapter = {"adapter": loaded.adapter} if loaded.adapter else {}
     return {
         **adapter,
@@ -136,18 +136,18 @@ def what_is(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def check_base(folder: OpenedRun, loaded: LoadedModel) -> None:
-    """Refuses to go on with a run whose base model has changed under it.
+    """Refuses to resume a run whose base model has changed.
 
     Raises:
-        RunError: its weights, configuration, end tokens or tokenizer are others than when the run began.
+        RunError: its weights, configuration, end tokens or tokenizer differ from those at the run's start.
     """
     known, now = folder.provenance, what_is(loaded)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     same = {
-        # In another dtype, as of a null arm, weights have another hash.
+        # In another dtype, as in a null arm, the weights have a different hash.
         "base_weights": is_same_weights(known["base_weights"], now["weights"], loaded.model)
         or dtype != known["dtype"],
-        # Another version of transformers may write a configuration otherwise.
+        # Another version of transformers may write the configuration differently.
         "configuration": known["architecture"] == now["architecture"]
         or known["transformers"] != now["transformers"],
         "end tokens": list(known["eos_token_ids"]) == now["end_tokens"],
@@ -162,9 +162,9 @@ def check_base(folder: OpenedRun, loaded: LoadedModel) -> None:
 
 
 def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of a checkpoint is not what it was when its arm was begun; nothing where that isn't known.
+    """The parts of a checkpoint that have changed since its arm was started; unknown parts are not listed.
 
-    Weights of which an earlier version took another kind of fingerprint are not known.
+    Weights count as unknown if an earlier version of Anomia stored another kind of fingerprint.
     """
     names = {
         "weights": "weights",
@@ -184,16 +184,16 @@ def changed_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def today_of(folder: OpenedRun) -> datetime.date | None:
-    """The date that chat templates see in a run: that of its begin. None in runs that are older than this."""
+    """The date that chat templates see: the date the run was started. None in old runs that didn't store it."""
     text = folder.provenance.get("today")
     return None if text is None else datetime.date.fromisoformat(str(text))
 
 
 def check_like_base(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
-    """Refuses to ask an arm other token ids than base was asked.
+    """Refuses to ask an arm token ids that differ from base's.
 
     Raises:
-        RunError: some would be.
+        RunError: some items would be asked differently.
     """
     base = replace(shard, arm=BASE)
     if folder.is_done(base):
@@ -201,16 +201,16 @@ def check_like_base(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedIt
 
 
 def check_as_before(folder: OpenedRun, shard: Shard, encoded: Sequence[EncodedItem]) -> None:
-    """Refuses to go on with an arm whose finished items would be asked other token ids now.
+    """Refuses to resume an arm whose finished items would be asked different token ids now.
 
     Raises:
-        RunError: some would be.
+        RunError: some items would be asked differently.
     """
     _check(folder, shard, encoded, f"{shard.arm} was given different token ids than it would be now")
 
 
 def changed_prompts(rows: pl.DataFrame, encoded: Sequence[EncodedItem]) -> list[str]:
-    """Ids of the items that were asked other token ids; rows of versions that didn't record them count as equal."""
+    """Ids of the items that were asked different token ids; old rows without prompt hashes count as equal."""
     if "prompt_hash" not in rows.columns:
         return []
     before: Mapping[str, Any] = dict(rows.select("item_id", "prompt_hash").iter_rows())

@@ -1,4 +1,4 @@
-"""A model that can be asked, wherever it is: loaded into this process, or behind a server."""
+"""Models that can be asked: loaded into this process, or behind a server."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from anomia.running.alike import Asked
 
 
 class Answerer(Protocol):
-    """What a run needs of a model, base or arm."""
+    """The interface of a model, base or arm, as a run needs it."""
 
     @property
     def name(self) -> str:
-        """What the user called it."""
+        """The name that the user gave it."""
         ...
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer that its prompts are cut and encoded with."""
+        """The tokenizer that cuts and encodes its prompts."""
         ...
 
     @property
     def positions(self) -> int | None:
-        """The longest sequence that it takes, in tokens; None where it has no limit."""
+        """The longest sequence that it takes, in tokens; None if there is no limit."""
         ...
 
     @property
     def asked(self) -> Asked:
-        """Whether it is asked exactly what base is."""
+        """Whether it is asked exactly like base."""
         ...
 
     @property
     def remark(self) -> str:
-        """What a user should know about how it is asked; mostly nothing."""
+        """A note to the user on how it is asked; usually empty."""
         ...
 
     def answer(
@@ -51,25 +51,25 @@ class Answerer(Protocol):
         batch_size: int,
         on_split: OnSplit | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
-        """Yields what it answers to each item, in their order.
+        """Yields the reply to each item, in order.
 
         Args:
-            encoded: the items as it is asked them.
-            decoding: how much is generated and drawn; where answers end the model knows by itself.
-            batch_size: items at a time.
-            on_split: told the items of a batch that didn't fit into memory and was halved.
+            encoded: the items, encoded for this model.
+            decoding: how to generate and sample; the end tokens are the model's own.
+            batch_size: items per batch.
+            on_split: called with the item ids of a batch that didn't fit into memory and was halved.
 
         Raises:
-            ModelError: it can't be asked any more.
+            ModelError: the model can no longer be asked.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model in this process, and the engine that asks it.
+    """A model in this process, and the engine that runs it.
 
-    batch_size: items at a time, where the arm has its own (`null:batch=N`).
+    batch_size: items per batch if the arm sets it (`null:batch=N`).
     """
 
     loaded: LoadedModel
@@ -94,7 +94,7 @@ class LocalModel:
 
     @property
     def remark(self) -> str:
-        """The engine and why it was taken, where it isn't the tree or has limits."""
+        """The engine and the reason for it, if it isn't the tree or has limits."""
         return f"{self.engine.name} engine: {self.engine.reason}" if self.engine.reason else ""
 
     def answer(
@@ -119,7 +119,10 @@ class LocalModel:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model behind a server: sent texts, which base's tokenizer cuts. chat: through base's chat template."""
+    """A model behind a server; it is sent texts that were cut with base's tokenizer.
+
+    chat: apply base's chat template.
+    """
 
     name: str
     served: ServedModel
@@ -129,12 +132,12 @@ class RemoteModel:
 
     @property
     def asked(self) -> Asked:
-        """Like base, as far as a server can be told."""
+        """Like base, as far as a server allows."""
         return Asked()
 
     @property
     def remark(self) -> str:
-        """Nothing that its notes don't say."""
+        """Empty: its notes say everything."""
         return ""
 
     def answer(
@@ -145,5 +148,5 @@ class RemoteModel:
         batch_size: int,
         on_split: OnSplit | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
-        """See `Answerer`; how many are asked at a time the client decides."""
+        """See `Answerer`; the client decides how many requests run at a time."""
         return answer_items(self.served, encoded, self.tokenizer, decoding, chat=self.chat)

@@ -1,4 +1,4 @@
-"""What is found out when a run begins, and checked when it goes on."""
+"""Starting a run: its provenance, which is checked again when the run is resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LEFT_OUT = {
 
 
 def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequence[Path] = ()) -> OpenCell:
-    """Makes a cell's folder, with what was found out about model, machine and items."""
+    """Creates a cell's folder, with the provenance of model, machine and items."""
     study, item_sets, loaded = cell.study, cell.item_sets, base.loaded
     for items in item_sets:
         for reason, count in items.excluded.items():
@@ -85,7 +85,7 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
 
 
 def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, reuse: Sequence[Path]) -> int:
-    """Items a batch: as asked, as in the run to reuse, else what fits into memory by each language's longest."""
+    """Items per batch: from the study, from the run to reuse, or what fits into memory for the longest items."""
     if study.batch_size != "auto":
         return study.batch_size
     if reuse:
@@ -102,7 +102,7 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, re
 
 
 def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
-    """Tokens a word of a language's passages (of its questions where there is no passage), uncut."""
+    """Tokens per word in a language's uncut passages, or in its questions where there is no passage."""
     texts = list(dict.fromkeys(item.question.context or item.question.question for item in items.items))
     counts = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     found = fertility(texts, counts)
@@ -110,7 +110,7 @@ def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:
 
 
 def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Progress) -> dict[str, int]:
-    """Of each language, the items whose text holds what this tokenizer takes for a special token; said where any do."""
+    """Counts, per language, items whose text contains a special token of this tokenizer, and reports them."""
     found = {
         items.language: sum(
             bool(holds_special(tokenizer, f"{item.question.context}\n{item.question.question}"))
@@ -127,7 +127,7 @@ def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Pro
 
 
 def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:
-    """Which question one-shot prompts show, and whether its answer survives the cut of its passage."""
+    """The question shown in one-shot prompts, and whether its answer survives the cut of its passage."""
     if items.exemplar is None:
         return None
     shown = items.exemplar.context[: study.exemplar_characters]

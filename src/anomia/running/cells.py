@@ -1,4 +1,4 @@
-"""Studies under way: what is asked in each, what is left to do, and what one loaded model answers in all of them."""
+"""Cells of a run: the arms and items of each study, the pending shards, and the turns of models across cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Begun = TypeVar("Begun", bound=OpenedRun | None, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class CellRun(Generic[Begun]):
-    """A study, its items, and what its folder holds: an `OpenCell` has begun, a `PlannedCell` may have."""
+    """A study, its items, and its run folder's content. An `OpenCell` has been started, a `PlannedCell` perhaps not."""
 
     name: str
     study: Study
@@ -42,28 +42,28 @@ class CellRun(Generic[Begun]):
         return [shard for items in self.item_sets for shard in shards_of(arm, items, reach_limit=limit)]
 
     def pending(self, arm: str) -> list[Shard]:
-        """The shards of an arm that are not done."""
+        """The unfinished shards of an arm."""
         return [s for s in self.shards(arm) if self.run is None or not self.run.is_done(s)]
 
     def begun(self, arm: str) -> bool:
-        """Whether a shard of an arm is done."""
+        """Whether any shard of an arm is done."""
         return len(self.pending(arm)) < len(self.shards(arm))
 
     def items_of(self, shard: Shard) -> ItemSet:
-        """The items that a shard is a part of."""
+        """The item set that a shard belongs to."""
         return next(items for items in self.item_sets if items.language == shard.language)
 
     @property
     def label(self) -> str:
-        """What stands before the texts of its progress; nothing in a study of one cell."""
+        """The prefix of its progress messages; empty in a study with one cell."""
         return f"{self.name}, " if self.name else ""
 
     def opened(self) -> OpenCell | None:
-        """The same cell where it has begun."""
+        """The same cell if it has been started, else None."""
         return None if self.run is None else self.begun_as(self.run)
 
     def begun_as(self, run: OpenedRun) -> OpenCell:
-        """The same cell with the run that it has become."""
+        """The same cell with its started run."""
         return CellRun(self.name, self.study, self.path, self.item_sets, run)
 
 
@@ -72,7 +72,7 @@ OpenCell: TypeAlias = CellRun[OpenedRun]
 
 
 class Turn(NamedTuple):
-    """What one model answers: an arm, the languages it was made for, and the cells that ask it."""
+    """The work of one model: its arm, the languages it was made for, and the cells that ask it."""
 
     arm: Arm
     languages: tuple[str, ...]
@@ -80,7 +80,7 @@ class Turn(NamedTuple):
 
     @property
     def served(self) -> Served | None:
-        """Where the model is asked, if it stands behind a server."""
+        """The served model of the arm, if it is behind a server."""
         first = next(iter(self.arm.steps), None)
         return first if isinstance(first, Served) else None
 
@@ -89,12 +89,12 @@ class Turn(NamedTuple):
         return [items for items in cell.item_sets if items.language in self.languages]
 
     def pending(self, cell: OpenCell) -> list[Shard]:
-        """What this model still has to answer in a cell, in the order in which it is asked."""
+        """The shards that this model still has to answer in a cell, in order."""
         shards = [shard for shard in cell.pending(self.arm.name) if shard.language in self.languages]
         return interleaved(shards) if cell.study.until_width else shards
 
     def narrow_enough(self, cell: OpenCell) -> bool:
-        """Whether the arm has stopped in a cell. Base never does: every arm needs it."""
+        """Whether the arm has stopped early in a cell. Base never does, because every arm needs it."""
         width, limit = cell.study.until_width, cell.study.reach_limit
         if width is None or self.arm.name == BASE:
             return False
@@ -103,10 +103,10 @@ class Turn(NamedTuple):
 
 
 def open_cell(name: str, study: Study, path: Path, progress: Progress) -> PlannedCell:
-    """A study with its items, going on with what its folder holds.
+    """Reads the items of a study and resumes the run in its folder, if there is one.
 
     Raises:
-        AnomiaError: the data can't be used, or the folder holds something else.
+        AnomiaError: the data can't be used, or the folder contains something else.
     """
     items = read_items(study)
     cell: PlannedCell = CellRun(name, study, path, items, open_run(path, study))
@@ -122,14 +122,14 @@ def open_cell(name: str, study: Study, path: Path, progress: Progress) -> Planne
 
 
 def read_items(study: Study) -> list[ItemSet]:
-    """The items of a study, a set a language."""
+    """The items of a study, one set per language."""
     questions = read_questions(where_read(study), study.languages)
     sets = build_items(questions, dataset=study.data, limit=study.limit, seed=study.seed)
     return list(sets.values())
 
 
 def by_model(cells: Iterable[PlannedCell]) -> list[list[PlannedCell]]:
-    """Cells that share a base, together."""
+    """Groups cells that share a base and the way it is loaded."""
     groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         study = cell.study
@@ -139,7 +139,7 @@ def by_model(cells: Iterable[PlannedCell]) -> list[list[PlannedCell]]:
 
 
 def turns_of(arm: Arm, cells: Sequence[OpenCell]) -> list[Turn]:
-    """The turns of an arm: one for each model that it needs."""
+    """The turns of an arm, one per model that it needs."""
     return [
         Turn(arm, group, tuple(c for c in cells if any(items.language in group for items in c.item_sets)))
         for group in models_of(arm, cells)
@@ -147,13 +147,13 @@ def turns_of(arm: Arm, cells: Sequence[OpenCell]) -> list[Turn]:
 
 
 def models_of(arm: Arm, cells: Sequence[PlannedCell]) -> list[tuple[str, ...]]:
-    """The languages of each model that an arm needs: one for all, or one for each where each has its own mask."""
+    """The languages of each model that an arm needs: one model for all, or one per language with its own mask."""
     languages = tuple(dict.fromkeys(items.language for cell in cells for items in cell.item_sets))
     return [(name,) for name in languages] if uses_own_text(arm.steps, cells[0].study) else [languages]
 
 
 def where_read(study: Study) -> str:
-    """The data set, from the study's own folder where it is there."""
+    """The data set, read from the study's data folder if it is there."""
     known = SETS.get(study.data)
     if study.data_folder is not None and known is not None:
         for name in known.folders:

@@ -1,4 +1,4 @@
-"""Makes an arm out of a loaded base model, with the calibration text that the study names."""
+"""Compresses a loaded base model to an arm, with the calibration text that the study names."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def compress_arm(
     passages: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Applies the steps in place and returns what they did, as plain values.
+    """Applies the steps in place and returns their reports as plain values.
 
     Args:
-        loaded: the model that is changed.
-        steps: of the arm, without a leading checkpoint.
-        study: gives what the steps leave open.
-        languages: that this model will answer in; one of them where calibration is `own`.
-        passages: evaluation passages, which calibration text must not share.
-        progress: told block by block.
+        loaded: the model to change.
+        steps: the steps of the arm, without a leading checkpoint.
+        study: supplies the settings that the steps leave open.
+        languages: the languages this model will answer in; a single one if calibration is `own`.
+        passages: evaluation passages, which calibration text must not contain.
+        progress: updated block by block.
     """
     check_steps(loaded.model, steps)
     text = _text(study, languages=languages, evaluation_passages=passages)
@@ -54,10 +54,10 @@ def compress_arm(
 
 
 def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> None:
-    """Reads one passage of every calibration source that arms will need, before hours go into base.
+    """Reads one passage of every calibration source that arms will need, before spending hours on base.
 
     Raises:
-        AnomiaError: a source can't be had.
+        AnomiaError: a source is not available.
     """
     sources = {
         step.calibration.source or study.calibration
@@ -85,7 +85,7 @@ def _text(study: Study, *, languages: Sequence[str], evaluation_passages: Sequen
 
 
 def uses_own_text(steps: Sequence[Step], study: Study) -> bool:
-    """Whether every language gets a mask of its own."""
+    """Whether every language gets its own mask."""
     return any(
         (step.calibration.source or study.calibration) == "own" for step in steps if needs_calibration(step)
     )

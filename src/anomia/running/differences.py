@@ -1,6 +1,4 @@
-"""What differs between base and the checkpoints and served models of a run besides their weights: said first, and
-stored in the run.
-"""
+"""Differences other than weights between base and a run's checkpoints and served models: reported and stored."""
 
 from __future__ import annotations
 
@@ -20,19 +18,18 @@ from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.progress import Progress
 from anomia.study import Study
 
-# Prompts of a study whose token ids are compared: enough for every language, and quick.
+# Prompts whose token ids are compared, per language and in total: enough for every language, and quick.
 _A_LANGUAGE, _MOST = 3, 60
-# Of those that a server counts, and of how many characters of a passage: few and short requests.
+# Prompts that a server counts, and characters of their passages: few and short requests.
 _SERVED_MOST, _SERVED_LONGEST = 2, 600
 
 Found = Mapping[str, tuple[Difference, ...]]
 
 
 def compare_arms(cells: Sequence[PlannedCell], progress: Progress) -> Found:
-    """Compares base with every checkpoint and served model that still has something to answer, and says what a reader has
-    to know.
+    """Compares base with every checkpoint and served model that still has pending shards, and reports differences.
 
-    One that can't be looked at is left to its turn, which says why. Returns differences by arm.
+    Models that can't be examined are skipped; their turn reports why. Returns differences by arm.
     """
     pending = [arm for arm in cells[0].arms[1:] if any(cell.pending(arm.name) for cell in cells)]
     checkpoints = {arm.name: step for arm in pending if isinstance(step := arm.steps[0], Checkpoint)}
@@ -70,7 +67,7 @@ def _compare_served(cells: Sequence[PlannedCell], models: Mapping[str, Served], 
     found: dict[str, tuple[Difference, ...]] = {}
     progress.stage("counting tokens at servers", len(models))
     for arm, step in models.items():
-        # A server may still be starting; its turn counts again.
+        # A server may still be starting; its turn repeats the count.
         with suppress(AnomiaError):
             tokenizer, _ = load_tokenizer(
                 study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
@@ -83,10 +80,10 @@ def _compare_served(cells: Sequence[PlannedCell], models: Mapping[str, Served], 
 
 
 def store_differences(cells: Sequence[OpenCell], found: Found) -> None:
-    """Writes what was found into the folder of every cell.
+    """Writes the differences into the folder of every cell.
 
-    Of a served model that has answered something, what stands there was counted when it did; its turn sees whether it
-    still is so.
+    For a served model that has already answered, the stored differences are kept; its turn checks whether they still
+    hold.
     """
     for cell in cells:
         served = {arm.name for arm in cell.arms[1:] if isinstance(arm.steps[0], Served)}
@@ -99,7 +96,7 @@ def store_differences(cells: Sequence[OpenCell], found: Found) -> None:
 def settle_served(
     cells: Sequence[OpenCell], arm: Arm, rows: Sequence[Difference], progress: Progress
 ) -> None:
-    """Stores what differs at a server when its turn comes, and says it where it was not found before."""
+    """Stores the differences found at a server in its turn, and reports them if they are new."""
     plain = [row._asdict() for row in rows]
     if any(read_differences(cell.run.folder).get(arm.name) != plain for cell in cells):
         _say_served(arm.name, rows, progress)
@@ -108,7 +105,7 @@ def settle_served(
 
 
 def served_prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
-    """Prompts of a study that a server counts, by name: of its first and its last language, with short passages."""
+    """Prompts for a server to count, by name: from the first and the last language, with short passages."""
     found = {
         f"{items.language} {item.question.id}": open_prompt(
             item.question.context[:_SERVED_LONGEST], item.question.question, templates=cell.study.templates
@@ -136,7 +133,7 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
 
 
 def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progress) -> None:
-    """Says what is confounding, and what the run does about it."""
+    """Reports confounding differences and how the run handles them."""
     confounding = [row for row in rows if row.kind == CONFOUNDING]
     told = [row.what for row in rows if row.kind == "told"]
     asked = [row for row in confounding if row.part == ASKED]
@@ -162,7 +159,7 @@ def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progr
 
 
 def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> None:
-    """Says what a server's tokenizer does otherwise, and what isn't known of it."""
+    """Reports how a server's tokenizer differs from base's, and what the server doesn't tell."""
     for row in rows:
         if row.kind == CONFOUNDING:
             progress.say(
@@ -177,7 +174,7 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
 
 
 def _prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
-    """Some of the prompts that will be asked, by name."""
+    """A sample of the prompts that will be asked, by name."""
     found = {
         f"{items.language} {item.question.id}": open_prompt(
             item.question.context, item.question.question, templates=cell.study.templates

@@ -1,7 +1,7 @@
-"""Runs studies: base first, then every arm on the same items; finished shards are never done again.
+"""Runs studies: base first, then every arm on the same items. Finished shards are never repeated.
 
-Cells that share a base are measured together: base is loaded once, and so is every arm, however many data sets
-and seeds it is asked.
+Cells that share a base are measured together: base and every arm are loaded once, however many data sets and seeds
+they are asked.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from anomia.study import BASE, Study
 
 
 class Executor(NamedTuple):
-    """Who asks models.
+    """Where and how models are asked.
 
-    base: asks base what is pending in cells that share it and measures the noise floor; returns the cells, begun. reuse:
-    earlier runs that its measurement may be taken from. arms: asks what is pending in turns; for each the reason why it
-    could not be made, or None.
+    base: runs base's pending shards in cells that share it and measures the noise floor; returns the started cells.
+    Its last argument lists earlier runs whose measurement of base may be reused. arms: runs the pending shards of
+    turns; returns, per turn, the reason if it failed, or None.
     """
 
     base: Callable[[Sequence[PlannedCell], Progress, Sequence[Path]], list[OpenCell]]
@@ -48,7 +48,7 @@ class Executor(NamedTuple):
 
 
 class ArmOutcome(NamedTuple):
-    """How measuring an arm went: `failed` says why it could not be measured to the end."""
+    """The outcome of measuring an arm; `failed` is the reason if it could not be completed."""
 
     arm: str
     failed: str | None = None
@@ -56,7 +56,7 @@ class ArmOutcome(NamedTuple):
 
 
 def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
-    """Measures one study into a run folder; as `run_matrix`."""
+    """Measures one study into a run folder; see `run_matrix`."""
     return run_matrix(Matrix((Cell("", study),), single=True), out, progress=progress)
 
 
@@ -68,16 +68,16 @@ def run_matrix(
     reuse: Sequence[Path] = (),
     measure: Executor | None = None,
 ) -> list[ArmOutcome]:
-    """Measures base and every arm of every cell, going on where an earlier call stopped.
+    """Measures base and every arm of every cell, resuming where an earlier call stopped.
 
-    An arm that can't be made is reported and the others go on; so is, where there are several bases, a base.
+    An arm that fails is reported and the others continue; so does a base, if there are several.
 
     Args:
-        matrix: of one cell, whose run is `out` itself, or of several, whose runs are `out/cells/NAME`.
+        matrix: one cell, whose run is `out` itself, or several, whose runs are `out/cells/NAME`.
         out: the folder of the run.
-        progress: told what is done.
-        reuse: earlier runs that base's measurement may be taken from.
-        measure: who asks the models; by default this process, one model after the other.
+        progress: receives progress and messages.
+        reuse: earlier runs whose measurement of base may be reused.
+        measure: the executor; by default this process, one model after the other.
 
     Raises:
         AnomiaError: the data, the only base model or the run folder can't be used.
@@ -117,14 +117,14 @@ def run_matrix(
 
 
 def _look_at_arms(cells: Sequence[PlannedCell], progress: Progress) -> None:
-    """Sees before base is measured that the models which are compared with it are there.
+    """Checks before base is measured that the models to compare with it exist.
 
-    Of a run that has begun, what can't be found is left to its turn: the other arms go on. A server may still be
-    starting, so that it doesn't answer is only said.
+    In a started run, missing models are left to their turns, so that the other arms continue. A server that doesn't
+    answer is only reported, because it may still be starting.
 
     Raises:
-        ModelError: a run that has not begun names a folder or file that is no model.
-        MissingExtraError: servers can't be asked from here at all.
+        ModelError: a run that has not been started names a folder or file that isn't a model.
+        MissingExtraError: the packages for asking servers are not installed.
     """
     first = {arm.steps[0]: arm.name for cell in cells for arm in cell.arms[1:] if cell.pending(arm.name)}
     for step, name in first.items():
@@ -169,10 +169,10 @@ def _lacks_base(cell: OpenCell) -> bool:
 def base_here(
     planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path] = ()
 ) -> list[OpenCell]:
-    """Asks base in this process.
+    """Measures base in this process.
 
     Raises:
-        AnomiaError: it can't be measured.
+        AnomiaError: base can't be measured.
     """
     base = make_base(planned, progress, reuse)
     if base.remark:
@@ -189,10 +189,10 @@ def base_here(
 
 
 def arms_here(turns: Sequence[Turn], progress: Progress) -> list[str | None]:
-    """Asks models in this process, one after the other.
+    """Measures arms in this process, one after the other.
 
     Raises:
-        RunError: the run folder can't be used; the next model could not be kept either.
+        RunError: the run folder can't be used, which would stop the next arm as well.
     """
     failed: list[str | None] = []
     for turn in turns:
@@ -225,7 +225,7 @@ def _measure_turn(turn: Turn, progress: Progress) -> None:
 
 
 def begin_cell(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequence[Path]) -> OpenCell:
-    """Makes a cell's folder, or sees that base is the one that it was begun with."""
+    """Creates a cell's folder, or checks that base is unchanged since the cell was started."""
     opened = cell.opened()
     if opened is None:
         opened = begin(cell, base, progress, reuse)
@@ -242,7 +242,10 @@ def begin_cell(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: S
 
 
 def check_arm(cell: OpenCell, arm: str, model: Answerer) -> None:
-    """Sees that what an arm answered before would be asked the same now; what is asked like base is held to base."""
+    """Checks that an arm's finished items would be asked the same now.
+
+    Arms that are asked like base are compared with base instead (`measure_shard`).
+    """
     if not model.asked.alike:
         check_finished(cell, arm, model)
 
@@ -252,7 +255,7 @@ def _has_work(turn: Turn) -> bool:
 
 
 def _looks(cell: OpenCell, arms: Sequence[Arm]) -> dict[str, Any]:
-    """When and why each arm stopped, for each group of languages that one of its models answers."""
+    """When and why each arm stopped, per group of languages that one of its models answers."""
     width, limit = cell.study.until_width, cell.study.reach_limit
     assert width is not None
     found: dict[str, Any] = {}

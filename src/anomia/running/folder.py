@@ -1,4 +1,4 @@
-"""A run under way: which study its folder belongs to, and which shards are done."""
+"""The folder of a started run: the study it belongs to, and its finished shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARD_ITEMS = 32
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Items `first` to `last` (excluded) of one language, asked of one arm."""
+    """Items `first` to `last` (exclusive) of one language, asked of one arm."""
 
     arm: str
     dataset: str
@@ -34,7 +34,7 @@ class Shard:
 
     @property
     def key(self) -> str:
-        """What its files are called; unique among the arms, data sets and languages of a study."""
+        """The name of its files; unique among the arms, data sets and languages of a study."""
         parts = (self.arm, self.dataset, self.language)
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
         return ".".join([*(_slug(part) for part in parts), digest, f"{self.first:06d}"])
@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """A run that has begun. `provenance` is what was found out then (batch size, fingerprints, versions)."""
+    """A started run. `provenance`: facts recorded at its start (batch size, fingerprints, versions)."""
 
     folder: RunFolder
     study: Study
@@ -50,11 +50,11 @@ class OpenedRun:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The folder of the run."""
         return self.folder.path
 
     def record_file(self, shard: Shard) -> Path:
-        """Where the rows of a shard are once it is finished."""
+        """The file for the rows of a finished shard."""
         return self.folder.record_file(shard.key)
 
     def is_done(self, shard: Shard) -> bool:
@@ -67,10 +67,10 @@ class OpenedRun:
 
 
 def open_run(path: Path, study: Study) -> OpenedRun | None:
-    """The run that a folder already holds; None where there is none yet.
+    """Opens the run in a folder; None if there is none yet.
 
     Raises:
-        RunError: the folder holds another study, or something else.
+        RunError: the folder contains another study, or something else.
     """
     folder = RunFolder(path)
     if not folder.is_run:
@@ -93,10 +93,10 @@ def open_run(path: Path, study: Study) -> OpenedRun | None:
 
 
 def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:
-    """Refuses to go on with a run whose questions have changed under it.
+    """Refuses to resume a run whose questions have changed.
 
     Raises:
-        RunError: the data set gives other items than when the run began.
+        RunError: the data set yields different items than at the run's start.
     """
     before = read_rows(run.folder.items_file)
     now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
@@ -108,10 +108,10 @@ def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:
 
 
 def set_damaged_aside(run: OpenedRun, shards: Iterable[Shard]) -> list[Path]:
-    """Renames every record file whose checksum is wrong or missing, or that is of no shard of this study.
+    """Renames every record file with a wrong or missing checksum, or that belongs to no shard of this study.
 
-    Returns the new names; the shards of those files count as not done. Runs that were begun before there were
-    checksums keep files without one. What a killed process left half written is removed.
+    Returns the new names; the shards of those files count as unfinished. Runs started before checksums existed keep
+    their files without one. Partial files left by a killed process are removed.
     """
     mine = {run.record_file(shard) for shard in shards}
     checked = bool(run.provenance.get("checksums"))
@@ -128,7 +128,7 @@ def set_damaged_aside(run: OpenedRun, shards: Iterable[Shard]) -> list[Path]:
 def begin_run(
     path: Path, study: Study, item_sets: Sequence[ItemSet], provenance: Mapping[str, Any]
 ) -> OpenedRun:
-    """Makes a run folder: the items, then the study, which makes it a run."""
+    """Creates a run folder: writes the items, then the study, which marks it as a run."""
     folder = RunFolder(path)
     provenance = {**provenance, "checksums": True}
     rows = [row for items in item_sets for row in item_rows(items)]
@@ -138,7 +138,7 @@ def begin_run(
 
 
 def shards_of(arm: str, items: ItemSet, *, reach_limit: int) -> list[Shard]:
-    """The shards of one language; none mixes items with and without beams and samples."""
+    """The shards of one language. No shard mixes items with and without beams and samples."""
     edges = sorted(
         {*range(0, len(items.items), SHARD_ITEMS), min(reach_limit, len(items.items)), len(items.items)}
     )

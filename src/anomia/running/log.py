@@ -1,4 +1,4 @@
-"""The log of a run, a JSON object a line, and trackers that people already use."""
+"""The log of a run, one JSON object per line, and experiment trackers."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ TRACKERS = ("wandb", "mlflow", "trackio")
 
 
 class JsonLog:
-    """Appends what a run tells to the log of its folder; every line has `time`, `process` and `event`."""
+    """Appends a run's events to the log in its folder; every line has `time`, `process` and `event`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = RunFolder(folder).log_file if is_local(folder) else None
         self._count = Count()
 
     def begin(self, ahead: Ahead) -> None:
-        """The amount of work, and the versions are in the study."""
+        """Logs the amount of work; versions are in the study file."""
         self._count = Count(ahead)
         self._write("begin", **ahead._asdict())
 
     def stage(self, text: str, total: int) -> None:
-        """What begins."""
+        """Logs the start of a stage."""
         self._write("stage", text=text, steps=total)
 
     def advance(self, *, items: int = 0) -> None:
-        """Counts without a line."""
+        """Counts items without logging."""
         self._count.items += items
 
     def finish(self, shard: FinishedShard) -> None:
-        """A line a shard, with rate and memory."""
+        """Logs a finished shard, with rate and memory."""
         memory = {f"{name}_bytes": size for name, size in memory_bytes().items()}
         self._write("shard", **shard._asdict(), items_per_second=round(self._count.rate, 4), **memory)
 
     def say(self, text: str) -> None:
-        """What was said."""
+        """Logs a message."""
         self._write("say", text=text)
 
     def _write(self, event: str, **values: Any) -> None:
-        # Object stores can't append; there the workers' own logs are what remains.
+        # Object stores can't append; there only the workers' own logs remain.
         if self._path is None:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -63,7 +63,7 @@ class JsonLog:
 
 
 class Tracker:
-    """Sends how far a run is to wandb, mlflow or trackio, through the package's own calls.
+    """Sends the progress of a run to wandb, mlflow or trackio.
 
     Raises:
         RunError: the package is not installed.
@@ -81,24 +81,24 @@ class Tracker:
         if name == "mlflow":
             self._package.set_experiment("anomia")
             self._package.start_run(run_name=run)
-            # Its parameters are texts of limited length.
+            # MLflow parameters are strings of limited length.
             self._package.log_params({key: str(value)[:500] for key, value in settings.items()})
         else:
             self._package.init(project="anomia", name=run, config=settings)
 
     def begin(self, ahead: Ahead) -> None:
-        """The amount of work."""
+        """Starts counting."""
         self._count = Count(ahead)
 
     def stage(self, text: str, total: int) -> None:
         """Not sent."""
 
     def advance(self, *, items: int = 0) -> None:
-        """Counts without sending."""
+        """Counts items without sending."""
         self._count.items += items
 
     def finish(self, shard: FinishedShard) -> None:
-        """How far the run is."""
+        """Sends items and shards done, rate and memory."""
         self._count.shards += 1
         self._send(
             {
@@ -113,7 +113,7 @@ class Tracker:
         """Not sent."""
 
     def close(self, results: Mapping[str, Results]) -> None:
-        """Sends accuracies, gaps and dissociation rates over all languages, by run, and ends."""
+        """Sends accuracies, gaps and dissociation rates over all languages, by run, and closes the tracker."""
         values = {}
         for run, found in results.items():
             prefix = f"{run}/" if len(results) > 1 else ""

@@ -1,4 +1,4 @@
-"""The models of a run: base, and base with the compression of an arm, each with the engine that asks it."""
+"""The models of a run: base and the arms, each with the engine that runs it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from anomia.study import Study
 
 
 def make_base(cells: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path] = ()) -> LocalModel:
-    """Loads base and chooses the engine.
+    """Loads base and chooses its engine.
 
-    cells: that share it. reuse: earlier runs that its measurement may be taken from, and so its dtype.
+    cells: the cells that share it. reuse: earlier runs whose measurement of base, and so its dtype, may be reused.
 
     Raises:
-        ModelError: it can't be loaded.
+        ModelError: base can't be loaded.
         RunError: an earlier run can't be read.
     """
     study = cells[0].study
@@ -48,13 +48,13 @@ def make_base(cells: Sequence[PlannedCell], progress: Progress, reuse: Sequence[
 
 
 def make_arm(turn: Turn, progress: Progress) -> Answerer:
-    """The model of an arm: reached at its server; or a checkpoint or base, with the arm's compression applied in place.
+    """Makes the model of an arm: connects to its server, or loads a checkpoint or base and compresses it in place.
 
-    The model is made once for all cells: its calibration text shares no passage with any of them.
+    The model is made once for all cells; its calibration text shares no passage with any of them.
 
     Raises:
         ModelError, CompressionError, DataError: the arm can't be made.
-        RunError: the calibration text is another than when a cell's arm was begun.
+        RunError: base, the checkpoint or the calibration text has changed since the arm of a cell was started.
     """
     if turn.served is not None:
         return _reach(turn, turn.served, progress)
@@ -64,7 +64,7 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
     dtype = null.dtype if null and null.dtype else _dtype(turn.cells, ())
     asked, model, rest = Asked(), dict[str, object](), steps
     if checkpoint is not None:
-        # Whether its own chat template works matters only where it is used.
+        # Its own chat template has to work only if it is used.
         loaded = load(study, checkpoint.model, progress, dtype, chat=False)
         loaded, asked = ask_like_base(study, first, checkpoint, loaded)
         model, rest = what_is(loaded), steps[1:]
@@ -89,7 +89,7 @@ def make_arm(turn: Turn, progress: Progress) -> Answerer:
 
 
 def _compressed(turn: Turn, steps: Sequence[Step], loaded: LoadedModel, progress: Progress) -> dict[str, Any]:
-    """Applies steps in place; what they did, and of how many passages of each data set calibration was kept free."""
+    """Applies steps in place; returns their reports, and per data set how many passages calibration text excludes."""
     passages: dict[str, list[str]] = {}
     for cell in turn.cells:
         texts = passages.setdefault(cell.study.data, [])
@@ -100,7 +100,7 @@ def _compressed(turn: Turn, steps: Sequence[Step], loaded: LoadedModel, progress
 
 
 def _dtype(cells: Sequence[PlannedCell], reuse: Sequence[Path]) -> str | None:
-    """The dtype that the run, or the one that base is taken from, settled on when it began; None before that."""
+    """The dtype chosen at the start of the run, or of the run that base is reused from; None before that."""
     for cell in cells:
         if cell.run is not None:
             return str(cell.run.provenance["dtype"])
@@ -110,10 +110,10 @@ def _dtype(cells: Sequence[PlannedCell], reuse: Sequence[Path]) -> str | None:
 
 
 def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> LoadedModel:
-    """Base in float32 where a CPU does that at little cost, else as it is; says what was chosen.
+    """Returns base in float32 if that costs little on a CPU, else unchanged; reports the choice.
 
-    It is loaded again, as every arm will be: a cast would also cast what isn't stored, such as rotary frequencies and
-    the scale of embeddings, and base would differ from its arms.
+    Base is loaded again, as every arm will be: a cast would also convert values that aren't stored, such as rotary
+    frequencies and the scale of embeddings, and base would differ from its arms.
     """
     precision = precision_for(loaded.model)
     if precision is None:
@@ -131,10 +131,10 @@ def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> 
 
 
 def _check_differs(turn: Turn, null: Null) -> None:
-    """Refuses noise that is none: base's own dtype or batch size.
+    """Refuses a null arm with base's own dtype or batch size.
 
     Raises:
-        CompressionError: the arm would be base itself.
+        CompressionError: the arm would be identical to base.
     """
     for cell in turn.cells:
         provenance = cell.run.provenance
@@ -150,7 +150,7 @@ def _check_differs(turn: Turn, null: Null) -> None:
 
 
 def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
-    """A served model: nothing is loaded but base's tokenizer and configuration, with which prompts are cut."""
+    """Connects to a served model; loads only base's tokenizer and configuration, which prompts are cut with."""
     study = turn.cells[0].study
     progress.stage(f"trying {step.url}", 1)
     served = reach(step.url, step.model)
@@ -178,7 +178,11 @@ def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
 
 
 def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:
-    """Stores what compression did in a cell's folder, unless it did something else there before."""
+    """Stores the compression report in a cell's folder, unless it contradicts the one of a started arm.
+
+    Raises:
+        RunError: the calibration text or the model has changed since the arm was started.
+    """
     whole = Shard(turn.arm.name, cell.study.data, "-".join(s.language for s in turn.sets(cell)), 0, 0)
     file = cell.run.folder.compression.of(whole.key)
     before = file.read()
@@ -206,7 +210,10 @@ def _texts(report: dict[str, object]) -> list[object]:
 def load(
     study: Study, name: str, progress: Progress, dtype: str | None, *, chat: bool | None = None
 ) -> LoadedModel:
-    """Loads a model in a dtype; None takes the study's. chat: whether it needs a chat template; None: as the study."""
+    """Loads a model.
+
+    dtype: None for the study's. chat: whether it needs a chat template; None for the study's setting.
+    """
     progress.stage(f"loading {name}", 1)
     loaded = load_model(
         name,
@@ -223,7 +230,7 @@ def load(
 
 
 def _engine(cells: Sequence[PlannedCell], loaded: LoadedModel) -> ChosenEngine:
-    """The engine of base for all models of its architecture, else one of the model's own."""
+    """Chooses the engine: base's for models of its architecture, else one for the model itself."""
     here = architecture(loaded.model)
     for cell in cells:
         if cell.run is not None and cell.run.provenance["architecture"] == here:

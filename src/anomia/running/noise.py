@@ -1,4 +1,4 @@
-"""The noise floor: what another batch size alone changes."""
+"""The noise floor: how many verdicts flip when only the batch size (or the dtype) changes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
 from anomia.study import BASE, Study
 
-# What is compared, and the records' columns for it.
+# The verdicts and texts to compare, with their columns in the records.
 FLIPS = {"open": "open_correct", "choice": "choice_correct", "open_text": "open_text"}
 
 
 def lacks_noise(run: OpenedRun) -> bool:
-    """Whether the noise floor was asked for and is not measured yet."""
+    """Whether the noise floor was requested and has not been measured yet."""
     return run.study.noise_items > 0 and run.folder.noise.read() is None
 
 
 def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
-    """Asks a few items again at another batch size: verdicts that flip are what rounding alone does.
+    """Asks a few items again at another batch size; verdicts that flip do so because of rounding alone.
 
-    Where base runs in half precision on a CPU and float32 fits, they are asked in float32 as well: what half precision
-    costs in flipped verdicts.
+    If base runs in half precision on a CPU and float32 fits, the items are also asked in float32, which shows how many
+    verdicts half precision flips.
     """
     run, study, item_sets = cell.run, cell.study, cell.item_sets
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
@@ -44,7 +44,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
     turns = [(items, index) for index in range(count) for items in item_sets if index < len(items.items)][
         :count
     ]
-    # As the study asks them: what else is asked decides how passages are cut, too.
+    # Encode every probe of the study first: the other probes also affect how passages are cut.
     encoded = [
         _open_and_choice(
             encode(
@@ -84,7 +84,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
 
 
 def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
-    """The item with everything but its open and choice questions left out."""
+    """Reduces an item to its open and choice questions."""
     asked = encoded.ask
     only = Ask(
         item_id=asked.item_id,
@@ -95,7 +95,7 @@ def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
 
 
 def in_float32(study: Study, base: LocalModel, progress: Progress) -> LocalModel | None:
-    """Base in float32, as null:float32 has it; None where it runs in that, is not on a CPU, or has no room for it."""
+    """Base in float32, as in `null:float32`; None if it already is, isn't on a CPU, or doesn't fit into memory."""
     if not fits_float32(base.loaded.model):
         return None
     return dataclasses.replace(base, loaded=load(study, base.name, progress, "float32"))

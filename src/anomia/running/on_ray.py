@@ -1,9 +1,9 @@
-"""Asks models on a Ray cluster: a worker holds one model and is given shards until none is left.
+"""Runs models on a Ray cluster: a worker holds one model and takes shards until none is left.
 
-Ray decides where and when workers start, by the CPUs and GPUs that each asks for. Of every model one worker is
-asked for first, then helpers; what finds no room waits, and helpers that come too late find nothing to do. Records
-are written by whoever computed them, into the run's folder, which all workers must see: a shared folder, or an
-fsspec address such as `s3://bucket/run`.
+Ray decides where and when workers start, by the CPUs and GPUs that each requests. One worker per model is requested
+first, then helpers; workers without room wait, and helpers that start too late get nothing to do. Workers write
+their own records to the run's folder, which all of them must see: a shared folder, or an fsspec URL such as
+`s3://bucket/run`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from anomia.running.shard import measure_shard
 from anomia.study import BASE
 
 ATTEMPTS = 3
-"""How often a shard is given out before a worker's death is taken for the shard's fault."""
+"""Attempts per shard before the death of its worker is blamed on the shard."""
 
 
 class Size(NamedTuple):
-    """What a worker asks of the cluster."""
+    """The resources that a worker requests from the cluster."""
 
     cpus: float = 1.0
     gpus: float = 0.0
 
 
 def read_size(text: str) -> Size:
-    """What a worker asks for, as in `cpus=4,gpus=0.5`.
+    """Parses the resources of a worker, such as `cpus=4,gpus=0.5`.
 
     Raises:
-        StudyError: an unknown name, or no number.
+        StudyError: an unknown name, or a value that isn't a number.
     """
     values: dict[str, float] = {}
     for part in text.split(","):
@@ -63,7 +63,7 @@ def read_size(text: str) -> Size:
 
 
 class Answer(NamedTuple):
-    """What a worker sends back. failed: a deliberate error's text; of_folder: whether the run folder is at fault."""
+    """The reply of a worker. failed: the text of an `AnomiaError`; of_folder: whether it concerns the run folder."""
 
     finished: FinishedShard | None = None
     runs: tuple[OpenedRun, ...] = ()
@@ -73,10 +73,10 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """One model, asked shard after shard. Lives in a process of its own on the cluster."""
+    """One model, asked shard after shard. Runs in a separate process on the cluster."""
 
     def __init__(self, cells: Sequence[PlannedCell], turn: Turn | None, threads: int) -> None:
-        """Cells whose base it is, or the turn of an arm."""
+        """`cells` share the base; `turn` is the turn of an arm, or None for base itself."""
         torch.set_num_threads(max(1, threads))
         self._cells, self._turn = cells, turn
         self._base: LocalModel | None = None
@@ -85,15 +85,15 @@ class Worker:
         self._progress = _Silent(self._said)
 
     def start(self) -> Answer:
-        """Answers as soon as the cluster has found room; no model is loaded yet."""
+        """Returns as soon as the cluster has room for the worker; loads no model yet."""
         return Answer()
 
     def begin(self, reuse: Sequence[Path]) -> Answer:
-        """Makes the folders of all cells, as base's first worker."""
+        """Creates the folders of all cells; called on base's first worker."""
         return self._guarded(lambda: self._begin(reuse))
 
     def measure(self, cell: int, run: OpenedRun, shard: Shard) -> Answer:
-        """Asks one shard and writes its rows."""
+        """Measures one shard and writes its rows."""
         return self._guarded(lambda: self._measure(self._cells[cell].begun_as(run), shard))
 
     def noise(self, cell: int, run: OpenedRun) -> Answer:
@@ -127,7 +127,7 @@ class Worker:
         return self._arm
 
     def _guarded(self, work: Any) -> Answer:
-        # Errors go as values: not every exception can be rebuilt from its text on the other side.
+        # Errors are sent as values: not every exception can be rebuilt from its text on the other side.
         try:
             answer: Answer = work()
         except AnomiaError as error:
@@ -139,9 +139,9 @@ class Worker:
 
 @dataclass(slots=True)
 class _Crew:
-    """The workers that hold one model: base of some cells, or what an arm's turn asks.
+    """The workers that hold one model: the base of some cells, or the model of an arm's turn.
 
-    spare: base's first worker, which stays for the noise floor.
+    spare: base's first worker, which is kept for the noise floor.
     """
 
     name: str
@@ -152,7 +152,7 @@ class _Crew:
     spare: Any = None
 
     def hire(self) -> Any:
-        """Asks the cluster for another worker."""
+        """Requests another worker from the cluster."""
         import ray
 
         remote = ray.remote(Worker).options(num_cpus=self.size.cpus, num_gpus=self.size.gpus)
@@ -170,9 +170,10 @@ class _Crew:
 
 @dataclass(slots=True)
 class _Queue:
-    """A turn on the cluster: what is left of it, and who is at work on it.
+    """A turn on the cluster: the shards left, as (cell index, shard), and the workers on it.
 
-    at_work: by task, the worker and its shard. waiting: workers that Ray has found no room for yet, by task.
+    at_work: the worker, cell index and shard by task. waiting: workers that Ray has no room for yet, by task.
+    attempts: failed attempts by cell index and shard key.
     """
 
     turn: Turn
@@ -184,7 +185,7 @@ class _Queue:
     failed: str | None = None
 
     def take(self) -> tuple[int, Shard] | None:
-        """The next shard that may be asked now; under optional stopping rounds are finished one by one."""
+        """The next shard that may start now; with optional stopping, a round must finish before the next starts."""
         while self.left:
             index, shard = self.left[0]
             cell = self.turn.cells[index]
@@ -200,16 +201,16 @@ class _Queue:
 
 @contextmanager
 def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterator[Executor]:
-    """Joins a cluster, or starts one on this machine, for as long as the context lasts.
+    """Joins a Ray cluster, or starts one on this machine, for the duration of the context.
 
     Args:
-        address: of a cluster (`auto`, `ray://HOST:10001`); None starts a local one.
-        size: of a worker; by default one GPU where there are GPUs, else one CPU.
-        progress: told the address of Ray's dashboard, and every worker that was lost.
+        address: the address of a cluster (`auto`, `ray://HOST:10001`); None starts a local one.
+        size: the size of a worker; by default one CPU, plus one GPU if the cluster has GPUs.
+        progress: receives the address of Ray's dashboard and the size of the cluster.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        RunError: there is no such cluster.
+        RunError: there is no such cluster, or a worker is larger than the cluster.
     """
     try:
         import ray
@@ -218,7 +219,7 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
     local = address is None
     joined = ray.is_initialized()
     if not joined:
-        # A local worker imports from where this process does.
+        # Local workers import from the same paths as this process.
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}} if local else None
         try:
             context = ray.init(
@@ -244,10 +245,10 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
 
 
 def _slots(resources: dict[str, float], size: Size) -> int:
-    """How many workers find room at once.
+    """How many workers fit into the cluster at the same time.
 
     Raises:
-        RunError: not even one does.
+        RunError: not even one fits.
     """
     rooms = [resources.get("CPU", 0.0) / size.cpus] if size.cpus else []
     rooms += [resources.get("GPU", 0.0) / size.gpus] if size.gpus else []
@@ -263,7 +264,7 @@ def _slots(resources: dict[str, float], size: Size) -> int:
 def _measure_base(
     planned: Sequence[PlannedCell], progress: Progress, reuse: Sequence[Path], size: Size, slots: int
 ) -> list[OpenCell]:
-    """Asks base on the cluster; as `execute.base_here`."""
+    """Measures base on the cluster; see `execute.base_here`."""
     crew = _Crew(BASE, size, planned)
     try:
         cells = _begin(crew, progress, reuse)
@@ -279,9 +280,9 @@ def _measure_base(
 
 
 def _measure_arms(turns: Sequence[Turn], progress: Progress, size: Size, slots: int) -> list[str | None]:
-    """Asks what is pending in turns at once, on the cluster; as `execute.arms_here`.
+    """Measures all turns at once on the cluster; see `execute.arms_here`.
 
-    Served models are asked from this process: it has the key, and one limit of requests holds for all of them.
+    Served models are asked from this process, because it has the API key and one request limit covers all of them.
     """
     queues = [
         _queue(turn, _Crew(turn.arm.name, size, turn.cells, turn)) for turn in turns if turn.served is None
@@ -310,7 +311,7 @@ def _end(crews: Sequence[_Crew]) -> None:
 
 
 def _work_off(queues: Sequence[_Queue], progress: Progress, slots: int) -> None:
-    """Gives out what is left in queues, all at once, until nothing is."""
+    """Works off all queues at once until no shard is left."""
     import ray
 
     shards = sum(len(queue.left) for queue in queues)
@@ -332,14 +333,14 @@ def _work_off(queues: Sequence[_Queue], progress: Progress, slots: int) -> None:
         else:
             _receive(queue, done[0], progress)
         if queue.failed or not queue.left:
-            # A helper that finds room only now would load a model for nothing.
+            # A helper that starts only now would load a model for nothing.
             for worker in queue.waiting.values():
                 queue.crew.let_go(worker)
             queue.waiting.clear()
 
 
 def _start(queue: _Queue, task: Any) -> None:
-    """A worker has found room, or died on the way; then the shards are left to the others."""
+    """Puts a started worker to work; if it died while starting, its shards are left to the others."""
     import ray
 
     worker = queue.waiting.pop(task)
@@ -354,7 +355,7 @@ def _start(queue: _Queue, task: Any) -> None:
 
 
 def _give(queue: _Queue, worker: Any) -> None:
-    """Gives a worker its next shard, or lets it go."""
+    """Gives a worker its next shard, or ends it if there is none."""
     shard = None if queue.failed else queue.take()
     if shard is not None:
         index, wanted = shard
@@ -365,7 +366,7 @@ def _give(queue: _Queue, worker: Any) -> None:
 
 
 def _receive(queue: _Queue, task: Any, progress: Progress) -> None:
-    """Takes an answer, or replaces a worker that was lost and gives its shard out again."""
+    """Takes an answer, or replaces a lost worker and puts its shard back into the queue."""
     import ray
 
     worker, index, shard = queue.at_work.pop(task)
@@ -400,7 +401,7 @@ def _receive(queue: _Queue, task: Any, progress: Progress) -> None:
 
 
 def _begin(crew: _Crew, progress: Progress, reuse: Sequence[Path]) -> list[OpenCell]:
-    """Lets a worker look at base and make the folders of the cells."""
+    """Lets a worker load base and create the folders of the cells."""
     progress.stage(f"loading {crew.cells[0].study.base} on Ray", 1)
     answer = _ask_one(crew, progress, lambda worker: worker.begin.remote(list(reuse)))
     cells = [cell.begun_as(run) for cell, run in zip(crew.cells, answer.runs, strict=True)]
@@ -418,10 +419,10 @@ def _noise(crew: _Crew, cells: Sequence[OpenCell], progress: Progress) -> None:
 
 
 def _ask_one(crew: _Crew, progress: Progress, call: Any) -> Answer:
-    """One call on the worker that is free, on another if that one is lost.
+    """Makes one call on the spare worker, or on a new one if that is lost.
 
     Raises:
-        AnomiaError: the call failed, or worker after worker died over it.
+        AnomiaError: the call failed, or ATTEMPTS workers died while working on it.
     """
     import ray
 
@@ -449,7 +450,7 @@ def _tell(answer: Answer, progress: Progress) -> None:
 
 
 class _Silent(PlainProgress):
-    """Keeps what is said, and the last shard, for the one who asked."""
+    """Keeps messages and the last finished shard, to be sent back with the answer."""
 
     def __init__(self, said: list[str]) -> None:
         super().__init__(lambda text: None)
@@ -457,7 +458,7 @@ class _Silent(PlainProgress):
         self.finished: FinishedShard | None = None
 
     def say(self, text: str) -> None:
-        """Keeps the line."""
+        """Keeps the message."""
         self._said.append(text)
 
     def finish(self, shard: FinishedShard) -> None:

@@ -1,4 +1,4 @@
-"""What is being done and how long it still takes: bars in a terminal, lines elsewhere."""
+"""Progress of a run and the time remaining: bars in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 FEWEST_FOR_A_PACE = 4
-"""Items: the first ones of a run are slow, and a forecast from them is off by a factor."""
+"""Items needed for a forecast: the first ones of a run are slow, and a forecast from them is off by a factor."""
 
 
 class Ahead(NamedTuple):
-    """What a run has to do. items: probings of one item by one arm; shards and cells: that hold them."""
+    """The work ahead of a run. items: pairs of an item and an arm; shards, cells: how many contain them."""
 
     items: int
     shards: int
@@ -35,7 +35,7 @@ class Ahead(NamedTuple):
 
 
 class FinishedShard(NamedTuple):
-    """A shard whose records are on disk. where: the worker that did it, if there are several."""
+    """A shard whose records are on disk. seconds: time taken. where: the worker that did it, if there are several."""
 
     cell: str
     arm: str
@@ -47,26 +47,26 @@ class FinishedShard(NamedTuple):
 
 
 class Progress(Protocol):
-    """What a run tells while it works. Stages follow one another; items count over the whole run."""
+    """The events that a run reports. Stages follow one another; items are counted over the whole run."""
 
     def begin(self, ahead: Ahead) -> None:
         """The run starts."""
 
     def stage(self, text: str, total: int) -> None:
-        """A part of the run starts, with its own number of steps."""
+        """A stage of the run starts, with `total` steps."""
 
     def advance(self, *, items: int = 0) -> None:
-        """A step of the stage is done; `items` of them count towards the whole."""
+        """A step of the stage is done; `items` are added to the count of the whole run."""
 
     def finish(self, shard: FinishedShard) -> None:
         """A shard is on disk."""
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A message, shown permanently."""
 
 
 class RichProgress:
-    """Two bars: the stage and the whole run, with its shards, items a second and memory."""
+    """Two bars: the stage, and the whole run with shards, items per second and memory."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
@@ -119,12 +119,12 @@ class RichProgress:
             self._bars.update(self._whole, description=self._count.text())
 
     def say(self, text: str) -> None:
-        """Prints above the bars."""
+        """Prints the message above the bars."""
         self._bars.console.print(text, highlight=False, markup=False)
 
 
 class PlainProgress:
-    """A line at each stage, and every half minute within one: for logs and pipes."""
+    """A line at each stage and every `every` seconds within one, for logs and pipes."""
 
     def __init__(self, write: Callable[[str], object] | None = None, *, every: float = 30.0) -> None:
         self._write = write or (lambda text: print(text, file=sys.stderr, flush=True))
@@ -147,12 +147,12 @@ class PlainProgress:
         self._count = Count(ahead)
 
     def stage(self, text: str, total: int) -> None:
-        """Writes what begins."""
+        """Writes the name of the stage."""
         self._text, self._steps, self._step, self._spoke = text, total, 0, time.monotonic()
         self._write(text)
 
     def advance(self, *, items: int = 0) -> None:
-        """Counts, and writes now and then."""
+        """Counts the step, and writes a line every `every` seconds."""
         self._count.add(items)
         self._step += 1
         now = time.monotonic()
@@ -171,7 +171,7 @@ class PlainProgress:
 
 
 class Several:
-    """Tells the same to several."""
+    """Forwards every event to several progresses."""
 
     def __init__(self, parts: Sequence[Progress]) -> None:
         self._parts = parts
@@ -203,7 +203,7 @@ class Several:
 
 
 class Count:
-    """How far a run is, how fast it goes and what memory it takes."""
+    """Items and shards done so far, with speed, remaining time and memory."""
 
     def __init__(self, ahead: Ahead | None = None) -> None:
         self._ahead = ahead or Ahead(0, 0, 0)
@@ -212,35 +212,35 @@ class Count:
         self.items = self.shards = 0
 
     def add(self, items: int) -> None:
-        """Counts items; the pace is taken from the first ones on, before which a model was loaded."""
+        """Counts items. The pace is measured after the first ones, which leaves out loading the model."""
         self.items += items
         if items and self._pace_from is None:
             self._pace_from = time.monotonic(), self.items
 
     @property
     def known(self) -> bool:
-        """Whether a run was announced; work on one model alone has no shards."""
+        """Whether a whole run is counted; work on a single model has no shards."""
         return self._ahead.shards > 0
 
     @property
     def rate(self) -> float:
-        """Items a second since the run began, models' loading and compression included."""
+        """Items per second since the start, including loading and compressing models."""
         return self.items / max(1e-9, time.monotonic() - self._began)
 
     def text(self) -> str:
-        """For the bar of the whole run."""
+        """The description of the whole run's bar."""
         cells = f"{self._ahead.cells} cells, " if self._ahead.cells > 1 else ""
         rate = f", {self.rate:.2f} items/s" if self.items else ""
         return f"whole run ({cells}shard {self.shards}/{self._ahead.shards}{rate}, {memory_text()})"
 
     def line(self) -> str:
-        """For a line, with the time that is left."""
+        """A line for logs, with the remaining time."""
         left = self._minutes_left()
         text = f"{self.text()} {self.items}/{self._ahead.items}"
         return text if left is None else f"{text}, about {left:.0f} min left"
 
     def _minutes_left(self) -> float | None:
-        """By the pace so far; None before there is one, and at the end."""
+        """Remaining minutes at the pace so far; None before there is one, and at the end."""
         if self._pace_from is None or self.items >= self._ahead.items:
             return None
         since, first = self._pace_from
@@ -251,7 +251,7 @@ class Count:
 
 
 def memory_bytes() -> dict[str, int]:
-    """Memory that this process holds now: `host`, and `gpu` where there is one."""
+    """Bytes that this process holds now: `host`, and `gpu` if there is one."""
     found = {"host": int(psutil.Process().memory_info().rss)}
     if torch.cuda.is_available():
         found["gpu"] = int(torch.cuda.memory_allocated())
@@ -259,13 +259,13 @@ def memory_bytes() -> dict[str, int]:
 
 
 def memory_text() -> str:
-    """The same for people."""
+    """The memory held on the GPU, or else on the host, in GB."""
     held = memory_bytes()
     return f"{held.get('gpu', held['host']) / 1e9:.1f} GB"
 
 
 def stage_counter(progress: Progress, text: str) -> Callable[[int, int], None]:
-    """Turns calls of (done, total) into a stage of a progress."""
+    """Returns a callback for (done, total) that reports a stage."""
     begun = False
 
     def count(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Taking base's measurement from an earlier run, where nothing that it depends on is different."""
+"""Reuses base's measurement from an earlier run if nothing that it depends on has changed."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _FOUND = {
     "transformers": "transformers version",
     "anomia": "anomia version",
 }
-"""What a run found out when it began, and base's answers depend on."""
+"""Provenance of a run that base's answers depend on, with names for messages."""
 _BESIDE = {
     "base", "arms", "data", "data_folder", "languages", "limit", "noise_items", "until_width",
     "dtype", "engine", "batch_size", "device", "revision", "trust_remote_code",
     "calibration", "calibration_samples", "calibration_tokens", "calibration_folder", "calibration_budget",
 }  # fmt: skip
-"""Settings that change nothing of base's answers, or that show in what a run found out and in its questions."""
+"""Settings that don't affect base's answers, or that already show in the provenance or the questions."""
 
 
 def reuse_base(cell: OpenCell, base: LocalModel, runs: Sequence[Path], progress: Progress) -> None:
-    """Copies base's records of every language whose fingerprint is the same, and says what differs elsewhere.
+    """Copies base's records from earlier runs where nothing differs, and reports what differs elsewhere.
 
     Raises:
         RunError: an earlier run can't be read.
@@ -68,12 +68,12 @@ def reuse_base(cell: OpenCell, base: LocalModel, runs: Sequence[Path], progress:
 
 
 def differences(earlier: OpenedRun, now: OpenedRun) -> list[str]:
-    """What base's answers depend on, apart from the questions, that is not the same in two runs."""
+    """The differences between two runs that affect base's answers, apart from the questions."""
     found = [
         text
         for key, text in _FOUND.items()
         if earlier.provenance.get(key) != now.provenance.get(key)
-        # In float32 the composition of a batch changes nothing.
+        # In float32 the composition of a batch doesn't matter.
         and not (key == "batch_size" and now.provenance["dtype"] == "float32")
     ]
     before, asked = earlier.study.model_dump(), now.study.model_dump()
@@ -98,7 +98,7 @@ def _other_questions(earlier: OpenedRun, now: OpenedRun, items: ItemSet) -> str 
 def _copied(
     earlier: OpenedRun, cell: OpenCell, base: LocalModel, items: ItemSet, progress: Progress
 ) -> Iterator[int]:
-    """Copies what is there and yields the number of rows of each shard."""
+    """Copies the shards that the earlier run has, and yields the number of rows of each."""
     limit = cell.study.reach_limit
     before = earlier.study.data
     old = ItemSet(before, items.language, items.items, items.exemplar, items.excluded)
@@ -128,7 +128,7 @@ def _copied(
 def _open(path: Path) -> OpenedRun:
     settings = RunFolder(path).study()
     settings.pop("provenance", None)
-    # A run knows nothing of settings that came later; their defaults are what it did.
+    # The run may lack settings that were added later; their defaults describe what it did.
     study = Study.model_validate({key: value for key, value in settings.items() if key in Study.model_fields})
     run = open_run(path, study)
     if run is None:

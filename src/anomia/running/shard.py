@@ -1,4 +1,4 @@
-"""Asks one shard of items and writes its rows."""
+"""Measures one shard of items and writes its rows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from anomia.study import BASE, Study
 def measure_shard(
     cell: OpenCell, shard: Shard, model: Answerer, progress: Progress, *, where: str = ""
 ) -> None:
-    """Asks one shard and writes its rows.
+    """Measures one shard and writes its rows.
 
     Raises:
-        ModelError: base answers no item with finite logits.
-        RunError: the rows can't be written.
+        ModelError: base has finite logits for no item.
+        RunError: the rows can't be written, or an arm asked like base would be asked different token ids.
     """
     run, folder = cell.run, cell.run.folder
     began = time.monotonic()
@@ -37,12 +37,12 @@ def measure_shard(
     progress.stage(f"{cell.label}{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
     references: dict[str, Distribution] = {}
     if shard.arm != BASE and model.asked.same_ids:
-        # Token ids of another vocabulary mean other tokens.
+        # Token ids of another vocabulary would mean other tokens.
         references = _base_distributions(run, shard)
     encoded = encode_shard(cell, shard, model, references)
     if shard.arm != BASE and model.asked.alike:
         check_like_base(run, shard, encoded)
-    # Items of like length share a batch; the order is a function of the items alone.
+    # Items of similar length share a batch; the order depends on the items alone.
     order = sorted(range(len(encoded)), key=lambda n: (encoded[n].prompt_tokens, n))
     rows: dict[int, dict[str, Any]] = {}
     halved: list[tuple[str, ...]] = []
@@ -74,7 +74,7 @@ def measure_shard(
         )
     part = {"arm": shard.arm, "dataset": shard.dataset, "language": shard.language}
     if halved:
-        # In half precision it matters which items shared a batch, so a run says where that was not as planned.
+        # In half precision it matters which items shared a batch, so a run records batches that were split.
         folder.splits.of(shard.key).write({**part, "halved": halved})
     if refused:
         folder.refused.of(shard.key).write({**part, "refused": refused})
@@ -88,10 +88,10 @@ def measure_shard(
 
 
 def check_finished(cell: OpenCell, arm: str, model: Answerer) -> None:
-    """Sees that what a model answered before would be asked again as it was.
+    """Checks that the finished items of an arm would be asked the same again.
 
     Raises:
-        RunError: it would be asked other token ids.
+        RunError: some would be asked different token ids.
     """
     for shard in cell.shards(arm):
         if cell.run.is_done(shard):
@@ -101,9 +101,9 @@ def check_finished(cell: OpenCell, arm: str, model: Answerer) -> None:
 def encode_shard(
     cell: OpenCell, shard: Shard, model: Answerer, references: Mapping[str, Distribution] | None = None
 ) -> list[EncodedItem]:
-    """The items of a shard as a model is asked them. references: base's next-token distributions, by item."""
+    """Encodes the items of a shard for a model. references: base's next-token distributions by item id."""
     items = cell.items_of(shard)
-    # A model that takes more positions than base would otherwise see more of a long passage than base did.
+    # Otherwise a model with more positions than base would see more of a long passage than base did.
     positions = cell.run.provenance.get("positions") if model.asked.alike else None
     return [
         encode(
@@ -131,10 +131,10 @@ def encode(
     today: datetime.date | None = None,
     **more: Any,
 ) -> EncodedItem:
-    """The item as the study asks it.
+    """Encodes an item with the settings of the study.
 
-    positions: the longest sequence that the model takes; None: no limit. reach: with beams and samples. today: the date
-    that chat templates see.
+    positions: the longest sequence that the model takes, in tokens; None for no limit. reach: with beams and samples.
+    today: the date that chat templates see.
     """
     form = Form(
         chat=study.chat,
@@ -160,7 +160,7 @@ def encode(
 
 
 def decoding(study: Study) -> Decoding:
-    """How answers are generated; where they end each model knows by itself."""
+    """The decoding settings of a study; each model adds its own end tokens."""
     return Decoding(
         eos_token_ids=(),
         top_tokens=study.top_tokens,

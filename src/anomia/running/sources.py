@@ -1,7 +1,7 @@
-"""The files that base and checkpoints were measured from: a run goes on, and is shown again, with the same ones only.
+"""The files that base and checkpoints were measured from; a run is resumed and reported only if they are unchanged.
 
-Loaded weights are compared by their fingerprint when a model's turn comes. This is before any turn, without loading,
-and covers what has no turn any more: finished arms, and base while arms that are checkpoints are still to be asked.
+Fingerprints of loaded weights are compared in a model's turn. This check runs before any turn, without loading, and
+also covers models without a turn: finished arms, and base while checkpoint arms are still pending.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PIECE = 2**24
 
 
 def check_sources(cells: Sequence[PlannedCell]) -> None:
-    """Refuses a run whose base or checkpoints have other files than when they were measured; notes those of new ones.
+    """Refuses a run if files of its base or checkpoints have changed since they were measured; records new ones.
 
-    What can't be found any more, and runs that didn't note it, are left alone.
+    Files that can't be found any more are not checked, nor are runs that recorded none.
 
     Raises:
-        RunError: a file of a model that has been measured is another one now.
+        RunError: a file of a measured model has changed.
     """
     known: dict[str, dict[str, Any] | None] = {}
     for cell in cells:
@@ -63,7 +63,7 @@ def check_sources(cells: Sequence[PlannedCell]) -> None:
 
 
 def note_base(cell: OpenCell) -> None:
-    """Notes the files of base in a run that has just begun."""
+    """Records the files of base in a newly started run."""
     found = files_of(cell.study, cell.study.base, {})
     if found is not None:
         sources = cell.run.folder.sources
@@ -71,9 +71,9 @@ def note_base(cell: OpenCell) -> None:
 
 
 def files_of(study: Study, name: str, before: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What loading a model reads: size, time and hash of each file, by name; None where it isn't on this machine.
+    """The files that loading a model reads, as [size, mtime in ns, hash] by name; None if they aren't on this machine.
 
-    before: the same of an earlier day; a file of the same size and time is not read again.
+    before: an earlier result; files with unchanged size and mtime are not read again.
     """
     if name.startswith(PREFIX):
         return None
@@ -85,14 +85,14 @@ def files_of(study: Study, name: str, before: Mapping[str, Any]) -> dict[str, An
 
 
 def code_of(study: Study, name: str) -> str | None:
-    """A hash of the code that a repository brings and that may run; None where none may."""
+    """A hash of the code in a model's repository; None if there is none or it may not run."""
     found = files_of(study, name, {}) if study.trust_remote_code else None
     code = {key: stamp[-1] for key, stamp in (found or {}).items() if key.endswith(".py")}
     return xxhash.xxh3_64_hexdigest(repr(sorted(code.items())).encode()) if code else None
 
 
 def _models(cell: PlannedCell) -> list[tuple[str, str]]:
-    """Base and the checkpoints of a cell, by arm."""
+    """Base and the checkpoints of a cell, as (arm, model)."""
     arms = [(arm.name, step.model) for arm in cell.arms[1:] if isinstance(step := arm.steps[0], Checkpoint)]
     return [(BASE, cell.study.base), *arms]
 
@@ -127,6 +127,6 @@ def _stamp(path: Path, before: Any) -> list[Any]:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of files that hold something else, or are there on one of the two days only."""
+    """Names of files with different content, or that only one of the two has."""
     names = sorted({*before, *now})
     return [name for name in names if (before.get(name) or [0])[-1] != (now.get(name) or [0])[-1]]

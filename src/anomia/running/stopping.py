@@ -1,6 +1,6 @@
-"""Optional stopping: an arm takes items, languages interleaved, until its dissociation rate is known well enough.
+"""Optional stopping: an arm takes items, languages interleaved, until its dissociation rate is precise enough.
 
-What has been decided follows from the finished records alone, so a run that goes on decides the same.
+Decisions depend only on finished records, so a resumed run makes the same ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COLUMNS = ["dataset", "language", "item_id", "passage_id", "index", "open_corre
 
 
 class Look(NamedTuple):
-    """The look at which an arm stopped. items: taken until then, of `available`."""
+    """The look at which an arm stopped. items: items taken until then, out of `available`."""
 
     languages: tuple[str, ...]
     items: int
@@ -32,7 +32,7 @@ class Look(NamedTuple):
     stop: Stop
 
     def plain(self) -> dict[str, Any]:
-        """Plain values for the run's `stopping.json`."""
+        """The look as plain values for the run's `stopping.json`."""
         estimate = self.stop.estimate
         return {
             "languages": list(self.languages),
@@ -51,10 +51,10 @@ def interleaved(shards: Iterable[Shard]) -> list[Shard]:
 def stopped(
     folder: OpenedRun, arm: str, group: Sequence[ItemSet], *, width: float, reach_limit: int
 ) -> Look | None:
-    """The first look after a finished round at which an arm may stop; None where it has to go on.
+    """The first look, after a finished round, at which an arm may stop; None if it has to continue.
 
-    group: the languages that one model answers. width: of the interval of the dissociation rate. Of each
-    passage the first both-correct item counts, so that no passage changes between looks.
+    group: the languages that one model answers. width: the target width of the dissociation rate's interval. Only the
+    first both-correct item of each passage counts, so that no passage changes between looks.
     """
     shards = [shard for items in group for shard in shards_of(arm, items, reach_limit=reach_limit)]
     available = sum(len(items.items) for items in group)
@@ -79,7 +79,7 @@ def _look(rows: pl.DataFrame, width: float, *, items_left: int) -> Stop:
 
 
 def _both_sides(folder: OpenedRun, shard: Shard) -> pl.DataFrame:
-    """A finished shard of an arm beside base's."""
+    """The rows of a finished shard of an arm, joined to base's."""
     arm, base = (folder.rows(part, _COLUMNS) for part in (shard, replace(shard, arm=BASE)))
     verdicts = ["item_id", "open_correct", "choice_correct"]
     return base.join(arm.select(verdicts), on="item_id", suffix="_arm", how="inner", maintain_order="left")
