@@ -204,7 +204,7 @@ def _draw(generator: np.random.Generator, passages: int, draws: int) -> NDArray[
 
 
 def _acceleration(without: FloatArray, strata: Sequence[NDArray[np.intp]]) -> tuple[FloatArray, FloatArray]:
-    """Acceleration of each figure (skewness of the passages' influence), and the sum of squared influences: [K] each."""
+    """Acceleration of each figure (skewness of the passages' influence), and the sum of squared influence: both [K]."""
     cubes, squares = np.zeros(without.shape[1]), np.zeros(without.shape[1])
     for member in strata:
         if len(member) < 2:

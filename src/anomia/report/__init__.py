@@ -1,1 +1,1 @@
-"""What people read: terminal tables, items, exports."""
+"""What people read: terminal tables, items and exports."""

@@ -1,4 +1,4 @@
-"""One row for each arm and item, as CSV, Parquet or JSON lines; one item as JSON."""
+"""One row per arm and item, as CSV, Parquet or JSON lines; one item as JSON."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FORMATS = (".csv", ".parquet", ".jsonl")
 
 
 def export_run(run: Path, file: Path) -> int:
-    """Writes a run's records with their fates and returns the number of rows.
+    """Write a run's records with their fates and return the number of rows.
 
-    The columns of `FIRST_COLUMNS` come first, all others behind them. In CSV, lists are JSON texts.
-    Base's rows have an empty fate. Of a study with several cells, the first column names the cell.
+    The columns of `FIRST_COLUMNS` come first, all others after them. In CSV, lists are JSON texts.
+    Base's rows have an empty fate. For a study with several cells, the first column names the cell.
 
     Raises:
-        RunError: the run can't be read, or the file's ending is unknown.
+        RunError: the run can't be read, or the file extension is unknown.
     """
     if file.suffix not in FORMATS:
         raise RunError(f"export: {file} has no known ending; {nearest(file.suffix, FORMATS)}")
@@ -60,7 +60,7 @@ def export_run(run: Path, file: Path) -> int:
 
 
 def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
-    """The records with the options that were scored, in the order of their scores: `choice_options` and others."""
+    """The records with the scored options, in the order of their scores, in `choice_options` and similar columns."""
     folder = RunFolder(run)
     if not folder.has_items:
         return records
@@ -72,7 +72,7 @@ def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
 def item_json(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """One item as a line of JSON: `item`, `arm`, `fate`, and the rows of both models as `base` and `compressed`.
 
-    What is no number in JSON (NaN, infinite) is null; next-token distributions are left out.
+    Numbers that JSON lacks (NaN, infinity) become null; next-token distributions are left out.
     """
     line = {
         "item": dict(item),
@@ -101,7 +101,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _flat(rows: pl.DataFrame) -> pl.DataFrame:
-    """Lists become JSON texts, and a text that a spreadsheet would take for a formula gets a leading quote."""
+    """The rows with lists as JSON texts, and a quote before texts that a spreadsheet would run as formulas."""
     columns = []
     for name, kind in rows.schema.items():
         if isinstance(kind, pl.List):

@@ -41,10 +41,10 @@ _EXPLAINED = (
 
 
 class Basis(NamedTuple):
-    """What the checks of a run rest on, and don't hold themselves.
+    """Context of a run's checks that the checks themselves don't contain.
 
-    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was left out on request. excluded: how
-    many items each kind took, None where it isn't known.
+    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was left out on request. excluded: the
+    number of items of each kind left out, None if unknown.
     """
 
     raw_gaps: Mapping[tuple[str, str], Estimate] = {}
@@ -56,7 +56,7 @@ NO_BASIS = Basis()
 
 
 def basis(results: Results) -> Basis:
-    """What a run's checks rest on."""
+    """The context of a run's checks."""
     figures = lookup(results.diagnosis.figures)
     gaps = {
         (arm, scope): found
@@ -67,7 +67,7 @@ def basis(results: Results) -> Basis:
 
 
 def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
-    """The summary, as a pull request or a job shows it. name: of the run."""
+    """The summary, for a pull request or a job. name: of the run."""
     lines = [f"## Anomia: {_escaped(name)} {_HEADLINES[gate.result]}", ""]
     lines += [
         "| arm | over | figure | value [95 %] | limit | result | questions to settle it |",
@@ -94,7 +94,7 @@ def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
 
 
 def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) -> str:
-    """The checks of runs, by name, as JUnit XML: a suite an arm, a case a check; what is open is an error."""
+    """The checks of runs, by name, as JUnit XML: one suite per arm, one case per check; open checks are errors."""
     everything = [check for _, gate in gates for check in gate.checks]
     root = ElementTree.Element("testsuites", {"name": "anomia gate", **_counts(everything)})
     arms = [(name, gate, arm) for name, gate in gates for arm in dict.fromkeys(c.arm for c in gate.checks)]
@@ -126,7 +126,7 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
 def decision_json(
     gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int, bases: Mapping[str, Basis] = {}
 ) -> dict[str, Any]:
-    """The whole decision as plain values: over all runs, then by run and check; shares as shares, not per cent."""
+    """The whole decision as plain values: over all runs, then by run and check; shares as fractions, not percentages."""
     return {
         "result": result,
         "exit_code": exit_code,
@@ -149,14 +149,14 @@ def decision_json(
 
 
 def _plain(check: Check, basis: Basis) -> dict[str, Any]:
-    """A check with its estimate and, of a gap, the same in raw points, as plain values."""
+    """A check with its estimate as plain values and, for a gap, its value in raw points."""
     raw = _raw_gap(check, basis)
     estimates = {"estimate": check.estimate, "raw_points": raw}
     return check._asdict() | {name: found and found._asdict() for name, found in estimates.items()}
 
 
 def settled_by(check: Check) -> str:
-    """How many questions would settle an open check, in a cell's words; nothing where it is not open."""
+    """The number of questions that would settle an open check, as a cell's text; empty if it is not open."""
     if check.result != "inconclusive":
         return ""
     if check.items_needed is None:
@@ -177,7 +177,7 @@ def _counts(checks: Sequence[Check]) -> dict[str, str]:
 
 
 def _kind(check: Check) -> str | None:
-    """What JUnit calls a check that did not pass; one that can't be tested decides something over all items only."""
+    """JUnit's term for a check that did not pass; an untestable check only counts over all items."""
     if check.result == "untestable":
         return "error" if check.scope == POOLED else "skipped"
     return {"fail": "failure", "inconclusive": "error"}.get(check.result)
@@ -190,7 +190,7 @@ def _scope(check: Check) -> str:
 
 
 def write_report(path: Path, text: str, *, append: bool = False) -> None:
-    """Writes a file that was asked for.
+    """Write a requested file.
 
     Raises:
         RunError: it can't be written.
@@ -203,7 +203,7 @@ def write_report(path: Path, text: str, *, append: bool = False) -> None:
 
 
 def _about(check: Check, basis: Basis, *, quote: Callable[[str], str]) -> str:
-    """One check in words, for what did not pass or has a note. quote: makes names and messages harmless."""
+    """One check in words, if it did not pass or has a note. quote: escapes names and messages."""
     head = f"{quote(check.arm)}, {quote(_scope(check))}: {check.name}"
     if check.estimate is None:
         return f"{head}: {quote(check.note)}"
@@ -229,7 +229,7 @@ def _value(check: Check, basis: Basis) -> str:
 
 
 def _raw_gap(check: Check, basis: Basis) -> Estimate | None:
-    """Of the check of a gap, which compares shares: the same in raw points."""
+    """The gap in raw points for a check of the gap, which itself compares shares."""
     return basis.raw_gaps.get((check.arm, check.scope)) if check.name == GAP else None
 
 
@@ -239,7 +239,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _percent(share: float) -> str:
-    """Per cent with as many decimals as keep a bound from looking like the limit beside it."""
+    """A percentage with enough decimals that a bound doesn't look equal to the limit next to it."""
     return f"{100 * share:.1f}".replace("-", "−")
 
 
@@ -249,10 +249,10 @@ def _limit(check: Check) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Names and messages come from files: no markup in Markdown, one line."""
+    """Text on one line without Markdown markup, because names and messages come from files."""
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(_clean(text).split()))
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML doesn't know, control characters among them."""
+    """The text without characters that XML doesn't allow, such as control characters."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)

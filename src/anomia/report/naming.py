@@ -1,4 +1,4 @@
-"""Names of models, data sets and what was left out, as reports say them."""
+"""Names of models, data sets and exclusions, as reports show them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from anomia.words import counted
 
 
 def model_name(name: Any) -> str:
-    """A model's name without the way to its folder; a hub id stays whole."""
+    """A model's name without the path to its folder; a hub id stays whole."""
     text = str(name)
     local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text
     if not local:
         return text
     name = PurePath(text.replace("\\", "/")).name or text
-    # The demo's folder is named after its checksum.
+    # The demo's folder name ends in its checksum.
     return re.sub(r"^(gemma-3-270m)-[0-9a-f]{12}$", r"\1", name)
 
 
 def data_name(name: Any) -> str:
-    """A data set's name without the way to its files."""
+    """A data set's name without the path to its files."""
     kind, colon, path = str(name).partition(":")
     return f"{kind}: {'/'.join(PurePath(path).parts[-2:])}" if colon else kind
 
 
 def left_out(results: Results) -> str:
-    """What was left out on request, and how many items that took."""
+    """What was left out on request, and how many items each kind took."""
     return ", ".join(
         f"{kind.replace('_', ' ')}: {_items(results.excluded.get(kind))}" for kind in results.exclude
     )
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text that is cut where it is longer than its place."""
+    """The text, cut if it is longer than `longest`."""
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

@@ -1,4 +1,4 @@
-"""Which arms are compressed models, and which are base again under harmless noise: the reference for the others."""
+"""Which arms are compressed models, and which are null arms: base under harmless noise, as the reference."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from anomia.compress.spec import is_null
 
 
 def nulls(arms: Iterable[str]) -> list[str]:
-    """The null arms among some, in order."""
+    """The null arms among these, in order."""
     return [arm for arm in arms if is_null(arm)]
 
 
 def candidates(arms: Iterable[str]) -> list[str]:
-    """The arms that are judged: all but null arms, or these where a run has no other."""
+    """The arms to judge: all but null arms, or all if the run has only null arms."""
     every = list(arms)
     return [arm for arm in every if not is_null(arm)] or every

@@ -36,7 +36,7 @@ HEADERS = {
 
 
 def served_page(run: Path) -> str:
-    """The page of a run, without its items: it asks the server for them."""
+    """The page of a run without its items, which it requests from the server."""
     runs = named_runs([run])
     drawn = draw_all(runs)
     values = page_values([run], runs, drawn) | {"explorer": explorer_values(runs, served=True)}
@@ -44,14 +44,14 @@ def served_page(run: Path) -> str:
 
 
 def application(html: str, rows: Rows, *, token: str, hosts: Sequence[str]) -> ASGIApp:
-    """What answers: the page, and rows and items of its run; nothing else of the machine can be named.
+    """The app that serves the page and the rows and items of its run; nothing else on the machine can be requested.
 
     Args:
         html: the page.
         rows: of the run.
-        token: what the address of the page must carry once; a cookie carries it from then on.
-        hosts: values of the Host header that are answered. Others come from pages that found out this
-            server's address (DNS rebinding).
+        token: the token that the page's address must carry once; from then on a cookie carries it.
+        hosts: accepted values of the Host header. Others come from pages that found out this server's address
+            (DNS rebinding).
     """
 
     def answer(find: Callable[[QueryParams], Any]) -> Callable[[Request], Response]:
@@ -79,11 +79,11 @@ def application(html: str, rows: Rows, *, token: str, hosts: Sequence[str]) -> A
 
 
 class _Guard:
-    """Refuses foreign hosts and readers without the token, and adds headers that keep other pages out."""
+    """Middleware that refuses foreign hosts and requests without the token; its headers keep other pages out."""
 
     def __init__(self, app: ASGIApp, *, token: str, hosts: Sequence[str]) -> None:
         self._app, self._token, self._hosts = app, token, frozenset(host.lower() for host in hosts)
-        # Cookies of one host are shared by its ports; two views must not take each other's.
+        # All ports of a host share its cookies; two views must not overwrite each other's.
         self._cookie = f"anomia_{hosts[0].rpartition(':')[2]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,7 +108,7 @@ class _Guard:
             return PlainTextResponse("only reading is possible", 405)
         given = request.query_params.get("token")
         if given is not None and request.url.path == "/" and self._known(given):
-            # The token leaves the address, so that no history or screenshot keeps it.
+            # Remove the token from the address, so that no history or screenshot keeps it.
             entered = RedirectResponse("/", 303)
             entered.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
             return entered
@@ -132,7 +132,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         with socket.socket(family, socket.SOCK_STREAM) as found:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind((host, port))
-            # Whoever opens the printed address at once is kept waiting, not refused.
+            # Connections to the printed address wait until the server is up instead of being refused.
             found.listen(64)
             yield found
     except OSError as error:
@@ -142,7 +142,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def serve(run: Path, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves a run until it is interrupted; `ready` gets the address with its token.
+    """Serve a run until interrupted. ready: is called with the address, which includes the token.
 
     Raises:
         RunError: the run can't be read, or the address can't be used.

@@ -1,4 +1,4 @@
-"""The rows of a run for `anomia view`: filtered by DuckDB, single items read from the Parquet files."""
+"""The rows of a run for `anomia view`: DuckDB filters them, and single items are read from the Parquet files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anomia.probes import REACHES
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
 from anomia.run_folder import RunFolder
 
-# Of what a reader sends; nothing longer is looked at.
+# Limits on client input (characters of a filter, rows per request, words searched for); the rest is ignored.
 LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
 
 _KEY = "dataset, language, item_id"
@@ -24,7 +24,7 @@ _HIT = {name: f"list_contains({verdict_column(name)}, true)" for name in REACHES
 
 
 class Filter(BaseModel):
-    """Which rows are wanted; the same as in the page. probes: verdicts of base and arm, 1 wrong and 2 right."""
+    """Which rows are wanted, as in the page. probes: verdicts of base and arm, 1 for wrong and 2 for right."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,10 +39,10 @@ class Filter(BaseModel):
 
 
 def read_filter(text: str) -> Filter:
-    """A filter as the page sends it.
+    """Parse a filter as the page sends it.
 
     Raises:
-        ValueError: it is no filter.
+        ValueError: it is not a valid filter.
     """
     try:
         found = Filter.model_validate_json(text[:LONGEST_FILTER])
@@ -54,19 +54,19 @@ def read_filter(text: str) -> Filter:
 
 
 class Rows:
-    """A run that is open for reading: one row for each compressed arm and item.
+    """A run opened for reading: one row per compressed arm and item.
 
-    Every request gets a cursor of its own, so that requests may run at the same time.
+    Every request uses its own cursor, so requests may run concurrently.
     """
 
     def __init__(self, run: Path, scratch: Path) -> None:
-        """Numbers the rows of a run; the table lies in `scratch`, a folder that may be removed afterwards."""
+        """Number the rows of a run. The table is stored in `scratch`, a folder that may be removed afterwards."""
         folder = RunFolder(run)
         self._items = str(folder.items_file)
         files = [str(file) for file in folder.record_files()]
         try:
             self._database = duckdb.connect(scratch / "rows.duckdb")
-            # From here on nothing but the run can be read, whatever a query says.
+            # From here on only the run can be read, whatever a query contains.
             self._database.execute(
                 "SET allowed_directories = $folders", {"folders": [str(run), str(scratch)]}
             )
@@ -90,11 +90,11 @@ class Rows:
         return "".join(f", NULL::BOOLEAN AS {name}" for name in wanted if name not in known)
 
     def close(self) -> None:
-        """Ends all reading."""
+        """Close the database."""
         self._database.close()
 
     def index(self) -> dict[str, Any]:
-        """Arms (with the number of their run, 0), languages and the number of rows."""
+        """Arms (with the index of their run, 0), languages and the number of rows."""
         cursor = self._database.cursor()
         arms = cursor.execute("SELECT arm FROM rows GROUP BY arm ORDER BY arm").fetchall()
         languages = cursor.execute("SELECT language FROM rows GROUP BY language ORDER BY language").fetchall()
@@ -106,7 +106,7 @@ class Rows:
         }
 
     def count(self, wanted: Filter) -> dict[str, Any]:
-        """How many rows pass, and how many of each fate pass all but the filter of fates."""
+        """The number of rows that pass, and the number of rows per fate that pass all filters but that of fates."""
         where, values = _where(wanted.model_copy(update={"fate": None}))
         found = self._database.cursor().execute(
             f"SELECT fate, count(*) FROM rows WHERE {where} GROUP BY fate", values
@@ -116,7 +116,7 @@ class Rows:
         return {"counts": each, "total": sum(each) if wanted.fate is None else each[wanted.fate]}
 
     def page(self, wanted: Filter, offset: int, limit: int) -> list[dict[str, Any]]:
-        """Some of the rows that pass."""
+        """A page of the rows that pass."""
         where, values = _where(wanted)
         values |= {"limit": max(0, min(limit, MOST_ROWS)), "offset": max(0, offset)}
         return self._rows(f"WHERE {where} ORDER BY number LIMIT $limit OFFSET $offset", values)
@@ -128,7 +128,7 @@ class Rows:
         return found[0] if found else None
 
     def alike(self, number: int) -> dict[str, Any] | None:
-        """Another row of the same arm and fate with the same verdicts of open and choice, if possible in its language."""
+        """Another row of the same arm and fate with the same open and choice verdicts, preferably in its language."""
         found = self._rows(
             """WHERE number = (
                 SELECT other.number FROM rows AS this JOIN rows AS other USING (arm, fate, open, choice)
@@ -140,7 +140,7 @@ class Rows:
         return found[0] if found else None
 
     def item(self, number: int) -> dict[str, Any] | None:
-        """One item whole, as the page shows it, with base's answer first."""
+        """One whole item, as the page shows it, with base's answer first."""
         key = self._database.cursor().execute(
             f"SELECT {_KEY} FROM rows WHERE number = $number", {"number": number}
         )
@@ -183,7 +183,7 @@ def _verdict(name: str, side: str) -> str:
 
 
 def _line(side: str) -> str:
-    """An open answer in one line."""
+    """An open answer on one line, as SQL."""
     return f"left(regexp_replace(trim({side}.open_text, ' \n\t\r'), '\\s*\\n\\s*', ' ⏎ ', 'g'), $line)"
 
 
@@ -257,7 +257,7 @@ def _row(values: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
-    """Conditions made of fixed texts, and the values that stand in their places."""
+    """Conditions made of constant SQL, and the values bound to their parameters."""
     conditions, values = ["true"], dict[str, Any]()
     for name in ("arm", "language", "fate"):
         if (value := getattr(wanted, name)) is not None:

@@ -1,4 +1,4 @@
-"""A run as a Hugging Face data set: its records as Parquet, its results, its report, and a card that tells what it is."""
+"""A run as a Hugging Face data set: its records as Parquet, its results, its report, and a data set card."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def push_run(run: Path, target: str, *, private: bool = False) -> str:
-    """Writes a run as a data set into a folder, or onto the hub, and returns where it stands.
+    """Write a run as a data set to a folder or to the hub, and return its location.
 
     Args:
         run: the folder of a run, or of several cells.
         target: `hub:NAME`, or a folder that does not exist yet.
-        private: whether a repository that is made on the hub is private.
+        private: whether a repository created on the hub is private.
 
     Raises:
-        RunError: the run can't be read, the folder is there already, or the hub refuses.
+        RunError: the run can't be read, the folder exists already, or the hub refuses.
     """
     if not target.startswith(HUB):
         folder = Path(target)
@@ -56,9 +56,9 @@ def push_run(run: Path, target: str, *, private: bool = False) -> str:
 
 
 def write_data_set(run: Path, folder: Path, name: str) -> None:
-    """Writes records, items, results, study, card and what report there is of a run into a folder.
+    """Write a run's records, items, results, study, card and report files, if any, to a folder.
 
-    Absolute paths of this machine are cut to their last part: they tell others nothing.
+    Absolute paths of this machine are cut to their last component; the rest is useless to others.
     """
     found = []
     cells = runs_of(run)
@@ -70,7 +70,7 @@ def write_data_set(run: Path, folder: Path, name: str) -> None:
         for mine, theirs in zip(here.published, target.published, strict=True):
             if mine.is_file():
                 _copy(mine, theirs)
-        # Their names in a run tell where its data lay.
+        # Their file names in a run reveal where its data was stored.
         for number, file in enumerate(here.compression.files()):
             _copy(file.path, target.compression.of(f"{number:03d}").path)
         text = json.dumps(results_json(results), ensure_ascii=False, indent=2)
@@ -89,7 +89,7 @@ def write_data_set(run: Path, folder: Path, name: str) -> None:
 
 
 def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
-    """The card of a data set: what was compared, what came out, what the columns are."""
+    """The data set card: what was compared, the outcomes, and the columns."""
     languages = sorted(
         {code for _, results in runs for code in map(language_code, results.languages) if code}
     )
@@ -141,7 +141,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
 
 
 def _licences(data: Iterable[str]) -> list[str]:
-    """Whose the questions are, a line for each data set."""
+    """The source of the questions and its licence, one line per data set."""
     lines = []
     for name in dict.fromkeys(data):
         found = SETS.get(name)
@@ -160,7 +160,7 @@ def _licences(data: Iterable[str]) -> list[str]:
 
 @contextmanager
 def _written(run: Path, name: str) -> Iterator[Path]:
-    """A data set in a temporary folder, for as long as it is needed."""
+    """A data set in a temporary folder, which is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="anomia-push-") as work:
         made = Path(work) / "data"
         write_data_set(run, made, name)
@@ -180,7 +180,7 @@ def _upload(made: Path, name: str, *, private: bool) -> str:
             commit_message="Records and report of an Anomia run",
         )
     except Exception as error:
-        # The hub's client raises types of its own, of httpx and of the operating system.
+        # The hub's client raises its own types and those of httpx and the operating system.
         if not type(error).__module__.startswith(("huggingface_hub", "httpx", "builtins")):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -203,5 +203,5 @@ def _last(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+    """Text that Markdown shows as is."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)

@@ -27,7 +27,7 @@ from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import one_of_several
 from anomia.report.verdict_words import one_format, outcomes_of
 
-# What an item's own answer may spoil.
+# Properties of an item's own answer that may spoil the item.
 FLAGS = {
     "gold_in_question": "the question contains an accepted answer",
     "gold_over_limit": "every accepted answer is longer than the output limit",
@@ -35,7 +35,7 @@ FLAGS = {
 
 
 def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> RenderableType:
-    """One item: what was asked, what base said, what the arm said."""
+    """One item: the question, base's answers and the arm's."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", overflow="fold")
     grid.add_column(overflow="fold")
@@ -60,7 +60,7 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
 
 
 def open_verdict(row: Mapping[str, Any]) -> str:
-    """`right`, and what a careful reader would add: `right, wrong by the strict grade, loops`."""
+    """`right`, with caveats for a careful reader: `right, wrong by the strict grade, loops`."""
     words = ["right" if row["open_correct"] else "wrong"]
     strict = row.get("open_strict")
     if strict is not None and strict != row["open_correct"]:
@@ -83,7 +83,7 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     for verdict in mine:
         table.add_row(escape(verdict.scope), *outcomes_of(verdict))
     lines += [Text(), table]
-    # A language that can't be judged may still have lost something in the one format that can be tested.
+    # Even if a language can't be judged, the one format that can be tested may show a loss.
     told = [(verdict.scope, one_format(verdict)) for verdict in mine if verdict.scope != OVERALL]
     said = [_plain(f"{scope}: {text}") for scope, text in told if text]
     lines += [Text(), *said] if said else []
@@ -92,7 +92,7 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
 
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
-    """One arm: the verdict first, then what it rests on; `brief` leaves it at fates and ladder."""
+    """One arm: the verdict first, then its evidence; `brief` shows only fates and ladder."""
     of = arm_results(results, arm)
     parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
     unfinished = unfinished_text(results, arm)
@@ -105,7 +105,7 @@ def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableTy
 
 
 def closing_view(results: Results) -> RenderableType:
-    """What concerns all arms: arm against arm, sparsity, hygiene, and how to read intervals."""
+    """What concerns all arms: comparisons of arms, sparsity, hygiene, and how to read intervals."""
     judged = candidates(results.arms)
     parts: list[RenderableType] = [
         note(f"reference {verdict.arm}, base under harmless noise: {verdict.decision.outcome}")
@@ -125,7 +125,7 @@ def closing_view(results: Results) -> RenderableType:
 
 
 def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
-    """Several runs: other models, sizes, data sets or calibration texts (paper, Figures 5 to 7)."""
+    """Several runs side by side: different models, sizes, data sets or calibration sets (paper, Figures 5 to 7)."""
     return Group(
         note("\nRuns side by side, pooled over languages (%)"),
         *(view(one_of_several(path.name, results)) for path, results in runs),
@@ -134,7 +134,7 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
 
 
 def stopping_text(look: Mapping[str, Any]) -> str:
-    """That items were taken until the interval was narrow enough, and the interval that allows it."""
+    """A note that items were taken until the interval was narrow enough, with the interval that is valid for this."""
     text = f"stopped after {look['items']} of {look['available']} items: {look['reason']}"
     found = look["dissociation"]
     if found:
@@ -143,12 +143,12 @@ def stopping_text(look: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> Text:
-    """Text of models and data sets, without its control characters: a terminal obeys those."""
+    """Text of models and data sets without control characters, which a terminal would obey."""
     return Text("".join(char if char.isprintable() else " " for char in text))
 
 
 def _ranks(row: Mapping[str, Any]) -> str:
-    """Where gold's first token stands and, where another option shares that, its first telling one."""
+    """The rank of gold's first token and, if another option shares it, of its first distinct token."""
     text = f"{row['gold_first_token']!r} at {row['gold_rank']}"
     if row["gold_distinct_rank"] is None:
         return text
@@ -163,7 +163,7 @@ def _one_line(text: str) -> str:
 def selected_items(
     records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None, loops: bool = False
 ) -> pl.DataFrame:
-    """The rows of one arm, with fates, that a user asked to see. loops: only those whose open output loops."""
+    """The rows of one arm, with fates, that a user asked for. loops: only those whose open output loops."""
     rows = records.filter(pl.col("arm") == arm)
     if fate is not None:
         rows = rows.filter(pl.col("fate") == fate)

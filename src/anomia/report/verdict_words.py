@@ -1,4 +1,4 @@
-"""A verdict's parts in words: what decided it, and what the other options say."""
+"""A verdict's parts in words: what decided it, and the outcomes with the other options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from anomia.measure.verdict import Decision, Evidence
 
 
 def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
-    """The outcome and, where it decides nothing, what is open or missing."""
+    """The outcome and, if it decides nothing, what is open or missing."""
     if decision is None:
         return "–"
-    # With every outcome still possible, naming them says nothing.
+    # If every outcome is still possible, listing them adds nothing.
     if decision.outcome == "inconclusive" and 0 < len(decision.possible) < 4:
         *some, last = decision.possible
         return f"inconclusive: {', '.join(some)}{' or ' if some else ''}{last}"
@@ -23,7 +23,7 @@ def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
 
 
 def outcomes_of(verdict: ScopeVerdict) -> tuple[str, str, str]:
-    """What was decided, and the outcomes with standard and with same-passage options."""
+    """The outcome that was decided, and those with standard and with same-passage options."""
     return (
         outcome(verdict.decision, verdict.evidence),
         outcome(verdict.standard),
@@ -32,7 +32,7 @@ def outcomes_of(verdict: ScopeVerdict) -> tuple[str, str, str]:
 
 
 def one_format(verdict: ScopeVerdict) -> str:
-    """Of a verdict that can't be given: what it says of the one format that can be tested; else nothing."""
+    """For a verdict that can't be given: the result for the one format that can be tested; else empty."""
     evidence = verdict.evidence
     if verdict.decision.outcome != "untestable" or (evidence.open_drop is None) == (
         evidence.choice_drop is None
@@ -43,5 +43,5 @@ def one_format(verdict: ScopeVerdict) -> str:
 
 
 def decided_with(verdict: ScopeVerdict) -> str:
-    """The options that decided, in words; nothing where choice was not asked."""
+    """The options that decided, in words; empty if choice was not asked."""
     return LABELS.get(verdict.decided_by, verdict.decided_by)

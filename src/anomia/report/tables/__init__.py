@@ -1,1 +1,1 @@
-"""Tables as data: one module for each subject; `registry` says where each is shown."""
+"""Tables as data, one module per subject; `registry` says where each is shown."""

@@ -1,4 +1,4 @@
-"""What the tables of one arm are made of."""
+"""The results of one arm from which its tables are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anomia.report.tables.table import Change
 
 
 class ArmResults(NamedTuple):
-    """One arm of a run. scopes: the languages in which it has answered anything, and last all of them pooled."""
+    """One arm of a run. scopes: the languages in which it has answered anything, and last `pooled`."""
 
     results: Results
     arm: str
@@ -27,19 +27,19 @@ class ArmResults(NamedTuple):
         return self.figures.get((self.arm, measure, scope))
 
     def change(self, measure: str, scope: str = POOLED) -> Change | None:
-        """Base's figure over the arm's items, and the arm's; None where neither is there."""
+        """Base's figure over the arm's items, and the arm's; None if both are missing."""
         found = Change(before(self.figures, self.arm, measure, scope), self.figure(measure, scope))
         return None if found == (None, None) else found
 
 
 def arm_results(results: Results, arm: str) -> ArmResults:
-    """An arm of a run, ready for its tables."""
+    """The results of one arm of a run."""
     answered = results.records.filter(pl.col("arm") == arm)["language"].unique()
     return ArmResults(results, arm, lookup(results.diagnosis.figures), [*sorted(answered), POOLED])
 
 
 def unfinished_text(results: Results, arm: str) -> str:
-    """That an arm has answered fewer items than base, and what base's figures are then over; else nothing."""
+    """A note that an arm has answered fewer items than base, and what base's figures then cover; else empty."""
     answered, asked = (len(results.records.filter(pl.col("arm") == name)) for name in (arm, "base"))
     if answered >= asked:
         return ""
@@ -47,5 +47,5 @@ def unfinished_text(results: Results, arm: str) -> str:
 
 
 def grader_of(results: Results) -> str:
-    """What a run's study grades open answers by."""
+    """The grader of open answers in a run's study."""
     return str(results.study.get("grader") or CONTAINMENT.grader)

@@ -1,4 +1,4 @@
-"""What became of the items that base gets right both ways: fates, dissociation, and all transitions."""
+"""What became of the items that base gets right in both formats: fates, dissociation, and all transitions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def fates(subject: ArmResults) -> Table:
 
 
 def dissociation(subject: ArmResults) -> Table:
-    """Dissociation, its reverse subtracted, and what the two drops alone would give, by language."""
+    """Dissociation, net dissociation, and the rate that the two drops alone would give, by language."""
     shown, counts = given(RATES, subject.figures, subject.arm, subject.scopes), _counts(subject)
 
     def cells(scope: str) -> list[Cell] | None:
@@ -110,7 +110,7 @@ def dissociation(subject: ArmResults) -> Table:
 
 
 def transitions(subject: ArmResults) -> Table:
-    """Every item by what base did with it and what the arm does: 4 × 4 counts."""
+    """Every item by its state in base and in the arm: 4 × 4 counts."""
     found = {
         row.before: [getattr(row, after) for after in STATES]
         for row in subject.results.diagnosis.transitions
@@ -133,7 +133,7 @@ def transitions(subject: ArmResults) -> Table:
 
 
 def fates_file(results: Results) -> Table:
-    """Fates and all rates by arm and language."""
+    """Fates and all rates, by arm and language."""
     figures, measures = lookup(results.diagnosis.figures), (*SHARES, *RATES)
     return Table(
         "fates",
@@ -164,7 +164,7 @@ def fates_file(results: Results) -> Table:
 
 
 def transitions_file(results: Results) -> Table:
-    """From each state of base to each of the arm, by arm, language and kind of options."""
+    """Counts from each state of base to each of the arm, by arm, language and kind of options."""
     return Table(
         "transitions",
         "From base to arm",
@@ -188,7 +188,7 @@ def transitions_file(results: Results) -> Table:
 
 
 def _counts(subject: ArmResults) -> dict[str, FateCounts]:
-    """Fates of standard options by scope."""
+    """Fates under standard options, by scope."""
     return {
         row.scope: row.counts
         for row in subject.results.diagnosis.fates

@@ -1,4 +1,4 @@
-"""What may distort a comparison: by language what was asked, by arm what came back."""
+"""What may distort a comparison: properties of the questions by language, and of the outputs by arm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anomia.measure.hygiene import RATES, HygieneRow
 from anomia.measure.results import Results
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Kind, Marked, Note, Table
 
-# Fields of `HygieneRow`, but for `left_out`, which is the sum of two.
+# Fields of `HygieneRow`, except `left_out`, which is the sum of two.
 ASKED = {
     "items": "items", "passages": "passages", "truncated": "cut", "gold_truncated": "gold\ncut",
     "gold_in_question": "gold in\nquestion", "gold_over_limit": "gold over\nthe limit",
@@ -26,7 +26,7 @@ _UNITS = {"word": " w", "character": " c", None: ""}
 
 
 def asked(results: Results) -> Table:
-    """What was asked, by language, as base's rows have it."""
+    """Properties of the questions, by language, from base's rows."""
     mine = [row for row in results.hygiene if row.arm == BASE]
     notes: list[Note] = [
         "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
@@ -51,7 +51,7 @@ def asked(results: Results) -> Table:
 
 
 def came_back(results: Results) -> Table:
-    """What came back, by arm, over all languages."""
+    """Properties of the outputs, by arm, over all languages."""
     rows = []
     for arm in dict.fromkeys(row.arm for row in results.hygiene):
         mine = [row for row in results.hygiene if row.arm == arm]

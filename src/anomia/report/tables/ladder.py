@@ -1,4 +1,4 @@
-"""Accuracies in every form of the question."""
+"""Accuracies for every form of the question."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from anomia.report.tables.table import (
     values,
 )
 
-# Needs no model: base's rows have it.
+# Needs no model; base's rows contain it.
 PRESENCE = named("accuracy/string_presence")
 FORMS = tuple(of for name in LADDER if (of := named(f"accuracy/{name}")) != PRESENCE)
 GRADINGS = tuple(named(f"accuracy/{name}") for name in ("open_em", "open_f1"))
@@ -35,7 +35,7 @@ _AGREEMENT = {
 
 
 def ladder(subject: ArmResults) -> Table:
-    """Accuracy of base → arm in every form of the question, and whether three gradings of open agree."""
+    """Accuracy of base → arm for every form of the question, and whether three gradings of open agree."""
     forms = given(FORMS, subject.figures, subject.arm, subject.scopes)
     presence = given([PRESENCE], subject.figures, BASE, subject.scopes)
 
@@ -55,7 +55,7 @@ def ladder(subject: ArmResults) -> Table:
 
 
 def ladder_file(results: Results) -> Table:
-    """Accuracy of every model in every form of the question, by language."""
+    """Accuracy of every model for every form of the question, by language."""
     figures, forms = lookup(results.diagnosis.figures), (*FORMS, PRESENCE, *GRADINGS)
     rows = []
     for model in (BASE, *results.arms):

@@ -1,4 +1,4 @@
-"""What an arm lost of what base had, and the gaps between the shares."""
+"""What an arm lost of what base had, and the gaps between these shares."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def losses_file(results: Results) -> Table:
 
 
 def _notes(subject: ArmResults, shown: list[Of]) -> list[Note]:
-    """What raw points are, and the languages in which base is too weak for a mean, by measure."""
+    """Notes on raw points, and on the languages in which base is too weak for a mean, by measure."""
     weak = {
         str(figure.measure): ", ".join(figure.left_out)
         for figure in subject.results.diagnosis.figures

@@ -51,7 +51,7 @@ def reference(subject: ArmResults) -> Table:
 
 
 def loops(results: Results) -> Table:
-    """Open outputs that go round in circles, by arm and language, and how many more than base's."""
+    """Open outputs that loop, by arm and language, and how many more than base's."""
     figures = lookup(results.diagnosis.figures)
     rows, rules = [], []
     for arm in dict.fromkeys(row.arm for row in results.hygiene):
@@ -73,7 +73,7 @@ def loops(results: Results) -> Table:
 
 
 def noise_file(results: Results) -> Table:
-    """What differs between base and an arm, null arms among them, and what the choice-only items also pass."""
+    """What differs between base and each arm, null arms included, and how choice-only items do under the controls."""
     figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CONTROLS)
     rows = []
     for arm in (BASE, *results.arms):

@@ -1,4 +1,4 @@
-"""What differs between base and an arm besides the weights, and what of the loss that is."""
+"""What differs between base and an arm besides the weights, and how much of the loss that explains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEANING = {
 
 
 def packaging(results: Results) -> Table:
-    """Of the answers that an arm loses as packaged: how many with the same weights asked as base is."""
+    """Of the answers that an arm loses as packaged: how many the same weights get right when asked like base."""
     rows = results.packaging
     return Table(
         "packaging",
@@ -43,7 +43,7 @@ def packaging(results: Results) -> Table:
 
 
 def besides_weights(results: Results) -> Table:
-    """What differs besides the weights, by arm, the worst first; harmless differences are counted."""
+    """What differs besides the weights, by arm, the worst first; harmless differences are only counted."""
     rows, rules, harmless = [], [], 0
     for arm, found in results.differences.items():
         shown = sorted((row for row in found if row["kind"] != HARMLESS), key=_gravest)
@@ -71,7 +71,7 @@ def besides_weights(results: Results) -> Table:
 
 
 def differences(base: str, other: str, found: Sequence[Difference]) -> Table:
-    """All differences between two models, the gravest first, and what the kinds mean."""
+    """All differences between two models, the most serious first, and what the kinds mean."""
     notes: list[Note] = [*summary(found)]
     return Table(
         "differences",
@@ -91,7 +91,7 @@ def differences(base: str, other: str, found: Sequence[Difference]) -> Table:
 
 
 def summary(found: Sequence[Difference]) -> tuple[str, ...]:
-    """How many differences there are of each kind, and what the kind means; no line for a kind without any."""
+    """The number of differences of each kind, and what the kind means; no line for a kind without any."""
     counts = {kind: sum(each.kind == kind for each in found) for kind in reversed(KINDS)}
     return tuple(f"{count} {kind}: {_MEANING[kind]}" for kind, count in counts.items() if count)
 

@@ -1,4 +1,4 @@
-"""How many items a study needs, and what it takes."""
+"""How many items a study needs, and its cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FAR = "out of reach"
 
 
 def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
-    """A row for each plan, with what was assumed in it."""
+    """One row per plan, with its assumptions."""
     rows: list[list[Cell]] = [
         [
             plan.arm, plan.scope, Change(plan.open.base, plan.open.arm), Change(plan.choice.base, plan.choice.arm),
@@ -53,7 +53,7 @@ def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
 
 
 def work(cells: Sequence[CellForecast]) -> Table:
-    """What a study asks for, by cell."""
+    """The work in a study, by cell."""
     return Table(
         "work",
         "What the study needs",
@@ -74,7 +74,7 @@ def work(cells: Sequence[CellForecast]) -> Table:
 
 
 def places(cells: Sequence[CellForecast], machines: Sequence[Machine]) -> Table:
-    """Where a study can run: what each cell takes on each machine, and what this rests on."""
+    """Where a study can run: the cost of each cell on each machine, and what the estimate is based on."""
     rows: list[list[Cell]] = []
     rules = []
     for machine in machines:

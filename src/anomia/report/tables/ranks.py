@@ -1,4 +1,4 @@
-"""Ranks of the answer's token and of the foil's, log-probabilities, and how far distributions moved."""
+"""Ranks of the answer's token and of the foil's, log-probabilities, and shifts of the next-token distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anomia.report.tables.table import ARM, LANGUAGE, Cell, Change, Column, N, N
 
 GROUPS = {"all": "all", "base_fails": "base fails"} | {name: name.replace("_", " ") for name in FATES}
 TOKENS = {"gold": ("foil", "first"), "gold_distinct": ("foil_distinct", "first of its own")}
-# By place, when, group and scope.
+# Keys: place, when, group, scope.
 Ranks = Mapping[tuple[str, str, str, str], RankRow]
 
 

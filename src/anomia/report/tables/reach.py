@@ -26,7 +26,7 @@ from anomia.report.tables.table import (
 LARGEST_K = 10
 WAYS = ("greedy", *REACHES)
 DECODING = Column("decoding", "decoding", "text")
-# Which open failures: of gold, and of the foil in gold's place where that is asked. Each `{}` is a way to decode.
+# The open failures covered, for gold and for the foil in gold's place where that is asked. `{}`: the way of decoding.
 RECOVERED = (
     Of("recovery/{}/arm", "all", "arm's failures"),
     Of("recovery/{}/failed_before", "base failed\nthem too", "base failed too"),
@@ -46,7 +46,7 @@ ONE_SHOT = (
 
 
 def reach(subject: ArmResults) -> Table:
-    """Accuracies by greedy decoding, in any beam, in any sample, over the items asked that way."""
+    """Accuracies with greedy decoding, in any beam and in any sample, over the items decoded that way."""
     rows: list[list[Cell]] = []
     for way in WAYS:
         change = subject.change(f"accuracy/reach_{way}")
@@ -63,7 +63,7 @@ def reach(subject: ArmResults) -> Table:
 
 
 def recovery(subject: ArmResults) -> Table:
-    """Open failures that broader decoding recovers, with their placebo."""
+    """Open failures that broader decoding recovers, with the placebo."""
     rows: list[list[Cell]] = []
     rules = []
     for way in REACHES:
@@ -82,7 +82,7 @@ def recovery(subject: ArmResults) -> Table:
 
 
 def samples(subject: ArmResults) -> Table:
-    """Chance that one of k samples is right."""
+    """Probability that one of k samples is right."""
     changes = [(k, subject.change(f"pass_at/{k}")) for k in range(1, LARGEST_K + 1)]
     return Table(
         "pass_at_k",
@@ -145,7 +145,7 @@ def one_shot_file(results: Results) -> Table:
 
 
 def reach_file(results: Results) -> Table:
-    """Accuracy by greedy decoding, in any beam, in any sample, and pass@k, by model and language."""
+    """Accuracy with greedy decoding, in any beam and in any sample, and pass@k, by model and language."""
     figures = lookup(results.diagnosis.figures)
     ways = [Of(f"accuracy/reach_{way}", way) for way in WAYS]
     curve = [Of(f"pass_at/{k}", f"pass@{k}") for k in range(1, LARGEST_K + 1)]
@@ -169,7 +169,7 @@ def reach_file(results: Results) -> Table:
 
 
 def recovery_file(results: Results) -> Table:
-    """Open failures that broader decoding recovers, with the placebo, by arm, language and way to decode."""
+    """Open failures that broader decoding recovers, with the placebo, by arm, language and way of decoding."""
     figures, parts = lookup(results.diagnosis.figures), (*RECOVERED, *FOILS)
     rows = []
     for arm in results.arms:

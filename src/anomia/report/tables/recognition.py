@@ -1,4 +1,4 @@
-"""Picking the answer: under every kind of options and every way to score them, and by those who know nothing."""
+"""Picking the answer: with every kind of options and scoring, and how often it needs no knowledge of the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, N, Of, Table
 
 KIND_WORDS = {kind.probe: kind.short for kind in OPTION_KINDS}
 SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
-# Each `{}` is a kind of options under a scoring.
+# `{}`: a kind of options and a scoring.
 SCORED = (
     Of("drop/{}", "drop"),
     Of("normalized_drop/{}", "share lost"),
@@ -22,7 +22,7 @@ SCORED = (
     Of("expected_dissociation/{}", "expected from the drops"),
 )
 READ = tuple(of for of in SCORED if of.brief not in ("share lost", "expected from the drops"))
-# As the row of a table about such items, and as a column among others.
+# Labels as the row of a table about these items, and as a column among others.
 CONTROLS = (
     Of("control/no_question", "picked without the question, too", "choice only: picked without the question"),
     Of("control/string", "picked by always taking the option that appears in the passage", "choice only: string found"),
@@ -47,7 +47,7 @@ def controls(subject: ArmResults) -> Table:
 
 
 def scorings(subject: ArmResults) -> Table:
-    """Drop, gap and dissociation under every way to score the options; no rows where there is one way alone."""
+    """Drop, gap and dissociation under every way to score the options; no rows if there is only one way."""
     rows: list[list[Cell]] = []
     rules: list[int] = []
     several = False
@@ -78,7 +78,7 @@ def scorings(subject: ArmResults) -> Table:
 
 
 def scorings_file(results: Results) -> Table:
-    """Recognition under every kind of options and every way to score them, by arm and language."""
+    """Recognition with every kind of options and every way to score them, by arm and language."""
     figures = lookup(results.diagnosis.figures)
     rows = []
     for arm in results.arms:

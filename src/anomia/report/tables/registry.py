@@ -1,6 +1,6 @@
-"""Every table of a run, and where it is shown: a new one is a function in this folder and a line here.
+"""Every table of a run, and where it is shown. A new table is a function in this folder and a line here.
 
-A table of `RUNS` can be one of `FILES`, too: the same columns and cells, with the run's name before them.
+A table in `RUNS` can also be in `FILES`, with the same columns and cells after a first column for the run's name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from anomia.report.tables.tests import paired_tests, paired_tests_file
 
 
 class OfArm(NamedTuple):
-    """A table of one arm. section: of the page. brief: also shown when a run has just ended."""
+    """A table of one arm. section: of the page. brief: whether it is also shown right after a run."""
 
     section: str
     make: Callable[[ArmResults], Table]
@@ -54,7 +54,7 @@ class OfRun(NamedTuple):
     make: Callable[[Results], Table]
 
 
-# In the terminal's order; the page has them by section.
+# In the terminal's order; the page groups them by section.
 ARMS = (
     OfArm("fates", fates, brief=True),
     OfArm("fates", dissociation, brief=True),

@@ -1,4 +1,4 @@
-"""Arms and runs next to each other: what was compared and its outcome, arm against arm, and what compression saves."""
+"""Arms and runs next to each other: what was compared, outcomes, arm against arm, and what compression saves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAME_PASSAGE = Column("same_passage_outcome", "with same-passage options", "text
 
 
 def one_of_several(name: str, results: Results) -> Table:
-    """One run of several, all alike: a row for each arm, pooled over the run's languages."""
+    """One run of several similar ones: a row per arm, pooled over the run's languages."""
     base, data = (_last(str(results.study.get(key, "?"))) for key in ("base", "data"))
     rows = []
     for arm in results.arms:
@@ -53,7 +53,7 @@ def one_of_several(name: str, results: Results) -> Table:
 
 
 def runs_file(results: Results) -> Table:
-    """What was compared, one row for each arm, with its outcome."""
+    """What was compared, one row per arm, with its outcome."""
     study, figures = results.study, lookup(results.diagnosis.figures)
     rows = []
     for arm in results.arms:
@@ -109,7 +109,7 @@ def verdicts_file(results: Results) -> Table:
 
 
 def between(results: Results) -> Table:
-    """Differences of gaps, in raw points too, and of dissociation between arms; not of null arms with each other."""
+    """Differences between arms in the gap, in the gap in raw points, and in dissociation, except between null arms."""
     rows = [
         row
         for row in results.diagnosis.between
@@ -151,7 +151,7 @@ def between_file(results: Results) -> Table:
 
 
 def frontier(results: Results) -> Table:
-    """Accuracy against measured sparsity and size on disk, as far as they are known; null arms save nothing."""
+    """Accuracy against measured sparsity and size on disk, where known; without null arms, which save nothing."""
     found = [row for row in results.frontier if row.arm not in nulls([row.arm])]
     sparse = any(row.sparsity for row in found)
     sized = any(row.size_bytes is not None for row in found)
@@ -182,7 +182,7 @@ def frontier(results: Results) -> Table:
 
 
 def frontier_file(results: Results) -> Table:
-    """Accuracy against what compression saves, with the frontiers that an arm is on in words."""
+    """Accuracy against what compression saves, naming the frontiers that each arm is on."""
     return Table(
         "frontier",
         "Accuracy against sparsity and size on disk",
@@ -214,7 +214,7 @@ def _frontiers(row: FrontierRow) -> str:
 
 
 def _marks(sparse: bool | None, small: bool | None) -> str:
-    """Signs of the frontiers, each at its own place, so that they are below one another."""
+    """Marks of the frontiers, each in a fixed position, so that they align in a column."""
     return " " + ("◆" if sparse else " ") + ("●" if small else " ")
 
 
@@ -223,12 +223,12 @@ def _overall(results: Results, arm: str) -> ScopeVerdict | None:
 
 
 def _outcomes(verdict: ScopeVerdict | None) -> tuple[str | None, str | None]:
-    """The outcome, and the one with same-passage options."""
+    """The outcome, and the outcome with same-passage options."""
     if verdict is None:
         return None, None
     return verdict.decision.outcome, verdict.same_passage.outcome if verdict.same_passage else None
 
 
 def _last(name: str) -> str:
-    """A model's or a data set's name without the way to it."""
+    """A model's or a data set's name without its path."""
     return name.rstrip("/").rpartition("/")[2]

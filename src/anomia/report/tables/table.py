@@ -1,4 +1,4 @@
-"""A table as data: columns, rows of typed cells, rules and notes. `anomia.report.render` makes text of it."""
+"""A table as data: columns, rows of typed cells, rules and notes. `anomia.report.render` turns it into text."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from anomia.measure.figures import Lookup
 from anomia.measure.measures import parse
 from anomia.measure.rates import Estimate
 
-# share: a fraction, shown in per cent. number: as it is. bytes: shown in MB. words: sentences, which may wrap.
+# share: a fraction, shown in per cent. number: as is. bytes: shown in MB. words: sentences, which may wrap.
 Kind = Literal["text", "words", "count", "share", "number", "rank", "probability", "bytes"]
 TEXTS = ("text", "words")
 Number = Estimate | int | float | None
 
 
 class Change(NamedTuple):
-    """A figure of base, over the items that the arm has answered, and the arm's."""
+    """Base's figure, over the items that the arm has answered, and the arm's."""
 
     before: Number
     after: Number
 
 
 class CountAndShare(NamedTuple):
-    """A count, and the share that it is where that can be given."""
+    """A count, and its share if that can be given."""
 
     items: int
     share: Estimate | None
 
 
 class Marked(NamedTuple):
-    """A figure with a unit or a sign after it."""
+    """A figure followed by a unit or a mark."""
 
     value: Number
     mark: str
@@ -53,8 +53,8 @@ Note = str | tuple[str | NoteValue, ...]
 class Column(NamedTuple):
     """One column.
 
-    name: in CSV, where an estimate makes four columns of it. header: for people; a line break shows where it may be
-    broken. digits: decimals in the terminal and on the page, where the kind's own are not meant.
+    name: in CSV, where an estimate takes four columns. header: for people; a line break shows where it may be
+    broken. digits: decimals in the terminal and on the page; None for the kind's default.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     """One table.
 
-    name: of its files. keys: how many first columns say what a row is about. rules: rows that a line is drawn after.
+    name: of its files. keys: how many leading columns identify a row. rules: rows followed by a line.
     """
 
     name: str
@@ -79,10 +79,10 @@ class Table(NamedTuple):
 
 
 class Of(NamedTuple):
-    """The column, or the row, of one measure, wherever it is shown.
+    """The column or row of one measure, wherever it is shown.
 
-    brief: its header between its neighbours in the terminal and on the page. full: its header in the table files;
-    the same if it isn't given.
+    brief: its header next to related columns, in the terminal and on the page. full: its header in the table files;
+    defaults to `brief`.
     """
 
     measure: str
@@ -92,22 +92,22 @@ class Of(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In CSV."""
+        """The column's name in CSV."""
         return self.measure.removeprefix("accuracy/").replace("/", "_")
 
     def column(self, *, full: bool = False) -> Column:
-        """Its column, with the header for a place among others or with the one that needs no others."""
+        """Its column, with the brief header or, if `full`, the one that is clear without its neighbours."""
         return Column(self.name, (self.full if full else "") or self.brief, self.kind)
 
 
 def named(measure: str, brief: str = "") -> Of:
-    """A measure under its own label, or under a brief header where its neighbours say the rest."""
+    """A measure under its own label, or under a brief header if its neighbours say the rest."""
     label = parse(measure).label
     return Of(measure, brief or broken(label), label)
 
 
 def broken(label: str) -> str:
-    """A label with a line break for a header: at its last comma, else where its lines are most alike.
+    """A label with a line break for a header: at its last comma, else where the two lines are most similar in length.
 
     >>> broken("same-passage choice, no question"), broken("gap to hard choice")
     ('same-passage choice,\\nno question', 'gap to\\nhard choice')
@@ -129,26 +129,26 @@ N = Column("n", "n", "count")
 
 
 def given(measures: Sequence[Of], figures: Lookup, arm: str, scopes: Sequence[str]) -> list[Of]:
-    """The measures that are there in any of the scopes, if only to say that they can't be given."""
+    """The measures that occur in any of the scopes, even if only as not given."""
     return [of for of in measures if any((arm, of.measure, scope) in figures for scope in scopes)]
 
 
 def values(measures: Sequence[Of], figures: Lookup, arm: str, scope: str) -> list[Estimate | None]:
-    """The figures of an arm in one scope, None where one can't be given."""
+    """The arm's figures in one scope, None if one can't be given."""
     return [figures.get((arm, of.measure, scope)) for of in measures]
 
 
 def n_of(estimate: Estimate | None) -> int | None:
-    """The items that a figure rests on."""
+    """The number of items that a figure rests on."""
     return None if estimate is None else estimate.n
 
 
 def by_scope(
     scopes: Sequence[str], cells: Callable[[str], Sequence[Cell] | None], *, means: Sequence[str] = ()
 ) -> tuple[list[Sequence[Cell]], list[int]]:
-    """Rows that begin with their scope, and the rule between languages and what is taken over them.
+    """Rows that begin with their scope, and the position of the rule between languages and what is taken over them.
 
-    scopes: the languages, and last what pools them. means: scopes that follow. cells: None where there is no row.
+    scopes: the languages, and last the pooled scope. means: scopes that follow. cells: None if there is no row.
     """
     rows: list[Sequence[Cell]] = []
     rules = []

@@ -13,9 +13,9 @@ KEPT_P = 0.05
 
 
 def paired_tests(subject: ArmResults) -> Table:
-    """Pooled, and the languages that remain after Holm's correction."""
+    """Pooled tests, and the languages that remain significant after Holm's correction."""
     mine = [row for row in subject.results.diagnosis.tests if row.arm == subject.arm]
-    # The other scorings are next to each other in their own table, and with their tests in the table files.
+    # The other scorings have their own table; their tests are in the table files.
     other = tuple(name for name, way in RECOGNITION.items() if way.scoring not in ("sum", "pmi"))
     rows: list[tuple[Cell, ...]] = []
     for measure in dict.fromkeys(row.measure for row in mine):
@@ -44,7 +44,7 @@ def paired_tests(subject: ArmResults) -> Table:
 
 
 def paired_tests_file(results: Results) -> Table:
-    """All paired tests with Holm's p-values."""
+    """All paired tests, with Holm's p-values."""
     return Table(
         "tests",
         "Paired tests",
@@ -67,7 +67,7 @@ def paired_tests_file(results: Results) -> Table:
 
 
 def hypothesis(measure: str) -> str:
-    """A hypothesis in words: what is tested is items, not shares."""
+    """A hypothesis in words; tests are about items, not shares."""
     lost = "open lost more items than "
     if measure.startswith(lost):
         return f"{lost}{short(measure.removeprefix(lost))} (raw points)"
