@@ -1,4 +1,4 @@
-"""A model folder that is reshaped into another one, with one block in memory at a time."""
+"""Reshape a model folder into another one, with one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from anomia.models.headers import same_values
 
 
 class InFolder:
-    """A model in files that is reshaped into other files.
+    """A model in files to reshape into other files.
 
-    state: of an unfinished call, with hashes of what is `measured` and `written`. fresh: the new model, once it is built.
+    state: of an unfinished call, with hashes of the `measured` and `written` files. fresh: the new model, once built.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class InFolder:
         self._state, self._save, self._written = state, save, written
 
     def check(self, ids: torch.Tensor) -> None:
-        """The values outside the blocks: without reading all weights, only the statistics show states that aren't finite."""
+        """Check only the values outside the blocks; non-finite states show later in the statistics. ids: [1, S]."""
         if not self._state["measured"]:
             self.blocks.check_outer()
 
@@ -69,9 +69,9 @@ class InFolder:
         batch_tokens: int,
         progress: Progress | None,
     ) -> list[Measured]:
-        """With the states on disk, from the first block on that no earlier call measured.
+        """Measure with the states on disk, starting at the first block that no earlier call measured.
 
-        Raises `CompressionError` where something that an earlier call left is damaged.
+        Raises `CompressionError` if a file of an earlier call is damaged.
         """
         if self._state.get("about") != about:
             self._state |= {"about": about, "measured": [], "states": []}
@@ -111,16 +111,16 @@ class InFolder:
         return read
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Read from its file, and forgotten afterwards."""
+        """Context manager for a block, read from its file and freed afterwards."""
         return self.blocks.block(index)
 
     def last_states(self, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
-        """From one block after the other."""
+        """Run one block after the other. ids: [1, S]; returns float32 [1, S, H]."""
         return walked(self.blocks, ids, only)
 
     @torch.no_grad()
     def build(self, plan: ReshapePlan) -> InFolder:
-        """Write the new folder tensor by tensor, and open it. Shards that an earlier call wrote for this plan stay."""
+        """Write the new folder shard by shard and open it. Shards that an earlier call wrote for this plan are kept."""
         key = hashlib.sha256(plan.config.to_json_string(use_diff=False).encode()).hexdigest()
         if self._state.get("plan") != key:
             self._written.remove()
@@ -139,7 +139,7 @@ class InFolder:
         return self._open(places)
 
     def _shards(self, parts: Mapping[str, Part]) -> list[list[str]]:
-        """The new tensors of each shard: of a block each, then the others."""
+        """Return the new tensors of each shard: one shard per block, then the others."""
         prefix = f"{self.decoder.name}."
         blocks: dict[int, list[str]] = {}
         for name in parts:
@@ -150,13 +150,13 @@ class InFolder:
         return [*(blocks[index] for index in sorted(blocks)), *grouped(others)]
 
     def _make(self, part: Part) -> torch.Tensor:
-        """A new tensor, with nothing in memory but what it is made of."""
+        """Make a new tensor, with only its sources in memory."""
         stored = {name: self.blocks.places[name] for name in part.sources}
         values = self.blocks.checkpoint.read(stored.values(), dtype=self.blocks.dtype)
         return part.of({name: values[place].to(self.device) for name, place in stored.items()}).cpu()
 
     def _place(self, name: str, part: Part) -> str:
-        """What a tensor is called in the files: as the old one was, or would have been."""
+        """Return the stored name of a tensor: the old model's, or one made by the same rule."""
         places = self.blocks.places
         if name in places:
             return places[name]
@@ -180,7 +180,7 @@ class InFolder:
             ) from None
 
     def _open(self, places: Mapping[str, str]) -> InFolder:
-        """The written model. Raises `CannotExpressError` where it isn't read as it was meant."""
+        """Open the written model. Raises `CannotExpressError` if it isn't read as planned."""
         name = str(self._out)
         try:
             found = examine(name)
@@ -193,7 +193,7 @@ class InFolder:
         return InFolder(blocks, self._out, self._scratch, self._state, self._save, self._written)
 
     def sizes(self) -> tuple[int, int]:
-        """Counted by name; a tied head is the embedding's."""
+        """Count by name; a tied head is counted with the embedding."""
         shapes = self.model.state_dict()
         names = [name for name in shapes if name not in self.blocks.tied]
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
@@ -208,11 +208,11 @@ class InFolder:
         return sum(shapes[name].numel() for name in names if name in parameters), sum(sizes)
 
     def become(self, fresh: InFolder) -> None:
-        """The new folder is the result."""
+        """Keep the new folder as the result."""
         self.fresh = fresh
 
     def discard(self) -> None:
-        """Remove all that was measured and written: nothing can come of it."""
+        """Remove all measurements and written files after the step was refused."""
         self._written.remove()
         for entry in self._out.iterdir():
             if entry == self._scratch:
@@ -228,14 +228,14 @@ class InFolder:
 
 
 def can_be_reshaped(blocks: InFiles) -> bool:
-    """Whether a model can be reshaped from its files: its blocks were seen to depend on their inputs only."""
+    """Whether a model can be reshaped from its files: its blocks were found to depend only on their inputs."""
     if not blocks.fits or blocks.note or blocks.decoder.paths or not blocks.decoder.padded:
         return False
     embeddings = blocks.model.get_input_embeddings()
     name = next(n for n, module in blocks.model.named_modules() if module is embeddings) + ".weight"
     stored, places = blocks.checkpoint.tensors, blocks.places
     twice = [(places[one], places[name]) for one in blocks.tied if one in places]
-    # transformers doesn't tie what is stored as two tables that differ.
+    # transformers doesn't tie two stored tables that differ.
     return all(same_values(one, stored[one], other, stored[other]) for one, other in twice)
 
 
@@ -250,7 +250,8 @@ def reshape_files(
     """Reshape a model folder into another one, as `apply.compress` does with a loaded model.
 
     Raises:
-        CompressionError: the step doesn't fit this model; nothing is left of it. Or the disk is full, or damaged.
+        CompressionError: the step doesn't fit this model, and all written files were removed; or the disk is full, or a
+            file is damaged.
     """
     started = time.perf_counter()
     subject.blocks.check_room()

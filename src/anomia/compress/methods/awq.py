@@ -1,4 +1,4 @@
-"""AWQ: weights of strong inputs are scaled up before they are rounded, and the inputs down (Lin et al. 2024)."""
+"""AWQ: scale up the weights of strong inputs before rounding, and the inputs down (Lin et al. 2024)."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ NOT_ALONE = "rounded without scales: an expert's part of a fused parameter"
 
 
 class Inputs(NamedTuple):
-    """Matrices that share their input, and what it was.
+    """Matrices that share their input, and its statistics.
 
-    names: in the block, the first one names the group. weights: [out, in] each. hessian: X·Xᵀ, [in, in]; mean_abs: mean
-    |x|, [in]; both None where no token came. alone: whether each matrix is a layer of its own.
+    names: in the block; the first one names the group. weights: [out, in] each. hessian: X·Xᵀ, [in, in]; mean_abs: mean
+    |x|, [in]; both None if no token reached the input. alone: whether each matrix is a separate layer.
     """
 
     names: tuple[str, ...]
@@ -49,8 +49,10 @@ class Inputs(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """One matrix. scales: [in], that its weights were multiplied by. error: of its own outputs, for the
-    weights and inputs with their scales (`layer_error`)."""
+    """A quantized matrix.
+
+    scales: factors on its weights, [in]. error: `layer_error` of its outputs, for the scaled weights and inputs.
+    """
 
     quantized: Quantized
     scales: torch.Tensor | None
@@ -59,10 +61,10 @@ class Rounded(NamedTuple):
 
 
 class FoundScales(NamedTuple):
-    """The scales that lose least.
+    """The scales with the lowest loss.
 
-    scales: [in] float32, positive; weights are multiplied by them and inputs divided. power: of the mean |x|.
-    loss, unscaled: Σ‖(Q(W·s)/s − W)·X‖² over the matrices, with the scales and with none.
+    scales: [in] float32, positive; weights are multiplied and inputs divided by them. power: α, of the mean |x|.
+    loss, unscaled: Σ‖(Q(W·s)/s − W)·X‖² over the matrices, with and without the scales.
     """
 
     scales: torch.Tensor
@@ -80,21 +82,22 @@ def search_scales(
     *,
     realize: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
 ) -> FoundScales:
-    """One scale for each input of matrices that share it, searched on a grid of 20.
+    """Search one scale per input for matrices that share their inputs, among 20 candidates.
 
-    The candidates are s = x̄^α / w̄^(1 − α) for α from 0 to 1 in 19 steps, and no scales at all, which come first and
-    win a tie. x̄ is the mean |x| of an input, w̄ the mean over all rows of |w| over the largest |w| of its group.
-    They are normalized to √(max·min) = 1. An input that was never excited keeps scale 1.
+    The candidates are no scales, which wins ties, and s = x̄^α / w̄^(1 − α) for 19 values of α from 0 to 1. x̄ is the
+    mean |x| of an input; w̄ is the mean over all rows of |w| divided by the largest |w| of its group. The scales are
+    normalized to √(max·min) = 1. An input that is always zero keeps scale 1.
 
-    The original measures the error at the output of the module around the matrices (the whole attention for q, k
-    and v). Here it is that of the matrices' own outputs, which follows from the Hessian exactly, for all calibration
-    tokens and without a pass through the block.
+    The original measures the error at the output of the surrounding module (the whole attention for q, k and v). Here
+    it is the error of the matrices' own outputs, which the Hessian gives exactly, for all calibration tokens and
+    without running the block.
 
     Args:
         weights: [out, in] each.
         hessian: X·Xᵀ, [in, in] float32.
         mean_abs: mean |x| of each input, [in].
-        realize: the scales that can be had nearest to some: what produces the input rounds its own weights.
+        grid: bits, groups and the type of the scales.
+        realize: returns the nearest feasible scales [in], since the producer of the inputs rounds its weights.
 
     Source: Lin et al. (2024), Section 3.2; candidates as in llm-compressor and AutoAWQ with `duo_scaling`.
     """
@@ -120,7 +123,7 @@ def search_scales(
 
 
 def awq_block(work: BlockWork) -> list[MatrixReport]:
-    """Quantize every matrix of a block by `quantize_block`, in place, with the norms that take scales."""
+    """Quantize every matrix of a block with `quantize_block`, in place, including the producers that take scales."""
     assert isinstance(work.step, Quantize)
     assert work.hidden is not None
     if not work.groups:
@@ -159,18 +162,18 @@ def quantize_block(
     clip: bool = False,
     where: str = "a block",
 ) -> dict[str, Rounded]:
-    """Quantize the matrices of a block, and fold their scales into what produces their inputs.
+    """Quantize the matrices of a block, and fold their scales into the producers of their inputs.
 
-    Norms and biases that take scales are changed in place. The matrices are not: the caller writes what comes back.
-    Before anything is changed, the block with its scales and before rounding is compared with the block as it was, on
-    `hidden`; where it computes something else nothing is folded.
+    Norms and biases that take scales are changed in place. The matrices aren't: the caller writes the returned values.
+    First the scaled, unrounded block is compared with the original on `hidden`; if its output differs, no scales are
+    folded.
 
     Args:
-        hidden, call: a batch that enters the block, [B, S, H], and how the model calls it.
-        clip: search each group's range, too.
+        hidden, call: the block's input states for a batch, [B, S, H], and the other arguments.
+        clip: also search each group's range.
 
     Returns each matrix, [out, in], by its name in the block.
-    Raises `CompressionError` where a matrix has values that are NaN or infinite.
+    Raises `CompressionError` if a matrix has NaN or infinite values.
     """
     for group in groups:
         for name, weight in zip(group.names, group.weights, strict=True):
@@ -233,7 +236,7 @@ def _fold(
     producers: Mapping[str, Producer],
     scales: Mapping[str, torch.Tensor],
 ) -> None:
-    """Fold scales into a block and its matrices, in place."""
+    """Fold scales into a block's matrices and their producers, in place. scales: by group name, [in] each."""
     for name, mine in scales.items():
         for matrix in groups[name].names:
             weight_of(block, matrix).mul_(mine)
@@ -246,7 +249,7 @@ def _scale_matrices(
     producers: Mapping[str, Producer],
     scales: Mapping[str, torch.Tensor],
 ) -> None:
-    """The same for float32 copies of the matrices, in place."""
+    """Fold scales into float32 copies of the matrices, in place. weights: by name, [out, in] each."""
     for name, mine in scales.items():
         for matrix in groups[name].names:
             weights[matrix].mul_(mine)
@@ -263,7 +266,7 @@ def _divide_bias(block: nn.Module, producer: Producer, scales: torch.Tensor) -> 
 
 
 def _relative_weights(weights: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """Mean over all rows of |w| over the largest |w| of its group, [in]."""
+    """Return the mean over all rows of |w| / the largest |w| of its group, [in]. weights: [out, in] each."""
     total = torch.zeros(weights[0].shape[1], device=weights[0].device)
     for weight in weights:
         grouped = weight.abs().reshape(len(weight), -1, grid.width(weight.shape[1]))

@@ -74,14 +74,14 @@ class Link(NamedTuple):
         self.reader.weight.copy_(self.reader.weight[:, self.columns(order)])
 
     def within(self, order: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """Combine the orders of the heads to an order of all channels, [channels]. order(i): of head i, or of all channels."""
+        """Return an order of all channels, [channels], from `order(i)` of each head i, or `order(0)` without heads."""
         if not self.head:
             return order(0)
         heads = range(self.channels // self.head)
         return torch.cat([order(index) + index * self.head for index in heads])
 
     def fit(self, scores: torch.Tensor, order: Order) -> torch.Tensor:
-        """Return the order of the channels for the reader's scores [out, in]; `order` is called once, or once per head."""
+        """Return the order of the channels for the reader's scores [out, in], by calling `order` once or per head."""
         if not self.head:
             return order(scores)
         heads = scores.view(len(scores), -1, self.repeats, self.head)
@@ -306,7 +306,7 @@ def _same(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], link
     got = _results(module, args, kwargs)
     for link in links:
         link.apply(trial.argsort())
-    # If a module adds its output to its input, compare only what it adds.
+    # If a module adds to its input, the tolerance is relative to what it adds.
     entered = args[0] if args and torch.is_tensor(args[0]) and args[0].shape == expected[0].shape else None
     added = None if entered is None else float((expected[0].float() - entered.float()).norm())
     return len(expected) == len(got) and all(map(partial(_is_close, added=added), got, expected))

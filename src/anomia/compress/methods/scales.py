@@ -1,8 +1,8 @@
-"""Scales of inputs, folded into what produces them: the norm before a matrix, or the rows of another matrix.
+"""Fold scales of inputs into their producer: the norm before a matrix, or the rows of another matrix.
 
-What produces an input is found by looking. The weights of each candidate are scaled by random factors, the block is
-run, and where exactly these factors arrive in an input the candidate produces it. No module is known by name, and a
-norm that computes with (1 + weight) shows itself by the only change of its weight that does.
+Producers are found by experiment, not by module names: the weights of each candidate are scaled by random factors and
+the block is run; if an input changes by exactly these factors, the candidate produces it. A norm that multiplies by
+(1 + weight) is recognized in the same way, by trying both offsets.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _TOLERANCE = 1e-3
 
 
 class Producer(NamedTuple):
-    """What an input of a group comes out of.
+    """The module that produces the input of a group.
 
-    name: the module's path in the block. first: row of its weight (element, if a norm's) that makes input 0.
-    offset: what is added to a norm's weight before it multiplies, 0 or 1. linear: whether it is a matrix.
+    name: the module's path in the block. first: the row of its weight (for a norm, the element) that produces input 0.
+    offset: added to a norm's weight before it multiplies, 0 or 1. linear: whether the module is a linear layer.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Producer(NamedTuple):
 
 
 class Folding(NamedTuple):
-    """Groups by the name of their first matrix. matrices: names of all. size: inputs."""
+    """A group of matrices that share their input. matrices: their names in the block. size: number of inputs."""
 
     matrices: tuple[str, ...]
     size: int
@@ -48,11 +48,11 @@ Watched = Mapping[str, Folding]
 def find_producers(
     block: nn.Module, groups: Watched, hidden: torch.Tensor, call: Call
 ) -> dict[str, Producer]:
-    """What produces the input of each group, by its first matrix; a group is missing where its scales can't be folded.
+    """Find the producer of each group's input, by the group's first matrix; groups without a producer are left out.
 
-    hidden: some real states that enter the block, [B, S, H]. The block is left as it is: all is tried on a copy in
-    float32. A producer counts where its factors arrive in the group's input and, with the group's columns divided by
-    them, all else stays the same, what every other layer makes and what the block adds: nothing else reads it.
+    hidden: real input states of the block, [B, S, H]. The experiments run on a float32 copy of the block. A producer
+    must pass two tests: its factors arrive in the group's input; and with the group's columns divided by them, the
+    outputs of all other layers and of the block stay the same, so nothing else reads the producer.
     """
     trial = copy.deepcopy(block).float()
     hidden, call = hidden.float(), _as_float32(call)
@@ -91,8 +91,8 @@ def unchanged(
 ) -> bool:
     """Whether a block computes the same after `folded` changed a copy of it, both in float32.
 
-    What every layer makes is compared, but for the producers', and what the block adds to the states that enter it: on
-    top of a large residual stream much could change unseen. hidden: states that enter the block, [B, S, H].
+    Compares the outputs of all layers except the producers, and the difference between the block's output and input,
+    because a large residual stream would hide changes. hidden: input states of the block, [B, S, H].
     """
     trial = copy.deepcopy(block).float()
     hidden, call = hidden.float(), _as_float32(call)
@@ -103,14 +103,14 @@ def unchanged(
 
 
 def weight_of(block: nn.Module, name: str) -> torch.Tensor:
-    """The weight of a module as a view: [out, in] of a matrix, [n] of a norm."""
+    """Return a view of a module's weight: [out, in] for a linear layer, [n] for a norm."""
     module: Any = block.get_submodule(name)
     weight: torch.Tensor = module.weight.data
     return weight.T if isinstance(module, Conv1D) else weight
 
 
 def realize(block: nn.Module, producer: Producer, scales: torch.Tensor) -> torch.Tensor:
-    """The scales nearest to these that folding makes exactly: a norm's new weight is rounded to its stored type."""
+    """Return the nearest scales [in] that can be folded exactly: a norm's new weight is rounded to its stored type."""
     if producer.linear:
         return scales
     weight = weight_of(block, producer.name)[producer.first : producer.first + len(scales)]
@@ -118,12 +118,12 @@ def realize(block: nn.Module, producer: Producer, scales: torch.Tensor) -> torch
     stored = (dense / scales - producer.offset).to(weight.dtype).float() + producer.offset
     sound = (stored != 0) & (dense != 0) & torch.isfinite(stored)
     exact = torch.where(sound, dense / stored, scales)
-    # A weight so close to zero that rounding turns it around, or far off: it keeps scale 1.
+    # If rounding changes the sign of a tiny weight, or its size by a factor of two or more, keep scale 1.
     return torch.where(sound & (exact > scales / 2) & (exact < scales * 2), exact, torch.ones_like(scales))
 
 
 def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
-    """Make a module of a block produce its output divided by `scales`, in place. Matrices are float32 or rounded."""
+    """Divide a producer's output by `scales` [n], by changing its weight and bias in place, rounded to their type."""
     rows = slice(producer.first, producer.first + len(scales))
     module: Any = block.get_submodule(producer.name)
     if producer.linear:
@@ -140,7 +140,7 @@ def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
 
 
 def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, int]]:
-    """Norms first: what leaves one is its own, whatever came before."""
+    """Yield possible producers and their numbers of outputs; norms first, since layers before a norm don't scale it."""
     modules = [(name, m) for name, m in block.named_modules() if name and _weight(m) is not None]
     for name, module in modules:
         weight = _weight(module)
@@ -152,7 +152,7 @@ def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, i
             continue
         rows = len(weight_of(block, name))
         for size in sizes:
-            # The last slice first: fused matrices have what is multiplied, the values or `up`, behind the rest.
+            # The last slice first: in fused matrices the values or `up`, which take scales, come last.
             for first in range(rows - size, -1, -size) if rows % size == 0 else ():
                 yield Producer(name, first, 0.0, linear=True), size
 
@@ -191,8 +191,8 @@ def _run(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Run a block on states `hidden`, [B, S, H].
 
-    Returns what enters each group, [..., in], by its first matrix; and what every layer makes, [..., out], by its name,
-    with what the block adds to `hidden` under "".
+    Returns the input of each group, [..., in], by its first matrix; and the output of every layer, [..., out], by name,
+    with the block's output minus `hidden` under "".
     """
     seen: dict[str, torch.Tensor] = {}
     made: dict[str, torch.Tensor] = {}
@@ -229,7 +229,7 @@ def _same(now: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor], *
 
 
 def _arrived(got: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> bool:
-    """Whether an input was multiplied by the factors, channel by channel."""
+    """Whether an input was multiplied by the factors, per channel. got, base: [..., n]; factors: [n]."""
     if got.shape != base.shape or not bool(base.any()):
         return False
     wanted = (base * factors).flatten(0, -2)  # [T, n]
@@ -238,7 +238,7 @@ def _arrived(got: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> bo
 
 
 def _close(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Equal but for float32's rounding, on average and at every single place."""
+    """Whether two tensors differ only by float32 rounding, on average and in every element."""
     if got.shape != wanted.shape:
         return False
     difference, size = (got - wanted).abs(), wanted.pow(2).mean().sqrt()

@@ -18,16 +18,16 @@ from anomia.errors import CompressionError, RefusedError
 SOLVERS = ("cg", "admm")
 ITERATIONS = 50
 TOLERANCE = 5e-3
-# The settings of Boža's code: damping and penalty on a Hessian whose diagonal is one.
+# The settings of Boža's code: damping and penalty for a Hessian with a unit diagonal.
 ADMM_DAMPING = 0.1
 ADMM_PENALTY = 1.0
 ADMM_ITERATIONS = 20
-# Rows that are solved together: each strip stops when it has converged, and its work stays small.
+# Rows solved together: each strip stops when it has converged, and its buffers stay small.
 _ROWS = 512
 
 
 def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
-    """Least-squares weights for the zeros that every matrix of a block has.
+    """Update every matrix of a block to the least-squares weights for its zeros, in place.
 
     dense: the matrices before pruning by their names in the block, [out, in] each.
     """
@@ -37,7 +37,7 @@ def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
         assert group.statistic.hessian is not None
         weights = [matrix.weight for matrix in group.matrices]
         solved = masked_least_squares(
-            # Back in the type that they were stored in, for which the result is rounded.
+            # Cast back to the stored type, to which the result is rounded.
             [dense[matrix.name].to(matrix.weight.dtype) for matrix in group.matrices],
             [weight == 0 for weight in weights],
             group.statistic.hessian,
@@ -58,11 +58,11 @@ def update_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upd
 
 
 class Updated(NamedTuple):
-    """Matrices after the update, and how far it came.
+    """The updated matrices, and the convergence of the solver.
 
-    weights: as they came, [out, in] each in the type of its dense matrix. error_before, error_after: of each matrix,
-    ‖(Ŵ−W)X‖²/‖WX‖² with the start's and the updated weights. iterations: the most that any strip of rows took.
-    residual: of each matrix, the preconditioned gradient's norm over that of the start, 0 for none left.
+    weights: [out, in] each, in the order and type of the dense matrices. error_before, error_after: for each matrix,
+    ‖(Ŵ−W)X‖²/‖WX‖² with the start weights and the updated weights. iterations: the maximum over all strips of rows.
+    residual: for each matrix, the norm of the preconditioned gradient relative to the start's (the maximum over strips).
     """
 
     weights: list[torch.Tensor]
@@ -74,7 +74,7 @@ class Updated(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """Whether conjugate gradients came down to the tolerance; ADMM has a fixed number of steps and no such test."""
+        """Whether conjugate gradients reached the tolerance; always False for ADMM, which has a fixed number of steps."""
         return self.solver == "cg" and max(self.residual, default=0.0) <= TOLERANCE
 
 
@@ -89,23 +89,23 @@ def masked_least_squares(
     iterations: int | None = None,
     where: str = "a matrix",
 ) -> Updated:
-    """The weights under each mask that come closest to what the dense matrix puts out: min ‖(Ŵ−W)X‖².
+    """Find the weights under each mask whose outputs are closest to the dense matrix's: min ‖(Ŵ−W)X‖².
 
-    The Hessian is damped as SparseGPT damps it, by 0.01 of its mean diagonal, which ties the kept weights to the dense
-    ones where the calibration text says nothing. No row comes back with a larger layer error than it has in `start`,
-    after it is rounded to its type: such a row stays as it was.
+    The Hessian is damped as in SparseGPT, by 0.01 of its mean diagonal, which keeps weights near the dense ones in
+    directions without calibration data. If a row's error, after rounding to its type, is larger than in `start`, the
+    row of `start` is returned.
 
     Args:
         dense: matrices that share their input, [out, in] each.
         masks: [out, in] bool each, True where the weight is zero.
         hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
-        start: weights to begin with, zero where masked, such as SparseGPT's; the dense ones without the masked if None.
+        start: initial weights, [out, in] each, zero where masked, such as SparseGPT's; None for the masked dense ones.
         solver: `cg`, conjugate gradients preconditioned by the diagonal, or `admm` (Boža 2024, Algorithm 1).
-        iterations: at most so many; None for the solver's own number.
+        iterations: the maximum; None for the solver's default.
 
     Source: Boža (2024), Section 3, for the problem and ADMM; Meng et al. (2024), Section 3.3, for conjugate gradients on
     all rows together.
-    Raises `CompressionError` for values that are NaN or infinite, and for a start that isn't zero under its mask.
+    Raises `CompressionError` for NaN or infinite values, and for a start that isn't zero where masked.
     """
     if solver not in SOLVERS:
         raise CompressionError(f"{where}: unknown solver {solver!r}; there are {' and '.join(SOLVERS)}")
@@ -146,13 +146,13 @@ def masked_least_squares(
 
 
 def row_errors(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """‖(Ŵ−W)X‖² of each row, [R] float32, never below zero. difference: Ŵ−W, [R, in] float32."""
+    """Return ‖(Ŵ−W)X‖² of each row, [R] float32, clamped at zero. difference: Ŵ−W, [R, in] float32."""
     errors: torch.Tensor = torch.linalg.vecdot(difference @ hessian, difference)
     return errors.clamp_min_(0)
 
 
 def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
-    """‖(Ŵ−W)X‖²/‖WX‖² of a whole matrix; 0 where the dense one puts out nothing. weight, dense: [out, in]."""
+    """Return ‖(Ŵ−W)X‖²/‖WX‖² of a matrix; 0 if the dense output is zero. weight, dense: [out, in]; hessian: [in, in]."""
     error = norm = 0.0
     for start in range(0, len(weight), _ROWS):
         full = dense[start : start + _ROWS].float()
@@ -163,7 +163,7 @@ def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor
 
 
 def damped_diagonal(hessian: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The diagonal with its damping, [in], and the damping: 0.01 of the mean over the inputs that were excited."""
+    """Return the damped diagonal, [in], and the damping: 0.01 of the mean over the inputs that aren't always zero."""
     diagonal = hessian.diagonal()
     live = diagonal[diagonal > 0]
     damping = DAMPING * (float(live.mean()) if len(live) else 1.0)
@@ -174,15 +174,15 @@ _Solver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], tuple[torch.
 
 
 def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
-    """Preconditioned conjugate gradients on many rows at once, each with a mask of its own. hessian: [in, in] float32."""
+    """Make a solver by preconditioned conjugate gradients for many rows, each with its own mask. hessian: [in, in]."""
     diagonal, damping = damped_diagonal(hessian)
 
     def solve(
         full: torch.Tensor, keep: torch.Tensor, first: torch.Tensor, limit: int
     ) -> tuple[torch.Tensor, int, float]:
-        """Weights [R, in], the steps, and the norm of what is left of the gradient, as a share of the first one's.
+        """Return weights [R, in], the number of steps, and the norm of the gradient relative to the initial one.
 
-        full, first: dense weights and those to begin with, keep: False where a weight is zero; [R, in] each.
+        full: dense weights, keep: False where a weight is zero, first: initial weights; [R, in] each.
         """
         weight = first.clone()  # [R, in]
         off = weight - full
@@ -196,7 +196,7 @@ def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
             steps += 1
             pushed = (direction @ hessian).add_(direction, alpha=damping).mul_(keep)
             curvature = torch.linalg.vecdot(direction, pushed)
-            # A row that is solved, or whose curvature is lost in rounding, stands still.
+            # A row that is solved, or whose curvature is lost in rounding, stays unchanged.
             length = torch.where((curvature > 0) & (power > 0), power / curvature, 0)[:, None]
             weight.addcmul_(direction, length)
             gradient.addcmul_(pushed, length, value=-1)
@@ -214,14 +214,15 @@ def _conjugate_gradients(hessian: torch.Tensor) -> _Solver:
 
 
 def _admm(hessian: torch.Tensor) -> _Solver:
-    """ADMM with the mask as its constraint, on inputs of norm one; takes and returns what conjugate gradients do.
+    """Make a solver by ADMM with the mask as constraint, on inputs scaled to unit norm. hessian: [in, in].
 
-    Source: Boža (2024), Algorithm 1, and the code.
+    The solver takes and returns the same as that of `_conjugate_gradients`.
+    Source: Boža (2024), Algorithm 1, and its code.
     """
     diagonal = hessian.diagonal()
     norms = torch.where(diagonal > 0, diagonal.sqrt(), 1.0)
     scaled = hessian / norms / norms[:, None]
-    # An input that no token excited has nothing but the damping, which keeps its weights where they are.
+    # An input that is always zero only has the damping, which keeps its weights unchanged.
     scaled.diagonal().add_(ADMM_DAMPING)
     penalized = scaled.clone()
     penalized.diagonal().add_(ADMM_PENALTY)

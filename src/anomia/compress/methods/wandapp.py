@@ -34,7 +34,7 @@ TOKENS = 128 * 2048
 def wandapp_mask(
     weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target
 ) -> torch.Tensor:
-    """Mask the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or those of a pattern.
+    """Mask the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
 
     weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool, True
     where the weight is pruned.

@@ -250,7 +250,7 @@ def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
 
 
 def count_of(share: float, total: int, method: str, what: str) -> int:
-    """Convert a share of `total`, rounded down, or an int to a count. Raises `CompressionError` if it is none or all."""
+    """Convert a share of `total`, rounded down, or an int to a count. Raises `CompressionError` for none or all."""
     count = int(share) if isinstance(share, int) else int(total * share + 1e-9)
     if not 1 <= count < total:
         least = f"{1 / total:.3f}".rstrip("0") if total > 1 else "a larger model"
