@@ -126,7 +126,7 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
 def decision_json(
     gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int, bases: Mapping[str, Basis] = {}
 ) -> dict[str, Any]:
-    """The whole decision as plain values: over all runs, then by run and check; shares as fractions, not percentages."""
+    """The whole decision as plain values: over all runs, then by run and check; shares as fractions, not per cent."""
     return {
         "result": result,
         "exit_code": exit_code,

@@ -1,4 +1,4 @@
-"""Figures of one run or of several: those of the paper, and three of its own."""
+"""Figures of one or more runs: those of the paper, and three more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class FigureKind(NamedTuple):
-    """How a figure is drawn (None where the cases lack what it shows), and what it needs, in words."""
+    """How a figure is drawn (None if the cases lack its data), and what it needs, in words."""
 
     make: Callable[[Sequence[Case]], Drawn | None]
     needs: str
@@ -69,7 +69,7 @@ def draw(name: str, runs: Sequence[NamedRun]) -> Drawn:
     """One figure.
 
     Raises:
-        RunError: there is no such figure, or the runs lack what it shows.
+        RunError: there is no such figure, or the runs lack its data.
     """
     if name not in FIGURES:
         raise RunError(f"figures: there is no figure {name!r}; {nearest(name, FIGURES)}")

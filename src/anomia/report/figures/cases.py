@@ -1,4 +1,4 @@
-"""What the figures are drawn of: every arm of every run, under a name that is safe and its own."""
+"""The cases that figures are drawn from: every arm of every run, under a safe and unique name."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.reference import candidates, nulls
 
-# Longer names run into the plot; the tooltip and the table have them whole.
+# Longer names would run into the plot; the tooltip and the table show them in full.
 LONGEST_LABEL = 44
 LONGEST_NAME = 200
 
 
 class NamedRun(NamedTuple):
-    """One run, under the name that it has beside others."""
+    """One run, with its name among other runs."""
 
     name: str
     results: Results
 
 
 class Drawn(NamedTuple):
-    """A figure. caption: what it rests on and how it is computed. alt: its content in words.
+    """A figure. caption: its data and method. alt: its content in words.
 
-    table: the numbers that are drawn, one row a mark.
+    table: the numbers drawn, one row per mark.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Drawn(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One arm of one run. label: how figures call it; unlike any other label of the same figure."""
+    """One arm of one run. label: its name in figures, unique within a figure."""
 
     run: NamedRun
     arm: str
@@ -55,33 +55,33 @@ class Case(NamedTuple):
     calibration: str | None
 
     def accuracies(self, probe: str, scope: str) -> tuple[Estimate | None, Estimate | None]:
-        """Of base and of the arm, over the items that the arm has answered."""
+        """Accuracies of base and of the arm, over the items that the arm has answered."""
         measure = f"accuracy/{probe}"
         return before(self.figures, self.arm, measure, scope), self.figures.get((self.arm, measure, scope))
 
     @property
     def nulls(self) -> list[str]:
-        """The null arms of its run: what noise alone does."""
+        """The null arms of its run, which show the effect of noise alone."""
         return [arm for arm in nulls(self.run.results.arms) if arm != self.arm]
 
     @property
     def languages(self) -> list[str]:
-        """The languages that base and the arm were asked in."""
+        """The languages in which base and the arm were asked."""
         return self.run.results.languages
 
     @property
     def base(self) -> str:
-        """The uncompressed model's name, without the way to it."""
+        """The uncompressed model's name, without its path."""
         return _last(self.run.results.study.get("base", "?"))
 
     @property
     def data(self) -> str:
-        """The data set's name, without the way to it."""
+        """The data set's name, without its path."""
         return _data(self.run.results.study.get("data", "?"))
 
 
 def cases(runs: Sequence[NamedRun]) -> list[Case]:
-    """Every arm of every run but null arms, in order. Labels name the arm, and what else tells one case from another."""
+    """Every arm of every run except null arms, in order. Labels name the arm and whatever else distinguishes cases."""
     found = []
     for run in runs:
         figures = lookup(run.results.diagnosis.figures)
@@ -91,12 +91,12 @@ def cases(runs: Sequence[NamedRun]) -> list[Case]:
 
 
 def scopes(case: Case) -> list[str]:
-    """The languages of a case and, where there are several, `pooled` last."""
+    """The languages of a case and, if there are several, `pooled` last."""
     return [*case.languages, POOLED] if len(case.languages) > 1 else list(case.languages)
 
 
 def plain(text: Any, longest: int = LONGEST_NAME) -> str:
-    """Text of models and data sets for a label: no control or direction characters, cut in the middle.
+    """Text of models and data sets for a label: without control or direction characters, shortened in the middle.
 
     >>> plain("a\\x00b\\u202ec")
     'a b c'
@@ -109,12 +109,12 @@ def plain(text: Any, longest: int = LONGEST_NAME) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with a space for each control or direction character: a null byte aborts the process in vl-convert."""
+    """Text with spaces for control and direction characters: a null byte would abort the process in vl-convert."""
     return "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
 
 
 def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:
-    """Groups of cases that differ in their calibration text alone, each with the arm that they share in words."""
+    """Groups of cases that differ only in their calibration set, each case with the arm that its group shares."""
     groups: dict[tuple[Any, ...], list[tuple[Case, str]]] = {}
     for case in found:
         if case.calibration is None:
@@ -161,7 +161,7 @@ def _unlike(labels: Sequence[str]) -> list[str]:
 
 
 def _calibration(arm: str, study: Mapping[str, Any]) -> str | None:
-    """What an arm was calibrated on: the last pruning step's own source, else the study's; None without one."""
+    """The calibration set of an arm: the last pruning step's own source, else the study's; None if it has none."""
     try:
         steps = [step for step in parse_arm(arm).steps if needs_calibration(step)]
     except AnomiaError:
@@ -176,6 +176,6 @@ def _last(name: Any) -> str:
 
 
 def _data(name: Any) -> str:
-    """`squad:PATH/tydiqa_goldp/dev` is called `tydiqa_goldp/dev`: the last part alone is often a split."""
+    """`squad:PATH/tydiqa_goldp/dev` becomes `tydiqa_goldp/dev`: the last part alone is often just a split."""
     kind, colon, path = str(name).partition(":")
     return plain("/".join(path.rstrip("/").split("/")[-2:]) if colon else kind, LONGEST_LABEL)

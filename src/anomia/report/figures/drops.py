@@ -36,7 +36,7 @@ EACH = f"{LANGUAGE} == '{POOLED}' && datum.scope != '{POOLED}'"
 
 
 def draw_drops(found: Sequence[Case]) -> Drawn | None:
-    """Raw drops of open, cued and choice: the mean over languages, and each language as a tick."""
+    """Raw drops of open, cued and choice: the mean over languages, with each language as a tick."""
     rows = settled([row for number, case in enumerate(found) for row in _drops(case, number)])
     if not rows:
         return None

@@ -41,12 +41,12 @@ from anomia.report.figures.style import COLORS, GREY
 
 FATE_SCALE = alt.Scale(domain=[FATE_WORDS[fate] for fate in FATES], range=[COLORS[fate] for fate in FATES])
 FATE_LEGEND = alt.Legend(title=None, orient="top", direction="horizontal", symbolType="square", offset=6)
-# Below this share a number has no room in its part of the bar.
+# A number doesn't fit into its part of the bar below this share.
 NARROWEST_LABEL = 0.05
 
 
 def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
-    """Share of both-correct items that the arm still picks and no longer says, by language, net, and beside noise."""
+    """Share of both-correct items that the arm still picks but no longer says, by language, net, and next to noise."""
     rows = settled([row for number, case in enumerate(found) for row in _rates(case, number)])
     if all(row["value"] is None for row in rows):
         return None
@@ -232,7 +232,7 @@ def _net(estimate: Estimate | None) -> Row:
 
 
 def _noise(case: Case, scope: str) -> Row:
-    """From the lowest to the highest bound of the null arms' net rates."""
+    """The range from the lowest to the highest bound of the null arms' net rates."""
     rates = [case.figures.get((arm, "net_dissociation/choice", scope)) for arm in case.nulls]
     known = [rate for rate in rates if rate is not None]
     return {

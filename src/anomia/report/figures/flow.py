@@ -1,4 +1,4 @@
-"""From base's four states to the arm's: who flows where."""
+"""From base's four states to the arm's: how many items move where."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-# What a model does with an item; the arm's states of items that base gets right both ways are the fates.
+# The states of an item in a model; for items that base gets right in both formats, the arm's states are the fates.
 STATES = ("both", "choice only", "open only", "neither")
 STATE_SCALE = alt.Scale(
     domain=list(STATES), range=[COLORS[fate] for fate in ("kept", "choice_only", "open_only", "lost")]
 )
-# Room between the states of one side, and width of their bars, as shares of the plot.
+# Gap between the states on one side, and width of their bars, as fractions of the plot.
 SPACE, BAR = 0.05, 0.022
 HEIGHT = 260
 STEPS = 24
@@ -40,7 +40,7 @@ NARROWEST_LABEL = 0.005
 
 
 def draw_flow(found: Sequence[Case]) -> Drawn | None:
-    """Items by what base did with them, on the left, and by what the arm did, on the right."""
+    """Items by their state in base, on the left, and in the arm, on the right."""
     rows = [row for number, case in enumerate(found) for row in _flows(case, number)]
     if not rows:
         return None
@@ -129,7 +129,7 @@ def _flows(case: Case, number: int) -> list[Row]:
 
 
 def _laid_out(counts: Sequence[Sequence[int]], fields: Row) -> list[Row]:
-    """Bands and bars of one plot, in shares of all items, from the top; counts: [base's state][arm's]."""
+    """Bands and bars of one plot, in shares of all items, from the top. counts: [base's state][arm's state]."""
     n = sum(map(sum, counts))
     sizes = {
         "base": [sum(row) for row in counts],

@@ -28,15 +28,15 @@ from anomia.report.figures.style import COLORS, MARK
 HEIGHT = 210
 PLOT_WIDTH = 330
 LINE = 15
-# Points that save as much stand so many pixels apart, so that their intervals can be told.
+# Points with equal savings are drawn this many pixels apart, so that their intervals can be told apart.
 DODGE = 8
 PROBES = ("open", "choice")
-# Arms that all save the same are a table, not a curve.
+# Fewer different savings are left to the table, because they make no curve.
 FEWEST_PLACES = 2
 
 
 class CostAxis(NamedTuple):
-    """What arms are set out by. field: of a `FrontierRow`. unit: divides it. best: ending of the frontier's field."""
+    """The horizontal axis. field: of a `FrontierRow`. unit: divides it. best: suffix of the frontier's field."""
 
     field: str
     title: str
@@ -51,7 +51,7 @@ AXES = (
 
 
 def draw_frontier(found: Sequence[Case]) -> Drawn | None:
-    """Accuracy of choice and of open over all arms, against measured sparsity and against size on disk."""
+    """Accuracy of choice and of open over all arms, against measured sparsity and size on disk."""
     runs = list({id(case.run.results): case.run for case in found}.values())
     rows: list[Row] = []
     parts = []
@@ -113,9 +113,9 @@ def _range(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _labelled(rows: Sequence[Row], x_range: tuple[float, float]) -> list[Row]:
-    """Rows with where they are drawn, beside others that save as much, and where their label stands at the right.
+    """Rows with the positions of their points, next to others with equal savings, and of their labels at the right.
 
-    Labels of one panel are spread from the top so that none meets another, then pulled up into the plot.
+    Labels of one panel are spread downwards from the top without overlap, then moved up into the plot.
     """
     made: list[Row] = []
     pixel = (x_range[1] - x_range[0]) / PLOT_WIDTH

@@ -41,7 +41,7 @@ NO_MODEL = "no model"
 
 
 def draw_ladder(found: Sequence[Case]) -> Drawn | None:
-    """Accuracy of base and arm in every form of the question, with the controls of choice and of cued."""
+    """Accuracy of base and arm for every form of the question, with the controls of choice and of cued."""
     rows = settled([row for number, case in enumerate(found) for row in _rungs(case, number)])
     if not rows:
         return None

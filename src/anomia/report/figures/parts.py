@@ -1,4 +1,4 @@
-"""What figures are put together from: rows of estimates, panels a case, the language filter, words."""
+"""Building blocks of figures: rows of estimates, panels per case, the language filter, texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anomia.report.render.stars import Stars, stars, without_stars
 
 Row = dict[str, Any]
 
-# Expressions of Vega are made here, of constants. Names from data stand in the data only, under these fields.
+# Vega expressions are built here from constants only. Names from data occur only as data, in these fields.
 LANGUAGE = "language"
 ONE_SCOPE = f"datum.scope == {LANGUAGE}"
 SCOPES = f"{LANGUAGE} == '{POOLED}' || datum.scope == {LANGUAGE} || datum.scope == '{POOLED}'"
@@ -30,7 +30,7 @@ MOST_TOLD = 4
 
 
 def measured(estimate: Estimate | None, **fields: Any) -> Row:
-    """A row of data: the fields, and the estimate's; without an estimate its numbers are null, never 0."""
+    """A row of data: the fields plus the estimate's; without an estimate, its numbers are null, never 0."""
     row: Row = {
         **fields,
         "value": None,
@@ -55,7 +55,7 @@ def measured(estimate: Estimate | None, **fields: Any) -> Row:
 
 
 def place(case: Case, number: int, scope: str) -> Row:
-    """Where a row belongs: its panel and its language."""
+    """The panel and the language of a row."""
     known = [*case.languages, POOLED]
     return {
         "case": case.label,
@@ -74,7 +74,7 @@ def panels(
     width: int = WIDTH,
     column: str = "case",
 ) -> Any:
-    """The layers over the rows, one panel under the other for each value of `column`."""
+    """The layers over the rows, with one panel below the other for each value of `column`."""
     data = alt.InlineData(values=[_compact(row) for row in rows])
     chart = alt.layer(*layers).properties(width=width, height=alt.Step(ROW) if height is None else height)
     if len({row[column] for row in rows}) < 2:
@@ -89,7 +89,7 @@ def panels(
 
 
 def _compact(row: Mapping[str, Any]) -> Row:
-    """A row as it is embedded: printable text alone; six decimals are more than a screen can show."""
+    """A row as embedded: only printable text, and six decimals, more than a screen can show."""
     kept: Row = {}
     for key, value in row.items():
         if isinstance(value, str):
@@ -100,7 +100,7 @@ def _compact(row: Mapping[str, Any]) -> Row:
 
 
 def filtered(chart: Any, names: Iterable[str]) -> Any:
-    """Adds the parameter that the page's language filter sets: a language, or `pooled` for all of them."""
+    """Add the parameter that the page's language filter sets: a language, or `pooled` for all of them."""
     languages = list(dict.fromkeys(map(plain, names)))
     parameter: Row = {"name": LANGUAGE, "value": POOLED}
     if len(languages) > 1:
@@ -111,13 +111,13 @@ def filtered(chart: Any, names: Iterable[str]) -> Any:
             "name": "language ",
         }
     made = chart.copy()
-    # `add_params` looks for a view with a name of its own, which facets in a concatenation lack.
+    # `add_params` needs a view with its own name, which facets in a concatenation lack.
     made.params = [alt.TopLevelParameter.from_dict(parameter)]
     return made
 
 
 def rows_axis(field: str = "where", *, order: str | None = None) -> alt.Y:
-    """A row for each value of a field, in the order of another."""
+    """A row for each value of a field, ordered by another field."""
     return alt.Y(
         field=field,
         type="nominal",
@@ -135,7 +135,7 @@ def percent_axis(title: str, *, field: str = "value", domain: Sequence[float] | 
 
 
 def beside(field: str, y: alt.Y, *conditions: str, style: str = "guide-label") -> alt.Chart:
-    """A column of texts at the right of the plot, one a row."""
+    """A column of texts to the right of the plot, one per row."""
     chart = alt.Chart().mark_text(align="left", dx=10, style=style)
     return _where(chart, conditions).encode(
         x=alt.value("width"), y=y, text=alt.Text(field=field, type="nominal")
@@ -156,7 +156,7 @@ def dots(
     size: float = MARK,
     width: float = 2,
 ) -> list[alt.Chart]:
-    """Points with their intervals, on rows. nudge: pixels downwards, to keep two in a row apart."""
+    """Points with their intervals, in rows. nudge: pixels downwards, to keep two points in a row apart."""
     rule = alt.Chart().mark_rule(strokeWidth=width, opacity=0.75, yOffset=nudge)
     span = _where(rule, conditions).encode(
         x=alt.X(field=low, type="quantitative"), x2=alt.X2(field=high), y=y, color=color
@@ -174,43 +174,43 @@ def _where(chart: alt.Chart, conditions: Sequence[str]) -> alt.Chart:
 
 
 def stacked(charts: Sequence[Any]) -> Any:
-    """Charts one under the other, each with axes of its own."""
+    """Charts one below the other, each with its own axes."""
     return alt.vconcat(*charts, spacing=28).resolve_scale(
         x="independent", y="independent", color="independent"
     )
 
 
 def tooltip(**titles: str) -> list[alt.Tooltip]:
-    """What stands in the box at the pointer: fields and what they are called."""
+    """Tooltip fields with their titles."""
     return [alt.Tooltip(field=field, type="nominal", title=title) for field, title in titles.items()]
 
 
 def percent_interval(estimate: Estimate) -> str:
-    """`39 [30, 48]`, in per cent; a star where the interval was not validated for so few items."""
+    """`39 [30, 48]`, in per cent, with a star if the interval was not validated for so few items."""
     value, low, high = (signed(100 * number) for number in estimate[:3])
     return f"{value} [{low}, {high}]" + ("" if estimate.checked else "*")
 
 
 def note(shown: str, n: int | None) -> str:
-    """What stands beside a row: its figures, and the number of items."""
+    """The text next to a row: its figures and the number of items."""
     return shown if n is None else f"{shown} · n {n:,}"
 
 
 def signed(number: float, digits: int = 0) -> str:
-    """A number with a true minus sign, and no minus before 0."""
+    """A number with a true minus sign, and none before 0."""
     text = f"{number:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def listed(parts: Sequence[str], *, most: int = MOST_TOLD) -> str:
-    """Parts of a sentence, the first few of them."""
+    """A list of the first few parts, for a sentence."""
     shown = "; ".join(parts[:most])
     left = len(parts) - most
     return f"{shown}; and {left} more" if left > 0 else shown
 
 
 def settled(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a figure with stars where these tell some intervals from others, else with none at all."""
+    """The rows of a figure with stars if these set some intervals apart, else without any."""
     if _rule(rows).kept:
         return list(rows)
     return [
@@ -220,7 +220,7 @@ def settled(rows: Sequence[Row]) -> list[Row]:
 
 
 def starred(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The sentence on stars, or on the intervals that would all have one."""
+    """The sentence that explains the stars, or replaces them."""
     note_ = _rule(list(rows)).note
     return f" {note_}" if note_ else ""
 
@@ -231,7 +231,7 @@ def _rule(rows: Sequence[Mapping[str, Any]]) -> Stars:
 
 
 def compared(found: Sequence[Case]) -> str:
-    """What is compared with what, for a caption."""
+    """What is compared, for a caption."""
     bases, data, arms = ({getattr(case, name) for case in found} for name in ("base", "data", "arm"))
     what = plain(found[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
     base = found[0].base if len(bases) == 1 else f"{len(bases)} bases"
@@ -242,7 +242,7 @@ def compared(found: Sequence[Case]) -> str:
 
 
 def in_one_panel(rows: Sequence[Row]) -> list[Row]:
-    """Where no case has more than one language, cases become the rows of one panel."""
+    """Rows in which cases become the rows of one panel, if no case has more than one language."""
     by_case: dict[str, set[str]] = {}
     for row in rows:
         by_case.setdefault(row["case"], set()).add(row["where"])

@@ -1,4 +1,4 @@
-"""Where gold's token stands before and after, by fate (paper, Figure 3)."""
+"""Ranks of gold's token before and after, by fate (paper, Figure 3)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NUDGE = 7
 
 
 def draw_ranks(found: Sequence[Case]) -> Drawn | None:
-    """Median ranks with their intervals, base against arm, with the foil's in the arm as placebo."""
+    """Median ranks with their intervals, base against arm, with the foil's ranks in the arm as placebo."""
     rows = [row for number, case in enumerate(found) for row in _ranks(case, number)]
     if not rows:
         return None

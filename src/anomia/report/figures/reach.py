@@ -39,13 +39,13 @@ from anomia.report.figures.style import COLORS, GREY
 
 WAYS = {"greedy": "greedy"} | {name: long(name) for name in REACHES}
 WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], *(COLORS[name] for name in REACHES)])
-# Pixels from the middle of a row to that of a way of decoding, and from there to the lines beside it.
+# Pixels from the middle of a row to each way of decoding, and from there to the lines next to it.
 MIDDLE, NUDGE = 11, 6
 ARM, BASE, FOIL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'foil'"
 
 
 def draw_reach(found: Sequence[Case]) -> Drawn | None:
-    """(a) accuracy of greedy decoding and of reach; (b) failures of the arm that broader decoding finds."""
+    """(a) Accuracy of greedy decoding and of reach; (b) the arm's failures that broader decoding recovers."""
     reached = [row for number, case in enumerate(found) for row in _reached(case, number)]
     recovered = [row for number, case in enumerate(found) for row in _recovered(case, number)]
     if not reached:
@@ -150,7 +150,7 @@ def _recovered(case: Case, number: int) -> list[Row]:
 
 
 def _short(estimate: Estimate) -> str:
-    """The value alone: the interval is drawn, and in the tooltip."""
+    """The value alone; the interval is drawn and in the tooltip."""
     return signed(100 * estimate.value)
 
 

@@ -1,4 +1,4 @@
-"""The same figures across models and data sets (paper, Figure 5) and across calibration texts (Figure 7)."""
+"""The same figures across models and data sets (paper, Figure 5) and across calibration sets (Figure 7)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BASE_ROW = "base"
 
 
 def draw_settings(found: Sequence[Case]) -> Drawn | None:
-    """Dissociation rate and gap, in raw points too, of every arm of every run, pooled over its languages."""
+    """Dissociation rate, gap, and gap in raw points of every arm of every run, pooled over its languages."""
     rows = [
         measured(estimate, **fields) | {"note": note("" if estimate is None else percent_interval(estimate), estimate.n if estimate else None) or "not given: too few items, or base too weak"}
         for number, case in enumerate(found)
@@ -75,7 +75,7 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
 
 
 def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
-    """Open and choice under other calibration texts, all else being the same, with base beside them."""
+    """Open and choice with different calibration sets, all else being equal, next to base."""
     groups = enumerate(same_but_calibration(found))
     rows = settled([row for number, group in groups for row in _group(group, number)])
     if not rows:

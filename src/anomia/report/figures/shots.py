@@ -38,7 +38,7 @@ NUDGE = 4
 
 
 def draw_shots(found: Sequence[Case]) -> Drawn | None:
-    """Open accuracy of base and arm at 0 and at 1 shot, and the prune gaps, by language."""
+    """Open accuracy of base and arm at 0 and 1 shot, and the prune gaps, by language."""
     rows = settled([row for number, case in enumerate(found) for row in _gaps(case, number)])
     if not rows:
         return None

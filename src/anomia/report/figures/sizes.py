@@ -1,4 +1,4 @@
-"""Gap and drops against the size of the model (paper, Figure 6)."""
+"""Gap and drops against model size (paper, Figure 6)."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ SCALE = alt.Scale(
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z0-9])", re.IGNORECASE)
 HEIGHT = 170
 FEWEST_SIZES = 2
-# Beyond the smallest and the largest size, for the names above their points.
+# Padding factor beyond the smallest and the largest size, for the names above their points.
 ROOM = 1.7
 
 
 def draw_sizes(found: Sequence[Case]) -> Drawn | None:
-    """ΔPR, the normalized drops that it is made of, and the raw gap, against the number of parameters of base."""
+    """ΔPR, the two normalized drops in it, and the raw gap, against base's number of parameters."""
     rows = [row for case in found for row in _measures(case)]
     sizes: dict[str, set[float]] = {}
     for row in rows:
@@ -74,7 +74,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
 
 
 def parameters(case: Case) -> float | None:
-    """Parameters of base: as its run counted them, else as its name says (`Qwen3-0.6B`)."""
+    """Base's number of parameters: as counted in its run, else from its name (`Qwen3-0.6B`)."""
     counted = case.run.results.study.get("provenance", {}).get("parameters")
     if isinstance(counted, int | float) and counted > 0:
         return float(counted)

@@ -1,11 +1,11 @@
-"""How every figure looks: colours by what they stand for, and the theme for light and for dark."""
+"""The look of all figures: colours by meaning, and the light and dark themes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Okabe and Ito (2008), safe for colour-blind readers, with sky blue darker and brown for orange, so that each
-# stands off white and off the dark ground at 3:1 or more (WCAG 2.2, 1.4.11); magenta from Tol (2021).
+# Okabe and Ito (2008), safe for colour-blind readers, with a darker sky blue and brown instead of orange, so that each
+# has a contrast of 3:1 or more on white and on the dark background (WCAG 2.2, 1.4.11); magenta from Tol (2021).
 BLUE, VERMILLION, GREEN, PURPLE, BROWN, SKY, GREY, MAGENTA = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A57C52", "#3C93CC", "#6B6B6B", "#AA4499",
 )  # fmt: skip
@@ -35,9 +35,9 @@ MARK = 75
 
 
 def theme(dark: bool = False) -> dict[str, Any]:
-    """A Vega-Lite config: text, axes and neutral marks; what has a colour of its own has it in both themes.
+    """A Vega-Lite config: text, axes and neutral marks; marks with their own colour keep it in both themes.
 
-    The background is transparent, so that a figure takes that of the page.
+    The background is transparent, so figures take the page's.
     """
     ink = DARK if dark else LIGHT
     return {
@@ -53,10 +53,10 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelFontSize": 12,
             "titleFontSize": 12,
             "titleFontWeight": "normal",
-            # Labels are short; Vega would cut a long one in the middle of a surrogate pair, which vl-convert refuses.
+            # Labels are short; Vega could cut a long one inside a surrogate pair, which vl-convert refuses.
             "labelLimit": 0,
             "labelFlush": False,
-            # Of numbers that would touch on a narrow page every other one goes.
+            # On a narrow page, every other number that would touch its neighbours is dropped.
             "labelSeparation": 5,
             "domain": False,
             "ticks": False,

@@ -22,7 +22,7 @@ MARGIN = 14
 def write_figures(
     drawn: Sequence[Drawn], folder: Path, formats: Sequence[str] = FORMATS, *, dark: bool = False
 ) -> list[Path]:
-    """Writes each figure with its title and caption as `NAME.svg`, `.png` (2 pixels a point) and `.pdf`.
+    """Write each figure with its title and caption as `NAME.svg`, `.png` (2 pixels per point) and `.pdf`.
 
     Raises:
         RunError: a format is unknown, or a file can't be written.
@@ -45,7 +45,7 @@ def write_figures(
 
 
 def standalone(figure: Drawn, *, dark: bool = False) -> dict[str, Any]:
-    """The specification of a figure that stands alone: with its title, its caption and a background."""
+    """The specification of a standalone figure, with its title, its caption and a background."""
     spec: dict[str, Any] = figure.chart.to_dict()
     spec["config"] = {**theme(dark), "background": (DARK if dark else LIGHT)["ground"]}
     spec["padding"] = MARGIN

@@ -1,1 +1,1 @@
-"""The report: one page that opens from disk, with its figures and tables beside it."""
+"""The report: one page that opens from disk, with its figures and tables next to it."""

@@ -1,4 +1,4 @@
-"""From the folders of runs to the folder of a report: page, figures, tables."""
+"""From the folders of runs to the folder of a report: page, figures and tables."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from anomia.run_folder import RunFolder
 
 PAGE_NAME = "index.html"
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
-# In bytes: a page that is mailed and opened at once.
+# In bytes; a page this large can still be mailed, and opens quickly.
 LARGEST_PAGE = 4_990_000
 BLOCK_ITEMS = 24
-# Longer tables stand in tables/ only.
+# Longer tables are in tables/ only.
 LONGEST_TABLE = 300
 
-# Where each figure stands in the page; any other one comes under "More figures".
+# The section of the page for each figure; others go under "More figures".
 SECTIONS = {
     "fates_flow": "fates", "figure1": "fates", "figure8": "fates", "ladder": "ladder", "figure2": "drops",
     "figure3": "ranks", "figure4": "reach", "table1": "one-shot", "frontier": "arms", "figure5": "arms",
@@ -43,7 +43,7 @@ SECTIONS = {
 
 
 class Report(NamedTuple):
-    """What was written. left_out: what of the items had no room in the page."""
+    """The files written. left_out: parts of the items that did not fit into the page."""
 
     page: Path
     bytes: int
@@ -57,13 +57,13 @@ def write_report(
     results: Sequence[Results] | None = None,
     formats: Sequence[str] = ("svg", "png", "pdf"),
 ) -> Report:
-    """Writes `index.html`, `figures/` and `tables/` of one or more runs.
+    """Write `index.html`, `figures/` and `tables/` for one or more runs.
 
     Args:
-        folders: the folders of the runs; of a study with several cells, those of its cells.
+        folders: the folders of the runs; for a study with several cells, those of its cells.
         out: where to write.
-        results: of the runs, where they are read already.
-        formats: of the figures' files; none writes none.
+        results: of the runs, if they have been read already.
+        formats: of the figure files; empty for no files.
 
     Raises:
         RunError: a run can't be read, or the report can't be written.
@@ -88,7 +88,7 @@ def write_report(
 
 
 def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[NamedRun]:
-    """The runs under the names of their folders; a name that is there twice gets a number."""
+    """The runs under the names of their folders; duplicate names get a number."""
     found: list[NamedRun] = []
     for number, folder in enumerate(folders):
         name = folder.resolve().name or str(folder)
@@ -101,14 +101,14 @@ def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None
 
 
 def page_values(folders: Sequence[Path], runs: Sequence[NamedRun], drawn: Sequence[Drawn]) -> dict[str, Any]:
-    """What the page says outside the explorer: verdicts, tables, what stands around the figures."""
+    """The page's content outside the explorer: verdicts, tables, and the text around the figures."""
     said = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
     chance = chance_of([run.results.records for run in runs])
     return said | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
 
 
 def chance_of(records: Sequence[pl.DataFrame]) -> str:
-    """How often picking an option is right by chance, with the numbers of options that were really asked."""
+    """How often picking an option is right by chance, with the numbers of options that were actually used."""
     asked = sorted(
         {n for frame in records for n in frame["choice_scores"].drop_nulls().list.len().unique() if n}
     )
@@ -119,7 +119,7 @@ def chance_of(records: Sequence[pl.DataFrame]) -> str:
 
 
 def figure_specs(drawn: Sequence[Drawn]) -> bytes:
-    """The figures as Vega draws them, light and dark, compressed."""
+    """The figures' Vega specifications, light and dark, compressed."""
     import vl_convert
 
     themes = {"light": theme(False), "dark": theme(True)}
@@ -130,7 +130,7 @@ def figure_specs(drawn: Sequence[Drawn]) -> bytes:
                 for name, config in themes.items()
             }
             for figure in drawn
-            # Altair's own check of what it made takes most of the time of a report.
+            # Altair's validation of its own output would take most of a report's time.
             for spec in (figure.chart.to_dict(validate=False),)
         }
     )
@@ -139,7 +139,7 @@ def figure_specs(drawn: Sequence[Drawn]) -> bytes:
 def explorer_values(
     runs: Sequence[NamedRun], *, left_out: Sequence[str] = (), served: bool = False
 ) -> dict[str, Any]:
-    """What the explorer needs beside the items: names of probes, prompts, languages."""
+    """The explorer's data besides the items: names of probes, prompts, languages."""
     languages = {language for run in runs for language in run.results.languages}
     wordings = [templates_of(run.results.study) for run in runs]
     return {
@@ -178,7 +178,7 @@ def _cell(value: Any) -> str:
 def _embedded(
     tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]], room: int
 ) -> tuple[bytes, list[bytes], tuple[str, ...]]:
-    """All rows, the items in compressed groups, and what was left out so that all fits into `room` bytes."""
+    """All rows, the items in compressed groups, and the parts left out to fit everything into `room` bytes."""
     columns, keys = index(tables)
     rows = compressed(columns)
     questions = [
@@ -208,7 +208,7 @@ def _by_item(records: pl.DataFrame) -> Mapping[tuple[str, str, str], list[dict[s
 
 
 def _in_order(records: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Rows with base first; what only the measures need stays behind."""
+    """Rows with base first, without the columns that only measures need."""
     frame = records.select(pl.exclude("distribution_tokens", "distribution_log_probs"))
     for part in (frame.filter(pl.col("arm") == "base"), frame.filter(pl.col("arm") != "base")):
         yield from part.iter_rows(named=True)

@@ -1,4 +1,4 @@
-"""Everything the page says outside the explorer, as plain values."""
+"""The page's content outside the explorer, as plain values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.terminal import stopping_text
 from anomia.report.verdict_words import outcome, outcomes_of
 
-# Of names in the page's own sentences, and of a verdict, which names languages.
+# Maximum lengths, in characters, of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
 
 OPEN_FELL = (
@@ -41,7 +41,7 @@ NOISE_ADVICE = (
 
 
 def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """What the page shows of each run; `sparsity` is as measured, by arm, a mapping a run."""
+    """What the page shows of each run. sparsity: as measured, by arm; one mapping per run."""
     parts = [_run(name, results, found) for (name, results), found in zip(runs, sparsity, strict=True)]
     return {"anomia": __version__, "title": _title(parts), "runs": parts}
 
@@ -78,7 +78,7 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
 
 
 def _unfinished(results: Results) -> Iterator[list[str]]:
-    """Each arm that may still answer more, and how far it is; one that was stopped on purpose is done."""
+    """Each arm that may still answer more, and its progress; an arm that was stopped on purpose is done."""
     stopped = (results.stopping or {}).get("arms", {})
     for arm in dict.fromkeys([*results.arms, *results.named]):
         if arm in results.failed or arm in stopped:
@@ -109,7 +109,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
 
 
 def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, list[dict[str, Any]]]:
-    """Tables under the section that shows them."""
+    """Tables by the section that shows them."""
     sections: dict[str, list[dict[str, Any]]] = {}
     for section, tables in found:
         sections.setdefault(section, []).extend(tables)
@@ -142,7 +142,7 @@ def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
 
 
 def _said(verdict: ScopeVerdict) -> str:
-    """A verdict's text without why these options decided, which stands in a box of its own."""
+    """A verdict's text without the reason why these options decided, which has its own box."""
     text = verdict.text.replace(f" {verdict.why}", "") if verdict.why else verdict.text
     return shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%")
 
@@ -160,7 +160,7 @@ def _advice(verdict: ScopeVerdict) -> str:
 
 
 def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
-    """The null arms of a run that has others, too: what noise alone does."""
+    """The null arms of a run that also has others: the effect of noise alone."""
     if candidates(results.arms) == list(results.arms):
         return []
     outcomes = {v.arm: v.decision.outcome for v in results.verdicts if v.scope == OVERALL}
@@ -180,9 +180,9 @@ def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
 
 
 def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
-    """Label, base's accuracy and the arm's, for the two ways that the verdict compares.
+    """Label, base's accuracy and the arm's, for the two formats that the verdict compares.
 
-    Both are figures of the tables: over the items that the arm has answered and that were graded.
+    Both are figures from the tables: over the items that the arm has answered and that were graded.
     """
     asked = results.records.filter(pl.col("arm") == arm)
     labels: tuple[tuple[str, str], ...] = (
@@ -217,12 +217,12 @@ def _shown(estimate: Estimate | None) -> str:
 
 
 def _left_out(results: Results) -> list[str]:
-    """The languages that pooled figures leave out, because base is too weak in them."""
+    """The languages that pooled figures leave out because base is too weak in them."""
     return [shortened(name, LONGEST_NAME) for name in results.left_out_languages]
 
 
 def _options(records: pl.DataFrame) -> str:
-    """`four options` where every question has as many, else `the options`."""
+    """The number of options, as in `four options`, if all questions have the same number, else `the options`."""
     numbers = records["choice_scores"].drop_nulls().list.len().unique().to_list()
     if len(numbers) != 1:
         return "the options"

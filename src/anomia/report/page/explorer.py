@@ -1,4 +1,4 @@
-"""The items of a run as the explorer reads them: an index of all rows, and one item whole."""
+"""The items of a run as the explorer reads them: an index of all rows, and single whole items."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ from anomia.probes import (
 )
 from anomia.probes import PROBES as TABLE
 
-# What has a verdict of its own, in the order in which the page lists it.
+# Everything with its own verdict, in the order in which the page lists it.
 PROBES = (
     *(name for name in LADDER if name in BY_NAME or GRADE[name].probe),
     *(probe.name for probe in TABLE if probe.group in ("reach", "example")),
 )
-# What may spoil an item whatever a model says.
+# Properties that may spoil an item, whatever a model answers.
 FLAGS = {
     "gold_in_question": "The question contains an accepted answer.",
     "gold_over_limit": "Every accepted answer is longer than the output limit.",
 }
-# Answers to any prompt but the open one.
+# Answers to all prompts but the open one.
 TEXTS = tuple(name for name in GENERATED if name != "open")
-# What of an item is left out, one after the other, where the items would make a page too large.
+# Parts of items that are left out, in this order, if the items would make a page too large.
 PARTS = (*reversed(REACHES), "answers to other prompts")
 NOT_ASKED, WRONG, RIGHT = "012"
-# Of each text that is searched and shown in the list, and of each text of an item.
+# Maximum lengths, in characters: of each text that is searched and listed, and of each text of an item.
 LINE, LONGEST = 160, 20_000
-# Characters that can stand in no question or passage: the places that the page fills in a template.
+# Characters that no question or passage can contain; they mark the places that the page fills in a template.
 CONTEXT, QUESTION, CANDIDATE = "\ufdd0", "\ufdd1", "\ufdd2"
 
 
 class ItemKey(NamedTuple):
-    """Which item of which run (a number, from 0)."""
+    """An item of a run. run: an index from 0."""
 
     run: int
     dataset: str
@@ -66,7 +66,7 @@ class ItemKey(NamedTuple):
 
 
 def templates_of(study: Mapping[str, Any]) -> Templates | None:
-    """The wording that a run's study asked with; None where it is not one of Anomia or does not say."""
+    """The prompt templates of a run's study; None if they are not Anomia's or unknown."""
     if "imported" in (study.get("provenance") or {}):
         return None
     try:
@@ -76,7 +76,7 @@ def templates_of(study: Mapping[str, Any]) -> Templates | None:
 
 
 def prompt_templates(templates: Templates = PLAIN) -> dict[str, str]:
-    """The forms of `items/prompts.py` in a study's wording, with marks where passage, question and options go."""
+    """The prompts of `items/prompts.py` in a study's wording, with marks in place of passage, question and options."""
     marks = {
         "context": CONTEXT,
         "question": QUESTION,
@@ -92,10 +92,10 @@ def prompt_templates(templates: Templates = PLAIN) -> dict[str, str]:
 
 
 def probe_words() -> dict[str, Any]:
-    """What the page knows of probes.
+    """What the page knows about probes.
 
-    probes: by name, what each is called, and the options that it scores. formats: those in which items are alike.
-    asked: the prompts that are sent: who asks with them, under which template, and which candidates they list.
+    probes: by name, each probe's label and the options that it scores. formats: the formats that define similar items.
+    asked: the prompts that are sent: their probes, their template, and the candidates they list.
     """
     asked: dict[tuple[str, str], list[Probe]] = {}
     for probe in TABLE:
@@ -120,7 +120,7 @@ def probe_words() -> dict[str, Any]:
 
 
 def verdict_column(probe: str) -> str:
-    """Where records have the verdict of a probe or a grade."""
+    """The column of records with the verdict of a probe or a grade."""
     return (BY_NAME.get(probe) or GRADE[probe]).column
 
 
@@ -130,9 +130,9 @@ def language_codes(languages: Iterable[str]) -> dict[str, str]:
 
 
 def graded(records: pl.DataFrame) -> pl.DataFrame:
-    """Records with what the index needs: `fate`, `rank`, `loop` and a verdict for each probe.
+    """Records with the columns for the index: `fate`, `rank`, `loop` and a verdict for each probe.
 
-    rank: of the first token that no other option shares, else of the first. loop: whether the open output loops.
+    rank: of the first token that no other option shares, else of the first token. loop: whether the open output loops.
     """
     absent = {*map(verdict_column, PROBES), "open_loop"} - {*map(verdict_column, REACHES)}
     records = records.with_columns(
@@ -154,7 +154,7 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
 
 
 def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str, Any], list[ItemKey]]:
-    """The columns of all rows (an arm and an item each), and which items they speak of, in order.
+    """The columns of all rows (one per arm and item), and the items that they refer to, in order.
 
     Args:
         tables: records and items of each run.
@@ -217,12 +217,12 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
 def item_whole(
     item: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], *, without: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """One item with what base and every arm answered.
+    """One item with the answers of base and every arm.
 
     Args:
         item: a row of `ITEM_SCHEMA`.
-        answers: rows of `SCHEMA`, one an arm.
-        without: of `PARTS`, what is left out to save room.
+        answers: rows of `SCHEMA`, one per arm.
+        without: parts from `PARTS` that are left out to save space.
     """
     return {
         "context": clip(item["context"]),
@@ -267,7 +267,7 @@ def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
 
 
 def clip(text: str | None, longest: int = LONGEST) -> str | None:
-    """A text cut to what a page can bear; how much is gone stands at its end."""
+    """A text cut to a length that a page can handle; its end says how much was cut."""
     if text is None or len(text) <= longest:
         return text
     return f"{text[:longest]} […{len(text) - longest:,} more characters in the records]"
@@ -282,7 +282,7 @@ def _scores(values: Sequence[float | None] | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Two decimals, and nothing that JSON has no word for."""
+    """Two decimals, and None for values that JSON can't represent."""
     return None if value is None or value != value or abs(value) == float("inf") else round(value, 2)
 
 

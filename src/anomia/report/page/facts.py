@@ -1,4 +1,4 @@
-"""What was compared, how to run it again, and how far base itself moves: in words, for the top of the page."""
+"""Facts for the top of the page: what was compared, how to run it again, and how much base itself varies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from anomia.words import counted
 
 LONGEST_FACT = 1_000
 DEMO_MODEL = "gemma-3-270m-"
-# Of `anomia demo`, which sets these itself.
+# Settings that `anomia demo` makes itself.
 DEMO_SETS = {"arms": ["wanda:0.5"], "data": "demo", "calibration": "demo"}
 
 
 def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
-    """Pairs of a label and a value: models, data, what was asked, on what it ran."""
+    """Pairs of a label and a value: models, data, questions, machine."""
     study, provenance = results.study, results.study.get("provenance", {})
     rows = [["Base", model_name(study.get("base", "?"))]]
     for arm in results.arms:
@@ -76,9 +76,9 @@ def asked(results: Results, reach: str) -> bool:
 
 
 def command(study: Mapping[str, Any]) -> str:
-    """The command that asks the same again: every setting that differs from its default, as a flag.
+    """The command that repeats the study: every setting that differs from its default, as a flag.
 
-    Where a setting has no flag, the study's own file is the way.
+    If a setting has no flag, the command uses the study's own file.
     """
     values = {name: study[name] for name in Study.model_fields if name in study}
     if _is_demo(values):
@@ -100,7 +100,7 @@ def _is_default(name: str, value: Any) -> bool:
 
 
 def _is_demo(values: Mapping[str, Any]) -> bool:
-    """Whether these are the settings of `anomia demo`, whose model stands in a place that differs by machine."""
+    """Whether these are the settings of `anomia demo`, whose model's path differs between machines."""
     asked = {"base", "languages", "limit", *DEMO_SETS}
     named = PurePath(str(values.get("base"))).name.startswith(DEMO_MODEL)
     sets = all(values.get(name) == wanted for name, wanted in DEMO_SETS.items())

@@ -1,4 +1,4 @@
-"""The page as one file: its parts put together, data as data, and a policy that lets nothing else run."""
+"""The page as one file: its parts joined, data embedded as data, and a policy that lets nothing else run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from anomia.measure.outcomes import OUTCOMES
 
 STYLES = ("base", "sections", "explorer", "item", "print")
-# In this order each file uses only what stands before it.
+# Each file uses only those before it.
 SCRIPTS = (
     "dom", "text", "match", "data", "theme", "tables", "figures", "sections", "probabilities", "prompts", "item",
     "filters", "list", "explorer", "main",
@@ -34,11 +34,11 @@ def page(
     """The whole page.
 
     Args:
-        document: what it says, plain values; it stands in the page as JSON that no parser takes for markup.
+        document: the page's content, plain values, embedded as JSON that no parser takes for markup.
         specs: the figures for Vega, by name and theme, compressed.
-        blocks: the items, in groups, compressed; empty where they are served.
+        blocks: the items, in groups, compressed; empty if they are served.
         index: all rows for the explorer, compressed.
-        served: whether the page may ask the server that it came from.
+        served: whether the page may send requests to the server that it came from.
     """
     script, style, vega = _joined("js", SCRIPTS), _joined("css", STYLES) + outcome_colors(), vega_bundle()
     data = [_block("report-data", "application/json", json_text(document))]
@@ -58,14 +58,14 @@ def page(
 
 
 def outcome_colors() -> str:
-    """The colour of each outcome of a verdict, as rules of the page's style."""
+    """The colour of each outcome of a verdict, as CSS rules."""
     return "".join(
         f".outcome.{name} {{ color: var(--{meaning.color}); }}\n" for name, meaning in OUTCOMES.items()
     )
 
 
 def policy(*, scripts: Sequence[str], style: str, served: bool) -> str:
-    """A Content-Security-Policy: only these scripts and this style, no network but the page's own server."""
+    """A Content-Security-Policy that allows these scripts and this style, and no network but the page's own server."""
     hashes = " ".join(_hash(script) for script in scripts)
     connect = "; connect-src 'self'" if served else ""
     return (
@@ -75,27 +75,27 @@ def policy(*, scripts: Sequence[str], style: str, served: bool) -> str:
 
 
 def json_text(values: Any) -> str:
-    """JSON in ASCII in which nothing can end the element that it stands in."""
+    """ASCII JSON that can't close the element around it."""
     text = json.dumps(values, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def compressed(values: Any) -> bytes:
-    """JSON in UTF-8, gzipped. Half a surrogate pair, which UTF-8 can't hold, becomes U+FFFD."""
+    """Gzipped JSON in UTF-8. Lone surrogates, which UTF-8 can't represent, become U+FFFD."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return gzip.compress(_SURROGATES.sub("\ufffd", text).encode(), 9, mtime=0)
 
 
 @functools.cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, out of vl-convert; nothing is fetched."""
+    """Vega, Vega-Lite and Vega-Embed as one script from vl-convert; nothing is downloaded."""
     import vl_convert
 
     return f"{{{vl_convert.javascript_bundle('globalThis.vegaEmbed = vegaEmbed;')}}}"
 
 
 def embedded_bytes(data: bytes) -> int:
-    """How much room a compressed block takes in the page."""
+    """The size in bytes of a compressed block in the page."""
     return len(_block("items-000000", "application/gzip", "")) + 1 + 4 * -(-len(data) // 3)
 
 

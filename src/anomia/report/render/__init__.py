@@ -1,1 +1,1 @@
-"""Text of tables: for the terminal, the page, CSV, Markdown and LaTeX. Each takes any table."""
+"""Text renderings of any table: for the terminal, the page, CSV, Markdown and LaTeX."""

@@ -1,4 +1,4 @@
-"""Tables as CSV: for machines, with all digits."""
+"""Tables as CSV, for machines, with all digits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ENDS = ("", "_low", "_high", "_n")
 
 
 def csv_text(table: Table) -> str:
-    """Shares as fractions, as in `results.json`; an estimate makes NAME, NAME_low, NAME_high, NAME_n.
+    """Shares as fractions, as in `results.json`; an estimate becomes NAME, NAME_low, NAME_high and NAME_n.
 
-    A change makes NAME_base and NAME_arm, a count with its share NAME and NAME_share, a figure with a mark NAME and
+    A change becomes NAME_base and NAME_arm, a count with its share NAME and NAME_share, a figure with a mark NAME and
     NAME_mark.
     """
     out = io.StringIO()
@@ -28,7 +28,7 @@ def csv_text(table: Table) -> str:
 
 
 def _columns(table: Table, place: int) -> list[tuple[str, list[_Plain]]]:
-    """The columns of numbers and texts that a column of cells makes."""
+    """The CSV columns that one column of cells becomes."""
     name, found = table.columns[place].name, [row[place] for row in table.rows]
     ends = max((_parts(cell) for cell in found), key=len, default={})
     return [
@@ -39,7 +39,7 @@ def _columns(table: Table, place: int) -> list[tuple[str, list[_Plain]]]:
 
 
 def _parts(cell: Cell) -> dict[str, str | Number]:
-    """The parts of a cell, by the end of the name of their column."""
+    """The parts of a cell, by their column's suffix."""
     if isinstance(cell, Change):
         return {"_base": cell.before, "_arm": cell.after}
     if isinstance(cell, CountAndShare):
@@ -65,12 +65,12 @@ def _wide(value: str | Number) -> list[_Plain]:
 def _flat(value: str | Number) -> _Plain:
     if isinstance(value, str):
         text = clean(value)
-        # A spreadsheet takes such a text for a formula.
+        # A spreadsheet would take such text for a formula.
         return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
     value = value.value if isinstance(value, Estimate) else value
     return _rounded(value) if isinstance(value, float) else value
 
 
 def _rounded(value: float) -> float:
-    """Ten significant digits: what is left of floating-point noise would differ from machine to machine."""
+    """Ten significant digits: floating-point noise beyond them differs between machines."""
     return float(f"{value:.10g}")

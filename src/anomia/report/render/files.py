@@ -1,4 +1,4 @@
-"""The tables of one run or of several, as files."""
+"""The tables of one or more runs, as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tables(runs: Sequence[NamedRun]) -> list[Table]:
 
 
 def write_tables(runs: Sequence[NamedRun], folder: Path) -> list[Path]:
-    """Writes every table as `NAME.csv`, `NAME.md` and `NAME.tex`.
+    """Write every table as `NAME.csv`, `NAME.md` and `NAME.tex`.
 
     Raises:
         RunError: a file can't be written.
@@ -44,7 +44,7 @@ def write_tables(runs: Sequence[NamedRun], folder: Path) -> list[Path]:
 
 
 def _joined(found: Sequence[tuple[str, Table]]) -> Table:
-    """The rows of all runs under the columns of any, without those in which no row has a value."""
+    """The rows of all runs under the union of their columns, without columns that have no values."""
     columns = list(dict.fromkeys(column for _, table in found for column in table.columns))
     rows: list[dict[Column, Cell]] = [
         {RUN: run, **dict(zip(table.columns, row, strict=True))} for run, table in found for row in table.rows
@@ -62,7 +62,7 @@ def _joined(found: Sequence[tuple[str, Table]]) -> Table:
 
 
 def _of_one_run(table: Table) -> Table:
-    """Without the column of runs where there is one run: people know which."""
+    """The table without the run column if there is only one run, which readers know anyway."""
     if len({row[0] for row in table.rows}) > 1:
         return table
     return table._replace(

@@ -17,7 +17,7 @@ _COLUMNS = {"text": "l", "words": r"p{0.45\linewidth}"}
 
 
 def latex(table: Table) -> str:
-    r"""A `table` with booktabs rules and a little space between arms. Needs `\usepackage{booktabs}`, and textcomp."""
+    r"""A `table` with booktabs rules and a little space between arms. Needs `\usepackage{booktabs}` and textcomp."""
     table = settled(table)
     spec = "".join(_COLUMNS.get(column.kind, "r") for column in table.columns)
     lines = [
@@ -44,7 +44,7 @@ def latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text that LaTeX prints as it is, in one line.
+    r"""Text on one line that LaTeX prints as is.
 
     >>> escape("50 % of a_b")
     '50 \\% of a\\_b'

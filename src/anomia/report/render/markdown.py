@@ -18,7 +18,7 @@ def markdown(table: Table) -> str:
     heads = [escape(header(column)) for column in table.columns]
     texts = [column.kind in TEXTS for column in table.columns]
     rows = [
-        # Only texts come from models and data; an interval's brackets stay legible.
+        # Only texts come from models and data; an interval's brackets stay readable.
         [
             escape(cell) if is_text else cell.replace("*", r"\*")
             for cell, is_text in zip(row, texts, strict=True)
@@ -30,12 +30,12 @@ def markdown(table: Table) -> str:
 
 
 def pipes(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[bool] = ()) -> list[str]:
-    """The lines of a pipe table of escaped cells. right: which columns are aligned to the right; none by default."""
+    """The lines of a pipe table of escaped cells. right: which columns are right-aligned; none by default."""
     rules = ["---:" if side else "---" for side in right or [False] * len(heads)]
     return [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, in one line."""
+    """Text on one line that Markdown shows as is."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SIGNS.sub(r"\\\1", text)

@@ -1,4 +1,4 @@
-"""Tables on the page, as plain values: the cells say what the terminal's say."""
+"""Tables on the page, as plain values, with the same cells as in the terminal."""
 
 from __future__ import annotations
 

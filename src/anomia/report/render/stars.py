@@ -1,4 +1,4 @@
-"""When an interval gets a star: where that tells it from its neighbours, and one sentence where it would not."""
+"""When an interval gets a star: if that sets it apart from its neighbours; else one sentence replaces the stars."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ STARRED = "* too few items: interval not validated."
 _FEW = f"fewer than {CHECKED_ITEMS} items or {CHECKED_EVENTS} changes"
 ALL_FEW = f"Each figure rests on {_FEW}: these intervals were not validated by simulation."
 MOST_FEW = f"Most figures rest on {_FEW}: their intervals were not validated by simulation."
-# `[18, 39]` or `\[18, 39]` as an interval is written, and the star behind it.
+# An interval as written, `[18, 39]` or `\[18, 39]`, and the star after it.
 _INTERVAL = re.compile(r"(\[−?[\d,.]+, −?[\d,.]+\])(\*?)")
 
 
 class Stars(NamedTuple):
-    """kept: whether the stars stay. note: the sentence that explains them, or what stands in for them."""
+    """kept: whether the stars stay. note: the sentence that explains or replaces them."""
 
     kept: bool
     note: str
 
 
 def stars(unchecked: int, intervals: int) -> Stars:
-    """What becomes of the stars of a table or figure: they go where more than half of its intervals have one."""
+    """The rule for the stars of a table or figure: they are dropped if more than half of its intervals have one."""
     if not unchecked:
         return Stars(True, "")
     if 2 * unchecked <= intervals:
@@ -34,7 +34,7 @@ def stars(unchecked: int, intervals: int) -> Stars:
 
 
 def settled(table: Table) -> Table:
-    """A table whose stars tell some intervals from others, or which has none; its last note says which."""
+    """The table with its stars, or without them if most intervals have one; its last note explains this."""
     found = [estimate for row in table.rows for cell in row for estimate in _estimates(cell)]
     found += [estimate for note in table.notes for estimate in _in_note(note)]
     rule = stars(sum(not estimate.checked for estimate in found), len(found))
@@ -46,7 +46,7 @@ def settled(table: Table) -> Table:
 
 
 def without_stars(text: str) -> str:
-    """The text, its intervals without stars.
+    """The text without the stars of its intervals.
 
     >>> without_stars("34 [25, 45]* → 10 [5, 18]*")
     '34 [25, 45] → 10 [5, 18]'

@@ -14,7 +14,7 @@ from anomia.report.tables.table import Table
 
 
 def view(*tables: Table) -> Group:
-    """Each table with its notes below; none of a table without rows."""
+    """Each table with its notes below; tables without rows are left out."""
     parts: list[RenderableType] = []
     for table in map(settled, tables):
         if table.rows:
@@ -28,14 +28,14 @@ def note(text: str) -> Text:
 
 
 def plain(text: str) -> str:
-    """Text of models and data sets, without its control characters: a terminal obeys those."""
+    """Text of models and data sets without control characters, which a terminal would obey."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _whole(table: Table) -> WholeTable:
-    """A table of which nothing is cut, however narrow the terminal is."""
+    """A table that is never cut off, however narrow the terminal."""
     whole = WholeTable(f"\n{plain(table.title)}", names=table.keys)
-    # Sentences next to each other begin on one line.
+    # Sentences next to each other start on the same line.
     vertical: VerticalAlignMethod = "top" if _of_sentences(table) else "bottom"
     for place, column in enumerate(table.columns):
         left = place < table.keys or column.kind == "words"

@@ -1,4 +1,4 @@
-"""Tables and panels of which nothing is cut, however narrow the terminal is."""
+"""Tables and panels that are never cut off, however narrow the terminal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-# Wider than any table: what a column takes where nothing presses it.
+# Wider than any table, to measure columns at their natural width.
 _UNPRESSED = 100_000
-# Of a console: what the columns of names may take, so that numbers find room beside them.
+# The share of the console's width that name columns may take, so that numbers fit next to them.
 _NAMES_SHARE = 0.45
-# What a column of words is given beside others, at least, before it goes below.
+# The least width of a column of words next to others; with less, it moves to the next part.
 _WORDS = 24
 
 
 class WholeTable(Table):
-    """A table that goes on below, its names repeated, where the console is too narrow for all its columns.
+    """A table that continues below, repeating its names, if the console is too narrow for all columns.
 
-    A name that is longer than its share of the console is folded, and so is a cell that has no room even alone.
+    Names longer than their share of the console are folded, and so is a cell that doesn't fit even alone.
 
-    names: how many of the first columns say what a row is about.
+    names: how many leading columns identify a row.
     """
 
     def __init__(self, title: str, *, names: int = 1) -> None:
@@ -57,7 +57,7 @@ class WholeTable(Table):
     def _part(
         self, columns: Sequence[Column], widths: Sequence[int], words: int | None, *, fold: bool = False
     ) -> Table:
-        """A table of the names and some columns; words: the most that a column which may wrap is given."""
+        """A table of the names and some columns. words: the maximum width of columns that may wrap."""
         part = Table(box=self.box, padding=self.padding, pad_edge=self.pad_edge)
         names = self.columns[: len(widths)]
         for column, width in zip(names, widths, strict=True):
@@ -80,14 +80,14 @@ class WholeTable(Table):
 
 
 class Titled:
-    """A panel with its title in the border where it has room there, else as the first lines inside."""
+    """A panel with its title in the border if it fits there, else as the first lines inside."""
 
     def __init__(self, body: RenderableType, title: Text, *, padding: tuple[int, int] = (0, 1)) -> None:
         self.body, self.title, self.padding = body, title, padding
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One panel as wide as the console."""
-        # Corners, a line and a space on either side of the title.
+        # Corners, plus a line and a space on either side of the title.
         if self.title.cell_len + 6 <= options.max_width:
             yield Panel(self.body, title=self.title, title_align="left", padding=self.padding)
         else:

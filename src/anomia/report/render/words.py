@@ -1,4 +1,4 @@
-"""Cells in words: with few digits in the terminal and on the page, with more in the table files."""
+"""Cells as text: with few digits in the terminal and on the page, with more in the table files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MISSING = "–"
 
 
 def shown(cell: Cell, kind: Kind = "share", digits: int | None = None, *, precise: bool = False) -> str:
-    """A cell as people read it: `27 [18, 39]` in per cent, a star where the interval was not validated.
+    """A cell as people read it: `27 [18, 39]` in per cent, with a star if the interval was not validated.
 
-    digits: decimals in the terminal and on the page, where the kind's own are not meant. precise: as in the table
-    files, `27.3 [18.2, 38.9]`.
+    digits: decimals in the terminal and on the page; None for the kind's default. precise: as in the table files,
+    `27.3 [18.2, 38.9]`.
     """
     if cell is None:
         return MISSING
@@ -33,7 +33,7 @@ def shown(cell: Cell, kind: Kind = "share", digits: int | None = None, *, precis
 
 
 def cells(table: Table, *, precise: bool = False) -> list[list[str]]:
-    """All cells of a table in words, by row."""
+    """All cells of a table as text, by row."""
     return [
         [
             shown(cell, column.kind, column.digits, precise=precise)
@@ -49,7 +49,7 @@ def header(column: Column) -> str:
 
 
 def said(note: Note, *, precise: bool = False) -> str:
-    """A note in words."""
+    """A note as text."""
     if isinstance(note, str):
         return note
     return "".join(
@@ -65,7 +65,7 @@ def paragraph(table: Table) -> str:
 
 
 def clean(text: str) -> str:
-    """One line without control and direction characters: names come from models and data sets."""
+    """One line without control and direction characters, because names come from models and data sets."""
     return " ".join(printable(text).split())
 
 
@@ -80,7 +80,7 @@ def rank(value: float) -> str:
 
 
 def _number(value: float, kind: Kind, digits: int | None, precise: bool, *, of_three: bool = False) -> str:
-    """One number. of_three: it is part of an estimate, whose three numbers have as many decimals each."""
+    """One number. of_three: it is part of an estimate, whose three numbers have equally many decimals."""
     if kind == "share":
         return _fixed(100 * value, 1 if precise else digits or 0)
     if kind == "probability":
@@ -96,6 +96,6 @@ def _number(value: float, kind: Kind, digits: int | None, precise: bool, *, of_t
 
 
 def _fixed(value: float, digits: int) -> str:
-    """With a true minus sign, and none before 0."""
+    """A fixed number of decimals, with a true minus sign, and none before 0."""
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
