@@ -1,4 +1,4 @@
-"""Applying one step to a loaded model, in place."""
+"""Apply one step to a loaded model, in place."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def prepare_windows(
     *,
     positions: int | None = None,
 ) -> Windows | None:
-    """The calibration windows of a step, `None` if it needs none.
+    """Return the calibration windows of a step, `None` if it needs none.
 
-    What the step itself says wins over `text`. positions: of the model, as `text_limit` finds them.
+    Settings of the step override `text`. positions: the model's limit in tokens, from `text_limit`.
     Raises `DataError` and `StudyError` as `read_calibration` does.
     """
     if not needs_calibration(step):
@@ -75,16 +75,16 @@ def compress(
 ) -> CompressionReport:
     """Apply one step to the model in place.
 
-    The calibration activations enter a block, statistics are taken on the still-dense block, all its matrices
-    are changed, the activations go through the changed block, and the next block follows. Embeddings, norms,
-    biases and the head keep every bit, unless they are what the step rounds.
+    For each block: gather statistics on the still-dense block, change all its matrices, and run the calibration
+    activations through the changed block to get the inputs of the next. Embeddings, norms, biases and the head keep
+    every bit, unless the step rounds them.
 
     Args:
         model: any causal language model of `transformers`, on one device.
         step: what to do; a `Checkpoint` is loaded, not applied.
         windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and rounding.
         progress: called with (blocks done, all blocks).
-        batch_tokens: tokens of a calibration batch; changes speed, memory and the statistics' last bits.
+        batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the statistics.
 
     Raises:
         CompressionError: the step doesn't fit this model; nothing was changed.
@@ -103,7 +103,7 @@ def compress(
     elif isinstance(step, Reshape):
         check_finite(model.state_dict())
         dense = block_weights(decoder)
-        # Not inside `calibrating`: the new model would keep what is set for a while only.
+        # Not inside `calibrating`: the new model would keep its temporary settings.
         shaped = reshaper_of(step.method).loaded(
             model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
@@ -155,9 +155,9 @@ def _left_dense(
 
 
 def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:
-    """Refuse, before any work, steps that some matrix can't hold, as far as the model's shape tells.
+    """Refuse, before any work, steps that don't fit a matrix, as far as the model's shapes show.
 
-    model: as it is before the first step; its weights aren't read.
+    model: the one before the first step; its weights aren't read.
     """
     for step in steps:
         if isinstance(step, Reshape):
@@ -167,7 +167,7 @@ def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:
 
 
 def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:
-    """Refuse, before any work, a step that some matrix can't hold."""
+    """Refuse, before any work, a step that doesn't fit some matrix."""
     if isinstance(step, Quantize):
         check_groups(decoder, step)
     else:
@@ -175,16 +175,16 @@ def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:
 
 
 def choices_of(step: Step) -> tuple[str, ...]:
-    """What a reconstruction of a published method decided by itself."""
+    """Return the decisions of a reconstructed method that its paper leaves open."""
     return method_of(step.method).choices if isinstance(step, Prune) else ()
 
 
 def warnings_of(
     step: Step, windows: Windows | None, matrices: Sequence[MatrixReport], *, packed: bool = False
 ) -> tuple[str, ...]:
-    """What a user should hear about: of the calibration text, and notes of single matrices, counted.
+    """Return the warnings for the user: about the calibration text, and the matrices' notes with their counts.
 
-    packed: whether codes are stored, and not the values that they stand for.
+    packed: whether codes are stored instead of dequantized values.
     """
     warnings = list(windows.record.warnings) if windows is not None else []
     if isinstance(step, Quantize) and goes_by_block(step) and not packed:
@@ -201,7 +201,7 @@ def warnings_of(
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions that a result depends on; of `packages`, those that are installed."""
+    """Return the versions that a result depends on, and those of the installed `packages`."""
     found = {"anomia": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Calibration text and its windows: one passage, one unpadded window, cut at the token limit."""
+"""Calibration text and its windows: each passage becomes one window without padding, cut at the token limit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from anomia.words import counted
 
 @dataclass(frozen=True, slots=True)
 class CalibrationText:
-    """Passages for calibration, as chosen.
+    """The chosen calibration passages.
 
-    source: canonical name of where they come from. languages: one a passage, `""` if unknown.
-    asked: passages wanted, `None` for all. removed: passages left out for overlapping evaluation passages.
-    text_hash: SHA-256 over the passages in order.
+    source: canonical name of the source. languages: one per passage, `""` if unknown.
+    asked: number of requested passages, `None` for all. removed: passages left out because they overlap evaluation
+    passages. text_hash: SHA-256 over the passages in order.
     """
 
     source: str
@@ -37,7 +37,7 @@ class CalibrationText:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRecord:
-    """What a run stores about its calibration. token_hash: SHA-256 over all windows' token ids."""
+    """What a run stores about its calibration set. token_hash: SHA-256 over all windows' token ids."""
 
     source: str
     asked: int | None
@@ -53,13 +53,13 @@ class CalibrationRecord:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Token windows of different lengths, longest `record.longest_window`; languages: one a window."""
+    """Token windows of different lengths, up to `record.longest_window` tokens. languages: one per window."""
 
     token_ids: tuple[tuple[int, ...], ...] = field(repr=False)
     languages: tuple[str, ...] = field(repr=False)
@@ -67,10 +67,10 @@ class Windows:
 
 
 class Batch(NamedTuple):
-    """Windows side by side. Right padding needs no mask: no token of a causal model sees what follows it.
+    """A batch of windows. Right padding needs no mask, since tokens of a causal model don't see later tokens.
 
-    input_ids: [B, S] int64. real: [B·S] bool, False on padding; `None` where there is none.
-    languages: one a window.
+    input_ids: [B, S] int64. real: [B·S] bool, False on padding; `None` if there is no padding.
+    languages: one per window.
     """
 
     input_ids: torch.Tensor
@@ -79,10 +79,10 @@ class Batch(NamedTuple):
 
 
 def read_calibration(text: TextOptions) -> CalibrationText:
-    """Choose the passages of a source, in its order, without those that overlap evaluation passages.
+    """Choose the passages of a source, in its order, leaving out those that overlap evaluation passages.
 
-    A passage that is left out is replaced by the next one of the source. Raises `DataError` when nothing is left,
-    `StudyError` for an unknown source.
+    A passage that is left out is replaced by the source's next one. Raises `DataError` if nothing is left, `StudyError`
+    for an unknown source.
     """
     source = text.source
     sieve = build_sieve(text.evaluation_passages)
@@ -127,11 +127,11 @@ def make_windows(
     budget: int | None = None,
     positions: int | None = None,
 ) -> Windows:
-    """Encode every passage by itself (with the tokenizer's own special tokens) and cut it at `tokens`.
+    """Encode every passage separately (with the tokenizer's special tokens) and cut it at `tokens` tokens.
 
-    budget: total tokens over all windows; the passage that reaches it is cut there. Two sources with the
-    same budget can be compared. A passage of fewer than two tokens is dropped, with a warning.
-    positions: the longest text that the model takes; passages are cut there, with a warning.
+    budget: total tokens of all windows; the passage that reaches it is cut there. Two sources with the same budget can
+    be compared. Passages with fewer than two tokens are dropped, with a warning.
+    positions: the longest text in tokens that the model takes; passages are cut there, with a warning.
     """
     longest = tokens if positions is None else min(tokens, positions)
     windows: list[tuple[int, ...]] = []
@@ -191,10 +191,11 @@ def make_windows(
 def make_batches(
     windows: Windows, *, batch_tokens: int = 4096, padded: bool = True, by_language: bool = False
 ) -> list[Batch]:
-    """Lay windows of like length side by side, at most `batch_tokens` tokens a batch with its padding.
+    """Group windows of similar length into batches of at most `batch_tokens` tokens, including padding.
 
-    padded=False puts only equal lengths together. by_language=True never mixes languages in a batch.
-    The composition follows from the lengths alone; a window longer than `batch_tokens` stands by itself.
+    padded: if false, only windows of equal length share a batch. by_language: don't mix languages in a batch.
+    The batches depend only on the windows' lengths (and languages). A window longer than `batch_tokens` gets its own
+    batch.
     """
     groups: list[list[int]] = []
     order = sorted(
@@ -222,7 +223,7 @@ def make_batches(
 
 def _batch(rows: list[tuple[int, ...]], languages: tuple[str, ...]) -> Batch:
     width = len(rows[0])
-    # Repeating a row's last token as padding needs no padding token, which many tokenizers lack.
+    # Pad with the row's last token, since many tokenizers have no padding token.
     ids = torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])  # [B, S]
     lengths = torch.tensor([len(row) for row in rows])
     real = (torch.arange(width) < lengths[:, None]).reshape(-1)  # [B·S]

@@ -1,6 +1,7 @@
-"""The one list of what an arm can be made with: names, what they take, and where their code is.
+"""The catalogue of methods for arms: their names, arguments and code.
 
-A new method is a line here and a file that exports its `Method`. Nothing heavy is imported: the command line reads it.
+A new method is an entry here and a file that exports its `Method`. The command line imports this module, so it imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ Value = str | int | bool
 
 
 class Kind(StrEnum):
-    """What a step does to the model it is given."""
+    """What a step does to a model."""
 
     PRUNE = "prune"
     """Sets weights to zero; takes a sparsity or a pattern."""
     UPDATE = "update"
     """Changes the weights that the pruning step before it kept."""
     RESHAPE = "reshape"
-    """Drops whole parts; takes the share that goes."""
+    """Drops whole parts; takes the share to drop."""
     ROUND = "round"
-    """Rounds weights to the nearest code; its name says to how many bits."""
+    """Rounds weights to the nearest code; the number of bits is part of the name."""
     QUANTIZE = "quantize"
-    """Rounds weights with calibration text; takes the bits."""
+    """Rounds weights with calibration text; takes the number of bits."""
     EMBEDDINGS = "embeddings"
-    """Rounds embeddings and head; takes a block format of GGUF."""
+    """Rounds embeddings and head; takes a GGUF block format."""
     MODEL = "model"
-    """Is a model of its own, or base under harmless noise."""
+    """A complete model, or base under harmless noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option of one method, written `name=value`.
 
-    choices: the words that it takes, None for a positive whole number. default: its value where it isn't given.
-    pattern_only: refused with a plain sparsity.
+    choices: the allowed words, None for a positive integer. default: the value if the option isn't given.
+    pattern_only: not allowed with a plain sparsity.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Option:
     pattern_only: bool = False
 
     def read(self, text: str, where: str) -> Value:
-        """The value of what was written; `yes` and `no` as a bool. Raises `StudyError`."""
+        """Parse a value; `yes` and `no` become a bool. Raises `StudyError`."""
         if self.choices is None:
             return positive(text, self.name, where)
         if text not in self.choices:
@@ -67,11 +68,12 @@ class Option:
 class Entry:
     """One method.
 
-    code: `module:name` below `anomia.compress`, of what does the work; empty where a step is not applied to a model.
-    options: its own ones, in the order in which they are written. calibrated: whether it reads text.
-    passes: what it costs, in forward passes of its calibration tokens, for plans. bits: of a stored weight, where the
-    name says it. allocates: whether it decides on its own how sparse each block gets. anew: whether it chooses all
-    weights anew, and so undoes pruning before it. reconstruction: whether it was rebuilt from its paper alone.
+    code: `module:name` below `anomia.compress`; empty if the step is not applied to a model.
+    options: the method's own options, in the order in which they are written. calibrated: whether it reads text.
+    passes: its cost for plans, in forward passes over its calibration tokens.
+    bits: per stored weight, if the name has it. allocates: whether it chooses the sparsity of each block itself.
+    anew: whether it chooses all weights again, which undoes earlier pruning.
+    reconstruction: whether it was rebuilt from the paper, without the authors' code.
     """
 
     name: str
@@ -87,7 +89,7 @@ class Entry:
     reconstruction: bool = False
 
     def load(self) -> Any:
-        """What does the work: a `Method`, an `Updater` or a `Reshaper`."""
+        """Import the method: a `Method`, an `Updater` or a `Reshaper`."""
         module, _, name = self.code.partition(":")
         return getattr(import_module(f"anomia.compress.{module}"), name)
 
@@ -282,12 +284,12 @@ CATALOGUE: Mapping[str, Entry] = {
 
 
 def methods(*kinds: Kind) -> tuple[str, ...]:
-    """The names of some kinds, in the order of the catalogue."""
+    """Return the names of the methods of some kinds, in the order of the catalogue."""
     return tuple(name for name, entry in CATALOGUE.items() if entry.kind in kinds)
 
 
 def positive(text: str, name: str, where: str) -> int:
-    """A positive whole number. Raises `StudyError`."""
+    """Parse a positive integer. Raises `StudyError`."""
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise StudyError(f"{where}: {name} must be a positive whole number, not {text!r}")
     return int(text)

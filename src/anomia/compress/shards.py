@@ -1,4 +1,4 @@
-"""Safetensors checkpoints on disk, tensor by tensor: reading a model folder, writing another one."""
+"""Read and write safetensors checkpoints tensor by tensor."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from anomia.models.headers import StoredTensor, opened, read_headers
 
 
 class StoredTensors(NamedTuple):
-    """A model folder with safetensors weights. tensors: by their names in the files."""
+    """A model folder with safetensors weights. tensors: by stored name."""
 
     folder: Path
     tensors: Mapping[str, StoredTensor]
 
     @property
     def bytes(self) -> int:
-        """All weights together."""
+        """The size of all weights in bytes."""
         return sum(info.bytes for info in self.tensors.values())
 
     def stored_dtype(self, names: Iterable[str]) -> torch.dtype:
-        """The floating type of the first of some tensors that has one."""
+        """Return the floating-point type of the first tensor that has one; float32 if none has."""
         return next(
             (_DTYPES[d] for d in (self.tensors[n].dtype for n in names) if d in _DTYPES), torch.float32
         )
 
     def stored_dtypes(self) -> set[str]:
-        """The floating types that tensors have, by their names in the files."""
+        """Return the floating-point types of all tensors, as safetensors names them."""
         return {info.dtype for info in self.tensors.values()} & _DTYPES.keys()
 
     def read(self, names: Iterable[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """Some tensors, floating ones as `dtype` if given. The files are closed again."""
+        """Read some tensors, cast to `dtype` if given and floating-point. The files are closed afterwards."""
         wanted: dict[Path, list[str]] = {}
         for name in names:
             wanted.setdefault(self.tensors[name].file, []).append(name)
@@ -58,27 +58,29 @@ class StoredTensors(NamedTuple):
 
 
 def open_checkpoint(folder: Path) -> StoredTensors:
-    """The tensors of the files that loading a model folder reads.
+    """Open the weight files of a model folder.
 
-    Raises `ModelError` that names the file that is missing or damaged.
+    Raises `ModelError`, which names the file, if one is missing or damaged.
     """
     return StoredTensors(folder, read_headers(weight_files(folder)))
 
 
 def match_names(model: nn.Module, places: Mapping[str, str], prefix: str) -> dict[str, str] | None:
-    """The stored name of every parameter and saved buffer under `prefix`, by its name in the model.
+    """Return the stored name of every parameter and saved buffer under `prefix`, by its name in the model.
 
-    `None` where they don't correspond one to one: a layout that `transformers` converts while loading.
+    `None` if they don't match one to one, because `transformers` converts the layout while loading.
 
     Args:
-        places: stored name by the model's, as the account of its tensors has it.
+        model: the model, with or without weights.
+        places: stored name by model name.
+        prefix: start of the model names.
     """
     names = [name for name in model.state_dict() if name.startswith(prefix)]
     return {name: places[name] for name in names} if all(name in places for name in names) else None
 
 
 def fill(model: nn.Module, values: Mapping[str, torch.Tensor], *, device: torch.device) -> None:
-    """Give parameters and buffers their values, by name."""
+    """Set parameters and buffers to values, by name, on a device."""
     for name, value in values.items():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
@@ -89,22 +91,22 @@ def fill(model: nn.Module, values: Mapping[str, torch.Tensor], *, device: torch.
 
 
 def empty(module: nn.Module) -> None:
-    """Take the memory of all parameters of a module back."""
+    """Free the memory of all parameters of a module."""
     for child in module.modules():
         for name, parameter in child._parameters.items():
             if parameter is not None:
                 child._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-    # glibc keeps freed memory that lies between small live objects; over many blocks that adds up.
+    # glibc keeps freed memory between small live objects, which adds up over many blocks.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
 def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a shard aside and rename it, so that a name in the folder is always a whole file.
+    """Write a shard to a temporary file and rename it, so that a shard in the folder is always complete.
 
     tensors: by full name, of any shape and on any device.
-    Raises `CompressionError` when a value is NaN or infinite, and when the disk is full or can't be written.
+    Raises `CompressionError` if a value is NaN or infinite, or if the disk is full or can't be written.
     """
     check_finite(tensors)
     aside = file.with_suffix(".partial")
@@ -112,7 +114,7 @@ def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file(
             {name: value.contiguous().cpu() for name, value in tensors.items()}, aside, {"format": "pt"}
         )
-        # safetensors makes files that only their owner can read, unlike everything else in the folder.
+        # safetensors makes files that only their owner can read, unlike the other files in the folder.
         aside.chmod(0o644)
         os.replace(aside, file)
     except (OSError, SafetensorError) as error:
@@ -124,9 +126,9 @@ def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuses tensors with values that are NaN or infinite, wherever in a model they are."""
+    """Refuse tensors with NaN or infinite values."""
     for name, value in tensors.items():
-        # Masks of old checkpoints hold −∞ on purpose; no model reads them.
+        # Attention masks in old checkpoints contain −∞ on purpose; models don't read them.
         if not value.is_floating_point() or name.endswith(("masked_bias", "attn.bias")):
             continue
         plain = value if value.element_size() > 1 else value.float()
@@ -139,12 +141,12 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard, the first one with number 0."""
+    """Return the file name of a shard; numbers start at 0."""
     return f"model-{number + 1:05d}.safetensors"
 
 
 def grouped(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Tensors in their order, in groups for one shard each: of up to 256 MiB, or one larger tensor. sizes: in bytes."""
+    """Group tensors in order into shards of at most 256 MiB, or one larger tensor. sizes: bytes by name."""
     groups: list[list[str]] = []
     filled = 0
     for name, size in sizes.items():
@@ -157,7 +159,7 @@ def grouped(sizes: Mapping[str, int]) -> list[list[str]]:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuses a disk that is too small for a folder of this many bytes; what it holds already counts."""
+    """Refuse a disk without room for a folder of this many bytes, including the bytes that the folder already has."""
     written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed - written:
@@ -168,7 +170,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def write_index(folder: Path, places: Mapping[str, str], total: int) -> None:
-    """The index of a sharded checkpoint. places: tensor to file name."""
+    """Write the index of a sharded checkpoint. places: file name by tensor name. total: in bytes."""
     content: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     write_json(folder / INDEX, content)
 

@@ -1,6 +1,6 @@
-"""The steps that make a compressed model out of base, as plain values.
+"""The steps from base to a compressed model, as plain values.
 
-Nothing heavy is imported here: the command line reads it.
+The command line imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _ESCAPES = (("%", "%25"), ("+", "%2B"), (",", "%2C"))
 class Pattern(NamedTuple):
     """Semi-structured sparsity: of every `group` consecutive inputs of a row, at most `keep` stay.
 
-    The N:M of Sun et al. (2024) and of the hardware; for the usual 2:4 and 4:8 the other reading
-    (N zeros of every M) gives the same.
+    This is the N:M of Sun et al. (2024) and of the hardware. For the usual 2:4 and 4:8 the other definition (N zeros of
+    every M) is the same.
     """
 
     keep: int
@@ -25,7 +25,7 @@ class Pattern(NamedTuple):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of weights that become zero."""
+        """The fraction of weights that become zero."""
         return 1.0 - self.keep / self.group
 
     def __str__(self) -> str:
@@ -36,15 +36,15 @@ Target = float | Pattern
 
 
 Options = tuple[tuple[str, Value], ...]
-"""What was given of a method's own options, by name, in the order of the catalogue."""
+"""The given options of a method, as (name, value) in the order of the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Which text a method sees; what is `None` is left to somebody else, in the end to the method.
+    """The calibration text of a method; `None` means the study's setting or, without one, the method's default.
 
-    source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: passages. tokens: of the longest
-    window. budget: tokens of all windows.
+    source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: number of passages. tokens: of the
+    longest window. budget: total tokens of all windows.
     """
 
     source: str | None = None
@@ -53,7 +53,7 @@ class Calibration:
     budget: int | None = None
 
     def options(self) -> Options:
-        """What is said here, as options of a specification."""
+        """Return the given settings as options of a specification."""
         named = {"calibration": self.source, "samples": self.samples, "tokens": self.tokens}
         named["budget"] = self.budget
         return tuple((name, value) for name, value in named.items() if value is not None)
@@ -61,13 +61,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """What steps that name a method have in common. options: the method's own, as the catalogue lists them."""
+    """The common part of steps with a method. options: the method's own, as listed in the catalogue."""
 
     method: str
     options: Options = field(default=(), kw_only=True)
 
     def option(self, name: str) -> Any:
-        """The value of an option, its default where it was not given; `None` where the method has no such option."""
+        """Return the value of an option or its default; `None` if the method has no such option."""
         given = dict(self.options)
         if name in given:
             return given[name]
@@ -75,7 +75,7 @@ class _Method:
         return defaults.get(name)
 
     def with_option(self, name: str, value: Value) -> Self:
-        """The same step with another value of an option."""
+        """Return the step with another value of an option."""
         given = dict(self.options) | {name: value}
         order = [option.name for option in CATALOGUE[self.method].options]
         return replace(self, options=tuple((key, given[key]) for key in order if key in given))
@@ -83,7 +83,7 @@ class _Method:
 
 @dataclass(frozen=True, slots=True)
 class Update(_Method):
-    """What is done with the weights of a mask that the pruning step before it chose; it belongs to that step."""
+    """A weight update for the mask of the preceding pruning step, to which it belongs."""
 
     def __str__(self) -> str:
         return self.method + _write(self.options)
@@ -91,9 +91,9 @@ class Update(_Method):
 
 @dataclass(frozen=True, slots=True)
 class Prune(_Method):
-    """One pruning step. allocation: `uniform`, or `owl` (outlier-weighted sparsity per block); `None` is uniform.
+    """A pruning step. allocation: `uniform`, or `owl` (outlier-weighted sparsity per block); `None` is uniform.
 
-    updates: what follows on the same mask, in order.
+    updates: weight updates for the same mask, in order.
     """
 
     target: Target
@@ -110,7 +110,7 @@ class Prune(_Method):
 
 @dataclass(frozen=True, slots=True)
 class Reshape(_Method):
-    """One step that leaves fewer blocks, channels or experts. share: of them that go, between 0 and 1."""
+    """A step that removes blocks, channels or experts. share: the fraction to remove, between 0 and 1."""
 
     share: float
     calibration: Calibration = Calibration()
@@ -121,7 +121,7 @@ class Reshape(_Method):
 
 @dataclass(frozen=True, slots=True)
 class Quantize(_Method):
-    """One quantization step. bits: where its name doesn't say them."""
+    """A quantization step. bits: None if they are part of the method's name."""
 
     bits: int | None = None
     calibration: Calibration = Calibration()
@@ -135,7 +135,7 @@ class Quantize(_Method):
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Token embeddings and head rounded to a block format of GGUF files. kind: of `catalogue.EMBEDDING_TYPES`."""
+    """Rounds token embeddings and head to a GGUF block format. kind: one of `catalogue.EMBEDDING_TYPES`."""
 
     kind: str
 
@@ -147,8 +147,8 @@ class Embeddings:
 class Checkpoint:
     """A compressed model, loaded instead of base. model: hub id, folder, GGUF file or a folder with an adapter.
 
-    packaged: asked with the tokenizer, the chat template and the end tokens that it brings, as its users would; else
-    with base's token ids wherever the vocabulary is the same.
+    packaged: use the model's own tokenizer, chat template and end tokens, as its users would; otherwise base's token
+    ids, if the vocabulary is the same.
     """
 
     model: str
@@ -160,7 +160,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model behind a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
+    """A model served by a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
 
     url: str
     model: str
@@ -171,9 +171,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Null:
-    """Base again under harmless noise, for what noise alone does: exactly one of the three.
+    """Base under harmless noise, to measure the effect of noise alone; exactly one of the three is set.
 
-    dtype: another one. batch: items per batch. method: a mild quantization, `int8`.
+    dtype: another type. batch: items per batch. method: a mild quantization, `int8`.
     """
 
     dtype: str | None = None
@@ -190,7 +190,7 @@ Step = Prune | Reshape | Quantize | Embeddings | Checkpoint | Null | Served
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One model under test: base after `steps`; `name` is how tables and figures call it."""
+    """A model under test: base after `steps`. name: its label in tables and figures."""
 
     name: str
     steps: tuple[Step, ...] = ()
@@ -207,7 +207,7 @@ def needs_calibration(step: Step) -> TypeGuard[Calibrated]:
 
 
 def escape(value: str) -> str:
-    """A value as it stands in a specification.
+    """Escape a value for a specification.
 
     >>> escape("a,b+c")
     'a%2Cb%2Bc'
@@ -218,7 +218,7 @@ def escape(value: str) -> str:
 
 
 def unescape(value: str) -> str:
-    """The value that stands escaped in a specification."""
+    """Undo `escape`."""
     for plain, escaped in reversed(_ESCAPES):
         value = value.replace(escaped, plain)
     return value

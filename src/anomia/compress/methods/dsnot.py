@@ -1,4 +1,4 @@
-"""DSnoT: swaps of kept for pruned weights that bring each output's mean closer (Zhang et al. 2024)."""
+"""DSnoT: swap kept and pruned weights so that each output's mean comes closer to the dense one (Zhang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Update
 from anomia.errors import CompressionError, RefusedError
 
-# The settings of the authors' code. Its threshold is for inputs summed over a window of 2048 tokens.
+# The settings of the authors' code. The threshold is for inputs summed over a window of 2048 tokens.
 CYCLES = 50
 THRESHOLD = 0.1
 _WINDOW = 2048
@@ -26,7 +26,7 @@ _DENSE_AGAIN = (
 
 
 def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Update) -> list[MatrixReport]:
-    """Swap weights in every matrix of a block, on the dense weights and the zeros that it has.
+    """Swap weights in every matrix of a block, in place, using its dense weights and its current zeros.
 
     dense: the matrices before pruning by their names in the block, [out, in] each.
     """
@@ -55,7 +55,7 @@ def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upda
 
 
 class Swapped(NamedTuple):
-    """mask: [out, in] bool, True where the weight goes. swaps: how many pairs changed places in all rows."""
+    """The new mask. mask: [out, in] bool, True where pruned. swaps: number of swapped pairs in all rows."""
 
     mask: torch.Tensor
     swaps: int
@@ -74,23 +74,26 @@ def dsnot(
     threshold: float = THRESHOLD,
     where: str = "a matrix",
 ) -> Swapped:
-    """Swap weights in each row until what its mask takes from the mean output is small.
+    """Swap weights in each row until the pruned weights' share of the mean output is small.
 
-    A row's error is ε = Σ w·x̄ over its pruned weights, for windows of 2048 tokens. Each cycle grows the pruned weight of
-    ε's sign with the largest |w·x̄|/Var(x), and prunes the kept weight of the other sign with the lowest |w|·‖x‖; with a
-    pattern it prunes the kept weight with the lowest |w|·‖x‖ in the group of the grown one, as long as ε keeps its sign.
-    A row ends after 50 cycles, at |ε| ≤ 0.1, or when it has no such pair. No number of zeros changes, neither of a row nor
-    of a group.
+    A row's error is ε = Σ w·x̄ over its pruned weights, for windows of 2048 tokens. Each cycle restores the pruned
+    weight with w·x̄ of ε's sign and the largest |w·x̄|/Var(x), and prunes the kept weight of the other sign with the
+    lowest |w|·‖x‖. With a pattern, it prunes the kept weight with the lowest |w|·‖x‖ in the restored weight's group, as
+    long as ε keeps its sign. A row ends after 50 cycles, at |ε| ≤ 0.1, or if it has no such pair. The numbers of zeros
+    in a row and in a group stay the same.
 
     Args:
         weight: the dense matrix, [out, in].
-        mask: [out, in] bool, True where the weight goes.
+        mask: [out, in] bool, True where the weight is pruned.
         sums, squares: Σx and Σx² over the calibration tokens, [in] float32.
-        pattern: the mask's pattern, so that swaps stay in its groups.
+        tokens: number of calibration tokens.
+        pattern: the mask's pattern; swaps then stay within its groups.
+        cycles: the most swaps per row.
+        threshold: the |ε| at which a row ends.
 
-    Source: Zhang et al. (2024), Section 3 and Algorithm 1, and their code, whose defaults these are. Theirs leaves the
-    MLP alone unless told otherwise; theirs takes the variance in each window and its mean over windows.
-    Raises `CompressionError` for values that are NaN or infinite, and a mask that isn't of the pattern.
+    Source: Zhang et al. (2024), Section 3 and Algorithm 1, and the defaults of their code. Their code skips the MLP by
+    default, and uses the mean over windows of the variance within each window.
+    Raises `CompressionError` for NaN or infinite values, and for a mask that doesn't match the pattern.
     """
     dense = weight.float()
     finite = (torch.isfinite(dense).all(), torch.isfinite(sums).all(), torch.isfinite(squares).all())
@@ -104,7 +107,7 @@ def dsnot(
         if int(kept.max()) > pattern.keep:
             raise CompressionError(f"{where}: the mask keeps more than {pattern} allows")
     mean = sums.double() / tokens
-    # In float64: the difference of two large numbers that are nearly equal, for inputs that hardly vary.
+    # In float64, since inputs that hardly vary give the difference of two large, nearly equal numbers.
     power = squares.double() / tokens
     variance = (power - mean.square()).clamp_min(torch.finfo(torch.float32).eps * power).float()
     influence = dense * (mean.float() * _WINDOW)  # [out, in]
@@ -117,7 +120,7 @@ def dsnot(
 
 
 def _best(values: torch.Tensor, allowed: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The indices of the `count` largest allowed values of each row, in order, and how many there are at most."""
+    """Return the indices of the `count` largest allowed values of each row, [out, count], and how many are valid, [out]."""
     ranked = values.masked_fill(~allowed, -torch.inf).topk(count, dim=1)
     return ranked.indices, (ranked.values > -torch.inf).sum(dim=1)
 
@@ -133,13 +136,13 @@ def _swap(
 ) -> Swapped:
     """Swap within rows, without a pattern.
 
-    mask: [out, in] bool, True where the weight goes. influence: w·x̄ for a window of tokens, certain: w·x̄/Var(x),
-    salience: |w|·‖x‖, all [out, in] float32. error: of each row, [out]. threshold: in units of error.
+    mask: [out, in] bool, True where pruned. influence: w·x̄ over a window, certain: w·x̄/Var(x), salience: |w|·‖x‖;
+    [out, in] float32 each. error: ε of each row, [out].
     """
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     positive, negative = influence > 0, influence < 0
-    # Candidates of each row in their order: [0] for an error below zero, [1] above.
+    # Ranked candidates of each row: [0] for a negative error, [1] for a positive one.
     grow = [_best(-certain, mask & negative, count), _best(certain, mask & positive, count)]
     drop = [_best(-salience, ~mask & positive, count), _best(-salience, ~mask & negative, count)]
     grow_order, drop_order = (
@@ -177,7 +180,7 @@ def _swap_in_groups(
     threshold: float,
     group: int,
 ) -> Swapped:
-    """Swap within groups of `group` adjacent weights, so that each keeps its number of zeros; arguments as in `_swap`."""
+    """Swap within groups of `group` adjacent weights, which keep their number of zeros; other arguments as in `_swap`."""
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     inside = torch.arange(group, device=mask.device)
@@ -185,7 +188,7 @@ def _swap_in_groups(
     order = torch.stack([side[0] for side in grow])  # [2, out, count]
     limits = torch.stack([side[1] for side in grow])
     used = torch.zeros_like(limits)
-    # What was pruned, by the mask or by a swap, is not pruned again.
+    # A weight pruned by the mask or by a swap is not pruned again.
     free = salience.masked_fill(mask, torch.inf)
     sign = error.sign()
     mask, swaps = mask.clone(), 0
@@ -203,7 +206,7 @@ def _swap_in_groups(
         dropped = members[rows, lowest.indices]
         following = error + influence[rows, dropped] - influence[rows, grown]
         possible = lowest.values < torch.inf
-        # A group that has nothing left to prune is passed over; a change of sign ends the row.
+        # Skip a group that has nothing left to prune; a change of sign ends the row.
         active = active & (~possible | (following.sign() == sign))
         swapped = active & possible
         some = rows[swapped]
@@ -215,5 +218,5 @@ def _swap_in_groups(
     return Swapped(mask, swaps)
 
 
-# The Hessian is for the report: whether the swaps made the error of the output larger.
+# The Hessian is only for the report, which compares the output error before and after the swaps.
 UPDATER = Updater(Needs(hessian=True, sums=True), dsnot_block)

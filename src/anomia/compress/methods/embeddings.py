@@ -1,7 +1,7 @@
-"""Token embeddings and the output head rounded as GGUF files store them, and nothing else of the model.
+"""Round only the token embeddings and the output head, as GGUF files store them.
 
-A GGUF file damages a model in two places: the blocks, and these tables, which people store in more bits. With this
-step alone the second part shows by itself.
+A GGUF file damages a model in two places: the blocks, and these tables, which are usually stored in more bits. This
+step measures the second part separately.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round
 from anomia.compress.report import MatrixReport
 from anomia.errors import CompressionError, RefusedError
 
-# Of a table that is rounded at a time, so that progress can be told.
+# Rows of a table rounded at a time, so that progress can be reported.
 _ROWS = 1 << 14
 
 
 class TokenTable(NamedTuple):
-    """A weight with one row for each token. names: of its parameters, several where it is tied. weight: [V, width]."""
+    """A weight with one row per token. names: of its parameters, several if it is tied. weight: [V, width]."""
 
     names: tuple[str, ...]
     weight: torch.Tensor
@@ -31,15 +31,15 @@ class TokenTable(NamedTuple):
 def quantize_embeddings(
     model: nn.Module, kind: str, *, progress: Callable[[int, int], None] | None = None
 ) -> list[MatrixReport]:
-    """Round every table of tokens in place to what a GGUF file of the format `kind` gives back.
+    """Round every token table in place to the values that a GGUF file of the format `kind` stores.
 
-    Those are the token embeddings, the output head, and tables beside them (Gemma 3n's embeddings for each layer).
-    A tied weight is rounded once, and both names are reported. A scale that the model applies to embeddings (Gemma's
-    √width) is no part of the weight, here as in a GGUF file. Where a k-quant doesn't divide the rows, the format that
-    llama.cpp takes instead is used, and the report says so.
+    These are the token embeddings, the output head, and other token tables (Gemma 3n's per-layer embeddings). A tied
+    weight is rounded once, and both names are reported. A factor that the model applies to embeddings (Gemma's √width)
+    isn't part of the weight, as in a GGUF file. If the blocks of a k-quant don't divide the rows, llama.cpp's
+    replacement format is used and reported.
 
-    Raises `CompressionError` before anything is changed for an unknown format, for a table that is quantized already,
-    and for values that are NaN or infinite.
+    Raises `CompressionError`, before anything is changed, for an unknown format, a quantized table, and NaN or infinite
+    values.
     """
     format_of(kind)
     tables = find_tables(model)
@@ -61,7 +61,7 @@ def quantize_embeddings(
 
 
 def check_table(table: TokenTable) -> None:
-    """Refuses a table with values that are NaN or infinite."""
+    """Refuse a table with NaN or infinite values."""
     if not bool(torch.isfinite(table.weight).all()):
         raise RefusedError(
             f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
@@ -71,7 +71,7 @@ def check_table(table: TokenTable) -> None:
 
 @torch.no_grad()
 def round_table(table: TokenTable, kind: str, count: Callable[[int], None]) -> None:
-    """Round one table in place, some rows at a time; `count` gets the number of rows that were done."""
+    """Round one table in place, some rows at a time; `count` is called with the number of rows done."""
     stored = fitting(kind, table.weight.shape[1])
     for part in torch.split(table.weight, _ROWS):
         part.copy_(round_trip(part, stored, where=table.names[0]))
@@ -79,7 +79,7 @@ def round_table(table: TokenTable, kind: str, count: Callable[[int], None]) -> N
 
 
 def report_table(table: TokenTable, kind: str) -> list[MatrixReport]:
-    """What there is to say of a rounded table, under each of its names."""
+    """Return one report for each name of a rounded table."""
     rows, width = (int(size) for size in table.weight.shape)
     stored = fitting(kind, width)
     zeros = sum(int((part == 0).sum()) for part in torch.split(table.weight, _ROWS))
@@ -95,9 +95,9 @@ def report_table(table: TokenTable, kind: str) -> list[MatrixReport]:
 
 
 def find_tables(model: nn.Module) -> list[TokenTable]:
-    """The weights with one row for each token, shared ones once, in the order embeddings, others, head.
+    """Return the weights with one row per token, shared ones once, in the order embeddings, others, head.
 
-    Raises `CompressionError` where one isn't there as plain floating numbers.
+    Raises `CompressionError` if one isn't loaded, or isn't a plain floating-point tensor.
     """
     found: dict[int, TokenTable] = {}
     for name, module in _token_modules(model).items():
@@ -116,13 +116,15 @@ def find_tables(model: nn.Module) -> list[TokenTable]:
 
 
 def table_names(model: nn.Module) -> list[str]:
-    """The names of the weights with one row for each token, of a model that may be without values: embeddings, others,
-    head. One that is tied to another is named too."""
+    """Return the names of the weights with one row per token, in the order embeddings, others, head.
+
+    Tied weights are listed under both names. The model may be without values.
+    """
     return list(_token_modules(model))
 
 
 def _token_modules(model: Any) -> dict[str, Any]:
-    """By the name of its weight."""
+    """Return the modules with one row per token, by the name of their weight."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     others = [
         module for name, module in _other_embeddings(model) if _is_of_tokens(name, module, model.config)
@@ -137,7 +139,7 @@ def _token_modules(model: Any) -> dict[str, Any]:
 
 
 def _other_embeddings(model: Any) -> list[tuple[str, nn.Embedding]]:
-    """The embeddings of the text decoder besides the first, with their names."""
+    """Return the text decoder's embeddings other than input embeddings and head, with their names."""
     decoder = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else None
     root = decoder if isinstance(decoder, nn.Module) else model
     inside = {id(module) for module in root.modules()}
@@ -150,9 +152,9 @@ def _other_embeddings(model: Any) -> list[tuple[str, nn.Embedding]]:
 
 
 def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
-    """Whether rows are tokens: there are as many as the configuration has tokens, here or for each layer's inputs.
+    """Whether rows are tokens: their number is the vocabulary size of the model or of its per-layer inputs.
 
-    Where there are as many positions, only the name tells.
+    Position embeddings of the same size are excluded by name.
     """
     text = config.get_text_config()
     counts = (text.vocab_size, getattr(text, "vocab_size_per_layer_input", None))
@@ -160,7 +162,7 @@ def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
 
 
 def notes(model: Any, kind: str) -> list[str]:
-    """What a reader has to know of this step on this model, before or after it; its weights aren't read."""
+    """Return notes for the report about this step on this model; the weights aren't read."""
     dtypes = [module.weight.dtype for module in _token_modules(model).values()]
     said = []
     if any(dtype != torch.float32 for dtype in dtypes):
@@ -177,7 +179,7 @@ def notes(model: Any, kind: str) -> list[str]:
 
 
 def saved_bytes(model: nn.Module, kind: str) -> int:
-    """How many bytes less the tables take in the format `kind` than in the type that they are in now."""
+    """Return how many bytes the tables save in the format `kind`, compared with their current type."""
     saved = 0
     for _, weight in find_tables(model):
         rows, columns = weight.shape

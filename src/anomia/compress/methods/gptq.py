@@ -1,4 +1,4 @@
-"""GPTQ: weights become integers column after column, and the later columns make up for it (Frantar et al. 2023)."""
+"""GPTQ: quantize column after column, and compensate each error in the later columns (Frantar et al. 2023)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from anomia.compress.steps import Quantize
 
 BLOCK = 128
 _PANEL = 32
-# Zeros of all weights from which on a matrix counts as pruned.
+# The fraction of zeros from which a matrix counts as pruned.
 PRUNED = 0.1
 UNREACHED = "no calibration token reached it: rounded to nearest"
 
 
 class Solved(NamedTuple):
-    """quantized: as the matrices came. damping: what was needed. dead: [in] bool."""
+    """The result of `gptq`. quantized: in the order of the matrices. damping: the one used. dead: unused inputs, [in] bool."""
 
     quantized: list[Quantized]
     damping: float
@@ -41,7 +41,7 @@ class Solved(NamedTuple):
 
 
 def gptq_block(work: BlockWork) -> list[MatrixReport]:
-    """Quantize every matrix of a block by `gptq`, in place."""
+    """Quantize every matrix of a block with `gptq`, in place."""
     assert isinstance(work.step, Quantize)
     reports = []
     for group in work.groups:
@@ -67,7 +67,7 @@ def round_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
 
 
 def put(matrix: WeightMatrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
-    """Give a matrix the values of its codes; the codes of a linear layer are kept for a packed checkpoint."""
+    """Set a matrix to its dequantized values; keep the codes of a linear layer for a packed checkpoint."""
     matrix.weight.copy_(quantized.values())
     if not matrix.name.endswith("]") and isinstance(work.block.get_submodule(matrix.name), nn.Linear):
         work.packed[matrix.name] = quantized
@@ -84,28 +84,27 @@ def gptq(
     clip: bool = False,
     where: str = "a matrix",
 ) -> Solved:
-    """Quantize matrices that share their input; the columns that are left make up for the error of each one.
+    """Quantize matrices that share their input; the remaining columns compensate the error of each column.
 
-    Columns of inputs that were never excited are set to zero. In a matrix with a tenth or
-    more zeros they stay zeros, so that one that was pruned before keeps its pattern. Fewer are chance: in weights that
-    come from a GGUF file one of 15 is.
+    Columns of inputs that are always zero are set to zero. If a tenth or more of a matrix's weights are zero, they stay
+    zero, so that a pruned matrix keeps its pattern. Fewer zeros are chance: in weights from a GGUF file, one in 15 is.
 
     Args:
         weights: [out, in] each.
         hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
         grid: bits, groups and the type of the scales.
-        order: `act` takes the columns with the strongest inputs first. Groups stay consecutive inputs, so that
-            nothing has to be permuted when the model runs, and their scales are those of the dense weights
-            (`static_groups` of the authors' code, `actorder="static"` of llm-compressor). `plain` goes from left to
-            right, and each group gets its scale when it is reached, from the weights as they are by then.
-        clip: choose each group's range by its error (`search_ranges`), for `act` alone.
+        order: `act` (act-order) starts with the columns of the strongest inputs. Groups are still consecutive inputs,
+            so no permutation is needed at inference, and their scales are those of the dense weights (`static_groups`
+            of the authors' code, `actorder="static"` of llm-compressor). `plain` works from left to right, and a
+            group's scale is set when it is reached, from its updated weights.
+        clip: choose each group's range by its error (`search_ranges`); only with `act`.
 
     Source: Frantar et al. (2023), Algorithm 1; act-order, static groups, damping and dead columns as in their code.
-    Raises `CompressionError` where no damping makes the Hessian invertible.
+    Raises `CompressionError` if no damping makes the Hessian invertible.
     """
     rows = [len(weight) for weight in weights]
     dead = hessian.diagonal() == 0
-    # Columns lie in memory as rows here: every step below reads and writes whole columns.
+    # Store columns as rows in memory: every step below reads and writes whole columns.
     work = torch.cat([weight.float().T for weight in weights], dim=1)  # [in, R]
     gone = torch.cat([_pruned(weight.T, dead) for weight in weights], dim=1)  # [in, R]
     work[dead] = 0
@@ -133,7 +132,7 @@ def gptq(
         errors = torch.empty_like(block)
         for first, last in _cuts(start, end, _PANEL, border):
             if not static and first % width == 0:
-                # Only a group that is wider than a block lies beyond it, and it begins with one: all is up to date.
+                # A group wider than a block starts at a block border, where all later columns are up to date.
                 part, index = work[first : first + width], first // width
                 scales[index], zeros[index] = fit(part.amin(dim=0), part.amax(dim=0), grid)
             inside = slice(first - start, last - start)
@@ -164,14 +163,14 @@ def gptq(
 
 
 def _pruned(columns: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:
-    """Which weights have to stay zero. columns: [in, out]."""
+    """Return which weights must stay zero, [in, out] bool. columns: [in, out]; dead: [in] bool."""
     zeros = columns == 0
     live = zeros[~dead]
     return zeros if live.numel() and float(live.float().mean()) >= PRUNED else torch.zeros_like(zeros)
 
 
 def _cuts(start: int, end: int, width: int, group: int) -> Iterator[tuple[int, int]]:
-    """Stretches of at most `width` columns, none of which reaches into the next group of `group`."""
+    """Yield ranges of at most `width` columns, none of which crosses a border between groups of `group` columns."""
     while start < end:
         last = min(start + width, end, start + group - start % group)
         yield start, last
@@ -187,13 +186,17 @@ def _round_panel(
     codes: torch.Tensor,
     errors: torch.Tensor,
 ) -> None:
-    """Column after column: its code, its error, the update of the later columns. panel: [p, R]."""
+    """Quantize columns one by one: compute the codes and the errors, and update the later columns, in place.
+
+    panel: columns, [p, R] float32. factor: [p, p], upper. gone: weights that stay zero, [p, R]. grids: scales and zero
+    points of each column, [R] each. codes, errors: outputs, [p, R].
+    """
     diagonal = factor.diagonal().tolist()
     for column, (scales, zeros) in enumerate(grids):
         weights = panel[column]
         code = torch.where(gone[column], zeros, to_codes(weights, scales, zeros, grid.levels))
         codes[column] = code
-        # What the model will compute with: the product rounded to the stored type.
+        # The value that the model will use: the product rounded to the stored type.
         values = ((code - zeros) * scales).to(grid.dtype).float()
         error = errors[column]
         torch.sub(weights, values, out=error).div_(diagonal[column])

@@ -62,7 +62,7 @@ class Updated(NamedTuple):
 
     weights: [out, in] each, in the order and type of the dense matrices. error_before, error_after: for each matrix,
     ‖(Ŵ−W)X‖²/‖WX‖² with the start weights and the updated weights. iterations: the maximum over all strips of rows.
-    residual: for each matrix, the norm of the preconditioned gradient relative to the start's (the maximum over strips).
+    residual: for each matrix, the norm of the preconditioned gradient relative to the start's (maximum over strips).
     """
 
     weights: list[torch.Tensor]
@@ -74,7 +74,7 @@ class Updated(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """Whether conjugate gradients reached the tolerance; always False for ADMM, which has a fixed number of steps."""
+        """Whether conjugate gradients reached the tolerance; False for ADMM, which has a fixed number of steps."""
         return self.solver == "cg" and max(self.residual, default=0.0) <= TOLERANCE
 
 
@@ -103,8 +103,8 @@ def masked_least_squares(
         solver: `cg`, conjugate gradients preconditioned by the diagonal, or `admm` (Boža 2024, Algorithm 1).
         iterations: the maximum; None for the solver's default.
 
-    Source: Boža (2024), Section 3, for the problem and ADMM; Meng et al. (2024), Section 3.3, for conjugate gradients on
-    all rows together.
+    Source: Boža (2024), Section 3, for the problem and ADMM; Meng et al. (2024), Section 3.3, for conjugate gradients
+    on all rows together.
     Raises `CompressionError` for NaN or infinite values, and for a start that isn't zero where masked.
     """
     if solver not in SOLVERS:
@@ -152,7 +152,7 @@ def row_errors(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
 
 
 def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Return ‖(Ŵ−W)X‖²/‖WX‖² of a matrix; 0 if the dense output is zero. weight, dense: [out, in]; hessian: [in, in]."""
+    """Return ‖(Ŵ−W)X‖²/‖WX‖² of a matrix; 0 if WX is zero. weight, dense: [out, in]; hessian: [in, in]."""
     error = norm = 0.0
     for start in range(0, len(weight), _ROWS):
         full = dense[start : start + _ROWS].float()
