@@ -1,4 +1,4 @@
-// Where rows and items come from: out of the page itself, or page by page from `anomia view`.
+// The source of rows and items: the page itself, or `anomia view`, which sends them in pages.
 
 const RIGHT = "2".charCodeAt(0);
 const LOOPS = "1".charCodeAt(0);
@@ -12,7 +12,7 @@ async function unpacked(id) {
 
 const searchable = (text) => text.normalize("NFKC").toLowerCase();
 
-// All rows in memory, as columns; items are unpacked in groups, when one of them is opened.
+// All rows in memory, as columns; items are decompressed in groups when one of them is opened.
 async function embeddedSource(settings) {
   const index = await (await unpacked("item-index")).json();
   const { items, rows } = index;
@@ -34,7 +34,7 @@ async function embeddedSource(settings) {
     texts = rows.item.map((item, n) => `${shared[item]}\n${searchable(rows.said[n])}`);
   }
 
-  // The numbers of the rows that pass; how many of them have each fate is counted before fates are filtered.
+  // The numbers of the rows that pass; fates are counted before the filter of fates applies.
   function select(filter) {
     const words = searchable(filter.search).split(/\s+/).filter(Boolean);
     if (words.length && !texts) searchTexts();
@@ -117,7 +117,7 @@ async function embeddedSource(settings) {
   };
 }
 
-// The same from a server, which filters; rows come a page at a time.
+// The same from a server that does the filtering; rows arrive in pages.
 async function servedSource(settings) {
   const ask = async (path, values) => {
     const response = await fetch(`${path}?${new URLSearchParams(values)}`, { credentials: "same-origin" });
@@ -153,7 +153,7 @@ async function servedSource(settings) {
     return pages.get(page);
   }
 
-  // A row that is here already; else it is asked for, and the list is painted again when it comes.
+  // The row if it is already loaded; otherwise it is requested, and the list is repainted when it arrives.
   function at(place) {
     const page = pageOf(place);
     return Array.isArray(page) ? page[place % PAGE_ROWS] ?? null : null;

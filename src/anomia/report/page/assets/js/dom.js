@@ -1,4 +1,4 @@
-// Elements, made without ever parsing text as markup.
+// Creates elements without ever parsing text as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
@@ -18,7 +18,7 @@ function put(node, properties, children) {
 const h = (tag, properties, ...children) => put(document.createElement(tag), properties, children);
 const svg = (tag, properties, ...children) => put(document.createElementNS(SVG, tag), properties, children);
 
-// A share between 0 and 1 as a bar, with its interval where it has one; the number stands beside it in words.
+// A share between 0 and 1 as a bar, with its interval if it has one; the number is written next to it.
 function bar(share, name, range = null) {
   const place = (number) => Math.max(0, Math.min(1, number ?? 0)) * 100;
   const width = place(share);
@@ -30,7 +30,7 @@ function bar(share, name, range = null) {
   );
 }
 
-// Halves go to the even number, as in the tables: 82.5 is 82 there and must be so here.
+// Rounds half to even, as in the tables: 82.5 becomes 82 in both.
 const halfToEven = (number) => (Math.abs(number % 1) === 0.5 ? 2 * Math.round(number / 2) : Math.round(number));
 const percent = (share) => (share === null || share === undefined ? "–" : `${halfToEven(100 * share)} %`);
 const count = (number) => number.toLocaleString("en");

@@ -1,4 +1,4 @@
-// The explorer: filters, the list, the open item, and the address that leads back to it.
+// The explorer: filters, the list, the open item and its address.
 
 const FRAGMENT = "#item=";
 
@@ -88,7 +88,7 @@ async function startExplorer(data) {
     else status.textContent = "There is no similar item.";
   }
 
-  // An item by its address; the filters are taken away where they hide it.
+  // Opens an item by its address and clears the filters if they hide it.
   async function leadTo(key) {
     const found = key && await source.find(key).catch(failed);
     if (!found) {
@@ -158,7 +158,7 @@ async function startExplorer(data) {
     if (first) await openQuietly(first);
   }
 
-  // The first item is open, and the address stays as it was.
+  // Opens the first item without changing the address.
   async function openQuietly(row) {
     const before = location.hash;
     await open(row);

@@ -1,9 +1,9 @@
-// Figures by Vega, whose expressions are interpreted: the page's policy forbids to compile them.
+// Figures by Vega with interpreted expressions, because the page's policy forbids compiling them.
 
 let vegaReady = null;
 let specs = null;
 
-// Vega's code comes compressed; the policy knows the script by its hash.
+// Vega's code is embedded compressed; the policy allows the script by its hash.
 function loadVega() {
   vegaReady ??= unpacked("vega-code").then((response) => response.text()).then((code) => {
     const script = h("script");
@@ -14,14 +14,14 @@ function loadVega() {
   return vegaReady;
 }
 
-// On a narrow page the plot gives way, not its words: labels and the figures beside it keep their size.
+// On a narrow page the plot shrinks, but labels and the figures next to it keep their size.
 const NARROWEST = 110;
 async function fit(view, place) {
-  // Of panels and of figures in parts each kind has a width of its own, and all are alike.
+  // Panels and multi-part figures have one width signal per kind; all have the same value.
   const inner = Object.keys(view.getState().signals).filter((name) => name.endsWith("child_width"));
   const names = inner.length ? inner : ["width"];
   place.dataset.natural ??= view.signal(names[0]);
-  // Twice: with another width other labels of the axis stand at its ends.
+  // Two passes: a new width can change the labels at the ends of the axis.
   for (let pass = 0; pass < 2; pass += 1) {
     const now = view.signal(names[0]);
     const words = Number(place.querySelector("svg").getAttribute("width")) - now;
@@ -43,7 +43,7 @@ async function draw(place, figure) {
     loader: { load: () => Promise.reject(new Error("no network")) },
   });
   await fit(result.view, place);
-  // One image with one text, not hundreds of marks that are read out one by one.
+  // One image with one description, instead of hundreds of marks that a screen reader would read one by one.
   const image = place.querySelector("svg");
   image?.setAttribute("role", "img");
   image?.setAttribute("aria-label", figure.alt);
@@ -83,7 +83,7 @@ function figureView(figure) {
   return { node, redraw };
 }
 
-// One after the other, so that the page answers in between; all of them again when the theme changes.
+// One at a time, so that the page stays responsive; all of them again when the theme changes.
 async function drawAll(views) {
   for (const view of views) {
     await view.redraw();

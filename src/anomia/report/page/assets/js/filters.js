@@ -1,4 +1,4 @@
-// Which rows are wanted: everything the reader can ask of the list.
+// The filter: everything the reader can select rows by.
 
 const WANTED = [
   ["", "any"], ["21", "base right, compressed wrong"], ["12", "base wrong, compressed right"],
@@ -7,7 +7,7 @@ const WANTED = [
 
 const emptyFilter = () => ({ search: "", arm: null, language: null, fate: null, from: null, to: null, loops: false, probes: {} });
 
-// The controls, and `read`, which says what they are set to; `changed` is called when that may have changed.
+// The controls, and `read`, which returns their settings; `changed` is called when these may have changed.
 function filterControls(source, data, changed) {
   const settings = data.explorer;
   const label = (text, control, name) => h("label", { class: name }, text, control);

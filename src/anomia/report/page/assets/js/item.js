@@ -1,4 +1,4 @@
-// One item: what was asked, and what base and the compressed model answered, side by side.
+// One item: the question, and the answers of base and the compressed model, side by side.
 
 const FATES = ["kept", "choice_only", "open_only", "lost", "none"];
 const FATE_LABELS = ["kept", "picked, no longer said", "said, no longer picked", "lost", "not both by base"];
@@ -16,13 +16,13 @@ function sides(left, right) {
 
 const who = (name, ...more) => h("p", { class: "who" }, named(name), " ", more);
 
-// What a model wrote, without the line breaks around it; the part that made it right is marked.
+// A model's output, trimmed; the part that made it right is marked.
 function output(text, right, answers, language) {
   const shown = text.trim();
   return block("div", "output", shown || "(nothing)", language, right ? findSpans(shown, answers) : []);
 }
 
-// Where a careful reader would judge otherwise, and where the output goes round in circles.
+// Notes where the strict grade differs, and where the output loops.
 function remarks(right, strict, loops) {
   const differs = strict !== null && strict !== undefined && strict !== right;
   return [

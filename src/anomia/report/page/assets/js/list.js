@@ -1,5 +1,5 @@
-// A list of any length of which only the rows in view exist. The browser can't scroll over tens of millions
-// of pixels, so a very long list moves by more than a row a row.
+// A list of any length that renders only the rows in view. Browsers can't scroll over tens of millions of
+// pixels, so a very long list moves by more than one row per row scrolled.
 
 const ROW = 76;
 const TALLEST = 6_000_000;

@@ -1,4 +1,4 @@
-// Reads what the page carries and fills it, the top first.
+// Reads the page's embedded data and fills the page from the top.
 
 const report = JSON.parse($("report-data").textContent);
 let explorer = null;

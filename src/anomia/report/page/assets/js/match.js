@@ -1,8 +1,8 @@
-// Where an answer stands in a text: the matching of anomia/grade.py, with the way back to the characters.
-// Verdicts are those of the records; this only finds what to mark.
+// Finds an answer in a text: the matching of anomia/grade.py, mapped back to the original characters.
+// Verdicts come from the records; this only finds what to mark.
 
 const CLUSTERS = /\P{M}[\p{M}\p{Cf}]*|\p{M}[\p{M}\p{Cf}]*/gu;
-// As in anomia/text.py: what of the category Cf is not seen, and letters that a joiner once made.
+// As in anomia/text.py: the invisible characters of category Cf, and the letters that a joiner once formed.
 const UNSEEN =
   /(?![\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u{110bd}\u{110cd}\u{13430}-\u{1343f}\u{e0020}-\u{e007f}\u200d])\p{Cf}/gu;
 const JOINED = [
@@ -16,13 +16,13 @@ function seenPart(cluster) {
   return text.replaceAll("\u200d", "");
 }
 
-// Full case folding of one cluster, width folded, punctuation and what is not seen removed; white space stays one space.
+// One cluster, case and width folded, without punctuation and invisible characters; white space becomes one space.
 function folded(cluster) {
   const text = seenPart(cluster).normalize("NFKC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFKC");
   return text.replace(/\p{P}/gu, "").replace(/\s+/gu, " ");
 }
 
-// The normalized text and, for each of its characters, where in the original it begins and ends.
+// The normalized text and, for each of its characters, its start and end in the original.
 function normalized(text) {
   let plain = "";
   const starts = [];
@@ -40,7 +40,7 @@ function normalized(text) {
   return { plain, starts, ends };
 }
 
-// Spans [start, end) of every place where any of the answers stands, in order and apart from each other.
+// Spans [start, end) of all matches of any answer, in order and not overlapping.
 function findSpans(text, answers) {
   const { plain, starts, ends } = normalized(text);
   const found = [];

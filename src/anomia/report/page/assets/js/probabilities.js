@@ -1,6 +1,6 @@
 // Options and next tokens with their probabilities.
 
-// Of the options as the model weighs them against each other: the softmax of their scores.
+// The probabilities of the options relative to each other: the softmax of their scores.
 function softmax(scores) {
   const known = scores.filter((score) => score !== null);
   const top = Math.max(...known);
@@ -29,7 +29,7 @@ function optionsTable(item, name, probe, base, arm, language) {
     h("tbody", {}, rows));
 }
 
-// The likeliest next tokens; gold's first one, or its first telling one, is marked where it is among them.
+// The likeliest next tokens; gold's first token, or its first distinct one, is marked if it is among them.
 function tokensView(row) {
   const [first, rank, ties, distinct, distinctRank, logProb] = row.token;
   const [texts, logProbs] = row.top;

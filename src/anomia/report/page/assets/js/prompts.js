@@ -1,5 +1,5 @@
 // The prompts as they were sent. Their wording comes from anomia/items/prompts.py with the study's own templates;
-// here the item's texts take the place of the marks, all at once, so that no text of an item is filled in turn.
+// here all marks are replaced with the item's texts at once, so that marks inside those texts are not replaced.
 
 function promptsOf(item, row, templates, asked) {
   const seen = row.seen === null || row.seen === undefined

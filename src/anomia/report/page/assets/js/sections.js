@@ -1,4 +1,4 @@
-// The report from the top: verdicts, what was compared, tables and figures in their sections.
+// The report from the top: verdicts, what was compared, and the sections with tables and figures.
 
 const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "controls", "ranks", "reach", "one-shot", "tests"];
 const SECTION_CLOSING = ["arms", "size", "differences", "hygiene"];
@@ -15,7 +15,7 @@ function meter([probe, label, before, after], again) {
     row("base", before, "before"), row(again ? "with noise" : "compressed", after, "after"));
 }
 
-// What decided, and what the other kinds of options say.
+// The options that decided, and the outcomes with the other kinds of options.
 function decidedView(verdict) {
   const others = [["with standard options", verdict.standard], ["with options from the same passage", verdict.same_passage]];
   return h("div", { class: "decided" },
@@ -43,7 +43,7 @@ function verdictView(data, run, arm, openItems) {
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
 }
 
-// Null arms: base again, under changes that should do nothing. No candidates, but what candidates are held against.
+// Null arms: base again under changes that should have no effect. They are the reference, not candidates.
 function referenceView(run) {
   return h("aside", { class: "reference", "aria-label": "Reference" },
     h("h3", {}, "For reference: base again, under harmless noise"),
@@ -89,7 +89,7 @@ function fillTables(data) {
   const arms = data.runs.flatMap((run) => run.arms.map((arm) => [run, arm]));
   const drawn = new Set(data.figures.map((figure) => figure.section));
   for (const name of SECTION_TABLES) {
-    // Where a figure says the same, the table waits to be asked for; the fates are what all the rest explains.
+    // A table that repeats a figure starts folded; the fates stay open, because they explain all the rest.
     const folded = name !== "fates" && drawn.has(name) && arms.length <= ARMS_OPEN && arms.some(([, arm]) => arm.tables[name].length);
     const place = folded ? h("details", { class: "numbers" }, h("summary", {}, "In numbers")) : slot(name);
     if (folded) slot(name).append(place);
@@ -113,7 +113,7 @@ function fillTables(data) {
   }
 }
 
-// Figures stand before the tables of their section.
+// Places figures before the tables of their section.
 function fillFigures(data) {
   const views = [];
   const last = {};
@@ -137,7 +137,7 @@ function fillRest(data) {
   $("made").textContent = `Made by Anomia ${data.anomia}. One self-contained file: mail it or open it from disk.`;
 }
 
-// Sections that a run has nothing for are left away, also from the way through the page.
+// Removes sections without content, also from the page's navigation.
 function finishSections() {
   const found = [];
   for (const section of document.querySelectorAll("section[data-nav]")) {

@@ -1,10 +1,10 @@
-// Tables: what the terminal shows, and the numbers behind a figure.
+// Tables: those of the terminal, and the numbers in a figure.
 
 function scrolling(table, label) {
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, table);
 }
 
-// `34 [25, 45] → 10 [5, 18]`: intervals stand back behind their figures, and what became of a figure goes below it.
+// `34 [25, 45] → 10 [5, 18]`: intervals are less prominent than their figures, and the changed figure goes below.
 const INTERVAL = /(\[−?[\d,.]+, −?[\d,.]+\]\*?)/u;
 
 function numbers(text) {

@@ -1,4 +1,4 @@
-// Text of models and data sets: characters that would hide or turn what stands around them are shown by name.
+// Text of models and data sets: characters that would hide or reorder the text around them are shown by name.
 
 const HIDDEN = {
   0: "NUL", 0x202a: "LRE", 0x202b: "RLE", 0x202c: "PDF", 0x202d: "LRO", 0x202e: "RLO",
@@ -12,7 +12,7 @@ function nameOf(char) {
   return HIDDEN[code] ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
-// The parts of a text as nodes; what would act on the page's own direction is made visible instead.
+// The parts of a text as nodes; characters that would change the text direction are made visible instead.
 function visible(text) {
   const parts = [];
   let plain = "";
@@ -30,12 +30,12 @@ function visible(text) {
   return parts;
 }
 
-// Text of unknown direction inside a line of the page.
+// Text of unknown direction within a line of the page.
 function foreign(text, language) {
   return h("bdi", { lang: language }, visible(text ?? ""));
 }
 
-// The name of a language, an arm or a model: whatever its length, it fits into a line.
+// The name of a language, an arm or a model, shortened to fit into a line.
 function shorten(text) {
   const chars = Array.from(text ?? "");
   return chars.length > 90 ? `${chars.slice(0, 60).join("")}…${chars.slice(-20).join("")}` : text ?? "";
@@ -43,7 +43,7 @@ function shorten(text) {
 
 const named = (text) => foreign(shorten(text));
 
-// A block of text with spans marked; a very long one is opened by a button.
+// A block of text with spans marked; a very long one is expanded with a button.
 function block(tag, name, text, language, spans = []) {
   const node = h(tag, { class: `${name} foreign`, dir: "auto", lang: language });
   const fill = (longest) => {
@@ -70,7 +70,7 @@ function marked(text, spans) {
   return parts;
 }
 
-// A token with its spaces and line breaks shown.
+// A token with visible spaces and line breaks.
 function token(text) {
   const node = h("span", { class: "token foreign", dir: "auto" });
   for (const part of (text ?? "").split(/([ \n\t])/)) {

@@ -1,10 +1,10 @@
-// Light or dark: as the system has it, until the reader chooses.
+// Light or dark: the system's setting, until the reader chooses.
 
 const KEY = "anomia-theme";
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const themeListeners = [];
 
-// A page that was opened from disk may be forbidden to remember anything.
+// A page opened from disk may not be allowed to store anything.
 function remembered() {
   try {
     return localStorage.getItem(KEY);
@@ -17,7 +17,7 @@ function remember(theme) {
   try {
     localStorage.setItem(KEY, theme);
   } catch {
-    // Then the choice lasts as long as the page.
+    // The choice then lasts only as long as the page.
   }
 }
 
