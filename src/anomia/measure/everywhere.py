@@ -185,7 +185,7 @@ def _figures(
 
 
 def _over(resampling: Resampling, languages: ArrayLike) -> _Items:
-    """The items of some languages, given by their indices."""
+    """The items of some languages, given by their indices: [languages]."""
     mask = np.isin(resampling.language, languages)
     passages = np.unique(resampling.passage[mask])
     strata = tuple(

@@ -48,7 +48,7 @@ class Clusters:
 
 
 def cluster(passages: ArrayLike | None, items: int) -> Clusters:
-    """Number the passages; without any, each item is its own passage."""
+    """Number the passages [items]; without any, each item is its own passage."""
     if passages is None:
         return Clusters(np.arange(items), items)
     names, index = np.unique(np.asarray(passages), return_inverse=True)
@@ -70,7 +70,7 @@ def right_or_wrong(values: ArrayLike) -> NDArray[np.bool_]:
 
 
 def effective_items(values: NDArray[np.float64], groups: Clusters, *, level: float = 0.95) -> float:
-    """How many independent items these are worth: n over the design effect, never more than n.
+    """How many independent items `values` [items] are worth: n over the design effect, never more than n.
 
     The design effect is the cluster-robust variance of the mean over its variance under independence.
     Where it can't be estimated (all values equal, or a single passage), every passage counts as one item,

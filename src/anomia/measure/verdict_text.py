@@ -178,7 +178,7 @@ def _fates(evidence: Evidence, scope: Scope) -> str:
 
 
 def _needless(control: Control | None) -> str:
-    """Whether the picks behind the verdict needed the question."""
+    """Whether the picks that the verdict rests on needed the question."""
     if control is None:
         return ""
     most = ", so most of these picks don't need the question" if 2 * control.picked > control.asked else ""

@@ -10,7 +10,7 @@ from anomia.measure.verdict import Decision, Evidence
 
 
 def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
-    """The outcome and, if it decides nothing, what is open or missing."""
+    """The outcome, with what is open or missing if nothing is decided."""
     if decision is None:
         return "–"
     # If every outcome is still possible, listing them adds nothing.

@@ -1,4 +1,4 @@
-"""When an interval gets a star: if that sets it apart from its neighbours; else one sentence replaces the stars."""
+"""When an interval gets a star: if that sets it apart from its neighbours; otherwise one sentence replaces them."""
 
 from __future__ import annotations
 
