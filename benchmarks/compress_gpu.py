@@ -1,11 +1,12 @@
-"""Compressing blocks of a large model's shape on a GPU: seconds and peak memory of a block, beside the floor of the machine.
+"""Compress blocks of a large model's shape on a GPU: seconds per block and peak memory, against the hardware floor.
 
     python benchmarks/compress_gpu.py --blocks 3
 
-A folder of random weights with Qwen3-8B's shape and a few blocks is made, then compressed on CUDA by each method,
-with 128 windows of 2,048 tokens. Seconds of a block are the time between finished blocks, the slowest left out that
-also reads the embeddings. The floor is two forward passes of the block's matrices over the calibration tokens at the
-measured bfloat16 rate, and for methods with second moments their products at the measured float32 rate.
+Makes a folder of random weights with Qwen3-8B's shape and a few blocks, and compresses it on CUDA with each method,
+using 128 windows of 2,048 tokens. Seconds per block are the median time between finished blocks, without the first
+block, which also reads the embeddings. The floor is two forward passes of the block's matrices over the calibration
+tokens at the measured bfloat16 rate, plus, for methods that need second moments, those products at the measured
+float32 rate.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHAPE = {
     "hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_key_value_heads": 8,
     "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": True,
 }  # fmt: skip
-# Inputs of a block's matrices that are different, and rows x columns of all of them.
+# The widths of a block's distinct matrix inputs, and the number of weights in all its matrices.
 INPUTS = (4096, 4096, 4096, 12288)
 WEIGHTS = 4096 * (4096 + 2 * 1024 + 4096) + 3 * 4096 * 12288
 
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def make_model(out: Path, blocks: int) -> None:
-    """Random weights of Qwen3-8B's shape, in bfloat16, and a tokenizer of whole words."""
+    """Save a bfloat16 model of random weights with Qwen3-8B's shape, and a word-level tokenizer."""
     import tokenizers
     import transformers
 
@@ -84,7 +85,7 @@ def make_model(out: Path, blocks: int) -> None:
 
 
 def make_text(file: Path, options: Any) -> None:
-    """Passages of random words, each of a window's length."""
+    """Write passages of random words, each as long as a window."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, SHAPE["vocab_size"], (options.windows, options.tokens), generator=generator)
     file.write_text(
@@ -93,7 +94,7 @@ def make_text(file: Path, options: Any) -> None:
 
 
 def compressed(arm: str, work: Path, options: Any) -> tuple[float, int]:
-    """Seconds of a block (median of those after the first), and bytes of GPU memory at the peak."""
+    """Compress the model; return seconds per block (median after the first), and peak GPU memory in bytes."""
     from anomia.compress.folder import compress_folder
     from anomia.compress.options import FolderOptions, TextOptions
     from anomia.compress.spec import parse_arm
@@ -114,7 +115,7 @@ def compressed(arm: str, work: Path, options: Any) -> tuple[float, int]:
 
 
 def floor_of(arm: str, tokens: int, rates: dict[torch.dtype, float]) -> float:
-    """Seconds of the products that the method can't do without."""
+    """Seconds per block for the matrix products that the method needs at least."""
     passes = 2 * 2 * tokens * WEIGHTS / rates[torch.bfloat16]
     if arm.partition(":")[0] not in SECOND_MOMENTS:
         return passes
@@ -122,7 +123,7 @@ def floor_of(arm: str, tokens: int, rates: dict[torch.dtype, float]) -> float:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """Operations a second of a square product, the best of eight."""
+    """Operations per second of a square product, best of eight runs."""
     left, right = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
     best = 0.0
     for _ in range(8):

@@ -1,6 +1,6 @@
-"""How long the statistics of a large run take: ten arms, nine languages, 200 items each, all measures.
+"""Time the statistics of a large run: ten arms, nine languages, 200 items each, all measures.
 
-To reach: 10 s on two quiet cores.
+The target is 10 s on two idle cores.
 """
 
 from __future__ import annotations

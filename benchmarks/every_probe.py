@@ -1,10 +1,10 @@
-"""Every probe by the token tree against the four first ones by plain calls, on the demo's questions.
+"""Compare all probes on the token tree with the first four probes by plain calls, on the demo's questions.
 
     OMP_NUM_THREADS=1 python benchmarks/every_probe.py --items 16
 
-The plain engine asks what a simple study asks (open, cued, choice, rank); the tree asks all probes of the
-same items. Both in one process on one thread each, in processor time, so that other work on the machine
-changes neither figure much.
+The plain engine asks the probes of a simple study (open, cued, choice, rank); the tree asks all probes of the same
+items. Both run in one process on one thread and are measured in processor time, so other work on the machine hardly
+matters.
 """
 
 from __future__ import annotations

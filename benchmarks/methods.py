@@ -1,9 +1,9 @@
-"""The table of methods: what each leaves of a model's perplexity, of its answers and of its size, and what it costs.
+"""Make the table of methods: perplexity, answers and size after compression, and the cost of each method.
 
     python benchmarks/methods.py --out FOLDER --write docs/methods/table.md
 
-Every arm is compressed by `anomia compress` in a process of its own (processor seconds, which other work on the machine
-hardly changes, and peak memory are that process's), then asked by one `anomia run`. What is finished in the folder is not done again.
+`anomia compress` makes each arm in its own process, whose processor seconds (which other work on the machine hardly
+changes) and peak memory are reported. One `anomia run` then asks all arms. Finished parts in the folder are reused.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def main() -> None:
 
 
 def folder_of(arm: str, options: Any) -> Path:
-    """Where an arm's model lies."""
+    """The folder of an arm's model."""
     return Path(options.out) / "models" / "".join(c if c.isalnum() or c in ".-" else "_" for c in arm)
 
 
 def made_once(arm: str, options: Any) -> dict[str, Any]:
-    """Compresses a model, unless it was done before; what it cost."""
+    """Compress a model, unless done before; return its cost in seconds and bytes, its size and its perplexity."""
     folder = folder_of(arm, options)
     file = folder.with_suffix(folder.suffix + ".json")
     if file.exists():
@@ -113,7 +113,7 @@ def made_once(arm: str, options: Any) -> dict[str, Any]:
 
 
 def perplexity_of(model: str, options: Any) -> float:
-    """On the first tokens of WikiText-2's test text."""
+    """A model's perplexity on the first tokens of WikiText-2's test text."""
     from anomia.compress.perplexity import perplexity
     from anomia.models import load_model
 
@@ -123,7 +123,7 @@ def perplexity_of(model: str, options: Any) -> float:
 
 
 def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
-    """Open and choice of base and of every arm, by one run."""
+    """Ask base and all arms the open and choice probes in one run; return its results.json."""
     run = Path(options.out) / "run"
     command = [
         sys.executable, "-c", "from anomia.cli import main; main()", "run", "--base", options.model, "--out", str(run), "--data", "tydiqa",
@@ -137,7 +137,7 @@ def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(options: Any, made: dict[str, Any], results: dict[str, Any] | None) -> str:
-    """A Markdown page, one row per arm; intervals of the gap in square brackets. results: None leaves answers out."""
+    """The Markdown page, one row per arm, with the gap's interval in brackets. results: None leaves answers out."""
     base = {"perplexity": perplexity_of(options.model, options), "bytes": size_of(options.model)}
     columns = ["arm", "perplexity", *(ANSWERS if results else ()), "MB", "processor seconds", "peak GB"]
     lines = [PAGE, f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -159,7 +159,7 @@ def table(options: Any, made: dict[str, Any], results: dict[str, Any] | None) ->
 
 
 def answers_of(results: dict[str, Any], name: str) -> list[str]:
-    """Open and choice accuracy, the gap, and what became of the items that base gets right both ways."""
+    """Table cells: open and choice accuracy, the gap, and the fates of items that base gets right in both formats."""
     figures = {(row["arm"], row["measure"], row["scope"]): row for row in results["figures"]}
     gap = figures.get((name, "gap/choice", "pooled"))
     given = gap is not None and gap["value"] is not None
@@ -171,12 +171,12 @@ def answers_of(results: dict[str, Any], name: str) -> list[str]:
 
 
 def percent(row: Any) -> str:
-    """A share as people read it."""
+    """A share as whole percent."""
     return "" if not row or row["value"] is None else f"{100 * row['value']:.0f}"
 
 
 def fates_of(results: dict[str, Any], arm: str) -> str:
-    """Of the items that base has right in both ways: how many are choice only, and lost."""
+    """The number of items that base gets right in both formats, and how many of these are choice only and lost."""
     for row in results["fates"]:
         if (row["arm"], row["options"], row["scope"]) == (arm, "choice", "pooled"):
             both = sum(row[fate] for fate in ("kept", "choice_only", "open_only", "lost"))
@@ -185,7 +185,7 @@ def fates_of(results: dict[str, Any], arm: str) -> str:
 
 
 def size_of(model: str) -> int:
-    """Bytes of the weights of a folder."""
+    """The size of a folder's weights, in bytes."""
     return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
 
 

@@ -1,7 +1,7 @@
-"""lm-evaluation-harness on the benchmark's items: choice and the greedy answer, through local tasks.
+"""Run lm-evaluation-harness on the benchmark's items: choice and the greedy answer, through local tasks.
 
-Called by `probes.py` with the interpreter of an environment that has `lm_eval`:
-MODEL DTYPE FOLDER. Prints its figures as one line of JSON.
+`probes.py` calls this with the Python of an environment that has `lm_eval`, and the arguments MODEL DTYPE FOLDER.
+Prints the measurements as one line of JSON.
 """
 
 from __future__ import annotations

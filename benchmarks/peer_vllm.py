@@ -1,10 +1,10 @@
-"""vLLM on the benchmark's items: greedy, ten samples, five beams, options by `prompt_logprobs`.
+"""Run vLLM on the benchmark's items: greedy, ten samples, five beams, options by `prompt_logprobs`.
 
-Called by `probes.py` with the interpreter of an environment that has vLLM:
-MODEL DTYPE FOLDER. Prints its figures as one line of JSON.
+`probes.py` calls this with the Python of an environment that has vLLM, and the arguments MODEL DTYPE FOLDER. Prints
+the measurements as one line of JSON.
 
-Prompts are given as token ids, so no tokenizer is needed; where the folder says `random`, the model is a
-configuration alone and its weights are random ones.
+Prompts are token ids, so no tokenizer is needed. If asks.json says `random`, the model folder has only a
+configuration, and vLLM makes random weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 CACHE_GIGABYTES = 2
-"""Of the KV cache on CPUs, where it is taken at once: thrice what all sequences of 16 items need at a time."""
+"""Size of the KV cache on CPUs, which vLLM allocates up front: three times what all sequences of 16 items need."""
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     asks = given["tokens"]
     more = {"load_format": "dummy", "skip_tokenizer_init": True} if given.get("random") else {}
     if not given.get("random"):
-        # On CPUs this is the part of main memory that has to be free, whatever is then used of it.
+        # On CPUs, this fraction of main memory must be free, however much is used.
         more["gpu_memory_utilization"] = 0.3
     engine = LLM(model=model, dtype=dtype, max_model_len=1024, max_logprobs=20, seed=42, **more)
     prompts = [{"prompt_token_ids": ask["prompt"]} for ask in asks]
@@ -40,7 +40,7 @@ def main() -> None:
     engine.reset_prefix_cache()
     begun, busy = time.perf_counter(), processor_seconds()
     greedy = engine.generate(prompts, SamplingParams(max_tokens=32, temperature=0), use_tqdm=False)
-    # No seed a request: where the sampler looks at its generator's offset, those of CPUs have none.
+    # No seeds per request: the sampler reads the generator's offset, which CPU generators lack.
     sampled = engine.generate(
         prompts, SamplingParams(max_tokens=32, temperature=1, top_p=0.9, n=10), use_tqdm=False
     )
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def processes() -> list:
-    """This process and those that vLLM started."""
+    """This process and the ones that vLLM started."""
     import psutil
 
     own = psutil.Process()
@@ -77,7 +77,7 @@ def processor_seconds() -> float:
 
 
 def peak_bytes() -> int:
-    """The sum of the peaks of all processes, each with what it shares with the others."""
+    """The sum of all processes' peak memory; shared memory counts once per process."""
     peaks = [Path(f"/proc/{process.pid}/status").read_text() for process in processes()]
     return 1024 * sum(int(text.partition("VmHWM:")[2].split()[0]) for text in peaks if "VmHWM:" in text)
 

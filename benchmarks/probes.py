@@ -1,20 +1,20 @@
-"""The probes of a set of items, by Anomia's engine and by what else could answer them, side by side.
+"""Compare Anomia's engine with other ways to answer the probes of a set of items.
 
     python benchmarks/probes.py --model FOLDER --data squad:dev/english.json
 
-Every contender runs in a process of its own, one after the other, on the same model, items and probes:
-choice (four options), one greedy answer, five beams and ten nucleus samples of 32 tokens an item.
+Each contender runs in its own process, one after the other, on the same model, items and probes: choice (four
+options), one greedy answer, five beams and ten nucleus samples of 32 tokens per item.
 
 - tree: Anomia's token tree.
-- transformers: batched `generate` calls, and options as full sequences of which only the logits that are
-  needed are kept; as a competent user writes it.
-- lm_eval: lm-evaluation-harness through a local task; choice and the greedy answer only.
+- transformers: batched `generate` calls, and options as full sequences, keeping only the required logits; as a
+  competent user would write it.
+- lm_eval: lm-evaluation-harness through local tasks; only choice and the greedy answer.
 - vllm: greedy, n = 10 and beam search, options by `prompt_logprobs`.
 
-The last two need environments of their own (`--lm-eval-python`, `--vllm-python`); without them they are
-left out by name. The floor is the arithmetic that the probes need over the rate at which this machine
-multiplies matrices, measured in the same run; the arithmetic (products with weights, and attention without
-windows) is counted from what the tree computes.
+The last two need their own environments (`--lm-eval-python`, `--vllm-python`); without one, the report says that the
+contender was left out. The floor is the number of operations that the probes need, divided by this machine's matrix
+multiplication rate, measured in the same run. Operations (products with weights, and attention without sliding
+windows) are counted from what the tree computes.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def arguments() -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace, work: Path) -> None:
-    """Writes what is asked: as token ids for our process, as JSON for other environments."""
+    """Write the prompts: pickled asks for our own processes, JSON for other environments."""
     if options.gpu:
         asks = random_asks(options.items)
         texts: list[dict] = []
-        # vLLM makes its own random weights from a folder that holds a configuration alone.
+        # vLLM makes random weights from a folder with only a configuration.
         qwen3_8b(options).save_pretrained(work / "model")
     else:
         asks, texts = real_asks(options)
@@ -120,7 +120,7 @@ def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
 
 
 def random_asks(count: int) -> list:
-    """Asks of the length of real ones, for weights that know nothing anyway."""
+    """Asks of random tokens with realistic lengths, for random weights."""
     from anomia.probe.ask import Ask, OptionSet
 
     generator = torch.Generator().manual_seed(0)
@@ -143,7 +143,7 @@ def random_asks(count: int) -> list:
 
 
 def run(name: str, options: argparse.Namespace, work: Path) -> dict | str:
-    """One contender's figures, or in words why there are none."""
+    """Run a contender; return its measurements, or the reason why there are none."""
     if name in ("tree", "transformers"):
         command = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--work", str(work)]
         command += ["--model", options.model] if options.model else []
@@ -158,19 +158,19 @@ def run(name: str, options: argparse.Namespace, work: Path) -> dict | str:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or ["without a word"]
-        # What a program says while it goes down is often followed by warnings.
+        # The error is often followed by warnings at shutdown.
         return "failed: " + next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]
-    # Processes that a peer started may print behind its figures.
+    # Child processes of a peer may print after its result.
     return json.loads(next(line for line in reversed(finished.stdout.splitlines()) if line.startswith("{")))
 
 
 def contend(options: argparse.Namespace) -> None:
-    """One of our own contenders, in its process; prints its figures as JSON."""
+    """Run one of our own contenders in this process; print its measurements as JSON."""
     model = load(options)
     asks = pickle.loads((options.work / "asks.pickle").read_bytes())
     loaded = peak_memory(options)
     answer = with_tree if options.only == "tree" else with_transformers
-    answer(model, asks[:1], options)  # the first call of any program pays for starting up
+    answer(model, asks[:1], options)  # warm-up
     begun, busy = time.perf_counter(), time.process_time()
     figures = answer(model, asks, options)
     figures["seconds"] = time.perf_counter() - begun
@@ -280,7 +280,7 @@ def new_tokens(replies) -> int:
 
 @torch.inference_mode()
 def with_transformers(model, asks, options: argparse.Namespace) -> dict:
-    """Batched calls; items of similar length share a batch, so that little is padded."""
+    """Answer with batched calls; items of similar length share a batch, to reduce padding."""
     ends = list(eos_ids(model)) or None
     shared = {"max_new_tokens": NEW_TOKENS, "eos_token_id": ends, "pad_token_id": 0, "top_k": None}
     made = 0
@@ -305,6 +305,7 @@ def with_transformers(model, asks, options: argparse.Namespace) -> dict:
     for first in range(0, len(sequences), options.batch):
         part = sequences[first : first + options.batch]
         ids, mask = padded([s for s, _ in part], model.device)
+        # The longest option of the batch, and one position before it; logits are [batch, keep - 1, vocabulary].
         keep = max(len(s) - start for s, start in part) + 1
         logits = model(ids, attention_mask=mask, logits_to_keep=keep).logits[:, :-1].float()
         logits.log_softmax(-1).gather(2, ids[:, -keep + 1 :, None]).sum().item()
@@ -312,6 +313,7 @@ def with_transformers(model, asks, options: argparse.Namespace) -> dict:
 
 
 def padded(sequences, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-padded token ids and their attention mask, both [batch, tokens]."""
     length = max(map(len, sequences))
     ids = torch.tensor([[0] * (length - len(s)) + list(s) for s in sequences], device=device)
     mask = torch.tensor([[0] * (length - len(s)) + [1] * len(s) for s in sequences], device=device)
@@ -319,7 +321,7 @@ def padded(sequences, device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def matmul_rate(options: argparse.Namespace) -> float:
-    """The best operations a second over some shapes like the model's, in its dtype."""
+    """The best operations per second over shapes like the model's, in its dtype."""
     device = "cuda" if options.gpu else "cpu"
     best = 0.0
     for rows, inner, columns in RATE_SHAPES:

@@ -1,15 +1,15 @@
-"""Pruning time and memory beside llm-compressor and beside the floor of the machine.
+"""Compare pruning time and memory with llm-compressor and with the floor of the machine.
 
     python benchmarks/prune.py --model FOLDER --text FILE.jsonl --peer-python OTHER/bin/python
 
-Without arguments: the demo's model, the shared C4 sample beside the checkout (or the shipped passages), and
-the peer left out by name.
+Without arguments: the demo's model, the shared C4 sample next to the checkout (or the shipped passages), and no peer,
+which the report mentions.
 
-Same model, same token windows, same machine, taking turns in one run; each contestant is a process of its own
-(the peer in its own environment), loads the model, and times nothing but its pruning. The floor is what no
-implementation of these definitions can do without on this machine: two forward passes of every matrix over
-the calibration tokens and their causal attention at the measured bfloat16 rate; for SparseGPT also the float32
-Hessians, one factorization and triangular inverse each, and the column updates at the measured float32 rate.
+Contestants use the same model, token windows and machine, and take turns in one run. Each has its own process (the
+peer also its own environment), loads the model, and times only the pruning. The floor is the least work that any
+implementation of these methods needs on this machine: two forward passes of every matrix over the calibration tokens
+and their causal attention at the measured bfloat16 rate; for SparseGPT also the float32 Hessians, one factorization
+and triangular inverse each, and the column updates at the measured float32 rate.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def equal_windows(model: str, text: str, count: int, tokens: int) -> list[list[int]]:
-    """The first passages that fill a window; of equal length, since the peer would count padding."""
+    """The first passages that fill a window. They have equal length, since the peer would count padding."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
@@ -110,7 +110,7 @@ def compare(options: argparse.Namespace, windows: str) -> dict[str, Any]:
 
         seen: dict[str, list[dict[str, float]]] = {"floor": [], "ours": [], "peer": []}
         for _ in range(options.rounds):
-            # The floor is taken beside each run, so that a busy machine slows down both.
+            # Measure the floor next to each run, so that a busy machine slows down both.
             seen["floor"].append(run("floor"))
             seen["ours"].append(run("ours"))
             if options.peer_python:
@@ -178,7 +178,7 @@ def run_peer(model: str, method: str, rows: list[list[int]]) -> dict[str, float]
 
 
 def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, float]:
-    """What the definitions can't do without, each part timed by itself at its best."""
+    """Seconds of the least work that the method needs; each part is timed separately, best of several runs."""
     import numpy as np
     import torch
     import transformers
@@ -202,12 +202,12 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
     config = loaded.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rate = square_rate(torch.bfloat16)
-    # Two products, causal: half of S² each.
+    # Operations of two products per head; causal attention needs only half of the S² scores.
     attention = sum(2 * len(row) ** 2 * width * config.num_attention_heads for row in rows)
     passes += 2 * len(blocks) * attention / rate
     parts = {"passes": passes}
     if method == "sparsegpt":
-        # q/k/v and gate/up share their input, and so their Hessian.
+        # q/k/v and gate/up share their input and thus their Hessian.
         gram = factor = 0.0
         for _, columns in input_groups(blocks[0]):
             values = np.random.default_rng(0).standard_normal((chunk, columns), dtype=np.float32)
@@ -230,7 +230,7 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
 
 
 def input_groups(block: Any) -> list[tuple[str, int]]:
-    """One entry for each input of a block that matrices read, by where it comes from."""
+    """The distinct matrix inputs of a block, as (source, width)."""
     from anomia.compress.blocks import find_matrices
 
     groups: dict[tuple[str, int], None] = {}
@@ -242,7 +242,7 @@ def input_groups(block: Any) -> list[tuple[str, int]]:
 
 
 def square_rate(dtype: Any, size: int = 1024) -> float:
-    """Operations a second of a large product."""
+    """Operations per second of a large square product."""
     import torch
 
     left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
@@ -260,7 +260,7 @@ def best_time(work: Callable[[], Any], *, repeats: int = 7) -> float:
 
 
 def peak_memory() -> float:
-    """Bytes of this process alone; its parent's peak would be in `ru_maxrss`."""
+    """Peak memory of this process in bytes; `ru_maxrss` would include the parent's peak."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

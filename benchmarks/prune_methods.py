@@ -1,11 +1,11 @@
-"""Perplexity, layer error, time and memory of every pruning method on one model, with the same calibration windows.
+"""Measure perplexity, layer error, time and memory of all pruning methods on one model, with equal calibration windows.
 
     python benchmarks/prune_methods.py --model FOLDER --calibration FILE.jsonl --text FILE
 
-Without arguments: the demo's model and the shared C4 sample beside the checkout (or the shipped passages); perplexity is
-measured on passages of that file that come after the calibration's. Every arm is a process of its own; seconds are of its
-processor, so that other work on the machine doesn't count. With --layer-errors the table has the median over matrices of
-‖(Ŵ−W)X‖²/‖WX‖², X what the blocks before it, already pruned, let through; that costs a pass more.
+Without arguments: the demo's model and the shared C4 sample next to the checkout (or the shipped passages); perplexity
+is measured on the passages of that file after the calibration's. Each arm runs in its own process; seconds are
+processor time, so other work on the machine doesn't count. With --layer-errors, the table has the median over matrices
+of ‖(Ŵ−W)X‖²/‖WX‖², where X is the input after the earlier blocks were pruned; that costs another pass.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One arm: pruned as `anomia.compress` prunes, with the errors of all matrices beside it."""
+    """Prune and measure one arm; `layer_error` is the median over matrices."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -118,9 +118,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def prune(
     model: Any, tokenizer: Any, step: Any, passages: list[str], tokens: int, compared: bool
 ) -> tuple[list[float], list[str], float]:
-    """Go through the blocks as `anomia.compress.pipeline` does, and compare each with what it was.
+    """Prune block by block like `anomia.compress.pipeline`; return errors, notes and processor seconds.
 
-    Errors are left out where channels were reordered. Seconds: without what the comparison takes.
+    Errors are ‖(Ŵ−W)X‖²/‖WX‖² per matrix, without matrices whose channels were reordered; empty unless `compared`.
+    Seconds exclude the comparison.
     """
     import torch
 

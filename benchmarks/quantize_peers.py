@@ -1,14 +1,15 @@
-"""Perplexity and time of GPTQ and AWQ beside llm-compressor at equal settings.
+"""Compare perplexity and time of GPTQ and AWQ with llm-compressor at equal settings.
 
     python benchmarks/quantize_peers.py --model FOLDER --text FILE.jsonl --test FILE --peer-python OTHER/bin/python
 
-Without arguments: the demo's model, the shared C4 sample and WikiText-2's test text beside the checkout, and the peer
-left out by name. The peer's environment: `pip install torch==2.13.0` (a CPU build), then `pip install llmcompressor`.
+Without arguments: the demo's model, the shared C4 sample and WikiText-2's test text next to the checkout, and no peer,
+which the report mentions. The peer's environment: `pip install torch==2.13.0` (a CPU build), then
+`pip install llmcompressor`.
 
-Same model, same token windows, same machine, taking turns in one run; each contestant is a process of its own. The peer
-stores a packed folder, which is loaded here with transformers and compressed-tensors; ours is measured as it lies in
-memory. Perplexity is of the first `--test-tokens` tokens of the test text, windows of 2,048; the block error is
-‖h' − h‖ / ‖h‖ of what leaves a block for a token, h the dense model's, the mean over all blocks and the first 512
+Contestants use the same model, token windows and machine, and take turns in one run, each in its own process. The peer
+saves a packed folder, which is loaded here with transformers and compressed-tensors; our model is measured in memory.
+Perplexity is on the first `--test-tokens` tokens of the test text, in windows of 2,048. The block error is
+‖h' − h‖ / ‖h‖ of a block's output for a token, where h is the dense model's, averaged over all blocks and the first 512
 tokens.
 """
 
@@ -70,7 +71,9 @@ def main() -> None:
         options.model = str(demo_model())
     from prune import equal_windows
 
-    rows = equal_windows(options.model, options.text, options.skip + options.windows, options.tokens)[options.skip :]
+    rows = equal_windows(options.model, options.text, options.skip + options.windows, options.tokens)[
+        options.skip :
+    ]
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.json"
         windows.write_text(json.dumps(rows))
@@ -133,7 +136,7 @@ def measured(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[st
     ids = torch.tensor([tokenizer(text[:20_000])["input_ids"][:512]], device=options.device)
     with torch.no_grad():
         states = model.base_model(ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
-    states = torch.stack([state[0].float().cpu() for state in states])  # [blocks, T, H]
+    states = torch.stack([state[0].float().cpu() for state in states])  # [blocks, tokens, hidden]
     if not Path(options.states).exists():
         torch.save(states, options.states)
     dense = torch.load(options.states)
@@ -151,7 +154,9 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     from anomia.compress.spec import parse_arm
 
     rows = json.loads(Path(options.text).read_text())
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to(options.device)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to(
+        options.device
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
     tokens, longest = sum(map(len, rows)), max(map(len, rows))
     record = CalibrationRecord("benchmark", None, len(rows), 0, tokens, longest, longest, None, {}, "", "")
@@ -176,7 +181,7 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     loaded = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
     if not torch.accelerator.is_available():
-        # Its AWQ pins memory for an accelerator, which fails where there is none.
+        # Its AWQ pins memory for an accelerator, which fails without one.
         torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor
     data = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     started = time.perf_counter()
@@ -190,7 +195,7 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - started
     loaded.save_pretrained(options.out, save_compressed=True)
-    # Otherwise transformers unpacks on the first call of the whole model, and with zero points not at all.
+    # Otherwise transformers unpacks on the first call of the whole model, or with zero points not at all.
     path = Path(options.out) / "config.json"
     config = json.loads(path.read_text())
     config["quantization_config"]["dequantize"] = True
@@ -199,7 +204,7 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipe_of(step: str) -> list[Any]:
-    """llm-compressor's words for a step."""
+    """llm-compressor's recipe for a step."""
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier

@@ -1,9 +1,9 @@
-"""Two workers of one thread each against one, on a local Ray: how much faster the shards of a study go.
+"""Measure how much faster two workers finish the shards of a study than one, on a local Ray with one thread each.
 
     python benchmarks/scaling.py [--model FOLDER] [--limit 32]
 
-The rate is that of shards while workers are at work; starting processes and loading the model, which a study of
-hours does once, are printed beside it. The target is 1.8 times on two idle cores.
+The rate counts only time in which workers measure shards. The printed total also includes starting processes and
+loading the model, which a long study does once. The target is 1.8 times on two idle cores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(model: Path, limit: int, workers: int) -> tuple[float, float, float]:
-    """Items a second of all workers together, seconds in which any was at work, and seconds in all."""
+    """Items per second of all workers together, working seconds of the busiest worker, and total seconds."""
     import ray
 
     settings = {

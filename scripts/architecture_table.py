@@ -1,6 +1,6 @@
-"""Writes `docs/architectures.md`: how every causal architecture of the installed transformers is pruned and run.
+"""Write `docs/architectures.md`: how each causal architecture of the installed transformers is pruned and run.
 
-Each is built tiny, with random weights, and pruned. Run it from the repository's root; it takes a few minutes.
+Builds a tiny random model of each and prunes it. Run this from the repository's root; it takes a few minutes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ installed version.
 
 
 class Row(NamedTuple):
-    """One line of the table; unbuilt: why there is none."""
+    """One row of the table. unbuilt: why the model can't be built. refusal: why it can't be pruned."""
 
     kind: str
     cells: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def row(kind: str) -> Row:
-    """Build, prune, recompute."""
+    """Build and prune an architecture, recompute its masks, and describe the result."""
     try:
         account = take_account(kind)
         model = tiny(kind)
@@ -83,7 +83,7 @@ def row(kind: str) -> Row:
 
 
 def pruned(account: Account) -> str:
-    """`2 × self_attn.q_proj`, the same layer of all blocks together."""
+    """The pruned matrices: their number, the number of blocks, and their names without block and expert numbers."""
     assert account.report is not None
     paths = [*find_blocks(account.model).modules]
     names = Counter(re.sub(r"\[\d+\]$", "", matrix.name) for matrix in account.report.matrices)
@@ -94,7 +94,7 @@ def pruned(account: Account) -> str:
 
 
 def dense(account: Account) -> str:
-    """Names by reason, layers of all blocks together."""
+    """Parameters that stay dense, by reason, with names without block numbers."""
     by_reason: dict[str, dict[str, None]] = {}
     for name, reason in why_dense(account.model, find_blocks(account.model)).items():
         short = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit())
@@ -106,7 +106,7 @@ def dense(account: Account) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that fits a cell."""
+    """A text shortened and escaped for a table cell."""
     text = re.sub(r"^\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration|Model|Decoder\w*)(: | )", "", text)
     return " ".join(text.replace("|", "\\|").split())
 

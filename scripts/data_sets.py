@@ -1,4 +1,4 @@
-"""Writes the table of data sets in `docs/questions.md` from their records.
+"""Update the table of data sets in `docs/questions.md` from their definitions.
 
 python scripts/data_sets.py
 """
@@ -16,7 +16,7 @@ _OPTIONS = {"brought": "its own", "drawn": "drawn", "either": "its own or drawn"
 
 
 def table() -> str:
-    """A Markdown table of the data sets that have a name."""
+    """A Markdown table of the data sets on the hub."""
     lines = [
         "| `--data` | data set | split | languages | wrong options | licence | cite |",
         "|---|---|---|---|---|---|---|",
@@ -35,7 +35,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with a new table."""
+    """The page with its table replaced."""
     return _BETWEEN.sub(lambda found: found[1] + table() + found[2], text)
 
 

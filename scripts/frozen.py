@@ -1,13 +1,13 @@
-"""Whether a change of the code's structure changed any figure, table, exported row or page.
+"""Check that a refactoring changed no figure, table, exported row or page.
 
-    python scripts/frozen.py record FOLDER [--run RUN ...] [--no-study]   # with the code before, then with the code after
+    python scripts/frozen.py record FOLDER [--run RUN ...] [--no-study]   # with the old code, then with the new code
     python scripts/frozen.py compare FOLDER OTHER
 
-`record` runs a small study on tiny random models with the `anomia` that Python imports (PYTHONPATH chooses it), and
-writes down everything that users read of it: records, results.json, exported rows, all tables, the page's payload,
-what the commands print. `--run` adds the same of runs that are already there, without measuring again (`--no-study`:
-these alone, which takes seconds). `compare` names
-the files that differ, each with its first difference, and exits with 1 if there is one.
+`record` runs a small study on tiny random models with the `anomia` that Python imports (set PYTHONPATH to choose), and
+saves everything that users read: records, results.json, exported rows, all tables, the page's payload, and the output
+of the commands. `--run` does the same for existing runs, without measuring again; with `--no-study`, for these alone,
+which takes seconds. `compare` lists the files that differ, with the first differences, and exits with 1 if there are
+any.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ COMMANDS = {
     "report": ["report", "{run}", "--out", "{out}/report"],
 }
 ARMS = ("wanda:0.5", "int8", "null:batch=3", "checkpoint:other", "packaged:other")
-# What differs from one moment or place to the next.
+# Values that depend on time or place.
 VOLATILE = re.compile(
     r'("(?:seconds|created|started|finished|date|time|wall|peak_bytes|git|anomia)": )("[^"]*"|[-+.\deE]+)'
 )
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parse the command line and run its command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("record")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def record(folder: Path, runs: list[Path], *, study: bool) -> None:
-    """Everything that users read of a small study, and of other runs, as text files in `folder/frozen`."""
+    """Save everything that users read of a small study and of other runs as text files in `folder/frozen`."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "frozen", ignore_errors=True)
     if study:
@@ -77,7 +77,7 @@ def record(folder: Path, runs: list[Path], *, study: bool) -> None:
 
 
 def ask_tiny_models(folder: Path) -> None:
-    """A run of all probes on two random models, pruned, quantized, and under noise."""
+    """Run all probes on two random models, pruned, quantized, and under noise."""
     for name, seed in (("model", 0), ("other", 1)):
         if not (folder / name / "config.json").exists():
             tiny_model(folder / name, seed)
@@ -92,7 +92,7 @@ def ask_tiny_models(folder: Path) -> None:
 
 
 def freeze(folder: Path, run: Path, out: Path) -> None:
-    """What the commands say of one run, as text files."""
+    """Save the commands' output on one run as text files."""
     out.mkdir(parents=True)
     for name, words in COMMANDS.items():
         said = anomia(folder, [word.format(run=run, out=out) for word in words])
@@ -115,17 +115,17 @@ def freeze(folder: Path, run: Path, out: Path) -> None:
 
 
 def pretty(text: str) -> str:
-    """JSON with one value a line, so that a difference is found."""
+    """JSON with one value per line, for line-based comparison."""
     return json.dumps(json.loads(text), ensure_ascii=False, indent=1)
 
 
 def steady(text: str) -> str:
-    """Without what differs from one moment to the next."""
+    """The text with `VOLATILE` values replaced by null."""
     return VOLATILE.sub(r"\1null", text)
 
 
 def anomia(folder: Path, words: list[str]) -> str:
-    """What a command prints, read as a terminal of 200 columns would show it."""
+    """Run a command; return what it prints on a terminal of 200 columns."""
     code = "import sys; from anomia.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -140,7 +140,7 @@ def anomia(folder: Path, words: list[str]) -> str:
 
 
 def tiny_model(folder: Path, seed: int) -> None:
-    """A random Llama with a byte-level tokenizer trained on the shipped questions."""
+    """Save a random Llama with a byte-level tokenizer trained on the shipped questions."""
     import tokenizers
     import torch
     import transformers
@@ -176,7 +176,7 @@ def tiny_model(folder: Path, seed: int) -> None:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Prints which files differ and where; 1 if any does."""
+    """Print which files differ and where; return 1 if any does."""
     roots = (before / "frozen", after / "frozen")
     names = sorted({file.relative_to(root) for root in roots for file in root.rglob("*") if file.is_file()})
     differ = 0
@@ -190,12 +190,12 @@ def compare(before: Path, after: Path) -> int:
 
 
 def read(file: Path) -> str | None:
-    """A file as text; None where there is none."""
+    """A file as text; None if it doesn't exist."""
     return file.read_bytes().decode("utf-8", "replace") if file.is_file() else None
 
 
 def first_difference(one: str | None, other: str | None) -> str:
-    """The first line that differs, as it was and as it is."""
+    """The number of changed lines, and the first of them, before and after."""
     if one is None or other is None:
         return "only before" if other is None else "only after"
     lines = difflib.unified_diff(one.splitlines(), other.splitlines(), n=0, lineterm="")

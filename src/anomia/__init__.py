@@ -5,7 +5,7 @@
     run = anomia.run(base="Qwen/Qwen3-8B", arms=["wanda:0.5"], data="tydiqa", languages=["swahili"])
     run.verdict
 
-What is named here is imported when it is first used, so that `import anomia` itself costs nothing.
+Names are imported on first use, so `import anomia` is cheap.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _FROM = {
 }
 
 
-# What other packages tell whoever imports them, and no user can act on: torchao's CUDA libraries that a CPU can't load,
-# and a class of torchao's that torch remarks on.
+# Log messages at import time that users can't act on: torchao's CUDA libraries that don't load on a CPU, and torch's
+# remark on a torchao class.
 _REMARKS = {
     "torchao": ("_C_cutlass", "_C_mxfp8"),
     "torch.utils._pytree": ("is an Enum subclass and is now natively supported",),

@@ -1,10 +1,10 @@
-"""The Python API: a study in one call, its results as frames and figures.
+"""The Python API: a study in one call, its results as data frames and charts.
 
     run = anomia.run(base="Qwen/Qwen3-8B", arms=["wanda:0.5"], data="tydiqa", languages=["swahili"])
     run.verdict
     run.items(fate="choice_only")
 
-What takes seconds to import is imported when it is used.
+Slow imports happen on first use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """A model that this process already holds, and its tokenizer. name: how tables call it."""
+    """A model already in memory, and its tokenizer. name: its name in tables."""
 
     model: Any
     tokenizer: Any
@@ -42,11 +42,11 @@ class InMemory:
 
 
 Model = str | Path | InMemory | tuple[Any, Any]
-"""A hub id, a folder or a GGUF file; or a `transformers` model with its tokenizer."""
+"""A hub id, a folder or a GGUF file; or a `transformers` model and its tokenizer."""
 
 
 class ByArm(dict[str, "Verdict"]):
-    """Verdicts by arm. An arm of a checkpoint is also found by its model alone, or by the name that it was given."""
+    """Verdicts by arm. A checkpoint's arm is also found by its model alone, or by its given name."""
 
     def __missing__(self, name: str) -> Verdict:
         return self[find_arm(name, self, where="run: this one")]
@@ -54,11 +54,11 @@ class ByArm(dict[str, "Verdict"]):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one arm.
+    """The verdict on one arm.
 
-    outcome: a name of `anomia.measure.outcomes.OUTCOMES`: intact, illusion, loss, …
-    same_passage: the outcome with options from the same passage, None where there are none.
-    text: both in words. by_language: the outcome in each language.
+    outcome: a name in `anomia.measure.outcomes.OUTCOMES`: intact, illusion, loss, …
+    same_passage: the outcome with options from the same passage; None without such options.
+    text: both outcomes in words. by_language: the outcome per language.
     """
 
     arm: str
@@ -80,36 +80,36 @@ class Verdict:
 
 
 class Run:
-    """A run on disk: its verdicts, records and estimates, which are computed when they are first asked for."""
+    """A run on disk: its verdicts, records and estimates, computed on first access."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def results(self) -> Results:
-        """Everything that was computed from the records."""
+        """Everything computed from the records."""
         from anomia.measure.results import read_results
 
         return read_results(self.path)
 
     @property
     def arms(self) -> list[str]:
-        """The arms that were measured, without base."""
+        """The measured arms, without base."""
         return self.results.arms
 
     @property
     def languages(self) -> list[str]:
-        """The languages that were asked."""
+        """The measured languages."""
         return self.results.languages
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why an arm could not be made or measured to its end, by arm."""
+        """By arm, why it could not be made or measured to the end."""
         return dict(self.results.failed)
 
     @property
     def notes(self) -> dict[str, list[str]]:
-        """What should be known of an arm: another tokenizer, probes that a server can't answer."""
+        """By arm, caveats for its results: another tokenizer, probes that a server can't answer."""
         return {arm: list(notes) for arm, notes in self.results.notes.items()}
 
     @property
@@ -117,7 +117,7 @@ class Run:
         """The verdict of each arm.
 
         Raises:
-            RunError: on looking up an arm that the run doesn't have.
+            RunError: when looking up an arm that the run doesn't have.
         """
         found = ByArm()
         for arm in self.arms:
@@ -138,7 +138,7 @@ class Run:
         """The verdict of the only arm.
 
         Raises:
-            RunError: there are several; ask `verdicts`.
+            RunError: the run doesn't have exactly one arm; use `verdicts`.
         """
         verdicts = self.verdicts
         if len(verdicts) != 1:
@@ -148,26 +148,26 @@ class Run:
 
     @property
     def records(self) -> pl.DataFrame:
-        """One row for each arm and item, with its `fate`; columns as in `docs/results.md`."""
+        """One row per arm and item, with its `fate`; `docs/results.md` describes the columns."""
         from anomia.measure.recognition import with_fates
 
         return with_fates(self.results.records)
 
     def estimate(self, measure: str, arm: str, scope: str = "pooled") -> Estimate | None:
-        """One figure with its 95 % interval; None where it was not asked or can't be given.
+        """One estimate with its 95 % interval; None if it was not measured or can't be computed.
 
         Args:
             measure: its name, as in `estimates()`.
-            arm: `base`, or an arm that was measured.
+            arm: `base` or a measured arm.
             scope: a language, `pooled` (all items of the languages in which base is strong enough) or `mean`.
 
         Raises:
-            RunError: there is no such measure, or the run has no such arm or scope.
+            RunError: the measure doesn't exist, or the run has no such arm or scope.
         """
         return self.results.estimate(measure, arm, scope)
 
     def estimates(self) -> pl.DataFrame:
-        """Every figure with its 95 % interval: arm, measure, scope, value, low, high, n, clusters, method."""
+        """All estimates with 95 % intervals: arm, measure, scope, value, low, high, n, clusters, method, checked."""
         import polars as pl
 
         rows = [
@@ -220,15 +220,15 @@ class Run:
     def items(
         self, *, fate: str | None = None, arm: str | None = None, language: str | None = None
     ) -> pl.DataFrame:
-        """The items of an arm: what was asked, what base said and picked, what the arm said and picked.
+        """Items by arm: the question, and what base and the arm said and picked.
 
         Args:
-            fate: kept, choice_only, open_only or lost; None takes all items.
-            arm: None takes all arms.
-            language: a name or a code; None takes all.
+            fate: kept, choice_only, open_only or lost; None for all items.
+            arm: None for all arms.
+            language: a name or a code; None for all.
 
         Raises:
-            RunError: the run has no such arm or language, or there is no such fate.
+            RunError: the run has no such arm or language, or the fate is unknown.
         """
         import polars as pl
 
@@ -263,26 +263,26 @@ class Run:
         """A figure as an Altair chart: `ladder`, `fates_flow`, `figure1` … (`anomia.report.figures.FIGURES`).
 
         Raises:
-            RunError: there is no such figure, or the run lacks what it shows.
+            RunError: the figure doesn't exist, or the run lacks its data.
         """
         from anomia.report.figures import NamedRun, draw
 
         return draw(name, [NamedRun(self.path.name, self.results)]).chart
 
     def figures(self) -> pl.DataFrame:
-        """The old name of `estimates`; goes with the next release."""
+        """The old name of `estimates`; to be removed in the next release."""
         warnings.warn("Run.figures() is now Run.estimates()", DeprecationWarning, stacklevel=2)
         return self.estimates()
 
     def figure(self, name: str) -> alt.TopLevelMixin:
-        """The old name of `chart`; goes with the next release."""
+        """The old name of `chart`; to be removed in the next release."""
         warnings.warn("Run.figure() is now Run.chart()", DeprecationWarning, stacklevel=2)
         return self.chart(name)
 
     def report(self, out: str | Path | None = None) -> Path:
-        """Writes the report and returns its page, which opens offline.
+        """Writes the report and returns the path of its page, which opens offline.
 
-        out: a folder; None writes beside the records, into `RUN/report`.
+        out: a folder; None means `RUN/report`.
         """
         from anomia.report.page.build import write_report
         from anomia.run_folder import RunFolder
@@ -323,19 +323,18 @@ def run(
     Args:
         base: the uncompressed model: a hub id, a folder, a GGUF file, or a model with its tokenizer.
         arms: specifications (`wanda:0.5`, `checkpoint:MODEL`, `endpoint:URL#MODEL`), folders as paths, or models
-            with their tokenizers; a mapping gives these names.
-        data: what is asked: `tydiqa`, `mc:FILE`, `demo`, … as for `anomia run`.
-        languages: names or codes; None takes all.
-        limit: items a language; None takes the study's default, 200.
-        out: the folder of the run; the same one goes on where an earlier call stopped. None makes a new one
-            among the temporary files.
-        progress: whether to show what is done.
-        settings: anything else that a study file may say (`seed`, `probes`, `calibration`, `prompts`, …).
+            with their tokenizers; a mapping gives names to models in memory.
+        data: the questions: `tydiqa`, `mc:FILE`, `demo`, … as for `anomia run`.
+        languages: names or codes; None for all.
+        limit: items per language; None for the study's default, 200.
+        out: the run folder; an existing run is resumed. None creates a temporary folder.
+        progress: whether to show progress.
+        settings: any other key of a study file (`seed`, `probes`, `calibration`, `prompts`, …).
 
     Raises:
         AnomiaError: the study, the data or base can't be used, or no arm could be measured.
 
-    Models in memory are copied while they are measured, so that compression and devices change nothing of yours.
+    Models in memory are copied for the measurement, so compression and device moves don't affect yours.
     """
     from anomia.measure.results import results_json
     from anomia.models.memory import let_go
@@ -374,10 +373,10 @@ def run(
 
 
 def open_run(path: str | Path) -> Run:
-    """A run that is on disk already.
+    """Opens a run on disk.
 
     Raises:
-        RunError: the folder is no run, or holds the runs of several cells.
+        RunError: the folder is not a run, or has the runs of several cells.
     """
     from anomia.run_folder import RunFolder, runs_of
 
@@ -391,7 +390,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def _shown() -> RichProgress | PlainProgress:
-    """Bars where they can be drawn, lines in a script's log."""
+    """Progress bars in a terminal or notebook, lines elsewhere."""
     from rich.console import Console
 
     from anomia.running.progress import PlainProgress, RichProgress

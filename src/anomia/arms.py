@@ -1,8 +1,8 @@
-"""Which arm of a run a user means: one rule for every command and for the API.
+"""Find the arm of a run that a user means, by one rule for all commands and the API.
 
-A name means, in this order: the arm of exactly this name; the one whose specification it is in other words
-(`wanda:0.50`); the checkpoint with this model; the only checkpoint whose model ends in this name (a folder's last part,
-the name of a model in memory). Where a run has both, `checkpoint:` comes before `packaged:`.
+A name matches, in this order: the arm with exactly this name; the arm with an equivalent specification
+(`wanda:0.50`); the checkpoint with this model; the only checkpoint whose model ends in this name (a folder's last
+part, or the name of a model in memory). `checkpoint:` comes before `packaged:` if a run has both.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from anomia.errors import RunError, StudyError, nearest
 
 
 def find_arm(name: str, arms: Iterable[str], *, where: str) -> str:
-    """The arm of a run that is meant by `name`.
+    """The arm of a run that `name` means.
 
     >>> find_arm("my-int4", ["wanda:0.5", "checkpoint:./made/my-int4"], where="items: RUN")
     'checkpoint:./made/my-int4'
 
     Args:
-        name: as a user wrote it.
+        name: as the user wrote it.
         arms: the names of the run's arms.
-        where: how the message of an error begins: the command and what was looked through.
+        where: the start of error messages: the command and the run.
 
     Raises:
-        RunError: there is no such arm, with the nearest name, or the name may mean several.
+        RunError: no arm matches (the message suggests the nearest name), or several do.
     """
     known = list(arms)
     if name in known:
@@ -43,7 +43,7 @@ def find_arm(name: str, arms: Iterable[str], *, where: str) -> str:
 
 
 def _readings(name: str, known: Sequence[str], models: Mapping[str, Checkpoint]) -> Iterator[list[str]]:
-    """The arms that a name means, by each rule in turn. models: of the arms that are checkpoints."""
+    """The matching arms by each rule in turn. models: the arms that are checkpoints."""
     written = str(_parsed(name))
     yield [arm for arm in known if arm == written]
     for alike in (_same_place, _same_end):
@@ -59,12 +59,12 @@ def _parsed(text: str) -> Arm | None:
     try:
         return parse_arm(text)
     except StudyError:
-        # An arm of another tool's evaluation is called as its folder is.
+        # Imported arms are named after their folder, which need not be a specification.
         return None
 
 
 def _checkpoint(arm: str) -> Checkpoint | None:
-    """The checkpoint that an arm is, where nothing is done to it."""
+    """The checkpoint of an arm that has no other steps, or None."""
     parsed = _parsed(arm)
     if parsed is None or len(parsed.steps) != 1:
         return None
@@ -77,7 +77,7 @@ def _same_place(model: str, name: str) -> bool:
 
 
 def _same_end(model: str, name: str) -> bool:
-    # Importing it takes seconds that most look-ups need not wait for.
+    # This import takes seconds, and most look-ups don't need it.
     from anomia.models.memory import given_name
 
     return name == (given_name(model) or PurePath(model).name)

@@ -1,4 +1,4 @@
-"""What this program keeps on disk between runs: models it converted, and what the hub's client downloaded."""
+"""The files kept on disk between runs: converted models, and downloads of the hub client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anomia.errors import RunError
 
 
 class Kept(NamedTuple):
-    """One thing that is kept. kind: `converted`, or `model` and `dataset` for downloads."""
+    """A kept entry. kind: `converted`, or for downloads `model` or `dataset`. size: in bytes."""
 
     kind: str
     name: str
@@ -20,17 +20,17 @@ class Kept(NamedTuple):
 
 
 def kept() -> list[Kept]:
-    """Everything that is kept, the largest first."""
+    """All kept entries, largest first."""
     return sorted([*_converted(), *_downloaded()], key=lambda entry: -entry.size)
 
 
 def clear(name: str | None) -> list[Kept]:
-    """Removes what was converted, or the one thing of a name, downloads too; returns what is gone.
+    """Remove all converted models, or the entry with this name (also a download); return the removed entries.
 
-    Without a name downloads stay: other programs use them as well.
+    Without a name, downloads stay, because other programs use them too.
 
     Raises:
-        RunError: nothing has that name, or it can't be removed.
+        RunError: no entry has this name, or it can't be removed.
     """
     everything = kept()
     chosen = [e for e in everything if (e.kind == "converted" if name is None else e.name == name)]
@@ -49,7 +49,7 @@ def _converted() -> list[Kept]:
     folder = cache_folder()
     if not folder.is_dir():
         return []
-    # What a conversion that was killed left behind begins with a dot, and is shown as well.
+    # Includes the leftovers of killed conversions, whose names start with a dot.
     return [
         Kept("converted", path.name, path, _size(path)) for path in sorted(folder.iterdir()) if path.is_dir()
     ]

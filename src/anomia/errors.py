@@ -5,7 +5,7 @@ AnomiaError                 exit code 2, one message, no traceback
 ├── DataError               questions or calibration text can't be used
 ├── ModelError              a model can't be loaded or can't be probed
 ├── CompressionError        a compression can't be applied to this model
-│   └── RefusedError        and never will be with these settings, however often it is tried
+│   └── RefusedError        and retrying with these settings won't help
 ├── RunError                a run folder can't be read or written
 └── MissingExtraError       an optional package is not installed
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 
 class AnomiaError(Exception):
-    """Base of all deliberate errors; its text says what is wrong, where, and the remedy."""
+    """Base of all deliberate errors; the message says what is wrong, where, and how to fix it."""
 
 
 class StudyError(AnomiaError):
@@ -37,7 +37,7 @@ class CompressionError(AnomiaError):
 
 
 class RefusedError(CompressionError):
-    """The result can't be had from this model with these settings, however often it is tried."""
+    """A compression can't be applied to this model with these settings, and retrying won't help."""
 
 
 class RunError(AnomiaError):
@@ -52,8 +52,8 @@ class MissingExtraError(AnomiaError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The remedy for a misspelt name: the nearest valid one, or all of them."""
-    # From files, where a name may be a number or nothing at all.
+    """A hint for a misspelt name: the nearest valid name, or all valid names."""
+    # Names from files may be numbers or None.
     known = sorted(str(option) for option in valid)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

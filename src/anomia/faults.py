@@ -1,4 +1,4 @@
-"""What is wrong with the settings of a study, in the words of its file: no type of the validator's reaches a user."""
+"""Describe faults in a study's settings in the terms of its file, without Pydantic's type names."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _BOUNDS = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "mor
 
 
 def faults_of(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[str]:
-    """Every fault of a study, a line each, with the nearest valid name. fields: what a study may have."""
+    """All faults of a study, one line each, with the nearest valid name for unknown keys. fields: a study's fields."""
     lines = []
     faults = error.errors()
     inside = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
     for fault in faults:
         if fault["type"] == "too_short" and fault["loc"][0] in inside:
-            # What is wrong in a list leaves it empty, too.
+            # A list with faulty entries is also reported as empty.
             continue
-        # What stands behind a name is one of the types that a value may have.
+        # In a union, Pydantic appends the name of the alternative to the location.
         places = [str(part) for part in fault["loc"] if part not in _ALTERNATIVES]
         key, name = (places or [""])[0], ".".join(places)
         if fault["type"] == "extra_forbidden":
@@ -37,7 +37,7 @@ def faults_of(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[s
         elif fault["type"] == "missing":
             lines.append(f"{name!r} is missing")
         elif len(fault["loc"]) > len(places):
-            # One fault for each alternative: what the field takes is said once.
+            # There is one fault per alternative; the same line for each, so that duplicates can be dropped.
             lines.append(f"{name} is {fields[name].description}; got {_shown(fault['input'])}")
         else:
             lines.append(f"{name}{_fault(fault, key, fields)}")
@@ -45,7 +45,7 @@ def faults_of(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[s
 
 
 def _fault(fault: Any, key: str, fields: Mapping[str, FieldInfo]) -> str:
-    """What is wrong with a value, as it goes on after its name."""
+    """What is wrong with a value, as text that follows its name."""
     kind, given = fault["type"], _shown(fault["input"])
     examples = fields[key].examples if key in fields else None
     example = f", as in {key}: {examples[0]}" if examples else ""
@@ -70,13 +70,13 @@ def _fault(fault: Any, key: str, fields: Mapping[str, FieldInfo]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value for a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def in_one_message(lines: Iterable[str], place: str) -> str:
-    """All faults in one message, each once."""
+    """All faults in one message, without duplicates."""
     faults = list(dict.fromkeys(lines))
     head = f"study: {place} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:"
     return "\n".join([head, *(f"  - {line}" for line in faults)])

@@ -1,7 +1,7 @@
-"""Files of a run, written so that each is whole or absent, on a disk or on any fsspec address.
+"""Write and read a run's files atomically, on a disk or at any fsspec address.
 
-On a disk a file is written aside, synced, renamed, and the folder is synced: after a power cut it is there or
-not, never in part. Object stores show an object only when it is whole; there one write is enough.
+On a disk, a file is written under a temporary name, synced and renamed, and the folder is synced: after a power cut
+the file is complete or absent. Object stores show only complete objects, so one write is enough there.
 """
 
 from __future__ import annotations
@@ -28,45 +28,45 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def place(text: str | Path) -> Path:
-    """A folder or file by its name: a local path, or an address such as `s3://bucket/run` with a path's methods.
+    """A local path, or for an address such as `s3://bucket/run` an object with the methods of a path.
 
     Raises:
-        RunError: the package for such addresses is not installed.
+        RunError: the address is invalid, or its package is not installed.
     """
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
     if text.startswith("file://"):
-        # A disk by another name; files there can be locked and renamed.
+        # A local path in URL form; its files can be locked and renamed.
         return Path(text.removeprefix("file://"))
     from upath import UPath
 
     try:
-        # It has the methods of a path and no common base class with it.
+        # UPath has the methods of Path, but no common base class.
         return cast(Path, UPath(text))
     except (ImportError, ValueError) as error:
         raise RunError(f"run: {text} can't be reached: {error}") from None
 
 
 def is_local(path: Path) -> bool:
-    """Whether a place is on a disk, where files can be locked, synced and renamed."""
+    """Whether a path is on a disk, where files can be locked, synced and renamed."""
     return isinstance(path, Path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
+    """Write text atomically, as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all; when this returns it survives a power cut.
+    """Write a file atomically; once this returns, the file survives a power cut.
 
     Raises:
-        RunError: the place can't be written, or the disk is full.
+        RunError: the path can't be written, or the disk is full.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -88,7 +88,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes renames in a local folder last."""
+    """Sync a local folder, so that renames in it survive a power cut."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -99,7 +99,7 @@ def sync_folder(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> str:
-    """Why a file could not be written, and the remedy."""
+    """The message for a file that can't be written, with the remedy."""
     if error.errno not in _FULL:
         return f"run: {path} can't be written: {error.strerror or error}"
     free = ""
@@ -113,12 +113,12 @@ def unwritable(path: Path, error: OSError) -> str:
 
 
 def sha256(content: bytes) -> str:
-    """The checksum of a file's content."""
+    """The SHA-256 checksum in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a file that can't be trusted to `*.damaged` and returns its new name."""
+    """Rename a damaged file to `*.damaged`, and return the new path."""
     aside = path.with_name(f"{path.name}.damaged")
     number = 1
     while aside.exists():
@@ -129,10 +129,10 @@ def set_aside(path: Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping.
+    """Read a YAML mapping.
 
     Raises:
-        RunError: the file is damaged or holds something else.
+        RunError: the file is damaged or is not a mapping.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
@@ -144,25 +144,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, of plain types only.
+    """Parse YAML into plain types.
 
     Raises:
-        ValueError: it is no YAML, or a value in it can't be made; worded in one line.
+        ValueError: it isn't YAML, or has an invalid value; the message is one line.
     """
     try:
         return yaml.safe_load(text)
-    # PyYAML lets faults of a value's own type through: a month 99, a number of 5,000 digits, `!!int ''`.
+    # PyYAML doesn't wrap errors of a value's type: a month 99, a number of 5,000 digits, `!!int ''`.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_parquet(content: bytes, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The rows of a Parquet file, or some of its columns.
+    """Parse a Parquet file, or some of its columns.
 
-    Arrow's reader says what is wrong with a damaged file, where that of Polars can end the process.
+    This uses Arrow's reader, which reports damaged files, whereas that of Polars can end the process.
 
     Raises:
-        ValueError: it is none, or is damaged; worded in one line.
+        ValueError: it isn't a Parquet file, or is damaged; the message is one line.
     """
     import polars as pl
     from pyarrow import parquet
@@ -170,7 +170,7 @@ def parse_parquet(content: bytes, columns: Sequence[str] | None = None) -> pl.Da
     try:
         table = parquet.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
         table.validate(full=True)
-        # Raises where a name, of a column or within one, is no text: Polars would panic.
+        # Raises if a name of a column or nested field isn't valid text, on which Polars would panic.
         table.schema.to_string()
         return cast(pl.DataFrame, pl.from_arrow(table))
     except (
@@ -184,7 +184,7 @@ def parse_parquet(content: bytes, columns: Sequence[str] | None = None) -> pl.Da
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON object; None where there is no file.
+    """Read a JSON object; None if the file doesn't exist.
 
     Raises:
         RunError: the file is damaged.

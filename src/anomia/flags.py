@@ -1,4 +1,4 @@
-"""How a field of a study, or of other options, is written on the command line: said where the field is."""
+"""Command-line flags, declared at the fields of a study or of other options."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Literal, NamedTuple, cast, get_args, get_type_hints
 Section = Literal[
     "models", "questions", "draw", "machine", "asking", "calibration", "chat", "code", "compression"
 ]
-"""Flags of a section are together in `--help`, in the order of the study's fields; commands say where each section is."""
+"""`--help` lists a section's flags together, in the order of the study's fields; each command places its sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A flag, called as its field is, with `-` for `_`.
+    """A flag. It has its field's name, with `-` for `_`.
 
-    section: where `--help` shows it. help: `{default}` in it becomes the field's default. metavar: None shows the type.
-    name: where it differs from the field's. commands: those that have it. help_on: its text on some of them.
-    several: it may be given several times, once for each value. Without it a list is one text with commas.
-    type: of the text, where it is not the field's own. read: from that to what the field takes.
-    least: the smallest number that is read, where the field doesn't check it itself.
+    section: its place in `--help`. help: `{default}` stands for the field's default. metavar: None shows the type.
+    name: a different name. commands: the commands that have it. help_on: other help texts, by command.
+    several: whether it can be repeated, once per value; otherwise a list is one comma-separated text.
+    type: the type to parse, if not the field's. read: converts the parsed value to the field's value.
+    least: the smallest valid number, if the field doesn't check it.
     """
 
     section: Section
@@ -36,7 +36,7 @@ class Flag:
     least: int | None = None
 
     def words(self, name: str, value: Any) -> list[str]:
-        """The words of a command that give a field its value.
+        """The command-line words that set a field to a value.
 
         >>> Flag(section="questions", help="").words("data_folder", "a b")
         ['--data-folder', 'a b']
@@ -51,12 +51,12 @@ class Flag:
         return [option, ",".join(map(str, value))]
 
     def option(self, name: str) -> str:
-        """The flag of a field."""
+        """The flag's name for a field."""
         return self.name or f"--{name.replace('_', '-')}"
 
 
 class Flagged(NamedTuple):
-    """A field that has a flag. type: its annotation. default: for `--help`."""
+    """A field with a flag. type: its annotation. default: for `--help`."""
 
     flag: Flag
     type: Any
@@ -64,7 +64,7 @@ class Flagged(NamedTuple):
 
 
 def flagged(options: type) -> dict[str, Flagged]:
-    """The fields of a dataclass that have a flag, by name and in order; those of a dataclass in it where it comes."""
+    """The fields of a dataclass that have a flag, by name and in order, including those of nested dataclasses."""
     types = get_type_hints(options, include_extras=True)
     found: dict[str, Flagged] = {}
     for each in fields(options):
@@ -78,7 +78,7 @@ def flagged(options: type) -> dict[str, Flagged]:
 
 
 def names(text: str) -> list[str]:
-    """What a text with commas names.
+    """Split a comma-separated text.
 
     >>> names("open, cued")
     ['open', 'cued']
@@ -87,5 +87,5 @@ def names(text: str) -> list[str]:
 
 
 def whole(text: str) -> int | str:
-    """A number where it is one; anything else is left for the study to refuse."""
+    """A text as a whole number if possible; otherwise unchanged, for the study to refuse."""
     return int(text) if re.fullmatch(r"-?[0-9]+", text) else text

@@ -1,9 +1,8 @@
-"""Is an output right? Normalization and matching.
+"""Grade outputs by normalization and matching.
 
-Source: paper, Appendix B (normalized substring containment), with the two changes of
-`docs/design.md`: punctuation is what Unicode calls punctuation, because the usual `[^\\w\\s]`
-deletes the vowel signs of Bengali, Telugu and Thai; and a candidate-shown output that echoes
-several candidates is not an answer.
+Source: paper, Appendix B (normalized substring containment), with the two changes of `docs/design.md`: punctuation is
+Unicode's category, because the usual `[^\\w\\s]` deletes the vowel signs of Bengali, Telugu and Thai; and if candidates
+were shown, an output that echoes several of them is not an answer.
 """
 
 from __future__ import annotations
@@ -29,23 +28,22 @@ __all__ = [
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
-# A package offers graders as `[project.entry-points."anomia.graders"]`: a name, and the function it stands for.
+# Packages can provide graders as `[project.entry-points."anomia.graders"]`: a name and its function.
 ENTRY_POINTS = "anomia.graders"
 
 
 class Grader(Protocol):
-    """Says how right an output is: True, or at least 0.5, is right. It gets the accepted answers, gold first."""
+    """Grades an output against the accepted answers, gold first. True, or a grade of at least 0.5, means right."""
 
     def __call__(self, output: str, answers: Sequence[str]) -> float:
-        """The grade of an output."""
+        """The grade, from 0 to 1."""
         ...
 
 
 class Grading(NamedTuple):
-    """How the outputs of a study are graded.
+    """How a study's outputs are graded.
 
-    grader: a name that `grader_named` knows. stop: what stands behind the first of these strings is not part
-    of an answer.
+    grader: a name for `grader_named`. stop: an answer ends before the first of these strings.
     """
 
     grader: str = "containment"
@@ -55,14 +53,14 @@ class Grading(NamedTuple):
         """Whether an output is right.
 
         Raises:
-            StudyError: the grader fails, or gives no grade from 0 to 1.
+            StudyError: the grader fails, or its grade is not from 0 to 1.
         """
         grader = grader_named(self.grader)
         if self.grader in GRADERS:
             return bool(grader(output, answers) >= 0.5)
         try:
             given = grader(output, answers)
-        except (Exception, SystemExit) as error:  # a package of somebody else: whatever it raises
+        except (Exception, SystemExit) as error:  # a third-party package can raise anything
             raise StudyError(
                 f"the grader {self.grader!r} fails on the output {output[:60]!r}: {type(error).__name__}: {error}"
             ) from None
@@ -78,8 +76,8 @@ class Grading(NamedTuple):
         return mark >= 0.5
 
     def named(self, output: str, candidates: Sequence[str]) -> tuple[int, ...]:
-        """Which candidates an output names, as indices in rising order."""
-        # Not by `strict`, for which an echo of all candidates names its first one only.
+        """The indices of the candidates that an output names, ascending."""
+        # Not with `strict`, which finds only the first one in an echo of all candidates.
         if self.grader in ("containment", "strict"):
             return named_candidates(output, candidates)
         return tuple(n for n, candidate in enumerate(candidates) if self.is_right(output, [candidate]))
@@ -94,7 +92,7 @@ CONTAINMENT = Grading()
 
 
 class Grade(NamedTuple):
-    """How an output compares with the gold answers: the best over all of them."""
+    """The grades of an output, each the best over all gold answers."""
 
     correct: bool
     exact_match: bool
@@ -102,27 +100,27 @@ class Grade(NamedTuple):
 
 
 class Stripped(NamedTuple):
-    """An output without its `<think>` spans; `unclosed` if one was cut off by the token limit."""
+    """An output without its `<think>` spans. unclosed: whether the token limit cut one off."""
 
     text: str
     unclosed: bool
 
 
 def contains(output: str, answer: str) -> bool:
-    """Whether the normalized answer stands in the normalized output."""
+    """Whether the normalized output contains the normalized answer."""
     wanted = normalize(answer)
     return bool(wanted) and wanted in normalize(output)
 
 
 def containment(output: str, answers: Sequence[str]) -> bool:
-    """Whether any answer stands in the output: the paper's rule, and the default."""
+    """Whether the output contains any answer: the paper's rule, and the default."""
     return any(contains(output, answer) for answer in answers)
 
 
 def exact_match(output: str, answers: Sequence[str]) -> bool:
-    """Whether the first non-empty line of the output is an answer, once both are normalized.
+    """Whether the first non-empty line of the output equals an answer, once both are normalized.
 
-    An answer of several lines may be the first line, or as many of the first lines.
+    An answer of several lines is also compared with the same number of first lines.
     """
     return any(
         normalize(said) == normalize(answer) != ""
@@ -132,7 +130,7 @@ def exact_match(output: str, answers: Sequence[str]) -> bool:
 
 
 def best_f1(output: str, answers: Sequence[str]) -> float:
-    """Token F1 of the first non-empty line against the nearest answer; right from 0.5 on. Lines as in `exact_match`."""
+    """Token F1 of the first non-empty line with the closest answer; 0.5 or more is right. Lines as in `exact_match`."""
     return max((f1(said, answer) for answer in answers for said in first_lines(output, answer)), default=0.0)
 
 
@@ -146,10 +144,10 @@ GRADERS: dict[str, Grader] = {
 
 @cache
 def grader_named(name: str) -> Grader:
-    """A built-in grader, or one that an installed package offers under this name.
+    """A built-in grader, or one that an installed package provides.
 
     Raises:
-        StudyError: nothing has this name, or its package can't be imported.
+        StudyError: the name is unknown, or its package can't be imported.
     """
     if name in GRADERS:
         return GRADERS[name]
@@ -159,7 +157,7 @@ def grader_named(name: str) -> Grader:
         raise StudyError(f"unknown grader {name!r}; {nearest(name, known)}")
     try:
         found = installed[name].load()
-    except Exception as error:  # a package of somebody else: whatever it raises
+    except Exception as error:  # a third-party package can raise anything
         raise StudyError(f"the grader {name!r} can't be imported: {type(error).__name__}: {error}") from None
     if not callable(found):
         raise StudyError(f"the grader {name!r} is not a function: its package is faulty")
@@ -168,7 +166,7 @@ def grader_named(name: str) -> Grader:
 
 
 def strip_thinking(text: str) -> Stripped:
-    """Removes `<think>…</think>` spans; an unclosed one leaves an empty answer."""
+    """Remove `<think>…</think>` spans; an unclosed one leaves an empty answer."""
     rest = _THINK.sub("", text)
     if "<think>" in rest:
         return Stripped("", True)
@@ -176,9 +174,9 @@ def strip_thinking(text: str) -> Stripped:
 
 
 def is_degenerate(tokens: Sequence[int], text: str) -> bool:
-    """Whether an output says nothing: no letter or digit, or one or two tokens over and over.
+    """Whether an output says nothing: it has no letter or digit, or repeats one or two tokens.
 
-    Small models loop, too: compare with base's rate.
+    tokens: token ids. Small intact models do this too, so compare with base's rate.
     """
     if not any(char.isalnum() for char in text):
         return True
@@ -186,12 +184,12 @@ def is_degenerate(tokens: Sequence[int], text: str) -> bool:
 
 
 def grade(output: str, answers: Sequence[str]) -> Grade:
-    """Grades an open output: containment over all of it, exact match and F1 on its first non-empty line."""
+    """Grade an open output: containment on all of it, exact match and F1 on its first non-empty line."""
     return Grade(containment(output, answers), exact_match(output, answers), best_f1(output, answers))
 
 
 def f1(output: str, answer: str) -> float:
-    """Token F1 of SQuAD (Rajpurkar et al. 2016), with unspaced scripts split by character."""
+    """Token F1 of SQuAD (Rajpurkar et al. 2016); unspaced scripts are split into characters."""
     got, wanted = Counter(words(output)), Counter(words(answer))
     shared = sum((got & wanted).values())
     if not shared:
@@ -201,10 +199,10 @@ def f1(output: str, answer: str) -> float:
 
 
 def named_candidates(output: str, candidates: Sequence[str]) -> tuple[int, ...]:
-    """Which candidates an output names, as indices in rising order.
+    """The indices of the candidates that an output names, ascending.
 
-    Longer candidates are looked for first and what they cover is used up, so that "New York City"
-    doesn't also name "New York"; equal ones are named together.
+    Longer candidates are matched first and removed from the output, so that "New York City" doesn't also name "New
+    York". Equal candidates are named together.
     """
     rest = normalize(output)
     found: set[int] = set()

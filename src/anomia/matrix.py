@@ -1,4 +1,4 @@
-"""A study file with lists: several bases, data sets and seeds, and arms that stand for several.
+"""Study files with lists: several bases, data sets and seeds, and entries that expand to several arms.
 
     base: [Qwen/Qwen3-4B, {mistralai/Mistral-7B-Instruct-v0.3: {chat: true}}]
     arms:
@@ -8,7 +8,7 @@
     languages: {tydiqa: [english, swahili], xquad: [english, thai]}
     seed: [42, 43]
 
-Every base with every data set and every seed is a cell, and every cell an ordinary study with all the arms.
+Every combination of base, data set and seed is a cell: an ordinary study with all the arms.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from anomia.files import write_text
 from anomia.study import Study, read_settings
 
 OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
-"""Settings that one base of several may have for itself."""
+"""Settings that can differ between bases."""
 _AMOUNTS = ("sparsity", "pattern", "bits", "share", "type")
 _ESCAPES = str.maketrans({"%": "%25", "+": "%2B", ",": "%2C"})
-# Of a matrix that a run wrote: not settings.
+# Keys in a run's matrix file that are not settings.
 _WRITTEN = ("provenance", "cells")
 
 
 class Cell(NamedTuple):
-    """One study of a matrix; `name` is its folder's."""
+    """One study of a matrix. name: of its folder."""
 
     name: str
     study: Study
 
 
 class Matrix(NamedTuple):
-    """The studies that a file stands for. single: it names one base, data set and seed, without lists."""
+    """The studies of a file. single: whether it has one base, data set and seed, without lists."""
 
     cells: tuple[Cell, ...]
     single: bool
 
     @property
     def studies(self) -> list[Study]:
-        """The cells without their names."""
+        """The studies of the cells."""
         return [cell.study for cell in self.cells]
 
 
 def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
-    """The studies of a file, of flags, or of a file with flags on top.
+    """Read the studies of a file, of flags, or of both (flags win).
 
     Raises:
-        StudyError: the file can't be read, or values are wrong: all faults in one message.
+        StudyError: the file can't be read, or values are wrong; the message lists all faults.
     """
     place, settings = read_settings(path)
     values = {key: value for key, value in settings.items() if key not in _WRITTEN} | dict(overrides)
@@ -96,7 +96,7 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
 
 
 def with_packaged(matrix: Matrix) -> Matrix:
-    """The same studies, in which every checkpoint is also measured as its folder packages it."""
+    """The same studies, with every checkpoint also measured as packaged in its folder."""
     cells = [
         cell._replace(study=cell.study.model_copy(update={"arms": tuple(as_packaged(cell.study.arms))}))
         for cell in matrix.cells
@@ -105,13 +105,13 @@ def with_packaged(matrix: Matrix) -> Matrix:
 
 
 def write_matrix(matrix: Matrix, path: Path) -> None:
-    """Writes what a folder of cells holds; the file is a study file again."""
+    """Write the matrix file of a folder of cells, which is itself a valid study file."""
     text = yaml.safe_dump(describe(matrix), sort_keys=False, allow_unicode=True)
     write_text(path, text)
 
 
 def describe(matrix: Matrix) -> dict[str, Any]:
-    """A matrix as the settings that give it: what all cells share, what differs, and the cells' names."""
+    """The settings that produce a matrix: shared ones, differing ones, and the cells' names."""
     dumps = [study.model_dump(mode="json") for study in matrix.studies]
     bases = {}
     for dump in dumps:
@@ -129,13 +129,13 @@ def describe(matrix: Matrix) -> dict[str, Any]:
 
 
 def expand_arm(entry: Any) -> list[str]:
-    """The arms that an entry of a study file stands for.
+    """Expand an entry of a study file into arms.
 
     >>> expand_arm({"wanda": {"sparsity": [0.3, 0.4], "calibration": "balanced"}})
     ['wanda:0.3,calibration=balanced', 'wanda:0.4,calibration=balanced']
 
     Raises:
-        StudyError: it is neither a text nor one method with its options.
+        StudyError: the entry is neither a text nor one method with its options.
     """
     if isinstance(entry, str):
         return [entry]
@@ -159,15 +159,15 @@ def expand_arm(entry: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    # YAML reads yes and no as truth values.
+    # YAML reads yes and no as booleans.
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def cell_name(study: Study) -> str:
-    """A folder name that tells base, data and seed."""
+    """A folder name with base, data and seed."""
     parts = (study.base, study.data, str(study.seed))
     shown = (_last(study.base), _last(study.data), f"seed{study.seed}")
-    # Where a name is only the end of a path, its digest keeps two of them apart.
+    # A digest separates different paths that end in the same name.
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]
     plain = (study.base.count("/") <= 1 and not study.base.startswith(("/", "."))) and ":" not in study.data
     return ".".join([*(_slug(part) for part in shown), *([] if plain else [digest])])

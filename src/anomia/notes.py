@@ -1,5 +1,5 @@
-"""What a reader of a run should know about an arm, shown with its figures: notes, refusals of a server, and what
-differs from base besides the weights.
+"""Caveats about an arm, shown with its results: notes, refusals of a server, and differences from base besides the
+weights.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 
 from anomia.run_folder import RunFolder
 
-# The kind of a difference that changes what a model is asked or where its answers end.
+# The kind of a difference that changes answers without being compression.
 CONFOUNDING = "confounding"
-# The part of a difference that a checkpoint gets from base.
+# The part of a difference that a run takes from base for a checkpoint: prompts and where answers end.
 ASKED = "asked"
 
 
 def write_notes(run: RunFolder, arm: str, notes: Sequence[str], *, unlike: str = "") -> None:
-    """Stores the notes of an arm; the same ones again change nothing, and none writes nothing.
+    """Store the notes of an arm, replacing earlier ones; without any, write nothing.
 
-    unlike: where it was not asked exactly what base was, how.
+    unlike: how the arm's prompts differed from base's, if they did.
     """
     if notes or unlike:
         entry = {"arm": arm, "notes": [*notes, *([unlike] if unlike else [])], "unlike": unlike}
@@ -26,12 +26,12 @@ def write_notes(run: RunFolder, arm: str, notes: Sequence[str], *, unlike: str =
 
 
 def read_unlike(run: RunFolder) -> dict[str, str]:
-    """The arms that were not asked exactly what base was, and how that is."""
+    """By arm, how its prompts differed from base's; arms with the same prompts are absent."""
     return {str(entry.get("arm")): str(entry["unlike"]) for entry in run.notes.all() if entry.get("unlike")}
 
 
 def read_notes(run: RunFolder) -> dict[str, list[str]]:
-    """The notes of all arms of a run, by arm."""
+    """The notes of a run by arm, including a server's refusals."""
     found = {
         str(entry.get("arm")): [str(note) for note in entry.get("notes", ())] for entry in run.notes.all()
     }
@@ -41,17 +41,17 @@ def read_notes(run: RunFolder) -> dict[str, list[str]]:
 
 
 def write_differences(run: RunFolder, arm: str, differences: Sequence[Mapping[str, str]]) -> None:
-    """Stores what differs between base and an arm besides the weights."""
+    """Store the differences between base and an arm besides the weights."""
     run.differences.of_arm(arm).write({"arm": arm, "differences": list(differences)})
 
 
 def read_differences(run: RunFolder) -> dict[str, list[dict[str, str]]]:
-    """What differs besides the weights, for each arm that was compared: what, kind, base, other, why."""
+    """By compared arm, its differences from base besides the weights: what, kind, base, other, why."""
     return {str(entry.get("arm")): list(entry.get("differences", ())) for entry in run.differences.all()}
 
 
 def _refusals(run: RunFolder) -> dict[str, str]:
-    """What a server would not answer, by arm: how many items of each probe, and its reason for the first."""
+    """By arm, a note on a server's refusals: the number of items per probe, and the first reason."""
     counts: dict[str, Counter[str]] = {}
     reasons: dict[str, str] = {}
     for entry in run.refused.all():

@@ -1,7 +1,7 @@
-"""The one table of probes: what each asks, what it needs, and what it is called.
+"""The table of probes: what each asks, what it needs, and its names.
 
-What a study may ask, the columns of the records, the prompts that are encoded, the comparisons, and the words of tables,
-figures and page follow from it. A new probe is a row of `PROBES` (or of `OPTION_KINDS`), and its prompt or options.
+The probes of a study, the columns of the records, the encoded prompts, the comparisons, and the wording of tables,
+figures and page follow from it. To add a probe, add a row to `PROBES` (or `OPTION_KINDS`) and its prompt or options.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ NO_QUESTION_ENDING = "_no_question"
 class Probe:
     """One way to ask an item.
 
-    name: in studies, in columns of the records (`cued_correct`) and in names of figures (`drop/cued`).
-    kind: generation (a greedy answer that is graded), scoring (options by log-probability), placement (the rank of the
+    name: in studies, record columns (`cued_correct`) and measure names (`drop/cued`).
+    kind: generation (a graded greedy answer), scoring (options by log probability), placement (the rank of the
     answer's tokens), search (beams) or samples.
-    group: what it is shown with. control: what it gets right needs no recall of the answer.
-    prompt: its name in `anomia.items.prompts`.
-    short, long: what it is called in tables and figures, and in prose and on the page. description: what it asks.
+    group: the probes that it is shown with. In the group `control`, a right answer needs no recall.
+    prompt: name of its prompt in `anomia.items.prompts`.
+    short, long: its names in tables and figures, and in prose and on the page. description: what it asks.
     options: the kind of options that are scored. candidates: what the prompt lists.
-    needs: what is not there for every item or study; without it the probe is left out.
-    asked_by: the probe of a study that it comes with, if not itself.
+    needs: something that not every item or study has; without it the probe is left out.
+    asked_by: the probe in a study that includes this one, if not itself.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Probe:
 
     @property
     def column(self) -> str:
-        """Right or wrong, in the records; of search and samples a list."""
+        """The record column for right or wrong; a list for search and samples."""
         return f"{self.name}_correct"
 
     @property
     def text_column(self) -> str:
-        """What was generated, in the records; of search and samples a list: `beam_texts`."""
+        """The record column of the generated text; a list for search and samples, such as `beam_texts`."""
         return f"{self.name}_text" if self.kind == "generation" else f"{self.name.removesuffix('s')}_texts"
 
 
 @dataclass(frozen=True, slots=True)
 class GradeKind:
-    """Another verdict on the replies to a probe, or, without one, a verdict that needs no model.
+    """Another grade of a probe's replies, or, without a probe, a grade that needs no model.
 
-    name: in the records and in names of figures.
+    name: in the records and in measure names.
     """
 
     name: str
@@ -72,16 +72,16 @@ class GradeKind:
 
     @property
     def column(self) -> str:
-        """Right or wrong, or a grade from 0 to 1, in the records."""
+        """The record column: right or wrong, or a grade from 0 to 1."""
         return self.name
 
 
 @dataclass(frozen=True, slots=True)
 class OptionKind:
-    """One kind of options to pick from, each with a probe of its own.
+    """A kind of options, with the probe that scores them.
 
-    name: in `Item.options` and in the column `options_…` of the items. short, long: what the options are called.
-    probe: that scores them. probe_short, probe_long: what it is called.
+    name: in `Item.options` and in the item column `options_…`. short, long: names of the options.
+    probe: the probe's name. probe_short, probe_long: its names in tables and prose.
     """
 
     name: str
@@ -95,13 +95,13 @@ class OptionKind:
 
     @property
     def column(self) -> str:
-        """Of the items."""
+        """The item column with the options."""
         return f"options_{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """One way to score options. ending: of its columns in the records. label: in tables."""
+    """One way to score options. ending: of its record columns. label: its name in tables."""
 
     name: str
     ending: str
@@ -138,7 +138,7 @@ SCORINGS = (
 
 
 def _choices() -> Iterator[Probe]:
-    """Every kind of options after the open prompt, then every kind after the prompt without its question."""
+    """The probes that score each kind of options after the open prompt, then after the prompt without a question."""
     asked = [
         Probe(
             name=kind.probe, kind="scoring", group="choice", prompt="open",
@@ -162,7 +162,7 @@ def _choices() -> Iterator[Probe]:
         )
 
 
-# In the order in which columns, tables and the page list them.
+# In the order of columns, tables and the page.
 PROBES: tuple[Probe, ...] = (
     Probe(
         name="open", kind="generation", group="open", prompt="open", short="open", long="open",
@@ -227,16 +227,16 @@ GRADES: tuple[GradeKind, ...] = (
 
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
 GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
-# Without these two nothing can be said about an item, so every study asks them.
+# Every study asks these two, since an item's fate depends on both.
 FORMATS: tuple[str, str] = ("open", "choice")
-# What a study may ask; the others come with one of these.
+# The probes that a study can list; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
-# Probes that score options, by the kind of the options: with the question and without it.
+# The kind of options of each scoring probe, with and without the question.
 CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}
 NO_QUESTION: dict[str, str] = {f"{probe}{NO_QUESTION_ENDING}": kind for probe, kind in CHOICES.items()}
 REACHES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
-# Every form of the question whose accuracies are read next to each other.
+# The probes and grades whose accuracies are shown side by side.
 LADDER: tuple[str, ...] = (
     "open",
     "open_strict",
@@ -246,24 +246,24 @@ LADDER: tuple[str, ...] = (
 
 
 def asked_by(names: Collection[str]) -> frozenset[str]:
-    """Every probe that a study with these probes asks."""
+    """All probes that a study with these probes asks."""
     return frozenset(probe.name for probe in PROBES if (probe.asked_by or probe.name) in names)
 
 
 def short(name: str) -> str:
-    """What tables and figures call a probe, a grade, or a kind of options under a scoring: `same-passage choice (PMI)`.
+    """The name in tables and figures of a probe, a grade, or a scoring of options: `same-passage choice (PMI)`.
 
     Raises:
-        KeyError: there is no such probe.
+        KeyError: the name is unknown.
     """
     return _label(name, short_label=True)
 
 
 def long(name: str) -> str:
-    """The same in prose and on the page.
+    """The name in prose and on the page.
 
     Raises:
-        KeyError: there is no such probe.
+        KeyError: the name is unknown.
     """
     return _label(name, short_label=False)
 

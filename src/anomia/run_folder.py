@@ -1,6 +1,6 @@
-"""The folder of a run: the name of everything in it, in one place, and what reading it back gives.
+"""The folder of a run: the names of all its files in one place, and how to read them.
 
-    RUN/study.yaml          the study with every default resolved, and its provenance: it makes a folder a run
+    RUN/study.yaml          the study with all defaults resolved, and its provenance; it makes a folder a run
     RUN/items.parquet       the questions
     RUN/records/*.parquet   one file per finished shard
     RUN/results.json        every measure with its interval
@@ -9,7 +9,7 @@
 and small JSON files, each explained at its property of `RunFolder`. A study with several cells has a `matrix.yaml` and
 the runs `cells/NAME`. A path is local or an fsspec address; both have the same methods.
 
-A new file of a run is a property here. Where `anomia push` passes it on it also goes into `RunFolder.published`.
+To add a file to runs, add a property here; if `anomia push` publishes it, add it to `RunFolder.published` too.
 """
 
 from __future__ import annotations
@@ -32,51 +32,51 @@ from anomia.records import SCHEMA, checked, read_rows
 
 @dataclass(frozen=True, slots=True)
 class JsonFile:
-    """A JSON object in a file of its own, written whole or not at all."""
+    """A file with one JSON object, written atomically."""
 
     path: Path
 
     def read(self) -> dict[str, Any] | None:
-        """The object; None where there is no file."""
+        """The object; None if the file doesn't exist."""
         return read_json(self.path)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Replaces the object."""
+        """Replace the object."""
         write_json(self.path, values)
 
 
 @dataclass(frozen=True, slots=True)
 class JsonFiles:
-    """A folder of JSON objects, each under a key: an arm's (`arm_key`), or a shard's file name without its ending."""
+    """A folder of JSON objects by key: a hash of an arm's name, or a shard's file name without its ending."""
 
     path: Path
 
     def of(self, key: str) -> JsonFile:
-        """The object of a key."""
+        """The file of a key."""
         return JsonFile(self.path / f"{key}.json")
 
     def of_arm(self, arm: str) -> JsonFile:
-        """The object of an arm. Names of arms are not names of files, so a hash of theirs is."""
+        """The file of an arm, named by a hash, since names of arms aren't valid file names."""
         return self.of(hashlib.sha256(arm.encode()).hexdigest()[:12])
 
     def files(self) -> list[JsonFile]:
-        """The objects that there are, in the order of their keys."""
+        """The existing files, in the order of their keys."""
         return [JsonFile(file) for file in sorted(self.path.glob("*.json"))]
 
     def all(self) -> Iterator[dict[str, Any]]:
-        """What they hold."""
+        """All objects, in the order of their keys."""
         return (file.read() or {} for file in self.files())
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Everything that a run's folder may hold. Nothing is read or made before it is asked for."""
+    """The files of a run's folder. Creating this object reads and writes nothing."""
 
     path: Path
 
     @property
     def study_file(self) -> Path:
-        """The study and its provenance, in YAML: written last, so that it makes the folder a run."""
+        """The study and its provenance, in YAML. It makes the folder a run, so it is written last."""
         return self.path / "study.yaml"
 
     @property
@@ -86,27 +86,27 @@ class RunFolder:
 
     @property
     def records_folder(self) -> Path:
-        """Where the rows of finished shards are."""
+        """The folder with the rows of finished shards."""
         return self.path / "records"
 
     @property
     def report_folder(self) -> Path:
-        """Where the report is written unless another place is named."""
+        """The default folder of the report."""
         return self.path / "report"
 
     @property
     def matrix_file(self) -> Path:
-        """Of a folder with several cells, their study file."""
+        """The study file of a folder with several cells."""
         return self.path / "matrix.yaml"
 
     @property
     def log_file(self) -> Path:
-        """What the run told while it worked, one JSON object per line; on disks only."""
+        """The log of the run, one JSON object per line; only on disks."""
         return self.path / "log.jsonl"
 
     @property
     def lock_file(self) -> Path:
-        """There while a process is working in the folder, and holds its id; on disks only."""
+        """Exists while a process works in the folder, and contains its id; only on disks."""
         return self.path / ".lock"
 
     @property
@@ -121,12 +121,12 @@ class RunFolder:
 
     @property
     def noise(self) -> JsonFile:
-        """How many verdicts flip at another batch size, and in float32."""
+        """The number of verdicts that flip at another batch size and in float32."""
         return JsonFile(self.path / "noise.json")
 
     @property
     def stopping(self) -> JsonFile:
-        """With `--until-width`: the width asked for, and when and why each arm stopped."""
+        """With `--until-width`: the requested width, and when and why each arm stopped."""
         return JsonFile(self.path / "stopping.json")
 
     @property
@@ -136,46 +136,46 @@ class RunFolder:
 
     @property
     def compression(self) -> JsonFiles:
-        """By arm and languages, what compression did: steps, sparsity, bytes."""
+        """By arm and languages, the report of its compression: steps, sparsity, bytes."""
         return JsonFiles(self.path / "compression")
 
     @property
     def served(self) -> JsonFiles:
-        """By arm, what a server could tell when it was first asked."""
+        """By arm, what its server supported when it was first asked."""
         return JsonFiles(self.path / "served")
 
     @property
     def notes(self) -> JsonFiles:
-        """By arm, what a reader of its figures should know."""
+        """By arm, caveats for its results."""
         return JsonFiles(self.path / "notes")
 
     @property
     def differences(self) -> JsonFiles:
-        """By arm, what differs from base besides the weights."""
+        """By arm, its differences from base besides the weights."""
         return JsonFiles(self.path / "differences")
 
     @property
     def refused(self) -> JsonFiles:
-        """By shard, the probes that a server would not answer, and its reasons."""
+        """By shard, the probes that a server refused, with reasons."""
         return JsonFiles(self.path / "refused")
 
     @property
     def splits(self) -> JsonFiles:
-        """By shard, the batches that were halved because they didn't fit into memory."""
+        """By shard, the batches that were halved because they didn't fit in memory."""
         return JsonFiles(self.path / "splits")
 
     @property
     def published(self) -> tuple[Path, ...]:
-        """What a copy for others takes over as it is, besides records, items, compression, results and report."""
+        """The files published unchanged, in addition to records, items, compression, results and report."""
         return (self.study_file, self.noise.path, self.arms.path, self.stopping.path)
 
     @property
     def is_run(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run was started here."""
         return self.study_file.is_file()
 
     def holds_something_else(self) -> bool:
-        """Whether there is a file of this name, or anything that a run which was stopped while it began doesn't leave."""
+        """Whether the path is a file, or the folder has files other than those left by a run stopped at its start."""
         items = self.items_file.name
         left = {items, f"{items}.sha256", self.lock_file.name, self.log_file.name}
         if not self.path.is_dir():
@@ -185,36 +185,36 @@ class RunFolder:
         )
 
     def study(self) -> dict[str, Any]:
-        """The study as it was written, `provenance` included: of any version, and unchecked.
+        """The study file with its `provenance`, from any version and unchecked.
 
         Raises:
-            RunError: it can't be read.
+            RunError: the file can't be read.
         """
         return read_yaml(self.study_file)
 
     def provenance(self) -> dict[str, Any]:
-        """What was found out when the run began: dtype, batch size, versions, fingerprints; empty where nothing was."""
+        """Facts recorded when the run started: dtype, batch size, versions, fingerprints; empty if there are none."""
         return dict(self.study().get("provenance") or {})
 
     def record_file(self, key: str) -> Path:
-        """The rows of a shard, or of an imported model, under its key."""
+        """The file with the rows of a shard or of an imported model, by its key."""
         return self.records_folder / f"{key}.parquet"
 
     def record_files(self) -> list[Path]:
-        """The files that hold rows, in the order of their names."""
+        """The existing files with rows, sorted by name."""
         return sorted(self.records_folder.glob("*.parquet"))
 
     def records(self) -> pl.DataFrame:
-        """All finished rows, by arm, data set, language and index.
+        """All finished rows, sorted by arm, data set, language and index.
 
         Raises:
-            RunError: there are none, or a file is damaged or holds something else.
+            RunError: there are none, a file is damaged or has other content, or an item has two records of one arm.
         """
         files = self.record_files()
         if not files:
             raise RunError(f"run: {self.path} has no records; is it the folder that was given as --out?")
         frames = [checked(read_rows(file), file) for file in files]
-        # The schema first: what an older version did not record is null.
+        # Start with the schema, so that columns missing from older versions become null.
         frame = pl.concat([pl.DataFrame(schema=SCHEMA), *frames], how="diagonal")
         if frame.select("arm", "dataset", "language", "item_id").is_duplicated().any():
             raise RunError(
@@ -224,14 +224,14 @@ class RunFolder:
 
     @property
     def has_items(self) -> bool:
-        """Whether the questions are here: an import of an earlier version wrote none."""
+        """Whether the questions are stored; imports of earlier versions didn't write them."""
         return self.items_file.is_file()
 
     def items(self) -> pl.DataFrame:
         """The questions.
 
         Raises:
-            RunError: there are none, or the file is damaged.
+            RunError: the file doesn't exist or is damaged.
         """
         if not self.has_items:
             raise RunError(
@@ -244,16 +244,16 @@ class RunFolder:
         return RunFolder(self.path / "cells" / name)
 
     def around(self) -> RunFolder | None:
-        """The run that this folder lies in, where there is one."""
+        """The run that contains this folder, or None."""
         runs = (RunFolder(parent) for parent in list(self.path.parents)[:3])
         return next((run for run in runs if run.is_run and run.records_folder.is_dir()), None)
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The runs in a folder: itself, or, of a study with several cells, each cell that has begun.
+    """The runs in a folder: the folder itself, or each started cell of a study with several cells.
 
     Raises:
-        RunError: none of its cells has begun.
+        RunError: no cell was started.
     """
     folder = RunFolder(path)
     if not folder.matrix_file.is_file():
@@ -267,13 +267,13 @@ def runs_of(path: Path) -> list[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder. A process that dies, however, lets go of it.
+    """Keep other processes out of a run folder. The lock is released if the process dies.
 
-    The folder is made; where nothing was written into it, it is gone again at the end. On addresses that know
-    no locks nothing is kept out.
+    Creates the folder, and removes it again if nothing was written into it. Does nothing for remote addresses, which
+    have no locks.
 
     Raises:
-        RunError: another process is working in the folder, or it can't be made.
+        RunError: another process is working in the folder, or it can't be created.
     """
     if not is_local(path):
         yield
@@ -296,12 +296,12 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(unwritable(file, error)) from None
     try:
-        # For the message of the one who is kept out; a full disk may leave it empty.
+        # For the message to other processes; a full disk may leave the file empty.
         with suppress(OSError):
             file.write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
-        # While it is still held: who opened it meanwhile sees that it is gone (filelock looks).
+        # Unlink before the release: filelock notices if a file that it opened is gone.
         with suppress(OSError):
             file.unlink()
         lock.release()

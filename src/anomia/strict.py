@@ -1,7 +1,7 @@
-"""The strict grader: what containment gets wrong, put right where a rule can.
+"""The strict grader, which corrects errors of containment that rules can catch.
 
-It is reported next to containment, which stays the default and the paper's rule. `docs/grading.md` says how often each
-of them agrees with a careful reader.
+It is reported next to containment, which stays the default and is the paper's rule. `docs/grading.md` shows how often
+each agrees with a careful reader.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SHORT_ANSWER_LETTERS = 3
 LIST_ENTRIES = 3
 _ENTRY_WORDS = 3
 _LINE_WORDS = 5
-# What a word of a script without spaces comes to.
+# Average length of a word in a script without spaces.
 _CHARACTERS_PER_WORD = 4
 
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
-# Vowel points and reading signs of Arabic and Hebrew, which most texts leave out; tatweel; variation selectors.
-# Hamza and madda (U+0653 to U+0655) are part of a letter and stay.
+# Vowel points and reading signs of Arabic and Hebrew, which most texts omit; tatweel; variation selectors.
+# Hamza and madda (U+0653 to U+0655) are part of a letter and are kept.
 _POINTS = re.compile(
     "[\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff"
     "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u034f\ufe00-\ufe0f]"
@@ -35,9 +35,9 @@ _STRESS = re.compile("(?<=[\u0400-\u052f])[\u0300\u0301]+")
 _CYRILLIC = str.maketrans("ёѐѝ", "ееи")
 _NUMBER_SIGNS = str.maketrans({"\u066b": ".", "\u066c": ",", "\u060c": ",", "\u2019": "'", "\u2212": "-"})
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,'])[1-9]\d{0,2}(?: \d{3})+(?!\d)")
-# A number with its sign, or what tells C++, C# and A+ from C and A.
+# A number with its sign, or the suffix that distinguishes C++, C# and A+ from C and A.
 _KEPT = re.compile(r"(?P<number>(?:(?<![^\s\0(\[])-)?\d+(?:[.,']\d+)*)|(?<=[a-z])(?:\+{1,2}|#)(?![^\W_])")
-# Between two numbers that are not to become one: 1939/1945.
+# Separates two numbers that must not merge: 1939/1945.
 _APART = "/"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -45,20 +45,20 @@ _BULLET = re.compile(r"\s*(?:[-*•–—·▪◦‣⁃●○■](?:\s+|$)|\(?(?
 _NEXT_PROMPT = re.compile(r"\n\s*(?:Question|Context)\b[^\n:]{0,20}:", re.IGNORECASE)
 _COMMA = re.compile(r"\s*(?:,(?!\d)|[،、;；，؛])\s*")
 _SENTENCE_END = re.compile(r"[.!?。！？।۔؟](?=\s|$)|\n")
-# Written together with the next word: and, in, to, as, the, …
+# Prefixes written together with the next word: and, in, to, as, the, …
 _CLITICS = {"ARABIC": "[وف]?[بلك]?(?:ال|ل)?", "HEBREW": "[ושכ]?[בלמ]?ה?"}
 
 
 def strict(output: str, answers: Sequence[str]) -> bool:
-    """Whether an output gives one of the answers, read with more care than containment takes.
+    """Whether an output gives one of the answers, by stricter rules than containment.
 
     - Case, width, the script of digits, invisible characters, Arabic and Hebrew vowel points, tatweel, Russian stress
-      marks and the dots of ё don't tell answers apart. Vowel signs of Indic scripts and of Thai do.
-    - Numbers are whole: 15 is not in 1.5, nor 195 in 1955; 1,500 and 1 500 are 1500.
-    - In Latin, Greek and Cyrillic an answer starts a word. An answer of at most three letters is a word of its own.
-    - A list counts by its first entry, unless the answer is a list itself.
-    - Another "Question:" or "Context:" below the answer begins another prompt: what follows doesn't count.
-    - An answer of five or more words is also given by a first line that has all its numbers and an F1 of at least 0.7.
+      marks and the dots of ё are ignored. Vowel signs of Indic scripts and of Thai are not.
+    - Numbers match as a whole: 15 is not in 1.5, nor 195 in 1955; 1,500 and 1 500 equal 1500.
+    - In Latin, Greek and Cyrillic, an answer must start a word. An answer of up to three letters must be a whole word.
+    - Only the first entry of a list counts, unless the answer is a list itself.
+    - Text from another "Question:" or "Context:" on is ignored: the model went on with a new prompt.
+    - For an answer of five or more words, a first line with all its numbers and an F1 of at least 0.7 is enough.
     """
     said = _before_next_prompt(visible(output))
     entry = first_entry(said)
@@ -66,14 +66,14 @@ def strict(output: str, answers: Sequence[str]) -> bool:
 
 
 def first_entry(output: str) -> str:
-    """The first entry of an output that is a list; any other output as it is.
+    """The first entry of an output that is a list; any other output unchanged.
 
-    A list is two or more bulleted or numbered lines, three or more short lines, or three or more short entries between
-    commas. An entry that ends in a colon is taken together with the next one.
+    A list is two or more bulleted or numbered lines, three or more short lines, or three or more short entries
+    separated by commas. An entry that ends in a colon is joined with the next one.
     """
     lines = [line for line in output.splitlines() if line.strip()]
     marks = [_BULLET.match(line) for line in lines]
-    # A line above the list, such as "The largest ones:", belongs to its first entry.
+    # A line above the list, such as "The largest ones:", is kept with its first entry.
     kept = next((place for place, mark in enumerate(marks[:2], start=1) if mark and _starts_a_list(mark)), 0)
     if kept and sum(map(bool, marks)) > 1:
         lines = [
@@ -91,10 +91,10 @@ def first_entry(output: str) -> str:
 
 @lru_cache(maxsize=1 << 15)
 def fold(text: str, between: str = " ") -> str:
-    """A text without what doesn't tell answers apart. Idempotent.
+    """A text without the distinctions that `strict` ignores. Idempotent.
 
-    between: what punctuation, symbols and HTML tags leave. A space makes two words of "Jean-Paul", "" makes one.
-        Between two numbers they leave a slash.
+    between: replaces punctuation, symbols and HTML tags. A space makes "Jean-Paul" two words, "" makes it one.
+        Between two numbers, they become a slash.
     """
     while (folded := _fold(text, between)) != text:
         text = folded
@@ -122,7 +122,7 @@ def _blank(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    """A number in one form, 1500 or 1.5; several where the separators fit no number, as in 12.05.1945."""
+    """A number in a standard form, 1500 or 1.5; or several, if the separators fit no number, as in 12.05.1945."""
     groups, marks = re.split("[.,']", text), re.findall("[.,']", text)
     if not marks:
         return text
@@ -134,7 +134,7 @@ def _number(text: str) -> str:
 
 
 def _are_thousands(groups: Sequence[str], marks: Sequence[str]) -> bool:
-    """Whether digits are grouped by thousands, or as in India: 15,00,000."""
+    """Whether digits are grouped in thousands, or in the Indian way: 15,00,000."""
     first, *middle, last = (group.removeprefix("-") for group in groups)
     if len(set(marks)) != 1 or first.startswith("0") or len(last) != 3:
         return False
@@ -162,7 +162,7 @@ def _folded(text: str, between: str) -> str:
 
 
 def _stands_in(answer: str, text: str) -> bool:
-    """Whether a folded answer stands in a folded text, from and to where it may."""
+    """Whether a folded text contains a folded answer at valid boundaries."""
     place = text.find(answer) if answer else -1
     while place >= 0:
         end = place + len(answer)
@@ -185,15 +185,15 @@ def _may_begin(answer: str, before: str) -> bool:
 def _may_end(answer: str, after: str) -> bool:
     last = answer[-1]
     if last.isdecimal():
-        # 1990s is no year.
+        # 1990s is not a year.
         return not re.match(r"\.?\d| ?s\b", after)
-    # In other scripts endings are written together with so many words that a boundary would lose answers.
+    # Other scripts attach endings to so many words that requiring a boundary would miss answers.
     bounded = (_is_cased(last) or _script(last) in _CLITICS) and _is_short_word(answer)
     return not (bounded and after and (_same_script(last, after[0]) or after[0] in "+#"))
 
 
 def _is_short_word(answer: str) -> bool:
-    """Whether an answer has so few letters that it stands in many words by chance; a Hangul syllable has two or three."""
+    """Whether an answer has so few letters that many words contain it by chance; a Hangul syllable counts 2 or 3."""
     if is_unspaced(answer):
         return False
     return sum(map(_is_letter, unicodedata.normalize("NFD", answer))) <= SHORT_ANSWER_LETTERS
@@ -221,7 +221,7 @@ def _numbers(text: str) -> Counter[str]:
 
 
 def _length(found: Sequence[str]) -> float:
-    """A length in words, for words as `words` cuts them."""
+    """The length in words of a list from `words`, where characters of unspaced scripts count as a fraction."""
     return sum(1 / _CHARACTERS_PER_WORD if is_unspaced(word) else 1 for word in found)
 
 
@@ -234,14 +234,15 @@ def _is_list(answer: str) -> bool:
 
 
 def _starts_a_list(mark: re.Match[str]) -> bool:
-    """Whether a mark is a bullet or a one: "15. huhtikuuta" is a date."""
+    """Whether a mark is a bullet or the number 1: "15. huhtikuuta" is a date."""
     return mark["number"] is None or int(mark["number"]) == 1
 
 
 def _before_comma(text: str) -> str:
-    """The first of three or more short entries between commas, or the text as it is.
+    """The first of three or more short entries separated by commas, or the text unchanged.
 
-    The last entry may be cut off or run on. Numbers among words are no list: "Monday, July 20, 1969".
+    The last of more than three entries may have any length, since it may run on. Numbers mixed with words are not a
+    list: "Monday, July 20, 1969".
     """
     text = text.strip()
     end = _SENTENCE_END.search(text)

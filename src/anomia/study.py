@@ -1,4 +1,4 @@
-"""A study: what is compared, on what, and how. One validated object, YAML in and out."""
+"""A study: the models to compare, the data and all settings, as one validated object that YAML can store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Parsed = TypeVar("Parsed")
 
 
 class Study(BaseModel):
-    """Every decision of a run. A field that has a `Flag` can be set on the command line: all that it takes is here."""
+    """All settings of a run. A field with a `Flag` can be set on the command line; the `Flag` is all that it needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -226,7 +226,7 @@ class Study(BaseModel):
 
     @property
     def templates(self) -> Templates:
-        """The study's own wording of its prompts."""
+        """The study's own prompt templates."""
         return read_templates(self.prompts or {})
 
     @property
@@ -267,7 +267,7 @@ class Study(BaseModel):
     def _grader(cls, value: str | None) -> str | None:
         if value is not None:
             _worded(grader_named, value)
-            # Hours of asking stand before the first output that it grades.
+            # Try the grader now, because its first real output may come hours later.
             _worded(lambda name: Grading(name).is_right("Rome", ["Rome"]), value)
         return value
 
@@ -301,7 +301,7 @@ class Study(BaseModel):
         for name in value:
             if name not in PROBES:
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
-        # Without these two nothing can be said about an item, so they are always asked.
+        # Always ask these two, since an item's fate depends on both.
         return tuple(name for name in PROBES if name in {*value, "open", "choice"})
 
 
@@ -311,14 +311,14 @@ FLAGS: Mapping[str, Flag] = {
     for flag in field.metadata
     if isinstance(flag, Flag)
 }
-"""How a study is written as a command, by field."""
+"""The study's flags, by field."""
 
 
 def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
-    """One study from a file, from flags, or from a file with flags on top.
+    """Read one study from a file, from flags, or from both (flags win).
 
     Raises:
-        StudyError: the file can't be read, or values are wrong: all faults in one message.
+        StudyError: the file can't be read, or values are wrong; the message lists all faults.
     """
     place, values = read_settings(path)
     values.pop("provenance", None)
@@ -329,10 +329,10 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
 
 
 def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
-    """Where settings stand, for messages, and what a file says, unchecked; nothing where there is no file.
+    """The name of the settings' source, for messages, and a file's unchecked settings; empty if `path` is None.
 
     Raises:
-        StudyError: the file can't be read, or holds no settings.
+        StudyError: the file can't be read, or has no settings.
     """
     if path is None:
         return "the command", {}
@@ -341,7 +341,7 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
     except FileNotFoundError:
         raise StudyError(f"study: {path} does not exist") from None
     except IsADirectoryError:
-        # The command line imports this module for its flags; polars would double what that takes.
+        # The command line imports this module for its flags, and polars would double the import time.
         from anomia.run_folder import RunFolder
 
         raise StudyError(
@@ -357,13 +357,13 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
 
 
 def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:
-    """Writes the resolved study; `provenance` (versions, fingerprints) is ignored when it is run again."""
+    """Write the resolved study; `provenance` (versions, fingerprints) is ignored when the file is run again."""
     values = {**study.model_dump(mode="json"), "provenance": dict(provenance)}
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _worded(check: Callable[[Given], Parsed], value: Given) -> Parsed:
-    """Lets a fault that is worded elsewhere stand beside the other faults of the file."""
+    """Turn an `AnomiaError` into a ValueError, so that Pydantic collects it with the other faults."""
     try:
         return check(value)
     except AnomiaError as error:

@@ -1,4 +1,4 @@
-"""Text as graders see it: normalized, and cut into words in every script."""
+"""Text for graders: normalized, and split into words in every script."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from functools import lru_cache
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
-# Characters of category Cf that are seen: signs of Arabic, Syriac and Kaithi, the joiners of hieroglyphs, and the tags
-# that tell flags apart.
+# Visible characters of category Cf: signs of Arabic, Syriac and Kaithi, joiners of hieroglyphs, and the tags that
+# distinguish flags.
 SEEN = re.compile(
     "[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001343f\U000e0020-\U000e007f]"
 )
-# Letters that older texts write with a zero-width joiner, and without it would be others: in Malayalam "he" would be "to
-# him", in Marathi valleys a sea. The six chillus of Malayalam, khanda ta of Bengali, eyelash ra of Devanagari.
+# Letters that older texts write with a zero-width joiner. Without it they are different letters: in Malayalam "he"
+# becomes "to him", in Marathi "valleys" becomes "sea". The six chillus of Malayalam, khanda ta of Bengali, eyelash ra
+# of Devanagari.
 JOINED = {
     "\u0d23\u0d4d\u200d": "\u0d7a", "\u0d28\u0d4d\u200d": "\u0d7b", "\u0d30\u0d4d\u200d": "\u0d7c",
     "\u0d32\u0d4d\u200d": "\u0d7d", "\u0d33\u0d4d\u200d": "\u0d7e", "\u0d15\u0d4d\u200d": "\u0d7f",
@@ -25,9 +26,9 @@ JOINED = {
 
 
 def visible(text: str) -> str:
-    """A text without what nobody sees: zero-width characters, soft hyphens, direction marks and the like.
+    """A text without invisible characters: zero-width characters, soft hyphens, direction marks and so on.
 
-    Letters that are told apart by such a character become the ones that Unicode has for them since.
+    Letters that need such a character are replaced by the code points that Unicode has since added for them.
     """
     if text.isascii():
         return text
@@ -43,7 +44,7 @@ def visible(text: str) -> str:
 
 @lru_cache(maxsize=1 << 15)
 def normalize(text: str) -> str:
-    """Folds case, width and white space and removes punctuation (Unicode category P) and what nobody sees.
+    """Fold case, width and white space, and remove punctuation (Unicode category P) and invisible characters.
 
     Idempotent. Marks are kept, so no script loses its vowel signs.
     """
@@ -53,7 +54,7 @@ def normalize(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a normalized text; a character of an unspaced script is a word of its own."""
+    """The words of the normalized text; each character of an unspaced script is a word."""
     return _UNSPACED.sub(lambda match: f" {match.group()} ", normalize(text)).split()
 
 
@@ -64,9 +65,9 @@ def is_unspaced(text: str) -> bool:
 
 
 def first_lines(text: str, answer: str) -> tuple[str, ...]:
-    """What of an output is compared with an answer: its first line and, where the answer has several, as many.
+    """The parts of an output to compare with an answer: its first line and, if the answer has n > 1 lines, its first n.
 
-    Lines in which nothing can be seen are passed over.
+    Lines without visible characters don't count.
     """
     lines, count = seen_lines(text), len(seen_lines(answer))
     first = "".join(lines[:1])
@@ -74,5 +75,5 @@ def first_lines(text: str, answer: str) -> tuple[str, ...]:
 
 
 def seen_lines(text: str) -> list[str]:
-    """The lines in which something can be seen, without what can't."""
+    """The lines that have visible characters, without invisible ones."""
     return [line for line in visible(text).splitlines() if line.strip()]

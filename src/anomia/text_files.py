@@ -1,14 +1,14 @@
-"""Text that comes from files: one set of rules for questions, calibration text and other tools' logs.
+"""Read text from files, by the same rules for questions, calibration text and other tools' logs.
 
-- Text is UTF-8, with a byte order mark or without. UTF-16 and what is no text at all are refused by name.
-- A line ends at `\\n` and nowhere else; a `\\r` before it is dropped. U+2028, U+0085 and form feeds are characters.
-- Lines, and rows of tables, that hold only white space are passed over, but counted in line numbers.
-- `null` and a text of white space mean absent. Numbers are texts, as they are written; 7.0 is 7. NaN and infinity are
-  neither.
-- A field that an object names twice with different values is refused, as are two columns of one name.
-- A cell of a table may have any length.
+- Text is UTF-8, with or without a byte order mark. UTF-16 and files that aren't text are refused, naming their kind.
+- Lines end only at `\\n`; a `\\r` before it is dropped. U+2028, U+0085 and form feeds are ordinary characters.
+- Lines and table rows of only white space are skipped, but counted in line numbers.
+- `null` and texts of only white space mean absent. Numbers are accepted as texts, as written; 7.0 is 7. NaN and
+  infinity are not.
+- A field that occurs twice in an object with different values is refused, as are two columns with the same name.
+- A table cell may have any length.
 
-`about` begins every message (`data`, `import`, …); `place` says where: a file's name, with the line where there is one.
+`about` starts every message (`data`, `import`, …); `place` is the file's name, with the line if there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 from anomia.errors import DataError
 from anomia.text import visible
 
-# Other kinds of files by their first bytes; UTF-32 before UTF-16, whose mark it begins with.
+# Other kinds of files by their first bytes. UTF-32 comes before UTF-16, because its mark starts with that of UTF-16.
 _UTF_16 = "is {} text; save it as UTF-8"
 _KINDS = (
     (b"\xff\xfe\x00\x00", _UTF_16.format("UTF-32")),
@@ -49,12 +49,12 @@ _POINTERS = (
     (b"<html", "is a web page, not the file itself; download the raw file"),
 )
 _HEAD = 4096
-# Above this not every whole number is a float, so the digits of one would be invented.
+# Above this, floats can't represent every whole number, so printed digits may be wrong.
 _EXACT = 2**53
 
 
 class PlacedValue(NamedTuple):
-    """One value of a file of many. place: file and line, for messages. number: counted from 1, blank lines not."""
+    """One value of a file. place: file and line, for messages. number: from 1, not counting blank lines."""
 
     place: str
     number: int
@@ -62,31 +62,31 @@ class PlacedValue(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One row of a table. number: of the line in which it begins."""
+    """One row of a table. number: of its first line, from 1."""
 
     number: int
     cells: list[str]
 
 
 class Number(float):
-    """A number with a fraction or an exponent, and how it was written."""
+    """A number with a fraction or an exponent that remembers how it was written."""
 
     __slots__ = ("written",)
     written: str
 
     def __new__(cls, written: str) -> Number:
-        """Reads a number as JSON writes it."""
+        """Parse a number in JSON's notation."""
         number = super().__new__(cls, written)
         number.written = written
         return number
 
 
 class _TwiceError(ValueError):
-    """A field that an object has twice."""
+    """An object has a field twice, with different values."""
 
 
 def read_bytes(path: Path, *, about: str = "data") -> bytes:
-    """The content of a file. Raises `DataError` where it can't be read."""
+    """Read a file's content. Raises `DataError` if it can't be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -94,14 +94,14 @@ def read_bytes(path: Path, *, about: str = "data") -> bytes:
 
 
 def read_text(path: Path, *, about: str = "data") -> str:
-    """The text of a file. Raises `DataError` where it can't be read or is no UTF-8."""
+    """Read a file's text. Raises `DataError` if it can't be read or isn't UTF-8."""
     return decoded(read_bytes(path, about=about), str(path), about=about)
 
 
 def decoded(content: bytes, place: str, *, about: str = "data") -> str:
-    """The text of a file's content, its lines ended by `\\n` alone, without byte order marks where lines begin.
+    """Decode a file's content, with line ends `\\n` and without byte order marks at the start of lines.
 
-    Marks stand within a text where files that have one were joined.
+    Marks occur inside a text if files with a mark were concatenated.
     """
     refuse_other_kinds(content, place, about=about)
     try:
@@ -112,7 +112,7 @@ def decoded(content: bytes, place: str, *, about: str = "data") -> str:
 
 
 def refuse_other_kinds(content: bytes, place: str, *, about: str = "data", text: bool = True) -> None:
-    """Refuses what only stands for the file that was meant and, where `text` is expected, what is none, by name."""
+    """Refuse placeholders (LFS pointers, web pages) and, if `text` is expected, other kinds of files, by name."""
     head = content[:_HEAD]
     for start, says in _POINTERS + (_KINDS if text else ()):
         if head.lstrip().lower().startswith(start) or head.startswith(start):
@@ -127,9 +127,9 @@ def refuse_other_kinds(content: bytes, place: str, *, about: str = "data", text:
 def json_lines(
     lines: Iterable[bytes], place: str, *, about: str = "data", mend: bool = False
 ) -> Iterator[PlacedValue]:
-    """The values of JSON lines, one at a time, from a file that was opened in binary mode.
+    """Read JSON lines one by one from a file opened in binary mode.
 
-    mend: replaces half characters, which programs log, instead of refusing them.
+    mend: replaces lone surrogates, which some programs log, instead of refusing them.
     """
     count = 0
     for number, raw in enumerate(lines, start=1):
@@ -146,7 +146,7 @@ def json_lines(
 
 
 def json_rows(content: bytes, place: str, *, about: str = "data") -> Iterator[PlacedValue]:
-    """The values of JSON lines or, where the content begins with a bracket, of one JSON array."""
+    """Read the values of JSON lines or, if the content starts with a bracket, of one JSON array."""
     if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         yield from json_lines(io.BytesIO(content), place, about=about)
         return
@@ -158,14 +158,14 @@ def json_rows(content: bytes, place: str, *, about: str = "data") -> Iterator[Pl
 def parse_json(
     text: str, place: str, *, about: str = "data", mend: bool = False, one_line: bool = False
 ) -> Any:
-    """The JSON value of a text. one_line: the text is a line of a file, and `place` names it.
+    """Parse JSON. one_line: the text is one line of a file, named in `place`.
 
     Raises:
-        DataError: it is none, is nested too deeply, has a field twice, or holds half a character, which can't be
+        DataError: it isn't JSON, is nested too deeply, has a field twice, or has a lone surrogate, which can't be
             written again.
     """
     try:
-        # Not strict: a form feed or a tab in a text is not escaped by every program, and can mean nothing else.
+        # Not strict: some programs don't escape form feeds or tabs, and those are unambiguous.
         value = json.loads(text, strict=False, parse_float=Number, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         at = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
@@ -188,10 +188,10 @@ def parse_json(
 
 
 def table(text: str, place: str, *, delimiter: str, about: str = "data") -> list[Line]:
-    """The rows of a table (CSV), blank ones left out.
+    """Parse the rows of a table (CSV), without blank ones.
 
     Raises:
-        DataError: a quote is not closed, or text follows a closing one; the line is named.
+        DataError: a quote is not closed, or text follows a closing quote; the message names the line.
     """
     rows: list[Line] = []
     start = 1
@@ -213,7 +213,7 @@ def table(text: str, place: str, *, delimiter: str, about: str = "data") -> list
 
 
 def as_text(value: Any) -> str | None:
-    """A text, or a number as it is written; None for anything else.
+    """A text unchanged, or a number as written; None for anything else.
 
     >>> as_text("Lima"), as_text(1889), as_text(1889.0), as_text(0.5), as_text(True), as_text(float("nan"))
     ('Lima', '1889', '1889', '0.5', None, None)
@@ -230,22 +230,22 @@ def as_text(value: Any) -> str | None:
 
 
 def is_absent(value: Any) -> bool:
-    """Whether a value says nothing: null, or a text in which nothing can be seen."""
+    """Whether a value is null, or a text without visible characters."""
     return value is None or (isinstance(value, str) and not visible(value).strip())
 
 
 def unpacked(value: Any, place: str, *, about: str = "data") -> Any:
-    """The list or object that a cell of a table holds as JSON, or as Python writes it; any other value as it is.
+    """Parse a table cell that has a list or object as JSON or Python text; any other value unchanged.
 
     Raises:
-        DataError: a text begins like one and can't be read.
+        DataError: a text starts like a list or object, but can't be parsed.
     """
     if not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
         return value
     try:
         return parse_json(value, place, about=about)
     except DataError as error:
-        # NumPy writes lists without commas, which Python would take for one text.
+        # NumPy writes lists without commas, and Python would join their texts into one.
         if re.search(r"""['"]\s+['"]""", value):
             raise DataError(
                 f"{about}: {place} has no commas between its texts, as NumPy writes lists; write it as JSON"
@@ -284,9 +284,9 @@ def _refuse_bytes(error: UnicodeDecodeError, line: int, place: str, about: str) 
 
 
 def _reason(error: json.JSONDecodeError, one_line: bool) -> str:
-    """What is wrong, in words that tell what to do."""
+    """What is wrong, and how to fix it."""
     before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
-    # Up to Python 3.12 the fault is the bracket, from then on the comma.
+    # Up to Python 3.12 the error points at the bracket, later at the comma.
     comma = (before.endswith(",") and after[:1] in ("}", "]")) or re.match(r",\s*[}\]]", after)
     if comma:
         return "a comma before a closing bracket; remove it"

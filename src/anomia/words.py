@@ -1,10 +1,10 @@
-"""Numbers and other packages' errors in sentences."""
+"""Wording of numbers and of other packages' errors."""
 
 from __future__ import annotations
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number with its noun. many: the noun's plural where it isn't `one` with an s.
+    """A number with its noun. many: the plural, if it isn't `one` with an s.
 
     >>> counted(1, "matrix", "matrices"), counted(2000, "token")
     ('1 matrix', '2,000 tokens')
@@ -13,13 +13,13 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The exception that others were raised from, one from the next: checks of configurations wrap what they found."""
+    """The original exception at the end of the `__cause__` chain; checks of configurations wrap it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def reason_of(error: BaseException) -> str:
-    """What another package's exception says in one line, without what it is wrapped in."""
+    """The message of another package's original exception, in one line."""
     first = innermost(error)
     return " ".join(str(first).split()).rstrip(".") or type(first).__name__
