@@ -157,7 +157,7 @@ def bca_levels(
     strata: Sequence[NDArray[np.intp]],
     levels: Sequence[float],
 ) -> list[Interval]:
-    """The bounds of `bca` (same arguments, [K] each) at several levels, in their order; the draws are sorted only once."""
+    """The bounds of `bca` (same arguments, [K] each) at several levels, in their order; draws are sorted only once."""
     usable = np.isfinite(drawn)
     share = usable.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
