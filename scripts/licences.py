@@ -26,7 +26,7 @@ package.
 
 
 def pinned(constraints: Path = ROOT / "constraints.txt") -> dict[str, str]:
-    """Versions by package."""
+    """The pinned versions, by package."""
     lines = constraints.read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 

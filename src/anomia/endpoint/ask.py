@@ -105,7 +105,7 @@ def _noting(refused: dict[str, str], name: str) -> Iterator[None]:
 
 
 def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) -> Reply:
-    """Score options and answers after their prompt, starting where the token sequences of a prompt first differ.
+    """Score options and answers after their prompt, from the end of the token prefix that all share with the prompt.
 
     sent: the prompts by name, as sent. Log probabilities are in nats, one tuple of tokens per text.
     """

@@ -24,7 +24,7 @@ _QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prom
 _CONTEXTS = ("context", "passage", "article", "story", "support", "paragraph")
 _LANGUAGES = ("language", "lang")
 _IDS = ("id", "qid", "question_id", "idx")
-# The metrics that say right or wrong, best first.
+# The metrics that can mark an answer right or wrong, best first.
 METRICS: Mapping[str, tuple[str, ...]] = {
     "open": ("contains", "exact_match", "em", "acc"),
     "choice": ("acc", "acc_norm", "exact_match", "em"),
