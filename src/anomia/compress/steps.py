@@ -43,8 +43,8 @@ Options = tuple[tuple[str, Value], ...]
 class Calibration:
     """The calibration text of a method; `None` means the study's setting or, without one, the method's default.
 
-    source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: number of passages. tokens: of the
-    longest window. budget: total tokens of all windows.
+    source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: number of passages. tokens: of
+    the longest window. budget: total tokens of all windows.
     """
 
     source: str | None = None
@@ -160,7 +160,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model served by a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
+    """A model on a completions server. url: of the API, as in `http://localhost:8000/v1`. model: its name there."""
 
     url: str
     model: str

@@ -1,4 +1,4 @@
-"""ALPS: a mask found by ADMM on the layer's error, and conjugate gradients for the weights (Meng et al. 2024)."""
+"""ALPS: find the mask by ADMM on the layer's error, and the weights by conjugate gradients (Meng et al. 2024)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from anomia.compress.statistics import Needs
 from anomia.compress.steps import Pattern, Target
 from anomia.errors import RefusedError
 
-# The settings of the authors' code: the first penalty, steps between two looks at it, steps before the looser end.
+# The settings of the authors' code: initial penalty, maximum steps, steps between checks, steps before the looser stop.
 PENALTY = 0.1
 STEPS = 300
 _EVERY = 3
 _LOOSER_AFTER = 30
-# The penalty grows the faster the more of the mask changed since the last look, as a part of the weights that stay.
+# (change of the mask since the last check as a fraction of the kept weights, growth of the penalty above it).
 _GROWTH = ((0.1, 1.3), (0.005, 1.2))
 _SLOW_GROWTH = 1.1
 _SETTLED = 0.0003
@@ -50,9 +50,9 @@ def alps_block(work: BlockWork) -> list[MatrixReport]:
 
 
 class Alps(NamedTuple):
-    """masks: [out, in] bool each, True where the weight went. updated: the weights and their errors.
+    """The result of `alps`. masks: [out, in] bool each, True where pruned. updated: the weights and their errors.
 
-    steps: of ADMM, for each matrix. settled: whether its mask came to rest before the last step.
+    steps: ADMM steps of each matrix. settled: whether each mask stopped changing before the last step.
     """
 
     masks: list[torch.Tensor]
@@ -65,19 +65,19 @@ class Alps(NamedTuple):
 def alps(
     weights: Sequence[torch.Tensor], hessian: torch.Tensor, target: Target, *, where: str = "a matrix"
 ) -> Alps:
-    """Prune matrices that share their input: ADMM chooses what goes, conjugate gradients set what stays.
+    """Prune matrices that share their input: ADMM chooses the mask, conjugate gradients the kept weights.
 
-    min ‖(Ŵ−W)X‖² with `int(out × in × sparsity)` zeros in each matrix as a whole, or with a pattern. ADMM's penalty grows
-    with how much of the mask still changes; inputs are scaled to norm one and the Hessian is damped by 0.01 of its mean
-    diagonal.
+    Minimizes ‖(Ŵ−W)X‖² with `int(out × in × sparsity)` zeros in each whole matrix, or with a pattern. ADMM's penalty
+    grows faster while more of the mask changes. Inputs are scaled to unit norm, and the Hessian is damped by 0.01 of
+    its mean diagonal.
 
     Args:
         weights: [out, in] each.
         hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
 
-    Source: Meng et al. (2024), Algorithm 1 for ADMM, Algorithm 2 for the weights; the penalty's schedule is that of their
-    code.
-    Raises `CompressionError` for values that are NaN or infinite.
+    Source: Meng et al. (2024), Algorithm 1 for ADMM, Algorithm 2 for the weights; the schedule of the penalty is from
+    their code.
+    Raises `CompressionError` for NaN or infinite values.
     """
     if not bool(torch.isfinite(hessian).all()) or not all(bool(torch.isfinite(w).all()) for w in weights):
         raise RefusedError(
@@ -93,13 +93,13 @@ def alps(
 
 
 class _Problem(NamedTuple):
-    """The damped Hessian on inputs of norm one, [in, in], and the norms, [in]."""
+    """The damped Hessian for inputs scaled to unit norm, [in, in], and the norms, [in]."""
 
     gram: torch.Tensor
     norms: torch.Tensor
 
     def inverse(self, penalty: float) -> torch.Tensor:
-        """(H + ρI)⁻¹, [in, in] float32. A factorization for each of a dozen penalties costs less than all eigenvectors."""
+        """Return (H + ρI)⁻¹, [in, in] float32. A dozen factorizations cost less than one eigendecomposition."""
         penalized = self.gram.double()
         penalized.diagonal().add_(penalty)
         return torch.cholesky_inverse(torch.linalg.cholesky(penalized)).float()
@@ -109,7 +109,7 @@ def _problem(hessian: torch.Tensor) -> _Problem:
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
     damped = hessian.clone()
-    # With no excited input at all every weight counts alike: what stays is the largest.
+    # If all inputs are zero, all inputs count the same, and the largest weights stay.
     damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
     norms = damped.diagonal().sqrt()
     return _Problem(damped / norms / norms[:, None], norms)
@@ -118,7 +118,7 @@ def _problem(hessian: torch.Tensor) -> _Problem:
 def _find(
     weight: torch.Tensor, problem: _Problem, target: Target
 ) -> tuple[torch.Tensor, torch.Tensor, int, bool]:
-    """ADMM on one matrix. weight: on the scaled inputs, [out, in]; returns the mask, ADMM's weights, steps, settled."""
+    """Run ADMM on one matrix. weight: for the scaled inputs, [out, in]; returns mask, weights, steps, settled."""
     aim = weight @ problem.gram
     penalty = PENALTY
     inverse = problem.inverse(penalty)
@@ -142,12 +142,12 @@ def _find(
             settled = True
             break
         if changed == 0 or (changed / kept <= _GROWTH[-1][0] and not growing):
-            # So far nothing moves: the penalty was too large to begin with.
+            # The mask doesn't change yet: the initial penalty was too large.
             penalty /= _SHRINK
             if changed:
                 sparse, dual = first, torch.zeros_like(weight)
             if penalty < _SMALLEST:
-                # Not even a free hand moves the mask: the first one was right.
+                # The mask doesn't change even with the smallest penalty: the first one was right.
                 settled = True
                 break
         else:
@@ -162,7 +162,7 @@ def _find(
 
 
 def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
-    """The `int(out × in × sparsity)` smallest of a whole matrix, or the smallest of every M. Returns [out, in] bool."""
+    """Mask the `int(out × in × sparsity)` smallest of a whole matrix, or those of every M inputs. Returns [out, in] bool."""
     scores = values.abs()
     if isinstance(target, Pattern):
         return pattern_mask(scores, target)

@@ -1,4 +1,4 @@
-"""Methods that set weights to zero, group by group, and change nothing else."""
+"""Methods that only set weights to zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mask = Callable[[WeightMatrix, InputStatistic, Target], torch.Tensor]
 
 
 def by_mask(needs: Needs, mask: Mask, choices: tuple[str, ...] = ()) -> Method:
-    """A method that is no more than its mask. mask: of one matrix, [out, in] bool, True where the weight goes."""
+    """Make a method from its mask. mask: computes that of one matrix, [out, in] bool, True where the weight is pruned."""
 
     def run(work: BlockWork) -> list[MatrixReport]:
         assert work.target is not None

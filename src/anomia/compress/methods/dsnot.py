@@ -120,7 +120,7 @@ def dsnot(
 
 
 def _best(values: torch.Tensor, allowed: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices of the `count` largest allowed values of each row, [out, count], and how many are valid, [out]."""
+    """Return the indices of the `count` largest allowed values per row, [out, count], and how many are valid, [out]."""
     ranked = values.masked_fill(~allowed, -torch.inf).topk(count, dim=1)
     return ranked.indices, (ranked.values > -torch.inf).sum(dim=1)
 
@@ -180,7 +180,7 @@ def _swap_in_groups(
     threshold: float,
     group: int,
 ) -> Swapped:
-    """Swap within groups of `group` adjacent weights, which keep their number of zeros; other arguments as in `_swap`."""
+    """Swap within groups of `group` adjacent weights, keeping their number of zeros; other arguments as in `_swap`."""
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     inside = torch.arange(group, device=mask.device)

@@ -1,4 +1,4 @@
-"""Integer grids for weights: scales and zero points of groups of inputs, codes, and the values they stand for."""
+"""Integer grids for weights: scales and zero points per group of inputs, codes, and dequantized values."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from anomia.compress.catalogue import GROUP
 from anomia.compress.steps import Quantize
 
-# Shares of a group's largest weight at which its range may end; Lin et al. (2024) search these.
+# Candidate limits of a group's range, as fractions of its largest weight; Lin et al. (2024) search these.
 _SHRINKS = tuple(1 - step / 20 for step in range(10))
 
 
 class Grid(NamedTuple):
-    """How weights become integers.
+    """An integer grid.
 
-    bits: of a code, 2 to 8. group: consecutive inputs that share a scale, None for the whole row. symmetric: the zero
-    point is 2^(bits − 1) for every group. dtype: in which scales are stored, and of the values.
+    bits: per code, 2 to 8. group: group size, the consecutive inputs that share a scale; None for the whole row.
+    symmetric: the zero point is 2^(bits − 1) for every group. dtype: of the stored scales and the dequantized values.
     """
 
     bits: int
@@ -32,30 +32,30 @@ class Grid(NamedTuple):
 
     @property
     def middle(self) -> int:
-        """The code that stands for zero where the grid is symmetric."""
+        """The code for zero in a symmetric grid."""
         return int(2 ** (self.bits - 1))
 
     def width(self, columns: int) -> int:
-        """Inputs of a group in a matrix with so many."""
+        """Return the group size in a matrix with so many columns."""
         return columns if self.group is None else self.group
 
 
 def grid_of(step: Quantize, dtype: torch.dtype) -> Grid:
-    """The grid that a step of GPTQ or AWQ asks for, with scales in the model's type."""
+    """Return the grid of a GPTQ or AWQ step. dtype: of the model, in which the scales are stored."""
     assert step.bits is not None
     return Grid(step.bits, step.option("group"), is_symmetric(step), dtype)
 
 
 def is_symmetric(step: Quantize) -> bool:
-    """Whether a step of GPTQ or AWQ does without zero points."""
+    """Whether a GPTQ or AWQ step has no zero points."""
     return bool(step.option("symmetric"))
 
 
 class Quantized(NamedTuple):
-    """A matrix as it is stored.
+    """A quantized matrix.
 
-    codes: [out, in] uint8. scales: [out, groups] in their stored type. zeros: [out, groups] uint8, also where the grid
-    is symmetric and they are all the same.
+    codes: [out, in] uint8. scales: [out, groups] in their stored type. zeros: zero points, [out, groups] uint8, also if
+    the grid is symmetric and they are all the same.
     """
 
     codes: torch.Tensor
@@ -64,7 +64,7 @@ class Quantized(NamedTuple):
     grid: Grid
 
     def values(self) -> torch.Tensor:
-        """The weights that the codes stand for, [out, in] in the scales' type: (code − zero) × scale, rounded once."""
+        """Return the dequantized weights, [out, in] in the scales' type: (code − zero) × scale, rounded once."""
         width = self.codes.shape[1] // self.scales.shape[1]
         steps = self.codes.reshape(len(self.codes), -1, width).float() - self.zeros[..., None].float()
         values: torch.Tensor = (steps * self.scales[..., None].float()).to(self.scales.dtype)
@@ -72,16 +72,16 @@ class Quantized(NamedTuple):
 
 
 def fit(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and zero points for ranges of weights, both float32 in the shape of `low`.
+    """Return scales and zero points for ranges of weights, both float32 in the shape of `low`.
 
-    Scales are rounded to their stored type here, before any weight is: what a file holds is what the codes were
-    chosen for. Zero is always on the grid. As in the authors' code of GPTQ, a symmetric range is 2·max|w| wide over
-    2^bits − 1 steps.
+    low, high: lowest and highest weight of each group, in any shape. Scales are rounded to their stored type here, so
+    that codes are chosen for the stored scales. Zero is always on the grid. As in the code of GPTQ's authors, a
+    symmetric range is 2·max|w| wide and has 2^bits − 1 steps.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     width = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
     scales = (width / grid.levels).to(grid.dtype)
-    # A group of zeros, or of weights below what the type can scale: any scale will do.
+    # For a group of zeros or of weights too small for the type's scales, any scale will do.
     scales = scales.clamp(min=torch.finfo(grid.dtype).tiny).float()
     if grid.symmetric:
         return scales, torch.full_like(scales, grid.middle)
@@ -89,15 +89,15 @@ def fit(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> tuple[torch.Tensor
 
 
 def to_codes(weights: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: int) -> torch.Tensor:
-    """The nearest codes, float32 in the weights' shape; scales and zeros broadcast against it."""
+    """Return the nearest codes, float32 in the weights' shape; scales and zeros broadcast against it."""
     return (weights / scales).round_().add_(zeros).clamp_(0, levels)
 
 
 def round_to_nearest(weight: torch.Tensor, grid: Grid, *, hessian: torch.Tensor | None = None) -> Quantized:
-    """Every weight to the nearest point of its group's grid. weight: [out, in].
+    """Round every weight to the nearest point of its group's grid. weight: [out, in].
 
-    hessian: X·Xᵀ, [in, in]; with it the range of each group is the one of ten that keeps its own part of the outputs
-    best (`search_ranges`), else it ends at the largest weight.
+    hessian: X·Xᵀ, [in, in]; if given, the range of each group is searched (`search_ranges`), otherwise it ends at the
+    group's extreme weights.
     """
     grouped = weight.float().reshape(len(weight), -1, grid.width(weight.shape[1]))  # [out, groups, g]
     low, high = grouped.amin(dim=2), grouped.amax(dim=2)
@@ -112,12 +112,13 @@ def round_to_nearest(weight: torch.Tensor, grid: Grid, *, hessian: torch.Tensor 
 def search_ranges(
     weight: torch.Tensor, grid: Grid, hessian: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the range of each group should end, lowest and highest weight, [out, groups] each.
+    """Search the range of each group; returns its lowest and highest weight, [out, groups] each.
 
-    Clipping costs the few largest weights and makes the steps finer for all others. Of ten shares of the largest
-    |w|, from 1 down to 0.55, the one with the least error of the group's own part of the output, e·H_gg·eᵀ.
+    Clipping damages the few largest weights and makes the steps finer for all others. Of ten fractions of the largest
+    |w|, from 1 down to 0.55, this chooses the one with the least error of the group's part of the output, e·H_gg·eᵀ.
 
-    Source: Lin et al. (2024), `auto_clip` of their code, which samples tokens where this has the sums of all.
+    weight: [out, in]. hessian: X·Xᵀ, [in, in].
+    Source: Lin et al. (2024), `auto_clip` of their code, which samples tokens; this uses the sums over all tokens.
     """
     width = grid.width(weight.shape[1])
     grouped = weight.float().reshape(len(weight), -1, width)  # [out, groups, g]

@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of a matrix."""
+"""Magnitude pruning: remove the smallest weights of a matrix."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
 def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
-    """The lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
+    """Mask the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
 
-    weight: [out, in]. Returns [out, in] bool, True where the weight goes. A pattern goes by rows.
+    weight: [out, in]. Returns [out, in] bool, True where the weight is pruned. A pattern is applied along rows.
     Source: Han et al. (2015); layer-wise and uniform as in Sun et al. (2024), Section 4.
     """
     scores = weight.abs().float()
@@ -27,7 +27,7 @@ def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
 
 
 def prune_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
-    """A matrix that no calibration token reached, by magnitude: what every pruning method does with it."""
+    """Prune a matrix that no calibration token reached by magnitude, in place; used by every pruning method."""
     assert work.target is not None
     return _zero_smallest(matrix, work.target)._replace(note=UNREACHED)
 

@@ -1,7 +1,7 @@
 """M-Wanda (Choenni and Titov 2025, arXiv 2505.21171): a reconstruction from the published description.
 
-The abstract names the parts: language-aware activation statistics in the criterion, an activation-probability
-term, and layerwise sparsity from cross-lingual correlation. How they are put together here is our choice.
+The abstract names the parts: language-aware activation statistics in the criterion, an activation-probability term,
+and layerwise sparsity from cross-lingual correlation. Their combination here is our choice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CHOICES = (
 
 
 def mwanda_mask(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> torch.Tensor:
-    """The lowest scores of every output row, as in Wanda. weight: [out, in]; returns [out, in] bool."""
+    """Mask the lowest scores of every output row, as in Wanda. weight: [out, in]; returns [out, in] bool."""
     return row_mask(weight.abs().float() * language_factors(statistic), target)
 
 
 def language_factors(statistic: InputStatistic) -> torch.Tensor:
-    """What takes the place of Wanda's ‖X‖₂, [in] float32."""
+    """Return the factor of each input that replaces Wanda's ‖X‖₂, [in] float32."""
     spoken = [mine for mine in statistic.languages.values() if mine.tokens]
     levels = torch.stack([(mine.sum_squares / mine.tokens).sqrt() for mine in spoken])  # [L, in]
     active = torch.stack([mine.active / mine.tokens for mine in spoken])  # [L, in]

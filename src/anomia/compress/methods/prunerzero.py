@@ -1,6 +1,6 @@
 """Pruner-Zero's published symbolic metric (Dong et al. 2024): |W·W|·minmax(G).
 
-G is the L2 norm, over calibration windows, of the gradient of the language-modelling loss of the dense model.
+G is the L2 norm over calibration windows of the gradient of the dense model's language-modelling loss.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHOICES = (
 
 
 def prunerzero_mask(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> torch.Tensor:
-    """The lowest scores of every output row. weight, gradient: [out, in]; returns [out, in] bool.
+    """Mask the lowest scores of every output row. weight, gradient: [out, in]; returns [out, in] bool.
 
     Source: Dong et al. (2024), Equation 3 and the best tree of their repository; minmax runs over the matrix.
     """
@@ -43,9 +43,9 @@ def gradient_norms(
     windows: Windows,
     matrices: Callable[[nn.Module, str], Sequence[WeightMatrix]],
 ) -> list[dict[str, torch.Tensor]]:
-    """G of every matrix, by block and name, [out, in] float32. matrices: lists a block's matrices.
+    """Return G of every matrix by block and name, [out, in] float32. matrices: lists a block's matrices.
 
-    Holds the model's gradients and their squares: about three times the blocks' memory in float32.
+    Keeps the weights, their gradients and the sums of squares in memory: about three times the blocks in float32.
     """
     device = next(model.parameters()).device
     trained = [
@@ -80,7 +80,7 @@ def gradient_norms(
 
 
 def _like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """The squares laid out as the matrix is: whole, transposed, or one expert's slice of its parameter."""
+    """Return a view of the squares [out, in] for a matrix: a whole parameter, its transpose, or one expert's slice."""
     storage = matrix.weight.untyped_storage().data_ptr()
     for parameter in block.parameters():
         offset = int(matrix.weight.storage_offset()) - int(parameter.storage_offset())

@@ -1,8 +1,8 @@
-"""Weight quantization of the decoder blocks, through torchao and bitsandbytes.
+"""Quantize the weights of the decoder blocks with torchao and bitsandbytes.
 
-Weights are quantized and put back as the values that they stand for: the model computes what a weight-only
-quantized one computes, at the cost of the dense one, on any device. It gets neither smaller nor faster.
-`llm.int8` also rounds activations, so its layers are replaced by those of bitsandbytes.
+Weights are quantized and dequantized again: the model computes the same as a weight-only quantized model, on any
+device, but is neither smaller nor faster than the dense one. `llm.int8` also rounds activations, so its layers are
+replaced by those of bitsandbytes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ RoundTrip = Callable[[torch.Tensor], torch.Tensor]
 def round_block(work: BlockWork) -> list[MatrixReport]:
     """Round every matrix of a block to the nearest code, in place.
 
-    Integers are symmetric, so a zero stays zero: int8 with one scale a row, int4, int3 and int2 with one a group
-    of 128 inputs, unless the step says otherwise. nf4 has one scale for 64 weights.
+    Integers are symmetric, so a zero stays zero. By default int8 has one scale per row, and int4, int3 and int2 have
+    one per group of 128 inputs. nf4 has one scale per 64 weights.
 
-    Raises `MissingExtraError` where the package is not installed.
+    Raises `MissingExtraError` if the package is not installed.
     """
     assert isinstance(work.step, Quantize)
     round_trip = _nf4() if work.step.method == "nf4" else _integers(work.step)
@@ -49,7 +49,7 @@ def round_block(work: BlockWork) -> list[MatrixReport]:
 
 
 def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
-    """Refuse a group that doesn't divide the inputs of every matrix."""
+    """Refuse a group size that doesn't divide the inputs of every matrix."""
     group = group_of(step)
     if group is None:
         return
@@ -69,7 +69,7 @@ def check_groups(decoder: DecoderBlocks, step: Quantize) -> None:
 
 
 def group_of(step: Quantize) -> int | None:
-    """Inputs that share a scale; None for a whole row, and where bitsandbytes decides."""
+    """Return the group size, in inputs per scale; None for a whole row or if bitsandbytes decides."""
     group: int | None = step.option("group")
     return group
 
@@ -110,9 +110,9 @@ def _nf4() -> RoundTrip:
 def replace_linears(
     decoder: DecoderBlocks, progress: Callable[[int, int], None] | None
 ) -> list[MatrixReport]:
-    """Put bitsandbytes' 8-bit layers in place of all linear layers of the blocks.
+    """Replace all linear layers of the blocks by bitsandbytes' 8-bit layers.
 
-    Raises `CompressionError` before any work where a matrix belongs to no linear layer.
+    Raises `CompressionError`, before any work, if a matrix doesn't belong to a linear layer.
     """
     layers = _require("bitsandbytes.nn", "bitsandbytes")
     for index, block in enumerate(decoder.modules):

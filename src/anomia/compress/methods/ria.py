@@ -1,4 +1,4 @@
-"""RIA: a weight's share of its row and column, by its input's activation (Zhang et al. 2024, Plug-and-Play)."""
+"""RIA: score by relative importance in row and column times activation (Zhang et al. 2024, Plug-and-Play)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FIXED = "pattern without permutation: the order of its inputs is set by other l
 
 
 def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWER) -> torch.Tensor:
-    """(|W|/Σ|W| over its row + |W|/Σ|W| over its column)·‖X‖₂^power. weight: [out, in]; norms: [in].
+    """Return (|W|/Σ|W| over its row + |W|/Σ|W| over its column)·‖X‖₂^power. weight: [out, in]; norms: [in].
 
-    Returns [out, in] float32. A row or column of zeros scores zero.
+    The scores are [out, in] float32; those of a row or column of zeros are zero.
     Source: Zhang et al. (2024), Equations 2 and 3.
     """
     size = weight.abs().float()
@@ -30,9 +30,10 @@ def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWE
 
 
 def ria_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch.Tensor:
-    """The lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
+    """Mask the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
 
-    Returns [out, in] bool, True where the weight goes. Source: the authors' code, whose default this comparison group is.
+    weight: [out, in]; norms: [in]. Returns [out, in] bool, True where the weight is pruned.
+    Source: the authors' code, which by default compares scores over the whole matrix.
     """
     scores = ria_scores(weight, norms)
     if isinstance(target, Pattern):
@@ -42,9 +43,9 @@ def ria_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch
 
 @torch.no_grad()
 def reorder_block(work: BlockWork) -> None:
-    """Before a pattern: put channels inside MLPs and heads into the order that loses least, in weights and statistics.
+    """Reorder the channels in MLPs and heads for a pattern, in weights and statistics.
 
-    What the block computes stays the same. Nothing happens for a sparsity, or with `permute=no`.
+    The block's output stays the same. Does nothing for a plain sparsity, or with `permute=no`.
     """
     step, target = work.step, work.target
     if not isinstance(step, Prune) or not isinstance(target, Pattern) or not step.option("permute"):

@@ -140,7 +140,7 @@ def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
 
 
 def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, int]]:
-    """Yield possible producers and their numbers of outputs; norms first: only a norm's own weight scales its output."""
+    """Yield possible producers and their number of outputs; norms first: only a norm's own weight scales its output."""
     modules = [(name, m) for name, m in block.named_modules() if name and _weight(m) is not None]
     for name, module in modules:
         weight = _weight(module)

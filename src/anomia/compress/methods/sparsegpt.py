@@ -22,7 +22,7 @@ _PANEL = 32
 
 
 class Pruned(NamedTuple):
-    """weights: as they came, [out, in] float32 each. damping: what was needed. dead: [in] bool."""
+    """The result of `sparsegpt`. weights: [out, in] float32 each. damping: the one used. dead: unused inputs, [in] bool."""
 
     weights: list[torch.Tensor]
     damping: float
@@ -33,22 +33,21 @@ class Pruned(NamedTuple):
 def sparsegpt(
     weights: Sequence[torch.Tensor], hessian: torch.Tensor, target: Target, *, where: str = "a matrix"
 ) -> Pruned:
-    """Prune matrices that share their input and let the weights that stay make up for those that go.
+    """Prune matrices that share their input; the kept weights compensate for the pruned ones.
 
-    weights: [out, in] each. hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter. In every block of 128
-    columns the lowest `int(out × 128 × sparsity)` of w²/[H⁻¹]² go, one threshold over all rows of a matrix;
-    a pattern takes the lowest of every M, when its first column is reached. Columns of inputs that were never
-    excited are set to zero.
+    weights: [out, in] each. hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter. In every block of 128 columns
+    the lowest `int(out × 128 × sparsity)` of w²/[H⁻¹]² are pruned, with one threshold over all rows of a matrix; a
+    pattern prunes the lowest of every M inputs when its first column is reached. Columns of inputs that are always zero
+    are set to zero.
 
-    Source: Frantar and Alistarh (2023), Algorithm 1 and Section 3.4; damping and dead columns as in
-    their code.
-    Raises `CompressionError` where no damping makes the Hessian invertible.
+    Source: Frantar and Alistarh (2023), Algorithm 1 and Section 3.4; damping and dead columns as in their code.
+    Raises `CompressionError` if no damping makes the Hessian invertible.
     """
     rows = [len(weight) for weight in weights]
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     columns = len(diagonal)
-    # Columns lie in memory as rows here: every step below reads and writes whole columns.
+    # Store columns as rows in memory: every step below reads and writes whole columns.
     work = torch.cat([weight.float().T for weight in weights], dim=1)  # [in, R]
     work[dead] = 0
     factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
@@ -82,7 +81,7 @@ def sparsegpt(
 def _block_mask(
     block: torch.Tensor, diagonal: torch.Tensor, rows: Sequence[int], sparsity: float
 ) -> torch.Tensor:
-    """One threshold over all rows of each matrix. block: [b, R]; returns [b, R] bool."""
+    """Mask the lowest scores, with one threshold over all rows of each matrix. block: [b, R]; returns [b, R] bool."""
     scores = (block / diagonal[:, None]).square_()
     masks = []
     for part in torch.split(scores, list(rows), dim=1):
@@ -99,7 +98,11 @@ def _prune_panel(
     errors: torch.Tensor,
     pattern: Pattern | None,
 ) -> None:
-    """Column after column: what goes, its error, the update of the later columns. panel: [p, R]."""
+    """Prune columns one by one and update the later columns, in place.
+
+    panel: columns, [p, R] float32. factor: [p, p], upper. mask: [p, R] bool, filled in here for a pattern. errors: output,
+    [p, R].
+    """
     diagonal = factor.diagonal()[:, None]
     weights, gone = panel.unbind(), errors.unbind()
     if pattern is None:
@@ -116,12 +119,12 @@ def _prune_panel(
 
 
 def inverse_factor(hessian: torch.Tensor, *, where: str) -> tuple[torch.Tensor, float]:
-    """The upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping that it took. H, U: [in, in].
+    """Return the upper Cholesky factor U of the damped inverse, H⁻¹ = Uᵀ·U, and the damping. H, U: [in, in].
 
-    With the order of the inputs reversed, H = L·Lᵀ gives U = L⁻¹ reversed again: one factorization and one
-    triangular inverse, where inverting H and factorizing the result would take twice that.
+    With the order of the inputs reversed, H = L·Lᵀ, and U is L⁻¹ reversed again. This takes one factorization and one
+    triangular inverse, half the work of inverting H and factorizing the result.
     Damping is relative to the mean diagonal; a failed factorization raises it tenfold.
-    Raises `CompressionError` where H has values that are NaN or infinite, or can't be inverted.
+    Raises `CompressionError` if H has NaN or infinite values, or can't be inverted.
     """
     diagonal = hessian.diagonal()
     live = diagonal[diagonal > 0]

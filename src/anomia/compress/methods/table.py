@@ -1,4 +1,4 @@
-"""From the name of a method to what does its work."""
+"""Look up methods by name."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from anomia.compress.steps import Prune, Quantize, Step
 
 
 def goes_by_block(step: Step) -> TypeGuard[Prune | Quantize]:
-    """Whether a step goes through a model block by block; llm.int8 replaces layers instead."""
+    """Whether a step works block by block; llm.int8 replaces layers instead."""
     return isinstance(step, Prune | Quantize) and bool(CATALOGUE[step.method].code)
 
 
 def method_of(name: str) -> Method:
-    """A method that goes through a model block by block, by its name."""
+    """Return a method that works block by block, by name."""
     method: Method = CATALOGUE[name].load()
     return method
 
 
 def updater_of(name: str) -> Updater:
-    """A way to change weights after pruning, by its name."""
+    """Return a method that changes weights after pruning, by name."""
     updater: Updater = CATALOGUE[name].load()
     return updater
 
 
 def reshaper_of(name: str) -> Reshaper:
-    """A way to drop parts, by its name."""
+    """Return a method that drops parts of a model, by name."""
     reshaper: Reshaper = CATALOGUE[name].load()
     return reshaper

@@ -1,4 +1,4 @@
-"""Wanda: weights and activations (Sun et al. 2024)."""
+"""Wanda: score weights by |W|·‖X‖ (Sun et al. 2024)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anomia.compress.steps import Target
 
 
 def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """|W|·‖X‖₂ in float32. weight: [out, in]; norms: [in], the L2 norm of each input over all tokens.
+    """Return |W|·‖X‖₂, [out, in] float32. weight: [out, in]; norms: [in], the L2 norm of each input over all tokens.
 
     Source: Sun et al. (2024), Equation 1.
     """
@@ -19,10 +19,10 @@ def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 
 
 def wanda_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch.Tensor:
-    """The lowest `int(in × sparsity)` scores of every output row, ties to the lowest index.
+    """Mask the lowest `int(in × sparsity)` scores of every output row, or of every M inputs; ties to the lowest index.
 
-    Returns [out, in] bool, True where the weight goes. For a pattern: the lowest of every M inputs.
-    Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group a row).
+    weight: [out, in]; norms: [in]. Returns [out, in] bool, True where the weight is pruned.
+    Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group per row).
     """
     return row_mask(wanda_scores(weight, norms), target)
 

@@ -1,4 +1,4 @@
-"""Zeros in a matrix: setting them, counting them, and whether as many are there as were asked for."""
+"""Zeros in a matrix: set them, count them, and compare their number with the target."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
 from anomia.errors import CompressionError
 
-# SparseGPT's blocks of columns: it rounds down in each.
+# SparseGPT's blocks of columns; it rounds down in each block.
 COLUMNS = 128
 
 MORE = "more zeros than asked for"
 NOTHING = "nothing was pruned: the sparsity is less than one weight of those that are compared"
-# A share of the weights: ties and single weights that round to zero are worth no word.
+# Tolerance as a fraction of the weights: ties and single weights that round to zero get no note.
 _SLACK = 1e-3
 
 
 def zero(matrix: WeightMatrix, mask: torch.Tensor) -> MatrixReport:
-    """Set the masked weights to zero in place and leave every other bit as it is. mask: [out, in] bool."""
+    """Set the masked weights to zero in place, and leave every other bit unchanged. mask: [out, in] bool."""
     weight = matrix.weight
     bits = {2: torch.int16, 4: torch.int32}.get(weight.element_size())
     if bits is None:
         weight.masked_fill_(mask, 0)
     else:
-        # `masked_fill_` handles half-precision numbers one at a time; these are vector instructions.
+        # `masked_fill_` handles half-precision numbers one at a time; this uses vector instructions.
         weight.view(bits).bitwise_and_(mask.to(bits).sub_(1))
     return report_matrix(matrix)
 
@@ -37,29 +37,29 @@ def zero(matrix: WeightMatrix, mask: torch.Tensor) -> MatrixReport:
 def zero_all(
     matrices: Sequence[WeightMatrix], masks: Sequence[torch.Tensor], statistic: InputStatistic
 ) -> list[MatrixReport]:
-    """`zero` for matrices that share an input. masks: [out, in] bool each."""
+    """Call `zero` for matrices that share an input. masks: [out, in] bool each."""
     dead = int((statistic.sum_squares == 0).sum())
     pairs = zip(matrices, masks, strict=True)
     return [zero(matrix, mask)._replace(dead_columns=dead) for matrix, mask in pairs]
 
 
 def report_matrix(matrix: WeightMatrix) -> MatrixReport:
-    """The matrix as it is now."""
+    """Report a matrix in its current state."""
     rows, columns = matrix.weight.shape
     return MatrixReport(matrix.name, (rows, columns), count_zeros(matrix.weight))
 
 
 def count_zeros(weight: torch.Tensor) -> int:
-    """How many values are zero, of either sign."""
+    """Count the zeros of either sign. weight: any shape."""
     if weight.device.type == "cpu" and weight.element_size() == 2 and weight.is_floating_point():
-        # The bits without the sign, as integers: half-precision numbers are compared one at a time.
+        # Count on integers without the sign bit, since half-precision numbers are compared one at a time.
         magnitudes = weight.detach().view(torch.int16).numpy().view(np.uint16) << 1
         return weight.numel() - int(np.count_nonzero(magnitudes))
     return int((weight == 0).sum())
 
 
 def check_zeros(report: MatrixReport, target: Target, where: str) -> None:
-    """Refuses a matrix that has fewer zeros than were asked for, whatever the reason."""
+    """Refuse a matrix with fewer zeros than requested, whatever the reason."""
     fewest = _fewest(report.shape, target)
     if report.zeros < fewest:
         raise CompressionError(
@@ -71,9 +71,10 @@ def check_zeros(report: MatrixReport, target: Target, where: str) -> None:
 def note_zeros(
     report: MatrixReport, matrix: WeightMatrix, statistic: InputStatistic | None, target: Target, before: int
 ) -> MatrixReport:
-    """The report with a note where the matrix has other zeros than were asked for, and why.
+    """Add a note to the report if the number of zeros isn't the requested one, with the reason.
 
-    matrix: as it is now. before: its zeros before the step. Only what methods round down needs no word.
+    matrix: in its current state. before: its zeros before the step. Differences from a method's rounding down get no
+    note.
     """
     rows, columns = report.shape
     wanted = rows * columns * (target.sparsity if isinstance(target, Pattern) else target)
@@ -93,7 +94,7 @@ def note_zeros(
 
 
 def _dead_are_gone(matrix: WeightMatrix, statistic: InputStatistic | None) -> bool:
-    """Whether there are inputs that no token excited, and none of them has a weight left."""
+    """Whether some inputs are always zero, and all their weights are zero."""
     if statistic is None:
         return False
     dead = statistic.sum_squares == 0
@@ -101,11 +102,11 @@ def _dead_are_gone(matrix: WeightMatrix, statistic: InputStatistic | None) -> bo
 
 
 def _fewest(shape: tuple[int, int], target: Target) -> int:
-    """The zeros that every method sets, whatever the groups in which it rounds down."""
+    """Return the minimum number of zeros of all methods, which round down in different groups."""
     rows, columns = shape
     if isinstance(target, Pattern):
         return rows * columns * (target.group - target.keep) // target.group
-    # Rows, blocks of columns, the whole matrix.
+    # Methods round down per row, per block of columns, or in the whole matrix.
     fewest = min(rows * int(columns * target), int(rows * columns * target))
     widths = [min(COLUMNS, columns - start) for start in range(0, columns, COLUMNS)]
     return min(fewest, sum(int(rows * width * target) for width in widths))
