@@ -1,7 +1,7 @@
-"""An adapter's tensors, each followed to the weight that it changes, and merged into it in float32.
+"""Merges an adapter's tensors into the weights of its base in float32.
 
-The result computes what peft computes with the adapter beside its base. LoRA and what is saved with it (DoRA, whole
-modules, biases, rows of tokens, enlarged vocabularies) needs no package; other kinds are merged by peft itself.
+The result computes the same as peft with the unmerged adapter. LoRA and everything saved with it (DoRA, whole modules,
+biases, token rows, enlarged vocabularies) needs no package; other kinds are merged by peft itself.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def examine(adapter: Adapter, model: Any) -> Plan | None:
-    """What `merge` would be given, after all that can be wrong with an adapter short of the base's values.
+    """Checks an adapter against its base, without the base's values, and returns the plan for `merge`.
 
     Args:
-        adapter: whose tensors are read.
-        model: the base, which may be without values.
+        adapter: the adapter, whose tensors are read.
+        model: the base, which may lack values (meta tensors).
 
     Returns:
-        The plan; None where peft merges the adapter.
+        The plan; None if peft merges the adapter.
 
     Raises:
-        ModelError: it doesn't fit, has values that are no numbers, or needs peft where that is not installed.
+        ModelError: it doesn't fit, contains NaN or infinite values, or needs peft, which is not installed.
     """
     if needs_peft(adapter):
         check_peft(adapter)
@@ -55,9 +55,9 @@ def examine(adapter: Adapter, model: Any) -> Plan | None:
 
 @torch.no_grad()
 def merge(adapter: Adapter, model: Any, found: Plan) -> None:
-    """Changes a model's weights in place to what the adapter makes of them, each computed in float32.
+    """Merges an adapter into a model's weights in place, computing each in float32.
 
-    A head that is tied to the embeddings gets a weight of its own where only one of the two is changed.
+    A head that is tied to the embeddings is untied if only one of the two changes.
 
     Raises:
         ModelError: the base is packed, or a merged weight would be NaN or infinite.
@@ -75,7 +75,7 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> None:
     values = partial(_read, adapter)
     apart = told_apart(adapter, model, found.changes, values)
     if apart is not None:
-        # What is not told apart by the adapter was saved of the one weight that both share.
+        # A stored weight that doesn't distinguish the two was saved from the one weight that both share.
         for name, change in found.changes.items():
             if name not in apart and name in vocabulary_modules(model) and "weight" in change.whole:
                 _set(adapter, model.get_submodule(name), "weight", values(change.whole["weight"]), name)
@@ -100,14 +100,14 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> None:
 
 
 def merge_with_peft(adapter: Adapter, model: Any) -> Any:
-    """The model with an adapter of another kind merged into it, by the package peft.
+    """Merges an adapter of another kind with the package peft and returns the model.
 
     Raises:
         ModelError: peft is not installed, or can't merge it into this base.
     """
     peft = check_peft(adapter)
     try:
-        # What it warns of is checked here, or is of training.
+        # Its warnings concern training, or faults that are checked here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped = peft.PeftModel.from_pretrained(
@@ -115,7 +115,7 @@ def merge_with_peft(adapter: Adapter, model: Any) -> Any:
             )
             known = {plain(name) for name in peft.get_peft_model_state_dict(wrapped)}
             merged = wrapped.merge_and_unload(safe_merge=True)
-    # Whatever a method of another package can't do with this base.
+    # A method of another package may fail on this base in any way.
     except Exception as error:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"model: {adapter.name!r} can't be merged by peft: {text}") from None
@@ -130,10 +130,10 @@ def merge_with_peft(adapter: Adapter, model: Any) -> Any:
 
 
 def check_peft(adapter: Adapter) -> Any:
-    """The package peft, for an adapter that only it can merge.
+    """Imports the package peft, for an adapter that only peft can merge.
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: peft is not installed.
     """
     try:
         return importlib.import_module("peft")
@@ -145,7 +145,7 @@ def check_peft(adapter: Adapter) -> Any:
 
 
 def _read(adapter: Adapter, name: str) -> torch.Tensor:
-    """One of the adapter's tensors, in float32."""
+    """Reads one of the adapter's tensors in float32."""
     with opened(adapter.stored[name].file) as file:
         value: torch.Tensor = file.get_tensor(name).float()
     if not bool(torch.isfinite(value).all()):
@@ -154,7 +154,7 @@ def _read(adapter: Adapter, name: str) -> torch.Tensor:
 
 
 def _untie(model: Any) -> None:
-    """Gives a tied head a weight of its own."""
+    """Gives a tied head its own copy of the weight."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for config in (model.config, model.config.get_text_config()):
@@ -162,10 +162,10 @@ def _untie(model: Any) -> None:
 
 
 def _add(adapter: Adapter, name: str, module: Any, parts: Mapping[str, torch.Tensor]) -> None:
-    """weight + scale · B·A; with DoRA each output (of embeddings: each column) is brought to its stored length.
+    """Computes weight + scale · B·A. With DoRA, each output (each column of embeddings) gets its stored norm.
 
-    parts: A [r, in], B [out, r], the magnitudes [out] and the bias [out], by the adapter's name of the part; of
-    embeddings A [r, V], B [H, r], magnitudes [H].
+    parts: A [r, in], B [out, r], magnitudes [out] and bias [out], by the adapter's name for the part; for embeddings
+    A [r, V], B [H, r], magnitudes [H]. The weight is [out, in], in a Conv1D [in, out], in embeddings [V, H].
     """
     weight = module.weight.data
     parts = {part: value.to(weight.device) for part, value in parts.items()}

@@ -1,4 +1,4 @@
-"""An adapter's tensors, each followed to the module that it changes, by names and shapes alone."""
+"""Assigns an adapter's tensors to the modules that they change, by names and shapes alone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _KEY = re.compile(
 _FACTORS = frozenset({*_PARTS, "lora_B.bias", "tokens"})
 _PREFIX = "base_model.model."
 _WRAPPED = re.compile(r"\.(base_layer|modules_to_save|token_adapter)(?=\.)")
-# The base's own, kept beside what replaces it.
+# The base's own module, stored next to its replacement.
 _REPLACED = re.compile(r"\.original_module\.")
 
 
 class ModuleChange(NamedTuple):
-    """What is done to one module. Values are names of the adapter's tensors.
+    """The changes to one module. Values are names of the adapter's tensors.
 
-    parts: factors by their role. whole: stored weight or bias that replaces the module's, by its name there.
+    parts: factors by role. whole: stored weights or biases that replace the module's, by parameter name.
     """
 
     parts: dict[str, str]
@@ -41,11 +41,11 @@ class ModuleChange(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """An adapter followed to the modules of its base.
+    """An adapter's tensors, assigned to the modules of its base.
 
-    changes: by the model's module. rows: of the vocabulary afterwards. unused: tensors that change nothing here, with
-    the reason. absent: what the adapter's settings name and it holds nothing for. untold: whether the settings don't say
-    which modules the factors are for.
+    changes: by module name. rows: rows of the vocabulary afterwards. unused: tensors that change nothing, with the
+    reason. absent: modules that the adapter's settings name but that it has no tensors for. untold: the settings don't
+    say which modules the factors are for.
     """
 
     changes: Mapping[str, ModuleChange]
@@ -56,11 +56,11 @@ class Plan(NamedTuple):
 
 
 def plan(adapter: Adapter, model: Any) -> Plan:
-    """Follows every tensor of an adapter to its module, by names and shapes; the model may be without values.
+    """Assigns every tensor of an adapter to its module, by name and shape; the model may lack values.
 
     Raises:
-        ModelError: a tensor has no place in the model, another shape than its place, or lacks its other half; rows of an
-            enlarged vocabulary are not stored; the settings leave all factors out, or can't be read.
+        ModelError: a tensor has no place in the model, the wrong shape, or lacks its other half; rows of an enlarged
+            vocabulary are not stored; the settings exclude all factors, or can't be read.
     """
     check_targets(adapter)
     changes: dict[str, ModuleChange] = {}
@@ -111,9 +111,9 @@ def plan(adapter: Adapter, model: Any) -> Plan:
 
 
 def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
-    """What was done, in a line: `base plus the adapter NAME (LoRA of rank 8 on 28 modules, merged in float32)`.
+    """Describes a merge in one line: `base plus the adapter NAME (LoRA of rank 8 on 28 modules; merged in float32)`.
 
-    before: rows of the vocabulary of base.
+    before: rows of base's vocabulary.
     """
     if found is None:
         return f"base plus the adapter {adapter.label} ({adapter.kind}, merged by peft)"
@@ -136,7 +136,7 @@ def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
 
 
 def notes(found: Plan | None) -> list[str]:
-    """What a reader has to know besides: tensors that are not used, and modules without any."""
+    """Notes for the reader: unused tensors, and modules without tensors."""
     if found is None:
         return []
     said = list(ignored_notes(found.unused))
@@ -160,11 +160,11 @@ def _leave_out(
     paths: Mapping[str, str],
     linear: frozenset[str],
 ) -> dict[str, str]:
-    """Takes out of `changes` what peft would not use, as the settings say; gives it back with the reason."""
+    """Removes from `changes` what peft would not use according to the settings; returns it with the reason."""
     out: dict[str, str] = {}
     bare: dict[str, str] = {}
     kept = 0
-    # With this switch, what is put on the embeddings is on the head too, whichever is named.
+    # With this switch, changes to the embeddings also apply to the head, whichever is named.
     tied = vocabulary_modules(model) if adapter.settings.get("ensure_weight_tying") else []
     for name, change in list(changes.items()):
         parts = [part for part in change.parts if (part == "tokens") == (adapter.kind == TOKENS)]
@@ -174,7 +174,7 @@ def _leave_out(
             why = f"{setting} in the adapter's settings leaves their modules out"
             out |= {change.parts.pop(part): why for part in parts}
         elif _factors(change):
-            # Beside factors, peft calls the base's own weight so.
+            # In modules with factors, peft uses this name for the base's own weight.
             beside = [each for each, key in change.whole.items() if ".base_layer." not in key]
             why = "peft ignores whole weights of modules that also have factors"
             bare |= {change.whole.pop(each): why for each in beside}
@@ -190,7 +190,7 @@ def _leave_out(
 
 
 class _Places:
-    """The modules of a model by the names that adapters give them, as transformers translates names of weights."""
+    """The modules of a model by the names that adapters use, translated as transformers renames weights."""
 
     def __init__(self, model: Any) -> None:
         self._modules = dict(model.named_modules())
@@ -201,7 +201,7 @@ class _Places:
         self._prefix = model.base_model_prefix
 
     def find(self, path: str, part: str) -> tuple[str | None, str]:
-        """The module of a path and the name of its parameter; None where there is none of that kind."""
+        """The module name for a path, or None if there is no fitting module, and the name of its parameter."""
         factor = part in _FACTORS
         attribute = "weight" if factor else part
         for name in (path, self._renamed(path)):
@@ -224,7 +224,7 @@ class _Places:
 
 
 def vocabulary_modules(model: Any) -> list[str]:
-    """Names of the token embeddings and of the output head."""
+    """Names of the token embeddings and the output head."""
     wanted = [
         module
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
@@ -234,7 +234,10 @@ def vocabulary_modules(model: Any) -> list[str]:
 
 
 def is_tied(model: Any) -> bool:
-    """Whether the head is the embeddings, or there is no head; of a model without values, what its settings say."""
+    """Whether the head shares its weight with the embeddings, or there is no head.
+
+    For a model without values, the configuration decides.
+    """
     head = model.get_output_embeddings()
     if head is None:
         return True
@@ -249,10 +252,10 @@ def told_apart(
     changes: Mapping[str, ModuleChange],
     values: Callable[[str], torch.Tensor] | None = None,
 ) -> set[str] | None:
-    """Which of embeddings and head, tied in the base, get a stored weight of their own; None where they stay tied.
+    """Which of embeddings and head, tied in the base, get their own stored weights; None if they stay tied.
 
-    Empty where only factors tell them apart. values: reads one of the adapter's weights, [V, H], by its stored name, to
-    see whether two are equal.
+    The set is empty if they differ only by factors. values: reads one of the adapter's weights [V, H] by stored name,
+    to compare the two.
     """
     names = vocabulary_modules(model)
     if len(names) < 2 or not is_tied(model):
@@ -274,7 +277,7 @@ def told_apart(
 
 
 def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> int:
-    """How many tokens the model has afterwards: as many as stored embeddings or heads have rows."""
+    """The number of rows of the vocabulary afterwards, from stored embeddings, heads or token rows."""
     here = int(model.get_input_embeddings().weight.shape[0])
     names = vocabulary_modules(model)
     stored = {
@@ -316,7 +319,7 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> 
 
 
 def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: int) -> None:
-    """Refuses tensors of one module that do not fit it, or each other."""
+    """Refuses tensors that don't fit their module or each other."""
     module = model.get_submodule(name)
     shape = _shape(module)
     if name in vocabulary_modules(model):
@@ -376,7 +379,7 @@ def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: 
 def _absent(
     adapter: Adapter, changes: Mapping[str, ModuleChange], model: Any, linear: frozenset[str]
 ) -> tuple[str, ...]:
-    """Modules that the settings name, the model has, and the adapter holds nothing for."""
+    """Modules of the model that the settings name but the adapter has no tensors for."""
     saved = listed(adapter.settings.get("modules_to_save"))
     told = adapter.kind == LORA and adapter.settings.get("target_modules") is not None
     lacking = []
@@ -398,7 +401,7 @@ def _homeless(adapter: Adapter, name: str, model: Any) -> str:
 
 
 def _read(name: str) -> tuple[str, str]:
-    """A stored name as the path of a module and what of it this is."""
+    """Splits a stored name into the path of a module and the part or parameter."""
     short = plain(name)
     match = _KEY.match(short)
     if match is None:
@@ -418,14 +421,14 @@ def plain(name: str) -> str:
 
 
 def _is_saved(adapter: Adapter, path: str) -> bool:
-    """Whether `modules_to_save` names a module, or one that it is a part of."""
+    """Whether `modules_to_save` names a module or one that contains it."""
     saved = adapter.settings.get("modules_to_save")
     names = [saved] if isinstance(saved, str) else listed(saved)
     return any(f".{each}." in f".{path}." for each in names)
 
 
 def _factors(change: ModuleChange) -> bool:
-    """Whether a module has factors, besides rows of tokens."""
+    """Whether a module has factors (token rows don't count)."""
     return bool(set(change.parts) - {"tokens"})
 
 
@@ -434,9 +437,9 @@ def _first(change: ModuleChange) -> str:
 
 
 def _shape(module: Any) -> tuple[int, int]:
-    """Outputs and inputs; of embeddings, rows and width."""
+    """(outputs, inputs) of a module; for embeddings (rows, width)."""
     if module.weight.dim() != 2:
-        # Only stored whole, and checked as such.
+        # Such weights are only stored whole, and checked as whole.
         return (int(module.weight.shape[0]), 1)
     first, second = (int(size) for size in module.weight.shape)
     return (second, first) if isinstance(module, Conv1D) else (first, second)

@@ -1,4 +1,4 @@
-"""What an adapter's settings say of itself and of single modules, as peft reads them."""
+"""Reads an adapter's settings, for the whole adapter and for single modules, as peft does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from anomia.errors import ModelError
 from anomia.models.adapters import LORA, TOKENS, Adapter
 
-# Settings of LoRA that change nothing of what a saved one computes, or are followed here.
+# LoRA settings that don't affect what a saved adapter computes, or that are implemented here.
 _FOLLOWED = {
     "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
     "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
@@ -19,12 +19,12 @@ _FOLLOWED = {
     "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
     "task_type", "token_indices", "trainable_token_indices", "use_dora", "use_rslora", "velora_config", "init_weights",
 }  # fmt: skip
-# These change the base's own weights before training begins, so that the saved factors fit no other.
+# These initializations change the base's weights before training, so the saved factors fit no other weights.
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def needs_peft(adapter: Adapter) -> str:
-    """Why only peft can merge an adapter; "" where this program can."""
+    """The reason why only peft can merge an adapter; "" if this program can."""
     settings = adapter.settings
     if adapter.kind == TOKENS:
         return ""
@@ -39,7 +39,7 @@ def needs_peft(adapter: Adapter) -> str:
 
 
 def indices_of(adapter: Adapter, module: str) -> list[int]:
-    """The rows of a module that are trained, in the order in which they are stored."""
+    """The indices of a module's trained rows, in stored order."""
     given = adapter.settings.get("token_indices" if adapter.kind == TOKENS else "trainable_token_indices")
     if isinstance(given, Mapping):
         given = next(
@@ -53,16 +53,16 @@ def indices_of(adapter: Adapter, module: str) -> list[int]:
 
 
 def rank_of(adapter: Adapter, module: str) -> int:
-    """The rank of a module's factors; 0 where the settings say none."""
+    """The rank of a module's factors; 0 if the settings give none."""
     found = _of_pattern(adapter, "rank_pattern", module) or adapter.settings.get("r")
     return int(found) if isinstance(found, int) else 0
 
 
 def scale_of(adapter: Adapter, module: str) -> float:
-    """What a module's B·A is multiplied with: alpha over the rank, or over its root (rsLoRA, Kalajdzievski 2023).
+    """The factor for a module's B·A: alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023).
 
     Raises:
-        ModelError: the settings have no alpha, or one that is no number; there is no rank to divide it by.
+        ModelError: the settings have no alpha, or one that isn't a number.
     """
     alpha = _of_pattern(adapter, "alpha_pattern", module)
     alpha = adapter.settings.get("lora_alpha") if alpha is None else alpha
@@ -80,7 +80,7 @@ def scale_of(adapter: Adapter, module: str) -> float:
 
 
 def _of_pattern(adapter: Adapter, key: str, module: str) -> Any:
-    """What a pattern of the settings says of a module, as peft reads it: the first whose end matches."""
+    """The value of a pattern setting for a module, as in peft: the first pattern that matches the end of its name."""
     patterns = adapter.settings.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise ModelError(
@@ -100,5 +100,5 @@ def _of_pattern(adapter: Adapter, key: str, module: str) -> Any:
 
 
 def listed(value: Any) -> list[str]:
-    """A list of names; empty for a pattern and for nothing."""
+    """A list of names; empty for a pattern or a missing value."""
     return [str(each) for each in value] if isinstance(value, list) else []

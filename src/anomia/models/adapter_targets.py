@@ -1,4 +1,4 @@
-"""Which modules an adapter's settings put it on, as peft reads them: factors of others are stored and not used."""
+"""The modules that an adapter's settings target, as in peft; stored factors of other modules are not used."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from anomia.models.adapter_settings import listed
 from anomia.models.adapters import Adapter
 
 _ALL_LINEAR = "all-linear"
-# peft's names of the reasons, in the order in which it looks.
+# The settings that peft checks, in its order.
 _EXCLUDED, _SAVED, _TARGETS, _LAYERS = (
     "exclude_modules", "modules_to_save", "target_modules", "layers_to_transform",
 )  # fmt: skip
 
 
 def linear_modules(model: Any) -> frozenset[str]:
-    """Names of what `target_modules: "all-linear"` means: all linear layers but the output head."""
+    """Names of the modules meant by `target_modules: "all-linear"`: all linear layers except the output head."""
     head = model.get_output_embeddings()
     return frozenset(
         name
@@ -31,10 +31,10 @@ def linear_modules(model: Any) -> frozenset[str]:
 
 
 def check_targets(adapter: Adapter) -> None:
-    """Refuses settings of modules that peft can't read either.
+    """Refuses module settings that peft can't read either.
 
     Raises:
-        ModelError: one is of the wrong type or no pattern, or two contradict each other.
+        ModelError: a setting has the wrong type or isn't a valid pattern, or two contradict each other.
     """
     settings = adapter.settings
     targets, layers, pattern = (settings.get(key) for key in (_TARGETS, _LAYERS, "layers_pattern"))
@@ -64,11 +64,11 @@ def check_targets(adapter: Adapter) -> None:
 
 
 def leaves_out(adapter: Adapter, names: Sequence[str], linear: Collection[str]) -> str:
-    """The setting that keeps factors off a module; "" where they are used, or where no setting names modules.
+    """The setting that excludes factors from a module; "" if they are used, or if no setting names modules.
 
     Args:
-        adapter: whose settings were checked with `check_targets`.
-        names: the module's here, and the one in the adapter's file, which is that of the model it was made on.
+        adapter: an adapter whose settings were checked with `check_targets`.
+        names: the module's name here, and its name in the adapter's file, from the model it was made on.
         linear: see `linear_modules`.
     """
     found = [_leaves_out(adapter, name, linear) for name in names]
@@ -76,7 +76,7 @@ def leaves_out(adapter: Adapter, names: Sequence[str], linear: Collection[str]) 
 
 
 def _leaves_out(adapter: Adapter, name: str, linear: Collection[str]) -> str:
-    """As `check_target_module_exists` of peft 0.21."""
+    """Like `check_target_module_exists` of peft 0.21."""
     settings = adapter.settings
     excluded, targets = settings.get(_EXCLUDED), settings.get(_TARGETS)
     if excluded and (
@@ -107,9 +107,9 @@ def _ends_in(name: str, ends: Sequence[str]) -> bool:
 
 
 def _layer(name: str, pattern: Any) -> int | None:
-    """The number of the layer in a module's name."""
+    """The layer number in a module's name."""
     patterns = [r"[^.]*"] if not pattern else [pattern] if isinstance(pattern, str) else listed(pattern)
-    # Without a pattern something has to stand before the name of the list of layers.
+    # Without a pattern, something has to come before the name of the list of layers.
     start = r"(?:^|.*?\.)" if pattern else r".*?\."
     found = (re.match(rf"{start}{each}\.(?P<layer>\d+)\.", name) for each in patterns)
     return next((int(match["layer"]) for match in found if match), None)

@@ -1,4 +1,4 @@
-"""Folders that hold an adapter (LoRA and other kinds of peft) and not the model that it changes."""
+"""Folders that contain an adapter (LoRA or another kind of peft) without the model that it changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 LORA, TOKENS = "LORA", "TRAINABLE_TOKENS"
 _INTEGERS = {"I64", "I32", "I16", "U8", "U16", "U32", "U64"}
-# What these learn is put before a prompt or between layers, or depends on it: no weights are equal to it.
+# These put learned values before the prompt or between layers, or depend on the input: no weights are equivalent.
 _UNMERGEABLE: Mapping[str, str] = {
     "PROMPT_TUNING": "prompt tuning learns tokens that are put before every prompt",
     "MULTITASK_PROMPT_TUNING": "multitask prompt tuning learns tokens that are put before every prompt",
@@ -35,10 +35,10 @@ _UNMERGEABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter as it is stored.
+    """An adapter as stored.
 
-    name: what the user called it. base: the model that it says it was made for, "" where it doesn't say. kind: peft's
-    name of the method, in capitals. settings: of `adapter_config.json`. identity: a hash of its tensors and settings.
+    name: as given by the user. base: the model that its settings name as base, "" if none. kind: peft's name of the
+    method, in capitals. settings: the content of `adapter_config.json`. identity: a hash of its tensors and settings.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Adapter:
 
     @property
     def label(self) -> str:
-        """A short name for reports: of the folder, or the hub's."""
+        """A short name for reports: the name of the folder, or the hub id."""
         return self.folder.resolve().name if Path(self.name).expanduser().is_dir() else self.name
 
 
 def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
-    """The adapter that a folder or a hub repository holds; None where it holds something else.
+    """Finds the adapter in a folder or a hub repository; None if it contains something else.
 
-    A folder with `adapter_config.json` and no weights of a model holds an adapter, whatever other files of a model it
-    has. One with both is left to loading, which refuses it.
+    A folder with `adapter_config.json` and without model weights is an adapter, whatever other files it has. A folder
+    with both is left to loading, which refuses it.
 
     Raises:
-        ModelError: it holds one that can't be used: pickled, damaged, quantized, or of a kind that no weights are equal to.
+        ModelError: the adapter can't be used: pickled, damaged, quantized, or of a kind that can't be merged.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -99,13 +99,14 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
 
 
 def check_base(adapter: Adapter, given: str, config: Any) -> str:
-    """A word where an adapter is put on another base than the one it names; "" where it is the same by name.
+    """A note if an adapter is put on a base other than the one it names; "" if the names match.
 
-    A base whose weights were written in another order or scale than those that it was trained on is told in any case.
+    A base whose weights were rewritten in another order or scale is always noted.
 
     Args:
-        adapter: names its base.
-        given: what it is put on. config: of that model, which may remember where it came from.
+        adapter: the adapter, which names its base.
+        given: the base that it is put on.
+        config: the configuration of that base, which may record where it came from.
     """
     moved = "" if _is_itself(adapter.base, given) else rewritten(Path(given).expanduser())
     if moved:
@@ -132,7 +133,7 @@ def _is_itself(base: str, given: str) -> bool:
 
 
 def own_base(adapter: Adapter) -> str:
-    """The base that an adapter names, where it is given without one.
+    """The base that an adapter names, for an adapter that is given without one.
 
     Raises:
         ModelError: it names none.
@@ -146,7 +147,7 @@ def own_base(adapter: Adapter) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are of one model: the same path, or the same last part, as of a hub id and its local copy."""
+    """Whether two names mean the same model: the same path, or the same last part, as a hub id and its local copy."""
     if one == other:
         return True
     paths = [Path(name).expanduser() for name in (one, other)]
@@ -173,9 +174,9 @@ def _weights(name: str, folder: Path) -> Path:
 
 
 def _check_types(name: str, kind: str, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuses factors that are stored as integers or 8-bit floats, whose scales no adapter has a place for."""
+    """Refuses factors stored as integers or 8-bit floats, because adapters have no place for their scales."""
     for key, tensor in stored.items():
-        # Other kinds may also say which entries of a matrix they change.
+        # Other kinds may also store the indices of the matrix entries that they change.
         index = kind not in (LORA, TOKENS) and tensor.dtype in _INTEGERS and "indices" in key
         if tensor.dtype not in FLOATS and not index:
             raise ModelError(
@@ -186,9 +187,9 @@ def _check_types(name: str, kind: str, stored: Mapping[str, StoredTensor]) -> No
 
 
 def _identity(file: Path, settings: Mapping[str, Any]) -> str:
-    """The same for the same tensors and settings, wherever they are."""
+    """A hash of tensors and settings that doesn't depend on their location."""
     digest = hashlib.sha256()
-    # Where it was made is no part of what it does.
+    # The name of the base doesn't affect what the adapter computes.
     kept = {
         key: value for key, value in settings.items() if key not in ("base_model_name_or_path", "revision")
     }
@@ -199,7 +200,7 @@ def _identity(file: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _on_the_hub(name: str, revision: str | None) -> Path | None:
-    """The cached folder of a hub repository that holds an adapter and no configuration of a model."""
+    """The cached folder of a hub repository that contains an adapter and no model configuration, else None."""
     from transformers.utils.hub import cached_file
 
     def get(file: str) -> str | None:
@@ -208,7 +209,7 @@ def _on_the_hub(name: str, revision: str | None) -> Path | None:
                 name, file, revision=revision, _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
             )  # fmt: skip
-        # Loading says why a name can't be looked up.
+        # Loading reports why a name can't be looked up.
         except Exception:
             return None
         return found

@@ -1,4 +1,4 @@
-"""What only a loaded model shows: what its files hold and it does not compute with."""
+"""Checks of a loaded model: content of its files that it doesn't use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _ROTARY = 0.02
 
 
 def was_unpacked(config: Any, model: Any) -> bool:
-    """Whether a quantization method took the weights: it is still there, or is done and has removed its settings.
+    """Whether a quantization method handled the weights: it is still active, or has removed its settings when done.
 
     Args:
-        config: before loading. model: after it.
+        config: the configuration before loading.
+        model: the loaded model.
     """
     if getattr(model, "hf_quantizer", None) is not None:
         return True
@@ -29,9 +30,10 @@ def was_unpacked(config: Any, model: Any) -> bool:
 
 
 def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
-    """A word where the configuration names a quantization method that was not applied. config: before loading.
+    """A note if the configuration names a quantization method that was not applied. config: before loading.
 
-    Raises `ModelError` for a method that transformers doesn't know: it would take whatever is stored as dense weights.
+    Raises:
+        ModelError: transformers doesn't know the method, and would take whatever is stored as dense weights.
     """
     method = _method(config)
     if method is None or was_unpacked(config, model):
@@ -44,7 +46,7 @@ def quantization_note(config: Any, model: Any) -> tuple[str, ...]:
 
 
 def check_method(config: Any) -> None:
-    """Refuses a quantization method that transformers doesn't know, for a model whose class is transformers' own."""
+    """Refuses a quantization method that transformers doesn't know, for a model class from transformers itself."""
     method = _method(config)
     if method is not None and not is_unpacked_on_loading(config):
         raise ModelError(
@@ -55,7 +57,7 @@ def check_method(config: Any) -> None:
 
 
 def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
-    """A word where the configuration names a quantization method and the files hold plain floats and no scales."""
+    """A note if the configuration names a quantization method but the files contain plain floats without scales."""
     method = _method(config)
     if method is None or not is_unpacked_on_loading(config) or not stored:
         return ()
@@ -68,7 +70,7 @@ def unquantized_note(config: Any, stored: Mapping[str, StoredTensor]) -> tuple[s
 
 
 def is_unpacked_on_loading(config: Any) -> bool:
-    """Whether a configuration names a quantization method that transformers knows; others are passed over."""
+    """Whether a configuration names a quantization method that transformers knows; it ignores others."""
     method = _method(config) or ""
     return method in AUTO_QUANTIZATION_CONFIG_MAPPING or method == "bitsandbytes"
 
@@ -81,7 +83,7 @@ def _method(config: Any) -> str | None:
 
 
 def untied_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
-    """A word where the configuration ties the head to the embeddings and the files hold two different ones."""
+    """A note if the configuration ties the head to the embeddings but the files contain two different ones."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if not getattr(config, "tie_word_embeddings", False) or head is None or not stored:
         return ()
@@ -94,9 +96,9 @@ def untied_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ..
 
 
 def rotary_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
-    """A word where stored rotary frequencies, [rotated dimensions / 2], are not those that the configuration leads to.
+    """A note if stored rotary frequencies, [rotated dimensions / 2], differ from those of the configuration.
 
-    stored: the headers of the files' tensors by name; only the frequencies are read.
+    stored: headers of the stored tensors by name; only the frequencies are read.
     """
     computed = [buffer.float().cpu() for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
     for name, info in stored.items():
@@ -115,7 +117,7 @@ def rotary_note(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[str, ..
 
 
 def with_gguf(found: Account, model: Any, path: Path) -> Account:
-    """Adds what a GGUF file holds and transformers' reader passed over, where other programs compute with it."""
+    """Adds tensors of a GGUF file that transformers' reader ignores and other programs use."""
     scaled = {name for name in found.surplus if name.startswith("rope_") and rope_scaled(model.config)}
     surplus = {**found.surplus, **{name: name for name in homeless(path, model)}}
     return found._replace(surplus={name: name for name in sorted(surplus) if name not in scaled})

@@ -1,8 +1,8 @@
 """Prompts as a user's turn in a model's own chat template.
 
-A template is code that comes with the model. It is tried once, before anything is measured: a template that drops,
-changes or repeats what is asked is refused. What it writes depends on the prompt and a date alone, so that base and a
-compressed model are asked the same on two days and two machines.
+A template is code that comes with the model. It is tried once, before any measurement; a template that drops, changes
+or repeats the prompt is refused. Its output depends only on the prompt and a date, so that base and a compressed model
+are asked the same on different days and machines.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _NO_CHAT = "or leave out --chat"
 
 
 def render(tokenizer: Any, prompt: str, *, today: datetime.date | None = None) -> str:
-    """A prompt as a user's turn in the tokenizer's chat template: thinking off, up to where the answer begins.
+    """Renders a prompt as a user's turn in the tokenizer's chat template, thinking off, up to the answer's start.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         prompt: the user's text; nothing in it is evaluated.
-        today: the date that the template sees; None: this day's. The same date gives the same text.
+        today: the date that the template sees; None for the current date. The same date gives the same text.
 
     Raises:
-        ModelError: the template can't be used, or doesn't write this prompt.
+        ModelError: the template can't be used, or fails on this prompt or changes it.
     """
     if _writes_itself(tokenizer):
         return _checked(tokenizer, prompt, lambda: _own(tokenizer)(_turns(prompt), today=DAY).text)
@@ -44,14 +44,14 @@ def render(tokenizer: Any, prompt: str, *, today: datetime.date | None = None) -
 
 
 def check_chat(name: str, tokenizer: Any) -> None:
-    """Sees that a tokenizer has a chat template that asks what it is given.
+    """Checks that a tokenizer has a usable chat template.
 
     Args:
-        name: what the user called the model.
+        name: the model's name as given by the user.
         tokenizer: its tokenizer.
 
     Raises:
-        ModelError: there is none, or several of which none is the default, or it can't be used: what it did.
+        ModelError: there is no template, several without a default, or one that can't be used.
     """
     _usable(name, _trial(name, tokenizer))
     if _writes_itself(tokenizer) and not _reads_back(tokenizer):
@@ -62,28 +62,28 @@ def check_chat(name: str, tokenizer: Any) -> None:
 
 
 def varies_with_date(tokenizer: Any) -> bool:
-    """Whether the text of a prompt depends on the date: the template asks for it.
+    """Whether the template asks for the date, so that rendered prompts depend on it.
 
     Raises:
         ModelError: there is no template.
     """
     if _writes_itself(tokenizer):
-        # What its own code does with the template can't be seen.
+        # How the tokenizer's own code uses the template is unknown.
         return "strftime_now" in str(getattr(tokenizer, "chat_template", ""))
     return _trial(_name(tokenizer), tokenizer).dated
 
 
 def answer_gap(tokenizer: Any) -> str:
-    """What stands between a rendered prompt and an answer: " " where the template itself writes one, else "".
+    """The text between a rendered prompt and an answer: " " if the template writes one there, else "".
 
-    `ASSISTANT:` of Vicuna is followed by a space that belongs to the answer's first token; a header that ends in a line
-    break is followed by the answer itself.
+    Vicuna's `ASSISTANT:` is followed by a space that belongs to the answer's first token; a header that ends in a line
+    break is followed by the answer directly.
     """
     return _trial(_name(tokenizer), tokenizer).gap
 
 
 def chat_notes(tokenizer: Any) -> tuple[str, ...]:
-    """What a reader has to know of prompts in this template, a sentence each.
+    """Notes for the reader on prompts in this template, one sentence each.
 
     Raises:
         ModelError: the template can't be used.
@@ -104,27 +104,30 @@ def chat_notes(tokenizer: Any) -> tuple[str, ...]:
 
 
 def leaves_thinking_open(tokenizer: Any) -> bool:
-    """Whether prompts end inside a `<think>` span that the template opens though thinking is switched off."""
+    """Whether prompts end inside a `<think>` span that the template opens although thinking is switched off."""
     return _trial(_name(tokenizer), tokenizer).thinking
 
 
 def holds_special(tokenizer: Any, text: str) -> tuple[str, ...]:
-    """The special tokens that stand in a text literally and that the tokenizer takes for the tokens themselves.
+    """The special tokens that occur literally in a text and that the tokenizer encodes as the tokens themselves.
 
-    A passage that quotes `<end_of_turn>` ends the user's turn. Beside special tokens these are added tokens that the
-    chat template writes, as `<think>`; added tokens of white space or markup are ordinary text. In order of their ids.
+    A passage that quotes `<end_of_turn>` would end the user's turn. Added tokens that the chat template writes, such as
+    `<think>`, count too; added tokens of white space or markup are ordinary text. Sorted by id.
     """
     folded = text.casefold()
     added = _added_tokens(tokenizer, len(tokenizer))
     found = sorted(added.keys() & set(tokenizer(text, add_special_tokens=False).input_ids))
-    # An unknown character gives <unk>, which then doesn't stand in the text.
+    # An unknown character gives <unk>, which is not in the text.
     named = [added[index] for index in found if added[index].content.casefold() in folded]
     return tuple(token.content for token in named if token.special or _is_mark(tokenizer, token.content))
 
 
 @lru_cache(maxsize=2)
 def _added_tokens(tokenizer: Any, size: int) -> Mapping[int, Any]:
-    """Added tokens by id: thousands in some tokenizers, which build them anew each time. size: of the vocabulary."""
+    """Added tokens by id, cached: some tokenizers have thousands and rebuild them on each access.
+
+    size: the size of the vocabulary, as part of the cache key.
+    """
     del size
     added: Mapping[int, Any] = tokenizer.added_tokens_decoder
     return added
@@ -140,16 +143,16 @@ def _is_mark(tokenizer: Any, token: str) -> bool:
 
 
 def _turns(prompt: str, *, parts: bool = False) -> Turns:
-    # A plain string: methods of a subclass would be the template's to call.
+    # A plain string, because a template could call methods of a subclass.
     return [{"role": "user", "content": content_of(str.__str__(prompt), parts=parts)}]
 
 
 def _checked(tokenizer: Any, prompt: str, write: Any) -> str:
-    """What is written for a prompt, if the prompt is in it; white space aside, which some templates tidy."""
+    """The rendered text, checked to contain the prompt except for white space, which some templates tidy."""
     try:
         text: str = write()
     except Exception as error:
-        # A template is code of somebody else, and can stumble over one prompt out of many.
+        # A template is third-party code and can fail on one prompt out of many.
         raise ModelError(
             _message(_name(tokenizer), f"{what_failed(error)}, asked {_begin(prompt)}")
         ) from None
@@ -185,7 +188,7 @@ def _message(name: str, fault: str) -> str:
 
 
 def _template_of(name: str, tokenizer: Any) -> ChatTemplate:
-    """The template that is used for plain conversations.
+    """The default template, used for plain conversations.
 
     Raises:
         ModelError: there is none.
@@ -209,7 +212,7 @@ def _template_of(name: str, tokenizer: Any) -> ChatTemplate:
 
 
 def _elsewhere(name: str) -> str:
-    """The remedy for a missing template: processors keep theirs in another file."""
+    """The remedy for a missing template; processors keep theirs in another file."""
     if (Path(name).expanduser() / "chat_template.json").is_file():
         return (
             "there is one in chat_template.json, which only processors of images read: save its text as "
@@ -223,14 +226,14 @@ def _name(tokenizer: Any) -> str:
 
 
 def _writes_itself(tokenizer: Any) -> bool:
-    """Whether a tokenizer has code of its own in place of a Jinja template."""
+    """Whether a tokenizer writes chats with its own code instead of a Jinja template."""
     return getattr(type(tokenizer), "apply_chat_template", None) is not (
         PreTrainedTokenizerBase.apply_chat_template
     )
 
 
 def _reads_back(tokenizer: Any) -> bool:
-    """Whether code of a tokenizer's own makes the same tokens of a conversation as of its text."""
+    """Whether a tokenizer's own code gives the same tokens for a conversation as for its text."""
     turns = _turns(PROMPT)
     text = _own(tokenizer)(turns, today=DAY).text
     how: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
@@ -242,14 +245,14 @@ def _reads_back(tokenizer: Any) -> bool:
 
 
 def _own(tokenizer: Any) -> Any:
-    """A tokenizer's own way to write conversations; it sees the clock, if it reads it."""
+    """A writer that uses the tokenizer's own code, which may read the real clock."""
 
     def write(turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
         how = {"tokenize": False, "add_generation_prompt": begin_answer}
         try:
             text = tokenizer.apply_chat_template(list(turns), **how, **THINKING_OFF)
         except (TypeError, ValueError):
-            # Code that knows no such option, or that refuses these turns, which the second call tells.
+            # The code doesn't know these options, or it refuses these turns, in which case the second call raises.
             text = tokenizer.apply_chat_template(list(turns), **how)
         return TemplateText(text, False)
 

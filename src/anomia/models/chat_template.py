@@ -1,8 +1,8 @@
-"""A chat template as a function of a conversation and a date, and of nothing else.
+"""Chat templates as functions of a conversation and a date, and nothing else.
 
-`apply_chat_template` of transformers lets a template read the clock (`strftime_now`), and takes no other clock: it
-turns functions among its arguments into placeholders. So templates are rendered here, with the library's own compiled
-template and the variables that it would give, but for the clock.
+`apply_chat_template` of transformers lets a template read the clock (`strftime_now`), and the clock can't be replaced:
+functions among the arguments become placeholders. So templates are rendered here, with the library's own compiled
+template and its usual variables, except for the clock.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _DIRECTIVE = re.compile(r"%(.)", re.DOTALL)
 
 
 class TemplateText(NamedTuple):
-    """What a template wrote; dated: it asked for the date."""
+    """Rendered text. dated: the template asked for the date."""
 
     text: str
     dated: bool
 
 
 class ChatTemplate(NamedTuple):
-    """A template and what it may name. tokens: the tokenizer's special tokens, as `("bos_token", "<s>")`."""
+    """A template and the special tokens that it may use. tokens: pairs such as `("bos_token", "<s>")`."""
 
     source: str
     tokens: tuple[tuple[str, str], ...] = ()
 
     def write(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
-        """A conversation as text, thinking switched off.
+        """Renders a conversation as text, with thinking switched off.
 
         Args:
-            turns: messages with a role and a content.
-            today: what the template takes for the date; the time of day is always noon.
-            begin_answer: add what an answer follows (`add_generation_prompt`).
+            turns: messages with a role and content.
+            today: the date given to the template; the time of day is always noon.
+            begin_answer: add the start of an answer (`add_generation_prompt`).
 
         Raises:
-            Exception: whatever the template ends in: it is code of somebody else.
+            Exception: any error of the template, which is third-party code.
         """
         dated = False
 
@@ -73,12 +73,12 @@ class ChatTemplate(NamedTuple):
         return TemplateText(text, dated)
 
     def token(self, name: str) -> str:
-        """A special token by its name, "" where the tokenizer has none."""
+        """A special token by name; "" if the tokenizer has none."""
         return dict(self.tokens).get(name, "")
 
 
 def write_date(today: datetime.date, form: str) -> str:
-    """`strftime` at noon of a day, the same on every machine: English names whatever the locale, UTC for `%s`.
+    """`strftime` for noon of a day, the same on every machine: English names in any locale, UTC for `%s`.
 
     >>> write_date(datetime.date(2024, 7, 26), "%A, %d %b %Y %H:%M")
     'Friday, 26 Jul 2024 12:00'
@@ -99,13 +99,13 @@ def write_date(today: datetime.date, form: str) -> str:
         "r": "12:00:00 PM",
         "s": str(int(moment.replace(tzinfo=datetime.UTC).timestamp())),
     }
-    # Names hold no percent sign, so what is put in is not read as a directive.
+    # The inserted texts contain no percent sign, so they are not read as directives.
     return moment.strftime(_DIRECTIVE.sub(lambda found: fixed.get(found[1], found[0]), form))
 
 
 @lru_cache(maxsize=64)
 def chance_in(source: str) -> str:
-    """What in a template draws random numbers; "" for nothing.
+    """The part of a template that draws random numbers; "" if there is none.
 
     Raises:
         jinja2.TemplateSyntaxError: it is not valid Jinja.
@@ -118,11 +118,11 @@ def chance_in(source: str) -> str:
 
 @lru_cache(maxsize=64)
 def literals(source: str) -> frozenset[str]:
-    """The pieces of text that a template writes or compares, without its code; all of it where it isn't valid Jinja."""
+    """The pieces of text that a template writes or compares, without its code; the source if it isn't valid Jinja."""
     try:
         tree = _compile_jinja_template(source).environment.parse(source)
     except Exception:
-        # Compiling runs into whatever the text holds.
+        # Compiling can fail in any way, depending on the source.
         return frozenset({source})
     written = {found.data for found in tree.find_all(nodes.TemplateData)}
     return frozenset(
@@ -131,7 +131,7 @@ def literals(source: str) -> frozenset[str]:
 
 
 def what_failed(error: Exception) -> str:
-    """What a template did, as a sentence goes on after "the chat template": in its own words where it has any."""
+    """Describes a template's error as the rest of a sentence after "the chat template", in its own words if any."""
     words = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         return f"is not valid Jinja: {words} (line {error.lineno})"

@@ -1,4 +1,4 @@
-"""Tries a chat template on one question, and says what it did to it."""
+"""Tries a chat template on one question and reports how it changed the question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from anomia.models.chat_template import ChatTemplate, TemplateText, Turns, chanc
 DAY = datetime.date(2024, 7, 26)
 ANSWER = "Zanzibar, 1964"
 SYSTEM = "You are a helpful assistant."
-# What templates are known to damage: case, marks, quotes, template syntax, double spaces, line ends, length.
+# Text features that templates are known to damage: case, diacritics, quotes, template syntax, double spaces, line ends,
+# length.
 PIECES: Mapping[str, str] = {
     "passage": (
         "\"Fish & Chips\" cost <nearly> £4 in {{ 7 * 7 }} towns; it's  Zürich's 50 % rule.\n  {% Second line %}\\n "
@@ -45,19 +46,19 @@ _CHANGES: Mapping[str, Callable[[str], str]] = {
 
 
 class Writer(Protocol):
-    """Writes a conversation, as `ChatTemplate.write` does."""
+    """A function that renders a conversation, such as `ChatTemplate.write`."""
 
     def __call__(self, turns: Turns, *, today: datetime.date, begin_answer: bool = True) -> TemplateText:
-        """The conversation as text."""
+        """Renders the conversation as text."""
         ...
 
 
 class Trial(NamedTuple):
-    """How a template is used, as one try shows.
+    """The result of trying a template.
 
-    parts: content goes as a list of parts, because the template takes no plain text. gap: what it puts between its
-    prompt and an answer, " " or "". thinking: its prompts end inside a `<think>` span. dated: it asks for the date.
-    fault: why it can't be used, as a sentence goes on after "the chat template"; "" where it can.
+    parts: content must be a list of parts, because the template doesn't accept plain text. gap: the text between
+    prompt and answer, " " or "". thinking: prompts end inside a `<think>` span. dated: the template asks for the date.
+    fault: why it can't be used, as the rest of a sentence after "the chat template"; "" if it can.
     """
 
     parts: bool = False
@@ -68,7 +69,7 @@ class Trial(NamedTuple):
 
 
 class _FaultError(Exception):
-    """A template can't be used; how: how far it came, so that of two tries the better one is told."""
+    """A template can't be used. how: how far the try got, so that the better of several tries is reported."""
 
     def __init__(self, how: int, what: str) -> None:
         super().__init__(what)
@@ -78,11 +79,11 @@ class _FaultError(Exception):
 
 @lru_cache(maxsize=64)
 def try_template(template: ChatTemplate) -> Trial:
-    """Tries a template with plain content and then with a list of parts; a function of the template alone."""
+    """Tries a template with plain content, then with a list of parts. Depends on the template alone."""
     try:
         chance = chance_in(template.source)
     except Exception as error:
-        # Compiling runs into whatever the text holds.
+        # Compiling can fail in any way, depending on the source.
         return Trial(fault=what_failed(error))
     if chance:
         return Trial(fault=f"draws random numbers ({chance}), so that no two prompts would be asked alike")
@@ -90,10 +91,10 @@ def try_template(template: ChatTemplate) -> Trial:
 
 
 def try_writer(write: Writer, *, end: str = "", forms: tuple[bool, ...] = (False,)) -> Trial:
-    """Tries what writes conversations.
+    """Tries a writer of conversations.
 
     Args:
-        write: writes a conversation.
+        write: the writer.
         end: the end token.
         forms: the forms of content to try in turn; True is a list of parts.
     """
@@ -126,7 +127,7 @@ def _try(write: Writer, *, parts: bool, end: str, system: bool) -> Trial:
     try:
         written = write(asked, today=DAY)
     except Exception as error:
-        # A template is code of somebody else, and ends in whatever it stumbles over.
+        # A template is third-party code and can fail in any way.
         raise _FaultError(0, what_failed(error)) from None
     _check_pieces(written.text)
     whole, unopened = _text(write, answered), _text(write, asked)
@@ -137,16 +138,16 @@ def _try(write: Writer, *, parts: bool, end: str, system: bool) -> Trial:
 
 
 def _text(write: Writer, turns: Turns) -> str:
-    """A conversation that no answer is begun in; "" where the template refuses one like that."""
+    """Renders a conversation without starting an answer; "" if the template refuses that."""
     try:
         return write(turns, today=DAY, begin_answer=False).text
     except Exception:
-        # Some know no answers, or end only where one begins; nothing can be compared then.
+        # Some templates accept no answers, or only end where one begins; then nothing can be compared.
         return ""
 
 
 def _check_pieces(text: str) -> None:
-    """Sees that passage, question and request stand in a rendered prompt once each, unchanged and in order."""
+    """Checks that passage, question and request each occur once in a rendered prompt, unchanged and in order."""
     if not text.strip():
         raise _FaultError(1, "renders nothing")
     for name, piece in PIECES.items():
@@ -164,7 +165,7 @@ def _check_pieces(text: str) -> None:
 
 
 def _lost(name: str, piece: str, text: str) -> _FaultError:
-    """What became of a piece that is not in the text as it was."""
+    """Describes what happened to a piece that is not in the text unchanged."""
     for did, change in _CHANGES.items():
         if change(piece) in text:
             return _FaultError(3, f"{did} the user's text")
@@ -184,7 +185,7 @@ def _lost(name: str, piece: str, text: str) -> _FaultError:
 
 
 def _longest_beginning(piece: str, text: str) -> int:
-    """How many characters of a piece's beginning stand in a text in one piece."""
+    """The length in characters of the longest prefix of a piece that occurs in a text."""
     low, high = 0, len(piece)
     while low < high:
         middle = (low + high + 1) // 2
@@ -193,17 +194,17 @@ def _longest_beginning(piece: str, text: str) -> int:
 
 
 def _check_end(text: str, whole: str, unopened: str, *, end: str) -> str:
-    """Sees that an answer begins where a prompt ends, and returns what the template puts between them.
+    """Checks that an answer begins where the prompt ends, and returns the gap between them.
 
     Args:
-        text: the prompt.
+        text: the rendered prompt.
         whole: the same conversation with its answer.
-        unopened: the same without `add_generation_prompt`.
+        unopened: the prompt without `add_generation_prompt`.
         end: the end token.
     """
     before = whole.rpartition(ANSWER)[0]
     mine, its, closed = (_EMPTY_THOUGHT.sub("", part).rstrip() for part in (text, before, unopened))
-    # Some end a conversation where no answer is to follow, which is not to begin one where it is.
+    # Some templates only end a conversation if no answer is to follow; leaving that end out doesn't begin an answer.
     opens = mine != (closed.removesuffix(end).rstrip() if end else closed)
     if its.startswith(mine) and its != mine and not opens:
         raise _FaultError(
@@ -211,7 +212,7 @@ def _check_end(text: str, whole: str, unopened: str, *, end: str) -> str:
             "doesn't begin an answer: add_generation_prompt adds nothing, and an answer would come after "
             f"{its[len(mine) :].strip()[:60]!r}",
         )
-    # Some put it after every turn, the user's too.
+    # Some templates put the end token after every turn, including the user's.
     if end and mine.endswith(end) and not its.endswith(end):
         raise _FaultError(5, f"ends the prompt with the end token {end!r} instead of beginning an answer")
     return " " if before == f"{text} " or text.endswith(PIECES["request"]) else ""

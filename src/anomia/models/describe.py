@@ -1,4 +1,4 @@
-"""What a model is besides the values of its weights, found out in seconds: nothing is loaded but its tokenizer."""
+"""Describes a model without the values of its weights; takes seconds, because only the tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from anomia.models.small_files import SmallFile, small_files
 from anomia.models.tokenization import Tokenization
 from anomia.models.weights import Weights, build, describe_held, describe_weights, with_rows
 
-# No tokenizer is made of these.
+# Files that tokenizers don't read.
 _NOT_READ = {
     "generation_config.json",
     "README.md",
@@ -40,13 +40,13 @@ _READ: dict[Hashable, Reading] = {}
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What two models are compared by.
+    """The properties by which two models are compared.
 
-    kind: the class that is loaded. settings: of its configuration, nested ones with dots. known: those that the class
-    knows. generation: what the folder would generate with. end_tokens: what generation stops at. dtype: what it is
-    loaded as where nothing else is asked for. weights: None where the files are not on this machine.
-    fingerprint: of the tokenizer, as runs store it. adapter: what was put on a base, "" where nothing was.
-    rewritten: what compressing wrote in another order or scale, "" where nothing is known.
+    kind: the model class. settings: its configuration, nested keys joined by dots. known: settings that the class
+    knows. generation: the folder's generation settings. end_tokens: where generation stops. dtype: the default dtype
+    for loading. weights: None if the files are not on this machine. fingerprint: of the tokenizer, as stored in runs.
+    adapter: the adapter merged into a base, "" if none. rewritten: weights that compression wrote in another order or
+    scale, "" if none are known.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Description:
     rewritten: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, without the list of all tokens."""
+        """Plain values, without the vocabulary."""
         plain = dataclasses.asdict(self)
         del plain["tokenizer"]["vocabulary"]
         if self.template is not None:
@@ -92,14 +92,15 @@ def describe(
 
     Args:
         name: a hub id, a folder, a `.gguf` file, a model held in memory, or an adapter.
-        revision: of a hub repository.
-        trust_remote_code: whether code that the repository brings along may run.
+        revision: the revision of a hub repository.
+        trust_remote_code: whether code from the repository may run.
         prompts: texts by name, such as a study's, whose token ids are compared too.
         hash_weights: also read the weight files to hash them.
-        base: what an adapter is put on; None for the model that it names. base_revision: of that.
+        base: the base to put an adapter on; None for the one that it names.
+        base_revision: the revision of the base.
 
     Raises:
-        ModelError: it can't be found, or loading would refuse it.
+        ModelError: the model can't be found, or loading would refuse it.
     """
     if name.startswith(PREFIX):
         return _describe_held(name, prompts)
@@ -140,7 +141,7 @@ def _with_adapter(
     *,
     trust_remote_code: bool,
 ) -> Description:
-    """A base with an adapter on it: its settings and tensors, with the adapter's vocabulary and tokenizer."""
+    """Describes a base with an adapter: the base's settings and tensors, the adapter's vocabulary and tokenizer."""
     config = load_tokenizer(on, trust_remote_code=trust_remote_code)[1]
     model = build(on, config, trust_remote_code=trust_remote_code)
     text, weights, settings = f"{adapter.label} ({adapter.kind})", whole.weights, dict(whole.settings)
@@ -153,7 +154,7 @@ def _with_adapter(
             settings["vocab_size"] = found.rows if found.rows != before else settings.get("vocab_size")
             weights = whole.weights and with_rows(whole.weights, found.changes, before, found.rows)
     except ModelError as error:
-        # Without the base's tensors there is no row to say it in.
+        # Without the base's weights, the description has no field for the reason.
         if weights is None:
             raise
         weights = dataclasses.replace(weights, refused=weights.refused or str(error))
@@ -212,7 +213,7 @@ def _description(
 
 
 def _cached(files: ModelFiles, revision: str | None) -> ModelFiles:
-    """A hub repository's files as far as they are on this machine already; nothing is downloaded to be compared."""
+    """The files of a hub repository that are already cached; nothing is downloaded for a comparison."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(files.source, "config.json", revision=revision)
@@ -229,7 +230,7 @@ def _cached(files: ModelFiles, revision: str | None) -> ModelFiles:
 def _reading(
     name: str, files: ModelFiles, prompts: Mapping[str, str] | None, options: dict[str, Any]
 ) -> Reading:
-    """What the tokenizer makes of texts; read once for all folders with the same files and no code of their own."""
+    """Reads the tokenizer; cached for folders with the same files and without their own code."""
     key: Hashable = None
     if files.folder is not None and not options["trust_remote_code"]:
         there = {name: file.sha256 for name, file in small_files(files).items() if name not in _NOT_READ}
@@ -238,7 +239,7 @@ def _reading(
     if key is None or found is None:
         found = read(read_tokenizer(name, files, **options), prompts)
         if key is not None:
-            # A vocabulary takes some dozen megabytes.
+            # A vocabulary takes tens of megabytes.
             while len(_READ) >= _MOST_READ:
                 del _READ[next(iter(_READ))]
             _READ[key] = found
@@ -246,7 +247,7 @@ def _reading(
 
 
 def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) -> Any:
-    """The generation settings that loading ends with: the file, or what the configuration says in its place."""
+    """The generation settings as after loading: from their file, or else from the configuration."""
     if files.gguf:
         return with_ends(model.generation_config, Path(files.source) / files.gguf)
     options = {"revision": revision}
@@ -257,13 +258,13 @@ def _generation(name: str, files: ModelFiles, model: Any, revision: str | None) 
             return transformers.GenerationConfig.from_pretrained(
                 files.source, config_file_name="config.json", _from_model_config=True, **options
             )
-    # Values that it checks, and types that its checks stumble over.
+    # Invalid values, and types that the library's checks fail on.
     except Exception as error:
         raise ModelError(explain(name, error, folder=files.folder)) from None
 
 
 def _ends(name: str, eos: Any, default: int | None) -> tuple[int, ...]:
-    """What `LoadedModel.eos_token_ids` would be."""
+    """The end tokens that `LoadedModel.eos_token_ids` would return."""
     if eos is None:
         eos = default
     ends = [] if eos is None else eos if isinstance(eos, list | tuple) else [eos]
@@ -276,7 +277,7 @@ def _ends(name: str, eos: Any, default: int | None) -> tuple[int, ...]:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """The settings of the language model, and those of the whole that it has none of its own for."""
+    """The settings of the language model, plus those of the whole model that it doesn't have itself."""
     text = config.get_text_config()
     found = text.to_dict()
     if text is not config:
@@ -299,7 +300,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(config: Any) -> frozenset[str]:
-    """The settings that a configuration's class has a default for; empty where it can't be made without any."""
+    """The settings that a configuration class has defaults for; empty if it can't be created without arguments."""
     try:
         return frozenset(type(config)().to_dict())
     except Exception:
@@ -307,7 +308,7 @@ def _known(config: Any) -> frozenset[str]:
 
 
 def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
-    """As `load_model` loads with `auto`: the configuration's, else the first that is stored; bfloat16 for GGUF."""
+    """The dtype of `load_model` with `auto`: the configuration's, else the most frequent stored; bfloat16 for GGUF."""
     if files.gguf:
         return "bfloat16"
     said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
@@ -319,7 +320,7 @@ def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Converts a value to JSON types."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What differs between two models besides the values of their weights, and what each difference means."""
+"""Differences between two models besides the values of their weights, and what each means."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["KINDS", "Difference", "Kind", "differences", "worst"]
 
 
 def differences(base: Description, other: Description, *, chat: bool | None = None) -> tuple[Difference, ...]:
-    """Everything that is not the same in two models, the gravest first.
+    """All differences between two models, the most serious first.
 
     Args:
-        base: what the other is measured against.
+        base: the base model.
         other: the compressed model.
-        chat: whether prompts go through the chat templates; None where that isn't known, and both ways count.
+        chat: whether prompts use the chat templates; None if unknown, and then both cases count.
     """
     asked = [*token_differences(base, other, chat), *template_differences(base, other, chat)]
     found = [

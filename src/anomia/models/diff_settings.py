@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from anomia.models.describe import Description
 from anomia.models.difference import Difference, Kind, listed, shown
 
-# Where a model came from, how it was trained, what a caller asks it to return: nothing that inference reads.
+# Settings on a model's origin, its training, or the values to return: inference doesn't read them.
 _WITHOUT_EFFECT = re.compile(
     r"^(transformers_version|_?(model_)?name_or_path|_commit_hash|architectures|initializer_\w+|init_(std|method|device|fn)"
     r"|use_cache|\w*dropout\w*|\w*pdrop|drop_path_rate|output_(attentions|hidden_states|scores|router_logits|logits)"
@@ -24,9 +24,9 @@ _WITHOUT_EFFECT = re.compile(
     r"|router_\w*loss\w*|aux_loss\w*|summary_\w+|(bos|unk|sep|cls|mask|eos)_token_id|task_specific_params.*"
     r"|finetuning_task|tokenizer_class|prefix|chunk_size_feed_forward|_attn_implementation\w*|model_max_length)$"
 )
-# Compared elsewhere, or following from what is.
+# Compared elsewhere, or determined by settings that are.
 _ELSEWHERE = {"dtype", "torch_dtype", "model_type", "vocab_size", "tie_word_embeddings"}
-# Sizes, and the tensors in whose shapes each shows.
+# Sizes, and the tensors whose shapes show them.
 _LAYERS = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}
 _HEADS = re.compile(r"attn|attention|[qkv]_proj|qkv|c_proj")
 _HIDDEN = re.compile(r"mlp|ffn|feed_forward|fc\d|expert|dense_|(gate|up|down)_proj|\bw[123]\b")
@@ -41,9 +41,9 @@ _INDEX = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer|blk)\.(\d+)\.")
 _POSITIONS = {"max_position_embeddings", "n_positions", "n_ctx"}
 # The longest prompt of a study, with its answer.
 _LONGEST = 1024 + 32
-# Whose frequencies don't depend on the longest sequence that the model takes.
+# Rope types whose frequencies don't depend on the longest sequence that the model takes.
 _FIXED_ROPE = {None, "default", "linear", "llama3", "proportional"}
-# `config.name`, `getattr(config, "name", …)`, and the same of a module.
+# `config.name`, `getattr(config, "name", …)`, and the same for a module.
 _READ = re.compile(
     r"\bconfig\.([a-z]\w+)|getattr\(\s*(?:self\.)?(?:\w+\.)?(?:config|module)\s*,\s*[\"'](\w+)[\"']"
 )
@@ -58,7 +58,7 @@ _OF_A_CALL = re.compile(
 
 
 def setting_differences(base: Description, other: Description) -> Iterator[Difference]:
-    """The model's class and its configuration."""
+    """Differences in the model class and its configuration."""
     if (base.kind, base.model_type) != (other.kind, other.model_type):
         yield Difference(
             "architecture", "confounding", f"{base.kind} ({base.model_type})", f"{other.kind} ({other.model_type})",
@@ -95,7 +95,7 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
 
 
 def generation_differences(base: Description, other: Description) -> Iterator[Difference]:
-    """What the two would generate with, apart from end tokens."""
+    """Differences in generation settings, except end tokens."""
     unlike = [
         key for key in sorted({*base.generation, *other.generation})
         if base.generation.get(key) != other.generation.get(key) and key != "eos_token_id"
@@ -114,7 +114,7 @@ def generation_differences(base: Description, other: Description) -> Iterator[Di
 
 
 def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]:
-    """What a difference in one setting means, and why."""
+    """The kind of a difference in one setting, and the reason."""
     left, right = base.settings.get(key), other.settings.get(key)
     root = key.partition(".")[0]
     if isinstance(left, float) and isinstance(right, float) and _float32(left) == _float32(right):
@@ -134,7 +134,7 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]
 
 
 def _judged_size(key: str, left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
-    """A size that shows in the weights is compression; one that doesn't says that they are computed with otherwise."""
+    """A size that the weights confirm is compression; otherwise the same weights are used differently."""
     smaller: tuple[Kind, str] = ("told", "the model has another size, which is compression")
     if base.weights is None or other.weights is None:
         return (
@@ -162,7 +162,7 @@ def _judged_size(key: str, left: Any, right: Any, base: Description, other: Desc
 
 
 def _is_part(left: Any, right: Any) -> bool:
-    """Whether one list is the other without some of its entries."""
+    """Whether one list equals the other with some entries removed."""
     short, long = sorted((list(left or ()), list(right or ())), key=len)
     rest = iter(long)
     return all(entry in rest for entry in short)
@@ -174,9 +174,9 @@ def _expert_count(shapes: Mapping[str, Any]) -> int:
 
 @cache
 def code_settings(kind: str) -> frozenset[str]:
-    """Names that the code of a model class, or what it shares with others, reads of a configuration.
+    """Names of settings that the code of a model class, or the library code that it uses, reads.
 
-    Some settings are read without being listed anywhere, as `is_causal`.
+    Some settings, such as `is_causal`, are read without being listed anywhere.
     """
     model = getattr(transformers, kind, None)
     modules = [] if model is None else [inspect.getmodule(model)]
@@ -208,7 +208,7 @@ def _judged_positions(left: Any, right: Any, base: Description, other: Descripti
 
 
 def _tied(base: Description, other: Description) -> Iterator[Difference]:
-    """Where logits come from. A head that is stored is used, whatever the configuration says of ties."""
+    """A difference in tying the output head. A stored head is used, whatever the configuration says."""
     mine, theirs = (bool(each.settings.get("tie_word_embeddings")) for each in (base, other))
     if mine == theirs:
         return

@@ -1,4 +1,4 @@
-"""Differences in what text becomes before a model sees it, and where its answers end."""
+"""Differences in how text becomes tokens, and in where answers end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anomia.models.reading import Template
 from anomia.models.tokenization import PROBE_TEXTS, Tokenization
 
 Ids = Mapping[str, tuple[int, ...] | None]
-# Differences in these show in the ids of the probe texts, or are not seen there.
+# Parts of a tokenizer; a difference in one may or may not show in the ids of the probe texts.
 _BUILT = (
     "normalizer",
     "pre_tokenizer",
@@ -26,8 +26,9 @@ _BUILT = (
 
 
 def token_differences(base: Description, other: Description, chat: bool | None) -> Iterator[Difference]:
-    """Vocabulary, token ids, start and end tokens. chat: whether all prompts go through a template, which puts its own
-    start tokens around them; None where that isn't known.
+    """Differences in vocabulary, token ids, start and end tokens.
+
+    chat: whether all prompts use a chat template, which adds its own start tokens; None if unknown.
     """
     mine, theirs = base.tokenizer, other.tokenizer
     around = (mine.start, mine.end) != (theirs.start, theirs.end)
@@ -46,7 +47,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
     bare = _differing(mine.bare, theirs.bare)
     whole = [name for name in _differing(mine.ids, theirs.ids) if name not in bare]
     if chat or (around and None not in (mine.start, theirs.start)):
-        # Left out, or said above and the only thing in which these differ.
+        # A template leaves out start and end tokens; otherwise they are reported above as the only difference.
         whole = []
     for names, left, right, what in (
         (bare, mine.bare, theirs.bare, "token ids"),
@@ -78,7 +79,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
 
 
 def template_differences(base: Description, other: Description, chat: bool | None) -> Iterator[Difference]:
-    """The chat templates. chat: whether prompts go through them; None where that isn't known."""
+    """Differences in the chat templates. chat: whether prompts use them; None if unknown."""
     mine, theirs = base.template, other.template
     if mine == theirs:
         return
@@ -89,7 +90,7 @@ def template_differences(base: Description, other: Description, chat: bool | Non
         kind = "confounding" if chat else "told"
         yield _template(base, other, kind, f"{lacks.name} can't be asked through a chat template")
     elif mine.fault or theirs.fault:
-        # One that draws lots or refuses can't be compared; a run refuses it.
+        # A template that is random or refuses prompts can't be compared; a run refuses it.
         fault = mine.fault or theirs.fault
         if mine.fault != theirs.fault or mine.text != theirs.text:
             yield _template(
@@ -154,12 +155,12 @@ def _vocabulary(base: Description, other: Description) -> Iterator[Difference]:
 
 
 def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[Difference]:
-    """Parts that differ. seen: whether ids or texts do, which says it more plainly."""
+    """Differences in parts of the tokenizers. seen: whether differing ids or texts have been reported."""
     unlike = [name for name in _BUILT if mine.parts.get(name) != theirs.parts.get(name)]
     why = "the cause of the differences in ids or texts" if seen else (
         f"the ids of all {len(PROBE_TEXTS)} probe texts are the same, but those of other texts may differ"
     )  # fmt: skip
-    # The backend is the whole; it is named only where none of its parts that are named explains it.
+    # The backend contains the other parts; it is reported only if none of them explains the difference.
     if (
         len(unlike) > 1
         and "backend" in unlike
@@ -184,7 +185,7 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
 
 
 def _sides(name: str, mine: str, theirs: str) -> tuple[str, str]:
-    """A part of two tokenizers, from where they differ; of settings, those that do."""
+    """A part of two tokenizers, from shortly before the first difference; of settings, only the differing ones."""
     if name != "settings" or "none" in (mine, theirs):
         return _around_difference(mine, theirs)
     one, other = json.loads(mine), json.loads(theirs)
@@ -222,7 +223,7 @@ def _differing(mine: Mapping[str, object], theirs: Mapping[str, object]) -> list
 
 
 def _around_difference(mine: str, theirs: str) -> tuple[str, str]:
-    """Two texts from shortly before the place where they part."""
+    """Two texts from shortly before their first difference."""
     first = next(
         (n for n, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs))
     )
@@ -249,7 +250,7 @@ def _around(description: Description) -> str:
 
 
 def _tokens(description: Description, ids: Sequence[int]) -> str:
-    """Ids with the tokens that they stand for."""
+    """Ids with their tokens."""
     names = {number: token for token, number in description.tokenizer.vocabulary.items()}
     return ", ".join(f"{number} {shown(names.get(number, '?'))}" for number in ids) or "none"
 

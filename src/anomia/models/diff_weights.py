@@ -1,4 +1,4 @@
-"""Differences in the files of two models: their tensors by name, shape and type, and everything beside them."""
+"""Differences in the files of two models: tensors by name, shape and type, and all other files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def weight_differences(base: Description, other: Description) -> Iterator[Difference]:
-    """Tensors, by name, shape and type; their values only where both were hashed."""
+    """Differences in tensors by name, shape and type; in values only if both were hashed."""
     mine, theirs = base.weights, other.weights
     if base.adapter != other.adapter:
         yield Difference(
@@ -71,7 +71,7 @@ def weight_differences(base: Description, other: Description) -> Iterator[Differ
 
 
 def file_differences(base: Description, other: Description) -> Iterator[Difference]:
-    """Everything in the folders that is no weights; what matters in it was compared by content."""
+    """Differences in files other than weights; the content that matters is compared elsewhere."""
     if base.name.endswith(".gguf") or other.name.endswith(".gguf") or not base.files or not other.files:
         return
     mine, theirs = base.files, other.files
@@ -79,7 +79,7 @@ def file_differences(base: Description, other: Description) -> Iterator[Differen
         name for name in sorted({*mine, *theirs}) if _content(mine.get(name)) != _content(theirs.get(name))
     ]
     code = [name for name in unlike if name.endswith(".py")]
-    # Classes of transformers rebuild parts of a tokenizer by themselves, whatever its file says.
+    # Tokenizer classes of transformers rebuild some parts themselves, whatever the file says.
     unread = [] if base.fingerprint != other.fingerprint else [name for name in unlike if name in _TOKENIZER]
     rest = [name for name in unlike if name not in (*code, *unread)]
     if code:
@@ -100,12 +100,12 @@ def file_differences(base: Description, other: Description) -> Iterator[Differen
 
 
 def _content(file: SmallFile | None) -> object:
-    """What stands for a file's content: its hash, else its size and date."""
+    """A proxy for a file's content: its hash, else its size and date."""
     return file and (file.sha256 or file[:2])
 
 
 def _unfit(base: Description, other: Description) -> Iterator[Difference]:
-    """Tensors that a model has no place for, lacks, or takes in another shape, in one of the two only."""
+    """Differences in tensors that have no place in the model, are missing, or have another shape."""
     assert base.weights is not None
     assert other.weights is not None
     if base.weights.refused or other.weights.refused:
@@ -143,7 +143,7 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
 
 
 def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
-    """Tensors in the files of one only, apart from those that are said to be without a place."""
+    """Tensors in the files of only one model, except those already reported as without a place or missing."""
     said = {*mine.homeless, *theirs.homeless, *mine.lacking, *theirs.lacking, *mine.ignored, *theirs.ignored}
     left, right = (
         sorted({*one.ignored} - {*other.ignored}) for one, other in ((mine, theirs), (theirs, mine))

@@ -1,4 +1,4 @@
-"""One difference between two models, and what it means for a comparison of their answers."""
+"""A difference between two models, and what it means for comparing their answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KINDS: tuple[Kind, ...] = ("harmless", "told", "confounding")
 
 
 class Difference(NamedTuple):
-    """Something that is not the same in two models.
+    """A difference between two models.
 
-    what: which thing. kind: `harmless` changes no answer; `told` belongs to compression, or is no part of a run, and a
-    reader has to know it; `confounding` changes answers without being compression. base, other: the two values, in
-    words. why: one sentence. part: `asked` is what a model is asked and where its answers end, which a run gives a
-    checkpoint from base; `model` is everything else, which it keeps.
+    what: the thing that differs. kind: `harmless` changes no answer; `told` is part of compression or doesn't affect a
+    run, but readers should know it; `confounding` changes answers without being compression. base, other: the two
+    values, in words. why: one sentence. part: `asked` concerns token ids and end tokens, which a run takes from base
+    for a checkpoint; `model` is everything else, which a checkpoint keeps.
     """
 
     what: str
@@ -28,12 +28,12 @@ class Difference(NamedTuple):
 
 
 def worst(found: Sequence[Difference]) -> Kind | None:
-    """The gravest kind among differences; None where there are none."""
+    """The most serious kind among differences; None if there are none."""
     return max((difference.kind for difference in found), key=KINDS.index, default=None)
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """A value in a table's cell; – where there is none."""
+    """A value as the text of a table cell, at most `most` characters long; – for None."""
     if value is None:
         return "–"
     text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
@@ -42,6 +42,6 @@ def shown(value: Any, most: int = 60) -> str:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many there are."""
+    """The first `most` names, and the total number if there are more."""
     first = ", ".join(names[:most])
     return first if len(names) <= most else f"{first}, … ({len(names):,})"

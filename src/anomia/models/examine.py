@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a model short of reading its weights: the one guard of whoever loads one."""
+"""Checks of a model before its weights are read, shared by everything that loads models."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from anomia.models.tensors import Account, account, ignored_notes, skeleton
 class Examined(NamedTuple):
     """A model before its weights are read.
 
-    stored: the tensors of its safetensors files, by name. skeleton, account: the model without values and how the
-    tensors correspond to it; None where only loading tells (GGUF, quantized weights, code of its own).
-    notes: what a reader has to be told.
+    stored: headers of its safetensors tensors, by name. skeleton, account: the model without values, and how the
+    tensors correspond to it; None if only loading can tell (GGUF, quantized weights, custom code). notes: notes for
+    the reader.
     """
 
     files: ModelFiles
@@ -38,15 +38,15 @@ def examine(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Examined:
-    """Looks at a model's files, configuration and tensors, and refuses what loading would get wrong.
+    """Examines a model's files, configuration and tensors, and refuses models that would be loaded wrongly.
 
     Args:
         name: a hub id, a folder or a GGUF file.
-        revision: of a hub repository.
-        trust_remote_code: whether code that the repository brings along may run.
+        revision: the revision of a hub repository.
+        trust_remote_code: whether code from the repository may run.
 
     Raises:
-        ModelError: it is missing, damaged, or not what its configuration says.
+        ModelError: it is missing, damaged, or doesn't match its configuration.
     """
     files = look_up(name, revision=revision)
     config = read_config(name, files, revision=revision, trust_remote_code=trust_remote_code)
@@ -71,12 +71,12 @@ def examine(
 
 
 def look_up(name: str, *, revision: str | None = None, weights: bool = True) -> ModelFiles:
-    """The files of a model; what the hub's client raises becomes one message.
+    """Finds the files of a model, with errors of the hub's client turned into one message.
 
     Args:
         name: a hub id, a folder or a GGUF file.
-        revision: of a hub repository.
-        weights: whether those on the hub are needed.
+        revision: the revision of a hub repository.
+        weights: whether weights on the hub are needed.
 
     Raises:
         ModelError: there is no such model.
@@ -92,7 +92,7 @@ def look_up(name: str, *, revision: str | None = None, weights: bool = True) -> 
 def read_config(
     name: str, files: ModelFiles, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """A model's configuration. A question about code of its own is never asked: the answer is given here.
+    """Reads a model's configuration, without prompting whether its code may run.
 
     Raises:
         ModelError: it can't be read, or needs code that may not run.
@@ -112,7 +112,7 @@ def read_tokenizer(
     trust_remote_code: bool = False,
     config: Any = None,
 ) -> Any:
-    """A model's tokenizer. config: of the model, where it is not in the same folder.
+    """Reads a model's tokenizer. config: the model's configuration if it isn't in the same folder.
 
     Raises:
         ModelError: it can't be read, or has no vocabulary.
@@ -126,7 +126,7 @@ def read_tokenizer(
         empty = not (tokenizer.get_vocab().keys() - special)
     except Exception as error:
         raise ModelError(explain(name, error, part="tokenizer", folder=files.folder)) from None
-    # Without files, some classes make a tokenizer that knows nothing but special tokens.
+    # Without files, some classes create a tokenizer that has only special tokens.
     if empty:
         raise ModelError(
             f"model: {name!r} can't be loaded: it has no tokenizer files with a vocabulary ({TOKENIZER_FILES[0]},"
@@ -136,7 +136,7 @@ def read_tokenizer(
 
 
 def options_of(files: ModelFiles, *, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    """What every `from_pretrained` gets. Without an answer to `trust_remote_code` it may ask on standard input."""
+    """The options for every `from_pretrained`. Without `trust_remote_code` it may prompt on standard input."""
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if files.gguf:
         options["gguf_file"] = files.gguf
@@ -144,5 +144,5 @@ def options_of(files: ModelFiles, *, revision: str | None, trust_remote_code: bo
 
 
 def own_code(config: Any, trusted: bool) -> bool:
-    """Whether the model's class is the repository's own. So are its names of tensors, then."""
+    """Whether the model class, and so its tensor names, come from the repository's own code."""
     return trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

@@ -1,4 +1,4 @@
-"""One message out of the many that loading can end in: the cause, in whichever line a library puts it."""
+"""Turns the many errors of loading a model into one message with the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model", "tokenizer.tiktoken", "qwen.tiktoken", "tiktoken.model",
 )  # fmt: skip
 _LONGEST = 400
-# Lines that a library adds for its own callers.
+# Advice that libraries add for their own callers.
 _ADVICE = re.compile(
     r"^(class validation error|if this is a private|you can (inspect|update|avoid)|please (pass|open|file)|note that|tip:|see also|make sure you)"
     r"|you may consider adding|ignore_mismatched_sizes|above report",
@@ -26,14 +26,14 @@ _ADVICE = re.compile(
 def explain(
     name: str, error: BaseException, *, part: str = "", folder: Path | None = None, logged: str = ""
 ) -> str:
-    """Why a model can't be loaded, and what to do.
+    """The message on why a model can't be loaded, and what to do.
 
     Args:
-        name: what the user called it.
-        error: what a library raised.
-        part: what of the model was being read: `config.json` or `tokenizer`, empty for the whole.
-        folder: where the model's small files are, if they are on this machine.
-        logged: what the library said before it raised.
+        name: the model's name as given by the user.
+        error: the exception that a library raised.
+        part: the part that was being read: `config.json` or `tokenizer`, empty for the whole model.
+        folder: the folder of the model's small files, if they are on this machine.
+        logged: what the library logged before it raised.
     """
     lines = _lines(error)
     lowered = " ".join(lines).lower()
@@ -75,9 +75,9 @@ def explain(
 
 
 def cause(lines: list[str], logged: str = "") -> str:
-    """The lines of an error in one, without a library's advice; a long middle is left out, never the end."""
+    """The lines of an error joined, without a library's advice; if too long, the middle is left out."""
     said = [line for line in lines if not _ADVICE.search(line)] or lines
-    # A table in the log, where the error only points to it.
+    # The error may only point to a table in the log.
     if any("report" in line.lower() for line in lines):
         table = [line for line in _cleaned(logged) if "|" in line and "Key |" not in line]
         said = table[:2] or said
@@ -88,13 +88,13 @@ def cause(lines: list[str], logged: str = "") -> str:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a file that a tokenizer's vocabulary can come from."""
+    """Whether a folder has a file that can contain a tokenizer's vocabulary."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES) or any(folder.glob("*.tiktoken"))
 
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collects what transformers says about the weights that it loads, which names causes that its errors don't."""
+    """Collects what transformers logs about loading weights, which names causes that its errors don't."""
     said: list[str] = []
 
     class _Kept(logging.Handler):
@@ -115,7 +115,7 @@ def heard() -> Iterator[list[str]]:
 
 
 def _lines(error: BaseException) -> list[str]:
-    """The text of an error and of those that caused it, each line once; its type where it has no text."""
+    """The lines of an error and its causes, without duplicates; the type of an error without text."""
     lines: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(lines) < 40:
@@ -132,6 +132,6 @@ def _cleaned(text: str) -> list[str]:
 
 
 def _quoted(lines: list[str]) -> str:
-    """What an error quotes first, or its first line."""
+    """The first quoted part of an error, or its first line."""
     found = re.search(r"`([^`]+)`|'([^']+)'", lines[0])
     return next(filter(None, found.groups())).rpartition(".")[2] if found else lines[0]

@@ -1,4 +1,4 @@
-"""Which files a model is read from: the ones that transformers reads, and no others. No weights are loaded here."""
+"""Finds the files of a model: exactly those that transformers reads. Loads no weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model is, and what of it is read.
+    """The location of a model and its files.
 
-    source: what `from_pretrained` gets, a folder or a hub id. gguf: the file in that folder, if it is one.
-    folder: where the configuration is on this machine; None for a hub repository that isn't there in this form.
-    weights: safetensors files in the order in which they are read. unused: weight files next to them.
+    source: the argument for `from_pretrained`, a folder or a hub id. gguf: the GGUF file in that folder, if it is one.
+    folder: the local folder of the configuration; None if there is none. weights: safetensors files in reading order.
+    unused: weight files next to them that are not read.
     """
 
     source: str
@@ -41,16 +41,16 @@ class ModelFiles:
 
 
 def find_files(name: str, *, revision: str | None = None, weights: bool = True) -> ModelFiles:
-    """Looks up what loading a hub id, a folder or a GGUF file reads; downloads it where it is on the hub.
+    """Finds the files that loading a hub id, a folder or a GGUF file reads, and downloads them from the hub.
 
     Args:
-        name: what the user gave.
-        revision: of a hub repository.
+        name: the name as given by the user.
+        revision: the revision of a hub repository.
         weights: whether weights on the hub are needed.
 
     Raises:
-        ModelError: there is no such model, or its files can't be what they are named.
-        OSError: the hub's client could not get at a repository.
+        ModelError: there is no such model, or its files aren't what their names say.
+        OSError: the hub's client could not access a repository.
     """
     source, gguf = locate(name)
     if gguf:
@@ -64,7 +64,7 @@ def find_files(name: str, *, revision: str | None = None, weights: bool = True) 
 
 
 def locate(name: str) -> tuple[str, str | None]:
-    """The folder or hub id to load from, and the GGUF file inside it. A folder's small files are checked.
+    """The folder or hub id to load from, and the GGUF file in it. Checks the small files of a folder.
 
     Raises:
         ModelError: nothing is there, or it isn't a model.
@@ -84,10 +84,10 @@ def locate(name: str) -> tuple[str, str | None]:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that transformers reads of a folder, in its order.
+    """The safetensors files of a folder that transformers reads, in its order.
 
     Raises:
-        ModelError: there are none, or not all that there must be.
+        ModelError: there are none, or some are missing.
     """
     if any(_DISTRIBUTED.match(file.name) for file in folder.iterdir()):
         raise ModelError(
@@ -109,14 +109,14 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not the weights of a model, whatever else of a model it holds."""
+    """Whether a folder contains an adapter and no model weights, whatever other files of a model it has."""
     if not (folder / ADAPTER).is_file():
         return False
     return not any(file for pattern in _MODEL for file in folder.glob(pattern))
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """One of a model's JSON files.
+    """Reads one of a model's JSON files.
 
     Raises:
         ModelError: it isn't a JSON object in UTF-8.
@@ -145,7 +145,7 @@ def _check_folder(path: Path) -> None:
         raise ModelError(_adapter_alone(path))
     if not (path / "config.json").is_file():
         raise ModelError(_without_config(path))
-    # A template, a vocabulary or a weight file that is only a pointer.
+    # Templates, vocabularies or weights may be Git LFS pointers.
     for file in sorted(path.iterdir()):
         if file.is_file() and first_bytes(file).startswith(POINTER) and file.suffix != ".md":
             raise ModelError(
@@ -164,7 +164,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _adapter_alone(path: Path) -> str:
-    """What to do with an adapter where a whole model is needed."""
+    """The message for an adapter where a whole model is needed."""
     base = read_settings(path / ADAPTER).get("base_model_name_or_path") or "its base model"
     return (
         f"model: the folder {path} holds an adapter of {base} without the model. As an arm it is put on its base:"
@@ -174,7 +174,7 @@ def _adapter_alone(path: Path) -> str:
 
 
 def _without_config(path: Path) -> str:
-    """Why a folder without `config.json` is not a model."""
+    """The message for a folder without `config.json`."""
     if (path / ADAPTER).is_file():
         other = sorted({file.name for pattern in _MODEL for file in path.glob(pattern)})
         return (
@@ -199,7 +199,7 @@ def _without_config(path: Path) -> str:
 
 
 def _without_weights(path: Path) -> str:
-    """Why a folder with a configuration has no weights that are read."""
+    """The message for a folder with a configuration but without weights that can be read."""
     files = sorted(file.name for file in path.glob("*.safetensors"))
     if any(_SHARD.search(name) for name in files):
         return f"model: {path} has shards ({files[0]}, …) but no {INDEX}; copy the index from where the shards came from"
@@ -221,7 +221,7 @@ def _without_weights(path: Path) -> str:
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
-    """The files that an index names, which transformers reads whole, in the order of their names."""
+    """The shards that an index names, in the order of their names, as transformers reads them."""
     content = read_settings(index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places or "metadata" not in content:
@@ -252,7 +252,7 @@ def _check_gguf(path: Path) -> None:
 
 
 def _on_the_hub(name: str, revision: str | None) -> ModelFiles:
-    """The files of a hub repository, as transformers gets them, in the hub's cache."""
+    """Gets the files of a hub repository into the hub's cache, as transformers does."""
     from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
     def get(file: str) -> str | None:
@@ -270,7 +270,7 @@ def _on_the_hub(name: str, revision: str | None) -> ModelFiles:
             " (PeftModel.merge_and_unload, then save_pretrained), and give that"
         )
     if config is None:
-        # Loading says why: no such repository, a gated one, no connection.
+        # Loading reports the reason: no such repository, a gated one, no connection.
         return ModelFiles(name)
     folder = Path(config).parent
     named = read_settings(Path(config)).get("transformers_weights")

@@ -1,4 +1,4 @@
-"""What a model is, as a short hash: two runs compare only where these agree."""
+"""Short hashes of models and tokenizers: runs are comparable only if they agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VERSION = "2-"
 
 
 def fingerprint_weights(model: Any) -> str:
-    """A hash of all parameter names, shapes and types and of every value. It begins with `2-`, its version."""
+    """A hash of the names, shapes, dtypes and all values of a state dict. It starts with its version, `2-`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -25,19 +25,19 @@ def fingerprint_weights(model: Any) -> str:
 
 
 def is_same_weights(fingerprint: object, now: str, model: Any) -> bool:
-    """Whether a model has the weights of a stored fingerprint, which may be of an earlier version. now: the model's."""
+    """Whether a model matches a stored fingerprint of any version. now: its fingerprint in this version."""
     return fingerprint == (now if is_this_version(fingerprint) else fingerprint_weights_1(model))
 
 
 def is_this_version(fingerprint: object) -> bool:
-    """Whether a stored fingerprint was taken as they are taken now."""
+    """Whether a stored fingerprint has the current version."""
     return str(fingerprint).startswith(_VERSION)
 
 
 def fingerprint_weights_1(model: Any) -> str:
-    """Version 1 of the fingerprint, as older runs store it: up to 65,536 evenly spaced values of each tensor.
+    """Version 1 of the fingerprint, as in older runs: about 65,536 evenly spaced values of each tensor.
 
-    In a matrix whose width the spacing divides these are always the same columns, so it tells less.
+    It is weaker: if the spacing is a multiple of a matrix's width, or divides it, the values come from few columns.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -52,21 +52,22 @@ def _bytes(tensor: torch.Tensor) -> Any:
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """A hash of everything that changes token ids or how they are read: the vocabulary, the whole backend, what is put
-    around a text, special tokens, the chat template, and the ids of `PROBE_TEXTS`. It begins with `2-`, its version.
+    """A hash of everything that changes token ids or their decoding. It starts with its version, `2-`.
+
+    It covers the vocabulary, the backend, special tokens, the chat template, and the ids of `PROBE_TEXTS`.
     """
     return fingerprint_of(describe_tokenizer(tokenizer), tokenizer)
 
 
 def fingerprint_of(found: Tokenization, tokenizer: Any) -> str:
-    """The fingerprint of a tokenizer that is described already."""
+    """The fingerprint of a tokenizer that has already been described."""
     description = {
         "parts": dict(found.parts),
-        # A backend's part holds the vocabulary.
+        # The backend's hash covers the vocabulary.
         "vocabulary": None if "backend" in found.parts else sorted(found.vocabulary.items()),
         "special": dict(found.special),
         "chat_template": getattr(tokenizer, "chat_template", None),
-        # A tokenizer that draws lots has no ids of its own.
+        # A random tokenizer has no fixed ids.
         "ids": None if found.random else [dict(found.ids), dict(found.bare), dict(found.texts)],
     }
     text = json.dumps(description, sort_keys=True, default=str)
@@ -74,16 +75,16 @@ def fingerprint_of(found: Tokenization, tokenizer: Any) -> str:
 
 
 def is_same_tokenizer(fingerprint: str, tokenizer: Any) -> bool:
-    """Whether a tokenizer is the one of a stored fingerprint, which may be of an earlier version.
+    """Whether a tokenizer matches a stored fingerprint of this or an earlier version.
 
-    Fingerprints of version 1 know the vocabulary, special tokens and template only, so they tell less.
+    Version 1 is weaker: it covers only the vocabulary, special tokens and chat template.
     """
     now = fingerprint_tokenizer if fingerprint.startswith(_VERSION) else fingerprint_tokenizer_1
     return fingerprint == now(tokenizer)
 
 
 def fingerprint_tokenizer_1(tokenizer: Any) -> str:
-    """Version 1 of the fingerprint, as older runs store it: vocabulary, special tokens and chat template."""
+    """Version 1 of the fingerprint, as in older runs: vocabulary, special tokens and chat template."""
     description = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": tokenizer.special_tokens_map,
@@ -93,7 +94,7 @@ def fingerprint_tokenizer_1(tokenizer: Any) -> str:
 
 
 def architecture(model: Any) -> str:
-    """A hash of the model's class and of its configuration, without what tells where or how it is stored."""
+    """A hash of the model's class and configuration, without the settings on where or how it is stored."""
     config = model.config.to_dict()
     for key in ("_name_or_path", "name_or_path", "dtype", "transformers_version", "quantization_config"):
         config.pop(key, None)

@@ -1,4 +1,4 @@
-"""Settings and tensors of a GGUF file, from its head alone: vocabularies are skipped, weights are never touched."""
+"""Settings and tensors of a GGUF file, from its header alone: skips vocabularies and never reads weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import modeling_gguf_pytorch_utils as gguf_utils
 
 from anomia.errors import ModelError
 
-# Sizes of the value types of the format, by number; 8 is a string and 9 an array.
+# Sizes in bytes of the format's value types, by number; 8 is a string and 9 an array.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _FORMS = {
     0: "<B",
@@ -35,7 +35,7 @@ _SHORT = 256
 
 
 def read_gguf_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape, slowest dimension first, and type (`F32`, `Q4_K`, …) of every tensor.
+    """The shape (slowest dimension first) and type (`F32`, `Q4_K`, …) of every tensor, by name.
 
     Raises:
         ModelError: the file is damaged, or of a version before 2.
@@ -44,7 +44,7 @@ def read_gguf_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def read_gguf_settings(path: Path) -> dict[str, Any]:
-    """Numbers and short texts by key, without the architecture's name in front (`attention.scale`); lists are left out.
+    """Numbers and short strings by key, without the architecture prefix (`attention.scale`); arrays are left out.
 
     Raises:
         ModelError: the file is damaged, or of a version before 2.
@@ -74,9 +74,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], 
 
 @contextmanager
 def gguf_read_once() -> Iterator[None]:
-    """Inside, transformers reads the settings of a GGUF file once, where it would read them for every object anew.
+    """Inside the block, makes transformers read the settings of a GGUF file only once, not for every object.
 
-    Each time takes ten seconds and more where the vocabulary is large.
+    Each read takes ten seconds or more if the vocabulary is large.
     """
     read, found = gguf_utils.load_gguf_checkpoint, {}
 
@@ -106,7 +106,7 @@ def _tensor(file: BinaryIO) -> tuple[str, tuple[tuple[int, ...], str]]:
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
-    """A number or a text; None for a list and a long text."""
+    """Reads a number or a string; None for an array or a long string."""
     if kind in _FORMS:
         return struct.unpack(_FORMS[kind], file.read(_SIZES[kind]))[0]
     if kind != _STRING:

@@ -1,4 +1,4 @@
-"""What a GGUF file holds and transformers' reader passes over: tensors without a place, settings without a reader."""
+"""Content of GGUF files that transformers' reader ignores: tensors without a place, and settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from transformers import modeling_gguf_pytorch_utils as gguf_utils
 from anomia.errors import ModelError
 from anomia.models.gguf_header import read_gguf_header, read_gguf_settings
 
-# Names of what llama.cpp computes with, where the reader doesn't say itself which names it takes.
+# Tensors that llama.cpp uses, for architectures whose names the reader doesn't list itself.
 _USED = re.compile(r"\.bias$|^rope_(freqs|factors_long|factors_short)\.weight$")
-# Frequencies that follow from the settings.
+# Frequencies that are determined by the settings.
 _SILENT = re.compile(r"(attn_rot_embd|rotary_emb)\.\w*freqs?$")
 _PREDICTION = re.compile(r"\.nextn\.|(^|\.)mtp(_\w+)?\.")
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
-# What llama.cpp computes with, by the end of its key, and where transformers' configuration has it.
+# Settings that llama.cpp uses, by the end of the key, and the fields of transformers' configuration for them.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "attention.sliding_window": ("sliding_window",),
     "attention.clamp_kqv": ("clip_qkv",),
@@ -33,14 +33,14 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Unread(NamedTuple):
-    """Settings that nothing of the model follows. rope: of rotary positions. others: to be told."""
+    """Settings that the model ignores. rope: of rotary positions. others: all others, to be reported."""
 
     rope: dict[str, Any]
     others: dict[str, Any]
 
 
 def gguf_places(model: Any) -> dict[str, str] | None:
-    """The names in a GGUF file that the reader takes, and the model's; None where it names none itself."""
+    """The GGUF tensor names that the reader takes, mapped to the model's; None if the reader lists none."""
     text = model.config.get_text_config()
     try:
         found: dict[str, str] = gguf_utils.get_gguf_hf_weights_map(model, _processor(text))
@@ -50,7 +50,7 @@ def gguf_places(model: Any) -> dict[str, str] | None:
 
 
 def homeless(path: Path, model: Any) -> list[str]:
-    """Tensors of a GGUF file that loading drops and other programs compute with."""
+    """Tensors of a GGUF file that loading drops and other programs use."""
     places, header = gguf_places(model), read_gguf_header(path)
     if places is None:
         names = {name for name in header if _USED.search(name)}
@@ -69,12 +69,12 @@ def homeless(path: Path, model: Any) -> list[str]:
 
 
 def unread_settings(path: Path, config: Any) -> Unread:
-    """Settings of a GGUF file that a configuration made of it doesn't follow, by the ends of their keys."""
+    """Settings of a GGUF file that the configuration made from it doesn't reflect, by the end of the key."""
     settings, text = read_gguf_settings(path), config.get_text_config()
     rope = {
         key: value for key, value in settings.items() if key.startswith("rope.scaling.") and value is not None
     }
-    # What llama.cpp takes where a file doesn't say: linear, and a factor under its older name.
+    # Defaults of llama.cpp: linear scaling, with the factor under its older name.
     if (older := settings.get("rope.scale_linear")) is not None and "rope.scaling.factor" not in rope:
         rope["rope.scale_linear"] = older
     factor = rope.get("rope.scaling.factor", rope.get("rope.scale_linear"))
@@ -89,10 +89,10 @@ def unread_settings(path: Path, config: Any) -> Unread:
 
 
 def refuse_settings(name: str, path: Path, config: Any) -> tuple[str, ...]:
-    """Notes of settings that are passed over.
+    """Notes on settings that are ignored.
 
     Raises:
-        ModelError: rotary positions are scaled in the file and wouldn't be in the model.
+        ModelError: the file scales rotary positions and the model would not.
     """
     unread = unread_settings(path, config)
     if unread.rope:
@@ -110,7 +110,7 @@ def refuse_settings(name: str, path: Path, config: Any) -> tuple[str, ...]:
 
 
 def with_ends(generation: Any, path: Path) -> Any:
-    """Generation settings that end at every token at which a GGUF file ends an answer: its end of text, turn, message."""
+    """Makes generation stop at every end token of a GGUF file: its end of text, of turn, and of message."""
     settings = read_gguf_settings(path)
     keys = ("eos", "eot", "eom")
     ends = [settings[key] for name in keys if (key := f"tokenizer.ggml.{name}_token_id") in settings]
@@ -132,7 +132,7 @@ def _processor(text: Any) -> Any:
 
 
 def _taken_apart(model: Any, names: Mapping[str, Any]) -> set[str]:
-    """Tensors that the reader splits or joins itself, as the experts of a mixture."""
+    """Tensors that the reader splits or joins itself, such as the experts of an MoE."""
     kind = type(_processor(model.config.get_text_config()))
     patterns = [value for key in dir(kind) if isinstance(value := getattr(kind, key), re.Pattern)]
     return {name for name in names if any(pattern.search(name) for pattern in patterns)}
@@ -153,5 +153,5 @@ def _written(settings: Mapping[str, Any]) -> str:
 
 
 def written(key: str, value: Any) -> str:
-    """A setting as it is shown; numbers of 32 bits without the digits that they don't have."""
+    """A setting as text; floats without digits beyond float32 precision."""
     return f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"

@@ -1,4 +1,4 @@
-"""The tensors of safetensors files, by their headers: names, shapes and types, without the values."""
+"""Headers of safetensors files: names, shapes and dtypes of tensors, without values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from safetensors import SafetensorError, safe_open
 from anomia.errors import ModelError
 
 POINTER = b"version https://git-lfs"
-# What is taken as it is stored.
+# Dtypes that are used as stored.
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,
          "U16": 16, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # fmt: skip
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor is, and how it is stored. dtype: as safetensors names it (`BF16`, `F8_E4M3`, …)."""
+    """The file, shape and dtype of a stored tensor. dtype: the name in safetensors (`BF16`, `F8_E4M3`, …)."""
 
     file: Path
     shape: tuple[int, ...]
@@ -28,17 +28,17 @@ class StoredTensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
+        """Size in the file, in bytes."""
         return math.prod(self.shape) * _BITS.get(self.dtype, 8) // 8
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """The tensors of safetensors files by name: place, shape and dtype. Of a name that comes twice, the last counts.
+    """The tensors of safetensors files by name. If a name is in several files, the last one counts.
 
-    Values are read only to compare those of a name that is in two files.
+    Values are read only to compare tensors of the same name in two files.
 
     Raises:
-        ModelError: a file is damaged, empty or something else; a name is in two files with different values.
+        ModelError: a file is damaged, empty or not safetensors; a name is in two files with different values.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -56,10 +56,10 @@ def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
 
 
 def opened(file: Path) -> Any:
-    """A safetensors file, open for reading.
+    """Opens a safetensors file for reading.
 
     Raises:
-        ModelError: it is missing, cut off, or something else.
+        ModelError: it is missing, truncated, or not safetensors.
     """
     try:
         return safe_open(file, framework="pt")
@@ -68,7 +68,7 @@ def opened(file: Path) -> Any:
 
 
 def _broken(file: Path, error: Exception) -> str:
-    """What a weight file is that can't be opened."""
+    """The message for a weight file that can't be opened."""
     if not file.is_file():
         return f"model: the shard {file} is missing; download the model again"
     start, size = first_bytes(file), file.stat().st_size
@@ -76,7 +76,7 @@ def _broken(file: Path, error: Exception) -> str:
         return f"model: {file} is a Git LFS pointer, not the file itself; run `git lfs pull` in {file.parent}"
     if size == 0:
         return f"model: {file} is empty; download it again"
-    # The first eight bytes of safetensors are the length of its header, of which the upper four are zero.
+    # The first eight bytes of safetensors are the length of its header, so the upper four are zero.
     pickled = start.startswith(b"\x80") and start[4:8] != bytes(4)
     if start.startswith(b"PK\x03\x04") or pickled:
         return f"model: {file} is a pickle under another name, which can run code when loaded; convert it"
@@ -90,7 +90,7 @@ def _broken(file: Path, error: Exception) -> str:
 
 
 def first_bytes(file: Path) -> bytes:
-    """The first 64 bytes of a file; none of one that can't be read."""
+    """The first 64 bytes of a file; empty if it can't be read."""
     try:
         with file.open("rb") as content:
             return content.read(64)
@@ -99,7 +99,7 @@ def first_bytes(file: Path) -> bytes:
 
 
 def same_values(name: str, one: StoredTensor, other_name: str, other: StoredTensor) -> bool:
-    """Whether two stored tensors are equal. They are read only where shape and type are."""
+    """Whether two stored tensors are equal. Values are read only if shapes and dtypes match."""
     if one[1:] != other[1:]:
         return False
     with opened(one.file) as first, opened(other.file) as second:

@@ -1,6 +1,6 @@
-"""Loading a model and its tokenizer from a hub id, a folder or a GGUF file.
+"""Loads a model and its tokenizer from a hub id, a folder or a GGUF file.
 
-Weights come from safetensors or GGUF, never from pickle; remote code runs only where it was asked for.
+Weights come from safetensors or GGUF, never from pickle; remote code runs only on request.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class LoadedModel:
     """A causal language model in evaluation mode, and its tokenizer.
 
-    name: what the user called it. notes: what loading has to tell a reader. end_tokens: the tokens that end
-    an answer where another model's are to be used; None for its own. adapter: a hash of the adapter that was merged into
-    a base, "" where none was.
+    name: as given by the user. notes: notes from loading for the reader. end_tokens: end tokens of another model to
+    use; None for its own. adapter: a hash of the adapter merged into a base, "" if none.
     """
 
     name: str
@@ -61,19 +60,19 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device for inputs."""
         device: torch.device = self.model.device
         return device
 
     @property
     def positions(self) -> int | None:
-        """The longest sequence that the model takes, in tokens; None where it has no limit."""
+        """The longest sequence that the model takes, in tokens; None if there is no limit."""
         positions: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return positions
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer, as `generate` takes them."""
+        """The tokens that end an answer, as in `generate`."""
         if self.end_tokens is not None:
             return self.end_tokens
         eos = self.model.generation_config.eos_token_id
@@ -98,13 +97,14 @@ def load_model(
     """Loads a model for probing.
 
     Args:
-        name: a hub id, a folder, or a `.gguf` file (dequantized); or a folder or hub id that holds an adapter.
+        name: a hub id, a folder or a `.gguf` file (dequantized); or a folder or hub id with an adapter.
         dtype: `auto` (as stored; bfloat16 for GGUF), `float32`, `bfloat16` or `float16`.
-        device: `auto`, `cpu`, `cuda`, `mps`, or `map`: layers spread over all GPUs that this process sees.
-        revision: of a hub repository.
-        trust_remote_code: whether code that the repository brings along may run.
-        chat: whether the tokenizer must have a chat template that works.
-        base: what an adapter is put on; None for the model that it names. base_revision: of that.
+        device: `auto`, `cpu`, `cuda`, `mps`, or `map` to spread layers over all GPUs visible to this process.
+        revision: the revision of a hub repository.
+        trust_remote_code: whether code from the repository may run.
+        chat: whether the tokenizer must have a usable chat template.
+        base: the base to put an adapter on; None for the one that it names.
+        base_revision: the revision of the base.
 
     Raises:
         ModelError: it can't be found, has no usable weights, or is not a causal language model.
@@ -151,7 +151,7 @@ def load_model(
 def _with_adapter(
     adapter: Adapter, base: str, loaded: LoadedModel, *, chat: bool, trust_remote_code: bool
 ) -> LoadedModel:
-    """A base with an adapter merged into it, and the tokenizer that the adapter's folder brings, if it does."""
+    """Merges an adapter into a base, with the tokenizer from the adapter's folder if there is one."""
     model, before = loaded.model, int(loaded.model.get_input_embeddings().weight.shape[0])
     other = check_base(adapter, base, model.config)
     found = None if needs_peft(adapter) else adapter_plan.plan(adapter, model)
@@ -164,7 +164,7 @@ def _with_adapter(
         with quiet_transformers():
             tokenizer = tokenizer_of(adapter, model.config, trust_remote_code)
         rows, last = int(model.get_input_embeddings().weight.shape[0]), max(tokenizer.get_vocab().values())
-        # Tokenizers of some bases know ids that have no embedding, as of images.
+        # The tokenizers of some bases have ids without an embedding, such as those of images.
         if last >= rows and last > max(loaded.tokenizer.get_vocab().values()):
             raise ModelError(
                 f"model: the tokenizer of the adapter {adapter.name!r} has {last + 1:,} tokens and the embeddings have {rows:,} "
@@ -178,13 +178,13 @@ def _with_adapter(
 
 
 def tokenizer_of(adapter: Adapter, config: Any, trust_remote_code: bool) -> Any:
-    """The tokenizer in an adapter's folder; its base's configuration says which class reads it."""
+    """Reads the tokenizer in an adapter's folder; the base's configuration determines its class."""
     files = ModelFiles(str(adapter.folder), folder=adapter.folder)
     return read_tokenizer(adapter.name, files, trust_remote_code=trust_remote_code, config=config)
 
 
 def _placing(files: ModelFiles, dtype: str, device: str) -> dict[str, Any]:
-    """How the weights are read."""
+    """Options for reading the weights."""
     weights: dict[str, Any] = {"dtype": DTYPES.get(dtype, "auto"), "use_safetensors": True}
     if files.gguf:
         weights = {
@@ -197,10 +197,10 @@ def _placing(files: ModelFiles, dtype: str, device: str) -> dict[str, Any]:
 
 
 def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The model, and what transformers says about each of its tensors.
+    """Reads the model; returns it with the loading information of transformers.
 
-    Shapes that differ are in what it says, and refused by the caller. An adapter is looked for in a subfolder that
-    is never there: else one would be applied wherever peft happens to be installed.
+    Mismatched shapes are in that information and are refused by the caller. Adapters are searched for in a subfolder
+    that never exists; otherwise one would be applied whenever peft happens to be installed.
     """
     with heard() as said:
         try:
@@ -215,7 +215,7 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
             if files.gguf and not isinstance(
                 error, OSError | ValueError | ImportError | KeyError | RuntimeError
             ):
-                # A truncated GGUF file ends in whatever its parser stumbles over.
+                # The parser can fail in any way on a truncated GGUF file.
                 raise ModelError(
                     f"model: {name!r} can't be loaded: the GGUF file is damaged, or of a kind that transformers"
                     f" can't read ({error})"
@@ -226,7 +226,7 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
 
 @torch.no_grad()
 def _decompress(model: Any) -> None:
-    """One call of the whole model where compressed-tensors waits for it to unpack weights: parts are called alone here."""
+    """Calls the whole model once if compressed-tensors needs that to unpack weights; probing only calls its parts."""
     settings = getattr(model.config, "quantization_config", None)
     method = (
         settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", "")
@@ -242,12 +242,12 @@ def check_place(
     trust_remote_code: bool = False,
     base: str | None = None,
 ) -> None:
-    """Sees, without reading weights, that a model which is named as a folder or a file can be loaded.
+    """Checks, without reading weights, that a model given as a folder or a file can be loaded.
 
-    What is on the hub is left to loading. base: what an adapter will be put on.
+    Models on the hub are left to loading. base: the base that an adapter will be put on.
 
     Raises:
-        ModelError: it is not there, or loading would refuse it.
+        ModelError: it doesn't exist, or loading would refuse it.
     """
     if name.startswith(PREFIX):
         return
@@ -265,7 +265,7 @@ def check_place(
 
 
 def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None:
-    """Sees that an adapter fits a base, as far as that can be told from the base's folder."""
+    """Checks that an adapter fits a base, as far as the base's folder tells."""
     if needs_peft(adapter):
         adapter_merge.check_peft(adapter)
         return
@@ -281,7 +281,7 @@ def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """A model's tokenizer and configuration, without its weights.
+    """Loads a model's tokenizer and configuration, without its weights.
 
     Raises:
         ModelError: they can't be found.
@@ -304,7 +304,7 @@ def load_tokenizer(
 
 
 def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedModel:
-    """A copy of a model that this process holds; `auto` leaves it on its device and in its type."""
+    """A copy of a model held in this process; `auto` keeps its device and dtype."""
     model, tokenizer = held(name)
     if dtype in DTYPES and model.dtype != DTYPES[dtype]:
         model = _cast(model, DTYPES[dtype])
@@ -312,7 +312,7 @@ def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedMod
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:
-    """A model in another type; what is computed in float32 and not stored, such as rotary frequencies, stays."""
+    """Casts a model, except for float32 buffers that are computed and not stored, such as rotary frequencies."""
     kept = [
         (module, name, module.get_buffer(name))
         for module in model.modules()
@@ -334,7 +334,11 @@ def _ready(name: str, model: Any, tokenizer: Any, *, chat: bool, notes: tuple[st
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is CUDA, then MPS, then the CPU; a device that is not there is an error."""
+    """Resolves `auto` to CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: the device is not available.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, there in available.items() if there)
@@ -345,10 +349,10 @@ def resolve_device(device: str) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps the progress bars and the advice of `transformers` out of ours."""
+    """Silences the progress bars and warnings of `transformers` inside the block."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    # The bar of GGUF files heeds no setting of the library.
+    # The progress bar for GGUF files ignores the library's settings.
     gguf_bar = modeling_gguf_pytorch_utils.tqdm
     modeling_gguf_pytorch_utils.tqdm = partial(gguf_bar, disable=True)
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Models that a notebook already holds: given a name under which they are loaded like any other, as copies."""
+"""Models that are already in memory, as in a notebook: they get a name and are loaded by it as copies."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _HELD: dict[str, tuple[Any, Any]] = {}
 
 
 def hold(model: Any, tokenizer: Any, *, name: str = "model") -> str:
-    """Keeps a model and its tokenizer for this process, and returns what to call it as base or checkpoint.
+    """Keeps a model and its tokenizer in this process, and returns its name for use as base or checkpoint.
 
-    The name ends in a fingerprint of the weights: a run that is gone on with meets the same weights or none.
+    The name ends in a fingerprint of the weights, so that a resumed run finds the same weights or none.
     """
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "model"
-    # The last hyphen parts the name from the fingerprint.
+    # The last hyphen separates the name from the fingerprint.
     label = f"{PREFIX}{slug}-{fingerprint_weights(model).replace('-', '')}"
     _HELD[label] = (model, tokenizer)
     return label
 
 
 def given_name(label: str) -> str | None:
-    """The name that a model was held under, without its fingerprint; None for a model that is not held."""
+    """The name of a held model without its fingerprint; None for other models."""
     return label.removeprefix(PREFIX).rpartition("-")[0] if label.startswith(PREFIX) else None
 
 
 def let_go(labels: Iterable[str]) -> None:
-    """Forgets models, so that their memory can be used again."""
+    """Forgets held models, so that their memory can be freed."""
     for label in labels:
         _HELD.pop(label, None)
 
@@ -41,7 +41,7 @@ def held(name: str) -> tuple[Any, Any]:
     """A copy of a held model, which compression may change, and its tokenizer.
 
     Raises:
-        ModelError: nothing is held under this name, as in another process than the one that held it.
+        ModelError: no model is held under this name, for example because another process held it.
     """
     if name not in _HELD:
         raise ModelError(

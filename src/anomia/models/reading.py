@@ -1,4 +1,4 @@
-"""What a model's tokenizer makes of texts and prompts; tokenizers of the same files are read once."""
+"""Describes a model's tokenizer and chat template by their output for fixed texts and prompts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from anomia.models.chat import render
 from anomia.models.fingerprint import fingerprint_of
 from anomia.models.tokenization import PROBE_TEXTS, Tokenization, attempt, describe_tokenizer
 
-# The day that templates see here; two descriptions of one folder are equal on any day.
+# A fixed date for templates, so that descriptions of the same folder are equal on any day.
 _DAY = datetime.date(2024, 2, 29)
 _CHAT_PROBES = ("prompt", "composed", "<|im_end|>", "newlines", "trailing space")
 
 
 class Template(NamedTuple):
-    """A chat template. rendered: some prompts as users' turns. fault: why it can't be used, "" where it can."""
+    """A chat template.
+
+    rendered: some prompts as users' turns, by name. ids: their token ids. fault: why it can't be used, "" if it can.
+    """
 
     text: str
     rendered: Mapping[str, str]
@@ -26,7 +29,7 @@ class Template(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How texts are read. fingerprint: of the tokenizer, as runs store it. eos: its end token."""
+    """A description of a tokenizer. fingerprint: as stored in runs. eos: the id of its end token."""
 
     tokenizer: Tokenization
     template: Template | None
@@ -35,7 +38,7 @@ class Reading(NamedTuple):
 
 
 def read(tokenizer: Any, prompts: Mapping[str, str] | None = None) -> Reading:
-    """Describes a tokenizer. prompts: texts of the caller's own, by name."""
+    """Describes a tokenizer. prompts: additional texts, by name."""
     described = describe_tokenizer(tokenizer, prompts)
     return Reading(
         described, describe_template(tokenizer), fingerprint_of(described, tokenizer), tokenizer.eos_token_id
@@ -43,7 +46,7 @@ def read(tokenizer: Any, prompts: Mapping[str, str] | None = None) -> Reading:
 
 
 def describe_template(tokenizer: Any) -> Template | None:
-    """The chat template and what it writes; None where there is none."""
+    """Describes the chat template and its output; None if there is none."""
     text = getattr(tokenizer, "chat_template", None)
     if not text:
         return None

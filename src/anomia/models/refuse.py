@@ -1,4 +1,4 @@
-"""Which accounts of a model's tensors are refused, with what was found and the likely remedy."""
+"""Refuses models whose tensors don't match their architecture, with the finding and the likely remedy."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ _SERVED = "serve the file with llama.cpp and measure it as an endpoint: arm"
 
 
 def refuse(name: str, model: Any, found: Account, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuses a model whose files and architecture do not correspond, by the first cause in the order of likelihood.
+    """Refuses a model whose files and architecture don't match; reports the likeliest cause first.
 
     Args:
-        name: what the user called it.
-        model: of the architecture, with or without weights.
+        name: the model's name as given by the user.
+        model: a model of the architecture, with or without weights.
         found: the account of its tensors.
-        stored: the headers of its files' tensors by stored name, without values; empty for a GGUF file.
+        stored: headers of the stored tensors by stored name; empty for a GGUF file.
 
     Raises:
-        ModelError: tensors would be left out, are missing, have another shape, or hold packed values.
+        ModelError: tensors would be left out, are missing, have another shape, or contain packed values.
     """
     architecture = type(model).__name__
     surplus = {name: kind for name in found.surplus if (kind := _kind(name)) is not None}
@@ -136,7 +136,7 @@ def _kind(name: str) -> _Kind | None:
 
 
 def _wrapper(found: Account) -> str | None:
-    """The prefix that keeps most of the missing tensors from their places."""
+    """The prefix of a wrapper that keeps most of the missing tensors from their places, if any."""
     for prefix in _WRAPPERS:
         unwrapped = {each.replace(prefix, "", 1) for each in found.surplus if prefix in each}
         if found.missing and len(unwrapped & set(found.missing)) * 2 > len(found.missing):
@@ -145,7 +145,7 @@ def _wrapper(found: Account) -> str | None:
 
 
 def _layers(name: str, found: Account, config: Any) -> str | None:
-    """What is wrong if whole layers are missing or too many."""
+    """The message if whole layers are missing or surplus, else None."""
     held = _by_stack({*found.filled, *found.surplus.values()})
     for stack, wanted in _by_stack(found.expected).items():
         there = held.get(stack, set())
@@ -169,7 +169,7 @@ def _layers(name: str, found: Account, config: Any) -> str | None:
 
 
 def _by_stack(names: Collection[str]) -> dict[str, set[int]]:
-    """The numbers of layers in names, by what stands before them."""
+    """The layer numbers in tensor names, by the prefix before the number."""
     stacks: dict[str, set[int]] = {}
     for name in names:
         match = LAYER.match(name)
@@ -179,7 +179,7 @@ def _by_stack(names: Collection[str]) -> dict[str, set[int]]:
 
 
 def _mismatch(name: str, found: Account, stored: Mapping[str, StoredTensor], config: Any) -> str:
-    """The message on the first tensor whose shape in the files is not the architecture's, with a remedy.
+    """The message, with a remedy, on the first tensor whose stored shape differs from the architecture's.
 
     stored: headers by stored name.
     """

@@ -1,4 +1,4 @@
-"""Models whose weights `anomia compress` wrote in another order or scale than base has them, as `anomia.json` says."""
+"""Detects, from `anomia.json`, models whose weights `anomia compress` wrote in another order or scale than base's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anomia.words import counted
 
 _REPORT = "anomia.json"
 REORDERED = "channels reordered for the pattern, here and in the layers before: the model computes the same"
-"""The note on a matrix whose input channels changed places."""
+"""The note on a matrix whose input channels were reordered."""
 
 
 def rewritten(folder: Path | None) -> str:
-    """What in a model's folder is not where base has it although it computes the same, in words; "" for nothing.
+    """Describes weights in a model's folder that are reordered or rescaled although the model computes the same.
 
-    What was trained on base by position (an adapter) doesn't fit such weights.
+    Returns "" if there are none. An adapter that was trained on base doesn't fit such weights.
     """
     if folder is None or not (folder / _REPORT).is_file():
         return ""

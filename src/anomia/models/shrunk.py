@@ -1,4 +1,4 @@
-"""Configurations with every size small: a model of the same architecture that is built in milliseconds."""
+"""Shrinks every size in a configuration, for a model of the same architecture that is built in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from anomia.words import innermost
 
 VOCABULARY = 96
 LONGEST = 128
-# A tiny model has no more weights than this; more means that a field was missed.
+# The most weights that a tiny model may have; more means that a field was missed.
 LARGEST = 3_000_000
 
-# What a field is, by its name, and its size in a tiny model. The first that matches counts.
+# Patterns for the names of fields, and their sizes in a tiny model. The first match counts.
 _ROLES: Sequence[tuple[str, int]] = (
     (r"^(ngram_vocab_size_base|make_ngram_vocab_size_divisible_by|split_ngram_parts)$", 2),
     (r"(^|_)vocab_size|_vocab$", VOCABULARY),
@@ -50,7 +50,7 @@ _ROLES: Sequence[tuple[str, int]] = (
     (r"(hidden|embedding|embed)_size$|(^|_)(d_model|n_embd|dim|emb_dim|embed_dim|embedding_dim|lru_width|proj_dim"
      r"|projection_dim)$", 32),
 )  # fmt: skip
-# Where a configuration doesn't fit together, these are tried one after the other.
+# Changes to try in turn if the small configuration is inconsistent.
 _VARIANTS: Sequence[Mapping[str, Any]] = (
     {},
     {"fill": True},
@@ -69,7 +69,7 @@ _VARIANTS: Sequence[Mapping[str, Any]] = (
     },
     {"fill": True, "roles": ((r"budget$", 8), (r"compress_ratio$", 2))},
 )
-# Fields that are often left open where a default follows from others.
+# Fields that are often None because their default depends on others.
 _OPEN = re.compile(
     r"head_dim$|(heads|experts)$|experts_per_tok$|^moe_intermediate_size$|^intermediate_size$|^indexer_"
 )
@@ -89,16 +89,17 @@ _OF_FILES = (
 
 
 class NotBuiltError(Exception):
-    """An architecture can't be built small, and why."""
+    """An architecture can't be built small; the message says why."""
 
 
 def tiny_model(config: Any, *, seed: int = 0) -> Any:
-    """A random float32 model in evaluation mode, of the architecture of a configuration, and the same for the same seed.
+    """Builds a random float32 model with the architecture of a configuration, in evaluation mode.
 
-    Fields are made small by what their names mean, not by a list of architectures: where what comes out doesn't fit
-    together, other sizes are tried. Layers of different kinds are all kept, up to four.
+    The same seed gives the same model. Fields are shrunk by the meaning of their names, not by a list of architectures;
+    if the result is inconsistent, other sizes are tried. All kinds of layers are kept, up to four.
 
-    Raises `NotBuiltError`, with what went wrong first.
+    Raises:
+        NotBuiltError: no variant could be built; the message is that of the first error.
     """
     first: Exception | None = None
     for variant in (*_VARIANTS, *({**variant, "foreign": True} for variant in _VARIANTS)):
@@ -139,7 +140,7 @@ def _build(config: Any, seed: int, variant: Mapping[str, Any]) -> Any:
 
 def _tiny_config(config: Any, variant: Mapping[str, Any] = MappingProxyType({})) -> Any:
     small = _shrunk(config, variant)
-    # Of an encoder, its decoder is meant.
+    # For architectures that can be both encoder and decoder, take the decoder.
     if getattr(small, "is_decoder", None) is False:
         small.is_decoder = True
     return small
@@ -171,7 +172,7 @@ def _shrunk(config: Any, variant: Mapping[str, Any]) -> Any:
             changed[name] = ["full_attention"] * count
         elif variant.get("whole") and name not in ("model_type", "transformers_version", "dtype"):
             changed[name] = value
-    # What the configuration says that its class doesn't: switches decide what the blocks are made of.
+    # Settings that differ from the class's defaults, such as switches that decide what the blocks consist of.
     own = {
         name: value
         for name, value in config.to_diff_dict().items()
@@ -186,14 +187,14 @@ def _shrunk(config: Any, variant: Mapping[str, Any]) -> Any:
 def _part(config: Any, name: str) -> Any:
     try:
         return getattr(config, name, None)
-    except RuntimeError:  # of each layer for itself
+    except RuntimeError:  # a field that each layer has separately
         return None
 
 
 def _shorter_lists(
     fields: Mapping[str, Any], layers: int, variant: Mapping[str, Any]
 ) -> tuple[dict[str, list[Any]], list[int]]:
-    """Lists with an entry for each layer, cut to layers that differ, each of them twice; and which layers these are."""
+    """Lists with one entry per layer, cut to the distinct kinds of layers and repeated; and the layers kept."""
     lists = {name: v for name, v in fields.items() if isinstance(v, list) and layers > 1 and len(v) == layers}
     if not lists:
         return {}, []
@@ -215,7 +216,7 @@ def _shorter_lists(
 def _small_list(
     name: str, value: list[int], order: Sequence[int], layers: int, variant: Mapping[str, Any]
 ) -> list[int]:
-    """Token ids, sizes, or numbers of layers."""
+    """Shrinks a list of token ids, sizes, or layer numbers."""
     if name.endswith("_token_id"):
         return [1]
     if role := _role(name, variant):
@@ -245,7 +246,7 @@ def _size(name: str, value: int, layers: int, variant: Mapping[str, Any]) -> int
 
 @torch.no_grad()
 def _randomize(model: Any) -> None:
-    """Weights that are large enough to make every path count; what is set to constants stays."""
+    """Draws weights large enough that every path affects the output; nonzero constants stay."""
     for parameter in model.parameters():
         if parameter.dim() >= 2 and float(parameter.std()) > 0:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -1,7 +1,7 @@
-"""Sizes of a decoder as its configuration says them, whatever the architecture calls them.
+"""Sizes of a decoder from its configuration, whatever the architecture calls them.
 
-A field of a configuration is not always a number: Gemma 3n has a list of feed-forward sizes, one a layer, and Gemma 4
-other heads in its global layers. The largest counts, for what is planned with them has to fit.
+A field is not always a number: Gemma 3n has a list of feed-forward sizes, one per layer, and Gemma 4 has other heads in
+its global layers. The largest value counts, because memory is planned with it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ _INNER = (
 
 
 class Sizes(NamedTuple):
-    """layers, width of the hidden states, heads of queries, heads of keys and values, size of a head, feed-forward."""
+    """Sizes of a decoder.
+
+    width: of hidden states. heads: of queries. kv_heads: of keys and values. head: size of one head. inner: width of
+    the feed-forward layer.
+    """
 
     layers: int
     width: int
@@ -43,7 +47,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(config: Any) -> Sizes:
-    """The sizes of a text configuration; what it doesn't say is taken as is usual, from what it does."""
+    """The sizes of a text configuration; missing ones are derived from others by the usual rules."""
     layers, width = number(config, *_LAYERS) or 1, number(config, *_WIDTH) or 1
     heads = number(config, *_HEADS) or 1
     head = number(config, *_HEAD) or max(1, width // heads)
@@ -53,17 +57,17 @@ def sizes_of(config: Any) -> Sizes:
 
 
 def number(config: Any, *names: str) -> int | None:
-    """The largest of some fields that are positive numbers or lists of such; None where there is none."""
+    """The largest of some fields that are positive integers or lists of them; None if there is none."""
     found = [value for name in names for value in _values(config, name)]
     numbers = [each for each in found if isinstance(each, int) and not isinstance(each, bool) and each > 0]
     return max(numbers, default=None)
 
 
 def _values(config: Any, name: str) -> list[Any]:
-    """All that a configuration says of a field: of one that layers have for themselves, what each layer says."""
+    """All values of a field in a configuration; for a field of the layers, one value per layer."""
     try:
         value = getattr(config, name, None)
     except RuntimeError:
-        # transformers doesn't let such a field of the whole be read.
+        # transformers doesn't allow reading such a field for the whole model.
         return [getattr(layer, name, None) for layer in config.per_layer_config]
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -1,4 +1,4 @@
-"""The files of a model that are no weights: their sizes, dates and hashes."""
+"""The files of a model other than weights: sizes, dates and hashes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 class SmallFile(NamedTuple):
-    """A file that is no weights. date: when it was last written, in UTC; sha256 is "" where it is too large."""
+    """A file other than weights. date: last modification, in UTC. sha256: "" if the file is too large."""
 
     bytes: int
     date: str
@@ -22,7 +22,7 @@ class SmallFile(NamedTuple):
 
 
 def small_files(files: ModelFiles) -> dict[str, SmallFile]:
-    """Everything in the folder that is no weights; of a GGUF file, itself."""
+    """All files in the folder other than weights, by name; for a GGUF model, the GGUF file itself."""
     if files.gguf:
         paths = [Path(files.source) / files.gguf]
     elif files.folder is None:

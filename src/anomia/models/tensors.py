@@ -1,4 +1,4 @@
-"""An account of every tensor in a model's files: used, ignorable by a known rule, or named. No weights are loaded."""
+"""Accounts for every tensor in a model's files: used, ignorable by a known rule, or reported. Loads no weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SCALE = re.compile(
     r"(^|[._:])(\w*scales?(_inv|_2)?|\w*zeros?(_points?)?|g_idx|qweight|q_weight|qdata|absmax|quant_map|quant_state\S*"
     r"|nested_\w+|SCB|weight_format|weight_packed|weight_shape|\w*amax|blocks|codebooks?|codes|Qidxs|W_q)$"
 )
-# Computed while loading, or of training only: nothing is lost with them.
+# Computed while loading, or for training only: nothing is lost without them.
 _SILENT = re.compile(r"inv_freq$|(cos|sin)_cached$|(^|\.)position_ids$|\.masked_bias$|num_batches_tracked$")
-# A module that stands outside the blocks that answer: a part of those is no part of another model.
+# Matches paths outside the decoder blocks, so that modules inside a block never count as a separate part.
 _BEFORE_BLOCKS = r"^(?!.*lora_)(?:(?!(?:layers|h|blocks|layer)\.\d)[^.]+\.)*?"
-# Not part of what answers a text prompt, but worth a word.
+# Not needed to answer text prompts, but worth a note.
 _TOLD = {
     "multi-token prediction": re.compile(rf"{_BEFORE_BLOCKS}mtp(_\w+)?\.|\.(eh_proj|enorm|hnorm)\."),
     "an image or audio part": re.compile(
@@ -39,13 +39,13 @@ LAYER = re.compile(r"^(.*?(?:layers|h|blocks|layer))\.(\d+)\.")
 
 
 class Account(NamedTuple):
-    """How the tensors in files and those of a model correspond.
+    """How the tensors in files correspond to those of a model. Names are either stored names or the model's names.
 
-    places: stored name by the model's, where a tensor is taken as it is. converted: stored names that are split or
-    joined while loading. filled: the model's names that get a value. ignored: stored name to the reason, which is empty where it needs no word.
-    surplus: stored name to the name that it has while loading; the model has no place for it. missing: the
-    model's names. mismatched: model's name, found and expected shape. packed: stored names that hold no floating
-    values where the model takes them as such. expected: all names of the model.
+    places: model name to stored name, for tensors used as they are. converted: stored names that are split or joined
+    while loading. filled: model names that get a value. ignored: stored name to the reason, empty if it needs no note.
+    surplus: stored name to its name while loading; the model has no place for it. missing: model names. mismatched:
+    model name, found and expected shape. packed: stored names of non-float tensors that the model takes as floats.
+    expected: all model names.
     """
 
     places: Mapping[str, str]
@@ -60,11 +60,11 @@ class Account(NamedTuple):
 
 
 NOTHING = Account({}, frozenset(), frozenset(), {}, {}, (), (), (), frozenset())
-"""The account of no tensor."""
+"""The empty account."""
 
 
 def skeleton(config: Any, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
-    """The causal language model of a configuration, without memory for its weights; its unsaved buffers are real."""
+    """Builds the causal language model of a configuration on the meta device, except for its buffers."""
     with init_empty_weights(include_buffers=False):
         options = {} if dtype is None else {"dtype": dtype}
         model = transformers.AutoModelForCausalLM.from_config(
@@ -74,12 +74,12 @@ def skeleton(config: Any, *, dtype: torch.dtype | None = None, trust_remote_code
 
 
 def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
-    """Follows every stored tensor to its place in a model that is not quantized, by the names that transformers gives.
+    """Matches every stored tensor to its place in an unquantized model, with the renaming rules of transformers.
 
     Args:
-        model: as `skeleton` makes it.
-        stored: the headers of all files that are read, by stored name; values are read only to compare two that have one
-            place.
+        model: a model from `skeleton`.
+        stored: headers of all files that are read, by stored name; values are read only to compare two tensors with
+            the same place.
     """
     expected = model.state_dict()
     rules = get_model_conversion_mapping(model)
@@ -134,13 +134,13 @@ def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
 def from_loading(
     model: Any, info: Mapping[str, Any], stored: Mapping[str, StoredTensor], *, quantized: bool
 ) -> Account:
-    """The account that transformers itself gives after loading. Surplus tensors go by their names in the model.
+    """The account from the loading information of transformers. Surplus tensors have their names in the model.
 
     Args:
-        model: as loaded.
+        model: the loaded model.
         info: its loading information.
-        stored: headers by stored name, where the files are safetensors.
-        quantized: whether a quantization method took the weights, so that each packed one needs only its scale.
+        stored: headers by stored name, if the files are safetensors.
+        quantized: whether a quantization method handled the weights, so that a packed weight only needs a scale.
     """
     state = model.state_dict()
     ignored, surplus = {}, {}
@@ -178,9 +178,9 @@ def _has_scale(name: str, stored: Iterable[str]) -> bool:
 
 
 def ignorable(name: str, config: Any) -> str | None:
-    """Why nothing is lost with a tensor that a model has no place for; None where something may be.
+    """The reason why a tensor without a place in the model can be ignored; None if it can't.
 
-    Empty where it needs no word.
+    The reason is empty if it needs no note.
     """
     if _SILENT.search(name):
         return ""
@@ -196,7 +196,7 @@ def ignorable(name: str, config: Any) -> str | None:
 
 
 def ignored_notes(ignored: Mapping[str, str]) -> tuple[str, ...]:
-    """What a reader is told of ignored tensors: a line for each reason."""
+    """Notes for the reader on ignored tensors, one per reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in ignored.items():
         if reason:
@@ -210,10 +210,10 @@ def ignored_notes(ignored: Mapping[str, str]) -> tuple[str, ...]:
 def _by_rule(
     model: Any, missing: Iterable[str], extra: Mapping[str, str], stored: Mapping[str, StoredTensor]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """What is still missing, and which surplus tensors are ignorable, by the model's rules and by ours.
+    """The tensors still missing, and the surplus tensors that can be ignored, by the model's rules and by ours.
 
-    missing: names of the model. extra: stored name to the name while loading. stored: headers by stored name.
-    Returns names of the model, and stored name to the reason.
+    missing: model names. extra: stored name to the name while loading. stored: headers by stored name.
+    Returns model names, and stored name to the reason.
     """
     lacking = set(missing)
     for target, source in getattr(model, "all_tied_weights_keys", {}).items():
@@ -226,7 +226,7 @@ def _by_rule(
         if target in model.state_dict():
             continue
         reason = ignorable(target, model.config)
-        # GPT-2's rule for its old causal masks, `attn.bias`, would also cover a bias that was added to it.
+        # GPT-2's rule for its old causal masks, `attn.bias`, would also match an added bias.
         vector = name.endswith("bias") and len(stored[name].shape) == 1
         mask = name.endswith("attn.bias") and len(stored[name].shape) == 4
         if reason is None and (mask or (target not in info.unexpected_keys and not vector)):

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of texts: a fixed set of them, and everything about it that changes token ids."""
+"""Describes a tokenizer: its output for a fixed set of texts, and everything about it that changes token ids."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ PROBE_TEXTS: Mapping[str, str] = {
     "<think>": "Write <think>no</think> here.",
     "start token first": "<s>Paris",
 }
-"""Texts on which tokenizers of one vocabulary are known to differ, by what each tries."""
+"""Texts on which tokenizers with the same vocabulary are known to differ, by the feature that each tests."""
 
-# Of a tokenizer built on a `tokenizers` backend; all else about it is in the backend.
+# Settings of a tokenizer with a `tokenizers` backend; the backend contains everything else.
 _SETTINGS = (
     "add_bos_token", "add_eos_token", "add_prefix_space", "add_dummy_prefix", "legacy", "split_special_tokens",
     "clean_up_tokenization_spaces", "do_lower_case", "use_default_system_prompt", "fix_mistral_regex",
 )  # fmt: skip
-# Of one without: where it was loaded from, and what concerns batches only.
+# Settings to leave out for a tokenizer without a backend: its origin, and what concerns only batches.
 _ELSEWHERE = {
     "name_or_path", "is_local", "local_files_only", "backend", "model_max_length", "padding_side", "truncation_side",
     "max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "added_tokens_decoder", "chat_template",
@@ -81,13 +81,13 @@ _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 @dataclass(frozen=True, slots=True)
 class Tokenization:
-    """What a tokenizer is and does.
+    """A description of a tokenizer.
 
-    kind: its class. size: tokens that it knows. vocabulary: token to id, empty where it can't list them.
-    parts: what else changes ids or texts, by name; long ones are hashes. random: one text gets other ids each time.
-    start, end: ids put around every text; None where that isn't one thing for all texts. bare, ids: those of
-    `PROBE_TEXTS` without and with them, None for a text that it can't encode. texts: what the bare ids are read as.
-    prompts, bare_prompts: those of texts of the caller's own. special: its special tokens, by role.
+    kind: its class. size: number of tokens. vocabulary: token to id, empty if the tokenizer can't list it.
+    parts: everything else that changes ids or texts, by name; hashes if long. random: a text can get different ids.
+    start, end: ids added around every text; None if they vary between texts. bare, ids: the ids of `PROBE_TEXTS`
+    without and with them; None for a text that can't be encoded. texts: the decoded bare ids. prompts, bare_prompts:
+    the ids of additional texts with and without added tokens. special: special tokens by role.
     """
 
     kind: str
@@ -106,14 +106,14 @@ class Tokenization:
 
 
 def token_ids(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...]:
-    """The ids of a text, with the start and end tokens that the tokenizer puts around it unless `special` is False."""
+    """The ids of a text, with the start and end tokens that the tokenizer adds unless `special` is False."""
     return tuple(int(number) for number in tokenizer(text, add_special_tokens=special).input_ids)
 
 
 def same_ids(base: Any, other: Any) -> bool:
-    """Whether every token of base's vocabulary has the same id in the other.
+    """Whether every token of base's vocabulary has the same id in the other tokenizer.
 
-    Tokenizers that can't list their vocabulary are the same only where everything else about them is.
+    Tokenizers that can't list their vocabulary are compared by everything else.
     """
     mine, theirs = vocabulary(base), vocabulary(other)
     if mine is None or theirs is None:
@@ -122,7 +122,7 @@ def same_ids(base: Any, other: Any) -> bool:
 
 
 def vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
-    """Token to id, added tokens too; None where the tokenizer can't list them."""
+    """Token to id, including added tokens; None if the tokenizer can't list them."""
     try:
         found: Mapping[str, int] = tokenizer.get_vocab()
     except (NotImplementedError, AttributeError, TypeError):
@@ -131,7 +131,7 @@ def vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
 
 
 def describe_tokenizer(tokenizer: Any, prompts: Mapping[str, str] | None = None) -> Tokenization:
-    """Everything that two tokenizers are compared by. prompts: texts of the caller's own, by name."""
+    """Describes a tokenizer for comparison. prompts: additional texts, by name."""
     bare = probe_ids(tokenizer, special=False)
     ids = probe_ids(tokenizer)
     known = vocabulary(tokenizer)
@@ -157,7 +157,7 @@ def describe_tokenizer(tokenizer: Any, prompts: Mapping[str, str] | None = None)
 
 
 def parts(tokenizer: Any) -> dict[str, str]:
-    """What changes ids or texts besides the vocabulary, by name, as JSON or its hash; the same in every process."""
+    """Everything besides the vocabulary that changes ids or texts, as JSON or a hash, the same in every process."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     added = {int(number): repr(token) for number, token in tokenizer.added_tokens_decoder.items()}
     found = {"added tokens": _hash(json.dumps(added, sort_keys=True))}
@@ -174,7 +174,7 @@ def parts(tokenizer: Any) -> dict[str, str]:
 
 
 def is_random(tokenizer: Any) -> bool:
-    """Whether the same text can get other ids the next time: BPE with dropout, or a sampling SentencePiece model."""
+    """Whether a text can get different ids each time: BPE with dropout, or a sampling SentencePiece model."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     sampling = (getattr(tokenizer, "sp_model_kwargs", None) or {}).get("enable_sampling", False)
     return bool(getattr(model, "dropout", None) or sampling) or probe_ids(tokenizer) != probe_ids(tokenizer)
@@ -186,7 +186,7 @@ def probe_ids(tokenizer: Any, *, special: bool = True) -> dict[str, tuple[int, .
 
 
 def attempt(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...] | None:
-    """The ids of a text; None where there are none, as for a word outside a vocabulary without an unknown token."""
+    """The ids of a text; None if it can't be encoded, as with unknown words and no unknown token."""
     try:
         return token_ids(tokenizer, text, special=special)
     except BaseException as error:
@@ -205,14 +205,14 @@ def _decoded(tokenizer: Any, ids: tuple[int, ...]) -> str | None:
 
 
 def _is_fault(error: BaseException) -> bool:
-    """Whether a tokenizer failed: in Python with anything, in Rust with a panic, which is no `Exception`."""
+    """Whether an error is a tokenizer's fault: any `Exception`, or a Rust panic, which isn't an `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _around(
     bare: tuple[int, ...] | None, whole: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """What stands before and after the bare ids in the whole ones."""
+    """The ids before and after the bare ids in the whole ones; None if they can't be found."""
     if bare is None or whole is None:
         return None, None
     for first in range(len(whole) - len(bare) + 1):
@@ -222,7 +222,7 @@ def _around(
 
 
 def _plain_parts(tokenizer: Any) -> dict[str, str]:
-    """Of a tokenizer without a `tokenizers` backend: its class, settings, and SentencePiece model."""
+    """The parts of a tokenizer without a `tokenizers` backend: class, settings, SentencePiece model, merges."""
     settings = {key: value for key, value in tokenizer.init_kwargs.items() if key not in _ELSEWHERE}
     settings |= {key: getattr(tokenizer, key) for key in _SETTINGS if hasattr(tokenizer, key)}
     files = [key for key in settings if key.endswith("_file")]
@@ -242,7 +242,7 @@ def _plain_parts(tokenizer: Any) -> dict[str, str]:
 
 @contextmanager
 def _as_stored(backend: Any) -> Any:
-    """The backend without the padding and truncation that the last call may have left on it."""
+    """Removes padding and truncation, which the last call may have set, from the backend inside the block."""
     truncation, padding = backend.truncation, backend.padding
     backend.no_truncation()
     backend.no_padding()
@@ -260,12 +260,12 @@ def _canonical(state: bytes) -> str:
 
 
 def _short(text: str) -> str:
-    """A text that can be read where it is short, else its hash."""
+    """The text itself if it is short, else its hash."""
     return text if len(text) <= 400 else f"sha256 {_hash(text)}"
 
 
 def _plain(value: Any) -> Any:
-    """A value without anything that prints an address in memory."""
+    """Converts a value to JSON types, without anything that prints a memory address."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):

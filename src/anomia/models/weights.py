@@ -1,4 +1,4 @@
-"""What a model's weight files hold and what of it the model takes, from the heads of the files alone."""
+"""Describes a model's weight files, and which of their tensors the model uses, from the file headers alone."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Stored = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights as they are stored.
+    """The weights of a model as stored.
 
-    tensors: shape and type by the model's own names, where it has a place for them, else as stored.
-    dtypes: values by type. homeless: stored, and the model has no place for them. lacking: the model's, and not stored.
-    misshapen: stored in another shape than the model's. identity: the same for the same bytes, where it is the same.
-    bytes: of all files. unused: weight files next to them. own_head: whether an
-    output head is stored. refused: why loading refuses them. hashed: whether `identity` is of the values themselves.
-    settings: of a GGUF file, what its reader passes over and other programs compute with. ignored: stored, and left out
-    by a known rule. rotary: a word where stored rotary frequencies are not those that the settings lead to.
+    tensors: shape and dtype, by model name if the model has a place for the tensor, else by stored name.
+    dtypes: number of values by dtype. homeless: stored tensors without a place in the model. lacking: tensors of the
+    model that are not stored. misshapen: stored in another shape than the model's. identity: hashes or locations of
+    the files; equal only for the same bytes. bytes: size of all files. unused: weight files that are not read.
+    own_head: whether an output head is stored. refused: why loading refuses the weights. hashed: `identity` has hashes
+    of the files. settings: settings of a GGUF file that the reader ignores and other programs use. ignored: stored
+    tensors left out by a known rule. rotary: a note if stored rotary frequencies differ from the configuration's.
     """
 
     tensors: Mapping[str, Stored]
@@ -56,14 +56,14 @@ class Weights:
 def describe_weights(
     name: str, files: ModelFiles, model: Any, *, own_code: bool = False, hashed: bool = False
 ) -> Weights | None:
-    """The weights of a model as stored; None where its files are not on this machine.
+    """Describes the stored weights of a model; None if its files are not on this machine.
 
     Args:
-        name: what the user called it.
-        files: where they are.
-        model: without values, as `build` makes it.
-        own_code: whether the model is code of its own repository.
-        hashed: also hash the files, which reads them whole.
+        name: the model's name as given by the user.
+        files: its files.
+        model: the model without values, from `build`.
+        own_code: whether the model's code comes from its repository.
+        hashed: also hash the files, which reads them completely.
     """
     if files.gguf:
         path = Path(files.source) / files.gguf
@@ -74,7 +74,7 @@ def describe_weights(
     found = account(model, headers)
     stored = {key: (info.shape, info.dtype) for key, info in headers.items()}
     named = {place: key for key, place in found.places.items()}
-    # Loading gives the places of a quantized model anew, and code of its own has rules of its own.
+    # Quantized models get their places only while loading, and custom code has its own rules.
     known = not is_unpacked_on_loading(model.config) and not own_code
     return Weights(
         tensors={named.get(key, key): value for key, value in stored.items()},
@@ -96,7 +96,7 @@ def describe_weights(
 
 
 def _refused(name: str, model: Any, found: Account, headers: Mapping[str, StoredTensor]) -> str:
-    """Why loading refuses a model's tensors; "" where it takes them."""
+    """Why loading refuses a model's tensors; "" if it doesn't."""
     try:
         refuse(name, model, found, headers)
     except ModelError as error:
@@ -105,7 +105,7 @@ def _refused(name: str, model: Any, found: Account, headers: Mapping[str, Stored
 
 
 def _unscaled(found: Account, headers: Mapping[str, StoredTensor]) -> Account:
-    """What a quantization method can't take either: 8-bit floats without a scale next to them.
+    """An account of only the tensors that no quantization method can use: 8-bit floats without a scale next to them.
 
     headers: by stored name.
     """
@@ -149,7 +149,7 @@ def _of_gguf(path: Path, model: Any, *, hashed: bool) -> Weights:
 
 
 def _gguf_refused(path: Path, model: Any) -> str:
-    """Why loading refuses a GGUF file; "" where it takes it."""
+    """Why loading refuses a GGUF file; "" if it doesn't."""
     try:
         refuse_settings(path.name, path, model.config)
         refuse(path.name, model, with_gguf(NOTHING, model, path), {})
@@ -159,7 +159,7 @@ def _gguf_refused(path: Path, model: Any) -> str:
 
 
 def describe_held(model: Any, name: str) -> Weights:
-    """The weights of a model that this process holds. name: what it is held under, which ends in their fingerprint."""
+    """Describes the weights of a model held in memory. name: its name, which ends in their fingerprint."""
     stored = {
         key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for key, tensor in model.state_dict().items()
@@ -169,7 +169,7 @@ def describe_held(model: Any, name: str) -> Weights:
 
 
 def with_rows(weights: Weights, changed: Collection[str], before: int, rows: int) -> Weights:
-    """The weights with another number of tokens. changed: modules that hold the new rows. before: tokens until now."""
+    """The weights with another vocabulary size. changed: modules with the new rows. before: the old number of rows."""
     if rows == before:
         return weights
     tensors = {
@@ -183,14 +183,14 @@ def with_rows(weights: Weights, changed: Collection[str], before: int, rows: int
 
 
 def build(name: str, config: Any, *, trust_remote_code: bool = False) -> Any:
-    """The model of a configuration without values.
+    """Builds the model of a configuration without values.
 
     Raises:
-        ModelError: there is no such causal language model, or it can't be built of these settings.
+        ModelError: it is not a causal language model, or can't be built from these settings.
     """
     try:
         return skeleton(config, trust_remote_code=trust_remote_code)
-    # Whatever the settings of a folder lead to: sizes that don't divide, unknown activations, missing values.
+    # Settings can cause any error: sizes that don't divide, unknown activations, missing values.
     except Exception as error:
         first = innermost(error)
         cause = str(first).strip().splitlines() or [type(first).__name__]
@@ -221,7 +221,7 @@ def _identity(paths: Sequence[Path], *, hashed: bool) -> tuple[str, ...]:
 
 
 def _place(path: Path) -> str:
-    """The file itself: the same through links, another for a copy."""
+    """Identifies the file itself: the same through links, different for a copy."""
     there = path.resolve().stat()
     return f"{there.st_dev}:{there.st_ino}:{there.st_size}:{there.st_mtime_ns}"
 

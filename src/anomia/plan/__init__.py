@@ -1,1 +1,1 @@
-"""What a study will cost and how many questions it needs, before it is run: tokens, memory, time, money, power."""
+"""Plans a study before it is run: its cost in tokens, memory, time and money, and the number of questions it needs."""

@@ -1,9 +1,9 @@
-"""What a study will cost, from the configurations of its models alone: tokens, arithmetic, memory, time, money.
+"""The cost of a study, from model configurations alone: tokens, arithmetic, memory, time, money.
 
-A few items of each language are encoded as they will be asked, with base's own tokenizer where it lies on this
-machine, and laid out as the token tree lays them out. The arithmetic is that of docs/benchmarks.md: two operations
-for each weight of the decoder and token, and for each weight of the head and position that is read. Steps on GPUs
-are bound by reading the weights; both bounds are computed and the larger one counts.
+A few items of each language are encoded as in a run, with base's own tokenizer if it is on this machine, and laid out
+as token trees. The arithmetic is that of docs/benchmarks.md: two operations per decoder weight and token, and two per
+head weight and position read. Decode steps on GPUs are bound by reading the weights; both bounds are computed and the
+larger one counts.
 """
 
 from __future__ import annotations
@@ -33,31 +33,33 @@ from anomia.running.shard import decoding, encode
 from anomia.study import BASE, Study
 
 SAMPLED = 6
-"""Items of each language that are laid out."""
+"""Items per language that are laid out."""
 DISTINCT_LEAVES = 0.92
-"""Leaves that are computed, of all that are asked for: answers that go the same way share them (measured)."""
+"""The share of requested leaves that are computed, because answers with the same tokens share leaves (measured)."""
 PASSAGE_TOKENS = 600
-"""Of a calibration passage, where the study's limit is larger: C4 and Wikipedia have about so many."""
+"""Tokens of a calibration passage if the study's limit is larger: about the length in C4 and Wikipedia."""
 DEMO_TOKENS = 6_000
-"""Of the shipped calibration text."""
+"""Tokens of the shipped calibration text."""
 TRIAL_TOKENS = 16_000
-"""Through base when it is loaded: the trial of the engine."""
+"""Tokens through base for the engine's self-test after loading."""
 NOISE_SHARE = 0.35
-"""Of the tokens of an item that is asked everything: open and choice alone."""
+"""The share of an item's work that the noise floor repeats: open and choice questions alone."""
 RECORD_BYTES = 5_000
-"""On disk, of an item and arm (measured: 3.1 to 4.6 kB)."""
+"""Bytes on disk per item and arm (measured: 3.1 to 4.6 kB)."""
 READ_BYTES = 1e9
-"""A second, when weights are loaded."""
+"""Bytes per second when loading weights."""
 LOAD_SECONDS = 10.0
-"""Beside that for each model: building it, its fingerprint, checks; on two cores, with a share of starting up."""
+"""Additional seconds per model: building, fingerprint, checks; on two cores, with a share of the startup time."""
 _CALIBRATION_SHARE = 1.25
-"""Calibration reaches this much more of the peak than probing does."""
+"""Throughput of calibration relative to probing."""
 
 
 class Work(NamedTuple):
-    """Work of one kind on one model. tokens: through the decoder. reads: positions through the output head.
+    """An amount of work on one model.
 
-    steps: forward passes one after the other that each read all weights, if an item were a batch of its own.
+    tokens: through the decoder. reads: positions through the output head. steps: sequential forward passes, which each
+    read all weights, at batch size 1. calibration: calibration tokens through the decoder, over all passes. loads: how
+    often the model is loaded.
     """
 
     items: int = 0
@@ -68,14 +70,17 @@ class Work(NamedTuple):
     loads: float = 0.0
 
     def plus(self, other: Work) -> Work:
-        """Both."""
+        """The sum of both."""
         items, *amounts = (a + b for a, b in zip(self, other, strict=True))
         return Work(int(items), *amounts)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Counted on a model without weights. active: of the decoder's weights, those a token goes through."""
+    """Sizes counted on a model without weights.
+
+    parameters, active, head: numbers of weights in total, used per token in the decoder, and in the output head.
+    """
 
     name: str
     dtype: str
@@ -87,12 +92,12 @@ class ModelSize:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights in memory."""
+        """Bytes of all weights in memory."""
         return self.parameters * DTYPES[self.dtype].itemsize
 
 
 class CellForecast(NamedTuple):
-    """One cell. work: by arm. exact: the tokenizer and the questions are the real ones."""
+    """The forecast for one cell. work: by arm. exact: the tokenizer and the questions are the real ones."""
 
     name: str
     size: ModelSize
@@ -103,7 +108,7 @@ class CellForecast(NamedTuple):
 
     @property
     def total(self) -> Work:
-        """All arms."""
+        """The work of all arms."""
         whole = Work()
         for work in self.work.values():
             whole = whole.plus(work)
@@ -111,17 +116,17 @@ class CellForecast(NamedTuple):
 
     @property
     def operations(self) -> float:
-        """Multiplications and additions of all arms."""
+        """Floating-point operations (multiplications and additions) of all arms."""
         return _operations(self.total, self.size)
 
     @property
     def record_bytes(self) -> int:
-        """Of the records on disk."""
+        """Bytes of the records on disk."""
         return RECORD_BYTES * self.items * len(self.work)
 
 
 class Stay(NamedTuple):
-    """A cell on a machine. seconds is None where even one item at a time does not fit, and why says so."""
+    """A cell on a machine. seconds: None if the batch doesn't fit into memory; `why` is the reason."""
 
     seconds: float | None
     batch: int
@@ -130,10 +135,10 @@ class Stay(NamedTuple):
 
 
 def forecast(matrix: Matrix) -> list[CellForecast]:
-    """What each cell will take; an arm that cells share is made and counted once, in the first of them.
+    """Forecasts the work of each cell. An arm shared by several cells is made once and counted in the first.
 
     Raises:
-        ModelError: a configuration can't be had.
+        ModelError: a configuration can't be read.
         DataError: questions on this machine can't be used.
     """
     found, made = [], set[tuple[str, str, str]]()
@@ -162,7 +167,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
 
 
 def on_machine(cell: CellForecast, machine: Machine) -> Stay:
-    """How long a cell takes on a machine, in the largest batches that fit (docs/engine.md, Memory)."""
+    """The time of a cell on a machine, with the study's batch size or the largest that fits (docs/engine.md, Memory)."""
     size, study = cell.size, cell.study
     need = size.need
     room = (SPARE * machine.memory - need.weights - need.fixed) / max(1, need.item)
@@ -172,7 +177,7 @@ def on_machine(cell: CellForecast, machine: Machine) -> Stay:
         return Stay(None, max(batch, 1), need.total(max(batch, 1)), "does not fit into its memory")
     rate, work = machine.rate(size.dtype), cell.total
     compute = 2 * (work.tokens * size.active + work.reads * size.head) / rate
-    # What the steps take when reading the weights, or launching the layers, is what they wait for.
+    # The time of the steps if bound by reading weights or by launching layers.
     steps = work.steps / batch
     reading = steps * max(size.weight_bytes / (0.6 * machine.bandwidth), size.layers * machine.pass_seconds)
     calibration = 2 * work.calibration * size.active / (rate * _CALIBRATION_SHARE)
@@ -185,7 +190,7 @@ def _operations(work: Work, size: ModelSize) -> float:
 
 
 def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) -> tuple[Work, list[Any]]:
-    """Work of all items of a cell on one arm, and the asks it was counted on."""
+    """The work of all items of a cell for one arm, extrapolated from sampled asks, and those asks."""
     study, asks, whole = cell.study, [], Work()
     for items in cell.item_sets:
         count = counts[items.language]
@@ -210,7 +215,7 @@ def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) ->
 
 
 def _asked(study: Study, ask: Any) -> Work:
-    """One item: the nodes of its trees, then a leaf for each answer and step."""
+    """The work of one item: the nodes of its trees, plus a leaf per answer and step."""
     batch = lay_out([ask])
     paths = len(ask.greedy)
     paths += study.num_beams * (ask.beams is not None)
@@ -222,7 +227,7 @@ def _asked(study: Study, ask: Any) -> Work:
 
 
 def _making(study: Study, arm: Arm, languages: int) -> Work:
-    """Loading and compressing the model of an arm once."""
+    """The work of loading and compressing the model of an arm once."""
     if arm.name == BASE:
         return Work(tokens=TRIAL_TOKENS, loads=1)
     calibration = 0.0
@@ -247,7 +252,7 @@ def _making(study: Study, arm: Arm, languages: int) -> Work:
 
 
 def _without_weights(study: Study) -> LoadedModel:
-    """Base as a skeleton: its modules and shapes, no weight in memory."""
+    """Base with its modules and shapes, but without weights in memory."""
     if study.base.endswith(".gguf"):
         raise ModelError(
             f"plan: {study.base} is a GGUF file, which has no config.json; plan with the model it "
@@ -303,7 +308,7 @@ def _measured(study: Study, loaded: LoadedModel, need: MemoryNeed) -> ModelSize:
 
 
 def _active_experts(config: Any) -> float:
-    """The share of a mixture's experts that a token goes through."""
+    """The share of experts that a token uses in an MoE; 1 for other models."""
     experts = number(config, "num_local_experts", "num_experts", "n_routed_experts")
     chosen = number(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
     return min(1.0, chosen / experts) if experts and chosen else 1.0

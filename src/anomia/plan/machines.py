@@ -1,16 +1,16 @@
-"""What machines can do and cost, for plans: published peaks, measured or assumed shares of them, prices to change.
+"""Machines for plans: published peak performance, the measured or assumed share of it, and prices to adjust.
 
-| column | what |
+| column | meaning |
 |---|---|
-| `flops` | dense matrix products a second at the peak, by dtype |
-| `bandwidth` | bytes a second out of the memory that holds the model |
+| `flops` | peak floating-point operations per second in dense matrix products, by dtype |
+| `bandwidth` | bytes per second from the memory that holds the model |
 | `memory` | bytes of that memory |
-| `dollars` | an hour; rented, in 2026; yours will differ |
-| `share` | part of the peak that probing reaches |
-| `pass_seconds` | a layer of one forward pass takes at least so long: launching kernels from Python |
+| `dollars` | rent per hour in 2026; yours will differ |
+| `share` | share of the peak that probing reaches |
+| `pass_seconds` | minimum seconds per layer and forward pass, for launching kernels from Python |
 
-Two CPU cores are measured (docs/benchmarks.md). The GPUs' peaks are their makers'; `share` and `pass_seconds`
-of GPUs are assumptions, no run on one stands behind them yet.
+The values for two CPU cores are measured (docs/benchmarks.md). The peaks of GPUs are their makers'; `share` and
+`pass_seconds` of GPUs are assumptions, not yet backed by a run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anomia.errors import StudyError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine of a plan; the columns are explained at the head of this module."""
+    """A machine for plans; see the module's docstring for the columns. cores: it is a CPU."""
 
     name: str
     flops: Mapping[str, float]
@@ -36,7 +36,7 @@ class Machine:
     cores: bool = False
 
     def rate(self, dtype: str) -> float:
-        """Matrix products a second that probing reaches."""
+        """Floating-point operations per second that probing reaches."""
         return self.share * self.flops[dtype]
 
 
@@ -57,10 +57,11 @@ MACHINES = {
 
 
 def read_machine(text: str) -> Machine:
-    """A machine by its name, with changes: `H100`, or `A6000:dollars=0.5,memory=96e9`.
+    """Parses the name of a machine with optional changes: `H100`, or `A6000:dollars=0.5,memory=96e9`.
 
     Raises:
-        StudyError: the name or a column is unknown, or a value is no number above 0.
+        StudyError: the name or a column is unknown, or a value is not a positive number (`dollars` and `pass_seconds`
+            may be 0).
     """
     name, _, changes = text.partition(":")
     if name not in MACHINES:

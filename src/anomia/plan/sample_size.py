@@ -1,4 +1,4 @@
-"""How many items a study needs, from a pilot run's records or from assumed accuracies."""
+"""The number of items that a study needs, from the records of a pilot run or from assumed accuracies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anomia.measure.rates import Clusters, cluster, effective_items
 
 
 class PlanTarget(NamedTuple):
-    """What a study shall be able to see: a dissociation rate above one value, a gap apart from another."""
+    """The effects to detect, with a given power: a dissociation rate above one value, a gap that differs from another."""
 
     dissociation_against: float = 0.05
     gap_against: float = 0.0
@@ -25,12 +25,12 @@ class PlanTarget(NamedTuple):
 
 
 class ItemPlan(NamedTuple):
-    """Items that one arm needs in one scope.
+    """The items that one arm needs in one scope.
 
-    open, choice: accuracies that are assumed or were seen. both_correct: share of the items that base
-    answers both ways. dissociation: of those, the share that is recognised and no longer said; None where
-    there is none. for_dissociation, for_gap: items needed; why not, where a figure can't be planned for.
-    pilot_items: items that the assumptions rest on; None where they were given.
+    open, choice: assumed or observed accuracies. both_correct: share of items that base answers correctly in both
+    formats. dissociation: the share of those that the arm recognizes but no longer says; None if unknown.
+    for_dissociation, for_gap: items needed, or the reason why a figure can't be planned for. pilot_items: items that
+    the accuracies are based on; None if they are assumed.
     """
 
     arm: str
@@ -45,9 +45,9 @@ class ItemPlan(NamedTuple):
 
 
 def plan_from_pilot(records: pl.DataFrame, target: PlanTarget | None = None) -> Iterator[ItemPlan]:
-    """The items needed if each arm of a pilot run is what it seems, in each language and over all of them.
+    """The items needed if the accuracies observed in a pilot are the true ones, per arm, by language and over all.
 
-    Passages that are shared cost a design effect, which is taken from the pilot.
+    Shared passages cause a design effect, which is estimated from the pilot.
     """
     wanted = target or PlanTarget()
     records = prepare(records)
@@ -82,10 +82,9 @@ def plan_from_assumptions(
     dissociation: float | None = None,
     target: PlanTarget | None = None,
 ) -> ItemPlan:
-    """The items needed if the accuracies are these.
+    """The items needed under assumed accuracies.
 
-    both_correct, dissociation: where they are not given, as if open and choice were right or wrong
-    independently of each other.
+    both_correct, dissociation: if not given, open and choice answers are taken as independent of each other.
     """
     if both_correct is None:
         both_correct = open_.base * choice.base
@@ -149,7 +148,7 @@ def _plan(
 
 
 def _or_why(need: Callable[[], NeededItems]) -> NeededItems | str:
-    """What is needed; of a pilot in which a language is too weak to be planned for, the reason."""
+    """The items needed, or the reason why they can't be planned (a language may be too weak in the pilot)."""
     try:
         return need()
     except StudyError as error:

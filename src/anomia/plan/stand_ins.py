@@ -1,4 +1,4 @@
-"""What a plan takes for things that are not to be had yet: a tokenizer, a data set on the hub."""
+"""Stand-ins for parts of a study that aren't available while planning: a tokenizer, a data set on the hub."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from anomia.running.cells import where_read
 from anomia.study import Study
 
 _SMALLEST_VOCABULARY = 300
-# Words in pieces of at most four characters give 3.2 characters a token, which is what Gemma's tokenizer has on
-# TyDiQA and XQuAD (2.4 in Telugu, 4.4 in English); scripts without spaces have about one a token.
+# Words in pieces of at most four characters give 3.2 characters per token, as with Gemma's tokenizer on TyDiQA and
+# XQuAD (2.4 in Telugu, 4.4 in English); scripts without spaces have about one character per token.
 _PIECES = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\s?[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,4}|\s"
 )
 
 
 class PieceTokenizer:
-    """Cuts text into pieces about as many as a multilingual tokenizer's tokens."""
+    """Cuts text into about as many pieces as a multilingual tokenizer has tokens."""
 
     eos_token_id = None
     all_special_ids: tuple[int, ...] = ()
 
     def __call__(self, text: str, **_: Any) -> SimpleNamespace:
-        """The pieces as numbers; equal pieces get equal numbers."""
+        """The pieces as integers; equal pieces get equal integers."""
         return SimpleNamespace(input_ids=[1, *(hash(piece) & 0x3FFFFFFF for piece in _PIECES.findall(text))])
 
     def apply_chat_template(self, messages: Sequence[Any], **_: Any) -> str:
-        """A turn with marks of usual length."""
+        """A user's turn with markers of typical length."""
         return f"<start> user\n{messages[0]['content']}<end>\n<start> model\n"
 
 
 def tokenizer_of(study: Study) -> tuple[Any, bool]:
-    """The tokenizer of base where it lies on this machine, else pieces; whether it is the real one."""
+    """The tokenizer of base if it is on this machine, else a `PieceTokenizer`; and whether it is the real one."""
     found = _tokenizer_here(study.base, study.revision)
     usable = found is not None and (not study.chat or getattr(found, "chat_template", None))
     return (found, True) if usable else (PieceTokenizer(), False)
@@ -56,16 +56,16 @@ def _tokenizer_here(name: str, revision: str | None) -> Any:
                 name, revision=revision, local_files_only=True, trust_remote_code=False
             )
     except Exception:
-        # Whatever is wrong with it: a plan can do without.
+        # A plan can do without it, whatever the error.
         return None
-    # From a folder without its files, transformers makes one that knows special tokens only.
+    # From a folder without tokenizer files, transformers creates one that has only special tokens.
     return found if len(found) >= _SMALLEST_VOCABULARY else None
 
 
 def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
-    """Items, how many there will be in each language, and whether they are the real ones.
+    """Items, their number by language, and whether they are the real ones.
 
-    Data sets on the hub are not fetched: the shipped questions stand in for them, in their known number.
+    Data sets on the hub are not downloaded: the shipped questions stand in for them, counted by their known numbers.
     """
     where = where_read(study)
     known = SETS.get(where)
@@ -86,10 +86,10 @@ def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
 
 
 def config_of(study: Study, name: str) -> Any:
-    """The configuration of a model: all that a plan reads of it.
+    """Loads the configuration of a model, which is all that a plan reads of it.
 
     Raises:
-        ModelError: it can't be had.
+        ModelError: it can't be read.
     """
     from anomia.errors import ModelError
 
@@ -101,7 +101,7 @@ def config_of(study: Study, name: str) -> Any:
     except AnomiaError:
         raise
     except Exception as error:
-        # The hub's client, JSON and transformers raise types without a common base.
+        # The hub's client, JSON and transformers raise exceptions without a common base class.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"plan: the configuration of {name!r} can't be read: {reason}; check the name, or give a folder "
