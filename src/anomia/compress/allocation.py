@@ -1,4 +1,4 @@
-"""How much sparsity each block gets: the same, or more for blocks that need their weights less."""
+"""Allocation of sparsity to blocks: the same for all, or more for blocks that matter less."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SPREAD = 0.08
 
 
 class Allocation(NamedTuple):
-    """needs: the statistics it reads. importance: of one dense block; a more important one stays denser."""
+    """An allocation. needs: the statistics that it reads. importance: of a dense block; more important blocks stay denser."""
 
     needs: Needs
     importance: Callable[[Sequence[Group]], float]
 
 
 def allocation_of(step: Prune) -> Allocation | None:
-    """How a step spreads its sparsity over the blocks, `None` for evenly."""
+    """Return how a step allocates its sparsity to the blocks, `None` for uniform."""
     if CATALOGUE[step.method].allocates and isinstance(step.target, float):
         return Allocation(Needs(languages=True), cross_lingual_correlation)
     if step.allocation == "owl":
@@ -35,13 +35,14 @@ def allocation_of(step: Prune) -> Allocation | None:
 
 
 def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: float = SPREAD) -> list[float]:
-    """Sparsity a block: densities lie in a band 2·spread wide, in step with importance, mean 1 − sparsity.
+    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread around the mean.
 
-    Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08). Blocks of equal importance get the
-    same. Raises `CompressionError` where the band leaves (0, 1).
+    The mean density is 1 − sparsity. If all blocks are equally important, they get the same sparsity.
+    Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08).
+    Raises `CompressionError` if the band leaves (0, 1).
     """
     values = np.asarray(importance, dtype=np.float64)
-    # A block that no text reaches is neither important nor unimportant.
+    # A block that no text reaches gets the mean importance.
     values = np.where(np.isnan(values), np.nanmean(values), values)
     width = values.max() - values.min()
     densities = np.zeros_like(values) if width == 0 else (values - values.min()) / width * 2 * spread
@@ -55,7 +56,7 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
 
 
 def outlier_ratio(groups: Sequence[Group]) -> float:
-    """Share of a block's weights whose |W|·‖X‖ is above 5 times the block's mean.
+    """Return the fraction of a block's weights whose |W|·‖X‖ is more than 5 times the block's mean.
 
     NaN for a block that no text reached. Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
     """
@@ -73,9 +74,9 @@ def outlier_ratio(groups: Sequence[Group]) -> float:
 
 
 def cross_lingual_correlation(groups: Sequence[Group]) -> float:
-    """Mean Pearson correlation, over pairs of languages and inputs, of how strongly each input is excited.
+    """Return the mean over pairs of languages of the Pearson correlation between their input activations (RMS).
 
-    1 where there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
+    1 if there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
     """
     values = []
     for group in groups:

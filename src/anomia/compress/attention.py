@@ -1,8 +1,8 @@
-"""Causal attention a strip of queries at a time: faster than the stock kernel for half precision on a CPU.
+"""Causal attention for one strip of queries at a time: faster than the stock kernel for half precision on a CPU.
 
-PyTorch's fused CPU kernel runs bfloat16 products at a quarter of the rate of plain matrix products (measured:
-24 ms against 6 ms for two windows of 512 tokens, 4 heads of 256). Calibration is two forward passes, so
-it would spend as long in attention as in all linear layers together.
+PyTorch's fused CPU kernel runs bfloat16 products at a quarter of the rate of plain matrix products (measured: 24 ms
+against 6 ms for two windows of 512 tokens, 4 heads of 256). Calibration is two forward passes, so it would spend as
+long in attention as in all linear layers together.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def strip_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention over each strip of queries and the keys up to its end, the softmax in float32.
+    """Compute softmax attention of each strip of queries over the keys up to its end, with the softmax in float32.
 
-    query: [B, H, S, D]; key, value: [B, G, S, D], G dividing H. attention_mask: `None` for causal, else
-    [B or 1, 1, S, S], boolean (True is seen) or additive; nothing behind a query is ever seen.
-    Returns [B, S, H, D]. Anything else that a model asks for is left to the stock kernel.
+    query: [B, H, S, D]; key, value: [B, G, S, D], where G divides H. attention_mask: `None` for causal, else causal
+    [B or 1, 1, S, S], boolean (True is seen) or additive.
+    Returns [B, S, H, D]. Other kinds of attention are left to the stock kernel.
     """
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     unusual = {name for name, given in kwargs.items() if name in _UNUSUAL and given is not None}
@@ -67,7 +67,10 @@ _UNUSUAL = frozenset({"softcap", "s_aux", "position_bias", "cache"})
 
 
 def _additive(mask: torch.Tensor | None, start: int, end: int, device: torch.device) -> torch.Tensor:
-    """0 where a query of the strip sees a key up to its end, −inf elsewhere; it broadcasts to the scores."""
+    """Return the additive mask of a strip, 0 or −inf: [c, end] or [B or 1, 1, 1, c, end], broadcast to the scores.
+
+    mask: [B or 1, 1, S, S] or None. start, end: the strip of c = end − start queries.
+    """
     if mask is None:
         seen = torch.arange(end, device=device) <= torch.arange(start, end, device=device)[:, None]
         return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -torch.inf)
@@ -79,9 +82,9 @@ def _additive(mask: torch.Tensor | None, start: int, end: int, device: torch.dev
 
 @contextmanager
 def strips_where_faster(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
-    """Use `strip_attention` in the model for a while, if it runs in half precision on the CPU with sdpa.
+    """Use `strip_attention` in the model temporarily, if it runs in half precision on the CPU with sdpa.
 
-    device: where it will run, if its weights aren't there yet.
+    device: on which the blocks will run, if their weights aren't loaded yet.
     """
     config = getattr(model, "config", None)
     weight = next(model.parameters())
@@ -102,7 +105,7 @@ def strips_where_faster(model: nn.Module, device: torch.device | None = None) ->
 
 @contextmanager
 def implementations_kept(model: nn.Module) -> Iterator[None]:
-    """Gives every part of a model back the attention and the experts' code that it was set to, whatever happens."""
+    """Restore the attention and experts implementations of every part of a model on exit."""
     configs = {
         id(config): config
         for part in model.modules()

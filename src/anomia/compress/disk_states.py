@@ -1,4 +1,4 @@
-"""Calibration activations on disk, so that memory holds one block and one batch."""
+"""Calibration activations on disk, so that memory only holds one block and one batch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from anomia.errors import CompressionError
 
 
 class DiskStates:
-    """Hidden states in two files, one before and one after the block in work: neither is ever half new.
+    """Hidden states in two files, the inputs and the outputs of the current block, so no file mixes old and new states.
 
-    at: the block in work. digests: hashes of what was written last, by batch. What enters block b lies in the file of b's parity. device: where states are read to.
+    at: the current block. The inputs of block b are in the file number b modulo 2. device: to which states are read.
+    digests: hashes of the last written states, by batch.
     """
 
     def __init__(self, folder: Path, *, name: str = "states", device: torch.device) -> None:
@@ -31,25 +32,25 @@ class DiskStates:
 
     @property
     def bytes(self) -> int:
-        """What both files take."""
+        """The size of both files in bytes."""
         return 2 * self._offsets[-1]
 
     def describe(self, batch: int, hidden: torch.Tensor) -> None:
-        """Learn the shape of the next batch without storing it: the file of an interrupted run has it."""
+        """Add the shape of the next batch, [B, S, H], without storing it, since the file of an interrupted run has it."""
         assert batch == len(self._shapes)
         self._shapes.append(tuple(hidden.shape))
         self._offsets.append(self._offsets[-1] + hidden.nbytes)
         self._dtype = hidden.dtype
 
     def keep(self, batch: int, hidden: torch.Tensor) -> None:
-        """Store what enters the first block in the next batch."""
+        """Store the input of the first block for the next batch, [B, S, H]."""
         self.describe(batch, hidden)
         self._store(0, batch, hidden)
 
     def check(self, digests: Sequence[str]) -> None:
-        """Compare what enters block `at` with what an interrupted run stored.
+        """Check the stored inputs of block `at` after an interruption. digests: their hashes, one per batch.
 
-        Raises `CompressionError` where the file is missing, cut off or holds something else.
+        Raises `CompressionError` if the file is missing, truncated or different.
         """
         try:
             raw = np.fromfile(self._file(self.at), dtype=np.uint8)
@@ -70,13 +71,13 @@ class DiskStates:
             self._file(parity).unlink(missing_ok=True)
 
     def read(self, batch: int) -> torch.Tensor:
-        """What enters block `at` in a batch, [B, S, H]."""
+        """Return the input of block `at` for a batch, [B, S, H]."""
         start, end = self._offsets[batch : batch + 2]
         raw = np.fromfile(self._file(self.at), dtype=np.uint8, count=end - start, offset=start)
         return torch.from_numpy(raw).view(self._dtype).reshape(self._shapes[batch]).to(self._device)
 
     def write(self, batch: int, hidden: torch.Tensor) -> None:
-        """Store what leaves block `at` in a batch."""
+        """Store the output of block `at` for a batch, [B, S, H]."""
         self._store(self.at + 1, batch, hidden)
 
     def _store(self, block: int, batch: int, hidden: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""One writer for a folder: the lock of whoever compresses into it."""
+"""A lock that allows one writer per folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LOCK = "writer.lock"
 
 @contextmanager
 def only_writer(out: Path, scratch: Path) -> Iterator[None]:
-    """Holds a lock in `scratch`, a folder in `out`, while the body runs; the system takes it from a process that ends.
+    """Hold a lock in `scratch`, a folder in `out`, while the body runs; the system releases it if the process ends.
 
-    A folder that is somebody's finished work gets none: nothing is written into it. Where no lock can be made, what
-    writes next says why; on file systems without locks nothing is kept out.
+    A folder with finished work isn't locked, since nothing is written into it. If the lock can't be created, the next
+    write gives the reason. File systems without locks have no protection.
 
     Raises:
-        CompressionError: another process writes there.
+        CompressionError: another process is writing there.
     """
     file = scratch / LOCK
     lock = FileLock(file, timeout=0)
@@ -42,13 +42,13 @@ def only_writer(out: Path, scratch: Path) -> Iterator[None]:
         pass
     try:
         if lock.is_locked:
-            # For the message of whoever is kept out.
+            # For the message in other processes.
             with suppress(OSError):
                 file.write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
         if lock.is_locked:
-            # While it is still held, so that nobody opens a file that is about to go.
+            # Delete it while the lock is held, so that no other process opens a file that is about to be deleted.
             with suppress(OSError):
                 file.unlink()
         lock.release()

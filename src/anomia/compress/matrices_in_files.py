@@ -1,4 +1,4 @@
-"""Pruning and quantizing the matrices of a model folder into another one, one block in memory at a time."""
+"""Prune or quantize the matrices of a model folder into another one, with one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anomia.compress.written import check_written, content_hash
 
 
 def streams(step: Prune | Quantize) -> bool:
-    """Whether a step needs no more than one block in memory."""
+    """Whether a step needs only one block in memory."""
     return goes_by_block(step) and not method_of(step.method).whole_gradients
 
 
@@ -36,13 +36,14 @@ def change_matrices(
     batch_tokens: int,
     progress: Progress | None = None,
 ) -> CompressionReport:
-    """Prune or quantize a model folder into another one, from the first block on that no earlier call finished.
+    """Prune or quantize a model folder into another one, starting at the first block that no earlier call finished.
 
     Args:
-        state: what an earlier call left, changed in place. save_state: keeps it.
+        state: of an earlier call, changed in place.
+        save_state: stores the state.
 
     Raises:
-        CompressionError: the step doesn't fit this model, or something that was finished is damaged.
+        CompressionError: the step doesn't fit this model, or a finished file is damaged.
     """
     started = time.perf_counter()
     check_step(blocks.decoder, step)

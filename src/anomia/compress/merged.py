@@ -1,4 +1,4 @@
-"""An adapter as the model that is compressed: the base that it names, with it merged in."""
+"""Compress an adapter: merge it into its base model first."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from anomia.models.adapters import WEIGHTS, Adapter
 from anomia.models.examine import Examined
 from anomia.models.files import ADAPTER, ModelFiles
 
-# What a model computes with besides its weights.
+# Files other than weights that affect a model's output.
 _SETTINGS = ("config.json", "tokenizer.json")
 
 
 def examine_merged(adapter: Adapter, examine: Callable[[str], Examined]) -> Examined:
-    """What is known of an adapter's model before its weights are read: the configuration and tensors of its base.
+    """Examine an adapter's model without reading weights: it has the configuration and tensors of its base.
 
-    Its files are those of both. None holds a tensor as the model has it, so no folder is given: the whole model is loaded.
+    Its files are those of both. They don't store the merged tensors, so no folder is given and the whole model is loaded.
 
     Args:
-        adapter: kinds that can't be merged were refused when it was found.
-        examine: looks at the base, which may be an adapter too.
+        adapter: one that can be merged; others were refused when it was found.
+        examine: examines the base, which may be an adapter too.
 
     Raises:
-        ModelError: it names no base.
+        ModelError: the adapter names no base.
     """
     found = examine(base_of(adapter))
     files = [*files_of(found.files), adapter.folder / ADAPTER, adapter.folder / WEIGHTS]
@@ -32,7 +32,7 @@ def examine_merged(adapter: Adapter, examine: Callable[[str], Examined]) -> Exam
 
 
 def files_of(files: ModelFiles) -> list[Path]:
-    """What a model is read from: its weights, and the settings that it computes with."""
+    """Return the files of a model: its weights, and the settings that affect its output."""
     if files.gguf:
         return [Path(files.source) / files.gguf]
     settings = [] if files.folder is None else [files.folder / name for name in _SETTINGS]
@@ -40,10 +40,10 @@ def files_of(files: ModelFiles) -> list[Path]:
 
 
 def base_of(adapter: Adapter) -> str:
-    """The base that an adapter names.
+    """Return the base model of an adapter.
 
     Raises:
-        ModelError: it names none.
+        ModelError: the adapter names none.
     """
     if adapter.base:
         return adapter.base

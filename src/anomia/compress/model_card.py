@@ -1,4 +1,4 @@
-"""The model card of a compressed model: what was done, and what it is not."""
+"""The model card of a compressed model: what was done, and its caveats."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def write_card(
     *,
     base: str | None = None,
 ) -> None:
-    """Write `README.md` beside the weights.
+    """Write `README.md` next to the weights.
 
-    model: what was compressed, as the user named it. steps: at least one. base: what it was merged into, if it is an
-    adapter.
+    model: the compressed model, as the user named it. steps: at least one. base: the model that it was merged into, if it
+    is an adapter.
     """
     name = Path(model).name if Path(model).exists() else model
     report = steps[-1]
@@ -88,7 +88,7 @@ def write_card(
 
 
 def is_pruned(steps: str) -> bool:
-    """Whether one of some steps, as text, sets weights to zero."""
+    """Whether an arm specification has a pruning step."""
     return any(isinstance(step, Prune) for step in parse_arm(steps).steps)
 
 

@@ -1,6 +1,6 @@
-"""What a specification such as `wanda:0.5` leaves open: the calibration text, and how a folder is made.
+"""Settings that a specification such as `wanda:0.5` leaves open: the calibration text, and those of a folder.
 
-Nothing heavy is imported here: `anomia compress` and `anomia prune` take their flags from these fields.
+`anomia compress` and `anomia prune` take their flags from these fields, so this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ SaveAs = Literal["dense", "compressed-tensors"]
 BATCH_TOKENS = 1024
 """Tokens per calibration batch."""
 WINDOW_TOKENS = 2048
-"""Tokens of the longest calibration window."""
+"""Maximum tokens per calibration window."""
 
 _Flag = partial(Flag, section="compression", commands=("compress", "prune"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """Which text a step is calibrated on, as far as the step doesn't say it.
+    """The calibration text of a step; settings of the step override these.
 
-    source: as in `sources.SOURCES`. samples: passages of each stream (default 128; 64 per language for `balanced` and
-    `own`). tokens: of the longest window. budget: tokens of all windows. languages: for `balanced` and `demo`.
-    language: the one that `own` is for. data_dir: a folder that is looked through before the hub.
-    evaluation_passages: text that calibration must not share.
+    source: one of `sources.SOURCES`. samples: passages per stream (default 128; 64 per language for `balanced` and
+    `own`). tokens: of the longest window. budget: total tokens of all windows. languages: for `balanced` and `demo`.
+    language: for `own`. data_dir: a folder that is searched before the hub.
+    evaluation_passages: text that the calibration passages must not share.
     """
 
     source: Annotated[
@@ -61,19 +61,20 @@ class TextOptions:
     evaluation_passages: Sequence[str] = field(default=(), repr=False)
 
     def under(self, step: Calibration) -> TextOptions:
-        """These values, and a step's own where it has some."""
+        """Return these settings, overridden by those of a step."""
         own = {each.name: getattr(step, each.name) for each in fields(step)}
         return replace(self, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderOptions:
-    """How `compress_folder` makes a folder.
+    """Settings of `compress_folder`.
 
-    save_as: how the matrices of a last quantizing step are stored: `dense` as the values that they stand for.
-    dtype: `auto` keeps the stored type. device: where the block in work is computed: `cpu`, `cuda`, `mps` or `auto`.
-    perplexity_text: a text file on which dense and compressed model are compared, `perplexity_tokens` of it.
-    batch_tokens: tokens of a calibration batch; changes speed, memory and the statistics' last bits.
+    save_as: how the matrices of a final quantizing step are stored; `dense` stores dequantized values.
+    dtype: `auto` keeps the stored type. device: for the block being processed: `cpu`, `cuda`, `mps` or `auto`.
+    perplexity_text: a text file on which the dense and the compressed model are compared; perplexity_tokens: how many
+    of its tokens to use. batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the
+    statistics.
     """
 
     save_as: Annotated[

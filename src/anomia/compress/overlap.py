@@ -1,9 +1,8 @@
-"""Calibration passages that share text with evaluation passages, found before anything is calibrated.
+"""Find calibration passages that share text with evaluation passages.
 
-The rule is the one of language-model decontamination (Brown et al. 2020, Appendix C): two passages overlap
-when they share 13 consecutive words after normalization. Scripts that write no spaces are compared by
-30 consecutive characters, about as much text. An evaluation passage shorter than that counts as shared
-when all of it stands in the calibration passage.
+The rule is that of language-model decontamination (Brown et al. 2020, Appendix C): two passages overlap if they share
+13 consecutive words after normalization. Scripts without spaces are compared by 30 consecutive characters, about the
+same amount of text. A shorter evaluation passage counts as shared if the calibration passage contains all of it.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ _ONE_UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 
 class Sieve(NamedTuple):
-    """The n-grams of all evaluation passages: hashes of n-grams, by n."""
+    """The hashes of the n-grams of all evaluation passages, by n."""
 
     grams: dict[int, frozenset[int]]
 
     def catches(self, text: str) -> bool:
-        """Whether the passage shares an n-gram with an evaluation passage."""
+        """Whether a passage shares an n-gram with an evaluation passage."""
         units = _units(text)
         return any(not known.isdisjoint(_grams(units, length)) for length, known in self.grams.items())
 
 
 def build_sieve(passages: Iterable[str]) -> Sieve:
-    """Index evaluation passages; fewer than five words or characters are too little to tell anything."""
+    """Index evaluation passages, skipping those with fewer than five words or characters."""
     grams: dict[int, set[int]] = {}
     for passage in passages:
         units = _units(passage)

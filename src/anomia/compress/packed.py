@@ -1,4 +1,4 @@
-"""Packed checkpoints: integer weights as compressed-tensors' `pack-quantized`, which transformers and vLLM load."""
+"""Packed checkpoints: integer weights in compressed-tensors' `pack-quantized` format for transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _WORD = 32
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes [rows, n] uint8, one behind the other without gaps, as [rows, ⌈n·bits / 32⌉] int32.
+    """Pack codes [rows, n] uint8 without gaps into [rows, ⌈n·bits / 32⌉] int32.
 
-    The first code fills the lowest bits; a code may lie in two words. compressed-tensors reads every number of bits like
-    that from 0.19 on, and 2, 4 and 8 bits before.
+    The first code is in the lowest bits; a code may span two words. compressed-tensors reads this layout for any number
+    of bits since 0.19, and for 2, 4 and 8 bits before.
     """
     rows, count = codes.shape
     padded = torch.nn.functional.pad(codes.long(), (0, -count % _WORD))
@@ -42,7 +42,7 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """The inverse of `pack`: [rows, count] uint8."""
+    """Undo `pack`: [rows, ⌈count·bits / 32⌉] int32 to [rows, count] uint8."""
     long = torch.nn.functional.pad(words.long() & 0xFFFFFFFF, (0, 1))
     starts = torch.arange(count, device=words.device) * bits
     index, offset = starts // _WORD, starts % _WORD
@@ -52,7 +52,7 @@ def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 
 
 def tensors_of(quantized: Quantized, save_as: SaveAs) -> dict[str, torch.Tensor]:
-    """What a file holds in the place of a layer's `weight`, by the part of its name after the layer's."""
+    """Return the tensors to store instead of a layer's `weight`, by the name after the layer's path."""
     assert save_as == "compressed-tensors"
     grid = quantized.grid
     found = {
@@ -67,7 +67,7 @@ def tensors_of(quantized: Quantized, save_as: SaveAs) -> dict[str, torch.Tensor]
 
 
 def read_tensors(tensors: Mapping[str, torch.Tensor], grid: Grid) -> Quantized:
-    """The matrix that `tensors_of` stored."""
+    """Undo `tensors_of`: return the stored matrix."""
     rows, columns = tensors["weight_shape"].tolist()
     scales = tensors["weight_scale"]
     zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8, device=scales.device)
@@ -79,7 +79,7 @@ def read_tensors(tensors: Mapping[str, torch.Tensor], grid: Grid) -> Quantized:
 def quantization_config(
     step: Quantize, save_as: SaveAs, model: nn.Module, decoder: DecoderBlocks
 ) -> dict[str, Any]:
-    """The entry `quantization_config` of the folder's config.json. Linear layers that stay dense are named in it."""
+    """Return the entry `quantization_config` of config.json, which also lists the linear layers that stay dense."""
     assert save_as == "compressed-tensors"
     grid = grid_of(step, torch.float32)
     packed = {
@@ -111,8 +111,8 @@ def quantization_config(
         "config_groups": {"group_0": scheme},
         "ignore": sorted(dense),
         "kv_cache_scheme": None,
-        # For transformers, vLLM doesn't read it. It would unpack on the first call of the whole model, which a call of
-        # the decoder alone never does; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
+        # Read by transformers, not by vLLM. Without it, transformers would unpack only when the whole model is called, not
+        # when the decoder alone is; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
         "dequantize": True,
     }
 
@@ -124,11 +124,11 @@ def check_packed(
     step: Quantize,
     expected: Mapping[str, MatrixReport],
 ) -> None:
-    """Compare the packed matrices of one block, as they were read back, with the report.
+    """Compare the packed matrices of one block, as read from the file, with the report.
 
-    tensors: by their names in the block; of a matrix its `weight`, [out, in], or the parts that `tensors_of` makes.
-    expected: what was made, by full name. Raises `CompressionError` that names the first matrix that is missing or has
-    other zeros.
+    tensors: by name in the block; for a matrix its `weight`, [out, in], or the parts made by `tensors_of`.
+    expected: reports by full name.
+    Raises `CompressionError` with the first matrix that is missing or has another number of zeros.
     """
     for full, report in expected.items():
         name = full.removeprefix(f"{where}.")
@@ -150,7 +150,7 @@ def check_packed(
 
 
 def check_save_as(save_as: SaveAs, step: object) -> None:
-    """Refuse a way to store weights that the step's weights don't have. Raises `StudyError`."""
+    """Refuse a storage format that doesn't suit the step. Raises `StudyError`."""
     if save_as not in get_args(SaveAs):
         raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
     if save_as != "dense" and not (

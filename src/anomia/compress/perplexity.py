@@ -17,7 +17,7 @@ _TOO_SHORT = "the text for perplexity has fewer than two tokens; give a longer o
 
 
 class Perplexity(NamedTuple):
-    """value: exp of the mean negative log-likelihood a token. tokens: scored ones. window: in tokens."""
+    """A perplexity. value: exp of the mean negative log-likelihood per token. tokens: scored. window: in tokens."""
 
     value: float
     tokens: int
@@ -28,13 +28,13 @@ class Perplexity(NamedTuple):
 def perplexity(
     model: Any, tokenizer: Any, text: str, *, window: int = WINDOW, max_tokens: int | None = None
 ) -> Perplexity:
-    """Perplexity over windows that don't overlap, as in the pruning literature (Frantar and Alistarh 2023).
+    """Compute the perplexity over windows that don't overlap, as in the pruning literature (Frantar and Alistarh 2023).
 
-    The text is encoded as one piece. Where the tokenizer puts a start token in front, every window begins with
-    it; it is not scored, and neither is the first token of a window without one. Log-probabilities are taken in
-    float32, a few hundred positions at a time. max_tokens: only the beginning of the text.
+    The text is encoded as a whole. If the tokenizer adds a start token, every window begins with it, unscored;
+    otherwise the first token of a window isn't scored. Log-probabilities are computed in float32, a few hundred
+    positions at a time. window: in tokens. max_tokens: use only the first tokens of the text.
 
-    Raises `DataError` for a text of fewer than two tokens.
+    Raises `DataError` for a text with fewer than two tokens.
     """
     start, ids = _encode(tokenizer, text, max_tokens)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or window
@@ -55,11 +55,11 @@ def perplexity(
 
 
 def check_text(tokenizer: Any, text: str, *, max_tokens: int | None = None) -> None:
-    """Refuse, before any work, a text on which `perplexity` could score no token.
+    """Refuse, before any work, a text in which `perplexity` can't score a token.
 
-    Raises `DataError` for a text of fewer than two tokens.
+    Raises `DataError` for a text with fewer than two tokens.
     """
-    # The beginning answers for all but the shortest texts.
+    # The beginning suffices for all but the shortest texts.
     for part in (text[:_BEGINNING], text):
         start, ids = _encode(tokenizer, part, max_tokens)
         if ids and len(start) + len(ids) > 1:
@@ -68,16 +68,16 @@ def check_text(tokenizer: Any, text: str, *, max_tokens: int | None = None) -> N
 
 
 def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[list[int], list[int]]:
-    """The start token that every window gets, if there is one, and the tokens that are scored."""
+    """Return the start token of every window, if there is one, and the tokens to score."""
     ids = list(tokenizer(text)["input_ids"])
     start = ids[:1] if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else []
     return start, ids[len(start) :][:max_tokens]
 
 
 def token_losses(model: Any, row: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of every token of `row` [1, S] but the first, [S − 1] float32.
+    """Return the negative log-likelihood of every token of `row` [1, S] but the first, [S − 1] float32.
 
-    The head is applied to slices of the positions: all logits of a large vocabulary would take gigabytes.
+    The head is applied to slices of the positions, since all logits of a large vocabulary would take gigabytes.
     """
     head: nn.Module = model.get_output_embeddings()
     entered: list[torch.Tensor] = []
@@ -95,7 +95,7 @@ def token_losses(model: Any, row: torch.Tensor) -> torch.Tensor:
 
     targets = row[0, 1:]
     if not torch.allclose(logits_of(entered[0][0]), first.float(), rtol=1e-2, atol=1e-2):
-        # The model does something of its own to its logits; take them as they come.
+        # The model transforms its logits in another way, so compute all of them with the model.
         logits = model(input_ids=row, use_cache=False).logits[0, :-1].float()
         return nn.functional.cross_entropy(logits, targets, reduction="none")
     parts = [

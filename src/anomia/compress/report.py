@@ -1,4 +1,4 @@
-"""What a compression did: plain values for the run, `anomia.json` and the model card."""
+"""The report of a compression: plain values for the run, `anomia.json` and the model card."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from anomia.words import counted
 
 
 class MatrixReport(NamedTuple):
-    """One matrix after pruning.
+    """One matrix after compression.
 
-    name: full path in the model. shape: [out, in]. zeros: weights that are zero now, of all.
-    dead_columns: inputs that no calibration token ever excited. damping: SparseGPT's, relative to the mean
-    diagonal of the Hessian. note: what was not as usual. error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens, of what a
-    method with a Hessian left; None where none was gathered.
+    name: full path in the model. shape: (out, in). zeros: number of zero weights.
+    dead_columns: number of inputs that are zero for all calibration tokens. damping: of SparseGPT and GPTQ, relative to
+    the mean diagonal of the Hessian. note: anything unusual. error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens; None if
+    the method gathers no Hessian.
     """
 
     name: str
@@ -31,18 +31,19 @@ class MatrixReport(NamedTuple):
 
     @property
     def sparsity(self) -> float:
-        """Zeros over weights."""
+        """The fraction of zero weights."""
         return self.zeros / (self.shape[0] * self.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionReport:
-    """One applied step. left_dense: names of the weights that it doesn't touch. dense_why: the same by reason.
+    """One applied step.
 
-    block_sparsity: the target of each block, where they differ. reconstruction: choices that a method built
-    from its published description made, empty for the others. seconds: wall-clock time. size_bytes: the whole
-    model's weights as they would be stored: dense after pruning, packed after quantization. reshaped: which parts are
-    gone, and the configuration before and after.
+    seconds: wall-clock time. block_sparsity: the target of each block, if they differ.
+    left_dense: names of the weights that the step doesn't change. dense_why: the same, by reason.
+    reconstruction: decisions of a method that was rebuilt from its published description, empty for other methods.
+    size_bytes: of the whole model's weights as they would be stored: dense after pruning, packed after quantization.
+    reshaped: the removed parts, and the configuration before and after.
     """
 
     step: str
@@ -60,18 +61,18 @@ class CompressionReport:
 
     @property
     def sparsity(self) -> float:
-        """Zeros over weights, in all pruned matrices together; 0 where nothing was pruned."""
+        """The fraction of zero weights in all reported matrices together; 0 if there are none."""
         weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in self.matrices)
         return sum(matrix.zeros for matrix in self.matrices) / weights if weights else 0.0
 
     @property
     def mean_error(self) -> float | None:
-        """Mean of the matrices' errors; None where no matrix has one."""
+        """The mean of the matrices' errors; None if no matrix has one."""
         errors = [matrix.error for matrix in self.matrices if matrix.error is not None]
         return sum(errors) / len(errors) if errors else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         plain = asdict(self)
         plain["sparsity"] = self.sparsity
         plain["matrices"] = [{**m._asdict(), "sparsity": m.sparsity} for m in self.matrices]
@@ -79,7 +80,7 @@ class CompressionReport:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> CompressionReport:
-        """A report as `to_dict` wrote it."""
+        """Read a report that `to_dict` wrote."""
         values = {key: value for key, value in plain.items() if key != "sparsity"}
         values |= {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         known = MatrixReport._fields
@@ -91,14 +92,14 @@ class CompressionReport:
 
 
 def by_reason(why: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Names by their reason."""
+    """Group names by their reason."""
     return {
         reason: tuple(n for n, its in why.items() if its == reason) for reason in dict.fromkeys(why.values())
     }
 
 
 def summary(report: CompressionReport) -> str:
-    """What a step did, in a line."""
+    """Summarize a step in one line."""
     (step,) = parse_arm(report.step).steps
     count = counted(len(report.matrices), "matrix", "matrices")
     if report.reshaped is not None:
@@ -111,11 +112,11 @@ def summary(report: CompressionReport) -> str:
 
 
 def told_error(report: CompressionReport) -> str:
-    """The mean error of the matrices' outputs as a part of a sentence, "" where no matrix has one."""
+    """Return the mean error of the matrices' outputs as part of a sentence, "" if no matrix has one."""
     mean = report.mean_error
     return "" if mean is None else f"; mean error of a matrix's output {mean:.2%}"
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes as people read it, `536 MB`."""
+    """Format a number of bytes, as in `536 MB`."""
     return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"

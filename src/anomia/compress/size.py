@@ -1,4 +1,4 @@
-"""How many bytes the weights of an arm take where they are stored, for accuracy against size on disk."""
+"""The size of an arm's stored weights in bytes, for plots of accuracy against size on disk."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ from anomia.models.files import INDEX, SINGLE, weight_files
 def stored_bytes(
     model: nn.Module, steps: Sequence[Step] = (), *, source: str | None = None, revision: str | None = None
 ) -> int:
-    """The bytes of a model's weights as they would be stored, without the headers of files.
+    """Return the bytes of a model's weights as they would be stored, without file headers.
 
-    A dense model counts every tensor once (tied ones too), in the type that it was loaded in. A pruned one counts
-    the same: zeros are stored like any other value. A quantized one counts its matrices packed, and its embeddings
-    where those were rounded, whatever this program computes with. A model that came packed (GGUF, GPTQ, AWQ, …) counts its files.
+    For a dense model, every tensor counts once (tied ones too), in the type in which it was loaded. A pruned model
+    counts the same, since zeros are stored like other values. For a quantized model, matrices and rounded embeddings
+    count as packed, even if this program computes with dequantized values. For a model that was loaded packed (GGUF,
+    GPTQ, AWQ, …), the files count.
 
     Args:
-        model: as it is now, after `steps`.
-        steps: all that was done to it.
-        source: hub id, folder or GGUF file it was loaded from. revision: of a hub repository.
+        model: after all `steps`.
+        steps: the steps that were applied to it.
+        source: hub id, folder or GGUF file from which it was loaded.
+        revision: of a hub repository.
     """
     done = [step for step in steps if not isinstance(step, Checkpoint | Null)]
     if (
@@ -49,7 +51,7 @@ def stored_bytes(
     if isinstance(last, Embeddings):
         dense -= saved_bytes(model, last.kind)
         last = done[-2] if len(done) > 1 else None
-    # LLM.int8() has put its own small tensors in place of the dense ones.
+    # LLM.int8() has already replaced the dense tensors by its packed ones.
     if not isinstance(last, Quantize) or last.method == "llm.int8":
         return dense
     decoder = find_blocks(model)
@@ -62,7 +64,7 @@ def stored_bytes(
 
 
 def tensor_bytes(model: nn.Module) -> int:
-    """All parameters and saved buffers, shared ones once; of packed ones (torchao) the tensors that they consist of."""
+    """Return the bytes of all parameters and saved buffers, shared ones once; packed ones (torchao) by their parts."""
     sizes = {
         (str(part.device), part.data_ptr(), part.nbytes): part.nbytes
         for value in model.state_dict().values()
@@ -73,7 +75,7 @@ def tensor_bytes(model: nn.Module) -> int:
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A tensor, or those that a wrapper of several holds: the wrapper claims the size of the dense one."""
+    """Yield a tensor, or the inner tensors of a wrapper subclass, which reports the size of the dense tensor."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         yield tensor
@@ -83,10 +85,10 @@ def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 2) -> int:
-    """A quantized matrix: its integers without gaps, one scale for each group of inputs, and its zero points if any.
+    """Return the bytes of a quantized matrix: codes without gaps, one scale per group of inputs, and any zero points.
 
-    Scales have the size of the model's type, those of nf4 are float32. GGUF's Q8_0 and Q4_0 take just as much at
-    groups of 32 with two bytes a scale.
+    Scales have the size of the model's type; for nf4 they are float32. With groups of 32 and two bytes per scale, the
+    size is that of GGUF's Q8_0 and Q4_0.
     """
     group = NF4_BLOCK if step.method == "nf4" else group_of(step) or columns
     scales = math.ceil(rows * columns / group)
@@ -99,9 +101,9 @@ def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 
 
 
 def files_bytes(source: str, *, revision: str | None = None) -> int | None:
-    """The size of a model's weight files: a GGUF file, or the safetensors of a folder or of the hub's cache.
+    """Return the bytes of a model's weight files: a GGUF file, or safetensors in a folder or in the hub's cache.
 
-    None where they can't be found.
+    None if they can't be found.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -127,7 +129,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 
 def _came_packed(model: nn.Module, source: str, revision: str | None) -> bool:
-    """Whether the files hold packed weights: the model says so, or they do, where loading has unpacked them."""
+    """Whether the files hold packed weights, by the model's configuration or, if loading unpacked them, the files'."""
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
         return True
     folder = Path(source).expanduser()

@@ -1,4 +1,4 @@
-"""Where calibration text comes from: a source name to passages, in a fixed order."""
+"""Sources of calibration text: from a name to passages in a fixed order."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ WIKIPEDIA_SNAPSHOT = "20231101"
 
 
 class Passage(NamedTuple):
-    """One passage and its language (`""` where the source doesn't say)."""
+    """A passage and its language (`""` if the source doesn't give one)."""
 
     text: str
     language: str
 
 
 class Source(NamedTuple):
-    """What a source offers. asked: passages wanted a stream; `None` takes all there are."""
+    """An opened source. asked: number of requested passages per stream; `None` takes all."""
 
     streams: tuple[Iterable[Passage], ...]
     asked: int | None
 
 
 def check_source(source: str) -> str:
-    """Returns a source name if it is one. Raises `StudyError`; nothing is opened but a file's existence seen."""
+    """Return a valid source name, else raise `StudyError`. Opens nothing; only checks that a file exists."""
     kind, _, argument = source.partition(":")
     if kind == "file" and argument and not Path(argument).is_file():
         raise StudyError(f"calibration={source}: {argument} does not exist")
@@ -46,10 +46,10 @@ def check_source(source: str) -> str:
 
 
 def open_source(text: TextOptions) -> Source:
-    """The passages of a source, lazily, one stream per language.
+    """Open a source: lazy passages, one stream per language.
 
-    Raises `StudyError` for a source that doesn't exist or lacks what it needs; a `DataError` may be
-    raised while the streams are read.
+    Raises `StudyError` for an unknown source, or one that needs languages and has none. Reading the streams may raise
+    `DataError`.
     """
     source, samples, data_dir = text.source, text.samples, text.data_dir
     kind, _, argument = source.partition(":")
@@ -76,7 +76,7 @@ def open_source(text: TextOptions) -> Source:
 
 
 def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], int, int]:
-    """The first passages that are kept, streams in turn; how many were refused, and how many are missing."""
+    """Return the first kept passages, taking the streams in turn, and the numbers of refused and missing passages."""
     chosen: list[list[Passage]] = []
     refused = missing = 0
     for stream in source.streams:
@@ -92,13 +92,13 @@ def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], in
                 refused += 1
         missing += 0 if source.asked is None else source.asked - len(mine)
         chosen.append(mine)
-    # In turn, so that a token budget that cuts the list off leaves the languages in balance.
+    # Take the streams in turn, so that languages stay balanced if a token budget cuts off the list.
     passages = [passage for turn in zip_longest(*chosen) for passage in turn if passage is not None]
     return passages, refused, missing
 
 
 def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passage]:
-    """Passages of JSON lines with a field `text`; null is no passage. Raises `DataError` with the line's number."""
+    """Yield the field `text` of JSON lines, skipping null. Raises `DataError` with the line number."""
     for place, _, entry in json_rows(content, name, about="calibration text"):
         if not isinstance(entry, dict) or "text" not in entry:
             has = f"; it has {field_names(entry)}" if isinstance(entry, dict) else ""
@@ -166,7 +166,7 @@ def _hub_rows(repository: str, config: str, split: str, remedy: str) -> Iterator
     try:
         yield from datasets.load_dataset(repository, config, split=split, streaming=True)
     except Exception as error:
-        # `datasets` reports a missing network, a wrong name and a broken file by unrelated exception types.
+        # `datasets` raises unrelated exception types for a missing network, a wrong name and a broken file.
         raise DataError(
             f"calibration text {repository} ({config}) can't be read from the hub: {' '.join(str(error).split())}; {remedy}"
         ) from error

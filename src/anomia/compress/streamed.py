@@ -1,4 +1,4 @@
-"""Steps that go through the files of a model, part by part."""
+"""Steps that read and write the files of a model part by part."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ from anomia.files import write_json
 from anomia.models.examine import Examined
 
 Result = tuple[CompressionReport, int]
-"""The report of a step, and how many parts of it an earlier call had finished."""
+"""The report of a step, and the number of parts that an earlier call had finished."""
 Run = Callable[[Windows | None, int, Progress | None], Result]
-"""Does a step, with calibration tokens in batches of so many."""
+"""Runs a step, given calibration windows, the tokens per batch and a progress callback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A step that is ready to go. model: without its weights. state: of an unfinished call, with finished `matrices`, and
-    with what is `measured` and `written`. save: keeps it."""
+    """A step that is ready to run.
+
+    model: without its weights. state: of an unfinished call, with the finished `matrices`, and hashes of the `measured`
+    and `written` files. save: stores the state.
+    """
 
     model: Any
     state: dict[str, Any]
@@ -41,7 +44,7 @@ class Streamed:
     run: Run
 
     def is_begun(self) -> bool:
-        """Whether an earlier call finished a part."""
+        """Whether an earlier call finished a part of the step."""
         return bool(self.state["matrices"] or self.state["measured"] or self.state["written"])
 
 
@@ -57,11 +60,13 @@ def open_streamed(
     device: torch.device,
     save_as: SaveAs = "dense",
 ) -> Streamed | None:
-    """A step that goes through the files; `None` where the whole model has to be loaded.
+    """Prepare a step that streams through the files; `None` if the whole model must be loaded.
 
     Args:
-        source: the folder with the weights. out: the new one. scratch: for states and statistics.
-        state: what an earlier call left, changed in place.
+        source: the folder with the weights.
+        out: the new folder.
+        scratch: folder for states and statistics.
+        state: of an earlier call, changed in place.
     """
     state.setdefault("measured", [])
     save = partial(write_json, scratch / "state.json", state)

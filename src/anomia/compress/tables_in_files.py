@@ -1,4 +1,4 @@
-"""Tables of tokens rounded on the way from one model folder to another, a few tensors in memory at a time."""
+"""Round token tables from one model folder to another, with a few tensors in memory at a time."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from anomia.models.tensors import skeleton
 
 
 class StoredTable(NamedTuple):
-    """A table in the files. names: in the model. places: in the files; two where a tied one is stored twice."""
+    """A table in the files. names: in the model. places: in the files; two if a tied table is stored twice."""
 
     names: tuple[str, ...]
     places: tuple[str, ...]
 
 
 def stored_tables(found: Examined) -> list[StoredTable] | None:
-    """The tables of tokens of a model folder; `None` where one isn't stored as the model holds it."""
+    """Return the token tables of a model folder; `None` if one isn't stored as the model holds it."""
     if found.account is None:
         return None
     model: Any = found.skeleton
@@ -59,7 +59,7 @@ def stored_tables(found: Examined) -> list[StoredTable] | None:
 
 
 def _is_one(found: Examined, places: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether a table that is stored under two names holds the same values; transformers doesn't tie others."""
+    """Whether tables stored under several names have the same values; transformers doesn't tie them otherwise."""
     return all(
         same_values(one, found.stored[one], other, found.stored[other]) for one in places for other in others
     )
@@ -77,15 +77,14 @@ def round_tables(
     dtype: str,
     progress: Progress | None = None,
 ) -> tuple[CompressionReport, int]:
-    """Write the folder with the tables rounded, all other tensors bit for bit: those that are ignored too.
+    """Write the folder with rounded tables, and all other tensors bit for bit, including those that loading ignores.
 
-    Memory holds the tensors of one shard of the new folder: 256 MiB of them, or one table. A shard that an earlier call
-    wrote stays.
+    Memory holds the tensors of one new shard: 256 MiB, or one larger table. Shards that an earlier call wrote are kept.
 
-    Returns the report, and how many shards there were already.
+    Returns the report, and the number of shards that existed already.
 
     Raises:
-        CompressionError: an unknown format, or a table with values that are NaN or infinite, before anything is written.
+        CompressionError: an unknown format, or a table with NaN or infinite values; nothing was written then.
     """
     started = time.perf_counter()
     format_of(step.kind)
@@ -95,7 +94,7 @@ def round_tables(
     there = [shard_name(number) in written for number in range(len(groups))]
     by_place = {place: table for table in tables for place in table.places}
     count = _counter(found.stored, tables, groups, there, progress)
-    # Tables first: what is refused is refused before anything is written.
+    # Tables first, so that bad values are found before other tensors are written.
     order = sorted(range(len(groups)), key=lambda number: by_place.keys().isdisjoint(groups[number]))
     for number in order:
         if there[number]:
@@ -120,7 +119,7 @@ def _counter(
     there: Sequence[bool],
     progress: Progress | None,
 ) -> Any:
-    """Tells how many rows are done of those of all tables."""
+    """Make a function that adds finished rows and reports progress in rows of all tables."""
     done_places = {name for names, done in zip(groups, there, strict=True) if done for name in names}
     places = [place for table in tables for place in table.places]
     whole = sum(stored[place].shape[0] for place in places)
@@ -144,7 +143,7 @@ def _report(
     dtype: str,
     started: float,
 ) -> CompressionReport:
-    """What was done, with the zeros that the written tables have. The tables, [V, H], are read one at a time."""
+    """Make the report, with the zeros of the written tables, [V, H], which are read one at a time."""
     written = open_checkpoint(out)
     read_tokenizer(str(out), look_up(str(out)))
     check_shapes(out, checkpoint.tensors, written.tensors)

@@ -1,4 +1,4 @@
-"""Whether a written model holds what was made."""
+"""Check that a written model is the intended one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PRUNE_AGAIN = "the disk may be failing; remove the folder and run the command ag
 
 
 def check_saved(out: Path, model: nn.Module) -> None:
-    """Load a model that was written and compare every tensor with the one in memory.
+    """Load a written model and compare every tensor with the one in memory.
 
-    Raises `CompressionError` that names the first tensor that differs.
+    Raises `CompressionError` with the first tensor that differs.
     """
     expected = model.state_dict()
     found = load_model(str(out), device="cpu").model.state_dict()
@@ -34,7 +34,7 @@ def check_saved(out: Path, model: nn.Module) -> None:
 def check_shapes(
     out: Path, expected: Mapping[str, StoredTensor], written: Mapping[str, StoredTensor]
 ) -> None:
-    """See that every tensor is in a written folder in its shape. Raises `CompressionError` that names the first that isn't."""
+    """Check that every tensor is written in its shape. Raises `CompressionError` with the first that isn't."""
     for name, info in expected.items():
         found = written.get(name)
         if found is None or found.shape != info.shape:
@@ -42,9 +42,9 @@ def check_shapes(
 
 
 def check_block(out: Path, block: nn.Module, where: str, expected: Mapping[str, MatrixReport]) -> None:
-    """Compare one block that was read back with the report.
+    """Compare one block, as read from the file, with the report.
 
-    expected: what was pruned, by full name. Raises `CompressionError` that names the first matrix that differs.
+    expected: reports by full name. Raises `CompressionError` with the first matrix that differs.
     """
     for matrix in all_matrices(block, where):
         name = f"{where}.{matrix.name}"

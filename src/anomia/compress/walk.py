@@ -264,7 +264,7 @@ def _keep_freed_memory() -> None:
 def calibrating(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
     """Use evaluation mode, attention in strips and eager experts while activations are observed.
 
-    device: where the blocks will run, if their weights aren't there yet.
+    device: on which the blocks will run, if their weights aren't loaded yet.
     """
     experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
     parts = [part for part in model.modules() if part.training]

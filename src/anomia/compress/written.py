@@ -1,4 +1,4 @@
-"""What an unfinished folder holds already, by content: an interrupted call goes on with what is as it was written."""
+"""The finished files of an unfinished folder, with hashes: a resumed call only uses files that are unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PIECE = 2**24
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """A hash of all that some files hold."""
+    """Hash the names, sizes and contents of some files."""
     digest = xxhash.xxh3_128()
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size}".encode())
@@ -26,9 +26,9 @@ def content_hash(files: Sequence[Path]) -> str:
 
 
 def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: Path) -> None:
-    """Refuses to go on where something that an earlier call finished is gone or has another content.
+    """Refuse to resume if a file that an earlier call finished is missing or has changed.
 
-    digest: of the files as they were written; None where that wasn't noted.
+    digest: of the files when they were written; None if it wasn't recorded.
     """
     lost = next((file for file in files if not file.is_file()), None)
     if lost is not None:
@@ -41,24 +41,24 @@ def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: 
 
 
 class Written:
-    """The shards of a folder that are done. noted: hash by file name, kept by the caller. save: called when it grew."""
+    """The finished shards of a folder. noted: hash by file name, owned by the caller. save: called after each change."""
 
     def __init__(self, folder: Path, noted: dict[str, str], save: Callable[[], None]) -> None:
         self._folder, self._noted, self._save = folder, noted, save
 
     def __contains__(self, name: str) -> bool:
-        """Whether a shard is there as it was written; one that isn't is written anew."""
+        """Whether a shard exists unchanged; otherwise it must be written again."""
         file = self._folder / name
         return name in self._noted and file.is_file() and content_hash([file]) == self._noted[name]
 
     def write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write a shard and note it. Raises as `write_shard` does."""
+        """Write a shard and record its hash. Raises as `write_shard` does."""
         write_shard(self._folder / name, tensors)
         self._noted[name] = content_hash([self._folder / name])
         self._save()
 
     def remove(self) -> None:
-        """Delete the shards that were noted."""
+        """Delete the recorded shards."""
         for name in self._noted:
             (self._folder / name).unlink(missing_ok=True)
         self._noted.clear()

@@ -162,7 +162,7 @@ def _find(
 
 
 def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
-    """Mask the `int(out × in × sparsity)` smallest of a whole matrix, or those of every M inputs. Returns [out, in] bool."""
+    """Mask the `int(out × in × sparsity)` smallest of a matrix, or those of every M inputs. Returns [out, in] bool."""
     scores = values.abs()
     if isinstance(target, Pattern):
         return pattern_mask(scores, target)

@@ -18,7 +18,7 @@ Mask = Callable[[WeightMatrix, InputStatistic, Target], torch.Tensor]
 
 
 def by_mask(needs: Needs, mask: Mask, choices: tuple[str, ...] = ()) -> Method:
-    """Make a method from its mask. mask: computes that of one matrix, [out, in] bool, True where the weight is pruned."""
+    """Make a method from its mask function. mask: returns [out, in] bool for a matrix, True where it is pruned."""
 
     def run(work: BlockWork) -> list[MatrixReport]:
         assert work.target is not None

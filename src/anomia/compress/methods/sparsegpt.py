@@ -22,7 +22,7 @@ _PANEL = 32
 
 
 class Pruned(NamedTuple):
-    """The result of `sparsegpt`. weights: [out, in] float32 each. damping: the one used. dead: unused inputs, [in] bool."""
+    """The result of `sparsegpt`. weights: [out, in] float32 each. damping: the final one. dead: zero inputs, [in] bool."""
 
     weights: list[torch.Tensor]
     damping: float
@@ -100,8 +100,8 @@ def _prune_panel(
 ) -> None:
     """Prune columns one by one and update the later columns, in place.
 
-    panel: columns, [p, R] float32. factor: [p, p], upper. mask: [p, R] bool, filled in here for a pattern. errors: output,
-    [p, R].
+    panel: columns, [p, R] float32. factor: [p, p], upper. mask: [p, R] bool, filled in here for a pattern. errors:
+    output, [p, R].
     """
     diagonal = factor.diagonal()[:, None]
     weights, gone = panel.unbind(), errors.unbind()
