@@ -19,7 +19,7 @@ SPREAD = 0.08
 
 
 class Allocation(NamedTuple):
-    """An allocation. needs: the statistics that it reads. importance: of a dense block; more important blocks stay denser."""
+    """needs: the statistics that it reads. importance: of a dense block; more important blocks stay denser."""
 
     needs: Needs
     importance: Callable[[Sequence[Group]], float]
@@ -35,7 +35,7 @@ def allocation_of(step: Prune) -> Allocation | None:
 
 
 def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: float = SPREAD) -> list[float]:
-    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread around the mean.
+    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread.
 
     The mean density is 1 − sparsity. If all blocks are equally important, they get the same sparsity.
     Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08).
@@ -74,7 +74,7 @@ def outlier_ratio(groups: Sequence[Group]) -> float:
 
 
 def cross_lingual_correlation(groups: Sequence[Group]) -> float:
-    """Return the mean over pairs of languages of the Pearson correlation between their input activations (RMS).
+    """Return the mean over groups and pairs of languages of the Pearson correlation of input activations (RMS).
 
     1 if there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
     """

@@ -36,7 +36,7 @@ class DiskStates:
         return 2 * self._offsets[-1]
 
     def describe(self, batch: int, hidden: torch.Tensor) -> None:
-        """Add the shape of the next batch, [B, S, H], without storing it, since the file of an interrupted run has it."""
+        """Add the shape of the next batch, [B, S, H], without storing it: the file of an interrupted run has it."""
         assert batch == len(self._shapes)
         self._shapes.append(tuple(hidden.shape))
         self._offsets.append(self._offsets[-1] + hidden.nbytes)

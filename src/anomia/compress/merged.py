@@ -17,7 +17,7 @@ _SETTINGS = ("config.json", "tokenizer.json")
 def examine_merged(adapter: Adapter, examine: Callable[[str], Examined]) -> Examined:
     """Examine an adapter's model without reading weights: it has the configuration and tensors of its base.
 
-    Its files are those of both. They don't store the merged tensors, so no folder is given and the whole model is loaded.
+    Its files are those of both. They don't store the merged tensors, so no folder is given; the whole model is loaded.
 
     Args:
         adapter: one that can be merged; others were refused when it was found.

@@ -24,8 +24,8 @@ def write_card(
 ) -> None:
     """Write `README.md` next to the weights.
 
-    model: the compressed model, as the user named it. steps: at least one. base: the model that it was merged into, if it
-    is an adapter.
+    model: the compressed model, as the user named it. steps: at least one. base: the model that it was merged into, if
+    it is an adapter.
     """
     name = Path(model).name if Path(model).exists() else model
     report = steps[-1]

@@ -111,8 +111,8 @@ def quantization_config(
         "config_groups": {"group_0": scheme},
         "ignore": sorted(dense),
         "kv_cache_scheme": None,
-        # Read by transformers, not by vLLM. Without it, transformers would unpack only when the whole model is called, not
-        # when the decoder alone is; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
+        # Read by transformers, not by vLLM. Without it, transformers would unpack only when the whole model is called,
+        # not when the decoder alone is; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
         "dequantize": True,
     }
 

@@ -41,7 +41,7 @@ def check_written(folder: Path, files: Sequence[Path], digest: str | None, out: 
 
 
 class Written:
-    """The finished shards of a folder. noted: hash by file name, owned by the caller. save: called after each change."""
+    """The finished shards of a folder. noted: hash by file name, owned by the caller. save: called on each change."""
 
     def __init__(self, folder: Path, noted: dict[str, str], save: Callable[[], None]) -> None:
         self._folder, self._noted, self._save = folder, noted, save

@@ -33,7 +33,7 @@ UNREACHED = "no calibration token reached it: rounded to nearest"
 
 
 class Solved(NamedTuple):
-    """The result of `gptq`. quantized: one per matrix, in order. damping: the final one. dead: zero inputs, [in] bool."""
+    """Result of `gptq`. quantized: one per matrix, in order. damping: the final one. dead: zero inputs, [in] bool."""
 
     quantized: list[Quantized]
     damping: float

@@ -22,7 +22,7 @@ _PANEL = 32
 
 
 class Pruned(NamedTuple):
-    """The result of `sparsegpt`. weights: [out, in] float32 each. damping: the final one. dead: zero inputs, [in] bool."""
+    """Result of `sparsegpt`. weights: [out, in] float32 each. damping: the final one. dead: zero inputs, [in] bool."""
 
     weights: list[torch.Tensor]
     damping: float
