@@ -81,7 +81,7 @@ def compress(
 
     Args:
         model: any causal language model of `transformers`, on one device.
-        step: what to do; a `Checkpoint` is loaded, not applied.
+        step: the step to apply; a `Checkpoint` is loaded, not applied.
         windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and rounding.
         progress: called with (blocks done, all blocks).
         batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the statistics.

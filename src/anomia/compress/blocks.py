@@ -1,4 +1,4 @@
-"""The decoder blocks of a model and their weight matrices, found by inspecting the modules, not by a table of names."""
+"""Find the decoder blocks of a model and their weight matrices by inspecting modules, not by a table of names."""
 
 from __future__ import annotations
 
@@ -220,9 +220,9 @@ def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int])
 
 
 def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bool:
-    """Whether a layer shares a module with a router, in a module next to the experts that holds no experts itself.
+    """Whether a layer shares a submodule with a router: one next to the experts that holds no experts itself.
 
-    The only output of that module is the choice of experts.
+    The only output of such a submodule is the choice of experts.
     """
     for path in experts:
         if not path or not name.startswith(f"{path}.") or _is_inside(block, name, path):

@@ -73,7 +73,7 @@ class Entry:
     passes: its cost for plans, in forward passes over its calibration tokens.
     bits: per stored weight, if the name has it. allocates: whether it chooses the sparsity of each block itself.
     anew: whether it chooses all weights again, which undoes earlier pruning.
-    reconstruction: whether it was rebuilt from the paper, without the authors' code.
+    reconstruction: whether it was rebuilt from its published description.
     """
 
     name: str

@@ -95,7 +95,7 @@ def go_through(
 
     Args:
         blocks: the blocks of the model.
-        step: what to do with each block.
+        step: the pruning or quantization step.
         windows: calibration tokens; None for steps that need none.
         finished: the results of an interrupted call; extended and saved after each block.
         batch_tokens: tokens per calibration batch.

@@ -41,7 +41,7 @@ Options = tuple[tuple[str, Value], ...]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The calibration text of a method; `None` means the study's setting or, without one, the method's default.
+    """The calibration text of a method; `None` leaves a setting to `options.TextOptions`.
 
     source: `c4`, `demo`, `balanced`, `own`, `wikipedia:LANG` or `file:PATH`. samples: number of passages. tokens: of
     the longest window. budget: total tokens of all windows.

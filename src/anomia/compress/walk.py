@@ -76,7 +76,7 @@ class MemoryStates:
 def make_model_batches(
     decoder: DecoderBlocks, windows: Windows, needs: Needs, *, batch_tokens: int = BATCH_TOKENS
 ) -> list[Batch]:
-    """Make batches that suit the model: without padding for a mixture of experts, which would route it to experts.
+    """Make batches that suit the model: without padding for a mixture of experts, which would route padding too.
 
     The default is small because a batch is fastest on a CPU if its activations fit into the cache.
     """

@@ -107,7 +107,7 @@ def dsnot(
         if int(kept.max()) > pattern.keep:
             raise CompressionError(f"{where}: the mask keeps more than {pattern} allows")
     mean = sums.double() / tokens
-    # In float64, since inputs that hardly vary give the difference of two large, nearly equal numbers.
+    # In float64: for inputs that hardly vary, this is the difference of two large, nearly equal numbers.
     power = squares.double() / tokens
     variance = (power - mean.square()).clamp_min(torch.finfo(torch.float32).eps * power).float()
     influence = dense * (mean.float() * _WINDOW)  # [out, in]
