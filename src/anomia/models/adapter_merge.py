@@ -57,7 +57,7 @@ def examine(adapter: Adapter, model: Any) -> Plan | None:
 def merge(adapter: Adapter, model: Any, found: Plan) -> None:
     """Merges an adapter into a model's weights in place, computing each in float32.
 
-    A head that is tied to the embeddings is untied if only one of the two changes.
+    A head that is tied to the embeddings is untied if the adapter changes the two differently.
 
     Raises:
         ModelError: the base is packed, or a merged weight would be NaN or infinite.

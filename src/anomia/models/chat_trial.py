@@ -17,8 +17,8 @@ from anomia.models.chat_template import ChatTemplate, TemplateText, Turns, chanc
 DAY = datetime.date(2024, 7, 26)
 ANSWER = "Zanzibar, 1964"
 SYSTEM = "You are a helpful assistant."
-# Text features that templates are known to damage: case, diacritics, quotes, template syntax, double spaces, line ends,
-# length.
+# Text with features that templates are known to damage: case, tags, quotes, non-ASCII letters, template syntax, double
+# spaces, line ends, length.
 PIECES: Mapping[str, str] = {
     "passage": (
         "\"Fish & Chips\" cost <nearly> £4 in {{ 7 * 7 }} towns; it's  Zürich's 50 % rule.\n  {% Second line %}\\n "

@@ -43,7 +43,7 @@ def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         with opened(file) as handle:
-            for key in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+            for key in handle.keys():  # noqa: SIM118 - a safetensors handle isn't a mapping
                 part = handle.get_slice(key)
                 stored = StoredTensor(file, tuple(part.get_shape()), part.get_dtype())
                 if key in tensors and not same_values(key, tensors[key], key, stored):

@@ -1,1 +1,1 @@
-"""What is asked of a model about an item, and the engines that answer."""
+"""The questions put to a model about an item, and the engines that answer them."""

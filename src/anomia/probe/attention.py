@@ -124,7 +124,7 @@ class Prefill:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `AttentionPlan.attend`."""
+        """See `AttentionPlan.attend`; from queries [N, heads, D] to outputs [N, heads, D]."""
         outputs = []
         groups = key.shape[1]
         for row in self.rows:
@@ -196,7 +196,7 @@ class LeafLayer:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `AttentionPlan.attend`."""
+        """See `AttentionPlan.attend`; from queries [N, heads, D] to outputs [N, heads, D]."""
         outputs = []
         for group in self.groups:
             rows = slice(group.first_row, group.last_row)

@@ -92,7 +92,7 @@ class StaticLayer:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """See `AttentionPlan.attend`."""
+        """See `AttentionPlan.attend`; from queries [W, heads, D] to outputs [W, heads, D]."""
         padded = query.new_zeros(self.shape.places + 1, *query.shape[1:])
         padded[self.places] = query
         mask = self._mask(window, query.dtype)

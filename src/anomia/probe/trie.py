@@ -42,7 +42,7 @@ class Forest(NamedTuple):
 
 
 def plant(sequences: Iterable[TokenIds]) -> Forest:
-    """Merges sequences into trees; a sequence joins a tree that already contains at least half of its tokens.
+    """Merges sequences into trees; a sequence joins a tree that shares at least the first half of its tokens.
 
     The result doesn't depend on order or repetition. Empty sequences are left out.
     """

@@ -70,7 +70,7 @@ def run_matrix(
 ) -> list[ArmOutcome]:
     """Measures base and every arm of every cell, resuming where an earlier call stopped.
 
-    An arm that fails is reported and the others continue; so does a base, if there are several.
+    An arm that fails is reported and the others continue. The same holds for a base if there are several.
 
     Args:
         matrix: one cell, whose run is `out` itself, or several, whose runs are `out/cells/NAME`.
