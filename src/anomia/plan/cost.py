@@ -167,7 +167,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
 
 
 def on_machine(cell: CellForecast, machine: Machine) -> Stay:
-    """The time of a cell on a machine, with the study's batch size or the largest that fits (docs/engine.md, Memory)."""
+    """The time of a cell on a machine, in the study's batch size or the largest that fits (docs/engine.md, Memory)."""
     size, study = cell.size, cell.study
     need = size.need
     room = (SPARE * machine.memory - need.weights - need.fixed) / max(1, need.item)

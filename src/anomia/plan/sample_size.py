@@ -17,7 +17,7 @@ from anomia.measure.rates import Clusters, cluster, effective_items
 
 
 class PlanTarget(NamedTuple):
-    """The effects to detect, with a given power: a dissociation rate above one value, a gap that differs from another."""
+    """The effects to detect and the power: a dissociation rate above one value, a gap that differs from another."""
 
     dissociation_against: float = 0.05
     gap_against: float = 0.0
