@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -110,8 +111,8 @@ def compressed(arm: str, work: Path, options: Any) -> tuple[float, int]:
     )  # fmt: skip
     spans = [after - before for before, after in itertools.pairwise(times)]
     print(f"{arm}: spans {[round(span, 1) for span in spans]}", flush=True)
-    later = sorted(spans[-(options.blocks - 1) :])
-    return later[len(later) // 2], torch.cuda.max_memory_allocated()
+    later = spans[1:] or spans
+    return statistics.median(later), torch.cuda.max_memory_allocated()
 
 
 def floor_of(arm: str, tokens: int, rates: dict[torch.dtype, float]) -> float:
