@@ -43,7 +43,7 @@ def main() -> None:
     def asks(probes: tuple[str, ...]) -> list:
         encoded = [
             encode_item(
-                found.items[index], loaded.tokenizer, Form(), probes, exemplar=found.exemplar, reach=True
+                found.items[index], loaded.tokenizer, Form(), probes, exemplar=found.exemplar, oracle=True
             )
             for found, index in turns
         ]

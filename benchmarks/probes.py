@@ -110,7 +110,7 @@ def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
     [found] = sets.values()
     probes = ("open", "choice", "beams", "samples")
     encoded = [
-        encode_item(item, tokenizer, Form(), probes, exemplar=None, reach=True) for item in found.items
+        encode_item(item, tokenizer, Form(), probes, exemplar=None, oracle=True) for item in found.items
     ]
     texts = [
         {"prompt": one.prompt, "options": list(item.options["standard"]), "gold": item.question.gold}

@@ -23,18 +23,17 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from anomia import renamed
 from anomia.compress.spec import as_packaged
 from anomia.errors import StudyError, nearest
 from anomia.faults import faults_of, in_one_message
 from anomia.files import write_text
-from anomia.study import Study, read_settings
+from anomia.study import WRITTEN, Study, read_settings
 
 OF_A_BASE = ("chat", "revision", "dtype", "batch_size", "trust_remote_code", "engine")
 """Settings that can differ between bases."""
 _AMOUNTS = ("sparsity", "pattern", "bits", "share", "type")
 _ESCAPES = str.maketrans({"%": "%25", "+": "%2B", ",": "%2C"})
-# Keys in a run's matrix file that are not settings.
-_WRITTEN = ("provenance", "cells")
 
 
 class Cell(NamedTuple):
@@ -63,7 +62,9 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
         StudyError: the file can't be read, or values are wrong; the message lists all faults.
     """
     place, settings = read_settings(path)
-    values = {key: value for key, value in settings.items() if key not in _WRITTEN} | dict(overrides)
+    values = {key: value for key, value in settings.items() if key not in WRITTEN} | renamed.settings(
+        overrides, told=True
+    )
     faults: list[str] = []
     if isinstance(values.get("arms"), list | tuple):
         values["arms"] = _all(expand_arm, values["arms"], faults)

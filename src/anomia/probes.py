@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["generation", "scoring", "placement", "search", "samples"]
-Group = Literal["open", "cued", "choice", "control", "rank", "reach", "example"]
+Group = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
 Candidates = Literal["", "options", "wrong options", "unrelated"]
 Needs = Literal["", "passage", "example"]
 
@@ -113,18 +113,18 @@ OPTION_KINDS = (
     OptionKind(
         name="standard", short="standard", long="standard options",
         description="the question's own wrong options, else answers to other questions in the same language",
-        probe="choice", probe_short="choice", probe_long="choice",
+        probe="choice", probe_short="choice", probe_long="multiple choice",
     ),
     OptionKind(
         name="hard", short="hard", long="hard options",
         description="wrong options whose letters are most like the answer's",
-        probe="choice_hard", probe_short="hard choice", probe_long="choice among hard options",
+        probe="choice_hard", probe_short="hard choice", probe_long="multiple choice among hard options",
     ),
     OptionKind(
         name="passage", short="same passage", long="options from the same passage",
         description="wrong options of the answer's kind from the same passage",
-        probe="choice_passage", probe_short="same-passage choice", probe_long="choice among options from the same passage",
-        needs="passage",
+        probe="choice_passage", probe_short="same-passage choice",
+        probe_long="multiple choice among options from the same passage", needs="passage",
     ),
 )  # fmt: skip
 
@@ -165,7 +165,7 @@ def _choices() -> Iterator[Probe]:
 # In the order of columns, tables and the page.
 PROBES: tuple[Probe, ...] = (
     Probe(
-        name="open", kind="generation", group="open", prompt="open", short="open", long="open",
+        name="open", kind="generation", group="open", prompt="open", short="open", long="free-form answer",
         description="passage and question; the model writes the answer",
     ),
     Probe(
@@ -189,11 +189,11 @@ PROBES: tuple[Probe, ...] = (
         description="where the answer's tokens are in the next-token distribution after the open prompt",
     ),
     Probe(
-        name="beams", kind="search", group="reach", prompt="open", short="beams", long="any of the beams",
+        name="beams", kind="search", group="oracle", prompt="open", short="beams", long="any of the beams",
         description="beam search from the open prompt",
     ),
     Probe(
-        name="samples", kind="samples", group="reach", prompt="open", short="samples", long="any of the samples",
+        name="samples", kind="samples", group="oracle", prompt="open", short="samples", long="any of the samples",
         description="answers sampled from the open prompt",
     ),
     Probe(
@@ -208,15 +208,15 @@ PROBES: tuple[Probe, ...] = (
 )  # fmt: skip
 
 GRADES: tuple[GradeKind, ...] = (
-    GradeKind("open_em", "open", "open", "open, exact match", "open, exact match", "the answer and nothing else"),
-    GradeKind("open_f1", "open", "open", "open, token F1", "open, token F1", "words in common with the answer, as F1"),
-    GradeKind("open_strict", "open", "open", "open, strict", "open, strict grade", "as a careful reader grades"),
+    GradeKind("open_em", "open", "open", "open, exact match", "free-form answer, exact match", "the answer and nothing else"),
+    GradeKind("open_f1", "open", "open", "open, token F1", "free-form answer, token F1", "words in common with the answer, as F1"),
+    GradeKind("open_strict", "open", "open", "open, strict", "free-form answer, strict grade", "as a careful reader grades"),
     GradeKind(
         "cued_contains", "cued", "cued", "cued, contained", "cued, answer contained",
         "an answer is in the output, whatever else it names",
     ),
     GradeKind(
-        "choice_correct_any", "choice", "choice", "choice, any answer", "choice, any accepted answer",
+        "choice_correct_any", "choice", "choice", "choice, any answer", "multiple choice, any accepted answer",
         "any accepted answer scores above every wrong option",
     ),
     GradeKind(
@@ -225,6 +225,8 @@ GRADES: tuple[GradeKind, ...] = (
     ),
 )  # fmt: skip
 
+# What the field calls the two formats; a study may name them and the probes that begin like them so.
+ALIASES = {"free_form": "open", "multiple_choice": "choice"}
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
 GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
 # Every study asks these two, since an item's fate depends on both.
@@ -235,7 +237,7 @@ GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generati
 # The kind of options of each scoring probe, with and without the question.
 CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}
 NO_QUESTION: dict[str, str] = {f"{probe}{NO_QUESTION_ENDING}": kind for probe, kind in CHOICES.items()}
-REACHES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
+ORACLES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
 # The probes and grades whose accuracies are shown side by side.
 LADDER: tuple[str, ...] = (
     "open",
@@ -243,6 +245,18 @@ LADDER: tuple[str, ...] = (
     *(p.name for p in PROBES if p.group in ("open", "cued", "choice", "control") and p.name != "open"),
     "string_presence",
 )
+
+
+def probe_named(name: str) -> str:
+    """The probe that a study names; a name that is unknown stays as it is.
+
+    >>> probe_named("free_form"), probe_named("multiple_choice_hard"), probe_named("rank")
+    ('open', 'choice_hard', 'rank')
+    """
+    for alias, probe in ALIASES.items():
+        if name == alias or name.startswith(f"{alias}_"):
+            return probe + name.removeprefix(alias)
+    return name
 
 
 def asked_by(names: Collection[str]) -> frozenset[str]:

@@ -25,6 +25,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
+from anomia import renamed
 from anomia.errors import RunError
 from anomia.files import is_local, read_json, read_yaml, unwritable, write_json
 from anomia.records import SCHEMA, checked, read_rows
@@ -185,12 +186,12 @@ class RunFolder:
         )
 
     def study(self) -> dict[str, Any]:
-        """The study file with its `provenance`, from any version and unchecked.
+        """The study file with its `provenance`, from any version under the names of this one, and unchecked.
 
         Raises:
             RunError: the file can't be read.
         """
-        return read_yaml(self.study_file)
+        return renamed.settings(read_yaml(self.study_file))
 
     def provenance(self) -> dict[str, Any]:
         """Facts recorded when the run started: dtype, batch size, versions, fingerprints; empty if there are none."""

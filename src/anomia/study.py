@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from anomia import renamed
 from anomia.compress.sources import check_source
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import needs_calibration
@@ -22,9 +31,12 @@ from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
 from anomia.items.sets import local_folders, named, only_languages
+from anomia.probes import ALIASES, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
 BASE = "base"
+# What the files of a run and of a matrix hold besides settings.
+WRITTEN = ("provenance", "cells")
 Given = TypeVar("Given")
 Parsed = TypeVar("Parsed")
 
@@ -111,7 +123,7 @@ class Study(BaseModel):
         Field(examples=["[open, choice, rank]"]),
         Flag(
             section="asking",
-            help="Comma-separated probes (open, cued, choice, rank, …); default: all.",
+            help="Comma-separated probes (open or free_form, choice or multiple_choice, cued, rank, …); default: all.",
             metavar="A,B",
         ),
     ] = PROBES
@@ -206,7 +218,7 @@ class Study(BaseModel):
     ] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    reach_limit: Annotated[
+    oracle_limit: Annotated[
         int, Field(ge=0, description="items per language that are asked with beams and samples")
     ] = 100
     prompt_tokens: Annotated[int, Field(ge=16)] = 512
@@ -233,6 +245,11 @@ class Study(BaseModel):
     def grading(self) -> Grading:
         """How outputs are graded."""
         return Grading(self.grader or CONTAINMENT.grader, self.stop or ())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return renamed.settings(values, told=True) if isinstance(values, Mapping) else values
 
     @field_validator("data")
     @classmethod
@@ -298,11 +315,12 @@ class Study(BaseModel):
     @field_validator("probes")
     @classmethod
     def _probes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in PROBES:
-                raise ValueError(f"unknown probe {name!r}; {nearest(name, PROBES)}")
+        asked = {name: probe_named(name) for name in value}
+        for name, probe in asked.items():
+            if probe not in PROBES:
+                raise ValueError(f"unknown probe {name!r}; {nearest(name, [*PROBES, *ALIASES])}")
         # Always ask these two, since an item's fate depends on both.
-        return tuple(name for name in PROBES if name in {*value, "open", "choice"})
+        return tuple(name for name in PROBES if name in {*asked.values(), "open", "choice"})
 
 
 FLAGS: Mapping[str, Flag] = {
@@ -323,13 +341,15 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
     place, values = read_settings(path)
     values.pop("provenance", None)
     try:
-        return Study.model_validate(values | dict(overrides))
+        return Study.model_validate(values | renamed.settings(overrides, told=True))
     except ValidationError as error:
         raise StudyError(in_one_message(faults_of(error, Study.model_fields), place)) from None
 
 
 def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
     """The name of the settings' source, for messages, and a file's unchecked settings; empty if `path` is None.
+
+    A file of an earlier version is read under the names of this one, with a note unless a run wrote it.
 
     Raises:
         StudyError: the file can't be read, or has no settings.
@@ -353,7 +373,8 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
         raise StudyError(f"study: {path} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise StudyError(f"study: {path} holds no settings; it needs lines such as 'base: MODEL'")
-    return str(path), {str(key): value for key, value in loaded.items()}
+    values = {str(key): value for key, value in loaded.items()}
+    return str(path), renamed.settings(values, told=values.keys().isdisjoint(WRITTEN))
 
 
 def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:

@@ -192,7 +192,7 @@ def test_a_run_measures_the_tables_alone(model_folder: Path, write_jsonl: Any, t
     data = f"jsonl:{write_jsonl([entry(n) for n in range(6)])}"
     study = Study(
         base=str(model_folder), arms=("embeddings:q4_k", "int8+embeddings:q4_0"), data=data, limit=6, batch_size=3,
-        max_new_tokens=4, num_samples=1, reach_limit=2, noise_items=0, dtype="float32",
+        max_new_tokens=4, num_samples=1, oracle_limit=2, noise_items=0, dtype="float32",
     )  # fmt: skip
     run_matrix(
         Matrix((Cell("", study),), single=True), tmp_path / "run", progress=PlainProgress(lambda text: None)

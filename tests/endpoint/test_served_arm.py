@@ -84,7 +84,7 @@ def test_a_served_model_answers_as_the_loaded_one(
     assert served["gold_log_prob"].to_list() == pytest.approx(base["gold_log_prob"].to_list(), abs=1e-3)
     assert served["sample_texts"].list.len().to_list() == [2] * 6
     assert served["beam_texts"].null_count() == served["kl_from_base"].null_count() == 6
-    places = ["gold_rank", "gold_distinct_rank", "foil_rank", "foil_distinct_rank"]
+    places = ["gold_rank", "gold_distinct_rank", "control_rank", "control_distinct_rank"]
     if ranks:
         for place in places:
             assert served[place].to_list() == base[place].to_list(), place

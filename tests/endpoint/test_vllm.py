@@ -17,7 +17,7 @@ from tests.peers import peer
 COMMAND = "--dtype float32 --max-model-len 1536 --gpu-memory-utilization 0.3 --enforce-eager --served-model-name gemma"
 TEXTS = ("open", "cued", "distractors_only", "unrelated", "one_shot", "zero_shot")
 CHOSEN = ("choice", "choice_hard", "choice_passage", "choice_no_question")
-PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 # Float32 on another order of additions: two engines part where two tokens are that near to each other.
 NEAR = 0.005
 

@@ -45,7 +45,7 @@ def test_options_hold_gold_once_and_an_items_draws_do_not_depend_on_the_limit(wr
         for options in item.options.values():
             assert len(set(options)) == 4
             assert options.count(item.question.gold) == 1
-        assert item.foil != item.question.gold
+        assert item.control != item.question.gold
         if item.question.id in small:
             assert small[item.question.id] == item
 

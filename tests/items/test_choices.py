@@ -342,7 +342,7 @@ def test_the_given_options_are_the_options(tmp_path: Path) -> None:
     )["english"].items
     for item in items:
         assert set(item.options["standard"]) == {item.question.gold, *item.question.distractors}
-        assert item.foil == item.question.distractors[0]
+        assert item.control == item.question.distractors[0]
         assert "passage" not in item.options
     assert {len(item.options["standard"]) for item in items} == {2, 3, 4, 5}
 

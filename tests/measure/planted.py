@@ -35,7 +35,7 @@ def study_records(
     choice_accuracy: float = 0.92,
     seed: int = 0,
     sample_seeds: Sequence[int] = (42,),
-    reach_limit: int = 100,
+    oracle_limit: int = 100,
 ) -> pl.DataFrame:
     """Rows of base and of each arm, in the order of `RunFolder.records`."""
     frames = []
@@ -51,13 +51,13 @@ def study_records(
             "passage_id": [f"{language}-{n // passage_items}" for n in range(items)],
             "sample_seeds": [[s for s in sample_seeds for _ in range(SAMPLES)]] * items,
         }
-        frames.append(_rows("base", common, base_open, base_choice, Damage(), reach_limit, generator))
+        frames.append(_rows("base", common, base_open, base_choice, Damage(), oracle_limit, generator))
         for name, damage in arms.items():
             chance = np.random.default_rng([damage.seed, seed, number])
             arm_open = base_open & (chance.random(items) >= damage.open)
             kept = chance.random(items) >= damage.choice
             arm_choice = {option: right & kept for option, right in base_choice.items()}
-            frames.append(_rows(name, common, arm_open, arm_choice, damage, reach_limit, chance))
+            frames.append(_rows(name, common, arm_open, arm_choice, damage, oracle_limit, chance))
     return pl.concat(frames).sort("arm", "dataset", "language", "index")
 
 
@@ -67,7 +67,7 @@ def _rows(
     opened: np.ndarray,
     chosen: Mapping[str, np.ndarray],
     damage: Damage,
-    reach_limit: int,
+    oracle_limit: int,
     generator: np.random.Generator,
 ) -> pl.DataFrame:
     n = len(opened)
@@ -79,7 +79,7 @@ def _rows(
         **common,
         "question": "?",
         "gold": "gold",
-        "foil": "foil",
+        "control": "control",
         "finite": True,
         "prompt_tokens": 100,
         "truncated": False,
@@ -113,7 +113,7 @@ def _rows(
         values[f"{name}_scores"] = [
             [-1.0, -2.0, -3.0, -4.0] if ok else [-2.0, -1.0, -3.0, -4.0] for ok in right
         ]
-    for place, where in {"gold": rank, "gold_distinct": rank, "foil": rank + 40, "foil_distinct": rank + 40}.items():  # fmt: skip
+    for place, where in {"gold": rank, "gold_distinct": rank, "control": rank + 40, "control_distinct": rank + 40}.items():  # fmt: skip
         values[f"{place}_rank"] = where
         values[f"{place}_rank_ties"] = 0
         values[f"{place}_margin"] = np.log(where)
@@ -122,8 +122,8 @@ def _rows(
         values["kl_from_base"] = generator.gamma(1.0, 0.2, n)
         values["top1_agrees"] = opened
     for name, count in (("beams", BEAMS), ("samples", seeds)):
-        for which, hit in (("correct", reached), ("foil", np.zeros(n, dtype=bool))):
-            lists = [[bool(ok)] + [False] * (count - 1) if i < reach_limit else None for i, ok in enumerate(hit)]  # fmt: skip
+        for which, hit in (("correct", reached), ("control", np.zeros(n, dtype=bool))):
+            lists = [[bool(ok)] + [False] * (count - 1) if i < oracle_limit else None for i, ok in enumerate(hit)]  # fmt: skip
             values[f"{name}_{which}"] = lists
     columns = {
         name: pl.Series(name, _column(values.get(name), n), dtype=kind, strict=False)

@@ -83,7 +83,7 @@ def gold_sequence(ask: Ask) -> tuple[int, ...]:
 
 
 def encode(items: ItemSet, tokenizer: Any) -> list[EncodedItem]:
-    return [encode_item(item, tokenizer, Form(), PROBES, exemplar=None, reach=False) for item in items.items]
+    return [encode_item(item, tokenizer, Form(), PROBES, exemplar=None, oracle=False) for item in items.items]
 
 
 def probe(arm: str, model: Scripted, encoded: Sequence[EncodedItem], tokenizer: Any) -> pl.DataFrame:

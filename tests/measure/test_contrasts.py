@@ -29,10 +29,10 @@ def test_one_shot_gives_back_what_it_gives_back():
 
 
 def test_nearness_counts_marked_items_only():
-    gold, foil = np.full(N, 3.5), np.full(N, 500.0)
+    gold, control = np.full(N, 3.5), np.full(N, 500.0)
     gold[:50] = 400
     marked = np.arange(N) >= 40
-    found = everywhere(rank_nearness(gold, foil, marked), DRAWS).pooled
+    found = everywhere(rank_nearness(gold, control, marked), DRAWS).pooled
     assert found.value == pytest.approx(150 / 160)
     assert found.n == 160
     assert everywhere(rank_nearness(gold, gold, marked), DRAWS).pooled.value == 0

@@ -10,7 +10,7 @@ def test_summary():
     assert found.mean.value == pytest.approx(0.25)
     assert found.mean.high - 0.25 == pytest.approx(3.1824 * values.std(ddof=1) / 2, rel=1e-4)
     assert found.median == pytest.approx(0.25)
-    assert found.same_top.value == 0.75
+    assert found.top1_agreement.value == 0.75
     assert found.largest_tail == 0.2
     one_passage = summarize_divergence(values, [1, 1, 0, 1], np.zeros(4), ["p"] * 4)
     assert one_passage.mean is None

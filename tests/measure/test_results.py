@@ -84,7 +84,7 @@ def test_every_measure_is_documented(written: dict[str, Any]) -> None:
         head_known = re.search(rf"`{head}/", text)
         assert head_known, measure
         for part in rest:
-            word = re.sub(r"beams|samples", "REACH", part)
+            word = re.sub(r"beams|samples", "ORACLE", part)
             # Every kind of options has every scoring; the page says so once.
             word = re.sub(r"^choice(_hard|_passage)?_(token|byte|char|pmi)$", "RECOGNITION", word)
             names = (part, word, "/K" if part.isdigit() else part)
@@ -97,13 +97,13 @@ def test_all_that_was_promised_is_there(written: dict[str, Any]) -> None:
         "accuracy/choice_hard", "accuracy/string_presence", "drop/open_em", "drop/open_f1", "normalized_drop/cued_chance",
         "gap/choice_passage", "dissociation/choice_hard", "contrast/dissociation_hard_minus_standard",
         "contrast/drop_zero_minus_one_shot", "contrast/drop_beams_minus_greedy", "recovery/samples/newly_broken",
-        "recovery/beams/foil", "recovery_over_base/samples", "recovery_over_foil/beams/failed_before",
-        "pass_at/1", f"pass_at/{SAMPLES}", "divergence/kl", "divergence/same_top",
+        "recovery/beams/control", "recovery_over_base/samples", "recovery_over_control/beams/failed_before",
+        "pass_at/1", f"pass_at/{SAMPLES}", "divergence/kl", "divergence/top1_agreement",
     ):  # fmt: skip
         assert wanted in measures
     assert {row["scope"] for row in written["figures"]} == {"english", "swahili", POOLED, MEAN}
     groups = {(row["place"], row["when"], row["group"]) for row in written["ranks"]}
-    assert {("gold_distinct", "after", "choice_only"), ("foil", "before", "base_fails")} <= groups
+    assert {("gold_distinct", "after", "choice_only"), ("control", "before", "base_fails")} <= groups
     assert {row["group"] for row in written["log_probs"]} >= {"all", "base_fails", FATES[0], FATES[1]}
     assert [(row["arm"], row["other"]) for row in written["between"] if row["scope"] == POOLED] == [
         ("wanda:0.3", "wanda:0.5")
@@ -149,7 +149,7 @@ def test_figures_of_arms_are_what_the_columns_say() -> None:
         assert found is not None
         return found.value
 
-    assert value("accuracy/reach_samples") == pytest.approx(reached["a"][asked].mean())
+    assert value("accuracy/oracle_samples") == pytest.approx(reached["a"][asked].mean())
     assert value("recovery/samples/arm") == pytest.approx(reached["a"][failed].mean())
     assert value("recovery/samples/newly_broken") == pytest.approx(reached["a"][broken].mean())
     own = asked & ~opened["b"]
@@ -162,9 +162,9 @@ def test_figures_of_arms_are_what_the_columns_say() -> None:
     assert value("contrast/drop_samples_minus_greedy") == pytest.approx(reach - drops["greedy"])
     before = failed & ~opened["b"]
     assert abs(reached["a"][before].mean() - reached["a"][broken].mean()) > 0.01
-    # The foil is never found in planted records.
-    assert value("recovery_over_foil/samples/newly_broken") == pytest.approx(reached["a"][broken].mean())
-    assert value("recovery_over_foil/samples/failed_before") == pytest.approx(reached["a"][before].mean())
+    # The control is never found in planted records.
+    assert value("recovery_over_control/samples/newly_broken") == pytest.approx(reached["a"][broken].mean())
+    assert value("recovery_over_control/samples/failed_before") == pytest.approx(reached["a"][before].mean())
     assert value("divergence/kl") == pytest.approx(arm["kl_from_base"].mean())
 
 
@@ -173,7 +173,7 @@ def test_several_seeds_count_as_shares() -> None:
     # Planted hits stand in the first sample, which the first seed drew.
     found = lookup(diagnose(records).figures)
     one, two, both = (
-        found["a", f"accuracy/reach_samples{suffix}", POOLED].value for suffix in ("_seed_1", "_seed_2", "")
+        found["a", f"accuracy/oracle_samples{suffix}", POOLED].value for suffix in ("_seed_1", "_seed_2", "")
     )
     assert one > 0
     assert two == 0
@@ -187,7 +187,7 @@ def test_ranks_are_told_by_fate() -> None:
     assert (unsaid.median, unsaid.vocabulary_share) == (7, 7 / VOCABULARY)
     assert unsaid.median_margin == pytest.approx(np.log(7))
     assert ranks["gold_distinct", "before", "choice_only", POOLED].median == 1
-    assert ranks["foil_distinct", "after", "choice_only", POOLED].median == 47
+    assert ranks["control_distinct", "after", "choice_only", POOLED].median == 47
 
 
 def test_arms_are_compared_on_the_items_that_both_answered() -> None:

@@ -138,7 +138,7 @@ def test_demotion_needs_an_answer_that_is_near_and_recognised():
     near = {"ranks": Nearness(estimate((0.4, 0.3, 0.5)))}
     refuted = {"ranks": Nearness(estimate((0.4, 0.3, 0.5)), estimate((0.1, -0.1, 0.3)), stands=False)}
     assert decide(evidence(FALLS, HOLDS, MORE, near=refuted)).outcome == "illusion"
-    found = decide(evidence(FALLS, HOLDS, MORE, near=near | {"reach": refuted["ranks"]}))
+    found = decide(evidence(FALLS, HOLDS, MORE, near=near | {"oracle": refuted["ranks"]}))
     assert (found.outcome, found.near) == ("demotion", ("ranks",))
     assert decide(evidence(near=near)).outcome == "intact"
     assert decide(evidence(FALLS, HOLDS, MORE, near=near, recognised=False)).outcome == "illusion"

@@ -636,7 +636,7 @@ def study(write_jsonl: Any, model_folder: Path) -> Callable[..., Study]:
     def made(*arms: str) -> Study:
         return Study(
             base=str(model_folder), arms=arms, data=data, limit=8, batch_size=4, max_new_tokens=6, num_samples=2,
-            reach_limit=4, noise_items=0, dtype="float32",
+            oracle_limit=4, noise_items=0, dtype="float32",
         )  # fmt: skip
 
     return made

@@ -126,7 +126,7 @@ def random_asks(count: int, seed: int = 0) -> list[Ask]:
                 },
                 targets={
                     "gold": RankTarget(prompt, answers[0][0]),
-                    "foil": RankTarget(prompt, answers[3][0]),
+                    "control": RankTarget(prompt, answers[3][0]),
                     "distinct": RankTarget(prompt + answers[0][:1], 5),
                 },
                 distribution=prompt,

@@ -26,7 +26,7 @@ def item(write_jsonl: Write) -> Item:
 def encode(item: Item, tokenizer: Any, form: Form | None = None, **changes: Any) -> EncodedItem:
     exemplar = changes.pop("exemplar", item.question)
     return encode_item(
-        item, tokenizer, form or Form(), STUDY_PROBES, exemplar=exemplar, reach=True, **changes
+        item, tokenizer, form or Form(), STUDY_PROBES, exemplar=exemplar, oracle=True, **changes
     )
 
 
@@ -139,7 +139,7 @@ def test_chat_uses_the_template_once_and_no_leading_space(item: Item, tokenizer:
 
 
 def test_only_what_is_asked_is_encoded(item: Item, tokenizer: Any) -> None:
-    ask = encode_item(item, tokenizer, Form(), ("open", "choice"), exemplar=item.question, reach=True).ask
+    ask = encode_item(item, tokenizer, Form(), ("open", "choice"), exemplar=item.question, oracle=True).ask
     assert set(ask.greedy) == {"open"}
     assert set(ask.options) == {"choice"}
     assert not ask.targets

@@ -42,7 +42,7 @@ def asks(gemma, shared_data):
         for item in found.items[:2]:
             encoded.append(
                 encode_item(
-                    item, gemma.tokenizer, Form(), STUDY_PROBES, exemplar=found.exemplar, reach=True
+                    item, gemma.tokenizer, Form(), STUDY_PROBES, exemplar=found.exemplar, oracle=True
                 ).ask
             )
     return encoded

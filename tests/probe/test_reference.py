@@ -77,12 +77,14 @@ def test_options_are_scored_token_by_token(model: Any) -> None:
 def test_placement(model: Any) -> None:
     logits = next_logits(model, PROMPT)
     order = logits.argsort(descending=True).tolist()
-    reply = only(model, targets={"gold": RankTarget(PROMPT, order[6]), "foil": RankTarget(PROMPT, order[0])})
+    reply = only(
+        model, targets={"gold": RankTarget(PROMPT, order[6]), "control": RankTarget(PROMPT, order[0])}
+    )
     assert reply.placements["gold"].rank == 7
     assert reply.placements["gold"].ties == 0
     assert reply.placements["gold"].margin == pytest.approx(float(logits.max() - logits[order[6]]), abs=1e-5)
-    assert reply.placements["foil"].rank == 1
-    assert reply.placements["foil"].margin == 0
+    assert reply.placements["control"].rank == 1
+    assert reply.placements["control"].margin == 0
 
 
 def test_ties_are_counted(make_model: Callable[..., Any]) -> None:

@@ -44,7 +44,7 @@ ITEM = Item(
 
 @pytest.fixture
 def encoded(tokenizer: Any) -> EncodedItem:
-    return encode_item(ITEM, tokenizer, Form(), STUDY_PROBES, exemplar=QUESTION, reach=True)
+    return encode_item(ITEM, tokenizer, Form(), STUDY_PROBES, exemplar=QUESTION, oracle=True)
 
 
 def row(encoded: EncodedItem, tokenizer: Any, **reply: Any) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ def test_loops_are_found_in_tokens_and_the_end_token_neither_makes_nor_hides_one
 
 def test_only_what_stands_before_a_stop_string_can_loop(tokenizer: Any) -> None:
     form = Form(grading=Grading(stop=("\n",)))
-    stopped = encode_item(ITEM, tokenizer, form, STUDY_PROBES, exemplar=QUESTION, reach=True)
+    stopped = encode_item(ITEM, tokenizer, form, STUDY_PROBES, exemplar=QUESTION, oracle=True)
     assert not row(stopped, tokenizer, greedy={"open": "Rome" + "\nRome" * 9})["open_loop"]
     assert row(stopped, tokenizer, greedy={"open": "Rome " * 9})["open_loop"]
 
@@ -113,7 +113,7 @@ def test_an_answer_in_the_question_and_one_too_long_to_be_said(tokenizer: Any) -
             "Oslo",
         )
         form = Form(max_new_tokens=limit)
-        encoded = encode_item(item, tokenizer, form, ("open", "choice"), exemplar=None, reach=False)
+        encoded = encode_item(item, tokenizer, form, ("open", "choice"), exemplar=None, oracle=False)
         # Of the item, so it is known even where the arm's logits are not finite.
         found = row(encoded, tokenizer, finite=False)
         return found["gold_in_question"], found["gold_over_limit"]
@@ -190,10 +190,10 @@ def test_ranks_and_distribution(encoded: EncodedItem, tokenizer: Any) -> None:
     assert found["distribution_tokens"] == [5, 6, 7]
 
 
-def test_reach_counts_gold_and_the_foil(encoded: EncodedItem, tokenizer: Any) -> None:
+def test_reach_counts_gold_and_the_control(encoded: EncodedItem, tokenizer: Any) -> None:
     found = row(encoded, tokenizer, samples={42: (" Rome", " Oslo", " Bern"), 43: (" x", " Roma", " y")})
     assert found["samples_correct"] == [True, False, False, False, True, False]
-    assert found["samples_foil"] == [False, True, False, False, False, False]
+    assert found["samples_control"] == [False, True, False, False, False, False]
     assert found["sample_seeds"] == [42, 42, 42, 43, 43, 43]
 
 

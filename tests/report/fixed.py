@@ -30,7 +30,7 @@ from anomia.measure.significance import PairedTest
 from anomia.measure.verdict import Decision
 from anomia.records import write_rows
 from anomia.report.figures import NamedRun
-from anomia.report.tables import ladder, losses, reach
+from anomia.report.tables import ladder, losses, oracle
 from anomia.report.tables.table import Of
 from tests.measure.planted import Damage, study_records
 
@@ -90,7 +90,7 @@ def _estimate(number: int, *, signed: bool = False) -> Estimate | None:
 def _diagnosis() -> Diagnosis:
     measures = [form.measure for form in (*ladder.FORMS, ladder.PRESENCE, *ladder.GRADINGS)]
     measures += ["accuracy/zero_shot", "accuracy/one_shot"]
-    measures += [f"accuracy/reach_{way}" for way in ("greedy", "beams", "samples")]
+    measures += [f"accuracy/oracle_{way}" for way in ("greedy", "beams", "samples")]
     measures += ["accuracy/choice_minus_open", *(f"pass_at/{k}" for k in range(1, 11))]
     compared = [
         *(loss.measure for loss in sorted(losses.ALL, key=_strict_last)),
@@ -113,9 +113,11 @@ def _diagnosis() -> Diagnosis:
     ]
     rates += [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
     rates += [
-        part.measure.format(way) for way in ("beams", "samples") for part in (*reach.RECOVERED, *reach.FOILS)
+        part.measure.format(way)
+        for way in ("beams", "samples")
+        for part in (*oracle.RECOVERED, *oracle.CONTROLS)
     ]
-    rates += ["divergence/kl", "divergence/same_top"]
+    rates += ["divergence/kl", "divergence/top1_agreement"]
     keys = [(arm, measure, scope) for arm in ("base", *ARMS) for measure in measures for scope in SCOPES]
     keys += [(arm, measure, scope) for arm in ARMS for measure in rates for scope in SCOPES]
     figures = [Figure(*key, _estimate(number)) for number, key in enumerate(keys)]
@@ -133,7 +135,7 @@ def _diagnosis() -> Diagnosis:
                 arm, place, when, group, POOLED, n + 3, n + 1.5, n + 1.0, 40.0 * n + 2, 0.01, 0.5, 0.9, 1.0, 0
             )
             for arm in ARMS
-            for place in ("gold", "gold_distinct", "foil", "foil_distinct")
+            for place in ("gold", "gold_distinct", "control", "control_distinct")
             for n, (when, group) in enumerate(
                 (when, group) for when in ("before", "after") for group in groups
             )

@@ -57,7 +57,7 @@ def write_run(
     languages: Sequence[str] = tuple(SCRIPTS),
     items: int = 200,
     arms: Sequence[str] = ("wanda:0.5", "sparsegpt:0.5"),
-    reach_limit: int = 100,
+    oracle_limit: int = 100,
     study: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Path:
@@ -69,7 +69,7 @@ def write_run(
         for index in range(items):
             item = _item(writer, language, index)
             questions.append(item)
-            records += [_row(writer, item, arm, reach=index < reach_limit) for arm in ("base", *arms)]
+            records += [_row(writer, item, arm, oracle=index < oracle_limit) for arm in ("base", *arms)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(
         yaml.safe_dump({"base": "some/model", "arms": list(arms), "data": "demo", **(study or {}), "provenance": {"vocabulary": 260_000}})
@@ -99,11 +99,11 @@ def _item(writer: Writer, language: str, index: int) -> dict[str, Any]:
         "options_hard": [gold, *(writer.answer() for _ in range(3))],
         "options_passage": [gold, *(writer.answer() for _ in range(3))],
         "unrelated": [writer.answer() for _ in range(4)],
-        "foil": options[1],
+        "control": options[1],
     }
 
 
-def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> dict[str, Any]:
+def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, oracle: bool) -> dict[str, Any]:
     draw = writer.random
     said, picked = draw.random() < (0.6 if arm == "base" else 0.25), draw.random() < 0.9
     gold = item["answers"][0]
@@ -114,7 +114,7 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
     row |= {
         name: item[name]
-        for name in ("dataset", "language", "item_id", "index", "passage_id", "question", "foil")
+        for name in ("dataset", "language", "item_id", "index", "passage_id", "question", "control")
     }
     row |= {
         "arm": arm, "gold": gold, "finite": True, "prompt_tokens": 300, "truncated": False,
@@ -141,20 +141,20 @@ def _row(writer: Writer, item: Mapping[str, Any], arm: str, *, reach: bool) -> d
             f"{name}_correct{unit}": picked for unit in ("", "_per_token", "_per_byte")
         }
     rank = 1 if said else draw.randint(2, 5_000)
-    for name in ("gold", "gold_distinct", "foil", "foil_distinct"):
+    for name in ("gold", "gold_distinct", "control", "control_distinct"):
         row |= {
             f"{name}_rank": rank,
             f"{name}_rank_ties": 0,
             f"{name}_token_log_prob": -2.0,
             f"{name}_margin": 1.0,
         }
-    if reach:
+    if oracle:
         row["beam_texts"] = [opened[: -6 * n or None] + writer.text(6 * n) if n else opened for n in range(5)]
         row["sample_texts"] = [" " + writer.text(draw.randint(40, 110)) for _ in range(10)]
         row["sample_seeds"] = [42] * 10
         row["beam_scores"] = [-0.1 * n for n in range(5)]
-        row |= {"beams_correct": [said] * 5, "beams_foil": [False] * 5}
-        row |= {"samples_correct": [draw.random() < 0.1 for _ in range(10)], "samples_foil": [False] * 10}
+        row |= {"beams_correct": [said] * 5, "beams_control": [False] * 5}
+        row |= {"samples_correct": [draw.random() < 0.1 for _ in range(10)], "samples_control": [False] * 10}
     return row
 
 

@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
            "unsaid": 1, "left_out": [half], "stopping": [half],
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
-           "tables": {name: [] for name in ("fates", "noise", "controls", "ladder", "drops", "ranks", "reach", "one-shot", "tests")}}  # fmt: skip
+           "tables": {name: [] for name in ("fates", "noise", "controls", "ladder", "drops", "ranks", "oracle", "one-shot", "tests")}}  # fmt: skip
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
            "reference": [{"name": half, "outcome": half, "net": half, "open": half, "choice": half}], "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("view") / "a 'run' [1] *",
         languages=("arabic", "thai"),
         items=40,
-        reach_limit=20,
+        oracle_limit=20,
     )
 
 

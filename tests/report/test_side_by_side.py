@@ -91,17 +91,17 @@ def test_thresholds_change_the_outcome(runs: list[Path]) -> None:
 
 
 def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
-    pilot = anomia("plan", "--power", runs[0])
+    pilot = anomia("plan", "--target-power", runs[0])
     assert pilot.returncode == 0, pilot.stderr
     assert pilot.stdout.count("wanda:0.5") >= 2
     study = runs[0].parent / "study"
     study.mkdir()
     (study / "cells").symlink_to(runs[0].parent)
     (study / "matrix.yaml").write_text("cells: [small, large]")
-    cells = anomia("plan", "--power", study)
+    cells = anomia("plan", "--target-power", study)
     assert cells.returncode == 0, cells.stderr
     assert cells.stdout.index("small\n") < cells.stdout.index("large\n")
-    assumed = anomia("plan", "--power", "--open", "0.45,0.35", "--choice", "0.90,0.87")
+    assumed = anomia("plan", "--target-power", "--open", "0.45,0.35", "--choice", "0.90,0.87")
     assert assumed.returncode == 0, assumed.stderr
     assert "45 → 35" in assumed.stdout
     assert "202" in assumed.stdout
@@ -110,11 +110,11 @@ def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--power"),
-        (["--power"], "give the folder of a pilot run"),
-        (["--power", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
-        (["--power", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
-        (["--power", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--chance", "2"], "power"),
+        ([], "--target-power"),
+        (["--target-power"], "give the folder of a pilot run"),
+        (["--target-power", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
+        (["--target-power", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
+        (["--target-power", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--chance", "2"], "power"),
     ],
 )
 def test_a_plan_without_what_it_needs(arguments: list[str], says: str) -> None:

@@ -42,7 +42,7 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     titles = (
         "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Next to noise", "Accuracy, base",
         "Share lost of what base had (", "Controls for the items", "Other ways to score", "From base to arm", "Median rank",
-        "Reach over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
+        "Oracle recovery over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
     )  # fmt: skip
     places = [text.index(title) for title in titles]
@@ -85,13 +85,13 @@ def test_a_run_without_optional_probes_shows_what_it_has(results: Results, tmp_p
     bare = results.records.with_columns(
         pl.lit(None).cast(kind).alias(name)
         for name, kind in results.records.schema.items()
-        if name.startswith(("beams", "samples", "sample_", "gold_", "foil_", "one_", "zero_", "kl", "top1", "cued",
+        if name.startswith(("beams", "samples", "sample_", "gold_", "control_", "one_", "zero_", "kl", "top1", "cued",
                             "choice_hard", "choice_passage", "choice_no"))
     )  # fmt: skip
     found = read_results(write_run(tmp_path / "r", bare))
     text = printed(run_view(found, "wanda:0.5"), closing_view(found))
     assert "Fates of the items" in text
-    for absent in ("Median rank", "Reach over", "One example", "same passage:", "hard:"):
+    for absent in ("Median rank", "Oracle recovery over", "One example", "same passage:", "hard:"):
         assert absent not in text
 
 

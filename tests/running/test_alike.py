@@ -54,7 +54,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Callable[..., Study]:
     def made(*arms: str, **changes: Any) -> Study:
         return Study(**{
             "base": str(model_folder), "arms": arms, "data": data, "limit": 8, "batch_size": 4, "max_new_tokens": 6,
-            "num_samples": 2, "reach_limit": 4, "noise_items": 0, "dtype": "float32", **changes,
+            "num_samples": 2, "oracle_limit": 4, "noise_items": 0, "dtype": "float32", **changes,
         })  # fmt: skip
 
     return made

@@ -50,7 +50,7 @@ def test_a_whole_run(kind: str, tokenizer: Any, tmp_path: Path, write_jsonl: Cal
         limit=6,
         max_new_tokens=4,
         num_samples=2,
-        reach_limit=2,
+        oracle_limit=2,
         noise_items=2,
         dtype="float32",
         calibration="demo",

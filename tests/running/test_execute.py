@@ -46,7 +46,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Study:
         calibration_tokens=48,
         max_new_tokens=4,
         num_samples=2,
-        reach_limit=4,
+        oracle_limit=4,
         noise_items=4,
     )
 
@@ -65,7 +65,7 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
     ]
     full = rows.select(always).null_count().row(0, named=True)
     assert {name for name, nulls in full.items() if nulls} <= {
-        "foil_distinct_rank", "foil_distinct_rank_ties", "foil_distinct_token_log_prob", "foil_distinct_margin",
+        "control_distinct_rank", "control_distinct_rank_ties", "control_distinct_token_log_prob", "control_distinct_margin",
     }  # fmt: skip
     base, arms = rows.filter(pl.col("arm") == "base"), rows.filter(pl.col("arm") != "base")
     assert base["kl_from_base"].null_count() == len(base)

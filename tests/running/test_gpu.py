@@ -34,7 +34,7 @@ def study(write_jsonl: Callable[..., Path], model_folder: Path) -> Study:
         calibration_tokens=48,
         max_new_tokens=4,
         num_samples=2,
-        reach_limit=4,
+        oracle_limit=4,
         noise_items=4,
     )
 

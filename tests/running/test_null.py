@@ -43,7 +43,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Study:
         batch_size=4,
         max_new_tokens=4,
         num_samples=2,
-        reach_limit=4,
+        oracle_limit=4,
         noise_items=4,
     )
 

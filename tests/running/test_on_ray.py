@@ -55,7 +55,7 @@ def matrix(write_jsonl: Callable[..., Path], model_folder: Path) -> Matrix:
             "arms": ["wanda:0.5"],
             "data": [f"jsonl:{one}", f"jsonl:{two}"],
             "limit": 36,
-            "reach_limit": 4,
+            "oracle_limit": 4,
             "calibration": "demo",
             "calibration_samples": 3,
             "calibration_tokens": 32,

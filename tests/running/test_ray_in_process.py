@@ -80,7 +80,7 @@ def test_records_are_those_of_one_process(
         None,
         {
             "base": str(model_folder), "arms": ["magnitude:0.5"], "data": [f"jsonl:{data}"], "seed": [42, 43],
-            "limit": 6, "reach_limit": 2, "probes": ["open", "choice", "rank"], "max_new_tokens": 3,
+            "limit": 6, "oracle_limit": 2, "probes": ["open", "choice", "rank"], "max_new_tokens": 3,
             "noise_items": 2,
         },
     )  # fmt: skip

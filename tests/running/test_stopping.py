@@ -48,13 +48,13 @@ def finish(folder: OpenedRun, records: pl.DataFrame, sets: list[ItemSet], rounds
     for items in sets:
         for arm in ("base", "wanda:0.5"):
             mine = records.filter((pl.col("arm") == arm) & (pl.col("language") == items.language))
-            for shard in shards_of(arm, items, reach_limit=100)[: rounds if arm != "base" else None]:
+            for shard in shards_of(arm, items, oracle_limit=100)[: rounds if arm != "base" else None]:
                 write_rows(mine[shard.first : shard.last].to_dicts(), folder.record_file(shard))
 
 
 def test_rounds_go_over_all_languages() -> None:
     sets = group(("english", "swahili"))
-    shards = [shard for items in sets for shard in shards_of("a", items, reach_limit=100)]
+    shards = [shard for items in sets for shard in shards_of("a", items, oracle_limit=100)]
     assert [(shard.language, shard.first) for shard in interleaved(shards)][:4] == [
         ("english", 0), ("swahili", 0), ("english", 32), ("swahili", 32),
     ]  # fmt: skip
@@ -76,14 +76,14 @@ def test_an_arm_stops_at_the_first_round_that_is_narrow_enough(folder: OpenedRun
         assert found is not None
         widths.append(found.high - found.low)
     assert widths[0] > widths[1] > widths[2]
-    look = stopped(folder, "wanda:0.5", sets, width=(widths[0] + widths[1]) / 2, reach_limit=100)
+    look = stopped(folder, "wanda:0.5", sets, width=(widths[0] + widths[1]) / 2, oracle_limit=100)
     assert look is not None
     assert (look.items, look.available) == (128, 192)
     estimate = look.stop.estimate
     assert estimate is not None
     assert estimate.high - estimate.low == pytest.approx(widths[1], abs=1e-6)
     assert 0.15 < estimate.value < 0.45
-    last = stopped(folder, "wanda:0.5", sets, width=0.01, reach_limit=100)
+    last = stopped(folder, "wanda:0.5", sets, width=0.01, oracle_limit=100)
     assert last is not None
     assert last.items == 192
     assert "used up" in last.stop.reason
@@ -93,14 +93,14 @@ def test_a_round_that_is_not_finished_decides_nothing(folder: OpenedRun) -> None
     records = study_records({"wanda:0.5": Damage(open=0.3)}, languages=("english", "swahili"), items=ITEMS)
     sets = group(("english", "swahili"))
     finish(folder, records, sets[:1], rounds=3)
-    assert stopped(folder, "wanda:0.5", sets, width=0.9, reach_limit=100) is None
+    assert stopped(folder, "wanda:0.5", sets, width=0.9, oracle_limit=100) is None
 
 
 def test_of_each_passage_one_item_counts(folder: OpenedRun) -> None:
     records = study_records({"wanda:0.5": Damage(open=0.3)}, items=ITEMS, passage_items=4, open_accuracy=1.0,
                             choice_accuracy=1.0)  # fmt: skip
     finish(folder, records, group(("english",)), rounds=3)
-    look = stopped(folder, "wanda:0.5", group(("english",)), width=0.01, reach_limit=100)
+    look = stopped(folder, "wanda:0.5", group(("english",)), width=0.01, oracle_limit=100)
     assert look is not None
     assert look.stop.estimate is not None
     assert look.stop.estimate.n == ITEMS // 4

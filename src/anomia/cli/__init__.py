@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from anomia.cli import (
     cache,
@@ -25,6 +27,7 @@ from anomia.cli import (
 )
 from anomia.cli.app import app, err_console
 from anomia.errors import AnomiaError
+from anomia.renamed import RenamedWarning
 
 __all__ = [
     "cache",
@@ -51,7 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for talkative in ("transformers", "torch.utils._pytree", "torchao", "huggingface_hub.utils._http"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     try:
-        app(args=arguments)
+        with _notes_in_a_line():
+            app(args=arguments)
     except AnomiaError as error:
         err_console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+@contextmanager
+def _notes_in_a_line() -> Iterator[None]:
+    """Each note about an old name as one line, once, without the place in the code that Python puts before it."""
+    shown, told = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if not issubclass(category, RenamedWarning):
+            shown(message, category, *rest)
+        elif str(message) not in told:
+            told.add(str(message))
+            err_console.print(f"note: {message}", highlight=False, markup=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RenamedWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
 from anomia.cli.options import Options, Settings, with_study_options
+from anomia.renamed import OPTIONS, note
 
 
 @app.command()
@@ -19,7 +20,7 @@ def plan(
     study: Annotated[
         Path | None,
         typer.Argument(
-            help="A study file; with --power the folder of a pilot run, or nothing.", metavar="STUDY"
+            help="A study file; with --target-power the folder of a pilot run, or nothing.", metavar="STUDY"
         ),
     ] = None,
     what: Annotated[Settings, Options("models", "questions")],
@@ -30,9 +31,13 @@ def plan(
             metavar="NAME[:COLUMN=VALUE,…]",
         ),
     ] = None,
-    power: Annotated[
-        bool, typer.Option("--power", help="Show how many items it takes to detect a gap or a dissociation.")
+    target_power: Annotated[
+        bool,
+        typer.Option(
+            "--target-power", help="Show how many items it takes to detect a gap or a dissociation."
+        ),
     ] = False,
+    power: Annotated[bool, typer.Option(*OPTIONS, hidden=True)] = False,
     opened: Annotated[
         str | None, typer.Option("--open", help="Open accuracy of base and arm.", metavar="0.45,0.35")
     ] = None,
@@ -51,11 +56,11 @@ def plan(
     gap_from: Annotated[float, typer.Option(help="The gap to tell it from.")] = 0.0,
     chance: Annotated[float, typer.Option(help="Power: the probability of detecting it.")] = 0.8,
 ) -> None:
-    """What a study will cost, before anything is loaded; with --power, how large it must be.
+    """What a study will cost, before anything is loaded; with --target-power, how large it must be.
 
     Example: anomia plan studies/small.yaml
 
-    Example: anomia plan --power --open 0.45,0.35 --choice 0.90,0.87
+    Example: anomia plan --target-power --open 0.45,0.35 --choice 0.90,0.87
     """
     from anomia.errors import StudyError
     from anomia.measure.power import read_transition
@@ -64,9 +69,11 @@ def plan(
     from anomia.report.tables.plan import needed
     from anomia.run_folder import RunFolder, runs_of
 
-    if not power:
+    if power:
+        note("--power", OPTIONS["--power"])
+    if not (target_power or power):
         if study is None:
-            raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --power")
+            raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --target-power")
         out_console.print(_cost(study, what, machine))
         return
     target = PlanTarget(dissociation_above, gap_from, chance)

@@ -121,7 +121,7 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
         if not wanted:
             continue
         if prompt == "open" and "answers" in mine:
-            wanted |= dict.fromkeys([encoded.item.foil, *encoded.item.options["standard"]])
+            wanted |= dict.fromkeys([encoded.item.control, *encoded.item.options["standard"]])
         found = {
             text: score(served.client, f"{sent[prompt]}{encoded.gap}{text}", served.abilities)
             for text in wanted
@@ -137,7 +137,7 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
     finite = all(math.isfinite(p) for options in log_probs.values() for option in options for p in option)
     placements: dict[str, Placement] = {}
     if served.abilities.ranks and "answers" in asked:
-        places = {"gold": question.gold, "foil": encoded.item.foil} | {
+        places = {"gold": question.gold, "control": encoded.item.control} | {
             f"answer_{n}": text for n, text in enumerate(question.answers) if n
         }
         placements = {
@@ -145,8 +145,8 @@ def _scored(served: ServedModel, encoded: EncodedItem, sent: Mapping[str, str]) 
         }
         rivals = [text for text in encoded.item.options["standard"] if text != question.gold]
         for name, text, others in (
-            ("gold_distinct", question.gold, [*rivals, encoded.item.foil]),
-            ("foil_distinct", encoded.item.foil, [question.gold, *rivals]),
+            ("gold_distinct", question.gold, [*rivals, encoded.item.control]),
+            ("control_distinct", encoded.item.control, [question.gold, *rivals]),
         ):
             here = by_prompt["open"][text]
             unlike = [

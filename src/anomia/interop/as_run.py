@@ -167,7 +167,7 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
         "options_hard": None,
         "options_passage": None,
         "unrelated": [],
-        "foil": "",
+        "control": "",
     }
 
 

@@ -133,8 +133,8 @@ def _item(
         if len(texts) == 3 or (kind == "standard" and question.distractors)
     }
     options = {kind: _ordered(question, texts, kind, seed) for kind, texts in whole.items()}
-    foil = next((whole[kind][0] for kind in ("passage", "standard") if kind in whole), "")
-    return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), foil)
+    control = next((whole[kind][0] for kind in ("passage", "standard") if kind in whole), "")
+    return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), control)
 
 
 def _ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:

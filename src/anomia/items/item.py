@@ -42,13 +42,13 @@ class Item:
     options: texts by kind (`standard`, `hard`, `passage`) in the order shown, including gold. There are four, or
         as many as the question brings; a kind that could not be filled is absent.
     unrelated: four candidates unrelated to the question.
-    foil: a wrong option that the rank and reach measures use in gold's place, as a control.
+    control: a wrong option that the measures of rank and oracle recovery use in gold's place.
     """
 
     question: Question
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unrelated: tuple[str, ...] = ()
-    foil: str = ""
+    control: str = ""
 
 
 @dataclass(frozen=True, slots=True)

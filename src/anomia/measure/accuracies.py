@@ -1,4 +1,4 @@
-"""Accuracies of one arm for every form of the question, and how much broader decoding reaches."""
+"""Accuracies of one arm for every form of the question, and what broader decoding finds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from anomia.measure.frame import (
     scopes,
 )
 from anomia.measure.measures import LARGEST_K, Measure
+from anomia.measure.oracle import pass_at_k, recovery
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
-from anomia.measure.reach import pass_at_k, recovery
-from anomia.probes import GENERATED, NO_QUESTION, REACHES
+from anomia.probes import GENERATED, NO_QUESTION, ORACLES
 
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -33,7 +33,7 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     columns = {name: f"{name}_correct" for name in (*GENERATED, *NO_QUESTION)}
     columns |= {way.name: way.column for way in RECOGNITION.values()}
     columns |= {name: name for name in (*VARIANTS, "string_presence")}
-    columns |= {f"reach_{way}": f"reach_{way}" for way in ("greedy", *REACHES)}
+    columns |= {f"oracle_{way}": f"oracle_{way}" for way in ("greedy", *ORACLES)}
     for name, column in columns.items():
         yield from _rates(arm, measures.accuracy(name), rows, column)
     for name in ("loop", "degenerate"):
@@ -74,21 +74,21 @@ def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 def recoveries(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """Recovery among open failures, its two parts and its placebo, by language and pooled."""
-    for reach in REACHES:
-        columns = (f"reach_{reach}", f"foil_{reach}", "open_correct")
+    for way in ORACLES:
+        columns = (f"oracle_{way}", f"control_{way}", "open_correct")
         part = known(pairs, both(*columns))
         passages = part["passage"].to_numpy()
         for scope, mask in scopes(part):
             found = recovery(
                 right(part, "open_correct")[mask],
                 right(part, "open_correct_arm")[mask],
-                floats(part, f"reach_{reach}")[mask],
-                floats(part, f"reach_{reach}_arm")[mask],
-                floats(part, f"foil_{reach}_arm")[mask],
+                floats(part, f"oracle_{way}")[mask],
+                floats(part, f"oracle_{way}_arm")[mask],
+                floats(part, f"control_{way}_arm")[mask],
                 passages[mask],
             )
             for name, estimate in found._asdict().items():
-                yield Figure(arm, measures.recovery(reach, name), scope, estimate)
+                yield Figure(arm, measures.recovery(way, name), scope, estimate)
 
 
 def _rates(arm: str, measure: Measure, rows: pl.DataFrame, column: str) -> Iterator[Figure]:
@@ -131,7 +131,7 @@ def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
-    """Reach by samples with each seed alone, if there are several."""
+    """Oracle recovery by samples with each seed alone, if there are several."""
     asked = known(rows, ["samples_correct"])
     seeds = sorted(set(asked["sample_seeds"].explode().to_list()))
     if len(seeds) < 2:
@@ -142,7 +142,7 @@ def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
             for right_ones, drawn_with in asked.select("samples_correct", "sample_seeds").iter_rows()
         ]
         frame = asked.with_columns(hit=pl.Series(hits, dtype=pl.Boolean))
-        yield from _rates(arm, measures.reach_with_seed(seed), frame, "hit")
+        yield from _rates(arm, measures.oracle_with_seed(seed), frame, "hit")
 
 
 def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:

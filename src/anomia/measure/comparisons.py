@@ -26,7 +26,7 @@ from anomia.measure.frame import (
 )
 from anomia.measure.measures import Measure
 from anomia.measure.quantities import Quantity, drop, minus, normalized, share
-from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES
+from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, ORACLES
 
 # Other ways to grade the same replies.
 VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
@@ -71,17 +71,18 @@ class Pairs:
             ("expected", way.column, None), lambda: expected_dissociation(self._answers(way), self.passages)
         )
 
-    def recovery(self, reach: str, among: str, *, of: str = "reach", arm: bool = True) -> Quantity:
+    def recovery(self, way: str, among: str, *, of: str = "oracle", arm: bool = True) -> Quantity:
         """Share of open failures that broader decoding recovers.
 
-        reach: beams or samples. of: `reach` for gold, `foil` for its placebo. arm: of the arm, otherwise of base.
+        way: beams or samples. of: `oracle` for gold, `control` for the wrong option in its place. arm: of the arm,
+            otherwise of base.
         among: `failed` (by the same model), `failed_before` (by base too) or `newly_broken`.
         """
         side = "_arm" if arm else ""
         failed, before = (floats(self.rows, f"open_correct{s}") == 0 for s in (side, ""))
         marked = {"failed": failed, "failed_before": failed & before, "newly_broken": failed & ~before}[among]
-        hits = floats(self.rows, f"{of}_{reach}{side}")
-        key = f"{of} {reach}{side} {among}"
+        hits = floats(self.rows, f"{of}_{way}{side}")
+        key = f"{of} {way}{side} {among}"
         return self._once(("recovery", key, None), lambda: share(hits, marked, self.passages))
 
     def _answers(self, way: Recognition) -> Answers:
@@ -134,8 +135,8 @@ def comparisons() -> Iterator[Comparison]:
     yield from _drops()
     yield from _gaps()
     yield from _contrasts()
-    for reach in REACHES:
-        yield from _recoveries(reach)
+    for way in ORACLES:
+        yield from _recoveries(way)
 
 
 def _drops() -> Iterator[Comparison]:
@@ -151,7 +152,7 @@ def _drops() -> Iterator[Comparison]:
     yield _normalized("cued_chance", "cued_correct", "choice_floor")
     for name in ("open_em", "open_strict"):
         yield _normalized(name, name)
-    for name in (*VARIANTS, *(f"reach_{way}" for way in ("greedy", *REACHES))):
+    for name in (*VARIANTS, *(f"oracle_{way}" for way in ("greedy", *ORACLES))):
         yield _drop(name, name)
 
 
@@ -200,8 +201,8 @@ def _contrasts() -> Iterator[Comparison]:
         if kind.name != "standard":
             yield _dissociation(kind.name, kind.probe)
     yield _drops_apart(measures.contrast("drop_zero_minus_one_shot"), "zero_shot_correct", "one_shot_correct")
-    for reach in REACHES:
-        yield _drops_apart(measures.contrast(f"drop_{reach}_minus_greedy"), f"reach_{reach}", "reach_greedy")
+    for way in ORACLES:
+        yield _drops_apart(measures.contrast(f"drop_{way}_minus_greedy"), f"oracle_{way}", "oracle_greedy")
 
 
 def _dissociation(name: str, options: str) -> Comparison:
@@ -217,21 +218,21 @@ def _drops_apart(measure: Measure, one: str, other: str) -> Comparison:
     return Comparison(measure, (one, other), lambda pairs: minus(pairs.drop(one), pairs.drop(other)))
 
 
-def _recoveries(reach: str) -> Iterator[Comparison]:
+def _recoveries(way: str) -> Iterator[Comparison]:
     for among in ("failed", "failed_before"):
-        yield _recovery("base", reach, among, lambda pairs: pairs.recovery(reach, "failed", arm=False))
+        yield _recovery("base", way, among, lambda pairs: pairs.recovery(way, "failed", arm=False))
     for among in ("failed", "failed_before", "newly_broken"):
-        yield _recovery("foil", reach, among, _foil(reach, among))
+        yield _recovery("control", way, among, _control(way, among))
 
 
-def _foil(reach: str, among: str) -> Build:
-    return lambda pairs: pairs.recovery(reach, among, of="foil")
+def _control(way: str, among: str) -> Build:
+    return lambda pairs: pairs.recovery(way, among, of="control")
 
 
-def _recovery(over: str, reach: str, among: str, placebo: Build) -> Comparison:
-    family = {"base": measures.recovery_over_base, "foil": measures.recovery_over_foil}[over]
+def _recovery(over: str, way: str, among: str, placebo: Build) -> Comparison:
+    family = {"base": measures.recovery_over_base, "control": measures.recovery_over_control}[over]
     return Comparison(
-        family(reach) if among == "failed" else family(reach, among),
-        (f"reach_{reach}", f"foil_{reach}", "open_correct"),
-        lambda pairs: minus(pairs.recovery(reach, among), placebo(pairs)),
+        family(way) if among == "failed" else family(way, among),
+        (f"oracle_{way}", f"control_{way}", "open_correct"),
+        lambda pairs: minus(pairs.recovery(way, among), placebo(pairs)),
     )

@@ -38,19 +38,19 @@ def one_shot_recovery(
 
 def rank_nearness(
     gold_ranks: ArrayLike,
-    foil_ranks: ArrayLike,
+    control_ranks: ArrayLike,
     among: ArrayLike,
     passages: ArrayLike | None = None,
     *,
     within: float = 10,
 ) -> Quantity:
-    """Share of items whose gold token ranks within the first places − the same share for the foil's token.
+    """Share of items whose gold token ranks within the first places − the same share for the control's token.
 
-    gold_ranks, foil_ranks: mid-ranks in the arm: [items]. among: the items that count, usually the `choice_only` ones,
+    gold_ranks, control_ranks: mid-ranks in the arm: [items]. among: the items that count, usually the `choice_only` ones,
     which are recognised but no longer said: [items].
     """
     near = np.asarray(gold_ranks, dtype=np.float64) <= within
-    placebo = np.asarray(foil_ranks, dtype=np.float64) <= within
+    placebo = np.asarray(control_ranks, dtype=np.float64) <= within
     return minus(share(near, among, passages), share(placebo, among, passages))
 
 

@@ -27,7 +27,7 @@ class DivergenceSummary(NamedTuple):
     mean: Estimate | None
     median: float
     upper_decile: float
-    same_top: Estimate
+    top1_agreement: Estimate
     largest_tail: float
     median_interval: Estimate | None
     upper_decile_interval: Estimate | None
@@ -35,7 +35,7 @@ class DivergenceSummary(NamedTuple):
 
 def summarize_divergence(
     divergences: ArrayLike,
-    same_top: ArrayLike,
+    top1_agreement: ArrayLike,
     base_tails: ArrayLike,
     passages: ArrayLike | None = None,
     *,
@@ -43,7 +43,7 @@ def summarize_divergence(
 ) -> DivergenceSummary | None:
     """Summary over items; None without items. divergences: nats: [items]. same_top, base_tails, passages: [items]."""
     values = np.asarray(divergences, dtype=np.float64)
-    top = rate(same_top, passages, level=level)
+    top = rate(top1_agreement, passages, level=level)
     if top is None:
         return None
     estimate = student_mean(values, passages, level=level)

@@ -56,7 +56,7 @@ class RankRow:
 
     arm: str
     place: str
-    """`gold`, `gold_distinct`, `foil` or `foil_distinct`."""
+    """`gold`, `gold_distinct`, `control` or `control_distinct`."""
     when: str
     group: str
     """A fate, `base_fails` or `all`."""

@@ -1,4 +1,4 @@
-"""Records prepared for the measures: passages numbered, arms paired with base by item, reach in one column."""
+"""Records prepared for the measures: passages numbered, arms paired with base by item, oracle recovery in one column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomia.measure.drops import QUARTER
 from anomia.measure.passages import passage_numbers
-from anomia.probes import BY_NAME, CHOICES, NO_QUESTION, REACHES, SCORINGS
+from anomia.probes import BY_NAME, CHOICES, NO_QUESTION, ORACLES, SCORINGS
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -56,22 +56,22 @@ RECOGNITION = {
 def prepare(records: pl.DataFrame) -> pl.DataFrame:
     """The columns of the records that measures read, with `passage` (a number) and what broader decoding found.
 
-    reach_beams, reach_samples: whether any beam or sample contains a gold answer (with several seeds: the share of
-    seeds); foil_beams, foil_samples: the same for the foil. Null if the item was not asked.
-    reach_greedy: open's verdict on the items that were asked.
+    oracle_beams, oracle_samples: whether any beam or sample contains a gold answer (with several seeds: the share of
+    seeds); control_beams, control_samples: the same for the control. Null if the item was not asked.
+    oracle_greedy: open's verdict on the items that were asked.
     choice_floor, choice_hard_floor, …: what guessing scores, 1 over the number of options.
     pooled: whether the row's language counts in pooled figures; true for all until `pool` changes it.
     """
     records = records.with_columns(passage=pl.Series(passage_numbers(records)), pooled=pl.lit(True))
     records = records.with_columns(
         _found(records, name, hits).alias(f"{made}_{name}")
-        for name in REACHES
-        for made, hits in (("reach", f"{name}_correct"), ("foil", f"{name}_foil"))
+        for name in ORACLES
+        for made, hits in (("oracle", f"{name}_correct"), ("control", f"{name}_control"))
     )
     floors = {f"{name}_floor": _floor(records, name) for name in (*CHOICES, *NO_QUESTION)}
     records = records.with_columns(**floors)
-    asked = pl.any_horizontal(pl.col(f"reach_{name}").is_not_null() for name in REACHES)
-    records = records.with_columns(reach_greedy=pl.when(asked).then(pl.col("open_correct")))
+    asked = pl.any_horizontal(pl.col(f"oracle_{name}").is_not_null() for name in ORACLES)
+    records = records.with_columns(oracle_greedy=pl.when(asked).then(pl.col("open_correct")))
     kept = ("arm", "open_text", *KEY)
     texts = [name for name, kind in records.schema.items() if kind == pl.String and name not in kept]
     lists = [name for name, kind in records.schema.items() if kind == pl.List and name not in _LISTS]

@@ -14,9 +14,9 @@ from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import AnswerSet, Sign, gather
 from anomia.measure.fates import met
 from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
+from anomia.measure.oracle import recovery_over_control
 from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
-from anomia.measure.reach import recovery_over_foil
 from anomia.measure.recognition import CONTROLS, fate_index
 from anomia.measure.scope import Scope, Word, scope_of
 from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
@@ -198,28 +198,30 @@ def _broken(pairs: pl.DataFrame, side: str) -> Bools:
 
 
 def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
-    """Signs that a choice-only answer is near: ranks and reach, against a control and against base's own failures."""
+    """Signs that a choice-only answer is near: ranks and oracle recovery, against a control answer and base's failures."""
     passages = pairs["passage"].to_numpy()
     unsaid = met(fate_index(pairs, way), "choice_only")
     failed = ~right(pairs, "open_correct")
     near: dict[str, Sign] = {}
-    distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "foil") for part in ("", "_ties")]
+    distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "control") for part in ("", "_ties")]
     ranked = pairs.select(pl.all_horizontal(pl.col(distinct).is_not_null())).to_series().to_numpy()
     if ranked.any():
-        gold, foil = (
+        gold, control = (
             mid_ranks(pairs[rank].fill_null(1).to_numpy(), pairs[ties].fill_null(0).to_numpy())
             for rank, ties in (distinct[:2], distinct[2:])
         )
         near["rank"] = Sign(
-            rank_nearness(gold, foil, unsaid & ranked, passages),
+            rank_nearness(gold, control, unsaid & ranked, passages),
             _against_failures(gold <= 10, unsaid & ranked, failed & ranked, passages),
         )
     for name, measure in (("beams", "beam search"), ("samples", "samples")):
-        asked = ~pairs[f"reach_{name}_arm"].is_null().to_numpy()
+        asked = ~pairs[f"oracle_{name}_arm"].is_null().to_numpy()
         if asked.any():
-            gold, foil = (pairs[f"{of}_{name}_arm"].fill_null(0.0).to_numpy() for of in ("reach", "foil"))
+            gold, control = (
+                pairs[f"{of}_{name}_arm"].fill_null(0.0).to_numpy() for of in ("oracle", "control")
+            )
             near[measure] = Sign(
-                recovery_over_foil(answers.arm_open, gold, foil, passages, among=unsaid & asked),
+                recovery_over_control(answers.arm_open, gold, control, passages, among=unsaid & asked),
                 _against_failures(gold, unsaid & asked, failed & asked, passages),
             )
     shots = both("zero_shot_correct", "one_shot_correct")

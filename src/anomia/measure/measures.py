@@ -1,6 +1,6 @@
 """Every measure of a run: its name in files, its unit, and its labels.
 
-A measure belongs to a family: `gap("choice_passage")`, `recovery("beams", "foil")`. `parse` reads the names that users
+A measure belongs to a family: `gap("choice_passage")`, `recovery("beams", "control")`. `parse` reads the names that users
 and files give. Both refuse unregistered names, so that a typo doesn't pass for a measure that was not asked.
 `docs/results.md` defines each measure.
 """
@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from anomia import renamed
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
 from anomia.measure.frame import RECOGNITION
-from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, REACHES, long, short
+from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, ORACLES, long, short
 
 Unit = Literal["share", "points", "nats"]
 
@@ -29,7 +30,7 @@ class Measure(str):
 
     A `str`, so that files, data frames and user input compare with it without conversion; only this module makes them.
 
-    family: what is computed. of: what it is computed of (`choice_hard`, `beams/foil`).
+    family: what is computed. of: what it is computed of (`choice_hard`, `beams/control`).
     unit: `share` of items (a normalized drop or a net rate is negative where the arm gained), `points` (a difference of
     two shares) or `nats`.
     against_base: whether it compares an arm with base; base itself then has no value.
@@ -104,8 +105,8 @@ def _words(**members: str) -> dict[str, tuple[str, str]]:
 
 _VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
 _REACHED = _words(
-    reach_greedy="greedy decoding of the items that are also searched",
-    **{f"reach_{way}": long(way) for way in REACHES},
+    oracle_greedy="greedy decoding of the items that are also searched",
+    **{f"oracle_{way}": long(way) for way in ORACLES},
 )
 _RECOGNITION = _probes(*RECOGNITION)
 _DROPPED = _probes(*GENERATED, *RECOGNITION, *NO_QUESTION)
@@ -117,14 +118,14 @@ _PARTS = {
     "failed_before": "of the arm's failures, which base failed too",
     "newly_broken": "of the arm's failures, which base answered",
     "base": "of base's own failures",
-    "foil": "of a wrong option in the arm's failures",
-    "foil_failed_before": "of a wrong option in the arm's failures, which base failed too",
-    "foil_newly_broken": "of a wrong option in the arm's failures, which base answered",
+    "control": "of a wrong option in the arm's failures",
+    "control_failed_before": "of a wrong option in the arm's failures, which base failed too",
+    "control_newly_broken": "of a wrong option in the arm's failures, which base answered",
 }
 
 
 def _recovered(*endings: str) -> dict[str, tuple[str, str]]:
-    found = {f"{way}{ending}": f"{long(way)}{_AMONG[ending]}" for way in REACHES for ending in endings}
+    found = {f"{way}{ending}": f"{long(way)}{_AMONG[ending]}" for way in ORACLES for ending in endings}
     return _words(**found)
 
 
@@ -150,18 +151,28 @@ normalized_drop = Family(
     _DROPPED | _probes("open_em", "open_strict") | _CUED_CHANCE,
 )  # fmt: skip
 gap = Family(
-    "gap", "points", True, "gap to {}", "share lost of open − of {}",
+    "gap", "points", True, "gap to {}", "share lost of the free-form answer − of {}",
     _RECOGNITION | _probes("cued") | _CUED_CHANCE,
 )  # fmt: skip
 raw_gap = Family(
-    "raw_gap", "points", True, "raw gap to {}", "drop of open − of {}, in raw points", _RECOGNITION
+    "raw_gap",
+    "points",
+    True,
+    "raw gap to {}",
+    "drop of the free-form answer − of {}, in raw points",
+    _RECOGNITION,
 )
 gap_strict = Family(
-    "gap_strict", "points", True, "strict gap to {}", "share lost of open, graded strictly, − of {}", _STRICT
+    "gap_strict",
+    "points",
+    True,
+    "strict gap to {}",
+    "share lost of the free-form answer, graded strictly, − of {}",
+    _STRICT,
 )
 raw_gap_strict = Family(
     "raw_gap_strict", "points", True, "raw strict gap to {}",
-    "drop of open, graded strictly, − of {}, in raw points", _STRICT,
+    "drop of the free-form answer, graded strictly, − of {}, in raw points", _STRICT,
 )  # fmt: skip
 dissociation = Family(
     "dissociation", "share", True, "dissociation, {}", "dissociation rate, {}", _RECOGNITION
@@ -204,32 +215,32 @@ contrast = Family(
             if kind.name != "standard"
         },
         drop_zero_minus_one_shot="drop, 0 shot − 1 shot",
-        **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in REACHES},
+        **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in ORACLES},
     ),
 )  # fmt: skip
 recovery = Family(
     "recovery", "share", True, "found in {}", "share found in {}",
-    _words(**{f"{way}/{part}": f"{long(way)} {words}" for way in REACHES for part, words in _PARTS.items()}),
+    _words(**{f"{way}/{part}": f"{long(way)} {words}" for way in ORACLES for part, words in _PARTS.items()}),
 )  # fmt: skip
 recovery_over_base = Family(
     "recovery_over_base", "points", True, "found in {}: arm − base", "share found in {}: the arm's − base's",
     _recovered("", "/failed_before"),
 )  # fmt: skip
-recovery_over_foil = Family(
-    "recovery_over_foil", "points", True, "found in {}: gold − foil", "share found in {}: gold − a wrong option",
+recovery_over_control = Family(
+    "recovery_over_control", "points", True, "found in {}: gold − control answer", "share found in {}: gold − a wrong option",
     _recovered("", "/failed_before", "/newly_broken"),
 )  # fmt: skip
 _kl = Family("divergence", "nats", True, "{}", "mean {}", _words(kl="KL(base ‖ arm)"))
-divergence = Family("divergence", "share", True, "{}", "{}", _words(same_top="same likeliest next token"))
+divergence = Family("divergence", "share", True, "{}", "{}", _words(top1_agreement="top-1 agreement"))
 
 FAMILIES: tuple[Family, ...] = (
     accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,
     dissociation, net_dissociation, expected_dissociation, share, control, flips, contrast, recovery, recovery_over_base,
-    recovery_over_foil, _kl, divergence,
+    recovery_over_control, _kl, divergence,
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}
 
-_SEED = re.compile(r"accuracy/(reach_samples_seed_(\d+))")
+_SEED = re.compile(r"accuracy/(oracle_samples_seed_(\d+))")
 
 
 def parse(name: str) -> Measure:
@@ -241,11 +252,14 @@ def parse(name: str) -> Measure:
     >>> parse("gap/choice").label
     'gap to choice'
     """
-    found = MEASURES.get(name)
+    known_as = renamed.measure(name)
+    found = MEASURES.get(known_as)
+    if found is None and (seeded := _SEED.fullmatch(known_as)):
+        found = oracle_with_seed(int(seeded[2]))
     if found is not None:
+        if known_as != name:
+            renamed.note(name, known_as)
         return found
-    if seeded := _SEED.fullmatch(name):
-        return reach_with_seed(int(seeded[2]))
     family, _, of = name.partition("/")
     if family == "before" and not (measure := parse(of)).against_base:
         return of_base(measure)
@@ -267,11 +281,11 @@ def of_base(measure: Measure) -> Measure:
     )
 
 
-def reach_with_seed(seed: int) -> Measure:
+def oracle_with_seed(seed: int) -> Measure:
     """Accuracy of any sample drawn with one of several seeds."""
     return Measure(
         "accuracy",
-        f"reach_samples_seed_{seed}",
+        f"oracle_samples_seed_{seed}",
         unit="share",
         against_base=False,
         label=f"{long('samples')}, seed {seed}",

@@ -16,11 +16,11 @@ from anomia.measure.ranks import summarize_ranks
 from anomia.measure.rates import student_mean
 from anomia.measure.recognition import groups
 
-PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 
 
 def rank_rows(arm: str, pairs: pl.DataFrame, *, vocabulary: int | None = None) -> Iterator[RankRow]:
-    """Ranks of gold and of its placebo before and after compression, by group and scope.
+    """Ranks of gold and of the control answer before and after compression, by group and scope.
 
     Source: paper, section 3.3 (Figure 3). vocabulary: number of tokens that compete for the rank, if known.
     """
@@ -97,6 +97,6 @@ def divergences(arm: str, pairs: pl.DataFrame) -> Iterator[tuple[DivergenceRow, 
             row,
             [
                 Figure(arm, divergence("kl"), scope, found.mean),
-                Figure(arm, divergence("same_top"), scope, found.same_top),
+                Figure(arm, divergence("top1_agreement"), scope, found.top1_agreement),
             ],
         )

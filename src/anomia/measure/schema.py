@@ -39,7 +39,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
 from anomia.measure.significance import PairedTest
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Fields of rows whose own fields become fields of the row in the file.
 _SPREAD: Mapping[str, type] = {"estimate": Estimate, "counts": FateCounts, "test": PairedTest}
 

@@ -194,14 +194,14 @@ def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) ->
     study, asks, whole = cell.study, [], Work()
     for items in cell.item_sets:
         count = counts[items.language]
-        reached = min(count, study.reach_limit)
-        for reach, how_many in ((True, reached), (False, count - reached)):
+        reached = min(count, study.oracle_limit)
+        for oracle, how_many in ((True, reached), (False, count - reached)):
             if not how_many or not items.items:
                 continue
             spread = range(0, len(items.items), max(1, len(items.items) // SAMPLED))
             chosen = [
                 encode(
-                    study, items.items[n], items, loaded.tokenizer, positions=loaded.positions, reach=reach
+                    study, items.items[n], items, loaded.tokenizer, positions=loaded.positions, oracle=oracle
                 ).ask
                 for n in spread
             ][:SAMPLED]

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from anomia.probe.ask import Ask
+from anomia.renamed import hashed_target
 
 
 def prompt_hash(ask: Ask) -> str:
@@ -18,7 +19,9 @@ def prompt_hash(ask: Ask) -> str:
         "options": {
             name: [options.start, *map(list, options.sequences)] for name, options in ask.options.items()
         },
-        "targets": {name: [list(target.prefix), target.token] for name, target in ask.targets.items()},
+        "targets": {
+            hashed_target(name): [list(target.prefix), target.token] for name, target in ask.targets.items()
+        },
         "distribution": ask.distribution,
         "beams": ask.beams,
         "samples": ask.samples,

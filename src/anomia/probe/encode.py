@@ -103,7 +103,7 @@ def encode_item(
     probes: Collection[str],
     *,
     exemplar: Question | None,
-    reach: bool,
+    oracle: bool,
     reference_tokens: TokenIds = (),
 ) -> EncodedItem:
     """Encodes everything that one item asks.
@@ -114,7 +114,7 @@ def encode_item(
         form: chat or plain, and the limits.
         probes: names from `STUDY_PROBES`.
         exemplar: the solved example for one-shot prompts; None leaves that probe out.
-        reach: whether to ask this item with beams and samples.
+        oracle: whether to ask this item with beams and samples.
         reference_tokens: tokens whose probability is compared with base's.
 
     Raises:
@@ -124,7 +124,7 @@ def encode_item(
     while True:
         try:
             encoded = _encode_cut(
-                item, tokenizer, replace(form, prompt_tokens=limit), probes, exemplar, reach
+                item, tokenizer, replace(form, prompt_tokens=limit), probes, exemplar, oracle
             )
         except ModelError as error:
             raise ModelError(f"item {item.question.id!r}: {error}") from None
@@ -153,7 +153,7 @@ def _encode_cut(
     form: Form,
     probes: Collection[str],
     exemplar: Question | None,
-    reach: bool,
+    oracle: bool,
 ) -> EncodedItem:
     """Encodes the item with its passage cut so that the open prompt stays within `form.prompt_tokens`."""
     question, asked = item.question, asked_by(probes)
@@ -169,7 +169,11 @@ def _encode_cut(
     continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
 
     option_texts = _options(item, context)
-    texts = [*question.answers, item.foil, *(text for options in option_texts.values() for text in options)]
+    texts = [
+        *question.answers,
+        item.control,
+        *(text for options in option_texts.values() for text in options),
+    ]
     joint = {text: continue_(text) for text in texts}
     start = scoring_start(prompt_ids, list(joint.values()))
     gold = joint[question.gold]
@@ -189,10 +193,10 @@ def _encode_cut(
             for n, text in enumerate(question.answers)
             if n
         }
-        targets["foil"] = RankTarget(gold[:start], joint[item.foil][start])
-        foil_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.foil]]
-        targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.foil]], start)
-        targets |= _distinct("foil_distinct", joint[item.foil], foil_rivals, start)
+        targets["control"] = RankTarget(gold[:start], joint[item.control][start])
+        control_rivals = [sequence for sequence in (gold, *rivals) if sequence != joint[item.control]]
+        targets |= _distinct("gold_distinct", gold, [*rivals, joint[item.control]], start)
+        targets |= _distinct("control_distinct", joint[item.control], control_rivals, start)
     if not asked.isdisjoint(NO_QUESTION):
         asked_with = {probe: option_texts[probe] for probe in CHOICES if probe in options}
         options |= _bare_options(asked_with, context, tokenizer, encode, form)
@@ -220,8 +224,8 @@ def _encode_cut(
             options=options,
             targets=targets,
             distribution=gold[:start] if "rank" in asked else None,
-            beams=prompt_ids if reach and "beams" in asked else None,
-            samples=prompt_ids if reach and "samples" in asked else None,
+            beams=prompt_ids if oracle and "beams" in asked else None,
+            samples=prompt_ids if oracle and "samples" in asked else None,
             shared_prefix=shared_prefix,
         ),
         context=context,

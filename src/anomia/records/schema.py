@@ -22,7 +22,7 @@ from anomia.records.replied import ANSWERS, Replied, Scored, kl_divergence, stri
 _TEXTS = pl.List(pl.String)
 _FLOATS = pl.List(pl.Float64)
 _BOOLS = pl.List(pl.Boolean)
-PLACES = ("gold", "gold_distinct", "foil", "foil_distinct")
+PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 TOP_TOKENS_SHOWN = 10
 
 Value = Callable[[Replied], Any]
@@ -240,7 +240,7 @@ def _gold_columns() -> dict[str, RecordColumn]:
         "gold_rank_best": RecordColumn(pl.Int32, _rank_best),
         "gold_first_token": RecordColumn(pl.String, lambda r: r.decoded([r.encoded.gold_token])[0]),
         "gold_distinct_token": RecordColumn(pl.String, distinct),
-        "foil": RecordColumn(pl.String, lambda r: r.encoded.item.foil),
+        "control": RecordColumn(pl.String, lambda r: r.encoded.item.control),
         "gold_log_prob": RecordColumn(pl.Float64, scored(lambda s: s.sums[0])),
         "gold_log_prob_per_token": RecordColumn(pl.Float64, scored(lambda s: s.over("tokens")[0])),
         "gold_log_prob_per_byte": RecordColumn(pl.Float64, scored(lambda s: s.over("bytes")[0])),
@@ -280,7 +280,7 @@ def _distribution_columns() -> dict[str, RecordColumn]:
     }
 
 
-def _reach_columns() -> dict[str, RecordColumn]:
+def _oracle_columns() -> dict[str, RecordColumn]:
     def texts(replied: Replied) -> list[str]:
         return [text for drawn in replied.said.samples.values() for text in drawn]
 
@@ -297,21 +297,21 @@ def _reach_columns() -> dict[str, RecordColumn]:
         "beam_texts": RecordColumn(_TEXTS, beams(beam_texts)),
         "beam_scores": RecordColumn(_FLOATS, beams(lambda r: [score for _, score in r.said.beams])),
         "beams_correct": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
-        "beams_foil": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), foil=True))),
+        "beams_control": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), control=True))),
         "sample_seeds": RecordColumn(
             pl.List(pl.Int32),
             samples(lambda r: [seed for seed, drawn in r.said.samples.items() for _ in drawn]),
         ),
         "sample_texts": RecordColumn(_TEXTS, samples(texts)),
         "samples_correct": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r)))),
-        "samples_foil": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r), foil=True))),
+        "samples_control": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r), control=True))),
     }
 
 
-def _hits(replied: Replied, texts: Sequence[str], *, foil: bool = False) -> list[bool]:
-    """Whether each text is right, or with `foil`, whether it would be right if the foil were the answer."""
+def _hits(replied: Replied, texts: Sequence[str], *, control: bool = False) -> list[bool]:
+    """Whether each text is right, or with `control`, whether it would be right if the control were the answer."""
     item, right = replied.encoded.item, replied.encoded.grading.is_right
-    answers = [item.foil] if foil else item.question.answers
+    answers = [item.control] if control else item.question.answers
     return [right(text, answers) for text in texts]
 
 
@@ -327,7 +327,7 @@ def _columns() -> dict[str, RecordColumn]:
     columns["choice_correct_any"] = RecordColumn(pl.Boolean, _correct_any)
     for place in PLACES:
         columns |= _place_columns(place)
-    return columns | _gold_columns() | _distribution_columns() | _reach_columns()
+    return columns | _gold_columns() | _distribution_columns() | _oracle_columns()
 
 
 COLUMNS: Mapping[str, RecordColumn] = _columns()
@@ -359,6 +359,6 @@ ITEM_COLUMNS: Mapping[str, ItemColumn] = {
     "answers": ItemColumn(_TEXTS, lambda _, __, item: list(item.question.answers)),
     **{kind.column: _options(kind.name) for kind in OPTION_KINDS},
     "unrelated": ItemColumn(_TEXTS, lambda _, __, item: list(item.unrelated)),
-    "foil": ItemColumn(pl.String, lambda _, __, item: item.foil),
+    "control": ItemColumn(pl.String, lambda _, __, item: item.control),
 }
 ITEM_SCHEMA: dict[str, Any] = {name: column.dtype for name, column in ITEM_COLUMNS.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from anomia import renamed
 from anomia.errors import RunError
 from anomia.files import parse_parquet, sha256, write_bytes, write_text
 from anomia.grade import containment, strict
@@ -33,7 +34,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema: Mapping[st
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Reads rows that `write_rows` wrote.
+    """Reads rows that `write_rows` wrote, under the names that columns have now.
 
     Raises:
         RunError: the file can't be read, or its content has changed since it was written.
@@ -45,9 +46,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
                 f"run: {path} is damaged (its checksum differs); repeat the `anomia run` that wrote it, which sets it "
                 "aside and measures that part again"
             )
-        return parse_parquet(content, columns)
+        wanted = (
+            None
+            if columns is None
+            else [*columns, *(old for old, new in renamed.COLUMNS.items() if new in columns)]
+        )
+        rows = parse_parquet(content, wanted)
     except (OSError, ValueError) as error:
         raise RunError(f"run: {path} can't be read: {error}") from None
+    return rows.rename(
+        {old: new for old, new in renamed.COLUMNS.items() if old in rows.columns and new not in rows.columns}
+    )
 
 
 def is_sound(path: Path) -> bool:

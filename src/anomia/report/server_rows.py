@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anomia import renamed
 from anomia.errors import RunError
 from anomia.measure.fates import FATES, fate_sql
-from anomia.probes import REACHES
+from anomia.probes import ORACLES
 from anomia.report.page.explorer import LINE, PROBES, item_whole, verdict_column
 from anomia.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ from anomia.run_folder import RunFolder
 LONGEST_FILTER, MOST_ROWS, MOST_WORDS = 4_000, 500, 12
 
 _KEY = "dataset, language, item_id"
-_HIT = {name: f"list_contains({verdict_column(name)}, true)" for name in REACHES}
+_HIT = {name: f"list_contains({verdict_column(name)}, true)" for name in ORACLES}
 
 
 class Filter(BaseModel):
@@ -164,7 +165,7 @@ class Rows:
     def _dicts(self, source: str, same: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = self._database.cursor().execute(f"{source} WHERE {same}", values)
         names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return [_under_new_names(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def _rows(self, which: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = self._database.cursor().execute(f"SELECT {_SHOWN} FROM rows {which}", values)
@@ -174,6 +175,16 @@ class Rows:
         found = self._database.cursor().execute(query, values).fetchone()
         assert found is not None
         return tuple(found)
+
+
+def _under_new_names(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A row by column. Where an older version wrote a part of the records, one of two names has no value."""
+    found: dict[str, Any] = {}
+    for stored, value in values:
+        name = renamed.column(stored)
+        if value is not None or name not in found:
+            found[name] = value
+    return found
 
 
 def _verdict(name: str, side: str) -> str:

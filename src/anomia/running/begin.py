@@ -94,7 +94,7 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, re
         return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
     asks = [
-        encode(study, item, items, base.tokenizer, positions=base.positions, reach=True).ask
+        encode(study, item, items, base.tokenizer, positions=base.positions, oracle=True).ask
         for item, items in zip(longest, item_sets, strict=True)
     ]
     ends = base.loaded.eos_token_ids

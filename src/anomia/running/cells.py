@@ -38,8 +38,8 @@ class CellRun(Generic[Begun]):
 
     def shards(self, arm: str) -> list[Shard]:
         """All shards of an arm."""
-        limit = self.study.reach_limit
-        return [shard for items in self.item_sets for shard in shards_of(arm, items, reach_limit=limit)]
+        limit = self.study.oracle_limit
+        return [shard for items in self.item_sets for shard in shards_of(arm, items, oracle_limit=limit)]
 
     def pending(self, arm: str) -> list[Shard]:
         """The unfinished shards of an arm."""
@@ -95,10 +95,10 @@ class Turn(NamedTuple):
 
     def narrow_enough(self, cell: OpenCell) -> bool:
         """Whether the arm has stopped early in a cell. Base never does, because every arm needs it."""
-        width, limit = cell.study.until_width, cell.study.reach_limit
+        width, limit = cell.study.until_width, cell.study.oracle_limit
         if width is None or self.arm.name == BASE:
             return False
-        found = stopped(cell.run, self.arm.name, self.sets(cell), width=width, reach_limit=limit)
+        found = stopped(cell.run, self.arm.name, self.sets(cell), width=width, oracle_limit=limit)
         return found is not None
 
 

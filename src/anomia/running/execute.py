@@ -256,12 +256,12 @@ def _has_work(turn: Turn) -> bool:
 
 def _looks(cell: OpenCell, arms: Sequence[Arm]) -> dict[str, Any]:
     """When and why each arm stopped, per group of languages that one of its models answers."""
-    width, limit = cell.study.until_width, cell.study.reach_limit
+    width, limit = cell.study.until_width, cell.study.oracle_limit
     assert width is not None
     found: dict[str, Any] = {}
     for arm in arms:
         looks = [
-            stopped(cell.run, arm.name, turn.sets(cell), width=width, reach_limit=limit)
+            stopped(cell.run, arm.name, turn.sets(cell), width=width, oracle_limit=limit)
             for turn in turns_of(arm, [cell])
         ]
         found[arm.name] = [look.plain() for look in looks if look is not None]

@@ -137,10 +137,10 @@ def begin_run(
     return OpenedRun(folder, study, provenance)
 
 
-def shards_of(arm: str, items: ItemSet, *, reach_limit: int) -> list[Shard]:
+def shards_of(arm: str, items: ItemSet, *, oracle_limit: int) -> list[Shard]:
     """The shards of one language. No shard mixes items with and without beams and samples."""
     edges = sorted(
-        {*range(0, len(items.items), SHARD_ITEMS), min(reach_limit, len(items.items)), len(items.items)}
+        {*range(0, len(items.items), SHARD_ITEMS), min(oracle_limit, len(items.items)), len(items.items)}
     )
     return [
         Shard(arm, items.dataset, items.language, first, last)

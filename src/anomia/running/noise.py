@@ -53,7 +53,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
                 items,
                 base.tokenizer,
                 positions=base.positions,
-                reach=False,
+                oracle=False,
                 today=today_of(run),
             )
         )
@@ -107,7 +107,7 @@ def _rows_by_item(
     columns = ["item_id", *FLIPS.values()]
     rows = {}
     for items in item_sets:
-        for shard in shards_of(BASE, items, reach_limit=study.reach_limit):
+        for shard in shards_of(BASE, items, oracle_limit=study.oracle_limit):
             for row in run.rows(shard, columns).iter_rows(named=True):
                 rows[items.language, row["item_id"]] = row
     return rows

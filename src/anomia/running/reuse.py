@@ -99,11 +99,11 @@ def _copied(
     earlier: OpenedRun, cell: OpenCell, base: LocalModel, items: ItemSet, progress: Progress
 ) -> Iterator[int]:
     """Copies the shards that the earlier run has, and yields the number of rows of each."""
-    limit = cell.study.reach_limit
+    limit = cell.study.oracle_limit
     before = earlier.study.data
     old = ItemSet(before, items.language, items.items, items.exemplar, items.excluded)
     for shard, theirs in zip(
-        shards_of(BASE, items, reach_limit=limit), shards_of(BASE, old, reach_limit=limit), strict=True
+        shards_of(BASE, items, oracle_limit=limit), shards_of(BASE, old, oracle_limit=limit), strict=True
     ):
         if cell.run.is_done(shard) or not earlier.is_done(theirs):
             continue

@@ -111,7 +111,7 @@ def encode_shard(
             item,
             items,
             model.tokenizer,
-            reach=shard.first < cell.study.reach_limit,
+            oracle=shard.first < cell.study.oracle_limit,
             positions=positions or model.positions,
             today=today_of(cell.run),
             reference_tokens=found.tokens if (found := (references or {}).get(item.question.id)) else (),
@@ -127,13 +127,13 @@ def encode(
     tokenizer: Any,
     *,
     positions: int | None,
-    reach: bool,
+    oracle: bool,
     today: datetime.date | None = None,
     **more: Any,
 ) -> EncodedItem:
     """Encodes an item with the settings of the study.
 
-    positions: the longest sequence that the model takes, in tokens; None for no limit. reach: with beams and samples.
+    positions: the longest sequence that the model takes, in tokens; None for no limit. oracle: with beams and samples.
     today: the date that chat templates see.
     """
     form = Form(
@@ -154,7 +154,7 @@ def encode(
         form,
         study.probes,
         exemplar=items.exemplar,
-        reach=reach,
+        oracle=oracle,
         **more,
     )
 

@@ -49,14 +49,14 @@ def interleaved(shards: Iterable[Shard]) -> list[Shard]:
 
 
 def stopped(
-    folder: OpenedRun, arm: str, group: Sequence[ItemSet], *, width: float, reach_limit: int
+    folder: OpenedRun, arm: str, group: Sequence[ItemSet], *, width: float, oracle_limit: int
 ) -> Look | None:
     """The first look, after a finished round, at which an arm may stop; None if it has to continue.
 
     group: the languages that one model answers. width: the target width of the dissociation rate's interval. Only the
     first both-correct item of each passage counts, so that no passage changes between looks.
     """
-    shards = [shard for items in group for shard in shards_of(arm, items, reach_limit=reach_limit)]
+    shards = [shard for items in group for shard in shards_of(arm, items, oracle_limit=oracle_limit)]
     available = sum(len(items.items) for items in group)
     taken: list[pl.DataFrame] = []
     for _, turn in itertools.groupby(interleaved(shards), key=lambda shard: shard.first):

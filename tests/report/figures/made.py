@@ -19,7 +19,7 @@ from tests.measure.planted import VOCABULARY, Damage, study_records
 ARMS = {"wanda:0.3": Damage(open=0.2, choice=0.02, seed=1), "wanda:0.5": Damage(open=0.5, choice=0.1, seed=2)}
 LANGUAGES = ("english", "swahili", "thai")
 OPTIONAL = (
-    "beams", "samples", "sample_", "gold_", "foil_", "one_", "zero_", "kl", "top1", "cued", "choice_hard",
+    "beams", "samples", "sample_", "gold_", "control_", "one_", "zero_", "kl", "top1", "cued", "choice_hard",
     "choice_passage", "choice_no", "distractors", "unrelated",
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ from tests.report.fixed import fixed_run
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {
-    "runs", "verdicts", "fates", "ranks", "accuracy", "drops", "one_shot", "reach", "recovery", "tests", "arm_against_arm",
+    "runs", "verdicts", "fates", "ranks", "accuracy", "drops", "one_shot", "oracle", "recovery", "tests", "arm_against_arm",
     "divergence", "frontier", "hygiene", "transitions", "noise_and_controls", "scorings",
 }  # fmt: skip
 
@@ -81,14 +81,14 @@ def test_a_run_with_open_and_choice_alone_leaves_out_what_it_lacks(tmp_path: Pat
     bare = records.with_columns(
         pl.lit(None).cast(kind).alias(name)
         for name, kind in records.schema.items()
-        if name.split("_")[0] in {"cued", "choice", "beams", "samples", "one", "zero", "gold", "foil", "kl", "top1"}
+        if name.split("_")[0] in {"cued", "choice", "beams", "samples", "one", "zero", "gold", "control", "kl", "top1"}
         and not name.startswith(kept)
-        and name not in ("gold", "foil", "gold_truncated")
+        and name not in ("gold", "control", "gold_truncated")
     )  # fmt: skip
     paths = write_tables([NamedRun("r", read_results(write_run(tmp_path / "r", bare)))], tmp_path / "tables")
     names = {path.stem for path in paths}
     assert {"fates", "accuracy", "drops"} <= names
-    assert not {"reach", "recovery", "one_shot", "ranks"} & names
+    assert not {"oracle", "recovery", "one_shot", "ranks"} & names
     assert "choice_hard" not in (tmp_path / "tables" / "accuracy.csv").read_text(encoding="utf-8")
 
 

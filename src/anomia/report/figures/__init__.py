@@ -13,8 +13,8 @@ from anomia.report.figures.fate_bars import draw_dissociation, draw_fates
 from anomia.report.figures.flow import draw_flow
 from anomia.report.figures.frontier import draw_frontier
 from anomia.report.figures.ladder import draw_ladder
+from anomia.report.figures.oracle import draw_oracle
 from anomia.report.figures.ranks import draw_ranks
-from anomia.report.figures.reach import draw_reach
 from anomia.report.figures.settings import draw_calibrations, draw_settings
 from anomia.report.figures.shots import draw_shots
 from anomia.report.figures.sizes import draw_sizes
@@ -45,7 +45,7 @@ FIGURES: Mapping[str, FigureKind] = {
     "ladder": FigureKind(draw_ladder, "open or choice of base and of an arm"),
     "figure2": FigureKind(draw_drops, "open or choice of base and of an arm"),
     "figure3": FigureKind(draw_ranks, "the probe rank"),
-    "figure4": FigureKind(draw_reach, "the probe beams or samples"),
+    "figure4": FigureKind(draw_oracle, "the probe beams or samples"),
     "table1": FigureKind(draw_shots, "the probe one_shot"),
     "frontier": FigureKind(draw_frontier, "two arms of other sparsity or size on disk than base"),
     "figure5": FigureKind(draw_settings, "a dissociation rate or a gap in any run"),

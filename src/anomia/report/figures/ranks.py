@@ -32,12 +32,12 @@ GROUP_SCALE = alt.Scale(
     domain=list(GROUPS.values()), range=[COLORS.get(name, GREY) for name in GROUPS]
 )  # fmt: skip
 PLACES = {"gold": "first token", "gold_distinct": "first token of its own"}
-FOILS = {"gold": "foil", "gold_distinct": "foil_distinct"}
+CONTROLS = {"gold": "control", "gold_distinct": "control_distinct"}
 NUDGE = 7
 
 
 def draw_ranks(found: Sequence[Case]) -> Drawn | None:
-    """Median ranks with their intervals, base against arm, with the foil's ranks in the arm as placebo."""
+    """Median ranks with their intervals, base against arm, with the control answer's in the arm."""
     rows = [row for number, case in enumerate(found) for row in _ranks(case, number)]
     if not rows:
         return None
@@ -53,7 +53,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
     color = alt.Color(field="group", type="nominal", scale=GROUP_SCALE, legend=None)
     told = tooltip(
         case="arm", place="token", where="language", group="items", before="rank in base", after="rank in arm",
-        after_low="arm, from", after_high="arm, to", foil="wrong option in arm",
+        after_low="arm, from", after_high="arm, to", control="wrong option in arm",
         within_10="within 10", n="items",
     )  # fmt: skip
     grey = alt.value(GREY)
@@ -61,7 +61,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, told=told,
               filled=False, nudge=-NUDGE),
         *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, told=told),
-        *dots(x("foil"), y, ONE_SCOPE, "isValid(datum.foil)", low="foil_low", high="foil_high", color=grey, told=told,
+        *dots(x("control"), y, ONE_SCOPE, "isValid(datum.control)", low="control_low", high="control_high", color=grey, told=told,
               shape="diamond", filled=False, nudge=NUDGE, size=45, width=1),
         beside("note", y, ONE_SCOPE),
     ]  # fmt: skip
@@ -94,7 +94,7 @@ def _ranks(case: Case, number: int) -> list[Row]:
                 before, after = (known.get((token, when, group, scope)) for when in ("before", "after"))
                 if before is None or after is None:
                     continue
-                foil = known.get((FOILS[token], "after", group, scope))
+                control = known.get((CONTROLS[token], "after", group, scope))
                 rows.append(
                     {
                         **place(case, number, scope),
@@ -105,11 +105,11 @@ def _ranks(case: Case, number: int) -> list[Row]:
                         "group_order": group_order,
                         **_spread(before, "before"),
                         **_spread(after, "after"),
-                        **_spread(foil, "foil"),
+                        **_spread(control, "control"),
                         "within_10": f"{100 * after.within_10:.0f} %",
                         "n": after.n,
                         "note": note(f"{rank(before.median)} → {rank(after.median)}", after.n),
-                        "highest": max(_highest(row) for row in (before, after, foil) if row),
+                        "highest": max(_highest(row) for row in (before, after, control) if row),
                     }
                 )
     return rows

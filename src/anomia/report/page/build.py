@@ -37,7 +37,7 @@ LONGEST_TABLE = 300
 # The section of the page for each figure; others go under "More figures".
 SECTIONS = {
     "fates_flow": "fates", "figure1": "fates", "figure8": "fates", "ladder": "ladder", "figure2": "drops",
-    "figure3": "ranks", "figure4": "reach", "table1": "one-shot", "frontier": "arms", "figure5": "arms",
+    "figure3": "ranks", "figure4": "oracle", "table1": "one-shot", "frontier": "arms", "figure5": "arms",
     "figure6": "arms", "figure7": "arms",
 }  # fmt: skip
 

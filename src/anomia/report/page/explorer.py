@@ -28,7 +28,7 @@ from anomia.probes import (
     LADDER,
     NO_QUESTION,
     OPTION_KINDS,
-    REACHES,
+    ORACLES,
     Probe,
     long,
     short,
@@ -38,7 +38,7 @@ from anomia.probes import PROBES as TABLE
 # Everything with its own verdict, in the order in which the page lists it.
 PROBES = (
     *(name for name in LADDER if name in BY_NAME or GRADE[name].probe),
-    *(probe.name for probe in TABLE if probe.group in ("reach", "example")),
+    *(probe.name for probe in TABLE if probe.group in ("oracle", "example")),
 )
 # Properties that may spoil an item, whatever a model answers.
 FLAGS = {
@@ -48,7 +48,7 @@ FLAGS = {
 # Answers to all prompts but the open one.
 TEXTS = tuple(name for name in GENERATED if name != "open")
 # Parts of items that are left out, in this order, if the items would make a page too large.
-PARTS = (*reversed(REACHES), "answers to other prompts")
+PARTS = (*reversed(ORACLES), "answers to other prompts")
 NOT_ASKED, WRONG, RIGHT = "012"
 # Maximum lengths, in characters: of each text that is searched and listed, and of each text of an item.
 LINE, LONGEST = 160, 20_000
@@ -134,11 +134,11 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
 
     rank: of the first token that no other option shares, else of the first token. loop: whether the open output loops.
     """
-    absent = {*map(verdict_column, PROBES), "open_loop"} - {*map(verdict_column, REACHES)}
+    absent = {*map(verdict_column, PROBES), "open_loop"} - {*map(verdict_column, ORACLES)}
     records = records.with_columns(
         pl.lit(None, dtype=pl.Boolean).alias(name) for name in sorted(absent - set(records.columns))
     )
-    reached = {name: pl.col(verdict_column(name)).list.any() for name in REACHES}
+    reached = {name: pl.col(verdict_column(name)).list.any() for name in ORACLES}
     verdicts = [
         pl.when(right.is_null())
         .then(pl.lit(NOT_ASKED))
@@ -228,7 +228,7 @@ def item_whole(
         "context": clip(item["context"]),
         "question": clip(item["question"]),
         "answers": [clip(text) for text in item["answers"]],
-        "foil": clip(item["foil"]),
+        "control": clip(item["control"]),
         "options": {kind.name: _clipped(item.get(kind.column)) for kind in OPTION_KINDS},
         "flags": [text for name, text in FLAGS.items() if any(row.get(name) for row in answers)],
         "candidates": {"unrelated": _clipped(item["unrelated"])},
@@ -259,8 +259,8 @@ def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
             if (text := row.get(BY_NAME[name].text_column)) is not None
         }
     found["reached"] = {
-        name: [_clipped(texts), _bits(row[f"{name}_correct"]), _bits(row[f"{name}_foil"])]
-        for name in REACHES
+        name: [_clipped(texts), _bits(row[f"{name}_correct"]), _bits(row[f"{name}_control"])]
+        for name in ORACLES
         if name not in without and (texts := row.get(BY_NAME[name].text_column)) is not None
     }
     return found

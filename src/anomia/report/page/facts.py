@@ -70,9 +70,9 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     return [[label, shortened(value, LONGEST_FACT)] for label, value in rows if value]
 
 
-def asked(results: Results, reach: str) -> bool:
+def asked(results: Results, probe: str) -> bool:
     """Whether any item was answered with beams or samples."""
-    return bool(results.records[f"{reach}_correct"].is_not_null().any())
+    return bool(results.records[f"{probe}_correct"].is_not_null().any())
 
 
 def command(study: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Ranks of the answer's token and of the foil's, log-probabilities, and shifts of the next-token distributions."""
+"""Ranks of the answer's token and of the control answer's, log-probabilities, and shifts of the next-token distributions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Change, Column, N, Note, NoteValue, Table
 
 GROUPS = {"all": "all", "base_fails": "base fails"} | {name: name.replace("_", " ") for name in FATES}
-TOKENS = {"gold": ("foil", "first"), "gold_distinct": ("foil_distinct", "first of its own")}
+TOKENS = {"gold": ("control", "first"), "gold_distinct": ("control_distinct", "first of its own")}
 # Keys: place, when, group, scope.
 Ranks = Mapping[tuple[str, str, str, str], RankRow]
 
 
 def ranks(subject: ArmResults) -> Table:
-    """Median ranks of gold and of the foil before → after: by fate, then by language."""
+    """Median ranks of gold and of the control answer before → after: by fate, then by language."""
     found = _of_arm(subject.results, subject.arm)
     changes = {
         (row.group, row.scope): row.change
@@ -35,7 +35,7 @@ def ranks(subject: ArmResults) -> Table:
         if after is None:
             continue
         medians = [
-            _change(found, place, group, scope) for place in ("gold", "gold_distinct", "foil_distinct")
+            _change(found, place, group, scope) for place in ("gold", "gold_distinct", "control_distinct")
         ]
         margin = after.margin_interval or after.median_margin
         rows.append([label, after.n, *medians, _within_10(after), margin, changes.get((group, scope))])
@@ -46,7 +46,7 @@ def ranks(subject: ArmResults) -> Table:
         (
             Column("items", "items", "text"), N,
             Column("gold", "gold", "rank"), Column("gold_distinct", "gold, distinct", "rank"),
-            Column("foil_distinct", "foil, distinct", "rank"),
+            Column("control_distinct", "control answer, distinct", "rank"),
             Column("within_10_arm", "within 10\nin arm (%)"),
             Column("margin_arm", "logits below\nthe likeliest", "number", 1),
             Column("log_prob_change", "log-prob,\nchange", "number", 1),
@@ -58,7 +58,7 @@ def ranks(subject: ArmResults) -> Table:
 
 
 def ranks_file(results: Results) -> Table:
-    """Ranks of gold's token and of the foil's, before and after, by arm, language and group of items."""
+    """Ranks of gold's token and of the control answer's, before and after, by arm, language and group of items."""
     probs = {(row.arm, row.group, row.scope): row for row in results.diagnosis.log_probs}
     rows: list[tuple[Cell, ...]] = []
     for arm in dict.fromkeys(row.arm for row in results.diagnosis.ranks):
@@ -66,14 +66,14 @@ def ranks_file(results: Results) -> Table:
         for (place, when, group, scope), after in known.items():
             if place not in TOKENS or when != "after":
                 continue
-            foil, words = TOKENS[place]
+            control, words = TOKENS[place]
             at_base = known.get((place, "before", group, scope))
-            foils = [known.get((foil, at, group, scope)) for at in ("before", "after")]
+            controls = [known.get((control, at, group, scope)) for at in ("before", "after")]
             prob = probs.get((arm, group, scope))
             rows.append(
                 (
                     arm, scope, words, GROUPS[group], after.n, _median(at_base), _median(after), after.lower_quartile,
-                    after.upper_quartile, _within_10(after), *map(_median, foils),
+                    after.upper_quartile, _within_10(after), *map(_median, controls),
                     prob.before if prob else None, prob.after if prob else None,
                 )
             )  # fmt: skip
@@ -86,12 +86,12 @@ def ranks_file(results: Results) -> Table:
             Column("lower_quartile_arm", "lower quartile, arm", "number"),
             Column("upper_quartile_arm", "upper quartile, arm", "number"),
             Column("within_10_arm", "within 10, arm"),
-            Column("foil_rank_base", "foil, base", "rank"), Column("foil_rank_arm", "foil, arm", "rank"),
+            Column("control_rank_base", "control answer, base", "rank"), Column("control_rank_arm", "control answer, arm", "rank"),
             Column("log_prob_base", "log-prob, base", "number"), Column("log_prob_arm", "log-prob, arm", "number"),
         ),
         rows,
         (
-            "Rank: 1 + tokens with a larger logit; 1 is what the model says. foil: a wrong option in gold's place. "
+            "Rank: 1 + tokens with a larger logit; 1 is what the model says. control answer: a wrong option in gold's place. "
             "log-prob: median of the whole answer's, in nats.",
         ),
         keys=4,
@@ -109,7 +109,7 @@ def divergence_file(results: Results) -> Table:
             figures.get((row.arm, "divergence/kl", row.scope)),
             row.median_interval or row.median,
             row.upper_decile_interval or row.upper_decile,
-            figures.get((row.arm, "divergence/same_top", row.scope)),
+            figures.get((row.arm, "divergence/top1_agreement", row.scope)),
         )
         for row in results.diagnosis.divergence
     ]
@@ -119,7 +119,7 @@ def divergence_file(results: Results) -> Table:
         (
             ARM, LANGUAGE, N, Column("kl_mean", "KL, mean", "number"), Column("kl_median", "KL, median", "number"),
             Column("kl_upper_decile", "KL, 90 % quantile", "number"),
-            Column("same_top_token", "same likeliest token (%)"),
+            Column("top1_agreement", "top-1 agreement (%)"),
         ),
         rows,
         ("KL(base ‖ arm) of the next token after the open prompt, in nats: a lower bound.",),
@@ -139,10 +139,10 @@ def _notes(subject: ArmResults, found: Ranks) -> list[Note]:
         tokens = round(unsaid.median / unsaid.vocabulary_share)
         median = NoteValue(_median(unsaid), "rank")
         notes.append(("picked but no longer said: median rank ", median, f" of {tokens:,} tokens"))
-    kl, same = subject.figure("divergence/kl"), subject.figure("divergence/same_top")
+    kl, same = subject.figure("divergence/kl"), subject.figure("divergence/top1_agreement")
     if kl and same:
-        shown = NoteValue(kl, "number"), " nats; same likeliest token in ", NoteValue(same)
-        notes.append(("KL(base ‖ arm) ", *shown, " % of the items"))
+        shown = NoteValue(kl, "number"), " nats; top-1 agreement ", NoteValue(same)
+        notes.append(("KL(base ‖ arm) ", *shown, " %"))
     return notes
 
 

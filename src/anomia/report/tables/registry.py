@@ -15,17 +15,17 @@ from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
 from anomia.report.tables.losses import losses, losses_file
 from anomia.report.tables.noise import loops, noise_file, reference
-from anomia.report.tables.packaging import besides_weights, packaging
-from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
-from anomia.report.tables.reach import (
+from anomia.report.tables.oracle import (
     one_shot,
     one_shot_file,
-    reach,
-    reach_file,
+    oracle,
+    oracle_file,
     recovery,
     recovery_file,
     samples,
 )
+from anomia.report.tables.packaging import besides_weights, packaging
+from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
 from anomia.report.tables.recognition import controls, scorings, scorings_file
 from anomia.report.tables.runs import (
     between,
@@ -65,9 +65,9 @@ ARMS = (
     OfArm("controls", scorings),
     OfArm("fates", transitions),
     OfArm("ranks", ranks),
-    OfArm("reach", reach),
-    OfArm("reach", recovery),
-    OfArm("reach", samples),
+    OfArm("oracle", oracle),
+    OfArm("oracle", recovery),
+    OfArm("oracle", samples),
     OfArm("one-shot", one_shot),
     OfArm("tests", paired_tests),
 )
@@ -82,6 +82,6 @@ RUNS = (
 )
 FILES: tuple[Callable[[Results], Table], ...] = (
     runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file, losses_file,
-    scorings_file, one_shot_file, reach_file, recovery_file, paired_tests_file, between_file, divergence_file,
+    scorings_file, one_shot_file, oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
     frontier_file, hygiene_file,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import polars as pl
 
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
-from anomia.probes import REACHES, long
+from anomia.probes import ORACLES, long
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -37,15 +37,15 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS, GREY
 
-WAYS = {"greedy": "greedy"} | {name: long(name) for name in REACHES}
-WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], *(COLORS[name] for name in REACHES)])
+WAYS = {"greedy": "greedy"} | {name: long(name) for name in ORACLES}
+WAY_SCALE = alt.Scale(domain=list(WAYS.values()), range=[COLORS["open"], *(COLORS[name] for name in ORACLES)])
 # Pixels from the middle of a row to each way of decoding, and from there to the lines next to it.
 MIDDLE, NUDGE = 11, 6
-ARM, BASE, FOIL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'foil'"
+ARM, BASE, CONTROL = "datum.of == 'arm'", "datum.of == 'base'", "datum.of == 'control'"
 
 
-def draw_reach(found: Sequence[Case]) -> Drawn | None:
-    """(a) Accuracy of greedy decoding and of reach; (b) the arm's failures that broader decoding recovers."""
+def draw_oracle(found: Sequence[Case]) -> Drawn | None:
+    """(a) Accuracy of greedy decoding and oracle recovery; (b) the arm's failures that broader decoding recovers."""
     reached = [row for number, case in enumerate(found) for row in _reached(case, number)]
     recovered = [row for number, case in enumerate(found) for row in _recovered(case, number)]
     if not reached:
@@ -61,8 +61,8 @@ def draw_reach(found: Sequence[Case]) -> Drawn | None:
         caption=(
             f"{compared(found)}. (a) Share of items answered by greedy decoding, by any of the beams, by any of "
             "the samples, on the items asked that way. (b) Of the arm's open failures, the share that beams "
-            "(above) or samples (below) find; base: of base's own failures; diamond (foil): a wrong option found in gold's "
-            f"place. Reach is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
+            "(above) or samples (below) find; base: of base's own failures; diamond (control answer): a wrong option found in gold's "
+            f"place. Oracle recovery is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
             f"{starred(rows)}"
         ),
         alt=_alt(found, reached, recovered),
@@ -88,18 +88,22 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
     y = rows_axis("where")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
     told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
-    x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ foil", domain=(0, 1))
+    x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ control answer", domain=(0, 1))
     layers = []
     for way, middle in (("beams", -MIDDLE), ("samples", MIDDLE)):
-        mine = f"datum.reach == '{way}'"
+        mine = f"datum.oracle == '{way}'"
         base = dots(
             x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=middle, size=45, width=1
         )
-        foil = dots(
-            x, y, SCOPES, mine, FOIL, color=alt.value(GREY), told=told, shape="diamond", filled=False,
+        control = dots(
+            x, y, SCOPES, mine, CONTROL, color=alt.value(GREY), told=told, shape="diamond", filled=False,
             nudge=middle + NUDGE, size=45, width=1,
         )  # fmt: skip
-        layers += [*base, *foil, *dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=middle - NUDGE)]
+        layers += [
+            *base,
+            *control,
+            *dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=middle - NUDGE),
+        ]
     layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
     return panels(layers, in_one_panel(rows), height=alt.Step(52))
 
@@ -108,13 +112,13 @@ def _reached(case: Case, number: int) -> list[Row]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         for order, (way, words) in enumerate(WAYS.items()):
-            before, after = case.accuracies(f"reach_{way}", scope)
+            before, after = case.accuracies(f"oracle_{way}", scope)
             if before is None or after is None:
                 continue
             change = note(f"{signed(100 * before.value)} → {signed(100 * after.value)}", after.n)
             fields = place(case, number, scope) | {
                 "panel": "a",
-                "reach": way,
+                "oracle": way,
                 "way": words,
                 "way_order": order,
             }
@@ -128,7 +132,7 @@ def _reached(case: Case, number: int) -> list[Row]:
 def _recovered(case: Case, number: int) -> list[Row]:
     rows = []
     for scope in scopes(case):
-        found = {way: case.figures.get((case.arm, f"recovery/{way}/arm", scope)) for way in REACHES}
+        found = {way: case.figures.get((case.arm, f"recovery/{way}/arm", scope)) for way in ORACLES}
         shown = [f"{way} {_short(estimate)}" for way, estimate in found.items() if estimate]
         if not shown:
             continue
@@ -137,11 +141,11 @@ def _recovered(case: Case, number: int) -> list[Row]:
         for order, way in enumerate(known):
             fields = place(case, number, scope) | {
                 "panel": "b",
-                "reach": way,
+                "oracle": way,
                 "way": WAYS[way],
                 "way_order": order,
             }
-            for of in ("base", "foil", "arm"):
+            for of in ("base", "control", "arm"):
                 estimate = case.figures.get((case.arm, f"recovery/{way}/{of}", scope))
                 if estimate is not None:
                     text = note(" · ".join(shown), max(counts))

@@ -20,19 +20,19 @@ class Recovery(NamedTuple):
     """Shares of open failures that broader decoding recovers; None if there are no such failures.
 
     arm: among the arm's failures, the paper's figure. failed_before, newly_broken: its two parts, items
-    that base failed too and items that base answered. base: base's reach among its own failures.
+    that base failed too and items that base answered. base: base's recovery among its own failures.
     Newly broken items are inherently easier, so `arm` exceeds `base` even if compression left nothing
-    nearer: compare `failed_before` with `base`, and every part with its foil's.
-    foil, foil_failed_before, foil_newly_broken: how often the arm's broader decoding finds the foil.
+    nearer: compare `failed_before` with `base`, and every part with that of the control answer.
+    control, control_failed_before, control_newly_broken: how often the arm's broader decoding finds the control.
     """
 
     arm: Estimate | None
     failed_before: Estimate | None
     newly_broken: Estimate | None
     base: Estimate | None
-    foil: Estimate | None
-    foil_failed_before: Estimate | None
-    foil_newly_broken: Estimate | None
+    control: Estimate | None
+    control_failed_before: Estimate | None
+    control_newly_broken: Estimate | None
 
 
 def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
@@ -60,7 +60,7 @@ def recovery(
     arm_open: ArrayLike,
     base_reached: ArrayLike,
     arm_reached: ArrayLike,
-    foil_reached: ArrayLike,
+    control_reached: ArrayLike,
     passages: ArrayLike | None = None,
     *,
     level: float = 0.95,
@@ -69,7 +69,7 @@ def recovery(
 
     base_open, arm_open: right or wrong with greedy decoding: [items].
     base_reached, arm_reached: whether any beam or sample contains a gold answer (with several seeds: the
-    share of seeds). foil_reached: whether any of the arm's contains the foil. All [items], 0 to 1.
+    share of seeds). control_reached: whether any of the arm's contains the control. All [items], 0 to 1.
     """
     before, after = ~right_or_wrong(base_open), ~right_or_wrong(arm_open)
     ids = np.arange(len(before)) if passages is None else np.asarray(passages)
@@ -82,21 +82,21 @@ def recovery(
         failed_before=among(arm_reached, after & before),
         newly_broken=among(arm_reached, after & ~before),
         base=among(base_reached, before),
-        foil=among(foil_reached, after),
-        foil_failed_before=among(foil_reached, after & before),
-        foil_newly_broken=among(foil_reached, after & ~before),
+        control=among(control_reached, after),
+        control_failed_before=among(control_reached, after & before),
+        control_newly_broken=among(control_reached, after & ~before),
     )
 
 
-def recovery_over_foil(
+def recovery_over_control(
     arm_open: ArrayLike,
     arm_reached: ArrayLike,
-    foil_reached: ArrayLike,
+    control_reached: ArrayLike,
     passages: ArrayLike | None = None,
     *,
     among: ArrayLike | None = None,
 ) -> Quantity:
-    """Recovery of gold − that of the foil among the arm's open failures (within `among`, if given): [items] each."""
+    """Recovery of gold − that of the control among the arm's open failures (within `among`, if given): [items] each."""
     failed = ~right_or_wrong(arm_open)
     marked = failed if among is None else failed & right_or_wrong(among)
-    return minus(share(arm_reached, marked, passages), share(foil_reached, marked, passages))
+    return minus(share(arm_reached, marked, passages), share(control_reached, marked, passages))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from anomia.errors import DataError
 from anomia.measure.bootstrap import resample
 from anomia.measure.everywhere import everywhere
+from anomia.measure.oracle import pass_at_k, recovery, recovery_over_control
 from anomia.measure.quantities import minus, share
-from anomia.measure.reach import pass_at_k, recovery, recovery_over_foil
 
 
 @given(st.integers(1, 8), st.data())
@@ -41,15 +41,15 @@ def test_recovery_splits_the_arms_failures():
     arm_open = np.array([1, 0, 0, 0, 0, 0, 0, 1], dtype=bool)
     base_reached = np.array([1, 1, 1, 1, 1, 0, 0, 0], dtype=bool)
     arm_reached = np.array([1, 1, 1, 0, 1, 0, 0, 1], dtype=bool)
-    foil = np.array([0, 0, 1, 0, 0, 0, 0, 0], dtype=bool)
-    found = recovery(base_open, arm_open, base_reached, arm_reached, foil)
+    control = np.array([0, 0, 1, 0, 0, 0, 0, 0], dtype=bool)
+    found = recovery(base_open, arm_open, base_reached, arm_reached, control)
     assert (found.arm.value, found.arm.n) == (0.5, 6)
     assert (found.newly_broken.value, found.newly_broken.n) == (pytest.approx(2 / 3), 3)
     assert (found.failed_before.value, found.failed_before.n) == (pytest.approx(1 / 3), 3)
     assert (found.base.value, found.base.n) == (0.25, 4)
-    assert found.foil.value == pytest.approx(1 / 6)
-    assert found.foil_newly_broken.value == pytest.approx(1 / 3)
-    assert found.foil_failed_before.value == 0
+    assert found.control.value == pytest.approx(1 / 6)
+    assert found.control_newly_broken.value == pytest.approx(1 / 3)
+    assert found.control_failed_before.value == 0
 
 
 def test_no_failure_no_recovery():
@@ -76,14 +76,14 @@ def test_a_model_is_not_easier_to_recover_than_itself_but_its_new_failures_are()
     assert over.low < 0 < over.high
 
 
-def test_recovery_over_the_foil():
+def test_recovery_over_the_control():
     arm_open = np.zeros(200, dtype=bool)
-    reached, foil = np.arange(200) < 120, np.arange(200) % 2 == 0
+    reached, control = np.arange(200) < 120, np.arange(200) % 2 == 0
     resampling = resample(["a"] * 200, draws=500)
-    over = everywhere(recovery_over_foil(arm_open, reached, foil), resampling).pooled
+    over = everywhere(recovery_over_control(arm_open, reached, control), resampling).pooled
     assert over.value == pytest.approx(0.1)
     part = everywhere(
-        recovery_over_foil(arm_open, reached, foil, among=np.arange(200) < 120), resampling
+        recovery_over_control(arm_open, reached, control, among=np.arange(200) < 120), resampling
     ).pooled
     assert part.value == pytest.approx(0.5)
     assert part.low > 0.35

@@ -6,7 +6,7 @@ from anomia.measure.between import BASE
 from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
-from anomia.probes import REACHES
+from anomia.probes import ORACLES
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
@@ -24,19 +24,19 @@ from anomia.report.tables.table import (
 )
 
 LARGEST_K = 10
-WAYS = ("greedy", *REACHES)
+WAYS = ("greedy", *ORACLES)
 DECODING = Column("decoding", "decoding", "text")
-# The open failures covered, for gold and for the foil in gold's place where that is asked. `{}`: the way of decoding.
+# The open failures covered, for gold and for the control answer (a wrong option in its place). `{}`: the way of decoding.
 RECOVERED = (
     Of("recovery/{}/arm", "all", "arm's failures"),
     Of("recovery/{}/failed_before", "base failed\nthem too", "base failed too"),
     Of("recovery/{}/newly_broken", "newly\nbroken"),
     Of("recovery/{}/base", "base's own\nfailures"),
 )
-FOILS = (
-    Of("recovery/{}/foil", "", "foil, arm's failures"),
-    Of("recovery/{}/foil_failed_before", "", "foil, base failed too"),
-    Of("recovery/{}/foil_newly_broken", "", "foil, newly broken"),
+CONTROLS = (
+    Of("recovery/{}/control", "", "control answer, arm's failures"),
+    Of("recovery/{}/control_failed_before", "", "control answer, base failed too"),
+    Of("recovery/{}/control_newly_broken", "", "control answer, newly broken"),
 )
 ONE_SHOT = (
     Of("drop/zero_shot", "drop at 0", "gap, 0 shot"),
@@ -45,18 +45,18 @@ ONE_SHOT = (
 )
 
 
-def reach(subject: ArmResults) -> Table:
+def oracle(subject: ArmResults) -> Table:
     """Accuracies with greedy decoding, in any beam and in any sample, over the items decoded that way."""
     rows: list[list[Cell]] = []
     for way in WAYS:
-        change = subject.change(f"accuracy/reach_{way}")
+        change = subject.change(f"accuracy/oracle_{way}")
         if change and change.before:
             more = None if way == "greedy" else subject.figure(f"contrast/drop_{way}_minus_greedy")
-            rows.append([way, *change, subject.figure(f"drop/reach_{way}"), more])
+            rows.append([way, *change, subject.figure(f"drop/oracle_{way}"), more])
     columns = (Column("base", "base"), Column("arm", "arm"), Column("drop", "drop"))
     return Table(
-        "reach",
-        "Reach over the items asked with beams and samples (%)",
+        "oracle",
+        "Oracle recovery over the items asked with beams and samples (%)",
         (DECODING, *columns, Column("drop_minus_greedy", "drop − greedy's")),
         rows,
     )
@@ -66,15 +66,15 @@ def recovery(subject: ArmResults) -> Table:
     """Open failures that broader decoding recovers, with the placebo."""
     rows: list[list[Cell]] = []
     rules = []
-    for way in REACHES:
-        for name, parts in (("gold", RECOVERED), ("foil", FOILS)):
+    for way in ORACLES:
+        for name, parts in (("gold", RECOVERED), ("control answer", CONTROLS)):
             found = [subject.figure(part.measure.format(way)) for part in parts]
             if any(found):
                 rows.append([f"{way}: {name}", *found, *[None] * (len(RECOVERED) - len(found))])
-                rules += [len(rows) - 1] if name == "foil" else []
+                rules += [len(rows) - 1] if name == "control answer" else []
     return Table(
         "recovery",
-        "Open failures that broader decoding recovers, and the foil as a control (%)",
+        "Open failures that broader decoding recovers, and the control answer, a wrong option in gold's place (%)",
         (DECODING, *(part.column()._replace(name=_part(part)) for part in RECOVERED)),
         rows,
         rules=rules,
@@ -144,10 +144,10 @@ def one_shot_file(results: Results) -> Table:
     )  # fmt: skip
 
 
-def reach_file(results: Results) -> Table:
+def oracle_file(results: Results) -> Table:
     """Accuracy with greedy decoding, in any beam and in any sample, and pass@k, by model and language."""
     figures = lookup(results.diagnosis.figures)
-    ways = [Of(f"accuracy/reach_{way}", way) for way in WAYS]
+    ways = [Of(f"accuracy/oracle_{way}", way) for way in WAYS]
     curve = [Of(f"pass_at/{k}", f"pass@{k}") for k in range(1, LARGEST_K + 1)]
     rows = []
     for model in (BASE, *results.arms):
@@ -156,8 +156,8 @@ def reach_file(results: Results) -> Table:
             if any(found):
                 rows.append((model, scope, n_of(found[0]), *found, *values(curve, figures, model, scope)))
     return Table(
-        "reach",
-        "What broader decoding reaches (%)",
+        "oracle",
+        "What broader decoding finds: oracle recovery (%)",
         (MODEL, LANGUAGE, N, *(of.column() for of in (*ways, *curve))),
         rows,
         (
@@ -170,11 +170,11 @@ def reach_file(results: Results) -> Table:
 
 def recovery_file(results: Results) -> Table:
     """Open failures that broader decoding recovers, with the placebo, by arm, language and way of decoding."""
-    figures, parts = lookup(results.diagnosis.figures), (*RECOVERED, *FOILS)
+    figures, parts = lookup(results.diagnosis.figures), (*RECOVERED, *CONTROLS)
     rows = []
     for arm in results.arms:
         for scope in (*results.languages, POOLED):
-            for way in REACHES:
+            for way in ORACLES:
                 found = [figures.get((arm, part.measure.format(way), scope)) for part in parts]
                 if any(found):
                     rows.append((arm, scope, way, n_of(found[0]), *found))
@@ -183,7 +183,7 @@ def recovery_file(results: Results) -> Table:
         "Open failures that broader decoding recovers (%)",
         (ARM, LANGUAGE, DECODING, N, *(part.column(full=True)._replace(name=_part(part)) for part in parts)),
         rows,
-        ("foil: how often a wrong option is found in gold's place. n: the arm's open failures.",),
+        ("control answer: how often a wrong option is found in gold's place. n: the arm's open failures.",),
         keys=3,
     )
 
