@@ -10,7 +10,6 @@ import inspect
 import traceback
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 SETTINGS: Mapping[str, str] = {"reach_limit": "oracle_limit"}
@@ -85,12 +84,11 @@ def hashed_target(name: str) -> str:
 
 def note(old: str, new: str) -> None:
     """Tells that a name is old, at the line that called this package."""
-    here = str(Path(__file__).parent)
-    # Validators are called by pydantic: the outermost frame of this package counts, not the nearest.
+    # Pydantic calls the validators, so the outermost frame counts, not the nearest.
     inside = [
         depth
         for depth, (frame, _) in enumerate(traceback.walk_stack(inspect.currentframe()), 1)
-        if Path(frame.f_code.co_filename).is_relative_to(here)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in ("anomia", "pydantic")
     ]
     warnings.warn(
         f"{old} is now {new}; the old name goes with the next release",

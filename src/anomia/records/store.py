@@ -46,17 +46,14 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
                 f"run: {path} is damaged (its checksum differs); repeat the `anomia run` that wrote it, which sets it "
                 "aside and measures that part again"
             )
-        wanted = (
-            None
-            if columns is None
-            else [*columns, *(old for old, new in renamed.COLUMNS.items() if new in columns)]
-        )
-        rows = parse_parquet(content, wanted)
-    except (OSError, ValueError) as error:
+        # A file of an earlier version has a renamed column under its old name.
+        stored = None if set(columns or ()) & set(renamed.COLUMNS.values()) else columns
+        rows = parse_parquet(content, stored)
+        old = {name: new for name, new in renamed.COLUMNS.items() if name in rows.columns}
+        rows = rows.rename({name: new for name, new in old.items() if new not in rows.columns})
+        return rows if columns is None else rows.select(columns)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise RunError(f"run: {path} can't be read: {error}") from None
-    return rows.rename(
-        {old: new for old, new in renamed.COLUMNS.items() if old in rows.columns and new not in rows.columns}
-    )
 
 
 def is_sound(path: Path) -> bool:
