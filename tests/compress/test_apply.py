@@ -286,3 +286,23 @@ def test_awqs_error_is_that_of_the_scaled_weights_and_methods_without_a_hessian_
     pruned = compress(tiny_model("llama"), wanda, windows)
     assert {matrix.error for matrix in pruned.matrices} == {None}
     assert "error" not in summary(pruned)
+
+
+@pytest.mark.parametrize(
+    ("arm", "tokens", "told"),
+    [
+        ("wanda:0.5", 127, "only 127 tokens"),
+        ("wanda:0.5", 128, ""),
+        ("sparsegpt:0.5", 299, "fewer than the 300 inputs"),
+        ("gptq:4,group=8", 299, "fewer than the 300 inputs"),
+        ("wanda:0.5+update", 299, "fewer than the 300 inputs"),
+        ("sparsegpt:0.5", 300, ""),
+        ("awq:4", 100, "fewer than the 300 inputs"),
+        ("flap:0.2", 100, "only 100 tokens"),
+    ],
+)
+def test_a_calibration_text_that_is_too_short_is_told(arm: str, tokens: int, told: str) -> None:
+    (step,) = parse_arm(arm).steps
+    matrices = [MatrixReport("a", (16, 300), 0), MatrixReport("b", (300, 16), 0)]
+    warnings = warnings_of(step, make_test_windows([tokens]), [] if arm.startswith("flap") else matrices)
+    assert [told in warning for warning in warnings if "calibration text" in warning] == [True] * bool(told)

@@ -10,7 +10,7 @@ from anomia.compress.apply import compress
 from anomia.compress.blocks import Call, all_matrices, find_blocks, record_calls, run_block
 from anomia.compress.calibration import Batch
 from anomia.compress.methods import wandapp
-from anomia.compress.methods.wandapp import ALPHA, as_float, regional_gradients, wandapp_mask
+from anomia.compress.methods.wandapp import as_float, regional_gradients, wandapp_mask
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
@@ -97,11 +97,29 @@ def test_the_mask_is_that_of_the_score() -> None:
     weight = torch.randn(6, 16, generator=generator)
     norms, gradient = torch.rand(16, generator=generator), torch.rand(6, 16, generator=generator) / 50
     scores = weight.abs() * (100 * gradient + norms)
-    assert ALPHA == 100
-    mask = wandapp_mask(weight, norms, gradient, 0.5)
+    mask = wandapp_mask(weight, norms, gradient, 0.5, 100)
     assert all(scores[r][mask[r]].max() < scores[r][~mask[r]].min() for r in range(6))
-    four = wandapp_mask(weight, norms, gradient, Pattern(2, 4)).view(-1, 4)
+    four = wandapp_mask(weight, norms, gradient, Pattern(2, 4), 100).view(-1, 4)
     assert torch.equal(four, scores.view(-1, 4).argsort(dim=1).argsort(dim=1) < 2)
+
+
+def test_alpha_is_the_papers_unless_it_is_given() -> None:
+    """With a small α few masks differ from Wanda's, with a large one many."""
+    windows = make_test_windows([60] * 4)
+    kept = {}
+    for arm in (
+        "wanda:0.5",
+        "wandapp:0.5",
+        "wandapp:0.5,alpha=100",
+        "wandapp:0.5,alpha=1",
+        "wandapp:0.5,alpha=100000",
+    ):
+        model = tiny_model("llama")
+        compress(model, parse_arm(arm).steps[0], windows)
+        kept[arm] = torch.cat([p.flatten() == 0 for _, p in sorted(model.model.layers.named_parameters())])
+    same = {arm: float((mask == kept["wanda:0.5"]).float().mean()) for arm, mask in kept.items()}
+    assert torch.equal(kept["wandapp:0.5"], kept["wandapp:0.5,alpha=100"])
+    assert 1 > same["wandapp:0.5,alpha=1"] > same["wandapp:0.5,alpha=100"] > same["wandapp:0.5,alpha=100000"]
 
 
 def test_gradients_that_overflow_are_refused() -> None:

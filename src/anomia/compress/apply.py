@@ -20,7 +20,7 @@ from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
-from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, check_target, go_through
+from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, all_needs, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
 from anomia.compress.shards import check_finite
@@ -39,6 +39,9 @@ from anomia.compress.steps import (
 from anomia.compress.walk import calibrating, try_walk
 from anomia.errors import CompressionError
 from anomia.words import counted
+
+FEW_TOKENS = 128
+"""Calibration tokens below which every step warns; published results use a thousand times as many."""
 
 
 def prepare_windows(
@@ -195,9 +198,28 @@ def warnings_of(
         warnings.append(
             f"{step.method} compares languages, and its calibration text has one; calibration=balanced has several"
         )
+    if windows is not None:
+        warnings += _few_tokens(step, windows.record.tokens, matrices)
     notes = [matrix.note for matrix in matrices if matrix.note]
     counts = Counter(notes).items()
     return (*warnings, *(f"{counted(count, 'matrix', 'matrices')}: {note}" for note, count in counts))
+
+
+def _few_tokens(step: Step, tokens: int, matrices: Sequence[MatrixReport]) -> list[str]:
+    """Warn of a calibration text that is too short for what the step estimates from it. tokens: of the whole text."""
+    needs = all_needs(step) if isinstance(step, Prune | Quantize) and goes_by_block(step) else None
+    widest = max((matrix.shape[1] for matrix in matrices), default=0)
+    if needs and needs.hessian and tokens < widest:
+        return [
+            f"the calibration text has {counted(tokens, 'token')}, fewer than the {widest:,} inputs of the widest matrix, "
+            "so their second moments are singular and the step fits chance; use more passages"
+        ]
+    if tokens < FEW_TOKENS:
+        return [
+            f"the calibration text has only {counted(tokens, 'token')}, so what is measured of activations is mostly "
+            "chance; use more passages"
+        ]
+    return []
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -124,7 +124,7 @@ CATALOGUE: Mapping[str, Entry] = {
             Kind.PRUNE,
             "Wanda++: |W| by ‖X‖ and the gradient of the block's own output (Yang et al. 2025)",
             "methods.wandapp:METHOD",
-            (Option("rounds"),),
+            (Option("rounds"), Option("alpha", default=100)),
             passes=8,
         ),
         Entry(

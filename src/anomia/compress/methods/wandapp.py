@@ -23,24 +23,23 @@ from anomia.compress.statistics import InputStatistic, Needs, observe
 from anomia.compress.steps import Prune, Target
 from anomia.errors import RefusedError
 
-# The paper's settings: the weight of the gradient; windows per round and learning rate of the regional optimizer.
-ALPHA = 100.0
+# The paper's settings of the regional optimizer: windows per round and learning rate.
 WINDOWS = 32
 RATE = 3e-7
-# ‖X‖ grows with the root of the number of tokens and G doesn't, so α only suits the paper's 128 windows of 2048.
+# ‖X‖ grows with the root of the number of tokens and G doesn't, so an α belongs to a size of text: the paper's 128 windows of 2048.
 TOKENS = 128 * 2048
 
 
 def wandapp_mask(
-    weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target
+    weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target, alpha: float
 ) -> torch.Tensor:
     """Mask the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
 
     weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool, True
     where the weight is pruned.
-    Source: Yang et al. (2025), the regional gradient score of Section 4.1, α = 100.
+    Source: Yang et al. (2025), the regional gradient score of Section 4.1, with α = 100.
     """
-    return row_mask(weight.abs().float() * (ALPHA * gradient + norms), target)
+    return row_mask(weight.abs().float() * (alpha * gradient + norms), target)
 
 
 UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the model's type can tell apart"
@@ -60,9 +59,9 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
         work.block, work.batches, work.hidden, work.calls, matrices, where=work.where
     )
     unchanged: set[str] = set()
-    rounds = step.option("rounds")
+    rounds, alpha = step.option("rounds"), float(step.option("alpha"))
     if rounds:
-        trained = optimize_region(work, gradients, target, rounds)
+        trained = optimize_region(work, gradients, target, rounds, alpha)
         for matrix in matrices:
             before = matrix.weight.clone()
             matrix.weight.copy_(trained[matrix.name])
@@ -75,7 +74,7 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
         if rounds:
             masks = [trained[m.name] == 0 for m in group.matrices]
         else:
-            masks = [wandapp_mask(m.weight, norms, gradients[m.name], target) for m in group.matrices]
+            masks = [wandapp_mask(m.weight, norms, gradients[m.name], target, alpha) for m in group.matrices]
         reports += [
             report._replace(note=UNCHANGED) if report.name in unchanged else report
             for report in zero_all(group.matrices, masks, group.statistic)
@@ -182,7 +181,7 @@ def _add_one_by_one(
 
 
 def optimize_region(
-    work: BlockWork, gradients: Mapping[str, torch.Tensor], target: Target, rounds: int
+    work: BlockWork, gradients: Mapping[str, torch.Tensor], target: Target, rounds: int, alpha: float
 ) -> dict[str, torch.Tensor]:
     """Run the regional optimizer: each round prunes, then trains the block's output towards the dense block's.
 
@@ -207,7 +206,7 @@ def optimize_region(
         for index in torch.randperm(len(everything), generator=generator).tolist():
             if sum(len(work.batches[i].input_ids) for i in chosen) < WINDOWS:
                 chosen.append(index)
-        _prune_student(work, student, weights, gradients, target, chosen)
+        _prune_student(work, student, weights, gradients, target, alpha, chosen)
         for index in chosen:
             states, call = work.hidden(index).float(), as_float(work.calls[index])
             goal = run_block(dense, states, call)
@@ -222,7 +221,7 @@ def optimize_region(
                     f"{work.where}: the regional optimizer's error is NaN or infinite; leave out rounds"
                 )
             optimizer.step()
-    _prune_student(work, student, weights, gradients, target, everything)
+    _prune_student(work, student, weights, gradients, target, alpha, everything)
     return weights
 
 
@@ -232,6 +231,7 @@ def _prune_student(
     weights: Mapping[str, torch.Tensor],
     gradients: Mapping[str, torch.Tensor],
     target: Target,
+    alpha: float,
     chosen: Sequence[int],
 ) -> None:
     """Prune the student's matrices in place, scored with its own inputs in the chosen batches.
@@ -252,7 +252,7 @@ def _prune_student(
             statistic = group.statistic or known.get(matrix.name)
             if matrix.name in weights and statistic is not None:
                 norms = _norms(statistic)
-                zero(matrix, wandapp_mask(matrix.weight, norms, gradients[matrix.name], target))
+                zero(matrix, wandapp_mask(matrix.weight, norms, gradients[matrix.name], target, alpha))
 
 
 def _norms(statistic: InputStatistic) -> torch.Tensor:
