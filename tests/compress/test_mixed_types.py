@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions, TextOptions
+from anomia.compress.spec import parse_arm
+from anomia.errors import CompressionError
 
+from .conftest import make_test_windows, tiny_model
 from .test_folder import save_model, step_of, weights, write_text
 
 
@@ -113,3 +116,13 @@ def test_texts_beyond_the_positions_are_cut_to_them(tmp_path: Path) -> None:
     assert report.compression.calibration is not None
     assert report.compression.calibration.longest_window == 128
     assert any("128 tokens, the model's positions" in warning for warning in report.compression.warnings)
+
+
+@pytest.mark.parametrize("arm", ["wanda:0.5", "gptq:4,group=8"])
+def test_a_loaded_model_whose_types_do_not_fit_is_one_message(arm: str) -> None:
+    model = tiny_model("llama").to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data = parameter.data.float()
+    with pytest.raises(CompressionError, match=r"forward pass .*types bfloat16, float32: load them in one"):
+        compress(model, parse_arm(arm).steps[0], make_test_windows([20] * 4))

@@ -159,7 +159,20 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
 def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> DecoderBlocks:
     """Run `try_walk` on ids [1, S]: compare the states [1, S, H] of a whole pass and of the blocks run one by one."""
     parts = sorted({max(1, ids.shape[1] * quarters // 4) for quarters in (1, 2, 3)})
-    expected = _leaving(model, decoder, ids)
+    try:
+        expected = _leaving(model, decoder, ids)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+        mixed = (
+            f"; its weights are of the types {', '.join(sorted(types))}: load them in one"
+            if len(types) > 1
+            else ""
+        )
+        raise CompressionError(
+            f"{type(model).__name__} fails in its own forward pass ({error}){mixed}"
+        ) from error
     # Texts of unequal length never run together in a mixture of experts.
     padded = any(map(has_experts, decoder.modules)) or all(
         _alike(short, long[..., :part, :])
