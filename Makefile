@@ -9,7 +9,7 @@ OUT ?= anomia-demo
 ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo quick test test-all peers browser fuzz docs smoke dist audit check format bench bench-gpu clean
+.PHONY: install demo quick test test-all peers browser fuzz docs smoke dist audit check format bench bench-methods bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -111,8 +111,15 @@ bench: install
 	$(BIN)/python benchmarks/diagnosis.py
 	$(BIN)/python benchmarks/scaling.py
 
+# The table of methods, an hour on two idle cores; GPTQ and AWQ next to llm-compressor, if PEER_PYTHON names the Python of an
+# environment that has it.
+bench-methods: install
+	$(BIN)/python benchmarks/methods.py --out bench-methods --write docs/methods/table.md
+	$(BIN)/python benchmarks/quantize_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
 bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu
+	$(BIN)/python benchmarks/compress_gpu.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-audit $(VENV)-build $(PEERS:%=.venv-%) dist build site .pytest_cache .mypy_cache .ruff_cache
