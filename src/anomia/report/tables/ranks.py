@@ -46,7 +46,7 @@ def ranks(subject: ArmResults) -> Table:
         (
             Column("items", "items", "text"), N,
             Column("gold", "gold", "rank"), Column("gold_distinct", "gold, distinct", "rank"),
-            Column("control_distinct", "control answer, distinct", "rank"),
+            Column("control_distinct", "control answer,\ndistinct", "rank"),
             Column("within_10_arm", "within 10\nin arm (%)"),
             Column("margin_arm", "logits below\nthe likeliest", "number", 1),
             Column("log_prob_change", "log-prob,\nchange", "number", 1),
