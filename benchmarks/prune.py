@@ -184,7 +184,8 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
     import transformers
     from scipy.linalg import blas
 
-    from anomia.compress.blocks import find_blocks, find_matrices
+    from anomia.compress.blocks import find_blocks
+    from anomia.compress.matrices import find_matrices
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     tokens = sum(map(len, rows))
@@ -231,7 +232,7 @@ def measure_floor(model: str, method: str, rows: list[list[int]]) -> dict[str, f
 
 def input_groups(block: Any) -> list[tuple[str, int]]:
     """The distinct matrix inputs of a block, as (source, width)."""
-    from anomia.compress.blocks import find_matrices
+    from anomia.compress.matrices import find_matrices
 
     groups: dict[tuple[str, int], None] = {}
     for matrix in find_matrices(block, where=""):

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 from tests.compress.architectures import kinds, tiny  # noqa: E402
 from tests.compress.test_architectures_pruned import Account, check, take_account  # noqa: E402
 
-from anomia.compress.blocks import find_blocks, why_dense  # noqa: E402
+from anomia.compress.blocks import find_blocks  # noqa: E402
+from anomia.compress.left_dense import why_dense  # noqa: E402
 from anomia.models.load import quiet_transformers  # noqa: E402
 from anomia.models.shrunk import NotBuiltError  # noqa: E402
 from anomia.probe.select import supports_tree  # noqa: E402

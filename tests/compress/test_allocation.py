@@ -11,7 +11,8 @@ from anomia.compress.allocation import (
     spread_sparsity,
 )
 from anomia.compress.apply import compress
-from anomia.compress.blocks import WeightMatrix, find_blocks, find_matrices
+from anomia.compress.blocks import find_blocks
+from anomia.compress.matrices import WeightMatrix, find_matrices
 from anomia.compress.methods.mwanda import language_factors, mwanda_mask
 from anomia.compress.methods.prunerzero import prunerzero_mask
 from anomia.compress.spec import parse_arm

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import REASONS, find_blocks, why_dense
+from anomia.compress.blocks import find_blocks
+from anomia.compress.left_dense import REASONS, why_dense
 from anomia.compress.report import CompressionReport
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError

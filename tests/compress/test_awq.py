@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anomia.compress.blocks import Call, find_blocks, run_block
+from anomia.compress.blocks import find_blocks
+from anomia.compress.calls import Call, run_block
 from anomia.compress.methods import scales as folding
 from anomia.compress.methods.awq import NO_PRODUCER, NOT_ALONE, Inputs, quantize_block, search_scales
 from anomia.compress.methods.grid import Grid, round_to_nearest

@@ -17,11 +17,12 @@ from anomia.compress.report import summary
 from anomia.compress.reshape.experts import (
     cluster,
     dropexperts,
-    expert_usage,
-    find_mixtures,
     keep_highest,
     mergeexperts,
 )
+from anomia.compress.reshape.mixtures import find_mixtures
+from anomia.compress.reshape.subject import Loaded
+from anomia.compress.reshape.usage import measure_usage
 from anomia.compress.spec import parse_arm
 from tests.compress.architectures import kinds, tiny
 from tests.compress.conftest import SMALL, make_test_windows, tiny_model
@@ -99,7 +100,7 @@ def usage_by_hand(model: Any, windows: Any) -> tuple[list[np.ndarray], list[np.n
 def test_saliency_is_recomputed_token_by_token() -> None:
     model = with_noise(tiny_model("mixtral"))
     decoder = find_blocks(model)
-    usages = expert_usage(model, decoder, find_mixtures(model, decoder), WINDOWS, "dropexperts")
+    usages = measure_usage(Loaded(model, decoder), find_mixtures(model, decoder), WINDOWS, "dropexperts")
     tokens, saliency = usage_by_hand(model, WINDOWS)
     for usage, count, expected in zip(usages, tokens, saliency, strict=True):
         assert usage is not None

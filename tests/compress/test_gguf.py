@@ -12,8 +12,9 @@ import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from anomia.compress.apply import compress, prepare_windows
-from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
+from anomia.compress.matrices import all_matrices
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.size import stored_bytes
 from anomia.compress.spec import parse_arm

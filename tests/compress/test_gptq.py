@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.blocks import find_blocks
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.gptq import UNREACHED, gptq
 from anomia.compress.methods.grid import Grid, fit, round_to_nearest, search_ranges
 from anomia.compress.methods.sparsegpt import DAMPING

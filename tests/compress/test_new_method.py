@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import WeightMatrix
 from anomia.compress.catalogue import CATALOGUE, YES_NO, Entry, Kind, Option
 from anomia.compress.folder import compress_folder
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import row_mask
 from anomia.compress.options import FolderOptions, TextOptions

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import make_batches
+from anomia.compress.matrices import all_matrices
 from anomia.compress.products import Watched, WeightProducts
 from anomia.compress.size import tensor_bytes
 from anomia.compress.spec import parse_arm

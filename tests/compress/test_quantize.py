@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.blocks import find_blocks
+from anomia.compress.matrices import all_matrices
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, MissingExtraError
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import EMBEDDING, NORM, find_blocks, why_dense
+from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
+from anomia.compress.left_dense import EMBEDDING, NORM, why_dense
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, RefusedError

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import all_matrices, find_blocks, record_calls
+from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import record_calls
 from anomia.compress.folder import compress_folder
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.permute import fitting_order, kept_score, permute_channels
 from anomia.compress.methods.ria import ria_mask, ria_scores
@@ -228,7 +230,7 @@ def test_what_isnt_a_plain_mlp_is_left_alone() -> None:
     block = Mixing().requires_grad_(False)
     hidden = torch.randn(2, 5, 8)
     batch = Batch(torch.zeros(2, 5, dtype=torch.long), None, ("", ""))
-    from anomia.compress.blocks import Call
+    from anomia.compress.calls import Call
 
     call = Call((), {})
     groups = observe(block, [batch], lambda _: hidden, [call], Needs(), where="b")

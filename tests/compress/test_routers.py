@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import BARE, ROUTER, find_blocks, find_matrices, why_dense
+from anomia.compress.blocks import find_blocks
+from anomia.compress.left_dense import BARE, ROUTER, why_dense
+from anomia.compress.matrices import find_matrices
 from anomia.compress.spec import parse_arm
 from tests.compress.architectures import tiny
 from tests.compress.conftest import SMALL, make_test_windows, tiny_model

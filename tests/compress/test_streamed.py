@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from anomia.compress import shards
 from anomia.compress import visit as visit_module
 from anomia.compress.apply import compress, prepare_windows
-from anomia.compress.blocks import text_limit
+from anomia.compress.calls import text_limit
 from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.options import FolderOptions, TextOptions

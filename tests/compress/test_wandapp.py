@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress
-from anomia.compress.blocks import Call, all_matrices, find_blocks, record_calls, run_block
+from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call, record_calls, run_block
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods import wandapp
 from anomia.compress.methods.wandapp import as_float, regional_gradients, wandapp_mask
 from anomia.compress.spec import parse_arm

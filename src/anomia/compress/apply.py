@@ -14,8 +14,10 @@ import transformers
 from torch import nn
 
 from anomia._version import __version__
-from anomia.compress.blocks import DecoderBlocks, block_weights, find_blocks, left_dense, why_dense
+from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
+from anomia.compress.left_dense import left_dense, why_dense
+from anomia.compress.matrices import block_weights
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of

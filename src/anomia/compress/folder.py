@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 
 from anomia._version import __version__
 from anomia.compress.apply import check_steps, compress, prepare_windows
-from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import Windows
+from anomia.compress.calls import text_limit
 from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of

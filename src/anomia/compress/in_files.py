@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, all_matrices, find_blocks, why_dense
+from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call
 from anomia.compress.disk_states import DiskStates
+from anomia.compress.left_dense import why_dense
+from anomia.compress.matrices import all_matrices
 from anomia.compress.options import SaveAs
 from anomia.compress.packed import check_packed, quantization_config, tensors_of
 from anomia.compress.report import MatrixReport

@@ -9,8 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, find_matrices
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.catalogue import CATALOGUE, Kind
+from anomia.compress.matrices import find_matrices
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.options import SaveAs

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from anomia.compress.allocation import allocation_of, spread_sparsity
-from anomia.compress.blocks import Call, DecoderBlocks, all_matrices
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
+from anomia.compress.calls import Call
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.prunerzero import gradient_norms
 from anomia.compress.methods.table import method_of, updater_of

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anomia.compress.apply import versions, warnings_of
-from anomia.compress.blocks import block_weights
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles, write_settings
+from anomia.compress.matrices import block_weights
 from anomia.compress.methods.table import reshaper_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, by_reason

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anomia.compress.blocks import all_matrices, find_blocks
+from anomia.compress.blocks import find_blocks
 from anomia.compress.catalogue import CATALOGUE
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.embeddings import saved_bytes
 from anomia.compress.methods.grid import is_symmetric
 from anomia.compress.methods.quantize import NF4_BLOCK, group_of

@@ -11,15 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import (
-    Call,
-    FusedExperts,
-    WeightMatrix,
-    find_fused_experts,
-    find_matrices,
-    run_block,
-)
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call, run_block
+from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts, find_matrices
 from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError, RefusedError
 

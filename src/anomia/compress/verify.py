@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anomia.compress.blocks import all_matrices
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.report import MatrixReport
 from anomia.errors import CompressionError

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, run_block
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call, run_block
 from anomia.compress.walk import States
 
 if TYPE_CHECKING:

@@ -11,19 +11,12 @@ import torch
 from torch import nn
 
 from anomia.compress.attention import implementations_kept, strips_where_faster
-from anomia.compress.blocks import (
-    Call,
-    DecoderBlocks,
-    Interner,
-    check_tokens,
-    find_blocks,
-    has_experts,
-    record_calls,
-    run_block,
-    shares_matrices,
-)
+from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Batch, Windows, make_batches
+from anomia.compress.calls import Call, Interner, check_tokens, record_calls, run_block
 from anomia.compress.options import BATCH_TOKENS
+from anomia.compress.routers import has_experts
+from anomia.compress.shared import shares_matrices
 from anomia.compress.statistics import Needs
 from anomia.errors import CompressionError, RefusedError
 from anomia.models.shrunk import VOCABULARY, NotBuiltError, tiny_model

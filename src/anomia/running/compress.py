@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anomia.compress.apply import check_steps, compress, prepare_windows
-from anomia.compress.blocks import text_limit
 from anomia.compress.calibration import read_calibration
+from anomia.compress.calls import text_limit
 from anomia.compress.options import TextOptions
 from anomia.compress.steps import Arm, Step, needs_calibration
 from anomia.models import LoadedModel

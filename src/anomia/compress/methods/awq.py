@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call
+from anomia.compress.calls import Call
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.gptq import UNREACHED, put, round_unreached
 from anomia.compress.methods.grid import Grid, Quantized, grid_of, round_to_nearest

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, WeightMatrix
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs
 from anomia.compress.steps import Prune, Quantize, Target, Update

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from anomia.compress.blocks import WeightMatrix
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import zero_all

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anomia.compress.blocks import WeightMatrix
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.masks import lowest_mask, pattern_mask
 from anomia.compress.methods.zeros import zero

@@ -18,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import FusedExperts, WeightMatrix, find_fused_experts, run_block
+from anomia.compress.calls import run_block
+from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern

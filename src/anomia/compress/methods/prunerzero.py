@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, WeightMatrix, check_tokens
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
+from anomia.compress.calls import check_tokens
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import row_mask

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import DecoderBlocks, all_matrices, find_matrices
+from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.matrices import all_matrices, find_matrices
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import report_matrix

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import Call, run_block
+from anomia.compress.calls import Call, run_block
 
 _TOLERANCE = 1e-3
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from anomia.compress.blocks import Call, WeightMatrix, all_matrices, run_block
 from anomia.compress.calibration import Batch
+from anomia.compress.calls import Call, run_block
+from anomia.compress.matrices import WeightMatrix, all_matrices
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import row_mask

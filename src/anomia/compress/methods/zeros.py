@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from anomia.compress.blocks import WeightMatrix
+from anomia.compress.matrices import WeightMatrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,61 +14,16 @@ from anomia.compress.calibration import Windows
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper
+from anomia.compress.reshape.mixtures import Mixtures, check_routing, find_cuts, find_mixtures
 from anomia.compress.reshape.parts import ReshapePlan, all_taken, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded, Subject
-from anomia.compress.statistics import Needs
-from anomia.compress.visit import Pass
-from anomia.compress.walk import make_model_batches
-from anomia.errors import CompressionError
+from anomia.compress.reshape.usage import Usage, measure_usage, routing_of
 from anomia.words import counted, reason_of
 
 DROP = "dropexperts"
 MERGE = "mergeexperts"
-_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-_CHOSEN = (
-    "num_experts_per_tok",
-    "moe_topk",
-    "moe_top_k",
-    "moe_k",
-    "num_selected_experts",
-    "top_k_experts",
-    "num_experts_per_token",
-    "top_k",
-)
-# Calibration tokens per block on which every expert is run, to compare their outputs.
-COMPARED_TOKENS = 2048
-
-
-class Mixtures(NamedTuple):
-    """The experts of a model.
-
-    field: the configuration field with their number. experts: their number per block. chosen: experts per token.
-    groups: groups of the router, 1 if it has none. modules: by block, the path in the block; `None` for a dense block.
-    """
-
-    field: str
-    experts: int
-    chosen: int
-    groups: int
-    modules: tuple[str | None, ...]
-
-
-class Usage(NamedTuple):
-    """Statistics of each expert of one block over the calibration tokens, [E] float64.
-
-    tokens: number of tokens routed to it. saliency: mean of router weight · ‖output‖ over them, 0 if there are none.
-    outputs: mean output over the same tokens for all experts, [E, H]; None unless requested.
-    """
-
-    tokens: torch.Tensor
-    saliency: torch.Tensor
-    outputs: torch.Tensor | None
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the statistics that aren't None, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def dropexperts(
@@ -109,7 +63,7 @@ def drop_experts(
             statistic is NaN or infinite; nothing was changed.
     """
     windows, mixtures, kept_count = _prepare(subject, share, windows, DROP)
-    usages = _usage(subject, mixtures, windows, DROP, progress=progress, batch_tokens=batch_tokens)
+    usages = measure_usage(subject, mixtures, windows, DROP, progress=progress, batch_tokens=batch_tokens)
     kept = [None if u is None else keep_highest(u.saliency, kept_count, mixtures.groups) for u in usages]
     groups = [None if k is None else [[expert] for expert in k] for k in kept]
     return _apply(subject, mixtures, usages, groups, kept_count, windows, DROP)
@@ -146,7 +100,7 @@ def merge_experts(
     Arguments and errors are those of `drop_experts`.
     """
     windows, mixtures, kept_count = _prepare(subject, share, windows, MERGE)
-    usages = _usage(
+    usages = measure_usage(
         subject, mixtures, windows, MERGE, outputs=True, progress=progress, batch_tokens=batch_tokens
     )
     clusters = [None if u is None else _cluster_block(u, kept_count, mixtures.groups) for u in usages]
@@ -162,269 +116,11 @@ def _prepare(
         mixtures = find_mixtures(model, decoder)
         gone = rebuild.count_of(share, mixtures.experts, method, "experts")
         kept = mixtures.experts - gone
-        _check_routing(model, mixtures, kept)
-        _cuts(model, decoder, mixtures, kept)
+        check_routing(model, mixtures, kept)
+        find_cuts(model, decoder, mixtures, kept)
     except CannotExpressError as error:
         raise rebuild.refusal(method, model, error) from error
     return windows, mixtures, kept
-
-
-def find_mixtures(model: nn.Module, decoder: DecoderBlocks) -> Mixtures:
-    """Find the experts of every block, and the configuration field with their number.
-
-    Raises `CannotExpressError` if there are none, or if blocks differ in their number.
-    """
-    modules: list[str | None] = []
-    counts = set()
-    for block in decoder.modules:
-        found = [(name, count) for name, module in block.named_modules() if (count := _count(module))]
-        if len(found) > 1:
-            raise CannotExpressError(f"a block has several mixtures: {', '.join(name for name, _ in found)}")
-        modules.append(found[0][0] if found else None)
-        counts |= {count for _, count in found}
-    if not counts:
-        raise CannotExpressError("it has no mixture of experts that transformers declares as one")
-    if len(counts) > 1:
-        raise CannotExpressError(f"its blocks have different numbers of experts: {sorted(counts)}")
-    (count,) = counts
-    text = rebuild.text_config(model)
-    fields = [
-        *_COUNTS,
-        *(n for n in text.to_dict() if "expert" in n and not any(c in n for c in ("tok", "top"))),
-    ]
-    named = [
-        n for n in fields if rebuild.field(text, n) == count and _decides(model, decoder, modules, n, count)
-    ]
-    name = rebuild.field_name(text, named, lambda value: value == count)
-    if name is None:
-        raise CannotExpressError(f"no field of its configuration decides the number of its {count} experts")
-    chosen = [rebuild.field(text, n) for n in _CHOSEN]
-    groups = rebuild.field(text, "n_group") or rebuild.field(text, "num_expert_group") or 1
-    return Mixtures(
-        name, count, next((c for c in chosen if isinstance(c, int)), 1), int(groups), tuple(modules)
-    )
-
-
-def _count(module: nn.Module) -> int:
-    """Count the experts that a module holds in three-dimensional parameters, [E, ., .]; 0 for other modules."""
-    stacks = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-    if not stacks or not isinstance(getattr(module, "is_transposed", None), bool):
-        return 0
-    return len(stacks[0]) if len({len(p) for p in stacks}) == 1 and len(stacks[0]) > 1 else 0
-
-
-def _decides(
-    model: nn.Module, decoder: DecoderBlocks, modules: Sequence[str | None], name: str, count: int
-) -> bool:
-    try:
-        built = rebuild.skeleton(model, rebuild.changed_config(model, {name: count - 1}))
-        return all(
-            path is None or _count(built.get_submodule(f"{decoder.name}.{index}.{path}")) in (count - 1, 0)
-            for index, path in enumerate(modules)
-        ) and rebuild.shapes(built) != rebuild.shapes(model)
-    except (CannotExpressError, AttributeError):
-        return False
-
-
-def _check_routing(model: nn.Module, mixtures: Mixtures, kept: int) -> None:
-    """Refuse fewer experts than the router chooses, and groups of unequal size."""
-    if kept < mixtures.chosen:
-        raise CannotExpressError(
-            f"its router chooses {mixtures.chosen} experts per token, and {kept} would be left"
-        )
-    if mixtures.groups == 1:
-        return
-    if kept % mixtures.groups:
-        raise CannotExpressError(
-            f"its router chooses among {mixtures.groups} groups of equal size, into which {kept} experts can't be divided"
-        )
-    each = kept // mixtures.groups
-    open_groups = int(rebuild.field(rebuild.text_config(model), "topk_group") or 1)
-    if each < 2 or open_groups * each < mixtures.chosen:
-        raise CannotExpressError(
-            f"its router chooses {mixtures.chosen} experts from {open_groups} of {mixtures.groups} groups, "
-            f"and {each} per group would be left"
-        )
-
-
-def _cuts(model: nn.Module, decoder: DecoderBlocks, mixtures: Mixtures, kept: int) -> dict[str, int]:
-    """Return the expert dimension of every tensor that has one, by name, by building the model without weights.
-
-    Raises `CannotExpressError` if a tensor would change in another way.
-    """
-    built = rebuild.shapes(rebuild.skeleton(model, rebuild.changed_config(model, {mixtures.field: kept})))
-    before = rebuild.shapes(model)
-    if built.keys() != before.keys():
-        raise CannotExpressError("other tensors would be built")
-    found = {}
-    for name, shape in before.items():
-        if built[name] == shape:
-            continue
-        differ = [
-            d for d in range(len(shape)) if len(shape) == len(built[name]) and shape[d] != built[name][d]
-        ]
-        if len(differ) != 1 or shape[differ[0]] - built[name][differ[0]] != mixtures.experts - kept:
-            raise CannotExpressError(f"{name} would change from {shape} to {built[name]}")
-        if not name.startswith(f"{decoder.name}."):
-            raise CannotExpressError(f"{name} outside of the blocks has an entry per expert")
-        found[name] = differ[0]
-    for index, path in enumerate(mixtures.modules):
-        where = f"{decoder.name}.{index}.{path}."
-        if path is not None and not any(name.startswith(where) for name in found):
-            raise CannotExpressError(f"{where[:-1]} would keep its {mixtures.experts} experts")
-    return found
-
-
-# Measure how the experts are used.
-
-
-def expert_usage(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    mixtures: Mixtures,
-    windows: Windows,
-    method: str,
-    *,
-    outputs: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> list[Usage | None]:
-    """Measure how every expert is used, by block, in one walk over the dense model.
-
-    outputs: also run all experts on the same tokens.
-
-    Raises `CompressionError` if the experts aren't called with states, choices and weights, or if a value is NaN or
-    infinite.
-    """
-    return _usage(
-        Loaded(model, decoder), mixtures, windows, method, outputs=outputs, progress=progress,
-        batch_tokens=batch_tokens,
-    )  # fmt: skip
-
-
-def _usage(
-    subject: Subject,
-    mixtures: Mixtures,
-    windows: Windows,
-    method: str,
-    *,
-    outputs: bool = False,
-    progress: Callable[[int, int], None] | None,
-    batch_tokens: int,
-) -> list[Usage | None]:
-    stride = 0
-
-    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
-        path = mixtures.modules[index]
-        where = f"{subject.decoder.path(index)}.{path}"
-        counter = _Counter(mixtures.experts, where, method, stride)
-        with _counting(None if path is None else block.get_submodule(path), counter):
-            for one in passes:
-                one.run()
-        return {} if path is None else counter.finish().tensors()
-
-    if outputs:
-        batches = make_model_batches(subject.decoder, windows, Needs(), batch_tokens=batch_tokens)
-        stride = max(1, sum(batch.input_ids.numel() for batch in batches) // COMPARED_TOKENS)
-    found = subject.measure(windows, look, about=method, batch_tokens=batch_tokens, progress=progress)
-    return [Usage(one["tokens"], one["saliency"], one.get("outputs")) if one else None for one in found]
-
-
-class _Counter:
-    """Sums over the tokens of one block's experts. stride: each stride-th token is sent to all experts; 0: none is."""
-
-    def __init__(self, count: int, where: str, method: str, stride: int) -> None:
-        self._where, self._method, self._stride = where, method, stride
-        self._tokens = torch.zeros(count, dtype=torch.float64)
-        self._weighted = torch.zeros(count, dtype=torch.float64)
-        self._outputs: torch.Tensor | None = None
-        self._compared = 0
-
-    def add(self, run: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> None:
-        """Count one call of the experts. args: states [..., H]; choices and their weights, [T, k] each.
-
-        run: the experts' forward, which takes the same arguments; called here with one expert at a time.
-        """
-        hidden, chosen, weights = args
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        ones = torch.ones_like(weights[:, :1])
-        for expert in range(len(self._tokens)):
-            rows, places = torch.where(chosen == expert)
-            if len(rows) == 0:
-                continue
-            out = run(hidden[rows], torch.full_like(chosen[rows, :1], expert), ones[rows])
-            norms = out.double().reshape(len(rows), -1).norm(dim=1)
-            self._tokens[expert] += len(rows)
-            self._weighted[expert] += (weights[rows, places].double() * norms).sum().cpu()
-        if self._stride:
-            some = hidden[:: self._stride]
-            picked = chosen[:: self._stride, :1]
-            means = [
-                run(some, torch.full_like(picked, e), ones[:: self._stride])
-                .double()
-                .reshape(len(some), -1)
-                .sum(dim=0)
-                for e in range(len(self._tokens))
-            ]
-            total = torch.stack(means).cpu()
-            self._outputs = total if self._outputs is None else self._outputs + total
-            self._compared += len(some)
-
-    def finish(self) -> Usage:
-        if not bool(self._tokens.any()):
-            raise CompressionError(
-                f"{self._method}: no calibration token reached {self._where}; give longer text"
-            )
-        saliency = self._weighted / self._tokens.clamp(min=1)
-        outputs = None if self._outputs is None else self._outputs / self._compared
-        for values in (saliency, *([] if outputs is None else [outputs])):
-            rebuild.finite(values, self._method, self._where)
-        return Usage(self._tokens, saliency, outputs)
-
-
-@contextmanager
-def _counting(module: nn.Module | None, counter: _Counter) -> Iterator[None]:
-    """Report each call of the experts to the counter, which runs the experts again with its own choices."""
-    if module is None:
-        yield
-        return
-    busy = False
-
-    def read(experts: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal busy
-        if busy:
-            return
-        given = (*args, *kwargs.values())
-        counter_args = _three(given)
-        if counter_args is None:
-            raise CompressionError(
-                f"{counter._method}: {counter._where} ({type(experts).__name__}) isn't called with states, choices and "
-                "weights, so it can't be seen which expert gets which token"
-            )
-        busy = True
-        try:
-            counter.add(experts, counter_args)
-        finally:
-            busy = False
-
-    handle = module.register_forward_pre_hook(read, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _three(given: Sequence[Any]) -> tuple[Any, Any, Any] | None:
-    """Return states [T, H], choices [T, k] and weights [T, k], the arguments of fused experts in `transformers`."""
-    if len(given) != 3 or not all(map(torch.is_tensor, given)):
-        return None
-    hidden, chosen, weights = given
-    tokens = hidden.numel() // hidden.shape[-1]
-    fits = chosen.dim() == 2 and chosen.shape == weights.shape and len(chosen) == tokens
-    return (hidden, chosen, weights) if fits and not chosen.is_floating_point() else None
-
-
-# Choose experts.
 
 
 def keep_highest(scores: torch.Tensor, count: int, groups: int) -> list[int]:
@@ -467,9 +163,6 @@ def cluster(points: torch.Tensor, count: int) -> list[list[int]]:
         members[second] = []
         alive -= 1
     return [sorted(each) for each in members if each]
-
-
-# Build the smaller model.
 
 
 def _apply(
@@ -521,7 +214,7 @@ def _plan(
     config = rebuild.changed_config(model, changes)
     sizes = rebuild.shapes(model)
     parts = all_taken(model)
-    for name, dim in _cuts(model, decoder, mixtures, kept).items():
+    for name, dim in find_cuts(model, decoder, mixtures, kept).items():
         index = int(name.removeprefix(f"{decoder.name}.").partition(".")[0])
         mine, usage = clusters[index], usages[index]
         if mine is None or usage is None:
@@ -616,7 +309,7 @@ def _routed(
             continue
 
         def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
-            three = _three((*args, *kwargs.values()))
+            three = routing_of((*args, *kwargs.values()))
             if three is None:
                 raise CannotExpressError("its experts aren't called with states, choices and weights")
             found[index] = (three[0].reshape(-1, three[0].shape[-1]), three[1], three[2])

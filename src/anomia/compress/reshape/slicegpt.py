@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.blocks import DecoderBlocks, record_calls
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
+from anomia.compress.calls import record_calls
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper

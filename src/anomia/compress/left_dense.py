@@ -1,0 +1,97 @@
+"""The weights that stay dense, each with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from anomia.compress.blocks import DecoderBlocks, is_other_model
+from anomia.compress.matrices import compressed_layers, find_fused_experts
+from anomia.compress.routers import experts_of, is_inside
+from anomia.compress.stacks import orientation
+
+# Why a weight of two or more dimensions stays dense.
+EMBEDDING = "embedding"
+HEAD = "output head"
+ROUTER = "router or gate"
+CONVOLUTION = "convolution"
+NORM = "norm"
+BIAS = "bias"
+BARE = "parameter that is no layer (decay, mixing, scale)"
+OTHER_MODEL = "part with a configuration of its own (vision, audio)"
+OUTSIDE = "outside the blocks"
+REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE)
+
+
+def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
+    """Return the names of the weights of two or more dimensions that stay dense."""
+    return list(why_dense(model, decoder))
+
+
+def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
+    """Return the weights of two or more dimensions that stay dense, each with its reason (one of `REASONS`)."""
+    pruned = set()
+    for index, block in enumerate(decoder.modules):
+        pruned |= {id(module.weight) for _, module in compressed_layers(block)}
+        pruned |= {id(fused.parameter) for fused in find_fused_experts(block, where=decoder.path(index))}
+    return {
+        name: _why(model, decoder, name, p)
+        for name, p in model.named_parameters()
+        if p.dim() >= 2 and id(p) not in pruned
+    }
+
+
+def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor) -> str:
+    """Return the reason (one of `REASONS`) why a weight of two or more dimensions stays dense.
+
+    parameter: only its number of rows is read; a router's has the shape [experts, ...].
+    """
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    kind = type(owner).__name__.lower()
+    block = next((i for i in range(len(decoder.modules)) if name.startswith(f"{decoder.path(i)}.")), None)
+    if leaf.endswith("bias"):
+        return BIAS
+    if isinstance(owner, nn.Conv1d | nn.Conv2d | nn.Conv3d) or "conv" in kind.removeprefix("conv1d"):
+        return CONVOLUTION
+    if "norm" in kind and not isinstance(owner, nn.Embedding):
+        return NORM
+    if block is not None:
+        inside = decoder.modules[block]
+        below = name.removeprefix(f"{decoder.path(block)}.")
+        if isinstance(owner, nn.Linear | Conv1D) or _is_router_weight(inside, below, parameter):
+            return ROUTER
+        return EMBEDDING if isinstance(owner, nn.Embedding) else BARE
+    above = [part for part, module in model.named_modules() if part and is_other_model(model, module)]
+    if any(name.startswith(f"{part}.") for part in above):
+        return OTHER_MODEL
+    if isinstance(owner, nn.Embedding) or "embed" in kind:
+        return EMBEDDING
+    in_base = model.base_model is not model and name.startswith(f"{model.base_model_prefix}.")
+    if owner is model.get_output_embeddings() or not in_base:
+        return HEAD
+    return EMBEDDING if "embed" in name.rpartition(".")[0].rpartition(".")[2] else OUTSIDE
+
+
+def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter outside of a layer is a router's, by its name or its shape [experts, ...]."""
+    path = name.rpartition(".")[0]
+    if any("router" in part or part == "gate" for part in path.split(".")):
+        return True
+    if any(orientation(block.get_submodule(path), n, p) is not None for n, p in _own_parameters(block, path)):
+        # A state in the same module as a stack of matrices that it multiplies (Zamba's Mamba heads).
+        return False
+    return any(
+        outer
+        and len(parameter) == count
+        and name.startswith(f"{outer}.")
+        and not is_inside(block, name, outer)
+        for outer, count in experts_of(block).items()
+    )
+
+
+def _own_parameters(block: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:
+    return list(block.get_submodule(path).named_parameters(recurse=False))

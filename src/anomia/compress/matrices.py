@@ -1,0 +1,113 @@
+"""The weight matrices of a decoder block that are compressed, found by inspecting its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.routers import experts_of, is_choice
+from anomia.compress.shared import shared_names
+from anomia.compress.stacks import is_unread, orientation, stacks
+from anomia.errors import CompressionError
+
+
+class WeightMatrix(NamedTuple):
+    """One weight matrix of a block.
+
+    name: path in the block, followed by `[index]` for an expert's slice of a fused parameter.
+    weight: [out, in], a view: writing to it changes the model.
+    """
+
+    name: str
+    weight: torch.Tensor
+
+
+class FusedExperts(NamedTuple):
+    """A parameter that holds several matrices, one per expert or head.
+
+    parameter: [E, out, in], or [E, in, out] if `transposed`.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    transposed: bool
+
+    def matrices(self) -> list[WeightMatrix]:
+        """Return one [out, in] view per expert."""
+        slices = (part.T if self.transposed else part for part in self.parameter.data)
+        return [WeightMatrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
+
+
+def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
+    """Return every `Linear` and `Conv1D` of a block as an [out, in] view, in the block's order, without routers.
+
+    Raises `CompressionError` for weights that are already quantized.
+    """
+    matrices = []
+    for name, module in compressed_layers(block):
+        weight = module.weight
+        if not weight.is_floating_point() or weight.dim() != 2 or type(weight.data) is not torch.Tensor:
+            raise CompressionError(
+                f"{where}.{name} is stored as {weight.dtype} ({type(weight).__name__}): an already"
+                " quantized model can't be pruned; start from its dense checkpoint"
+            )
+        matrices.append(WeightMatrix(name, weight.data.T if isinstance(module, Conv1D) else weight.data))
+    return matrices
+
+
+def compressed_layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the layers of a block to compress: all but routers and layers that gate a whole expert."""
+    experts = experts_of(block)
+    shared = shared_names(block)
+    for name, module in block.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D) or f"{name}.weight" in shared:
+            continue
+        if not is_choice(block, name, module, experts):
+            yield name, module
+
+
+def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
+    """Find parameters that hold one matrix per expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head.
+
+    Raises `CompressionError` for a stack of matrices whose orientation is neither declared by `transformers` nor seen
+    in the trial pass.
+    """
+    found = []
+    for path, module, name, parameter in stacks(block):
+        transposed = orientation(module, name, parameter)
+        if transposed is None:
+            if is_unread(module, name):
+                continue
+            raise CompressionError(
+                f"{where}.{path}.{name} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
+                f" of {parameter.dtype} that can't be pruned one by one, and it is not silently left dense"
+            )
+        if not parameter.is_floating_point():
+            raise CompressionError(
+                f"{where}.{path}.{name} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
+                "start from its dense checkpoint"
+            )
+        found.append(FusedExperts(f"{path}.{name}" if path else name, parameter, transposed))
+    return found
+
+
+def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
+    """Return every matrix of a block that is compressed, with one entry per expert of a fused parameter."""
+    matrices = find_matrices(block, where=where)
+    for fused in find_fused_experts(block, where=where):
+        matrices += fused.matrices()
+    return matrices
+
+
+def block_weights(decoder: DecoderBlocks) -> int:
+    """Count the weights in the matrices of all blocks."""
+    return sum(
+        matrix.weight.numel()
+        for index, block in enumerate(decoder.modules)
+        for matrix in all_matrices(block, decoder.path(index))
+    )

@@ -1,0 +1,113 @@
+"""Which layers of a block choose (among experts, most often) instead of computing a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from anomia.compress.stacks import orientation
+
+
+def has_linear(module: nn.Module) -> bool:
+    """Whether a module is or contains a linear layer."""
+    return any(isinstance(child, nn.Linear | Conv1D) for child in module.modules())
+
+
+def has_experts(block: nn.Module) -> bool:
+    """Whether a block routes tokens to experts."""
+    return bool(experts_of(block)) or any("expert" in name.lower() for name, _ in block.named_modules())
+
+
+def experts_of(block: nn.Module) -> dict[str, int]:
+    """Return the number of experts by the path of the module that holds them."""
+    return {name: count for name, module in block.named_modules() if (count := _experts_in(module))}
+
+
+def is_choice(block: nn.Module, name: str, module: Any, experts: Mapping[str, int]) -> bool:
+    """Whether a layer computes a choice, not a state: it has one output, or one per expert in its parent module.
+
+    A layer with that many outputs that a sibling layer reads is not a router (the first matrix of a shared expert of
+    the same width). If the block itself holds the experts, or the choice isn't among experts, the layer's name must
+    contain `router`. A layer that feeds only a router is part of it (`down_proj` before Zaya's `router_mlp`).
+    """
+    rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
+    return rows == 1 or _chooses(block, name, rows, experts) or _feeds_router(block, name, experts)
+
+
+def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int]) -> bool:
+    """Whether a layer is named a router, or has one output per expert next to it."""
+    if any("router" in part for part in name.split(".")):
+        return True
+    among = any(
+        path and rows == count and name.startswith(f"{path}.") and not is_inside(block, name, path)
+        for path, count in experts.items()
+    )
+    return among and not _is_read_beside(block, name, rows)
+
+
+def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bool:
+    """Whether a layer shares a submodule with a router: one next to the experts that holds no experts itself.
+
+    The only output of such a submodule is the choice of experts.
+    """
+    for path in experts:
+        if not path or not name.startswith(f"{path}.") or is_inside(block, name, path):
+            continue
+        parts = name[len(path) + 1 :].split(".")[:-1]
+        for depth in range(1, len(parts) + 1):
+            gate = ".".join([path, *parts[:depth]])
+            if any(holder == gate or holder.startswith(f"{gate}.") for holder in experts):
+                continue
+            layers = block.get_submodule(gate).named_modules(prefix=gate)
+            if any(
+                isinstance(layer, nn.Linear | Conv1D) and _chooses(block, other, _sizes(layer)[0], experts)
+                for other, layer in layers
+                if other != name
+            ):
+                return True
+    return False
+
+
+def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
+    """Whether a sibling layer has the transposed shape, or takes this layer's `rows` outputs as input."""
+    parent, _, own = name.rpartition(".")
+    mine = block.get_submodule(name)
+    for other, module in block.get_submodule(parent).named_children():
+        if other != own and isinstance(module, nn.Linear | Conv1D):
+            there, here = _sizes(module), _sizes(mine)
+            if there[0] > 1 and (there == here[::-1] or (there[1] == rows and there[0] != rows)):
+                return True
+    return False
+
+
+def _sizes(module: Any) -> tuple[int, int]:
+    """Return a layer's (out, in)."""
+    rows, columns = module.weight.shape
+    return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
+
+
+def is_inside(block: nn.Module, name: str, path: str) -> bool:
+    """Whether a layer is part of an expert: in a `ModuleList` below `path`, like `mlp.experts.3.up_proj`.
+
+    An `nn.Sequential` isn't a list of experts: a gate can be one.
+    """
+    module = block.get_submodule(path)
+    for part in name[len(path) + 1 :].split("."):
+        if isinstance(module, nn.ModuleList):
+            return True
+        module = getattr(module, part)
+    return False
+
+
+def _experts_in(module: nn.Module) -> int:
+    """Count the experts among a module's children and grandchildren (a list or fused parameters); 0 if none."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1 and all(map(has_linear, child)):
+            return len(child)
+        fused = [p for n, p in child.named_parameters(recurse=False) if orientation(child, n, p) is not None]
+        if fused and len(fused[0]) > 1:
+            return len(fused[0])
+    return 0
