@@ -56,7 +56,12 @@ def ran(
 ) -> dict[tuple[str, int, str], Any]:
     """Exit code and output of each command that is run, by page, line and text."""
     home = tmp_path_factory.mktemp("hub")
-    environment = {**os.environ, **make_hub(home, model_folder), "COLUMNS": "160", "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+    environment = {
+        **os.environ,
+        **make_hub(home, model_folder),
+        "COLUMNS": "160",
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+    }
     calibration = make_calibration(home / "calibration")
     data = home / "questions.jsonl"
     data.write_text(
