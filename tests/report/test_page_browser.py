@@ -93,9 +93,9 @@ def test_filters(report: Report, open_page: Open) -> None:
     page.locator("#explorer").get_by_label("rank from").fill("")
     rows_become(page, lambda n: n == 30)
     page.locator(".probe-details summary").click()
-    page.locator(".probe-filters label", has_text=re.compile("^free-form answer(?!,)")).locator("select").select_option(
-        label="base right, compressed wrong"
-    )
+    page.locator(".probe-filters label", has_text=re.compile("^free-form answer(?!,)")).locator(
+        "select"
+    ).select_option(label="base right, compressed wrong")
     fallen = rows_become(page, lambda n: n < 30)
     assert 0 < fallen <= failed
     page.locator("#explorer").get_by_label("Search").fill("thai-0007")
