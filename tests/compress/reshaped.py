@@ -13,11 +13,21 @@ import transformers
 
 from anomia.compress.blocks import find_blocks
 from anomia.compress.reshape.report import ReshapeReport
+from anomia.compress.reshape.subject import Loaded
 from anomia.errors import CompressionError
 from tests.compress.architectures import NotBuiltError, tiny
 from tests.compress.conftest import make_test_windows
 
 IDS = (torch.arange(40)[None] * 7) % 90
+
+
+def in_memory(apply: Callable[..., ReshapeReport]) -> Callable[..., ReshapeReport]:
+    """What reshapes a subject, for a loaded model and its blocks."""
+
+    def reshape(model: Any, decoder: Any, *args: Any) -> ReshapeReport:
+        return apply(Loaded(model, decoder), *args)
+
+    return reshape
 
 
 def with_noise(model: Any, seed: int = 3) -> Any:

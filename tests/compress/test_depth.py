@@ -13,7 +13,9 @@ from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import UNFINISHED, compress_folder
 from anomia.compress.options import FolderOptions, TextOptions
-from anomia.compress.reshape.depth import block_influence, keep_blocks, shortgpt
+from anomia.compress.reshape.base import Walk
+from anomia.compress.reshape.depth import SHORTGPT, block_influence, keep_blocks
+from anomia.compress.reshape.subject import Loaded
 from anomia.compress.spec import parse_arm
 from anomia.models.load import load_model
 from tests.compress.architectures import kinds, tiny
@@ -22,6 +24,7 @@ from tests.compress.reshaped import (
     IDS,
     every_architecture,
     generates_alike,
+    in_memory,
     loads_back,
     logits,
     refused,
@@ -30,6 +33,7 @@ from tests.compress.reshaped import (
 from tests.compress.test_folder import save_model, write_text
 
 WINDOWS = make_test_windows([24, 17, 9])
+shortgpt, keep = in_memory(SHORTGPT.apply), in_memory(keep_blocks)
 
 
 def deep(family: str, blocks: int = 6, **changes: Any) -> Any:
@@ -61,7 +65,7 @@ def influence_by_hidden_states(model: Any, windows: Any) -> np.ndarray:
 def test_influence_equals_one_from_the_models_own_hidden_states(family: str) -> None:
     """Windows of unequal lengths: padding must not count."""
     model = deep(family)
-    found = block_influence(model, find_blocks(model), WINDOWS)
+    found = block_influence(Loaded(model, find_blocks(model)), Walk(WINDOWS))
     np.testing.assert_allclose(
         found.numpy(), influence_by_hidden_states(model, WINDOWS), rtol=1e-4, atol=1e-6
     )
@@ -106,7 +110,7 @@ def test_interleaved_windows_stay_with_their_blocks(tmp_path: Path) -> None:
     expected = logits(model, long)
     for handle in handles:
         handle.remove()
-    keep_blocks(model, find_blocks(model), kept, WINDOWS)
+    keep(model, find_blocks(model), kept, WINDOWS)
     assert model.config.layer_types == [types[index] for index in kept]
     torch.testing.assert_close(logits(model, long), expected)
     loaded = loads_back(model, tmp_path)
@@ -118,7 +122,7 @@ def test_dense_blocks_among_mixtures_keep_their_kind(tmp_path: Path) -> None:
     model = deep("qwen3_moe", decoder_sparse_step=2, mlp_only_layers=[5])
     kinds_before = [type(block.mlp).__name__ for block in model.model.layers]
     assert len(set(kinds_before)) == 2
-    keep_blocks(model, find_blocks(model), [0, 1, 3, 5], WINDOWS)
+    keep(model, find_blocks(model), [0, 1, 3, 5], WINDOWS)
     assert [type(b.mlp).__name__ for b in model.model.layers] == [kinds_before[i] for i in (0, 1, 3, 5)]
     loads_back(model, tmp_path)
 
@@ -129,7 +133,7 @@ def test_parts_beside_the_blocks_are_cut_too(kind: str, tmp_path: Path) -> None:
     model = with_noise(tiny(kind))
     blocks = find_blocks(model).modules
     kept = list(range(1, len(blocks), 2))
-    keep_blocks(model, find_blocks(model), kept, make_test_windows([24] * 2))
+    keep(model, find_blocks(model), kept, make_test_windows([24] * 2))
     assert len(find_blocks(model).modules) == len(kept)
     loads_back(model, tmp_path)
 
@@ -137,12 +141,10 @@ def test_parts_beside_the_blocks_are_cut_too(kind: str, tmp_path: Path) -> None:
 def test_what_the_configuration_cannot_say_is_refused_and_changes_nothing() -> None:
     windows = make_test_windows([24] * 2)
     # Jamba's mixtures come in a period; MiniMax decays by a block's share of the depth.
-    refused(
-        with_noise(tiny("jamba")), keep_blocks, [1], windows, match="can't be written as an ordinary Jamba"
-    )
-    refused(with_noise(tiny("minimax")), keep_blocks, [1, 3], windows, match="num_hidden_layers would change")
+    refused(with_noise(tiny("jamba")), keep, [1], windows, match="can't be written as an ordinary Jamba")
+    refused(with_noise(tiny("minimax")), keep, [1, 3], windows, match="num_hidden_layers would change")
     scaled = deep("gpt2", scale_attn_by_inverse_layer_idx=True)
-    refused(scaled, keep_blocks, [0, 2, 3], windows, match="attn.scaling would change")
+    refused(scaled, keep, [0, 2, 3], windows, match="attn.scaling would change")
 
 
 def test_bad_requests_are_refused() -> None:

@@ -14,11 +14,12 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
 from anomia.compress.report import summary
+from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.experts import (
+    DROP_EXPERTS,
+    MERGE_EXPERTS,
     cluster,
-    dropexperts,
     keep_highest,
-    mergeexperts,
 )
 from anomia.compress.reshape.mixtures import find_mixtures
 from anomia.compress.reshape.subject import Loaded
@@ -29,6 +30,7 @@ from tests.compress.conftest import SMALL, make_test_windows, tiny_model
 from tests.compress.reshaped import (
     every_architecture,
     generates_alike,
+    in_memory,
     loads_back,
     logits,
     refused,
@@ -36,6 +38,7 @@ from tests.compress.reshaped import (
 )
 
 WINDOWS = make_test_windows([24, 17, 24])
+dropexperts, mergeexperts = in_memory(DROP_EXPERTS.apply), in_memory(MERGE_EXPERTS.apply)
 KINDS = [
     "gpt_oss",
     "olmoe",
@@ -100,7 +103,9 @@ def usage_by_hand(model: Any, windows: Any) -> tuple[list[np.ndarray], list[np.n
 def test_saliency_is_recomputed_token_by_token() -> None:
     model = with_noise(tiny_model("mixtral"))
     decoder = find_blocks(model)
-    usages = measure_usage(Loaded(model, decoder), find_mixtures(model, decoder), WINDOWS, "dropexperts")
+    usages = measure_usage(
+        Loaded(model, decoder), find_mixtures(model, decoder), Walk(WINDOWS), "dropexperts"
+    )
     tokens, saliency = usage_by_hand(model, WINDOWS)
     for usage, count, expected in zip(usages, tokens, saliency, strict=True):
         assert usage is not None

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.reshape.slicegpt import _rotated, find_flow, residual_covariance, slicegpt
+from anomia.compress.reshape.base import Walk
+from anomia.compress.reshape.slicegpt import SLICEGPT, _rotated, find_flow, residual_covariance
+from anomia.compress.reshape.subject import Loaded
 from anomia.compress.spec import parse_arm
 from tests.compress.architectures import kinds, tiny
 from tests.compress.conftest import make_test_windows, tiny_model
 from tests.compress.reshaped import (
     every_architecture,
     generates_alike,
+    in_memory,
     loads_back,
     logits,
     refused,
@@ -25,6 +28,7 @@ from tests.compress.reshaped import (
 )
 
 WINDOWS = make_test_windows([24, 17, 9])
+slicegpt = in_memory(SLICEGPT.apply)
 PRE_NORM = ["llama", "llama_biases_tied", "qwen2", "qwen3", "mistral", "phi3", "mixtral", "qwen3_moe"]
 OTHERS = ["gemma", "gpt_oss", "deepseek_v3", "granite", "smollm3", "qwen3_next", "qwen2_moe"]
 
@@ -42,7 +46,7 @@ def test_a_rotation_alone_changes_nothing(name: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
     decoder = find_blocks(model)
-    _, built = _rotated(model, decoder, find_flow(model, decoder, WINDOWS), rotation, size, WINDOWS)
+    _, built = _rotated(Loaded(model, decoder), find_flow(model, decoder, WINDOWS), rotation, size, WINDOWS)
     fresh = built.model
     torch.testing.assert_close(
         logits(fresh), logits(model), rtol=1e-3, atol=1e-4 * float(logits(model).abs().max())
@@ -105,7 +109,7 @@ def test_the_covariance_is_that_of_all_norms_inputs() -> None:
     states = np.concatenate(rows)
     states /= np.sqrt((states**2).mean(axis=1, keepdims=True))
     decoder = find_blocks(model)
-    found = residual_covariance(model, decoder, find_flow(model, decoder, WINDOWS), WINDOWS)
+    found = residual_covariance(Loaded(model, decoder), find_flow(model, decoder, WINDOWS), Walk(WINDOWS))
     np.testing.assert_allclose(found.numpy(), states.T @ states, rtol=1e-4, atol=1e-3)
 
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
-from anomia.compress.reshape.width import choose_heads, flap
+from anomia.compress.reshape.width import FLAP, choose_heads
 from anomia.compress.spec import parse_arm
 from tests.compress.architectures import kinds, tiny
 from tests.compress.conftest import FAMILIES, make_test_windows, tiny_model
 from tests.compress.reshaped import (
     every_architecture,
     generates_alike,
+    in_memory,
     loads_back,
     logits,
     refused,
@@ -25,6 +26,7 @@ from tests.compress.reshaped import (
 )
 
 WINDOWS = make_test_windows([24, 17, 9])
+flap = in_memory(FLAP.apply)
 
 
 def inputs_of(model: Any, name: str, windows: Any) -> list[np.ndarray]:

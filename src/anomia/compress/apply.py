@@ -25,6 +25,7 @@ from anomia.compress.options import BATCH_TOKENS, TextOptions
 from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, all_needs, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport, with_share
+from anomia.compress.reshape.subject import Loaded
 from anomia.compress.shards import check_finite
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
@@ -109,8 +110,8 @@ def compress(
         check_finite(model.state_dict())
         dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep its temporary settings.
-        shaped = reshaper_of(step.method).loaded(
-            model, decoder, step.share, windows, progress=progress, batch_tokens=batch_tokens
+        shaped = reshaper_of(step.method).apply(
+            Loaded(model, decoder), step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
         decoder = find_blocks(model)
         shaped = with_share(shaped, step.share, (dense, block_weights(decoder)))

@@ -22,6 +22,7 @@ from anomia.compress.matrices import block_weights
 from anomia.compress.methods.table import reshaper_of
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, by_reason
+from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import with_share
@@ -60,15 +61,7 @@ class InFolder:
         if not self._state["measured"]:
             self.blocks.check_outer()
 
-    def measure(
-        self,
-        windows: Windows,
-        look: Look[Measured],
-        *,
-        about: str,
-        batch_tokens: int,
-        progress: Progress | None,
-    ) -> list[Measured]:
+    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
         """Measure with the states on disk, starting at the first block that no earlier call measured.
 
         Raises `CompressionError` if a file of an earlier call is damaged.
@@ -82,7 +75,7 @@ class InFolder:
             return found
         blocks = self.blocks
         blocks.resumed, blocks.digests = len(found), self._state.get("states") or ()
-        batches = make_model_batches(self.decoder, windows, Needs(), batch_tokens=batch_tokens)
+        batches = make_model_batches(self.decoder, walk.windows, Needs(), batch_tokens=walk.batch_tokens)
         with calibrating(self.model, self.device):
             for one in visit(blocks, batches, look, dense=False, first=len(found)):
                 file = self._file(len(found))
@@ -93,8 +86,8 @@ class InFolder:
                 digests = blocks.states.digests
                 self._state["states"] = [digests[batch] for batch in sorted(digests)]
                 self._save()
-                if progress is not None:
-                    progress(len(found), count)
+                if walk.progress is not None:
+                    walk.progress(len(found), count)
         return found
 
     def _file(self, number: int) -> Path:
@@ -256,9 +249,9 @@ def reshape_files(
     started = time.perf_counter()
     subject.blocks.check_room()
     try:
-        streamed = reshaper_of(step.method).streamed
-        assert streamed is not None
-        shaped = streamed(subject, step.share, windows, progress=progress, batch_tokens=batch_tokens)
+        shaped = reshaper_of(step.method).apply(
+            subject, step.share, windows, progress=progress, batch_tokens=batch_tokens
+        )
     except RefusedError:
         subject.discard()
         raise

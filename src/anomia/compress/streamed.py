@@ -81,7 +81,7 @@ def open_streamed(
             save,
             partial(_embeddings, found, source, out, step, tables, written, dtype),
         )
-    if isinstance(step, Reshape) and reshaper_of(step.method).streamed is None:
+    if isinstance(step, Reshape) and not reshaper_of(step.method).streamed:
         return None
     if not isinstance(step, Reshape) and not streams(step):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,12 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
-from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.base import Reshaper
+from anomia.compress.reshape.base import Reshaper, Walk
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline, taken
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.reshape.subject import Subject
 from anomia.compress.visit import Pass
 
 NAME = "shortgpt"
@@ -29,60 +28,30 @@ _NOT_PER_LAYER = ("token", "section", "architectures", "rope_scaling", "id2label
 _INDEX = ("layer_idx", "layer_id", "layer_number", "layer_index")
 
 
-def shortgpt(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
-    """Remove blocks of a loaded model in place; see `remove_blocks`."""
-    return remove_blocks(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
-
-
-def remove_blocks(
-    subject: Subject,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
+def remove_blocks(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Remove the blocks with the lowest Block Influence, all at once (Men et al. 2024, Section 3).
 
-    Args:
-        share: fraction of the blocks, rounded down; a whole number removes that many.
-        windows: calibration tokens, for the dense model; padding is ignored.
+    share: fraction of the blocks, rounded down; a whole number removes that many.
 
-    Raises:
-        CompressionError: no block or every block would be removed, the states are NaN or infinite, or the configuration
-            can't describe the remaining blocks; nothing was changed.
+    Raises `CompressionError` if no block or every block would be removed, the states are NaN or infinite, or the
+    configuration can't describe the remaining blocks; nothing was changed.
     """
-    windows = rebuild.check_request(subject, windows, NAME)
     total = len(subject.decoder.modules)
     count = rebuild.count_of(share, total, NAME, "blocks")
-    influence = _influence(subject, windows, progress=progress, batch_tokens=batch_tokens)
+    influence = block_influence(subject, walk)
     rebuild.finite(influence, NAME, "Block Influence")
     gone = sorted(influence.argsort(stable=True)[:count].tolist())
     kept = [index for index in range(total) if index not in gone]
-    return _keep(subject, kept, windows, scores=[influence.tolist()])
+    return keep_blocks(subject, kept, walk.windows, scores=[influence.tolist()])
 
 
 def keep_blocks(
-    model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int], windows: Windows
+    subject: Subject, kept: Sequence[int], windows: Windows, *, scores: Sequence[Sequence[float]] = ()
 ) -> ReshapeReport:
-    """Keep only these blocks of a loaded model, in place; compares the result with a run of these blocks in order.
+    """Keep only these blocks of a model, in place; compares the result with a run of these blocks in order.
 
     Raises `CompressionError` if the configuration can't describe them; nothing was changed then.
     """
-    return _keep(Loaded(model, decoder), kept, windows)
-
-
-def _keep(
-    subject: Subject, kept: Sequence[int], windows: Windows, *, scores: Sequence[Sequence[float]] = ()
-) -> ReshapeReport:
     total = len(subject.decoder.modules)
     gone = [index for index in range(total) if index not in kept]
     try:
@@ -102,29 +71,11 @@ def _keep(
     )
 
 
-def block_influence(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    windows: Windows,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> torch.Tensor:
+def block_influence(subject: Subject, walk: Walk) -> torch.Tensor:
     """Return 1 − the mean cosine between the input and output of each block over all real tokens; [blocks] float64.
 
     Source: Men et al. (2024), Equation 1. A token with a zero state has the cosine 0.
     """
-    return _influence(Loaded(model, decoder), windows, progress=progress, batch_tokens=batch_tokens)
-
-
-def _influence(
-    subject: Subject,
-    windows: Windows,
-    *,
-    progress: Callable[[int, int], None] | None,
-    batch_tokens: int,
-) -> torch.Tensor:
-    """Compute `block_influence`, [blocks] float64."""
 
     def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
         total = torch.zeros((), dtype=torch.float64)
@@ -136,9 +87,7 @@ def _influence(
             tokens += len(cosine)
         return {"influence": 1 - total / tokens}
 
-    found = subject.measure(
-        windows, look, about="Block Influence", batch_tokens=batch_tokens, progress=progress
-    )
+    found = subject.measure(walk, look, about="Block Influence")
     return torch.stack([one["influence"] for one in found])
 
 
@@ -255,4 +204,4 @@ def _list(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices))
 
 
-SHORTGPT = Reshaper(shortgpt, remove_blocks)
+SHORTGPT = Reshaper(NAME, remove_blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,13 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
-from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.base import Reshaper
+from anomia.compress.reshape.base import Reshaper, Walk
 from anomia.compress.reshape.mixtures import Mixtures, check_routing, find_cuts, find_mixtures
 from anomia.compress.reshape.parts import ReshapePlan, all_taken, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.reshape.subject import Subject
 from anomia.compress.reshape.usage import Usage, measure_usage, routing_of
 from anomia.words import counted, reason_of
 
@@ -26,70 +25,27 @@ DROP = "dropexperts"
 MERGE = "mergeexperts"
 
 
-def dropexperts(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
-    """Drop experts of a loaded model in place; see `drop_experts`."""
-    return drop_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
-
-
-def drop_experts(
-    subject: Subject,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
+def drop_experts(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Drop the experts with the lowest saliency, and their rows of the router.
 
     The saliency is REAP's: the mean of router weight times output norm over the tokens routed to the expert (Lasby et
     al. 2025, Equation 9); it is 0 if no token was. The other rows of the router stay the same, so tokens whose experts
     are all kept are routed as before.
 
-    Args:
-        share: fraction of the experts of a block, rounded down; a whole number drops that many. If the router first
-            chooses groups of experts, the same number is dropped from each group.
-        windows: calibration tokens, for the dense model.
+    share: fraction of the experts of a block, rounded down; a whole number drops that many. If the router first chooses
+    groups of experts, the same number is dropped from each group.
 
-    Raises:
-        CompressionError: the model has no readable mixture, too few experts would be left for the router, or a
-            statistic is NaN or infinite; nothing was changed.
+    Raises `CompressionError` if the model has no readable mixture, too few experts would be left for the router, or a
+    statistic is NaN or infinite; nothing was changed.
     """
-    windows, mixtures, kept_count = _prepare(subject, share, windows, DROP)
-    usages = measure_usage(subject, mixtures, windows, DROP, progress=progress, batch_tokens=batch_tokens)
+    mixtures, kept_count = _prepare(subject, share, DROP)
+    usages = measure_usage(subject, mixtures, walk, DROP)
     kept = [None if u is None else keep_highest(u.saliency, kept_count, mixtures.groups) for u in usages]
     groups = [None if k is None else [[expert] for expert in k] for k in kept]
-    return _apply(subject, mixtures, usages, groups, kept_count, windows, DROP)
+    return _apply(subject, mixtures, usages, groups, kept_count, walk.windows, DROP)
 
 
-def mergeexperts(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
-    """Merge experts of a loaded model in place; see `merge_experts`."""
-    return merge_experts(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
-
-
-def merge_experts(
-    subject: Subject,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
+def merge_experts(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Merge experts with similar outputs, until a share of the experts is gone.
 
     Experts are clustered by their mean outputs over the same tokens, with average linkage. Each cluster becomes one
@@ -97,20 +53,16 @@ def merge_experts(
     3). HC-SMoE keeps a router row for every former expert; an ordinary configuration has one row per expert, so each
     cluster keeps the row of its most used expert.
 
-    Arguments and errors are those of `drop_experts`.
+    The share and the errors are those of `drop_experts`.
     """
-    windows, mixtures, kept_count = _prepare(subject, share, windows, MERGE)
-    usages = measure_usage(
-        subject, mixtures, windows, MERGE, outputs=True, progress=progress, batch_tokens=batch_tokens
-    )
+    mixtures, kept_count = _prepare(subject, share, MERGE)
+    usages = measure_usage(subject, mixtures, walk, MERGE, outputs=True)
     clusters = [None if u is None else _cluster_block(u, kept_count, mixtures.groups) for u in usages]
-    return _apply(subject, mixtures, usages, clusters, kept_count, windows, MERGE)
+    return _apply(subject, mixtures, usages, clusters, kept_count, walk.windows, MERGE)
 
 
-def _prepare(
-    subject: Subject, share: float, windows: Windows | None, method: str
-) -> tuple[Windows, Mixtures, int]:
-    windows = rebuild.check_request(subject, windows, method)
+def _prepare(subject: Subject, share: float, method: str) -> tuple[Mixtures, int]:
+    """Return the experts of a model and how many to keep in each block."""
     model, decoder = subject.model, subject.decoder
     try:
         mixtures = find_mixtures(model, decoder)
@@ -120,7 +72,7 @@ def _prepare(
         find_cuts(model, decoder, mixtures, kept)
     except CannotExpressError as error:
         raise rebuild.refusal(method, model, error) from error
-    return windows, mixtures, kept
+    return mixtures, kept
 
 
 def keep_highest(scores: torch.Tensor, count: int, groups: int) -> list[int]:
@@ -328,5 +280,5 @@ def _routed(
     return found
 
 
-DROP_EXPERTS = Reshaper(dropexperts, drop_experts)
-MERGE_EXPERTS = Reshaper(mergeexperts, merge_experts)
+DROP_EXPERTS = Reshaper(DROP, drop_experts)
+MERGE_EXPERTS = Reshaper(MERGE, merge_experts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from anomia.compress.calibration import Batch, Windows
+from anomia.compress.calibration import Batch
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.axes import NAME, Axis
+from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.subject import Subject
 from anomia.compress.visit import Pass
 from anomia.errors import RefusedError
@@ -26,12 +27,7 @@ class Fluctuation(NamedTuple):
 
 
 def measure_fluctuations(
-    subject: Subject,
-    axes: Sequence[Axis],
-    windows: Windows,
-    *,
-    progress: Callable[[int, int], None] | None,
-    batch_tokens: int,
+    subject: Subject, axes: Sequence[Axis], walk: Walk
 ) -> list[list[Fluctuation | None]]:
     """Compute the statistics of every consumer, by axis and block, in one walk over the dense model.
 
@@ -53,7 +49,7 @@ def measure_fluctuations(
         return {f"{field} {n}": value for n, f in found.items() for field, value in f._asdict().items()}
 
     about = " ".join(sorted({name for axis in axes for name in axis.consumers if name}))
-    measured = subject.measure(windows, look, about=about, batch_tokens=batch_tokens, progress=progress)
+    measured = subject.measure(walk, look, about=about)
     return [
         [
             None if name is None else Fluctuation(one[f"mean {name}"], one[f"score {name}"])

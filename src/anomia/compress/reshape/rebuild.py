@@ -231,16 +231,6 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def check_request(subject: Subject, windows: Windows | None, method: str) -> Windows:
-    """Refuse a missing or empty calibration text, a model with several stacks of blocks, and non-finite states."""
-    if windows is None or not any(windows.token_ids):
-        raise CompressionError(f"{method} needs calibration text, and none was given")
-    if subject.decoder.paths:
-        raise refusal(method, subject.model, f"it has several stacks of blocks: {subject.decoder.name}")
-    subject.check(check_batch(windows, subject.device))
-    return windows
-
-
 def blocks_of(model: nn.Module, name: str) -> list[nn.Module]:
     """Return the blocks at a path; the model may be without weights. Raises `CannotExpressError`."""
     try:

@@ -15,13 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.calls import record_calls
-from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.base import Reshaper
+from anomia.compress.reshape.base import Reshaper, Walk
 from anomia.compress.reshape.parts import ReshapePlan, given
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.reshape.subject import Loaded
+from anomia.compress.reshape.subject import Subject
 from anomia.compress.visit import Pass
 from anomia.errors import CompressionError
 
@@ -48,15 +47,7 @@ class Flow(NamedTuple):
     writers: tuple[str, ...]
 
 
-def slicegpt(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
+def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Rotate the residual stream in place, fold the norms into the layers that read them, and cut the hidden size.
 
     The paper rotates each block's input separately and changes the basis along the residual path, which no ordinary
@@ -65,17 +56,13 @@ def slicegpt(
     another mean; its weight corrects this. Tied embeddings are written untied, since the last norm is folded only into
     the head.
 
-    Args:
-        share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one, for the packed
-            formats.
-        windows: calibration tokens, for the dense model; padding is ignored.
+    share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one, for the packed
+    formats.
 
-    Raises:
-        CompressionError: a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the rotation
-            alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
+    Raises `CompressionError` if a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the
+    rotation alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
     """
-    subject = Loaded(model, decoder)
-    windows = rebuild.check_request(subject, windows, NAME)
+    model, decoder, windows = subject.model, subject.decoder, walk.windows
     if not 0 < share < 1:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the hidden size; give a number between 0 and 1"
@@ -84,16 +71,13 @@ def slicegpt(
         flow = find_flow(model, decoder, windows)
         size, width = _sizes(model, share)
         # Try an arbitrary rotation first: it shows whether the architecture allows one, before any calibration.
-        _rotated(model, decoder, flow, _any_rotation(size), size, windows)
+        _rotated(subject, flow, _any_rotation(size), size, windows)
     except CannotExpressError as error:
         raise rebuild.refusal(NAME, model, error) from error
-    covariance = residual_covariance(
-        model, decoder, flow, windows, progress=progress, batch_tokens=batch_tokens
-    )
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = torch.linalg.eigh(residual_covariance(subject, flow, walk))
     order = values.argsort(descending=True)
     try:
-        plan, fresh = _rotated(model, decoder, flow, vectors[:, order], width, windows)
+        plan, fresh = _rotated(subject, flow, vectors[:, order], width, windows)
     except CannotExpressError as error:
         raise rebuild.refusal(NAME, model, error) from error
     values = values[order].clamp(min=0)
@@ -319,20 +303,13 @@ def _watch_readers(
 
 
 @torch.no_grad()
-def residual_covariance(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    flow: Flow,
-    windows: Windows,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> torch.Tensor:
+def residual_covariance(subject: Subject, flow: Flow, walk: Walk) -> torch.Tensor:
     """Sum x·xᵀ over the inputs of all norms at all real tokens, each x scaled to unit mean square; [H, H] float64.
 
     The paper computes one per block. The output of the last block (the input of the final norm) has the same weight.
     """
-    size = int(rebuild.text_config(model).hidden_size)
+    decoder = subject.decoder
+    size = int(rebuild.text_config(subject.model).hidden_size)
     total = torch.zeros(size, size, dtype=torch.float64)
 
     def add(batch: Batch, states: torch.Tensor) -> None:
@@ -352,9 +329,7 @@ def residual_covariance(
                 add(one.batch, left)
         return {}
 
-    Loaded(model, decoder).measure(
-        windows, look, about="covariance", batch_tokens=batch_tokens, progress=progress
-    )
+    subject.measure(walk, look, about="covariance")
     return rebuild.finite(total, NAME, "the states that enter the norms")
 
 
@@ -370,17 +345,17 @@ def _hooked(modules: Sequence[nn.Module], read: Callable[[torch.Tensor], None]) 
 
 @torch.no_grad()
 def _rotated(
-    model: nn.Module, decoder: DecoderBlocks, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
-) -> tuple[ReshapePlan, Loaded]:
+    subject: Subject, flow: Flow, rotation: torch.Tensor, width: int, windows: Windows
+) -> tuple[ReshapePlan, Subject]:
     """Build the model in the basis of the rotation's first `width` columns.
 
     If `width` is the full hidden size, the result is compared with the dense model.
     rotation: [H, H] float64, orthogonal.
     """
-    source: Any = model
+    model, decoder = subject.model, subject.decoder
     size = len(rotation)
     changes = _changes(model, width)
-    if source.config is not rebuild.text_config(model):
+    if model.config is not rebuild.text_config(model):
         raise CannotExpressError("other modalities write into its hidden states too")
     config = rebuild.changed_config(model, changes)
     built = rebuild.skeleton(model, config)
@@ -401,13 +376,12 @@ def _rotated(
         _change(model, state, name, scale, basis)
     for name in flow.writers:
         _change_writer(state, name, model.get_submodule(name), basis)
-    embeddings = _name_of(model, source.get_input_embeddings())
+    embeddings = _name_of(model, model.get_input_embeddings())
     state[f"{embeddings}.weight"] = _as(
         state[f"{embeddings}.weight"], state[f"{embeddings}.weight"].float() @ basis
     )
     rebuild.check_shapes(state, built)
     plan = ReshapePlan(config, changes, {name: given(value) for name, value in state.items()})
-    subject = Loaded(model, decoder)
     fresh = subject.build(plan)
     ids = rebuild.check_batch(windows, next(model.parameters()).device)
     _scale_embeddings(model, decoder, fresh.model, basis, ids)
@@ -489,4 +463,5 @@ def _first_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -
     return hidden.float()
 
 
-SLICEGPT = Reshaper(slicegpt)
+# The rotation changes every matrix, so the whole model is in memory.
+SLICEGPT = Reshaper(NAME, slice_states, streamed=False)

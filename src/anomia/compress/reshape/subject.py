@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.calibration import Batch, Windows
-from anomia.compress.pipeline import BlocksInMemory, Progress
+from anomia.compress.calibration import Batch
+from anomia.compress.pipeline import BlocksInMemory
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.size import tensor_bytes
 from anomia.compress.visit import Look, Pass, visit
@@ -33,15 +34,7 @@ class Subject(Protocol):
         """Refuse states that aren't finite, as far as that shows without reading all weights. ids: [1, S]."""
         ...
 
-    def measure(
-        self,
-        windows: Windows,
-        look: Look[Measured],
-        *,
-        about: str,
-        batch_tokens: int,
-        progress: Progress | None,
-    ) -> list[Measured]:
+    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
         """Return the results of `look` for each block of the dense model. about: identifies them in a resumed call."""
         ...
 
@@ -79,22 +72,14 @@ class Loaded:
         with rebuild.evaluating(self.model):
             check_states(self.model, self.decoder, ids)
 
-    def measure(
-        self,
-        windows: Windows,
-        look: Look[Measured],
-        *,
-        about: str,
-        batch_tokens: int,
-        progress: Progress | None,
-    ) -> list[Measured]:
+    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
         """Measure in one walk, with all states in memory."""
         found = []
-        with rebuild.observing(self.model, self.decoder, windows, batch_tokens) as batches:
+        with rebuild.observing(self.model, self.decoder, walk.windows, walk.batch_tokens) as batches:
             for one in visit(BlocksInMemory(self.model, self.decoder), batches, look):
                 found.append(one)
-                if progress is not None:
-                    progress(len(found), len(self.decoder.modules))
+                if walk.progress is not None:
+                    walk.progress(len(found), len(self.decoder.modules))
         return found
 
     def block(self, index: int) -> AbstractContextManager[nn.Module]:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.calibration import Windows
-from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
+from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.mixtures import Mixtures
 from anomia.compress.reshape.subject import Subject
 from anomia.compress.statistics import Needs
@@ -40,14 +39,7 @@ class Usage(NamedTuple):
 
 
 def measure_usage(
-    subject: Subject,
-    mixtures: Mixtures,
-    windows: Windows,
-    method: str,
-    *,
-    outputs: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    subject: Subject, mixtures: Mixtures, walk: Walk, method: str, *, outputs: bool = False
 ) -> list[Usage | None]:
     """Measure how every expert is used, by block, in one walk over the dense model.
 
@@ -68,9 +60,9 @@ def measure_usage(
         return {} if path is None else counter.finish().tensors()
 
     if outputs:
-        batches = make_model_batches(subject.decoder, windows, Needs(), batch_tokens=batch_tokens)
+        batches = make_model_batches(subject.decoder, walk.windows, Needs(), batch_tokens=walk.batch_tokens)
         stride = max(1, sum(batch.input_ids.numel() for batch in batches) // _COMPARED_TOKENS)
-    found = subject.measure(windows, look, about=method, batch_tokens=batch_tokens, progress=progress)
+    found = subject.measure(walk, look, about=method)
     return [Usage(one["tokens"], one["saliency"], one.get("outputs")) if one else None for one in found]
 
 

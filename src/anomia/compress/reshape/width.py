@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.matrices import find_fused_experts
-from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.axes import (
     NAME,
@@ -24,36 +23,16 @@ from anomia.compress.reshape.axes import (
     find_heads,
     rows_of_units,
 )
-from anomia.compress.reshape.base import Reshaper
+from anomia.compress.reshape.base import Reshaper, Walk
 from anomia.compress.reshape.fluctuation import Fluctuation, matrix_of, measure_fluctuations
 from anomia.compress.reshape.parts import Part, ReshapePlan, all_taken, given, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.reshape.subject import Loaded, Subject
+from anomia.compress.reshape.subject import Subject
 from anomia.errors import CompressionError
 
 
-def flap(
-    model: nn.Module,
-    decoder: DecoderBlocks,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
-    """Remove heads and channels of a loaded model in place; see `narrow`."""
-    return narrow(Loaded(model, decoder), share, windows, progress=progress, batch_tokens=batch_tokens)
-
-
-def narrow(
-    subject: Subject,
-    share: float,
-    windows: Windows | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-) -> ReshapeReport:
+def narrow(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     """Remove the same number of heads and channels from every block, and add their mean outputs to a bias.
 
     This is the authors' structure UL-MM, in which all blocks keep the same width: it removes as many heads as the share
@@ -63,15 +42,13 @@ def narrow(
     whichever comes closer to the share. If the feed-forward width was a multiple of 8 to 128, it stays one, for the
     packed formats.
 
-    Args:
-        share: fraction of the weights of all matrices in the blocks.
-        windows: calibration tokens; padding is ignored. The activations are the dense model's, as in the authors' code.
+    The activations are the dense model's, as in the authors' code.
 
-    Raises:
-        CompressionError: the configuration can hold neither fewer heads nor fewer channels, the blocks are mixtures,
-            or a statistic is NaN or infinite; nothing was changed.
+    share: fraction of the weights of all matrices in the blocks.
+
+    Raises `CompressionError` if the configuration can hold neither fewer heads nor fewer channels, the blocks are
+    mixtures, or a statistic is NaN or infinite; nothing was changed.
     """
-    windows = rebuild.check_request(subject, windows, NAME)
     model, decoder = subject.model, subject.decoder
     if not 0 < share < 1:
         raise CompressionError(
@@ -82,39 +59,20 @@ def narrow(
             f"{NAME} can't narrow the experts of {type(model).__name__}; use dropexperts for them"
         )
     try:
-        return _narrow(subject, share, windows, with_heads=True, progress=progress, batch_tokens=batch_tokens)
+        return _narrow(subject, share, walk)
     except _HeadsError as error:
-        why = f"attention heads stay: {error}"
-        return _narrow(
-            subject,
-            share,
-            windows,
-            with_heads=False,
-            why=why,
-            progress=progress,
-            batch_tokens=batch_tokens,
-        )
+        return _narrow(subject, share, walk, why=f"attention heads stay: {error}")
 
 
 class _HeadsError(Exception):
     """The configuration allows fewer heads, but the model doesn't compute the same with them."""
 
 
-def _narrow(
-    subject: Subject,
-    share: float,
-    windows: Windows,
-    *,
-    with_heads: bool,
-    why: str = "",
-    progress: Callable[[int, int], None] | None,
-    batch_tokens: int,
-) -> ReshapeReport:
+def _narrow(subject: Subject, share: float, walk: Walk, *, why: str = "") -> ReshapeReport:
+    """Do the work of `narrow`. why: keeps the attention heads, for this reason."""
     model, decoder = subject.model, subject.decoder
     notes = [why] if why else []
-    heads, kept_heads, head_axis = (
-        find_heads(model, decoder, share, notes) if with_heads else ((1, 1), (1, 1), None)
-    )
+    heads, kept_heads, head_axis = ((1, 1), (1, 1), None) if why else find_heads(model, decoder, share, notes)
     inner, kept_channels, channel_axis = find_channels(model, decoder, share, head_axis, notes)
     axes = [axis for axis in (head_axis, channel_axis) if axis is not None]
     if not axes:
@@ -123,7 +81,7 @@ def _narrow(
         )
     sizes = Units(*heads, inner)
     biases = find_biases(model, head_axis, channel_axis, decoder, notes)
-    found = measure_fluctuations(subject, axes, windows, progress=progress, batch_tokens=batch_tokens)
+    found = measure_fluctuations(subject, axes, walk)
     kept = []
     for index in range(len(decoder.modules)):
         block = Units(range(sizes.heads), range(sizes.groups), range(inner))
@@ -141,7 +99,7 @@ def _narrow(
     try:
         plan, added = _plan(model, decoder, axes, sizes, kept, found, changes)
         fresh = subject.build(plan)
-        _check(subject, fresh, axes, sizes, kept, added, windows)
+        _check(subject, fresh, axes, sizes, kept, added, walk.windows)
     except CannotExpressError as error:
         if head_axis is not None:
             raise _HeadsError(str(error)) from error
@@ -295,4 +253,4 @@ def _masking(
     yield module.register_forward_hook(after).remove
 
 
-FLAP = Reshaper(flap, narrow)
+FLAP = Reshaper(NAME, narrow)
