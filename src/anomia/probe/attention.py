@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,20 @@ FEW_QUERIES = 128
 """Up to this many queries, keys × queries is four times as fast on CPUs as queries × keys."""
 
 
+class AttentionInputs(NamedTuple):
+    """The inputs of an attention layer in a packed forward pass.
+
+    query: [N, heads, D]. key, value: the whole cache, [rows, KV heads, capacity, D].
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
 class AttentionPlan(Protocol):
     """How the N tokens of one packed forward pass see the KV cache."""
 
@@ -38,19 +52,8 @@ class AttentionPlan(Protocol):
         """The row [N] and the slot [N] where each token's key and value are stored."""
         ...
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """Returns the attention output [N, heads, D].
-
-        `query` is [N, heads, D]; `key` and `value` are the whole cache, [rows, KV heads, capacity, D].
-        """
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """Returns the attention output [N, heads, D]."""
         ...
 
 
@@ -115,16 +118,9 @@ class Prefill:
     rows: tuple[TreeRow, ...]
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """See `AttentionPlan.attend`; from queries [N, heads, D] to outputs [N, heads, D]."""
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """See `AttentionPlan.attend`."""
+        query, key, value, scaling, window, softcap = inputs
         outputs = []
         groups = key.shape[1]
         for row in self.rows:
@@ -170,13 +166,11 @@ class LeafGroup:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """The additive mask [rows, width, L]; padding sees nothing and is dropped afterwards."""
+        """The additive mask [rows, width, L] (`leaf_mask`)."""
         if window not in self.masks:
-            seen = self.visible if window is None else self.visible & (self.ages < window)
-            size = ((self.last_row - self.first_row) * self.width, seen.shape[1])
-            mask = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
-            mask[self.places] = additive(seen, dtype)
-            self.masks[window] = mask.view(-1, self.width, seen.shape[1])
+            size = (self.last_row - self.first_row) * self.width
+            mask = leaf_mask(self.visible, self.ages, self.places, size, window, dtype)
+            self.masks[window] = mask.view(-1, self.width, mask.shape[1])
         return self.masks[window]
 
 
@@ -187,31 +181,16 @@ class LeafLayer:
     homes: tuple[Tensor, Tensor]
     groups: tuple[LeafGroup, ...]
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """See `AttentionPlan.attend`; from queries [N, heads, D] to outputs [N, heads, D]."""
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """See `AttentionPlan.attend`."""
+        query = inputs.query
         outputs = []
         for group in self.groups:
             rows = slice(group.first_row, group.last_row)
-            count, length = group.last_row - group.first_row, group.visible.shape[1]
-            padded = query.new_zeros(count * group.width, *query.shape[1:])
+            padded = query.new_zeros((rows.stop - rows.start) * group.width, *query.shape[1:])
             padded[group.places] = query[group.leaves]
-            output = masked_attention(
-                padded.view(count, group.width, key.shape[1], -1, query.shape[-1]).permute(0, 2, 3, 1, 4),
-                key[rows, :, :length],
-                value[rows, :, :length],
-                group.mask(window, query.dtype),
-                scaling=scaling,
-                softcap=softcap,
-            )  # [rows, KV heads, group, width, D]
-            outputs.append(output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)[group.places])
+            mask = group.mask(inputs.window, query.dtype)
+            outputs.append(padded_attention(inputs, padded, rows, mask)[group.places])
         return torch.cat(outputs)
 
 
@@ -228,6 +207,36 @@ def tree_mask(row: TreeRow, window: int | None, dtype: torch.dtype) -> Tensor:
     if window is not None:
         seen &= row.depths[row.start :, None] - row.depths < window
     return additive(seen, dtype)
+
+
+def leaf_mask(
+    visible: Tensor, ages: Tensor, places: Tensor, size: int, window: int | None, dtype: torch.dtype
+) -> Tensor:
+    """The additive mask [size, L] of leaves in a padded layout; padding sees nothing and is dropped afterwards.
+
+    visible, ages: [n, L], as in `LeafGroup`. places: [n], the row of each leaf in the mask.
+    """
+    seen = visible if window is None else visible & (ages < window)
+    mask = torch.full((size, seen.shape[1]), torch.finfo(dtype).min, dtype=dtype, device=seen.device)
+    mask[places] = additive(seen, dtype)
+    return mask
+
+
+def padded_attention(inputs: AttentionInputs, padded: Tensor, rows: slice, mask: Tensor) -> Tensor:
+    """The attention outputs [R · width, heads, D] of a padded layout, with `width` leaves in each of R cache rows.
+
+    padded: the queries in this layout, [R · width, heads, D]. mask: additive, [R, width, L].
+    """
+    count, width, length = mask.shape
+    output = masked_attention(
+        padded.view(count, width, inputs.key.shape[1], -1, padded.shape[-1]).permute(0, 2, 3, 1, 4),
+        inputs.key[rows, :, :length],
+        inputs.value[rows, :, :length],
+        mask,
+        scaling=inputs.scaling,
+        softcap=inputs.softcap,
+    )  # [R, KV heads, group, width, D]
+    return output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
 
 
 def masked_attention(
@@ -287,15 +296,9 @@ def tree_attention(
     """
     if (windows := _windows.get()) is not None:
         windows[module.layer_idx] = sliding_window  # type: ignore[index]
-    output = current_plan().attend(
-        query[0].transpose(0, 1),
-        key,
-        value,
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
-        sliding_window,
-        softcap,
-    )
-    return output[None], None
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    inputs = AttentionInputs(query[0].transpose(0, 1), key, value, scaling, sliding_window, softcap)
+    return current_plan().attend(inputs)[None], None
 
 
 AttentionInterface.register(IMPLEMENTATION, tree_attention)

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from anomia.probe.attention import additive, masked_attention, planned
+from anomia.probe.attention import AttentionInputs, leaf_mask, padded_attention, planned
 from anomia.probe.cache import TreeCache
 from anomia.probe.generate import Frontier, Node, TreeDecodeState, numbered
 from anomia.probe.head import Head
@@ -83,43 +83,22 @@ class StaticLayer:
     ages: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """See `AttentionPlan.attend`; from queries [W, heads, D] to outputs [W, heads, D]."""
+    def attend(self, inputs: AttentionInputs) -> Tensor:
+        """See `AttentionPlan.attend`, with N = W."""
+        query = inputs.query
         padded = query.new_zeros(self.shape.places + 1, *query.shape[1:])
         padded[self.places] = query
-        mask = self._mask(window, query.dtype)
-        outputs = []
-        for rows, places, width in self.shape.groups():
-            count, length = rows.stop - rows.start, self.shape.length
-            output = masked_attention(
-                padded[places].view(count, width, key.shape[1], -1, query.shape[-1]).permute(0, 2, 3, 1, 4),
-                key[rows, :, :length],
-                value[rows, :, :length],
-                mask[places].view(count, width, length),
-                scaling=scaling,
-                softcap=softcap,
-            )  # [rows, KV heads, group, width, D]
-            outputs.append(output.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1))
+        if inputs.window not in self.masks:
+            self.masks[inputs.window] = leaf_mask(
+                self.visible, self.ages, self.places, len(padded), inputs.window, query.dtype
+            )
+        mask = self.masks[inputs.window]  # [places + 1, L]
+        outputs = [
+            padded_attention(inputs, padded[places], rows, mask[places].view(-1, width, self.shape.length))
+            for rows, places, width in self.shape.groups()
+        ]
         outputs.append(torch.zeros_like(outputs[0][:1]))
         return torch.cat(outputs)[self.places]
-
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """The additive mask [places + 1, L]."""
-        if window not in self.masks:
-            seen = self.visible if window is None else self.visible & (self.ages < window)
-            size = (self.shape.places + 1, self.shape.length)
-            mask = torch.full(size, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
-            mask[self.places] = additive(seen, dtype)
-            self.masks[window] = mask
-        return self.masks[window]
 
 
 class _Captured(NamedTuple):
