@@ -63,7 +63,7 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
         .encode(x=alt.X(field="value", type="quantitative"), y=y, tooltip=told)
     )
     layers = [bars, ticks, whiskers, beside("note", y, ONE_SCOPE)]
-    chart = filtered(panels(layers, rows, height=alt.Step(30)), (name for c in found for name in c.languages))
+    chart = filtered(panels(layers, rows, height=alt.Step(30)), found)
     several = any(len(case.languages) > 1 for case in found)
     over = "Bars are means over languages, ticks single languages" if several else "Bars are drops"
     return Drawn(

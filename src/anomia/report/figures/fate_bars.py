@@ -83,7 +83,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         .encode(x=alt.X(field="low", type="quantitative"), x2=alt.X2("high"), y=y)
     )
     layers = [bars, noise, *net, whiskers, beside("note", y, SCOPES)]
-    chart = filtered(panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages))
+    chart = filtered(panels(layers, in_one_panel(rows)), found)
     shaded = any(row["null_low"] is not None for row in rows)
     return Drawn(
         name="figure1",
@@ -132,7 +132,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
         )
     )
     layers = [bars, inside, beside("note", y, SCOPES, f"datum.fate == '{FATE_WORDS['kept']}'")]
-    chart = filtered(panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages))
+    chart = filtered(panels(layers, in_one_panel(rows)), found)
     return Drawn(
         name="figure8",
         title="What happened to the items that base gets right both ways",

@@ -107,7 +107,7 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
             "with intervals."
         ),
         alt=_alt(found, rows),
-        chart=filtered(chart, (name for case in found for name in case.languages)),
+        chart=filtered(chart, found),
         table=pl.DataFrame(
             [{key: row[key] for key in ("case", "scope", "before", "state", "count", "n")} for row in rows if row["kind"] == "flow"]
         ),

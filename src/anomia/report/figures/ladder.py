@@ -55,7 +55,7 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         *dots(x, y, ONE_SCOPE, none, color=kind, told=told, shape="diamond", filled=False),
         beside("note", y, ONE_SCOPE, "datum.who != 'base'"),
     ]
-    chart = filtered(panels(layers, rows), (name for case in found for name in case.languages))
+    chart = filtered(panels(layers, rows), found)
     return Drawn(
         name="ladder",
         title="Accuracy in every form of the question",

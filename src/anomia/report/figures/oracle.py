@@ -66,7 +66,7 @@ def draw_oracle(found: Sequence[Case]) -> Drawn | None:
             f"{starred(rows)}"
         ),
         alt=_alt(found, reached, recovered),
-        chart=filtered(stacked(parts), (name for case in found for name in case.languages)),
+        chart=filtered(stacked(parts), found),
         table=pl.DataFrame(rows, infer_schema_length=None),
     )
 

@@ -99,9 +99,9 @@ def _compact(row: Mapping[str, Any]) -> Row:
     return kept
 
 
-def filtered(chart: Any, names: Iterable[str]) -> Any:
+def filtered(chart: Any, cases: Sequence[Case]) -> Any:
     """Add the parameter that the page's language filter sets: a language, or `pooled` for all of them."""
-    languages = list(dict.fromkeys(map(plain, names)))
+    languages = list(dict.fromkeys(plain(name) for case in cases for name in case.languages))
     parameter: Row = {"name": LANGUAGE, "value": POOLED}
     if len(languages) > 1:
         parameter["bind"] = {

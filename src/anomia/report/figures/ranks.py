@@ -76,7 +76,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
             "first token it misleads, so the first token that only gold has is shown as well."
         ),
         alt=_alt(found, rows),
-        chart=filtered(chart, (name for case in found for name in case.languages)),
+        chart=filtered(chart, found),
         table=pl.DataFrame(rows, infer_schema_length=None),
     )
 

@@ -61,9 +61,7 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
             f"as the 1-shot one. {INTERVALS}; n is the number of items.{starred(rows)}"
         ),
         alt=_alt(found, rows),
-        chart=filtered(
-            panels(layers, in_one_panel(rows)), (name for case in found for name in case.languages)
-        ),
+        chart=filtered(panels(layers, in_one_panel(rows)), found),
         table=pl.DataFrame(rows, infer_schema_length=None),
     )
 
