@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.methods.ggml import FORMATS, bits_per_weight, fitting, packed_bytes, round_trip
+from anomia.compress.methods.ggml import FORMATS, fitting, format_of, packed_bytes, round_trip
 from anomia.errors import CompressionError
 
 # Written by `ggml_quantize_chunk` of libggml 0.20.2 (x86-64): heavy tails, ties, zeros, one sign, tiny numbers.
@@ -42,7 +42,7 @@ def test_old_formats_are_those_of_the_package_gguf(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_sizes_are_those_of_the_package_gguf(kind: str) -> None:
     values, size = gguf.GGML_QUANT_SIZES[kind_of(kind)]
-    assert bits_per_weight(kind) == 8 * size / values
+    assert format_of(kind)[:2] == (values, size)
     shape = gguf.quants.quant_shape_to_byte_shape((7, 512), kind_of(kind))
     assert packed_bytes(7, 512, kind) == shape[0] * shape[1]
 
@@ -66,7 +66,7 @@ def test_more_bits_are_closer_and_stored_values_stay(kind: str, seed: int, power
     once = round_trip(weight, kind)
     error = float((once - weight).norm() / weight.norm())
     # Each bit halves it. Smaller numbers lose more, where half-precision scales are subnormal.
-    assert error < 4.8 * 2 ** -bits_per_weight(kind)
+    assert error < 4.8 * 2 ** (-8 * format_of(kind).bytes / format_of(kind).values)
     if kind in ("q8_0", "q4_0", "q5_0"):
         assert torch.equal(round_trip(once, kind), once)
 
@@ -87,7 +87,7 @@ def test_what_can_not_be_stored_is_one_message() -> None:
     with pytest.raises(CompressionError, match=r"640 values.*256 .*q8_0"):
         round_trip(torch.zeros(2, 640), "q6_k")
     with pytest.raises(CompressionError, match="not a format of GGUF files; known: q8_0"):
-        bits_per_weight("q7_k")
+        format_of("q7_k")
     for value in (float("nan"), float("inf")):
         with pytest.raises(CompressionError, match="head has values that are NaN"):
             round_trip(torch.full((1, 32), value), "q8_0", where="head")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomia.measure.bootstrap import bca, resample, totals
+from anomia.measure.bootstrap import bca_levels, resample, totals
 from anomia.measure.intervals import (
     Range,
     choose,
@@ -171,7 +171,7 @@ def resampled_bounds(
         sums = totals(resampling, columns[:, start : start + CHUNK])
         observed, drawn, without = (quantity.value(part)[..., 0, :] for part in sums)
         given = np.array([quantity.given(part) for part in sums.observed[0]])
-        interval = bca(observed, drawn, without, strata)
+        (interval,) = bca_levels(observed, drawn, without, strata, [0.95])
         parts.append((observed, interval.low, interval.high, interval.defined, given))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from anomia.errors import DataError
-from anomia.measure.bootstrap import bca, resample, totals
+from anomia.measure.bootstrap import bca_levels, resample, totals
 
 
 def test_totals_are_sums_and_each_draw_takes_as_many_passages_as_there_are():
@@ -36,6 +36,12 @@ def test_a_parallel_passage_is_drawn_in_all_languages_at_once():
 def test_languages_that_share_only_some_passages_are_one_stratum():
     resampling = resample(["a", "a", "b", "b", "c"], ["p", "q", "q", "r", "s"], draws=10)
     assert sorted(len(stratum.passages) for stratum in resampling.strata) == [1, 3]
+
+
+def bca(*arguments):
+    """The bounds at the level of the program's intervals."""
+    (interval,) = bca_levels(*arguments, [0.95])
+    return interval
 
 
 def test_the_same_seed_gives_the_same_draws():

@@ -284,11 +284,6 @@ def _parse_endpoint(text: str) -> Served:
     return Served(url.rstrip("/"), unescape(model))
 
 
-def parse_target(text: str) -> Target:
-    """Parse a sparsity such as `0.5` or a pattern such as `2:4`. Raises `StudyError`."""
-    return _parse_target("sparsity", text, f"{text!r}")
-
-
 def _parse_target(method: str, amount: str, where: str) -> Target:
     if not amount:
         raise StudyError(f"{where}: {method} needs a sparsity or a pattern: {method}:0.5, {method}:2:4")

@@ -134,22 +134,6 @@ def totals(resampling: Resampling, columns: ArrayLike, *, pooled: NDArray[np.boo
     )
 
 
-def bca(
-    observed: FloatArray,
-    drawn: FloatArray,
-    without: FloatArray,
-    strata: Sequence[NDArray[np.intp]],
-    *,
-    level: float = 0.95,
-) -> Interval:
-    """Bias-corrected and accelerated bounds of K figures.
-
-    observed: [K]. drawn: [draws, K]; NaN where a draw leaves the figure undefined.
-    without: with one passage left out at a time: [passages, K]. strata: the passages of each stratum.
-    """
-    return bca_levels(observed, drawn, without, strata, [level])[0]
-
-
 def bca_levels(
     observed: FloatArray,
     drawn: FloatArray,
@@ -157,7 +141,11 @@ def bca_levels(
     strata: Sequence[NDArray[np.intp]],
     levels: Sequence[float],
 ) -> list[Interval]:
-    """The bounds of `bca` (same arguments, [K] each) at several levels, in their order; draws are sorted only once."""
+    """Bias-corrected and accelerated bounds of K figures at several levels, in their order.
+
+    observed: [K]. drawn: [draws, K]; NaN where a draw leaves the figure undefined.
+    without: with one passage left out at a time: [passages, K]. strata: the passages of each stratum.
+    """
     usable = np.isfinite(drawn)
     share = usable.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -30,15 +30,6 @@ class Format(NamedTuple):
     round_trip: Callable[[torch.Tensor], torch.Tensor]
 
 
-def bits_per_weight(kind: str) -> float:
-    """Return the bits per weight of a format, including scales and minima: 6.5625 for `q6_k`.
-
-    Raises `CompressionError` for an unknown format.
-    """
-    found = format_of(kind)
-    return 8 * found.bytes / found.values
-
-
 def packed_bytes(rows: int, columns: int, kind: str) -> int:
     """Return the bytes of a matrix [rows, columns] in the format `kind`, or in its replacement at this width."""
     found = format_of(fitting(kind, columns))
