@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.matrices import all_matrices
+from anomia.compress.matrices import all_matrices, block_weights
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.errors import CompressionError
@@ -131,12 +131,7 @@ def find_channels(
         except CannotExpressError as error:
             why = str(error)
             continue
-        total = sum(
-            m.weight.numel()
-            for i, b in enumerate(decoder.modules)
-            for m in all_matrices(b, f"{decoder.name}.{i}")
-        )
-        gone = share * total - (0 if head_axis is None else _lost(model, decoder, head_axis))
+        gone = share * block_weights(decoder) - (0 if head_axis is None else _lost(model, decoder, head_axis))
         channel = (
             sum(_numel(model, decoder, i, cut) for i, cuts in enumerate(axis.cuts) for cut in cuts) / inner
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks
@@ -244,12 +245,7 @@ def _own_outputs(model: nn.Module, norms: dict[str, Norm], ids: torch.Tensor) ->
             handles.append(module.register_forward_hook(after(name)))
         elif name in norms:
             handles.append(module.register_forward_pre_hook(before(name)))
-    try:
-        with rebuild.evaluating(model):
-            model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run_hooked(model, ids, handles)
     return found
 
 
@@ -287,12 +283,7 @@ def _watch_readers(
             handles.append(module.register_forward_hook(after_norm(name)))
         elif any(p.dim() in (2, 3) for p in module.parameters(recurse=False)):
             handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-    try:
-        with rebuild.evaluating(model):
-            model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run_hooked(model, ids, handles)
     for name in norms:
         if name in ran and name not in readers.values():
             raise CannotExpressError(
@@ -300,6 +291,16 @@ def _watch_readers(
                 "and its weight can't be folded"
             )
     return readers, ran
+
+
+def _run_hooked(model: nn.Module, ids: torch.Tensor, handles: Sequence[RemovableHandle]) -> None:
+    """Run a model on `ids` [1, S] with hooks, and remove them."""
+    try:
+        with rebuild.evaluating(model):
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
