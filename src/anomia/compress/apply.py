@@ -24,7 +24,7 @@ from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
 from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, all_needs, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
-from anomia.compress.reshape.report import ReshapeReport, with_share
+from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
 from anomia.compress.shards import check_finite
 from anomia.compress.size import stored_bytes
@@ -110,11 +110,12 @@ def compress(
         check_finite(model.state_dict())
         dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep its temporary settings.
-        shaped = reshaper_of(step.method).apply(
+        reshaper = reshaper_of(step.method)
+        shaped = reshaper.apply(
             Loaded(model, decoder), step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
         decoder = find_blocks(model)
-        shaped = with_share(shaped, step.share, (dense, block_weights(decoder)))
+        shaped = reshaper.with_share(shaped, step.share, (dense, block_weights(decoder)))
     elif not goes_by_block(step):
         matrices = tuple(replace_linears(decoder, progress))
     else:

@@ -25,7 +25,6 @@ from anomia.compress.report import CompressionReport, by_reason
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline
 from anomia.compress.reshape.rebuild import CannotExpressError
-from anomia.compress.reshape.report import with_share
 from anomia.compress.reshape.subject import Measured, walked
 from anomia.compress.shards import grouped, shard_name, write_index
 from anomia.compress.statistics import Needs
@@ -248,16 +247,17 @@ def reshape_files(
     """
     started = time.perf_counter()
     subject.blocks.check_room()
+    reshaper = reshaper_of(step.method)
     try:
-        shaped = reshaper_of(step.method).apply(
-            subject, step.share, windows, progress=progress, batch_tokens=batch_tokens
-        )
+        shaped = reshaper.apply(subject, step.share, windows, progress=progress, batch_tokens=batch_tokens)
     except RefusedError:
         subject.discard()
         raise
     assert subject.fresh is not None
     fresh = subject.fresh
-    shaped = with_share(shaped, step.share, (block_weights(subject.decoder), block_weights(fresh.decoder)))
+    shaped = reshaper.with_share(
+        shaped, step.share, (block_weights(subject.decoder), block_weights(fresh.decoder))
+    )
     why = fresh.blocks.why_dense()
     return CompressionReport(
         step=str(step),

@@ -12,7 +12,7 @@ from torch import nn
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
-from anomia.compress.reshape.base import Reshaper, Walk
+from anomia.compress.reshape.base import Reshaper, Walk, by_blocks
 from anomia.compress.reshape.parts import Part, ReshapePlan, outline, taken
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
@@ -204,4 +204,4 @@ def _list(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices))
 
 
-SHORTGPT = Reshaper(NAME, remove_blocks)
+SHORTGPT = Reshaper(NAME, remove_blocks, "blocks", "only whole blocks go", by_blocks)

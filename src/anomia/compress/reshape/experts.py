@@ -280,5 +280,5 @@ def _routed(
     return found
 
 
-DROP_EXPERTS = Reshaper(DROP, drop_experts)
-MERGE_EXPERTS = Reshaper(MERGE, merge_experts)
+DROP_EXPERTS = Reshaper(DROP, drop_experts, "experts", "only whole experts go")
+MERGE_EXPERTS = Reshaper(MERGE, merge_experts, "experts", "only whole experts go")

@@ -465,4 +465,4 @@ def _first_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -
 
 
 # The rotation changes every matrix, so the whole model is in memory.
-SLICEGPT = Reshaper(NAME, slice_states, streamed=False)
+SLICEGPT = Reshaper(NAME, slice_states, "hidden size", "it is cut in steps", streamed=False)

@@ -23,7 +23,7 @@ from anomia.compress.reshape.axes import (
     find_heads,
     rows_of_units,
 )
-from anomia.compress.reshape.base import Reshaper, Walk
+from anomia.compress.reshape.base import Reshaper, Walk, by_weights
 from anomia.compress.reshape.fluctuation import Fluctuation, matrix_of, measure_fluctuations
 from anomia.compress.reshape.parts import Part, ReshapePlan, all_taken, given, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
@@ -253,4 +253,4 @@ def _masking(
     yield module.register_forward_hook(after).remove
 
 
-FLAP = Reshaper(NAME, narrow)
+FLAP = Reshaper(NAME, narrow, "matrices' weights", "only whole heads and steps of channels go", by_weights)
