@@ -129,3 +129,19 @@ def test_bitsandbytes_without_a_usable_device_is_one_message(monkeypatch: pytest
     monkeypatch.setattr(importlib, "import_module", lambda name: Functional)
     with pytest.raises(CompressionError, match="nf4: the installed bitsandbytes can't work on cpu"):
         compress(model, step_of("nf4"))
+
+
+@pytest.mark.parametrize("arm", ["int8", "gptq:8,group=8"])
+def test_small_weights_in_float16_keep_their_precision(arm: str) -> None:
+    """Scales below float16's normal numbers are not lifted to the smallest of these."""
+    errors = []
+    for dtype in (torch.float32, torch.float16):
+        model = tiny_model("llama").to(dtype)
+        for name, parameter in model.named_parameters():
+            if "layers" in name and parameter.dim() == 2:
+                parameter.data = (parameter.data.float() / 600).to(dtype)
+        before = {name: value.float().clone() for name, value in model.state_dict().items() if "up_proj" in name}
+        compress(model, parse_arm(arm).steps[0], make_test_windows([60] * 4))
+        after = {name: value.float() for name, value in model.state_dict().items()}
+        errors.append(max(float((after[n] - b).norm() / b.norm()) for n, b in before.items()))
+    assert errors[1] < 1.1 * errors[0]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,15 @@ def _all_steps(
     dense = compressed = None
     if text is not None:
         dense, compressed = (_measure(name, text, options) for name in (model, str(out)))
+        broken = [
+            name for name, one in (("dense", dense), ("compressed", compressed)) if not isfinite(one.value)
+        ]
+        if broken:
+            why = (
+                f"the perplexity of the {' and of the '.join(broken)} model is NaN or infinite, so its outputs are; the "
+                "model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            )
+            done[-1] = replace(done[-1], warnings=(*done[-1].warnings, why))
     result = FolderReport(
         out, tuple(done), streamed, resumed, time.perf_counter() - started, dense=dense, compressed=compressed
     )

@@ -81,8 +81,10 @@ def fit(low: torch.Tensor, high: torch.Tensor, grid: Grid) -> tuple[torch.Tensor
     low, high = low.clamp(max=0), high.clamp(min=0)
     width = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
     scales = (width / grid.levels).to(grid.dtype)
-    # For a group of zeros or of weights too small for the type's scales, any scale will do.
-    scales = scales.clamp(min=torch.finfo(grid.dtype).tiny).float()
+    # For a group of zeros, or of weights too small for the type's scales, any scale will do. Float16 has so little room
+    # that subnormal scales matter: at 8 bits, weights below 0.008 need them.
+    info = torch.finfo(grid.dtype)
+    scales = scales.clamp(min=info.tiny * info.eps if grid.dtype == torch.float16 else info.tiny).float()
     if grid.symmetric:
         return scales, torch.full_like(scales, grid.middle)
     return scales, (-low / scales).round_().clamp_(0, grid.levels)

@@ -84,11 +84,12 @@ def _integers(step: Quantize) -> RoundTrip:
 
     def round_trip(weight: torch.Tensor) -> torch.Tensor:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        layer.weight = nn.Parameter(weight, requires_grad=False)
+        # Small weights need scales that float16 can't tell apart.
+        values = weight.float() if weight.dtype == torch.float16 else weight
+        layer.weight = nn.Parameter(values, requires_grad=False)
         torchao.quantize_(layer, config)
         quantized: Any = layer.weight
-        values: torch.Tensor = quantized.dequantize()
-        return values
+        return torch.as_tensor(quantized.dequantize()).to(weight.dtype)
 
     return round_trip
 
