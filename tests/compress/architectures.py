@@ -9,6 +9,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from anomia.models.shrunk import NotBuiltError, tiny_model
 
+# Where a default configuration leaves out what its architecture is named for: a mixture of one expert has no choice.
+SETTINGS: dict[str, dict[str, Any]] = {"hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2}}
+
 
 def kinds() -> list[str]:
     """Every model type that `AutoModelForCausalLM` knows."""
@@ -21,7 +24,7 @@ def tiny(kind: str, *, seed: int = 0) -> Any:
     Raises `NotBuiltError`, with what went wrong.
     """
     try:
-        config = transformers.CONFIG_MAPPING[kind]()
+        config = transformers.CONFIG_MAPPING[kind](**SETTINGS.get(kind, {}))
     except Exception as error:
         raise NotBuiltError(f"it has no default configuration: {type(error).__name__}") from None
     return tiny_model(config, seed=seed)

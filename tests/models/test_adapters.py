@@ -412,6 +412,7 @@ BROKEN: dict[str, tuple[Callable[[Tensors, Settings], Any], str]] = {
     "no alpha": (lambda t, s: s.update(lora_alpha=None), r"no lora_alpha"),
     "alpha as text": (lambda t, s: s.update(lora_alpha="8"), r"has '8' as lora_alpha of model\.layers\.0\.self_attn\.q_proj, which is not a number"),
     "alpha that is infinite": (lambda t, s: s.update(lora_alpha=math.inf), r"has inf as lora_alpha"),
+    "a rank of zero": (lambda t, s: (s.update(r=0), t.update({key: value[:0] if "lora_A" in key else value[:, :0] for key, value in t.items()})), r"no rank \(r\) for model\.layers"),
     "ranks as text": (lambda t, s: s.update(rank_pattern="q_proj"), r"has a rank_pattern that is not a mapping of modules"),
     "layers that are left out, all": (lambda t, s: s.update(target_modules=["q_proj"], layers_to_transform=[7]), r"settings that leave out all 4 factors .*layers_to_transform"),
     "targets without factors": (lambda t, s: s.update(target_modules=["o_proj"]), r"settings that leave out all 4 factors .*target_modules"),

@@ -62,7 +62,7 @@ def scale_of(adapter: Adapter, module: str) -> float:
     """The factor for a module's B·A: alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023).
 
     Raises:
-        ModelError: the settings have no alpha, or one that isn't a number.
+        ModelError: the settings have no alpha or rank, or an alpha that isn't a number.
     """
     alpha = _of_pattern(adapter, "alpha_pattern", module)
     alpha = adapter.settings.get("lora_alpha") if alpha is None else alpha
@@ -76,6 +76,11 @@ def scale_of(adapter: Adapter, module: str) -> float:
             " adapter_config.json"
         )
     rank = rank_of(adapter, module)
+    if rank < 1:
+        raise ModelError(
+            f"model: {adapter.name!r} has no rank (r) for {module} in its settings; without it the size of its change is"
+            " unknown; correct it in adapter_config.json"
+        )
     return float(alpha) / (math.sqrt(rank) if adapter.settings.get("use_rslora") else rank)
 
 
