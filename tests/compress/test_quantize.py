@@ -140,7 +140,9 @@ def test_small_weights_in_float16_keep_their_precision(arm: str) -> None:
         for name, parameter in model.named_parameters():
             if "layers" in name and parameter.dim() == 2:
                 parameter.data = (parameter.data.float() / 600).to(dtype)
-        before = {name: value.float().clone() for name, value in model.state_dict().items() if "up_proj" in name}
+        before = {
+            name: value.float().clone() for name, value in model.state_dict().items() if "up_proj" in name
+        }
         compress(model, parse_arm(arm).steps[0], make_test_windows([60] * 4))
         after = {name: value.float() for name, value in model.state_dict().items()}
         errors.append(max(float((after[n] - b).norm() / b.norm()) for n, b in before.items()))
