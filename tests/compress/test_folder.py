@@ -591,20 +591,24 @@ def test_an_adapter_that_cannot_be_merged_is_refused_in_one_message(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_whose_outputs_are_infinite_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["wanda:0.5", "gptq:4,group=8", "magnitude:0.5"])
+def test_a_model_whose_outputs_are_infinite_is_refused_or_told(method: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     file = tmp_path / "in" / "model.safetensors"
     tensors = {name: value.half() for name, value in load_file(file).items()}
-    # The activations stay finite; what leaves the last block doesn't.
+    # All activations that enter a matrix are finite; what leaves the last block is not.
     tensors["model.layers.2.mlp.down_proj.weight"] *= 3e4
     tensors["model.layers.2.mlp.down_proj.weight"].clamp_(-60000, 60000)
     save_file(tensors, file, {"format": "pt"})
-    source = write_text(tmp_path / "text.txt")
-    report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", [step_of("wanda:0.5")],
-        FolderOptions(text=TextOptions(source=source, samples=12), dtype="float16", perplexity_text=tmp_path / "text.txt"),
-    )  # fmt: skip
+    options = FolderOptions(
+        text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12),
+        dtype="float16",
+        perplexity_text=tmp_path / "text.txt",
+    )
+    if not method.startswith("magnitude"):
+        with pytest.raises(CompressionError, match=r"leave model\.layers\.2 are NaN or infinite"):
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
+        assert not (tmp_path / "out").exists()
+        return
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
     assert any("perplexity of the dense" in warning for warning in report.compression.warnings)
-    assert json.loads((tmp_path / "out" / "anomia.json").read_text())["compression"]["warnings"][
-        -1
-    ].startswith("the perplexity")

@@ -26,7 +26,7 @@ from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Group, Needs, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
-from anomia.compress.walk import MemoryStates, States, advance, enter, make_model_batches
+from anomia.compress.walk import MemoryStates, States, advance, check_leaving, enter, make_model_batches
 from anomia.errors import CompressionError, RefusedError
 
 Progress = Callable[[int, int], None]
@@ -134,9 +134,11 @@ def go_through(
             )  # fmt: skip
             blocks.store(index, packed)
             del packed
-            # Nothing reads the output of the last block.
             if states is not None and index + 1 < count:
                 advance(block, states, calls[index])
+            elif states is not None:
+                # Nothing else reads the output of the last block.
+                check_leaving(block, states, batches, calls[index], where)
         calls[index] = []
         finished.reports.append([report._replace(name=f"{where}.{report.name}") for report in reports])
         finished.save(finished)

@@ -31,7 +31,7 @@ from anomia.errors import RefusedError
 STEPS = 20
 _SMALLEST = 1e-4
 NO_PRODUCER = "rounded without scales: nothing in the block takes them without changing something else"
-NOT_ALONE = "rounded without scales: an expert's part of a fused parameter"
+NOT_ALONE = "rounded without scales: a part of a parameter that several matrices share, such as an expert's"
 
 
 class Inputs(NamedTuple):
