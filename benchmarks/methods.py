@@ -1,9 +1,12 @@
-"""Make the table of methods: perplexity, answers and size after compression, and the cost of each method.
+"""Make the table of methods: perplexity, errors, answers and size after compression, and the cost of each method.
 
-    python benchmarks/methods.py --out FOLDER --write docs/methods/table.md
+    python benchmarks/methods.py --out FOLDER --write docs/methods/table.md [ARM ...]
 
-`anomia compress` makes each arm in its own process, whose processor seconds (which other work on the machine hardly
-changes) and peak memory are reported. One `anomia run` then asks all arms. Finished parts in the folder are reused.
+`anomia compress` makes each arm in its own process, on one thread, whose processor seconds (which other work on the
+machine hardly changes) and peak memory are reported. One `anomia run` then asks all arms. Finished parts in the folder
+are reused, and so are the cells of a page that this call doesn't measure, so arms can be added one by one.
+
+With --peer-python (see `quantize_peers.py`), llm-compressor does the same on the same windows where it has the method.
 """
 
 from __future__ import annotations
@@ -14,30 +17,63 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared" / "data"
 ARMS = (
-    *("magnitude:0.5", "wanda:0.5", "ria:0.5", "wandapp:0.5", "wanda:0.5+dsnot", "wanda:0.5+update"),
-    *("sparsegpt:0.5", "alps:0.5", "wanda:2:4", "ria:2:4", "sparsegpt:2:4"),
-    *("int8", "int4", "gptq:4", "awq:4", "int3", "gptq:3", "awq:3", "gptq:2"),
+    *("magnitude:0.5", "wanda:0.5", "wanda:0.5,allocation=owl", "mwanda:0.5", "prunerzero:0.5", "ria:0.5"),
+    *("wandapp:0.5", "wanda:0.5+dsnot", "wanda:0.5+update", "sparsegpt:0.5", "alps:0.5"),
+    *("wanda:2:4", "ria:2:4", "sparsegpt:2:4"),
+    *(
+        "int8",
+        "gptq:8",
+        "awq:8",
+        "int4",
+        "gptq:4",
+        "awq:4",
+        "int3",
+        "gptq:3",
+        "awq:3",
+        "int2",
+        "gptq:2",
+        "awq:2",
+    ),
     *("embeddings:q8_0", "embeddings:q4_0", "shortgpt:0.06", "flap:0.1", "wanda:0.5+gptq:4"),
 )
 PACKED = ("gptq", "awq")
+PEER = ("wanda", "sparsegpt", "gptq", "awq", "int8", "int4", "int3", "int2")
 ANSWERS = ("open %", "choice %", "gap", "both right: choice only, lost")
+COLUMNS = (
+    *("arm", "perplexity", "llm-compressor's", "layer error %", "block error %"),
+    *(*ANSWERS, "MB", "processor seconds", "peak GB"),
+)
 PAGE = """# Table of methods
 
 Each method on Gemma 3 270M in bfloat16, on a CPU: 32 windows of at most 512 tokens of English C4 as calibration text,
-perplexity of the first 3,000 tokens of WikiText-2's test text. Processor seconds and peak memory are of the whole
-`anomia compress` command. Sparse and rounded models are stored dense, so only steps that pack or drop weights make the
-files smaller. `python benchmarks/methods.py --out FOLDER --write docs/methods/table.md` writes this page;
-`--no-answers` leaves the columns of answers out. Open and choice: accuracy on 40 TyDiQA items each in English, Russian
-and Swahili; gap: normalized drop of open minus that of choice, with its 95 % interval; last, of the items that base gets
-right both ways, how many are now choice only, and lost. The figures of other programs are under
-[Benchmarks](../benchmarks.md#quantization).
+perplexity of the first 3,000 tokens of WikiText-2's test text.
+
+- **llm-compressor's**: the perplexity of its version 0.14 for the same windows and settings, where it has the method.
+- **Layer error**: ‖(Ŵ−W)X‖²/‖WX‖², with X a matrix's inputs in base; mean over the matrices of the blocks, on the first
+  1,000 tokens of the same test text. Empty where a method moves scales or channels between matrices or drops them.
+- **Block error**: ‖f̂(h)−f(h)‖²/‖f(h)−h‖², with f a block and h its input in base; mean over the blocks, 1 for one that
+  is gone. It can be compared across all methods.
+- **Open, choice**: accuracy on 40 TyDiQA items each in English, Russian and Swahili. **Gap**: normalized drop of open
+  minus that of choice, with its 95 % interval. Last, of the items that base gets right both ways, how many are now
+  choice only, and lost.
+- **MB**: sparse and rounded models are stored dense, so only steps that pack or drop weights make the files smaller.
+- **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of
+  Python with the libraries loaded and no model.
+
+M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
+Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
+mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
+the number of threads: see [Benchmarks](../benchmarks.md#quantization), which also has more figures of other programs.
+
+`python benchmarks/methods.py --out FOLDER --write docs/methods/table.md` writes this page; with names of arms it
+replaces only their rows, and `--no-answers` keeps the answers that are there.
 """
 
 
@@ -57,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--languages", default="english,russian,swahili")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--peer-python", help="the Python of an environment with llm-compressor")
     parser.add_argument("arms", nargs="*", help=f"{len(ARMS)} arms if left out")
     options = parser.parse_args()
     if options.model is None:
@@ -67,8 +104,14 @@ def main() -> None:
     arms = options.arms or ARMS
     made = {arm: made_once(arm, options) for arm in arms}
     sound = {arm: one for arm, one in made.items() if "failed" not in one}
-    answers = None if options.no_answers else asked(options, sound)
-    text = table(options, made, answers)
+    rows = (
+        {} if not options.write or not options.write.exists() else rows_of(options.write.read_text("utf-8"))
+    )
+    results = None if options.no_answers else asked(options, sound)
+    for arm, one in {"base": base_of(options), **made}.items():
+        rows[arm] = rows.get(arm, {}) | cells(arm, one, options, results)
+    order = {arm: place for place, arm in enumerate(("base", *ARMS))}
+    text = page({arm: rows[arm] for arm in sorted(rows, key=lambda arm: order.get(arm, len(order)))})
     print(text)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
@@ -80,49 +123,149 @@ def folder_of(arm: str, options: Any) -> Path:
 
 
 def made_once(arm: str, options: Any) -> dict[str, Any]:
-    """Compress a model, unless done before; return its cost in seconds and bytes, its size and its perplexity."""
+    """Compress a model, unless done before; return its cost in seconds and bytes, its size, perplexity and errors."""
     folder = folder_of(arm, options)
     file = folder.with_suffix(folder.suffix + ".json")
     if file.exists():
-        return dict(json.loads(file.read_text()))
+        return with_peer(arm, dict(json.loads(file.read_text())), file, options)
     shutil.rmtree(folder, ignore_errors=True)
-    packed = arm.rpartition("+")[2].partition(":")[0] in PACKED
-    calibration = SHARED / "calibration"
-    command = [
-        sys.executable, "-c", "from anomia.cli import main; main()", "compress", options.model, str(folder), arm, "--dtype", options.dtype,
-        "--calibration", f"file:{calibration / 'c4.en.jsonl'}", "--calibration-samples", str(options.windows),
-        "--calibration-tokens", str(options.tokens), *(["--save-as", "compressed-tensors"] if packed else []),
-    ]  # fmt: skip
     log = folder.with_suffix(folder.suffix + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-        _, status, usage = os.wait4(process.pid, 0)
-    said = log.read_text()
-    found: dict[str, Any] = {
-        "seconds": usage.ru_utime + usage.ru_stime,
-        "wall": time.perf_counter() - started,
-        "peak": usage.ru_maxrss * 1024,
-    }
+    status, found = timed(
+        f"from anomia.cli import main; main({[*compress_words(arm, folder, options)]!r})", log, options
+    )
+    said = log.read_text().strip().splitlines()
     if status:
-        return {"failed": said.strip().splitlines()[-1] if said.strip() else f"status {status}"}
+        return {"failed": said[-1] if said else f"status {status}"}
     report = json.loads((folder / "anomia.json").read_text())
     found["bytes"] = report["compression"]["size_bytes"]
-    found["perplexity"] = perplexity_of(str(folder), options)
+    loaded = load(str(folder), options)
+    found["perplexity"] = perplexity_of(loaded, options)
+    found |= errors_once(arm, loaded, folder, options)
     file.write_text(json.dumps(found))
     print(f"{arm}: {found}", file=sys.stderr, flush=True)
-    return found
+    return with_peer(arm, found, file, options)
 
 
-def perplexity_of(model: str, options: Any) -> float:
-    """A model's perplexity on the first tokens of WikiText-2's test text."""
-    from anomia.compress.perplexity import perplexity
+def compress_words(arm: str, folder: Path, options: Any) -> list[str]:
+    """The command line of `anomia` that compresses an arm."""
+    packed = arm.rpartition("+")[2].partition(":")[0] in PACKED
+    return [
+        "compress", options.model, str(folder), arm, "--dtype", options.dtype,
+        "--calibration", f"file:{SHARED / 'calibration' / 'c4.en.jsonl'}",
+        "--calibration-samples", str(options.windows), "--calibration-tokens", str(options.tokens),
+        *(["--save-as", "compressed-tensors"] if packed else []),
+    ]  # fmt: skip
+
+
+def timed(code: str, log: Path, options: Any) -> tuple[int, dict[str, Any]]:
+    """Run Python code on one thread; return its status, processor seconds and peak memory in bytes.
+
+    The process reports its own peak, since what the system reports after its end includes this process's.
+    """
+    peak = log.with_suffix(".peak")
+    report = f"import atexit, pathlib, prune; atexit.register(lambda: pathlib.Path({str(peak)!r}).write_text(str(prune.peak_memory())))"
+    path = os.pathsep.join(filter(None, (str(HERE), str(HERE.parent / "src"), os.environ.get("PYTHONPATH"))))
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{report}; {code}"],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    return status, {"seconds": usage.ru_utime + usage.ru_stime, "peak": float(peak.read_text())}
+
+
+def base_of(options: Any) -> dict[str, Any]:
+    """Base's perplexity and size, and the memory that the libraries take."""
+    _, found = timed("import anomia.compress.folder", options.out / "base.log", options)
+    size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
+    return {
+        "perplexity": perplexity_of(base_model(options.model, options.dtype), options),
+        "bytes": size,
+        "peak": found["peak"],
+    }
+
+
+def load(model: str, options: Any) -> Any:
     from anomia.models import load_model
 
-    text = (SHARED / "calibration" / "wikitext2.test.raw").read_text(encoding="utf-8")
-    loaded = load_model(model, dtype=options.dtype, device="cpu")
-    return perplexity(loaded.model, loaded.tokenizer, text, max_tokens=options.scored).value
+    return load_model(model, dtype=options.dtype, device="cpu")
+
+
+@cache
+def base_model(model: str, dtype: str) -> Any:
+    return load(model, argparse.Namespace(dtype=dtype))
+
+
+def test_text() -> str:
+    return (SHARED / "calibration" / "wikitext2.test.raw").read_text(encoding="utf-8")
+
+
+def perplexity_of(loaded: Any, options: Any) -> float:
+    """A model's perplexity on the first tokens of WikiText-2's test text."""
+    from anomia.compress.perplexity import perplexity
+
+    return perplexity(loaded.model, loaded.tokenizer, test_text(), max_tokens=options.scored).value
+
+
+def errors_once(arm: str, loaded: Any, folder: Path, options: Any) -> dict[str, Any]:
+    """The errors of an arm's matrices and blocks on two windows of the test text."""
+    from anomia.compress.spec import parse_arm
+    from anomia.compress.steps import Pattern, Reshape
+    from errors import errors_of, kept_blocks
+
+    moved = any(
+        isinstance(step, Reshape)
+        or step.method == "awq"
+        or (step.method == "ria" and isinstance(step.target, Pattern))
+        for step in parse_arm(arm).steps
+        if hasattr(step, "method")
+    )
+    base = base_model(options.model, options.dtype)
+    ids = base.tokenizer(test_text()[:20_000])["input_ids"]
+    rows = [ids[:500], [*ids[:1], *ids[500:1000]]]
+    found = errors_of(base.model, loaded.model, rows, kept=kept_blocks(folder), matrices=not moved)
+    return {"layer": found.layer, "block": found.block}
+
+
+def with_peer(arm: str, found: dict[str, Any], file: Path, options: Any) -> dict[str, Any]:
+    """Add llm-compressor's perplexity on the same windows, once, if it has the method."""
+    known = "+" not in arm and arm.partition(":")[0] in PEER
+    if "peer" in found or not known or not options.peer_python:
+        return found
+    import transformers
+
+    from anomia.compress.apply import prepare_windows
+    from anomia.compress.options import TextOptions
+    from anomia.compress.spec import parse_arm
+
+    text = TextOptions(
+        source=f"file:{SHARED / 'calibration' / 'c4.en.jsonl'}",
+        samples=options.windows,
+        tokens=options.tokens,
+    )
+    # A method without calibration text gets windows, too, since the peer asks for some.
+    made = prepare_windows(
+        parse_arm("wanda:0.5").steps[0], base_model(options.model, options.dtype).tokenizer, text
+    )
+    assert made is not None
+    windows, folder = options.out / "windows.json", options.out / "peer"
+    windows.write_text(json.dumps(made.token_ids))
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [options.peer_python, str(HERE / "quantize_peers.py"), "--worker", "peer", "--step", arm]
+    command += ["--model", options.model, "--text", str(windows), "--out", str(folder)]
+    with file.with_suffix(".peer.log").open("w") as out:
+        subprocess.run(
+            command, check=True, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    loaded = argparse.Namespace(model=model, tokenizer=base_model(options.model, options.dtype).tokenizer)
+    found = {**found, "peer": perplexity_of(loaded, options)}
+    file.write_text(json.dumps(found))
+    print(f"{arm}: llm-compressor {found['peer']:.2f}", file=sys.stderr, flush=True)
+    return found
 
 
 def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
@@ -139,26 +282,45 @@ def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads((run / "results.json").read_text()))
 
 
-def table(options: Any, made: dict[str, Any], results: dict[str, Any] | None) -> str:
-    """The Markdown page, one row per arm, with the gap's interval in brackets. results: None leaves answers out."""
-    base = {"perplexity": perplexity_of(options.model, options), "bytes": size_of(options.model)}
-    columns = ["arm", "perplexity", *(ANSWERS if results else ()), "MB", "processor seconds", "peak GB"]
-    lines = [PAGE, f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for arm, one in {"base": base, **made}.items():
-        if "failed" in one:
-            lines.append(f"| `{arm}` | {one['failed']} " + "| " * (len(columns) - 2) + "|")
-            continue
-        name = "base" if arm == "base" else f"checkpoint:{folder_of(arm, options)}"
-        cells = [
-            f"`{arm}`",
-            f"{one['perplexity']:,.1f}",
-            *(answers_of(results, name) if results else ()),
-            f"{one['bytes'] / 1e6:,.0f}",
-            f"{one['seconds']:,.0f}" if "seconds" in one else "",
-            f"{one['peak'] / 1e9:.1f}" if "peak" in one else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """The cells of a page's table by arm and column."""
+    lines = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in text.splitlines()
+        if line[:1] == "|"
+    ]
+    return {row[0].strip("`"): dict(zip(lines[0], row, strict=False)) for row in lines[2:]}
+
+
+def page(rows: dict[str, dict[str, str]]) -> str:
+    """The Markdown page."""
+    lines = [PAGE, f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(row.get(column, '') for column in COLUMNS)} |" for row in rows.values()]
     return "\n".join(lines) + "\n"
+
+
+def cells(arm: str, one: dict[str, Any], options: Any, results: dict[str, Any] | None) -> dict[str, str]:
+    """The cells of an arm that were measured, by column. results: None if no questions were asked."""
+    if "failed" in one:
+        return {"arm": f"`{arm}`", "perplexity": one["failed"]}
+    formats = {
+        "perplexity": ("perplexity", "{:,.1f}", 1),
+        "llm-compressor's": ("peer", "{:,.1f}", 1),
+        "layer error %": ("layer", "{:.2g}", 100),
+        "block error %": ("block", "{:.2g}", 100),
+        "MB": ("bytes", "{:,.0f}", 1e-6),
+        "processor seconds": ("seconds", "{:,.0f}", 1),
+        "peak GB": ("peak", "{:.2f}", 1e-9),
+    }
+    found = {
+        column: form.format(one[key] * factor)
+        for column, (key, form, factor) in formats.items()
+        if one.get(key) is not None
+    }
+    if results:
+        name = "base" if arm == "base" else f"checkpoint:{folder_of(arm, options)}"
+        found |= dict(zip(ANSWERS, answers_of(results, name), strict=True))
+    return {"arm": f"`{arm}`", **found}
 
 
 def answers_of(results: dict[str, Any], name: str) -> list[str]:
@@ -185,11 +347,6 @@ def fates_of(results: dict[str, Any], arm: str) -> str:
             both = sum(row[fate] for fate in ("kept", "choice_only", "open_only", "lost"))
             return f"{both}: {row['choice_only']}, {row['lost']}"
     return ""
-
-
-def size_of(model: str) -> int:
-    """The size of a folder's weights, in bytes."""
-    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer=tokenizer,
         dataset=data,
         recipe=recipe_of(options.step),
-        max_seq_length=len(rows[0]),
+        max_seq_length=max(map(len, rows)),
         num_calibration_samples=len(rows),
     )
     seconds = time.perf_counter() - started
@@ -198,33 +198,50 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     # Otherwise transformers unpacks on the first call of the whole model, or with zero points not at all.
     path = Path(options.out) / "config.json"
     config = json.loads(path.read_text())
-    config["quantization_config"]["dequantize"] = True
+    if "quantization_config" in config:
+        config["quantization_config"]["dequantize"] = True
     path.write_text(json.dumps(config))
     return {"seconds": seconds}
 
 
-def recipe_of(step: str) -> list[Any]:
-    """llm-compressor's recipe for a step."""
+def recipe_of(arm: str) -> list[Any]:
+    """llm-compressor's recipe for an arm of one step: gptq, awq, int8 to int2, sparsegpt or wanda."""
     from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    head, *pieces = step.split(",")
-    method, _, bits = head.partition(":")
+    head, *pieces = arm.split(",")
+    method, _, amount = head.partition(":")
     given = dict(piece.split("=") for piece in pieces)
+    if method in ("wanda", "sparsegpt"):
+        owl = given.get("allocation") == "owl"
+        kind = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+        return [
+            kind(
+                sparsity=0.5 if ":" in amount else float(amount),
+                mask_structure=amount if ":" in amount else "0:0",
+                ignore=["re:.*lm_head"],
+                **({"sparsity_profile": "owl", "owl_m": 5, "owl_lmbda": 0.08} if owl else {}),
+            )
+        ]
+    rounded = method.startswith("int")
+    bits = int(method.removeprefix("int") if rounded else amount)
+    by_row = rounded and bits == 8
     weights = {
-        "num_bits": int(bits),
+        "num_bits": bits,
         "type": "int",
-        "strategy": "group",
-        "group_size": int(given.get("group", 128)),
-        "symmetric": given.get("symmetric", "yes" if method == "gptq" else "no") == "yes",
+        "strategy": "channel" if by_row else "group",
+        "group_size": None if by_row else int(given.get("group", 128)),
+        "symmetric": given.get("symmetric", "no" if method == "awq" else "yes") == "yes",
         "dynamic": False,
     }
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     if method == "gptq":
         order = "static" if given.get("order", "act") == "act" else None
         return [GPTQModifier(config_groups=groups, ignore=["lm_head"], actorder=order)]
-    return [AWQModifier(), QuantizationModifier(config_groups=groups, ignore=["lm_head"])]
+    round_all = QuantizationModifier(config_groups=groups, ignore=["lm_head"])
+    return [round_all] if rounded else [AWQModifier(), round_all]
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows, make_batches
 from anomia.compress.methods.zeros import check_zeros
 from anomia.compress.report import MatrixReport
+from anomia.compress.shards import check_finite
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import try_walk
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, RefusedError
 from tests.compress.conftest import make_test_windows, tiny_model
 
 Make = Callable[..., Any]
@@ -212,3 +213,16 @@ def test_text_that_the_model_has_no_place_for_is_named(make_model: Make, arm: st
     message = r"has 150 tokens, and GPT2LMHeadModel has 128 positions.*--calibration-tokens 128"
     with pytest.raises(CompressionError, match=message):
         pruned(gpt2, arm, make_test_windows([24, 150]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_large_tensor_is_checked_in_pieces(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`isfinite` of a whole embedding took more memory than any method."""
+    values = torch.zeros(3, 1 << 21)
+    values[0, 0] = values[2, -1] = float("nan")
+    sizes, plain = [], torch.isfinite
+    monkeypatch.setattr(torch, "isfinite", lambda part: sizes.append(part.numel()) or plain(part))
+    with pytest.raises(RefusedError, match=r"embed has 2 of 6,291,456 values"):
+        check_finite({"embed": values.to(dtype)})
+    assert sum(sizes) == values.numel()
+    assert max(sizes) <= 1 << 22

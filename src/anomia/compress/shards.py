@@ -21,6 +21,8 @@ from anomia.files import write_json
 from anomia.models.files import INDEX, weight_files
 from anomia.models.headers import StoredTensor, opened, read_headers
 
+_PIECE = 1 << 22
+
 
 class StoredTensors(NamedTuple):
     """A model folder with safetensors weights. tensors: by stored name."""
@@ -131,13 +133,18 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
         # Attention masks in old checkpoints contain −∞ on purpose; models don't read them.
         if not value.is_floating_point() or name.endswith(("masked_bias", "attn.bias")):
             continue
-        plain = value if value.element_size() > 1 else value.float()
-        broken = int((~torch.isfinite(plain)).sum())
+        broken = count_broken(value)
         if broken:
             raise RefusedError(
                 f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
                 "damaged, or needs a wider type (--dtype bfloat16 or float32)"
             )
+
+
+def count_broken(values: torch.Tensor) -> int:
+    """Return how many values are NaN or infinite, in pieces: `isfinite` takes more memory than a large embedding."""
+    pieces = values.detach().reshape(-1).split(_PIECE)
+    return sum(int((~torch.isfinite(p if p.element_size() > 1 else p.float())).sum()) for p in pieces)
 
 
 def shard_name(number: int) -> str:

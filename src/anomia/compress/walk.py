@@ -16,6 +16,7 @@ from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.calls import Call, Interner, check_tokens, record_calls, run_block
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.routers import has_experts
+from anomia.compress.shards import count_broken
 from anomia.compress.shared import shares_matrices
 from anomia.compress.statistics import Needs
 from anomia.errors import CompressionError, RefusedError
@@ -135,9 +136,9 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
         if not broken:
             continue
         for name, parameter in model.named_parameters():
-            if not torch.isfinite(parameter).all():
+            if lost := count_broken(parameter):
                 raise RefusedError(
-                    f"{name} has {int((~torch.isfinite(parameter)).sum()):,} of {parameter.numel():,} values that are "
+                    f"{name} has {lost:,} of {parameter.numel():,} values that are "
                     "NaN or infinite; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
                 )
         where = decoder.path(index) if index < len(decoder.modules) else f"the blocks {decoder.name}"
