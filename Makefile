@@ -114,7 +114,7 @@ bench: install
 # The table of methods, an hour on two idle cores; GPTQ and AWQ next to llm-compressor, if PEER_PYTHON names the Python of an
 # environment that has it.
 bench-methods: install
-	$(BIN)/python benchmarks/methods.py --out bench-methods --write docs/methods/table.md
+	$(BIN)/python benchmarks/methods.py --out bench-methods --write docs/methods/table.md $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/quantize_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 
 bench-gpu: install

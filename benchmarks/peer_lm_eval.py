@@ -7,7 +7,6 @@ Prints the measurements as one line of JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -42,6 +41,8 @@ def main() -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from prune import peak_memory
+
     data = folder / "items.jsonl"
     texts = json.loads((folder / "asks.json").read_text())["texts"]
     data.write_text("".join(json.dumps(text) + "\n" for text in texts))
@@ -56,7 +57,7 @@ def main() -> None:
         harness, tasks=["anomia_choice", "anomia_open"], task_manager=manager, bootstrap_iters=0
     )
     seconds, busy = time.perf_counter() - begun, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     print(json.dumps({"seconds": seconds, "processor_seconds": busy, "peak_bytes": peak}))
 
 

@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,8 @@ import time
 from pathlib import Path
 
 import torch
+
+import prune
 
 HERE = Path(__file__).resolve().parent
 NEW_TOKENS, BEAMS, SAMPLES, TOP_P = 32, 5, 10, 0.9
@@ -213,10 +214,10 @@ def load(options: argparse.Namespace):
     return transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
 
 
-def peak_memory(options: argparse.Namespace) -> int:
+def peak_memory(options: argparse.Namespace) -> float:
     if options.gpu:
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return prune.peak_memory()
 
 
 def eos_ids(model) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -90,6 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     from anomia.compress.perplexity import perplexity
     from anomia.compress.spec import parse_arm
+    from prune import peak_memory
 
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "perplexity": score.value,
         "layer_error": statistics.median(errors) if errors else None,
         "seconds": seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_memory() / 2**20,
         "notes": notes,
     }
 
