@@ -16,10 +16,11 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.folder import compress_folder
 from anomia.compress.methods.grid import Grid, round_to_nearest
 from anomia.compress.options import FolderOptions, TextOptions
-from anomia.compress.packed import check_save_as, pack, quantization_config, read_tensors, tensors_of, unpack
+from anomia.compress.packed import add_settings, check_save_as, read_tensors, tensors_of
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError, StudyError
 from anomia.models.load import load_model
+from anomia.models.words import pack, unpack
 
 from .conftest import make_test_windows, tiny_model
 from .test_folder import save_model, weights, write_text
@@ -33,10 +34,17 @@ def step_of(text: str) -> Any:
     return parse_arm(text).steps[0]
 
 
-def scheme_of(text: str, model: Any) -> Any:
+def settings_of(text: str, model: Any, folder: Path) -> Any:
+    """The quantization settings that are written into config.json."""
+    (folder / "config.json").write_text("{}")
+    add_settings(folder, step_of(text), "compressed-tensors", model, find_blocks(model))
+    return json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+def scheme_of(text: str, model: Any, folder: Path) -> Any:
     """compressed-tensors' own reading of the configuration that is written."""
     quantization = pytest.importorskip("compressed_tensors.quantization")
-    config = quantization_config(step_of(text), "compressed-tensors", model, find_blocks(model))
+    config = settings_of(text, model, folder)
     config.pop("quantization_status")
     return quantization.QuantizationConfig.model_validate(config).config_groups["group_0"]
 
@@ -62,36 +70,37 @@ def test_packing_is_compressed_tensors(bits: int, rows: int, columns: int, seed:
 @pytest.mark.parametrize("symmetric", ["yes", "no"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_stored_stands_for_the_values_in_memory(
-    bits: int, symmetric: str, dtype: torch.dtype
+    bits: int, symmetric: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     grid = Grid(bits, 16, symmetric == "yes", dtype)
     quantized = round_to_nearest(random_weight(12, 64) + 0.3, grid)
     tensors = tensors_of(quantized, "compressed-tensors")
-    again = read_tensors(tensors, grid)
+    assert tensors is not None
+    text = f"gptq:{bits},group=16,symmetric={symmetric}"
+    again = read_tensors(tensors, step_of(text), "compressed-tensors")
     assert torch.equal(again.values(), quantized.values())
     assert again.values().dtype is dtype
     compressors = pytest.importorskip("compressed_tensors.compressors")
-    scheme = scheme_of(f"gptq:{bits},group=16,symmetric={symmetric}", tiny_model("llama"))
+    scheme = scheme_of(text, tiny_model("llama"), tmp_path)
     theirs = compressors.BaseCompressor.get_value_from_registry("pack-quantized").decompress(tensors, scheme)
     assert torch.equal(theirs["weight"], quantized.values())
 
 
-def test_linear_layers_that_stay_dense_are_named() -> None:
+def test_linear_layers_that_stay_dense_are_named(tmp_path: Path) -> None:
     for family, dense in (("llama", ["lm_head"]), ("gpt2", ["lm_head"])):
-        model = tiny_model(family)
-        config = quantization_config(step_of("awq:4"), "compressed-tensors", model, find_blocks(model))
+        config = settings_of("awq:4", tiny_model(family), tmp_path)
         assert config["ignore"] == dense
     weights = config["config_groups"]["group_0"]["weights"]
     assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 128, False)
 
 
 def test_only_codes_can_be_packed() -> None:
-    check_save_as("compressed-tensors", step_of("gptq:4"))
-    check_save_as("dense", step_of("wanda:0.5"))
+    check_save_as("compressed-tensors", [step_of("gptq:4")])
+    check_save_as("dense", [step_of("wanda:0.5")])
     with pytest.raises(StudyError, match=r"wanda:0\.5 has none"):
-        check_save_as("compressed-tensors", step_of("wanda:0.5"))
+        check_save_as("compressed-tensors", [step_of("wanda:0.5")])
     with pytest.raises(StudyError, match="unknown --save-as 'gguf'"):
-        check_save_as("gguf", step_of("gptq:4"))  # type: ignore[arg-type]
+        check_save_as("gguf", [step_of("gptq:4")])  # type: ignore[arg-type]
 
 
 def test_a_folder_that_unpacks_on_its_first_call_can_be_asked_in_parts(tmp_path: Path) -> None:
@@ -120,7 +129,9 @@ def test_a_folder_that_unpacks_on_its_first_call_can_be_asked_in_parts(tmp_path:
         ("gemma3", "awq:4,group=8"),
         ("gemma3", "awq:2,group=8,symmetric=yes"),
         ("phi3", "gptq:8,group=8"),
+        # transformers merges its experts while it loads them.
         ("mixtral", "gptq:4,group=8"),
+        ("mixtral", "awq:3,group=8,symmetric=yes"),
     ],
 )
 def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp_path: Path) -> None:
@@ -129,23 +140,13 @@ def test_a_packed_folder_loads_as_what_was_in_memory(family: str, step: str, tmp
     save_model(family, tmp_path / "in", **changes)
     dtype = "bfloat16" if family == "gemma3" else "float32"
     source = write_text(tmp_path / "text.txt")
-    if family == "mixtral":
-        # transformers fuses its experts while it loads them.
-        with pytest.raises(CompressionError, match="can't be stored packed"):
-            compress_folder(
-                str(tmp_path / "in"),
-                tmp_path / "out",
-                [step_of(step)],
-                FolderOptions(text=TextOptions(source=source, samples=12), save_as="compressed-tensors"),
-            )
-        return
     report = compress_folder(
         str(tmp_path / "in"),
         tmp_path / "out",
         [step_of(step)],
         FolderOptions(text=TextOptions(source=source, samples=12), dtype=dtype, save_as="compressed-tensors"),
     )
-    assert report.streamed
+    assert report.streamed == (family != "mixtral")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"]["format"] == "pack-quantized"
     assert not any("stand for" in warning for warning in report.compression.warnings)
@@ -177,6 +178,7 @@ def test_a_packed_file_that_is_damaged_is_noticed(tmp_path: Path, monkeypatch: p
 
     def damaged(quantized: Any, save_as: Any) -> dict[str, torch.Tensor]:
         tensors = tensors_of(quantized, save_as)
+        assert tensors is not None
         return tensors | {"weight_packed": tensors["weight_packed"] ^ 0x11111111}
 
     monkeypatch.setattr(in_files, "tensors_of", damaged)

@@ -19,6 +19,7 @@ from anomia.compress.calibration import Windows, make_batches, make_windows, rea
 from anomia.compress.left_dense import left_dense, why_dense
 from anomia.compress.matrices import block_weights
 from anomia.compress.methods import embeddings
+from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
@@ -78,6 +79,7 @@ def compress(
     *,
     progress: Progress | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    packed: dict[str, Quantized] | None = None,
 ) -> CompressionReport:
     """Apply one step to the model in place.
 
@@ -91,6 +93,7 @@ def compress(
         windows: calibration tokens (`prepare_windows`); not needed for magnitude pruning and rounding.
         progress: called with (blocks done, all blocks).
         batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the statistics.
+        packed: if given, gets the codes of quantized matrices, by their names in the model.
 
     Raises:
         CompressionError: the step doesn't fit this model; nothing was changed.
@@ -124,7 +127,7 @@ def compress(
             if windows is not None:
                 stack.enter_context(calibrating(model))
                 decoder = try_walk(model, decoder, make_batches(windows)[0])
-            blocks = BlocksInMemory(model, decoder)
+            blocks = BlocksInMemory(model, decoder, packed)
             go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         matrices = tuple(report for reports in finished.reports for report in reports)
     return CompressionReport(
@@ -137,7 +140,7 @@ def compress(
         dense_why=None if isinstance(step, Embeddings) else by_reason(why_dense(model, decoder)),
         reconstruction=choices_of(step),
         warnings=(
-            *warnings_of(step, windows, matrices),
+            *warnings_of(step, windows, matrices, packed=packed is not None),
             *(
                 (f"{decoder.fault}: each block was observed in passes of the whole model",)
                 if decoder.fault

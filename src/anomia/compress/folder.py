@@ -18,20 +18,23 @@ from safetensors import SafetensorError
 
 from anomia._version import __version__
 from anomia.compress.apply import check_steps, compress, prepare_windows
+from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows
 from anomia.compress.calls import text_limit
 from anomia.compress.in_files import REPORT, SMALL
 from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of
+from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
-from anomia.compress.packed import check_save_as
+from anomia.compress.packed import check_save_as, notes_on
+from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Null, Served, Step
+from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
 from anomia.compress.written import check_written, content_hash
@@ -113,7 +116,7 @@ def compress_folder(
             raise StudyError(f"{step} is a complete model; give it as MODEL")
     if not steps:
         raise StudyError("base has no step, so there is nothing to do; name one such as wanda:0.5")
-    check_save_as(options.save_as, steps[-1])
+    check_save_as(options.save_as, steps)
     options = replace(options, device=resolve_device(options.device))
     file = options.perplexity_text
     text = None if file is None else read_text(file, about="the text for perplexity")
@@ -278,16 +281,24 @@ def _one_step(
         streamed.save()
         report, resumed = streamed.run(windows, options.batch_tokens, progress)
         return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
-    if options.save_as != "dense":
-        raise CompressionError(
-            f"{model} isn't stored matrix by matrix, so it can't be stored packed; leave out --save-as {options.save_as}"
-        )
     loaded = _load(model, options)
+    packed: dict[str, Quantized] | None = None
+    notes: tuple[str, ...] = ()
+    if options.save_as != "dense":
+        assert isinstance(step, Quantize)
+        packed = {}
+        notes = notes_on(plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as))
     windows = _windows(step, loaded.tokenizer, loaded.model, options)
-    report = compress(loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens)
+    report = compress(
+        loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens, packed=packed
+    )
     _save_whole(loaded.model, loaded.tokenizer, out)
-    check_saved(out, loaded.model)
-    return replace(report, warnings=(*loaded.notes, *report.warnings)), False, 0
+    if packed is None:
+        check_saved(out, loaded.model)
+    else:
+        assert isinstance(step, Quantize)
+        pack_folder(loaded.model, find_blocks(loaded.model), out, packed, step, options.save_as)
+    return replace(report, warnings=(*loaded.notes, *report.warnings, *notes)), False, 0
 
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:

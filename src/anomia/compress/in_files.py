@@ -19,7 +19,8 @@ from anomia.compress.disk_states import DiskStates
 from anomia.compress.left_dense import why_dense
 from anomia.compress.matrices import all_matrices
 from anomia.compress.options import SaveAs
-from anomia.compress.packed import check_packed, quantization_config, tensors_of
+from anomia.compress.packed import add_settings, check_loadable, check_packed, tensors_of
+from anomia.compress.packed import why_dense as why_unpacked
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
     StoredTensors,
@@ -153,11 +154,13 @@ class InFiles:
         tensors: dict[str, torch.Tensor] = {}
         for name, value in self.decoder.modules[index].state_dict().items():
             place, matrix = self.names[index][prefix + name], name.removesuffix(".weight")
-            if self.save_as == "dense" or matrix not in packed:
+            parts = None
+            if self.save_as != "dense" and matrix in packed and name != matrix:
+                parts = tensors_of(packed[matrix], self.save_as)
+            if parts is None:
                 tensors[place] = self._as_stored(place, value)
-                continue
-            for suffix, part in tensors_of(packed[matrix], self.save_as).items():
-                tensors[place.removesuffix("weight") + suffix] = part
+            else:
+                tensors |= {place.removesuffix("weight") + suffix: part for suffix, part in parts.items()}
         write_shard(self._out / shard_name(index), tensors)
 
     def _as_stored(self, place: str, value: torch.Tensor) -> torch.Tensor:
@@ -190,6 +193,18 @@ class InFiles:
         """Return the weights that stay dense and the reasons; a tied head is listed under its embedding's name."""
         return {n: why for n, why in why_dense(self.model, self.decoder).items() if n not in self.tied}
 
+    def why_unpacked(self, step: Step) -> dict[str, str]:
+        """Return why each matrix is stored dequantized although codes are wanted; empty if it is packed.
+
+        Raises `CompressionError`, before any work, if nothing can be packed.
+        """
+        if self.save_as == "dense":
+            return {}
+        assert isinstance(step, Quantize)
+        reasons = why_unpacked(self.model, self.decoder, step, self.save_as)
+        check_loadable(self.model, reasons, self.save_as)
+        return reasons
+
     def write_rest(self, step: Step) -> None:
         """Write the tensors outside the blocks bit for bit, then the index and the small files."""
         out, count = self._out, len(self.names)
@@ -206,13 +221,10 @@ class InFiles:
             write_shard(out / shard_name(number), self.checkpoint.read(names, dtype=self.dtype))
             places.update(dict.fromkeys(names, shard_name(number)))
         write_index(out, places, sum((out / file).stat().st_size for file in set(places.values())))
-        settings: dict[str, Any] = {}
+        write_settings(self.checkpoint.folder, out, dtype=self.dtype)
         if self.save_as != "dense":
             assert isinstance(step, Quantize)
-            settings = {
-                "quantization_config": quantization_config(step, self.save_as, self.model, self.decoder)
-            }
-        write_settings(self.checkpoint.folder, out, dtype=self.dtype, changes=settings)
+            add_settings(out, step, self.save_as, self.model, self.decoder)
 
     def check_written(self, matrices: Sequence[MatrixReport], step: Step) -> None:
         """Read every written block again, one at a time, and check that the folder is a complete model."""
@@ -252,7 +264,7 @@ class InFiles:
                 layers[f"{name.rpartition('.')[0]}."] + name.rpartition(".")[2]: value
                 for name, value in written.read(found).items()
             }
-            check_packed(self._out, tensors, where, step, mine)
+            check_packed(self._out, tensors, where, step, self.save_as, mine)
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:
         stored = self.checkpoint.read(names.values(), dtype=self.dtype)
@@ -281,9 +293,7 @@ def kept_wide(model: Any, dtype: torch.dtype) -> Callable[[str], bool]:
     return lambda name: pattern is not None and pattern.search(name) is not None
 
 
-def write_settings(
-    source: Path, out: Path, *, dtype: torch.dtype | None, changes: Mapping[str, Any] | None = None
-) -> None:
+def write_settings(source: Path, out: Path, *, dtype: torch.dtype | None) -> None:
     """Copy the small files and update the configuration. dtype: of all weights, None if it is the stored one."""
     copy_small_files(source, out)
     config = read_json(out / "config.json") or {}
@@ -291,7 +301,6 @@ def write_settings(
     changed = {key: value for key, value in config.items() if key != "transformers_weights"}
     if dtype is not None:
         changed["dtype"] = str(dtype).removeprefix("torch.")
-    changed |= changes or {}
     if changed != config:
         write_json(out / "config.json", changed)
 

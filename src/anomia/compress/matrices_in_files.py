@@ -12,6 +12,7 @@ from anomia.compress.apply import check_step, choices_of, versions, warnings_of
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
 from anomia.compress.methods.table import goes_by_block, method_of
+from anomia.compress.packed import notes_on
 from anomia.compress.pipeline import Finished, Progress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.shards import shard_name
@@ -47,6 +48,7 @@ def change_matrices(
     """
     started = time.perf_counter()
     check_step(blocks.decoder, step)
+    unpacked = blocks.why_unpacked(step)
     blocks.check_room()
     reports = [[_matrix(entry) for entry in block] for block in state["matrices"]]
     blocks.resumed, blocks.digests = len(reports), state.get("states") or ()
@@ -85,6 +87,7 @@ def change_matrices(
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
             *((blocks.note,) if blocks.note and windows is not None else ()),
+            *notes_on(unpacked),
         ),
         versions=versions(),
     )

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from anomia.compress.steps import Calibration
 from anomia.flags import Flag
 
-SaveAs = Literal["dense", "compressed-tensors"]
+SaveAs = Literal["dense", "compressed-tensors", "gptq"]
 BATCH_TOKENS = 1024
 """Tokens per calibration batch."""
 WINDOW_TOKENS = 2048
@@ -80,7 +80,7 @@ class FolderOptions:
     save_as: Annotated[
         SaveAs,
         _Flag(
-            help="{default} (the default), or compressed-tensors, which stores the codes of a final gptq or awq step.",
+            help="{default} (the default); compressed-tensors or gptq store the codes of a final gptq or awq step.",
             metavar="STORAGE",
             commands=("compress",),
         ),

@@ -1,8 +1,8 @@
-"""Packed checkpoints: integer weights in compressed-tensors' `pack-quantized` format for transformers and vLLM."""
+"""Packed checkpoints: the codes of quantized matrices are stored instead of dequantized values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,111 +11,114 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.catalogue import CATALOGUE, Kind
-from anomia.compress.matrices import find_matrices
-from anomia.compress.methods.grid import Grid, Quantized, grid_of
+from anomia.compress.matrices import compressed_layers, find_fused_experts
+from anomia.compress.methods.grid import Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.options import SaveAs
+from anomia.compress.packing import compressed_tensors, gptq
+from anomia.compress.packing.base import Format, layers_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
 from anomia.compress.verify import PRUNE_AGAIN
 from anomia.errors import CompressionError, StudyError, nearest
+from anomia.files import read_json, write_json
+from anomia.models.tensors import splits_on_loading
+from anomia.words import counted
 
-FORMAT = "pack-quantized"
-_WORD = 32
+FORMATS: Mapping[str, Format] = {
+    "compressed-tensors": compressed_tensors.FORMAT,
+    "gptq": gptq.FORMAT,
+}
+NOT_LINEAR = "it isn't a linear layer"
+STACKED = "it is stored in one tensor with others"
 
 
-def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack codes [rows, n] uint8 without gaps into [rows, ⌈n·bits / 32⌉] int32.
+def why_dense(model: nn.Module, decoder: DecoderBlocks, step: Quantize, save_as: SaveAs) -> dict[str, str]:
+    """Return why each matrix of the blocks is stored dequantized, by its name in the model; empty if it is packed.
 
-    The first code is in the lowest bits; a code may span two words. compressed-tensors reads this layout for any number
-    of bits since 0.19, and for 2, 4 and 8 bits before.
+    model: its weights aren't read. A stack of matrices has one entry.
     """
-    rows, count = codes.shape
-    padded = torch.nn.functional.pad(codes.long(), (0, -count % _WORD))
-    starts = torch.arange(padded.shape[1], device=codes.device) * bits
-    shifted = padded << (starts % _WORD)  # up to 39 bits
-    words = torch.zeros(rows, padded.shape[1] * bits // _WORD + 1, dtype=torch.int64, device=codes.device)
-    index = (starts // _WORD).expand(rows, -1)
-    words.scatter_add_(1, index, shifted & 0xFFFFFFFF)
-    words.scatter_add_(1, index + 1, shifted >> _WORD)
-    words = words[:, : -(-count * bits // _WORD)]
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
-
-
-def unpack(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """Undo `pack`: [rows, ⌈count·bits / 32⌉] int32 to [rows, count] uint8."""
-    long = torch.nn.functional.pad(words.long() & 0xFFFFFFFF, (0, 1))
-    starts = torch.arange(count, device=words.device) * bits
-    index, offset = starts // _WORD, starts % _WORD
-    pairs = long[:, index] | (long[:, index + 1] << _WORD)
-    codes: torch.Tensor = (pairs >> offset) & (2**bits - 1)
-    return codes.to(torch.uint8)
-
-
-def tensors_of(quantized: Quantized, save_as: SaveAs) -> dict[str, torch.Tensor]:
-    """Return the tensors to store instead of a layer's `weight`, by the name after the layer's path."""
-    assert save_as == "compressed-tensors"
-    grid = quantized.grid
-    found = {
-        "weight_packed": pack(quantized.codes, grid.bits),
-        "weight_scale": quantized.scales,
-        "weight_shape": torch.tensor(quantized.codes.shape),
-    }
-    if not grid.symmetric:
-        # Zero points are packed along the rows: [⌈out·bits / 32⌉, groups].
-        found["weight_zero_point"] = pack(quantized.zeros.T, grid.bits).T.contiguous()
+    found: dict[str, str] = {}
+    for index, block in enumerate(decoder.modules):
+        where = decoder.path(index)
+        for name, layer in compressed_layers(block):
+            linear = isinstance(layer, nn.Linear)
+            found[f"{where}.{name}"] = _why_not(layer.weight, step, save_as) if linear else NOT_LINEAR
+        for fused in find_fused_experts(block, where=where):
+            found[f"{where}.{fused.name}"] = STACKED
     return found
 
 
-def read_tensors(tensors: Mapping[str, torch.Tensor], grid: Grid) -> Quantized:
+def check_loadable(model: nn.Module, reasons: Mapping[str, str], save_as: SaveAs) -> None:
+    """Refuse, before any work, a model of which nothing can be packed, or that transformers couldn't load.
+
+    reasons: those of `why_dense`.
+    """
+    split = "" if FORMATS[save_as].splits else splits_on_loading(model)
+    if split:
+        raise CompressionError(
+            f"{type(model).__name__} can't be stored as {save_as}: transformers splits {split} while loading, which it can't "
+            f"do with packed tensors; {leave_out(save_as)}"
+        )
+    if reasons and all(reasons.values()):
+        name, why = next(iter(reasons.items()))
+        raise CompressionError(
+            f"no matrix of this model can be stored as {save_as} ({name}: {why}); {leave_out(save_as)}"
+        )
+
+
+def leave_out(save_as: SaveAs) -> str:
+    """Return the advice to store dequantized values instead."""
+    return f"leave out --save-as {save_as} to store dequantized values"
+
+
+def _why_not(weight: torch.Tensor, step: Quantize, save_as: SaveAs) -> str:
+    rows, columns = weight.shape
+    return FORMATS[save_as].why_not((rows, columns), grid_of(step, weight.dtype))
+
+
+def notes_on(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note per reason why matrices are stored dequantized. reasons: those of `why_dense`."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        if why:
+            by_reason.setdefault(why, []).append(name)
+    return tuple(
+        f"stored dequantized: {counted(len(names), 'parameter')} ({names[0]}{', …' if names[1:] else ''}: {why})"
+        for why, names in by_reason.items()
+    )
+
+
+def tensors_of(quantized: Quantized, save_as: SaveAs) -> dict[str, torch.Tensor] | None:
+    """Return the tensors to store instead of a layer's `weight`, by the name after the layer's path.
+
+    `None` if the format can't store a matrix of this shape.
+    """
+    its = FORMATS[save_as]
+    rows, columns = quantized.codes.shape
+    return None if its.why_not((rows, columns), quantized.grid) else its.tensors_of(quantized)
+
+
+def read_tensors(tensors: Mapping[str, torch.Tensor], step: Quantize, save_as: SaveAs) -> Quantized:
     """Undo `tensors_of`: return the stored matrix."""
-    rows, columns = tensors["weight_shape"].tolist()
-    scales = tensors["weight_scale"]
-    zeros = torch.full(scales.shape, grid.middle, dtype=torch.uint8, device=scales.device)
-    if not grid.symmetric:
-        zeros = unpack(tensors["weight_zero_point"].T, grid.bits, rows).T
-    return Quantized(unpack(tensors["weight_packed"], grid.bits, columns), scales, zeros, grid)
+    scales = next(value for name, value in tensors.items() if "scale" in name)
+    return FORMATS[save_as].read(tensors, grid_of(step, scales.dtype))
 
 
-def quantization_config(
-    step: Quantize, save_as: SaveAs, model: nn.Module, decoder: DecoderBlocks
-) -> dict[str, Any]:
-    """Return the entry `quantization_config` of config.json, which also lists the linear layers that stay dense."""
-    assert save_as == "compressed-tensors"
-    grid = grid_of(step, torch.float32)
-    packed = {
-        f"{decoder.path(index)}.{matrix.name}"
-        for index, block in enumerate(decoder.modules)
-        for matrix in find_matrices(block, where=decoder.path(index))
-    }
-    dense = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in packed]
-    weights = {
-        "num_bits": grid.bits,
-        "type": "int",
-        "symmetric": grid.symmetric,
-        "strategy": "channel" if grid.group is None else "group",
-        "group_size": grid.group,
-        "dynamic": False,
-        "actorder": None,
-    }
-    scheme = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": FORMAT,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": FORMAT,
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": scheme},
-        "ignore": sorted(dense),
-        "kv_cache_scheme": None,
-        # Read by transformers, not by vLLM. Without it, transformers would unpack only when the whole model is called,
-        # not when the decoder alone is; and it can't keep zero points packed (vllm-project/llm-compressor#1618).
-        "dequantize": True,
-    }
+def add_settings(
+    out: Path, step: Quantize, save_as: SaveAs, model: nn.Module, decoder: DecoderBlocks
+) -> None:
+    """Add the quantization settings to the configuration in a folder. model: its weights aren't read."""
+    its = FORMATS[save_as]
+    packed = {name for name, why in why_dense(model, decoder, step, save_as).items() if not why}
+    paths = [decoder.path(index).split(".")[:-1] for index in range(len(decoder.modules))]
+    # Of several lists of blocks, the part of the path that they share.
+    blocks = ".".join(parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1)
+    settings: dict[str, Any] = its.settings(step, layers_of(model, blocks, packed))
+    config = read_json(out / "config.json") or {}
+    write_json(out / "config.json", config | {"quantization_config": settings})
+    if its.copy:
+        write_json(out / its.copy, settings)
 
 
 def check_packed(
@@ -123,6 +126,7 @@ def check_packed(
     tensors: Mapping[str, torch.Tensor],
     where: str,
     step: Quantize,
+    save_as: SaveAs,
     expected: Mapping[str, MatrixReport],
 ) -> None:
     """Compare the packed matrices of one block, as read from the file, with the report.
@@ -135,14 +139,12 @@ def check_packed(
         name = full.removeprefix(f"{where}.")
         if name == full or name.endswith("]"):
             continue
-        mine = {
-            key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.weight")
-        }
+        mine = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
         zeros = None
         if "weight" in mine:
-            zeros = int((mine["weight"] == 0).sum())
-        elif "weight_packed" in mine:
-            values = read_tensors(mine, grid_of(step, mine["weight_scale"].dtype)).values()
+            zeros = count_zeros(mine["weight"])
+        elif FORMATS[save_as].mark in mine:
+            values = read_tensors(mine, step, save_as).values()
             zeros = count_zeros(values) if tuple(values.shape) == report.shape else None
         if zeros != report.zeros:
             raise CompressionError(
@@ -150,8 +152,9 @@ def check_packed(
             )
 
 
-def check_save_as(save_as: SaveAs, step: object) -> None:
-    """Refuse a storage format that doesn't suit the step. Raises `StudyError`."""
+def check_save_as(save_as: SaveAs, steps: Sequence[Any]) -> None:
+    """Refuse a storage format that doesn't suit the last step. Raises `StudyError`."""
+    step = steps[-1]
     if save_as not in get_args(SaveAs):
         raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
     if save_as != "dense" and not (

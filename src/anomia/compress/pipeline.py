@@ -64,11 +64,14 @@ class Finished:
 
 
 class BlocksInMemory:
-    """The blocks of a loaded model, changed in place."""
+    """The blocks of a loaded model, changed in place. packed: gets the codes by a matrix's name in the model, if given."""
 
-    def __init__(self, model: nn.Module, decoder: DecoderBlocks) -> None:
+    def __init__(
+        self, model: nn.Module, decoder: DecoderBlocks, packed: dict[str, Any] | None = None
+    ) -> None:
         self.model = model
         self.decoder = decoder
+        self._packed = packed
 
     def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[MemoryStates, list[list[Call]]]:
         """Keep the states in memory."""
@@ -80,7 +83,10 @@ class BlocksInMemory:
         return nullcontext(self.decoder.modules[index])
 
     def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Do nothing: the block was changed in place."""
+        """Keep the codes if they are wanted; the block was changed in place."""
+        if self._packed is not None:
+            where = self.decoder.path(index)
+            self._packed |= {f"{where}.{name}": codes for name, codes in packed.items()}
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
 from anomia.models.gguf_header import gguf_read_once
 from anomia.models.gguf_rules import refuse_settings, with_ends
+from anomia.models.gptq import gptq_readable
 from anomia.models.memory import PREFIX, held
 from anomia.models.refuse import refuse
 from anomia.models.tensors import NOTHING, from_loading, ignored_notes, skeleton
@@ -202,7 +203,7 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
     Mismatched shapes are in that information and are refused by the caller. Adapters are searched for in a subfolder
     that never exists; otherwise one would be applied whenever peft happens to be installed.
     """
-    with heard() as said:
+    with heard() as said, gptq_readable():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 files.source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -82,9 +82,7 @@ def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
             the same place.
     """
     expected = model.state_dict()
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    renamings, converters = _rules(model)
     by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
     places: dict[str, str] = {}
     converted: set[str] = set()
@@ -129,6 +127,39 @@ def account(model: Any, stored: Mapping[str, StoredTensor]) -> Account:
         ),
         expected=frozenset(expected),
     )
+
+
+def merged_on_loading(model: Any) -> Callable[[str], bool]:
+    """Returns a test for stored names of tensors that transformers doesn't only rename while loading, but converts."""
+    renamings, converters = _rules(model)
+    expected = model.state_dict()
+
+    def is_merged(name: str) -> bool:
+        return (
+            rename_source_key(name, renamings, converters, model.base_model_prefix, expected)[1] is not None
+        )
+
+    return is_merged
+
+
+def splits_on_loading(model: Any) -> str:
+    """The name of stored weights that transformers splits into several of an architecture; empty if there are none."""
+    return next(
+        (
+            rule.source_patterns[0]
+            for rule in _rules(model)[1]
+            if len(rule.target_patterns) > 1
+            and all(name.endswith(".weight") for name in rule.source_patterns)
+        ),
+        "",
+    )
+
+
+def _rules(model: Any) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    """The rules of transformers for an architecture's stored tensors."""
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    return renamings, [rule for rule in rules if isinstance(rule, WeightConverter)]
 
 
 def from_loading(

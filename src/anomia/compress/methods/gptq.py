@@ -67,9 +67,9 @@ def round_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
 
 
 def put(matrix: WeightMatrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
-    """Set a matrix to its dequantized values; keep the codes of a linear layer for a packed checkpoint."""
+    """Set a matrix to its dequantized values; keep the codes for a packed checkpoint, where `Conv1D` has no place."""
     matrix.weight.copy_(quantized.values())
-    if not matrix.name.endswith("]") and isinstance(work.block.get_submodule(matrix.name), nn.Linear):
+    if matrix.name.endswith("]") or isinstance(work.block.get_submodule(matrix.name), nn.Linear):
         work.packed[matrix.name] = quantized
     return report_matrix(matrix)
 
