@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -27,14 +28,14 @@ from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
-from anomia.compress.packed import check_save_as, notes_on
+from anomia.compress.packed import check_save_as, leave_out, notes_on
 from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
 from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
+from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Served, Step
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
 from anomia.compress.written import check_written, content_hash
@@ -52,7 +53,7 @@ from anomia.models.load import (
     quiet_transformers,
     resolve_device,
 )
-from anomia.models.tensors import skeleton
+from anomia.models.tensors import account, skeleton
 from anomia.text_files import read_text
 
 UNFINISHED = ".anomia-unfinished"
@@ -143,11 +144,12 @@ def _all_steps(
 ) -> FolderReport:
     settings = _plain_settings(model, steps, options)
     state = _open_out(out, settings)
-    # Packed codes can't be compressed again.
+    # Packed codes can't be compressed again, but `embeddings` leaves them alone.
     unpacked = replace(options, save_as="dense")
     current, done, origin = model, [], files_of(found.files)
     for number, step in enumerate(steps[:-1], 1):
         between = out / UNFINISHED / f"step-{number}"
+        mine = options if isinstance(steps[number], Embeddings) else unpacked
         report = CompressionReport.from_dict(read_json(between / REPORT) or {}) if _is_done(between) else None
         inputs = read_json(out / UNFINISHED / f"inputs-{number}.json") or {}
         windows = None
@@ -157,19 +159,19 @@ def _all_steps(
         # Check the model and text of a finished step, too.
         _check_inputs(out, inputs, windows, model=origin, finished=report is not None)
         if report is not None:
-            check_written(between, files_of(_examine(str(between)).files), inputs.get("result"), out)
+            check_written(between, files_of(_examine_step(between).files), inputs.get("result"), out)
         if report is None:
-            kept = _open_out(between, _plain_settings(current, [step], unpacked))
-            report, _, _ = _one_step(current, found, between, step, unpacked, kept, progress)
+            kept = _open_out(between, _plain_settings(current, [step], mine))
+            report, _, _ = _one_step(current, found, between, step, mine, kept, progress)
             record = report.calibration
             inputs["inputs"]["calibration text"] = None if record is None else record.token_hash
-            inputs["result"] = content_hash(files_of(_examine(str(between)).files))
+            inputs["result"] = content_hash(files_of(_examine_step(between).files))
             write_json(out / UNFINISHED / f"inputs-{number}.json", inputs)
             write_json(between / REPORT, report.to_dict())
             shutil.rmtree(between / UNFINISHED, ignore_errors=True)
         done.append(report)
         current = str(between)
-        found = _examine(current)
+        found = _examine_step(between)
     report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
@@ -256,6 +258,17 @@ def _examine(model: str) -> Examined:
     return found
 
 
+def _examine_step(folder: Path) -> Examined:
+    """Examine the result of a step; codes in a packed one count as surplus, since the next step doesn't read them."""
+    found = examine(str(folder))
+    if getattr(found.config, "quantization_config", None) is None:
+        return found
+    config = copy.deepcopy(found.config)
+    del config.quantization_config
+    model = skeleton(config)
+    return found._replace(config=config, skeleton=model, account=account(model, found.stored))
+
+
 def _one_step(
     model: str,
     found: Examined,
@@ -281,6 +294,11 @@ def _one_step(
         streamed.save()
         report, resumed = streamed.run(windows, options.batch_tokens, progress)
         return replace(report, warnings=(*found.notes, *report.warnings)), True, resumed
+    if options.save_as != "dense" and not isinstance(step, Quantize):
+        raise CompressionError(
+            f"the token tables aren't stored as the model holds them, so {step} can't be applied to packed codes; "
+            + leave_out(options.save_as)
+        )
     loaded = _load(model, options)
     packed: dict[str, Quantized] | None = None
     notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from anomia.compress.options import SaveAs
 from anomia.compress.packing import compressed_tensors, gptq
 from anomia.compress.packing.base import Format, layers_of
 from anomia.compress.report import MatrixReport
-from anomia.compress.steps import Quantize
+from anomia.compress.steps import Embeddings, Quantize
 from anomia.compress.verify import PRUNE_AGAIN
 from anomia.errors import CompressionError, StudyError, nearest
 from anomia.files import read_json, write_json
@@ -153,8 +153,8 @@ def check_packed(
 
 
 def check_save_as(save_as: SaveAs, steps: Sequence[Any]) -> None:
-    """Refuse a storage format that doesn't suit the last step. Raises `StudyError`."""
-    step = steps[-1]
+    """Refuse a storage format that doesn't suit the last step other than `embeddings`. Raises `StudyError`."""
+    step = next((step for step in reversed(steps) if not isinstance(step, Embeddings)), steps[-1])
     if save_as not in get_args(SaveAs):
         raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
     if save_as != "dense" and not (

@@ -80,16 +80,20 @@ def as_stored(model: Any, quantized: Mapping[str, Quantized]) -> dict[str, Quant
     """
     if not quantized:
         return {}
-    slices: dict[str, list[Quantized]] = {}
+    slices: dict[str, dict[int, Quantized]] = {}
     for name, its in quantized.items():
-        stacked = name.endswith("]")
-        slices.setdefault(name.rpartition("[")[0] if stacked else f"{name}.weight", []).append(its)
+        stack, bracket, index = name.removesuffix("]").rpartition("[")
+        slices.setdefault(stack if bracket else f"{name}.weight", {})[int(index) if bracket else 0] = its
     meta = next(iter(quantized.values())).codes.is_meta
     state = {n: value.to("meta") if meta else value for n, value in model.state_dict().items()}
     converted = []
     for part in ("codes", "scales", "zeros"):
         # Saving splits, renames and transposes whole matrices, so it does the same to codes, scales and zero points.
-        mine = {name: _layout(model, name, [getattr(q, part) for q in its]) for name, its in slices.items()}
+        # Experts that no token reached come last in `quantized`, so sort them by number.
+        mine = {
+            name: _layout(model, name, [getattr(its[index], part) for index in sorted(its)])
+            for name, its in slices.items()
+        }
         converted.append(revert_weight_conversion(model, state | mine))
     codes, scales, zeros = converted
     grid = next(iter(quantized.values())).grid
@@ -132,7 +136,11 @@ def pack_folder(
             its = stored.get(name)
             parts = None
             if its is not None and name.endswith(".weight") and its.codes.shape == value.shape:
-                parts = tensors_of(its, save_as) if torch.equal(its.values(), value) else None
+                if not torch.equal(its.values(), value):
+                    raise CompressionError(
+                        f"the codes of {name} don't give its stored values; {leave_out(save_as)}"
+                    )
+                parts = tensors_of(its, save_as)
             layer = name.removesuffix("weight")
             tensors |= {name: value} if parts is None else {layer + n: part for n, part in parts.items()}
         write_shard(file, tensors)

@@ -47,7 +47,7 @@ def _why_not(shape: tuple[int, int], grid: Grid) -> str:
     """The format pads nothing."""
     rows, columns = shape
     if rows * grid.bits % WORD or columns * grid.bits % WORD:
-        return f"{rows} × {columns} codes of {grid.bits} bits don't fill whole words of {WORD} bits"
+        return f"its rows or columns of {grid.bits}-bit codes don't fill whole words of {WORD} bits"
     return ""
 
 
