@@ -18,6 +18,7 @@ from anomia.models.load import load_model
 
 from .architectures import tiny
 from .test_folder import TOKENIZER, save_adapter, save_model, weights, write_text
+from .test_gguf import write_tiny_gguf
 
 IDS = torch.arange(3, 43)[None]
 
@@ -92,6 +93,16 @@ def test_an_adapter_can_be_packed(save_as: str, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
     save_adapter(save_model("llama", tmp_path / "base"), tmp_path / "lora", tmp_path / "base")
     dense, packed, streamed = both(tmp_path / "lora", "gptq:4,group=8", save_as, tmp_path)
+    check_equal(dense, packed)
+    assert not streamed
+
+
+def test_a_gguf_file_can_be_packed(tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    dense, packed, streamed = both(
+        tmp_path / "tiny.gguf", "awq:4,group=8,symmetric=yes", "compressed-tensors", tmp_path
+    )
     check_equal(dense, packed)
     assert not streamed
 

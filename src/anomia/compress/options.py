@@ -80,7 +80,7 @@ class FolderOptions:
     save_as: Annotated[
         SaveAs,
         _Flag(
-            help="{default} (the default); compressed-tensors or gptq store the codes of a final gptq or awq step.",
+            help="{default} (the default), or compressed-tensors or gptq to store the codes of a gptq or awq step.",
             metavar="STORAGE",
             commands=("compress",),
         ),

@@ -37,10 +37,11 @@ def dequantized(parts: Mapping[str, torch.Tensor], *, version: str) -> torch.Ten
     codes = unpack(parts["qweight"].T.contiguous(), bits, columns)  # [out, in]
     zeros = (unpack(parts["qzeros"], bits, rows).int() + _LESS[version]) & (2**bits - 1)  # [groups, out]
     steps = codes.float() - zeros.T[:, groups].float()
-    return steps * parts["scales"].T[:, groups].float()
+    weights: torch.Tensor = steps * parts["scales"].T[:, groups].float()
+    return weights
 
 
-class _Dequantize(ConversionOps):
+class _Dequantize(ConversionOps):  # type: ignore[misc]
     """Makes a layer's weight of its parts while loading; also those of experts, before they are merged."""
 
     def __init__(self, quantizer: HfQuantizer) -> None:
@@ -83,7 +84,7 @@ def _listed(value: Any) -> Sequence[torch.Tensor]:
     return value if isinstance(value, list) else [value]
 
 
-class GptqReader(HfQuantizer):
+class GptqReader(HfQuantizer):  # type: ignore[misc]
     """Loads a GPTQ checkpoint as dense weights."""
 
     requires_calibration = True
@@ -113,7 +114,7 @@ class GptqReader(HfQuantizer):
         return True
 
 
-class _Config(GPTQConfig):
+class _Config(GPTQConfig):  # type: ignore[misc]
     """The settings of a checkpoint, without the list of packed layers, which transformers takes only with optimum."""
 
     def __init__(self, *, modules_in_block_to_quantize: Any = None, **settings: Any) -> None:
