@@ -16,7 +16,7 @@ from anomia.compress.methods.grid import Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
 from anomia.compress.options import SaveAs
 from anomia.compress.packing import compressed_tensors, gptq
-from anomia.compress.packing.base import Format, layers_of
+from anomia.compress.packing.base import PackedFormat, layers_of
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Embeddings, Quantize
 from anomia.compress.verify import PRUNE_AGAIN
@@ -25,7 +25,7 @@ from anomia.files import read_json, write_json
 from anomia.models.tensors import splits_on_loading
 from anomia.words import counted
 
-FORMATS: Mapping[str, Format] = {
+FORMATS: Mapping[str, PackedFormat] = {
     "compressed-tensors": compressed_tensors.FORMAT,
     "gptq": gptq.FORMAT,
 }

@@ -23,7 +23,7 @@ class Layers(NamedTuple):
     dense: tuple[str, ...]
 
 
-class Format(NamedTuple):
+class PackedFormat(NamedTuple):
     """A format of packed checkpoints.
 
     mark: the tensor that every packed layer has, by the name after the layer's path.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
-from anomia.compress.packing.base import Format, Layers
+from anomia.compress.packing.base import Layers, PackedFormat
 from anomia.compress.steps import Quantize
 from anomia.models.words import pack, unpack
 
@@ -79,4 +79,4 @@ def _why_not(shape: tuple[int, int], grid: Grid) -> str:
 
 
 # For weights that it splits, transformers 5.23 fails to set up its unpacking.
-FORMAT = Format("weight_packed", _tensors_of, _read, _why_not, _settings, _merged, splits=False)
+FORMAT = PackedFormat("weight_packed", _tensors_of, _read, _why_not, _settings, _merged, splits=False)

@@ -10,7 +10,7 @@ import torch
 from anomia._version import __version__
 from anomia.compress.methods.grid import Grid, Quantized, grid_of
 from anomia.compress.methods.sparsegpt import DAMPING
-from anomia.compress.packing.base import Format, Layers
+from anomia.compress.packing.base import Layers, PackedFormat
 from anomia.compress.steps import Quantize
 from anomia.models.words import WORD, pack, unpack
 
@@ -87,6 +87,6 @@ def _merged(grid: Grid) -> str:
     return "which its loader of this format can't do"
 
 
-FORMAT = Format(
+FORMAT = PackedFormat(
     "qweight", _tensors_of, _read, _why_not, _settings, _merged, splits=True, copy="quantize_config.json"
 )
