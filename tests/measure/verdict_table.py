@@ -1,4 +1,5 @@
-"""Measures what verdicts and the gate conclude from studies of known truth, and writes the tables of docs/statistics.md.
+"""Measures what verdicts and the gate conclude from studies of known truth, for docs/data/statistics/ and
+docs/statistics.md.
 
 PYTHONPATH=src:tests python -m measure.verdict_table
 """
@@ -14,9 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import NamedTuple
 
+from anomia.measure.gate import NET, SHOWN
 from anomia.measure.outcomes import Outcome
 
-from .coverage_table import write
+from . import tables
+from .tables import percent
 from .uniform_gate import gate, null_arms, plain_rate_fails
 from .uniform_studies import (
     DIRECTIONAL,
@@ -70,125 +73,98 @@ def measured(todo: Sequence[tuple[Truth, Design]]) -> Iterator[Row]:
         yield from pool.map(measure, todo)
 
 
-def alike_table(rows: Sequence[Row]) -> str:
+def alike_rows(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
     """How often a direction is concluded where there is none: the mean over the truths, and the most."""
-    kinds = {"nothing": 0.0, "equal shares, 0.03 to 0.35": 1.0}
-    lines = [
-        "| lost | per passage | " + " | ".join(f"{languages} × 200" for languages in LANGUAGES) + " |",
-        "|" + "---|" * (2 + len(LANGUAGES)),
-    ]
-    for size, (name, lost) in itertools.product((1, 5), kinds.items()):
-        shown = []
-        for languages in LANGUAGES:
-            found = [
-                directional(row.found)
-                for row in rows
-                if row.truth.open_drop == row.truth.choice_drop
-                and (row.truth.open_drop > 0) == (lost > 0)
-                and (row.design.languages, row.design.cluster_size) == (languages, size)
-            ]
-            shown.append(
-                f"{_percent(sum(found) / len(found))}, at most {_percent(max(found))}" if found else "–"
-            )
-        lines.append(f"| {name} | {size} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
-
-
-def apart_table(rows: Sequence[Row]) -> str:
-    """How often a direction that there is is concluded, and by which outcome."""
-    lines = [
-        "| lost, open | choice | flips, open | choice | per passage | found as | "
-        + " | ".join(f"{languages} × 200" for languages in LANGUAGES)
-        + " |",
-        "|" + "---|" * (6 + len(LANGUAGES)),
-    ]
-    together: dict[tuple[float, ...], dict[int, Row]] = {}
-    for row in rows:
-        if row.truth.open_drop != row.truth.choice_drop:
-            together.setdefault((*row.truth[:4], row.design.cluster_size), {})[row.design.languages] = row
-    for key, by_size in together.items():
-        if key[0] < key[1]:
-            kinds = {"reverse": ("reverse",)}
-        elif key[1] < 0.05:
-            kinds = {
-                "illusion or demotion": ("illusion", "demotion"),
-                "these or mixed": ("illusion", "demotion", "mixed"),
+    kinds = {"nothing": False, "equal shares, 0.03 to 0.35": True}
+    for size, (name, lost), languages in itertools.product((1, 5), kinds.items(), LANGUAGES):
+        found = [
+            directional(row.found)
+            for row in rows
+            if row.truth.open_drop == row.truth.choice_drop
+            and (row.truth.open_drop > 0) == lost
+            and (row.design.languages, row.design.cluster_size) == (languages, size)
+        ]
+        if found:
+            mean, most = percent(sum(found) / len(found)), percent(max(found))
+            yield {
+                "lost": name,
+                "per_passage": f"{size}",
+                "languages": f"{languages}",
+                "mean": mean,
+                "most": most,
             }
-        else:
-            kinds = {"mixed": ("mixed",), "mixed, illusion or demotion": ("illusion", "demotion", "mixed")}
-        for name, outcomes_meant in kinds.items():
-            shown = [
-                _percent(sum(_share(by_size[size], each) for each in outcomes_meant))
-                if size in by_size
-                else "–"
-                for size in LANGUAGES
-            ]
-            truth = " | ".join(f"{value:g}" for value in key)
-            lines.append(f"| {truth} | {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
 
 
-def table(rows: Sequence[Row]) -> str:
-    named: tuple[Outcome, ...] = ("intact", "mixed", "loss", "reverse", "inconclusive")
-    lines = [
-        "| lost, open | choice | flips, open | choice | per passage | studies of | illusion or demotion | "
-        + " | ".join(named)
-        + " | directional |",
-        "|" + "---|" * (8 + len(named)),
-    ]
+def apart_rows(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
+    """How often a direction that there is is concluded, and by which outcome."""
     for row in rows:
-        truth = " | ".join(f"{value:g}" for value in row.truth[:4])
-        shares = [demotions(row.found), *(_share(row, name) for name in named), directional(row.found)]
-        size = f"{row.design.cluster_size} | {row.design.languages} × {row.design.items}"
-        lines.append(f"| {truth} | {size} | " + " | ".join(map(_percent, shares)) + " |")
-    return "\n".join(lines)
+        open_, choice = row.truth[:2]
+        if open_ == choice:
+            continue
+        if open_ < choice:
+            kinds: tuple[tuple[Outcome, ...], ...] = (("reverse",),)
+        elif choice < 0.05:
+            kinds = (("illusion", "demotion"), ("illusion", "demotion", "mixed"))
+        else:
+            kinds = (("mixed",), ("illusion", "demotion", "mixed"))
+        for meant in kinds:
+            share = percent(sum(_share(row, outcome) for outcome in meant))
+            yield {**_design(row), "found_as": ", ".join(meant), "share": share}
 
 
-def language_table() -> str:
-    lines = [
-        "| languages | flips, open | choice | some language's verdict is directional or loss |",
-        "|---|---|---|---|",
-    ]
+def outcome_row(row: Row) -> dict[str, str]:
+    """How often each outcome is concluded."""
+    named: tuple[Outcome, ...] = ("intact", "mixed", "loss", "reverse", "inconclusive")
+    shares = {"illusion or demotion": demotions(row.found)}
+    shares |= {name: _share(row, name) for name in named} | {"directional": directional(row.found)}
+    return _design(row) | {name: percent(share) for name, share in shares.items()}
+
+
+def _design(row: Row) -> dict[str, str]:
+    size = {"per_passage": f"{row.design.cluster_size}", "languages": f"{row.design.languages}"}
+    return _truth(row.truth) | size
+
+
+def _truth(truth: Truth) -> dict[str, str]:
+    names = ("lost_open", "lost_choice", "flips_open", "flips_choice")
+    return {name: f"{value:g}" for name, value in zip(names, truth[:4], strict=True)}
+
+
+def language_rows() -> Iterator[dict[str, str]]:
+    """How often some language's verdict is directional or loss, where nothing is lost."""
     for languages, churn in itertools.product(LANGUAGES[1:], CHURNS[1:]):
-        share = language_alarms(
-            Truth(0.0, 0.0, *churn), Design(languages), FEWER_STUDIES, DIRECTIONAL | {"loss"}
-        )
-        lines.append(f"| {languages} | {churn[0]:g} | {churn[1]:g} | {_percent(share)} |")
-    return "\n".join(lines)
+        truth = Truth(0.0, 0.0, *churn)
+        share = language_alarms(truth, Design(languages), FEWER_STUDIES, DIRECTIONAL | {"loss"})
+        yield {"languages": f"{languages}", **_truth(truth), "share": percent(share)}
 
 
 GATE_LOSSES = ((0.20, 0.02), (0.12, 0.02), (0.10, 0.10))
 GATE_CHURNS = ((0.0, 0.0), (0.10, 0.10), (0.25, 0.125))
+CHECKS = (NET, "gap", "open retained", SHOWN)
 OLD_LIMIT, OLD_STUDIES = 0.15, 300
 
 
-def gate_table() -> str:
+def gate_rows() -> Iterator[dict[str, str]]:
     """Which share of studies passes the gate's defaults, and how many fail on the plain dissociation rate."""
     losses = [Truth(*pair, *churn) for pair in GATE_LOSSES for churn in GATE_CHURNS]
-    names: list[str] = []
-    lines = []
     for languages, truth in itertools.product(LANGUAGES[1:], null_arms() + losses):
         design = Design(languages)
         passed = gate(truth, design, FEWER_STUDIES)
-        names = names or list(passed.checks)
-        shares = [passed.checks.get(name, 0.0) for name in names]
-        shares += [passed.results.get(result, 0.0) for result in ("pass", "fail")]
+        assert set(passed.checks) <= set(CHECKS)
+        shares = {name: passed.checks.get(name, 0.0) for name in CHECKS}
+        shares |= {"all pass": passed.results.get("pass", 0.0), "some fails": passed.results.get("fail", 0.0)}
         plain = plain_rate_fails(truth, design, OLD_STUDIES, OLD_LIMIT) / OLD_STUDIES
-        values = " | ".join(f"{value:g}" for value in (*truth[:4], truth.base_choice))
-        lines.append(
-            f"| {languages} × 200 | {values} | " + " | ".join(map(_percent, [*shares, plain])) + " |"
-        )
-    head = ["studies of", "lost, open", "choice", "flips, open", "choice", "base, choice", *names]
-    head += ["all pass", "some fails", f"plain rate fails at {OLD_LIMIT:g}"]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines])
+        yield {
+            "languages": f"{languages}",
+            **_truth(truth),
+            "base_choice": f"{truth.base_choice:g}",
+            **{name: percent(share) for name, share in shares.items()},
+            f"plain rate fails at {OLD_LIMIT:g}": percent(plain),
+        }
 
 
 def _share(row: Row, outcome: Outcome) -> float:
     return row.found[outcome] / row.found.total()
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def main() -> None:
@@ -196,11 +172,12 @@ def main() -> None:
     for row in measured(cells()):
         rows.append(row)
         print(f"{time.perf_counter() - start:.0f} s {row}", file=sys.stderr, flush=True)
-    write("no direction", alike_table(rows))
-    write("a direction", apart_table(rows))
-    write("every verdict", table(rows))
-    write("language verdicts", language_table())
-    write("gate", gate_table())
+    tables.write("no-direction", list(alike_rows(rows)))
+    tables.write("directions", list(apart_rows(rows)))
+    tables.write("verdicts", [outcome_row(row) for row in rows])
+    tables.write("language-verdicts", list(language_rows()))
+    tables.write("gate", list(gate_rows()))
+    tables.main()
 
 
 if __name__ == "__main__":
