@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scripts import architecture_table
 from scripts.messages import MARK, messages
 
 from anomia._version import __version__
@@ -201,3 +202,13 @@ def test_every_page_is_in_the_index_under_its_own_title() -> None:
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         if "--8<--" not in text.partition("\n")[0]:
             assert f"\n# {title}\n" in f"\n{text}", page
+
+
+def test_the_page_of_architectures_summarizes_its_file() -> None:
+    rows = architecture_table.read()
+    page = architecture_table.PAGE.read_text(encoding="utf-8")
+    assert page == architecture_table.page(rows), "write it anew: scripts/architecture_table.py"
+    shown = re.findall(r"^\| ([a-z].*?) \|", page.partition("|---")[2], re.MULTILINE)
+    assert sorted(", ".join(shown).split(", ")) == sorted(
+        row.architecture for row in rows if not row.not_built
+    )
