@@ -127,7 +127,7 @@ class Run:
             found[arm] = Verdict(
                 arm,
                 overall.decision.outcome,
-                overall.text,
+                overall.words.text,
                 None if beside is None else beside.outcome,
                 {language: verdict.decision.outcome for language, verdict in mine.items()},
             )

@@ -12,6 +12,15 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def percent(share: float) -> str:
+    """A share in whole per cent, with a true minus sign.
+
+    >>> percent(0.276), percent(-0.1)
+    ('28 %', '−10 %')
+    """
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
 def innermost(error: BaseException) -> BaseException:
     """The original exception at the end of the `__cause__` chain; checks of configurations wrap it."""
     while error.__cause__ is not None:

@@ -96,10 +96,10 @@ def test_the_illusion_is_called_by_its_name_and_not_loss() -> None:
     arm = rows("a", [True] * 120 + [False] * 880, [True] * 920 + [False] * 80, **controls)
     overall = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
     assert overall.decision.outcome == "illusion"
-    assert "280 are still recognised but no longer answered" in overall.text
+    assert "280 are still recognised but no longer answered" in overall.words.text
     assert (
         "Of the answers that are only picked, 130 of 280 are picked without the question, too."
-        in overall.text
+        in overall.words.text
     )
 
 
@@ -113,9 +113,10 @@ def test_what_is_picked_without_the_question_is_not_recognised() -> None:
     verdict = next(v for v in judge(pl.concat([base, arm])) if v.scope == "overall")
     assert (verdict.word, verdict.evidence.recognised) == ("picked", False)
     assert (
-        "280 of 280 are picked without the question, too, so most of these picks don't need" in verdict.text
+        "280 of 280 are picked without the question, too, so most of these picks don't need"
+        in verdict.words.text
     )
-    assert "recognised but" not in verdict.text
+    assert "recognised but" not in verdict.words.text
     untried = [
         rows(name, opened if name == "base" else [True] * 120 + [False] * 880, chosen)
         for name in ("base", "a")

@@ -135,7 +135,7 @@ def test_gemma_at_wanda_one_half_is_not_loss(changed_more):
     assert decision.open == "falls"
     assert decision.outcome in ("mixed", "illusion", "inconclusive")
     assert "loss" not in decision.possible
-    assert "26 are still recognised but no longer answered" in explain(overall, decision)
+    assert "26 are still recognised but no longer answered" in explain(overall, decision).text
     assert decide(found["bengali"]).outcome == "untestable"
     assert all(decide(part).outcome != "loss" for part in found.values())
 

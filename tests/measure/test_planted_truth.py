@@ -129,7 +129,7 @@ def test_a_destroyed_association_is_loss(base: pl.DataFrame, arm: Arm) -> None:
     assert altered["choice_correct"].mean() < 0.45
     verdict = overall(base, altered)
     assert verdict.decision.outcome == "loss"
-    assert "lost in both" in verdict.text
+    assert "lost in both" in verdict.words.text
 
 
 def test_the_base_model_against_itself_is_intact(base: pl.DataFrame, arm: Arm) -> None:

@@ -20,6 +20,15 @@ def estimate(bounds, n=200):
     return Estimate(*bounds, n, n)
 
 
+def told(*given, **more):
+    """The verdict's text; a headline is one sentence, and the reason is said once."""
+    words = explain(*given, **more)
+    assert words.headline.endswith(".")
+    assert ". " not in words.headline
+    assert words.text.startswith(words.headline)
+    return words.text
+
+
 def evidence(open_=HOLDS, choice=HOLDS, gap=(0.0, -0.05, 0.05), *, lost=(0.1, 0.05, 0.2), **more):
     values = {
         "n": 200,
@@ -118,11 +127,11 @@ def test_claims_that_do_not_stand_after_correction_are_not_made():
 
 def test_what_differs_at_95_percent_and_is_not_claimed_is_said():
     shown = evidence(FALLS, HOLDS, MORE, stands=CLAIMS - {"gap"})
-    assert "Their difference is nonzero at 95 %, but not at the higher level" in explain(shown, decide(shown))
+    assert "Their difference is nonzero at 95 %, but not at the higher level" in told(shown, decide(shown))
     both = evidence(FALLS, HOLDS, MORE, stands=CLAIMS - {"gap", "open"})
-    assert "The drop of open and their difference are nonzero at 95 %" in explain(both, decide(both))
+    assert "The drop of open and their difference are nonzero at 95 %" in told(both, decide(both))
     none = evidence(FALLS, HOLDS, UNCLEAR, stands=CLAIMS - {"gap"})
-    assert "at 95 %" not in explain(none, decide(none))
+    assert "at 95 %" not in told(none, decide(none))
 
 
 def test_lost_that_dominates_is_loss_even_where_open_fell_more():
@@ -189,7 +198,7 @@ def test_words_for_a_release_manager():
         raw_gap=estimate((0.17, -0.01, 0.3)),
         net=estimate((0.6, 0.4, 0.8)),
     )
-    text = explain(shown, Decision("illusion", "falls", "holds"))
+    text = told(shown, Decision("illusion", "falls", "holds"))
     assert "Multiple choice kept 96 % of its accuracy, open answers lost 41 %." in text
     assert (
         "Of 35 questions that base got right in both formats, 26 are still recognised but no longer answered"
@@ -199,7 +208,7 @@ def test_words_for_a_release_manager():
     assert "open 40 % (30 % to 50 %)" in text
     assert "in raw points 17 (−1 to 30): open lost a larger share, but not clearly more questions" in text
     assert "60 % (40 % to 80 %) moved from answered to only picked: more than the other way" in text
-    noise = explain(evidence(net=estimate((0.05, -0.02, 0.12))), Decision("intact", "holds", "holds"))
+    noise = told(evidence(net=estimate((0.05, -0.02, 0.12))), Decision("intact", "holds", "holds"))
     assert "not clearly more than the other way" in noise
 
 
@@ -209,11 +218,11 @@ PASSAGE = Scope(("english",), (), "choice_passage", "recognised", "Options from 
 
 def test_picked_is_not_recognised():
     found = Decision("illusion", "falls", "holds")
-    text = explain(evidence(FALLS, HOLDS, MORE), found, PICKED)
+    text = told(evidence(FALLS, HOLDS, MORE), found, PICKED)
     assert text.startswith("The model still picks answers that it no longer gives")
     assert "still picked but no longer answered" in text
     assert PICKED.why in text
-    loss = explain(evidence(FALLS, FALLS, ALIKE), Decision("loss", "falls", "falls"), PICKED)
+    loss = told(evidence(FALLS, FALLS, ALIKE), Decision("loss", "falls", "falls"), PICKED)
     assert "no longer picks most of the answers" in loss
 
 
@@ -229,7 +238,7 @@ def test_which_options_decided_and_what_the_others_say():
         "pmi": Control(7, 12),
         "string": Control(12, 12),
     }
-    text = explain(evidence(FALLS, FALLS, ALIKE), found, PASSAGE, readings=readings, controls=controls)
+    text = told(evidence(FALLS, FALLS, ALIKE), found, PASSAGE, readings=readings, controls=controls)
     assert text.startswith("Both formats lost about the same share of their answers.")
     assert "Choice among options from the same passage" in text
     assert PASSAGE.why in text
@@ -246,23 +255,23 @@ def test_which_options_decided_and_what_the_others_say():
 
 def test_words_for_the_rest():
     undecided = decide(evidence(FALLS, OPEN, MORE))
-    text = explain(evidence(FALLS, OPEN, MORE), undecided)
+    text = told(evidence(FALLS, OPEN, MORE), undecided)
     assert "Open fell and choice may have held or fallen: illusion or mixed." in text
     assert "items like these would give 80 % power to decide it" in text
     weak = evidence(base_open=0.05, fates=FateCounts(3, 1, 0, 0), left_out=("bengali", "telugu"))
-    text = explain(weak, decide(weak))
+    text = told(weak, decide(weak))
     assert "Base answers 5 % in open and 90 % in choice, 4 questions in both formats, of 200." in text
     assert "bengali and telugu" in text
     assert text.startswith("Base gets too few of these questions right in both formats")
     beneath = evidence(base_open=0.02, gap=None)
-    assert explain(beneath, decide(beneath)).startswith("Base itself is too weak")
+    assert told(beneath, decide(beneath)).startswith("Base itself is too weak")
     broken = evidence(broken=estimate((0.8, 0.7, 0.9)))
-    assert "sound in base, 80 % (70 % to 90 %) are empty" in explain(broken, decide(broken))
+    assert "sound in base, 80 % (70 % to 90 %) are empty" in told(broken, decide(broken))
     same = evidence(identical=True)
-    assert "equals base's" in explain(same, decide(same))
+    assert "equals base's" in told(same, decide(same))
     near = evidence(FALLS, HOLDS, MORE, near={"ranks": Nearness(estimate((0.4, 0.3, 0.5)))})
-    assert "near the top by ranks" in explain(near, decide(near))
-    improved = explain(evidence(arm_open=0.6, base_open=0.5), Decision("intact", "holds", "holds"))
+    assert "near the top by ranks" in told(near, decide(near))
+    improved = told(evidence(arm_open=0.6, base_open=0.5), Decision("intact", "holds", "holds"))
     assert "open answers gained 20 %" in improved
     assert len({headline(outcome) for outcome in get_args(Outcome)}) == len(get_args(Outcome))
 
@@ -270,7 +279,7 @@ def test_words_for_the_rest():
 def test_identical_models_are_named_where_base_is_weak():
     weak = evidence(fates=FateCounts(3, 0, 0, 0), identical=True, arm_open=0.5, arm_choice=0.9)
     assert decide(weak).outcome == "untestable"
-    text = explain(weak, decide(weak))
+    text = told(weak, decide(weak))
     assert "Every probability that was recorded equals base's." in text
     assert "3 questions in both formats" in text
 
@@ -278,16 +287,16 @@ def test_identical_models_are_named_where_base_is_weak():
 def test_an_arm_that_answers_more_than_base_is_asked_about():
     above = (-1.0, -2.0, -0.4)
     for more in (evidence(above), evidence(choice=above)):
-        assert SWAPPED in explain(more, decide(more))
-    assert SWAPPED not in explain(evidence(), decide(evidence()))
+        assert SWAPPED in told(more, decide(more))
+    assert SWAPPED not in told(evidence(), decide(evidence()))
 
 
 def test_a_number_of_items_that_nobody_can_ask_is_not_said():
     found = Decision("inconclusive", "undecided", "holds", ("intact", "illusion"), items_needed=718_461)
-    text = explain(evidence(OPEN, n=32), found)
+    text = told(evidence(OPEN, n=32), found)
     assert "718" not in text
     assert "out of reach" in text
-    near = explain(evidence(OPEN), found._replace(items_needed=1436))
+    near = told(evidence(OPEN), found._replace(items_needed=1436))
     assert "About 1,500 items like these" in near
 
 
@@ -300,10 +309,10 @@ def test_the_same_answers_graded_otherwise_are_the_gradings_doing(grades):
     same = {"identical": True, "arm_open": 0.5, "arm_choice": 0.9, "fates": FateCounts(50, 0, 0, 0)}
     alike, unlike = evidence(**same), evidence(**(same | grades))
     assert decide(unlike).outcome == "intact"
-    text = explain(unlike, decide(unlike))
+    text = told(unlike, decide(unlike))
     assert "the grading differs, not the model" in text
     assert headline("intact") not in text
     assert (
-        explain(alike, decide(alike))
+        told(alike, decide(alike))
         == f"{headline('intact')} Every probability that was recorded equals base's."
     )

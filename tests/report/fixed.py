@@ -28,6 +28,7 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import Results, read_results
 from anomia.measure.significance import PairedTest
 from anomia.measure.verdict import Decision
+from anomia.measure.verdict_text import Words
 from anomia.records import write_rows
 from anomia.report.figures import NamedRun
 from anomia.report.tables import ladder, losses, oracle
@@ -56,7 +57,7 @@ def fixed_run(folder: Path) -> NamedRun:
             "Options from the same passage decided.",
             Decision("mixed", "fell", "fell"),
             None,
-            f"Open fell by 10 % in {arm}.",
+            Words(f"Open fell by 10 % in {arm}."),
         )
         for arm, outcome in zip(ARMS, OUTCOMES, strict=True)
     ]

@@ -114,7 +114,10 @@ def test_every_language_has_its_verdict_in_words(results: Results) -> None:
     mine = {v.scope: v for v in results.verdicts if v.arm == "wanda:0.5"}
     assert [scope for scope, _ in verdict["texts"]] == ["english", "swahili"]
     for scope, text in verdict["texts"]:
-        assert text == mine[scope].text.replace(f" {mine[scope].why}", "").replace(" %", "\u00a0%")
+        words = mine[scope].words
+        assert words.reason == mine[scope].why
+        parts = (words.headline, *words.figures, *words.remarks, *words.others, *words.notes)
+        assert text == " ".join(parts).replace(" %", "\u00a0%")
 
 
 def test_what_was_not_asked_is_not_among_the_decoding(results: Results) -> None:

@@ -111,15 +111,14 @@ def test_a_language_in_which_one_format_alone_can_be_tested_has_its_line(tmp_pat
     weak = study_records(ARMS, languages=("swahili",), items=60, open_accuracy=0.03, seed=3)
     found = read_results(write_run(tmp_path / "r", pl.concat([strong, weak])))
     verdict = next(v for v in found.verdicts if (v.arm, v.scope) == ("wanda:0.5", "swahili"))
-    statement = re.search(
-        r"Multiple choice alone can be tested: .*? of what base had above guessing\.", verdict.text
-    )
-    assert statement is not None
+    statement = verdict.words.one_format
+    assert statement.startswith("Multiple choice alone can be tested: ")
+    assert statement.endswith(" of what base had above guessing.")
     for width in (60, 110):
         text = " ".join(
             printed(verdict_view(found.verdicts, "wanda:0.5"), width=width).replace("│", " ").split()
         )
-        assert f"swahili: {statement[0]}" in text
+        assert f"swahili: {statement}" in text
         assert "english: " not in text
 
 

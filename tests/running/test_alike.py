@@ -120,9 +120,9 @@ def test_the_same_weights_without_a_start_token_are_base(
     verdict = next(v for v in results.verdicts if v.arm == f"packaged:{arm}")
     assert (
         "Its losses are not due to the weights alone: it is asked and ended as its own folder says"
-        in verdict.text
+        in verdict.words.text
     )
-    assert all("its own folder" not in v.text for v in results.verdicts if v.arm == f"checkpoint:{arm}")
+    assert all("its own folder" not in v.words.text for v in results.verdicts if v.arm == f"checkpoint:{arm}")
     assert {row.weights for row in results.packaging} == {f"checkpoint:{arm}"}
     file = results_json(results)
     assert any(row["kind"] == "confounding" for row in file["differences"][f"packaged:{arm}"])
@@ -158,7 +158,7 @@ def test_another_vocabulary_is_asked_its_own_ids_and_that_is_said(
     (notes,) = read_results(tmp_path / "run").notes.values()
     assert any("a different tokenizer from base" in note for note in notes)
     assert any("each model's own tokenizer" in note for note in notes)
-    texts = {verdict.text for verdict in read_results(tmp_path / "run").verdicts}
+    texts = {verdict.words.text for verdict in read_results(tmp_path / "run").verdicts}
     assert all(
         "Its losses are not due to the weights alone: it has a different tokenizer" in text for text in texts
     )
@@ -318,7 +318,7 @@ def test_settings_that_base_can_not_give_stand_in_verdict_and_gate(
     run(study(f"checkpoint:{arm}"), tmp_path / "run", said)
     results = read_results(tmp_path / "run")
     sentence = "Its losses are not due to the weights alone: its config.json: rms_norm_eps differ from base's"
-    assert all(sentence in verdict.text for verdict in results.verdicts)
+    assert all(sentence in verdict.words.text for verdict in results.verdicts)
     assert any("can't be taken from base" in text for text in said)
     assert not any("it is asked base's token ids" in text for text in said)
     cautions = check_run(results, DEFAULTS).cautions

@@ -301,7 +301,7 @@ def _broken(results: Results, arm: str) -> Check | None:
     verdict = next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
     if verdict is None or verdict.decision.outcome != "broken":
         return None
-    return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=verdict.text)
+    return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=verdict.words.text)
 
 
 def _above_base(figures: Lookup, arm: str) -> bool:

@@ -20,7 +20,7 @@ from anomia.measure.ranks import mid_ranks
 from anomia.measure.recognition import CONTROLS, fate_index
 from anomia.measure.scope import Scope, Word, scope_of
 from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
-from anomia.measure.verdict_text import ByOptions, Control, explain
+from anomia.measure.verdict_text import ByOptions, Control, Words, explain, without_choice
 
 SAME_PASSAGE = "choice_passage"
 
@@ -30,7 +30,7 @@ class ScopeVerdict(NamedTuple):
 
     evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer picked
     among them counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
-    those options, None if the run lacks them. text: all of it in words.
+    those options, None if the run lacks them. words: all of it in sentences.
     """
 
     arm: str
@@ -42,7 +42,7 @@ class ScopeVerdict(NamedTuple):
     why: str
     standard: Decision | None
     same_passage: Decision | None
-    text: str
+    words: Words
 
 
 def judge(
@@ -157,12 +157,8 @@ def _without_choice(
             evidence, arm_choice=0.0, choice_drop=None, gap=None, raw_gap=None, net=None, lost=None
         )
         decision = Decision("untestable", state(evidence.open_drop, limits.hold), "undecided")
-        text = (
-            "Multiple choice was not measured for this arm, so what it still recognises is not known. Open answers: "
-            f"{evidence.base_open:.0%} right in base, {evidence.arm_open:.0%} in the arm, of {evidence.n} items."
-        )
         yield ScopeVerdict(
-            arm, name, known_part, decision, "choice", "picked", "", None, None, text.replace("%", " %")
+            arm, name, known_part, decision, "choice", "picked", "", None, None, without_choice(known_part)
         )
 
 

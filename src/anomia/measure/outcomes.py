@@ -11,11 +11,16 @@ Outcome = Literal[
 
 
 class Meaning(NamedTuple):
-    """headline: one sentence, for verdicts. advice: what to do, for the page. color: its color on the page."""
+    """headline: one sentence, for verdicts. advice: what to do, for the page. color: its color on the page.
+
+    picked: the headline where the options don't show recognition, if it differs. caveat: what it then leaves open.
+    """
 
     headline: str
     advice: str
     color: Literal["kept", "choice", "open", "lost"]
+    picked: str = ""
+    caveat: str = ""
 
 
 OUTCOMES: Mapping[Outcome, Meaning] = {
@@ -34,6 +39,10 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
             "answers that those scores count as known."
         ),
         color="choice",
+        picked=(
+            "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss."
+        ),
+        caveat="Whether it still recognises them is not shown, because picking them may not need the question.",
     ),
     "demotion": Meaning(
         headline=(
@@ -58,6 +67,7 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
         headline="Knowledge is gone: the model no longer recognises most of the answers that it no longer gives.",
         advice="Ship it only where this knowledge isn't needed: other decoding won't bring it back.",
         color="open",
+        picked="Knowledge is gone: the model no longer picks most of the answers that it no longer gives.",
     ),
     "reverse": Meaning(
         headline="Multiple choice lost a larger share than open answers did.",

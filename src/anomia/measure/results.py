@@ -198,8 +198,7 @@ def besides_weights(
 
 
 def _told(verdict: ScopeVerdict, besides: Mapping[str, str]) -> ScopeVerdict:
-    sentence = besides.get(verdict.arm)
-    return verdict._replace(text=f"{verdict.text} {sentence}") if sentence else verdict
+    return verdict._replace(words=verdict.words.with_note(besides.get(verdict.arm, "")))
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
@@ -346,7 +345,7 @@ def _verdict(verdict: ScopeVerdict) -> Mapping[str, Any]:
         "why": verdict.why,
         "standard_outcome": verdict.standard.outcome if verdict.standard else None,
         "same_passage_outcome": verdict.same_passage.outcome if verdict.same_passage else None,
-        "text": verdict.text,
+        "text": verdict.words.text,
         "possible": verdict.decision.possible,
         "near": {
             name: {

@@ -29,8 +29,9 @@ import polars as pl
 
 from anomia.measure.drops import above_floor
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
-from anomia.measure.frame import RECOGNITION, known
+from anomia.measure.frame import RECOGNITION, Floats, known
 from anomia.measure.paired import paired_difference
+from anomia.words import percent
 
 # Base must be at least this much better than a control that doesn't need the question.
 EASY = 0.10
@@ -110,7 +111,7 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
         return "were not asked of enough items"
     accuracy, floor = _mean(part[way.column].cast(pl.Float64)), _mean(part[way.floor])
     if not above_floor(accuracy, floor):
-        return f"leave base less than 10 points above guessing ({accuracy:.0%})".replace("%", " %")
+        return f"leave base less than 10 points above guessing ({percent(accuracy)})"
     if way.scoring == "pmi":
         return None
     controls = {"without the question": f"{way.kind}_no_question_correct"}
@@ -122,16 +123,15 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
             return f"were not tried {label}"
         with_it, without = (both[each].cast(pl.Float64).to_numpy() for each in (way.column, column))
         if not above_floor(float(with_it.mean()), float(without.mean()), margin=EASY):
-            return (
-                f"do not need the question: gold is picked {label} in {without.mean():.0%}, with it in {with_it.mean():.0%}"
-            ).replace("%", " %")
+            return f"do not need the question: {_picked(label, without, with_it)}"
         more = paired_difference(with_it, without, both["passage"].to_numpy())
         if more is None or more.low <= 0:
-            return (
-                f"may not need the question: gold is picked {label} in {without.mean():.0%}, with it in "
-                f"{with_it.mean():.0%}, too few items to tell"
-            ).replace("%", " %")
+            return f"may not need the question: {_picked(label, without, with_it)}, too few items to tell"
     return None
+
+
+def _picked(label: str, without: Floats, with_it: Floats) -> str:
+    return f"gold is picked {label} in {percent(without.mean())}, with it in {percent(with_it.mean())}"
 
 
 def _why(name: str, reasons: list[str], word: Word, over: Sequence[str] = ()) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
 from anomia.measure.outcomes import OUTCOMES, Outcome
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
-from anomia.measure.scope import LABELS, Scope
+from anomia.measure.scope import LABELS, Scope, Word
 from anomia.measure.verdict import Decision, Evidence
+from anomia.words import percent
 
-_ONLY_PICKED = (
-    "The model still picks answers that it no longer gives: a multiple-choice benchmark won't show the loss. Whether it "
-    "still recognises them is not shown, because picking them may not need the question."
-)
 _OPEN_FELL = "Open answers were lost; these items don't settle whether the knowledge is lost, too."
 _ALIKE = "Both formats lost about the same share of their answers."
 _TOO_FEW = "Base gets too few of these questions right in both formats for a comparison."
@@ -46,12 +43,41 @@ class ByOptions(NamedTuple):
     fates: FateCounts
 
 
+class Words(NamedTuple):
+    """A verdict in words. Every field holds whole sentences, or nothing where there is nothing to say.
+
+    headline: the outcome, in one sentence. figures: the evidence. one_format: the result for the one format that can
+    be tested, if the other can't. remarks: what is suspicious, near or undecided. reason: which options decided, and
+    why; empty if nothing could be compared. others: what other options show. notes: what was left out, and what
+    besides the weights may have cost answers.
+    """
+
+    headline: str
+    figures: tuple[str, ...] = ()
+    one_format: str = ""
+    remarks: tuple[str, ...] = ()
+    reason: str = ""
+    others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All sentences, in this order."""
+        before = (self.headline, *self.figures, self.one_format, *self.remarks)
+        return " ".join(_present([*before, self.reason, *self.others, *self.notes]))
+
+    def with_note(self, note: str) -> Words:
+        """The same with one more note at the end."""
+        return self._replace(notes=(*self.notes, note)) if note else self
+
+
 _STANDARD = Scope((), (), "choice", "recognised", "")
 
 
-def headline(outcome: Outcome) -> str:
-    """One sentence per outcome."""
-    return OUTCOMES[outcome].headline
+def headline(outcome: Outcome, word: Word = "recognised") -> str:
+    """One sentence per outcome. word: whether picking an answer shows that the model recognises it."""
+    meaning = OUTCOMES[outcome]
+    return meaning.picked if word == "picked" and meaning.picked else meaning.headline
 
 
 def explain(
@@ -62,67 +88,80 @@ def explain(
     readings: Mapping[str, ByOptions] | None = None,
     controls: Mapping[str, Control] | None = None,
     needless: Control | None = None,
-) -> str:
+) -> Words:
     """The verdict in a few sentences.
 
     scope: which options decided, whether they show recognition, and why. readings: the result with each kind of
     options, by name. controls: of the choice-only items under standard options, those picked with other options too.
     needless: of the choice-only items under the deciding options, those that the arm also picks without the question.
     """
-    sentences = [_headline(evidence, decision, scope)]
+    found = Words(_headline(evidence, decision, scope), remarks=_present(_remarks(evidence, decision)))
     if decision.outcome == "broken":
-        sentences.append(_broken(evidence))
+        found = found._replace(figures=_present([_broken(evidence)]))
     elif evidence.identical:
-        sentences.append(_same(evidence))
-        if decision.outcome == "untestable":
-            sentences.append(_untestable(evidence, scope))
+        untestable = _untestable(evidence, scope) if decision.outcome == "untestable" else ""
+        found = found._replace(figures=_present([_same(evidence), untestable]))
     elif decision.outcome == "untestable":
-        sentences += [_untestable(evidence, scope), _one_format(evidence)]
+        found = found._replace(figures=(_untestable(evidence, scope),), one_format=_one_format(evidence))
     else:
-        sentences += [
+        figures = (
+            OUTCOMES[decision.outcome].caveat if scope.word == "picked" else "",
             _accuracies(evidence, scope),
             _fates(evidence, scope),
             _needless(needless),
             _intervals(evidence),
             _net(evidence),
             _broken(evidence),
-        ]
-    if any(drop is not None and drop.high < 0 for drop in (evidence.open_drop, evidence.choice_drop)):
-        sentences.append(SWAPPED)
-    if decision.near:
-        sentences.append(
-            f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their place, "
-            "and than answers that base never gave."
         )
-    if decision.outcome == "inconclusive":
-        sentences += [_undecided(decision, evidence.n), _almost(evidence)]
-    # If nothing can be compared, other options have nothing to agree with.
-    if decision.outcome not in ("untestable", "broken") and not evidence.identical:
-        sentences += [scope.why, _controls(controls or {})]
-        sentences += [
+        # If nothing can be compared, other options have nothing to agree with.
+        others = [
             _other(name, each, decision)
             for name, each in (readings or {}).items()
             if name != scope.decided_by
         ]
+        found = found._replace(
+            figures=_present(figures), reason=scope.why, others=_present([_controls(controls or {}), *others])
+        )
     if evidence.left_out:
-        sentences.append(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
-    return " ".join(sentence for sentence in sentences if sentence)
+        found = found.with_note(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
+    return found
+
+
+def _remarks(evidence: Evidence, decision: Decision) -> Iterator[str]:
+    """What is suspicious, near or undecided."""
+    if any(drop is not None and drop.high < 0 for drop in (evidence.open_drop, evidence.choice_drop)):
+        yield SWAPPED
+    if decision.near:
+        yield (
+            f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their place, "
+            "and than answers that base never gave."
+        )
+    if decision.outcome == "inconclusive":
+        yield _undecided(decision, evidence.n)
+        yield _almost(evidence)
+
+
+def without_choice(evidence: Evidence) -> Words:
+    """The words for an arm that was asked no multiple choice."""
+    return Words(
+        "Multiple choice was not measured for this arm, so what it still recognises is not known.",
+        (
+            f"Open answers: {percent(evidence.base_open)} right in base, {percent(evidence.arm_open)} in the arm, of "
+            f"{evidence.n} items.",
+        ),
+    )
 
 
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
     if decision.outcome == "intact" and evidence.identical and graded_otherwise(evidence):
         return _OTHER_GRADES
-    if decision.outcome == "illusion" and scope.word == "picked":
-        return _ONLY_PICKED
     if decision.outcome == "loss" and decision.alike:
         return _ALIKE
-    if decision.outcome == "loss" and scope.word == "picked":
-        return headline("loss").replace("recognises", "picks")
     if decision.outcome == "untestable" and evidence.gap is not None:
         return _TOO_FEW
     if decision.outcome == "inconclusive" and decision.open == "falls":
         return _OPEN_FELL
-    return headline(decision.outcome)
+    return headline(decision.outcome, scope.word)
 
 
 def _same(evidence: Evidence) -> str:
@@ -130,7 +169,7 @@ def _same(evidence: Evidence) -> str:
     if not graded_otherwise(evidence):
         return "Every probability that was recorded equals base's."
     open_, choice = (
-        f"{base:.0%} in base and {arm:.0%} in the arm".replace("%", " %")
+        f"{percent(base)} in base and {percent(arm)} in the arm"
         for base, arm in (
             (evidence.base_open, evidence.arm_open),
             (evidence.base_choice, evidence.arm_choice),
@@ -161,10 +200,10 @@ def _change(base: float, arm: float, *, other: bool = False) -> str:
         return "had none"
     kept = arm / base
     if kept > 1:
-        return f"gained {kept - 1:.0%}".replace("%", " %")
+        return f"gained {percent(kept - 1)}"
     if kept >= 0.5 and not (other and kept < 0.9):
-        return f"kept {kept:.0%}".replace("%", " %")
-    return f"lost {1 - kept:.0%}".replace("%", " %")
+        return f"kept {percent(kept)}"
+    return f"lost {percent(1 - kept)}"
 
 
 def _fates(evidence: Evidence, scope: Scope) -> str:
@@ -267,7 +306,7 @@ def _other(name: str, reading: ByOptions, decision: Decision) -> str:
     if fates.both_correct:
         text += f" ({fates.choice_only} of {_questions(fates.both_correct)} picked but no longer answered"
         if fates.both_correct >= FEWEST_BOTH_CORRECT:
-            text += f", {fates.dissociation:.0%}".replace("%", " %")
+            text += f", {percent(fates.dissociation)}"
         text += ")"
     return f"{text}."
 
@@ -282,9 +321,11 @@ def _broken(evidence: Evidence) -> str:
 
 def _untestable(evidence: Evidence, scope: Scope) -> str:
     tested = "choice" if scope.decided_by == "choice" else f"choice among {LABELS[scope.decided_by]}"
-    accuracies = f"Base answers {evidence.base_open:.0%} in open and {evidence.base_choice:.0%} in {tested}"
+    accuracies = (
+        f"Base answers {percent(evidence.base_open)} in open and {percent(evidence.base_choice)} in {tested}"
+    )
     both = f"{_questions(evidence.fates.both_correct)} in both formats, of {evidence.n}"
-    return f"{accuracies}, {both}.".replace("%", " %")
+    return f"{accuracies}, {both}."
 
 
 def _one_format(evidence: Evidence) -> str:
@@ -303,8 +344,7 @@ def _one_format(evidence: Evidence) -> str:
 def _range(estimate: Estimate | None) -> str:
     if estimate is None:
         return "not given"
-    text = f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})".replace("%", " %")
-    return text.replace("-", "−")
+    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
 
 
 def _points(estimate: Estimate) -> str:
@@ -318,6 +358,10 @@ def _questions(count: int) -> str:
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def _present(sentences: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _listed(names: tuple[str, ...], joint: str = "and") -> str:

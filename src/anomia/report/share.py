@@ -129,7 +129,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         lines.append("")
         for verdict in results.verdicts:
             if verdict.scope == OVERALL:
-                lines += [f"**{_plain(verdict.arm)}**: {_plain(verdict.text)}", ""]
+                lines += [f"**{_plain(verdict.arm)}**: {_plain(verdict.words.text)}", ""]
     lines += [
         "## Licence and origin",
         "",

@@ -25,7 +25,7 @@ from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import one_of_several
-from anomia.report.verdict_words import one_format, outcomes_of
+from anomia.report.verdict_words import outcomes_of
 
 # Properties of an item's own answer that may spoil the item.
 FLAGS = {
@@ -74,8 +74,8 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     """The overall verdict in words, and the outcome in each language."""
     mine = [verdict for verdict in verdicts if verdict.arm == arm]
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    lines: list[RenderableType] = [Text(overall.text)]
-    if overall.why and overall.why not in overall.text:
+    lines: list[RenderableType] = [Text(overall.words.text)]
+    if overall.why and not overall.words.reason:
         lines += [Text(), Text(overall.why)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
     for column in ("language", "outcome", "with standard options", "with same-passage options"):
@@ -84,8 +84,8 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
         table.add_row(escape(verdict.scope), *outcomes_of(verdict))
     lines += [Text(), table]
     # Even if a language can't be judged, the one format that can be tested may show a loss.
-    told = [(verdict.scope, one_format(verdict)) for verdict in mine if verdict.scope != OVERALL]
-    said = [_plain(f"{scope}: {text}") for scope, text in told if text]
+    told = [verdict for verdict in mine if verdict.scope != OVERALL and verdict.words.one_format]
+    said = [_plain(f"{verdict.scope}: {verdict.words.one_format}") for verdict in told]
     lines += [Text(), *said] if said else []
     named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
     return Titled(Group(*lines), _plain(f"{named}: {overall.decision.outcome}"), padding=(1, 2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from anomia.measure.judge import ScopeVerdict
 from anomia.measure.scope import LABELS
 from anomia.measure.verdict import Decision, Evidence
@@ -29,17 +27,6 @@ def outcomes_of(verdict: ScopeVerdict) -> tuple[str, str, str]:
         outcome(verdict.standard),
         outcome(verdict.same_passage),
     )
-
-
-def one_format(verdict: ScopeVerdict) -> str:
-    """For a verdict that can't be given: the result for the one format that can be tested; else empty."""
-    evidence = verdict.evidence
-    if verdict.decision.outcome != "untestable" or (evidence.open_drop is None) == (
-        evidence.choice_drop is None
-    ):
-        return ""
-    found = re.search(r"[^.]* alone can be tested: [^.]*\.", verdict.text)
-    return found[0].strip() if found else ""
 
 
 def decided_with(verdict: ScopeVerdict) -> str:

@@ -118,14 +118,13 @@ def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, 
 
 def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
-    headline, _, rest = _said(overall).partition(". ")
     return {
         "outcome": overall.decision.outcome,
         "word": overall.word,
-        "headline": headline.removesuffix(".") + ".",
-        "rest": rest,
+        "headline": overall.words.headline,
+        "rest": _sentences(overall.words._replace(headline="", reason="").text),
         "advice": _advice(overall),
-        "why": shortened(overall.why, LONGEST_TEXT).replace(" %", "\u00a0%"),
+        "why": _sentences(overall.why),
         "standard": outcome(overall.standard),
         "same_passage": outcome(overall.same_passage),
         "languages": [
@@ -134,16 +133,14 @@ def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
             if verdict.scope != OVERALL
         ],
         "texts": [
-            [shortened(verdict.scope, LONGEST_NAME), _said(verdict)]
+            [shortened(verdict.scope, LONGEST_NAME), _sentences(verdict.words._replace(reason="").text)]
             for verdict in mine
             if verdict.scope != OVERALL
         ],
     }
 
 
-def _said(verdict: ScopeVerdict) -> str:
-    """A verdict's text without the reason why these options decided, which has its own box."""
-    text = verdict.text.replace(f" {verdict.why}", "") if verdict.why else verdict.text
+def _sentences(text: str) -> str:
     return shortened(text, LONGEST_TEXT).replace(" %", "\u00a0%")
 
 

@@ -99,7 +99,7 @@ def verdicts_file(results: Results) -> Table:
         [
             (
                 verdict.arm, verdict.scope, verdict.decision.outcome, decided_with(verdict), verdict.word,
-                verdict.standard.outcome if verdict.standard else None, _outcomes(verdict)[1], verdict.text,
+                verdict.standard.outcome if verdict.standard else None, _outcomes(verdict)[1], verdict.words.text,
             )
             for verdict in results.verdicts
         ],
