@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,11 +15,12 @@ from anomia.measure.evidence import AnswerSet, Sign, gather
 from anomia.measure.fates import met
 from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
 from anomia.measure.oracle import recovery_over_control
+from anomia.measure.outcomes import Outcome
 from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
 from anomia.measure.recognition import CONTROLS, fate_index
 from anomia.measure.scope import Scope, Word, scope_of
-from anomia.measure.verdict import Decision, Evidence, Thresholds, decide, state
+from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
 from anomia.measure.verdict_text import ByOptions, Control, Words, explain, without_choice
 
 SAME_PASSAGE = "choice_passage"
@@ -43,6 +44,46 @@ class ScopeVerdict(NamedTuple):
     standard: Decision | None
     same_passage: Decision | None
     words: Words
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that was decided."""
+        return self.decision.outcome
+
+    @property
+    def standard_outcome(self) -> Outcome | None:
+        """The outcome with standard options."""
+        return None if self.standard is None else self.standard.outcome
+
+    @property
+    def same_passage_outcome(self) -> Outcome | None:
+        """The outcome with options from the same passage."""
+        return None if self.same_passage is None else self.same_passage.outcome
+
+    @property
+    def text(self) -> str:
+        """All of it in words."""
+        return self.words.text
+
+    @property
+    def possible(self) -> tuple[Outcome, ...]:
+        """What an inconclusive outcome may still turn out to be."""
+        return self.decision.possible
+
+    @property
+    def near(self) -> Mapping[str, Nearness]:
+        """Signs that lost answers are still near the top, by name."""
+        return self.evidence.near
+
+    @property
+    def stands(self) -> tuple[str, ...]:
+        """Which of open, choice and gap differ from 0 after Holm's correction over languages."""
+        return tuple(sorted(self.evidence.stands))
+
+    @property
+    def items_needed(self) -> int | None:
+        """Items that would decide an inconclusive outcome with 80 % power."""
+        return self.decision.items_needed
 
 
 def judge(

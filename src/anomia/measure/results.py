@@ -311,7 +311,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "scope": None if results.scope is None else results.scope._asdict(),
             "exclude": results.exclude,
             "excluded": results.excluded,
-            "verdicts": [_verdict(verdict) for verdict in results.verdicts],
+            "verdicts": results.verdicts,
             "figures": _written(diagnosis.figures),
             "fates": _written(diagnosis.fates),
             "transitions": _written(diagnosis.transitions),
@@ -325,44 +325,12 @@ def results_json(results: Results) -> dict[str, Any]:
             "hygiene": _written(results.hygiene),
             "differences": results.differences,
             "packaging": _written(results.packaging),
-        }
+        },
+        # Verdicts: every field of the row is read from the attribute of that name.
+        from_attributes=True,
     )
     return file.model_dump(mode="json")
 
 
 def _written(rows: Iterable[Any]) -> list[dict[str, Any]]:
     return [written(row) for row in rows]
-
-
-def _verdict(verdict: ScopeVerdict) -> Mapping[str, Any]:
-    evidence, near = verdict.evidence, verdict.evidence.near
-    return {
-        "arm": verdict.arm,
-        "scope": verdict.scope,
-        "outcome": verdict.decision.outcome,
-        "decided_by": verdict.decided_by,
-        "word": verdict.word,
-        "why": verdict.why,
-        "standard_outcome": verdict.standard.outcome if verdict.standard else None,
-        "same_passage_outcome": verdict.same_passage.outcome if verdict.same_passage else None,
-        "text": verdict.words.text,
-        "possible": verdict.decision.possible,
-        "near": {
-            name: {
-                "over_control": sign.over_control._asdict(),
-                "over_failures": _value(sign.over_failures),
-                "stands": sign.stands,
-            }
-            for name, sign in near.items()
-        },
-        "evidence": {
-            name: _value(getattr(evidence, name))
-            for name in ("open_drop", "choice_drop", "gap", "raw_gap", "net", "lost", "broken")
-        },
-        "stands": sorted(evidence.stands),
-        "items_needed": verdict.decision.items_needed,
-    }
-
-
-def _value(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else estimate._asdict()
