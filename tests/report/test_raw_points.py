@@ -25,7 +25,7 @@ from anomia.report.render.words import shown
 from anomia.report.share import card
 from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.losses import LOSSES, losses
-from anomia.report.tables.runs import between, one_of_several
+from anomia.report.tables.runs import between, compared
 from anomia.report.tables.table import Table
 from anomia.report.terminal import side_by_side
 from tests.measure.planted import Damage, study_records
@@ -81,7 +81,7 @@ def test_every_gap_of_the_table_of_losses_has_its_raw_points(results: Results) -
 def test_arms_and_runs_next_to_each_other_have_raw_points(results: Results, form: str) -> None:
     tables: dict[str, list[Table]] = {
         "between": [between(results)],
-        "side by side": [one_of_several(name, results) for name in ("a", "b")],
+        "side by side": [compared(results, name) for name in ("a", "b")],
     }
     for table in plain(*tables[form]):
         for row in table["rows"]:

@@ -24,7 +24,7 @@ from anomia.report.render.whole_table import Titled
 from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
-from anomia.report.tables.runs import one_of_several
+from anomia.report.tables.runs import compared
 from anomia.report.verdict_words import outcomes_of
 
 # Properties of an item's own answer that may spoil the item.
@@ -128,7 +128,7 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
     """Several runs side by side: different models, sizes, data sets or calibration sets (paper, Figures 5 to 7)."""
     return Group(
         note("\nRuns side by side, pooled over languages (%)"),
-        *(view(one_of_several(path.name, results)) for path, results in runs),
+        *(view(compared(results, path.name)) for path, results in runs),
         note("items and languages differ between runs unless their studies ask the same"),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from anomia.report.naming import shortened
 from anomia.report.render.stars import settled
 from anomia.report.render.words import cells, header, said
-from anomia.report.tables.table import Table
+from anomia.report.tables.table import Table, on_screen
 
 LONGEST_CELL = 600
 
@@ -22,7 +22,7 @@ def plain(*tables: Table) -> list[dict[str, Any]]:
             "rules": list(table.rules),
             "notes": [said(note) for note in table.notes],
         }
-        for table in map(settled, tables)
+        for table in map(settled, map(on_screen, tables))
         if table.rows
     ]
 

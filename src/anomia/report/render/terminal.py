@@ -10,13 +10,13 @@ from anomia.report.figures.cases import printable
 from anomia.report.render.stars import settled
 from anomia.report.render.whole_table import WholeTable
 from anomia.report.render.words import cells, said
-from anomia.report.tables.table import Table
+from anomia.report.tables.table import Table, on_screen
 
 
 def view(*tables: Table) -> Group:
     """Each table with its notes below; tables without rows are left out."""
     parts: list[RenderableType] = []
-    for table in map(settled, tables):
+    for table in map(settled, map(on_screen, tables)):
         if table.rows:
             parts += [_whole(table), *(note(said(line)) for line in table.notes)]
     return Group(*parts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from anomia.measure.figures import lookup
-from anomia.measure.frame import MEAN, POOLED
-from anomia.measure.results import Results
+from anomia.measure.frame import MEAN
 from anomia.probes import CHOICES
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
-    ARM,
     LANGUAGE,
+    Cell,
+    Filed,
     N,
     Note,
     Of,
@@ -22,7 +21,9 @@ from anomia.report.tables.table import (
     values,
 )
 
-DROPS = tuple(named(f"drop/{name}") for name in ("open", "open_strict", "cued", "choice"))
+DROPS = tuple(
+    named(f"drop/{name}")._replace(place="files") for name in ("open", "open_strict", "cued", "choice")
+)
 LOSSES = (
     named("normalized_drop/open", "open"),
     named("normalized_drop/open_strict", broken("open, strict")),
@@ -34,45 +35,35 @@ LOSSES = (
         for family in (gap, f"raw_{gap}")
     ),
 )
-CUED = named("normalized_drop/cued", "cued")
+CUED = named("normalized_drop/cued", "cued")._replace(place="files")
 ALL = (*DROPS, *LOSSES[:2], CUED, *LOSSES[2:])
 
 
+IN_FILES = Filed(
+    "drops",
+    "Drops of accuracy and gaps (points)",
+    "Drop: accuracy of base − of the arm. Share lost: the drop over what base had above the floor. Gap: share "
+    "lost in open − share lost in choice (ΔPR); raw gap: the same in points lost. mean: over languages.",
+    keys=2,
+)
+
+
 def losses(subject: ArmResults) -> Table:
-    """Normalized drops, the gaps between them, and each gap in raw points."""
-    shown = given(LOSSES, subject.figures, subject.arm, subject.scopes)
-    rows, rules = by_scope(
-        subject.scopes, lambda scope: values(shown, subject.figures, subject.arm, scope), means=[MEAN]
-    )
+    """Drops, normalized drops, the gaps between them, and each gap in raw points."""
+    shown = given(ALL, subject.figures, subject.arm, subject.scopes)
+
+    def cells(scope: str) -> list[Cell]:
+        found = values(shown, subject.figures, subject.arm, scope)
+        return [n_of(next(filter(None, found), None)), *found]
+
+    rows, rules = by_scope(subject.scopes, cells, means=[MEAN])
     return Table(
         "losses",
         "Share lost of what base had (normalized drop), and gap between the shares (%)",
-        (LANGUAGE, *(loss.column() for loss in shown)),
+        (LANGUAGE, N._replace(place="files"), *(loss.column() for loss in shown)),
         rows,
-        _notes(subject, shown),
+        _notes(subject, [loss for loss in shown if loss.place != "files"]),
         rules=rules,
-    )
-
-
-def losses_file(results: Results) -> Table:
-    """Drops, normalized drops and the gaps between them, by arm and language."""
-    figures = lookup(results.diagnosis.figures)
-    rows = []
-    for arm in results.arms:
-        for scope in (*results.languages, POOLED, MEAN):
-            found = values(ALL, figures, arm, scope)
-            if any(found):
-                rows.append((arm, scope, n_of(next(filter(None, found))), *found))
-    return Table(
-        "drops",
-        "Drops of accuracy and gaps (points)",
-        (ARM, LANGUAGE, N, *(loss.column(full=True) for loss in ALL)),
-        rows,
-        (
-            "Drop: accuracy of base − of the arm. Share lost: the drop over what base had above the floor. Gap: share "
-            "lost in open − share lost in choice (ΔPR); raw gap: the same in points lost. mean: over languages.",
-        ),
-        keys=2,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anomia.measure.between import BASE
-from anomia.measure.figures import before, lookup
+from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.probes import ORACLES
@@ -14,6 +14,7 @@ from anomia.report.tables.table import (
     MODEL,
     Cell,
     Column,
+    Filed,
     N,
     Of,
     Table,
@@ -39,9 +40,16 @@ CONTROLS = (
     Of("recovery/{}/control_newly_broken", "", "control answer, newly broken"),
 )
 ONE_SHOT = (
-    Of("drop/zero_shot", "drop at 0", "gap, 0 shot"),
-    Of("drop/one_shot", "drop at 1", "gap, 1 shot"),
-    Of("contrast/drop_zero_minus_one_shot", "drop at 0 − at 1", "gap at 0 − at 1"),
+    Of("drop/zero_shot", "drop at 0", "gap, 0 shot", own_name="prune_gap_zero_shot"),
+    Of("drop/one_shot", "drop at 1", "gap, 1 shot", own_name="prune_gap_one_shot"),
+    Of("contrast/drop_zero_minus_one_shot", "drop at 0 − at 1", "gap at 0 − at 1", own_name="given_back"),
+)
+# The paper's Table 1.
+ONE_SHOT_FILE = Filed(
+    "one_shot",
+    "Open accuracy at 0 shot and at 1 shot (%), and prune gaps (points)",
+    "Prune gap: accuracy of base − of the arm. The 0-shot columns have the prompt form of the 1-shot ones.",
+    keys=2,
 )
 
 
@@ -98,7 +106,8 @@ def one_shot(subject: ArmResults) -> Table:
 
     def cells(scope: str) -> list[Cell]:
         changes = [subject.change(f"accuracy/{shot}", scope) for shot in shots]
-        return [*changes, *values(ONE_SHOT, subject.figures, subject.arm, scope)]
+        n = n_of(subject.figure("accuracy/one_shot", scope))
+        return [n, *changes, *values(ONE_SHOT, subject.figures, subject.arm, scope)]
 
     asked = given([Of("accuracy/one_shot", "")], subject.figures, subject.arm, subject.scopes)
     rows, rules = by_scope(subject.scopes if asked else [], cells)
@@ -107,41 +116,13 @@ def one_shot(subject: ArmResults) -> Table:
         "One example in the prompt: open accuracy, base → arm, and drops (%)",
         (
             LANGUAGE,
+            N._replace(place="files"),
             *(Column(name, label) for name, label in shots.items()),
             *(of.column() for of in ONE_SHOT),
         ),
         rows,
         rules=rules,
     )
-
-
-def one_shot_file(results: Results) -> Table:
-    """The paper's Table 1."""
-    figures = lookup(results.diagnosis.figures)
-    rows = []
-    for arm in results.arms:
-        for scope in (*results.languages, POOLED):
-            found = [
-                figure
-                for measure in ("accuracy/zero_shot", "accuracy/one_shot")
-                for figure in (before(figures, arm, measure, scope), figures.get((arm, measure, scope)))
-            ]
-            if any(found):
-                rows.append((arm, scope, n_of(found[3]), *found, *values(ONE_SHOT, figures, arm, scope)))
-    names = ("prune_gap_zero_shot", "prune_gap_one_shot", "given_back")
-    return Table(
-        "one_shot",
-        "Open accuracy at 0 shot and at 1 shot (%), and prune gaps (points)",
-        (
-            ARM, LANGUAGE, N,
-            Column("zero_shot_base", "0 shot, base"), Column("zero_shot_arm", "0 shot, arm"),
-            Column("one_shot_base", "1 shot, base"), Column("one_shot_arm", "1 shot, arm"),
-            *(of.column(full=True)._replace(name=name) for name, of in zip(names, ONE_SHOT, strict=True)),
-        ),
-        rows,
-        ("Prune gap: accuracy of base − of the arm. The 0-shot columns have the prompt form of the 1-shot ones.",),
-        keys=2,
-    )  # fmt: skip
 
 
 def oracle_file(results: Results) -> Table:

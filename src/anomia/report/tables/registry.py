@@ -5,19 +5,21 @@ A table in `RUNS` can also be in `FILES`, with the same columns and cells after 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 from anomia.measure.results import Results
-from anomia.report.tables.arm_results import ArmResults
+from anomia.report.tables.arm_results import ArmResults, arm_results
 from anomia.report.tables.fates import dissociation, fates, fates_file, transitions, transitions_file
 from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
-from anomia.report.tables.losses import losses, losses_file
+from anomia.report.tables.losses import IN_FILES as LOSSES_FILE
+from anomia.report.tables.losses import losses
 from anomia.report.tables.noise import loops, noise_file, reference
 from anomia.report.tables.oracle import (
+    ONE_SHOT_FILE,
     one_shot,
-    one_shot_file,
     oracle,
     oracle_file,
     recovery,
@@ -35,7 +37,7 @@ from anomia.report.tables.runs import (
     runs_file,
     verdicts_file,
 )
-from anomia.report.tables.table import Table
+from anomia.report.tables.table import Filed, Table, in_files
 from anomia.report.tables.tests import paired_tests, paired_tests_file
 
 
@@ -52,6 +54,16 @@ class OfRun(NamedTuple):
 
     section: str
     make: Callable[[Results], Table]
+
+
+def every_arm(make: Callable[[ArmResults], Table], filed: Filed) -> Callable[[Results], Table]:
+    """The table of each arm as one table for the files."""
+
+    @functools.wraps(make)
+    def made(results: Results) -> Table:
+        return in_files(filed, [(arm, make(arm_results(results, arm))) for arm in results.arms])
+
+    return made
 
 
 # In the terminal's order; the page groups them by section.
@@ -81,7 +93,8 @@ RUNS = (
     OfRun("hygiene", loops),
 )
 FILES: tuple[Callable[[Results], Table], ...] = (
-    runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file, losses_file,
-    scorings_file, one_shot_file, oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
+    runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file,
+    every_arm(losses, LOSSES_FILE),
+    scorings_file, every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
     frontier_file, hygiene_file,
 )  # fmt: skip

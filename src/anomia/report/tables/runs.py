@@ -3,87 +3,79 @@
 from __future__ import annotations
 
 from anomia.measure.evidence import OVERALL
-from anomia.measure.figures import FrontierRow, before, lookup
+from anomia.measure.figures import FrontierRow
 from anomia.measure.frame import POOLED
 from anomia.measure.judge import ScopeVerdict
 from anomia.measure.results import Results
 from anomia.report.naming import left_out, model_name
 from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import arm_results
-from anomia.report.tables.table import ARM, LANGUAGE, Column, Marked, N, Of, Table, values
+from anomia.report.tables.table import (
+    ARM,
+    LANGUAGE,
+    Column,
+    Filed,
+    Marked,
+    N,
+    Of,
+    Table,
+    in_files,
+    n_of,
+    values,
+)
 from anomia.report.verdict_words import decided_with
 
 COMPARED = (
     Of("gap/choice", "gap to\nchoice"),
     Of("raw_gap/choice", "in raw\npoints", "raw gap"),
-    Of("dissociation/choice", "disso-\nciation", "dissociation"),
-    Of("net_dissociation/choice", "net"),
+    Of("dissociation/choice", "disso-\nciation", "dissociation", own_name="dissociation"),
+    Of("net_dissociation/choice", "net", own_name="net_dissociation"),
 )
 BETWEEN = (*COMPARED[:2], COMPARED[2]._replace(brief="dissociation"))
 ACCURACIES = (Of("accuracy/open", "open"), Of("accuracy/choice", "choice"))
-DIFFERENCE = Of("accuracy/choice_minus_open", "choice −\nopen")
+DIFFERENCE = Of("accuracy/choice_minus_open", "choice −\nopen", place="screen")
 OUTCOME = Column("outcome", "outcome", "text")
 SAME_PASSAGE = Column("same_passage_outcome", "with same-passage options", "text")
 
 
-def one_of_several(name: str, results: Results) -> Table:
-    """One run of several similar ones: a row per arm, pooled over the run's languages."""
-    base, data = (_last(str(results.study.get(key, "?"))) for key in ("base", "data"))
+IN_FILES = Filed(
+    "runs",
+    "What was compared, and its outcome (%)",
+    "Pooled over languages, with 95 % intervals. Gap: share lost in open − share lost in choice, in points.",
+    keys=1,
+)
+
+
+def compared(results: Results, name: str = "") -> Table:
+    """What was compared, and its outcome: a row per arm, pooled over the run's languages. name: of the run."""
+    base, data = (str(results.study.get(key, "?")) for key in ("base", "data"))
     rows = []
     for arm in results.arms:
         of = arm_results(results, arm)
-        changes = [of.change(measure.measure) for measure in (*ACCURACIES, DIFFERENCE)]
-        named = f"{arm} (reference)" if nulls([arm]) else arm
-        outcome = _overall(results, arm)
+        after = of.figure(ACCURACIES[0].measure)
         rows.append(
             (
-                named,
-                *changes,
-                *values(COMPARED, of.figures, arm, POOLED),
-                outcome and outcome.decision.outcome,
+                f"{arm} (reference)" if nulls([arm]) else arm, arm, model_name(base), data, len(results.languages),
+                n_of(after), *(of.change(each.measure) for each in (*ACCURACIES, DIFFERENCE)),
+                *values(COMPARED, of.figures, arm, POOLED), *_outcomes(_overall(results, arm)),
             )
-        )
+        )  # fmt: skip
     return Table(
         "runs",
-        f"{name}: {base} on {data}",
-        (ARM, *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME),
+        f"{name}: {_last(base)} on {_last(data)}",
+        (
+            Column("named", "arm", "text", place="screen"), _filed(ARM), _filed(Column("base", "base", "text")),
+            _filed(Column("data", "data", "text")), _filed(Column("languages", "languages", "count")), _filed(N),
+            *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME, _filed(SAME_PASSAGE),
+        ),
         rows,
         (f"excluded on request: {left_out(results)}",) if results.exclude else (),
-    )
+    )  # fmt: skip
 
 
 def runs_file(results: Results) -> Table:
     """What was compared, one row per arm, with its outcome."""
-    study, figures = results.study, lookup(results.diagnosis.figures)
-    rows = []
-    for arm in results.arms:
-        pairs = [
-            (before(figures, arm, of.measure, POOLED), figures.get((arm, of.measure, POOLED)))
-            for of in ACCURACIES
-        ]
-        verdict = _overall(results, arm)
-        after = pairs[0][1]
-        rows.append(
-            (
-                arm, model_name(study.get("base", "?")), str(study.get("data", "?")), len(results.languages),
-                after.n if after else None, *(figure for pair in pairs for figure in pair),
-                *values(COMPARED, figures, arm, POOLED), *_outcomes(verdict),
-            )
-        )  # fmt: skip
-    names = ("gap_choice", "raw_gap_choice", "dissociation", "net_dissociation")
-    return Table(
-        "runs",
-        "What was compared, and its outcome (%)",
-        (
-            ARM, Column("base", "base", "text"), Column("data", "data", "text"),
-            Column("languages", "languages", "count"), N,
-            *(Column(f"{of.name}_{side}", f"{of.brief}, {side}") for of in ACCURACIES for side in ("base", "arm")),
-            *(of.column(full=True)._replace(name=name) for name, of in zip(names, COMPARED, strict=True)),
-            OUTCOME, SAME_PASSAGE,
-        ),
-        rows,
-        ("Pooled over languages, with 95 % intervals. Gap: share lost in open − share lost in choice, in points.",),
-    )  # fmt: skip
+    return in_files(IN_FILES, [("", compared(results))])
 
 
 def verdicts_file(results: Results) -> Table:
@@ -98,8 +90,8 @@ def verdicts_file(results: Results) -> Table:
         ),
         [
             (
-                verdict.arm, verdict.scope, verdict.decision.outcome, decided_with(verdict), verdict.word,
-                verdict.standard.outcome if verdict.standard else None, _outcomes(verdict)[1], verdict.words.text,
+                verdict.arm, verdict.scope, verdict.outcome, decided_with(verdict), verdict.word,
+                verdict.standard_outcome, verdict.same_passage_outcome, verdict.text,
             )
             for verdict in results.verdicts
         ],
@@ -218,6 +210,11 @@ def _marks(sparse: bool | None, small: bool | None) -> str:
     return " " + ("◆" if sparse else " ") + ("●" if small else " ")
 
 
+def _filed(column: Column) -> Column:
+    """The column, for the files alone."""
+    return column._replace(place="files")
+
+
 def _overall(results: Results, arm: str) -> ScopeVerdict | None:
     return next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
 
@@ -226,7 +223,7 @@ def _outcomes(verdict: ScopeVerdict | None) -> tuple[str | None, str | None]:
     """The outcome, and the outcome with same-passage options."""
     if verdict is None:
         return None, None
-    return verdict.decision.outcome, verdict.same_passage.outcome if verdict.same_passage else None
+    return verdict.outcome, verdict.same_passage_outcome
 
 
 def _last(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Literal, NamedTuple
 
 from anomia.measure.figures import Lookup
@@ -12,6 +13,7 @@ from anomia.measure.rates import Estimate
 # share: a fraction, shown in per cent. number: as is. bytes: shown in MB. words: sentences, which may wrap.
 Kind = Literal["text", "words", "count", "share", "number", "rank", "probability", "bytes"]
 TEXTS = ("text", "words")
+Place = Literal["both", "screen", "files"]
 Number = Estimate | int | float | None
 
 
@@ -54,13 +56,16 @@ class Column(NamedTuple):
     """One column.
 
     name: in CSV, where an estimate takes four columns. header: for people; a line break shows where it may be
-    broken. digits: decimals in the terminal and on the page; None for the kind's default.
+    broken. digits: decimals in the terminal and on the page; None for the kind's default. place: where it is shown;
+    `screen` is the terminal and the page. full: the header in the table files; defaults to `header`.
     """
 
     name: str
     header: str
     kind: Kind = "share"
     digits: int | None = None
+    place: Place = "both"
+    full: str = ""
 
 
 class Table(NamedTuple):
@@ -78,26 +83,39 @@ class Table(NamedTuple):
     rules: Sequence[int] = ()
 
 
+class Filed(NamedTuple):
+    """What a table of one arm, or of one run, is called in the table files, where all arms are in one table."""
+
+    name: str
+    title: str
+    note: str
+    keys: int
+
+
 class Of(NamedTuple):
     """The column or row of one measure, wherever it is shown.
 
     brief: its header next to related columns, in the terminal and on the page. full: its header in the table files;
-    defaults to `brief`.
+    defaults to `brief`. place: where it is shown. own_name: the column's name in CSV, if not that of the measure.
     """
 
     measure: str
     brief: str
     full: str = ""
     kind: Kind = "share"
+    place: Place = "both"
+    own_name: str = ""
 
     @property
     def name(self) -> str:
         """The column's name in CSV."""
-        return self.measure.removeprefix("accuracy/").replace("/", "_")
+        return self.own_name or self.measure.removeprefix("accuracy/").replace("/", "_")
 
     def column(self, *, full: bool = False) -> Column:
         """Its column, with the brief header or, if `full`, the one that is clear without its neighbours."""
-        return Column(self.name, (self.full if full else "") or self.brief, self.kind)
+        return Column(
+            self.name, (self.full if full else "") or self.brief, self.kind, place=self.place, full=self.full
+        )
 
 
 def named(measure: str, brief: str = "") -> Of:
@@ -120,6 +138,56 @@ def broken(label: str) -> str:
         return label
     place = min(places, key=lambda place: max(place, len(label) - place - 1))
     return f"{label[:place]}\n{label[place + 1 :]}"
+
+
+def on_screen(table: Table) -> Table:
+    """The table as the terminal and the page show it."""
+    return _only(table, [column.place != "files" for column in table.columns])
+
+
+def in_files(filed: Filed, parts: Sequence[tuple[str, Table]]) -> Table:
+    """The tables of several arms as one for the files: an arm column first, full headers, base and arm side by side.
+
+    Rows without any value are left out. parts: each arm and its table; an empty name adds no column.
+    """
+    named = any(arm for arm, _ in parts)
+    tables = [
+        _split(_only(table, [column.place != "screen" for column in table.columns])) for _, table in parts
+    ]
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+    keys = filed.keys - named
+    rows: list[Sequence[Cell]] = []
+    for (arm, _), table in zip(parts, tables, strict=True):
+        for row in table.rows:
+            if any(cell is not None for cell in row[keys:]):
+                found = dict(zip(table.columns, row, strict=True))
+                rows.append([*([arm] if named else []), *(found.get(column) for column in columns)])
+    return Table(
+        filed.name, filed.title, [*([ARM] if named else []), *columns], rows, [filed.note], keys=filed.keys
+    )
+
+
+def _only(table: Table, kept: Sequence[bool]) -> Table:
+    return table._replace(
+        columns=[*compress(table.columns, kept)], rows=[[*compress(row, kept)] for row in table.rows]
+    )
+
+
+def _split(table: Table) -> Table:
+    """The table with its full headers, and each change as two columns."""
+    columns: list[Column] = []
+    cells: list[list[Cell]] = []
+    for place, column in enumerate(table.columns):
+        found = [row[place] for row in table.rows]
+        header = column.full or column.header
+        if not any(isinstance(cell, Change) for cell in found):
+            columns.append(column._replace(header=header))
+            cells.append(found)
+            continue
+        for side, part in (("base", "before"), ("arm", "after")):
+            columns.append(column._replace(name=f"{column.name}_{side}", header=f"{header}, {side}"))
+            cells.append([getattr(cell, part, None) for cell in found])
+    return table._replace(columns=columns, rows=[*zip(*cells, strict=True)])
 
 
 ARM = Column("arm", "arm", "text")
