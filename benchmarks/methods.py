@@ -61,7 +61,7 @@ perplexity of the first 3,000 tokens of WikiText-2's test text.
 - **Block error**: ‖f̂(h)−f(h)‖²/‖f(h)−h‖², with f a block and h its input in base; mean over the blocks, 1 for one that
   is gone. It can be compared across all methods.
 - **Open, choice**: accuracy on 40 TyDiQA items each in English, Russian and Swahili. **Gap**: normalized drop of open
-  minus that of choice, with its 95 % interval. Last, of the items that base gets right both ways, how many are now
+  minus that of choice, with its 95 % interval. Last, of the items that base gets right in both formats, how many are now
   choice only, and lost.
 - **MB**: sparse and rounded models are stored dense, so only steps that pack or drop weights make the files smaller.
 - **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of

@@ -220,7 +220,7 @@ class Run:
     def items(
         self, *, fate: str | None = None, arm: str | None = None, language: str | None = None
     ) -> pl.DataFrame:
-        """Items by arm: the question, and what base and the arm said and picked.
+        """Items by arm: the question, and what base and the arm answered and picked.
 
         Args:
             fate: kept, choice_only, open_only or lost; None for all items.
@@ -318,7 +318,7 @@ def run(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Measures base and every arm, and says what was lost.
+    """Measures base and every arm, and reports what was lost.
 
     Args:
         base: the uncompressed model: a hub id, a folder, a GGUF file, or a model with its tokenizer.

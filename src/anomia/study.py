@@ -51,7 +51,7 @@ class Study(BaseModel):
         Field(min_length=1),
         Flag(
             section="models",
-            help="The uncompressed model: a hub id, a folder or a .gguf file; several make several cells.",
+            help="The uncompressed model: a hub id, a folder or a .gguf file; repeatable.",
             metavar="MODEL",
             several=True,
             commands=("run", "plan"),
@@ -63,8 +63,8 @@ class Study(BaseModel):
         Field(min_length=1, examples=["[wanda:0.5]"]),
         Flag(
             section="models",
-            help="What to compare with base, once for each: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, packaged:MODEL (as its own folder asks it), endpoint:URL#MODEL, a chain such as "
+            help="A compressed version to compare with base (an arm); repeatable: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
+            "checkpoint:MODEL, packaged:MODEL (with its own tokenizer, chat template and end tokens), endpoint:URL#MODEL, a chain such as "
             "wanda:0.5+int8, or base again under harmless noise: null:float32, null:batch=4, null:int8.",
             metavar="SPEC",
             name="--arm",
@@ -75,7 +75,7 @@ class Study(BaseModel):
         str,
         Flag(
             section="questions",
-            help=f"The questions: {named()}, or {{default}}, the default; several make several cells.",
+            help=f"The questions: {named()}, or {{default}}, the default; repeatable.",
             metavar="DATA",
             several=True,
             commands=("run", "compare"),
@@ -98,7 +98,9 @@ class Study(BaseModel):
             help="Comma-separated names or codes; default: all.",
             metavar="A,B",
             commands=("run", "compare"),
-            help_on={"compare": "Comma-separated names or codes; default: all, of the demo four."},
+            help_on={
+                "compare": "Comma-separated names or codes; default: all, or four of the shipped questions' nine."
+            },
         ),
     ] = None
     limit: Annotated[
@@ -230,7 +232,7 @@ class Study(BaseModel):
         Annotated[float, Field(gt=0, lt=1)] | None,
         Flag(
             section="draw",
-            help="Stop an arm once the interval of its dissociation rate is this narrow, as 0.2.",
+            help="Stop an arm once the interval of its dissociation rate is this narrow, such as 0.2.",
             metavar="W",
         ),
     ] = None

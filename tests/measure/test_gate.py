@@ -139,7 +139,7 @@ def test_base_under_another_name_passes_however_few_its_questions(tmp_path: Path
     assert found.result == "pass"
     text = markdown(found, name="r")
     assert "every recorded probability is base's" in text
-    assert "holds both" not in text
+    assert "lies inside" not in text
     assert "no number" not in text
     other = both.with_columns(
         open_text=pl.when((pl.col("arm") == "same") & (pl.col("index") == 3)).then(pl.lit("x"))
@@ -267,7 +267,7 @@ def test_numbers_of_questions_are_rounded_or_out_of_reach() -> None:
         markdown(Gate("inconclusive", (far,)), name="r"),
         junit([("r", Gate("inconclusive", (far,)))]),
     ):
-        assert "out of reach: the figure lies at its limit" in text
+        assert "out of reach: the figure is too close to its limit" in text
         assert "718" not in text
 
 

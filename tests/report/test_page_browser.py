@@ -84,7 +84,7 @@ def test_filters(report: Report, open_page: Open) -> None:
     assert sum(counts) == 90
     chips.nth(1).click()
     rows_become(page, lambda n: n == counts[1])
-    assert set(page.locator(".entry .fate").all_inner_texts()) == {"picked, no longer said"}
+    assert set(page.locator(".entry .fate").all_inner_texts()) == {"picked, no longer answered"}
     chips.nth(1).click()
     page.locator("#explorer").get_by_label("Language").select_option(label="thai")
     rows_become(page, lambda n: n == 30)
@@ -237,7 +237,7 @@ def test_tables_of_a_verdict_fit_or_scroll(report: Report, open_page: Open, widt
     assert all(len(text) > 80 for text in texts.locator("dd").all_inner_texts())
     link = page.locator(".verdict button.link").first.inner_text()
     assert re.fullmatch(
-        r"See what it still picks among standard options but no longer says \(\d+ items, all languages\)",
+        r"See what it still picks among standard options but no longer answers \(\d+ items, all languages\)",
         link,
     )
     page.locator(".verdict button.link").first.click()

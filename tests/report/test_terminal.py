@@ -41,7 +41,7 @@ def test_all_tables_in_order_and_nothing_is_cut(results: Results) -> None:
     text = printed(run_view(results, "wanda:0.5"), closing_view(results))
     titles = (
         "wanda:0.5: ", "Fates of the items", "Dissociation: of the items", "Next to noise", "Accuracy, base",
-        "Share lost of what base had (", "Controls for the items", "Other ways to score", "From base to arm", "Median rank",
+        "above guessing that was lost (", "Checks of the items", "Other ways to score", "From base to arm", "Median rank",
         "Oracle recovery over", "Open failures", "Chance that one of k", "One example", "Paired tests", "Arm against arm", "Accuracy against sparsity and size",
         "Hygiene: what was asked", "Hygiene: what came back", "[low, high]",
     )  # fmt: skip
@@ -74,10 +74,10 @@ def test_no_cell_is_cut_however_narrow_the_terminal(results: Results, width: int
 
 
 def test_the_grader_is_named(results: Results) -> None:
-    assert "three ways: containment " in printed(run_view(results, "wanda:0.5"))
+    assert "three grades: containment " in printed(run_view(results, "wanda:0.5"))
     other = results._replace(study={**results.study, "grader": "last_number"})
     text = printed(run_view(other, "wanda:0.5"))
-    assert "three ways: last_number " in text
+    assert "three grades: last_number " in text
     assert "containment" not in text
 
 
@@ -113,7 +113,7 @@ def test_a_language_in_which_one_format_alone_can_be_tested_has_its_line(tmp_pat
     verdict = next(v for v in found.verdicts if (v.arm, v.scope) == ("wanda:0.5", "swahili"))
     statement = verdict.words.one_format
     assert statement.startswith("Multiple choice alone can be tested: ")
-    assert statement.endswith(" of what base had above guessing.")
+    assert statement.endswith("no clear change.")
     for width in (60, 110):
         text = " ".join(
             printed(verdict_view(found.verdicts, "wanda:0.5"), width=width).replace("│", " ").split()
@@ -138,7 +138,7 @@ def test_flips_of_noise_have_intervals_and_ranks_are_of_tokens(results: Results)
     assert {thai[name] for name in ("asked again", "flips, open (%)", "flips, choice (%)")} == {"–"}
     text = " ".join(printed(run_view(results, "wanda:0.5"), width=300).split())
     assert re.search(
-        rf"picked but no longer said: median rank 3 \[\d+, \d+\]\*? of {VOCABULARY:,} tokens", text
+        rf"picked but no longer answered: median rank 3 \[\d+, \d+\]\*? of {VOCABULARY:,} tokens", text
     )
 
 

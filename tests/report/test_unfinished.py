@@ -61,7 +61,7 @@ def test_the_table_files_compare_over_the_same_items(results: Results) -> None:
 
 def test_the_page_says_that_the_run_is_unfinished(results: Results) -> None:
     page = document([("r", results)], [{}])["runs"][0]
-    said = "30 of 120 items are answered: base's figures are over the same items"
+    said = "30 of 120 items are answered so far; base's figures cover the same items"
     assert page["unfinished"] == [["wanda:0.5", said]]
     begun = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
     assert document([("r", begun)], [{}])["runs"][0]["unfinished"] == [
@@ -77,4 +77,4 @@ def test_the_number_of_options_is_the_sets_own(results: Results, kept: int, word
     fewer = results._replace(records=results.records.with_columns(cut))
     page = document([("r", fewer)], [{}])["runs"][0]
     labels = {label for arm in page["arms"] for _, label, *_ in arm["accuracies"][:2]}
-    assert labels == {"Says the answer when asked", f"Picks it out of {words}"}
+    assert labels == {"Answers when asked", f"Picks it out of {words}"}

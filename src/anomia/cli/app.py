@@ -90,7 +90,7 @@ AsPackaged = Annotated[
     bool,
     typer.Option(
         "--as-packaged",
-        help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users get it.",
+        help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users would run it.",
     ),
 ]
 

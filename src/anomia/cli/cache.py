@@ -11,7 +11,9 @@ from anomia.cli.app import app, out_console
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove what was converted, or NAME.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove the converted models, or only NAME.")
+    ] = False,
     name: Annotated[
         str | None,
         typer.Argument(help="With --clear: the one entry to remove; downloads can be removed by name, too."),

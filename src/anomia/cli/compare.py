@@ -40,11 +40,11 @@ def compare(
     exclude: Exclude = None,
     reuse: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier run to reuse base's measurement from, where nothing differs."),
+        typer.Option(help="An earlier run; its measurement of base is reused where nothing differs."),
     ] = None,
     code: Annotated[Settings, Options("code")],
 ) -> None:
-    """Compare a model with what somebody made of it: what was lost, the knowledge or the words?
+    """Compare a model with its compressed versions: did they lose the knowledge, or only the words?
 
     Example: anomia compare Qwen/Qwen3-0.6B ./my-pruned-qwen
     """

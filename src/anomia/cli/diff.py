@@ -16,11 +16,14 @@ def diff(
     compressed: Annotated[str, typer.Argument(help="The compressed model, in one of the same forms.")],
     chat: Annotated[
         bool | None,
-        typer.Option("--chat/--no-chat", help="Whether prompts will go through the chat template. [both]"),
+        typer.Option(
+            "--chat/--no-chat",
+            help="Whether prompts will go through the chat template; default: both are compared, with and without it.",
+        ),
     ] = None,
     hash_weights: Annotated[
         bool,
-        typer.Option("--hash-weights", help="Also read the weight files, to say whether they are the same."),
+        typer.Option("--hash-weights", help="Also read the weight files, to see whether they are the same."),
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Revision of base on the hub.")] = None,
     trust_remote_code: Annotated[
@@ -28,9 +31,9 @@ def diff(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """What differs between two models before anything is measured: exit code 1 where it would confound results.
+    """Show what differs between two models besides the weights; exit code 1 if it would confound results.
 
-    Loads no weights. Differences are confounding (they change answers and are not compression), told, or harmless.
+    Loads no weights. A difference is confounding (changes answers, and is not compression), told (for information) or harmless.
 
     Example: anomia diff Qwen/Qwen3-0.6B ./my-pruned-qwen
     """

@@ -19,24 +19,24 @@ def gate(
     max_dissociation: Annotated[
         float | None,
         typer.Option(
-            help="Largest net dissociation: answers that are now only picked, minus those that went the other way, as a "
-            "share of what base gets right in both formats. [0.15]"
+            help="Largest net dissociation: of what base gets right in both formats, the share that is now only picked, "
+            "minus the items that went the other way. [0.15]"
         ),
     ] = None,
     max_gap: Annotated[
         float | None,
         typer.Option(
-            help="How much larger the share lost may be in open answers than in multiple choice. [0.20]"
+            help="Largest gap: the share lost in open answers minus the share lost in multiple choice. [0.20]"
         ),
     ] = None,
     min_open_retained: Annotated[
-        float | None, typer.Option(help="Smallest share of base's open accuracy that must be kept. [0.85]")
+        float | None, typer.Option(help="The least share of base's open accuracy that must be kept. [0.85]")
     ] = None,
     max_shown_loss: Annotated[
         float | None,
         typer.Option(
-            help="Largest share of base's open accuracy that may be lost if the loss is significant, i.e. its "
-            "interval excludes 0. [0.05]"
+            help="Where a loss of open accuracy is significant (its interval excludes 0): the largest share that may be "
+            "lost. [0.05]"
         ),
     ] = None,
     by_language: Annotated[
@@ -54,7 +54,7 @@ def gate(
 ) -> None:
     """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 3 not decided.
 
-    Without a limit all four are checked at the values in brackets; with any, only those that are given.
+    If no limit is given, all four apply, at the values in brackets; otherwise only those that are given.
     """
     from anomia.files import place
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @app.command("import")
 def import_(
-    tool: Annotated[str, typer.Argument(help="lm-eval or lighteval: who wrote the samples.", metavar="TOOL")],
+    tool: Annotated[
+        str, typer.Argument(help="The harness that wrote the samples: lm-eval or lighteval.", metavar="TOOL")
+    ],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -26,7 +28,11 @@ def import_(
     ] = None,
     base: Annotated[list[Path] | None, typer.Option(help="A file or folder of base's samples.")] = None,
     arm: Annotated[
-        list[str] | None, typer.Option(help="Of a compressed model's samples.", metavar="NAME=PATH")
+        list[str] | None,
+        typer.Option(
+            help="A compressed model's name, and the file or folder of its samples; repeatable.",
+            metavar="NAME=PATH",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
     filter_name: Annotated[
@@ -38,7 +44,7 @@ def import_(
         typer.Option(help="Language of all questions; default: as the documents or task names say."),
     ] = None,
 ) -> None:
-    """Fates, gaps and paired tests from what another harness logged: show, gate, report and items read it.
+    """Turn the sample logs of another harness into a run, for show, gate, report and items.
 
     Base and every compressed model need a generation and a multiple-choice task over the same documents.
 

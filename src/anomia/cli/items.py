@@ -17,7 +17,7 @@ def items(
     fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
     language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
     arm: Annotated[
-        str | None, typer.Option(help="Which arm, or the model of a checkpoint; default: the first.")
+        str | None, typer.Option(help="The compressed model (arm), as the run names it; default: the first.")
     ] = None,
     loops: Annotated[
         bool, typer.Option("--loops", help="Only items whose open output repeats itself.")
@@ -26,10 +26,12 @@ def items(
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print one JSON object per line: question, base's answers, the arm's."),
+        typer.Option(
+            "--json", help="Print one JSON object per line: the question, base's answers and the arm's."
+        ),
     ] = False,
 ) -> None:
-    """The items themselves: the question, what base said, what the arm said."""
+    """Show single items: the question, and what base and the compressed model answered and picked."""
     from anomia.arms import find_arm
     from anomia.errors import RunError, nearest
     from anomia.items.languages import language_name

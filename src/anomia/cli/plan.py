@@ -34,29 +34,35 @@ def plan(
     target_power: Annotated[
         bool,
         typer.Option(
-            "--target-power", help="Show how many items it takes to detect a gap or a dissociation."
+            "--target-power",
+            help="Show how many items it takes to detect a dissociation or a gap, instead of the cost. The power is --chance.",
         ),
     ] = False,
     power: Annotated[bool, typer.Option(*OPTIONS, hidden=True)] = False,
     opened: Annotated[
-        str | None, typer.Option("--open", help="Open accuracy of base and arm.", metavar="0.45,0.35")
+        str | None,
+        typer.Option("--open", help="Assumed open accuracy of base and of the arm.", metavar="0.45,0.35"),
     ] = None,
     choice: Annotated[
-        str | None, typer.Option(help="Choice accuracy of base and arm.", metavar="0.90,0.87")
+        str | None, typer.Option(help="Assumed choice accuracy of base and of the arm.", metavar="0.90,0.87")
     ] = None,
-    gained: Annotated[float, typer.Option(help="Share of the items that only the arm gets right.")] = 0.02,
+    gained: Annotated[
+        float, typer.Option(help="Assumed share of the items that the arm gets right and base doesn't.")
+    ] = 0.02,
     dissociation: Annotated[
-        float | None, typer.Option(help="Dissociation rate; default: from the accuracies.")
+        float | None, typer.Option(help="Assumed dissociation rate; default: follows from the accuracies.")
     ] = None,
     both_correct: Annotated[
         float | None,
-        typer.Option(help="Share that base gets right in both formats; default: from the accuracies."),
+        typer.Option(
+            help="Assumed share that base gets right in both formats; default: follows from the accuracies."
+        ),
     ] = None,
-    dissociation_above: Annotated[float, typer.Option(help="The rate to exceed.")] = 0.05,
-    gap_from: Annotated[float, typer.Option(help="The gap to tell it from.")] = 0.0,
-    chance: Annotated[float, typer.Option(help="Power: the probability of detecting it.")] = 0.8,
+    dissociation_above: Annotated[float, typer.Option(help="Detect a dissociation rate above this.")] = 0.05,
+    gap_from: Annotated[float, typer.Option(help="Detect a gap that differs from this.")] = 0.0,
+    chance: Annotated[float, typer.Option(help="The power: how likely the study is to detect it.")] = 0.8,
 ) -> None:
-    """What a study will cost, before anything is loaded; with --target-power, how large it must be.
+    """Show what a study will cost, before anything is loaded; with --target-power, how many items it needs.
 
     Example: anomia plan studies/small.yaml
 

@@ -22,7 +22,7 @@ def push(
     ],
     private: Annotated[bool, typer.Option("--private", help="Make a new hub repository private.")] = False,
 ) -> None:
-    """Share records and report as a Hugging Face data set with a card.
+    """Share a run's records and report as a Hugging Face data set with a card.
 
     Example: anomia push RUN hub:me/my-study
     """

@@ -73,7 +73,7 @@ def run(
     reuse: Annotated[
         list[Path] | None,
         typer.Option(
-            help="An earlier run to reuse base's measurement from, where nothing differs.", metavar="RUN"
+            help="An earlier run; its measurement of base is reused where nothing differs.", metavar="RUN"
         ),
     ] = None,
     track: Annotated[
@@ -95,7 +95,9 @@ def run(
     ] = None,
     how: Annotated[Settings, Options("machine", "asking", "calibration", "chat", "code")],
 ) -> None:
-    """Measure base and its compressed versions, and say what was lost.
+    """Measure a model (base) and its compressed versions (arms), and report what was lost.
+
+    Several bases or data sets make several studies in one run, called cells.
 
     Example: anomia run --base Qwen/Qwen3-0.6B --arm wanda:0.5 --data tydiqa --limit 40
     """
@@ -122,7 +124,7 @@ def demo(
     ] = 24,
     out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
 ) -> None:
-    """The main job on a small real model: Gemma 3 270M, the shipped questions, Wanda at half the weights."""
+    """Try it on a small real model: prune half the weights of Gemma 3 270M with Wanda, and ask the shipped questions."""
     from anomia.demo import ARM, demo_model
     from anomia.matrix import read_matrix
 

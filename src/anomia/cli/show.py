@@ -25,7 +25,7 @@ def show(
     ] = None,
     exclude: Exclude = None,
 ) -> None:
-    """All tables of a run, and its verdicts; of several runs, one table."""
+    """Show the verdicts and all tables of a run; of several runs, one table."""
     from anomia.measure.results import read_results
     from anomia.measure.verdict import read_thresholds
     from anomia.report.terminal import side_by_side

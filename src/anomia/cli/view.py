@@ -15,7 +15,7 @@ PACKAGES = ("duckdb", "starlette", "uvicorn")
 @app.command()
 def view(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others can reach any but 127.0.0.1.")
     ] = "127.0.0.1",

@@ -53,7 +53,7 @@ def write_card(
         if each.reshaped is not None:
             lines += [*(f"- removed: {line}" for line in each.reshaped["removed"]), ""]
     lines += [
-        "Before you ship it: multiple-choice benchmarks can look fine where the model no longer says the answer."
+        "Before you ship it: multiple-choice benchmarks can look fine where the model no longer gives the answer."
         " Measure that with Anomia (`anomia run`).",
         "",
         "| | |",

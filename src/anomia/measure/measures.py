@@ -203,7 +203,7 @@ control = Family(
     ),
 )  # fmt: skip
 flips = Family(
-    "flips", "share", True, "{} verdicts that differ", "share of {} verdicts that differ from base's",
+    "flips", "share", True, "flips, {}", "share of items that changed between right and wrong, {}",
     _probes("open", "choice"),
 )  # fmt: skip
 contrast = Family(

@@ -50,7 +50,7 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
             "demoted, not erased."
         ),
         advice=(
-            "Don't ship it as it is where the model must say answers: the knowledge survived, so decoding, examples or "
+            "Don't ship it as it is where the model must give answers: the knowledge survived, so decoding, examples or "
             "a little training may bring it back."
         ),
         color="choice",
@@ -58,8 +58,8 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
     "mixed": Meaning(
         headline="Both formats lost answers, and open answers lost a larger share.",
         advice=(
-            "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and the model can no "
-            "longer say even more of it."
+            "Don't ship it on the strength of multiple-choice scores: part of the knowledge is gone, and even more no "
+            "longer comes out in free-form answers."
         ),
         color="open",
     ),
@@ -71,7 +71,7 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
     ),
     "reverse": Meaning(
         headline="Multiple choice lost a larger share than open answers did.",
-        advice="Look at the items before deciding: picking lost a larger share than saying, which is unusual.",
+        advice="Look at the items before deciding: picking lost a larger share than answering, which is unusual.",
         color="open",
     ),
     "untestable": Meaning(

@@ -131,15 +131,17 @@ def _refusal(rows: pl.DataFrame, name: str) -> str | None:
 
 
 def _picked(label: str, without: Floats, with_it: Floats) -> str:
-    return f"gold is picked {label} in {percent(without.mean())}, with it in {percent(with_it.mean())}"
+    return (
+        f"gold is picked {label} in {percent(without.mean())} of items, with it in {percent(with_it.mean())}"
+    )
 
 
 def _why(name: str, reasons: list[str], word: Word, over: Sequence[str] = ()) -> str:
     """Which options decided, and why none before them did. over: the reasons' languages, if not the scope's."""
     if word == "picked":
         return (
-            f"No kind of options shows recognition here ({'; '.join(reasons)}), so the model is only said to pick "
-            "answers."
+            f"No kind of options shows recognition here ({'; '.join(reasons)}), so answers are called picked, not "
+            "recognised."
         )
     if not reasons:
         return "Standard options decided: base needs the question to pick among them."

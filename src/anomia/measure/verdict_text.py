@@ -167,7 +167,7 @@ def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
 def _same(evidence: Evidence) -> str:
     """That nothing recorded differs, and if the grades do, that the model is not the cause."""
     if not graded_otherwise(evidence):
-        return "Every probability that was recorded equals base's."
+        return "Every recorded probability equals base's."
     open_, choice = (
         f"{percent(base)} in base and {percent(arm)} in the arm"
         for base, arm in (
@@ -176,7 +176,7 @@ def _same(evidence: Evidence) -> str:
         )
     )
     return (
-        "Every probability and every answer that was recorded equals base's, yet not the same questions are right "
+        "Every recorded probability and answer equals base's, yet different questions are graded as right "
         f"(open {open_}; choice {choice}): the grading differs, not the model, so look at how each was graded."
     )
 
@@ -230,7 +230,7 @@ def _needless(control: Control | None) -> str:
 def _intervals(evidence: Evidence) -> str:
     """The drops and their difference, as shares and in points; these can disagree if base's accuracies differ."""
     text = (
-        f"Share lost of what base had above guessing: open {_range(evidence.open_drop)}, "
+        f"Lost, as a share of base's accuracy above guessing: open {_range(evidence.open_drop)}, "
         f"choice {_range(evidence.choice_drop)}; difference {_range(evidence.gap)}"
     )
     raw = evidence.raw_gap
@@ -247,8 +247,8 @@ def _net(evidence: Evidence) -> str:
     """Net dissociation, without which a rate can't be told from noise."""
     if evidence.net is None:
         return ""
-    words = "more than the other way" if evidence.net.low > 0 else "not clearly more than the other way"
-    return f"Net of items that went the other way, {_range(evidence.net)} moved from answered to only picked: {words}."
+    clear = "" if evidence.net.low > 0 else ", which is not clearly above 0"
+    return f"Net of items that went the other way, {_range(evidence.net)} moved from answered to only picked{clear}."
 
 
 def _controls(controls: Mapping[str, Control]) -> str:
@@ -270,11 +270,11 @@ def _undecided(decision: Decision, asked: int) -> str:
         "undecided": "may have held or fallen",
     }
     left = _listed(decision.possible, "or")
-    text = f"Open {known[decision.open]} and choice {known[decision.choice]}: {left}."
+    text = f"Open {known[decision.open]} and choice {known[decision.choice]}, so the outcome may be {left}."
     if decision.items_needed is None:
-        return text + " More items would not decide it while the figures stay as they are."
+        return text + " At these figures, more items would not decide it."
     if not in_reach(decision.items_needed, asked):
-        return text + " Deciding it is out of reach: a figure lies at its margin."
+        return text + " Deciding it is out of reach: a figure is too close to its margin."
     return (
         text
         + f" About {rounded(decision.items_needed):,} items like these would give 80 % power to decide it."
@@ -316,16 +316,15 @@ def _broken(evidence: Evidence) -> str:
     share = evidence.broken
     if share is None or share.low <= _SOME_BROKEN:
         return ""
-    return f"Of the outputs that are sound in base, {_range(share)} are empty, loop or are not a number in the arm."
+    return f"Of the outputs that are sound in base, {_range(share)} are empty, loop, or have logits that are NaN or infinite in the arm."
 
 
 def _untestable(evidence: Evidence, scope: Scope) -> str:
     tested = "choice" if scope.decided_by == "choice" else f"choice among {LABELS[scope.decided_by]}"
-    accuracies = (
-        f"Base answers {percent(evidence.base_open)} in open and {percent(evidence.base_choice)} in {tested}"
+    return (
+        f"Base gets {percent(evidence.base_open)} right in open and {percent(evidence.base_choice)} in {tested}; of "
+        f"{_questions(evidence.n)}, it gets {evidence.fates.both_correct} right in both formats."
     )
-    both = f"{_questions(evidence.fates.both_correct)} in both formats, of {evidence.n}"
-    return f"{accuracies}, {both}."
 
 
 def _one_format(evidence: Evidence) -> str:
@@ -336,8 +335,8 @@ def _one_format(evidence: Evidence) -> str:
     )
     for name, drop, other in sides:
         if drop is not None and other is None:
-            change = "fell, by" if drop.low > 0 else "did not clearly change; the share lost is"
-            return f"{name} alone can be tested: it {change} {_range(drop)} of what base had above guessing."
+            clear = "" if drop.low > 0 else ", no clear change"
+            return f"{name} alone can be tested: it lost {_range(drop)} of base's accuracy above guessing{clear}."
     return ""
 
 

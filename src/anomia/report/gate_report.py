@@ -30,13 +30,13 @@ _MARKS: dict[Result, str] = {
     "untestable": "– untestable",
 }
 GAP = "gap"
-OUT_OF_REACH = "out of reach: the figure lies at its limit"
+OUT_OF_REACH = "out of reach: the figure is too close to its limit"
 _EXPLAINED = (
     "Each figure is decided by its 95 % interval: it passes if the worse end is within the limit, fails if the better end "
     "is beyond it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
     "power to settle it. Net dissociation: of the answers that base gets right in both formats, the share that is now "
     "only picked, minus the items that went the other way. Gap: share lost of what base had, open − choice; in raw "
-    "points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open answers whose interval excludes 0 must be small for sure."
+    "points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open answers whose interval excludes 0."
 )
 
 
@@ -211,13 +211,13 @@ def _about(check: Check, basis: Basis, *, quote: Callable[[str], str]) -> str:
     if check.note:
         return f"{text}: {quote(check.note)}"
     if check.result == "fail":
-        return f"{text}: the whole interval breaks it"
+        return f"{text}: the whole interval is beyond it"
     needed = settled_by(check)
     if check.items_needed is None:
         needed = "no number of questions would settle it at this value"
     elif in_reach(check.items_needed, check.asked):
         needed = f"about {needed} questions like these would give 80 % power to settle it"
-    return f"{text}: the interval holds both; {needed}"
+    return f"{text}: the limit lies inside the interval; {needed}"
 
 
 def _value(check: Check, basis: Basis) -> str:

@@ -49,13 +49,15 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             grid.add_row(name, Text("logits that are NaN or infinite", style="bold"))
             continue
         said = _plain(_one_line(row["open_text"] or ""))
-        grid.add_row(f"{name} said", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
+        grid.add_row(f"{name} answered", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
         picked = _plain(str(row["choice_pick"]))
         mark = "right" if row["choice_correct"] else "wrong"
         grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
         if row["gold_rank"] is not None:
             grid.add_row(f"{name} ranks", _plain(_ranks(row)))
-    title = _plain(f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not right both ways in base'}")
+    title = _plain(
+        f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not right in both formats in base'}"
+    )
     return Titled(grid, title)
 
 
@@ -117,8 +119,8 @@ def closing_view(results: Results) -> RenderableType:
         parts.append(note(f"\nexcluded on request: {left_out(results)}"))
     parts.append(
         note(
-            "value [low, high]: 95 % intervals, clustered by passage; which were validated by simulation: "
-            "docs/statistics.md"
+            "value [low, high]: 95 % intervals, clustered by passage; docs/statistics.md says which were validated by "
+            "simulation"
         )
     )
     return Group(*parts)
@@ -129,7 +131,7 @@ def side_by_side(runs: Sequence[tuple[Path, Results]]) -> RenderableType:
     return Group(
         note("\nRuns side by side, pooled over languages (%)"),
         *(view(compared(results, path.name)) for path, results in runs),
-        note("items and languages differ between runs unless their studies ask the same"),
+        note("runs may differ in items and languages"),
     )
 
 

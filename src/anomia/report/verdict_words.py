@@ -16,7 +16,7 @@ def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
         *some, last = decision.possible
         return f"inconclusive: {', '.join(some)}{' or ' if some else ''}{last}"
     if decision.outcome == "untestable" and evidence is not None:
-        return f"untestable: base answers {evidence.fates.both_correct} both ways"
+        return f"untestable: base gets {evidence.fates.both_correct} right in both formats"
     return decision.outcome
 
 

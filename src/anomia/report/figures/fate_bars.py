@@ -46,7 +46,7 @@ NARROWEST_LABEL = 0.05
 
 
 def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
-    """Share of both-correct items that the arm still picks but no longer says, by language, net, and next to noise."""
+    """Share of both-correct items that the arm still picks but no longer answers, by language, net, and next to noise."""
     rows = settled([row for number, case in enumerate(found) for row in _rates(case, number)])
     if all(row["value"] is None for row in rows):
         return None
@@ -55,7 +55,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         case="arm", where="language", shown="dissociation (%)", net_shown="net (%)", null_shown="null arm, net (%)",
         choice_only="choice only", n="both correct",
     )  # fmt: skip
-    x = percent_axis("of items right both ways (%) · bar: dissociation · ● net")
+    x = percent_axis("of items right in both formats (%) · bar: dissociation · ● net")
     bars = (
         alt.Chart()
         .transform_filter(SCOPES)
@@ -87,7 +87,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
     shaded = any(row["null_low"] is not None for row in rows)
     return Drawn(
         name="figure1",
-        title="Answers that are still picked but no longer said",
+        title="Answers that are still picked but no longer given",
         caption=(
             f"{compared(found)}. Bars: dissociation rate = choice only / items that base gets right in both open "
             "and choice (n). Points: the same minus the reverse flow (net), to which noise adds nothing on average. "
@@ -112,7 +112,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     x = alt.X(
         field="from",
         type="quantitative",
-        title="share of the items that base gets right both ways",
+        title="share of the items that base gets right in both formats",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(labelExpr=AS_PERCENT, tickCount=6),
     )
@@ -135,10 +135,10 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     chart = filtered(panels(layers, in_one_panel(rows)), found)
     return Drawn(
         name="figure8",
-        title="What happened to the items that base gets right both ways",
+        title="What happened to the items that base gets right in both formats",
         caption=(
-            f"{compared(found)}. Kept: still said and picked; choice only: picked and no longer said, its share "
-            "is the dissociation rate of Figure 1; open only: said and no longer picked; lost: neither. n is the "
+            f"{compared(found)}. Kept: still answered and picked; choice only: picked and no longer answered, its share "
+            "is the dissociation rate of Figure 1; open only: answered and no longer picked; lost: neither. n is the "
             "number of items that base gets right in both open and choice; below "
             f"{FEWEST_BOTH_CORRECT} counts replace shares. The table of fates has the intervals."
         ),

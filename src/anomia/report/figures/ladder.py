@@ -60,7 +60,7 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
         name="ladder",
         title="Accuracy in every form of the question",
         caption=(
-            f"{compared(found)}: share of right answers with increasing support, and controls (grey): "
+            f"{compared(found)}: share of right answers with increasing support, and checks (grey): "
             "candidates without the answer, options without the question, and always picking the option that "
             f"appears in the passage. {INTERVALS}; n is the number of items.{starred(rows)}"
         ),

@@ -43,7 +43,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         return None
     y = rows_axis("group")
     axis = alt.Axis(format=",", values=[step * 10**power for power in range(7) for step in (1, 3)])
-    title = "rank of the answer's token (1: said next)"
+    title = "rank of the answer's token (1: the likeliest)"
     domain = [0.9, 1.3 * max(row["highest"] for row in rows)]
 
     def x(field: str) -> alt.X:

@@ -63,7 +63,7 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         name="figure5",
         title="Across models and data sets",
         caption=(
-            "(a) Choice only of the items that base gets right both ways. (b) ΔPR = normalized drop of open − "
+            "(a) The share of choice only among the items that base gets right in both formats. (b) ΔPR = normalized drop of open − "
             "normalized drop of choice: above 0 open loses a larger share. (c) Points that open loses − points that "
             "choice loses. All pooled over the languages of each run. "
             f"{INTERVALS}; n is the number of items.{starred(rows)}"

@@ -183,7 +183,7 @@ def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
     """
     asked = results.records.filter(pl.col("arm") == arm)
     labels: tuple[tuple[str, str], ...] = (
-        ("open", "Says the answer when asked"),
+        ("open", "Answers when asked"),
         ("choice", f"Picks it out of {_options(asked)}"),
     )
     decided = next((v.decided_by for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), "choice")

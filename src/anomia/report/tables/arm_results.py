@@ -43,7 +43,7 @@ def unfinished_text(results: Results, arm: str) -> str:
     answered, asked = (len(results.records.filter(pl.col("arm") == name)) for name in (arm, "base"))
     if answered >= asked:
         return ""
-    return f"{answered} of {asked} items are answered: base's figures are over the same items"
+    return f"{answered} of {asked} items are answered so far; base's figures cover the same items"
 
 
 def grader_of(results: Results) -> str:

@@ -67,7 +67,7 @@ def fates(subject: ArmResults) -> Table:
     few = any(isinstance(cell, CountAndShare) and cell.share is None for row in rows for cell in row)
     return Table(
         "fates",
-        "Fates of the items that base gets right both ways: items · share (%)",
+        "Fates of the items that base gets right in both formats: items · share (%)",
         (LANGUAGE, BOTH, *COUNTS),
         rows,
         ("without a share: fewer than 10 such items, or not computed",) if few else (),
@@ -90,18 +90,18 @@ def dissociation(subject: ArmResults) -> Table:
     notes: list[Note] = []
     if any(rate.measure.startswith("net_") for rate in shown):
         notes.append(
-            "net: minus the items that went the other way, from only picked in base to picked and said in the arm; "
-            "noise moves as many each way and leaves it at 0"
+            "net: minus the items that went the other way, from only picked in base to picked and answered in the arm; "
+            "noise moves as many in each direction and leaves it at 0"
         )
     for name, label in (("hard", "hard"), ("passage", "same-passage")):
         contrast = subject.figure(f"contrast/dissociation_{name}_minus_standard")
         if contrast:
             notes.append((f"dissociation, {label} − standard options: ", NoteValue(contrast), " points"))
     if any("too few" in row for row in rows):
-        notes.append("too few: fewer than 10 items that base gets right both ways")
+        notes.append("too few: fewer than 10 items that base gets right in both formats")
     return Table(
         "dissociation",
-        "Dissociation: of the items that base gets right both ways, picked but no longer said (%)",
+        "Dissociation: of the items that base gets right in both formats, picked but no longer answered (%)",
         (LANGUAGE, *(rate.column() for rate in shown)),
         rows,
         notes,
@@ -124,7 +124,7 @@ def transitions(subject: ArmResults) -> Table:
         rows.append(("all", *totals, sum(totals)))
     return Table(
         "transitions",
-        "From base to arm: items by what base answers (rows) and what the arm answers (columns)",
+        "From base to arm: items by the formats that base gets right (rows) and that the arm gets right (columns)",
         (Column("base", "base", "text"), *_STATE_COLUMNS, Column("all", "all", "count")),
         rows,
         ("counts of items, languages pooled; standard options",),
@@ -137,7 +137,7 @@ def fates_file(results: Results) -> Table:
     figures, measures = lookup(results.diagnosis.figures), (*SHARES, *RATES)
     return Table(
         "fates",
-        "Fates of the items that base gets right both ways, and dissociation rates (%)",
+        "Fates of the items that base gets right in both formats, and dissociation rates (%)",
         (
             ARM,
             LANGUAGE,
@@ -168,7 +168,7 @@ def transitions_file(results: Results) -> Table:
     return Table(
         "transitions",
         "From base to arm",
-        (ARM, LANGUAGE, Column("options", "options", "text"), Column("base", "base answers", "text"), *_STATE_COLUMNS),
+        (ARM, LANGUAGE, Column("options", "options", "text"), Column("base", "base gets right", "text"), *_STATE_COLUMNS),
         [
             (
                 row.arm,
@@ -180,8 +180,8 @@ def transitions_file(results: Results) -> Table:
             for row in results.diagnosis.transitions
         ],
         (
-            "Items by what base answers (rows) and what the arm answers (columns): both in open and in choice, one, "
-            "neither.",
+            "Items by the formats that base gets right (rows) and that the arm gets right (columns): open and choice, one of "
+            "them, neither.",
         ),
         keys=4,
     )  # fmt: skip

@@ -30,9 +30,10 @@ def asked(results: Results) -> Table:
     mine = [row for row in results.hygiene if row.arm == BASE]
     notes: list[Note] = [
         "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
-        "longer than the output limit, so it can be picked but not said; left out: no gradable answer, or not "
+        "longer than the output limit, so it can be picked but not generated; left out: no gradable answer, or not "
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
-        "(c); asked again, flips: items of base at another batch size, and the share of their verdicts that this changes"
+        "(c); asked again, flips: items that base was asked again at another batch size, and the share of them that changed "
+        "between right and wrong"
     ]
     overlapping = [
         f"{row.language} {row.overlapping_hard_distractors}"
@@ -40,7 +41,7 @@ def asked(results: Results) -> Table:
         if row.overlapping_hard_distractors
     ]
     if overlapping:
-        notes.append(f"hard distractors passed over because they overlap with gold: {', '.join(overlapping)}")
+        notes.append(f"hard distractors skipped because they overlap with gold: {', '.join(overlapping)}")
     return Table(
         "asked",
         "Hygiene: what was asked (items)",

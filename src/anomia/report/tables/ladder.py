@@ -28,9 +28,9 @@ PRESENCE = named("accuracy/string_presence")
 FORMS = tuple(of for name in LADDER if (of := named(f"accuracy/{name}")) != PRESENCE)
 GRADINGS = tuple(named(f"accuracy/{name}") for name in ("open_em", "open_f1"))
 _AGREEMENT = {
-    "agree": "they agree in direction",
-    "differ": "they differ in direction",
-    "undecided": "not all of them show a change beyond chance; none disagrees",
+    "agree": "all three changed in the same direction",
+    "differ": "they changed in different directions",
+    "undecided": "not all three changed beyond chance, and none contradicts another",
 }
 
 
@@ -84,7 +84,7 @@ def _gradings(subject: ArmResults) -> list[Note]:
     parts: list[str | NoteValue] = []
     for name, label in graded:
         parts += [
-            ", " if parts else "open graded in three ways: ",
+            ", " if parts else "free-form answers under three grades: ",
             f"{label} ",
             NoteValue(subject.change(f"accuracy/{name}")),
         ]

@@ -59,7 +59,7 @@ def losses(subject: ArmResults) -> Table:
     rows, rules = by_scope(subject.scopes, cells, means=[MEAN])
     return Table(
         "losses",
-        "Share lost of what base had (normalized drop), and gap between the shares (%)",
+        "Share of base's accuracy above guessing that was lost (normalized drop), and gap between the shares (%)",
         (LANGUAGE, N._replace(place="files"), *(loss.column() for loss in shown)),
         rows,
         _notes(subject, [loss for loss in shown if loss.place != "files"]),

@@ -15,14 +15,15 @@ from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, named, va
 REFERENCE = (
     Of("net_dissociation/choice", "net\ndissociation"),
     Of("net_dissociation/choice_passage", "same passage,\nnet", "net, same passage"),
-    named("flips/open", "open verdicts\nthat differ"),
-    named("flips/choice", "choice verdicts\nthat differ"),
+    named("flips/open", "flips,\nopen"),
+    named("flips/choice", "flips,\nchoice"),
 )
 LOOPS = (
     Of("outputs/loop", "loops", "outputs that loop"),
     Of("outputs/loop_more", "more than base\n(points)", "more than base's (points)"),
     Of("outputs/degenerate", "empty or one\ntoken repeated", "empty or one token"),
 )
+FLIPS = "flips: items that changed between right and wrong, in either direction"
 HOW_TO_ADD = "no null arm in this run; to see how much is noise, add --arm null:float32"
 
 
@@ -45,7 +46,7 @@ def reference(subject: ArmResults) -> Table:
         "Next to noise: base again under harmless changes (%)",
         (ARM, *(measure.column() for measure in REFERENCE)),
         rows,
-        () if known else (HOW_TO_ADD,),
+        (FLIPS, *(() if known else (HOW_TO_ADD,))),
         rules=rules,
     )
 
@@ -83,12 +84,12 @@ def noise_file(results: Results) -> Table:
                 rows.append((arm, scope, *found))
     return Table(
         "noise_and_controls",
-        "Noise, loops and controls (%)",
+        "Noise, loops and checks of multiple choice (%)",
         (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
         rows,
         (
-            "null: base again under harmless noise, the reference. Choice only: items that the arm picks but no longer "
-            "says.",
+            "null: base again under harmless noise, the reference. Flips: items that changed between right and wrong, in "
+            "either direction. Choice only: items that the arm picks but no longer answers.",
         ),
         keys=2,
     )

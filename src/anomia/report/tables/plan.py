@@ -23,7 +23,7 @@ def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
         ]
         for plan in plans
     ]  # fmt: skip
-    notes: list[Note] = ["items: in the scope: one language, or all languages together where it is pooled"]
+    notes: list[Note] = ["items: in one language, or in all languages together where the scope is pooled"]
     if any(plan.pilot_items is not None for plan in plans):
         notes.append("from the pilot's figures, which are themselves uncertain")
     if any(_FAR in row for row in rows):
@@ -39,12 +39,12 @@ def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
     against, gap = 100 * target.dissociation_against, 100 * target.gap_against
     return Table(
         "plan",
-        f"Items needed to see it in {100 * target.power:.0f} of 100 such studies",
+        f"Items needed for {100 * target.power:.0f} % power",
         (
             ARM, Column("scope", "scope", "text"), Column("open", "open\n(%)"), Column("choice", "choice\n(%)"),
             Column("both_correct", "both\ncorrect"), Column("dissociation", "disso-\nciation"),
-            Column("items_for_dissociation", f"items for\ndissociation\n> {against:g} %", "count"),
-            Column("items_for_gap", f"items for\na gap apart\nfrom {gap:g} %", "count"),
+            Column("items_for_dissociation", f"to show a\ndissociation\nabove {against:g} %", "count"),
+            Column("items_for_gap", f"to show a gap\nother than\n{gap:g} %", "count"),
         ),
         rows,
         notes,

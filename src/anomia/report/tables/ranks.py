@@ -42,7 +42,7 @@ def ranks(subject: ArmResults) -> Table:
         rules += [len(rows) - 1] if group == FATES[-1] else []
     return Table(
         "ranks",
-        "Median rank of the answer's token, base → arm (1 is what the model says)",
+        "Median rank of the answer's token, base → arm (1: the likeliest token)",
         (
             Column("items", "items", "text"), N,
             Column("gold", "gold", "rank"), Column("gold_distinct", "gold, distinct", "rank"),
@@ -91,7 +91,7 @@ def ranks_file(results: Results) -> Table:
         ),
         rows,
         (
-            "Rank: 1 + tokens with a larger logit; 1 is what the model says. control answer: a wrong option in gold's place. "
+            "Rank: 1 + tokens with a larger logit; 1 is the likeliest token. control answer: a wrong option in gold's place. "
             "log-prob: median of the whole answer's, in nats.",
         ),
         keys=4,
@@ -138,7 +138,7 @@ def _notes(subject: ArmResults, found: Ranks) -> list[Note]:
     if unsaid is not None and unsaid.vocabulary_share is not None:
         tokens = round(unsaid.median / unsaid.vocabulary_share)
         median = NoteValue(_median(unsaid), "rank")
-        notes.append(("picked but no longer said: median rank ", median, f" of {tokens:,} tokens"))
+        notes.append(("picked but no longer answered: median rank ", median, f" of {tokens:,} tokens"))
     kl, same = subject.figure("divergence/kl"), subject.figure("divergence/top1_agreement")
     if kl and same:
         shown = NoteValue(kl, "number"), " nats; top-1 agreement ", NoteValue(same)

@@ -36,7 +36,7 @@ def controls(subject: ArmResults) -> Table:
     rates = [(control.brief, subject.figure(control.measure)) for control in CONTROLS]
     return Table(
         "controls",
-        "Controls for the items that are picked but no longer said (%)",
+        "Checks of the items that are picked but no longer answered (%)",
         (Column("control", "of these items", "text"), Column("share", "share"), Column("items", "items", "count")),
         [(label, rate, rate.n) for label, rate in rates if rate is not None],
         (

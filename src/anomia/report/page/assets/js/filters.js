@@ -37,11 +37,11 @@ function filterControls(source, data, changed) {
     if (!quietly) changed();
   }
 
-  const summary = h("summary", {}, "Verdict of each probe");
+  const summary = h("summary", {}, "Grade of each probe");
   function read() {
     const asked = Object.fromEntries(Object.entries(probes).map(([name, control]) => [name, control.value]).filter(([, value]) => value));
     const used = Object.keys(asked).length;
-    summary.textContent = used ? `Verdict of each probe (${used} set)` : "Verdict of each probe";
+    summary.textContent = used ? `Grade of each probe (${used} set)` : "Grade of each probe";
     return {
       search: search.value.slice(0, 500), arm: Number(arm.value), language: language.value === "" ? null : Number(language.value),
       fate, from: whole(from), to: whole(to), loops: loops.checked, probes: asked,

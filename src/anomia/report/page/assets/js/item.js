@@ -1,7 +1,7 @@
 // One item: the question, and the answers of base and the compressed model, side by side.
 
 const FATES = ["kept", "choice_only", "open_only", "lost", "none"];
-const FATE_LABELS = ["kept", "picked, no longer said", "said, no longer picked", "lost", "not both by base"];
+const FATE_LABELS = ["kept", "picked, no longer answered", "answered, no longer picked", "lost", "not right in both formats in base"];
 
 const fateChip = (fate) => h("span", { class: `fate ${FATES[fate]}` }, FATE_LABELS[fate]);
 
@@ -61,9 +61,9 @@ function verdictTable(row, settings) {
   const word = ["not asked", "wrong", "right"];
   const cell = (value) => h("td", { class: value && `grade ${word[value]}` }, mark[value], h("span", { class: "sr" }, ` ${word[value]}`));
   const asked = Object.entries(row.verdicts).filter(([, [before, after]]) => before || after);
-  return h("details", {}, h("summary", {}, "Every verdict"), scrolling(h("table", {},
+  return h("details", {}, h("summary", {}, "Every grade"), scrolling(h("table", {},
     h("thead", {}, h("tr", {}, ["asked", "base", "compressed"].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, asked.map(([name, [before, after]]) => h("tr", {}, h("th", { scope: "row" }, settings.probes[name].label), cell(before), cell(after))))), "every verdict"));
+    h("tbody", {}, asked.map(([name, [before, after]]) => h("tr", {}, h("th", { scope: "row" }, settings.probes[name].label), cell(before), cell(after))))), "every grade"));
 }
 
 function itemView(found, item, { settings, armName, actions }) {

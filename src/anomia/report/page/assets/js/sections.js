@@ -29,7 +29,7 @@ function verdictView(data, run, arm, openItems) {
     dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }),
     h("dl", { class: "texts" }, verdict.texts.map(([language, text]) => [h("dt", {}, foreign(language)), h("dd", {}, visible(text))])));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
-    `See what it still picks among standard options but no longer says (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
+    `See what it still picks among standard options but no longer answers (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
       h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
@@ -48,7 +48,7 @@ function referenceView(run) {
   return h("aside", { class: "reference", "aria-label": "Reference" },
     h("h3", {}, "For reference: base again, under harmless noise"),
     dataTable({
-      title: "", columns: ["null arm", "outcome", "net dissociation (%)", "open verdicts that differ (%)", "choice verdicts that differ (%)"],
+      title: "", columns: ["null arm", "outcome", "net dissociation (%)", "flips, open (%)", "flips, choice (%)"],
       rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, arm.net, arm.open, arm.choice]),
     }));
 }
