@@ -269,8 +269,12 @@ def _undecided(decision: Decision, asked: int) -> str:
         "holds": "held",
         "undecided": "may have held or fallen",
     }
+    sides = f"Open {known[decision.open]} and choice {known[decision.choice]}"
+    if decision.open == decision.choice:
+        both = {"falls": "both fell", "holds": "both held", "undecided": "may each have held or fallen"}
+        sides = f"Open and choice {both[decision.open]}"
     left = _listed(decision.possible, "or")
-    text = f"Open {known[decision.open]} and choice {known[decision.choice]}, so the outcome may be {left}."
+    text = f"{sides}, so the outcome may be {left}."
     if decision.items_needed is None:
         return text + " At these figures, more items would not decide it."
     if not in_reach(decision.items_needed, asked):

@@ -65,7 +65,7 @@ def oracle(subject: ArmResults) -> Table:
     return Table(
         "oracle",
         "Oracle recovery over the items asked with beams and samples (%)",
-        (DECODING, *columns, Column("drop_minus_greedy", "drop − greedy's")),
+        (DECODING, *columns, Column("drop_minus_greedy", "drop − greedy drop")),
         rows,
     )
 
@@ -82,7 +82,7 @@ def recovery(subject: ArmResults) -> Table:
                 rules += [len(rows) - 1] if name == "control answer" else []
     return Table(
         "recovery",
-        "Open failures that broader decoding recovers, and the control answer, a wrong option in gold's place (%)",
+        "Open failures in which broader decoding finds gold, or the control answer, a wrong option (%)",
         (DECODING, *(part.column()._replace(name=_part(part)) for part in RECOVERED)),
         rows,
         rules=rules,
