@@ -260,7 +260,10 @@ def test_words_for_the_rest():
     assert "items like these would give 80 % power to decide it" in text
     weak = evidence(base_open=0.05, fates=FateCounts(3, 1, 0, 0), left_out=("bengali", "telugu"))
     text = told(weak, decide(weak))
-    assert "Base gets 5 % right in open and 90 % in choice; of 200 questions, it gets 4 right in both formats." in text
+    assert (
+        "Base gets 5 % right in open and 90 % in choice; of 200 questions, it gets 4 right in both formats."
+        in text
+    )
     assert "bengali and telugu" in text
     assert text.startswith("Base gets too few of these questions right in both formats")
     beneath = evidence(base_open=0.02, gap=None)
@@ -281,7 +284,7 @@ def test_identical_models_are_named_where_base_is_weak():
     assert decide(weak).outcome == "untestable"
     text = told(weak, decide(weak))
     assert "Every recorded probability equals base's." in text
-    assert "3 questions in both formats" in text
+    assert "it gets 3 right in both formats" in text
 
 
 def test_an_arm_that_answers_more_than_base_is_asked_about():
@@ -312,7 +315,4 @@ def test_the_same_answers_graded_otherwise_are_the_gradings_doing(grades):
     text = told(unlike, decide(unlike))
     assert "the grading differs, not the model" in text
     assert headline("intact") not in text
-    assert (
-        told(alike, decide(alike))
-        == f"{headline('intact')} Every recorded probability equals base's."
-    )
+    assert told(alike, decide(alike)) == f"{headline('intact')} Every recorded probability equals base's."
