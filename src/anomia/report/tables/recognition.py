@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
-from anomia.measure.results import Results
 from anomia.probes import OPTION_KINDS, SCORINGS
 from anomia.report.tables.arm_results import ArmResults
-from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, N, Of, Table, n_of, values
+from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of
 
 KIND_WORDS = {kind.probe: kind.short for kind in OPTION_KINDS}
 SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
 # `{}`: a kind of options and a scoring.
 SCORED = (
     Of("drop/{}", "drop"),
-    Of("normalized_drop/{}", "share lost"),
+    Of("normalized_drop/{}", "share lost", place="files"),
     Of("gap/{}", "gap ΔPR", "gap (ΔPR)"),
     Of("raw_gap/{}", "gap in\nraw points", "raw gap"),
     Of("dissociation/{}", "dissociation"),
     Of("net_dissociation/{}", "net"),
-    Of("expected_dissociation/{}", "expected from the drops"),
+    Of("expected_dissociation/{}", "expected from the drops", place="files"),
 )
-READ = tuple(of for of in SCORED if of.brief not in ("share lost", "expected from the drops"))
+SCORINGS_FILE = Filed(
+    "scorings",
+    "Picking the answer, by options and scoring (%)",
+    "sum: log-probability of the option; token, byte, char: divided by its length; pmi: minus the same without "
+    "the question. Net: choice only − the reverse flow.",
+    keys=4,
+)
 # Labels as the row of a table about these items, and as a column among others.
 CONTROLS = (
     Of("control/no_question", "picked without the question, too", "choice only: picked without the question"),
@@ -47,66 +51,45 @@ def controls(subject: ArmResults) -> Table:
 
 
 def scorings(subject: ArmResults) -> Table:
-    """Drop, gap and dissociation under every way to score the options; no rows if there is only one way."""
+    """Accuracy, drop, gap and dissociation with every kind of options and every way to score them.
+
+    The screen shows pooled figures, if there is more than one way to score.
+    """
     rows: list[list[Cell]] = []
-    rules: list[int] = []
+    pooled: dict[int, str] = {}
     several = False
-    for kind in KIND_WORDS:
+    for scope in subject.scopes:
         for way in RECOGNITION.values():
-            found = [subject.figure(measure.measure.format(way.name)) for measure in READ]
-            accuracy = subject.change(f"accuracy/{way.name}")
-            if way.kind == kind and (any(found) or (accuracy and accuracy.after)):
-                rows.append([f"{KIND_WORDS[kind]}: {SCORING_WORDS[way.scoring]}", accuracy, *found])
+            found = [subject.figure(measure.measure.format(way.name), scope) for measure in SCORED]
+            accuracy = subject.change(f"accuracy/{way.name}", scope)
+            after = accuracy.after if accuracy else None
+            if not (after or any(found)):
+                continue
+            if scope == POOLED:
+                pooled[len(rows)] = way.kind
                 several |= way.scoring != "sum"
-        if rows and rules[-1:] != [len(rows) - 1]:
-            rules.append(len(rows) - 1)
+            options = way.kind.removeprefix("choice").removeprefix("_") or "standard"
+            named = f"{KIND_WORDS[way.kind]}: {SCORING_WORDS[way.scoring]}"
+            n = n_of(subject.figure(f"accuracy/{way.name}", scope))
+            rows.append([scope, named, options, way.scoring, n, accuracy, *found])
+    kinds = list(pooled.values())
     return Table(
         "scorings",
         "Other ways to score the options (%)",
         (
-            Column("options", "options, scored by", "text"),
-            Column("accuracy", "accuracy,\nbase → arm"),
-            *(of.column()._replace(name=_stem(of)) for of in READ),
+            LANGUAGE._replace(place="files"), Column("named", "options, scored by", "text", place="screen"),
+            Column("options", "options", "text", place="files"),
+            Column("scoring", "scored by", "text", place="files"), N._replace(place="files"),
+            Column("accuracy", "accuracy,\nbase → arm", full="accuracy"),
+            *(of.column()._replace(name=_stem(of)) for of in SCORED),
         ),
-        rows if several else [],
+        rows,
         (
             "sum: log-probability of the whole option, which favours short ones; per character: as acc_norm of "
             "lm-evaluation-harness; PMI: how much the question raises the option",
         ),
-        rules=rules,
-    )
-
-
-def scorings_file(results: Results) -> Table:
-    """Recognition with every kind of options and every way to score them, by arm and language."""
-    figures = lookup(results.diagnosis.figures)
-    rows = []
-    for arm in results.arms:
-        for scope in (*results.languages, POOLED):
-            for way in RECOGNITION.values():
-                measures = [of._replace(measure=of.measure.format(way.name)) for of in SCORED]
-                after, found = (
-                    figures.get((arm, f"accuracy/{way.name}", scope)),
-                    values(measures, figures, arm, scope),
-                )
-                if after or any(found):
-                    was = before(figures, arm, f"accuracy/{way.name}", scope)
-                    kind = way.kind.removeprefix("choice").removeprefix("_") or "standard"
-                    rows.append((arm, scope, kind, way.scoring, n_of(after), was, after, *found))
-    return Table(
-        "scorings",
-        "Picking the answer, by options and scoring (%)",
-        (
-            ARM, LANGUAGE, Column("options", "options", "text"), Column("scoring", "scored by", "text"), N,
-            Column("accuracy_base", "base"), Column("accuracy_arm", "arm"),
-            *(of.column(full=True)._replace(name=_stem(of)) for of in SCORED),
-        ),
-        rows,
-        (
-            "sum: log-probability of the option; token, byte, char: divided by its length; pmi: minus the same without "
-            "the question. Net: choice only − the reverse flow.",
-        ),
-        keys=4,
+        rules=[place for place, kind in enumerate(kinds) if kinds[place + 1 : place + 2] != [kind]],
+        on_screen=list(pooled) if several else [],
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from anomia.report.tables.oracle import (
 )
 from anomia.report.tables.packaging import besides_weights, packaging
 from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
-from anomia.report.tables.recognition import controls, scorings, scorings_file
+from anomia.report.tables.recognition import SCORINGS_FILE, controls, scorings
 from anomia.report.tables.runs import (
     between,
     between_file,
@@ -95,6 +95,6 @@ RUNS = (
 FILES: tuple[Callable[[Results], Table], ...] = (
     runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file,
     every_arm(losses, LOSSES_FILE),
-    scorings_file, every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
+    every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
     frontier_file, hygiene_file,
 )  # fmt: skip

@@ -71,7 +71,8 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     """One table.
 
-    name: of its files. keys: how many leading columns identify a row. rules: rows followed by a line.
+    name: of its files. keys: how many leading columns identify a row. rules: rows on screen followed by a line.
+    on_screen: the rows that the terminal and the page show; None for all.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Table(NamedTuple):
     notes: Sequence[Note] = ()
     keys: int = 1
     rules: Sequence[int] = ()
+    on_screen: Sequence[int] | None = None
 
 
 class Filed(NamedTuple):
@@ -142,6 +144,8 @@ def broken(label: str) -> str:
 
 def on_screen(table: Table) -> Table:
     """The table as the terminal and the page show it."""
+    if table.on_screen is not None:
+        table = table._replace(rows=[table.rows[place] for place in table.on_screen], on_screen=None)
     return _only(table, [column.place != "files" for column in table.columns])
 
 
