@@ -13,8 +13,8 @@ from anomia.compress.allocation import (
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
 from anomia.compress.matrices import WeightMatrix, find_matrices
-from anomia.compress.methods.mwanda import language_factors, mwanda_mask
-from anomia.compress.methods.prunerzero import prunerzero_mask
+from anomia.compress.methods.mwanda import language_factors, mwanda_cut
+from anomia.compress.methods.prunerzero import prunerzero_cut
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import Group, InputStatistic, LanguageStatistic
 from anomia.errors import CompressionError
@@ -85,7 +85,7 @@ def test_mwanda_saves_what_one_language_needs() -> None:
     factors = language_factors(given)
     assert factors[1] > factors[0]
     assert factors[2] > factors[0]
-    assert mwanda_mask(torch.ones(1, 3), given, 0.34).tolist() == [[True, False, False]]
+    assert mwanda_cut(torch.ones(1, 3), given, 0.34).mask.tolist() == [[True, False, False]]
 
 
 def test_mwanda_runs_names_its_choices_and_spreads_sparsity() -> None:
@@ -109,7 +109,7 @@ def test_prunerzero_is_the_published_tree() -> None:
     scores = weight**2 * (gradient - 1) / 7
     order = scores.argsort(dim=1)[:, :2]
     expected = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, order, True)
-    assert torch.equal(prunerzero_mask(weight, gradient, 0.5), expected)
+    assert torch.equal(prunerzero_cut(weight, gradient, 0.5).mask, expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
@@ -131,5 +131,5 @@ def test_prunerzero_uses_the_gradient_of_each_window(family: str) -> None:
         total += weight.grad**2
     pruned = find_blocks(model).modules[2].get_submodule(name if family == "llama" else "mlp.c_fc").weight
     gradient = total.sqrt() if family == "llama" else total.sqrt().T
-    expected = prunerzero_mask(weight.data if family == "llama" else weight.data.T, gradient, 0.5)
+    expected = prunerzero_cut(weight.data if family == "llama" else weight.data.T, gradient, 0.5).mask
     assert torch.equal((pruned if family == "llama" else pruned.T) == 0, expected)

@@ -10,7 +10,7 @@ from anomia.compress.apply import compress
 from anomia.compress.methods.alps import alps
 from anomia.compress.methods.sparsegpt import sparsegpt
 from anomia.compress.methods.update import layer_error, masked_least_squares
-from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
@@ -88,7 +88,7 @@ def test_its_layer_error_is_the_lowest(target: float | Pattern) -> None:
     weight = torch.randn(32, 96, generator=torch.Generator().manual_seed(4))
     hessian = inputs.T @ inputs
     found = alps([weight], hessian, target)
-    wanda = wanda_mask(weight, inputs.norm(dim=0), target)
+    wanda = wanda_cut(weight, inputs.norm(dim=0), target).mask
     others = [
         masked_least_squares([weight], [wanda], hessian).error_after[0],
         layer_error(sparsegpt([weight], hessian, target).weights[0], weight, hessian),

@@ -154,6 +154,36 @@ def test_broken_files_name_the_line(tmp_path: Path) -> None:
         read_calibration(TextOptions(source=f"file:{path}"))
 
 
+def test_rows_without_text_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": null}\n{"text": "one two"}\n{"text": "  "}\n', encoding="utf-8")
+    read = read_calibration(TextOptions(source=f"file:{path}", samples=1))
+    assert read.texts == ("one two",)
+    assert read.warnings == (f"calibration=file:{path}: left out 1 row that has no text",)
+    path.write_text('{"text": null}\n{"text": " "}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="has no passage with text in its 2 rows; give another source"):
+        read_calibration(TextOptions(source=f"file:{path}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", b"", "has no passage"),
+        ("a.txt", b" \n\n \t\n", "has no passage"),
+        ("a.txt", bytes(range(256)), "is not UTF-8 text"),
+        ("a.jsonl", bytes(range(256)), "line 1 is not JSON"),
+        ("a.txt", "one".encode("utf-16"), "it is UTF-16 text"),
+    ],
+)
+def test_files_without_usable_text_are_one_message(
+    name: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        read_calibration(TextOptions(source=f"file:{tmp_path / name}"))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_shared_data_is_found_before_the_hub(data_dir: Path) -> None:
     text = read_calibration(TextOptions(source="c4", data_dir=data_dir / "calibration"))
     assert len(text.texts) == 128

@@ -9,7 +9,7 @@ from anomia.compress.apply import compress
 from anomia.compress.methods.dsnot import CYCLES, THRESHOLD, dsnot
 from anomia.compress.methods.masks import row_mask
 from anomia.compress.methods.update import layer_error
-from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
@@ -69,7 +69,7 @@ def row_by_row(
 @pytest.mark.parametrize("target", [0.5, 0.7, Pattern(2, 4), Pattern(4, 8), Pattern(1, 4)])
 def test_swaps_are_those_of_the_published_procedure(target: float | Pattern) -> None:
     weight, inputs = problem()
-    first = wanda_mask(weight, inputs.norm(dim=0), target)
+    first = wanda_cut(weight, inputs.norm(dim=0), target).mask
     pattern = target if isinstance(target, Pattern) else None
     swapped = dsnot(
         weight, first, inputs.sum(dim=0), inputs.square().sum(dim=0), len(inputs), pattern=pattern
@@ -83,7 +83,7 @@ def test_swaps_are_those_of_the_published_procedure(target: float | Pattern) -> 
 def test_the_mean_output_comes_closer(target: float) -> None:
     weight, inputs = problem()
     mean = inputs.mean(dim=0)
-    first = wanda_mask(weight, inputs.norm(dim=0), target)
+    first = wanda_cut(weight, inputs.norm(dim=0), target).mask
     swapped = dsnot(weight, first, inputs.sum(dim=0), inputs.square().sum(dim=0), len(inputs)).mask
     before, after = ((weight.masked_fill(~m, 0) @ mean).abs() for m in (first, swapped))
     assert float(after.sum()) < 0.5 * float(before.sum())
@@ -132,7 +132,7 @@ def test_rows_may_have_masks_of_different_size() -> None:
 
 def test_cycles_limit_the_swaps_of_a_row() -> None:
     weight, inputs = problem()
-    mask = wanda_mask(weight, inputs.norm(dim=0), 0.5)
+    mask = wanda_cut(weight, inputs.norm(dim=0), 0.5).mask
     swapped = dsnot(weight, mask, inputs.sum(dim=0), inputs.square().sum(dim=0), len(inputs), cycles=3)
     assert int((swapped.mask & ~mask).sum(dim=1).max()) == 3
 
@@ -181,7 +181,7 @@ def test_errors_that_grow_are_counted() -> None:
         for ids in windows.token_ids:
             mask(input_ids=torch.tensor([ids]), use_cache=False)
     x, weight = torch.cat(inputs), block.mlp.down_proj.weight.data
-    first = wanda_mask(weight, x.norm(dim=0), 0.5)
+    first = wanda_cut(weight, x.norm(dim=0), 0.5).mask
     before = layer_error(weight.masked_fill(first, 0), weight, x.T @ x)
     after = {matrix.name: matrix for matrix in swapped.matrices}["model.layers.0.mlp.down_proj"]
     grew = "dsnot made the error of its output larger than the mask before it had"

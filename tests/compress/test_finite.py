@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from anomia.compress.allocation import outlier_ratio
 from anomia.compress.apply import compress
 from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows, make_batches
-from anomia.compress.methods.zeros import check_zeros
+from anomia.compress.matrices import WeightMatrix
+from anomia.compress.methods.masks import lowest
+from anomia.compress.methods.prunerzero import prunerzero_cut
+from anomia.compress.methods.zeros import TIES, check_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite
 from anomia.compress.spec import parse_arm
+from anomia.compress.statistics import Group, InputStatistic
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import try_walk
 from anomia.errors import CompressionError, RefusedError
@@ -226,3 +231,65 @@ def test_a_large_tensor_is_checked_in_pieces(dtype: torch.dtype, monkeypatch: py
         check_finite({"embed": values.to(dtype)})
     assert sum(sizes) == values.numel()
     assert max(sizes) <= 1 << 22
+
+
+TINY = 2.0**-100
+
+
+@pytest.mark.parametrize(
+    "arm",
+    ["wanda:0.5", "wanda:2:4", "mwanda:2:4", "ria:0.5", "sparsegpt:0.5", "wandapp:0.5"],
+)
+def test_small_weights_and_inputs_get_the_masks_of_large_ones(
+    make_model: Make, windows: Windows, arm: str
+) -> None:
+    """A product of 1e-30 and 1e-15 has almost no bits left in float32: all scores would be equal, and order would choose."""
+    masks = []
+    for weights, inputs in ((1.0, 1.0), (TINY, 2.0**-50)):
+        model = make_model()
+        block = _blocks(model)[1]
+        block.input_layernorm.weight.data *= inputs
+        for name in ("q_proj", "k_proj"):
+            block.self_attn.get_submodule(name).weight.data *= weights
+        # The same residual stream in both.
+        block.self_attn.o_proj.weight.data.zero_()
+        report = pruned(model, arm, windows)
+        masks.append(block.self_attn.q_proj.weight == 0)
+    assert torch.equal(*masks)
+    assert _notes(report, "1.self_attn.q_proj") == {""}
+
+
+def test_a_metric_with_squares_does_not_underflow() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient = torch.randn(8, 16, generator=generator), torch.rand(8, 16, generator=generator)
+    masks = [prunerzero_cut(weight * scale, gradient, 0.5).mask for scale in (1.0, TINY)]
+    assert torch.equal(*masks)
+
+
+def test_outliers_of_small_weights_are_found() -> None:
+    weight = torch.rand(8, 16, generator=torch.Generator().manual_seed(0))
+    weight[0, 0] = 100
+    statistic = InputStatistic(torch.full((16,), 2.0**-100), tokens=4)
+    ratios = [
+        outlier_ratio([Group((WeightMatrix("m", weight * scale),), statistic)]) for scale in (1.0, TINY)
+    ]
+    assert ratios[0] == ratios[1] > 0
+
+
+@pytest.mark.parametrize("arm", ["magnitude:0.5", "wanda:0.5", "ria:0.5", "magnitude:2:4"])
+def test_a_cut_that_order_decides_is_named(make_model: Make, windows: Windows, arm: str) -> None:
+    """Weights of one size, as in ternary models; inputs are equal too."""
+    model = make_model()
+    block = _blocks(model)[1]
+    block.mlp.up_proj.weight.data.sign_()
+    assert {matrix.note for matrix in pruned(make_model(), arm, windows).matrices} == {""}
+    report = pruned(model, arm, windows)
+    tied = {m.name for m in report.matrices if m.note == TIES}
+    assert tied == (set() if arm == "wanda:0.5" or arm == "ria:0.5" else {"model.layers.1.mlp.up_proj"})
+    assert any(f"1 matrix: {TIES}" in warning for warning in report.warnings) == bool(tied)
+
+
+def test_weights_that_are_zero_are_no_ties() -> None:
+    assert lowest(torch.tensor([[0.0, 0.0, 0.0, 1.0]]), 2).by_order == 0
+    assert lowest(torch.tensor([[1.0, 1.0, 1.0, 0.5]]), 2).by_order == 1
+    assert lowest(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), 2).by_order == 0

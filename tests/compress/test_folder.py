@@ -19,6 +19,7 @@ from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.folder import compress_folder
 from anomia.compress.in_files import InFiles
 from anomia.compress.options import FolderOptions, TextOptions
+from anomia.compress.outputs import check_outputs
 from anomia.compress.perplexity import perplexity, token_losses
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, CompressionError, DataError, ModelError
@@ -591,8 +592,18 @@ def test_an_adapter_that_cannot_be_merged_is_refused_in_one_message(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", ["wanda:0.5", "gptq:4,group=8", "magnitude:0.5"])
-def test_a_model_whose_outputs_are_infinite_is_refused_or_told(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        "wanda:0.5",
+        "gptq:4,group=8",
+        "magnitude:0.5",
+        "int8",
+        "embeddings:q8_0",
+        "magnitude:0.2+int4:group=8",
+    ],
+)
+def test_a_model_whose_outputs_are_infinite_is_refused(method: str, tmp_path: Path) -> None:
     save_model("llama", tmp_path / "in")
     file = tmp_path / "in" / "model.safetensors"
     tensors = {name: value.half() for name, value in load_file(file).items()}
@@ -601,14 +612,22 @@ def test_a_model_whose_outputs_are_infinite_is_refused_or_told(method: str, tmp_
     tensors["model.layers.2.mlp.down_proj.weight"].clamp_(-60000, 60000)
     save_file(tensors, file, {"format": "pt"})
     options = FolderOptions(
-        text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12),
-        dtype="float16",
-        perplexity_text=tmp_path / "text.txt",
+        text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12), dtype="float16"
     )
-    if not method.startswith("magnitude"):
-        with pytest.raises(CompressionError, match=r"leave model\.layers\.2 are NaN or infinite"):
-            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
-        assert not (tmp_path / "out").exists()
-        return
-    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(method)], options)
-    assert any("perplexity of the dense" in warning for warning in report.compression.warnings)
+    with pytest.raises(CompressionError, match=r"NaN or infinite.*--dtype bfloat16 or float32"):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm(method).steps, options)
+    assert not (tmp_path / "out").exists()
+    wide = replace(options, dtype="float32")
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm(method).steps, wide)
+    assert not any("wasn't run" in warning for warning in report.compression.warnings)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "llama"])
+def test_infinite_logits_of_a_loaded_model_are_refused(family: str) -> None:
+    model = tiny_model(family)
+    assert check_outputs(model) == ""
+    with torch.no_grad():
+        model.lm_head.weight[5] = 1e38
+        model.model.norm.weight *= 1e6
+    with pytest.raises(CompressionError, match="its logits are NaN or infinite"):
+        check_outputs(model)

@@ -17,7 +17,7 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.permute import fitting_order, kept_score, permute_channels
-from anomia.compress.methods.ria import ria_mask, ria_scores
+from anomia.compress.methods.ria import ria_cut, ria_scores
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import Needs, observe
@@ -40,10 +40,10 @@ def test_scores_and_masks_are_those_of_the_formula() -> None:
     expected = (w / w.sum(axis=0) + w / w.sum(axis=1)[:, None]) * np.sqrt((x**2).sum(axis=0)) ** 0.5
     scores = ria_scores(weight, inputs.norm(dim=0))
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5)
-    mask = ria_mask(weight, inputs.norm(dim=0), 0.5).numpy()
+    mask = ria_cut(weight, inputs.norm(dim=0), 0.5).mask.numpy()
     assert mask.sum() == 384
     assert expected[mask].max() < expected[~mask].min()
-    four = ria_mask(weight, inputs.norm(dim=0), Pattern(2, 4)).numpy().reshape(-1, 4)
+    four = ria_cut(weight, inputs.norm(dim=0), Pattern(2, 4)).mask.numpy().reshape(-1, 4)
     order = np.argsort(expected.reshape(-1, 4), axis=1)
     assert all(set(np.flatnonzero(m)) == set(o[:2]) for m, o in zip(four, order, strict=True))
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress
-from anomia.compress.methods.magnitude import magnitude_mask
+from anomia.compress.methods.magnitude import magnitude_cut
 from anomia.compress.methods.sparsegpt import DAMPING, inverse_factor, sparsegpt
-from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
@@ -77,8 +77,8 @@ def test_sparsegpt_beats_wanda_beats_magnitude_on_correlated_inputs(target: Any)
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(4))
     norms = inputs.pow(2).sum(0).sqrt()
     second_order = output_error(weight, sparsegpt([weight], inputs.T @ inputs, target).weights[0], inputs)
-    wanda = output_error(weight, weight.masked_fill(wanda_mask(weight, norms, target), 0), inputs)
-    magnitude = output_error(weight, weight.masked_fill(magnitude_mask(weight, target), 0), inputs)
+    wanda = output_error(weight, weight.masked_fill(wanda_cut(weight, norms, target).mask, 0), inputs)
+    magnitude = output_error(weight, weight.masked_fill(magnitude_cut(weight, target).mask, 0), inputs)
     assert second_order < wanda < magnitude
 
 

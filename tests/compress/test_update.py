@@ -17,7 +17,7 @@ from anomia.compress.methods.update import (
     layer_error,
     masked_least_squares,
 )
-from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
 
@@ -50,7 +50,7 @@ def problem(
     """A weight matrix, its Wanda mask and the inputs [tokens, columns]."""
     inputs = correlated_inputs(columns, tokens=500, seed=seed)
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed + 100))
-    return weight, wanda_mask(weight, inputs.norm(dim=0), sparsity), inputs
+    return weight, wanda_cut(weight, inputs.norm(dim=0), sparsity).mask, inputs
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.methods.magnitude import magnitude_mask
+from anomia.compress.methods.magnitude import magnitude_cut
 from anomia.compress.methods.masks import lowest_mask
-from anomia.compress.methods.wanda import wanda_mask
+from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.steps import Pattern
 
 
@@ -46,7 +46,7 @@ def test_masks_equal_an_independent_loop_bit_for_bit(sparsity: float, dtype: tor
     inputs = torch.randint(-9, 10, (40, 33), generator=generator).float()
     weight = torch.randn(17, 33, generator=generator).to(dtype)
     norms = (inputs.double() ** 2).sum(0).float().sqrt()
-    mask = wanda_mask(weight, norms, sparsity)
+    mask = wanda_cut(weight, norms, sparsity).mask
     assert np.array_equal(mask.numpy(), wanda_loop(weight, inputs, sparsity))
     assert mask.sum(dim=1).tolist() == [int(33 * sparsity)] * 17
 
@@ -55,7 +55,7 @@ def test_ties_go_to_the_lowest_index() -> None:
     scores = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0, 1.0]])
     assert lowest_mask(scores, 3).tolist() == [[False, True, True, False, True, False]]
     equal = torch.ones(2, 5)
-    assert wanda_mask(equal, torch.ones(5), 0.5).tolist() == [[True, True, False, False, False]] * 2
+    assert wanda_cut(equal, torch.ones(5), 0.5).mask.tolist() == [[True, True, False, False, False]] * 2
 
 
 @settings(deadline=None)
@@ -81,7 +81,7 @@ def test_selection_is_the_head_of_a_stable_sort(case: tuple[list[list[float]], i
 
 def test_a_dead_input_goes_first_and_a_strong_one_saves_small_weights() -> None:
     weight = torch.tensor([[9.0, 0.1, 1.0, 1.0]])
-    mask = wanda_mask(weight, torch.tensor([0.0, 100.0, 1.0, 2.0]), 0.5)
+    mask = wanda_cut(weight, torch.tensor([0.0, 100.0, 1.0, 2.0]), 0.5).mask
     assert mask.tolist() == [[True, False, True, False]]
 
 
@@ -90,15 +90,15 @@ def test_patterns_keep_n_of_every_m(pattern: Pattern) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(6, 40, generator=generator)
     norms = torch.rand(40, generator=generator)
-    for mask in (wanda_mask(weight, norms, pattern), magnitude_mask(weight, pattern)):
+    for mask in (wanda_cut(weight, norms, pattern).mask, magnitude_cut(weight, pattern).mask):
         kept = (~mask).reshape(6, -1, pattern.group).sum(dim=2)
         assert (kept == pattern.keep).all()
     scores = (weight.abs() * norms).numpy().reshape(-1, pattern.group)
     expected = loop_mask(scores, pattern.group - pattern.keep)
-    assert np.array_equal(wanda_mask(weight, norms, pattern).numpy().reshape(-1, pattern.group), expected)
+    assert np.array_equal(wanda_cut(weight, norms, pattern).mask.numpy().reshape(-1, pattern.group), expected)
 
 
 def test_magnitude_compares_the_whole_matrix() -> None:
     weight = torch.tensor([[1.0, -2.0, 3.0], [-0.1, 0.2, 9.0]])
-    assert magnitude_mask(weight, 0.5).tolist() == [[True, False, False], [True, True, False]]
-    assert int(magnitude_mask(torch.ones(3, 5), 0.4).sum()) == int(15 * 0.4)
+    assert magnitude_cut(weight, 0.5).mask.tolist() == [[True, False, False], [True, True, False]]
+    assert int(magnitude_cut(torch.ones(3, 5), 0.4).mask.sum()) == int(15 * 0.4)

@@ -12,7 +12,7 @@ from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, record_calls, run_block
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods import wandapp
-from anomia.compress.methods.wandapp import as_float, regional_gradients, wandapp_mask
+from anomia.compress.methods.wandapp import as_float, regional_gradients, wandapp_cut
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Pattern
 from anomia.errors import CompressionError
@@ -99,9 +99,9 @@ def test_the_mask_is_that_of_the_score() -> None:
     weight = torch.randn(6, 16, generator=generator)
     norms, gradient = torch.rand(16, generator=generator), torch.rand(6, 16, generator=generator) / 50
     scores = weight.abs() * (100 * gradient + norms)
-    mask = wandapp_mask(weight, norms, gradient, 0.5, 100)
+    mask = wandapp_cut(weight, norms, gradient, 0.5, 100).mask
     assert all(scores[r][mask[r]].max() < scores[r][~mask[r]].min() for r in range(6))
-    four = wandapp_mask(weight, norms, gradient, Pattern(2, 4), 100).view(-1, 4)
+    four = wandapp_cut(weight, norms, gradient, Pattern(2, 4), 100).mask.view(-1, 4)
     assert torch.equal(four, scores.view(-1, 4).argsort(dim=1).argsort(dim=1) < 2)
 
 

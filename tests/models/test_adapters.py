@@ -302,6 +302,30 @@ def test_half_precision_is_merged_in_float32(make_base: Any, tmp_path: Path) -> 
     assert stored_bytes(loaded.model, source=loaded.name) == tensor_bytes(loaded.model)
 
 
+def test_an_adapter_that_changes_nothing_is_told(make_base: Any, tmp_path: Path) -> None:
+    folder, model = make_base()
+    zero = {
+        name: torch.zeros_like(value) if "lora_B" in name else value
+        for name, value in factors(model, QUERIES).items()
+    }
+    loaded = load_model(str(write(tmp_path / "new", zero)), device="cpu", base=str(folder))
+    assert "the adapter changes no weight, so this is base once more: " in loaded.notes[-1]
+    # In float32 it changes both; bfloat16 can't hold the change of one.
+    small = factors(model, QUERIES)
+    small[f"{QUERIES[1]}.lora_B.weight"] *= 1e-8
+    adapter = write(tmp_path / "small", small)
+    notes = load_model(str(adapter), dtype="bfloat16", device="cpu", base=str(folder)).notes
+    assert notes[-1].startswith(
+        "1 of the 2 modules that the adapter is for stay as in base: what it adds there is zero, or too small for bfloat16 "
+        f"({QUERIES[1]})"
+    )
+    assert "stay as in base" not in " ".join(
+        load_model(
+            str(write(tmp_path / "whole", factors(model, QUERIES))), device="cpu", base=str(folder)
+        ).notes
+    )
+
+
 VALUES = [ATTENTION.format(layer, "v") for layer in range(2)]
 # Settings, the modules that are left with factors, and the setting that leaves out the others; all as peft 0.21 does.
 PARTLY: dict[str, tuple[Settings, list[str], str]] = {

@@ -16,6 +16,8 @@ from anomia.errors import CompressionError
 
 OUTLIER_FACTOR = 5.0
 SPREAD = 0.08
+# Scores with a smaller mean underflow in float32.
+_PRECISE = 2.0**-80
 
 
 class Allocation(NamedTuple):
@@ -55,13 +57,13 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
     return [float(value) for value in sparsities]
 
 
-def outlier_ratio(groups: Sequence[Group]) -> float:
+def outlier_ratio(groups: Sequence[Group], dtype: torch.dtype = torch.float32) -> float:
     """Return the fraction of a block's weights whose |W|·‖X‖ is more than 5 times the block's mean.
 
     NaN for a block that no text reached. Source: OWL, Yin et al. (2024), Equation 1, with M = 5.
     """
     scores = [
-        wanda_scores(matrix.weight, group.statistic.norms).reshape(-1)
+        wanda_scores(matrix.weight, group.statistic.norms.to(dtype)).reshape(-1)
         for group in groups
         if group.statistic is not None
         for matrix in group.matrices
@@ -70,6 +72,8 @@ def outlier_ratio(groups: Sequence[Group]) -> float:
     if count == 0:
         return float("nan")
     mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / count
+    if mean < _PRECISE and dtype == torch.float32:
+        return outlier_ratio(groups, torch.float64)
     return sum(int((part > OUTLIER_FACTOR * mean).sum()) for part in scores) / count
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from anomia._version import __version__
 from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
-from anomia.compress.left_dense import left_dense, why_dense
+from anomia.compress.left_dense import dense_in_files, not_rounded
 from anomia.compress.matrices import block_weights
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.grid import Quantized
@@ -130,14 +130,15 @@ def compress(
             blocks = BlocksInMemory(model, decoder, packed)
             go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
         matrices = tuple(report for reports in finished.reports for report in reports)
+    why = None if isinstance(step, Embeddings) else dense_in_files(model, decoder)
     return CompressionReport(
         step=str(step),
         matrices=matrices,
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(finished.sparsities),
-        left_dense=_left_dense(model, decoder, step, matrices),
-        dense_why=None if isinstance(step, Embeddings) else by_reason(why_dense(model, decoder)),
+        left_dense=not_rounded(model, matrices) if why is None else tuple(why),
+        dense_why=None if why is None else by_reason(why),
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices, packed=packed is not None),
@@ -153,15 +154,6 @@ def compress(
         versions=versions("torchao", "bitsandbytes") if isinstance(step, Quantize) else versions(),
         size_bytes=stored_bytes(model, [step]),
     )
-
-
-def _left_dense(
-    model: nn.Module, decoder: DecoderBlocks, step: Step, matrices: Sequence[MatrixReport]
-) -> tuple[str, ...]:
-    if isinstance(step, Embeddings):
-        rounded = {matrix.name for matrix in matrices}
-        return tuple(name for name, p in model.named_parameters() if p.dim() >= 2 and name not in rounded)
-    return tuple(left_dense(model, decoder))
 
 
 def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:

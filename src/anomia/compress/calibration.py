@@ -87,10 +87,11 @@ def read_calibration(text: TextOptions) -> CalibrationText:
     source = text.source
     sieve = build_sieve(text.evaluation_passages)
     opened = open_source(text)
-    passages, removed, missing = take(opened, lambda passage: not sieve.catches(passage))
+    passages, removed, missing, empty = take(opened, lambda passage: not sieve.catches(passage))
     if not passages:
         raise DataError(
             f"calibration={source} has no passage"
+            + (f" with text in its {counted(empty, 'row')}" if empty and not removed else "")
             + (f" that shares no text with the {removed} evaluated ones" if removed else "")
             + "; give another source"
         )
@@ -104,6 +105,9 @@ def read_calibration(text: TextOptions) -> CalibrationText:
     if removed:
         share = counted(removed, "passage that shares", "passages that share")
         warnings.append(f"calibration={source}: left out {share} text with evaluation")
+    if empty:
+        rows = counted(empty, "row that has", "rows that have")
+        warnings.append(f"calibration={source}: left out {rows} no text")
     if repeated := len(passages) - len({passage.text for passage in passages}):
         again = counted(repeated, "passage repeats another one", "passages repeat others")
         warnings.append(f"calibration={source}: {again}; each counts")

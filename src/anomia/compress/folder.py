@@ -28,6 +28,7 @@ from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
+from anomia.compress.outputs import check_outputs, check_states
 from anomia.compress.packed import check_save_as, leave_out, notes_on
 from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
@@ -35,7 +36,7 @@ from anomia.compress.pipeline import Progress
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
-from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Served, Step
+from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Served, Step, needs_calibration
 from anomia.compress.streamed import open_streamed
 from anomia.compress.verify import check_saved
 from anomia.compress.written import check_written, content_hash
@@ -173,6 +174,8 @@ def _all_steps(
         current = str(between)
         found = _examine_step(between)
     report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
+    if streamed and options.save_as == "dense" and not needs_calibration(steps[-1]):
+        report = _with_note(report, check_states(out, out / UNFINISHED, device=torch.device(options.device)))
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
     if size and before and size > before and not streamed and found.files.gguf:
@@ -310,6 +313,7 @@ def _one_step(
     report = compress(
         loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens, packed=packed
     )
+    report = _with_note(report, check_outputs(loaded.model))
     _save_whole(loaded.model, loaded.tokenizer, out)
     if packed is None:
         check_saved(out, loaded.model)
@@ -317,6 +321,10 @@ def _one_step(
         assert isinstance(step, Quantize)
         pack_folder(loaded.model, find_blocks(loaded.model), out, packed, step, options.save_as)
     return replace(report, warnings=(*loaded.notes, *report.warnings, *notes)), False, 0
+
+
+def _with_note(report: CompressionReport, note: str) -> CompressionReport:
+    return replace(report, warnings=(*report.warnings, note)) if note else report
 
 
 def _save_whole(model: Any, tokenizer: Any, out: Path) -> None:

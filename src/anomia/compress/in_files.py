@@ -16,7 +16,7 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call
 from anomia.compress.disk_states import DiskStates
-from anomia.compress.left_dense import why_dense
+from anomia.compress.left_dense import dense_in_files
 from anomia.compress.matrices import all_matrices
 from anomia.compress.options import SaveAs
 from anomia.compress.packed import add_settings, check_loadable, check_packed, tensors_of
@@ -190,8 +190,8 @@ class InFiles:
         return {n: info.bytes for n, info in self.checkpoint.tensors.items() if n not in inside}
 
     def why_dense(self) -> dict[str, str]:
-        """Return the weights that stay dense and the reasons; a tied head is listed under its embedding's name."""
-        return {n: why for n, why in why_dense(self.model, self.decoder).items() if n not in self.tied}
+        """Return the weights that stay dense by stored name, with the reasons; a tied head counts as its embedding."""
+        return dense_in_files(self.model, self.decoder, places=self.places, tied=self.tied)
 
     def why_unpacked(self, step: Step) -> dict[str, str]:
         """Return why each matrix is stored dequantized although codes are wanted; empty if it is packed.

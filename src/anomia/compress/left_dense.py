@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks, is_other_model
 from anomia.compress.matrices import compressed_layers, find_fused_experts
+from anomia.compress.report import MatrixReport
 from anomia.compress.routers import experts_of, is_inside
 from anomia.compress.stacks import orientation
+from anomia.models.tensors import file_names
 
 # Why a weight of two or more dimensions stays dense.
 EMBEDDING = "embedding"
@@ -26,9 +29,28 @@ OUTSIDE = "outside the blocks"
 REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE)
 
 
-def left_dense(model: nn.Module, decoder: DecoderBlocks) -> list[str]:
-    """Return the names of the weights of two or more dimensions that stay dense."""
-    return list(why_dense(model, decoder))
+def dense_in_files(
+    model: nn.Module, decoder: DecoderBlocks, *, places: Mapping[str, str] = {}, tied: Container[str] = ()
+) -> dict[str, str]:
+    """Return what `why_dense` does, under the names in the model's files, for reports.
+
+    places: stored names by the names in the model, where they are known. tied: weights to leave out.
+    """
+    why = {name: reason for name, reason in why_dense(model, decoder).items() if name not in tied}
+    stored = file_names(model, why, places)
+    return {place: reason for name, reason in why.items() for place in stored[name]}
+
+
+def not_rounded(
+    model: nn.Module, tables: Iterable[MatrixReport], *, places: Mapping[str, str] = {}
+) -> tuple[str, ...]:
+    """Return the weights of two or more dimensions that aren't token tables, by their names in files.
+
+    tables: reports of the rounded tables. places: as in `dense_in_files`.
+    """
+    rounded = {table.name for table in tables}
+    left = [name for name, p in model.named_parameters() if p.dim() >= 2 and name not in rounded]
+    return tuple(place for stored in file_names(model, left, places).values() for place in stored)
 
 
 def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:

@@ -75,14 +75,15 @@ def change_matrices(
     blocks.write_rest(step)
     matrices = tuple(report for block in finished.reports for report in block)
     blocks.check_written(matrices, step)
+    why = blocks.why_dense()
     return CompressionReport(
         step=str(step),
         matrices=matrices,
         seconds=time.perf_counter() - started,
         calibration=None if windows is None else windows.record,
         block_sparsity=tuple(finished.sparsities),
-        left_dense=tuple(blocks.why_dense()),
-        dense_why=by_reason(blocks.why_dense()),
+        left_dense=tuple(why),
+        dense_why=by_reason(why),
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),

@@ -40,7 +40,7 @@ class CompressionReport:
     """One applied step.
 
     seconds: wall-clock time. block_sparsity: the target of each block, if they differ.
-    left_dense: names of the weights that the step doesn't change. dense_why: the same, by reason.
+    left_dense: names, in safetensors files, of the weights that the step doesn't change. dense_why: the same, by reason.
     reconstruction: decisions of a method that was rebuilt from its published description, empty for other methods.
     size_bytes: of the whole model's weights as they would be stored: dense after pruning, packed after quantization.
     reshaped: the removed parts, and the configuration before and after.

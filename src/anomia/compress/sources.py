@@ -75,16 +75,26 @@ def open_source(text: TextOptions) -> Source:
     raise StudyError(f"unknown calibration source {source!r}; {nearest(source, SOURCES)}")
 
 
-def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], int, int]:
-    """Return the first kept passages, taking the streams in turn, and the numbers of refused and missing passages."""
+class Taken(NamedTuple):
+    """The passages of a source, and how many were refused, are missing, and had no text."""
+
+    passages: list[Passage]
+    refused: int
+    missing: int
+    empty: int
+
+
+def take(source: Source, keep: Callable[[str], bool]) -> Taken:
+    """Return the first kept passages, taking the streams in turn."""
     chosen: list[list[Passage]] = []
-    refused = missing = 0
+    refused = missing = empty = 0
     for stream in source.streams:
         mine: list[Passage] = []
         for passage in stream:
             if source.asked is not None and len(mine) == source.asked:
                 break
             if not passage.text.strip():
+                empty += 1
                 continue
             if keep(passage.text):
                 mine.append(passage)
@@ -94,18 +104,16 @@ def take(source: Source, keep: Callable[[str], bool]) -> tuple[list[Passage], in
         chosen.append(mine)
     # Take the streams in turn, so that languages stay balanced if a token budget cuts off the list.
     passages = [passage for turn in zip_longest(*chosen) for passage in turn if passage is not None]
-    return passages, refused, missing
+    return Taken(passages, refused, missing, empty)
 
 
 def read_json_lines(content: bytes, name: str, language: str) -> Iterator[Passage]:
-    """Yield the field `text` of JSON lines, skipping null. Raises `DataError` with the line number."""
+    """Yield the field `text` of JSON lines, null as an empty text. Raises `DataError` with the line number."""
     for place, _, entry in json_rows(content, name, about="calibration text"):
         if not isinstance(entry, dict) or "text" not in entry:
             has = f"; it has {field_names(entry)}" if isinstance(entry, dict) else ""
             raise DataError(f'calibration text: {place}: no field "text" with the passage{has}')
-        if entry["text"] is None:
-            continue
-        text = as_text(entry["text"])
+        text = "" if entry["text"] is None else as_text(entry["text"])
         if text is None:
             raise DataError(f'calibration text: {place}: "text" is not a text; put it into quotes')
         yield Passage(text, language)

@@ -11,6 +11,7 @@ import torch
 
 from anomia.compress.apply import versions, warnings_of
 from anomia.compress.in_files import write_settings
+from anomia.compress.left_dense import not_rounded
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.embeddings import TokenTable
 from anomia.compress.methods.ggml import format_of
@@ -151,13 +152,13 @@ def _report(
     for table in tables:
         (value,) = written.read(table.places[:1]).values()
         matrices += embeddings.report_table(TokenTable(table.names, value), step.kind)
-    rounded = {matrix.name for matrix in matrices}
+    assert found.account is not None
     model = skeleton(found.config, dtype=DTYPES.get(dtype) or checkpoint.stored_dtype(tables[0].places))
     return CompressionReport(
         step=str(step),
         matrices=tuple(matrices),
         seconds=time.perf_counter() - started,
-        left_dense=tuple(n for n, p in model.named_parameters() if p.dim() >= 2 and n not in rounded),
+        left_dense=not_rounded(model, matrices, places=found.account.places),
         warnings=(*warnings_of(step, None, matrices), *embeddings.notes(model, step.kind)),
         versions=versions(),
     )

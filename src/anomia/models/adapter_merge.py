@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,7 +21,9 @@ from anomia.errors import ModelError
 from anomia.models.adapter_plan import Plan, plain, plan, told_apart, vocabulary_modules
 from anomia.models.adapter_settings import indices_of, needs_peft, scale_of
 from anomia.models.adapters import Adapter
+from anomia.models.fingerprint import raw_bytes
 from anomia.models.headers import opened
+from anomia.words import counted
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -54,10 +57,13 @@ def examine(adapter: Adapter, model: Any) -> Plan | None:
 
 
 @torch.no_grad()
-def merge(adapter: Adapter, model: Any, found: Plan) -> None:
+def merge(adapter: Adapter, model: Any, found: Plan) -> list[str]:
     """Merges an adapter into a model's weights in place, computing each in float32.
 
     A head that is tied to the embeddings is untied if the adapter changes the two differently.
+
+    Returns:
+        A note if modules stay as they were, else nothing.
 
     Raises:
         ModelError: the base is packed, or a merged weight would be NaN or infinite.
@@ -69,6 +75,7 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> None:
                 f"model: {adapter.name!r} is an adapter, and the base's {name} is packed ({weight.dtype}), so nothing can be"
                 " merged into it; give the dense model as base"
             )
+    before = _digests(model, found.changes)
     embeddings = model.get_input_embeddings()
     if found.rows != embeddings.weight.shape[0]:
         model.resize_token_embeddings(found.rows, mean_resizing=False)
@@ -97,15 +104,54 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> None:
                 module,
                 {part: values(key) for part, key in change.parts.items() if part != "tokens"},
             )
+    after = _digests(model, found.changes)
+    same = [name for name in found.changes if before[name] == after[name]]
+    if len(same) == len(found.changes):
+        return [_nothing_changed(model)]
+    if not same:
+        return []
+    return [
+        f"{len(same)} of the {len(found.changes)} modules that the adapter is for stay as in base: what it adds there is zero, "
+        f"or too small for {_type(model)} ({', '.join(same[:2])}{', …' if same[2:] else ''})"
+    ]
 
 
-def merge_with_peft(adapter: Adapter, model: Any) -> Any:
-    """Merges an adapter of another kind with the package peft and returns the model.
+def _nothing_changed(model: Any) -> str:
+    return (
+        "the adapter changes no weight, so this is base once more: what it adds is zero, as before training, or too small for "
+        f"{_type(model)}"
+    )
+
+
+def _type(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _digests(model: Any, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Hashes of the parameters of some modules, by the module's name."""
+    return {
+        name: tuple(
+            f"{key} {value.dtype} {tuple(value.shape)} {xxhash.xxh3_128_hexdigest(raw_bytes(value.data))}"
+            for key, value in model.get_submodule(name).named_parameters()
+            if type(value.data) is torch.Tensor
+        )
+        for name in names
+    }
+
+
+@torch.no_grad()
+def merge_with_peft(adapter: Adapter, model: Any) -> tuple[Any, list[str]]:
+    """Merges an adapter of another kind with the package peft.
+
+    Returns:
+        The model, and a note on how many modules have changed.
 
     Raises:
         ModelError: peft is not installed, or can't merge it into this base.
     """
     peft = check_peft(adapter)
+    names = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+    before = _digests(model, names)
     try:
         # Its warnings concern training, or faults that are checked here.
         with warnings.catch_warnings():
@@ -126,7 +172,9 @@ def merge_with_peft(adapter: Adapter, model: Any) -> Any:
             f"model: {adapter.name!r} doesn't fit its base: {len(lost)} of its tensors are not used by peft and"
             f" {len(lacking)} are missing ({(lost or lacking)[0]}); give the base that it was made for"
         )
-    return merged
+    after = _digests(merged, names)
+    changed = sum(before[name] != after[name] for name in names)
+    return merged, [f"peft changed {counted(changed, 'module')}" if changed else _nothing_changed(merged)]
 
 
 def check_peft(adapter: Adapter) -> Any:

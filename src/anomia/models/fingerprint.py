@@ -20,7 +20,7 @@ def fingerprint_weights(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(xxhash.xxh3_128_digest(_bytes(tensor.detach())))
+        digest.update(xxhash.xxh3_128_digest(raw_bytes(tensor.detach())))
     return _VERSION + digest.hexdigest()[:16]
 
 
@@ -43,11 +43,12 @@ def fingerprint_weights_1(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1)
-        digest.update(_bytes(flat[:: max(1, flat.numel() // _SAMPLED)]))
+        digest.update(raw_bytes(flat[:: max(1, flat.numel() // _SAMPLED)]))
     return digest.hexdigest()[:16]
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
+def raw_bytes(tensor: torch.Tensor) -> Any:
+    """The bytes of a tensor without gradients as a NumPy array, [bytes] uint8, in row-major order."""
     return tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
 
 

@@ -157,9 +157,9 @@ def _with_adapter(
     other = check_base(adapter, base, model.config)
     found = None if needs_peft(adapter) else adapter_plan.plan(adapter, model)
     if found is None:
-        model = adapter_merge.merge_with_peft(adapter, model)
+        model, changed = adapter_merge.merge_with_peft(adapter, model)
     else:
-        adapter_merge.merge(adapter, model, found)
+        changed = adapter_merge.merge(adapter, model, found)
     tokenizer = loaded.tokenizer
     if has_tokenizer(adapter.folder):
         with quiet_transformers():
@@ -173,7 +173,7 @@ def _with_adapter(
                 "save_embedding_layers=True"
             )
     notes = [adapter_plan.describe(adapter, found, before), *([other] if other else ())]
-    notes += adapter_plan.notes(found)
+    notes += [*adapter_plan.notes(found), *changed]
     ready = _ready(adapter.name, model, tokenizer, chat=chat, notes=(*loaded.notes, *notes))
     return replace(ready, adapter=adapter.identity)
 

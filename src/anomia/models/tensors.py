@@ -12,7 +12,12 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from anomia.models.headers import StoredTensor, same_values
 
@@ -160,6 +165,26 @@ def _rules(model: Any) -> tuple[list[WeightRenaming], list[WeightConverter]]:
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     return renamings, [rule for rule in rules if isinstance(rule, WeightConverter)]
+
+
+def file_names(
+    model: Any, names: Iterable[str], places: Mapping[str, str] = {}
+) -> dict[str, tuple[str, ...]]:
+    """The names that a model's parameters have in its safetensors files, by the names in the model.
+
+    A parameter that is joined from several tensors while loading has several.
+
+    Args:
+        model: a model with or without weights.
+        names: names of parameters in the model.
+        places: stored names by the names in the model, where they are known.
+    """
+    return {
+        name: (places[name],)
+        if name in places
+        else tuple(revert_weight_conversion(model, {name: model.get_parameter(name).to("meta")}))
+        for name in names
+    }
 
 
 def from_loading(

@@ -9,13 +9,13 @@ import torch
 
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.masks import cut
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.update import Updated, masked_least_squares
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
-from anomia.compress.steps import Pattern, Target
+from anomia.compress.steps import Target
 from anomia.errors import RefusedError
 
 # The settings of the authors' code: initial penalty, maximum steps, steps between checks, steps before the looser stop.
@@ -163,10 +163,7 @@ def _find(
 
 def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
     """Mask the `int(out × in × sparsity)` smallest of a matrix, or those of every M inputs. Returns [out, in] bool."""
-    scores = values.abs()
-    if isinstance(target, Pattern):
-        return pattern_mask(scores, target)
-    return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+    return cut(values.abs(), target, whole=True).mask
 
 
 METHOD = Method(Needs(hessian=True), alps_block, prune_unreached)

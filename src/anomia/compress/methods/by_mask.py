@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
+from anomia.compress.methods.masks import Cut
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
-Mask = Callable[[WeightMatrix, InputStatistic, Target], torch.Tensor]
+Choose = Callable[[WeightMatrix, InputStatistic, Target], Cut]
 
 
-def by_mask(needs: Needs, mask: Mask, choices: tuple[str, ...] = ()) -> Method:
-    """Make a method from its mask function. mask: returns [out, in] bool for a matrix, True where it is pruned."""
+def by_mask(needs: Needs, choose: Choose, choices: tuple[str, ...] = ()) -> Method:
+    """Make a method from the function that chooses what is pruned of a matrix (`masks.cut` of its scores)."""
 
     def run(work: BlockWork) -> list[MatrixReport]:
         assert work.target is not None
         reports: list[MatrixReport] = []
         for group in work.groups:
             assert group.statistic is not None
-            masks = [mask(matrix, group.statistic, work.target) for matrix in group.matrices]
-            reports += zero_all(group.matrices, masks, group.statistic)
+            cuts = [choose(matrix, group.statistic, work.target) for matrix in group.matrices]
+            reports += zero_all(group.matrices, cuts, group.statistic)
         return reports
 
     return Method(needs, run, prune_unreached, choices)

@@ -6,30 +6,28 @@ import torch
 
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
-from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.masks import Cut, cut
 from anomia.compress.methods.zeros import zero
 from anomia.compress.report import MatrixReport
-from anomia.compress.steps import Pattern, Target
+from anomia.compress.steps import Target
 
 UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
-def magnitude_mask(weight: torch.Tensor, target: Target) -> torch.Tensor:
-    """Mask the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
+def magnitude_cut(weight: torch.Tensor, target: Target) -> Cut:
+    """Cut the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
 
-    weight: [out, in]. Returns [out, in] bool, True where the weight is pruned. A pattern is applied along rows.
+    weight: [out, in]. A pattern is applied along rows.
     Source: Han et al. (2015); layer-wise and uniform as in Sun et al. (2024), Section 4.
     """
-    scores = weight.abs().float()
-    if isinstance(target, Pattern):
-        return pattern_mask(scores, target)
-    return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+    return cut(weight.abs().float(), target, whole=True)
 
 
 def prune_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
     """Prune a matrix that no calibration token reached by magnitude, in place; used by every pruning method."""
     assert work.target is not None
-    return _zero_smallest(matrix, work.target)._replace(note=UNREACHED)
+    report = _zero_smallest(matrix, work.target)
+    return report._replace(note="; ".join(filter(None, (UNREACHED, report.note))))
 
 
 def _prune_block(work: BlockWork) -> list[MatrixReport]:
@@ -38,7 +36,7 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
 
 
 def _zero_smallest(matrix: WeightMatrix, target: Target) -> MatrixReport:
-    return zero(matrix, magnitude_mask(matrix.weight, target))
+    return zero(matrix, magnitude_cut(matrix.weight, target))
 
 
 METHOD = Method(None, _prune_block, prune_unreached)

@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from anomia.compress.steps import Pattern, Target
 
+# Two factors of at least this size have a product whose lower 2^-46 is still a normal float32.
+_SMALL = 2.0**-40
+
+
+class Cut(NamedTuple):
+    """mask: True where the weight is pruned. by_order: pruned weights with the same score, above zero, as a kept one."""
+
+    mask: torch.Tensor
+    by_order: int = 0
+
+
+def lifted(values: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
+    """Return a factor of scores, scaled by a power of two if its values are so small that products would underflow.
+
+    The scores keep their order, and their ratios to the last bit. values: not negative, float32, of any shape.
+    dim: along which scores are compared with each other; each slice gets its own scale. None: all of them.
+    """
+    if not values.numel():
+        return values
+    top = values.amax() if dim is None else values.amax(dim=dim, keepdim=True)
+    small = (top > 0) & (top < _SMALL)
+    if not bool(small.any()):
+        return values
+    exponents = torch.where(small, torch.frexp(top.double()).exponent, 0)
+    return (values.double() * torch.exp2(-exponents.double())).float()
+
+
+def cut(scores: torch.Tensor, target: Target, *, whole: bool = False) -> Cut:
+    """Cut the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
+    if isinstance(target, Pattern):
+        grouped = scores.reshape(-1, target.group)
+        found = lowest(grouped, target.group - target.keep)
+    elif whole:
+        found = lowest(scores.reshape(1, -1), int(scores.numel() * target))
+    else:
+        return lowest(scores, int(scores.shape[1] * target))
+    return found._replace(mask=found.mask.reshape(scores.shape))
+
 
 def lowest_mask(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Mask the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
+    """Return the mask of `lowest`."""
+    return lowest(scores, count).mask
 
-    scores: [R, C] float32, without NaN. Returns [R, C] bool. Only the k-th value is selected; nothing is sorted.
+
+def lowest(scores: torch.Tensor, count: int) -> Cut:
+    """Cut the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
+
+    scores: [R, C] float32, without NaN. mask: [R, C] bool. Only the k-th value is selected; nothing is sorted.
     """
     if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
+        return Cut(torch.zeros_like(scores, dtype=torch.bool))
     if count >= scores.shape[1]:
-        return torch.ones_like(scores, dtype=torch.bool)
+        return Cut(torch.ones_like(scores, dtype=torch.bool))
     threshold, tied = _threshold(scores, count)
     mask = _at_most(scores, threshold)
+    by_order = 0
     if bool(tied.any()):
         # Only these rows have more scores at the threshold than can be pruned.
         rows = tied.nonzero().squeeze(1)
@@ -26,7 +72,8 @@ def lowest_mask(scores: torch.Tensor, count: int) -> torch.Tensor:
         below, equal = some < limit, some == limit
         missing = count - below.sum(dim=1, keepdim=True)
         mask[rows] = below | (equal & (equal.cumsum(dim=1) <= missing))
-    return mask
+        by_order = int(missing[limit > 0].sum())
+    return Cut(mask, by_order)
 
 
 def _threshold(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,15 +102,6 @@ def kth_lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return torch.kthvalue(scores, count, dim=1, keepdim=True).values
 
 
-def pattern_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    """Mask the M − N lowest of every M consecutive scores, ties to the lowest index. scores, result: [R, C]."""
-    rows, columns = scores.shape
-    grouped = scores.reshape(rows * columns // pattern.group, pattern.group)
-    return lowest_mask(grouped, pattern.group - pattern.keep).reshape(rows, columns)
-
-
 def row_mask(scores: torch.Tensor, target: Target) -> torch.Tensor:
-    """Mask the lowest `int(in × sparsity)` scores of each row, or a pattern. scores, result: [out, in]."""
-    if isinstance(target, Pattern):
-        return pattern_mask(scores, target)
-    return lowest_mask(scores, int(scores.shape[1] * target))
+    """Return the mask of `cut` by rows: the lowest `int(in × sparsity)` scores of each, or a pattern."""
+    return cut(scores, target).mask

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.by_mask import by_mask
-from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.masks import Cut, cut, lifted
 from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
@@ -22,9 +22,9 @@ CHOICES = (
 )
 
 
-def mwanda_mask(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> torch.Tensor:
-    """Mask the lowest scores of every output row, as in Wanda. weight: [out, in]; returns [out, in] bool."""
-    return row_mask(weight.abs().float() * language_factors(statistic), target)
+def mwanda_cut(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> Cut:
+    """Cut the lowest scores of every output row, as in Wanda. weight: [out, in]."""
+    return cut(lifted(weight.abs().float()) * lifted(language_factors(statistic)), target)
 
 
 def language_factors(statistic: InputStatistic) -> torch.Tensor:
@@ -36,5 +36,5 @@ def language_factors(statistic: InputStatistic) -> torch.Tensor:
 
 
 METHOD = by_mask(
-    Needs(languages=True), lambda matrix, seen, target: mwanda_mask(matrix.weight, seen, target), CHOICES
+    Needs(languages=True), lambda matrix, seen, target: mwanda_cut(matrix.weight, seen, target), CHOICES
 )

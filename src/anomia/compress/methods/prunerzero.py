@@ -16,7 +16,7 @@ from anomia.compress.calls import check_tokens
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.masks import Cut, cut, lifted
 from anomia.compress.methods.zeros import zero
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
@@ -29,14 +29,14 @@ CHOICES = (
 )
 
 
-def prunerzero_mask(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> torch.Tensor:
-    """Mask the lowest scores of every output row. weight, gradient: [out, in]; returns [out, in] bool.
+def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> Cut:
+    """Cut the lowest scores of every output row. weight, gradient: [out, in].
 
     Source: Dong et al. (2024), Equation 3 and the best tree of their repository; minmax runs over the matrix.
     """
     low, high = gradient.amin(), gradient.amax()
     scaled = (gradient - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    return row_mask(weight.float().square() * scaled, target)
+    return cut(lifted(weight.abs().float()).square() * scaled, target)
 
 
 def gradient_norms(
@@ -99,7 +99,7 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
     for group in work.groups:
         for matrix, gradient in zip(group.matrices, group.gradients, strict=True):
             if bool(gradient.any()):
-                reports.append(zero(matrix, prunerzero_mask(matrix.weight, gradient, work.target)))
+                reports.append(zero(matrix, prunerzero_cut(matrix.weight, gradient, work.target)))
             else:
                 reports.append(prune_unreached(matrix, work))
     return reports

@@ -6,7 +6,7 @@ import torch
 
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import lowest_mask, pattern_mask
+from anomia.compress.methods.masks import Cut, cut, lifted
 from anomia.compress.methods.permute import fitting_order, permute_channels
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
@@ -23,22 +23,19 @@ def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWE
     The scores are [out, in] float32; those of a row or column of zeros are zero.
     Source: Zhang et al. (2024), Equations 2 and 3.
     """
-    size = weight.abs().float()
+    size = lifted(weight.abs().float())
     tiny = torch.finfo(torch.float32).tiny
     rows, columns = size.sum(dim=1, keepdim=True), size.sum(dim=0, keepdim=True)
     return (size / rows.clamp_min(tiny) + size / columns.clamp_min(tiny)) * norms.pow(power)
 
 
-def ria_mask(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> torch.Tensor:
-    """Mask the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
+def ria_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Cut:
+    """Cut the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
 
-    weight: [out, in]; norms: [in]. Returns [out, in] bool, True where the weight is pruned.
+    weight: [out, in]; norms: [in].
     Source: the authors' code, which by default compares scores over the whole matrix.
     """
-    scores = ria_scores(weight, norms)
-    if isinstance(target, Pattern):
-        return pattern_mask(scores, target)
-    return lowest_mask(scores.reshape(1, -1), int(scores.numel() * target)).reshape(scores.shape)
+    return cut(ria_scores(weight, norms), target, whole=True)
 
 
 @torch.no_grad()
@@ -67,10 +64,11 @@ def ria_block(work: BlockWork) -> list[MatrixReport]:
     for group in work.groups:
         assert group.statistic is not None
         norms = group.statistic.norms
-        masks = [ria_mask(matrix.weight, norms, target) for matrix in group.matrices]
-        for report in zero_all(group.matrices, masks, group.statistic):
+        cuts = [ria_cut(matrix.weight, norms, target) for matrix in group.matrices]
+        for report in zero_all(group.matrices, cuts, group.statistic):
             fixed = permuting and report.name not in work.reordered
-            reports.append(report._replace(note=_FIXED if fixed else work.reordered.get(report.name, "")))
+            notes = (_FIXED if fixed else work.reordered.get(report.name, ""), report.note)
+            reports.append(report._replace(note="; ".join(filter(None, notes))))
     return reports
 
 

@@ -9,7 +9,7 @@ import torch
 
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import kth_lowest, lowest_mask
+from anomia.compress.methods.masks import kth_lowest, lifted, lowest_mask
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import Needs
@@ -82,9 +82,9 @@ def _block_mask(
     block: torch.Tensor, diagonal: torch.Tensor, rows: Sequence[int], sparsity: float
 ) -> torch.Tensor:
     """Mask the lowest scores, with one threshold over all rows of each matrix. block: [b, R]; returns [b, R] bool."""
-    scores = (block / diagonal[:, None]).square_()
     masks = []
-    for part in torch.split(scores, list(rows), dim=1):
+    for weights in torch.split(block, list(rows), dim=1):
+        part = (lifted(weights.abs()) / diagonal[:, None]).square_()
         count = int(part.numel() * sparsity)
         flat = part.reshape(1, -1)
         masks.append(part <= kth_lowest(flat, count) if count else torch.zeros_like(part, dtype=torch.bool))
@@ -110,7 +110,7 @@ def _prune_panel(
     for column, error in enumerate(gone):
         if pattern is not None and column % pattern.group == 0:
             group = slice(column, column + pattern.group)
-            scores = (panel[group] / diagonal[group]).square()  # [M, R]
+            scores = (lifted(panel[group].abs(), dim=0) / diagonal[group]).square()  # [M, R]
             mask[group] = lowest_mask(scores.T.contiguous(), pattern.group - pattern.keep).T
             torch.div(mask[group], diagonal[group], out=errors[group])
         error.mul_(weights[column])

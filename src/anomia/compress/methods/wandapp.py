@@ -17,7 +17,7 @@ from anomia.compress.calls import Call, run_block
 from anomia.compress.matrices import WeightMatrix, all_matrices
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.masks import Cut, cut, lifted
 from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs, observe
@@ -31,16 +31,15 @@ RATE = 3e-7
 TOKENS = 128 * 2048
 
 
-def wandapp_mask(
+def wandapp_cut(
     weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target, alpha: float
-) -> torch.Tensor:
-    """Mask the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
+) -> Cut:
+    """Cut the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
 
-    weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens. Returns [out, in] bool, True
-    where the weight is pruned.
+    weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens.
     Source: Yang et al. (2025), the regional gradient score of Section 4.1, with α = 100.
     """
-    return row_mask(weight.abs().float() * (alpha * gradient + norms), target)
+    return cut(lifted(weight.abs().float()) * lifted(alpha * gradient + norms), target)
 
 
 UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the model's type can tell apart"
@@ -73,12 +72,12 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
         assert group.statistic is not None
         norms = _norms(group.statistic)
         if rounds:
-            masks = [trained[m.name] == 0 for m in group.matrices]
+            cuts = [Cut(trained[m.name] == 0) for m in group.matrices]
         else:
-            masks = [wandapp_mask(m.weight, norms, gradients[m.name], target, alpha) for m in group.matrices]
+            cuts = [wandapp_cut(m.weight, norms, gradients[m.name], target, alpha) for m in group.matrices]
         reports += [
             report._replace(note=UNCHANGED) if report.name in unchanged else report
-            for report in zero_all(group.matrices, masks, group.statistic)
+            for report in zero_all(group.matrices, cuts, group.statistic)
         ]
     return reports
 
@@ -253,7 +252,7 @@ def _prune_student(
             statistic = group.statistic or known.get(matrix.name)
             if matrix.name in weights and statistic is not None:
                 norms = _norms(statistic)
-                zero(matrix, wandapp_mask(matrix.weight, norms, gradients[matrix.name], target, alpha))
+                zero(matrix, wandapp_cut(matrix.weight, norms, gradients[matrix.name], target, alpha))
 
 
 def _norms(statistic: InputStatistic) -> torch.Tensor:

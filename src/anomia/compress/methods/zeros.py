@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from anomia.compress.matrices import WeightMatrix
+from anomia.compress.methods.masks import Cut
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
@@ -18,29 +19,32 @@ COLUMNS = 128
 
 MORE = "more zeros than asked for"
 NOTHING = "nothing was pruned: the sparsity is less than one weight of those that are compared"
+TIES = "more than a tenth of the pruned weights have the same score as a kept one: there the order chose, not the method"
+_MANY_TIES = 0.1
 # Tolerance as a fraction of the weights: ties and single weights that round to zero get no note.
 _SLACK = 1e-3
 
 
-def zero(matrix: WeightMatrix, mask: torch.Tensor) -> MatrixReport:
-    """Set the masked weights to zero in place, and leave every other bit unchanged. mask: [out, in] bool."""
-    weight = matrix.weight
+def zero(matrix: WeightMatrix, chosen: Cut) -> MatrixReport:
+    """Set the masked weights to zero in place, and leave every other bit unchanged. The mask is [out, in]."""
+    weight, mask = matrix.weight, chosen.mask
     bits = {2: torch.int16, 4: torch.int32}.get(weight.element_size())
     if bits is None:
         weight.masked_fill_(mask, 0)
     else:
         # `masked_fill_` handles half-precision numbers one at a time; this uses vector instructions.
         weight.view(bits).bitwise_and_(mask.to(bits).sub_(1))
-    return report_matrix(matrix)
+    tied = chosen.by_order > _MANY_TIES * max(1, int(mask.sum()))
+    return report_matrix(matrix)._replace(note=TIES if tied else "")
 
 
 def zero_all(
-    matrices: Sequence[WeightMatrix], masks: Sequence[torch.Tensor], statistic: InputStatistic
+    matrices: Sequence[WeightMatrix], cuts: Sequence[Cut], statistic: InputStatistic
 ) -> list[MatrixReport]:
-    """Call `zero` for matrices that share an input. masks: [out, in] bool each."""
+    """Call `zero` for matrices that share an input."""
     dead = int((statistic.sum_squares == 0).sum())
-    pairs = zip(matrices, masks, strict=True)
-    return [zero(matrix, mask)._replace(dead_columns=dead) for matrix, mask in pairs]
+    pairs = zip(matrices, cuts, strict=True)
+    return [zero(matrix, chosen)._replace(dead_columns=dead) for matrix, chosen in pairs]
 
 
 def report_matrix(matrix: WeightMatrix) -> MatrixReport:

@@ -1,0 +1,79 @@
+"""A short pass over a compressed model, since a step without calibration text never runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anomia.compress.calls import check_tokens, text_limit
+from anomia.compress.in_files import InFiles
+from anomia.compress.reshape.subject import walked
+from anomia.compress.walk import calibrating
+from anomia.errors import CompressionError, RefusedError
+from anomia.models.examine import examine
+
+_TOKENS = 16
+# The first ids are often padding, and the marks of a text's start and end.
+_FIRST = 3
+
+
+@torch.no_grad()
+def check_outputs(model: Any) -> str:
+    """Run a loaded model on a few fixed tokens. Returns a note if it can't be run, else "".
+
+    Raises:
+        RefusedError: logits are NaN or infinite.
+    """
+    try:
+        ids = _few_tokens(model).to(next(model.parameters()).device)
+        with calibrating(model):
+            logits = model(input_ids=ids, use_cache=False).logits
+    # A model may need other inputs than tokens.
+    except Exception as error:
+        return _not_tried(error)
+    _refuse(logits, "its logits")
+    return ""
+
+
+def check_states(folder: Path, scratch: Path, *, device: torch.device) -> str:
+    """Run the blocks of a model folder on a few fixed tokens, with one in memory at a time, and states in `scratch`.
+
+    Returns a note if they can't be run one by one, else "".
+
+    Raises:
+        RefusedError: the states that leave the last block are NaN or infinite.
+    """
+    blocks = InFiles(examine(str(folder)), folder, folder, scratch, dtype="auto", device=device)
+    if not blocks.fits or blocks.note:
+        return _not_tried(blocks.decoder.fault or blocks.note or "its blocks aren't stored one by one")
+    try:
+        with calibrating(blocks.model, device):
+            states = walked(blocks, _few_tokens(blocks.model))
+    except CompressionError as error:
+        return _not_tried(error)
+    _refuse(states, f"the states that leave the blocks {blocks.decoder.name}")
+    return ""
+
+
+def _few_tokens(model: nn.Module) -> torch.Tensor:
+    """Return token ids that the model has, [1, S]."""
+    count: int = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    ids = torch.arange(_FIRST, _FIRST + min(_TOKENS, text_limit(model) or _TOKENS))[None] % count
+    check_tokens(model, ids)
+    return ids
+
+
+def _not_tried(why: object) -> str:
+    return f"the result wasn't run on a few tokens to see that its outputs are finite ({' '.join(str(why).split())[:160]})"
+
+
+def _refuse(values: torch.Tensor, what: str) -> None:
+    broken = int((~torch.isfinite(values)).sum())
+    if broken:
+        raise RefusedError(
+            f"the result answers nothing: on a few tokens, {what} are NaN or infinite in {broken:,} of {values.numel():,} "
+            "values; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+        )
