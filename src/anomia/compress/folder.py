@@ -28,7 +28,7 @@ from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
-from anomia.compress.outputs import check_outputs, check_states
+from anomia.compress.outputs import check_outputs, check_folder
 from anomia.compress.packed import check_save_as, leave_out, notes_on
 from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
@@ -175,7 +175,7 @@ def _all_steps(
         found = _examine_step(between)
     report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
     if streamed and options.save_as == "dense" and not needs_calibration(steps[-1]):
-        report = _with_note(report, check_states(out, out / UNFINISHED, device=torch.device(options.device)))
+        report = _with_note(report, check_folder(out, out / UNFINISHED, device=torch.device(options.device)))
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
     if size and before and size > before and not streamed and found.files.gguf:

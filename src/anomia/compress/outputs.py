@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from anomia.compress.calls import check_tokens, text_limit
 from anomia.compress.in_files import InFiles
@@ -38,7 +37,7 @@ def check_outputs(model: Any) -> str:
     return ""
 
 
-def check_states(folder: Path, scratch: Path, *, device: torch.device) -> str:
+def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
     """Run the blocks of a model folder on a few fixed tokens, with one in memory at a time, and states in `scratch`.
 
     Returns a note if they can't be run one by one, else "".
@@ -58,9 +57,9 @@ def check_states(folder: Path, scratch: Path, *, device: torch.device) -> str:
     return ""
 
 
-def _few_tokens(model: nn.Module) -> torch.Tensor:
+def _few_tokens(model: Any) -> torch.Tensor:
     """Return token ids that the model has, [1, S]."""
-    count: int = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    count: int = model.config.get_text_config().vocab_size
     ids = torch.arange(_FIRST, _FIRST + min(_TOKENS, text_limit(model) or _TOKENS))[None] % count
     check_tokens(model, ids)
     return ids
