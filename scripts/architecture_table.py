@@ -38,7 +38,6 @@ from anomia.compress.left_dense import (  # noqa: E402
     OTHER_MODEL,
     OUTSIDE,
     ROUTER,
-    why_dense,
 )
 from anomia.models.load import quiet_transformers  # noqa: E402
 from anomia.models.shrunk import NotBuiltError  # noqa: E402

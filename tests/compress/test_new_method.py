@@ -15,7 +15,7 @@ from anomia.compress.catalogue import CATALOGUE, YES_NO, Entry, Kind, Option
 from anomia.compress.folder import compress_folder
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.by_mask import by_mask
-from anomia.compress.methods.masks import Cut, cut
+from anomia.compress.methods.masks import Chosen, cut
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import InputStatistic, Needs
@@ -30,7 +30,7 @@ from .test_folder import save_model, weights, write_text
 PASSES = 5.0
 
 
-def quiet_cut(matrix: WeightMatrix, seen: InputStatistic, target: Target) -> Cut:
+def quiet_cut(matrix: WeightMatrix, seen: InputStatistic, target: Target) -> Chosen:
     """Goes by the inputs alone: in each row, those that are weakest."""
     return cut(seen.norms.expand_as(matrix.weight), target)
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import Cut
+from anomia.compress.methods.masks import Chosen
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
-Choose = Callable[[WeightMatrix, InputStatistic, Target], Cut]
+Choose = Callable[[WeightMatrix, InputStatistic, Target], Chosen]
 
 
 def by_mask(needs: Needs, choose: Choose, choices: tuple[str, ...] = ()) -> Method:

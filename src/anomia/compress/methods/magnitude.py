@@ -6,7 +6,7 @@ import torch
 
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
-from anomia.compress.methods.masks import Cut, cut
+from anomia.compress.methods.masks import Chosen, cut
 from anomia.compress.methods.zeros import zero
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
@@ -14,8 +14,8 @@ from anomia.compress.steps import Target
 UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
-def magnitude_cut(weight: torch.Tensor, target: Target) -> Cut:
-    """Cut the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
+def magnitude_cut(weight: torch.Tensor, target: Target) -> Chosen:
+    """Chosen the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
 
     weight: [out, in]. A pattern is applied along rows.
     Source: Han et al. (2015); layer-wise and uniform as in Sun et al. (2024), Section 4.

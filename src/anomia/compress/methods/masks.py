@@ -13,7 +13,7 @@ from anomia.compress.steps import Pattern, Target
 _SMALL = 2.0**-40
 
 
-class Cut(NamedTuple):
+class Chosen(NamedTuple):
     """mask: True where the weight is pruned. by_order: pruned weights with the same score, above zero, as a kept one."""
 
     mask: torch.Tensor
@@ -36,8 +36,8 @@ def lifted(values: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
     return (values.double() * torch.exp2(-exponents.double())).float()
 
 
-def cut(scores: torch.Tensor, target: Target, *, whole: bool = False) -> Cut:
-    """Cut the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
+def cut(scores: torch.Tensor, target: Target, *, whole: bool = False) -> Chosen:
+    """Chosen the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
     if isinstance(target, Pattern):
         grouped = scores.reshape(-1, target.group)
         found = lowest(grouped, target.group - target.keep)
@@ -53,15 +53,15 @@ def lowest_mask(scores: torch.Tensor, count: int) -> torch.Tensor:
     return lowest(scores, count).mask
 
 
-def lowest(scores: torch.Tensor, count: int) -> Cut:
-    """Cut the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
+def lowest(scores: torch.Tensor, count: int) -> Chosen:
+    """Chosen the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
 
     scores: [R, C] float32, without NaN. mask: [R, C] bool. Only the k-th value is selected; nothing is sorted.
     """
     if count <= 0:
-        return Cut(torch.zeros_like(scores, dtype=torch.bool))
+        return Chosen(torch.zeros_like(scores, dtype=torch.bool))
     if count >= scores.shape[1]:
-        return Cut(torch.ones_like(scores, dtype=torch.bool))
+        return Chosen(torch.ones_like(scores, dtype=torch.bool))
     threshold, tied = _threshold(scores, count)
     mask = _at_most(scores, threshold)
     by_order = 0
@@ -73,7 +73,7 @@ def lowest(scores: torch.Tensor, count: int) -> Cut:
         missing = count - below.sum(dim=1, keepdim=True)
         mask[rows] = below | (equal & (equal.cumsum(dim=1) <= missing))
         by_order = int(missing[limit > 0].sum())
-    return Cut(mask, by_order)
+    return Chosen(mask, by_order)
 
 
 def _threshold(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.by_mask import by_mask
-from anomia.compress.methods.masks import Cut, cut, lifted
+from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.statistics import InputStatistic, Needs
 from anomia.compress.steps import Target
 
@@ -22,8 +22,8 @@ CHOICES = (
 )
 
 
-def mwanda_cut(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> Cut:
-    """Cut the lowest scores of every output row, as in Wanda. weight: [out, in]."""
+def mwanda_cut(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> Chosen:
+    """Chosen the lowest scores of every output row, as in Wanda. weight: [out, in]."""
     return cut(lifted(weight.abs().float()) * lifted(language_factors(statistic)), target)
 
 

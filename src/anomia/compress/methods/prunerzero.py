@@ -16,7 +16,7 @@ from anomia.compress.calls import check_tokens
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import Cut, cut, lifted
+from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.zeros import zero
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
@@ -29,8 +29,8 @@ CHOICES = (
 )
 
 
-def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> Cut:
-    """Cut the lowest scores of every output row. weight, gradient: [out, in].
+def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> Chosen:
+    """Chosen the lowest scores of every output row. weight, gradient: [out, in].
 
     Source: Dong et al. (2024), Equation 3 and the best tree of their repository; minmax runs over the matrix.
     """

@@ -6,7 +6,7 @@ import torch
 
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import Cut, cut, lifted
+from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.permute import fitting_order, permute_channels
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
@@ -29,8 +29,8 @@ def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWE
     return (size / rows.clamp_min(tiny) + size / columns.clamp_min(tiny)) * norms.pow(power)
 
 
-def ria_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Cut:
-    """Cut the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
+def ria_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chosen:
+    """Chosen the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
 
     weight: [out, in]; norms: [in].
     Source: the authors' code, which by default compares scores over the whole matrix.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from anomia.compress.methods.by_mask import by_mask
-from anomia.compress.methods.masks import Cut, cut, lifted
+from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.statistics import Needs
 from anomia.compress.steps import Target
 
@@ -18,8 +18,8 @@ def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
     return weight.abs().to(norms.dtype) * norms
 
 
-def wanda_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Cut:
-    """Cut the lowest `int(in × sparsity)` scores of every output row, or of every M inputs; ties to the lowest index.
+def wanda_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chosen:
+    """Chosen the lowest `int(in × sparsity)` scores of every output row, or of every M inputs; ties to the lowest index.
 
     weight: [out, in]; norms: [in].
     Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group per row).

@@ -17,7 +17,7 @@ from anomia.compress.calls import Call, run_block
 from anomia.compress.matrices import WeightMatrix, all_matrices
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
-from anomia.compress.methods.masks import Cut, cut, lifted
+from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, Needs, observe
@@ -33,8 +33,8 @@ TOKENS = 128 * 2048
 
 def wandapp_cut(
     weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target, alpha: float
-) -> Cut:
-    """Cut the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
+) -> Chosen:
+    """Chosen the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
 
     weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens.
     Source: Yang et al. (2025), the regional gradient score of Section 4.1, with α = 100.
@@ -72,7 +72,7 @@ def wandapp_block(work: BlockWork) -> list[MatrixReport]:
         assert group.statistic is not None
         norms = _norms(group.statistic)
         if rounds:
-            cuts = [Cut(trained[m.name] == 0) for m in group.matrices]
+            cuts = [Chosen(trained[m.name] == 0) for m in group.matrices]
         else:
             cuts = [wandapp_cut(m.weight, norms, gradients[m.name], target, alpha) for m in group.matrices]
         reports += [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from anomia.compress.matrices import WeightMatrix
-from anomia.compress.methods.masks import Cut
+from anomia.compress.methods.masks import Chosen
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Pattern, Target
@@ -25,7 +25,7 @@ _MANY_TIES = 0.1
 _SLACK = 1e-3
 
 
-def zero(matrix: WeightMatrix, chosen: Cut) -> MatrixReport:
+def zero(matrix: WeightMatrix, chosen: Chosen) -> MatrixReport:
     """Set the masked weights to zero in place, and leave every other bit unchanged. The mask is [out, in]."""
     weight, mask = matrix.weight, chosen.mask
     bits = {2: torch.int16, 4: torch.int32}.get(weight.element_size())
@@ -39,7 +39,7 @@ def zero(matrix: WeightMatrix, chosen: Cut) -> MatrixReport:
 
 
 def zero_all(
-    matrices: Sequence[WeightMatrix], cuts: Sequence[Cut], statistic: InputStatistic
+    matrices: Sequence[WeightMatrix], cuts: Sequence[Chosen], statistic: InputStatistic
 ) -> list[MatrixReport]:
     """Call `zero` for matrices that share an input."""
     dead = int((statistic.sum_squares == 0).sum())
