@@ -28,7 +28,7 @@ from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.model_card import write_card
 from anomia.compress.options import FolderOptions
-from anomia.compress.outputs import check_outputs, check_folder
+from anomia.compress.outputs import check_folder, check_outputs
 from anomia.compress.packed import check_save_as, leave_out, notes_on
 from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
