@@ -215,16 +215,9 @@ def recipe_of(arm: str) -> list[Any]:
     method, _, amount = head.partition(":")
     given = dict(piece.split("=") for piece in pieces)
     if method in ("wanda", "sparsegpt"):
-        owl = given.get("allocation") == "owl"
         kind = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
-        return [
-            kind(
-                sparsity=0.5 if ":" in amount else float(amount),
-                mask_structure=amount if ":" in amount else "0:0",
-                ignore=["re:.*lm_head"],
-                **({"sparsity_profile": "owl", "owl_m": 5, "owl_lmbda": 0.08} if owl else {}),
-            )
-        ]
+        sparsity, pattern = (0.5, amount) if ":" in amount else (float(amount), "0:0")
+        return [kind(sparsity=sparsity, mask_structure=pattern, ignore=["re:.*lm_head"])]
     rounded = method.startswith("int")
     bits = int(method.removeprefix("int") if rounded else amount)
     by_row = rounded and bits == 8
