@@ -56,20 +56,20 @@ PAGE = """# Table of methods
 Each method on Gemma 3 270M in bfloat16, on a CPU: 32 windows of at most 512 tokens of English C4 as calibration text,
 perplexity of the first 3,000 tokens of WikiText-2's test text.
 
-- **llm-compressor's**: the perplexity of its version 0.14 for the same windows and settings, where it has the method.
+- **llm-compressor's**: the perplexity of its version 0.14 for the same windows and settings, where it was measured.
 - **Layer error**: ‖(Ŵ−W)X‖²/‖WX‖², with X a matrix's inputs in base; mean over the matrices of the blocks, on the first
   1,000 tokens of the same test text. Empty where a method moves scales or channels between matrices or drops them.
 - **Block error**: ‖f̂(h)−f(h)‖²/‖f(h)−h‖², with f a block and h its input in base; mean over the blocks, 1 for one that
   is gone. It can be compared across all methods.
 - **Open, choice**: accuracy on 40 TyDiQA items each in English, Russian and Swahili. **Gap**: normalized drop of open
-  minus that of choice, with its 95 % interval. Last, of the items that base gets right both ways, how many are now
-  choice only, and lost. Runs on one thread and on two differ in one of base's items: 36 and 35.
+  minus that of choice, with its 95 % interval. Last, of the items that base gets right in both formats, how many are now
+  choice only, and lost. The rows are of two runs: base has 35 such items in one and 36 in the other.
 - **MB**: sparse and rounded models are stored dense, so only steps that pack or drop weights make the files smaller.
 - **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of
-  Python with the libraries loaded and no model. 1.3 GB is what every method needs: at the start, for the tokenizer, and
-  at the end, for copying the embedding. A cell is empty where it wasn't measured again since the command needs less.
+  Python with the libraries loaded and no model. 1.3 GB is the floor of the command: libraries, tokenizer, mapped files.
 
-llm-compressor's OWL ends with an error, and it has no other of these methods. M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
+Rows without a peak are from an earlier run on two threads, without errors. llm-compressor's OWL ends with an error.
+M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
 Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
 mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
 the number of threads: see [Benchmarks](../benchmarks.md#quantization), which also has more figures of other programs.
