@@ -1,7 +1,9 @@
 """The table of probes: what each asks, what it needs, and its names.
 
 The probes of a study, the columns of the records, the encoded prompts, the comparisons, and the wording of tables,
-figures and page follow from it. To add a probe, add a row to `PROBES` (or `OPTION_KINDS`) and its prompt or options.
+figures and page follow from it. To add a probe, add a row to `PROBES` and, if it has its own, its prompt in
+`anomia.items.prompts`; to add a kind of options, a row to `OPTION_KINDS` and how they are drawn in
+`anomia.items.distractors`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ Kind = Literal["generation", "scoring", "placement", "search", "samples"]
 Group = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
 Candidates = Literal["", "options", "wrong options", "unrelated"]
 Needs = Literal["", "passage", "example"]
+Format = Literal["open", "choice"]
 
 NO_QUESTION_ENDING = "_no_question"
+# The options that every item has.
+STANDARD = "standard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Probe:
     options: the kind of options that are scored. candidates: what the prompt lists.
     needs: something that not every item or study has; without it the probe is left out.
     asked_by: the probe in a study that includes this one, if not itself.
+    baseline: the probe that it is compared with, and listed after.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Probe:
     candidates: Candidates = ""
     needs: Needs = ""
     asked_by: str = ""
+    baseline: str = ""
 
     @property
     def column(self) -> str:
@@ -60,7 +67,7 @@ class Probe:
 class GradeKind:
     """Another grade of a probe's replies, or, without a probe, a grade that needs no model.
 
-    name: in the records and in measure names.
+    name: in the records and in measure names. rung: it is shown among the probes, after its own.
     """
 
     name: str
@@ -69,6 +76,7 @@ class GradeKind:
     short: str
     long: str
     description: str
+    rung: bool = False
 
     @property
     def column(self) -> str:
@@ -81,22 +89,30 @@ class OptionKind:
     """A kind of options, with the probe that scores them.
 
     name: in `Item.options` and in the item column `options_…`. short, long: names of the options.
-    probe: the probe's name. probe_short, probe_long: its names in tables and prose.
+    decides: base's answers may make them the options that verdicts rest on (`anomia.measure.scope`).
     """
 
     name: str
     short: str
     long: str
     description: str
-    probe: str
-    probe_short: str
-    probe_long: str
     needs: Needs = ""
+    decides: bool = False
 
     @property
     def column(self) -> str:
         """The item column with the options."""
         return f"options_{self.name}"
+
+    @property
+    def probe(self) -> str:
+        """The name of the probe that scores them."""
+        return "choice" if self.name == STANDARD else f"choice_{self.name}"
+
+    @property
+    def adjective(self) -> str:
+        """The short name before a noun: `same-passage options`."""
+        return self.short.replace(" ", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +127,16 @@ class Scoring:
 
 OPTION_KINDS = (
     OptionKind(
-        name="standard", short="standard", long="standard options",
-        description="the question's own wrong options, else answers to other questions in the same language",
-        probe="choice", probe_short="choice", probe_long="multiple choice",
+        name=STANDARD, short="standard", long="standard options",
+        description="the question's own wrong options, else answers to other questions in the same language", decides=True,
     ),
     OptionKind(
         name="hard", short="hard", long="hard options",
         description="wrong options whose letters are most like the answer's",
-        probe="choice_hard", probe_short="hard choice", probe_long="multiple choice among hard options",
     ),
     OptionKind(
         name="passage", short="same passage", long="options from the same passage",
-        description="wrong options of the answer's kind from the same passage",
-        probe="choice_passage", probe_short="same-passage choice",
-        probe_long="multiple choice among options from the same passage", needs="passage",
+        description="wrong options of the answer's kind from the same passage", needs="passage", decides=True,
     ),
 )  # fmt: skip
 
@@ -142,7 +154,8 @@ def _choices() -> Iterator[Probe]:
     asked = [
         Probe(
             name=kind.probe, kind="scoring", group="choice", prompt="open",
-            short=kind.probe_short, long=kind.probe_long,
+            short="choice" if kind.name == STANDARD else f"{kind.adjective} choice",
+            long="multiple choice" if kind.name == STANDARD else f"multiple choice among {kind.long}",
             description=f"{kind.long}, scored after the open prompt: {kind.description}",
             options=kind.name, needs=kind.needs,
         )
@@ -198,7 +211,7 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         name="one_shot", kind="generation", group="example", prompt="one_shot", short="1 shot", long="with one example",
-        description="one solved example before the question", needs="example",
+        description="one solved example before the question", needs="example", baseline="zero_shot",
     ),
     Probe(
         name="zero_shot", kind="generation", group="example", prompt="zero_shot",
@@ -210,10 +223,17 @@ PROBES: tuple[Probe, ...] = (
 GRADES: tuple[GradeKind, ...] = (
     GradeKind("open_em", "open", "open", "open, exact match", "free-form answer, exact match", "the answer and nothing else"),
     GradeKind("open_f1", "open", "open", "open, token F1", "free-form answer, token F1", "words in common with the answer, as F1"),
-    GradeKind("open_strict", "open", "open", "open, strict", "free-form answer, strict grade", "as a careful reader grades"),
     GradeKind(
-        "cued_contains", "cued", "cued", "cued, contained", "cued, answer contained",
-        "an answer is in the output, whatever else it names",
+        "open_strict", "open", "open", "open, strict", "free-form answer, strict grade", "as a careful reader grades",
+        rung=True,
+    ),
+    *(
+        GradeKind(
+            f"{probe.name}_contains", probe.name, probe.group, f"{probe.short}, contained",
+            f"{probe.long}, answer contained", "an answer is in the output, whatever else it names",
+        )
+        for probe in PROBES
+        if probe.candidates == "options"
     ),
     GradeKind(
         "choice_correct_any", "choice", "choice", "choice, any answer", "multiple choice, any accepted answer",
@@ -221,7 +241,7 @@ GRADES: tuple[GradeKind, ...] = (
     ),
     GradeKind(
         "string_presence", "", "control", "string presence", "string presence",
-        "a reader who picks an option that is in the passage, without a model",
+        "a reader who picks an option that is in the passage, without a model", rung=True,
     ),
 )  # fmt: skip
 
@@ -230,7 +250,7 @@ ALIASES = {"free_form": "open", "multiple_choice": "choice"}
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
 GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
 # Every study asks these two, since an item's fate depends on both.
-FORMATS: tuple[str, str] = ("open", "choice")
+FORMATS: tuple[Format, Format] = ("open", "choice")
 # The probes that a study can list; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
@@ -238,12 +258,33 @@ GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generati
 CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}
 NO_QUESTION: dict[str, str] = {f"{probe}{NO_QUESTION_ENDING}": kind for probe, kind in CHOICES.items()}
 ORACLES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
-# The probes and grades whose accuracies are shown side by side.
+# The grades of replies; the others need no model.
+VARIANTS: tuple[str, ...] = tuple(grade.name for grade in GRADES if grade.probe)
+# Other grades of the free-form answer, which agree or differ in direction.
+GRADINGS: tuple[str, ...] = tuple(g.name for g in GRADES if g.probe == "open" and not g.rung)
+# The generations whose right answer needs recall, each after its baseline.
+RECALLED: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        name
+        for p in PROBES
+        if p.kind == "generation" and p.group != "control"
+        for name in (p.baseline or p.name, p.name)
+    )
+)
+# Those with the prompts of the ladder, and those of them that list the options.
+SAID: tuple[str, ...] = tuple(name for name in RECALLED if BY_NAME[name].group != "example")
+CUED: tuple[str, ...] = tuple(name for name in SAID if BY_NAME[name].candidates == "options")
+# The probes of options that may decide verdicts.
+DECIDING: tuple[str, ...] = tuple(kind.probe for kind in OPTION_KINDS if kind.decides)
+# The probes and grades whose accuracies are shown side by side, each probe before its grades.
 LADDER: tuple[str, ...] = (
-    "open",
-    "open_strict",
-    *(p.name for p in PROBES if p.group in ("open", "cued", "choice", "control") and p.name != "open"),
-    "string_presence",
+    *(
+        name
+        for p in PROBES
+        if p.group in ("open", "cued", "choice", "control")
+        for name in (p.name, *(grade.name for grade in GRADES if grade.rung and grade.probe == p.name))
+    ),
+    *(grade.name for grade in GRADES if grade.rung and not grade.probe),
 )
 
 

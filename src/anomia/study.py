@@ -31,7 +31,7 @@ from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
 from anomia.items.sets import local_folders, named, only_languages
-from anomia.probes import ALIASES, probe_named
+from anomia.probes import ALIASES, FORMATS, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
 BASE = "base"
@@ -321,8 +321,7 @@ class Study(BaseModel):
         for name, probe in asked.items():
             if probe not in PROBES:
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, [*PROBES, *ALIASES])}")
-        # Always ask these two, since an item's fate depends on both.
-        return tuple(name for name in PROBES if name in {*asked.values(), "open", "choice"})
+        return tuple(name for name in PROBES if name in {*asked.values(), *FORMATS})
 
 
 FLAGS: Mapping[str, Flag] = {

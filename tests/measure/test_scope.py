@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from anomia.measure.frame import RECOGNITION
-from anomia.measure.scope import CANDIDATES, scope_of
+from anomia.measure.scope import LABELS, scope_of
 
-COLUMNS = {RECOGNITION[name].column for name in CANDIDATES} | {
+COLUMNS = {RECOGNITION[name].column for name in LABELS} | {
     "choice_no_question_correct", "choice_passage_no_question_correct",
 }  # fmt: skip
 
@@ -32,7 +32,7 @@ def base_rows(items: int, **columns: Any) -> pl.DataFrame:
             "passage": np.arange(items),
             "open_correct": [True, True, False] * (items // 3) + [True] * (items % 3),
             "string_presence": presence,
-            **{floor: [0.25] * items for floor in {RECOGNITION[name].floor for name in CANDIDATES}},
+            **{floor: [0.25] * items for floor in {RECOGNITION[name].floor for name in LABELS}},
             **values,
         }
     )

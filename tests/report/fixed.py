@@ -89,7 +89,7 @@ def _estimate(number: int, *, signed: bool = False) -> Estimate | None:
 
 
 def _diagnosis() -> Diagnosis:
-    measures = [form.measure for form in (*ladder.FORMS, ladder.PRESENCE, *ladder.GRADINGS)]
+    measures = [form.measure for form in (*ladder.FORMS, ladder.PRESENCE, *ladder.GRADED)]
     measures += ["accuracy/zero_shot", "accuracy/one_shot"]
     measures += [f"accuracy/oracle_{way}" for way in ("greedy", "beams", "samples")]
     measures += ["accuracy/choice_minus_open", *(f"pass_at/{k}" for k in range(1, 11))]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomia.cli.app import app, out_console
+from anomia.interop.formats import MODULES
 
 if TYPE_CHECKING:
     from anomia.models.difference import Difference
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @app.command("import")
 def import_(
     tool: Annotated[
-        str, typer.Argument(help="The harness that wrote the samples: lm-eval or lighteval.", metavar="TOOL")
+        str, typer.Argument(help=f"The harness that wrote the samples: {' or '.join(MODULES)}.", metavar="TOOL")
     ],
     files: Annotated[
         list[Path] | None,
@@ -37,7 +38,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
     filter_name: Annotated[
         str | None,
-        typer.Option("--filter", help="The lm-eval filter to use; default: base's first, for every model."),
+        typer.Option("--filter", help="The tool's filter to use; default: base's first, for every model."),
     ] = None,
     language: Annotated[
         str | None,
@@ -53,10 +54,9 @@ def import_(
     from anomia.errors import DataError, nearest
     from anomia.interop.arms import models_from
     from anomia.interop.as_run import import_run
-    from anomia.interop.sources import TOOLS
 
-    if tool not in TOOLS:
-        raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, TOOLS)}")
+    if tool not in MODULES:
+        raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, MODULES)}")
     models = models_from(tool, files or [], base or [], arm or [], filter_name=filter_name)
     found = import_run(tool, models, out, filter_name=filter_name, language=language)
     lines = [
@@ -64,7 +64,7 @@ def import_(
         f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
     ]
     if found.filters:
-        lines.append(f"filter of lm-eval, the same for every model: {_filters(found.filters)}")
+        lines.append(f"filter of {tool}, the same for every model: {_filters(found.filters)}")
     if found.named:
         named = ", ".join(f"{task} {name}" for task, name in found.named.items())
         lines.append(f"languages, from the task names: {named}; to change it: --language NAME")

@@ -37,7 +37,7 @@ class Imported(NamedTuple):
     graded_by: how each form was graded. left_out: number of unused questions, by reason.
     named: language by task, for tasks whose language comes from their name.
     unused: files with neither answers nor choices. older: logs replaced by newer ones of the same task.
-    filters: by task, the lm-evaluation-harness filter that graded it and all filters of the log.
+    filters: by task, the tool's filter that graded it and all filters of the log.
     differences: by arm, differences from base in how the harness ran it, if results files exist.
     """
 
@@ -154,7 +154,7 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
     # Ids may be numbers that restart in every task; the key that joined the samples is unique.
     identity = f"{name}-{opened.keys[by][:8]}" if name != opened.keys[by] else name
     told = Question(identity, language, context, question, answers)
-    return {
+    return dict.fromkeys(ITEM_SCHEMA) | {
         "dataset": tool,
         "language": language,
         "item_id": identity,
@@ -164,8 +164,6 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
         "question": question,
         "answers": list(answers),
         "options_standard": list(chosen.options),
-        "options_hard": None,
-        "options_passage": None,
         "unrelated": [],
         "control": "",
     }

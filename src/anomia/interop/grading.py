@@ -9,8 +9,7 @@ from typing import NamedTuple
 from anomia.errors import DataError
 from anomia.interop.arms import BASE
 from anomia.interop.samples import METRICS, Sample, right
-
-_FORMS = ("open", "choice")
+from anomia.probes import FORMATS
 
 Pair = tuple[Sample, Sample]
 Marks = tuple[bool | None, bool | None]
@@ -38,7 +37,7 @@ def grade(answers: Mapping[str, Sequence[Pair]]) -> Graded:
     """
     columns: dict[str, list[list[bool | None]]] = {model: [] for model in answers}
     named: dict[str, str] = {}
-    for number, form in enumerate(_FORMS):
+    for number, form in enumerate(FORMATS):
         samples = {model: [pair[number] for pair in pairs] for model, pairs in answers.items()}
         ways = _ways(samples, form)
         used: Counter[str] = Counter()

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from anomia.errors import DataError
 from anomia.grade import normalize
-from anomia.interop.samples import KEYS, Form, Sample, SampleFile
+from anomia.interop.samples import KEYS, Sample, SampleFile
+from anomia.probes import FORMATS, Format
 
 # The share of questions joined by id alone that must have the same gold answer in both tasks.
 _SAME_GOLD = 0.5
@@ -42,10 +43,7 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
                 given = ", ".join(str(file.path) for file in files)
                 raise DataError(f"import: {model} has no samples of a {name} task; it has {given or 'none'}")
     by = _best_key(next(iter(models.values())))
-    found = {
-        model: {form: _named(files, form, by) for form in ("open", "choice")}
-        for model, files in models.items()
-    }
+    found = {model: {form: _named(files, form, by) for form in FORMATS} for model, files in models.items()}
     base = next(iter(found.values()))
     asked = [key for key in base["open"] if key in base["choice"]]
     kept = [key for key in asked if all(key in part for forms in found.values() for part in forms.values())]
@@ -63,10 +61,9 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
         model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
         for model, forms in found.items()
     }
-    forms = ("open", "choice")
     logged = sum(len(file.samples) for file in next(iter(models.values())))
     left_out = {
-        "asked more than once": logged - sum(len(base[form]) for form in forms),
+        "asked more than once": logged - sum(len(base[form]) for form in FORMATS),
         "one form only": len(base["open"].keys() ^ base["choice"].keys()),
         "not answered by every model": len(asked) - len(kept),
     }
@@ -81,7 +78,7 @@ def _best_key(files: Sequence[SampleFile]) -> str:
     """
     most, best = 0, ""
     for kind in KEYS:
-        opened, chosen = (_named(files, form, kind) for form in ("open", "choice"))
+        opened, chosen = (_named(files, form, kind) for form in FORMATS)
         shared = [key for key in opened if key in chosen]
         if kind == "id" and shared:
             # Two tasks may use the same numbers for unrelated questions.
@@ -100,7 +97,7 @@ def _best_key(files: Sequence[SampleFile]) -> str:
 
 def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
     """Refuse a form in which every question is repeated, as when two logs of one task are given."""
-    for form in ("open", "choice"):
+    for form in FORMATS:
         mine = [file for file in files if file.form == form]
         keys = [sample.keys for file in mine for sample in file.samples]
         uses = Counter(name for key in keys if (name := key.get("hash") or key.get("text")))
@@ -115,7 +112,7 @@ def _refuse_other_prompts(
     model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
-    for form in ("open", "choice"):
+    for form in FORMATS:
         pairs = [(base[form][key], mine[form][key]) for key in kept]
         told = [(one, other) for one, other in pairs if one.sent and other.sent]
         differing = [one for one, other in told if one.sent != other.sent]
@@ -131,7 +128,7 @@ def _refuse_other_gold(
     model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
-    for form in ("open", "choice"):
+    for form in FORMATS:
         pairs = [(base[form][key], mine[form][key]) for key in kept]
         told = [(one, _golds(one), _golds(other)) for one, other in pairs if _golds(one) and _golds(other)]
         differing = [one for one, ours, theirs in told if not ours & theirs]
@@ -154,7 +151,7 @@ def _same_gold(opened: Sample, chosen: Sample) -> bool:
     return any(gold in normalize(answer) or normalize(answer) in gold for answer in opened.answers)
 
 
-def _named(files: Sequence[SampleFile], form: Form, kind: str) -> dict[tuple[str, str], Sample]:
+def _named(files: Sequence[SampleFile], form: Format, kind: str) -> dict[tuple[str, str], Sample]:
     """Samples by (language, key), with a language only for ids; keys used more than once are left out."""
     samples = [
         sample for file in files if file.form == form for sample in file.samples if kind in sample.keys

@@ -1,16 +1,16 @@
-"""Read the details that lighteval saves (`--save-details`): Parquet, one file per task."""
+"""Read the details that lighteval saves (`--save-details`): Parquet, one file per task, and a results file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anomia.errors import DataError
 from anomia.files import parse_parquet
+from anomia.interop.formats import LogFormat
 from anomia.interop.samples import (
-    Form,
     Sample,
     SampleFile,
     file_of,
@@ -21,11 +21,14 @@ from anomia.interop.samples import (
     sent_hash,
     texts,
 )
+from anomia.interop.settings import Settings, as_setting, by_task, mapping
+from anomia.probes import Format
 from anomia.text_files import parse_json, read_bytes, refuse_other_kinds
 
 _COLUMNS = ("doc", "model_response", "metric")
+_NO_SETTING = ("job_id", "start_time", "end_time", "total_evaluation_time_secondes", "config")
 # lighteval's sampling methods, and the form of each.
-_FORMS: Mapping[str, Form | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
+_FORMS: Mapping[str, Format | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
 
 
 def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
@@ -62,8 +65,8 @@ def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile 
 
 
 def _sample(row: Mapping[str, Any]) -> Sample | None:
-    doc, reply, metric = (_mapping(row[name], name) for name in _COLUMNS)
-    specific = _mapping(doc.get("specific") or {}, "specific")
+    doc, reply, metric = (_record(row[name], name) for name in _COLUMNS)
+    specific = _record(doc.get("specific") or {}, "specific")
     choices = doc.get("choices") or []
     options = texts(choices)
     if isinstance(choices, list) and len(options) != len(choices):
@@ -103,7 +106,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     )
 
 
-def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> Form | None:
+def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> Format | None:
     """The form of a sample; None for perplexity.
 
     methods: sampling methods of the document's task. Servers also log the log probabilities of generated text, so if
@@ -122,7 +125,7 @@ def _total(score: Any) -> float:
     return total
 
 
-def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+def _record(value: Any, name: str) -> Mapping[str, Any]:
     """The value of a struct column, or of a column written as JSON."""
     if isinstance(value, str):
         try:
@@ -137,3 +140,33 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 def _gold(index: Any, options: Sequence[str]) -> list[int]:
     wanted = index if isinstance(index, (list, tuple)) else [index]
     return [each for each in wanted if isinstance(each, int) and 0 <= each < len(options)]
+
+
+def _settings(path: Path, held: Mapping[str, Any], task: str) -> Settings:
+    general = mapping(held.get("config_general"))
+    others = dict(_flat({name: value for name, value in general.items() if name not in _NO_SETTING}))
+    others |= {name: as_setting(value) for name, value in by_task(held, task, ("versions",))}
+    return Settings(path, {}, others)
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Settings by name, with the nested ones of the model and of generation."""
+    for name, value in values.items():
+        if name in ("model_config", "generation_parameters"):
+            # A text here is a Python repr that contains model names, so `mapping` drops it.
+            yield from _flat(mapping(value))
+        else:
+            yield name, as_setting(value)
+
+
+def _results(log: Path) -> list[Path]:
+    """OUT/results/MODEL, which has the results of OUT/details/MODEL/DATE/LOG."""
+    parts = log.parent.absolute().parts
+    return [
+        Path(*parts[:at], "results", *parts[at + 1 : -1])
+        for at, name in enumerate(parts)
+        if name == "details"
+    ]
+
+
+FORMAT = LogFormat("details_*.parquet", read_lighteval, _settings, _results)

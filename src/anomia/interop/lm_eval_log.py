@@ -1,9 +1,10 @@
-"""Read sample logs of lm-evaluation-harness (`--log_samples`): JSON lines, one file per task."""
+"""Read logs of lm-evaluation-harness (`--log_samples`): JSON lines, one file per task, and a results file."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anomia.errors import DataError
+from anomia.interop.formats import LogFormat
 from anomia.interop.samples import (
     Sample,
     SampleFile,
@@ -23,7 +25,27 @@ from anomia.interop.samples import (
     sent_hash,
     texts,
 )
+from anomia.interop.settings import Settings, as_setting, by_task, mapping
 from anomia.text_files import as_text, json_lines
+
+# Settings of lm-evaluation-harness whose absence means the same in every version.
+_UNSET = (
+    "chat_template",
+    "system_instruction",
+    "fewshot_as_multiturn",
+    "apply_chat_template",
+    "gen_kwargs",
+    "limit",
+)
+_OF_THE_RUN = (
+    "model_dtype", "model_revision", "model_sha", "peft_sha", "delta_sha", "model_num_parameters", "batch_size", "device",
+    "use_cache", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed",
+)  # fmt: skip
+_OF_THE_FILE = (
+    "tokenizer_bos_token", "tokenizer_eos_token", "tokenizer_pad_token", "eot_token_id", "max_length", "lm_eval_version",
+    "transformers_version",
+)  # fmt: skip
+_OF_A_TASK = ("generation_kwargs", "repeats", "filter_list", "metric_list")
 
 
 def read_lm_eval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
@@ -209,3 +231,55 @@ def _answers(target: Any) -> tuple[str, ...]:
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             target = ast.literal_eval(target)
     return tuple(answer.strip() for answer in texts(target) if answer.strip())
+
+
+def _settings(path: Path, held: Mapping[str, Any], task: str) -> Settings:
+    config = mapping(held.get("config"))
+    arguments = {
+        name: as_setting(value) for name, value in _model_arguments(config.get("model_args")).items()
+    }
+    others = {name: as_setting(config[name]) for name in _OF_THE_RUN if name in config}
+    others |= {
+        name: as_setting(held[name]) for name in _OF_THE_FILE if name in held and name not in arguments
+    }
+    if "model" in config:
+        others["backend"] = as_setting(config["model"])
+    for name in _UNSET:
+        value = config.get(name, held.get(name))
+        if name == "chat_template":
+            value = held.get("chat_template_sha") or (_digest(value) if value else None)
+        others[name] = None if value is False else as_setting(value)
+    others |= {name: as_setting(value) for name, value in by_task(held, task, ("n-shot", "versions"))}
+    for key, each in mapping(held.get("configs")).items():
+        if re.sub(r"\W", "_", key) == task:
+            others |= {name: as_setting(value) for name, value in mapping(each).items() if name in _OF_A_TASK}
+    return Settings(path, arguments, others)
+
+
+def _model_arguments(given: Any) -> dict[str, Any]:
+    """Model arguments from `a=1,b=2`, JSON or an object."""
+    if isinstance(given, str):
+        if given.lstrip().startswith("{"):
+            try:
+                return dict(mapping(json.loads(given)))
+            except (ValueError, RecursionError):
+                return {"model_args": given}
+        pairs: dict[str, Any] = {}
+        last = ""
+        for part in given.split(","):
+            name, sign, value = part.partition("=")
+            if sign:
+                last = name.strip()
+                pairs[last] = value.strip()
+            elif last:
+                # The comma belongs to the value.
+                pairs[last] += f",{part}"
+        return pairs
+    return dict(mapping(given))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+FORMAT = LogFormat("samples_*.jsonl", read_lm_eval, _settings)

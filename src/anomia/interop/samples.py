@@ -6,18 +6,18 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.languages import language_name
+from anomia.probes import Format
 from anomia.text_files import as_text
 
-Form = Literal["open", "choice"]
 # Kinds of keys that identify the question of a sample across tasks, best first.
 KEYS = ("hash", "text", "id")
 UNKNOWN_LANGUAGE = "unknown"
-# The date in the file names of both harnesses.
+# The date in the file names of harnesses.
 DATE = r"\d{4}-\d\d-\d\dT[\d.\-]+"
 
 _QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prompt")
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     sent: a hash of the texts that the model got; "" if the log doesn't have them.
     """
 
-    form: Form
+    form: Format
     keys: Mapping[str, str]
     language: str
     question: str
@@ -67,13 +67,13 @@ class Sample(NamedTuple):
 class SampleFile(NamedTuple):
     """A file of samples of one task and one form.
 
-    filter: the lm-evaluation-harness filter that extracts the graded answers. filters: all filters of the log.
+    filter: the tool's filter that extracts the graded answers. filters: all filters of the log.
     named: the language, if it comes from the task's name.
     """
 
     path: Path
     task: str
-    form: Form
+    form: Format
     samples: tuple[Sample, ...]
     filter: str | None = None
     named: str | None = None

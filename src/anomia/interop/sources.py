@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from anomia.errors import DataError
 from anomia.interop.filters import with_filter_of_base
-from anomia.interop.lighteval_log import read_lighteval
-from anomia.interop.lm_eval_log import read_lm_eval
+from anomia.interop.formats import log_format
 from anomia.interop.samples import DATE, UNKNOWN_LANGUAGE, SampleFile, task_of
 from anomia.interop.task_language import language_in
 from anomia.items.languages import language_name
 
 _NAMED = 4
-
-
-class Tool(NamedTuple):
-    """The file name pattern of a harness, and the function that reads its files."""
-
-    pattern: str
-    read: Callable[..., SampleFile | None]
-
-
-TOOLS: Mapping[str, Tool] = {
-    "lm-eval": Tool("samples_*.jsonl", read_lm_eval),
-    "lighteval": Tool("details_*.parquet", read_lighteval),
-}
 
 
 class Logs(NamedTuple):
@@ -72,7 +58,7 @@ def read_logs(
             newest, before = _newest(tool, path)
             older += before
             for log in newest:
-                found = TOOLS[tool].read(log, filter_name=filter_name)
+                found = log_format(tool).read(log, filter_name=filter_name)
                 if found is None:
                     unused.append(log)
                 else:
@@ -95,7 +81,7 @@ def read_logs(
 
 
 def _through(tool: str, path: Path, filter_name: str) -> SampleFile | None:
-    return TOOLS[tool].read(path, filter_name=filter_name)
+    return log_format(tool).read(path, filter_name=filter_name)
 
 
 def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> SampleFile:
@@ -104,7 +90,7 @@ def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> Samp
     Raises:
         DataError: the file can't be read, or its task only scores given texts.
     """
-    found = TOOLS[tool].read(path, filter_name=filter_name)
+    found = log_format(tool).read(path, filter_name=filter_name)
     if found is None:
         raise DataError(
             f"import: {path} is of a task that only scores given texts (log-likelihood or perplexity): its "
@@ -115,7 +101,7 @@ def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> Samp
 
 def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
     """The newest file of each task anywhere below one model's folder, and the older files."""
-    pattern = TOOLS[tool].pattern
+    pattern = log_format(tool).pattern
     # Names end in the date, so the newest file of a task sorts last.
     found = sorted(folder.rglob(pattern), key=lambda file: file.name)
     if not found:
@@ -133,7 +119,7 @@ def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _model_folder(file: Path) -> Path:
-    """The folder of a file's model: lm-eval writes OUT/MODEL/FILE, lighteval OUT/details/ORG/MODEL/DATE/FILE."""
+    """The folder of a file's model: the file's own, or the one above if that is a date."""
     return file.parent.parent if re.fullmatch(DATE, file.parent.name) else file.parent
 
 

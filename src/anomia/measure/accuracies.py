@@ -9,7 +9,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomia.measure import measures
-from anomia.measure.comparisons import VARIANTS
 from anomia.measure.figures import Figure
 from anomia.measure.frame import (
     MEAN,
@@ -25,14 +24,14 @@ from anomia.measure.measures import LARGEST_K, Measure
 from anomia.measure.oracle import pass_at_k, recovery
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
-from anomia.probes import GENERATED, NO_QUESTION, ORACLES
+from anomia.probes import FORMATS, GENERATED, GRADES, NO_QUESTION, ORACLES
 
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     """Shares of right answers of one arm, by language and pooled."""
     columns = {name: f"{name}_correct" for name in (*GENERATED, *NO_QUESTION)}
     columns |= {way.name: way.column for way in RECOGNITION.values()}
-    columns |= {name: name for name in (*VARIANTS, "string_presence")}
+    columns |= {grade.name: grade.column for grade in GRADES}
     columns |= {f"oracle_{way}": f"oracle_{way}" for way in ("greedy", *ORACLES)}
     for name, column in columns.items():
         yield from _rates(arm, measures.accuracy(name), rows, column)
@@ -45,7 +44,7 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
 
 def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """How many verdicts differ between base and the arm, in either direction, and how many more outputs loop."""
-    for name in ("open", "choice"):
+    for name in FORMATS:
         part = known(pairs, both(f"{name}_correct"))
         flipped = right(part, f"{name}_correct") != right(part, f"{name}_correct_arm")
         languages = set(pairs["language"].unique())

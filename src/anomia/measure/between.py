@@ -17,6 +17,7 @@ from anomia.measure.frame import MEAN, POOLED, RECOGNITION, Bools, both, pooled_
 from anomia.measure.measures import Measure, accuracy, dissociation, gap, net_dissociation, raw_gap
 from anomia.measure.quantities import Quantity, minus
 from anomia.measure.rates import Estimate
+from anomia.probes import FORMATS
 
 BASE = "base"
 
@@ -53,7 +54,7 @@ def frontier_rows(
     zeros = {BASE: 0.0} | dict(sparsity)
     points: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in (BASE, *arms):
-        opened, chosen = (find(figures, arm, accuracy(name), POOLED) for name in ("open", "choice"))
+        opened, chosen = (find(figures, arm, accuracy(name), POOLED) for name in FORMATS)
         if opened is None or chosen is None or (arm not in zeros and arm not in bytes_of):
             continue
         # An arm that answered fewer items than base can't be compared with arms that answered all.

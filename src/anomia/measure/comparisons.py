@@ -26,10 +26,16 @@ from anomia.measure.frame import (
 )
 from anomia.measure.measures import Measure
 from anomia.measure.quantities import Quantity, drop, minus, normalized, share
-from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, ORACLES
-
-# Other ways to grade the same replies.
-VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
+from anomia.probes import (
+    CUED,
+    DECIDING,
+    GENERATED,
+    NO_QUESTION,
+    OPTION_KINDS,
+    ORACLES,
+    STANDARD,
+    VARIANTS,
+)
 
 
 class Pairs:
@@ -149,7 +155,8 @@ def _drops() -> Iterator[Comparison]:
     for name in NO_QUESTION:
         yield _drop(name, f"{name}_correct")
         yield _normalized(name, f"{name}_correct", f"{name}_floor")
-    yield _normalized("cued_chance", "cued_correct", "choice_floor")
+    for name in CUED:
+        yield _normalized(f"{name}_chance", f"{name}_correct", "choice_floor")
     for name in ("open_em", "open_strict"):
         yield _normalized(name, name)
     for name in (*VARIANTS, *(f"oracle_{way}" for way in ("greedy", *ORACLES))):
@@ -175,13 +182,14 @@ def _gaps() -> Iterator[Comparison]:
         yield Comparison(
             measures.expected_dissociation(way.name), columns, _of(Pairs.expected_dissociation, way)
         )
-    for name in ("choice", "choice_passage"):
+    for name in DECIDING:
         way = RECOGNITION[name]
         yield _gap(measures.gap_strict(name), "open_strict", way.column, way.floor)
         yield _drops_apart(measures.raw_gap_strict(name), "open_strict", way.column)
-    # The paper gives no floor for cued.
-    yield _gap(measures.gap("cued"), "open_correct", "cued_correct", None)
-    yield _gap(measures.gap("cued_chance"), "open_correct", "cued_correct", "choice_floor")
+    for name in CUED:
+        # The paper gives no floor for cued.
+        yield _gap(measures.gap(name), "open_correct", f"{name}_correct", None)
+        yield _gap(measures.gap(f"{name}_chance"), "open_correct", f"{name}_correct", "choice_floor")
 
 
 def _of(quantity: Callable[[Pairs, Recognition], Quantity], way: Recognition) -> Build:
@@ -198,7 +206,7 @@ def _gap(measure: Measure, opened: str, column: str, floor: str | None) -> Compa
 
 def _contrasts() -> Iterator[Comparison]:
     for kind in OPTION_KINDS:
-        if kind.name != "standard":
+        if kind.name != STANDARD:
             yield _dissociation(kind.name, kind.probe)
     yield _drops_apart(measures.contrast("drop_zero_minus_one_shot"), "zero_shot_correct", "one_shot_correct")
     for way in ORACLES:

@@ -11,10 +11,10 @@ from anomia.measure.figures import Figure, GradingRow, PairedTestRow, find
 from anomia.measure.frame import POOLED, RECOGNITION, Bools, both, known, right, scopes
 from anomia.measure.measures import drop
 from anomia.measure.significance import PairedTest, holm, open_lost_more, paired_test
+from anomia.probes import GRADES, GRADINGS, RECALLED
 
-CHANGED = {name: f"{name}_correct" for name in ("open", "cued", "zero_shot", "one_shot")} | {
-    "open_strict": "open_strict"
-}
+CHANGED = {name: f"{name}_correct" for name in RECALLED}
+CHANGED |= {grade.name: grade.column for grade in GRADES if grade.rung and grade.probe in RECALLED}
 CHANGED |= {way.name: way.column for way in RECOGNITION.values()}
 
 
@@ -29,8 +29,8 @@ def paired_tests(arm: str, pairs: pl.DataFrame) -> Iterator[PairedTestRow]:
 
 
 def grading_rows(arm: str, figures: list[Figure]) -> Iterator[GradingRow]:
-    """Whether the three gradings of open agree in direction, in every scope that has all three."""
-    names = [drop(name) for name in ("open", "open_em", "open_f1")]
+    """Whether the gradings of open agree in direction, in every scope that has all of them."""
+    names = [drop(name) for name in ("open", *GRADINGS)]
     mine = [figure for figure in figures if figure.arm == arm and figure.measure in names]
     for scope in dict.fromkeys(figure.scope for figure in mine):
         drops = [find(mine, arm, name, scope) for name in names]

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from anomia.measure.drops import QUARTER
 from anomia.measure.passages import passage_numbers
-from anomia.probes import BY_NAME, CHOICES, NO_QUESTION, ORACLES, SCORINGS
+from anomia.probes import (
+    BY_NAME,
+    CHOICES,
+    NO_QUESTION,
+    NO_QUESTION_ENDING,
+    OPTION_KINDS,
+    ORACLES,
+    SCORINGS,
+    STANDARD,
+)
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -49,6 +58,43 @@ RECOGNITION = {
             f"{kind}_correct{scoring.ending}",
             f"{kind}_floor",
         ),
+    )
+}
+
+
+class Control(NamedTuple):
+    """Another way in which a choice-only item may be picked.
+
+    column: whether it is, in the records. words: how, after `picked`. row: the same as the row of a table.
+    """
+
+    name: str
+    column: str
+    words: str
+    row: str
+
+
+CONTROLS = {
+    control.name: control
+    for control in (
+        Control(
+            "no_question",
+            f"choice{NO_QUESTION_ENDING}_correct",
+            "without the question",
+            "without the question, too",
+        ),
+        Control(
+            "string",
+            "string_presence",
+            "by searching the passage",
+            "by always taking the option that appears in the passage",
+        ),
+        *(
+            Control(kind.name, f"{kind.probe}_correct", f"among {kind.long}", f"among {kind.long}, too")
+            for kind in OPTION_KINDS
+            if kind.decides and kind.name != STANDARD
+        ),
+        Control("pmi", "choice_correct_pmi", "under PMI scoring", "by PMI, too"),
     )
 }
 

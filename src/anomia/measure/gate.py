@@ -23,6 +23,7 @@ from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.verdict_text import SWAPPED, graded_otherwise
+from anomia.probes import FORMATS
 
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 Result = Literal["pass", "fail", "inconclusive", "untestable"]
@@ -307,9 +308,7 @@ def _broken(results: Results, arm: str) -> Check | None:
 def _above_base(figures: Lookup, arm: str) -> bool:
     """Whether the arm significantly gained in open or in choice: the whole interval of a drop is below 0."""
     drops = (
-        figures.get((arm, family(probe), POOLED))
-        for probe in ("open", "choice")
-        for family in (normalized_drop, drop)
+        figures.get((arm, family(probe), POOLED)) for probe in FORMATS for family in (normalized_drop, drop)
     )
     return any(drop is not None and drop.high < 0 for drop in drops)
 

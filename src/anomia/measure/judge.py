@@ -13,12 +13,23 @@ from anomia.measure.contrasts import one_shot_recovery, rank_nearness
 from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import AnswerSet, Sign, gather
 from anomia.measure.fates import met
-from anomia.measure.frame import RECOGNITION, Bools, arms_of, both, known, pair, pool, prepare, right
+from anomia.measure.frame import (
+    CONTROLS,
+    RECOGNITION,
+    Bools,
+    arms_of,
+    both,
+    known,
+    pair,
+    pool,
+    prepare,
+    right,
+)
 from anomia.measure.oracle import recovery_over_control
 from anomia.measure.outcomes import Outcome
 from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
-from anomia.measure.recognition import CONTROLS, fate_index
+from anomia.measure.recognition import fate_index
 from anomia.measure.scope import Scope, Word, scope_of
 from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
 from anomia.measure.verdict_text import ByOptions, Control, Words, explain, without_choice
@@ -168,8 +179,8 @@ def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
     here = pairs["pooled"] if language is None else pairs["language"] == language
     unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs), "choice_only")))
     found = {}
-    for name, column in CONTROLS.items():
-        asked = unsaid[f"{column}_arm"].drop_nulls().cast(pl.Float64)
+    for name, control in CONTROLS.items():
+        asked = unsaid[f"{control.column}_arm"].drop_nulls().cast(pl.Float64)
         if len(asked):
             found[name] = Control(int((asked == 1).sum()), len(asked))
     return found

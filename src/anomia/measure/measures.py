@@ -16,8 +16,21 @@ from typing import Literal, Self
 from anomia import renamed
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
-from anomia.measure.frame import RECOGNITION
-from anomia.probes import GENERATED, GRADES, NO_QUESTION, OPTION_KINDS, ORACLES, long, short
+from anomia.measure.frame import CONTROLS, RECOGNITION
+from anomia.probes import (
+    CUED,
+    DECIDING,
+    FORMATS,
+    GENERATED,
+    GRADE,
+    NO_QUESTION,
+    OPTION_KINDS,
+    ORACLES,
+    STANDARD,
+    VARIANTS,
+    long,
+    short,
+)
 
 Unit = Literal["share", "points", "nats"]
 
@@ -103,15 +116,14 @@ def _words(**members: str) -> dict[str, tuple[str, str]]:
     return {name: (words, words) for name, words in members.items()}
 
 
-_VARIANTS = tuple(grade.name for grade in GRADES if grade.probe)
 _REACHED = _words(
     oracle_greedy="greedy decoding of the items that are also searched",
     **{f"oracle_{way}": long(way) for way in ORACLES},
 )
 _RECOGNITION = _probes(*RECOGNITION)
 _DROPPED = _probes(*GENERATED, *RECOGNITION, *NO_QUESTION)
-_CUED_CHANCE = _words(cued_chance="cued above guessing among four")
-_STRICT = _probes("choice", "choice_passage")
+_CUED_CHANCE = _words(**{f"{name}_chance": f"{short(name)} above guessing among four" for name in CUED})
+_STRICT = _probes(*DECIDING)
 _AMONG = {"": "", "/failed_before": ", which base failed too", "/newly_broken": ", which base answered"}
 _PARTS = {
     "arm": "of the arm's failures",
@@ -131,7 +143,7 @@ def _recovered(*endings: str) -> dict[str, tuple[str, str]]:
 
 accuracy = Family(
     "accuracy", "share", False, "{}", "accuracy, {}",
-    _DROPPED | _probes(*_VARIANTS, "string_presence") | _REACHED,
+    _DROPPED | _probes(*GRADE) | _REACHED,
 )  # fmt: skip
 _easier = Family("accuracy", "points", False, "{}", "accuracy, {}", _words(choice_minus_open="choice − open"))
 outputs = Family(
@@ -145,14 +157,14 @@ pass_at = Family(
     "pass_at", "share", False, "pass@{}", "chance that one of {} samples is right",
     _words(**{str(k): str(k) for k in range(1, LARGEST_K + 1)}),
 )  # fmt: skip
-drop = Family("drop", "points", True, "drop, {}", "raw drop, {}", _DROPPED | _probes(*_VARIANTS) | _REACHED)
+drop = Family("drop", "points", True, "drop, {}", "raw drop, {}", _DROPPED | _probes(*VARIANTS) | _REACHED)
 normalized_drop = Family(
     "normalized_drop", "share", True, "share lost, {}", "share lost of what base had, {}",
     _DROPPED | _probes("open_em", "open_strict") | _CUED_CHANCE,
 )  # fmt: skip
 gap = Family(
     "gap", "points", True, "gap to {}", "share lost of the free-form answer − of {}",
-    _RECOGNITION | _probes("cued") | _CUED_CHANCE,
+    _RECOGNITION | _probes(*CUED) | _CUED_CHANCE,
 )  # fmt: skip
 raw_gap = Family(
     "raw_gap",
@@ -195,16 +207,11 @@ share = Family(
 )  # fmt: skip
 control = Family(
     "control", "share", True, "choice only: picked {}", "share of the choice-only items that are also picked {}",
-    _words(
-        no_question="without the question",
-        string="by searching the passage",
-        passage="among options from the same passage",
-        pmi="under PMI scoring",
-    ),
+    _words(**{name: way.words for name, way in CONTROLS.items()}),
 )  # fmt: skip
 flips = Family(
     "flips", "share", True, "flips, {}", "share of items that changed between right and wrong, {}",
-    _probes("open", "choice"),
+    _probes(*FORMATS),
 )  # fmt: skip
 contrast = Family(
     "contrast", "points", True, "{}", "{}",
@@ -212,7 +219,7 @@ contrast = Family(
         **{
             f"dissociation_{kind.name}_minus_standard": f"dissociation, {kind.long} − standard options"
             for kind in OPTION_KINDS
-            if kind.name != "standard"
+            if kind.name != STANDARD
         },
         drop_zero_minus_one_shot="drop, 0 shot − 1 shot",
         **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in ORACLES},

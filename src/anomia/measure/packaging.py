@@ -10,8 +10,7 @@ import polars as pl
 from anomia.compress.spec import like_base
 from anomia.measure.frame import KEY, arms_of, pair, prepare, right, scopes
 from anomia.measure.rates import Estimate, rate
-
-FORMATS = {"open": "open_correct", "choice": "choice_correct"}
+from anomia.probes import BY_NAME, FORMATS
 
 
 class PackagingRow(NamedTuple):
@@ -44,12 +43,12 @@ def packaging(records: pl.DataFrame) -> list[PackagingRow]:
 
 
 def _rows(records: pl.DataFrame, arm: str, weights: str) -> Iterator[PackagingRow]:
-    verdicts = list(FORMATS.values())
+    verdicts = [BY_NAME[name].column for name in FORMATS]
     packaged, plain = (pair(records, name) for name in (arm, weights))
     plain = plain.select(*KEY, *(pl.col(f"{column}_arm").alias(f"{column}_weights") for column in verdicts))
     both = packaged.join(plain, on=KEY, maintain_order="left")
     passages = both["passage"].to_numpy()
-    for probe, column in FORMATS.items():
+    for probe, column in zip(FORMATS, verdicts, strict=True):
         if both[column].null_count() == len(both):
             continue
         base, says, could = (right(both, f"{column}{side}") for side in ("", "_arm", "_weights"))

@@ -24,6 +24,7 @@ from anomia.measure.fates import (
 )
 from anomia.measure.figures import Fates, Figure, TransitionRow
 from anomia.measure.frame import (
+    CONTROLS,
     KEY,
     MEAN,
     POOLED,
@@ -38,14 +39,6 @@ from anomia.measure.frame import (
 )
 from anomia.measure.measures import Measure
 from anomia.measure.rates import mean_rate, rate
-
-# Other ways in which a choice-only item may be picked, and the columns of the arm that record them.
-CONTROLS = {
-    "no_question": "choice_no_question_correct",
-    "string": "string_presence",
-    "passage": "choice_passage_correct",
-    "pmi": "choice_correct_pmi",
-}
 
 
 class Recognised(NamedTuple):
@@ -109,9 +102,10 @@ def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     PMI) are evidence for it.
     """
     unsaid = met(fate_index(pairs), "choice_only")
-    for name, column in CONTROLS.items():
-        part = pairs.filter(pl.Series(unsaid) & pl.col(f"{column}_arm").is_not_null())
-        values, passages = floats(part, f"{column}_arm"), part["passage"].to_numpy()
+    for name, control in CONTROLS.items():
+        column = f"{control.column}_arm"
+        part = pairs.filter(pl.Series(unsaid) & pl.col(column).is_not_null())
+        values, passages = floats(part, column), part["passage"].to_numpy()
         for scope, mask in scopes(part):
             yield Figure(arm, measures.control(name), scope, rate(values[mask], passages[mask]))
 

@@ -31,17 +31,13 @@ from anomia.measure.drops import above_floor
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.frame import RECOGNITION, Floats, known
 from anomia.measure.paired import paired_difference
+from anomia.probes import OPTION_KINDS
 from anomia.words import percent
 
 # Base must be at least this much better than a control that doesn't need the question.
 EASY = 0.10
-CANDIDATES = ("choice", "choice_passage", "choice_passage_pmi", "choice_pmi")
-LABELS = {
-    "choice": "standard options",
-    "choice_passage": "options from the same passage",
-    "choice_passage_pmi": "options from the same passage under PMI scoring",
-    "choice_pmi": "standard options under PMI scoring",
-}
+LABELS = {kind.probe: kind.long for kind in OPTION_KINDS if kind.decides}
+LABELS |= {f"{name}_pmi": f"{label} under PMI scoring" for name, label in reversed(LABELS.items())}
 
 Word = Literal["recognised", "picked"]
 
@@ -64,7 +60,7 @@ def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
     strong = [name for name in everything if _is_strong(rows.filter(pl.col("language") == name), "choice")]
     here = rows.filter(pl.col("language").is_in(strong)) if strong else rows
     reasons: list[str] = []
-    for name in CANDIDATES:
+    for name in LABELS:
         refusal = _refusal(here, name)
         if refusal:
             reasons.append(f"{LABELS[name]} {refusal}")

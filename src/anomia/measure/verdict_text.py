@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
+from anomia.measure.frame import CONTROLS
 from anomia.measure.outcomes import OUTCOMES, Outcome
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
@@ -18,12 +19,6 @@ _ALIKE = "Both formats lost about the same share of their answers."
 _TOO_FEW = "Base gets too few of these questions right in both formats for a comparison."
 _OTHER_GRADES = "Nothing that was recorded of the model changed, but its answers were graded differently."
 SWAPPED = "The compressed model answers more than base does: are they swapped?"
-_CONTROLS = {
-    "no_question": "without the question",
-    "passage": "among options from the same passage",
-    "pmi": "under PMI scoring",
-}
-
 
 # A verdict mentions broken outputs above this share; harmless noise makes a few sound ones loop too.
 _SOME_BROKEN = 0.10
@@ -254,9 +249,10 @@ def _net(evidence: Evidence) -> str:
 def _controls(controls: Mapping[str, Control]) -> str:
     """How many choice-only items are also picked under each control."""
     told = [
-        f"{controls[name].picked} of {controls[name].asked} {label}"
-        for name, label in _CONTROLS.items()
-        if name in controls
+        f"{controls[name].picked} of {controls[name].asked} {control.words}"
+        for name, control in CONTROLS.items()
+        # A search of the passage picks whatever the model knows.
+        if name in controls and name != "string"
     ]
     if not told:
         return ""

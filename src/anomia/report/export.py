@@ -13,14 +13,15 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.frame import KEY
 from anomia.measure.recognition import with_fates
-from anomia.probes import OPTION_KINDS
+from anomia.probes import BY_NAME, DECIDING, GRADINGS, OPTION_KINDS, SAID
 from anomia.run_folder import RunFolder, runs_of
 
 FIRST_COLUMNS = (
-    "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", "open_em",
-    "open_f1", "cued_text", "cued_correct", "choice_pick", "choice_correct", "choice_scores",
-    "choice_passage_correct", "choice_no_question_correct", "gold_rank", "gold_rank_ties", "gold_first_token",
-    "gold_log_prob", "prompt_tokens", "truncated", "gold_truncated", "boundary_mismatch",
+    "arm", "dataset", "language", "item_id", "question", "gold", "fate", "open_text", "open_correct", *GRADINGS,
+    *(column for name in SAID[1:] for column in (BY_NAME[name].text_column, BY_NAME[name].column)),
+    "choice_pick", "choice_correct", "choice_scores", *(BY_NAME[name].column for name in DECIDING[1:]),
+    "choice_no_question_correct", "gold_rank", "gold_rank_ties", "gold_first_token", "gold_log_prob", "prompt_tokens",
+    "truncated", "gold_truncated", "boundary_mismatch",
 )  # fmt: skip
 FORMATS = (".csv", ".parquet", ".jsonl")
 

@@ -10,6 +10,7 @@ from anomia.items import ItemSet
 from anomia.probe.ask import Ask
 from anomia.probe.encode import EncodedItem
 from anomia.probe.precision import fits_float32
+from anomia.probes import BY_NAME, FORMATS
 from anomia.records import record
 from anomia.running.alike import today_of
 from anomia.running.answerer import LocalModel
@@ -21,7 +22,7 @@ from anomia.running.shard import decoding, encode
 from anomia.study import BASE, Study
 
 # The verdicts and texts to compare, with their columns in the records.
-FLIPS = {"open": "open_correct", "choice": "choice_correct", "open_text": "open_text"}
+FLIPS = {name: BY_NAME[name].column for name in FORMATS} | {"open_text": "open_text"}
 
 
 def lacks_noise(run: OpenedRun) -> bool:
@@ -88,8 +89,8 @@ def _open_and_choice(encoded: EncodedItem) -> EncodedItem:
     asked = encoded.ask
     only = Ask(
         item_id=asked.item_id,
-        greedy={name: prompt for name, prompt in asked.greedy.items() if name == "open"},
-        options={name: options for name, options in asked.options.items() if name == "choice"},
+        greedy={name: prompt for name, prompt in asked.greedy.items() if name in FORMATS},
+        options={name: options for name, options in asked.options.items() if name in FORMATS},
     )
     return dataclasses.replace(encoded, ask=only)
 

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from anomia.measure.frame import MEAN, POOLED
-from anomia.probes import short
+from anomia.probes import FORMATS, SAID, short
 from anomia.report.figures.cases import Case, Drawn
 from anomia.report.figures.ladder import KIND_SCALE
 from anomia.report.figures.parts import (
@@ -31,12 +31,12 @@ from anomia.report.figures.parts import (
     tooltip,
 )
 
-RUNGS = ("open", "cued", "choice")
+RUNGS = tuple(dict.fromkeys((*SAID, *FORMATS)))
 EACH = f"{LANGUAGE} == '{POOLED}' && datum.scope != '{POOLED}'"
 
 
 def draw_drops(found: Sequence[Case]) -> Drawn | None:
-    """Raw drops of open, cued and choice: the mean over languages, with each language as a tick."""
+    """Raw drops of the generated forms and of choice: the mean over languages, with each language as a tick."""
     rows = settled([row for number, case in enumerate(found) for row in _drops(case, number)])
     if not rows:
         return None
@@ -68,7 +68,7 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
     over = "Bars are means over languages, ticks single languages" if several else "Bars are drops"
     return Drawn(
         name="figure2",
-        title="The drop in open, cued and choice",
+        title=f"The drop in {listed([short(rung) for rung in RUNGS])}",
         caption=(
             f"{compared(found)}. Drop = accuracy of base − of the arm on the same items. {over}. {INTERVALS}; "
             f"n is the number of items.{starred(rows)}"

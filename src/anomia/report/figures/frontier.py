@@ -9,6 +9,7 @@ import altair as alt
 import polars as pl
 
 from anomia.compress.spec import is_null
+from anomia.probes import FORMATS
 from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, NamedRun, plain
 from anomia.report.figures.parts import (
     AS_PERCENT,
@@ -30,7 +31,6 @@ PLOT_WIDTH = 330
 LINE = 15
 # Points with equal savings are drawn this many pixels apart, so that their intervals can be told apart.
 DODGE = 8
-PROBES = ("open", "choice")
 # Fewer different savings are left to the table, because they make no curve.
 FEWEST_PLACES = 2
 
@@ -62,7 +62,7 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
         if len({row["saved"] for row in mine}) < FEWEST_PLACES:
             continue
         x_range = _range(mine)
-        for probe in reversed(PROBES):
+        for probe in reversed(FORMATS):
             shown = [row for row in mine if row["probe"] == probe]
             parts.append(_panel(_labelled(shown, x_range), probe, axis, x_range))
         rows += mine
@@ -89,7 +89,7 @@ def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[Row
         saved = getattr(point, axis.field)
         if saved is None or is_null(point.arm):
             continue
-        for probe in PROBES:
+        for probe in FORMATS:
             fields = {
                 "case": plain(run.name) if several else "",
                 "case_order": number,

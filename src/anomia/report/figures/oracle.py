@@ -90,7 +90,7 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
     told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
     x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ control answer", domain=(0, 1))
     layers = []
-    for way, middle in (("beams", -MIDDLE), ("samples", MIDDLE)):
+    for way, middle in zip(ORACLES, (-MIDDLE, MIDDLE), strict=True):
         mine = f"datum.oracle == '{way}'"
         base = dots(
             x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=middle, size=45, width=1

@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from anomia.measure.frame import POOLED
+from anomia.probes import FORMATS
 from anomia.report.figures.cases import Case, Drawn, same_but_calibration
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -85,7 +86,7 @@ def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
     color = alt.Color(
         field="probe",
         type="nominal",
-        scale=alt.Scale(domain=["open", "choice"], range=[COLORS["open"], COLORS["choice"]]),
+        scale=alt.Scale(domain=list(FORMATS), range=[COLORS[name] for name in FORMATS]),
         legend=None,
     )
     span = (
@@ -137,11 +138,11 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[Row]:
     columns = [(first, "base", BASE_ROW)] + [(case, case.arm, case.calibration or "?") for case, _ in group]
     rows = []
     for order, (case, model, where) in enumerate(columns):
-        found = [case.figures.get((model, f"accuracy/{probe}", POOLED)) for probe in ("open", "choice")]
+        found = [case.figures.get((model, f"accuracy/{probe}", POOLED)) for probe in FORMATS]
         gap = case.figures.get((model, "accuracy/choice_minus_open", POOLED))
         if found[0] is None or found[1] is None or gap is None:
             continue
-        for probe, estimate in zip(("open", "choice"), found, strict=True):
+        for probe, estimate in zip(FORMATS, found, strict=True):
             fields = {
                 "case": label,
                 "case_order": number,

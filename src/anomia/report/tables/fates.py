@@ -6,6 +6,7 @@ from anomia.measure.fates import FATES, FateCounts
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
+from anomia.probes import OPTION_KINDS, STANDARD
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
@@ -31,14 +32,16 @@ COUNTS = (
 SHARES = tuple(
     Of(f"share/choice/{fate}", f"{fate.replace('_', ' ')} (%)") for fate in FATES if fate != "choice_only"
 )
+OTHERS = tuple(kind for kind in OPTION_KINDS if kind.name != STANDARD)
 RATES = (
     Of("dissociation/choice", "dissociation"),
     Of("net_dissociation/choice", "net\n(− reverse)", "net"),
     Of("expected_dissociation/choice", "expected from\nthe drops alone"),
-    Of("dissociation/choice_hard", "hard\noptions"),
-    Of("net_dissociation/choice_hard", "hard options,\nnet"),
-    Of("dissociation/choice_passage", "same-passage\noptions"),
-    Of("net_dissociation/choice_passage", "same-passage\noptions, net"),
+    *(
+        Of(f"{family}/{kind.probe}", f"{kind.adjective}\noptions{ending}")
+        for kind in OTHERS
+        for family, ending in (("dissociation", ""), ("net_dissociation", ", net"))
+    ),
 )
 STATES = {"both": "both", "choice_only": "choice only", "open_only": "open only", "neither": "neither"}
 _STATE_COLUMNS = tuple(Column(state, label, "count") for state, label in STATES.items())
@@ -93,10 +96,12 @@ def dissociation(subject: ArmResults) -> Table:
             "net: minus the items that went the other way, from only picked in base to picked and answered in the arm; "
             "noise moves as many in each direction and leaves it at 0"
         )
-    for name, label in (("hard", "hard"), ("passage", "same-passage")):
-        contrast = subject.figure(f"contrast/dissociation_{name}_minus_standard")
+    for kind in OTHERS:
+        contrast = subject.figure(f"contrast/dissociation_{kind.name}_minus_standard")
         if contrast:
-            notes.append((f"dissociation, {label} − standard options: ", NoteValue(contrast), " points"))
+            notes.append(
+                (f"dissociation, {kind.adjective} − standard options: ", NoteValue(contrast), " points")
+            )
     if any("too few" in row for row in rows):
         notes.append("too few: fewer than 10 items that base gets right in both formats")
     return Table(

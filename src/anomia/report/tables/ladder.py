@@ -6,7 +6,7 @@ from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
-from anomia.probes import LADDER
+from anomia.probes import GRADINGS, LADDER, short
 from anomia.report.tables.arm_results import ArmResults, grader_of
 from anomia.report.tables.table import (
     LANGUAGE,
@@ -26,7 +26,7 @@ from anomia.report.tables.table import (
 # Needs no model; base's rows contain it.
 PRESENCE = named("accuracy/string_presence")
 FORMS = tuple(of for name in LADDER if (of := named(f"accuracy/{name}")) != PRESENCE)
-GRADINGS = tuple(named(f"accuracy/{name}") for name in ("open_em", "open_f1"))
+GRADED = tuple(named(f"accuracy/{name}") for name in GRADINGS)
 _AGREEMENT = {
     "agree": "all three changed in the same direction",
     "differ": "they changed in different directions",
@@ -56,7 +56,7 @@ def ladder(subject: ArmResults) -> Table:
 
 def ladder_file(results: Results) -> Table:
     """Accuracy of every model for every form of the question, by language."""
-    figures, forms = lookup(results.diagnosis.figures), (*FORMS, PRESENCE, *GRADINGS)
+    figures, forms = lookup(results.diagnosis.figures), (*FORMS, PRESENCE, *GRADED)
     rows = []
     for model in (BASE, *results.arms):
         for scope in (*results.languages, POOLED):
@@ -80,9 +80,9 @@ def _gradings(subject: ArmResults) -> list[Note]:
     agreement = next((row.agreement for row in rows if (row.arm, row.scope) == (subject.arm, POOLED)), None)
     if not agreement:
         return []
-    graded = (("open", grader_of(subject.results)), ("open_em", "exact match"), ("open_f1", "token F1"))
     parts: list[str | NoteValue] = []
-    for name, label in graded:
+    for name in ("open", *GRADINGS):
+        label = short(name).removeprefix("open, ") if parts else grader_of(subject.results)
         parts += [
             ", " if parts else "free-form answers under three grades: ",
             f"{label} ",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anomia.measure.frame import MEAN
-from anomia.probes import CHOICES
+from anomia.probes import CHOICES, DECIDING, FORMATS, LADDER, SAID, short
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     LANGUAGE,
@@ -22,7 +22,9 @@ from anomia.report.tables.table import (
 )
 
 DROPS = tuple(
-    named(f"drop/{name}")._replace(place="files") for name in ("open", "open_strict", "cued", "choice")
+    named(f"drop/{name}")._replace(place="files")
+    for name in LADDER
+    if name in ("open_strict", *SAID, *FORMATS)
 )
 LOSSES = (
     named("normalized_drop/open", "open"),
@@ -30,13 +32,15 @@ LOSSES = (
     named("normalized_drop/choice", "choice"),
     *(
         named(f"{family}/{options}", "in raw\npoints" if family.startswith("raw") else "")
-        for gap, every in (("gap", CHOICES), ("gap_strict", ("choice", "choice_passage")))
+        for gap, every in (("gap", CHOICES), ("gap_strict", DECIDING))
         for options in every
         for family in (gap, f"raw_{gap}")
     ),
 )
-CUED = named("normalized_drop/cued", "cued")._replace(place="files")
-ALL = (*DROPS, *LOSSES[:2], CUED, *LOSSES[2:])
+OTHERS = tuple(
+    named(f"normalized_drop/{name}", short(name))._replace(place="files") for name in SAID if name not in FORMATS
+)
+ALL = (*DROPS, *LOSSES[:2], *OTHERS, *LOSSES[2:])
 
 
 IN_FILES = Filed(

@@ -7,16 +7,21 @@ from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.hygiene import noise_floors
 from anomia.measure.results import Results
+from anomia.probes import FORMATS
 from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import ArmResults
+from anomia.report.tables.fates import OTHERS
 from anomia.report.tables.recognition import CONTROLS
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, named, values
 
 REFERENCE = (
     Of("net_dissociation/choice", "net\ndissociation"),
-    Of("net_dissociation/choice_passage", "same passage,\nnet", "net, same passage"),
-    named("flips/open", "flips,\nopen"),
-    named("flips/choice", "flips,\nchoice"),
+    *(
+        Of(f"net_dissociation/{kind.probe}", f"{kind.short},\nnet", f"net, {kind.short}")
+        for kind in OTHERS
+        if kind.decides
+    ),
+    *(named(f"flips/{name}", f"flips,\n{name}") for name in FORMATS),
 )
 LOOPS = (
     Of("outputs/loop", "loops", "outputs that loop"),
@@ -38,7 +43,7 @@ def reference(subject: ArmResults) -> Table:
     rules = [0] if rows and rows[0][0] == subject.arm else []
     if rows:
         rows += [
-            [f"base, {floor.change}", None, None, floor.open, floor.choice]
+            [f"base, {floor.change}", *[None] * (len(REFERENCE) - 2), floor.open, floor.choice]
             for floor in noise_floors(subject.results.noise)
         ]
     return Table(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from anomia.measure import frame
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.probes import OPTION_KINDS, SCORINGS
 from anomia.report.tables.arm_results import ArmResults
-from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of
+from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of, named
 
-KIND_WORDS = {kind.probe: kind.short for kind in OPTION_KINDS}
+KIND = {kind.probe: kind for kind in OPTION_KINDS}
 SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
 # `{}`: a kind of options and a scoring.
 SCORED = (
@@ -27,12 +28,9 @@ SCORINGS_FILE = Filed(
     keys=4,
 )
 # Labels as the row of a table about these items, and as a column among others.
-CONTROLS = (
-    Of("control/no_question", "picked without the question, too", "choice only: picked without the question"),
-    Of("control/string", "picked by always taking the option that appears in the passage", "choice only: string found"),
-    Of("control/passage", "picked among options from the same passage, too", "choice only: picked in same passage"),
-    Of("control/pmi", "picked by PMI, too", "choice only: picked by PMI"),
-)  # fmt: skip
+CONTROLS = tuple(
+    named(f"control/{name}", f"picked {control.row}") for name, control in frame.CONTROLS.items()
+)
 
 
 def controls(subject: ArmResults) -> Table:
@@ -68,10 +66,10 @@ def scorings(subject: ArmResults) -> Table:
             if scope == POOLED:
                 pooled[len(rows)] = way.kind
                 several |= way.scoring != "sum"
-            options = way.kind.removeprefix("choice").removeprefix("_") or "standard"
-            named = f"{KIND_WORDS[way.kind]}: {SCORING_WORDS[way.scoring]}"
+            kind = KIND[way.kind]
+            label = f"{kind.short}: {SCORING_WORDS[way.scoring]}"
             n = n_of(subject.figure(f"accuracy/{way.name}", scope))
-            rows.append([scope, named, options, way.scoring, n, accuracy, *found])
+            rows.append([scope, label, kind.name, way.scoring, n, accuracy, *found])
     kinds = list(pooled.values())
     return Table(
         "scorings",
