@@ -16,7 +16,7 @@ from anomia.errors import RunError
 from anomia.grade import contains
 from anomia.interop.lm_eval_tasks import export_tasks
 from anomia.items import build_items, read_questions
-from anomia.items.prompts import open_prompt
+from anomia.items.prompts import write_prompt
 from anomia.records import ITEM_SCHEMA, SCHEMA, item_rows, write_rows
 
 
@@ -46,7 +46,7 @@ def test_tasks_ask_what_the_run_asks(run: Path, tmp_path: Path) -> None:
     assert names == [f"anomia_{form}_{name}" for name in ("english", "telugu") for form in ("open", "choice")]
     items = pl.read_parquet(run / "items.parquet").filter(pl.col("language") == "telugu").sort("index")
     for doc, item in zip(docs(tmp_path / "tasks", "telugu"), items.iter_rows(named=True), strict=True):
-        assert doc["prompt"] == open_prompt(item["context"], item["question"])
+        assert doc["prompt"] == write_prompt("open", item["context"], item["question"])
         assert doc["options"] == item["options_standard"]
         assert doc["options"][doc["gold"]] == item["answers"][0]
     task = yaml.load((tmp_path / "tasks" / "anomia_open_telugu.yaml").read_text(), Harness)
@@ -156,7 +156,7 @@ def test_passages_are_cut_where_base_saw_them_cut(run: Path, tmp_path: Path) -> 
     write_rows(rows, run / "records" / "base.parquet")
     export_tasks(run, tmp_path / "tasks")
     doc = docs(tmp_path / "tasks", "english")[0]
-    assert doc["prompt"] == open_prompt(doc["context"][:10], doc["question"])
+    assert doc["prompt"] == write_prompt("open", doc["context"][:10], doc["question"])
 
 
 def test_the_helpers_stand_alone_and_grade_alike(run: Path, tmp_path: Path) -> None:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from anomia.items.item import Question
 from anomia.items.prompts import (
-    cued_prompt,
-    no_question_prompt,
     one_shot_prompt,
-    open_prompt,
-    zero_shot_prompt,
+    write_prompt,
 )
 
 
 def test_the_open_form_is_the_papers() -> None:
-    assert open_prompt("P.", "Q?") == "Context: P.\n\nQuestion: Q?\n\nAnswer in a few words:"
-    assert open_prompt("", "Q?") == "Question: Q?\n\nAnswer in a few words:"
+    assert write_prompt("open", "P.", "Q?") == "Context: P.\n\nQuestion: Q?\n\nAnswer in a few words:"
+    assert write_prompt("open", "", "Q?") == "Question: Q?\n\nAnswer in a few words:"
 
 
 def test_the_cued_form_differs_by_its_options_alone() -> None:
-    cued = cued_prompt("P.", "Q?", ["a", "b"])
-    assert cued.replace("Options:\n- a\n- b\n\n", "") == open_prompt("P.", "Q?")
+    cued = write_prompt("cued", "P.", "Q?", ["a", "b"])
+    assert cued.replace("Options:\n- a\n- b\n\n", "") == write_prompt("open", "P.", "Q?")
 
 
 def test_without_the_question() -> None:
-    assert no_question_prompt("P.") == "Context: P.\n\nAnswer in a few words:"
+    assert write_prompt("no_question", "P.") == "Context: P.\n\nAnswer in a few words:"
 
 
 def test_one_shot_is_the_papers_form() -> None:
@@ -32,4 +29,4 @@ def test_one_shot_is_the_papers_form() -> None:
         f"Context: {'E' * 300}\nQuestion: EQ?\nAnswer in a few words: EA\n\n"
         "Context: P.\nQuestion: Q?\nAnswer in a few words:"
     )
-    assert one_shot_prompt(exemplar, "P.", "Q?").endswith(zero_shot_prompt("P.", "Q?"))
+    assert one_shot_prompt(exemplar, "P.", "Q?").endswith(write_prompt("zero_shot", "P.", "Q?"))

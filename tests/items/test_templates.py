@@ -15,12 +15,10 @@ from anomia.grade import ENTRY_POINTS, Grading, grader_named
 from anomia.items.item import Question
 from anomia.items.prompts import (
     Templates,
-    cued_prompt,
     fill,
-    no_question_prompt,
     one_shot_prompt,
-    open_prompt,
     read_templates,
+    write_prompt,
 )
 from anomia.study import Study, read_study
 
@@ -34,9 +32,9 @@ def test_templates_take_the_place_of_the_built_in_forms() -> None:
             "zero_shot": "Q: {question} A:",
         }
     )
-    assert open_prompt("P.", "Who?", templates=words) == "P.\nQ: Who?\nA:"
-    assert cued_prompt("P.", "Who?", ["a", "b"], templates=words) == "Who?\n- a\n- b\nA:"
-    assert no_question_prompt("P.", templates=words) == "P.\nA:"
+    assert write_prompt("open", "P.", "Who?", templates=words) == "P.\nQ: Who?\nA:"
+    assert write_prompt("cued", "P.", "Who?", ["a", "b"], templates=words) == "Who?\n- a\n- b\nA:"
+    assert write_prompt("no_question", "P.", templates=words) == "P.\nA:"
     exemplar = Question("x", "english", "", "When?", ("Now",))
     assert one_shot_prompt(exemplar, "P.", "Who?", templates=words) == "Q: When? A: Now\n\nQ: Who? A:"
 

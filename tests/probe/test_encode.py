@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anomia.items import Item, build_items, read_questions
-from anomia.items.prompts import open_prompt
+from anomia.items.prompts import write_prompt
 from anomia.probe.encode import EncodedItem, Form, encode_item
 from anomia.probes import STUDY_PROBES
 from tests.conftest import entry
@@ -32,7 +32,7 @@ def encode(item: Item, tokenizer: Any, form: Form | None = None, **changes: Any)
 
 def test_every_continuation_is_encoded_with_its_prompt(item: Item, tokenizer: Any) -> None:
     encoded = encode(item, tokenizer)
-    prompt = open_prompt(item.question.context, item.question.question)
+    prompt = write_prompt("open", item.question.context, item.question.question)
     assert encoded.ask.greedy["open"] == tuple(tokenizer(prompt).input_ids)
     for probe, kind in (("choice", "standard"), ("choice_hard", "hard"), ("choice_passage", "passage")):
         wanted = tuple(tuple(tokenizer(f"{prompt} {text}").input_ids) for text in item.options[kind])

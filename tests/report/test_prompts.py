@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from anomia.items.prompts import cued_prompt, no_question_prompt, open_prompt, option_list, read_templates
+from anomia.items.prompts import option_list, read_templates, write_prompt
 from anomia.report.figures import NamedRun
 from anomia.report.page.build import explorer_values, named_runs, write_report
 from anomia.report.page.explorer import CANDIDATE, CONTEXT, QUESTION, prompt_templates, templates_of
@@ -28,7 +28,7 @@ def test_templates_are_those_of_the_study() -> None:
     made = prompt_templates(read_templates(OWN))
     assert made["open"] == f"F: {QUESTION}\nT: {CONTEXT} {{question}}\nA:"
     assert made["cued"] == f"{QUESTION} One of: {option_list([CANDIDATE])} (from {CONTEXT})\nA:"
-    assert prompt_templates()["open"] == open_prompt(CONTEXT, QUESTION)
+    assert prompt_templates()["open"] == write_prompt("open", CONTEXT, QUESTION)
 
 
 def test_a_run_of_another_tool_shows_no_prompt() -> None:
@@ -67,14 +67,16 @@ def test_the_page_shows_what_was_sent(
     gold, options = item["answers"][0], item["options_standard"]
     context, question = item["context"], item["question"]
     expected = {
-        "open; choice; hard choice; same-passage choice; rank; beams; samples": open_prompt(
-            context, question, templates=words
+        "open; choice; hard choice; same-passage choice; rank; beams; samples": write_prompt(
+            "open", context, question, templates=words
         ),
-        "cued": cued_prompt(context, question, options, templates=words),
-        "cued, no gold": cued_prompt(context, question, [o for o in options if o != gold], templates=words),
-        "cued, unrelated": cued_prompt(context, question, item["unrelated"], templates=words),
-        "choice, no question; hard choice, no question; same-passage choice, no question": no_question_prompt(
-            context, templates=words
+        "cued": write_prompt("cued", context, question, options, templates=words),
+        "cued, no gold": write_prompt(
+            "cued", context, question, [o for o in options if o != gold], templates=words
+        ),
+        "cued, unrelated": write_prompt("cued", context, question, item["unrelated"], templates=words),
+        "choice, no question; hard choice, no question; same-passage choice, no question": write_prompt(
+            "no_question", context, templates=words
         ),
     }
     for label, sent in expected.items():

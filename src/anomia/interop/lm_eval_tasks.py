@@ -17,7 +17,7 @@ import yaml
 from anomia import grade, text
 from anomia.errors import RunError
 from anomia.files import write_text
-from anomia.items.prompts import open_prompt, read_templates
+from anomia.items.prompts import read_templates, write_prompt
 from anomia.run_folder import RunFolder
 
 # The functions that the harness calls. They don't import Anomia, which may not be installed there.
@@ -100,7 +100,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
                 "answers": row["answers"],
                 "options": options,
                 "gold": gold,
-                "prompt": open_prompt(context, row["question"], templates=templates),
+                "prompt": write_prompt("open", context, row["question"], templates=templates),
             }
         )
     if not languages:

@@ -9,14 +9,9 @@ from dataclasses import replace
 
 from anomia.errors import DataError
 from anomia.grade import normalize
-from anomia.items.distractors import (
-    count_overlapping,
-    hard_distractors,
-    passage_distractors,
-    standard_distractors,
-    unrelated_candidates,
-)
+from anomia.items.distractors import DRAW, Sources, count_overlapping, unrelated_candidates
 from anomia.items.item import Item, ItemSet, Question
+from anomia.probes import OPTION_KINDS, STANDARD
 
 
 def build_items(
@@ -67,12 +62,13 @@ def build_items(
         for question in subset:
             unrelated = [text for other, text in foreign if other != question.id]
             item = _item(question, pools[language], unrelated, by_passage[question.passage_id], seed)
-            if "standard" not in item.options:
+            if STANDARD not in item.options:
                 excluded["no_standard_options"] += 1
                 continue
             items.append(item)
-        for kind in ("hard", "passage"):
-            excluded[f"no_{kind}_options"] = sum(kind not in item.options for item in items)
+        for kind in OPTION_KINDS:
+            if kind.name != STANDARD:
+                excluded[f"no_{kind.name}_options"] = sum(kind.name not in item.options for item in items)
         excluded["overlapping_hard_distractors"] = sum(
             count_overlapping(item.question, pools[language]) for item in items
         )
@@ -121,19 +117,22 @@ def _answers_by_passage(questions: Iterable[Question]) -> dict[str, list[str]]:
 def _item(
     question: Question, pool: Sequence[str], foreign: Sequence[str], passage_answers: Sequence[str], seed: int
 ) -> Item:
+    sources = Sources(pool, passage_answers, seed)
     wrong = {
-        "standard": question.distractors or standard_distractors(question, pool, seed=seed),
-        "hard": hard_distractors(question, pool),
-        "passage": passage_distractors(question, passage_answers, seed=seed) if question.context else (),
+        kind.name: DRAW[kind.name](question, sources)
+        for kind in OPTION_KINDS
+        if kind.needs != "passage" or question.context
     }
+    if question.distractors:
+        wrong[STANDARD] = question.distractors
     # A question may bring any number of wrong options; drawn ones are three or none.
     whole = {
         kind: texts
         for kind, texts in wrong.items()
-        if len(texts) == 3 or (kind == "standard" and question.distractors)
+        if len(texts) == 3 or (kind == STANDARD and question.distractors)
     }
     options = {kind: _ordered(question, texts, kind, seed) for kind, texts in whole.items()}
-    control = next((whole[kind][0] for kind in ("passage", "standard") if kind in whole), "")
+    control = next((whole[kind][0] for kind in ("passage", STANDARD) if kind in whole), "")
     return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), control)
 
 

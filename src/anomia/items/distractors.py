@@ -12,9 +12,9 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from anomia.grade import is_unspaced, normalize
 from anomia.items.item import Question
@@ -118,6 +118,25 @@ def unrelated_candidates(
     if len(usable) < 4:
         usable += [text for text in UNRELATED_WORDS if not _overlaps(text, (*question.answers, *usable))]
     return tuple(random.Random(f"unrelated:{seed}:{question.id}").sample(usable, 4))
+
+
+class Sources(NamedTuple):
+    """What wrong options are drawn from.
+
+    pool: gold answers of the language. passage: those of the questions about the same passage. seed: the study's.
+    """
+
+    pool: Sequence[str]
+    passage: Sequence[str]
+    seed: int
+
+
+# How each kind in `OPTION_KINDS` is drawn: the wrong options, three or fewer.
+DRAW: Mapping[str, Callable[[Question, Sources], tuple[str, ...]]] = {
+    "standard": lambda question, of: standard_distractors(question, of.pool, seed=of.seed),
+    "hard": lambda question, of: hard_distractors(question, of.pool),
+    "passage": lambda question, of: passage_distractors(question, of.passage, seed=of.seed),
+}
 
 
 def answer_shape(text: str) -> Shape:

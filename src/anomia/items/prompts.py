@@ -8,43 +8,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from anomia.errors import StudyError, nearest
 from anomia.items.item import Question
 
 ANSWER = "Answer in a few words:"
 
-# The fields that each template may use. `_NEEDED` has the ones it must use.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "open": ("context", "question"),
-    "cued": ("context", "question", "options"),
-    "no_question": ("context",),
-    "zero_shot": ("context", "question"),
-}
-_NEEDED = {
-    "open": ("question",),
-    "cued": ("question", "options"),
-    "no_question": ("context",),
-    "zero_shot": ("question",),
-}
 # `{{name}}` is the literal text `{name}`; other braces have no meaning.
 _FIELD = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Templates:
-    """A study's templates by form; None uses the form's default wording.
+class PromptForm(NamedTuple):
+    """One form of the prompt. A new one is an entry in `FORMS`.
 
-    zero_shot: one question; one-shot prompts use it twice, once solved and once to be answered.
+    fields: that a template may use. needed: those that it must use. write: the default wording, from the fields' values.
     """
 
-    open: str | None = None
-    cued: str | None = None
-    no_question: str | None = None
-    zero_shot: str | None = None
+    fields: tuple[str, ...]
+    needed: tuple[str, ...]
+    write: Callable[[Mapping[str, str]], str]
 
 
+FORMS: Mapping[str, PromptForm] = {
+    # Without a passage, it is the question alone.
+    "open": PromptForm(
+        ("context", "question"),
+        ("question",),
+        lambda of: _blocks(_context(of), _question(of), ANSWER),
+    ),
+    # The open prompt with a list of candidates between the question and the instruction.
+    "cued": PromptForm(
+        ("context", "question", "options"),
+        ("question", "options"),
+        lambda of: _blocks(_context(of), _question(of), f"Options:\n{of['options']}", ANSWER),
+    ),
+    # The open prompt without its question, to measure what can be chosen from the passage alone.
+    "no_question": PromptForm(("context",), ("context",), lambda of: _blocks(_context(of), ANSWER)),
+    # One-shot prompts use it twice, once solved and once to be answered.
+    "zero_shot": PromptForm(
+        ("context", "question"),
+        ("question",),
+        lambda of: "\n".join(part for part in (_context(of), _question(of), ANSWER) if part),
+    ),
+}
+# The forms without an exemplar, with the passage of the open prompt.
+PROMPTS = tuple(name for name in FORMS if name != "zero_shot")
+# A study's templates by form; the others have their default wording.
+Templates = dict[str, str]
 PLAIN = Templates()
 
 
@@ -55,17 +66,17 @@ def read_templates(templates: Mapping[str, str]) -> Templates:
         StudyError: a form or a field is unknown, or a required field is missing.
     """
     for name, text in templates.items():
-        if name not in FIELDS:
-            raise StudyError(f"unknown prompt {name!r}; {nearest(name, FIELDS)}")
+        if name not in FORMS:
+            raise StudyError(f"unknown prompt {name!r}; {nearest(name, FORMS)}")
         fields = {match.group(2) for match in _FIELD.finditer(text)} - {None}
         for field in sorted(fields):
-            if field not in FIELDS[name]:
-                known = ", ".join(f"{{{known}}}" for known in FIELDS[name])
+            if field not in FORMS[name].fields:
+                known = ", ".join(f"{{{known}}}" for known in FORMS[name].fields)
                 raise StudyError(f"the prompt {name!r} has no field {{{field}}}; known: {known}")
-        for field in _NEEDED[name]:
+        for field in FORMS[name].needed:
             if field not in fields:
                 raise StudyError(f"the prompt {name!r} lacks {{{field}}}, without which it asks nothing")
-    return Templates(**templates)
+    return dict(templates)
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -85,29 +96,13 @@ def write_prompt(
     *,
     templates: Templates = PLAIN,
 ) -> str:
-    """Write a prompt, by its name in `PROMPTS`."""
-    return PROMPTS[name](context, question, candidates, templates)
+    """Write a prompt, by its name in `FORMS`.
 
-
-def open_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
-    """The prompt without candidates: the model must produce the answer. Without a passage, it is the question alone.
-
-    >>> open_prompt("Rome was founded in 753 BC.", "When was Rome founded?")
+    >>> write_prompt("open", "Rome was founded in 753 BC.", "When was Rome founded?")
     'Context: Rome was founded in 753 BC.\\n\\nQuestion: When was Rome founded?\\n\\nAnswer in a few words:'
     """
-    if templates.open is not None:
-        return fill(templates.open, {"context": context, "question": question})
-    return _blocks(_context(context), f"Question: {question}", ANSWER)
-
-
-def cued_prompt(
-    context: str, question: str, candidates: Sequence[str], *, templates: Templates = PLAIN
-) -> str:
-    """The open prompt with a list of candidates between the question and the instruction."""
-    options = option_list(candidates)
-    if templates.cued is not None:
-        return fill(templates.cued, {"context": context, "question": question, "options": options})
-    return _blocks(_context(context), f"Question: {question}", f"Options:\n{options}", ANSWER)
+    values = {"context": context, "question": question, "options": option_list(candidates)}
+    return fill(templates[name], values) if name in templates else FORMS[name].write(values)
 
 
 def option_list(candidates: Sequence[str]) -> str:
@@ -117,23 +112,6 @@ def option_list(candidates: Sequence[str]) -> str:
     '- Rome\\n- Troy'
     """
     return "\n".join(f"- {candidate}" for candidate in candidates)
-
-
-def no_question_prompt(context: str, *, templates: Templates = PLAIN) -> str:
-    """The open prompt without its question, to measure what can be chosen from the passage alone."""
-    if templates.no_question is not None:
-        return fill(templates.no_question, {"context": context})
-    return _blocks(_context(context), ANSWER)
-
-
-# The prompt forms without an exemplar.
-PROMPTS: Mapping[str, Callable[[str, str, Sequence[str], Templates], str]] = {
-    "open": lambda context, question, _, templates: open_prompt(context, question, templates=templates),
-    "cued": lambda context, question, candidates, templates: cued_prompt(
-        context, question, candidates, templates=templates
-    ),
-    "no_question": lambda context, _, __, templates: no_question_prompt(context, templates=templates),
-}
 
 
 def one_shot_prompt(
@@ -146,26 +124,24 @@ def one_shot_prompt(
 ) -> str:
     """One solved example, then the question in the same form (paper, Appendix C)."""
     solved = one_shot_prefix(exemplar, exemplar_characters=exemplar_characters, templates=templates)
-    return solved + zero_shot_prompt(context, question, templates=templates)
+    return solved + write_prompt("zero_shot", context, question, templates=templates)
 
 
 def one_shot_prefix(
     exemplar: Question, *, exemplar_characters: int = 300, templates: Templates = PLAIN
 ) -> str:
     """The solved example and the blank line after it."""
-    shown = zero_shot_prompt(exemplar.context[:exemplar_characters], exemplar.question, templates=templates)
+    context = exemplar.context[:exemplar_characters]
+    shown = write_prompt("zero_shot", context, exemplar.question, templates=templates)
     return f"{shown} {exemplar.gold}\n\n"
 
 
-def zero_shot_prompt(context: str, question: str, *, templates: Templates = PLAIN) -> str:
-    """The one-shot form without the example; its parts are separated by single newlines."""
-    if templates.zero_shot is not None:
-        return fill(templates.zero_shot, {"context": context, "question": question})
-    return "\n".join(part for part in (_context(context), f"Question: {question}", ANSWER) if part)
+def _context(of: Mapping[str, str]) -> str:
+    return f"Context: {of['context']}" if of["context"] else ""
 
 
-def _context(context: str) -> str:
-    return f"Context: {context}" if context else ""
+def _question(of: Mapping[str, str]) -> str:
+    return f"Question: {of['question']}"
 
 
 def _blocks(*parts: str) -> str:

@@ -11,19 +11,17 @@ import datetime
 import math
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anomia.errors import ModelError
 from anomia.grade import CONTAINMENT, Grading, normalize
 from anomia.items.item import Item, Question
 from anomia.items.prompts import (
-    PLAIN,
     Templates,
     one_shot_prefix,
     one_shot_prompt,
     write_prompt,
-    zero_shot_prompt,
 )
 from anomia.models.chat import answer_gap, leaves_thinking_open, render
 from anomia.probe.ask import Ask, OptionSet, RankTarget, TokenIds
@@ -58,7 +56,7 @@ class Form:
     one_shot_tokens: int = 1024
     one_shot_characters: int = 500
     exemplar_characters: int = 300
-    templates: Templates = PLAIN
+    templates: Templates = field(default_factory=dict)
     grading: Grading = CONTAINMENT
     today: datetime.date | None = None
 
@@ -348,7 +346,10 @@ def _one_shot_prompts(
     # One token fewer: the last token of the prefix may merge with the text that follows in some items only.
     shared = min(common_prefix([prompt_ids, prefix]), len(prefix) - 1)
     return (
-        {"one_shot": prompt, "zero_shot": zero_shot_prompt(context, question.question, templates=words)},
+        {
+            "one_shot": prompt,
+            "zero_shot": write_prompt("zero_shot", context, question.question, templates=words),
+        },
         prompt_ids[: max(0, shared)],
     )
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from anomia.compress.steps import Arm, Checkpoint, Served
 from anomia.endpoint.tokens import count_early, served_differences
 from anomia.errors import AnomiaError
-from anomia.items.prompts import open_prompt
+from anomia.items.prompts import write_prompt
 from anomia.models import load_tokenizer
 from anomia.models.describe import Description, describe
 from anomia.models.diff import Difference, differences
@@ -107,8 +107,11 @@ def settle_served(
 def served_prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
     """Prompts for a server to count, by name: from the first and the last language, with short passages."""
     found = {
-        f"{items.language} {item.question.id}": open_prompt(
-            item.question.context[:_SERVED_LONGEST], item.question.question, templates=cell.study.templates
+        f"{items.language} {item.question.id}": write_prompt(
+            "open",
+            item.question.context[:_SERVED_LONGEST],
+            item.question.question,
+            templates=cell.study.templates,
         )
         for cell in cells
         for items in cell.item_sets
@@ -176,8 +179,8 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
 def _prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:
     """A sample of the prompts that will be asked, by name."""
     found = {
-        f"{items.language} {item.question.id}": open_prompt(
-            item.question.context, item.question.question, templates=cell.study.templates
+        f"{items.language} {item.question.id}": write_prompt(
+            "open", item.question.context, item.question.question, templates=cell.study.templates
         )
         for cell in cells
         for items in cell.item_sets

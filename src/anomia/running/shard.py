@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from anomia.errors import ModelError
@@ -136,18 +136,7 @@ def encode(
     positions: the longest sequence that the model takes, in tokens; None for no limit. oracle: with beams and samples.
     today: the date that chat templates see.
     """
-    form = Form(
-        chat=study.chat,
-        today=today,
-        positions=positions,
-        max_new_tokens=study.max_new_tokens,
-        prompt_tokens=study.prompt_tokens,
-        one_shot_tokens=study.one_shot_tokens,
-        one_shot_characters=study.one_shot_characters,
-        exemplar_characters=study.exemplar_characters,
-        templates=study.templates,
-        grading=study.grading,
-    )
+    form = Form(**_settings(Form, study), today=today, positions=positions)
     return encode_item(
         item,
         tokenizer,
@@ -161,16 +150,13 @@ def encode(
 
 def decoding(study: Study) -> Decoding:
     """The decoding settings of a study; each model adds its own end tokens."""
-    return Decoding(
-        eos_token_ids=(),
-        top_tokens=study.top_tokens,
-        max_new_tokens=study.max_new_tokens,
-        num_beams=study.num_beams,
-        num_samples=study.num_samples,
-        top_p=study.top_p,
-        temperature=study.temperature,
-        sample_seeds=tuple(study.seed + n for n in range(study.sample_seeds)),
-    )
+    seeds = tuple(study.seed + n for n in range(study.sample_seeds))
+    return Decoding(**_settings(Decoding, study) | {"eos_token_ids": (), "sample_seeds": seeds})
+
+
+def _settings(part: type[Form | Decoding], study: Study) -> dict[str, Any]:
+    """The settings of a study that a part of it has, too: the fields with their names."""
+    return {field.name: getattr(study, field.name) for field in fields(part) if hasattr(study, field.name)}
 
 
 def _base_distributions(run: OpenedRun, shard: Shard) -> dict[str, Distribution]:
