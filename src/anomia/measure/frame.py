@@ -65,38 +65,38 @@ RECOGNITION = {
 class Control(NamedTuple):
     """Another way in which a choice-only item may be picked.
 
-    column: whether it is, in the records. words: how, after `picked`. row: the same as the row of a table.
+    column: whether it is, in the records. words: how it is picked. row, header: what a table says of these items.
     """
 
     name: str
     column: str
     words: str
     row: str
+    header: str
 
 
 CONTROLS = {
     control.name: control
     for control in (
         Control(
-            "no_question",
-            f"choice{NO_QUESTION_ENDING}_correct",
-            "without the question",
-            "without the question, too",
+            "no_question", f"choice{NO_QUESTION_ENDING}_correct", "without the question",
+            "picked without the question, too", "picked without the question",
         ),
         Control(
-            "string",
-            "string_presence",
-            "by searching the passage",
-            "by always taking the option that appears in the passage",
+            "string", "string_presence", "by searching the passage",
+            "picked by always taking the option that appears in the passage", "string found",
         ),
         *(
-            Control(kind.name, f"{kind.probe}_correct", f"among {kind.long}", f"among {kind.long}, too")
+            Control(
+                kind.name, f"{kind.probe}_correct", f"among {kind.long}",
+                f"picked among {kind.long}, too", f"picked in {kind.short}",
+            )
             for kind in OPTION_KINDS
             if kind.decides and kind.name != STANDARD
         ),
-        Control("pmi", "choice_correct_pmi", "under PMI scoring", "by PMI, too"),
+        Control("pmi", "choice_correct_pmi", "under PMI scoring", "picked by PMI, too", "picked by PMI"),
     )
-}
+}  # fmt: skip
 
 
 def prepare(records: pl.DataFrame) -> pl.DataFrame:

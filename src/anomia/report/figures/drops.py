@@ -68,7 +68,7 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
     over = "Bars are means over languages, ticks single languages" if several else "Bars are drops"
     return Drawn(
         name="figure2",
-        title=f"The drop in {listed([short(rung) for rung in RUNGS])}",
+        title=f"The drop in {', '.join(map(short, RUNGS[:-1]))} and {short(RUNGS[-1])}",
         caption=(
             f"{compared(found)}. Drop = accuracy of base − of the arm on the same items. {over}. {INTERVALS}; "
             f"n is the number of items.{starred(rows)}"

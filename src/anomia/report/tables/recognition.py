@@ -6,7 +6,7 @@ from anomia.measure import frame
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.probes import OPTION_KINDS, SCORINGS
 from anomia.report.tables.arm_results import ArmResults
-from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of, named
+from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of
 
 KIND = {kind.probe: kind for kind in OPTION_KINDS}
 SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
@@ -29,7 +29,8 @@ SCORINGS_FILE = Filed(
 )
 # Labels as the row of a table about these items, and as a column among others.
 CONTROLS = tuple(
-    named(f"control/{name}", f"picked {control.row}") for name, control in frame.CONTROLS.items()
+    Of(f"control/{name}", control.row, f"choice only: {control.header}")
+    for name, control in frame.CONTROLS.items()
 )
 
 

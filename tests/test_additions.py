@@ -1,0 +1,132 @@
+"""A probe, and a kind of options, is two files: with these, every table, figure, test, export, page and plan has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anomia
+
+SOURCE = Path(anomia.__file__).parent
+PROBE = {
+    "probes.py": (
+        '    Probe(\n        name="distractors_only"',
+        """    Probe(
+        name="whispered", kind="generation", group="cued", prompt="whispered", short="whispered",
+        long="whispered answer", description="the options in small print", candidates="options",
+    ),
+""",
+    ),
+    "items/prompts.py": (
+        "    # The open prompt without its question, to measure",
+        """    "whispered": PromptForm(
+        ("context", "question", "options"), ("question",), lambda of: f"psst: {of['question']} {of['options']}"
+    ),
+""",
+    ),
+}
+OPTIONS = {
+    "probes.py": (
+        ")  # fmt: skip\n\nSCORINGS",
+        """    OptionKind(
+        name="backwards", short="backwards", long="options read backwards", description="spelled from the end",
+        decides=True,
+    ),
+""",
+    ),
+    "items/distractors.py": (
+        "}\n\n\ndef answer_shape",
+        """    "backwards": lambda question, of: tuple(
+        text[::-1] for text in standard_distractors(question, of.pool, seed=of.seed)
+    ),
+""",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Any]:
+    """What a copy of the program shows that has both additions, and nothing else changed."""
+    folder = tmp_path_factory.mktemp("additions")
+    shutil.copytree(SOURCE, folder / "anomia", ignore=shutil.ignore_patterns("__pycache__"))
+    for addition in (PROBE, OPTIONS):
+        for name, (before, added) in addition.items():
+            file = folder / "anomia" / name
+            text = file.read_text(encoding="utf-8")
+            assert text.count(before) == 1, name
+            file.write_text(text.replace(before, added + before), encoding="utf-8")
+    paths = [str(folder), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.additions", str(model_folder), str(folder / "out")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return made
+
+
+def test_each_addition_is_two_files() -> None:
+    assert [len(PROBE), len(OPTIONS)] == [2, 2]
+
+
+def _with(shown: Mapping[str, str], *names: str) -> set[str]:
+    """What shows one of the names, as a word or as a part of the name of a measure or a column."""
+    pattern = re.compile("|".join(rf"(?<![a-z]){name}(?![a-z]|, )" for name in names))
+    return {place for place, text in shown.items() if pattern.search(text)}
+
+
+def test_whatever_shows_a_probe_shows_the_invented_one(found: dict[str, Any]) -> None:
+    shown = found["shown"]
+    places = _with(shown, "whispered")
+    assert places == _with(shown, "cued")
+    assert {
+        "table arm ladder",
+        "table file losses_file",
+        "figure figure2",
+        "figure ladder",
+        "exported",
+    } <= places
+    assert "whispered changed" in json.loads(shown["tests"])
+
+
+def test_whatever_shows_a_kind_of_options_shows_the_invented_one(found: dict[str, Any]) -> None:
+    shown = found["shown"]
+    places = _with(shown, "choice_backwards", "backwards choice", "backwards")
+    assert places == _with(shown, "choice_passage", "same-passage choice", "same passage", "options_passage")
+    assert {"table arm fates", "table arm dissociation", "table arm scorings", "figure ladder"} <= places
+    assert {"choice_backwards changed", "open lost more items than choice_backwards"} <= {
+        *json.loads(shown["tests"])
+    }
+
+
+def test_they_have_the_measures_of_those_that_they_copy(found: dict[str, Any]) -> None:
+    measures = set(json.loads(found["shown"]["figures"]))
+    for new, old in (("whispered", "cued"), ("choice_backwards", "choice_passage"), ("backwards", "passage")):
+        copies = {name for name in measures if re.search(rf"(?<![a-z_]){old}(?![a-z])", name)}
+        assert copies
+        for name in copies:
+            assert re.sub(rf"(?<![a-z_]){old}(?![a-z])", new, name) in measures
+
+
+def test_a_study_asks_and_a_plan_counts_them(found: dict[str, Any]) -> None:
+    for column in (
+        "whispered_text",
+        "whispered_contains",
+        "choice_backwards_scores",
+        "choice_backwards_correct_pmi",
+    ):
+        assert found["asked"][column] == found["of"]
+    more, fewer = found["planned"]
+    assert more > fewer
