@@ -109,7 +109,7 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
 
 
 def _refuse_other_prompts(
-    model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
+    model: str, base: Mapping[Format, Named], mine: Mapping[Format, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in FORMATS:
@@ -125,7 +125,7 @@ def _refuse_other_prompts(
 
 
 def _refuse_other_gold(
-    model: str, base: Mapping[str, Named], mine: Mapping[str, Named], kept: Sequence[tuple[str, str]]
+    model: str, base: Mapping[Format, Named], mine: Mapping[Format, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
     for form in FORMATS:

@@ -62,7 +62,7 @@ RECOGNITION = {
 }
 
 
-class Control(NamedTuple):
+class ControlKind(NamedTuple):
     """Another way in which a choice-only item may be picked.
 
     column: whether it is, in the records. words: how it is picked. row, header: what a table says of these items.
@@ -78,23 +78,23 @@ class Control(NamedTuple):
 CONTROLS = {
     control.name: control
     for control in (
-        Control(
+        ControlKind(
             "no_question", f"choice{NO_QUESTION_ENDING}_correct", "without the question",
             "picked without the question, too", "picked without the question",
         ),
-        Control(
+        ControlKind(
             "string", "string_presence", "by searching the passage",
             "picked by always taking the option that appears in the passage", "string found",
         ),
         *(
-            Control(
+            ControlKind(
                 kind.name, f"{kind.probe}_correct", f"among {kind.long}",
                 f"picked among {kind.long}, too", f"picked in {kind.short}",
             )
             for kind in OPTION_KINDS
             if kind.decides and kind.name != STANDARD
         ),
-        Control("pmi", "choice_correct_pmi", "under PMI scoring", "picked by PMI, too", "picked by PMI"),
+        ControlKind("pmi", "choice_correct_pmi", "under PMI scoring", "picked by PMI, too", "picked by PMI"),
     )
 }  # fmt: skip
 

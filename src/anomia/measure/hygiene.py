@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,10 @@ import polars as pl
 from anomia.measure.between import BASE
 from anomia.measure.frame import known
 from anomia.measure.rates import Estimate, rate
+from anomia.probes import OPTION_KINDS
 
+# What `no_options` counts, by its name in provenance, files and tables.
+NO_OPTIONS = {f"no_{kind.name}_options": kind for kind in OPTION_KINDS}
 # The fields of a row that are shares with an interval.
 RATES = ("loop_rate", "noise_open", "noise_choice", "dtype_open", "dtype_choice")
 
@@ -43,10 +46,8 @@ class HygieneRow:
     """Gold is a prefix of another option."""
     ungradable: int | None
     """Questions left out because no answer can be graded."""
-    no_standard_options: int | None
-    """Questions left out because they lack three wrong answers."""
-    no_hard_options: int | None
-    no_passage_options: int | None
+    no_options: Mapping[str, int | None]
+    """Items that lack three wrong options of this kind; without standard ones, questions are left out."""
     overlapping_hard_distractors: int | None
     """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
@@ -69,6 +70,22 @@ class HygieneRow:
     dtype_open: Estimate | None = None
     """The same in another dtype."""
     dtype_choice: Estimate | None = None
+
+    def named(self) -> dict[str, Any]:
+        """The fields by name, with the parts of `no_options` in its place."""
+        found: dict[str, Any] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            found |= value if name == "no_options" else {name: value}
+        return found
+
+
+FIELDS: tuple[str, ...] = tuple(
+    name
+    for field in fields(HygieneRow)
+    for name in (NO_OPTIONS if field.name == "no_options" else (field.name,))
+)
+"""The names in `HygieneRow.named`."""
 
 
 def hygiene(
@@ -126,9 +143,7 @@ def _row(
     return HygieneRow(
         **counts,
         ungradable=excluded.get("ungradable"),
-        no_standard_options=excluded.get("no_standard_options"),
-        no_hard_options=excluded.get("no_hard_options"),
-        no_passage_options=excluded.get("no_passage_options"),
+        no_options={name: excluded.get(name) for name in NO_OPTIONS},
         overlapping_hard_distractors=excluded.get("overlapping_hard_distractors"),
         fertility=fertility.get("tokens_per_unit"),
         fertility_unit=fertility.get("unit"),

@@ -31,7 +31,7 @@ from anomia.measure.figures import (
     RankRow,
     TransitionRow,
 )
-from anomia.measure.hygiene import HygieneRow
+from anomia.measure.hygiene import NO_OPTIONS, HygieneRow
 from anomia.measure.measures import Measure
 from anomia.measure.outcomes import Outcome
 from anomia.measure.packaging import PackagingRow
@@ -93,7 +93,9 @@ def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
     for part in (row, *(each for each in spread if each is not Estimate)):
         told = _docstrings(part)
         for field, kind in get_type_hints(part).items():
-            if field not in _SPREAD:
+            if field == "no_options":
+                fields |= dict.fromkeys(NO_OPTIONS, (int | None, Field(description=told[field])))
+            elif field not in _SPREAD:
                 shown = {Estimate: Value, Estimate | None: Value | None, Measure: str}.get(kind, kind)
                 fields[field] = (shown, Field(description=told.get(field)))
     order = [*first, *(field for field in fields if field not in first)]
@@ -224,7 +226,11 @@ class ResultsFile(_Row):
 def written(row: Any) -> dict[str, Any]:
     """A row (named tuple or dataclass) as written to the file: nested tuples spread out, other figures as objects."""
     fields = (
-        row._asdict() if hasattr(row, "_asdict") else {name: getattr(row, name) for name in row.__slots__}
+        row._asdict()
+        if hasattr(row, "_asdict")
+        else row.named()
+        if isinstance(row, HygieneRow)
+        else {name: getattr(row, name) for name in row.__slots__}
     )
     plain: dict[str, Any] = {}
     for name, field in fields.items():

@@ -155,8 +155,10 @@ def decoding(study: Study) -> Decoding:
 
 
 def _settings(part: type[Form | Decoding], study: Study) -> dict[str, Any]:
-    """The settings of a study that a part of it has, too: the fields with their names."""
-    return {field.name: getattr(study, field.name) for field in fields(part) if hasattr(study, field.name)}
+    """The settings of a study that are also fields of a part of it."""
+    absent = object()
+    found = {field.name: getattr(study, field.name, absent) for field in fields(part)}
+    return {name: value for name, value in found.items() if value is not absent}
 
 
 def _base_distributions(run: OpenedRun, shard: Shard) -> dict[str, Distribution]:

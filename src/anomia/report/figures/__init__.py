@@ -27,33 +27,37 @@ __all__ = [
 
 
 class FigureKind(NamedTuple):
-    """How a figure is drawn (None if the cases lack its data), and what it needs, in words."""
+    """How a figure is drawn (None if the cases lack its data).
+
+    needs: what it needs, in words. section: of the page; `more` comes after all others.
+    """
 
     make: Callable[[Sequence[Case]], Drawn | None]
     needs: str
+    section: str = "more"
 
 
 # In reading order.
 FIGURES: Mapping[str, FigureKind] = {
-    "fates_flow": FigureKind(draw_flow, "open and choice of base and of an arm on the same items"),
+    "fates_flow": FigureKind(draw_flow, "open and choice of base and of an arm on the same items", "fates"),
     "figure1": FigureKind(
-        draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice"
+        draw_dissociation, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice", "fates"
     ),
     "figure8": FigureKind(
-        draw_fates, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice"
+        draw_fates, f"{FEWEST_BOTH_CORRECT} items that base gets right in open and in choice", "fates"
     ),
-    "ladder": FigureKind(draw_ladder, "open or choice of base and of an arm"),
-    "figure2": FigureKind(draw_drops, "open or choice of base and of an arm"),
-    "figure3": FigureKind(draw_ranks, "the probe rank"),
-    "figure4": FigureKind(draw_oracle, "the probe beams or samples"),
-    "table1": FigureKind(draw_shots, "the probe one_shot"),
-    "frontier": FigureKind(draw_frontier, "two arms of other sparsity or size on disk than base"),
-    "figure5": FigureKind(draw_settings, "a dissociation rate or a gap in any run"),
+    "ladder": FigureKind(draw_ladder, "open or choice of base and of an arm", "ladder"),
+    "figure2": FigureKind(draw_drops, "open or choice of base and of an arm", "drops"),
+    "figure3": FigureKind(draw_ranks, "the probe rank", "ranks"),
+    "figure4": FigureKind(draw_oracle, "the probe beams or samples", "oracle"),
+    "table1": FigureKind(draw_shots, "the probe one_shot", "one-shot"),
+    "frontier": FigureKind(draw_frontier, "two arms of other sparsity or size on disk than base", "arms"),
+    "figure5": FigureKind(draw_settings, "a dissociation rate or a gap in any run", "arms"),
     "figure6": FigureKind(
-        draw_sizes, "the same arm of two sizes of one model, such as Qwen3-0.6B and Qwen3-8B"
+        draw_sizes, "the same arm of two sizes of one model, such as Qwen3-0.6B and Qwen3-8B", "arms"
     ),
     "figure7": FigureKind(
-        draw_calibrations, "two arms that differ in calibration= alone, in one run or in several"
+        draw_calibrations, "two arms that differ in calibration= alone, in one run or in several", "arms"
     ),
 }
 

@@ -11,7 +11,7 @@ import polars as pl
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.results import Results, read_results, read_sparsity
-from anomia.report.figures import Drawn, NamedRun, draw_all, theme, write_figures
+from anomia.report.figures import FIGURES, Drawn, NamedRun, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
     PARTS,
@@ -33,13 +33,6 @@ LARGEST_PAGE = 4_990_000
 BLOCK_ITEMS = 24
 # Longer tables are in tables/ only.
 LONGEST_TABLE = 300
-
-# The section of the page for each figure; others go under "More figures".
-SECTIONS = {
-    "fates_flow": "fates", "figure1": "fates", "figure8": "fates", "ladder": "ladder", "figure2": "drops",
-    "figure3": "ranks", "figure4": "oracle", "table1": "one-shot", "frontier": "arms", "figure5": "arms",
-    "figure6": "arms", "figure7": "arms",
-}  # fmt: skip
 
 
 class Report(NamedTuple):
@@ -157,7 +150,7 @@ def _figure(drawn: Drawn) -> dict[str, Any]:
     table = drawn.table.head(LONGEST_TABLE)
     return {
         "name": drawn.name,
-        "section": SECTIONS.get(drawn.name, "more"),
+        "section": FIGURES[drawn.name].section,
         "title": drawn.title,
         "caption": drawn.caption,
         "alt": drawn.alt,

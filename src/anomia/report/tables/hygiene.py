@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from anomia.measure.between import BASE
-from anomia.measure.hygiene import RATES, HygieneRow
+from anomia.measure.hygiene import FIELDS, NO_OPTIONS, RATES, HygieneRow
 from anomia.measure.results import Results
+from anomia.probes import STANDARD
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Kind, Marked, Note, Table
 
 # Fields of `HygieneRow`, except `left_out`, which is the sum of two.
@@ -14,8 +13,13 @@ ASKED = {
     "items": "items", "passages": "passages", "truncated": "cut", "gold_truncated": "gold\ncut",
     "gold_in_question": "gold in\nquestion", "gold_over_limit": "gold over\nthe limit",
     "boundary_mismatch": "moved\nboundary", "no_distinct_token": "no own\ntoken", "left_out": "left\nout",
-    "no_hard_options": "no hard\noptions", "no_passage_options": "no same-\npassage", "fertility": "tokens/\nunit",
-    "noise_items": "asked\nagain", "noise_open": "flips,\nopen (%)", "noise_choice": "flips,\nchoice (%)",
+    **{
+        # A long name stands alone.
+        name: f"no {kind.adjective}\noptions" if "-" not in kind.adjective else f"no {kind.adjective}".replace("-", "-\n")
+        for name, kind in NO_OPTIONS.items()
+        if kind.name != STANDARD
+    },
+    "fertility": "tokens/\nunit", "noise_items": "asked\nagain", "noise_open": "flips,\nopen (%)", "noise_choice": "flips,\nchoice (%)",
 }  # fmt: skip
 CAME_BACK = {
     "items": "items", "not_finite": "not finite", "degenerate": "empty or one\ntoken repeated",
@@ -67,9 +71,8 @@ def came_back(results: Results) -> Table:
 
 def hygiene_file(results: Results) -> Table:
     """All counts, by arm and language."""
-    names = [
-        field.name for field in fields(HygieneRow) if field.name not in ("arm", "language", "fertility_unit")
-    ]
+    rows = [row.named() for row in results.hygiene]
+    names = [name for name in FIELDS if name not in ("arm", "language", "fertility_unit")]
     return Table(
         "hygiene",
         "What may distort a comparison",
@@ -80,8 +83,8 @@ def hygiene_file(results: Results) -> Table:
             Column("fertility_unit", "tokens per", "text"),
         ),
         [
-            (row.arm, row.language, *(getattr(row, name) for name in names), row.fertility_unit)
-            for row in results.hygiene
+            (row["arm"], row["language"], *(row[name] for name in names), row["fertility_unit"])
+            for row in rows
         ],
         (
             "Counts of items; fertility: tokens per word of the passages, or per character where words have no spaces.",
@@ -92,9 +95,10 @@ def hygiene_file(results: Results) -> Table:
 
 def _asked(row: HygieneRow, name: str) -> Cell:
     if name == "left_out":
-        counts = [count for count in (row.ungradable, row.no_standard_options) if count is not None]
+        lacking = row.no_options[f"no_{STANDARD}_options"]
+        counts = [count for count in (row.ungradable, lacking) if count is not None]
         return sum(counts) if counts else None
     if name == "fertility":
         return None if row.fertility is None else Marked(row.fertility, _UNITS[row.fertility_unit])
-    found: Cell = getattr(row, name)
+    found: Cell = row.named()[name]
     return found
