@@ -94,7 +94,7 @@ def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
         told = _docstrings(part)
         for field, kind in get_type_hints(part).items():
             if field == "no_options":
-                fields |= dict.fromkeys(NO_OPTIONS, (int | None, Field(description=told[field])))
+                fields |= {name: (int | None, Field(description=told[field])) for name in NO_OPTIONS}
             elif field not in _SPREAD:
                 shown = {Estimate: Value, Estimate | None: Value | None, Measure: str}.get(kind, kind)
                 fields[field] = (shown, Field(description=told.get(field)))
