@@ -93,7 +93,7 @@ def test_whatever_shows_a_probe_shows_the_invented_one(found: dict[str, Any]) ->
     assert places == _with(shown, "cued")
     assert {
         "table arm ladder",
-        "table file losses_file",
+        "table file losses",
         "figure figure2",
         "figure ladder",
         "exported",

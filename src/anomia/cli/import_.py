@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @app.command("import")
 def import_(
     tool: Annotated[
-        str, typer.Argument(help=f"The harness that wrote the samples: {' or '.join(MODULES)}.", metavar="TOOL")
+        str,
+        typer.Argument(help=f"The harness that wrote the samples: {' or '.join(MODULES)}.", metavar="TOOL"),
     ],
     files: Annotated[
         list[Path] | None,

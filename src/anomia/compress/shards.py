@@ -143,7 +143,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 
 def count_broken(values: torch.Tensor) -> int:
     """Return how many values are NaN or infinite, in pieces: `isfinite` takes more memory than a large embedding."""
-    pieces = values.detach().reshape(-1).split(_PIECE)
+    pieces = torch.split(values.detach().reshape(-1), _PIECE)
     return sum(int((~torch.isfinite(p if p.element_size() > 1 else p.float())).sum()) for p in pieces)
 
 

@@ -305,7 +305,7 @@ def _other(name: str, reading: ByOptions, decision: Decision) -> str:
     text = f"With {LABELS[name]} the outcome is {'also ' if outcome == decision.outcome else ''}{outcome}"
     if fates.both_correct:
         text += f" ({fates.choice_only} of {_questions(fates.both_correct)} picked but no longer answered"
-        if fates.both_correct >= FEWEST_BOTH_CORRECT:
+        if fates.both_correct >= FEWEST_BOTH_CORRECT and fates.dissociation is not None:
             text += f", {percent(fates.dissociation)}"
         text += ")"
     return f"{text}."

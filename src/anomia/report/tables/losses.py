@@ -38,7 +38,9 @@ LOSSES = (
     ),
 )
 OTHERS = tuple(
-    named(f"normalized_drop/{name}", short(name))._replace(place="files") for name in SAID if name not in FORMATS
+    named(f"normalized_drop/{name}", short(name))._replace(place="files")
+    for name in SAID
+    if name not in FORMATS
 )
 ALL = (*DROPS, *LOSSES[:2], *OTHERS, *LOSSES[2:])
 
