@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,8 @@ def _results_of(log: Path, written: LogFormat) -> Path | None:
         return alone[0] if len(alone) == 1 else None
     places = [log.parent, log.parent.parent, *written.results(log)]
     found = [file for place in places for file in sorted(place.glob(f"*_{dated[1]}.json"))]
-    return next((file for file in found if not file.name.startswith("samples_")), None)
+    logs = (written.pattern, "samples_*")
+    return next((file for file in found if not any(fnmatch(file.name, name) for name in logs)), None)
 
 
 def by_task(held: Mapping[str, Any], task: str, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
