@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from anomia.cli import main
 from anomia.cli.app import app
 from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.run_options import RUN_FLAGS
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix
 from anomia.study import FLAGS, Study
@@ -64,6 +66,37 @@ def test_each_command_has_the_flags_that_name_it_and_no_others(command: str) -> 
         assert (flag.option(name) in options) == (command in flag.commands), name
         assert set(flag.commands) <= set(commands)
         assert set(flag.help_on) <= set(flag.commands)
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "demo", "show", "report", "gate"])
+def test_an_option_of_several_commands_is_written_once(command: str) -> None:
+    params = {name: each for each in get_command(app).commands[command].params for name in each.opts}  # type: ignore[attr-defined]
+    for name, (flag, _, _) in RUN_FLAGS.items():
+        option = flag.option(name)
+        assert (option in params) == (command in flag.commands), option
+        if option in params:
+            assert params[option].metavar == flag.metavar
+    if command in ("run", "compare"):
+        written = {flag.option(name) for name, flag in FLAGS.items()}
+        written |= {each.flag.option(name) for name, each in RUN_FLAGS.items()}
+        assert {name for name in params if name.startswith("--")} <= written
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(get_command(app).commands))])  # type: ignore[attr-defined]
+def test_help_shows_no_types_of_python(command: list[str]) -> None:
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
+    assert "--help" in shown
+    assert not re.findall(r"<[\w\[\]. ]+>", shown)
+
+
+def test_every_value_has_a_metavar() -> None:
+    without = [
+        (name, each.opts)
+        for name, command in get_command(app).commands.items()  # type: ignore[attr-defined]
+        for each in command.params
+        if not each.metavar and not getattr(each, "is_flag", False)
+    ]
+    assert without == []
 
 
 def test_texts_tell_the_default_of_the_field() -> None:

@@ -8,16 +8,26 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args, get_type_hints
 
 Section = Literal[
-    "models", "questions", "draw", "machine", "asking", "calibration", "chat", "code", "compression"
+    "models",
+    "questions",
+    "draw",
+    "running",
+    "machine",
+    "asking",
+    "calibration",
+    "chat",
+    "code",
+    "compression",
 ]
-"""`--help` lists a section's flags together, in the order of the study's fields; each command places its sections."""
+"""`--help` lists a section's flags together, in the order of their fields; each command places its sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A flag. It has its field's name, with `-` for `_`.
 
-    section: its place in `--help`. help: `{default}` stands for the field's default. metavar: None shows the type.
+    section: its place in `--help`. help: `{default}` stands for the field's default, `{command}` for the command.
+    metavar: None only for a switch, a number (N) and a path (PATH).
     name: a different name. commands: the commands that have it. help_on: other help texts, by command.
     several: whether it can be repeated, once per value; otherwise a list is one comma-separated text.
     type: the type to parse, if not the field's. read: converts the parsed value to the field's value.
@@ -60,7 +70,7 @@ class Flagged(NamedTuple):
 
     flag: Flag
     type: Any
-    default: Any
+    default: Any = None
 
 
 def flagged(options: type) -> dict[str, Flagged]:

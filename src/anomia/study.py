@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from anomia import renamed
+from anomia.compress.options import BUDGET, FOLDER, SAMPLES, SOURCE, TOKENS, WINDOW_TOKENS
 from anomia.compress.sources import check_source
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import needs_calibration
@@ -132,13 +133,19 @@ class Study(BaseModel):
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Flag(section="machine", help="auto, float32, bfloat16 or float16.", commands=("run", "compare")),
+        Flag(
+            section="machine",
+            help="auto, float32, bfloat16 or float16.",
+            metavar="DTYPE",
+            commands=("run", "compare"),
+        ),
     ] = "auto"
     device: Annotated[
         str,
         Flag(
             section="machine",
             help="auto, cpu, cuda, cuda:1, mps, or map: layers spread over all GPUs.",
+            metavar="DEVICE",
             commands=("run", "compare"),
         ),
     ] = "auto"
@@ -156,44 +163,36 @@ class Study(BaseModel):
     ] = "auto"
     engine: Annotated[
         Literal["auto", "tree", "reference"],
-        Flag(section="machine", help="auto, tree (one shared prefill) or reference (plain generate)."),
+        Flag(
+            section="machine",
+            help="auto, tree (one shared prefill) or reference (plain generate).",
+            metavar="ENGINE",
+        ),
     ] = "auto"
     trust_remote_code: Annotated[
         bool,
-        Flag(section="code", help="Run code from the model's repository.", commands=("run", "compare")),
+        Flag(
+            section="code",
+            help="Run code from the models' repositories.",
+            commands=("run", "compare", "diff"),
+        ),
     ] = False
-    revision: Annotated[str | None, Flag(section="code", help="Revision of base on the hub.")] = None
+    revision: Annotated[
+        str | None,
+        Flag(
+            section="code", help="Revision of base on the hub.", metavar="REVISION", commands=("run", "diff")
+        ),
+    ] = None
     chat: Annotated[
         bool,
         Flag(section="chat", help="Use the tokenizer's chat template.", commands=("run", "compare")),
     ] = False
 
-    calibration: Annotated[
-        str,
-        Flag(
-            section="calibration",
-            help="Text for pruning: c4, demo, wikipedia:LANGUAGE, balanced, own or file:PATH.",
-        ),
-    ] = "c4"
-    calibration_samples: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Flag(section="calibration", help="Number of passages (default 128, or 64 per language)."),
-    ] = None
-    calibration_tokens: Annotated[
-        int, Field(ge=1), Flag(section="calibration", help="Tokens per passage (default {default}).")
-    ] = 2048
-    calibration_folder: Annotated[
-        str | None,
-        Flag(
-            section="calibration",
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, searched before the hub.",
-            type=Path,
-        ),
-    ] = None
-    calibration_budget: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Flag(section="calibration", help="Total number of tokens, to compare sources fairly."),
-    ] = None
+    calibration: Annotated[str, SOURCE] = "c4"
+    calibration_samples: Annotated[Annotated[int, Field(ge=1)] | None, SAMPLES] = None
+    calibration_tokens: Annotated[int, Field(ge=1), TOKENS] = WINDOW_TOKENS
+    calibration_folder: Annotated[str | None, FOLDER] = None
+    calibration_budget: Annotated[Annotated[int, Field(ge=1)] | None, BUDGET] = None
 
     prompts: Annotated[
         dict[str, str] | None,

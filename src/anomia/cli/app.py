@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from anomia._version import __version__
-from anomia.flags import names
+from anomia.files import place
 
 if TYPE_CHECKING:
     from anomia.running.progress import Progress
@@ -41,12 +42,31 @@ ORDER = (
 
 
 class Commands(TyperGroup):
-    """Lists the commands in `ORDER`, independent of the import order of their modules."""
+    """Lists the commands in `ORDER`, and shows no Python types in `--help`: a value's metavar says what it is."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The group's own options."""
+        return _without_types(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_types(command.get_params(ctx))
+        return command
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The command names, sorted for `--help`."""
         found = super().list_commands(ctx)
         return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def _without_types(params: Any) -> Any:
+    for param in params:
+        if param.param_type_name == "argument" or param.metavar is None:
+            # The name of an argument is its metavar, and a switch takes no value.
+            param.display_type_rich = lambda ctx: None
+    return params
 
 
 app = typer.Typer(
@@ -77,33 +97,10 @@ def _root(
     """Finds out what compression took from a language model: the knowledge, or only the words."""
 
 
-Exclude = Annotated[
-    str | None,
-    typer.Option(
-        help="Exclude items from all results: gold_in_question, gold_over_limit, both (comma-separated), or none.",
-        metavar="A,B",
-    ),
+RunFolderArgument = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)]
+RunFolders = Annotated[
+    list[Path], typer.Argument(help="The folder of a run, or several.", metavar="RUN...", parser=place)
 ]
-
-
-AsPackaged = Annotated[
-    bool,
-    typer.Option(
-        "--as-packaged",
-        help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users would run it.",
-    ),
-]
-
-
-def excluded(text: str | None) -> tuple[str, ...] | None:
-    """The kinds of items to leave out; None if the option isn't given.
-
-    Raises:
-        StudyError: a kind is unknown.
-    """
-    from anomia.measure.results import read_exclude
-
-    return None if text is None else read_exclude([] if text == "none" else names(text))
 
 
 @contextmanager

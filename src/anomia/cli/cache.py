@@ -16,7 +16,10 @@ def cache(
     ] = False,
     name: Annotated[
         str | None,
-        typer.Argument(help="With --clear: the one entry to remove; downloads can be removed by name, too."),
+        typer.Argument(
+            help="With --clear: the one entry to remove; downloads can be removed by name, too.",
+            metavar="NAME",
+        ),
     ] = None,
 ) -> None:
     """Show what was converted or downloaded, or clear it.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")]
 Out = Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")]
-How = Annotated[Settings, Options("compression")]
+How = Annotated[Settings, Options("compression", "calibration")]
 
 with_folder_options = with_options(flagged(FolderOptions))
 

@@ -8,12 +8,19 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import app, out_console
+from anomia.cli.options import Options, Settings, with_study_options
 
 
 @app.command()
+@with_study_options
 def diff(
-    base: Annotated[str, typer.Argument(help="The base model: a hub id, a folder or a .gguf file.")],
-    compressed: Annotated[str, typer.Argument(help="The compressed model, in one of the same forms.")],
+    *,
+    base: Annotated[
+        str, typer.Argument(help="The base model: a hub id, a folder or a .gguf file.", metavar="BASE")
+    ],
+    compressed: Annotated[
+        str, typer.Argument(help="The compressed model, in one of the same forms.", metavar="COMPRESSED")
+    ],
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -25,10 +32,7 @@ def diff(
         bool,
         typer.Option("--hash-weights", help="Also read the weight files, to see whether they are the same."),
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Revision of base on the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code from the models' repositories.")
-    ] = False,
+    code: Annotated[Settings, Options("code")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
     """Show what differs between two models besides the weights; exit code 1 if it would confound results.
@@ -42,13 +46,14 @@ def diff(
     from anomia.report.render.terminal import note, view
     from anomia.report.tables.packaging import differences as table
 
+    revision = code.get("revision")
     mine, theirs = (
         describe(
             name,
             revision=revision if name == base else None,
             base=None if name == base else base,
             base_revision=revision,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=code.get("trust_remote_code", False),
             hash_weights=hash_weights,
         )
         for name in (base, compressed)

@@ -8,67 +8,75 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import Exclude, app, excluded, out_console
+from anomia.cli.app import RunFolders, app, out_console
+from anomia.cli.options import Options, Settings, with_study_options
 
 
 @app.command()
+@with_study_options
 def gate(
-    runs: Annotated[
-        list[str], typer.Argument(help="The folder of a finished run, or several.", metavar="RUN...")
-    ],
+    *,
+    runs: RunFolders,
     max_dissociation: Annotated[
         float | None,
         typer.Option(
             help="Largest net dissociation: of what base gets right in both formats, the share that is now only picked, "
-            "minus the items that went the other way. [0.15]"
+            "minus the items that went the other way. [0.15]",
+            metavar="SHARE",
         ),
     ] = None,
     max_gap: Annotated[
         float | None,
         typer.Option(
-            help="Largest gap: the share lost in open answers minus the share lost in multiple choice. [0.20]"
+            help="Largest gap: the share lost in open answers minus the share lost in multiple choice. [0.20]",
+            metavar="SHARE",
         ),
     ] = None,
     min_open_retained: Annotated[
-        float | None, typer.Option(help="The least share of base's open accuracy that must be kept. [0.85]")
+        float | None,
+        typer.Option(
+            help="The least share of base's open accuracy that must be kept. [0.85]", metavar="SHARE"
+        ),
     ] = None,
     max_shown_loss: Annotated[
         float | None,
         typer.Option(
             help="Where a loss of open accuracy is significant (its interval excludes 0): the largest share that may be "
-            "lost. [0.05]"
+            "lost. [0.05]",
+            metavar="SHARE",
         ),
     ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.")] = None,
-    exclude: Exclude = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.", metavar="ARM")] = None,
+    reading: Annotated[Settings, Options("running")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole decision as JSON instead of the summary.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.", metavar="FILE")] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Append the Markdown summary to this file, as $GITHUB_STEP_SUMMARY.")
+        Path | None,
+        typer.Option(
+            help="Append the Markdown summary to this file, as $GITHUB_STEP_SUMMARY.", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
     """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 3 not decided.
 
     If no limit is given, all four apply, at the values in brackets; otherwise only those that are given.
     """
-    from anomia.files import place
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
     from anomia.measure.results import read_results
     from anomia.report import gate_report
     from anomia.run_folder import runs_of
 
     limits = read_limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
-    kinds = excluded(exclude)
-    cells = [cell for run in runs for cell in runs_of(place(run))]
+    cells = [cell for run in runs for cell in runs_of(run)]
     short = [cell.name for cell in cells]
     read = [
         # Folders with the same name are shown with their path.
-        (cell.name if short.count(cell.name) == 1 else str(cell), read_results(cell, exclude=kinds))
+        (cell.name if short.count(cell.name) == 1 else str(cell), read_results(cell, **reading))
         for cell in cells
     ]
     found = [(name, check_run(results, limits, by_language=by_language, arms=arm)) for name, results in read]

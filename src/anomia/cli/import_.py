@@ -28,7 +28,9 @@ def import_(
             metavar="PATH...",
         ),
     ] = None,
-    base: Annotated[list[Path] | None, typer.Option(help="A file or folder of base's samples.")] = None,
+    base: Annotated[
+        list[Path] | None, typer.Option(help="A file or folder of base's samples.", metavar="PATH")
+    ] = None,
     arm: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,14 +38,22 @@ def import_(
             metavar="NAME=PATH",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("anomia-import"),
+    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")] = Path(
+        "anomia-import"
+    ),
     filter_name: Annotated[
         str | None,
-        typer.Option("--filter", help="The tool's filter to use; default: base's first, for every model."),
+        typer.Option(
+            "--filter",
+            help="The tool's filter to use; default: base's first, for every model.",
+            metavar="NAME",
+        ),
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option(help="Language of all questions; default: as the documents or task names say."),
+        typer.Option(
+            help="Language of all questions; default: as the documents or task names say.", metavar="LANGUAGE"
+        ),
     ] = None,
 ) -> None:
     """Turn the sample logs of another harness into a run, for show, gate, report and items.

@@ -7,23 +7,29 @@ from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, out_console
-from anomia.files import place
+from anomia.cli.app import RunFolderArgument, app, out_console
 
 
 @app.command()
 def items(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
-    fate: Annotated[str | None, typer.Option(help="kept, choice_only, open_only or lost.")] = None,
-    language: Annotated[str | None, typer.Option(help="A name or a code.")] = None,
+    run: RunFolderArgument,
+    fate: Annotated[
+        str | None, typer.Option(help="kept, choice_only, open_only or lost.", metavar="FATE")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="A name or a code.", metavar="LANGUAGE")] = None,
     arm: Annotated[
-        str | None, typer.Option(help="The compressed model (arm), as the run names it; default: the first.")
+        str | None,
+        typer.Option(
+            help="The compressed model (arm), as the run names it; default: the first.", metavar="ARM"
+        ),
     ] = None,
     loops: Annotated[
         bool, typer.Option("--loops", help="Only items whose open output repeats itself.")
     ] = False,
-    item_id: Annotated[str | None, typer.Option("--id", help="Only the item with this id.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    item_id: Annotated[
+        str | None, typer.Option("--id", help="Only the item with this id.", metavar="ID")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.", metavar="N")] = 10,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -90,10 +96,13 @@ def items(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)],
-    file: Annotated[Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; a folder for tasks.")],
+    run: RunFolderArgument,
+    file: Annotated[
+        Path, typer.Argument(help="FILE.csv, FILE.parquet or FILE.jsonl; a folder for tasks.", metavar="FILE")
+    ],
     to: Annotated[
-        str | None, typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.")
+        str | None,
+        typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.", metavar="FORMAT"),
     ] = None,
 ) -> None:
     """Write one row for each arm and item, or the questions for another harness."""

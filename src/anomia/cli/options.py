@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from anomia.cli.run_options import RUN_FLAGS
 from anomia.flags import Flagged, Section, names
 from anomia.study import FLAGS, Study
 
@@ -79,23 +80,29 @@ def _with_options(function: Command, flagged: Mapping[str, Flagged]) -> Command:
     return called
 
 
+# The study checks its values itself, so that one message lists all faults.
 _STUDY = {
-    name: Flagged(flag, Study.model_fields[name].annotation, Study.model_fields[name].default)
+    name: Flagged(
+        replace(flag, least=None), Study.model_fields[name].annotation, Study.model_fields[name].default
+    )
     for name, flag in FLAGS.items()
 }
-with_study_options = with_options(_STUDY)
-"""For commands that run a study. A flag that isn't given keeps the study file's value."""
+with_study_options = with_options(_STUDY | RUN_FLAGS)
+"""For commands on studies and runs. A study's flag that isn't given keeps the study file's value."""
+
+
+_METAVARS = {int: "N", Path: "PATH"}
 
 
 def _parameter(name: str, field: Flagged, command: str) -> inspect.Parameter:
     flag = field.flag
+    kind = flag.type or _type(field)
     info = typer.Option(
         flag.option(name),
-        help=flag.help_on.get(command, flag.help).format(default=field.default),
-        metavar=flag.metavar,
+        help=flag.help_on.get(command, flag.help).format(default=field.default, command=command),
+        metavar=flag.metavar or _METAVARS.get(kind),
         min=flag.least,
     )
-    kind = flag.type or _type(field)
     kind = list[kind] if flag.several else kind  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
@@ -128,7 +135,7 @@ def _read(field: Flagged, given: Any) -> Any:
         return None
     if flag.read is not None:
         return flag.read(given)
-    if flag.type is not None:
+    if flag.type is not None and Path not in _parts(field.type):
         return str(given)
     if _is_list(field):
         return given if flag.several else names(given)

@@ -47,20 +47,33 @@ def plan(
         str | None, typer.Option(help="Assumed choice accuracy of base and of the arm.", metavar="0.90,0.87")
     ] = None,
     gained: Annotated[
-        float, typer.Option(help="Assumed share of the items that the arm gets right and base doesn't.")
+        float,
+        typer.Option(
+            help="Assumed share of the items that the arm gets right and base doesn't.", metavar="SHARE"
+        ),
     ] = 0.02,
     dissociation: Annotated[
-        float | None, typer.Option(help="Assumed dissociation rate; default: follows from the accuracies.")
+        float | None,
+        typer.Option(
+            help="Assumed dissociation rate; default: follows from the accuracies.", metavar="RATE"
+        ),
     ] = None,
     both_correct: Annotated[
         float | None,
         typer.Option(
-            help="Assumed share that base gets right in both formats; default: follows from the accuracies."
+            help="Assumed share that base gets right in both formats; default: follows from the accuracies.",
+            metavar="SHARE",
         ),
     ] = None,
-    dissociation_above: Annotated[float, typer.Option(help="Detect a dissociation rate above this.")] = 0.05,
-    gap_from: Annotated[float, typer.Option(help="Detect a gap that differs from this.")] = 0.0,
-    chance: Annotated[float, typer.Option(help="The power: how likely the study is to detect it.")] = 0.8,
+    dissociation_above: Annotated[
+        float, typer.Option(help="Detect a dissociation rate above this.", metavar="RATE")
+    ] = 0.05,
+    gap_from: Annotated[
+        float, typer.Option(help="Detect a gap that differs from this.", metavar="GAP")
+    ] = 0.0,
+    chance: Annotated[
+        float, typer.Option(help="The power: how likely the study is to detect it.", metavar="SHARE")
+    ] = 0.8,
 ) -> None:
     """Show what a study will cost, before anything is loaded; with --target-power, how many items it needs.
 

@@ -29,18 +29,21 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(PRUNING_METHODS)}; mwanda and prunerzero are reconstructions from their papers."
+            help=f"{', '.join(PRUNING_METHODS)}; mwanda and prunerzero are reconstructions from their papers.",
+            metavar="NAME",
         ),
     ] = "wanda",
     sparsity: Annotated[
-        float | None, typer.Option(help="Share of weights that become zero (default 0.5).")
+        float | None, typer.Option(help="Share of weights that become zero (default 0.5).", metavar="SHARE")
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(help="N:M instead of a sparsity: at most N of every M weights stay.", metavar="2:4"),
+        typer.Option(
+            help="N:M instead of a sparsity, as 2:4: at most N of every M weights stay.", metavar="N:M"
+        ),
     ] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, or owl: more where there are outliers.")
+        str, typer.Option(help="uniform, or owl: more where there are outliers.", metavar="NAME")
     ] = "uniform",
     how: How,
 ) -> None:

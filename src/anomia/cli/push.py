@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, out_console
+from anomia.cli.app import RunFolderArgument, app, out_console
 from anomia.cli.report import make_report
-from anomia.files import place
 
 
 @app.command()
 def push(
-    run: Annotated[
-        Path, typer.Argument(help="The folder of a run, or of several cells.", metavar="RUN", parser=place)
-    ],
+    run: RunFolderArgument,
     target: Annotated[
         str, typer.Argument(help="hub:OWNER/NAME, or a new folder.", metavar="hub:NAME|FOLDER")
     ],

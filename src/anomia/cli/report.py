@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomia.cli.app import Exclude, app, err_console, excluded, out_console
-from anomia.files import place
+from anomia.cli.app import RunFolders, app, err_console, out_console
+from anomia.cli.options import Options, Settings, with_study_options
 
 if TYPE_CHECKING:
     from anomia.measure.results import Results
@@ -19,17 +19,16 @@ FORMATS = ("svg", "png", "pdf")
 
 
 @app.command()
+@with_study_options
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="The folder of a run; several make one report.", metavar="RUN...", parser=place),
-    ],
+    *,
+    runs: RunFolders,
     out: Annotated[
         Path | None,
         typer.Option(help="Where to write; default: RUN/report, of the first run.", metavar="DIR"),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    exclude: Exclude = None,
+    reading: Annotated[Settings, Options("running")],
 ) -> None:
     """Write the report: index.html (one file, no network), figures and tables.
 
@@ -38,9 +37,9 @@ def report(
     from anomia.measure.results import read_results
     from anomia.run_folder import RunFolder, runs_of
 
-    folder, kinds = out or RunFolder(runs[0]).report_folder, excluded(exclude)
+    folder = out or RunFolder(runs[0]).report_folder
     cells = [found for run in runs for found in runs_of(run)]
-    page = make_report(cells, folder, [read_results(cell, exclude=kinds) for cell in cells])
+    page = make_report(cells, folder, [read_results(cell, **reading) for cell in cells])
     out_console.print(
         f"figures: {folder / 'figures'}   tables: {folder / 'tables'}", highlight=False, soft_wrap=True
     )

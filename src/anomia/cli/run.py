@@ -13,25 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from anomia.cli.app import (
-    AsPackaged,
-    Exclude,
-    app,
-    err_console,
-    excluded,
-    out_console,
-    progress_display,
-)
+from anomia.cli.app import app, err_console, out_console, progress_display
 from anomia.cli.options import Options, Settings, with_study_options
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
 from anomia.errors import AnomiaError
-from anomia.files import is_local, place
+from anomia.files import is_local
 from anomia.flags import names
 
 if TYPE_CHECKING:
     from anomia.matrix import Matrix
-    from anomia.measure.verdict import Thresholds
 
 
 DEMO_LANGUAGES = ("english", "russian", "swahili", "indonesian")
@@ -54,46 +45,12 @@ class _RunCommand(TyperCommand):
 @with_study_options
 def run(
     *,
-    study: Annotated[Path | None, typer.Argument(help="A study file (YAML). Flags win over it.")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(help="A study file (YAML). Flags win over it.", metavar="STUDY")
+    ] = None,
     what: Annotated[Settings, Options("models", "questions", "draw")],
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option(help="A margin of the verdicts, such as hold=0.05; repeatable.", metavar="NAME=VALUE"),
-    ] = None,
-    as_packaged: AsPackaged = False,
-    exclude: Exclude = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="The run folder, or an address such as s3://bucket/run; an existing run is resumed.",
-            metavar="RUN",
-            parser=place,
-        ),
-    ] = Path("anomia-run"),
-    reuse: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="An earlier run; its measurement of base is reused where nothing differs.", metavar="RUN"
-        ),
-    ] = None,
-    track: Annotated[
-        str | None, typer.Option(help="Report progress to wandb, mlflow or trackio.", metavar="TRACKER")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Distribute the work with Ray: no value for this machine alone, else a cluster's address, or auto.",
-            metavar="[ADDRESS]",
-        ),
-    ] = None,
-    ray_worker: Annotated[
-        str | None,
-        typer.Option(
-            help="Resources per worker (default one GPU where there are GPUs, else one CPU).",
-            metavar="cpus=N,gpus=N",
-        ),
-    ] = None,
-    how: Annotated[Settings, Options("machine", "asking", "calibration", "chat", "code")],
+    how: Annotated[Settings, Options("running")],
+    where: Annotated[Settings, Options("machine", "asking", "calibration", "chat", "code")],
 ) -> None:
     """Measure a model (base) and its compressed versions (arms), and report what was lost.
 
@@ -101,28 +58,22 @@ def run(
 
     Example: anomia run --base Qwen/Qwen3-0.6B --arm wanda:0.5 --data tydiqa --limit 40
     """
-    from anomia.matrix import read_matrix, with_packaged
-    from anomia.measure.verdict import read_thresholds
+    from anomia.matrix import read_matrix
 
-    margins = read_thresholds(threshold) if threshold else None
-    kinds = excluded(exclude)
-    matrix = read_matrix(study, what | how)
-    if as_packaged:
-        matrix = with_packaged(matrix)
-    execute(
-        matrix, out, margins, exclude=kinds, reuse=reuse or (), track=track, ray=ray, ray_worker=ray_worker
-    )
+    execute("run", read_matrix(study, what | where), **how)
 
 
 @app.command()
+@with_study_options
 def demo(
+    *,
     languages: Annotated[
         str, typer.Option(help="Comma-separated names or codes, or all.", metavar="A,B")
     ] = ",".join(DEMO_LANGUAGES),
     limit: Annotated[
         int, typer.Option(help="Items per language, up to 32.", metavar="N", min=1, max=32)
     ] = 24,
-    out: Annotated[Path, typer.Option(help="The folder of the run.", metavar="RUN")] = Path("anomia-demo"),
+    how: Annotated[Settings, Options("running")],
 ) -> None:
     """Try it on a small real model: prune half the weights of Gemma 3 270M with Wanda, and ask the shipped questions."""
     from anomia.demo import ARM, demo_model
@@ -141,22 +92,24 @@ def demo(
         "limit": limit,
         "calibration": "demo",
     }
-    execute(read_matrix(None, {key: value for key, value in study.items() if value is not None}), out)
+    matrix = read_matrix(None, {key: value for key, value in study.items() if value is not None})
+    execute("demo", matrix, **how)
 
 
 def execute(
+    command: str,
     matrix: Matrix,
-    out: Path,
-    thresholds: Thresholds | None = None,
     *,
-    exclude: Sequence[str] | None = None,
+    out: Path | None = None,
+    as_packaged: bool = False,
     reuse: Sequence[Path] = (),
     track: str | None = None,
     ray: str | None = None,
     ray_worker: str | None = None,
+    **reading: Any,
 ) -> None:
-    """Execute the cells of a study and show the results."""
-    from anomia.matrix import describe
+    """Execute the cells of a study and show the results. reading: for `read_results`."""
+    from anomia.matrix import describe, with_packaged
     from anomia.measure.results import read_results, results_json
     from anomia.report.render.terminal import view
     from anomia.report.tables.packaging import packaging
@@ -166,6 +119,9 @@ def execute(
     from anomia.running.log import Tracker
     from anomia.running.progress import Several
 
+    out = out or Path(f"anomia-{command}")
+    if as_packaged:
+        matrix = with_packaged(matrix)
     tracker = None if track is None else Tracker(track, out.name, describe(matrix))
     with progress_display() as progress, ExitStack() as held:
         told = progress if tracker is None else Several([progress, tracker])
@@ -180,7 +136,7 @@ def execute(
         outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
     found = []
     for run_folder in runs_of(out):
-        results = read_results(run_folder, thresholds=thresholds, exclude=exclude)
+        results = read_results(run_folder, **reading)
         RunFolder(run_folder).results.write(results_json(results))
         found.append((run_folder, results))
     if tracker is not None:

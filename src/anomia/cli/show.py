@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from anomia.cli.app import Exclude, app, excluded, out_console
-from anomia.files import place
+from anomia.cli.app import RunFolders, app, out_console
+from anomia.cli.options import Options, Settings, with_study_options
 
 
 @app.command()
-def show(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="The folder of a run; several are shown side by side.", metavar="RUN...", parser=place
-        ),
-    ],
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option(help="A margin of the verdicts, such as hold=0.05; repeatable.", metavar="NAME=VALUE"),
-    ] = None,
-    exclude: Exclude = None,
-) -> None:
+@with_study_options
+def show(*, runs: RunFolders, reading: Annotated[Settings, Options("running")]) -> None:
     """Show the verdicts and all tables of a run; of several runs, one table."""
     from anomia.measure.results import read_results
-    from anomia.measure.verdict import read_thresholds
     from anomia.report.terminal import side_by_side
     from anomia.run_folder import runs_of
 
-    margins = read_thresholds(threshold) if threshold else None
-    kinds = excluded(exclude)
-    found = [
-        (run, read_results(run, thresholds=margins, exclude=kinds))
-        for folder in runs
-        for run in runs_of(folder)
-    ]
+    found = [(run, read_results(run, **reading)) for folder in runs for run in runs_of(folder)]
     if len(found) == 1:
         show_run(found[0][1])
     else:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anomia.cli.app import app, err_console, out_console
+from anomia.cli.app import RunFolderArgument, app, err_console, out_console
 
 PACKAGES = ("duckdb", "starlette", "uvicorn")
 
 
 @app.command()
 def view(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 0,
+    run: RunFolderArgument,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.", metavar="PORT")
+    ] = 0,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others can reach any but 127.0.0.1.")
+        str,
+        typer.Option(help="Address to listen on; others can reach any but 127.0.0.1.", metavar="ADDRESS"),
     ] = "127.0.0.1",
 ) -> None:
     """Serve the report with every item of a run, however large, until Ctrl-C."""

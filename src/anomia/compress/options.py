@@ -21,6 +21,26 @@ WINDOW_TOKENS = 2048
 """Maximum tokens per calibration window."""
 
 _Flag = partial(Flag, section="compression", commands=("compress", "prune"))
+_Text = partial(Flag, section="calibration", commands=("run", "compress", "prune"))
+
+# A study has the same flags.
+SOURCE = _Text(
+    name="--calibration",
+    help="Calibration text: c4, demo, wikipedia:LANGUAGE, balanced, own (of a study), or file:PATH (default {default}).",
+    metavar="SOURCE",
+)
+SAMPLES = _Text(
+    name="--calibration-samples", help="Number of passages (default 128, or 64 per language).", least=1
+)
+TOKENS = _Text(name="--calibration-tokens", help="Tokens per passage (default {default}).", least=1)
+FOLDER = _Text(
+    name="--calibration-folder",
+    help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, searched before the hub.",
+    type=Path,
+)
+BUDGET = _Text(
+    name="--calibration-budget", help="Total number of tokens, to compare sources fairly.", least=1
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +53,11 @@ class TextOptions:
     evaluation_passages: text that the calibration passages must not share.
     """
 
-    source: Annotated[
-        str,
-        _Flag(
-            name="--calibration",
-            help="c4, demo, wikipedia:LANGUAGE, balanced or file:PATH (default {default}).",
-        ),
-    ] = "c4"
-    samples: Annotated[
-        int | None, _Flag(name="--calibration-samples", help="Number of passages (default 128).", least=1)
-    ] = None
-    tokens: Annotated[
-        int, _Flag(name="--calibration-tokens", help="Tokens per passage (default {default}).", least=1)
-    ] = WINDOW_TOKENS
-    data_dir: Annotated[
-        Path | None,
-        _Flag(
-            name="--calibration-folder",
-            help="A folder with c4.en.jsonl and wikipedia/LANGUAGE.jsonl, searched before the hub.",
-        ),
-    ] = None
-    budget: Annotated[
-        int | None, _Flag(name="--calibration-budget", help="Total number of tokens.", least=1)
-    ] = None
+    source: Annotated[str, SOURCE] = "c4"
+    samples: Annotated[int | None, SAMPLES] = None
+    tokens: Annotated[int, TOKENS] = WINDOW_TOKENS
+    data_dir: Annotated[Path | None, FOLDER] = None
+    budget: Annotated[int | None, BUDGET] = None
     languages: Annotated[Sequence[str], _Flag(help="Languages for balanced calibration.", metavar="A,B")] = ()
     language: str | None = None
     evaluation_passages: Sequence[str] = field(default=(), repr=False)
@@ -87,11 +89,15 @@ class FolderOptions:
     ] = "dense"
     text: TextOptions = TextOptions()
     dtype: Annotated[
-        str, _Flag(help="auto (as stored), float32, bfloat16 or float16 (default {default}).")
+        str,
+        _Flag(help="auto (as stored), float32, bfloat16 or float16 (default {default}).", metavar="DTYPE"),
     ] = "auto"
     device: Annotated[
         str,
-        _Flag(help="Device for the block being processed: cpu, cuda, mps or auto (default {default})."),
+        _Flag(
+            help="Device for the block being processed: cpu, cuda, mps or auto (default {default}).",
+            metavar="DEVICE",
+        ),
     ] = "cpu"
     perplexity_text: Annotated[
         Path | None,
