@@ -31,7 +31,7 @@ def main() -> None:
     from anomia.models.load import load_model
     from anomia.probe import reference, tree
     from anomia.probe.ask import Decoding
-    from anomia.probe.encode import Form, encode_item
+    from anomia.probe.encode import PromptEncoding, encode_item
     from anomia.probes import STUDY_PROBES
 
     loaded = load_model(options.model or str(demo_model()), dtype=options.dtype)
@@ -43,7 +43,12 @@ def main() -> None:
     def asks(probes: tuple[str, ...]) -> list:
         encoded = [
             encode_item(
-                found.items[index], loaded.tokenizer, Form(), probes, exemplar=found.exemplar, oracle=True
+                found.items[index],
+                loaded.tokenizer,
+                PromptEncoding(),
+                probes,
+                exemplar=found.exemplar,
+                oracle=True,
             )
             for found, index in turns
         ]

@@ -102,7 +102,7 @@ def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
 
     from anomia.items.build import build_items
     from anomia.items.readers import read_questions
-    from anomia.probe.encode import Form, encode_item
+    from anomia.probe.encode import PromptEncoding, encode_item
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
     questions = read_questions(options.data)
@@ -111,7 +111,7 @@ def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
     [found] = sets.values()
     probes = ("open", "choice", "beams", "samples")
     encoded = [
-        encode_item(item, tokenizer, Form(), probes, exemplar=None, oracle=True) for item in found.items
+        encode_item(item, tokenizer, PromptEncoding(), probes, exemplar=None, oracle=True) for item in found.items
     ]
     texts = [
         {"prompt": one.prompt, "options": list(item.options["standard"]), "gold": item.question.gold}

@@ -130,7 +130,7 @@ def prune(
     from anomia.compress.methods.base import BlockWork
     from anomia.compress.methods.update import layer_error
     from anomia.compress.pipeline import all_needs, change_block
-    from anomia.compress.statistics import Needs, observe
+    from anomia.compress.statistics import StatisticNeeds, observe
     from anomia.compress.walk import MemoryStates, advance, calibrating, enter, make_model_batches
 
     calibration = CalibrationText("file", tuple(passages), ("english",) * len(passages), "")
@@ -138,16 +138,20 @@ def prune(
     decoder, states, errors, notes, seconds = find_blocks(model), MemoryStates(), [], {}, 0.0
     with torch.no_grad(), calibrating(model):
         needs = all_needs(step)
-        batches = make_model_batches(decoder, windows, needs or Needs())
+        batches = make_model_batches(decoder, windows, needs or StatisticNeeds())
         calls = enter(model, decoder, batches, states.keep)
         for index, block in enumerate(decoder.modules):
             where = f"{decoder.name}.{index}"
             seen = []
             if compared:
-                seen = observe(block, batches, states.read, calls[index], Needs(hessian=True), where=where)
+                seen = observe(
+                    block, batches, states.read, calls[index], StatisticNeeds(hessian=True), where=where
+                )
             dense = {m.name: m.weight.clone() for g in seen for m in g.matrices}
             started = time.process_time()
-            groups = observe(block, batches, states.read, calls[index], needs or Needs(), where=where)
+            groups = observe(
+                block, batches, states.read, calls[index], needs or StatisticNeeds(), where=where
+            )
             if needs is None:
                 groups = [g._replace(statistic=None) for g in groups]
             work = BlockWork(block, where, groups, step, step.target, batches, states.read, calls[index])

@@ -70,10 +70,25 @@ def test_imports_go_down(name: str) -> None:
     assert not wrong
 
 
+def types_of(file: Path) -> Iterator[str]:
+    """Names of public classes and type aliases at a module's top; type variables are local to their module."""
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names, value = [node.name], None
+        elif isinstance(node, ast.Assign):
+            names, value = [ast.unparse(target) for target in node.targets], node.value
+        elif isinstance(node, ast.AnnAssign):
+            names, value = [ast.unparse(node.target)], node.value
+        else:  # `type X = …`, from Python 3.12 on
+            names, value = ([node.name.id] if type(node).__name__ == "TypeAlias" else []), None  # type: ignore[attr-defined]
+        if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("TypeVar"):
+            continue
+        yield from (name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name))
+
+
 def test_no_public_type_name_stands_twice() -> None:
     places: dict[str, list[str]] = {}
     for file in sorted(SOURCE.rglob("*.py")):
-        for node in ast.parse(file.read_text("utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(str(file.relative_to(SOURCE)))
+        for name in types_of(file):
+            places.setdefault(name, []).append(str(file.relative_to(SOURCE)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}

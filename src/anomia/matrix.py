@@ -36,7 +36,7 @@ _AMOUNTS = ("sparsity", "pattern", "bits", "share", "type")
 _ESCAPES = str.maketrans({"%": "%25", "+": "%2B", ",": "%2C"})
 
 
-class Cell(NamedTuple):
+class StudyCell(NamedTuple):
     """One study of a matrix. name: of its folder."""
 
     name: str
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 class Matrix(NamedTuple):
     """The studies of a file. single: whether it has one base, data set and seed, without lists."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[StudyCell, ...]
     single: bool
 
     @property
@@ -69,7 +69,7 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
     if isinstance(values.get("arms"), list | tuple):
         values["arms"] = _all(expand_arm, values["arms"], faults)
     axes = [_listed(values, key) for key in ("base", "data", "seed")]
-    cells: list[Cell] = []
+    cells: list[StudyCell] = []
     for base, data, seed in itertools.product(*axes):
         try:
             own = dict(values)
@@ -81,7 +81,7 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
             if isinstance(languages := values.get("languages"), Mapping):
                 own["languages"] = _languages_of(data, languages, axes[1])
             study = Study.model_validate(own)
-            cells.append(Cell(cell_name(study), study))
+            cells.append(StudyCell(cell_name(study), study))
         except StudyError as error:
             faults.append(str(error))
         except ValidationError as error:

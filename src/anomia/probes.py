@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["generation", "scoring", "placement", "search", "samples"]
-Group = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
-Candidates = Literal["", "options", "wrong options", "unrelated"]
-Needs = Literal["", "passage", "example"]
+ProbeKind = Literal["generation", "scoring", "placement", "search", "samples"]
+ProbeGroup = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
+CandidatesShown = Literal["", "options", "wrong options", "unrelated"]
+ProbeNeeds = Literal["", "passage", "example"]
 Format = Literal["open", "choice"]
 
 NO_QUESTION_ENDING = "_no_question"
@@ -40,15 +40,15 @@ class Probe:
     """
 
     name: str
-    kind: Kind
-    group: Group
+    kind: ProbeKind
+    group: ProbeGroup
     prompt: str
     short: str
     long: str
     description: str
     options: str = ""
-    candidates: Candidates = ""
-    needs: Needs = ""
+    candidates: CandidatesShown = ""
+    needs: ProbeNeeds = ""
     asked_by: str = ""
     baseline: str = ""
 
@@ -72,7 +72,7 @@ class GradeKind:
 
     name: str
     probe: str
-    group: Group
+    group: ProbeGroup
     short: str
     long: str
     description: str
@@ -96,7 +96,7 @@ class OptionKind:
     short: str
     long: str
     description: str
-    needs: Needs = ""
+    needs: ProbeNeeds = ""
     decides: bool = False
 
     @property

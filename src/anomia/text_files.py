@@ -68,13 +68,13 @@ class Line(NamedTuple):
     cells: list[str]
 
 
-class Number(float):
+class NumberAsWritten(float):
     """A number with a fraction or an exponent that remembers how it was written."""
 
     __slots__ = ("written",)
     written: str
 
-    def __new__(cls, written: str) -> Number:
+    def __new__(cls, written: str) -> NumberAsWritten:
         """Parse a number in JSON's notation."""
         number = super().__new__(cls, written)
         number.written = written
@@ -166,7 +166,7 @@ def parse_json(
     """
     try:
         # Not strict: some programs don't escape form feeds or tabs, and those are unambiguous.
-        value = json.loads(text, strict=False, parse_float=Number, object_pairs_hook=_object)
+        value = json.loads(text, strict=False, parse_float=NumberAsWritten, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         at = f"column {error.colno}" if one_line else f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{about}: {place} is not JSON ({at}: {_reason(error, one_line)})") from None
@@ -226,7 +226,7 @@ def as_text(value: Any) -> str | None:
         return None
     if value.is_integer() and abs(value) < _EXACT:
         return str(int(value))
-    return value.written if isinstance(value, Number) else str(value)
+    return value.written if isinstance(value, NumberAsWritten) else str(value)
 
 
 def is_absent(value: Any) -> bool:

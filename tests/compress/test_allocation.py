@@ -16,7 +16,7 @@ from anomia.compress.matrices import WeightMatrix, find_matrices
 from anomia.compress.methods.mwanda import language_factors, mwanda_cut
 from anomia.compress.methods.prunerzero import prunerzero_cut
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import Group, InputStatistic, LanguageStatistic
+from anomia.compress.statistics import InputStatistic, LanguageStatistic, SharedInput
 from anomia.errors import CompressionError
 
 from .conftest import make_test_windows, tiny_model
@@ -31,7 +31,7 @@ def statistic(
 def test_owl_counts_scores_above_five_times_the_mean() -> None:
     weight = torch.ones(2, 10)
     weight[0, 0] = 100.0
-    group = Group((WeightMatrix("w", weight),), statistic([1.0] * 10))
+    group = SharedInput((WeightMatrix("w", weight),), statistic([1.0] * 10))
     assert outlier_ratio([group]) == pytest.approx(1 / 20)
 
 
@@ -72,11 +72,11 @@ def two_languages(
 
 
 def test_correlation_compares_languages() -> None:
-    alike = Group((), statistic([0.0], two_languages([1.0, 4.0, 9.0], [2.0, 8.0, 18.0], [0.0] * 3)))
-    apart = Group((), statistic([0.0], two_languages([1.0, 4.0, 9.0], [9.0, 4.0, 1.0], [0.0] * 3)))
+    alike = SharedInput((), statistic([0.0], two_languages([1.0, 4.0, 9.0], [2.0, 8.0, 18.0], [0.0] * 3)))
+    apart = SharedInput((), statistic([0.0], two_languages([1.0, 4.0, 9.0], [9.0, 4.0, 1.0], [0.0] * 3)))
     assert cross_lingual_correlation([alike]) == pytest.approx(1.0)
     assert cross_lingual_correlation([apart]) < 0
-    assert cross_lingual_correlation([Group((), statistic([1.0]))]) == 1.0
+    assert cross_lingual_correlation([SharedInput((), statistic([1.0]))]) == 1.0
 
 
 def test_mwanda_saves_what_one_language_needs() -> None:

@@ -14,14 +14,14 @@ from anomia.compress.methods import scales as folding
 from anomia.compress.methods.awq import NO_PRODUCER, NOT_ALONE, Inputs, quantize_block, search_scales
 from anomia.compress.methods.grid import Grid, round_to_nearest
 from anomia.compress.methods.scales import Folding, Producer, divide, find_producers, realize, unchanged
-from anomia.compress.statistics import Needs, observe
+from anomia.compress.statistics import StatisticNeeds, observe
 from anomia.compress.walk import MemoryStates, calibrating, enter, make_model_batches
 
 from .conftest import FAMILIES, make_test_windows, tiny_model
 from .test_gptq import random_weight
 from .test_sparsegpt import correlated_inputs
 
-NEEDS = Needs(hessian=True, sums=True)
+NEEDS = StatisticNeeds(hessian=True, sums=True)
 PLAIN_HEADS = {"num_key_value_heads": 4}
 NORM, OWN, NONE = "norm", "matrix", "none"
 # Where the scales of attention's inputs, its output projection, the first and the last matrices of the MLP go.

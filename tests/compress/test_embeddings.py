@@ -17,7 +17,7 @@ from anomia.compress.methods.ggml import round_trip
 from anomia.compress.size import stored_bytes, tensor_bytes
 from anomia.compress.spec import parse_arm
 from anomia.errors import CompressionError
-from anomia.matrix import Cell, Matrix
+from anomia.matrix import Matrix, StudyCell
 from anomia.models import load_model
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
@@ -195,7 +195,9 @@ def test_a_run_measures_the_tables_alone(model_folder: Path, write_jsonl: Any, t
         max_new_tokens=4, num_samples=1, oracle_limit=2, noise_items=0, dtype="float32",
     )  # fmt: skip
     run_matrix(
-        Matrix((Cell("", study),), single=True), tmp_path / "run", progress=PlainProgress(lambda text: None)
+        Matrix((StudyCell("", study),), single=True),
+        tmp_path / "run",
+        progress=PlainProgress(lambda text: None),
     )
     records = RunFolder(tmp_path / "run").records()
     assert set(records["arm"]) == {"base", "embeddings:q4_k", "int8+embeddings:q4_0"}

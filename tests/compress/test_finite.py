@@ -20,7 +20,7 @@ from anomia.compress.methods.zeros import TIES, check_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import Group, InputStatistic
+from anomia.compress.statistics import SharedInput, InputStatistic
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import try_walk
 from anomia.errors import CompressionError, RefusedError
@@ -271,7 +271,7 @@ def test_outliers_of_small_weights_are_found() -> None:
     weight[0, 0] = 100
     statistic = InputStatistic(torch.full((16,), 2.0**-100), tokens=4)
     ratios = [
-        outlier_ratio([Group((WeightMatrix("m", weight * scale),), statistic)]) for scale in (1.0, TINY)
+        outlier_ratio([SharedInput((WeightMatrix("m", weight * scale),), statistic)]) for scale in (1.0, TINY)
     ]
     assert ratios[0] == ratios[1] > 0
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from anomia.compress.apply import compress
-from anomia.compress.catalogue import CATALOGUE, YES_NO, Entry, Kind, Option
+from anomia.compress.catalogue import CATALOGUE, YES_NO, Entry, MethodKind, Option
 from anomia.compress.folder import compress_folder
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import Chosen, cut
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import InputStatistic, Needs
+from anomia.compress.statistics import InputStatistic, StatisticNeeds
 from anomia.compress.steps import Prune, Target, needs_calibration
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix
@@ -46,7 +46,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     entry = Entry(
         "quiet",
-        Kind.PRUNE,
+        MethodKind.PRUNE,
         "weights of the weakest inputs",
         "methods.quiet:METHOD",
         (Option("loud", YES_NO, default=False),),

@@ -20,7 +20,7 @@ from anomia.compress.methods.permute import fitting_order, kept_score, permute_c
 from anomia.compress.methods.ria import ria_cut, ria_scores
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import Needs, observe
+from anomia.compress.statistics import StatisticNeeds, observe
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import MemoryStates, advance, calibrating, enter, make_model_batches
 from anomia.models import load_model
@@ -121,7 +121,7 @@ def work_on(model: Any, index: int, ids: torch.Tensor) -> tuple[BlockWork, torch
     batch = Batch(ids, None, ("",) * len(ids))
     block = decoder.modules[index]
     groups = observe(
-        block, [batch], lambda _: hidden, [calls[index]], Needs(hessian=True, sums=True), where="b"
+        block, [batch], lambda _: hidden, [calls[index]], StatisticNeeds(hessian=True, sums=True), where="b"
     )
     step: Any = parse_arm("ria:2:4").steps[0]
     return BlockWork(block, "b", groups, step, step.target, [batch], lambda _: hidden, [calls[index]]), hidden
@@ -199,11 +199,11 @@ def test_reordering_is_safe_with_what_blocks_share_and_other_layouts(kind: str, 
     with torch.no_grad(), calibrating(model):
         expected = model(input_ids=ids).logits
         decoder = find_blocks(model)
-        batches = make_model_batches(decoder, windows, Needs())
+        batches = make_model_batches(decoder, windows, StatisticNeeds())
         states = MemoryStates()
         calls = enter(model, decoder, batches, states.keep)
         for index, block in enumerate(decoder.modules):
-            groups = observe(block, batches, states.read, calls[index], Needs(), where="b")
+            groups = observe(block, batches, states.read, calls[index], StatisticNeeds(), where="b")
             work = BlockWork(block, "b", groups, step, step.target, batches, states.read, calls[index])
             moved += len(
                 permute_channels(
@@ -233,7 +233,7 @@ def test_what_isnt_a_plain_mlp_is_left_alone() -> None:
     from anomia.compress.calls import Call
 
     call = Call((), {})
-    groups = observe(block, [batch], lambda _: hidden, [call], Needs(), where="b")
+    groups = observe(block, [batch], lambda _: hidden, [call], StatisticNeeds(), where="b")
     step: Any = parse_arm("ria:2:4").steps[0]
     work = BlockWork(block, "b", groups, step, step.target, [batch], lambda _: hidden, [call])
     before = [p.clone() for p in block.parameters()]

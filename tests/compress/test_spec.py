@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.catalogue import BITS, CATALOGUE, EMBEDDING_TYPES, YES_NO, Kind, methods
+from anomia.compress.catalogue import BITS, CATALOGUE, EMBEDDING_TYPES, YES_NO, MethodKind, methods
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import (
     Arm,
@@ -160,14 +160,14 @@ def options_of(name: str) -> st.SearchStrategy[tuple[tuple[str, object], ...]]:
     )
 
 
-def steps_of(*kinds: Kind) -> st.SearchStrategy[str]:
+def steps_of(*kinds: MethodKind) -> st.SearchStrategy[str]:
     return st.sampled_from([name for name in methods(*kinds) if CATALOGUE[name].calibrated])
 
 
-updates = steps_of(Kind.UPDATE).flatmap(
+updates = steps_of(MethodKind.UPDATE).flatmap(
     lambda name: st.builds(Update, st.just(name), options=options_of(name))
 )
-prunes = st.tuples(steps_of(Kind.PRUNE), targets).flatmap(
+prunes = st.tuples(steps_of(MethodKind.PRUNE), targets).flatmap(
     lambda chosen: st.builds(
         Prune,
         st.just(chosen[0]),
@@ -189,13 +189,13 @@ def options_without_patterns(name: str) -> st.SearchStrategy[tuple[tuple[str, ob
 
 reshapes = st.builds(
     Reshape,
-    st.sampled_from(methods(Kind.RESHAPE)),
+    st.sampled_from(methods(MethodKind.RESHAPE)),
     st.floats(0, 1, exclude_min=True, exclude_max=True),
     calibrations,
 )
-quantizes = st.sampled_from(methods(Kind.ROUND)).flatmap(
+quantizes = st.sampled_from(methods(MethodKind.ROUND)).flatmap(
     lambda name: st.builds(Quantize, st.just(name), options=options_of(name))
-) | st.sampled_from(methods(Kind.QUANTIZE)).flatmap(
+) | st.sampled_from(methods(MethodKind.QUANTIZE)).flatmap(
     lambda name: st.builds(
         Quantize, st.just(name), st.sampled_from(BITS), calibrations, options=options_of(name)
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import anomia.compress.methods as package
-from anomia.compress.catalogue import CATALOGUE, Kind
+from anomia.compress.catalogue import CATALOGUE, MethodKind
 from anomia.compress.methods.base import Method, Updater
 from anomia.compress.methods.update import SOLVERS
 from anomia.compress.reshape.base import Reshaper
@@ -16,12 +16,12 @@ from anomia.compress.reshape.base import Reshaper
 @pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.code])
 def test_every_name_has_code_of_its_kind(name: str) -> None:
     entry = CATALOGUE[name]
-    expected = {Kind.UPDATE: Updater, Kind.RESHAPE: Reshaper}.get(entry.kind, Method)
+    expected = {MethodKind.UPDATE: Updater, MethodKind.RESHAPE: Reshaper}.get(entry.kind, Method)
     assert isinstance(entry.load(), expected)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, entry in CATALOGUE.items() if entry.code and entry.kind is not Kind.RESHAPE]
+    "name", [name for name, entry in CATALOGUE.items() if entry.code and entry.kind is not MethodKind.RESHAPE]
 )
 def test_what_reads_text_is_what_needs_statistics(name: str) -> None:
     loaded = CATALOGUE[name].load()

@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from anomia.items import ItemSet
 from anomia.probe.ask import Ask, Placement, Reply
 from anomia.probe.decode import decode_reply
-from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.records import SCHEMA, record
 
 Logits = NDArray[np.float64]
@@ -83,7 +83,10 @@ def gold_sequence(ask: Ask) -> tuple[int, ...]:
 
 
 def encode(items: ItemSet, tokenizer: Any) -> list[EncodedItem]:
-    return [encode_item(item, tokenizer, Form(), PROBES, exemplar=None, oracle=False) for item in items.items]
+    return [
+        encode_item(item, tokenizer, PromptEncoding(), PROBES, exemplar=None, oracle=False)
+        for item in items.items
+    ]
 
 
 def probe(arm: str, model: Scripted, encoded: Sequence[EncodedItem], tokenizer: Any) -> pl.DataFrame:

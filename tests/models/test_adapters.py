@@ -20,7 +20,7 @@ from torch import nn
 
 from anomia.compress.size import stored_bytes, tensor_bytes
 from anomia.errors import ModelError, RunError
-from anomia.matrix import Cell, Matrix
+from anomia.matrix import Matrix, StudyCell
 from anomia.measure.results import read_results
 from anomia.models import load_model, load_tokenizer
 from anomia.models.adapters import find_adapter
@@ -669,7 +669,7 @@ def study(write_jsonl: Any, model_folder: Path) -> Callable[..., Study]:
 
 def run(study: Study, out: Path) -> pl.DataFrame:
     progress = PlainProgress(lambda text: None)
-    run_matrix(Matrix((Cell("", study),), single=True), out, progress=progress)
+    run_matrix(Matrix((StudyCell("", study),), single=True), out, progress=progress)
     return RunFolder(out).records()
 
 

@@ -33,7 +33,7 @@ from anomia.models.chat import (
     varies_with_date,
 )
 from anomia.models.chat_template import write_date
-from anomia.probe.encode import EncodedItem, Form, encode_item, encoder
+from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item, encoder
 from tests.models.chat_templates import (
     CHATML,
     DEEPSEEK_R1,
@@ -370,7 +370,7 @@ def test_the_forms_date_reaches_prompts_answers_and_served_texts(
 
     def encode(day: datetime.date) -> EncodedItem:
         return encode_item(
-            demo_item, tokenizer, Form(chat=True, today=day), probes, exemplar=None, oracle=True
+            demo_item, tokenizer, PromptEncoding(chat=True, today=day), probes, exemplar=None, oracle=True
         )
 
     encoded = encode(DAY)
@@ -407,7 +407,7 @@ def test_an_answer_follows_as_the_template_itself_writes_answers(
     tokenizer = with_template(template)
     assert answer_gap(tokenizer) == gap
     encoded = encode_item(
-        demo_item, tokenizer, Form(chat=True), ("open", "choice", "rank"), exemplar=None, oracle=False
+        demo_item, tokenizer, PromptEncoding(chat=True), ("open", "choice", "rank"), exemplar=None, oracle=False
     )
     for text, sequence in zip(
         demo_item.options["standard"], encoded.ask.options["choice"].sequences, strict=True
@@ -423,7 +423,7 @@ def test_joint_encoding_holds_where_the_template_trims_the_prompt(
 ) -> None:
     tokenizer = with_template(LLAMA_3)
     spaced = Templates(open="  {context}\n{question}\nAnswer: \n")
-    form = Form(chat=True, templates=spaced)
+    form = PromptEncoding(chat=True, templates=spaced)
     encoded = encode_item(demo_item, tokenizer, form, ("open", "choice"), exemplar=None, oracle=False)
     header = "Answer:<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     assert encoded.prompts["open"].endswith("Answer: \n")
@@ -437,7 +437,9 @@ def test_a_template_that_ends_with_a_space_is_scored_from_before_it(
 ) -> None:
     # The space belongs to the answer's first token wherever the tokenizer has one that begins with it.
     tokenizer = with_template(VICUNA.replace("'ASSISTANT:'", "'ASSISTANT: '"))
-    encoded = encode_item(demo_item, tokenizer, Form(chat=True), ("choice",), exemplar=None, oracle=False)
+    encoded = encode_item(
+        demo_item, tokenizer, PromptEncoding(chat=True), ("choice",), exemplar=None, oracle=False
+    )
     options = encoded.ask.options["choice"]
     assert encoded.rendered["open"].endswith("ASSISTANT: ")
     assert len({sequence[: options.start] for sequence in options.sequences}) == 1
@@ -455,7 +457,7 @@ def test_an_open_think_span_is_the_templates_not_the_users(
     assert leaves_thinking_open(tokenizer) is open_
     for question in ("Why does R1 write <think>", "Why </think>?"):
         item = replace(demo_item, question=replace(demo_item.question, question=question))
-        encoded = encode_item(item, tokenizer, Form(chat=True), ("open",), exemplar=None, oracle=False)
+        encoded = encode_item(item, tokenizer, PromptEncoding(chat=True), ("open",), exemplar=None, oracle=False)
         assert encoded.thinking is open_
     assert any("<think>" in note for note in chat_notes(tokenizer)) is open_
 

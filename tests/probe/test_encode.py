@@ -10,7 +10,7 @@ import pytest
 
 from anomia.items import Item, build_items, read_questions
 from anomia.items.prompts import write_prompt
-from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.probes import STUDY_PROBES
 from tests.conftest import entry
 
@@ -23,10 +23,10 @@ def item(write_jsonl: Write) -> Item:
     return build_items(read_questions(f"jsonl:{file}"), dataset="d", limit=10, seed=1)["english"].items[0]
 
 
-def encode(item: Item, tokenizer: Any, form: Form | None = None, **changes: Any) -> EncodedItem:
+def encode(item: Item, tokenizer: Any, form: PromptEncoding | None = None, **changes: Any) -> EncodedItem:
     exemplar = changes.pop("exemplar", item.question)
     return encode_item(
-        item, tokenizer, form or Form(), STUDY_PROBES, exemplar=exemplar, oracle=True, **changes
+        item, tokenizer, form or PromptEncoding(), STUDY_PROBES, exemplar=exemplar, oracle=True, **changes
     )
 
 
@@ -104,7 +104,7 @@ def test_a_long_passage_is_cut_at_its_end_once_for_all_forms(tokenizer: Any, wri
     items = build_items(read_questions(f"jsonl:{write_jsonl(entries)}"), dataset="d", limit=8, seed=1)[
         "english"
     ].items
-    by_id = {item.question.id: encode(item, tokenizer, Form(prompt_tokens=128)) for item in items}
+    by_id = {item.question.id: encode(item, tokenizer, PromptEncoding(prompt_tokens=128)) for item in items}
     for number in (0, 1):
         encoded = by_id[f"english-{number}"]
         assert encoded.truncated
@@ -122,13 +122,13 @@ def test_one_shot_shares_the_exemplar_and_keeps_its_limit(item: Item, tokenizer:
     ask = encode(item, tokenizer).ask
     assert ask.greedy["one_shot"][: len(ask.shared_prefix)] == ask.shared_prefix
     assert len(ask.shared_prefix) > 20
-    small = encode(item, tokenizer, Form(one_shot_tokens=len(ask.greedy["one_shot"]) - 10)).ask
+    small = encode(item, tokenizer, PromptEncoding(one_shot_tokens=len(ask.greedy["one_shot"]) - 10)).ask
     assert len(small.greedy["one_shot"]) <= len(ask.greedy["one_shot"]) - 10
     assert "one_shot" not in encode(item, tokenizer, exemplar=None).ask.greedy
 
 
 def test_chat_uses_the_template_once_and_no_leading_space(item: Item, tokenizer: Any) -> None:
-    encoded = encode(item, tokenizer, Form(chat=True))
+    encoded = encode(item, tokenizer, PromptEncoding(chat=True))
     ids = encoded.ask.greedy["open"]
     assert ids[0] == tokenizer.bos_token_id
     assert ids.count(tokenizer.bos_token_id) == 1
@@ -139,7 +139,9 @@ def test_chat_uses_the_template_once_and_no_leading_space(item: Item, tokenizer:
 
 
 def test_only_what_is_asked_is_encoded(item: Item, tokenizer: Any) -> None:
-    ask = encode_item(item, tokenizer, Form(), ("open", "choice"), exemplar=item.question, oracle=True).ask
+    ask = encode_item(
+        item, tokenizer, PromptEncoding(), ("open", "choice"), exemplar=item.question, oracle=True
+    ).ask
     assert set(ask.greedy) == {"open"}
     assert set(ask.options) == {"choice"}
     assert not ask.targets

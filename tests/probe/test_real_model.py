@@ -14,7 +14,7 @@ from anomia.items.readers import read_questions
 from anomia.models.load import load_model
 from anomia.probe import reference, tree
 from anomia.probe.ask import Decoding
-from anomia.probe.encode import Form, encode_item
+from anomia.probe.encode import PromptEncoding, encode_item
 from anomia.probes import STUDY_PROBES
 
 from .test_tree import assert_same
@@ -42,7 +42,7 @@ def asks(gemma, shared_data):
         for item in found.items[:2]:
             encoded.append(
                 encode_item(
-                    item, gemma.tokenizer, Form(), STUDY_PROBES, exemplar=found.exemplar, oracle=True
+                    item, gemma.tokenizer, PromptEncoding(), STUDY_PROBES, exemplar=found.exemplar, oracle=True
                 ).ask
             )
     return encoded

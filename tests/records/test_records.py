@@ -19,7 +19,7 @@ from anomia.grade import Grading
 from anomia.items import Item, ItemSet, Question
 from anomia.probe.ask import Distribution, Placement, Reply
 from anomia.probe.decode import decode_reply
-from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.probes import STUDY_PROBES
 from anomia.records import (
     ITEM_SCHEMA,
@@ -44,7 +44,7 @@ ITEM = Item(
 
 @pytest.fixture
 def encoded(tokenizer: Any) -> EncodedItem:
-    return encode_item(ITEM, tokenizer, Form(), STUDY_PROBES, exemplar=QUESTION, oracle=True)
+    return encode_item(ITEM, tokenizer, PromptEncoding(), STUDY_PROBES, exemplar=QUESTION, oracle=True)
 
 
 def row(encoded: EncodedItem, tokenizer: Any, **reply: Any) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ def test_loops_are_found_in_tokens_and_the_end_token_neither_makes_nor_hides_one
 
 
 def test_only_what_stands_before_a_stop_string_can_loop(tokenizer: Any) -> None:
-    form = Form(grading=Grading(stop=("\n",)))
+    form = PromptEncoding(grading=Grading(stop=("\n",)))
     stopped = encode_item(ITEM, tokenizer, form, STUDY_PROBES, exemplar=QUESTION, oracle=True)
     assert not row(stopped, tokenizer, greedy={"open": "Rome" + "\nRome" * 9})["open_loop"]
     assert row(stopped, tokenizer, greedy={"open": "Rome " * 9})["open_loop"]
@@ -112,7 +112,7 @@ def test_an_answer_in_the_question_and_one_too_long_to_be_said(tokenizer: Any) -
             (),
             "Oslo",
         )
-        form = Form(max_new_tokens=limit)
+        form = PromptEncoding(max_new_tokens=limit)
         encoded = encode_item(item, tokenizer, form, ("open", "choice"), exemplar=None, oracle=False)
         # Of the item, so it is known even where the arm's logits are not finite.
         found = row(encoded, tokenizer, finite=False)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from anomia.compress.spec import as_packaged, like_base, parse_arm
 from anomia.compress.steps import Checkpoint
 from anomia.errors import RunError
-from anomia.matrix import Cell, Matrix
+from anomia.matrix import Matrix, StudyCell
 from anomia.measure.gate import DEFAULTS, check_run
 from anomia.measure.packaging import packaging
 from anomia.measure.results import read_results, results_json
@@ -62,7 +62,7 @@ def study(write_jsonl: Write, model_folder: Path) -> Callable[..., Study]:
 
 def run(study: Study, out: Path, said: list[str] | None = None, **more: Any) -> pl.DataFrame:
     told = PlainProgress((lambda text: None) if said is None else said.append)
-    run_matrix(Matrix((Cell("", study),), single=True), out, progress=told, **more)
+    run_matrix(Matrix((StudyCell("", study),), single=True), out, progress=told, **more)
     return RunFolder(out).records()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import app
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 from anomia.cli.run import DEMO_LANGUAGES, execute
 
 
@@ -26,9 +26,9 @@ def compare(
             metavar="COMPRESSED...",
         ),
     ],
-    what: Annotated[Settings, Options("questions", "machine", "chat", "draw")],
-    how: Annotated[Settings, Options("running")],
-    code: Annotated[Settings, Options("code")],
+    what: Annotated[GivenFlags, FlagSections("questions", "machine", "chat", "draw")],
+    how: Annotated[GivenFlags, FlagSections("running")],
+    code: Annotated[GivenFlags, FlagSections("code")],
 ) -> None:
     """Compare a model with its compressed versions: did they lose the knowledge, or only the words?
 

@@ -9,8 +9,8 @@ import typer
 from anomia.cli.app import app, out_console, progress_display
 from anomia.cli.compress_options import (
     How,
-    Model,
-    Out,
+    ModelArgument,
+    OutArgument,
     folder_options,
     print_perplexity,
     with_folder_options,
@@ -21,8 +21,8 @@ from anomia.cli.compress_options import (
 @with_folder_options
 def compress(
     *,
-    model: Model,
-    out: Out,
+    model: ModelArgument,
+    out: OutArgument,
     arm: Annotated[
         str,
         typer.Argument(

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomia.cli.app import out_console
-from anomia.cli.options import Options, Settings, with_options
+from anomia.cli.options import FlagSections, GivenFlags, with_options
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.flags import flagged
 
 if TYPE_CHECKING:
     from anomia.compress.folder import FolderReport
 
-Model = Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")]
-Out = Annotated[Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")]
-How = Annotated[Settings, Options("compression", "calibration")]
+ModelArgument = Annotated[str, typer.Argument(help="A hub id, a folder or a .gguf file.", metavar="MODEL")]
+OutArgument = Annotated[
+    Path, typer.Argument(help="The new folder; an unfinished one is resumed.", metavar="OUT")
+]
+How = Annotated[GivenFlags, FlagSections("compression", "calibration")]
 
 with_folder_options = with_options(flagged(FolderOptions))
 
 
-def folder_options(given: Settings) -> FolderOptions:
+def folder_options(given: GivenFlags) -> FolderOptions:
     """Make the options from the given flags; a flag that isn't given keeps its default."""
     of_text = {field.name for field in fields(TextOptions)}
     text = TextOptions(**{name: value for name, value in given.items() if name in of_text})

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import app, out_console
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 
 
 @app.command()
@@ -32,7 +32,7 @@ def diff(
         bool,
         typer.Option("--hash-weights", help="Also read the weight files, to see whether they are the same."),
     ] = False,
-    code: Annotated[Settings, Options("code")],
+    code: Annotated[GivenFlags, FlagSections("code")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
     """Show what differs between two models besides the weights; exit code 1 if it would confound results.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from anomia.cli.app import RunFolders, app, out_console
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 
 
 @app.command()
@@ -50,7 +50,7 @@ def gate(
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.", metavar="ARM")] = None,
-    reading: Annotated[Settings, Options("running")],
+    reading: Annotated[GivenFlags, FlagSections("running")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole decision as JSON instead of the summary.")
     ] = False,

@@ -15,13 +15,13 @@ from anomia.cli.run_options import RUN_FLAGS
 from anomia.flags import Flagged, Section, names
 from anomia.study import FLAGS, Study
 
-Settings = dict[str, Any]
+GivenFlags = dict[str, Any]
 """The values of the given flags, by field name."""
 Command = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class FlagSections:
     """Marks a command's parameter: the flags of these sections replace it, and it receives their values.
 
     Flags of the command in sections that no parameter names are added to the last such parameter.
@@ -34,9 +34,9 @@ class Options:
 
 
 def with_options(flagged: Mapping[str, Flagged]) -> Callable[[Command], Command]:
-    """Decorate a command: replace its `Annotated[Settings, Options(…)]` parameters by the command's flags.
+    """Decorate a command: replace its `Annotated[GivenFlags, FlagSections(…)]` parameters by the command's flags.
 
-    >>> def run(*, asked: Annotated[Settings, Options("chat")]) -> None:
+    >>> def run(*, asked: Annotated[GivenFlags, FlagSections("chat")]) -> None:
     ...     print(asked)
     >>> with_study_options(run)(chat=True)
     {'chat': True}
@@ -51,7 +51,7 @@ def _with_options(function: Command, flagged: Mapping[str, Flagged]) -> Command:
         name: each.sections
         for name, parameter in own.items()
         for each in get_args(parameter.annotation)
-        if isinstance(each, Options)
+        if isinstance(each, FlagSections)
     }
     named = {section for each in sections.values() for section in each}
     mine = {name: each.flag.section for name, each in flagged.items() if command in each.flag.commands}

@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 from anomia.renamed import OPTIONS, note
 
 
@@ -23,7 +23,7 @@ def plan(
             help="A study file; with --target-power the folder of a pilot run, or nothing.", metavar="STUDY"
         ),
     ] = None,
-    what: Annotated[Settings, Options("models", "questions")],
+    what: Annotated[GivenFlags, FlagSections("models", "questions")],
     machine: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,7 +113,7 @@ def plan(
     out_console.print(view(needed(plans, target)))
 
 
-def _cost(study: Path, settings: Settings, machines: list[str] | None) -> RenderableType:
+def _cost(study: Path, settings: GivenFlags, machines: list[str] | None) -> RenderableType:
     from anomia.matrix import read_matrix
     from anomia.plan.cost import forecast
     from anomia.plan.machines import MACHINES, read_machine

@@ -9,23 +9,23 @@ import typer
 from anomia.cli.app import app, out_console, progress_display
 from anomia.cli.compress_options import (
     How,
-    Model,
-    Out,
+    ModelArgument,
+    OutArgument,
     folder_options,
     print_perplexity,
     with_folder_options,
 )
-from anomia.compress.catalogue import Kind, methods
+from anomia.compress.catalogue import MethodKind, methods
 
-PRUNING_METHODS = methods(Kind.PRUNE)
+PRUNING_METHODS = methods(MethodKind.PRUNE)
 
 
 @app.command()
 @with_folder_options
 def prune(
     *,
-    model: Model,
-    out: Out,
+    model: ModelArgument,
+    out: OutArgument,
     method: Annotated[
         str,
         typer.Option(

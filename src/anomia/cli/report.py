@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomia.cli.app import RunFolders, app, err_console, out_console
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 
 if TYPE_CHECKING:
     from anomia.measure.results import Results
@@ -28,7 +28,7 @@ def report(
         typer.Option(help="Where to write; default: RUN/report, of the first run.", metavar="DIR"),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    reading: Annotated[Settings, Options("running")],
+    reading: Annotated[GivenFlags, FlagSections("running")],
 ) -> None:
     """Write the report: index.html (one file, no network), figures and tables.
 

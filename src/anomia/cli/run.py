@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from anomia.cli.app import app, err_console, out_console, progress_display
-from anomia.cli.options import Options, Settings, with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 from anomia.cli.report import make_report
 from anomia.cli.show import show_notes
 from anomia.errors import AnomiaError
@@ -48,9 +48,9 @@ def run(
     study: Annotated[
         Path | None, typer.Argument(help="A study file (YAML). Flags win over it.", metavar="STUDY")
     ] = None,
-    what: Annotated[Settings, Options("models", "questions", "draw")],
-    how: Annotated[Settings, Options("running")],
-    where: Annotated[Settings, Options("machine", "asking", "calibration", "chat", "code")],
+    what: Annotated[GivenFlags, FlagSections("models", "questions", "draw")],
+    how: Annotated[GivenFlags, FlagSections("running")],
+    where: Annotated[GivenFlags, FlagSections("machine", "asking", "calibration", "chat", "code")],
 ) -> None:
     """Measure a model (base) and its compressed versions (arms), and report what was lost.
 
@@ -73,7 +73,7 @@ def demo(
     limit: Annotated[
         int, typer.Option(help="Items per language, up to 32.", metavar="N", min=1, max=32)
     ] = 24,
-    how: Annotated[Settings, Options("running")],
+    how: Annotated[GivenFlags, FlagSections("running")],
 ) -> None:
     """Try it on a small real model: prune half the weights of Gemma 3 270M with Wanda, and ask the shipped questions."""
     from anomia.demo import ARM, demo_model

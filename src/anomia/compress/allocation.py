@@ -10,7 +10,7 @@ import torch
 
 from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.methods.wanda import wanda_scores
-from anomia.compress.statistics import Group, Needs
+from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune
 from anomia.errors import CompressionError
 
@@ -23,16 +23,16 @@ _PRECISE = 2.0**-80
 class Allocation(NamedTuple):
     """needs: the statistics that it reads. importance: of a dense block; more important blocks stay denser."""
 
-    needs: Needs
-    importance: Callable[[Sequence[Group]], float]
+    needs: StatisticNeeds
+    importance: Callable[[Sequence[SharedInput]], float]
 
 
 def allocation_of(step: Prune) -> Allocation | None:
     """Return how a step allocates its sparsity to the blocks, `None` for uniform."""
     if CATALOGUE[step.method].allocates and isinstance(step.target, float):
-        return Allocation(Needs(languages=True), cross_lingual_correlation)
+        return Allocation(StatisticNeeds(languages=True), cross_lingual_correlation)
     if step.allocation == "owl":
-        return Allocation(Needs(), outlier_ratio)
+        return Allocation(StatisticNeeds(), outlier_ratio)
     return None
 
 
@@ -77,7 +77,7 @@ def outlier_ratio(groups: Sequence[Group], dtype: torch.dtype = torch.float32) -
     return sum(int((part > OUTLIER_FACTOR * mean).sum()) for part in scores) / count
 
 
-def cross_lingual_correlation(groups: Sequence[Group]) -> float:
+def cross_lingual_correlation(groups: Sequence[SharedInput]) -> float:
     """Return the mean over groups and pairs of languages of the Pearson correlation of input activations (RMS).
 
     1 if there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.

@@ -23,7 +23,7 @@ from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
-from anomia.compress.pipeline import BlocksInMemory, Finished, Progress, all_needs, check_target, go_through
+from anomia.compress.pipeline import BlocksInMemory, Finished, OnProgress, all_needs, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
@@ -77,7 +77,7 @@ def compress(
     step: Step,
     windows: Windows | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     batch_tokens: int = BATCH_TOKENS,
     packed: dict[str, Quantized] | None = None,
 ) -> CompressionReport:

@@ -20,10 +20,10 @@ EMBEDDING_TYPES = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0
 NULL_DTYPES = ("float32", "bfloat16", "float16")
 YES_NO = ("no", "yes")
 
-Value = str | int | bool
+OptionValue = str | int | bool
 
 
-class Kind(StrEnum):
+class MethodKind(StrEnum):
     """What a step does to a model."""
 
     PRUNE = "prune"
@@ -52,10 +52,10 @@ class Option:
 
     name: str
     choices: tuple[str, ...] | None = None
-    default: Value | None = None
+    default: OptionValue | None = None
     pattern_only: bool = False
 
-    def read(self, text: str, where: str) -> Value:
+    def read(self, text: str, where: str) -> OptionValue:
         """Parse a value; `yes` and `no` become a bool. Raises `StudyError`."""
         if self.choices is None:
             return positive(text, self.name, where)
@@ -77,7 +77,7 @@ class Entry:
     """
 
     name: str
-    kind: Kind
+    kind: MethodKind
     summary: str
     code: str = ""
     options: tuple[Option, ...] = ()
@@ -101,27 +101,27 @@ CATALOGUE: Mapping[str, Entry] = {
     for entry in (
         Entry(
             "magnitude",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "smallest |W| of each matrix (no calibration text)",
             "methods.magnitude:METHOD",
             calibrated=False,
         ),
         Entry(
             "wanda",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "smallest |W|·‖X‖ of each output row (Sun et al. 2024)",
             "methods.wanda:METHOD",
         ),
         Entry(
             "ria",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "relative importance and activations, with channel permutation for N:M (Zhang et al. 2024)",
             "methods.ria:METHOD",
             (Option("permute", YES_NO, default=True, pattern_only=True),),
         ),
         Entry(
             "wandapp",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "Wanda++: |W| by ‖X‖ and the gradient of the block's own output (Yang et al. 2025)",
             "methods.wandapp:METHOD",
             (Option("rounds"), Option("alpha", default=100)),
@@ -129,14 +129,14 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "sparsegpt",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "second-order pruning with weight updates (Frantar and Alistarh 2023)",
             "methods.sparsegpt:METHOD",
             passes=6,
         ),
         Entry(
             "alps",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "mask by ADMM, weights by conjugate gradients (Meng et al. 2024)",
             "methods.alps:METHOD",
             passes=10,
@@ -144,7 +144,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "mwanda",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "M-Wanda (Choenni and Titov 2025): a reconstruction from the published description",
             "methods.mwanda:METHOD",
             passes=3,
@@ -153,7 +153,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "prunerzero",
-            Kind.PRUNE,
+            MethodKind.PRUNE,
             "Pruner-Zero's symbolic metric (Dong et al. 2024): the published formula, a reconstruction",
             "methods.prunerzero:METHOD",
             passes=6,
@@ -161,7 +161,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "update",
-            Kind.UPDATE,
+            MethodKind.UPDATE,
             "after pruning: the least-squares weights for its mask, update,solver=cg or admm (Boža 2024)",
             "methods.update:UPDATER",
             (Option("solver", ("cg", "admm"), default="cg"),),
@@ -169,7 +169,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "dsnot",
-            Kind.UPDATE,
+            MethodKind.UPDATE,
             "after pruning: swaps of pruned and kept weights that lower the error (Zhang et al. 2024, DSnoT)",
             "methods.dsnot:UPDATER",
             (Option("cycles"),),
@@ -177,33 +177,33 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "shortgpt",
-            Kind.RESHAPE,
+            MethodKind.RESHAPE,
             "drops a share of the blocks, those that change their input least (Men et al. 2024)",
             "reshape.depth:SHORTGPT",
             passes=1,
         ),
         Entry(
             "flap",
-            Kind.RESHAPE,
+            MethodKind.RESHAPE,
             "drops a share of heads and hidden channels of each block, by fluctuation (An et al. 2024)",
             "reshape.width:FLAP",
             passes=1,
         ),
         Entry(
             "slicegpt",
-            Kind.RESHAPE,
+            MethodKind.RESHAPE,
             "rotates the residual stream and cuts a share of its width (Ashkboos et al. 2024)",
             "reshape.slicegpt:SLICEGPT",
         ),
         Entry(
             "dropexperts",
-            Kind.RESHAPE,
+            MethodKind.RESHAPE,
             "drops a share of each mixture's experts, those that the calibration text uses least",
             "reshape.experts:DROP_EXPERTS",
         ),
         Entry(
             "mergeexperts",
-            Kind.RESHAPE,
+            MethodKind.RESHAPE,
             "merges each mixture's experts until a share of them is gone",
             "reshape.experts:MERGE_EXPERTS",
             passes=4,
@@ -211,7 +211,7 @@ CATALOGUE: Mapping[str, Entry] = {
         *(
             Entry(
                 f"int{bits}",
-                Kind.ROUND,
+                MethodKind.ROUND,
                 f"{bits}-bit integer weights, one scale {scales}",
                 "methods.quantize:METHOD",
                 (Option("group", default=None if bits == 8 else GROUP),),
@@ -222,7 +222,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "gptq",
-            Kind.QUANTIZE,
+            MethodKind.QUANTIZE,
             "gptq:BITS with 2, 3, 4 or 8 bits: errors are made up for column after column (Frantar et al. 2023)",
             "methods.gptq:METHOD",
             (
@@ -234,7 +234,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "awq",
-            Kind.QUANTIZE,
+            MethodKind.QUANTIZE,
             "awq:BITS with 2, 3, 4 or 8 bits: inputs scaled by how strong they are (Lin et al. 2024)",
             "methods.awq:METHOD",
             (Option("group", default=GROUP), Option("symmetric", YES_NO, default=False)),
@@ -242,40 +242,40 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "nf4",
-            Kind.ROUND,
+            MethodKind.ROUND,
             "4-bit normal floats through bitsandbytes",
             "methods.quantize:METHOD",
             calibrated=False,
             bits=4,
         ),
-        Entry("llm.int8", Kind.ROUND, "LLM.int8() through bitsandbytes", calibrated=False),
+        Entry("llm.int8", MethodKind.ROUND, "LLM.int8() through bitsandbytes", calibrated=False),
         Entry(
             "embeddings",
-            Kind.EMBEDDINGS,
+            MethodKind.EMBEDDINGS,
             "token embeddings and head rounded as GGUF files store them: embeddings:q6_k",
             calibrated=False,
         ),
         Entry(
             "checkpoint",
-            Kind.MODEL,
+            MethodKind.MODEL,
             "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
             calibrated=False,
         ),
         Entry(
             "packaged",
-            Kind.MODEL,
+            MethodKind.MODEL,
             "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
             calibrated=False,
         ),
         Entry(
             "null",
-            Kind.MODEL,
+            MethodKind.MODEL,
             "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
             calibrated=False,
         ),
         Entry(
             "endpoint",
-            Kind.MODEL,
+            MethodKind.MODEL,
             "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
             calibrated=False,
         ),
@@ -283,7 +283,7 @@ CATALOGUE: Mapping[str, Entry] = {
 }
 
 
-def methods(*kinds: Kind) -> tuple[str, ...]:
+def methods(*kinds: MethodKind) -> tuple[str, ...]:
     """Return the names of the methods of some kinds, in the order of the catalogue."""
     return tuple(name for name, entry in CATALOGUE.items() if entry.kind in kinds)
 

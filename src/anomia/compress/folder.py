@@ -32,7 +32,7 @@ from anomia.compress.outputs import check_folder, check_outputs
 from anomia.compress.packed import check_save_as, leave_out, notes_on
 from anomia.compress.packed_whole import pack_folder, plan_whole
 from anomia.compress.perplexity import Perplexity, check_text, perplexity
-from anomia.compress.pipeline import Progress
+from anomia.compress.pipeline import OnProgress
 from anomia.compress.report import CompressionReport, megabytes
 from anomia.compress.shards import check_finite
 from anomia.compress.size import files_bytes
@@ -92,7 +92,7 @@ def compress_folder(
     steps: Sequence[Step],
     options: FolderOptions = FolderOptions(),
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> FolderReport:
     """Compress a model into a new Hugging Face folder, with one block in memory at a time.
 
@@ -140,7 +140,7 @@ def _all_steps(
     steps: Sequence[Step],
     options: FolderOptions,
     text: str | None,
-    progress: Progress | None,
+    progress: OnProgress | None,
     started: float,
 ) -> FolderReport:
     settings = _plain_settings(model, steps, options)
@@ -279,7 +279,7 @@ def _one_step(
     step: Step,
     options: FolderOptions,
     state: dict[str, Any],
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> tuple[CompressionReport, bool, int]:
     """Apply one step from a model into a folder; returns its report, whether it was streamed, and resumed blocks."""
     source = _fetched(model, found.files)

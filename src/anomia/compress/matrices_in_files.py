@@ -13,7 +13,7 @@ from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
 from anomia.compress.methods.table import goes_by_block, method_of
 from anomia.compress.packed import notes_on
-from anomia.compress.pipeline import Finished, Progress, go_through
+from anomia.compress.pipeline import Finished, OnProgress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.shards import shard_name
 from anomia.compress.steps import Prune, Quantize
@@ -35,7 +35,7 @@ def change_matrices(
     save_state: Callable[[], None],
     *,
     batch_tokens: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> CompressionReport:
     """Prune or quantize a model folder into another one, starting at the first block that no earlier call finished.
 

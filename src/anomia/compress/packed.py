@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.catalogue import CATALOGUE, Kind
+from anomia.compress.catalogue import CATALOGUE, MethodKind
 from anomia.compress.matrices import compressed_layers, find_fused_experts
 from anomia.compress.methods.grid import Quantized, grid_of
 from anomia.compress.methods.zeros import count_zeros
@@ -158,7 +158,7 @@ def check_save_as(save_as: SaveAs, steps: Sequence[Any]) -> None:
     if save_as not in get_args(SaveAs):
         raise StudyError(f"unknown --save-as {save_as!r}; {nearest(save_as, get_args(SaveAs))}")
     if save_as != "dense" and not (
-        isinstance(step, Quantize) and CATALOGUE[step.method].kind is Kind.QUANTIZE
+        isinstance(step, Quantize) and CATALOGUE[step.method].kind is MethodKind.QUANTIZE
     ):
         raise StudyError(
             f"--save-as {save_as} stores the codes of gptq and awq, and {step} has none; leave it out"

@@ -24,12 +24,12 @@ from anomia.compress.methods.table import method_of, updater_of
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Group, Needs, observe
+from anomia.compress.statistics import SharedInput, StatisticNeeds, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
 from anomia.compress.walk import MemoryStates, States, advance, check_leaving, enter, make_model_batches
 from anomia.errors import CompressionError, RefusedError
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 # Relative rounding of an error that is summed in float32 over all rows.
 _ROUNDING = 1e-4
 SILENT = "its inputs are all zero, or too small to be told apart: done without them, by the weights alone"
@@ -97,7 +97,7 @@ def go_through(
     finished: Finished,
     *,
     batch_tokens: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Change every block that isn't finished yet, in order.
 
@@ -157,7 +157,7 @@ def _change(
     where: str,
     step: Prune | Quantize,
     target: Target | None,
-    needs: Needs | None,
+    needs: StatisticNeeds | None,
     batches: Sequence[Batch],
     states: States | None,
     calls: Sequence[Call],
@@ -170,7 +170,7 @@ def _change(
     """
     if needs is None or states is None:
         # One group per matrix, without a statistic.
-        groups = [Group((matrix,), None) for matrix in all_matrices(block, where)]
+        groups = [SharedInput((matrix,), None) for matrix in all_matrices(block, where)]
     else:
         groups = observe(block, batches, states.read, calls, needs, where=where)
     if gradients:
@@ -218,7 +218,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     if method.prepare is not None:
         method.prepare(work)
     updates = step.updates if isinstance(step, Prune) else ()
-    hessian = bool((all_needs(step) or Needs()).hessian)
+    hessian = bool((all_needs(step) or StatisticNeeds()).hessian)
     dense = {
         m.name: m.weight.float().clone() if updates else m.weight.clone()
         for g in (work.groups if updates or hessian else ())
@@ -255,7 +255,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
 
 
 def _with_errors(
-    reports: Sequence[MatrixReport], groups: Sequence[Group], dense: Mapping[str, torch.Tensor]
+    reports: Sequence[MatrixReport], groups: Sequence[SharedInput], dense: Mapping[str, torch.Tensor]
 ) -> list[MatrixReport]:
     """Add to the reports the error of each matrix against its dense weights, if its group has a Hessian.
 
@@ -282,11 +282,11 @@ def _note_growth(report: MatrixReport, before: float | None, update: Update) -> 
     return report._replace(note="; ".join(part for part in (report.note, note) if part))
 
 
-def all_needs(step: Prune | Quantize) -> Needs | None:
+def all_needs(step: Prune | Quantize) -> StatisticNeeds | None:
     """Return the statistics that a step and its updates read, `None` for none."""
     needs = method_of(step.method).needs
     for update in step.updates if isinstance(step, Prune) else ():
-        needs = (needs or Needs()) | updater_of(update.method).needs
+        needs = (needs or StatisticNeeds()) | updater_of(update.method).needs
     return needs
 
 
@@ -323,7 +323,7 @@ def _spread(
     return spread_sparsity([allocation.importance(groups) for groups in walked], step.target)
 
 
-def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[list[Group]]:
+def walk(blocks: Blocks, batches: Sequence[Batch], needs: StatisticNeeds) -> Iterator[list[SharedInput]]:
     """Yield the statistics of each block of the dense model in turn."""
     states, calls = blocks.enter(batches, dense=True)
     for index in range(len(blocks.decoder.modules)):
@@ -337,7 +337,7 @@ def walk(blocks: Blocks, batches: Sequence[Batch], needs: Needs) -> Iterator[lis
     states.remove()
 
 
-def _check_finite(group: Group, where: str) -> None:
+def _check_finite(group: SharedInput, where: str) -> None:
     """Refuse weights and gradients that are NaN or infinite, since they can't be compared."""
     values = {f"{where}.{matrix.name}": matrix.weight for matrix in group.matrices}
     values |= {
@@ -353,7 +353,7 @@ def _check_finite(group: Group, where: str) -> None:
             )
 
 
-def _is_silent(group: Group) -> bool:
+def _is_silent(group: SharedInput) -> bool:
     """Whether tokens reached the inputs, but all sums of squares are zero or too small to be compared."""
     statistic = group.statistic
     if statistic is None or not statistic.tokens or not len(statistic.sum_squares):

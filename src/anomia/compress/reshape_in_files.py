@@ -20,16 +20,16 @@ from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles, write_settings
 from anomia.compress.matrices import block_weights
 from anomia.compress.methods.table import reshaper_of
-from anomia.compress.pipeline import Progress
+from anomia.compress.pipeline import OnProgress
 from anomia.compress.report import CompressionReport, by_reason
 from anomia.compress.reshape.base import Walk
-from anomia.compress.reshape.parts import Part, ReshapePlan, outline
+from anomia.compress.reshape.parts import ReshapePlan, TensorRecipe, outline
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.subject import Measured, walked
 from anomia.compress.shards import grouped, shard_name, write_index
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Reshape
-from anomia.compress.visit import Look, visit
+from anomia.compress.visit import BlockVisitor, visit
 from anomia.compress.walk import calibrating, make_model_batches
 from anomia.compress.written import Written, content_hash
 from anomia.errors import CompressionError, ModelError, RefusedError
@@ -60,7 +60,7 @@ class InFolder:
         if not self._state["measured"]:
             self.blocks.check_outer()
 
-    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
         """Measure with the states on disk, starting at the first block that no earlier call measured.
 
         Raises `CompressionError` if a file of an earlier call is damaged.
@@ -74,7 +74,9 @@ class InFolder:
             return found
         blocks = self.blocks
         blocks.resumed, blocks.digests = len(found), self._state.get("states") or ()
-        batches = make_model_batches(self.decoder, walk.windows, Needs(), batch_tokens=walk.batch_tokens)
+        batches = make_model_batches(
+            self.decoder, walk.windows, StatisticNeeds(), batch_tokens=walk.batch_tokens
+        )
         with calibrating(self.model, self.device):
             for one in visit(blocks, batches, look, dense=False, first=len(found)):
                 file = self._file(len(found))
@@ -130,7 +132,7 @@ class InFolder:
         self._write_config(plan.config)
         return self._open(places)
 
-    def _shards(self, parts: Mapping[str, Part]) -> list[list[str]]:
+    def _shards(self, parts: Mapping[str, TensorRecipe]) -> list[list[str]]:
         """Return the new tensors of each shard: one shard per block, then the others."""
         prefix = f"{self.decoder.name}."
         blocks: dict[int, list[str]] = {}
@@ -141,13 +143,13 @@ class InFolder:
         others = {name: shapes[name].nbytes for name in parts if not name.startswith(prefix)}
         return [*(blocks[index] for index in sorted(blocks)), *grouped(others)]
 
-    def _make(self, part: Part) -> torch.Tensor:
+    def _make(self, part: TensorRecipe) -> torch.Tensor:
         """Make a new tensor, with only its sources in memory."""
         stored = {name: self.blocks.places[name] for name in part.sources}
         values = self.blocks.checkpoint.read(stored.values(), dtype=self.blocks.dtype)
         return part.of({name: values[place].to(self.device) for name, place in stored.items()}).cpu()
 
-    def _place(self, name: str, part: Part) -> str:
+    def _place(self, name: str, part: TensorRecipe) -> str:
         """Return the stored name of a tensor: the old model's, or one made by the same rule."""
         places = self.blocks.places
         if name in places:
@@ -237,7 +239,7 @@ def reshape_files(
     windows: Windows | None,
     *,
     batch_tokens: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> CompressionReport:
     """Reshape a model folder into another one, as `apply.compress` does with a loaded model.
 

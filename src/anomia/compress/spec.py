@@ -23,7 +23,7 @@ from anomia.compress.catalogue import (
     EMBEDDING_TYPES,
     NULL_DTYPES,
     Entry,
-    Kind,
+    MethodKind,
     positive,
 )
 from anomia.compress.steps import (
@@ -31,8 +31,8 @@ from anomia.compress.steps import (
     Calibration,
     Checkpoint,
     Embeddings,
+    MethodOptions,
     Null,
-    Options,
     Pattern,
     Prune,
     Quantize,
@@ -138,12 +138,12 @@ def _parse_step(part: str, arm: str) -> Step | Update:
             )
         return Embeddings(amount)
     entry = CATALOGUE[method]
-    read: Mapping[Kind, Callable[[Entry, str, list[str], str], Step | Update]] = {
-        Kind.PRUNE: _parse_prune,
-        Kind.UPDATE: _parse_update,
-        Kind.RESHAPE: _parse_reshape,
-        Kind.ROUND: _parse_round,
-        Kind.QUANTIZE: _parse_quantize,
+    read: Mapping[MethodKind, Callable[[Entry, str, list[str], str], Step | Update]] = {
+        MethodKind.PRUNE: _parse_prune,
+        MethodKind.UPDATE: _parse_update,
+        MethodKind.RESHAPE: _parse_reshape,
+        MethodKind.ROUND: _parse_round,
+        MethodKind.QUANTIZE: _parse_quantize,
     }
     return read[entry.kind](entry, amount, options, where)
 
@@ -199,7 +199,7 @@ def _own(entry: Entry) -> tuple[str, ...]:
     return tuple(option.name for option in entry.options)
 
 
-def _options(entry: Entry, given: Mapping[str, str], where: str) -> Options:
+def _options(entry: Entry, given: Mapping[str, str], where: str) -> MethodOptions:
     """Return the method's own options among the given ones."""
     return tuple(
         (option.name, option.read(given[option.name], where))

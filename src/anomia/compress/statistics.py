@@ -23,16 +23,16 @@ _ROWS = 1024
 _STRIP = 256
 
 
-class Needs(NamedTuple):
+class StatisticNeeds(NamedTuple):
     """The statistics that a method needs. Norms are always gathered; sums: also Σx and Σ|x|."""
 
     hessian: bool = False
     languages: bool = False
     sums: bool = False
 
-    def __or__(self, other: tuple[bool, ...]) -> Needs:
+    def __or__(self, other: tuple[bool, ...]) -> StatisticNeeds:
         """Return the statistics that either needs."""
-        return Needs(*(mine or theirs for mine, theirs in zip(self, other, strict=True)))
+        return StatisticNeeds(*(mine or theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 @dataclass(slots=True)
@@ -64,12 +64,12 @@ class InputStatistic:
         """The L2 norm ‖X‖₂ of each input over all tokens, [in] float32."""
         return self.sum_squares.sqrt()
 
-    def add(self, inputs: torch.Tensor, needs: Needs, language: str) -> None:
+    def add(self, inputs: torch.Tensor, needs: StatisticNeeds, language: str) -> None:
         """Add the tokens `inputs`, [T, in]."""
         for rows in torch.split(inputs, _ROWS):
             self._add(rows.float(), needs, language)
 
-    def _add(self, values: torch.Tensor, needs: Needs, language: str) -> None:
+    def _add(self, values: torch.Tensor, needs: StatisticNeeds, language: str) -> None:
         """Add the tokens `values`, [T, in] float32."""
         if needs.hessian:
             if self.hessian is None:
@@ -108,7 +108,7 @@ class InputStatistic:
             upper += upper.triu(1).T
 
 
-class Group(NamedTuple):
+class SharedInput(NamedTuple):
     """Matrices that share their input (q/k/v, gate/up), with its statistic; `None` if no token reached it.
 
     gradients: for methods that need them, [out, in] float32 each, in the order of the matrices.
@@ -129,10 +129,10 @@ def observe(
     batches: Sequence[Batch],
     hidden: Callable[[int], torch.Tensor],
     calls: Sequence[Call],
-    needs: Needs,
+    needs: StatisticNeeds,
     *,
     where: str,
-) -> list[Group]:
+) -> list[SharedInput]:
     """Run a block on all batches and gather the statistic of every matrix's input.
 
     hidden(i): the block's input states in batch i, [B, S, H]. calls: one per batch.
@@ -177,7 +177,7 @@ def observe(
 class _Gathering:
     """Gathers the statistics of one block. owners: by matrix name, the first matrix with the same input."""
 
-    def __init__(self, needs: Needs, where: str, *, shares: bool = True) -> None:
+    def __init__(self, needs: StatisticNeeds, where: str, *, shares: bool = True) -> None:
         self.statistics: dict[str, InputStatistic] = {}
         self.owners: dict[str, str] = {}
         self.fired: list[str] = []
@@ -235,7 +235,7 @@ class _Gathering:
 
 def _grouped(
     matrices: dict[str, WeightMatrix], experts: Sequence[FusedExperts], gathering: _Gathering
-) -> list[Group]:
+) -> list[SharedInput]:
     owners = gathering.owners
     for fused in experts:
         slices = {matrix.name: matrix for matrix in fused.matrices()}
@@ -249,8 +249,10 @@ def _grouped(
     groups: dict[str, list[WeightMatrix]] = {}
     for name, owner in owners.items():
         groups.setdefault(owner, []).append(matrices[name])
-    unseen = [Group((matrix,), None) for name, matrix in matrices.items() if name not in owners]
-    return [Group(tuple(group), gathering.statistics[owner]) for owner, group in groups.items()] + unseen
+    unseen = [SharedInput((matrix,), None) for name, matrix in matrices.items() if name not in owners]
+    return [
+        SharedInput(tuple(group), gathering.statistics[owner]) for owner, group in groups.items()
+    ] + unseen
 
 
 def _real_rows(inputs: torch.Tensor, batch: Batch, where: str) -> torch.Tensor:

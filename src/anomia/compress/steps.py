@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self, TypeGuard
 
-from anomia.compress.catalogue import CATALOGUE, YES_NO, Value
+from anomia.compress.catalogue import CATALOGUE, YES_NO, OptionValue
 
 _ESCAPES = (("%", "%25"), ("+", "%2B"), (",", "%2C"))
 
@@ -35,7 +35,7 @@ class Pattern(NamedTuple):
 Target = float | Pattern
 
 
-Options = tuple[tuple[str, Value], ...]
+MethodOptions = tuple[tuple[str, OptionValue], ...]
 """The given options of a method, as (name, value) in the order of the catalogue."""
 
 
@@ -52,7 +52,7 @@ class Calibration:
     tokens: int | None = None
     budget: int | None = None
 
-    def options(self) -> Options:
+    def options(self) -> MethodOptions:
         """Return the given settings as options of a specification."""
         named = {"calibration": self.source, "samples": self.samples, "tokens": self.tokens}
         named["budget"] = self.budget
@@ -64,7 +64,7 @@ class _Method:
     """The common part of steps with a method. options: the method's own, as listed in the catalogue."""
 
     method: str
-    options: Options = field(default=(), kw_only=True)
+    options: MethodOptions = field(default=(), kw_only=True)
 
     def option(self, name: str) -> Any:
         """Return the value of an option or its default; `None` if the method has no such option."""
@@ -74,7 +74,7 @@ class _Method:
         defaults = {option.name: option.default for option in CATALOGUE[self.method].options}
         return defaults.get(name)
 
-    def with_option(self, name: str, value: Value) -> Self:
+    def with_option(self, name: str, value: OptionValue) -> Self:
         """Return the step with another value of an option."""
         given = dict(self.options) | {name: value}
         order = [option.name for option in CATALOGUE[self.method].options]
@@ -103,7 +103,7 @@ class Prune(_Method):
 
     def __str__(self) -> str:
         amount = str(self.target) if isinstance(self.target, Pattern) else repr(self.target)
-        spread: Options = () if self.allocation is None else (("allocation", self.allocation),)
+        spread: MethodOptions = () if self.allocation is None else (("allocation", self.allocation),)
         options = _write((*self.calibration.options(), *spread, *self.options))
         return "+".join((f"{self.method}:{amount}{options}", *map(str, self.updates)))
 
@@ -224,9 +224,9 @@ def unescape(value: str) -> str:
     return value
 
 
-def _write(options: Options) -> str:
+def _write(options: MethodOptions) -> str:
     return "".join(f",{name}={escape(_written(value))}" for name, value in options)
 
 
-def _written(value: Value) -> str:
+def _written(value: OptionValue) -> str:
     return YES_NO[value] if isinstance(value, bool) else str(value)

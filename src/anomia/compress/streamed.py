@@ -15,7 +15,7 @@ from anomia.compress.in_files import InFiles
 from anomia.compress.matrices_in_files import change_matrices, streams
 from anomia.compress.methods.table import reshaper_of
 from anomia.compress.options import SaveAs
-from anomia.compress.pipeline import Progress
+from anomia.compress.pipeline import OnProgress
 from anomia.compress.report import CompressionReport
 from anomia.compress.reshape_in_files import InFolder, can_be_reshaped, reshape_files
 from anomia.compress.steps import Embeddings, Prune, Quantize, Reshape, Step, needs_calibration
@@ -24,9 +24,9 @@ from anomia.compress.written import Written
 from anomia.files import write_json
 from anomia.models.examine import Examined
 
-Result = tuple[CompressionReport, int]
+StreamedStep = tuple[CompressionReport, int]
 """The report of a step, and the number of parts that an earlier call had finished."""
-Run = Callable[[Windows | None, int, Progress | None], Result]
+StepRunner = Callable[[Windows | None, int, OnProgress | None], StreamedStep]
 """Runs a step, given calibration windows, the tokens per batch and a progress callback."""
 
 
@@ -41,7 +41,7 @@ class Streamed:
     model: Any
     state: dict[str, Any]
     save: Callable[[], None]
-    run: Run
+    run: StepRunner
 
     def is_begun(self) -> bool:
         """Whether an earlier call finished a part of the step."""
@@ -98,15 +98,15 @@ def open_streamed(
 
 def _embeddings(
     found: Examined, source: Path, out: Path, step: Embeddings, tables: Sequence[StoredTable],
-    written: Written, dtype: str, windows: Windows | None, batch_tokens: int, progress: Progress | None,
-) -> Result:  # fmt: skip
+    written: Written, dtype: str, windows: Windows | None, batch_tokens: int, progress: OnProgress | None,
+) -> StreamedStep:  # fmt: skip
     return round_tables(found, source, out, step, tables, written, dtype=dtype, progress=progress)
 
 
 def _reshape(
     subject: InFolder, step: Reshape, state: dict[str, Any], windows: Windows | None, batch_tokens: int,
-    progress: Progress | None,
-) -> Result:  # fmt: skip
+    progress: OnProgress | None,
+) -> StreamedStep:  # fmt: skip
     before = len(state["measured"])
     report = reshape_files(subject, step, windows, batch_tokens=batch_tokens, progress=progress)
     return report, before
@@ -114,8 +114,8 @@ def _reshape(
 
 def _matrices(
     blocks: InFiles, out: Path, step: Prune | Quantize, state: dict[str, Any], save: Callable[[], None],
-    windows: Windows | None, batch_tokens: int, progress: Progress | None,
-) -> Result:  # fmt: skip
+    windows: Windows | None, batch_tokens: int, progress: OnProgress | None,
+) -> StreamedStep:  # fmt: skip
     before = len(state["matrices"])
     report = change_matrices(
         blocks, out, step, windows, state, save, batch_tokens=batch_tokens, progress=progress

@@ -15,7 +15,7 @@ from anomia.compress.left_dense import not_rounded
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.embeddings import TokenTable
 from anomia.compress.methods.ggml import format_of
-from anomia.compress.pipeline import Progress
+from anomia.compress.pipeline import OnProgress
 from anomia.compress.report import CompressionReport
 from anomia.compress.shards import (
     StoredTensors,
@@ -76,7 +76,7 @@ def round_tables(
     written: Written,
     *,
     dtype: str,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> tuple[CompressionReport, int]:
     """Write the folder with rounded tables, and all other tensors bit for bit, including those that loading ignores.
 
@@ -118,7 +118,7 @@ def _counter(
     tables: Sequence[StoredTable],
     groups: Sequence[Sequence[str]],
     there: Sequence[bool],
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> Any:
     """Make a function that adds finished rows and reports progress in rows of all tables."""
     done_places = {name for names, done in zip(groups, there, strict=True) if done for name in names}

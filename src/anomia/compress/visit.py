@@ -33,7 +33,7 @@ class Pass:
         return self._left
 
 
-Look = Callable[[int, nn.Module, Iterator[Pass]], Found]
+BlockVisitor = Callable[[int, nn.Module, Iterator[Pass]], Found]
 """Measures a block, given its index, the module and every batch; it doesn't have to run the batches."""
 
 
@@ -41,7 +41,7 @@ Look = Callable[[int, nn.Module, Iterator[Pass]], Found]
 def visit(
     blocks: Blocks,
     batches: Sequence[Batch],
-    look: Look[Found],
+    look: BlockVisitor[Found],
     *,
     dense: bool = True,
     only: Sequence[int] | None = None,

@@ -18,7 +18,7 @@ from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.routers import has_experts
 from anomia.compress.shards import count_broken
 from anomia.compress.shared import shares_matrices
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.errors import CompressionError, RefusedError
 from anomia.models.shrunk import VOCABULARY, NotBuiltError, tiny_model
 
@@ -68,7 +68,7 @@ class MemoryStates:
 
 
 def make_model_batches(
-    decoder: DecoderBlocks, windows: Windows, needs: Needs, *, batch_tokens: int = BATCH_TOKENS
+    decoder: DecoderBlocks, windows: Windows, needs: StatisticNeeds, *, batch_tokens: int = BATCH_TOKENS
 ) -> list[Batch]:
     """Make batches that suit the model: without padding for a mixture of experts, which would route padding too.
 

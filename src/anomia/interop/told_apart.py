@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from anomia.interop.filters import counterpart
 from anomia.interop.samples import SampleFile
 from anomia.interop.settings import MODEL_PATHS, Settings, settings_of
-from anomia.models.difference import KINDS, Difference, Kind, shown
+from anomia.models.difference import KINDS, Difference, Severity, shown
 
 # Settings that change no answer: the path of the weights, devices and batch sizes.
 _HARMLESS = re.compile(
@@ -85,7 +85,7 @@ def _difference(name: str, base: str | None, other: str | None) -> Difference:
     return Difference(name, kind, *_cells(base, other), why)
 
 
-def _meaning(name: str) -> tuple[Kind, str]:
+def _meaning(name: str) -> tuple[Severity, str]:
     if re.fullmatch(_HARMLESS, name):
         return "harmless", "it changes no answer"
     told = next((why for pattern, why in _TOLD.items() if re.fullmatch(pattern, name)), None)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from anomia.grade import is_unspaced, normalize
 from anomia.items.item import Question
 
-Shape = Literal["number", "date", "name", "words"]
+AnswerShape = Literal["number", "date", "name", "words"]
 
 # Used if a study has too few answers in other languages or of another shape.
 UNRELATED_WORDS = (
@@ -139,7 +139,7 @@ DRAW: Mapping[str, Callable[[Question, Sources], tuple[str, ...]]] = {
 }
 
 
-def answer_shape(text: str) -> Shape:
+def answer_shape(text: str) -> AnswerShape:
     """The kind of an answer, from its characters alone: date, number, name or words.
 
     A short text with a four-digit number counts as a date, since it is usually a year.

@@ -10,10 +10,10 @@ from anomia.items.data_set import Reader
 from anomia.items.entry import read_entry
 from anomia.items.item import Question
 
-Rows = Iterable[dict[str, Any]]
+HubRows = Iterable[dict[str, Any]]
 
 
-def hub_rows(repository: str, config: str | None, split: str, **more: str) -> Rows:
+def hub_rows(repository: str, config: str | None, split: str, **more: str) -> HubRows:
     """The rows of one configuration. more: `revision` and `data_dir`, if the configuration name is not enough.
 
     Raises:
@@ -22,7 +22,7 @@ def hub_rows(repository: str, config: str | None, split: str, **more: str) -> Ro
     import datasets
 
     try:
-        rows: Rows = datasets.load_dataset(repository, config, split=split, **more)
+        rows: HubRows = datasets.load_dataset(repository, config, split=split, **more)
     except Exception as error:  # the hub client raises a dozen unrelated types for "can't be reached"
         # The cause may be on any line of the message.
         reason = " ".join(str(error).split())[:300] or type(error).__name__

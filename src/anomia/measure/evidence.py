@@ -16,11 +16,9 @@ from anomia.measure.drops import QUARTER
 from anomia.measure.everywhere import Everywhere, everywhere_levels
 from anomia.measure.fates import counts_of, fates, met
 from anomia.measure.intervals import JOINED
-from anomia.measure.quantities import Quantity, drop, minus, normalized
+from anomia.measure.quantities import Mask, Quantity, drop, minus, normalized
 from anomia.measure.rates import CHECKED_ITEMS, Estimate, cluster, rate, right_or_wrong
 from anomia.measure.verdict import CLAIMS, Evidence, Nearness
-
-Mask = NDArray[np.bool_]
 
 OVERALL = "overall"
 

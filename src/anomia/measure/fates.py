@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from anomia.errors import DataError
 from anomia.measure.rates import right_or_wrong
 
-State = Literal["both", "choice_only", "open_only", "neither"]
+RightIn = Literal["both", "choice_only", "open_only", "neither"]
 Fate = Literal["kept", "choice_only", "open_only", "lost"]
 # A state's number is 1 if open is wrong, plus 2 if choice is wrong. A fate has the number of its state in the arm.
-STATES: tuple[State, ...] = get_args(State)
+STATES: tuple[RightIn, ...] = get_args(RightIn)
 FATES: tuple[Fate, ...] = get_args(Fate)
 # Base doesn't answer the item correctly in both formats, or it was not graded.
 NO_FATE = -1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anomia.measure.contrasts import Agreement
-from anomia.measure.fates import FateCounts, State
+from anomia.measure.fates import FateCounts, RightIn
 from anomia.measure.measures import Measure, of_base, parse
 from anomia.measure.rates import Estimate
 from anomia.measure.significance import PairedTest
@@ -42,7 +42,7 @@ class TransitionRow(NamedTuple):
     arm: str
     options: str
     scope: str
-    before: State
+    before: RightIn
     """Their state in base: right in both formats, in one, or in neither."""
     both: int
     choice_only: int

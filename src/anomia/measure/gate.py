@@ -26,9 +26,9 @@ from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 from anomia.probes import FORMATS
 
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
-Result = Literal["pass", "fail", "inconclusive", "untestable"]
+GateResult = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 means unusable input.
-EXIT_CODES: dict[Result, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
+EXIT_CODES: dict[GateResult, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Check(NamedTuple):
     limit: float | None
     limit_is: Literal["at most", "at least"]
     estimate: Estimate | None
-    result: Result
+    result: GateResult
     items_needed: int | None = None
     note: str = ""
     asked: int = 0
@@ -114,7 +114,7 @@ class Gate(NamedTuple):
     reference: the same checks for the run's null arms, which decide nothing: the effect of harmless noise alone.
     """
 
-    result: Result
+    result: GateResult
     checks: tuple[Check, ...]
     cautions: tuple[Caution, ...] = ()
     reference: tuple[Check, ...] = ()
@@ -189,27 +189,27 @@ def _with_left_out(checks: Sequence[Check], left_out: tuple[str, ...]) -> tuple[
     return tuple(check._replace(left_out=left_out) if check.scope == POOLED else check for check in checks)
 
 
-def decide_at_most(estimate: Estimate, limit: float) -> Result:
+def decide_at_most(estimate: Estimate, limit: float) -> GateResult:
     """The result of an interval against an upper limit."""
     if estimate.high <= limit:
         return "pass"
     return "fail" if estimate.low > limit else "inconclusive"
 
 
-def decide_at_least(estimate: Estimate, limit: float) -> Result:
+def decide_at_least(estimate: Estimate, limit: float) -> GateResult:
     """The result of an interval against a lower limit."""
     if estimate.low >= limit:
         return "pass"
     return "fail" if estimate.high < limit else "inconclusive"
 
 
-def overall(results: Sequence[Result]) -> Result:
+def overall(results: Sequence[GateResult]) -> GateResult:
     """The combined result of several runs: the worst of their results."""
-    order: tuple[Result, ...] = ("fail", "inconclusive", "untestable")
+    order: tuple[GateResult, ...] = ("fail", "inconclusive", "untestable")
     return next((result for result in order if result in results), "pass")
 
 
-def _overall(checks: Sequence[Check]) -> Result:
+def _overall(checks: Sequence[Check]) -> GateResult:
     if any(check.result == "fail" for check in checks):
         return "fail"
     # An untestable language decides nothing; a study in which nothing can be tested does not pass.

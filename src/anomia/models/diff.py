@@ -6,9 +6,9 @@ from anomia.models.describe import Description
 from anomia.models.diff_settings import generation_differences, setting_differences
 from anomia.models.diff_tokens import template_differences, token_differences
 from anomia.models.diff_weights import file_differences, weight_differences
-from anomia.models.difference import KINDS, Difference, Kind, worst
+from anomia.models.difference import KINDS, Difference, Severity, worst
 
-__all__ = ["KINDS", "Difference", "Kind", "differences", "worst"]
+__all__ = ["KINDS", "Difference", "Severity", "differences", "worst"]
 
 
 def differences(base: Description, other: Description, *, chat: bool | None = None) -> tuple[Difference, ...]:

@@ -14,7 +14,7 @@ import transformers
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from anomia.models.describe import Description
-from anomia.models.difference import Difference, Kind, listed, shown
+from anomia.models.difference import Difference, Severity, listed, shown
 
 # Settings on a model's origin, its training, or the values to return: inference doesn't read them.
 _WITHOUT_EFFECT = re.compile(
@@ -100,7 +100,7 @@ def generation_differences(base: Description, other: Description) -> Iterator[Di
         key for key in sorted({*base.generation, *other.generation})
         if base.generation.get(key) != other.generation.get(key) and key != "eos_token_id"
     ]  # fmt: skip
-    groups: tuple[tuple[str, Kind, list[str], str], ...] = (
+    groups: tuple[tuple[str, Severity, list[str], str], ...] = (
         ("sampling defaults", "told", [key for key in unlike if key in _SAMPLING],
          "greedy answers ignore them, and samples of a run have settings of their own"),
         ("generation settings", "told", [key for key in unlike if key not in _SAMPLING and not _OF_A_CALL.match(key)],
@@ -113,7 +113,7 @@ def generation_differences(base: Description, other: Description) -> Iterator[Di
             yield Difference(what, kind, _values(base.generation, keys), _values(other.generation, keys), why)
 
 
-def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]:
+def _judged(key: str, base: Description, other: Description) -> tuple[Severity, str]:
     """The kind of a difference in one setting, and the reason."""
     left, right = base.settings.get(key), other.settings.get(key)
     root = key.partition(".")[0]
@@ -133,9 +133,11 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Kind, str]
     return "confounding", "it changes what is computed from the same weights"
 
 
-def _judged_size(key: str, left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
+def _judged_size(
+    key: str, left: Any, right: Any, base: Description, other: Description
+) -> tuple[Severity, str]:
     """A size that the weights confirm is compression; otherwise the same weights are used differently."""
-    smaller: tuple[Kind, str] = ("told", "the model has another size, which is compression")
+    smaller: tuple[Severity, str] = ("told", "the model has another size, which is compression")
     if base.weights is None or other.weights is None:
         return (
             "confounding",
@@ -196,7 +198,7 @@ def code_settings(kind: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _judged_positions(left: Any, right: Any, base: Description, other: Description) -> tuple[Kind, str]:
+def _judged_positions(left: Any, right: Any, base: Description, other: Description) -> tuple[Severity, str]:
     types = {
         value for each in (base, other) for key, value in each.settings.items() if key.endswith("rope_type")
     }

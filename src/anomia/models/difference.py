@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["harmless", "told", "confounding"]
-Part = Literal["asked", "model"]
-KINDS: tuple[Kind, ...] = ("harmless", "told", "confounding")
+Severity = Literal["harmless", "told", "confounding"]
+DiffersIn = Literal["asked", "model"]
+KINDS: tuple[Severity, ...] = ("harmless", "told", "confounding")
 
 
 class Difference(NamedTuple):
@@ -20,14 +20,14 @@ class Difference(NamedTuple):
     """
 
     what: str
-    kind: Kind
+    kind: Severity
     base: str
     other: str
     why: str
-    part: Part = "model"
+    part: DiffersIn = "model"
 
 
-def worst(found: Sequence[Difference]) -> Kind | None:
+def worst(found: Sequence[Difference]) -> Severity | None:
     """The most serious kind among differences; None if there are none."""
     return max((difference.kind for difference in found), key=KINDS.index, default=None)
 

@@ -75,16 +75,16 @@ def current_plan() -> AttentionPlan:
     return _plan.get()
 
 
-Windows = dict[int, int | None]
+WindowByLayer = dict[int, int | None]
 """The attention window by layer, None for full attention."""
 
-_windows: ContextVar[Windows | None] = ContextVar("windows", default=None)
+_windows: ContextVar[WindowByLayer | None] = ContextVar("windows", default=None)
 
 
 @contextmanager
-def recorded_windows() -> Iterator[Windows]:
+def recorded_windows() -> Iterator[WindowByLayer]:
     """Records the window that the model requests in each layer inside the block."""
-    windows: Windows = {}
+    windows: WindowByLayer = {}
     token = _windows.set(windows)
     try:
         yield windows

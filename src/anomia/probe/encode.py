@@ -33,7 +33,7 @@ from anomia.probes import (
     NO_QUESTION,
     NO_QUESTION_ENDING,
     OPTION_KINDS,
-    Candidates,
+    CandidatesShown,
     asked_by,
 )
 
@@ -41,7 +41,7 @@ Encode = Callable[[str], TokenIds]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class PromptEncoding:
     """How prompts become tokens. Lengths are in tokens, except for the two character limits of one-shot.
 
     positions: the longest sequence that the model takes, prompt and answer together; None for no limit.
@@ -97,7 +97,7 @@ class EncodedItem:
 def encode_item(
     item: Item,
     tokenizer: Any,
-    form: Form,
+    form: PromptEncoding,
     probes: Collection[str],
     *,
     exemplar: Question | None,
@@ -148,7 +148,7 @@ def _longest(ask: Ask, max_new_tokens: int) -> int:
 def _encode_cut(
     item: Item,
     tokenizer: Any,
-    form: Form,
+    form: PromptEncoding,
     probes: Collection[str],
     exemplar: Question | None,
     oracle: bool,
@@ -257,7 +257,7 @@ def _options(item: Item, context: str) -> dict[str, Sequence[str]]:
     return found
 
 
-def _candidates(item: Item, which: Candidates) -> Sequence[str]:
+def _candidates(item: Item, which: CandidatesShown) -> Sequence[str]:
     """The candidates that a prompt lists."""
     if which == "unrelated":
         return item.unrelated
@@ -281,7 +281,7 @@ def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -
     return encode
 
 
-def _rendered(tokenizer: Any, prompts: Mapping[str, str], form: Form) -> Mapping[str, str]:
+def _rendered(tokenizer: Any, prompts: Mapping[str, str], form: PromptEncoding) -> Mapping[str, str]:
     """Prompts with the chat template applied, if there is one."""
     if not form.chat:
         return prompts
@@ -326,7 +326,7 @@ def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -
 
 
 def _one_shot_prompts(
-    question: Question, exemplar: Question, encode: Encode, form: Form
+    question: Question, exemplar: Question, encode: Encode, form: PromptEncoding
 ) -> tuple[Mapping[str, str], TokenIds]:
     """The one-shot prompt and its zero-shot baseline on the same passage, and the exemplar's token prefix."""
     characters, words = form.exemplar_characters, form.templates
@@ -355,7 +355,7 @@ def _one_shot_prompts(
 
 
 def _bare_options(
-    texts: Mapping[str, Sequence[str]], context: str, tokenizer: Any, encode: Encode, form: Form
+    texts: Mapping[str, Sequence[str]], context: str, tokenizer: Any, encode: Encode, form: PromptEncoding
 ) -> dict[str, OptionSet]:
     """Options after the passage alone, without the question, all scored from the same position.
 

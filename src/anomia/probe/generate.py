@@ -29,7 +29,7 @@ COMPACT_BELOW = 0.75
 """The cache's rows are compacted when less than this share of them is still growing."""
 
 
-Candidates = tuple[Sequence[int], Sequence[float]]
+NextTokens = tuple[Sequence[int], Sequence[float]]
 """The top next tokens and their log-probabilities."""
 
 
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
     """The choices at a node: the greedy token, the candidates for beams, one token per stream."""
 
     best: int
-    candidates: Candidates
+    candidates: NextTokens
     drawn: dict[Stream, int]
 
 
@@ -82,7 +82,7 @@ class Frontier(NamedTuple):
     visible: Tensor
 
 
-Step = Callable[[Head, "TreeDecodeState", Frontier, list[Node]], Frontier]
+DecodeStep = Callable[[Head, "TreeDecodeState", Frontier, list[Node]], Frontier]
 """Runs the decoder on the next layer; see `append`."""
 
 
@@ -151,7 +151,7 @@ def grow(
     searches: Sequence[BeamState],
     decoding: Decoding,
     *,
-    step: Step,
+    step: DecodeStep,
 ) -> set[int]:
     """Grows every path and search to its end, in place. The first `layer` holds the L ends of the prompts.
 
@@ -251,7 +251,7 @@ class _Read(NamedTuple):
 
     best: list[int]
     finite: list[bool]
-    candidates: list[Candidates]
+    candidates: list[NextTokens]
     draws: list[int]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anomia.probe.ask import Ask, RankTarget, TokenIds
-from anomia.probe.attention import Windows, recorded_windows, tree_attention_in
+from anomia.probe.attention import WindowByLayer, recorded_windows, tree_attention_in
 from anomia.probe.cache import TreeCache
 from anomia.probe.generate import Frontier, Node, TreeDecodeState, append
 from anomia.probe.head import Head
@@ -88,7 +88,7 @@ def _difference(model: Any, sequences: Sequence[TokenIds], found: Tensor) -> str
     )
 
 
-def declared_windows(model: Any) -> Windows:
+def declared_windows(model: Any) -> WindowByLayer:
     """The attention window of each layer according to the model's configuration."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -101,7 +101,7 @@ def declared_windows(model: Any) -> Windows:
     return {layer: window if types[layer] == "sliding_attention" else None for layer in layers}
 
 
-def _summary(windows: Windows) -> str:
+def _summary(windows: WindowByLayer) -> str:
     return str(sorted({str(window) for window in windows.values()}))
 
 

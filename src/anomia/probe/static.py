@@ -35,7 +35,7 @@ SLOTS = 256
 """The length of cache rows and the number of attended slots are multiples of this."""
 
 
-class Shape(NamedTuple):
+class StepSizes(NamedTuple):
     """The sizes that determine the tensor shapes of a step.
 
     leaves: including padding. length: slots that are attended to. rows: growing rows of the cache; the first `wide`
@@ -77,7 +77,7 @@ class StaticLayer:
     """
 
     homes: tuple[Tensor, Tensor]
-    shape: Shape
+    shape: StepSizes
     places: Tensor
     visible: Tensor
     ages: Tensor
@@ -125,7 +125,7 @@ class StaticSteps:
             torch.zeros(self.leaves, self.capacity, dtype=torch.bool, device=device) for _ in range(2)
         )
         self._inputs = torch.zeros(6, self.leaves, dtype=torch.long, device=device)
-        self._graphs: dict[Shape, _Captured] = {}
+        self._graphs: dict[StepSizes, _Captured] = {}
         self._pool: Any = None
         self._captures = device.type == "cuda"
         self._wide, self._most, self._fewer = 0, 1, 1
@@ -158,7 +158,7 @@ class StaticSteps:
         """Like `generate.append`, with N leaves padded to the next prepared count W; returns their states [N, H]."""
         for leaf in leaves:
             tree_state.occupy(leaf)
-        shape = Shape(
+        shape = StepSizes(
             leaves=filled_up(len(leaves)),
             length=min(self.capacity, rounded(max(tree_state.used))),
             rows=len(tree_state.free),
@@ -179,7 +179,7 @@ class StaticSteps:
         self._before.copy_(self._after)
         return Frontier(leaves, self._run(head, shape)[: len(leaves)], self._after[: len(leaves)])
 
-    def _step(self, head: Head, shape: Shape) -> Tensor:
+    def _step(self, head: Head, shape: StepSizes) -> Tensor:
         """One step on the input buffers; returns hidden states [W, H]. Nothing is read back to the host."""
         rows, slots, depths, tokens, parents, places = self._inputs[:, : shape.leaves].unbind(0)
         visible = self._before[parents].scatter_(1, slots[:, None], True)
@@ -190,7 +190,7 @@ class StaticSteps:
         with planned(plan):
             return head.decode(input_ids=tokens[None], position_ids=depths[None], past_key_values=self.cache)
 
-    def _run(self, head: Head, shape: Shape) -> Tensor:
+    def _run(self, head: Head, shape: StepSizes) -> Tensor:
         """Returns the states [W, H] of a step. The first step of a shape runs eagerly and is then captured."""
         captured = self._graphs.get(shape)
         if captured is not None:
@@ -212,7 +212,7 @@ class StaticSteps:
                 )
         return states
 
-    def _capture(self, head: Head, shape: Shape) -> _Captured:
+    def _capture(self, head: Head, shape: StepSizes) -> _Captured:
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()

@@ -25,18 +25,18 @@ _BOOLS = pl.List(pl.Boolean)
 PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 TOP_TOKENS_SHOWN = 10
 
-Value = Callable[[Replied], Any]
+ColumnValue = Callable[[Replied], Any]
 
 
 class RecordColumn(NamedTuple):
     """A column of the records. given: it is never null."""
 
     dtype: Any
-    value: Value
+    value: ColumnValue
     given: bool = False
 
 
-def _answer(probe: str, value: Callable[[Replied, str], Any]) -> Value:
+def _answer(probe: str, value: Callable[[Replied, str], Any]) -> ColumnValue:
     """A value computed from the text of the greedy answer to a probe."""
 
     def of(replied: Replied) -> Any:
@@ -46,7 +46,7 @@ def _answer(probe: str, value: Callable[[Replied, str], Any]) -> Value:
     return of
 
 
-def _scored(probe: str, value: Callable[[Scored], Any]) -> Value:
+def _scored(probe: str, value: Callable[[Scored], Any]) -> ColumnValue:
     """A value computed from the scored options of a probe."""
 
     def of(replied: Replied) -> Any:
@@ -123,7 +123,7 @@ def _open_columns() -> dict[str, RecordColumn]:
     def answers(replied: Replied) -> Sequence[str]:
         return replied.encoded.item.question.answers
 
-    def of(value: Callable[[Replied, str], Any]) -> Value:
+    def of(value: Callable[[Replied, str], Any]) -> ColumnValue:
         return _answer("open", value)
 
     return {
@@ -206,7 +206,7 @@ def _correct_any(replied: Replied) -> bool | None:
 
 
 def _place_columns(name: str) -> dict[str, RecordColumn]:
-    def of(field: str) -> Value:
+    def of(field: str) -> ColumnValue:
         def value(replied: Replied) -> Any:
             place = replied.reply.placements.get(name)
             return None if place is None else getattr(place, field)
@@ -229,7 +229,7 @@ def _rank_best(replied: Replied) -> int | None:
 
 
 def _gold_columns() -> dict[str, RecordColumn]:
-    def scored(value: Callable[[Scored], Any]) -> Value:
+    def scored(value: Callable[[Scored], Any]) -> ColumnValue:
         return _scored(ANSWERS, value)
 
     def distinct(replied: Replied) -> str | None:
@@ -250,13 +250,13 @@ def _gold_columns() -> dict[str, RecordColumn]:
 
 
 def _distribution_columns() -> dict[str, RecordColumn]:
-    def of(value: Callable[[Replied, Any], Any]) -> Value:
+    def of(value: Callable[[Replied, Any], Any]) -> ColumnValue:
         return lambda r: None if r.reply.distribution is None else value(r, r.reply.distribution)
 
-    def of_base(value: Callable[[Any], Any]) -> Value:
+    def of_base(value: Callable[[Any], Any]) -> ColumnValue:
         return of(lambda r, found: value(found) if r.base_distribution is None else None)
 
-    def of_arm(value: Callable[[Replied, Any, Any], Any]) -> Value:
+    def of_arm(value: Callable[[Replied, Any, Any], Any]) -> ColumnValue:
         return of(
             lambda r, found: (
                 value(r, r.base_distribution, found)
@@ -284,10 +284,10 @@ def _oracle_columns() -> dict[str, RecordColumn]:
     def texts(replied: Replied) -> list[str]:
         return [text for drawn in replied.said.samples.values() for text in drawn]
 
-    def beams(value: Callable[[Replied], Any]) -> Value:
+    def beams(value: Callable[[Replied], Any]) -> ColumnValue:
         return lambda r: value(r) if r.encoded.ask.beams is not None and r.said.beams else None
 
-    def samples(value: Callable[[Replied], Any]) -> Value:
+    def samples(value: Callable[[Replied], Any]) -> ColumnValue:
         return lambda r: value(r) if r.encoded.ask.samples is not None and r.said.samples else None
 
     def beam_texts(replied: Replied) -> list[str]:

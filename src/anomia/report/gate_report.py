@@ -11,19 +11,19 @@ from xml.etree import ElementTree
 from anomia.errors import RunError
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.gate import Check, Gate, Result
+from anomia.measure.gate import Check, Gate, GateResult
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.naming import left_out
 
-_HEADLINES: dict[Result, str] = {
+_HEADLINES: dict[GateResult, str] = {
     "pass": "passes",
     "fail": "does not pass",
     "inconclusive": "is not decided",
     "untestable": "can't be tested",
 }
-_MARKS: dict[Result, str] = {
+_MARKS: dict[GateResult, str] = {
     "pass": "✅ pass",
     "fail": "❌ fail",
     "inconclusive": "❔ inconclusive",
@@ -124,7 +124,7 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
 
 
 def decision_json(
-    gates: Sequence[tuple[str, Gate]], result: Result, exit_code: int, bases: Mapping[str, Basis] = {}
+    gates: Sequence[tuple[str, Gate]], result: GateResult, exit_code: int, bases: Mapping[str, Basis] = {}
 ) -> dict[str, Any]:
     """The whole decision as plain values: over all runs, then by run and check; shares as fractions, not per cent."""
     return {

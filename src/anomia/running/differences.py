@@ -23,10 +23,10 @@ _A_LANGUAGE, _MOST = 3, 60
 # Prompts that a server counts, and characters of their passages: few and short requests.
 _SERVED_MOST, _SERVED_LONGEST = 2, 600
 
-Found = Mapping[str, tuple[Difference, ...]]
+DifferencesByArm = Mapping[str, tuple[Difference, ...]]
 
 
-def compare_arms(cells: Sequence[PlannedCell], progress: Progress) -> Found:
+def compare_arms(cells: Sequence[PlannedCell], progress: Progress) -> DifferencesByArm:
     """Compares base with every checkpoint and served model that still has pending shards, and reports differences.
 
     Models that can't be examined are skipped; their turn reports why. Returns differences by arm.
@@ -44,7 +44,7 @@ def compare_arms(cells: Sequence[PlannedCell], progress: Progress) -> Found:
 
 def _compare_checkpoints(
     cells: Sequence[PlannedCell], models: Mapping[str, Checkpoint], progress: Progress
-) -> Found:
+) -> DifferencesByArm:
     study = cells[0].study
     prompts = _prompts(cells)
     known: dict[str, Description | None] = {}
@@ -62,7 +62,9 @@ def _compare_checkpoints(
     return found
 
 
-def _compare_served(cells: Sequence[PlannedCell], models: Mapping[str, Served], progress: Progress) -> Found:
+def _compare_served(
+    cells: Sequence[PlannedCell], models: Mapping[str, Served], progress: Progress
+) -> DifferencesByArm:
     study = cells[0].study
     found: dict[str, tuple[Difference, ...]] = {}
     progress.stage("counting tokens at servers", len(models))
@@ -79,7 +81,7 @@ def _compare_served(cells: Sequence[PlannedCell], models: Mapping[str, Served], 
     return found
 
 
-def store_differences(cells: Sequence[OpenCell], found: Found) -> None:
+def store_differences(cells: Sequence[OpenCell], found: DifferencesByArm) -> None:
     """Writes the differences into the folder of every cell.
 
     For a served model that has already answered, the stored differences are kept; its turn checks whether they still

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from anomia.compress.steps import Arm, Checkpoint, Served
 from anomia.endpoint.ready import greet
 from anomia.errors import AnomiaError, RunError
-from anomia.matrix import Cell, Matrix, write_matrix
+from anomia.matrix import Matrix, StudyCell, write_matrix
 from anomia.models.load import check_place
 from anomia.notes import write_notes
 from anomia.run_folder import RunFolder, locked
@@ -57,7 +57,7 @@ class ArmOutcome(NamedTuple):
 
 def run_study(study: Study, out: Path, *, progress: Progress) -> list[ArmOutcome]:
     """Measures one study into a run folder; see `run_matrix`."""
-    return run_matrix(Matrix((Cell("", study),), single=True), out, progress=progress)
+    return run_matrix(Matrix((StudyCell("", study),), single=True), out, progress=progress)
 
 
 def run_matrix(

@@ -11,7 +11,7 @@ from typing import Any
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.probe.ask import Decoding, Distribution
-from anomia.probe.encode import EncodedItem, Form, encode_item
+from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.records import record, write_rows
 from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.answerer import Answerer

@@ -14,7 +14,7 @@ from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.update import Updated, masked_least_squares
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Target
 from anomia.errors import RefusedError
 
@@ -166,4 +166,4 @@ def _smallest(values: torch.Tensor, target: Target) -> torch.Tensor:
     return cut(values.abs(), target, whole=True).mask
 
 
-METHOD = Method(Needs(hessian=True), alps_block, prune_unreached)
+METHOD = Method(StatisticNeeds(hessian=True), alps_block, prune_unreached)

@@ -24,7 +24,7 @@ from anomia.compress.methods.scales import (
 )
 from anomia.compress.methods.update import layer_error
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Quantize
 from anomia.errors import RefusedError
 
@@ -282,4 +282,4 @@ def _loss(weights: Sequence[torch.Tensor], hessian: torch.Tensor, scales: torch.
     return loss
 
 
-METHOD = Method(Needs(hessian=True, sums=True), awq_block, round_unreached)
+METHOD = Method(StatisticNeeds(hessian=True, sums=True), awq_block, round_unreached)

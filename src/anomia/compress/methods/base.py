@@ -13,7 +13,7 @@ from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Group, Needs
+from anomia.compress.statistics import SharedInput, StatisticNeeds
 from anomia.compress.steps import Prune, Quantize, Target, Update
 
 
@@ -32,7 +32,7 @@ class BlockWork:
 
     block: nn.Module
     where: str
-    groups: Sequence[Group]
+    groups: Sequence[SharedInput]
     step: Prune | Quantize
     target: Target | None = None
     batches: Sequence[Batch] = ()
@@ -53,7 +53,7 @@ class Method(NamedTuple):
     prepare: changes a block without changing its output, before the dense weights are copied.
     """
 
-    needs: Needs | None
+    needs: StatisticNeeds | None
     run: Callable[[BlockWork], list[MatrixReport]]
     unreached: Callable[[WeightMatrix, BlockWork], MatrixReport]
     choices: tuple[str, ...] = ()
@@ -69,5 +69,5 @@ class Updater(NamedTuple):
     groups.
     """
 
-    needs: Needs
+    needs: StatisticNeeds
     run: Callable[[BlockWork, Mapping[str, torch.Tensor], Update], list[MatrixReport]]

@@ -10,7 +10,7 @@ from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import Chosen
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import InputStatistic, Needs
+from anomia.compress.statistics import InputStatistic, StatisticNeeds
 from anomia.compress.steps import Target
 
 Choose = Callable[[WeightMatrix, InputStatistic, Target], Chosen]

@@ -10,7 +10,7 @@ import torch
 from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Pattern, Update
 from anomia.errors import CompressionError, RefusedError
 
@@ -219,4 +219,4 @@ def _swap_in_groups(
 
 
 # The Hessian is only for the report, which compares the output error before and after the swaps.
-UPDATER = Updater(Needs(hessian=True, sums=True), dsnot_block)
+UPDATER = Updater(StatisticNeeds(hessian=True, sums=True), dsnot_block)

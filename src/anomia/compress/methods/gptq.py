@@ -22,7 +22,7 @@ from anomia.compress.methods.grid import (
 from anomia.compress.methods.sparsegpt import DAMPING, inverse_factor
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Quantize
 
 BLOCK = 128
@@ -211,4 +211,4 @@ def _round_panel(
         panel[column + 1 :].addr_(factor[column, column + 1 :], error, alpha=-1)
 
 
-METHOD = Method(Needs(hessian=True), gptq_block, round_unreached)
+METHOD = Method(StatisticNeeds(hessian=True), gptq_block, round_unreached)

@@ -10,7 +10,7 @@ import torch
 
 from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import Chosen, cut, lifted
-from anomia.compress.statistics import InputStatistic, Needs
+from anomia.compress.statistics import InputStatistic, StatisticNeeds
 from anomia.compress.steps import Target
 
 CHOICES = (
@@ -36,5 +36,5 @@ def language_factors(statistic: InputStatistic) -> torch.Tensor:
 
 
 METHOD = by_mask(
-    Needs(languages=True), lambda matrix, seen, target: mwanda_cut(matrix.weight, seen, target), CHOICES
+    StatisticNeeds(languages=True), lambda matrix, seen, target: mwanda_cut(matrix.weight, seen, target), CHOICES
 )

@@ -10,7 +10,7 @@ from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.permute import fitting_order, permute_channels
 from anomia.compress.methods.zeros import zero_all
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Pattern, Prune, Target
 
 POWER = 0.5
@@ -72,4 +72,4 @@ def ria_block(work: BlockWork) -> list[MatrixReport]:
     return reports
 
 
-METHOD = Method(Needs(), ria_block, prune_unreached, prepare=reorder_block)
+METHOD = Method(StatisticNeeds(), ria_block, prune_unreached, prepare=reorder_block)

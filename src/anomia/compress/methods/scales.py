@@ -41,12 +41,12 @@ class Folding(NamedTuple):
     size: int
 
 
-Watched = Mapping[str, Folding]
+FoldingsByLayer = Mapping[str, Folding]
 
 
 @torch.no_grad()
 def find_producers(
-    block: nn.Module, groups: Watched, hidden: torch.Tensor, call: Call
+    block: nn.Module, groups: FoldingsByLayer, hidden: torch.Tensor, call: Call
 ) -> dict[str, Producer]:
     """Find the producer of each group's input, by the group's first matrix; groups without a producer are left out.
 
@@ -187,7 +187,7 @@ def _columns_divided(block: nn.Module, names: Sequence[str], factors: torch.Tens
 
 
 def _run(
-    block: nn.Module, groups: Watched, hidden: torch.Tensor, call: Call
+    block: nn.Module, groups: FoldingsByLayer, hidden: torch.Tensor, call: Call
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Run a block on states `hidden`, [B, S, H].
 

@@ -12,7 +12,7 @@ from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import kth_lowest, lifted, lowest_mask
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Pattern, Target
 from anomia.errors import RefusedError
 
@@ -164,4 +164,4 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
     return reports
 
 
-METHOD = Method(Needs(hessian=True), _prune_block, prune_unreached)
+METHOD = Method(StatisticNeeds(hessian=True), _prune_block, prune_unreached)

@@ -11,7 +11,7 @@ from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.zeros import report_matrix
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Update
 from anomia.errors import CompressionError, RefusedError
 
@@ -246,4 +246,4 @@ def _admm(hessian: torch.Tensor) -> _Solver:
     return solve
 
 
-UPDATER = Updater(Needs(hessian=True), update_block)
+UPDATER = Updater(StatisticNeeds(hessian=True), update_block)

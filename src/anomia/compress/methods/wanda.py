@@ -6,7 +6,7 @@ import torch
 
 from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import Chosen, cut, lifted
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Target
 
 
@@ -27,4 +27,4 @@ def wanda_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chos
     return cut(lifted(weight.abs().float()) * lifted(norms), target)
 
 
-METHOD = by_mask(Needs(), lambda matrix, seen, target: wanda_cut(matrix.weight, seen.norms, target))
+METHOD = by_mask(StatisticNeeds(), lambda matrix, seen, target: wanda_cut(matrix.weight, seen.norms, target))

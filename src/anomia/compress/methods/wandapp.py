@@ -20,7 +20,7 @@ from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
-from anomia.compress.statistics import InputStatistic, Needs, observe
+from anomia.compress.statistics import InputStatistic, StatisticNeeds, observe
 from anomia.compress.steps import Prune, Target
 from anomia.errors import RefusedError
 
@@ -246,7 +246,7 @@ def _prune_student(
     batches = [work.batches[index] for index in chosen]
     calls = [as_float(work.calls[index]) for index in chosen]
     known = {m.name: g.statistic for g in work.groups for m in g.matrices}
-    for group in observe(student, batches, hidden, calls, Needs(), where=work.where):
+    for group in observe(student, batches, hidden, calls, StatisticNeeds(), where=work.where):
         for matrix in group.matrices:
             # A matrix that these windows don't reach is scored with the inputs of all windows.
             statistic = group.statistic or known.get(matrix.name)
@@ -317,4 +317,4 @@ def _recording(
             handle.remove()
 
 
-METHOD = Method(Needs(), wandapp_block, prune_unreached)
+METHOD = Method(StatisticNeeds(), wandapp_block, prune_unreached)

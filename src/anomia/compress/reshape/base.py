@@ -13,7 +13,7 @@ from anomia.compress.reshape.report import ReshapeReport
 from anomia.errors import CompressionError
 
 if TYPE_CHECKING:
-    from anomia.compress.pipeline import Progress
+    from anomia.compress.pipeline import OnProgress
     from anomia.compress.reshape.subject import Subject
 
 
@@ -51,7 +51,7 @@ class Walk(NamedTuple):
 
     windows: Windows
     batch_tokens: int = BATCH_TOKENS
-    progress: Progress | None = None
+    progress: OnProgress | None = None
 
 
 class Reshaper(NamedTuple):
@@ -76,7 +76,7 @@ class Reshaper(NamedTuple):
         share: float,
         windows: Windows | None,
         *,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> ReshapeReport:
         """Reshape a model in place.

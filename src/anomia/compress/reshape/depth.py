@@ -13,7 +13,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Windows
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Reshaper, Walk, by_blocks
-from anomia.compress.reshape.parts import Part, ReshapePlan, outline, taken
+from anomia.compress.reshape.parts import ReshapePlan, TensorRecipe, outline, taken
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
@@ -158,7 +158,7 @@ def _is_index_list(field: str, value: Sequence[Any], total: int) -> bool:
 
 def _parts(
     model: nn.Module, decoder: DecoderBlocks, kept: Sequence[int], wanted: dict[str, tuple[int, ...]]
-) -> dict[str, Part]:
+) -> dict[str, TensorRecipe]:
     place = {str(old): str(new) for new, old in enumerate(kept)}
     prefix = f"{decoder.name}."
     parts = {}

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 
-class Part(NamedTuple):
+class TensorRecipe(NamedTuple):
     """Recipe for a tensor of the new model. sources: names in the old model. make: takes their values, any device."""
 
     sources: tuple[str, ...]
     make: Callable[..., torch.Tensor]
 
-    def then(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Part:
+    def then(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorRecipe:
         """Return a part with another change applied after this one's."""
-        return Part(self.sources, lambda *values: change(self.make(*values)))
+        return TensorRecipe(self.sources, lambda *values: change(self.make(*values)))
 
     def of(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Make the tensor. values: by name, at least those of the sources."""
@@ -29,31 +29,31 @@ class ReshapePlan(NamedTuple):
 
     config: Any
     changes: Mapping[str, Any]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TensorRecipe]
 
 
-def taken(name: str) -> Part:
+def taken(name: str) -> TensorRecipe:
     """Take a tensor of the old model unchanged."""
-    return Part((name,), lambda value: value)
+    return TensorRecipe((name,), lambda value: value)
 
 
-def given(value: torch.Tensor) -> Part:
+def given(value: torch.Tensor) -> TensorRecipe:
     """Take a tensor that exists already."""
-    return Part((), lambda: value)
+    return TensorRecipe((), lambda: value)
 
 
-def rows_of(part: Part, dim: int, rows: torch.Tensor) -> Part:
+def rows_of(part: TensorRecipe, dim: int, rows: torch.Tensor) -> TensorRecipe:
     """Select entries of a tensor along a dimension. rows: their indices, [kept] int64."""
     return part.then(lambda value: value.index_select(dim, rows.to(value.device)))
 
 
-def all_taken(model: nn.Module) -> dict[str, Part]:
+def all_taken(model: nn.Module) -> dict[str, TensorRecipe]:
     """Take every saved tensor of a model unchanged."""
     return {name: taken(name) for name in model.state_dict()}
 
 
 @torch.no_grad()
-def outline(parts: Mapping[str, Part], model: nn.Module) -> dict[str, torch.Tensor]:
+def outline(parts: Mapping[str, TensorRecipe], model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the new tensors on the meta device. model: the old one; its values aren't read."""
     old = {name: value.to("meta") for name, value in model.state_dict().items()}
     return {name: part.of(old).to("meta") for name, part in parts.items()}

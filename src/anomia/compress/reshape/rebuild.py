@@ -22,7 +22,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.reshape.report import ReshapeReport
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.walk import calibrating, check_walk, make_model_batches
 from anomia.errors import CompressionError, RefusedError
 from anomia.words import reason_of
@@ -263,7 +263,7 @@ def observing(
     """Put the dense model in evaluation mode, check that its blocks can be run one by one, and yield the batches."""
     with calibrating(model), torch.no_grad():
         check_walk(model, decoder, make_batches(windows)[0])
-        yield make_model_batches(decoder, windows, Needs(), batch_tokens=batch_tokens)
+        yield make_model_batches(decoder, windows, StatisticNeeds(), batch_tokens=batch_tokens)
 
 
 def real_rows(states: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -16,7 +16,7 @@ from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.size import tensor_bytes
-from anomia.compress.visit import Look, Pass, visit
+from anomia.compress.visit import BlockVisitor, Pass, visit
 from anomia.compress.walk import check_states
 
 Measured = Mapping[str, torch.Tensor]
@@ -34,7 +34,7 @@ class Subject(Protocol):
         """Refuse states that aren't finite, as far as that shows without reading all weights. ids: [1, S]."""
         ...
 
-    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
         """Return the results of `look` for each block of the dense model. about: identifies them in a resumed call."""
         ...
 
@@ -72,7 +72,7 @@ class Loaded:
         with rebuild.evaluating(self.model):
             check_states(self.model, self.decoder, ids)
 
-    def measure(self, walk: Walk, look: Look[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
         """Measure in one walk, with all states in memory."""
         found = []
         with rebuild.observing(self.model, self.decoder, walk.windows, walk.batch_tokens) as batches:

@@ -13,7 +13,7 @@ from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.mixtures import Mixtures
 from anomia.compress.reshape.subject import Subject
-from anomia.compress.statistics import Needs
+from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.visit import Pass
 from anomia.compress.walk import make_model_batches
 from anomia.errors import CompressionError
@@ -60,7 +60,9 @@ def measure_usage(
         return {} if path is None else counter.finish().tensors()
 
     if outputs:
-        batches = make_model_batches(subject.decoder, walk.windows, Needs(), batch_tokens=walk.batch_tokens)
+        batches = make_model_batches(
+            subject.decoder, walk.windows, StatisticNeeds(), batch_tokens=walk.batch_tokens
+        )
         stride = max(1, sum(batch.input_ids.numel() for batch in batches) // _COMPARED_TOKENS)
     found = subject.measure(walk, look, about=method)
     return [Usage(one["tokens"], one["saliency"], one.get("outputs")) if one else None for one in found]

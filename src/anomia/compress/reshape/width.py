@@ -25,7 +25,7 @@ from anomia.compress.reshape.axes import (
 )
 from anomia.compress.reshape.base import Reshaper, Walk, by_weights
 from anomia.compress.reshape.fluctuation import Fluctuation, matrix_of, measure_fluctuations
-from anomia.compress.reshape.parts import Part, ReshapePlan, all_taken, given, outline, rows_of
+from anomia.compress.reshape.parts import ReshapePlan, TensorRecipe, all_taken, given, outline, rows_of
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
@@ -193,14 +193,14 @@ def _plan(
     return ReshapePlan(config, changes, parts), added
 
 
-def _with_mean(name: str, bias: Part, mean: torch.Tensor, *, turned: bool) -> Part:
+def _with_mean(name: str, bias: TensorRecipe, mean: torch.Tensor, *, turned: bool) -> TensorRecipe:
     """Return a consumer's bias [out] plus the mean output of its removed inputs. mean: [in], as in `_plan`."""
 
     def make(weight: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
         old = bias.make(*values).to(weight.device)
         return (old.float() + _given(weight.T if turned else weight, mean)).to(old.dtype)
 
-    return Part((f"{name}.weight", *bias.sources), make)
+    return TensorRecipe((f"{name}.weight", *bias.sources), make)
 
 
 def _given(weight: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:

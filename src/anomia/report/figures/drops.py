@@ -15,7 +15,7 @@ from anomia.report.figures.parts import (
     INTERVALS,
     LANGUAGE,
     ONE_SCOPE,
-    Row,
+    ChartRow,
     beside,
     compared,
     filtered,
@@ -79,7 +79,7 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _drops(case: Case, number: int) -> list[Row]:
+def _drops(case: Case, number: int) -> list[ChartRow]:
     several = len(case.languages) > 1
     rows = []
     for order, rung in enumerate(RUNGS):
@@ -96,7 +96,7 @@ def _drops(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label and row["scope"] == POOLED]

@@ -18,7 +18,7 @@ from anomia.report.figures.parts import (
     INTERVALS,
     SCOPES,
     TOO_FEW,
-    Row,
+    ChartRow,
     beside,
     compared,
     dots,
@@ -148,7 +148,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _parts(case: Case, number: int) -> list[Row]:
+def _parts(case: Case, number: int) -> list[ChartRow]:
     rows = []
     counts = {
         row.scope: row.counts
@@ -185,7 +185,7 @@ def _parts(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _fates_alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _fates_alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label]
@@ -195,7 +195,7 @@ def _fates_alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
     return f"Stacked bars of the four fates by language. {listed(told)}."
 
 
-def _rates(case: Case, number: int) -> list[Row]:
+def _rates(case: Case, number: int) -> list[ChartRow]:
     counts = {
         row.scope: row.counts
         for row in case.run.results.diagnosis.fates
@@ -220,7 +220,7 @@ def _rates(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _net(estimate: Estimate | None) -> Row:
+def _net(estimate: Estimate | None) -> ChartRow:
     if estimate is None:
         return {"net": None, "net_low": None, "net_high": None, "net_shown": TOO_FEW}
     return {
@@ -231,7 +231,7 @@ def _net(estimate: Estimate | None) -> Row:
     }
 
 
-def _noise(case: Case, scope: str) -> Row:
+def _noise(case: Case, scope: str) -> ChartRow:
     """The range from the lowest to the highest bound of the null arms' net rates."""
     rates = [case.figures.get((arm, "net_dissociation/choice", scope)) for arm in case.nulls]
     known = [rate for rate in rates if rate is not None]
@@ -242,7 +242,7 @@ def _noise(case: Case, scope: str) -> Row:
     }
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label]

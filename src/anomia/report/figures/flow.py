@@ -12,7 +12,7 @@ from anomia.measure.frame import POOLED
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     ONE_SCOPE,
-    Row,
+    ChartRow,
     compared,
     filtered,
     listed,
@@ -114,13 +114,13 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
     )  # fmt: skip
 
 
-def _flows(case: Case, number: int) -> list[Row]:
+def _flows(case: Case, number: int) -> list[ChartRow]:
     found: dict[str, dict[str, list[int]]] = {}
     for row in case.run.results.diagnosis.transitions:
         if (row.arm, row.options) == (case.arm, "choice"):
             counts = [row.both, row.choice_only, row.open_only, row.neither]
             found.setdefault(row.scope, {})[row.before.replace("_", " ")] = counts
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         table = [found.get(scope, {}).get(state, [0] * len(STATES)) for state in STATES]
         if sum(map(sum, table)):
@@ -128,14 +128,14 @@ def _flows(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _laid_out(counts: Sequence[Sequence[int]], fields: Row) -> list[Row]:
+def _laid_out(counts: Sequence[Sequence[int]], fields: ChartRow) -> list[ChartRow]:
     """Bands and bars of one plot, in shares of all items, from the top. counts: [base's state][arm's state]."""
     n = sum(map(sum, counts))
     sizes = {
         "base": [sum(row) for row in counts],
         "arm": [sum(row[place_] for row in counts) for place_ in range(len(STATES))],
     }
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     tops: dict[str, list[float]] = {}
     for side, totals in sizes.items():
         top, tops[side] = 0.0, []
@@ -169,7 +169,7 @@ def _laid_out(counts: Sequence[Sequence[int]], fields: Row) -> list[Row]:
     return rows
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [r for r in rows if (r["case"], r["scope"], r["kind"]) == (case.label, POOLED, "flow")]

@@ -14,7 +14,7 @@ from anomia.report.figures.cases import LONGEST_LABEL, Case, Drawn, NamedRun, pl
 from anomia.report.figures.parts import (
     AS_PERCENT,
     INTERVALS,
-    Row,
+    ChartRow,
     listed,
     measured,
     note,
@@ -53,7 +53,7 @@ AXES = (
 def draw_frontier(found: Sequence[Case]) -> Drawn | None:
     """Accuracy of choice and of open over all arms, against measured sparsity and size on disk."""
     runs = list({id(case.run.results): case.run for case in found}.values())
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     parts = []
     for axis in AXES:
         mine = settled(
@@ -83,7 +83,7 @@ def draw_frontier(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[Row]:
+def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[ChartRow]:
     rows = []
     for point in run.results.frontier:
         saved = getattr(point, axis.field)
@@ -106,18 +106,18 @@ def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[Row
     return rows
 
 
-def _range(rows: Sequence[Row]) -> tuple[float, float]:
+def _range(rows: Sequence[ChartRow]) -> tuple[float, float]:
     saved = [row["saved"] for row in rows]
     width = max(saved) - min(saved) or 1.0
     return min(saved) - 0.06 * width, max(saved) + 0.18 * width
 
 
-def _labelled(rows: Sequence[Row], x_range: tuple[float, float]) -> list[Row]:
+def _labelled(rows: Sequence[ChartRow], x_range: tuple[float, float]) -> list[ChartRow]:
     """Rows with the positions of their points, next to others with equal savings, and of their labels at the right.
 
     Labels of one panel are spread downwards from the top without overlap, then moved up into the plot.
     """
-    made: list[Row] = []
+    made: list[ChartRow] = []
     pixel = (x_range[1] - x_range[0]) / PLOT_WIDTH
     for case in dict.fromkeys(row["case"] for row in rows):
         mine = sorted((row for row in rows if row["case"] == case), key=lambda row: -row["value"])
@@ -139,12 +139,12 @@ def _labelled(rows: Sequence[Row], x_range: tuple[float, float]) -> list[Row]:
     return made
 
 
-def _height(rows: Sequence[Row]) -> int:
+def _height(rows: Sequence[ChartRow]) -> int:
     cases = [row["case"] for row in rows]
     return max(HEIGHT, LINE * max(map(cases.count, cases)))
 
 
-def _panel(rows: Sequence[Row], probe: str, axis: CostAxis, x_range: tuple[float, float]) -> Any:
+def _panel(rows: Sequence[ChartRow], probe: str, axis: CostAxis, x_range: tuple[float, float]) -> Any:
     color = alt.value(COLORS[probe])
     told = tooltip(arm="arm", case="run", shown=f"{probe} (%)", exact=axis.title, n="items")
     x = alt.X(
@@ -183,5 +183,5 @@ def _panel(rows: Sequence[Row], probe: str, axis: CostAxis, x_range: tuple[float
     return panels(layers, rows, height=_height(rows), width=PLOT_WIDTH)
 
 
-def _words(row: Row) -> str:
+def _words(row: ChartRow) -> str:
     return f"{row['arm']} at {row['exact']}: {row['probe']} {row['shown']} %"

@@ -13,7 +13,7 @@ from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
     ONE_SCOPE,
-    Row,
+    ChartRow,
     beside,
     compared,
     dots,
@@ -70,7 +70,7 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _rungs(case: Case, number: int) -> list[Row]:
+def _rungs(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         for order, rung in enumerate(LADDER):
@@ -93,7 +93,7 @@ def _rungs(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] != "base"]

@@ -16,7 +16,7 @@ from anomia.report.figures.parts import (
     INTERVALS,
     ONE_SCOPE,
     SCOPES,
-    Row,
+    ChartRow,
     beside,
     compared,
     dots,
@@ -71,7 +71,7 @@ def draw_oracle(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _accuracy_panel(rows: Sequence[Row]) -> Any:
+def _accuracy_panel(rows: Sequence[ChartRow]) -> Any:
     y = rows_axis("way")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
     told = tooltip(case="arm", where="language", way="decoding", of="model", shown="found (%)", n="items")
@@ -84,7 +84,7 @@ def _accuracy_panel(rows: Sequence[Row]) -> Any:
     return panels(layers, rows)
 
 
-def _recovery_panel(rows: Sequence[Row]) -> Any:
+def _recovery_panel(rows: Sequence[ChartRow]) -> Any:
     y = rows_axis("where")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
     told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
@@ -108,7 +108,7 @@ def _recovery_panel(rows: Sequence[Row]) -> Any:
     return panels(layers, in_one_panel(rows), height=alt.Step(52))
 
 
-def _reached(case: Case, number: int) -> list[Row]:
+def _reached(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in dict.fromkeys([POOLED, *scopes(case)]):
         for order, (way, words) in enumerate(WAYS.items()):
@@ -129,7 +129,7 @@ def _reached(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _recovered(case: Case, number: int) -> list[Row]:
+def _recovered(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in scopes(case):
         found = {way: case.figures.get((case.arm, f"recovery/{way}/arm", scope)) for way in ORACLES}
@@ -158,7 +158,7 @@ def _short(estimate: Estimate) -> str:
     return signed(100 * estimate.value)
 
 
-def _alt(found: Sequence[Case], reached: Sequence[Row], recovered: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], reached: Sequence[ChartRow], recovered: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [r for r in reached if (r["case"], r["scope"], r["of"]) == (case.label, POOLED, "arm")]

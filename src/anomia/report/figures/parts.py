@@ -14,7 +14,7 @@ from anomia.report.figures.cases import Case, plain, printable
 from anomia.report.figures.style import MARK, ROW, WIDTH
 from anomia.report.render.stars import Stars, stars, without_stars
 
-Row = dict[str, Any]
+ChartRow = dict[str, Any]
 
 # Vega expressions are built here from constants only. Names from data occur only as data, in these fields.
 LANGUAGE = "language"
@@ -29,9 +29,9 @@ INTERVALS = "Lines are 95 % intervals"
 MOST_TOLD = 4
 
 
-def measured(estimate: Estimate | None, **fields: Any) -> Row:
+def measured(estimate: Estimate | None, **fields: Any) -> ChartRow:
     """A row of data: the fields plus the estimate's; without an estimate, its numbers are null, never 0."""
-    row: Row = {
+    row: ChartRow = {
         **fields,
         "value": None,
         "low": None,
@@ -54,7 +54,7 @@ def measured(estimate: Estimate | None, **fields: Any) -> Row:
     return row
 
 
-def place(case: Case, number: int, scope: str) -> Row:
+def place(case: Case, number: int, scope: str) -> ChartRow:
     """The panel and the language of a row."""
     known = [*case.languages, POOLED]
     return {
@@ -88,9 +88,9 @@ def panels(
     )  # fmt: skip
 
 
-def _compact(row: Mapping[str, Any]) -> Row:
+def _compact(row: Mapping[str, Any]) -> ChartRow:
     """A row as embedded: only printable text, and six decimals, more than a screen can show."""
-    kept: Row = {}
+    kept: ChartRow = {}
     for key, value in row.items():
         if isinstance(value, str):
             kept[key] = printable(value)
@@ -102,7 +102,7 @@ def _compact(row: Mapping[str, Any]) -> Row:
 def filtered(chart: Any, cases: Sequence[Case]) -> Any:
     """Add the parameter that the page's language filter sets: a language, or `pooled` for all of them."""
     languages = list(dict.fromkeys(plain(name) for case in cases for name in case.languages))
-    parameter: Row = {"name": LANGUAGE, "value": POOLED}
+    parameter: ChartRow = {"name": LANGUAGE, "value": POOLED}
     if len(languages) > 1:
         parameter["bind"] = {
             "input": "select",
@@ -209,7 +209,7 @@ def listed(parts: Sequence[str], *, most: int = MOST_TOLD) -> str:
     return f"{shown}; and {left} more" if left > 0 else shown
 
 
-def settled(rows: Sequence[Row]) -> list[Row]:
+def settled(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """The rows of a figure with stars if these set some intervals apart, else without any."""
     if _rule(rows).kept:
         return list(rows)
@@ -241,7 +241,7 @@ def compared(found: Sequence[Case]) -> str:
     return f"{what} against {base} on {where}{without}"
 
 
-def in_one_panel(rows: Sequence[Row]) -> list[Row]:
+def in_one_panel(rows: Sequence[ChartRow]) -> list[ChartRow]:
     """Rows in which cases become the rows of one panel, if no case has more than one language."""
     by_case: dict[str, set[str]] = {}
     for row in rows:

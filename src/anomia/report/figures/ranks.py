@@ -13,7 +13,7 @@ from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     FATE_WORDS,
     ONE_SCOPE,
-    Row,
+    ChartRow,
     beside,
     compared,
     dots,
@@ -81,7 +81,7 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _ranks(case: Case, number: int) -> list[Row]:
+def _ranks(case: Case, number: int) -> list[ChartRow]:
     known = {
         (row.place, row.when, row.group, row.scope): row
         for row in case.run.results.diagnosis.ranks
@@ -119,7 +119,7 @@ def _highest(row: RankRow) -> float:
     return row.median if row.median_interval is None else max(row.median, row.median_interval.high)
 
 
-def _spread(row: RankRow | None, name: str) -> Row:
+def _spread(row: RankRow | None, name: str) -> ChartRow:
     interval = row.median_interval if row else None
     return {
         name: row.median if row else None,
@@ -133,7 +133,7 @@ def rank(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [

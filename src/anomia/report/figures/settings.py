@@ -12,7 +12,7 @@ from anomia.probes import FORMATS
 from anomia.report.figures.cases import Case, Drawn, same_but_calibration
 from anomia.report.figures.parts import (
     INTERVALS,
-    Row,
+    ChartRow,
     beside,
     dots,
     listed,
@@ -132,7 +132,7 @@ def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _group(group: Sequence[tuple[Case, str]], number: int) -> list[Row]:
+def _group(group: Sequence[tuple[Case, str]], number: int) -> list[ChartRow]:
     first = group[0][0]
     label = first.label if len(group) == 1 else f"{first.base} · {first.data} · {group[0][1]}"
     columns = [(first, "base", BASE_ROW)] + [(case, case.arm, case.calibration or "?") for case, _ in group]
@@ -158,7 +158,7 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[Row]:
     return rows
 
 
-def _alt(rows: Sequence[Row]) -> str:
+def _alt(rows: Sequence[ChartRow]) -> str:
     told = []
     for label in dict.fromkeys(row["case"] for row in rows):
         rate, gap, raw = (row["shown"] for row in rows if row["case"] == label)

@@ -12,7 +12,7 @@ from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
     SCOPES,
-    Row,
+    ChartRow,
     beside,
     compared,
     dots,
@@ -66,7 +66,7 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
     )
 
 
-def _gaps(case: Case, number: int) -> list[Row]:
+def _gaps(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in scopes(case):
         drops = {shots: case.figures.get((case.arm, f"drop/{shots}", scope)) for shots in SHOTS}
@@ -89,7 +89,7 @@ def _gaps(case: Case, number: int) -> list[Row]:
     return rows
 
 
-def _alt(found: Sequence[Case], rows: Sequence[Row]) -> str:
+def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
     told = []
     for case in found:
         mine = [row for row in rows if (row["case"], row["shots"]) == (case.label, ONE)]

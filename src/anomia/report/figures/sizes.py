@@ -14,7 +14,7 @@ from anomia.report.figures.cases import Case, Drawn, plain
 from anomia.report.figures.parts import (
     AS_PERCENT,
     INTERVALS,
-    Row,
+    ChartRow,
     listed,
     measured,
     note,
@@ -90,7 +90,7 @@ def size_text(count: float) -> str:
     return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 
-def _measures(case: Case) -> list[Row]:
+def _measures(case: Case) -> list[ChartRow]:
     size = parameters(case)
     if size is None:
         return []
@@ -112,7 +112,7 @@ def _measures(case: Case) -> list[Row]:
     return rows
 
 
-def _panel(rows: Sequence[Row], title: str) -> Any:
+def _panel(rows: Sequence[ChartRow], title: str) -> Any:
     orders = {name: order for order, name in enumerate(dict.fromkeys(row["case"] for row in rows))}
     largest = {name: max(r["size"] for r in rows if r["case"] == name) for name in orders}
     sizes = sorted({row["size"] for row in rows})
