@@ -92,3 +92,19 @@ def test_no_public_type_name_stands_twice() -> None:
         for name in types_of(file):
             places.setdefault(name, []).append(str(file.relative_to(SOURCE)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_long_functions_on_tensors_give_their_shapes() -> None:
+    """Functions of over 15 lines, private ones too. Shapes are written as `[rows, columns]`, or said in words."""
+    without = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 15:  # type: ignore[operator]
+                continue
+            arguments = [each for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            types = [each.annotation for each in arguments if each.annotation] + [node.returns]
+            if any(re.search(r"\bTensor\b", ast.unparse(each)) for each in types if each) and not re.search(
+                r"\[|\bshape", ast.get_docstring(node) or ""
+            ):
+                without.append(f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}")
+    assert without == []

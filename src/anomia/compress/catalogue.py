@@ -38,8 +38,14 @@ class MethodKind(StrEnum):
     """Rounds weights with calibration text; takes the number of bits."""
     EMBEDDINGS = "embeddings"
     """Rounds embeddings and head; takes a GGUF block format."""
-    MODEL = "model"
-    """A complete model, or base under harmless noise."""
+    CHECKPOINT = "checkpoint"
+    """A complete model, asked exactly as base is."""
+    PACKAGED = "packaged"
+    """A complete model, asked as its own folder says."""
+    NULL = "null"
+    """Base under harmless noise."""
+    SERVED = "served"
+    """A model behind a server; the whole arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,25 +263,25 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         Entry(
             "checkpoint",
-            MethodKind.MODEL,
+            MethodKind.CHECKPOINT,
             "a model that somebody already compressed, asked exactly what base is asked: checkpoint:MODEL",
             calibrated=False,
         ),
         Entry(
             "packaged",
-            MethodKind.MODEL,
+            MethodKind.PACKAGED,
             "the same as its own folder asks and ends it, with its tokenizer and template: packaged:MODEL",
             calibrated=False,
         ),
         Entry(
             "null",
-            MethodKind.MODEL,
+            MethodKind.NULL,
             "base again under harmless noise: null:float32 (another dtype), null:batch=4, or null:int8",
             calibrated=False,
         ),
         Entry(
             "endpoint",
-            MethodKind.MODEL,
+            MethodKind.SERVED,
             "a model behind an OpenAI-compatible completions server: endpoint:URL#MODEL",
             calibrated=False,
         ),

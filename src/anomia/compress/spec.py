@@ -118,34 +118,31 @@ def _parse_step(part: str, arm: str) -> Step | Update:
         if os.path.exists(arm) or arm.startswith((".", "/", "~")):
             raise StudyError(f"{where}: a folder or a file is an arm as checkpoint:{arm}")
         raise StudyError(f"{where}: unknown method {method!r}; {nearest(method, CATALOGUE)}")
-    if method == "endpoint":
-        raise StudyError(
-            "arm endpoint: it can't be combined with other steps: what is served can't be changed from here"
-        )
-    if method in ("checkpoint", "packaged"):
-        if not amount or options:
-            raise StudyError(
-                f"{where}: write {method}:MODEL with a hub id, folder or GGUF file and no options"
-                " (a comma in a path is written %2C)"
-            )
-        return Checkpoint(unescape(amount), packaged=method == "packaged")
-    if method == "null":
-        return _parse_null(amount, options, where)
-    if method == "embeddings":
-        if amount not in EMBEDDING_TYPES or options:
-            raise StudyError(
-                f"{where}: write embeddings:TYPE without options; {nearest(amount, EMBEDDING_TYPES)}"
-            )
-        return Embeddings(amount)
     entry = CATALOGUE[method]
-    read: Mapping[MethodKind, Callable[[Entry, str, list[str], str], Step | Update]] = {
-        MethodKind.PRUNE: _parse_prune,
-        MethodKind.UPDATE: _parse_update,
-        MethodKind.RESHAPE: _parse_reshape,
-        MethodKind.ROUND: _parse_round,
-        MethodKind.QUANTIZE: _parse_quantize,
-    }
-    return read[entry.kind](entry, amount, options, where)
+    return _PARSERS[entry.kind](entry, amount, options, where)
+
+
+def _parse_checkpoint(entry: Entry, amount: str, options: list[str], where: str) -> Checkpoint:
+    if not amount or options:
+        raise StudyError(
+            f"{where}: write {entry.name}:MODEL with a hub id, folder or GGUF file and no options"
+            " (a comma in a path is written %2C)"
+        )
+    return Checkpoint(unescape(amount), packaged=entry.kind is MethodKind.PACKAGED)
+
+
+def _parse_embeddings(entry: Entry, amount: str, options: list[str], where: str) -> Embeddings:
+    if amount not in EMBEDDING_TYPES or options:
+        raise StudyError(
+            f"{where}: write {entry.name}:TYPE without options; {nearest(amount, EMBEDDING_TYPES)}"
+        )
+    return Embeddings(amount)
+
+
+def _parse_served(*_: object) -> Step:
+    raise StudyError(
+        "arm endpoint: it can't be combined with other steps: what is served can't be changed from here"
+    )
 
 
 def _parse_prune(entry: Entry, amount: str, options: list[str], where: str) -> Prune:
@@ -253,7 +250,7 @@ def arm_of(text: str) -> str:
     return text if method in CATALOGUE else str(Checkpoint(text))
 
 
-def _parse_null(amount: str, options: list[str], where: str) -> Null:
+def _parse_null(entry: Entry, amount: str, options: list[str], where: str) -> Null:
     if amount.startswith("batch=") and not options:
         return Null(batch=_positive({"batch": amount.removeprefix("batch=")}, "batch", where))
     if amount in NULL_DTYPES and not options:
@@ -334,3 +331,17 @@ def _one_of(given: Mapping[str, str], key: str, known: tuple[str, ...], where: s
     if value is not None and value not in known:
         raise StudyError(f"{where}: unknown {key} {value!r}; {nearest(value, known)}")
     return value
+
+
+_PARSERS: Mapping[MethodKind, Callable[[Entry, str, list[str], str], Step | Update]] = {
+    MethodKind.PRUNE: _parse_prune,
+    MethodKind.UPDATE: _parse_update,
+    MethodKind.RESHAPE: _parse_reshape,
+    MethodKind.ROUND: _parse_round,
+    MethodKind.QUANTIZE: _parse_quantize,
+    MethodKind.EMBEDDINGS: _parse_embeddings,
+    MethodKind.CHECKPOINT: _parse_checkpoint,
+    MethodKind.PACKAGED: _parse_checkpoint,
+    MethodKind.NULL: _parse_null,
+    MethodKind.SERVED: _parse_served,
+}

@@ -119,7 +119,7 @@ class Prefill:
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
-        """See `AttentionPlan.attend`."""
+        """Returns the attention output [N, heads, D]; see `AttentionPlan.attend`."""
         query, key, value, scaling, window, softcap = inputs
         outputs = []
         groups = key.shape[1]

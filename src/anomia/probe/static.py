@@ -84,7 +84,7 @@ class StaticLayer:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
-        """See `AttentionPlan.attend`, with N = W."""
+        """Returns the attention output [W, heads, D]; see `AttentionPlan.attend`."""
         query = inputs.query
         padded = query.new_zeros(self.shape.places + 1, *query.shape[1:])
         padded[self.places] = query

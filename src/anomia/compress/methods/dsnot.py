@@ -180,7 +180,10 @@ def _swap_in_groups(
     threshold: float,
     group: int,
 ) -> Swapped:
-    """Swap within groups of `group` adjacent weights, keeping their number of zeros; other arguments as in `_swap`."""
+    """Swap within groups of `group` adjacent weights, keeping their number of zeros.
+
+    mask, influence, certain, salience: [out, in]. error: [out]. All arguments are as in `_swap`.
+    """
     count = min(cycles, mask.shape[1])
     rows = torch.arange(len(mask), device=mask.device)
     inside = torch.arange(group, device=mask.device)
