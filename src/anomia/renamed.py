@@ -40,6 +40,9 @@ MEASURES: Mapping[str, str] = {
 }
 """How names of measures begin."""
 
+TABLES: Mapping[str, str] = {"reach": "oracle"}
+"""Files of a report's tables, without the ending."""
+
 
 class RenamedWarning(DeprecationWarning):
     """An old name was used; it goes with the next release."""

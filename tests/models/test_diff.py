@@ -90,6 +90,25 @@ def test_a_copy_of_the_weights_is_equal_only_once_it_was_read(base: Path, tmp_pa
     assert "they differ" in read[0].why
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_without_a_dtype_in_the_configuration_the_first_stored_float_decides(
+    base: Path, tmp_path: Path, first: bool
+) -> None:
+    folder = copied(base, tmp_path / "mixed")
+    edit(
+        folder, "config.json", lambda settings: [settings.pop(key, None) for key in ("dtype", "torch_dtype")]
+    )
+
+    def mixed(values: dict[str, torch.Tensor]) -> None:
+        for name in values:
+            values[name] = values[name].to(torch.float16 if (name == min(values)) == first else torch.float32)
+
+    edit_tensors(folder, mixed)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert describe(str(folder)).dtype == str(loaded.dtype).removeprefix("torch.")
+    assert loaded.dtype == (torch.float16 if first else torch.float32)
+
+
 def test_a_tokenizer_without_start_token(compare: Any) -> None:
     found = compare(backend(post_processor=None))
     assert found["tokens put around a text"].kind == "confounding"

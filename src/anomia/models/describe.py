@@ -308,15 +308,18 @@ def _known(config: Any) -> frozenset[str]:
 
 
 def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
-    """The dtype of `load_model` with `auto`: the configuration's, else the most frequent stored; bfloat16 for GGUF."""
+    """The dtype of `load_model` with `auto`: the configuration's, else the first stored float's; bfloat16 for GGUF.
+
+    As `modeling_utils.get_state_dict_dtype` of transformers, the first in the order of the files and of their names.
+    """
     if files.gguf:
         return "bfloat16"
     said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     if said is not None:
         return str(said).removeprefix("torch.")
     floats = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    stored = [kind for kind in (weights.dtypes if weights else ()) if kind in floats]
-    return floats[stored[0]] if stored else "float32"
+    stored = (kind for _, kind in weights.tensors.values()) if weights else ()
+    return next((floats[kind] for kind in stored if kind in floats), "float32")
 
 
 def _plain(value: Any) -> Any:

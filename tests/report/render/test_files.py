@@ -123,6 +123,18 @@ def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
         write_tables([run], tmp_path / "file" / "tables")
 
 
+def test_tables_under_old_names_are_removed_if_the_program_wrote_them(tmp_path: Path) -> None:
+    run = fixed_run(tmp_path / "run")
+    old = [tmp_path / "out" / f"reach.{ending}" for ending in ("csv", "md", "tex")]
+    write_tables([run], tmp_path / "out")
+    for ours in (True, False):
+        for path in old:
+            written = path.with_stem("oracle").read_text("utf-8") if ours else "mine"
+            path.write_text(written.replace("tab:anomia-oracle", "tab:anomia-reach"), "utf-8")
+        write_tables([run], tmp_path / "out")
+        assert [path.exists() for path in old] == [not ours] * 3
+
+
 def test_several_runs_keep_their_names(tmp_path: Path) -> None:
     run = fixed_run(tmp_path / "run")
     made = {table.name: table for table in tables([run, run._replace(name="run_2")])}

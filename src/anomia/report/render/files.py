@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomia import renamed
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.report.figures.cases import NamedRun
 from anomia.report.render.csv import csv_text
-from anomia.report.render.latex import latex
+from anomia.report.render.latex import label, latex
 from anomia.report.render.markdown import markdown
 from anomia.report.tables.registry import FILES
 from anomia.report.tables.table import Cell, Column, Table
@@ -24,7 +25,7 @@ def tables(runs: Sequence[NamedRun]) -> list[Table]:
 
 
 def write_tables(runs: Sequence[NamedRun], folder: Path) -> list[Path]:
-    """Write every table as `NAME.csv`, `NAME.md` and `NAME.tex`.
+    """Write every table as `NAME.csv`, `NAME.md` and `NAME.tex`, and remove those of the same tables under old names.
 
     Raises:
         RunError: a file can't be written.
@@ -38,6 +39,7 @@ def write_tables(runs: Sequence[NamedRun], folder: Path) -> list[Path]:
                 path = folder / f"{table.name}.{ending}"
                 write_text(path, text)
                 written.append(path)
+            _remove_old(folder, table.name)
     except OSError as error:
         raise RunError(f"tables: {folder} can't be written: {error.strerror or error}") from None
     return written
@@ -68,3 +70,12 @@ def _of_one_run(table: Table) -> Table:
     return table._replace(
         columns=table.columns[1:], rows=[row[1:] for row in table.rows], keys=max(table.keys - 1, 1)
     )
+
+
+def _remove_old(folder: Path, name: str) -> None:
+    """Remove what an earlier version wrote of a table under its old name; its label says that the files are ours."""
+    for old in (old for old, new in renamed.TABLES.items() if new == name):
+        tex = folder / f"{old}.tex"
+        if tex.is_file() and label(old) in tex.read_text("utf-8", errors="replace"):
+            for ending in ("csv", "md", "tex"):
+                (folder / f"{old}.{ending}").unlink(missing_ok=True)

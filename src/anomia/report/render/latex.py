@@ -26,7 +26,7 @@ def latex(table: Table) -> str:
         "  \\centering",
         "  \\small",
         f"  \\caption{{{escape(f'{table.title}. {paragraph(table)}')}}}",
-        f"  \\label{{tab:anomia-{table.name.replace('_', '-')}}}",
+        f"  {label(table.name)}",
         f"  \\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
         "    \\toprule",
         f"    {' & '.join(escape(header(column)) for column in table.columns)} \\\\",
@@ -41,6 +41,11 @@ def latex(table: Table) -> str:
         before = block
     lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def label(name: str) -> str:
+    """The LaTeX label of a table."""
+    return f"\\label{{tab:anomia-{name.replace('_', '-')}}}"
 
 
 def escape(text: str) -> str:
