@@ -52,7 +52,7 @@ class Commands(TyperGroup):
         """The command of this name, or None."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _without_types(command.get_params(ctx))
+            _without_types(command.params if ctx is None else command.get_params(ctx))
         return command
 
     def list_commands(self, ctx: Any) -> list[str]:
