@@ -111,7 +111,8 @@ def real_asks(options: argparse.Namespace) -> tuple[list, list[dict]]:
     [found] = sets.values()
     probes = ("open", "choice", "beams", "samples")
     encoded = [
-        encode_item(item, tokenizer, PromptEncoding(), probes, exemplar=None, oracle=True) for item in found.items
+        encode_item(item, tokenizer, PromptEncoding(), probes, exemplar=None, oracle=True)
+        for item in found.items
     ]
     texts = [
         {"prompt": one.prompt, "options": list(item.options["standard"]), "gold": item.question.gold}

@@ -20,7 +20,7 @@ from anomia.compress.methods.zeros import TIES, check_zeros
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import SharedInput, InputStatistic
+from anomia.compress.statistics import InputStatistic, SharedInput
 from anomia.compress.steps import Pattern
 from anomia.compress.walk import try_walk
 from anomia.errors import CompressionError, RefusedError

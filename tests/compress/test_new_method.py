@@ -18,7 +18,7 @@ from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import Chosen, cut
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import InputStatistic, StatisticNeeds
+from anomia.compress.statistics import InputStatistic
 from anomia.compress.steps import Prune, Target, needs_calibration
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix
@@ -35,7 +35,7 @@ def quiet_cut(matrix: WeightMatrix, seen: InputStatistic, target: Target) -> Cho
     return cut(seen.norms.expand_as(matrix.weight), target)
 
 
-METHOD = by_mask(Needs(), quiet_cut)
+METHOD = by_mask(StatisticNeeds(), quiet_cut)
 
 
 @pytest.fixture(autouse=True)

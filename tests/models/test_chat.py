@@ -407,7 +407,12 @@ def test_an_answer_follows_as_the_template_itself_writes_answers(
     tokenizer = with_template(template)
     assert answer_gap(tokenizer) == gap
     encoded = encode_item(
-        demo_item, tokenizer, PromptEncoding(chat=True), ("open", "choice", "rank"), exemplar=None, oracle=False
+        demo_item,
+        tokenizer,
+        PromptEncoding(chat=True),
+        ("open", "choice", "rank"),
+        exemplar=None,
+        oracle=False,
     )
     for text, sequence in zip(
         demo_item.options["standard"], encoded.ask.options["choice"].sequences, strict=True
@@ -457,7 +462,9 @@ def test_an_open_think_span_is_the_templates_not_the_users(
     assert leaves_thinking_open(tokenizer) is open_
     for question in ("Why does R1 write <think>", "Why </think>?"):
         item = replace(demo_item, question=replace(demo_item.question, question=question))
-        encoded = encode_item(item, tokenizer, PromptEncoding(chat=True), ("open",), exemplar=None, oracle=False)
+        encoded = encode_item(
+            item, tokenizer, PromptEncoding(chat=True), ("open",), exemplar=None, oracle=False
+        )
         assert encoded.thinking is open_
     assert any("<think>" in note for note in chat_notes(tokenizer)) is open_
 

@@ -42,7 +42,12 @@ def asks(gemma, shared_data):
         for item in found.items[:2]:
             encoded.append(
                 encode_item(
-                    item, gemma.tokenizer, PromptEncoding(), STUDY_PROBES, exemplar=found.exemplar, oracle=True
+                    item,
+                    gemma.tokenizer,
+                    PromptEncoding(),
+                    STUDY_PROBES,
+                    exemplar=found.exemplar,
+                    oracle=True,
                 ).ask
             )
     return encoded

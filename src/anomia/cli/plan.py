@@ -54,9 +54,7 @@ def plan(
     ] = 0.02,
     dissociation: Annotated[
         float | None,
-        typer.Option(
-            help="Assumed dissociation rate; default: follows from the accuracies.", metavar="RATE"
-        ),
+        typer.Option(help="Assumed dissociation rate; default: follows from the accuracies.", metavar="RATE"),
     ] = None,
     both_correct: Annotated[
         float | None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anomia.cli.app import RunFolders, app, out_console
-from anomia.cli.options import FlagSections, GivenFlags, with_study_options
+from anomia.cli.options import with_study_options
 
 
 @app.command()
 @with_study_options
-def show(*, runs: RunFolders, reading: Annotated[Settings, Options("running")]) -> None:
+def show(*, runs: RunFolders, reading: Annotated[GivenFlags, FlagSections("running")]) -> None:
     """Show the verdicts and all tables of a run; of several runs, one table."""
     from anomia.measure.results import read_results
     from anomia.report.terminal import side_by_side

@@ -57,7 +57,7 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
     return [float(value) for value in sparsities]
 
 
-def outlier_ratio(groups: Sequence[Group], dtype: torch.dtype = torch.float32) -> float:
+def outlier_ratio(groups: Sequence[SharedInput], dtype: torch.dtype = torch.float32) -> float:
     """Return the fraction of a block's weights whose |W|·‖X‖ is more than 5 times the block's mean.
 
     NaN for a block that no text reached. Source: OWL, Yin et al. (2024), Equation 1, with M = 5.

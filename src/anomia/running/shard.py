@@ -136,7 +136,7 @@ def encode(
     positions: the longest sequence that the model takes, in tokens; None for no limit. oracle: with beams and samples.
     today: the date that chat templates see.
     """
-    form = Form(**_settings(Form, study), today=today, positions=positions)
+    form = PromptEncoding(**_settings(PromptEncoding, study), today=today, positions=positions)
     return encode_item(
         item,
         tokenizer,
@@ -154,7 +154,7 @@ def decoding(study: Study) -> Decoding:
     return Decoding(**_settings(Decoding, study) | {"eos_token_ids": (), "sample_seeds": seeds})
 
 
-def _settings(part: type[Form | Decoding], study: Study) -> dict[str, Any]:
+def _settings(part: type[PromptEncoding | Decoding], study: Study) -> dict[str, Any]:
     """The settings of a study that are also fields of a part of it."""
     absent = object()
     found = {field.name: getattr(study, field.name, absent) for field in fields(part)}

@@ -16,7 +16,7 @@ from anomia.compress.steps import Target
 Choose = Callable[[WeightMatrix, InputStatistic, Target], Chosen]
 
 
-def by_mask(needs: Needs, choose: Choose, choices: tuple[str, ...] = ()) -> Method:
+def by_mask(needs: StatisticNeeds, choose: Choose, choices: tuple[str, ...] = ()) -> Method:
     """Make a method from the function that chooses what is pruned of a matrix (`masks.cut` of its scores)."""
 
     def run(work: BlockWork) -> list[MatrixReport]:

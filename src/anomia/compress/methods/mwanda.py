@@ -36,5 +36,7 @@ def language_factors(statistic: InputStatistic) -> torch.Tensor:
 
 
 METHOD = by_mask(
-    StatisticNeeds(languages=True), lambda matrix, seen, target: mwanda_cut(matrix.weight, seen, target), CHOICES
+    StatisticNeeds(languages=True),
+    lambda matrix, seen, target: mwanda_cut(matrix.weight, seen, target),
+    CHOICES,
 )
