@@ -18,7 +18,7 @@ from anomia.compress.methods.by_mask import by_mask
 from anomia.compress.methods.masks import Chosen, cut
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
-from anomia.compress.statistics import InputStatistic
+from anomia.compress.statistics import InputStatistic, StatisticNeeds
 from anomia.compress.steps import Prune, Target, needs_calibration
 from anomia.errors import StudyError
 from anomia.matrix import read_matrix

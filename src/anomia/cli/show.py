@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anomia.cli.app import RunFolders, app, out_console
-from anomia.cli.options import with_study_options
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
 
 
 @app.command()
