@@ -38,7 +38,7 @@ from anomia.compress.left_dense import (  # noqa: E402
     OTHER_MODEL,
     OUTSIDE,
     ROUTER,
-    why_dense,
+    dense_in_files,
 )
 from anomia.models.load import quiet_transformers  # noqa: E402
 from anomia.models.shrunk import NotBuiltError  # noqa: E402
@@ -140,7 +140,7 @@ def pruned(account: Account) -> str:
 def dense(account: Account) -> str:
     """Parameters that stay dense, by reason, with names without block numbers."""
     by_reason: dict[str, dict[str, None]] = {}
-    for name, reason in why_dense(account.model, find_blocks(account.model)).items():
+    for name, reason in dense_in_files(account.model, find_blocks(account.model)).items():
         short = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdigit())
         by_reason.setdefault(reason, {})[".".join(short.split(".")[-2:])] = None
     return "; ".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +38,30 @@ def test_every_configuration_has_sizes(kind: str) -> None:
     # Of BLT the sizes stand in the configurations of its parts; there the embeddings tell.
     assert found.width > 1 or kind == "blt"
     assert 0 < _active_experts(text) <= 1
+
+
+FIELDS = (
+    "num_hidden_layers", "hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "num_experts", "num_experts_per_tok", "n_routed_experts", "moe_intermediate_size", "n_embd", "n_head", "n_inner",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def test_no_field_of_a_configuration_is_trusted(kind: str) -> None:
+    """None, a list with a value per layer, and a dictionary, wherever the class takes them."""
+    try:
+        text = transformers.CONFIG_MAPPING[kind]().get_text_config()
+    except Exception as error:
+        pytest.skip(f"it has no default configuration: {error}")
+    for name in FIELDS:
+        for value in (None, [8, 16], [None, 16], [], {"a": 8}, 0, "8"):
+            changed = copy.deepcopy(text)
+            # A class may refuse the value.
+            with suppress(Exception):
+                setattr(changed, name, value)
+            assert all(isinstance(each, int) and each > 0 for each in sizes_of(changed)), (name, value)
+            assert 0 < _active_experts(changed) <= 1, (name, value)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

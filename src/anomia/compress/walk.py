@@ -169,9 +169,7 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
         ) from error
     # Texts of unequal length never run together in a mixture of experts.
     padded = any(map(has_experts, decoder.modules)) or all(
-        _alike(short, long[..., :part, :])
-        for part in parts
-        for short, long in zip(_leaving(model, decoder, ids[:, :part]), expected, strict=True)
+        _begins_alike(_leaving(model, decoder, ids[:, :part]), expected, part) for part in parts
     )
     try:
         if any(map(shares_matrices, decoder.modules)):
@@ -196,6 +194,16 @@ def _try(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) -> Decoder
     except CompressionError as error:
         return decoder._replace(padded=padded, fault=str(error))
     return decoder._replace(padded=padded)
+
+
+def _begins_alike(short: Sequence[torch.Tensor], long: Sequence[torch.Tensor], part: int) -> bool:
+    """Whether the states of a text's first `part` tokens are those of the whole text: lists of [1, part or S, H].
+
+    Their number differs where blocks are called once for each chunk of a text (xLSTM).
+    """
+    return len(short) == len(long) and all(
+        _alike(one, other[..., :part, :]) for one, other in zip(short, long, strict=True)
+    )
 
 
 def try_walk_small(decoder: DecoderBlocks, config: Any) -> tuple[DecoderBlocks, str]:

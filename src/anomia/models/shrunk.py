@@ -68,6 +68,11 @@ _VARIANTS: Sequence[Mapping[str, Any]] = (
         )
     },
     {"fill": True, "roles": ((r"budget$", 8), (r"compress_ratio$", 2))},
+    # X-MOD needs one of its languages; Reformer's positions in two dimensions, whose sizes must add up, are optional.
+    {"first_of": {"default_language": "languages"}},
+    {"set": {"axial_pos_embds": False}},
+    # xLSTM rounds the sizes of its queries and states up to multiples of 64, and its state must have both.
+    {"roles": ((r"^(hidden_size|embedding_dim)$", 128),)},
 )
 # Fields that are often None because their default depends on others.
 _OPEN = re.compile(
@@ -172,6 +177,10 @@ def _shrunk(config: Any, variant: Mapping[str, Any]) -> Any:
             changed[name] = ["full_attention"] * count
         elif variant.get("whole") and name not in ("model_type", "transformers_version", "dtype"):
             changed[name] = value
+    changed |= {name: value for name, value in variant.get("set", {}).items() if name in fields}
+    changed |= {
+        name: fields[others][0] for name, others in variant.get("first_of", {}).items() if fields.get(others)
+    }
     # Settings that differ from the class's defaults, such as switches that decide what the blocks consist of.
     own = {
         name: value

@@ -70,4 +70,7 @@ def _values(config: Any, name: str) -> list[Any]:
     except RuntimeError:
         # transformers doesn't allow reading such a field for the whole model.
         return [getattr(layer, name, None) for layer in config.per_layer_config]
+    except (ArithmeticError, TypeError, ValueError):
+        # It is computed from other fields, which don't allow it.
+        return []
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
