@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from anomia.errors import ModelError
 from anomia.measure.results import read_results
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
@@ -59,3 +60,19 @@ def test_a_whole_run(kind: str, tokenizer: Any, tmp_path: Path, write_jsonl: Cal
     run_study(study, tmp_path / "run", progress=PlainProgress(lambda text: None))
     assert read_results(tmp_path / "run").failed == {}
     assert len(RunFolder(tmp_path / "run").records()) == 18
+
+
+def test_a_table_that_lacks_tokens_is_one_message(
+    tokenizer: Any, tmp_path: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    config = transformers.CONFIG_MAPPING["gemma4_text"](
+        **SIZES, **OWN["gemma4_text"], vocab_size=len(tokenizer), vocab_size_per_layer_input=100
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    study = Study(
+        base=str(tmp_path / "model"), arms=("magnitude:0.5",), data=f"jsonl:{write_jsonl([entry(n) for n in range(5)])}",
+        probes=("open",), dtype="float32",
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="fewer rows than its tokenizer has tokens"):
+        run_study(study, tmp_path / "run", progress=PlainProgress(lambda text: None))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from anomia.endpoint.ask import ServedModel, answer_items
+from anomia.errors import ModelError
 from anomia.models import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, Reply
 from anomia.probe.decode import Said, decode_reply
@@ -113,8 +114,17 @@ class LocalModel:
             batch_size=self.batch_size or batch_size,
             on_split=on_split,
         )
-        for item, reply in zip(encoded, replies, strict=True):
-            yield reply, decode_reply(item, reply, self.tokenizer)
+        try:
+            for item, reply in zip(encoded, replies, strict=True):
+                yield reply, decode_reply(item, reply, self.tokenizer)
+        except IndexError as error:
+            # What torch says of a token id beyond an embedding table, such as Gemma 4's tables of each layer.
+            if "index out of range in self" not in str(error):
+                raise
+            raise ModelError(
+                f"model: {self.name!r} has an embedding table with fewer rows than its tokenizer has tokens; use the "
+                "tokenizer that it was trained with"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
