@@ -106,7 +106,7 @@ def test_whatever_shows_a_kind_of_options_shows_the_invented_one(found: dict[str
     places = _with(shown, "choice_backwards", "backwards choice", "backwards")
     # Some tables name the kind alone, which is a common word for the old one.
     assert places >= _with(shown, "choice_passage", "same-passage choice", "same passage", "options_passage")
-    assert {"table arm fates", "table arm dissociation", "table arm scorings", "figure ladder"} <= places
+    assert {"table arm dissociation", "table arm scorings", "figure ladder"} <= places
     assert {"choice_backwards changed", "open lost more items than choice_backwards"} <= {
         *json.loads(shown["tests"])
     }

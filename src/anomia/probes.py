@@ -16,7 +16,7 @@ ProbeKind = Literal["generation", "scoring", "placement", "search", "samples"]
 ProbeGroup = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
 CandidatesShown = Literal["", "options", "wrong options", "unrelated"]
 ProbeNeeds = Literal["", "passage", "example"]
-Format = Literal["open", "choice"]
+AnswerFormat = Literal["open", "choice"]
 
 NO_QUESTION_ENDING = "_no_question"
 # The options that every item has.
@@ -250,7 +250,7 @@ ALIASES = {"free_form": "open", "multiple_choice": "choice"}
 BY_NAME: dict[str, Probe] = {probe.name: probe for probe in PROBES}
 GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
 # Every study asks these two, since an item's fate depends on both.
-FORMATS: tuple[Format, Format] = ("open", "choice")
+FORMATS: tuple[AnswerFormat, AnswerFormat] = ("open", "choice")
 # The probes that a study can list; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.interop.samples import KEYS, Sample, SampleFile
-from anomia.probes import FORMATS, Format
+from anomia.probes import FORMATS, AnswerFormat
 
 # The share of questions joined by id alone that must have the same gold answer in both tasks.
 _SAME_GOLD = 0.5
@@ -109,7 +109,7 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
 
 
 def _refuse_other_prompts(
-    model: str, base: Mapping[Format, Named], mine: Mapping[Format, Named], kept: Sequence[tuple[str, str]]
+    model: str, base: Mapping[AnswerFormat, Named], mine: Mapping[AnswerFormat, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in FORMATS:
@@ -125,7 +125,7 @@ def _refuse_other_prompts(
 
 
 def _refuse_other_gold(
-    model: str, base: Mapping[Format, Named], mine: Mapping[Format, Named], kept: Sequence[tuple[str, str]]
+    model: str, base: Mapping[AnswerFormat, Named], mine: Mapping[AnswerFormat, Named], kept: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
     for form in FORMATS:
@@ -151,7 +151,7 @@ def _same_gold(opened: Sample, chosen: Sample) -> bool:
     return any(gold in normalize(answer) or normalize(answer) in gold for answer in opened.answers)
 
 
-def _named(files: Sequence[SampleFile], form: Format, kind: str) -> dict[tuple[str, str], Sample]:
+def _named(files: Sequence[SampleFile], form: AnswerFormat, kind: str) -> dict[tuple[str, str], Sample]:
     """Samples by (language, key), with a language only for ids; keys used more than once are left out."""
     samples = [
         sample for file in files if file.form == form for sample in file.samples if kind in sample.keys

@@ -22,13 +22,13 @@ from anomia.interop.samples import (
     texts,
 )
 from anomia.interop.settings import Settings, as_setting, by_task, mapping
-from anomia.probes import Format
+from anomia.probes import AnswerFormat
 from anomia.text_files import parse_json, read_bytes, refuse_other_kinds
 
 _COLUMNS = ("doc", "model_response", "metric")
 _NO_SETTING = ("job_id", "start_time", "end_time", "total_evaluation_time_secondes", "config")
 # lighteval's sampling methods, and the form of each.
-_FORMS: Mapping[str, Format | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
+_FORMS: Mapping[str, AnswerFormat | None] = {"GENERATIVE": "open", "LOGPROBS": "choice", "PERPLEXITY": None}
 
 
 def read_lighteval(path: Path, *, filter_name: str | None = None) -> SampleFile | None:
@@ -106,7 +106,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     )
 
 
-def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> Format | None:
+def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> AnswerFormat | None:
     """The form of a sample; None for perplexity.
 
     methods: sampling methods of the document's task. Servers also log the log probabilities of generated text, so if

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.languages import language_name
-from anomia.probes import Format
+from anomia.probes import AnswerFormat
 from anomia.text_files import as_text
 
 # Kinds of keys that identify the question of a sample across tasks, best first.
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     sent: a hash of the texts that the model got; "" if the log doesn't have them.
     """
 
-    form: Format
+    form: AnswerFormat
     keys: Mapping[str, str]
     language: str
     question: str
@@ -73,7 +73,7 @@ class SampleFile(NamedTuple):
 
     path: Path
     task: str
-    form: Format
+    form: AnswerFormat
     samples: tuple[Sample, ...]
     filter: str | None = None
     named: str | None = None
