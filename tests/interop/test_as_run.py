@@ -78,7 +78,7 @@ def test_items_and_texts_are_kept(run: Path) -> None:
 def test_every_command_reads_it(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     main_ok("show", str(run))
     main_ok("items", str(run), "--fate", "choice_only")
-    assert "base said" in capsys.readouterr().out
+    assert "base answered" in capsys.readouterr().out
     main_ok("export", str(run), str(tmp_path / "rows.csv"))
     main_ok("plan", str(run), "--target-power")
     with pytest.raises(SystemExit) as stopped:

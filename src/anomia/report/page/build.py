@@ -138,7 +138,7 @@ def explorer_values(
     return {
         "served": served,
         **probe_words(),
-        "prompts": [prompt_templates(wording) if wording else None for wording in wordings],
+        "prompts": [None if wording is None else prompt_templates(wording) for wording in wordings],
         "codes": language_codes(sorted(languages)),
         "chat": [bool(run.results.study.get("chat")) for run in runs],
         "block": BLOCK_ITEMS,
