@@ -64,9 +64,10 @@ class Study(BaseModel):
         Field(min_length=1, examples=["[wanda:0.5]"]),
         Flag(
             section="models",
-            help="A compressed version to compare with base (an arm); repeatable: magnitude:0.5, wanda:0.5, wanda:2:4, sparsegpt:0.5, "
-            "checkpoint:MODEL, packaged:MODEL (with its own tokenizer, chat template and end tokens), endpoint:URL#MODEL, a chain such as "
-            "wanda:0.5+int8, or base again under harmless noise: null:float32, null:batch=4, null:int8.",
+            help="A compressed version to compare with base (an arm); repeatable. A method, or a chain of them: wanda:0.5, "
+            "wanda:2:4, sparsegpt:0.5+int8. A compressed model: checkpoint:MODEL, packaged:MODEL (with its own tokenizer, "
+            "chat template and end tokens), endpoint:URL#MODEL. Base again under harmless noise: null:float32, "
+            "null:batch=4, null:int8.",
             metavar="SPEC",
             name="--arm",
             several=True,
@@ -100,7 +101,7 @@ class Study(BaseModel):
             metavar="A,B",
             commands=("run", "compare"),
             help_on={
-                "compare": "Comma-separated names or codes; default: all, or four of the shipped questions' nine."
+                "compare": "Comma-separated names or codes; default: all; for the shipped questions, four of nine."
             },
         ),
     ] = None

@@ -257,7 +257,7 @@ def test_words_for_the_rest():
     undecided = decide(evidence(FALLS, OPEN, MORE))
     text = told(evidence(FALLS, OPEN, MORE), undecided)
     assert "Open fell and choice may have held or fallen, so the outcome may be illusion or mixed." in text
-    assert "items like these would give 80 % power to decide it" in text
+    assert "items like these would give 80 % power." in text
     weak = evidence(base_open=0.05, fates=FateCounts(3, 1, 0, 0), left_out=("bengali", "telugu"))
     text = told(weak, decide(weak))
     assert (

@@ -112,8 +112,8 @@ def test_a_language_in_which_one_format_alone_can_be_tested_has_its_line(tmp_pat
     found = read_results(write_run(tmp_path / "r", pl.concat([strong, weak])))
     verdict = next(v for v in found.verdicts if (v.arm, v.scope) == ("wanda:0.5", "swahili"))
     statement = verdict.words.one_format
-    assert statement.startswith("Multiple choice alone can be tested: ")
-    assert statement.endswith("no clear change.")
+    assert statement.startswith("Only multiple choice could be tested: it ")
+    assert statement.endswith(" This is not a clear change.")
     for width in (60, 110):
         text = " ".join(
             printed(verdict_view(found.verdicts, "wanda:0.5"), width=width).replace("│", " ").split()

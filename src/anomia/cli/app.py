@@ -99,7 +99,7 @@ def _root(
 
 RunFolderArgument = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)]
 RunFolders = Annotated[
-    list[Path], typer.Argument(help="The folder of a run, or several.", metavar="RUN...", parser=place)
+    list[Path], typer.Argument(help="The folder of a run, or several.", metavar="RUN", parser=place)
 ]
 
 

@@ -23,7 +23,7 @@ def compare(
         list[str],
         typer.Argument(
             help="Its compressed versions: hub ids, folders, .gguf files, or endpoint:URL#MODEL.",
-            metavar="COMPRESSED...",
+            metavar="COMPRESSED",
         ),
     ],
     what: Annotated[GivenFlags, FlagSections("questions", "machine", "chat", "draw")],

@@ -25,9 +25,7 @@ def compress(
     out: OutArgument,
     arm: Annotated[
         str,
-        typer.Argument(
-            help="Steps as `anomia run` takes them: wanda:0.5+update, gptq:4, shortgpt:0.25.", metavar="STEPS"
-        ),
+        typer.Argument(help="Steps separated by +, such as wanda:0.5+update+gptq:4.", metavar="STEPS"),
     ],
     how: How,
 ) -> None:

@@ -20,8 +20,8 @@ def gate(
     max_dissociation: Annotated[
         float | None,
         typer.Option(
-            help="Largest net dissociation: of what base gets right in both formats, the share that is now only picked, "
-            "minus the items that went the other way. [0.15]",
+            help="Largest net dissociation: of what base gets right in both formats, the share that is now only picked. "
+            "Items that went the other way are subtracted. [0.15]",
             metavar="SHARE",
         ),
     ] = None,
@@ -62,7 +62,7 @@ def gate(
         ),
     ] = None,
 ) -> None:
-    """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 3 not decided.
+    """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 2 bad input, 3 not decided.
 
     If no limit is given, all four apply, at the values in brackets; otherwise only those that are given.
     """

@@ -25,7 +25,7 @@ def import_(
         list[Path] | None,
         typer.Argument(
             help="Folders, base's first; or files, base's first for each task.",
-            metavar="PATH...",
+            metavar="PATH",
         ),
     ] = None,
     base: Annotated[

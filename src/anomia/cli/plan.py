@@ -20,7 +20,7 @@ def plan(
     study: Annotated[
         Path | None,
         typer.Argument(
-            help="A study file; with --target-power the folder of a pilot run, or nothing.", metavar="STUDY"
+            help="A study file. With --target-power: a pilot run's folder, or omit it.", metavar="STUDY"
         ),
     ] = None,
     what: Annotated[GivenFlags, FlagSections("models", "questions")],
@@ -66,9 +66,7 @@ def plan(
     dissociation_above: Annotated[
         float, typer.Option(help="Detect a dissociation rate above this.", metavar="RATE")
     ] = 0.05,
-    gap_from: Annotated[
-        float, typer.Option(help="Detect a gap that differs from this.", metavar="GAP")
-    ] = 0.0,
+    gap_from: Annotated[float, typer.Option(help="Null value of the gap to detect.", metavar="GAP")] = 0.0,
     chance: Annotated[
         float, typer.Option(help="The power: how likely the study is to detect it.", metavar="SHARE")
     ] = 0.8,

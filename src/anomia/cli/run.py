@@ -46,7 +46,7 @@ class _RunCommand(TyperCommand):
 def run(
     *,
     study: Annotated[
-        Path | None, typer.Argument(help="A study file (YAML). Flags win over it.", metavar="STUDY")
+        Path | None, typer.Argument(help="A study file (YAML). Flags override it.", metavar="STUDY")
     ] = None,
     what: Annotated[GivenFlags, FlagSections("models", "questions", "draw")],
     how: Annotated[GivenFlags, FlagSections("running")],

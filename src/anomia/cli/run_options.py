@@ -41,7 +41,7 @@ RUN_FLAGS = {
     ),
     "exclude": Flagged(
         _Flag(
-            help="Exclude items from all results: gold_in_question, gold_over_limit, both (comma-separated), or none.",
+            help="Items to exclude from all results: gold_in_question, gold_over_limit, a comma-separated list, or none.",
             metavar="A,B",
             read=_excluded,
             commands=("run", "compare", "show", "report", "gate"),
@@ -78,7 +78,7 @@ RUN_FLAGS = {
     "track": Flagged(_Flag(help="Report progress to wandb, mlflow or trackio.", metavar="TRACKER"), str),
     "ray": Flagged(
         _Flag(
-            help="Distribute the work with Ray: no value for this machine alone, else a cluster's address, or auto.",
+            help="Distribute the work with Ray: without a value on this machine; ADDRESS or auto: on a cluster.",
             metavar="[ADDRESS]",
         ),
         str,

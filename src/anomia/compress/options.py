@@ -23,10 +23,13 @@ WINDOW_TOKENS = 2048
 _Flag = partial(Flag, section="compression", commands=("compress", "prune"))
 _Text = partial(Flag, section="calibration", commands=("run", "compress", "prune"))
 
+_SOURCES = "Calibration text: c4, demo, wikipedia:LANGUAGE, balanced,{} or file:PATH (default {{default}})."
+
 # A study has the same flags.
 SOURCE = _Text(
     name="--calibration",
-    help="Calibration text: c4, demo, wikipedia:LANGUAGE, balanced, own (of a study), or file:PATH (default {default}).",
+    help=_SOURCES.format(" own (each language's own text),"),
+    help_on=dict.fromkeys(("compress", "prune"), _SOURCES.format("")),
     metavar="SOURCE",
 )
 SAMPLES = _Text(
@@ -82,7 +85,7 @@ class FolderOptions:
     save_as: Annotated[
         SaveAs,
         _Flag(
-            help="{default} (the default), or compressed-tensors or gptq to store the codes of a gptq or awq step.",
+            help="{default} (the default); compressed-tensors or gptq to keep weights packed after a gptq or awq step.",
             metavar="STORAGE",
             commands=("compress",),
         ),

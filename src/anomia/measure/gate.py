@@ -125,7 +125,7 @@ def check_run(
 ) -> Gate:
     """Check the arms of a finished run, pooled over its languages and, if asked, in each of them.
 
-    A language in which a figure can't be given is named but decides nothing. Arms that could not be made or whose
+    A language in which a figure can't be given is listed but not counted. Arms that could not be made or whose
     outputs are broken fail. Null arms are the reference; they are decided on only if named.
 
     Raises:

@@ -275,10 +275,7 @@ def _undecided(decision: Decision, asked: int) -> str:
         return text + " At these figures, more items would not decide it."
     if not in_reach(decision.items_needed, asked):
         return text + " Deciding it is out of reach: a figure is too close to its margin."
-    return (
-        text
-        + f" About {rounded(decision.items_needed):,} items like these would give 80 % power to decide it."
-    )
+    return text + f" About {rounded(decision.items_needed):,} items like these would give 80 % power."
 
 
 def _almost(evidence: Evidence) -> str:
@@ -330,14 +327,21 @@ def _untestable(evidence: Evidence, scope: Scope) -> str:
 def _one_format(evidence: Evidence) -> str:
     """A statement about one format if the other can't be tested."""
     sides = (
-        ("Multiple choice", evidence.choice_drop, evidence.open_drop),
-        ("Open", evidence.open_drop, evidence.choice_drop),
+        ("multiple choice", evidence.choice_drop, evidence.open_drop),
+        ("open", evidence.open_drop, evidence.choice_drop),
     )
     for name, drop, other in sides:
         if drop is not None and other is None:
-            clear = "" if drop.low > 0 else ", no clear change"
-            return f"{name} alone can be tested: it lost {_range(drop)} of base's accuracy above guessing{clear}."
+            gained = drop.value < 0
+            change = f"gained {_range(_negated(drop))}" if gained else f"lost {_range(drop)}"
+            clear = "" if drop.low > 0 or drop.high < 0 else " This is not a clear change."
+            return f"Only {name} could be tested: it {change} of base's accuracy above guessing.{clear}"
     return ""
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    """A loss as a gain."""
+    return estimate._replace(value=0.0 - estimate.value, low=0.0 - estimate.high, high=0.0 - estimate.low)
 
 
 def _range(estimate: Estimate | None) -> str:

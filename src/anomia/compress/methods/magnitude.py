@@ -15,7 +15,7 @@ UNREACHED = "no calibration token reached it: pruned by magnitude"
 
 
 def magnitude_cut(weight: torch.Tensor, target: Target) -> Chosen:
-    """Chosen the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
+    """Choose the lowest `int(out × in × sparsity)` of |W| in the whole matrix, ties to the lowest row-major index.
 
     weight: [out, in]. A pattern is applied along rows.
     Source: Han et al. (2015); layer-wise and uniform as in Sun et al. (2024), Section 4.

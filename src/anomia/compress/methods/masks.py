@@ -37,7 +37,7 @@ def lifted(values: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
 
 
 def cut(scores: torch.Tensor, target: Target, *, whole: bool = False) -> Chosen:
-    """Chosen the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
+    """Choose the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
     if isinstance(target, Pattern):
         grouped = scores.reshape(-1, target.group)
         found = lowest(grouped, target.group - target.keep)

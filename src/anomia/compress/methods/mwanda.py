@@ -23,7 +23,7 @@ CHOICES = (
 
 
 def mwanda_cut(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> Chosen:
-    """Chosen the lowest scores of every output row, as in Wanda. weight: [out, in]."""
+    """Choose the lowest scores of every output row, as in Wanda. weight: [out, in]."""
     return cut(lifted(weight.abs().float()) * lifted(language_factors(statistic)), target)
 
 

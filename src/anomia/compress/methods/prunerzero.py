@@ -30,7 +30,7 @@ CHOICES = (
 
 
 def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> Chosen:
-    """Chosen the lowest scores of every output row. weight, gradient: [out, in].
+    """Choose the lowest scores of every output row. weight, gradient: [out, in].
 
     Source: Dong et al. (2024), Equation 3 and the best tree of their repository; minmax runs over the matrix.
     """

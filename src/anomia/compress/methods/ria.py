@@ -30,7 +30,7 @@ def ria_scores(weight: torch.Tensor, norms: torch.Tensor, *, power: float = POWE
 
 
 def ria_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chosen:
-    """Chosen the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
+    """Choose the lowest `int(out × in × sparsity)` scores of the whole matrix, or of every M inputs for a pattern.
 
     weight: [out, in]; norms: [in].
     Source: the authors' code, which by default compares scores over the whole matrix.

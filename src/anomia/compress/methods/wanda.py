@@ -19,7 +19,7 @@ def wanda_scores(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 
 
 def wanda_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chosen:
-    """Chosen the lowest `int(in × sparsity)` scores of every output row, or of every M inputs; ties to the lowest index.
+    """Choose the lowest `int(in × sparsity)` scores of every output row, or of every M inputs; ties to the lowest index.
 
     weight: [out, in]; norms: [in].
     Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group per row).

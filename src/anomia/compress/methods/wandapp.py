@@ -34,7 +34,7 @@ TOKENS = 128 * 2048
 def wandapp_cut(
     weight: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor, target: Target, alpha: float
 ) -> Chosen:
-    """Chosen the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
+    """Choose the lowest `int(in × sparsity)` scores (α·G + ‖X‖₂)·|W| of every output row, or of every M inputs.
 
     weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens.
     Source: Yang et al. (2025), the regional gradient score of Section 4.1, with α = 100.
