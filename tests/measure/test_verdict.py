@@ -294,6 +294,22 @@ def test_an_arm_that_answers_more_than_base_is_asked_about():
     assert SWAPPED not in told(evidence(), decide(evidence()))
 
 
+@pytest.mark.parametrize(
+    ("drop", "change"),
+    [
+        ((0.22, -0.36, 0.80), "lost 22 % (−36 % to 80 %) of base's accuracy above guessing. This is not a clear change."),
+        ((-1.0, -3.37, 1.58), "gained 100 % (−158 % to 337 %) of base's accuracy above guessing. This is not a clear change."),
+        ((0.4, 0.3, 0.5), "lost 40 % (30 % to 50 %) of base's accuracy above guessing."),
+        ((-0.4, -0.5, 0.0), "gained 40 % (0 % to 50 %) of base's accuracy above guessing. This is not a clear change."),
+        ((-0.4, -0.5, -0.3), "gained 40 % (30 % to 50 %) of base's accuracy above guessing."),
+    ],
+)  # fmt: skip
+def test_a_negative_loss_in_the_only_format_that_could_be_tested_is_a_gain(drop, change):
+    for name, sides in (("open", (drop, None)), ("multiple choice", (None, drop))):
+        found = evidence(*sides, gap=None)
+        assert explain(found, decide(found)).one_format == f"Only {name} could be tested: it {change}"
+
+
 def test_a_number_of_items_that_nobody_can_ask_is_not_said():
     found = Decision("inconclusive", "undecided", "holds", ("intact", "illusion"), items_needed=718_461)
     text = told(evidence(OPEN, n=32), found)
