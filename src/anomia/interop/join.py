@@ -109,7 +109,10 @@ def _refuse_repeated(model: str, files: Sequence[SampleFile]) -> None:
 
 
 def _refuse_other_prompts(
-    model: str, base: Mapping[AnswerFormat, Named], mine: Mapping[AnswerFormat, Named], kept: Sequence[tuple[str, str]]
+    model: str,
+    base: Mapping[AnswerFormat, Named],
+    mine: Mapping[AnswerFormat, Named],
+    kept: Sequence[tuple[str, str]],
 ) -> None:
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in FORMATS:
@@ -125,7 +128,10 @@ def _refuse_other_prompts(
 
 
 def _refuse_other_gold(
-    model: str, base: Mapping[AnswerFormat, Named], mine: Mapping[AnswerFormat, Named], kept: Sequence[tuple[str, str]]
+    model: str,
+    base: Mapping[AnswerFormat, Named],
+    mine: Mapping[AnswerFormat, Named],
+    kept: Sequence[tuple[str, str]],
 ) -> None:
     """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
     for form in FORMATS:
