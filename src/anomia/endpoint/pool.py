@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import TypeVar
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
+WAKE_SECONDS = 0.5
+"""An interrupt that arrives just before the main thread starts to wait doesn't end the wait, so it wakes by itself."""
 
 
 def in_order(
@@ -46,6 +48,8 @@ def in_order(
         Thread(target=work, daemon=True).start()
     try:
         for result in results:
+            while not wait([result], timeout=WAKE_SECONDS).done:
+                pass
             yield result.result()
     except BaseException:
         left.clear()

@@ -198,6 +198,11 @@ def _look_at_norm(name: str, module: Any, size: int) -> Norm:
     try:
         weight.data.zero_()
         offset = round(float((module(states.to(kept.dtype)) * _rms(states) / states).float().mean()), 2)
+    except (RuntimeError, TypeError, ValueError) as error:
+        # Norms of heads (xLSTM) or with a gate take other inputs.
+        raise CannotExpressError(
+            f"{name} ({type(module).__name__}) is not an RMSNorm of hidden states"
+        ) from error
     finally:
         weight.data.copy_(kept)
     scale = kept.float() + offset
