@@ -15,8 +15,12 @@ from typing import Any
 SETTINGS: Mapping[str, str] = {"reach_limit": "oracle_limit"}
 """Keys of a study."""
 
-OPTIONS: Mapping[str, str] = {"--power": "--target-power"}
-"""Flags of the command line."""
+OPTIONS: Mapping[str, str] = {
+    "--power": "--items-needed",
+    "--target-power": "--items-needed",
+    "--chance": "--desired-power",
+}
+"""Flags of `anomia plan`."""
 
 COLUMNS: Mapping[str, str] = {
     old: old.replace("foil", "control")
@@ -78,6 +82,15 @@ def settings(values: Mapping[str, Any], *, told: bool = False) -> dict[str, Any]
     for old, new in names.items() if told else ():
         note(old, new)
     return {names.get(key, key): value for key, value in values.items()}
+
+
+def option(name: str) -> str:
+    """The name of a flag of `anomia plan` without its dashes, whatever version had it, with a note about an old one."""
+    new = OPTIONS.get(f"--{name}")
+    if new is None:
+        return name
+    note(f"--{name}", new)
+    return new.removeprefix("--")
 
 
 def hashed_target(name: str) -> str:

@@ -216,7 +216,7 @@ class Study(BaseModel):
     sample_seeds: Annotated[
         int,
         Field(ge=1),
-        Flag(section="asking", help="Seeds for drawing samples (default {default})."),
+        Flag(section="asking", help="How many seeds to draw samples with (default {default})."),
     ] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0

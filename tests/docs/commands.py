@@ -145,7 +145,7 @@ def treatment(command: Command) -> Treatment:
 
 
 def _anomia(command: Command, rest: tuple[str, ...]) -> Treatment:
-    if command.inline and (len(rest) == 1 or rest[-1] == "--target-power"):
+    if command.inline and (len(rest) == 1 or rest[-1] == "--items-needed"):
         return Treatment("flags", rest, "it only names a command: that is looked up")
     if command.inline and re.search(r"…|\.\.\.|[A-Z]{2,}\b", " ".join(rest)):
         return Treatment("flags", rest, "it is not whole: its flags are looked up")

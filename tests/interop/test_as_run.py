@@ -80,7 +80,7 @@ def test_every_command_reads_it(run: Path, capsys: pytest.CaptureFixture[str], t
     main_ok("items", str(run), "--fate", "choice_only")
     assert "base answered" in capsys.readouterr().out
     main_ok("export", str(run), str(tmp_path / "rows.csv"))
-    main_ok("plan", str(run), "--target-power")
+    main_ok("plan", str(run), "--items-needed")
     with pytest.raises(SystemExit) as stopped:
         main(["gate", str(run)])
     assert stopped.value.code == 1

@@ -91,17 +91,19 @@ def test_thresholds_change_the_outcome(runs: list[Path]) -> None:
 
 
 def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
-    pilot = anomia("plan", "--target-power", runs[0])
+    pilot = anomia("plan", "--items-needed", runs[0])
     assert pilot.returncode == 0, pilot.stderr
     assert pilot.stdout.count("wanda:0.5") >= 2
     study = runs[0].parent / "study"
     study.mkdir()
     (study / "cells").symlink_to(runs[0].parent)
     (study / "matrix.yaml").write_text("cells: [small, large]")
-    cells = anomia("plan", "--target-power", study)
+    cells = anomia("plan", "--items-needed", study)
     assert cells.returncode == 0, cells.stderr
     assert cells.stdout.index("small\n") < cells.stdout.index("large\n")
-    assumed = anomia("plan", "--target-power", "--open", "0.45,0.35", "--choice", "0.90,0.87")
+    wrong = anomia("plan", "--items-needed", runs[0], "--desired-power", "2")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: power is a share from 0 to 1, got 2\n")
+    assumed = anomia("plan", "--items-needed", "--open", "0.45,0.35", "--choice", "0.90,0.87")
     assert assumed.returncode == 0, assumed.stderr
     assert "45 → 35" in assumed.stdout
     assert "202" in assumed.stdout
@@ -110,11 +112,11 @@ def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--target-power"),
-        (["--target-power"], "give the folder of a pilot run"),
-        (["--target-power", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
-        (["--target-power", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
-        (["--target-power", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--chance", "2"], "power"),
+        ([], "--items-needed"),
+        (["--items-needed"], "give the folder of a pilot run"),
+        (["--items-needed", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
+        (["--items-needed", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
+        (["--items-needed", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--desired-power", "2"], "power"),
     ],
 )
 def test_a_plan_without_what_it_needs(arguments: list[str], says: str) -> None:

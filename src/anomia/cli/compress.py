@@ -29,9 +29,9 @@ def compress(
     ],
     how: How,
 ) -> None:
-    """Compress a model into a new folder: prune it, drop parts of it, quantize it, or several in a row.
+    """Compress a model into a new folder: prune it, drop parts of it, quantize it, or do several of these in turn.
 
-    What is written is an ordinary folder that transformers loads.
+    The result is an ordinary folder that transformers loads.
 
     Example: anomia compress Qwen/Qwen3-0.6B smaller wanda:0.5+update
     """

@@ -35,9 +35,9 @@ def diff(
     code: Annotated[GivenFlags, FlagSections("code")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """Show what differs between two models besides the weights; exit code 1 if it would confound results.
+    """Show what differs between two models besides the weights; exit code 1 if any of it would confound results.
 
-    Loads no weights. A difference is confounding (changes answers, and is not compression), told (for information) or harmless.
+    Loads no weights. A difference is confounding (changes answers, but isn't compression), told (worth knowing) or harmless.
 
     Example: anomia diff Qwen/Qwen3-0.6B ./my-pruned-qwen
     """

@@ -35,7 +35,7 @@ def gate(
     min_open_retained: Annotated[
         float | None,
         typer.Option(
-            help="The least share of base's open accuracy that must be kept. [0.85]", metavar="SHARE"
+            help="Smallest share of base's open accuracy that must be kept. [0.85]", metavar="SHARE"
         ),
     ] = None,
     max_shown_loss: Annotated[

@@ -105,7 +105,7 @@ def export(
         typer.Option(help="lm-eval-task: the questions as tasks of lm-evaluation-harness.", metavar="FORMAT"),
     ] = None,
 ) -> None:
-    """Write one row for each arm and item, or the questions for another harness."""
+    """Write one row per arm and item, or the questions as tasks for another harness."""
     from anomia.errors import RunError
     from anomia.grade import CONTAINMENT
     from anomia.interop.lm_eval_tasks import export_tasks

@@ -10,17 +10,19 @@ from rich.console import RenderableType
 
 from anomia.cli.app import app, out_console
 from anomia.cli.options import FlagSections, GivenFlags, with_study_options
-from anomia.renamed import OPTIONS, note
+from anomia.renamed import option
+
+_ITEMS = "With --items-needed"
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": option})
 @with_study_options
 def plan(
     *,
     study: Annotated[
         Path | None,
         typer.Argument(
-            help="A study file. With --target-power: a pilot run's folder, or omit it.", metavar="STUDY"
+            help="A study file. With --items-needed: a pilot run's folder, or omit it.", metavar="STUDY"
         ),
     ] = None,
     what: Annotated[GivenFlags, FlagSections("models", "questions")],
@@ -31,51 +33,75 @@ def plan(
             metavar="NAME[:COLUMN=VALUE,…]",
         ),
     ] = None,
-    target_power: Annotated[
+    items_needed: Annotated[
         bool,
         typer.Option(
-            "--target-power",
-            help="Show how many items it takes to detect a dissociation or a gap, instead of the cost. The power is --chance.",
+            "--items-needed",
+            help="Show how many items it takes to detect a dissociation or a gap, instead of the cost.",
         ),
     ] = False,
-    power: Annotated[bool, typer.Option(*OPTIONS, hidden=True)] = False,
     opened: Annotated[
         str | None,
-        typer.Option("--open", help="Assumed open accuracy of base and of the arm.", metavar="0.45,0.35"),
+        typer.Option(
+            "--open",
+            help="Assumed open accuracy of base and of the arm.",
+            metavar="0.45,0.35",
+            rich_help_panel=_ITEMS,
+        ),
     ] = None,
     choice: Annotated[
-        str | None, typer.Option(help="Assumed choice accuracy of base and of the arm.", metavar="0.90,0.87")
+        str | None,
+        typer.Option(
+            help="Assumed choice accuracy of base and of the arm.",
+            metavar="0.90,0.87",
+            rich_help_panel=_ITEMS,
+        ),
     ] = None,
     gained: Annotated[
         float,
         typer.Option(
-            help="Assumed share of the items that the arm gets right and base doesn't.", metavar="SHARE"
+            help="Assumed share of the items that the arm gets right and base doesn't.",
+            metavar="SHARE",
+            rich_help_panel=_ITEMS,
         ),
     ] = 0.02,
     dissociation: Annotated[
         float | None,
-        typer.Option(help="Assumed dissociation rate; default: follows from the accuracies.", metavar="RATE"),
+        typer.Option(
+            help="Assumed dissociation rate; default: derived from the accuracies.",
+            metavar="RATE",
+            rich_help_panel=_ITEMS,
+        ),
     ] = None,
     both_correct: Annotated[
         float | None,
         typer.Option(
-            help="Assumed share that base gets right in both formats; default: follows from the accuracies.",
+            help="Assumed share that base gets right in both formats; default: derived from the accuracies.",
             metavar="SHARE",
+            rich_help_panel=_ITEMS,
         ),
     ] = None,
     dissociation_above: Annotated[
-        float, typer.Option(help="Detect a dissociation rate above this.", metavar="RATE")
+        float,
+        typer.Option(help="Detect a dissociation rate above this.", metavar="RATE", rich_help_panel=_ITEMS),
     ] = 0.05,
-    gap_from: Annotated[float, typer.Option(help="Null value of the gap to detect.", metavar="GAP")] = 0.0,
-    chance: Annotated[
-        float, typer.Option(help="The power: how likely the study is to detect it.", metavar="SHARE")
+    gap_from: Annotated[
+        float, typer.Option(help="Detect a gap other than this.", metavar="GAP", rich_help_panel=_ITEMS)
+    ] = 0.0,
+    desired_power: Annotated[
+        float,
+        typer.Option(
+            help="Probability that the study detects an effect of the assumed size.",
+            metavar="SHARE",
+            rich_help_panel=_ITEMS,
+        ),
     ] = 0.8,
 ) -> None:
-    """Show what a study will cost, before anything is loaded; with --target-power, how many items it needs.
+    """Show what a study will cost, before anything is loaded; with --items-needed, how many items it needs.
 
     Example: anomia plan studies/small.yaml
 
-    Example: anomia plan --target-power --open 0.45,0.35 --choice 0.90,0.87
+    Example: anomia plan --items-needed --open 0.45,0.35 --choice 0.90,0.87
     """
     from anomia.errors import StudyError
     from anomia.measure.power import read_transition
@@ -84,14 +110,12 @@ def plan(
     from anomia.report.tables.plan import needed
     from anomia.run_folder import RunFolder, runs_of
 
-    if power:
-        note("--power", OPTIONS["--power"])
-    if not (target_power or power):
+    if not items_needed:
         if study is None:
-            raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --target-power")
+            raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --items-needed")
         out_console.print(_cost(study, what, machine))
         return
-    target = PlanTarget(dissociation_above, gap_from, chance)
+    target = PlanTarget(dissociation_above, gap_from, desired_power)
     if study is not None:
         pilots = runs_of(study)
         for pilot in pilots:

@@ -39,17 +39,18 @@ def prune(
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="N:M instead of a sparsity, as 2:4: at most N of every M weights stay.", metavar="N:M"
+            help="N:M instead of a sparsity, such as 2:4: at most N of every M weights stay.", metavar="N:M"
         ),
     ] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, or owl: more where there are outliers.", metavar="NAME")
+        str,
+        typer.Option(help="uniform, or owl: blocks with more outliers keep more weights.", metavar="NAME"),
     ] = "uniform",
     how: How,
 ) -> None:
     """Prune a model into a new folder, one block in memory at a time.
 
-    What is written is an ordinary dense model with zeros in it: zeros alone make it neither smaller nor faster.
+    The result is an ordinary dense model with zeros in it; zeros alone make it neither smaller nor faster.
     """
     from anomia.compress.folder import compress_folder
     from anomia.compress.report import megabytes, told_error

@@ -25,7 +25,7 @@ def report(
     runs: RunFolders,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write; default: RUN/report, of the first run.", metavar="DIR"),
+        typer.Option(help="Where to write; default: report in the folder of the first run.", metavar="DIR"),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     reading: Annotated[GivenFlags, FlagSections("running")],

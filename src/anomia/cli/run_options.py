@@ -31,7 +31,7 @@ RUN_FLAGS = {
     "thresholds": Flagged(
         _Flag(
             name="--threshold",
-            help="A margin of the verdicts, such as hold=0.05; repeatable.",
+            help="Change a threshold of the verdicts, such as hold=0.05; repeatable.",
             metavar="NAME=VALUE",
             several=True,
             read=_thresholds,
@@ -41,7 +41,7 @@ RUN_FLAGS = {
     ),
     "exclude": Flagged(
         _Flag(
-            help="Items to exclude from all results: gold_in_question, gold_over_limit, a comma-separated list, or none.",
+            help="Exclude flagged items from all results: gold_in_question, gold_over_limit, both (comma-separated), or none.",
             metavar="A,B",
             read=_excluded,
             commands=("run", "compare", "show", "report", "gate"),
@@ -67,7 +67,7 @@ RUN_FLAGS = {
     ),
     "reuse": Flagged(
         _Flag(
-            help="An earlier run; its measurement of base is reused where nothing differs; repeatable.",
+            help="An earlier run, whose measurements of base are reused where nothing differs; repeatable.",
             metavar="RUN",
             several=True,
             read=lambda given: [place(run) for run in given],
@@ -78,14 +78,14 @@ RUN_FLAGS = {
     "track": Flagged(_Flag(help="Report progress to wandb, mlflow or trackio.", metavar="TRACKER"), str),
     "ray": Flagged(
         _Flag(
-            help="Distribute the work with Ray: without a value on this machine; ADDRESS or auto: on a cluster.",
+            help="Distribute the work with Ray: on this machine or, with ADDRESS or auto, on a cluster.",
             metavar="[ADDRESS]",
         ),
         str,
     ),
     "ray_worker": Flagged(
         _Flag(
-            help="Resources per worker (default one GPU where there are GPUs, else one CPU).",
+            help="Resources per worker (default: one GPU if there are any, else one CPU).",
             metavar="cpus=N,gpus=N",
         ),
         str,

@@ -19,7 +19,10 @@ def view(
     ] = 0,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; others can reach any but 127.0.0.1.", metavar="ADDRESS"),
+        typer.Option(
+            help="Address to listen on; with any but 127.0.0.1, other machines can connect.",
+            metavar="ADDRESS",
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Serve the report with every item of a run, however large, until Ctrl-C."""

@@ -106,7 +106,7 @@ class FolderOptions:
         Path | None,
         _Flag(
             name="--perplexity",
-            help="A text file to compare the dense and the compressed model on.",
+            help="A text file; gives the perplexity on it before and after.",
             metavar="FILE",
         ),
     ] = None

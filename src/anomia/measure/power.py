@@ -46,7 +46,7 @@ def read_transition(text: str, gained: float, name: str) -> Transition:
         raise StudyError(f"plan: {name} needs two accuracies, as in 0.45,0.35; got {text!r}") from None
     if not (0 <= base <= 1 and 0 <= arm <= 1):
         raise StudyError(f"plan: {name} takes two shares from 0 to 1, as in 0.45,0.35; got {text!r}")
-    _check_share(gained=gained)
+    check_share(gained=gained)
     return Transition(base, arm, gained)
 
 
@@ -71,7 +71,7 @@ def items_for_dissociation(
 
     rate: the true dissociation rate. both_correct: share of the items that base gets right in open and in choice.
     """
-    _check_share(rate=rate, both_correct=both_correct, against=against, power=power)
+    check_share(rate=rate, both_correct=both_correct, against=against, power=power)
     why = f"dissociation rate {rate:.3g} against {against:.3g}, {both_correct:.3g} of the items both-correct"
     if rate <= against or both_correct == 0:
         return NeededItems(None, None, why)
@@ -183,7 +183,7 @@ def _height(part: Transition, floor: float) -> float:
 
 def _drop_variance(part: Transition, floor: float) -> float:
     """Variance of one item's influence on the normalized drop."""
-    _check_share(base=part.base, arm=part.arm, gained=part.gained)
+    check_share(base=part.base, arm=part.arm, gained=part.gained)
     lost = part.base - part.arm + part.gained
     chances = np.array([part.base - lost, lost, part.gained, 1 - part.base - part.gained])
     if chances.min() < -1e-9:
@@ -198,7 +198,8 @@ def _drop_variance(part: Transition, floor: float) -> float:
     return float(chances @ influence**2)
 
 
-def _check_share(**shares: float) -> None:
+def check_share(**shares: float) -> None:
+    """Raise `StudyError` for a share that isn't from 0 to 1; its keyword names it."""
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise StudyError(f"{name} is a share from 0 to 1, got {value:g}")

@@ -12,7 +12,14 @@ from anomia.errors import StudyError
 from anomia.measure.drops import QUARTER
 from anomia.measure.fates import count_fates
 from anomia.measure.frame import arms_of, both, known, pair, prepare, right, scopes
-from anomia.measure.power import POWER, NeededItems, Transition, items_for_dissociation, items_for_gap
+from anomia.measure.power import (
+    POWER,
+    NeededItems,
+    Transition,
+    check_share,
+    items_for_dissociation,
+    items_for_gap,
+)
 from anomia.measure.rates import Clusters, cluster, effective_items
 
 
@@ -50,6 +57,7 @@ def plan_from_pilot(records: pl.DataFrame, target: PlanTarget | None = None) -> 
     Shared passages cause a design effect, which is estimated from the pilot.
     """
     wanted = target or PlanTarget()
+    check_share(power=wanted.power, dissociation_against=wanted.dissociation_against)
     records = prepare(records)
     for arm in arms_of(records):
         part = known(pair(records, arm), both("open_correct", "choice_correct"))
