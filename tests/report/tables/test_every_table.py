@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from anomia.measure.figures import FrontierRow
+from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.render.csv import csv_text
 from anomia.report.render.files import tables
@@ -22,7 +24,8 @@ from anomia.report.render.terminal import view
 from anomia.report.render.words import cells
 from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.registry import ARMS, FILES, RUNS
-from anomia.report.tables.table import Column, Table
+from anomia.report.tables.runs import frontier, frontier_file
+from anomia.report.tables.table import Column, Table, on_screen
 from tests.report.fixed import fixed_run
 from tests.report.test_terminal import printed
 
@@ -86,6 +89,24 @@ def test_a_table_of_a_run_can_be_a_file(results: Results, tmp_path: Path) -> Non
         assert csv_text(made).count("\n") >= 1
         assert markdown(made).startswith("# ")
         assert r"\end{tabular}" in latex(made)
+
+
+def test_the_frontier_marks_on_screen_what_its_file_names(results: Results) -> None:
+    points = [
+        FrontierRow("base", 0.5, 90, *[Estimate(0.9, 0.8, 1.0, 50, 50)] * 2, True, False, True, False),
+        FrontierRow(
+            "null:float32", None, 90, *[Estimate(0.9, 0.8, 1.0, 50, 50)] * 2, None, None, False, False
+        ),
+    ]
+    of_run = results._replace(frontier=points)
+    shown, file = (cells(on_screen(settled(frontier(of_run)))), csv_text(frontier_file(of_run)))
+    assert [row[0] for row in shown] == ["base"]
+    assert shown[0][3].endswith("◆●")
+    read = list(csv.DictReader(io.StringIO(file)))
+    assert [(row["arm"], row["size_bytes"], row["open"], row["frontier"]) for row in read] == [
+        ("base", "90", "0.9", "open by sparsity, open by size"),
+        ("null:float32", "90", "0.9", "none"),
+    ]
 
 
 def test_text_of_others_stays_text() -> None:

@@ -16,6 +16,7 @@ from anomia.report.tables.table import (
     Note,
     NoteValue,
     Table,
+    by_model,
     by_scope,
     given,
     n_of,
@@ -56,20 +57,20 @@ def ladder(subject: ArmResults) -> Table:
 
 def ladder_file(results: Results) -> Table:
     """Accuracy of every model for every form of the question, by language."""
-    figures, forms = lookup(results.diagnosis.figures), (*FORMS, PRESENCE, *GRADED)
-    rows = []
-    for model in (BASE, *results.arms):
-        for scope in (*results.languages, POOLED):
-            found = values(forms, figures, model, scope)
-            if model != BASE:
-                found[forms.index(PRESENCE)] = None
-            if any(found):
-                rows.append((model, scope, n_of(found[0]), *found))
+    forms = (*FORMS, PRESENCE, *GRADED)
+    figures = lookup(
+        [
+            figure
+            for figure in results.diagnosis.figures
+            if figure.arm == BASE or figure.measure != PRESENCE.measure
+        ]
+    )
+    rows = by_model(forms, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
         "accuracy",
         "Accuracy in every form of the question (%)",
         (MODEL, LANGUAGE, N, *(form.column(full=True) for form in forms)),
-        rows,
+        [(model, scope, n_of(found[0]), *found) for model, scope, found in rows],
         ("Share of right answers with 95 % intervals; pooled: all languages as one.",),
         keys=2,
     )

@@ -12,7 +12,7 @@ from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.fates import OTHERS
 from anomia.report.tables.recognition import CONTROLS
-from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, named, values
+from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, by_model, named, values
 
 REFERENCE = (
     Of("net_dissociation/choice", "net\ndissociation"),
@@ -81,17 +81,12 @@ def loops(results: Results) -> Table:
 def noise_file(results: Results) -> Table:
     """What differs between base and each arm, null arms included, and how choice-only items do under the controls."""
     figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CONTROLS)
-    rows = []
-    for arm in (BASE, *results.arms):
-        for scope in (*results.languages, POOLED):
-            found = values(measures, figures, arm, scope)
-            if any(found):
-                rows.append((arm, scope, *found))
+    rows = by_model(measures, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
         "noise_and_controls",
         "Noise, loops and checks of multiple choice (%)",
         (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
-        rows,
+        [(arm, scope, *found) for arm, scope, found in rows],
         (
             "null: base again under harmless noise, the reference. Flips: items that changed between right and wrong, in "
             "either direction. Choice only: items that the arm picks but no longer answers.",

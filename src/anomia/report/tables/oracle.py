@@ -18,6 +18,7 @@ from anomia.report.tables.table import (
     N,
     Of,
     Table,
+    by_model,
     by_scope,
     given,
     n_of,
@@ -130,17 +131,15 @@ def oracle_file(results: Results) -> Table:
     figures = lookup(results.diagnosis.figures)
     ways = [Of(f"accuracy/oracle_{way}", way) for way in WAYS]
     curve = [Of(f"pass_at/{k}", f"pass@{k}") for k in range(1, LARGEST_K + 1)]
-    rows = []
-    for model in (BASE, *results.arms):
-        for scope in (*results.languages, POOLED):
-            found = values(ways, figures, model, scope)
-            if any(found):
-                rows.append((model, scope, n_of(found[0]), *found, *values(curve, figures, model, scope)))
+    rows = by_model(ways, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
         "oracle",
         "What broader decoding finds: oracle recovery (%)",
         (MODEL, LANGUAGE, N, *(of.column() for of in (*ways, *curve))),
-        rows,
+        [
+            (model, scope, n_of(found[0]), *found, *values(curve, figures, model, scope))
+            for model, scope, found in rows
+        ],
         (
             "Share of items with a right answer in greedy decoding, in any beam, in any sample; an upper bound. "
             "pass@k: the chance that one of k samples is right.",

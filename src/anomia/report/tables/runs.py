@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import FrontierRow
 from anomia.measure.frame import POOLED
 from anomia.measure.judge import ScopeVerdict
 from anomia.measure.results import Results
+from anomia.probes import FORMATS
 from anomia.report.naming import left_out, model_name
 from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import arm_results
@@ -143,12 +146,15 @@ def between_file(results: Results) -> Table:
 
 
 def frontier(results: Results) -> Table:
-    """Accuracy against measured sparsity and size on disk, where known; without null arms, which save nothing."""
-    found = [row for row in results.frontier if row.arm not in nulls([row.arm])]
-    sparse = any(row.sparsity for row in found)
-    sized = any(row.size_bytes is not None for row in found)
-    costs = [Column("sparsity", "sparsity", digits=1)] if sparse else []
-    costs += [Column("size_bytes", "size", "bytes")] if sized else []
+    """Accuracy against measured sparsity and size on disk, and the frontiers that each arm is on.
+
+    The screen shows what is known, and marks in place of the frontiers' names; null arms, which save nothing, are only
+    in the files.
+    """
+    rows = results.frontier
+    shown = [place for place, row in enumerate(rows) if not nulls([row.arm])]
+    sparse = any(rows[place].sparsity for place in shown)
+    sized = any(rows[place].size_bytes is not None for place in shown)
     notes = []
     if sparse:
         notes.append("◆ no arm is as sparse and better, or as good and sparser")
@@ -156,43 +162,43 @@ def frontier(results: Results) -> Table:
         notes.append("● no arm is as small and better, or as good and smaller")
     if sparse:
         notes.append("sparsity: of the pruned matrices, as measured")
+    known = " and ".join(compress(("sparsity", "size"), (sparse, sized)))
     return Table(
         "frontier",
-        f"Accuracy against {' and '.join(column.header for column in costs)} (%)",
-        (ARM, *costs, Column("open", "open"), Column("choice", "choice")),
+        f"Accuracy against {known} (%)",
+        (
+            ARM,
+            Column("sparsity", "sparsity", digits=1, place="both" if sparse else "files", full="sparsity (%)"),
+            *([Column("size", "size", "bytes", place="screen")] if sized else []),
+            _filed(Column("size_bytes", "bytes on disk", "count")),
+            *(Column(name, name, full=f"{name} (%)") for name in FORMATS),
+            _filed(Column("frontier", "on the frontier of", "text")),
+        ),
         [
             (
-                row.arm,
-                *(getattr(row, column.name) for column in costs),
+                row.arm, row.sparsity, *([row.size_bytes] if sized else []), row.size_bytes,
                 Marked(row.open, _marks(row.open_frontier and sparse, row.open_size_frontier)),
                 Marked(row.choice, _marks(row.choice_frontier and sparse, row.choice_size_frontier)),
+                _frontiers(row) or "none",
             )
-            for row in found
+            for row in rows
         ],
         ("; ".join(notes),) if notes else (),
-    )
+        on_screen=shown,
+    )  # fmt: skip
+
+
+FRONTIER_FILE = Filed(
+    "frontier",
+    "Accuracy against sparsity and size on disk",
+    "On the frontier: no arm saves as much and is better, or is as good and saves more. Pooled over languages.",
+    keys=1,
+)
 
 
 def frontier_file(results: Results) -> Table:
-    """Accuracy against what compression saves, naming the frontiers that each arm is on."""
-    return Table(
-        "frontier",
-        "Accuracy against sparsity and size on disk",
-        (
-            ARM, Column("sparsity", "sparsity (%)"), Column("size_bytes", "bytes on disk", "count"),
-            Column("open", "open (%)"), Column("choice", "choice (%)"),
-            Column("frontier", "on the frontier of", "text"),
-        ),
-        [
-            (row.arm, row.sparsity, row.size_bytes, row.open, row.choice, _frontiers(row) or "none")
-            for row in results.frontier
-        ],
-        (
-            "On the frontier: no arm saves as much and is better, or is as good and saves more. Pooled over "
-            "languages.",
-        ),
-        keys=1,
-    )  # fmt: skip
+    """What the screen shows, and what it only marks."""
+    return in_files(FRONTIER_FILE, [("", frontier(results))])
 
 
 def _frontiers(row: FrontierRow) -> str:

@@ -152,7 +152,7 @@ def on_screen(table: Table) -> Table:
 def in_files(filed: Filed, parts: Sequence[tuple[str, Table]]) -> Table:
     """The tables of several arms as one for the files: an arm column first, full headers, base and arm side by side.
 
-    Rows without any value are left out. parts: each arm and its table; an empty name adds no column.
+    Figures lose their marks, which are for reading. Rows without any value are left out. parts: each arm and its table; an empty name adds no column.
     """
     named = any(arm for arm, _ in parts)
     tables = [
@@ -186,7 +186,7 @@ def _split(table: Table) -> Table:
         header = column.full or column.header
         if not any(isinstance(cell, Change) for cell in found):
             columns.append(column._replace(header=header))
-            cells.append(found)
+            cells.append([cell.value if isinstance(cell, Marked) else cell for cell in found])
             continue
         for side, part in (("base", "before"), ("arm", "after")):
             columns.append(column._replace(name=f"{column.name}_{side}", header=f"{header}, {side}"))
@@ -208,6 +208,14 @@ def given(measures: Sequence[Of], figures: Lookup, arm: str, scopes: Sequence[st
 def values(measures: Sequence[Of], figures: Lookup, arm: str, scope: str) -> list[Estimate | None]:
     """The arm's figures in one scope, None if one can't be given."""
     return [figures.get((arm, of.measure, scope)) for of in measures]
+
+
+def by_model(
+    measures: Sequence[Of], figures: Lookup, models: Sequence[str], scopes: Sequence[str]
+) -> list[tuple[str, str, list[Estimate | None]]]:
+    """Each model's figures in each scope, without rows in which none can be given."""
+    found = [(model, scope, values(measures, figures, model, scope)) for model in models for scope in scopes]
+    return [row for row in found if any(row[2])]
 
 
 def n_of(estimate: Estimate | None) -> int | None:
