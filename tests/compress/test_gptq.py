@@ -54,8 +54,6 @@ def plain_reference(
     w, h = w[:, taken], h[taken][:, taken] + DAMPING * h.diagonal().mean() * torch.eye(columns)
     out = torch.empty_like(w)
     for q in range(columns):
-        if order == "plain" and q % group == 0:
-            static[q // group] = authors_grid(w[:, q : q + group], bits, symmetric=symmetric)
         scale, zero, top = static[int(taken[q]) // group]
         out[:, q] = scale * (torch.clamp(torch.round(w[:, q] / scale) + zero, 0, top) - zero)
         inverse = torch.linalg.inv(h[q:, q:])
@@ -81,15 +79,26 @@ def test_codes_are_those_of_the_unblocked_reference(
 
 
 @pytest.mark.parametrize("group", [None, 160, 32])
-def test_groups_wider_than_a_block_take_their_scale_from_weights_that_are_up_to_date(
-    group: int | None,
-) -> None:
+def test_groups_may_cross_the_borders_of_blocks(group: int | None) -> None:
     inputs = correlated_inputs(320)
     weight, hessian = random_weight(8, 320), inputs.T @ inputs
     quantized = gptq([weight], hessian, Grid(4, group), order="plain").quantized[0]
     reference = plain_reference(weight, hessian, 4, group or 320, "plain", symmetric=True)
     mine, theirs = (layer_error(v, weight, hessian) for v in (quantized.values(), reference))
     assert mine == pytest.approx(theirs, rel=0.05)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_scales_are_those_of_the_dense_weights_in_any_order(symmetric: bool) -> None:
+    # Weights that have taken over the errors of earlier columns have a wider range: at 2 bits, on Gemma 3 270M, it
+    # raised the error of the outputs by a quarter.
+    inputs = correlated_inputs(256)
+    weight, grid = random_weight(16, 256), Grid(2, 64, symmetric)
+    dense = round_to_nearest(weight, grid)
+    for order in ("act", "plain"):
+        solved = gptq([weight], inputs.T @ inputs, grid, order=order).quantized[0]
+        assert torch.equal(solved.scales, dense.scales)
+        assert torch.equal(solved.zeros, dense.zeros)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -94,11 +94,12 @@ def gptq(
         weights: [out, in] each.
         hessian: X·Xᵀ, [in, in] float32; its scale doesn't matter.
         grid: bits, groups and the type of the scales.
-        order: `act` (act-order) starts with the columns of the strongest inputs. Groups are still consecutive inputs,
-            so no permutation is needed at inference, and their scales are those of the dense weights (`static_groups`
-            of the authors' code, `actorder="static"` of llm-compressor). `plain` works from left to right, and a
-            group's scale is set when it is reached, from its updated weights.
-        clip: choose each group's range by its error (`search_ranges`); only with `act`.
+        order: `act` (act-order) starts with the columns of the strongest inputs; `plain` works from left to right.
+            Either way, groups are consecutive inputs, so no permutation is needed at inference, and their scales are
+            those of the dense weights (`static_groups` of the authors' code, `actorder="static"` and None of
+            llm-compressor). Without `static_groups` the authors' code takes a group's range when it reaches the group.
+            The weights have by then taken over the errors of earlier columns, which widens the range.
+        clip: choose each group's range by its error (`search_ranges`).
 
     Source: Frantar et al. (2023), Algorithm 1; act-order, static groups, damping and dead columns as in their code.
     Raises `CompressionError` if no damping makes the Hessian invertible.
@@ -110,32 +111,25 @@ def gptq(
     gone = torch.cat([_pruned(weight.T, dead) for weight in weights], dim=1)  # [in, R]
     work[dead] = 0
     columns, width = len(work), grid.width(len(work))
-    scales = torch.empty(columns // width, work.shape[1], device=work.device)  # [groups, R]
-    zeros = torch.empty_like(scales)
+    if clip:
+        low, high = (part.T for part in search_ranges(work.T, grid, hessian))
+    else:
+        grouped = work.reshape(-1, width, work.shape[1])  # [groups, g, R]
+        low, high = grouped.amin(dim=1), grouped.amax(dim=1)
+    scales, zeros = fit(low, high, grid)  # [groups, R]
     taken = torch.arange(columns, device=work.device)
-    static = order == "act"
-    if static:
-        if clip:
-            low, high = (part.T for part in search_ranges(work.T, grid, hessian))
-        else:
-            grouped = work.reshape(-1, width, work.shape[1])  # [groups, g, R]
-            low, high = grouped.amin(dim=1), grouped.amax(dim=1)
-        scales, zeros = fit(low, high, grid)
+    if order == "act":
         taken = hessian.diagonal().argsort(descending=True, stable=True)
         hessian, work, gone = hessian[taken][:, taken], work[taken], gone[taken]
     factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
     groups = (taken // width).tolist()
     codes = torch.empty(work.shape, dtype=torch.uint8, device=work.device)
-    border = columns if static else width
-    whole = border if border > BLOCK else columns
-    for start, end in _cuts(0, columns, BLOCK if whole == border else BLOCK // width * width, whole):
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
         block, local = work[start:end], factor[start:end, start:end]  # [b, R], [b, b]
         errors = torch.empty_like(block)
-        for first, last in _cuts(start, end, _PANEL, border):
-            if not static and first % width == 0:
-                # A group wider than a block starts at a block border, where all later columns are up to date.
-                part, index = work[first : first + width], first // width
-                scales[index], zeros[index] = fit(part.amin(dim=0), part.amax(dim=0), grid)
+        for first in range(start, end, _PANEL):
+            last = min(first + _PANEL, end)
             inside = slice(first - start, last - start)
             _round_panel(
                 work[first:last],
@@ -148,8 +142,7 @@ def gptq(
             )
             block[last - start :].addmm_(local[inside, last - start :].T, errors[inside], alpha=-1)
         work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    if static:
-        codes = codes[taken.argsort()]
+    codes = codes[taken.argsort()]
     parts = zip(*(torch.split(tensor, rows, dim=1) for tensor in (codes, scales, zeros)), strict=True)
     quantized = [
         Quantized(
@@ -175,14 +168,6 @@ def _pruned(columns: torch.Tensor, dead: torch.Tensor) -> torch.Tensor:
     equal = (columns[1:] == columns[:-1])[kept]
     chance = float(equal.float().mean()) if equal.numel() else 0.0
     return zeros if share >= 2 * chance else torch.zeros_like(zeros)
-
-
-def _cuts(start: int, end: int, width: int, group: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most `width` columns, none of which crosses a border between groups of `group` columns."""
-    while start < end:
-        last = min(start + width, end, start + group - start % group)
-        yield start, last
-        start = last
 
 
 def _round_panel(
