@@ -13,13 +13,14 @@ import anomia
 from anomia import run_folder
 from anomia.errors import RunError
 from anomia.files import place
-from anomia.run_folder import JsonFile, JsonFiles, RunFolder, runs_of
+from anomia.run_folder import JsonFile, JsonFiles, ReportFolder, RunFolder, runs_of
 
 SOURCE = Path(anomia.__file__).parent
 NAMES = {
     value.relative_to("run").parts[0]
-    for name, member in inspect.getmembers(RunFolder, lambda member: isinstance(member, property))
-    if isinstance(found := member.fget(RunFolder(Path("run"))), Path | JsonFile | JsonFiles)  # type: ignore[misc]
+    for folder in (RunFolder, ReportFolder)
+    for name, member in inspect.getmembers(folder, lambda member: isinstance(member, property))
+    if isinstance(found := member.fget(folder(Path("run"))), Path | JsonFile | JsonFiles)  # type: ignore[misc]
     for value in [found if isinstance(found, Path) else found.path]
 } | {"cells"}
 # Where one of these words is the name of something that is not in a run.
@@ -41,6 +42,7 @@ def _spelled(tree: ast.AST) -> Iterator[str]:
 
 def test_the_names_of_a_run_are_spelled_in_one_module() -> None:
     assert {"study.yaml", "items.parquet", "records", "results.json", "noise.json", "compression"} <= NAMES
+    assert {"index.html", "figures", "tables"} <= NAMES
     found = [
         (str(file.relative_to(SOURCE)), text)
         for file in sorted(SOURCE.rglob("*.py"))

@@ -70,6 +70,28 @@ class JsonFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFolder:
+    """The files of a report's folder."""
+
+    path: Path
+
+    @property
+    def page(self) -> Path:
+        """The page: one file that opens offline."""
+        return self.path / "index.html"
+
+    @property
+    def figures(self) -> Path:
+        """The folder with each figure as a file."""
+        return self.path / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """The folder with each table in every format."""
+        return self.path / "tables"
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The files of a run's folder. Creating this object reads and writes nothing."""
 

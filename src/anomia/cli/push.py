@@ -23,9 +23,9 @@ def push(
     Example: anomia push RUN hub:me/my-study
     """
     from anomia.report.share import push_run
-    from anomia.run_folder import RunFolder, runs_of
+    from anomia.run_folder import ReportFolder, RunFolder, runs_of
 
     report = RunFolder(run).report_folder
-    if not (report / "index.html").is_file():
+    if not ReportFolder(report).page.is_file():
         make_report(runs_of(run), report)
     out_console.print(push_run(run, target, private=private), highlight=False, soft_wrap=True)

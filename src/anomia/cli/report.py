@@ -35,14 +35,13 @@ def report(
     Example: anomia report anomia-demo --open
     """
     from anomia.measure.results import read_results
-    from anomia.run_folder import RunFolder, runs_of
+    from anomia.run_folder import ReportFolder, RunFolder, runs_of
 
     folder = out or RunFolder(runs[0]).report_folder
     cells = [found for run in runs for found in runs_of(run)]
     page = make_report(cells, folder, [read_results(cell, **reading) for cell in cells])
-    out_console.print(
-        f"figures: {folder / 'figures'}   tables: {folder / 'tables'}", highlight=False, soft_wrap=True
-    )
+    files = ReportFolder(folder)
+    out_console.print(f"figures: {files.figures}   tables: {files.tables}", highlight=False, soft_wrap=True)
     if open_page and not webbrowser.open(page.resolve().as_uri()):
         err_console.print("no browser could be started; open the page by hand", highlight=False)
 

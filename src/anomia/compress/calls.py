@@ -51,7 +51,10 @@ def record_calls(
     last = len(decoder.modules) - 1
 
     def recorder(index: int, block: nn.Module) -> Callable[..., Any]:
+        """The forward that replaces a block's: it records the call and hands on hidden states [B, S, H]."""
+
         def forward(*args: Any, **kwargs: Any) -> Any:
+            """Hidden states [B, S, H], in the form in which the first block returns them."""
             if calls and index <= max(calls):
                 raise CompressionError(
                     f"{type(model).__name__} doesn't call the blocks {decoder.name} once each and one after another"

@@ -123,6 +123,10 @@ def _line(error: Exception | None) -> str:
 
 
 def _build(config: Any, seed: int, variant: Mapping[str, Any]) -> Any:
+    """A small random float32 model, tried on one text of 40 tokens: its logits must be finite and [1, 40, V].
+
+    Raises `ValueError` if they aren't, or if the model isn't small.
+    """
     with torch.device("meta"):
         outline = transformers.AutoModelForCausalLM.from_config(
             _tiny_config(config, variant), trust_remote_code=False

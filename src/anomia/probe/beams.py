@@ -39,7 +39,8 @@ class BeamSearch:
     def advance(self, continuations: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[int]:
         """Takes the top next tokens of every running beam with their log-probabilities.
 
-        At least `candidates` per beam (fewer only if the vocabulary is smaller). Returns, for each beam now
+        continuations: for each of the [running] beams its tokens [candidates] and their log-probabilities, in nats
+        [candidates]; at least `candidates` (fewer only if the vocabulary is smaller). Returns, for each beam now
         running, the index of the beam that it continues.
         """
         ranked = sorted(

@@ -72,6 +72,7 @@ def _generated_together(
 
 @torch.inference_mode()
 def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding) -> Reply:
+    """One item's reply, with a full forward pass per prefix, whose next-token logits are [V], and per option."""
     prefixes = {target.prefix for target in ask.targets.values()}
     if ask.distribution is not None:
         prefixes.add(ask.distribution)
@@ -116,6 +117,7 @@ def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list
 
 
 def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:
+    """Beam search by `generate` from a prompt [1, S]: `num_beams` beams, with scores in nats per token."""
     inputs = torch.tensor([prompt], device=model.device)  # [1, S]
 
     def search(**options: Any) -> Any:

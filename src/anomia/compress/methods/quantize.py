@@ -76,6 +76,7 @@ def group_of(step: Quantize) -> int | None:
 
 
 def _integers(step: Quantize) -> RoundTrip:
+    """Round a weight [out, in] to integers with torchao and back: [out, in], with a scale per row or per group."""
     torchao = _require("torchao.quantization", "torchao")
     group = group_of(step)
     granularity = torchao.PerAxis(0) if group is None else torchao.PerGroup(group)
@@ -95,6 +96,7 @@ def _integers(step: Quantize) -> RoundTrip:
 
 
 def _nf4() -> RoundTrip:
+    """Round a weight [out, in] to NF4 with bitsandbytes and back: [out, in]."""
     functional = _require("bitsandbytes.functional", "bitsandbytes")
 
     def round_trip(weight: torch.Tensor) -> torch.Tensor:

@@ -186,7 +186,7 @@ def _outputs(module: Any) -> int:
 
 
 def _look_at_norm(name: str, module: Any, size: int) -> Norm:
-    """Test what a norm computes. Raises `CannotExpressError` if it isn't an RMSNorm. size: the hidden size."""
+    """Test what a norm computes on states [4, size]. Raises `CannotExpressError` if it isn't an RMSNorm."""
     weight = getattr(module, "weight", None)
     if weight is None or getattr(module, "bias", None) is not None:
         raise CannotExpressError(

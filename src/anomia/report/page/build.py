@@ -24,9 +24,8 @@ from anomia.report.page.explorer import (
 )
 from anomia.report.page.package import compressed, embedded_bytes, page
 from anomia.report.render.files import write_tables
-from anomia.run_folder import RunFolder
+from anomia.run_folder import ReportFolder, RunFolder
 
-PAGE_NAME = "index.html"
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 # In bytes; a page this large can still be mailed, and opens quickly.
 LARGEST_PAGE = 4_990_000
@@ -70,14 +69,15 @@ def write_report(
     rows, blocks, left_out = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
     explorer = {"explorer": explorer_values(runs, left_out=left_out)}
     text = page(values | explorer, specs=specs, index=rows, blocks=blocks)
-    write_text(out / PAGE_NAME, text)
+    files = ReportFolder(out)
+    write_text(files.page, text)
     try:
         if formats:
-            write_figures(drawn, out / "figures", formats)
-        write_tables(runs, out / "tables")
+            write_figures(drawn, files.figures, formats)
+        write_tables(runs, files.tables)
     except OSError as error:
         raise RunError(f"report: {out} can't be written: {error.strerror or error}") from None
-    return Report(out / PAGE_NAME, len(text.encode()), left_out)
+    return Report(files.page, len(text.encode()), left_out)
 
 
 def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[NamedRun]:
