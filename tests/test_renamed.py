@@ -20,6 +20,8 @@ from anomia.measure.figures import lookup
 from anomia.measure.gate import check_run, read_limits
 from anomia.measure.measures import MEASURES, oracle_with_seed, parse
 from anomia.measure.results import read_results, results_json
+from anomia.models.difference import KINDS
+from anomia.notes import read_differences
 from anomia.probe.ask import Ask, RankTarget
 from anomia.probe.asked import prompt_hash
 from anomia.records import ITEM_SCHEMA, SCHEMA, read_rows, write_rows
@@ -245,6 +247,14 @@ def test_files_that_a_run_wrote_are_read_without_a_note(tmp_path: Path) -> None:
         assert read_study(file, {}) == study
         assert read_matrix(file, {}).studies == [study]
         assert RunFolder(tmp_path).study()["oracle_limit"] == 7
+
+
+def test_differences_of_earlier_runs_are_of_the_kinds_of_today(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    rows = [{"what": "dtype", "kind": kind} for kind in ("told", "confounding")]
+    run.differences.of_arm("a").write({"arm": "a", "differences": rows})
+    assert [row["kind"] for row in read_differences(run)["a"]] == ["noted", "confounding"]
+    assert set(renamed.KINDS.values()) <= set(KINDS)
 
 
 def test_the_command_line_says_it_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from anomia import renamed
 from anomia.run_folder import RunFolder
 
 # The kind of a difference that changes answers without being compression.
@@ -47,7 +48,13 @@ def write_differences(run: RunFolder, arm: str, differences: Sequence[Mapping[st
 
 def read_differences(run: RunFolder) -> dict[str, list[dict[str, str]]]:
     """By compared arm, its differences from base besides the weights: what, kind, base, other, why."""
-    return {str(entry.get("arm")): list(entry.get("differences", ())) for entry in run.differences.all()}
+    return {
+        str(entry.get("arm")): [
+            {**row, "kind": renamed.KINDS.get(row["kind"], row["kind"])}
+            for row in entry.get("differences", ())
+        ]
+        for entry in run.differences.all()
+    }
 
 
 def _refusals(run: RunFolder) -> dict[str, str]:

@@ -44,6 +44,9 @@ MEASURES: Mapping[str, str] = {
 }
 """How names of measures begin."""
 
+KINDS: Mapping[str, str] = {"told": "noted"}
+"""Kinds of differences between two models."""
+
 TABLES: Mapping[str, str] = {"reach": "oracle"}
 """Files of a report's tables, without the ending."""
 

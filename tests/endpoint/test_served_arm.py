@@ -373,7 +373,7 @@ def test_a_server_without_start_token_is_said_first_and_shown(
     values = json.loads((run.path / "results.json").read_text())
     rows_ = {row["what"]: row for row in values["differences"][arm]}
     assert rows_["tokens put around a text"]["kind"] == "confounding"
-    assert rows_["end tokens"]["kind"] == "told"
+    assert rows_["end tokens"]["kind"] == "noted"
     assert "not due to the weights alone: its tokens put around a text differ from base's" in run.verdict.text
     # It goes on like this, and the same is not said to be another server.
     for file in (run.path / "records").glob("endpoint*"):
@@ -391,7 +391,7 @@ def test_a_server_with_base_s_tokenizer_has_nothing_that_confounds(
     assert "not due to the weights alone" not in run.verdict.text
     values = json.loads((run.path / "results.json").read_text())
     assert [(row["what"], row["kind"]) for row in values["differences"][run.arms[0]]] == [
-        ("end tokens", "told")
+        ("end tokens", "noted")
     ]
 
 

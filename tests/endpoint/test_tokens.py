@@ -58,7 +58,7 @@ def confounding(counted: dict[str, Counted]) -> list[str]:
 
 
 def untold(counted: dict[str, Counted]) -> list[str]:
-    return [row.what for row in served_differences(counted) if row.kind == "told"]
+    return [row.what for row in served_differences(counted) if row.kind == "noted"]
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -62,7 +62,7 @@ def test_what_changes_answers_stands_in_the_run_and_its_verdict(
     assert "batch_size" not in said
     rows = {row["what"]: row for row in read_differences(RunFolder(run))["arm"]}
     assert {what: row["kind"] for what, row in rows.items()} == {
-        "add_bos_token": "confounding", "max_length": "confounding", "dtype": "told", "pretrained": "harmless",
+        "add_bos_token": "confounding", "max_length": "confounding", "dtype": "noted", "pretrained": "harmless",
         "batch_size": "harmless",
     }  # fmt: skip
     assert next(iter(rows.values()))["kind"] == "confounding"
@@ -92,12 +92,12 @@ def test_what_changes_answers_stands_in_the_run_and_its_verdict(
          results(configs={"towns_gen": {"filter_list": [{"name": "none", "filter": ["b"]}]}}), "filter_list", "confounding"),
         (results(), results("pretrained=a,tokenizer=c"), "tokenizer", "confounding"),
         (results(), results("pretrained=a,something_new=1"), "something_new", "confounding"),
-        (results(), results("pretrained=a,load_in_4bit=True"), "load_in_4bit", "told"),
-        (results(), results("pretrained=a,gptqmodel=True"), "gptqmodel", "told"),
-        (results(), results("pretrained=a,peft=lora"), "peft", "told"),
-        (results(), results(config={"limit": 12.0}), "limit", "told"),
-        (results(lm_eval_version="0.4.9"), results(lm_eval_version="0.4.13"), "lm_eval_version", "told"),
-        (results(config={"model_dtype": "torch.float32"}), results(config={"model_dtype": "bfloat16"}), "model_dtype", "told"),
+        (results(), results("pretrained=a,load_in_4bit=True"), "load_in_4bit", "noted"),
+        (results(), results("pretrained=a,gptqmodel=True"), "gptqmodel", "noted"),
+        (results(), results("pretrained=a,peft=lora"), "peft", "noted"),
+        (results(), results(config={"limit": 12.0}), "limit", "noted"),
+        (results(lm_eval_version="0.4.9"), results(lm_eval_version="0.4.13"), "lm_eval_version", "noted"),
+        (results(config={"model_dtype": "torch.float32"}), results(config={"model_dtype": "bfloat16"}), "model_dtype", "noted"),
         (results(config={"device": "cpu"}), results(config={"device": "cuda:0"}), "device", "harmless"),
         (results(), results("pretrained=a,parallelize=True"), "parallelize", "harmless"),
     ],

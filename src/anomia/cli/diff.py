@@ -37,7 +37,7 @@ def diff(
 ) -> None:
     """Show what differs between two models besides the weights; exit code 1 if any of it would confound results.
 
-    Loads no weights. A difference is confounding (changes answers, but isn't compression), told (worth knowing) or harmless.
+    Loads no weights. A difference is confounding (changes answers, but isn't compression), noted (worth knowing) or harmless.
 
     Example: anomia diff Qwen/Qwen3-0.6B ./my-pruned-qwen
     """

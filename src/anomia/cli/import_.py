@@ -106,7 +106,7 @@ def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
     from anomia.models.difference import listed
 
     grave = [row for row in rows if row.kind == "confounding"]
-    told = [row.what for row in rows if row.kind == "told"]
+    noted = [row.what for row in rows if row.kind == "noted"]
     lines = [
         f"{arm}: different {row.what}: {row.base} in base, {row.other} here ({row.why})" for row in grave
     ]
@@ -114,6 +114,6 @@ def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
         lines.append(
             f"{arm}: its losses may come from this and not from the weights; run the harness with the same settings to tell them apart"
         )
-    if told:
-        lines.append(f"{arm}: also differs from base in {listed(told, 8)}")
+    if noted:
+        lines.append(f"{arm}: also differs from base in {listed(noted, 8)}")
     return lines

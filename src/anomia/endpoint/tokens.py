@@ -102,7 +102,7 @@ def offsets(counted: Mapping[str, Counted]) -> dict[str, int | None]:
 
 
 _ENDS = Difference(
-    "end tokens", "told", "its own", "not reported by the server",
+    "end tokens", "noted", "its own", "not reported by the server",
     "a server ends answers by itself and doesn't say where; other end tokens make answers longer or shorter",
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
     if not known:
         return (
             Difference(
-                "number of tokens", "told", "counted", "not reported by the server",
+                "number of tokens", "noted", "counted", "not reported by the server",
                 "it gives no usage.prompt_tokens that can be relied on, so a missing start token or another tokenizer "
                 "would not be noticed",
             ),

@@ -19,7 +19,7 @@ _HARMLESS = re.compile(
     r"|base_url|trust_remote_code|low_cpu_mem_usage|tokenizer_pad_token|enforce_eager"
 )
 # Settings that are compression itself, or matter little because answers are greedy and questions are joined.
-_TOLD: Mapping[str, str] = {
+_NOTED: Mapping[str, str] = {
     r"(model_|torch_)?dtype": "another precision rounds differently, which can flip close answers",
     r"load_in_\dbit|bnb_\w+|quantization\w*|\w*gptq\w*|\w*awq\w*|gguf_file|kv_cache_dtype": "it is compression",
     r"peft|delta|(peft|delta)_sha|lora\w*": "it changes the weights",
@@ -88,9 +88,9 @@ def _difference(name: str, base: str | None, other: str | None) -> Difference:
 def _meaning(name: str) -> tuple[Severity, str]:
     if re.fullmatch(_HARMLESS, name):
         return "harmless", "it changes no answer"
-    told = next((why for pattern, why in _TOLD.items() if re.fullmatch(pattern, name)), None)
-    if told is not None:
-        return "told", told
+    noted = next((why for pattern, why in _NOTED.items() if re.fullmatch(pattern, name)), None)
+    if noted is not None:
+        return "noted", noted
     why = next((why for pattern, why in _CONFOUNDING.items() if re.fullmatch(pattern, name)), _OTHERWISE)
     return "confounding", why
 

@@ -174,7 +174,7 @@ class DifferenceRow(_Row):
     """Something that differs between base and an arm besides the weights."""
 
     what: str
-    kind: Literal["harmless", "told", "confounding"]
+    kind: Literal["harmless", "noted", "confounding"]
     """`confounding`: it changes answers but is not compression."""
     base: str
     other: str

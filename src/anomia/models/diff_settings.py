@@ -70,7 +70,7 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
             if each and each.get("quant_method") not in (None, *AUTO_QUANTIZATION_CONFIG_MAPPING)
         ]  # fmt: skip
         yield Difference(
-            "quantization_config", "confounding" if unknown else "told", _quantization(base), _quantization(other),
+            "quantization_config", "confounding" if unknown else "noted", _quantization(base), _quantization(other),
             f"transformers does not know the method {unknown[0]!r}, and loading refuses it" if unknown else
             "how the weights are stored is what a comparison is about",
         )  # fmt: skip
@@ -89,7 +89,7 @@ def setting_differences(base: Description, other: Description) -> Iterator[Diffe
     yield from _tied(base, other)
     if base.dtype != other.dtype:
         yield Difference(
-            "dtype", "told", base.dtype, other.dtype,
+            "dtype", "noted", base.dtype, other.dtype,
             "a run computes every model in base's type; alone, each would be loaded in its own",
         )  # fmt: skip
 
@@ -101,9 +101,9 @@ def generation_differences(base: Description, other: Description) -> Iterator[Di
         if base.generation.get(key) != other.generation.get(key) and key != "eos_token_id"
     ]  # fmt: skip
     groups: tuple[tuple[str, Severity, list[str], str], ...] = (
-        ("sampling defaults", "told", [key for key in unlike if key in _SAMPLING],
+        ("sampling defaults", "noted", [key for key in unlike if key in _SAMPLING],
          "greedy answers ignore them, and samples of a run have settings of their own"),
-        ("generation settings", "told", [key for key in unlike if key not in _SAMPLING and not _OF_A_CALL.match(key)],
+        ("generation settings", "noted", [key for key in unlike if key not in _SAMPLING and not _OF_A_CALL.match(key)],
          "a run generates without them, but those who use the model get them"),
         ("generation settings without effect", "harmless", [key for key in unlike if _OF_A_CALL.match(key)],
          "they change no token of an answer"),
@@ -120,7 +120,7 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Severity, 
     if isinstance(left, float) and isinstance(right, float) and _float32(left) == _float32(right):
         return "harmless", "the same number in float32, in which it is used"
     if root == "pad_token_id":
-        return "told", "a few architectures count positions by it; others read it in training only"
+        return "noted", "a few architectures count positions by it; others read it in training only"
     if root in _POSITIONS:
         return _judged_positions(left, right, base, other)
     if root in _LAYERS or root in _SIZES or root == "layer_types":
@@ -129,7 +129,7 @@ def _judged(key: str, base: Description, other: Description) -> tuple[Severity, 
         return "confounding", "positions are encoded differently, which changes every answer"
     unread = base.known and other.known and root not in base.known | other.known | code_settings(other.kind)
     if unread and not any(name == "auto_map" for name in (*base.settings, *other.settings)):
-        return "told", f"{other.kind} doesn't know this setting; it should change nothing"
+        return "noted", f"{other.kind} doesn't know this setting; it should change nothing"
     return "confounding", "it changes what is computed from the same weights"
 
 
@@ -137,7 +137,7 @@ def _judged_size(
     key: str, left: Any, right: Any, base: Description, other: Description
 ) -> tuple[Severity, str]:
     """A size that the weights confirm is compression; otherwise the same weights are used differently."""
-    smaller: tuple[Severity, str] = ("told", "the model has another size, which is compression")
+    smaller: tuple[Severity, str] = ("noted", "the model has another size, which is compression")
     if base.weights is None or other.weights is None:
         return (
             "confounding",
@@ -205,7 +205,7 @@ def _judged_positions(left: Any, right: Any, base: Description, other: Descripti
     if not types <= _FIXED_ROPE:
         return "confounding", "with this kind of rope the longest sequence changes how positions are encoded"
     if isinstance(left, int) and isinstance(right, int) and min(left, right) >= _LONGEST:
-        return "told", f"prompts of a run are shorter than both ({_LONGEST:,} tokens)"
+        return "noted", f"prompts of a run are shorter than both ({_LONGEST:,} tokens)"
     return "confounding", "long passages are cut at a different place"
 
 
@@ -216,7 +216,7 @@ def _tied(base: Description, other: Description) -> Iterator[Difference]:
         return
     lost = theirs and not mine and not (other.weights and other.weights.own_head)
     yield Difference(
-        "output head", "confounding" if lost else "told", _head(mine), _head(theirs),
+        "output head", "confounding" if lost else "noted", _head(mine), _head(theirs),
         "the head of base is replaced by the embeddings" if lost else
         "one has its head tied to the embeddings, and the other stores one of its own, as quantizers do",
     )  # fmt: skip

@@ -40,7 +40,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
         )  # fmt: skip
     if around:
         yield Difference(
-            "tokens put around a text", "told" if chat else "confounding", _around(base), _around(other),
+            "tokens put around a text", "noted" if chat else "confounding", _around(base), _around(other),
             "prompts of this study go through a chat template, and these are left out" if chat else
             "a missing or doubled start token alone can cost most answers",
         )  # fmt: skip
@@ -84,17 +84,17 @@ def template_differences(base: Description, other: Description, chat: bool | Non
     if mine == theirs:
         return
     if chat is False:
-        yield _template(base, other, "told", "prompts of this study go through no chat template")
+        yield _template(base, other, "noted", "prompts of this study go through no chat template")
     elif mine is None or theirs is None:
         lacks = base if mine is None else other
-        kind = "confounding" if chat else "told"
+        kind = "confounding" if chat else "noted"
         yield _template(base, other, kind, f"{lacks.name} can't be asked through a chat template")
     elif mine.fault or theirs.fault:
         # A template that is random or refuses prompts can't be compared; a run refuses it.
         fault = mine.fault or theirs.fault
         if mine.fault != theirs.fault or mine.text != theirs.text:
             yield _template(
-                base, other, "confounding" if chat or mine.fault != theirs.fault else "told", fault
+                base, other, "confounding" if chat or mine.fault != theirs.fault else "noted", fault
             )
     elif mine.rendered != theirs.rendered or mine.ids != theirs.ids:
         probe = next(
@@ -111,7 +111,7 @@ def template_differences(base: Description, other: Description, chat: bool | Non
         )  # fmt: skip
     else:
         yield _template(
-            base, other, "told", "one user's turn is rendered the same; other conversations may not be"
+            base, other, "noted", "one user's turn is rendered the same; other conversations may not be"
         )
 
 
@@ -132,7 +132,7 @@ def _vocabulary(base: Description, other: Description) -> Iterator[Difference]:
             )  # fmt: skip
         else:
             yield Difference(
-                "added tokens", "told", "–", listed([repr(token) for token in added]),
+                "added tokens", "noted", "–", listed([repr(token) for token in added]),
                 "base's tokens keep their ids, and these are new",
             )  # fmt: skip
     sizes = base.settings.get("vocab_size"), other.settings.get("vocab_size")
@@ -149,7 +149,7 @@ def _vocabulary(base: Description, other: Description) -> Iterator[Difference]:
             )  # fmt: skip
     if sizes[0] != sizes[1]:
         yield Difference(
-            "rows of the embeddings", "told", f"{sizes[0]:,}", f"{sizes[1]:,}",
+            "rows of the embeddings", "noted", f"{sizes[0]:,}", f"{sizes[1]:,}",
             "ids that only one has can be generated there, and count in ranks; all others mean the same",
         )  # fmt: skip
 
@@ -170,7 +170,7 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
     for name in unlike:
         left, right = _sides(name, mine.parts.get(name, "none"), theirs.parts.get(name, "none"))
         said = "rest of the backend (merges, scores, options)" if name == "backend" else name
-        yield Difference(f"tokenizer: {said}", "told", shown(left), shown(right), why)
+        yield Difference(f"tokenizer: {said}", "noted", shown(left), shown(right), why)
     if mine.special != theirs.special:
         roles = sorted(
             role
@@ -178,7 +178,7 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
             if mine.special.get(role) != theirs.special.get(role)
         )
         yield Difference(
-            "special tokens", "told", ", ".join(shown(mine.special.get(role)) for role in roles),
+            "special tokens", "noted", ", ".join(shown(mine.special.get(role)) for role in roles),
             ", ".join(shown(theirs.special.get(role)) for role in roles),
             f"{listed(roles)} differ; the effects on ids, ends and templates are listed separately",
         )  # fmt: skip
@@ -203,7 +203,7 @@ def _end_tokens(base: Description, other: Description) -> Iterator[Difference]:
 
 
 def _template(base: Description, other: Description, kind: str, why: str) -> Difference:
-    assert kind in ("told", "confounding")
+    assert kind in ("noted", "confounding")
     texts = [_text(description.template) for description in (base, other)]
     left, right = ("none", "none") if None in texts else _around_difference(str(texts[0]), str(texts[1]))
     left, right = (
@@ -211,7 +211,7 @@ def _template(base: Description, other: Description, kind: str, why: str) -> Dif
     )
     if None in texts:
         left, right = (shown(text) if text else "none" for text in texts)
-    return Difference("chat template", "told" if kind == "told" else "confounding", left, right, why)
+    return Difference("chat template", "noted" if kind == "noted" else "confounding", left, right, why)
 
 
 def _text(template: Template | None) -> str | None:

@@ -21,18 +21,18 @@ def weight_differences(base: Description, other: Description) -> Iterator[Differ
     mine, theirs = base.weights, other.weights
     if base.adapter != other.adapter:
         yield Difference(
-            "adapter", "told", base.adapter or "none", other.adapter or "none",
+            "adapter", "noted", base.adapter or "none", other.adapter or "none",
             "the arm is a base plus this adapter, whose tensors are merged into the base's weights",
         )  # fmt: skip
     if base.rewritten != other.rewritten:
         yield Difference(
-            "order and scale of inputs", "told", base.rewritten or "as trained", other.rewritten or "as trained",
+            "order and scale of inputs", "noted", base.rewritten or "as trained", other.rewritten or "as trained",
             "it computes the same, but adapters that were trained on one of them don't fit the other",
         )  # fmt: skip
     if mine is None or theirs is None:
         lacks = base if mine is None else other
         yield Difference(
-            "tensors", "told", "not here" if mine is None else "here", "not here" if theirs is None else "here",
+            "tensors", "noted", "not here" if mine is None else "here", "not here" if theirs is None else "here",
             f"the weight files of {lacks.name} are not on this machine, so their tensors were not compared",
         )  # fmt: skip
         return
@@ -46,25 +46,25 @@ def weight_differences(base: Description, other: Description) -> Iterator[Differ
     if reshaped:
         first = reshaped[0]
         yield Difference(
-            "shapes", "told", f"{first} {list(mine.tensors[first][0])}", f"{list(theirs.tensors[first][0])}",
+            "shapes", "noted", f"{first} {list(mine.tensors[first][0])}", f"{list(theirs.tensors[first][0])}",
             f"{len(reshaped):,} tensors have another shape: resized or pruned by structure",
         )  # fmt: skip
     if _types(mine) != _types(theirs):
         raw = set(theirs.dtypes) - _FLOATS and other.quantization is None and not other.name.endswith(".gguf")
         yield Difference(
-            "types of the stored tensors", "confounding" if raw else "told", _amounts(mine), _amounts(theirs),
+            "types of the stored tensors", "confounding" if raw else "noted", _amounts(mine), _amounts(theirs),
             "packed values without a quantization_config are used as if they were weights" if raw else
             "how the weights are stored is what a comparison is about",
         )  # fmt: skip
     if mine.unused != theirs.unused:
         yield Difference(
-            "weight files that are not read", "told", listed(mine.unused) or "none", listed(theirs.unused) or "none",
+            "weight files that are not read", "noted", listed(mine.unused) or "none", listed(theirs.unused) or "none",
             "loading ignores them; another program may not",
         )  # fmt: skip
     if mine.identity != theirs.identity:
         hashed = mine.hashed and theirs.hashed
         yield Difference(
-            "values of the weights", "told", f"{mine.bytes:,} bytes", f"{theirs.bytes:,} bytes",
+            "values of the weights", "noted", f"{mine.bytes:,} bytes", f"{theirs.bytes:,} bytes",
             "they differ, which is what a run measures" if hashed else
             "other files; their values were not read (--hash-weights compares them), and a run measures what they do",
         )  # fmt: skip
@@ -89,7 +89,7 @@ def file_differences(base: Description, other: Description) -> Iterator[Differen
         )  # fmt: skip
     if unread:
         yield Difference(
-            "files of the tokenizer", "told", _files(base, unread), _files(other, unread),
+            "files of the tokenizer", "noted", _files(base, unread), _files(other, unread),
             "loading makes the same tokenizer of both; programs that read the files differently may not",
         )  # fmt: skip
     if rest:
@@ -157,7 +157,7 @@ def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
     only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in said]
     if only_mine or only_theirs:
         yield Difference(
-            "tensors in one only", "told", listed(only_mine) or "none", listed(only_theirs) or "none",
+            "tensors in one only", "noted", listed(only_mine) or "none", listed(only_theirs) or "none",
             "the model is built with and without them: layers removed, heads untied, or weights packed",
         )  # fmt: skip
 

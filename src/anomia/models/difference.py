@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-Severity = Literal["harmless", "told", "confounding"]
+Severity = Literal["harmless", "noted", "confounding"]
 DiffersIn = Literal["asked", "model"]
-KINDS: tuple[Severity, ...] = ("harmless", "told", "confounding")
+KINDS: tuple[Severity, ...] = ("harmless", "noted", "confounding")
 
 
 class Difference(NamedTuple):
     """A difference between two models.
 
-    what: the thing that differs. kind: `harmless` changes no answer; `told` is part of compression or doesn't affect a
+    what: the thing that differs. kind: `harmless` changes no answer; `noted` is part of compression or doesn't affect a
     run, but readers should know it; `confounding` changes answers without being compression. base, other: the two
     values, in words. why: one sentence. part: `asked` concerns token ids and end tokens, which a run takes from base
     for a checkpoint; `model` is everything else, which a checkpoint keeps.

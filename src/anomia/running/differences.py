@@ -140,7 +140,7 @@ def _described(study: Study, name: str, prompts: Mapping[str, str]) -> Descripti
 def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progress) -> None:
     """Reports confounding differences and how the run handles them."""
     confounding = [row for row in rows if row.kind == CONFOUNDING]
-    told = [row.what for row in rows if row.kind == "told"]
+    noted = [row.what for row in rows if row.kind == "noted"]
     asked = [row for row in confounding if row.part == ASKED]
     kept = [row for row in confounding if row.part != ASKED]
     for row in confounding:
@@ -159,8 +159,8 @@ def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progr
             f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base, so its losses may come from this and not from the "
             "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
         )
-    if told:
-        progress.say(f"{arm}: also differs from base in {listed(told, 8)}; anomia diff says how")
+    if noted:
+        progress.say(f"{arm}: also differs from base in {listed(noted, 8)}; anomia diff says how")
 
 
 def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> None:
@@ -173,7 +173,7 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
             progress.say(
                 f"{arm}: its losses may come from this and not from the weights; serve it with base's tokenizer to tell them apart"
             )
-    untold = [row.what for row in rows if row.kind == "told"]
+    untold = [row.what for row in rows if row.kind == "noted"]
     if untold:
         progress.say(f"{arm}: not reported by the server, so not compared with base: {', '.join(untold)}")
 

@@ -11,8 +11,8 @@ from anomia.report.tables.table import ARM, LANGUAGE, Column, Note, Table
 
 HARMLESS = "harmless"
 _MEANING = {
-    "confounding": "changes answers, and is not compression",
-    "told": "belongs to compression, or is not part of a run",
+    "confounding": "changes answers, but is not compression",
+    "noted": "worth knowing: part of compression, or without effect on a run",
     HARMLESS: "changes no answer",
 }
 
