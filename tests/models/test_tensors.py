@@ -148,7 +148,7 @@ TOLD: dict[str, tuple[Callable[[Tensors], Any], str | None]] = {
     "rotary frequencies of another base": (add(model__layers__0__self_attn__rotary_emb__inv_freq=ROTARY / 2), "rotary frequencies in the files .* differ"),
     "counters of training": (add(model__norm__num_batches_tracked=torch.tensor(3)), None),
     "old causal masks": (add(model__layers__0__self_attn__masked_bias=torch.tensor(-1e9)), None),
-    "the head for several tokens": (add(mtp__layers__0__mlp__up_proj__weight=ONE), "1 tensors in the files are not used: multi-token prediction"),
+    "the head for several tokens": (add(mtp__layers__0__mlp__up_proj__weight=ONE), "1 tensor in the files is not used: multi-token prediction"),
     "an image part": (add(vision_tower__patch__weight=ONE, multi_modal_projector__linear__weight=ONE), "2 tensors .* an image or audio part"),
     "scales of the KV cache": (add(model__layers__0__self_attn__k_proj__k_scale=ONE[:1]), "quantized KV cache, which is kept in full precision"),
     "the same place under two names, alike": (lambda t: t.update({"layers.0.mlp.up_proj.weight": t["model.layers.0.mlp.up_proj.weight"].clone()}), None),

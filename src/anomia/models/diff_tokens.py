@@ -9,6 +9,7 @@ from anomia.models.describe import Description
 from anomia.models.difference import Difference, listed, shown
 from anomia.models.reading import Template
 from anomia.models.tokenization import PROBE_TEXTS, Tokenization
+from anomia.words import counted
 
 Ids = Mapping[str, tuple[int, ...] | None]
 # Parts of a tokenizer; a difference in one may or may not show in the ids of the probe texts.
@@ -236,7 +237,7 @@ def _example(tokenization: Tokenization, ids: Ids, name: str) -> str:
     found = ids[name]
     if found is None:
         return f"{name}: can't be encoded"
-    return f"{name}: {len(found)} tokens, {shown(list(found[:8]), 45)}"
+    return f"{name}: {counted(len(found), 'token')}, {shown(list(found[:8]), 45)}"
 
 
 def _around(description: Description) -> str:

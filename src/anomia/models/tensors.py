@@ -20,6 +20,7 @@ from transformers.core_model_loading import (
 )
 
 from anomia.models.headers import StoredTensor, same_values
+from anomia.words import counted
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 SCALE = re.compile(
@@ -258,7 +259,8 @@ def ignored_notes(ignored: Mapping[str, str]) -> tuple[str, ...]:
         if reason:
             reasons.setdefault(reason, []).append(name)
     return tuple(
-        f"{len(names)} tensors in the files are not used: {reason} ({names[0]}{', …' if names[1:] else ''})"
+        f"{counted(len(names), 'tensor in the files is', 'tensors in the files are')} not used: "
+        f"{reason} ({names[0]}{', …' if names[1:] else ''})"
         for reason, names in reasons.items()
     )
 

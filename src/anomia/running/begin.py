@@ -32,6 +32,7 @@ from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
 from anomia.running.sources import code_of, note_base
 from anomia.study import Study
+from anomia.words import counted
 
 PLAIN_BATCH_SIZE = 16
 _LEFT_OUT = {
@@ -137,4 +138,4 @@ def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
