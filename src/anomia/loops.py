@@ -12,6 +12,8 @@ from itertools import groupby
 from anomia.text import is_unspaced, words
 
 LONGEST_PIECE = 16
+# In long answers whole sentences and paragraphs repeat.
+LONGEST_PARAGRAPH = 128
 # Shorter outputs are never loops: a number such as 1,000,000 repeats its zeros.
 SHORTEST_LOOP = 12
 # The same in words; 32 tokens are 5 (Telugu) to 25 (English) words.
@@ -40,6 +42,23 @@ def _longest_span(tokens: Sequence[Hashable], period: int) -> int:
     """The length in tokens of the longest stretch that repeats with this period."""
     equal = (tokens[i] == tokens[i + period] for i in range(len(tokens) - period))
     return max((period + sum(1 for _ in run) for same, run in groupby(equal) if same), default=0)
+
+
+def loop_start(tokens: Sequence[Hashable], *, shortest: int = SHORTEST_LOOP) -> int | None:
+    """The position at which an output that ends in a loop starts to repeat; None if it doesn't.
+
+    A piece of at most 128 tokens must be repeated, without gaps, at least twice and over at least `shortest` tokens, up
+    to the end; the first of its repetitions is where the loop starts. Long answers may be sound for hundreds of tokens
+    first, which `is_loop` would let pass.
+    """
+    starts = []
+    for period in range(1, LONGEST_PARAGRAPH + 1):
+        start = len(tokens) - period
+        while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
+            start -= 1
+        if start >= 0 and len(tokens) - start >= max(shortest, 2 * period):
+            starts.append(start)
+    return min(starts, default=None)
 
 
 def is_text_loop(text: str) -> bool:

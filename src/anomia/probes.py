@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-ProbeKind = Literal["generation", "scoring", "placement", "search", "samples"]
-ProbeGroup = Literal["open", "cued", "choice", "control", "rank", "oracle", "example"]
+ProbeKind = Literal["generation", "scoring", "placement", "search", "samples", "continuation"]
+ProbeGroup = Literal["open", "cued", "choice", "control", "rank", "oracle", "example", "long"]
 CandidatesShown = Literal["", "options", "wrong options", "unrelated"]
 ProbeNeeds = Literal["", "passage", "example"]
 AnswerFormat = Literal["open", "choice"]
@@ -29,7 +29,7 @@ class Probe:
 
     name: in studies, record columns (`cued_correct`) and measure names (`drop/cued`).
     kind: generation (a graded greedy answer), scoring (options by log probability), placement (the rank of the
-    answer's tokens), search (beams) or samples.
+    answer's tokens), search (beams), samples, or continuation (a long answer, and base's answer token by token).
     group: the probes that it is shown with. In the group `control`, a right answer needs no recall.
     prompt: name of its prompt in `anomia.items.prompts`.
     short, long: its names in tables and figures, and in prose and on the page. description: what it asks.
@@ -37,6 +37,7 @@ class Probe:
     needs: something that not every item or study has; without it the probe is left out.
     asked_by: the probe in a study that includes this one, if not itself.
     baseline: the probe that it is compared with, and listed after.
+    by_default: studies ask it unless they list their probes.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Probe:
     needs: ProbeNeeds = ""
     asked_by: str = ""
     baseline: str = ""
+    by_default: bool = True
 
     @property
     def column(self) -> str:
@@ -60,7 +62,8 @@ class Probe:
     @property
     def text_column(self) -> str:
         """The record column of the generated text; a list for search and samples, such as `beam_texts`."""
-        return f"{self.name}_text" if self.kind == "generation" else f"{self.name.removesuffix('s')}_texts"
+        single = self.kind in ("generation", "continuation")
+        return f"{self.name}_text" if single else f"{self.name.removesuffix('s')}_texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,11 @@ PROBES: tuple[Probe, ...] = (
         short="0 shot", long="without an example",
         description="the prompt of `one_shot` without its example", needs="example", asked_by="one_shot",
     ),
+    Probe(
+        name="continuation", kind="continuation", group="long", prompt="open", short="long answer", long="long answer",
+        description="a long free answer, and what the model says along base's long answer; needs no right answer",
+        by_default=False,
+    ),
 )  # fmt: skip
 
 GRADES: tuple[GradeKind, ...] = (
@@ -253,6 +261,8 @@ GRADE: dict[str, GradeKind] = {grade.name: grade for grade in GRADES}
 FORMATS: tuple[AnswerFormat, AnswerFormat] = ("open", "choice")
 # The probes that a study can list; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
+DEFAULT_PROBES: tuple[str, ...] = tuple(name for name in STUDY_PROBES if BY_NAME[name].by_default)
+CONTINUATION = next(p.name for p in PROBES if p.kind == "continuation")
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
 # The kind of options of each scoring probe, with and without the question.
 CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}

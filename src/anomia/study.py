@@ -32,7 +32,7 @@ from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
 from anomia.items.sets import local_folders, named, only_languages
-from anomia.probes import ALIASES, FORMATS, probe_named
+from anomia.probes import ALIASES, CONTINUATION, DEFAULT_PROBES, FORMATS, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
 BASE = "base"
@@ -127,10 +127,11 @@ class Study(BaseModel):
         Field(examples=["[open, choice, rank]"]),
         Flag(
             section="asking",
-            help="Comma-separated probes (open or free_form, choice or multiple_choice, cued, rank, …); default: all.",
+            help="Comma-separated probes (open or free_form, choice or multiple_choice, cued, rank, …); default: all but "
+            f"{CONTINUATION}, the long answers.",
             metavar="A,B",
         ),
-    ] = PROBES
+    ] = DEFAULT_PROBES
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -211,6 +212,14 @@ class Study(BaseModel):
         Field(description=f"{', '.join(GRADERS)}, or an installed one; default {CONTAINMENT.grader}"),
     ] = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
+    continuation_tokens: Annotated[
+        Annotated[int, Field(ge=1)],
+        Flag(
+            section="asking",
+            help="Most tokens of a long answer, with the probe continuation (default {default}).",
+            metavar="N",
+        ),
+    ] = 512
     num_beams: Annotated[int, Field(ge=2)] = 5
     num_samples: Annotated[int, Field(ge=1)] = 10
     sample_seeds: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 
 # Han, kana, Thai, Lao, Tibetan, Myanmar and Khmer are written without spaces between words.
@@ -62,6 +64,58 @@ def is_unspaced(text: str) -> bool:
     """Whether most letters of a text belong to a script without spaces between words."""
     letters = [char for char in text if unicodedata.category(char)[0] in "LM"]
     return 2 * sum(bool(_UNSPACED.match(char)) for char in letters) > len(letters)
+
+
+def main_script(text: str) -> str | None:
+    """The script of most letters of a text, by the first word of their Unicode names; None without letters.
+
+    Han, kana and Hangul count as what they are, so Japanese text is either.
+
+    >>> main_script("Это ответ, an answer"), main_script("答え"), main_script("42")
+    ('CYRILLIC', 'CJK', None)
+    """
+    found = Counter(_script(char) for char in text if unicodedata.category(char)[0] == "L")
+    return max(found, key=found.__getitem__) if found else None
+
+
+@lru_cache(maxsize=1 << 15)
+def _script(char: str) -> str:
+    return unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
+
+
+def final_answer(text: str) -> str:
+    r"""What a text finally answers: what follows the last `####`, `\boxed{` or "answer is", else its last line.
+
+    Case, white space, emphasis and a final full stop don't count; signs and decimal points do.
+
+    >>> final_answer("2 + 2 = 4\n#### 4"), final_answer("So the answer is **Rome**.")
+    ('4', 'rome')
+    """
+    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    lines = seen_lines(text)
+    last = boxed[-1] if boxed else re.split(r"####|answer is:?|Answer:", lines[-1])[-1] if lines else ""
+    return " ".join(last.replace("*", "").casefold().split()).rstrip(". ")
+
+
+def layout(text: str) -> str:
+    """The form of a text: JSON, code, table, list or prose. Broken JSON is prose, and so tells that a format was lost."""
+    fenced = re.fullmatch(r"\s*```\w*\n(.*?)(```)?\s*", text, re.DOTALL)
+    inner = (fenced[1] if fenced else text).strip()
+    if inner[:1] in ("{", "["):
+        try:
+            json.loads(inner)
+        except ValueError:
+            pass
+        else:
+            return "JSON"
+    if fenced or "```" in text:
+        return "code"
+    lines = seen_lines(text)
+    if sum(line.strip().startswith("|") for line in lines) >= 2:
+        return "table"
+    if sum(bool(re.match(r"\s*([-*•]|\d+[.)])\s+\S", line)) for line in lines) >= 2:
+        return "list"
+    return "prose"
 
 
 def first_lines(text: str, answer: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from anomia.probe.ask import Ask, Decoding, OptionSet, RankTarget
+from anomia.probe.ask import Ask, Decoding, ForcedAnswer, OptionSet, RankTarget
 
 VOCABULARY = 83
 WINDOW = 8
@@ -114,6 +114,11 @@ def random_asks(count: int, seed: int = 0) -> list[Ask]:
         answers[1] = answers[0][:1] + tokens(2)
         answers[2] = answers[1][:2]
         cued = prompt + tokens(9)
+        # Some longer than one pass through the head; some with references, one empty, some along an option.
+        own = random.Random(f"{seed} {number}")
+        along = [own.randrange(3, VOCABULARY) for _ in range((70, 3, 9, 0)[number % 4])]
+        forced = answers[0] if number % 5 == 2 else tuple(along)
+        references = tuple(tuple(own.sample(range(VOCABULARY), 4)) for _ in range(len(forced) + 1))
         one_shot = exemplar + tokens(rng.randrange(6, 20))
         asks.append(
             Ask(
@@ -133,6 +138,7 @@ def random_asks(count: int, seed: int = 0) -> list[Ask]:
                 reference_tokens=tuple(rng.sample(range(VOCABULARY), 10)),
                 beams=prompt,
                 samples=prompt,
+                forced=ForcedAnswer(prompt, forced, references if number % 2 else ()),
                 shared_prefix=exemplar,
             )
         )
@@ -147,5 +153,10 @@ def asks() -> list[Ask]:
 @pytest.fixture(scope="session")
 def decoding() -> Decoding:
     return Decoding(
-        eos_token_ids=(2, 11), max_new_tokens=10, num_samples=6, sample_seeds=(42, 43), top_tokens=12
+        eos_token_ids=(2, 11),
+        max_new_tokens=10,
+        num_samples=6,
+        sample_seeds=(42, 43),
+        top_tokens=12,
+        forced_top_tokens=6,
     )

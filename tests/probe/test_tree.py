@@ -9,11 +9,30 @@ import torch
 
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
-from anomia.probe.ask import Ask, Reply
+from anomia.probe.ask import Ask, Followed, Reply
 from anomia.probe.generate import TreeDecodeState
 from anomia.probe.head import Head
 
 from .conftest import CONFIGURATIONS, random_asks, tiny_model
+
+
+def assert_same_along(found: Followed | None, expected: Followed | None, tolerance: float) -> None:
+    """The same along a forced answer."""
+    assert (found is None) == (expected is None)
+    if found is None or expected is None:
+        return
+    assert found.best == expected.best
+    assert [(p.rank, p.ties) for p in found.placements] == [(p.rank, p.ties) for p in expected.placements]
+    for mine, theirs in zip(found.placements, expected.placements, strict=True):
+        assert mine[2:] == pytest.approx(theirs[2:], abs=tolerance)
+    assert found.end_log_probs == pytest.approx(expected.end_log_probs, abs=tolerance)
+    assert len(found.reference_log_probs) == len(expected.reference_log_probs)
+    for one, other in zip(found.reference_log_probs, expected.reference_log_probs, strict=True):
+        assert one == pytest.approx(other, abs=tolerance)
+    for mine, theirs in zip(found.distributions, expected.distributions, strict=True):
+        assert mine.tokens == theirs.tokens
+        assert mine.log_probs == pytest.approx(theirs.log_probs, abs=tolerance)
+        assert mine.tail_mass == pytest.approx(theirs.tail_mass, abs=tolerance)
 
 
 def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
@@ -43,12 +62,13 @@ def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
     assert [beam.tokens for beam in found.beams] == [beam.tokens for beam in expected.beams]
     assert [b.score for b in found.beams] == pytest.approx([b.score for b in expected.beams], abs=tolerance)
     assert found.samples == expected.samples
+    assert_same_along(found.forced, expected.forced, tolerance)
 
 
 def with_ends(model, asks, decoding):
     """The decoding with end tokens that this model does generate, so that some answers end early."""
     endless = replace(decoding, eos_token_ids=(), sample_seeds=())
-    bare = [replace(ask, options={}, targets={}, distribution=None, samples=None) for ask in asks[:2]]
+    bare = [replace(ask, options={}, targets={}, distribution=None, samples=None, forced=None) for ask in asks[:2]]
     first, second = reference.answer(model, bare, endless, batch_size=1)
     return replace(decoding, eos_token_ids=(2, first.greedy["open"][4], second.beams[0].tokens[6]))
 

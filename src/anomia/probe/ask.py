@@ -34,6 +34,24 @@ class RankTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class ForcedAnswer:
+    """An answer that a model is taken along, token by token, whatever it would have said (teacher forcing).
+
+    tokens: the answer, without an end token. references: for each of the len(tokens) + 1 positions (the last one comes
+    after the whole answer), tokens whose log-probabilities are returned; without them the top tokens are.
+    """
+
+    prompt: TokenIds
+    tokens: TokenIds
+    references: tuple[TokenIds, ...] = ()
+
+    @property
+    def sequence(self) -> TokenIds:
+        """Prompt and answer."""
+        return self.prompt + self.tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """All questions about one item, by name. Absent means not asked.
 
@@ -43,6 +61,7 @@ class Ask:
     distribution: prefix whose next-token distribution is returned (the top tokens and the tail's mass).
     reference_tokens: tokens whose log-probabilities after `distribution` are returned as well.
     beams, samples: prompts for beam search and nucleus sampling.
+    forced: an answer to take the model along.
     shared_prefix: leading tokens that some prompts share with the prompts of every other ask in the group (the
         one-shot exemplar). A hint: engines may compute it once or ignore it.
     """
@@ -55,6 +74,7 @@ class Ask:
     reference_tokens: TokenIds = ()
     beams: TokenIds | None = None
     samples: TokenIds | None = None
+    forced: ForcedAnswer | None = None
     shared_prefix: TokenIds = ()
 
 
@@ -73,6 +93,7 @@ class Decoding:
     temperature: float = 1.0
     sample_seeds: tuple[int, ...] = (42,)
     top_tokens: int = 256
+    forced_top_tokens: int = 32
 
 
 class Placement(NamedTuple):
@@ -96,6 +117,21 @@ class Distribution(NamedTuple):
     tail_mass: float
 
 
+class Followed(NamedTuple):
+    """What a model says along a forced answer of T tokens, from logits whose head product is taken in float32.
+
+    placements: of each token of the answer, [T]. best: the top token at each position, [T + 1].
+    end_log_probs: the log-probability of all end tokens together, [T + 1]. distributions: the top tokens, [T + 1];
+    empty if references were given. reference_log_probs: [T + 1], of the references at each position; else empty.
+    """
+
+    placements: tuple[Placement, ...]
+    best: TokenIds
+    end_log_probs: tuple[float, ...]
+    distributions: tuple[Distribution, ...] = ()
+    reference_log_probs: tuple[tuple[float, ...], ...] = ()
+
+
 class Beam(NamedTuple):
     """A finished beam; `score` is its log-probability divided by its length, as in `transformers`."""
 
@@ -108,7 +144,7 @@ class Reply:
     """The answers to one `Ask`, under the same names. Generated tokens exclude the end token.
 
     option_log_probs: for each sequence of a set, the log-probability of each token from `start` on.
-    samples: by seed, ordered by sample index.
+    samples: by seed, ordered by sample index. forced: what the model says along the forced answer.
     finite: False if any logit that was read is NaN or infinite; the other fields are then meaningless.
     """
 
@@ -120,6 +156,7 @@ class Reply:
     reference_log_probs: tuple[float, ...] = ()
     beams: tuple[Beam, ...] = ()
     samples: Mapping[int, tuple[TokenIds, ...]] = field(default_factory=dict)
+    forced: Followed | None = None
     finite: bool = True
 
 

@@ -25,10 +25,12 @@ from anomia.items.prompts import (
 )
 from anomia.models.chat import answer_gap, leaves_thinking_open, render
 from anomia.probe.ask import Ask, OptionSet, RankTarget, TokenIds
+from anomia.probe.continuation import BaseAnswer, LongQuestion
 from anomia.probe.shared import common_prefix, distinct_position, scoring_start
 from anomia.probes import (
     BY_NAME,
     CHOICES,
+    CONTINUATION,
     GENERATED,
     NO_QUESTION,
     NO_QUESTION_ENDING,
@@ -52,6 +54,7 @@ class PromptEncoding:
     chat: bool = False
     positions: int | None = None
     max_new_tokens: int = 32
+    continuation_tokens: int = 512
     prompt_tokens: int = 512
     one_shot_tokens: int = 1024
     one_shot_characters: int = 500
@@ -70,6 +73,7 @@ class EncodedItem:
     itself opens a `<think>` span. truncated: the end of the passage was cut. gold_truncated: the cut removed the
     gold answer from the passage. boundary_mismatch: scoring starts before the end of the prompt.
     gold_over_limit: no accepted answer fits into the tokens that may be generated. grading: how replies are graded.
+    long: the prompt to be answered at length; None if that isn't asked or the model has no room for an answer.
     """
 
     item: Item
@@ -87,6 +91,7 @@ class EncodedItem:
     gold_distinct_token: int | None
     gold_over_limit: bool = False
     grading: Grading = CONTAINMENT
+    long: LongQuestion | None = None
 
     @property
     def prompt(self) -> str:
@@ -103,6 +108,8 @@ def encode_item(
     exemplar: Question | None,
     oracle: bool,
     reference_tokens: TokenIds = (),
+    base_answer: BaseAnswer | None = None,
+    own: bool = False,
 ) -> EncodedItem:
     """Encodes everything that one item asks.
 
@@ -114,6 +121,8 @@ def encode_item(
         exemplar: the solved example for one-shot prompts; None leaves that probe out.
         oracle: whether to ask this item with beams and samples.
         reference_tokens: tokens whose probability is compared with base's.
+        base_answer: base's long answer, to take an arm along.
+        own: whether the model is base, which is taken along its own long answer.
 
     Raises:
         ModelError: the item is too long for the model even without its passage, or the chat template fails on it.
@@ -129,13 +138,24 @@ def encode_item(
         ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
         excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
         if excess <= 0:
-            return replace(encoded, ask=ask)
+            long = _long(encoded, form, base_answer, own) if CONTINUATION in probes else None
+            return replace(encoded, ask=ask, long=long)
         if not encoded.context:
             raise ModelError(
                 f"item {item.question.id!r} is {int(excess)} tokens longer than the {form.positions} that this "
                 "model takes, even without its passage; leave the item out, or ask fewer probes"
             )
         limit = max(0, min(limit, encoded.prompt_tokens) - int(excess))
+
+
+def _long(
+    encoded: EncodedItem, form: PromptEncoding, base: BaseAnswer | None, own: bool
+) -> LongQuestion | None:
+    """The item's prompt, to be answered with as many tokens as the study and the model's positions allow."""
+    prompt = encoded.ask.greedy["open"]
+    room = math.inf if form.positions is None else form.positions - len(prompt)
+    limit = int(min(form.continuation_tokens, room))
+    return LongQuestion(encoded.item.question.id, prompt, limit, base, own) if limit > 0 else None
 
 
 def _longest(ask: Ask, max_new_tokens: int) -> int:

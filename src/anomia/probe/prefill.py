@@ -72,6 +72,8 @@ def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
         yield target.prefix, len(target.prefix) - 1
     if ask.distribution is not None:
         yield ask.distribution, len(ask.distribution) - 1
+    if ask.forced is not None:
+        yield ask.forced.sequence, len(ask.forced.prompt) - 1
 
 
 def lay_out(asks: Sequence[Ask]) -> TreeBatch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomia.probe import vocabulary
-from anomia.probe.ask import Ask, Decoding, Distribution, Placement
+from anomia.probe.ask import Ask, Decoding, Distribution, Followed, ForcedAnswer, Placement
 from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS, Head
 from anomia.probe.prefill import TreeBatch
 
@@ -105,3 +105,64 @@ def place_targets(
             if not summary.finite[0]:
                 broken |= {index for index, _ in asked} | set(distributions.get(read, []))
     return outcomes, broken
+
+
+def follow(
+    head: Head, batch: TreeBatch, asks: Sequence[Ask], states: Tensor, decoding: Decoding
+) -> tuple[list[Followed | None], set[int]]:
+    """What the model says along each ask's forced answer, from the hidden states [reads, H].
+
+    Returns it by ask, and the indices of asks with non-finite logits.
+    """
+    found: list[Followed | None] = [None] * len(asks)
+    broken: set[int] = set()
+    for index, ask in enumerate(asks):
+        if ask.forced is None:
+            continue
+        first = len(ask.forced.prompt) - 1
+        reads = [
+            batch.read(index, ask.forced.sequence, position)
+            for position in range(first, len(ask.forced.sequence))
+        ]
+        found[index], finite = _along(head, ask.forced, states, reads, decoding)
+        if not finite:
+            broken.add(index)
+    return found, broken
+
+
+def _along(
+    head: Head, forced: ForcedAnswer, states: Tensor, reads: Sequence[int], decoding: Decoding
+) -> tuple[Followed, bool]:
+    """`Followed` for one answer of T tokens, and whether all logits are finite.
+
+    states: [reads of the batch, H]. reads: the rows of the answer's T + 1 positions.
+    """
+    placements: list[Placement] = []
+    best: list[int] = []
+    ends: list[float] = []
+    distributions: list[Distribution] = []
+    references: list[tuple[float, ...]] = []
+    finite = True
+    end_tokens = torch.tensor(decoding.eos_token_ids, device=states.device, dtype=torch.long)
+    for start in range(0, len(reads), FLOAT32_ROWS):
+        rows = torch.tensor(reads[start : start + FLOAT32_ROWS], device=states.device)
+        logits = head.logits(states[rows], float32_product=True)
+        summary = vocabulary.summarize(logits)
+        finite &= bool(summary.finite.all())
+        best += vocabulary.argmax(summary).tolist()
+        ends += (logits[:, end_tokens].float().logsumexp(-1) - summary.log_normalizer).tolist()
+        tokens = forced.tokens[start : start + len(rows)]
+        if tokens:
+            kept = vocabulary.first_rows(summary, len(tokens))
+            placements += vocabulary.place_each(kept, tokens)
+        if forced.references:
+            for row, asked in enumerate(forced.references[start : start + len(rows)]):
+                references.append(
+                    tuple((logits[row, list(asked)].float() - summary.log_normalizer[row]).tolist())
+                )
+        else:
+            distributions += vocabulary.distributions(summary, decoding.forced_top_tokens)
+    return (
+        Followed(tuple(placements), tuple(best), tuple(ends), tuple(distributions), tuple(references)),
+        finite,
+    )

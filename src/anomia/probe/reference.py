@@ -20,6 +20,8 @@ from anomia.probe.ask import (
     Beam,
     Decoding,
     Distribution,
+    Followed,
+    ForcedAnswer,
     OnSplit,
     OptionSet,
     Placement,
@@ -78,12 +80,13 @@ def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding
         prefixes.add(ask.distribution)
     logits = {prefix: _float32_logits(model, prefix) for prefix in prefixes}
     option_log_probs = {name: _score(model, options) for name, options in ask.options.items()}
+    forced = None if ask.forced is None else _along(model, ask.forced, decoding)
     finite = all(bool(torch.isfinite(values).all()) for values in logits.values()) and all(
         bool(torch.isfinite(torch.tensor(scores)).all())
         for scored in option_log_probs.values()
         for scores in scored
     )
-    if not finite:
+    if not finite or (ask.forced is not None and forced is None):
         return Reply(ask.item_id, finite=False)
     distribution, reference = None, ()
     if ask.distribution is not None:
@@ -99,6 +102,7 @@ def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding
         reference_log_probs=reference,
         beams=_beams(model, ask.beams, decoding) if ask.beams is not None else (),
         samples=_samples(model, ask, decoding) if ask.samples is not None else {},
+        forced=forced,
     )
 
 
@@ -234,6 +238,30 @@ def _place(logits: torch.Tensor, target: RankTarget) -> Placement:
         ties=int((logits == own).sum()) - 1,
         log_prob=float(torch.log_softmax(logits, dim=-1)[target.token]),
         margin=float(logits.max() - own),
+    )
+
+
+def _along(model: Any, forced: ForcedAnswer, decoding: Decoding) -> Followed | None:
+    """One forward pass over prompt and answer, read at the answer's T + 1 positions; None if a logit isn't finite."""
+    with _float32_head(model):
+        logits = _logits(model, forced.sequence, len(forced.tokens) + 1).float()  # [T + 1, V]
+    if not torch.isfinite(logits).all():
+        return None
+    log_probs = [torch.log_softmax(row, dim=-1) for row in logits]
+    ends = list(decoding.eos_token_ids)
+    return Followed(
+        placements=tuple(
+            _place(row, RankTarget((), token)) for row, token in zip(logits[:-1], forced.tokens, strict=True)
+        ),
+        best=tuple(int(row.argmax()) for row in logits),
+        end_log_probs=tuple(float(row[ends].logsumexp(-1)) for row in log_probs),
+        distributions=()
+        if forced.references
+        else tuple(_likeliest(row, decoding.forced_top_tokens) for row in log_probs),
+        reference_log_probs=tuple(
+            tuple(row[list(asked)].tolist())
+            for row, asked in zip(log_probs, forced.references, strict=bool(forced.references))
+        ),
     )
 
 

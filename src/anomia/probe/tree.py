@@ -22,7 +22,7 @@ from anomia.probe.cache import Segment, TreeCache
 from anomia.probe.generate import BeamState, Frontier, Node, Path, TreeDecodeState, append, grow
 from anomia.probe.head import Head
 from anomia.probe.prefill import TreeBatch, lay_out, prefill, prompts
-from anomia.probe.reading import place_targets, score_options
+from anomia.probe.reading import follow, place_targets, score_options
 from anomia.probe.sampling import Stream
 from anomia.probe.static import StaticSteps, forget_steps, steps_for
 from anomia.probe.transfer import to_device
@@ -131,9 +131,10 @@ def _answer_batch(
         states = prefill(head, batch, asks, cache, prefixes)
         scores, broken = score_options(head, batch, asks, states)
         exact, inexact = place_targets(head, batch, asks, states, decoding)
+        followed, unfollowed = follow(head, batch, asks, states, decoding)
         generated = [_starts(index, ask, batch, decoding) for index, ask in enumerate(asks)]
         unfinished = _grow_all(head, batch, cache, states, generated, decoding, paths, steps)
-    broken |= inexact | unfinished
+    broken |= inexact | unfollowed | unfinished
     return [
         Reply(
             item_id=ask.item_id,
@@ -146,6 +147,7 @@ def _answer_batch(
             samples={
                 seed: tuple(tuple(path.tokens) for path in paths) for seed, paths in started.samples.items()
             },
+            forced=followed[index],
             finite=index not in broken,
         )
         for index, (ask, started) in enumerate(zip(asks, generated, strict=True))

@@ -123,19 +123,51 @@ def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
     return placements
 
 
+def first_rows(summary: Summary, count: int) -> Summary:
+    """The first `count` rows of a summary."""
+    rows = slice(count)
+    return summary._replace(
+        **{
+            name: getattr(summary, name)[rows]
+            for name in ("logits", "peaks", "best", "sums", "totals", "finite")
+        }
+    )
+
+
+def place_each(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
+    """Ranks one token in each row of a summary [N]; `tokens` [N]."""
+    logits = summary.logits
+    chosen = torch.tensor(tokens, device=logits.device)[:, None]
+    own = logits.gather(1, chosen).float()
+    above = (logits > own).sum(-1)
+    equal = (logits == own).sum(-1) - 1
+    log_probs = own[:, 0] - summary.log_normalizer
+    margins = summary.best - own[:, 0]
+    columns = (1 + above, equal, log_probs, margins)
+    return [Placement(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def distributions(summary: Summary, count: int) -> list[Distribution]:
+    """The top `count` tokens of each row of a summary. Ties are ordered by token id."""
+    normalizer = summary.log_normalizer
+    values, tokens = likeliest(summary, torch.arange(len(normalizer), device=normalizer.device), count)
+    log_probs = values - normalizer[:, None]
+    tails = (1.0 - log_probs.double().exp().sum(-1)).clamp(min=0.0).tolist()
+    found = []
+    for row, (own, chosen) in enumerate(zip(log_probs.tolist(), tokens.tolist(), strict=True)):
+        ordered = sorted((-value, token) for value, token in zip(own, chosen, strict=True))
+        found.append(
+            Distribution(
+                tuple(token for _, token in ordered), tuple(-value for value, _ in ordered), tails[row]
+            )
+        )
+    return found
+
+
 def distribution(
     summary: Summary, count: int, asked: Sequence[int]
 ) -> tuple[Distribution, tuple[float, ...]]:
-    """The top `count` tokens of a one-row summary, and the log-probabilities of the tokens `asked`.
-
-    Ties are ordered by token id.
-    """
+    """The top `count` tokens of a one-row summary, and the log-probabilities of the tokens `asked`."""
     [normalizer] = summary.log_normalizer
-    values, tokens = likeliest(summary, torch.zeros(1, dtype=torch.long, device=normalizer.device), count)
-    log_probs = values[0] - normalizer
-    ordered = sorted(zip((-log_probs).tolist(), tokens[0].tolist(), strict=True))
-    tail = max(0.0, 1.0 - float(log_probs.double().exp().sum()))
-    return (
-        Distribution(tuple(token for _, token in ordered), tuple(-value for value, _ in ordered), tail),
-        tuple((summary.logits[0, list(asked)].float() - normalizer).tolist()),
-    )
+    [found] = distributions(summary, count)
+    return found, tuple((summary.logits[0, list(asked)].float() - normalizer).tolist())

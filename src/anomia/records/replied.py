@@ -10,6 +10,7 @@ from typing import Any
 
 from anomia.grade import normalize
 from anomia.probe.ask import Distribution, Reply
+from anomia.probe.continuation import BaseAnswer
 from anomia.probe.decode import Said
 from anomia.probe.encode import EncodedItem
 from anomia.probes import CHOICES, NO_QUESTION
@@ -64,6 +65,11 @@ class Replied:
     dataset: str
     index: int
     base_distribution: Distribution | None = None
+
+    @property
+    def base_answer(self) -> BaseAnswer | None:
+        """Base's long answer; None for base itself, or if it was not asked for one."""
+        return None if self.encoded.long is None else self.encoded.long.base
 
     @cached_property
     def special(self) -> frozenset[int]:

@@ -16,7 +16,8 @@ from anomia.grade import containment, grade, is_degenerate, strict
 from anomia.items.item import Item, ItemSet
 from anomia.loops import is_loop, is_text_loop
 from anomia.probe.asked import prompt_hash
-from anomia.probes import BY_NAME, CHOICES, GENERATED, NO_QUESTION, NO_QUESTION_ENDING, OPTION_KINDS, Probe
+from anomia.probes import BY_NAME, CHOICES, CONTINUATION, GENERATED, NO_QUESTION, NO_QUESTION_ENDING, OPTION_KINDS, Probe
+from anomia.records.long_answers import LONG
 from anomia.records.replied import ANSWERS, Replied, Scored, kl_divergence, string_presence
 
 _TEXTS = pl.List(pl.String)
@@ -327,7 +328,10 @@ def _columns() -> dict[str, RecordColumn]:
     columns["choice_correct_any"] = RecordColumn(pl.Boolean, _correct_any)
     for place in PLACES:
         columns |= _place_columns(place)
-    return columns | _gold_columns() | _distribution_columns() | _oracle_columns()
+    columns |= _gold_columns() | _distribution_columns() | _oracle_columns()
+    return columns | {
+        f"{CONTINUATION}_{name}": RecordColumn(column.dtype, column.value) for name, column in LONG.items()
+    }
 
 
 COLUMNS: Mapping[str, RecordColumn] = _columns()

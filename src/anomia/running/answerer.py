@@ -10,6 +10,7 @@ from anomia.endpoint.ask import ServedModel, answer_items
 from anomia.errors import ModelError
 from anomia.models import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, Reply
+from anomia.probe.continuation import answer_at_length, joined
 from anomia.probe.decode import Said, decode_reply
 from anomia.probe.encode import EncodedItem
 from anomia.probe.select import ChosenEngine
@@ -107,15 +108,26 @@ class LocalModel:
         on_split: OnSplit | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
         """See `Answerer`."""
+        settings = replace(decoding, eos_token_ids=self.loaded.eos_token_ids)
+        size = self.batch_size or batch_size
         replies = self.engine.answer(
             self.loaded.model,
             [item.ask for item in encoded],
-            replace(decoding, eos_token_ids=self.loaded.eos_token_ids),
-            batch_size=self.batch_size or batch_size,
+            settings,
+            batch_size=size,
+            on_split=on_split,
+        )
+        at_length = answer_at_length(
+            self.engine.answer,
+            self.loaded.model,
+            [item.long for item in encoded if item.long is not None],
+            settings,
+            batch_size=size,
             on_split=on_split,
         )
         try:
-            for item, reply in zip(encoded, replies, strict=True):
+            for item, short in zip(encoded, replies, strict=True):
+                reply = joined(short, None if item.long is None else next(at_length))
                 yield reply, decode_reply(item, reply, self.tokenizer)
         except IndexError as error:
             # What torch says of a token id beyond an embedding table, such as Gemma 4's tables of each layer.

@@ -82,7 +82,9 @@ def open_run(path: Path, study: Study) -> OpenedRun | None:
     if not isinstance(provenance, dict) or "batch_size" not in provenance:
         raise RunError(f"run: {file} was not written by a run (it has no provenance); give another --out")
     asked = study.model_dump(mode="json")
-    differing = [key for key in asked if found.get(key) != asked[key]]
+    # A setting that the file doesn't name had its default, as long as it didn't exist.
+    whole = _defaults() | found
+    differing = [key for key in asked if whole.get(key) != asked[key]]
     if differing:
         raise RunError(
             f"run: {path} holds a different study (it differs in {', '.join(differing)}); "
@@ -90,6 +92,11 @@ def open_run(path: Path, study: Study) -> OpenedRun | None:
             f"{file} --out {path}"
         )
     return OpenedRun(folder, study, provenance)
+
+
+def _defaults() -> dict[str, Any]:
+    """The settings' default values as a study file writes them."""
+    return Study(base="base", arms=("magnitude:0.5",)).model_dump(mode="json", exclude={"base", "arms"})
 
 
 def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:

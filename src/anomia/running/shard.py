@@ -11,8 +11,11 @@ from typing import Any
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.probe.ask import Decoding, Distribution
+from anomia.probe.continuation import BaseAnswer
 from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
+from anomia.probes import CONTINUATION
 from anomia.records import record, write_rows
+from anomia.records.long_answers import STORED
 from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.answerer import Answerer
 from anomia.running.cells import OpenCell
@@ -36,10 +39,12 @@ def measure_shard(
     chosen = items.items[shard.first : shard.last]
     progress.stage(f"{cell.label}{shard.arm}: {shard.language} {shard.first + 1}–{shard.last}", len(chosen))
     references: dict[str, Distribution] = {}
+    answers_of_base: dict[str, BaseAnswer] = {}
     if shard.arm != BASE and model.asked.same_ids:
         # Token ids of another vocabulary would mean other tokens.
         references = _base_distributions(run, shard)
-    encoded = encode_shard(cell, shard, model, references)
+        answers_of_base = _base_answers(run, shard)
+    encoded = encode_shard(cell, shard, model, references, answers_of_base)
     if shard.arm != BASE and model.asked.alike:
         check_like_base(run, shard, encoded)
     # Items of similar length share a batch; the order depends on the items alone.
@@ -99,9 +104,16 @@ def check_finished(cell: OpenCell, arm: str, model: Answerer) -> None:
 
 
 def encode_shard(
-    cell: OpenCell, shard: Shard, model: Answerer, references: Mapping[str, Distribution] | None = None
+    cell: OpenCell,
+    shard: Shard,
+    model: Answerer,
+    references: Mapping[str, Distribution] | None = None,
+    base_answers: Mapping[str, BaseAnswer] | None = None,
 ) -> list[EncodedItem]:
-    """Encodes the items of a shard for a model. references: base's next-token distributions by item id."""
+    """Encodes the items of a shard for a model.
+
+    references, base_answers: base's next-token distributions and long answers, by item id.
+    """
     items = cell.items_of(shard)
     # Otherwise a model with more positions than base would see more of a long passage than base did.
     positions = cell.run.provenance.get("positions") if model.asked.alike else None
@@ -115,6 +127,8 @@ def encode_shard(
             positions=positions or model.positions,
             today=today_of(cell.run),
             reference_tokens=found.tokens if (found := (references or {}).get(item.question.id)) else (),
+            base_answer=(base_answers or {}).get(item.question.id),
+            own=shard.arm == BASE,
         )
         for item in items.items[shard.first : shard.last]
     ]
@@ -171,4 +185,24 @@ def _base_distributions(run: OpenedRun, shard: Shard) -> dict[str, Distribution]
         item_id: Distribution(tuple(tokens), tuple(log_probs), tail)
         for item_id, tokens, log_probs, tail in run.rows(base, columns).iter_rows()
         if tokens is not None
+    }
+
+
+def _base_answers(run: OpenedRun, shard: Shard) -> dict[str, BaseAnswer]:
+    """Base's long answers to the items of a shard, by item id."""
+    base = replace(shard, arm=BASE)
+    if CONTINUATION not in run.study.probes or not run.is_done(base):
+        return {}
+    return {
+        item_id: BaseAnswer(
+            tuple(ids),
+            ended,
+            text,
+            tuple(
+                Distribution(tuple(tokens), tuple(log_probs), tail)
+                for tokens, log_probs, tail in zip(*tops, strict=True)
+            ),
+        )
+        for item_id, ids, ended, text, *tops in run.rows(base, ["item_id", *STORED]).iter_rows()
+        if ids is not None and tops[0] is not None
     }
