@@ -17,6 +17,7 @@ from anomia.measure.comparisons import against_base
 from anomia.measure.families import grading_rows, paired_tests
 from anomia.measure.figures import (
     BetweenRow,
+    DamageRow,
     Diagnosis,
     DivergenceRow,
     Fates,
@@ -28,6 +29,7 @@ from anomia.measure.figures import (
     TransitionRow,
 )
 from anomia.measure.frame import KEY, arms_of, pair, pool, prepare
+from anomia.measure.long_answers import damage_rows, long_changes, long_figures
 from anomia.measure.measures import of_base
 from anomia.measure.positions import PLACES, divergences, log_prob_rows, rank_rows
 from anomia.measure.recognition import recognition
@@ -59,8 +61,10 @@ def diagnose(
     tests: list[PairedTestRow] = []
     divergence: list[DivergenceRow] = []
     gradings: list[GradingRow] = []
+    damage: list[DamageRow] = []
     for arm in records["arm"].unique(maintain_order=True):
-        figures += accuracies(arm, records.filter(pl.col("arm") == arm))
+        mine = records.filter(pl.col("arm") == arm)
+        figures += [*accuracies(arm, mine), *long_figures(arm, mine)]
     pairs = {arm: pair(records, arm, base=base) for arm in arms_of(records, base=base)}
     for arm in pairs:
         figures += _base_on_fewer(records, arm, base)
@@ -68,6 +72,8 @@ def diagnose(
         compared = list(against_base(arm, part))
         recognised = recognition(arm, part)
         figures += [*compared, *recognised.figures, *changes(arm, part), *recoveries(arm, part)]
+        figures += long_changes(arm, part)
+        damage += damage_rows(arm, part)
         counts += recognised.counts
         flows += recognised.transitions
         own = (vocabularies or {}).get(arm, None if _ranks_beyond(part, vocabulary) else vocabulary)
@@ -77,9 +83,9 @@ def diagnose(
         log_probs += log_prob_rows(arm, part)
         tests += paired_tests(arm, part)
         gradings += grading_rows(arm, compared)
-        for row, mine in divergences(arm, part):
+        for row, found in divergences(arm, part):
             divergence.append(row)
-            figures += mine
+            figures += found
     between: tuple[BetweenRow, ...] = tuple(between_rows(pairs))
     return Diagnosis(
         tuple(figures),
@@ -91,6 +97,7 @@ def diagnose(
         tuple(gradings),
         between,
         tuple(flows),
+        tuple(damage),
     )
 
 
@@ -105,5 +112,5 @@ def _base_on_fewer(records: pl.DataFrame, arm: str, base: str) -> Iterator[Figur
     whole, mine = (records.filter(pl.col("arm") == name) for name in (base, arm))
     same = whole.join(mine.select(KEY), on=KEY, how="semi", maintain_order="left")
     if len(same) < len(whole):
-        for figure in accuracies(arm, same):
+        for figure in (*accuracies(arm, same), *long_figures(arm, same)):
             yield figure._replace(measure=of_base(figure.measure))

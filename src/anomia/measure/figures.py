@@ -168,6 +168,33 @@ class FrontierRow:
     choice_size_frontier: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class DamageRow:
+    """One stretch of long answers: positions `first` to `last` (exclusive), counted in tokens from 0.
+
+    The figures along base's answer cover the items whose answer in base reaches the stretch; each item counts once.
+    """
+
+    arm: str
+    scope: str
+    first: int
+    last: int
+    top: Estimate | None
+    """Base's tokens that the arm ranks first, too."""
+    demoted: Estimate | None
+    """Base's tokens that the arm ranks 2 to 10."""
+    lost: Estimate | None
+    """Base's tokens that the arm ranks below 10."""
+    kl: Estimate | None
+    """Mean KL(base ‖ arm) of the next token, in nats."""
+    followed: Estimate | None
+    """Free answers that equal base's from the start to the end of the stretch."""
+    looped: Estimate | None
+    """Free answers of the arm that have begun to loop before the end of the stretch."""
+    looped_more: Estimate | None
+    """How many more than base's."""
+
+
 class Diagnosis(NamedTuple):
     """Everything computed from the records of one data set."""
 
@@ -180,6 +207,7 @@ class Diagnosis(NamedTuple):
     gradings: tuple[GradingRow, ...] = ()
     between: tuple[BetweenRow, ...] = ()
     transitions: tuple[TransitionRow, ...] = ()
+    damage: tuple[DamageRow, ...] = ()
 
 
 class Lookup(Mapping[tuple[str, str, str], Estimate | None]):

@@ -14,6 +14,7 @@ from anomia.measure.passages import passage_numbers
 from anomia.probes import (
     BY_NAME,
     CHOICES,
+    CONTINUATION,
     NO_QUESTION,
     NO_QUESTION_ENDING,
     OPTION_KINDS,
@@ -29,7 +30,10 @@ Floats = NDArray[np.float64]
 KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
 # Lists make up most of a record; the measures read only these.
-_LISTS = ("samples_correct", "sample_seeds", "choice_scores", "top_log_probs")
+_LISTS = (
+    "samples_correct", "sample_seeds", "choice_scores", "top_log_probs",
+    *(f"{CONTINUATION}_{name}" for name in ("ids", "ranks", "kl", "top1", "end_log_probs")),
+)  # fmt: skip
 
 
 class Recognition(NamedTuple):

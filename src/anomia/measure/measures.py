@@ -28,9 +28,9 @@ from anomia.probes import (
     ORACLES,
     STANDARD,
     VARIANTS,
-    long,
     short,
 )
+from anomia.probes import long as prose_name
 
 Unit = Literal["share", "points", "nats"]
 
@@ -109,7 +109,7 @@ class Family:
 
 
 def _probes(*names: str) -> dict[str, tuple[str, str]]:
-    return {name: (short(name), long(name)) for name in names}
+    return {name: (short(name), prose_name(name)) for name in names}
 
 
 def _words(**members: str) -> dict[str, tuple[str, str]]:
@@ -118,7 +118,7 @@ def _words(**members: str) -> dict[str, tuple[str, str]]:
 
 _REACHED = _words(
     oracle_greedy="greedy decoding of the items that are also searched",
-    **{f"oracle_{way}": long(way) for way in ORACLES},
+    **{f"oracle_{way}": prose_name(way) for way in ORACLES},
 )
 _RECOGNITION = _probes(*RECOGNITION)
 _DROPPED = _probes(*GENERATED, *RECOGNITION, *NO_QUESTION)
@@ -137,7 +137,7 @@ _PARTS = {
 
 
 def _recovered(*endings: str) -> dict[str, tuple[str, str]]:
-    found = {f"{way}{ending}": f"{long(way)}{_AMONG[ending]}" for way in ORACLES for ending in endings}
+    found = {f"{way}{ending}": f"{prose_name(way)}{_AMONG[ending]}" for way in ORACLES for ending in endings}
     return _words(**found)
 
 
@@ -222,12 +222,12 @@ contrast = Family(
             if kind.name != STANDARD
         },
         drop_zero_minus_one_shot="drop, 0 shot − 1 shot",
-        **{f"drop_{way}_minus_greedy": f"drop, {long(way)} − greedy decoding" for way in ORACLES},
+        **{f"drop_{way}_minus_greedy": f"drop, {prose_name(way)} − greedy decoding" for way in ORACLES},
     ),
 )  # fmt: skip
 recovery = Family(
     "recovery", "share", True, "found in {}", "share found in {}",
-    _words(**{f"{way}/{part}": f"{long(way)} {words}" for way in ORACLES for part, words in _PARTS.items()}),
+    _words(**{f"{way}/{part}": f"{prose_name(way)} {words}" for way in ORACLES for part, words in _PARTS.items()}),
 )  # fmt: skip
 recovery_over_base = Family(
     "recovery_over_base", "points", True, "found in {}: arm − base", "share found in {}: the arm's − base's",
@@ -240,10 +240,46 @@ recovery_over_control = Family(
 _kl = Family("divergence", "nats", True, "{}", "mean {}", _words(kl="KL(base ‖ arm)"))
 divergence = Family("divergence", "share", True, "{}", "{}", _words(top1_agreement="top-1 agreement"))
 
+long = Family(
+    "long", "share", False, "{}", "share of long answers that {}",
+    {
+        "unended": ("don't end", "don't end"),
+        "looped": ("end in a loop", "end in a loop"),
+        "correct": ("are right", "are right"),
+    },
+)  # fmt: skip
+_long_more = Family(
+    "long", "points", True, "{}", "long answers that {}",
+    {
+        "unended_more": ("don't end, more than base's", "don't end, more than in base"),
+        "looped_more": ("end in a loop, more than base's", "end in a loop, more than in base"),
+    },
+)  # fmt: skip
+_long_same = Family(
+    "long", "share", True, "{}", "share of long answers with {} as base's",
+    {
+        "equal": ("same tokens", "the same tokens"),
+        "same_final": ("same final answer", "the same final answer"),
+        "same_script": ("same script", "the same script"),
+        "same_layout": ("same format", "the same format (JSON, code, table, list or prose)"),
+    },
+)  # fmt: skip
+along = Family(
+    "along", "share", True, "{}", "along base's long answers, {}",
+    {
+        "top": ("ranked first", "share of its tokens ranked first"),
+        "demoted": ("ranked 2 to 10", "share of its tokens ranked 2 to 10"),
+        "lost": ("ranked below 10", "share of its tokens ranked below 10"),
+        "top1_agreement": ("top-1 agreement", "top-1 agreement"),
+        "end": ("ends with base", "probability of ending where base ends"),
+    },
+)  # fmt: skip
+_along_kl = Family("along", "nats", True, "{}", "along base's long answers, mean {}", _words(kl="KL(base ‖ arm)"))
+
 FAMILIES: tuple[Family, ...] = (
     accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,
     dissociation, net_dissociation, expected_dissociation, share, control, flips, contrast, recovery, recovery_over_base,
-    recovery_over_control, _kl, divergence,
+    recovery_over_control, _kl, divergence, long, _long_more, _long_same, along, _along_kl,
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}
 
@@ -295,6 +331,6 @@ def oracle_with_seed(seed: int) -> Measure:
         f"oracle_samples_seed_{seed}",
         unit="share",
         against_base=False,
-        label=f"{long('samples')}, seed {seed}",
-        prose=f"accuracy, {long('samples')} with seed {seed}",
+        label=f"{prose_name('samples')}, seed {seed}",
+        prose=f"accuracy, {prose_name('samples')} with seed {seed}",
     )

@@ -15,10 +15,12 @@ from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
-from anomia.measure.figures import Diagnosis, FrontierRow, find
+from anomia.measure.evidence import OVERALL
+from anomia.measure.figures import Diagnosis, FrontierRow, find, lookup
 from anomia.measure.frame import KEY, MEAN, POOLED, arms_of, pair, prepare
 from anomia.measure.hygiene import HygieneRow, hygiene
 from anomia.measure.judge import ScopeVerdict, judge
+from anomia.measure.long_answers import long_words
 from anomia.measure.older import with_scorings
 from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
@@ -144,7 +146,7 @@ def read_results(
         study=study,
         records=records,
         diagnosis=diagnosis,
-        verdicts=[_told(verdict, besides) for verdict in judge(records, thresholds=margins)],
+        verdicts=[_told(verdict, besides, diagnosis) for verdict in judge(records, thresholds=margins)],
         thresholds=margins,
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
@@ -197,8 +199,14 @@ def besides_weights(
     return found
 
 
-def _told(verdict: ScopeVerdict, besides: Mapping[str, str]) -> ScopeVerdict:
-    return verdict._replace(words=verdict.words.with_note(besides.get(verdict.arm, "")))
+def _told(verdict: ScopeVerdict, besides: Mapping[str, str], diagnosis: Diagnosis) -> ScopeVerdict:
+    """The verdict with what its long answers show and what besides the weights may have cost answers."""
+    scope = POOLED if verdict.scope == OVERALL else verdict.scope
+    finding, told = long_words(verdict.arm, lookup(diagnosis.figures), diagnosis.damage, scope)
+    words = verdict.words
+    if finding:
+        words = words._replace(headline=f"{words.headline} {finding}")
+    return verdict._replace(words=words.with_note(told).with_note(besides.get(verdict.arm, "")))
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
@@ -323,6 +331,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "between": _written(diagnosis.between),
             "frontier": _written(results.frontier),
             "hygiene": _written(results.hygiene),
+            "damage": _written(diagnosis.damage),
             "differences": results.differences,
             "packaging": _written(results.packaging),
         },

@@ -21,6 +21,7 @@ from pydantic_core import CoreSchema
 from anomia.measure.fates import FateCounts
 from anomia.measure.figures import (
     BetweenRow,
+    DamageRow,
     DivergenceRow,
     Fates,
     Figure,
@@ -218,6 +219,8 @@ class ResultsFile(_Row):
     between: tuple[Annotated[BetweenRow, Row("Between")], ...]
     frontier: tuple[Annotated[FrontierRow, Row("Frontier")], ...]
     hygiene: tuple[Annotated[HygieneRow, Row("Hygiene")], ...]
+    damage: tuple[Annotated[DamageRow, Row("Damage")], ...] = ()
+    """Damage by position in long answers."""
     differences: dict[str, tuple[Annotated[DifferenceRow, Row("Difference")], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
     packaging: tuple[Annotated[PackagingRow, Row("Packaging")], ...]

@@ -120,6 +120,12 @@ LONG: Mapping[str, LongColumn] = {
     "same_final": LongColumn(
         pl.Boolean, _compared(lambda base, _, text: final_answer(text) == final_answer(base.text))
     ),
+    "same_script": LongColumn(
+        pl.Boolean, _compared(lambda base, _, text: main_script(text) == main_script(base.text))
+    ),
+    "same_layout": LongColumn(
+        pl.Boolean, _compared(lambda base, _, text: layout(text) == layout(base.text))
+    ),
     "divergence": LongColumn(pl.Int32, _compared(_divergence)),
     "ranks": LongColumn(_INTS, _along(lambda found: [each.rank for each in found.placements])),
     "log_probs": LongColumn(_FLOATS, _along(lambda found: [each.log_prob for each in found.placements])),

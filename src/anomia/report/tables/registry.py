@@ -16,6 +16,7 @@ from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
 from anomia.report.tables.losses import IN_FILES as LOSSES_FILE
 from anomia.report.tables.losses import losses
+from anomia.report.tables.long_answers import DAMAGE_FILE, FREE_FILE, by_position, long_answers
 from anomia.report.tables.noise import loops, noise_file, reference
 from anomia.report.tables.oracle import (
     ONE_SHOT_FILE,
@@ -81,6 +82,8 @@ ARMS = (
     OfArm("oracle", recovery),
     OfArm("oracle", samples),
     OfArm("one-shot", one_shot),
+    OfArm("long", long_answers, brief=True),
+    OfArm("long", by_position),
     OfArm("tests", paired_tests),
 )
 RUNS = (
@@ -95,6 +98,7 @@ RUNS = (
 FILES: tuple[Callable[[Results], Table], ...] = (
     runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file,
     every_arm(losses, LOSSES_FILE),
+    every_arm(long_answers, FREE_FILE), every_arm(by_position, DAMAGE_FILE),
     every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
     frontier_file, hygiene_file,
 )  # fmt: skip

@@ -1,0 +1,194 @@
+"""Figures of long answers: how they end, what the arm says along base's, and the damage by position in the answer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from anomia.measure import measures
+from anomia.measure.accuracies import rates_of
+from anomia.measure.figures import DamageRow, Figure, Lookup
+from anomia.measure.frame import POOLED, Floats, both, floats, known, right, scopes
+from anomia.measure.measures import Measure
+from anomia.measure.paired import paired_difference
+from anomia.measure.rates import Estimate, rate, student_mean
+from anomia.probes import CONTINUATION
+from anomia.words import percent
+
+# Positions at which the stretches of an answer end.
+ENDS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+# Tokens with a rank above 1 and up to this one are demoted; those below are lost.
+DEMOTED = 10
+# An arm is safe up to the position at which clearly fewer than this share more of its answers than of base's loop.
+MOST_MORE_LOOPS = 0.10
+
+
+def long_figures(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+    """How the free answers of one arm end, and whether they are right."""
+    languages = set(rows["language"].unique())
+
+    def of(measure: Measure, column: str, value: Callable[[pl.DataFrame], Floats] | None = None) -> Iterator[Figure]:
+        part = known(rows, [f"{CONTINUATION}_{column}"])
+        if part.is_empty():
+            return
+        values = floats(part, f"{CONTINUATION}_{column}") if value is None else value(part)
+        yield from rates_of(arm, measure, part, values, part["passage"].to_numpy(), languages=languages)
+
+    yield from of(measures.long("unended"), "ended", lambda part: 1 - floats(part, f"{CONTINUATION}_ended"))
+    yield from of(measures.long("looped"), "ended", _looped)
+    yield from of(measures.long("correct"), "correct")
+
+
+def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """The free answers of an arm next to base's, and what the arm says along base's answers."""
+    free = known(pairs, both(f"{CONTINUATION}_ended"))
+    passages = free["passage"].to_numpy()
+    for scope, mask in scopes(free):
+        for name, share in (("unended_more", _unended), ("looped_more", _looped)):
+            before, after = (share(free, side)[mask] for side in ("", "_arm"))
+            yield Figure(arm, measures.long(name), scope, paired_difference(after, before, passages[mask]))
+    for name in ("equal", "same_final", "same_script", "same_layout"):
+        part = known(pairs, [f"{CONTINUATION}_{name}_arm"])
+        ids = part["passage"].to_numpy()
+        values = floats(part, f"{CONTINUATION}_{name}_arm")
+        for scope, mask in scopes(part):
+            yield Figure(arm, measures.long(name), scope, rate(values[mask], ids[mask]))
+    yield from _along(arm, pairs)
+
+
+def _along(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    part = known(pairs, [f"{CONTINUATION}_ranks_arm", f"{CONTINUATION}_kl_arm"])
+    if part.is_empty():
+        return
+    part = part.filter(pl.col(f"{CONTINUATION}_ranks_arm").list.len() > 0)
+    passages = part["passage"].to_numpy()
+    ranks = [np.asarray(each) for each in part[f"{CONTINUATION}_ranks_arm"].to_list()]
+    agrees = np.array([float(np.mean(each)) for each in part[f"{CONTINUATION}_top1_arm"].to_list()])
+    kl = np.array([float(np.mean(each)) for each in part[f"{CONTINUATION}_kl_arm"].to_list()])
+    shares = {name: np.array([share(each) for each in ranks]) for name, share in _RANKS.items()}
+    shares["top1_agreement"] = agrees
+    ends = part.filter(pl.col(f"{CONTINUATION}_ended"))
+    chances = np.array([math.exp(each[-1]) for each in ends[f"{CONTINUATION}_end_log_probs_arm"].to_list()])
+    for scope, mask in scopes(part):
+        for name, values in shares.items():
+            yield Figure(arm, measures.along(name), scope, rate(values[mask], passages[mask]))
+        yield Figure(arm, measures.along("kl"), scope, student_mean(kl[mask], passages[mask]))
+    for scope, mask in scopes(ends):
+        found = rate(np.minimum(1.0, chances[mask]), ends["passage"].to_numpy()[mask])
+        yield Figure(arm, measures.along("end"), scope, found)
+
+
+def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
+    """The damage in each stretch of the answers, up to the longest answer of either model."""
+    part = known(pairs, both(f"{CONTINUATION}_ended"))
+    if part.is_empty():
+        return
+    passages = part["passage"].to_numpy()
+    ranks, kl, lengths = (
+        part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids")
+    )
+    own = part[f"{CONTINUATION}_ids_arm"].list.len().to_numpy()
+    longest = max(int(own.max()), max(map(len, lengths)))
+    same = [len(ids) if at is None else at for ids, at in zip(lengths, part[f"{CONTINUATION}_divergence_arm"], strict=True)]
+    equal = part[f"{CONTINUATION}_equal_arm"].to_numpy().astype(bool) if part[f"{CONTINUATION}_equal_arm"].is_not_null().all() else None
+    loops = [_loop_starts(part, side) for side in ("", "_arm")]
+    for scope, mask in scopes(part):
+        here = np.flatnonzero(mask)
+        for first, last in itertools.pairwise((0, *ENDS)):
+            if first >= longest:
+                break
+            reached = [n for n in here if ranks[n] is not None and len(ranks[n]) > first]
+            pieces = [np.asarray(ranks[n][first:last]) for n in reached]
+            ids = passages[reached]
+            looped = [(starts[here] < last).astype(np.float64) for starts in loops]
+            followed = None
+            if equal is not None:
+                followed = rate([bool(equal[n]) or same[n] >= last for n in here], passages[here])
+            yield DamageRow(
+                arm,
+                scope,
+                first,
+                last,
+                *(rate([share(each) for each in pieces], ids) for share in _RANKS.values()),
+                student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids),
+                followed,
+                rate(looped[1], passages[here]),
+                paired_difference(looped[1], looped[0], passages[here]),
+            )
+
+
+def safe_tokens(rows: Sequence[DamageRow], scope: str = POOLED) -> int | None:
+    """The length up to which an arm's answers clearly loop hardly more often than base's; None if at no length.
+
+    "Hardly" means that the interval of the difference stays within `MOST_MORE_LOOPS`.
+    """
+    safe = None
+    for row in rows:
+        if row.scope != scope:
+            continue
+        if row.looped_more is None or row.looped_more.high > MOST_MORE_LOOPS:
+            break
+        safe = row.last
+    return safe
+
+
+def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str = POOLED) -> tuple[str, str]:
+    """What the long answers show, in sentences: the finding if there is one, and the figures; empty if not asked."""
+    unended, more = (figures.get((arm, measures.long(name), scope)) for name in ("unended", "unended_more"))
+    looped, loops_more = (figures.get((arm, measures.long(name), scope)) for name in ("looped", "looped_more"))
+    if unended is None or more is None or looped is None or loops_more is None:
+        return "", ""
+    finding = ""
+    if more.low > 0:
+        finding = f"Of its long answers {_range(unended)} never end, {_points(more)} more than base's."
+    elif loops_more.low > 0:
+        finding = f"Of its long answers {_range(looped)} end in a loop, {_points(loops_more)} more than base's."
+    told = [] if finding else [f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, as in base within the interval."]
+    top, demoted, lost = (figures.get((arm, measures.along(name), scope)) for name in _RANKS)
+    if top and demoted and lost:
+        told.append(
+            f"Along base's long answers it ranks {percent(top.value)} of the tokens first, {percent(demoted.value)} second "
+            f"to tenth, and {percent(lost.value)} lower."
+        )
+    mine = [row for row in rows if row.arm == arm and row.scope == scope]
+    safe = safe_tokens(mine, scope)
+    whole = mine and safe is not None and safe >= mine[-1].last
+    if mine and not whole:
+        told.append(
+            f"Answers of up to {safe} tokens are safe: at most {percent(MOST_MORE_LOOPS)} more of them loop than in base."
+            if safe
+            else f"No length is shown to be safe, with at most {percent(MOST_MORE_LOOPS)} more loops than in base."
+        )
+    return finding, " ".join(told)
+
+
+_RANKS: dict[str, Callable[[Floats], float]] = {
+    "top": lambda ranks: float(np.mean(ranks == 1)),
+    "demoted": lambda ranks: float(np.mean((ranks > 1) & (ranks <= DEMOTED))),
+    "lost": lambda ranks: float(np.mean(ranks > DEMOTED)),
+}
+
+
+def _unended(part: pl.DataFrame, side: str = "") -> Floats:
+    return 1 - floats(part, f"{CONTINUATION}_ended{side}")
+
+
+def _looped(part: pl.DataFrame, side: str = "") -> Floats:
+    return part[f"{CONTINUATION}_loop_start{side}"].is_not_null().to_numpy().astype(np.float64)
+
+
+def _loop_starts(part: pl.DataFrame, side: str) -> Floats:
+    """Where each free answer starts to loop, [items]; infinite where it doesn't."""
+    return part[f"{CONTINUATION}_loop_start{side}"].cast(pl.Float64).fill_null(math.inf).to_numpy()
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.0f} points ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"

@@ -1,0 +1,144 @@
+"""Long answers: how they end, what an arm says along base's, and the damage by position in the answer."""
+
+from __future__ import annotations
+
+from anomia.measure.frame import POOLED
+from anomia.measure.long_answers import MOST_MORE_LOOPS, safe_tokens
+from anomia.measure.measures import along, long
+from anomia.report.tables.arm_results import ArmResults
+from anomia.report.tables.table import (
+    LANGUAGE,
+    Cell,
+    Column,
+    Filed,
+    N,
+    Note,
+    Table,
+    by_scope,
+    given,
+    n_of,
+    named,
+    values,
+)
+
+CHANGED = {"unended": "never end", "looped": "end in\na loop", "correct": "right"}
+FREE = tuple(
+    named(long(name), header)
+    for name, header in {
+        "unended_more": "never end,\nmore",
+        "looped_more": "loop,\nmore",
+        "equal": "same\ntokens",
+        "same_final": "same final\nanswer",
+        "same_script": "same\nscript",
+        "same_layout": "same\nformat",
+    }.items()
+)
+ALONG = (
+    *(
+        named(along(name), header)
+        for name, header in {
+            "top": "rank 1",
+            "demoted": "rank\n2 to 10",
+            "lost": "rank\nover 10",
+            "top1_agreement": "top-1\nagreement",
+            "end": "ends where\nbase ends",
+        }.items()
+    ),
+    named(along("kl"), "KL\n(nats)")._replace(kind="number"),
+)
+FREE_FILE = Filed(
+    "long_answers",
+    "Long answers (%)",
+    "Free answers: greedy, from the prompt alone. Never end: they reach the limit of tokens. Along base's answer: the arm "
+    "is given base's tokens, and ranks each next one. KL in nats.",
+    keys=2,
+)
+DAMAGE_FILE = Filed(
+    "long_answers_by_position",
+    "Long answers by position (%)",
+    "Tokens of the answer are counted from 0. Rank: of base's tokens, given base's tokens before them. Followed: free "
+    "answers that equal base's up to the end of the stretch. KL in nats.",
+    keys=3,
+)
+
+
+def long_answers(subject: ArmResults) -> Table:
+    """How the free answers end, how far they are base's, and the ranks along base's answers."""
+    shown = given((*FREE, *ALONG), subject.figures, subject.arm, subject.scopes)
+    changes = [name for name in CHANGED if subject.figure(long(name)) is not None]
+
+    def cells(scope: str) -> list[Cell]:
+        found = [subject.change(long(name), scope) for name in changes]
+        n = n_of(subject.figure(long("unended"), scope))
+        return [n, *found, *values(shown, subject.figures, subject.arm, scope)]
+
+    rows, rules = by_scope(subject.scopes if shown else [], cells)
+    return Table(
+        "long_answers",
+        "Long answers: free ones (base → arm), and along base's (%)",
+        (
+            LANGUAGE,
+            N._replace(place="files"),
+            *(Column(f"long_{name}", CHANGED[name]) for name in changes),
+            *(of.column() for of in shown),
+        ),
+        rows,
+        (
+            "never end: they reach the limit of tokens; more: points above base's; rank and KL: of each token of base's "
+            "answer, given the tokens before it",
+        )
+        if rows
+        else (),
+        rules=rules,
+    )
+
+
+def by_position(subject: ArmResults) -> Table:
+    """The damage in each stretch of the answers, and up to which length they are safe."""
+    mine = [row for row in subject.results.diagnosis.damage if row.arm == subject.arm]
+    rows: list[list[Cell]] = [
+        [
+            row.scope,
+            f"{row.first}–{row.last - 1}",
+            n_of(row.top),
+            row.top,
+            row.demoted,
+            row.lost,
+            row.kl,
+            row.followed,
+            row.looped,
+            row.looped_more,
+        ]
+        for row in mine
+    ]
+    pooled = [place for place, row in enumerate(mine) if row.scope == POOLED]
+    return Table(
+        "long_answers_by_position",
+        "Long answers by position in the answer, in tokens (%)",
+        (
+            LANGUAGE._replace(place="files"),
+            Column("tokens", "tokens", "text"),
+            Column("n", "answers of base\nthat long", "count"),
+            Column("rank_1", "rank 1"),
+            Column("rank_2_to_10", "rank\n2 to 10"),
+            Column("rank_over_10", "rank\nover 10"),
+            Column("kl", "KL\n(nats)", "number"),
+            Column("followed", "free answer\nstill base's"),
+            Column("looped", "in a\nloop"),
+            Column("looped_more", "in a loop,\nmore than base"),
+        ),
+        rows,
+        _notes(subject) if rows else (),
+        keys=2,
+        on_screen=pooled,
+    )
+
+
+def _notes(subject: ArmResults) -> list[Note]:
+    mine = [row for row in subject.results.diagnosis.damage if row.arm == subject.arm]
+    safe, most = safe_tokens(mine), f"{100 * MOST_MORE_LOOPS:.0f} %"
+    return [
+        f"safe up to {safe} tokens: the interval of the loops beyond base's stays within {most}"
+        if safe
+        else f"no length is shown to be safe (loops beyond base's within {most})"
+    ]
