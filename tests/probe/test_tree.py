@@ -68,7 +68,9 @@ def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
 def with_ends(model, asks, decoding):
     """The decoding with end tokens that this model does generate, so that some answers end early."""
     endless = replace(decoding, eos_token_ids=(), sample_seeds=())
-    bare = [replace(ask, options={}, targets={}, distribution=None, samples=None, forced=None) for ask in asks[:2]]
+    bare = [
+        replace(ask, options={}, targets={}, distribution=None, samples=None, forced=None) for ask in asks[:2]
+    ]
     first, second = reference.answer(model, bare, endless, batch_size=1)
     return replace(decoding, eos_token_ids=(2, first.greedy["open"][4], second.beams[0].tokens[6]))
 

@@ -77,7 +77,9 @@ def assert_as_by_transformers(records: pl.DataFrame, study: Study, tokenizer: An
     base_rows = {row["item_id"]: row for row in records.filter(pl.col("arm") == "base").iter_rows(named=True)}
     differing = 0
     for row in records.filter(pl.col("arm").is_in(["base", "magnitude:0.5"])).iter_rows(named=True):
-        item = RunFolder(tmp_path / "run").items().filter(pl.col("item_id") == row["item_id"]).row(0, named=True)
+        item = (
+            RunFolder(tmp_path / "run").items().filter(pl.col("item_id") == row["item_id"]).row(0, named=True)
+        )
         prompt = tokenizer(
             f"Context: {item['context']}\n\nQuestion: {item['question']}\n\nAnswer in a few words:"
         ).input_ids
@@ -109,7 +111,9 @@ def assert_as_by_transformers(records: pl.DataFrame, study: Study, tokenizer: An
             kept = reference[place].topk(32).indices
             p, q = (each[place, kept].exp().tolist() for each in (reference, found))
             tails = 1 - math.fsum(p), 1 - math.fsum(q)
-            expected = math.fsum(a * math.log(a / b) for a, b in zip([*p, tails[0]], [*q, tails[1]], strict=True))
+            expected = math.fsum(
+                a * math.log(a / b) for a, b in zip([*p, tails[0]], [*q, tails[1]], strict=True)
+            )
             assert kl == pytest.approx(expected, abs=1e-3)
         assert row["continuation_top1"] == (reference.argmax(-1) == found.argmax(-1)).tolist()
     assert differing, "pruning changed no answer, so nothing was compared"

@@ -12,7 +12,7 @@ import polars as pl
 from anomia.measure import measures
 from anomia.measure.accuracies import rates_of
 from anomia.measure.figures import DamageRow, Figure, Lookup
-from anomia.measure.frame import POOLED, Floats, both, floats, known, right, scopes
+from anomia.measure.frame import POOLED, Floats, both, floats, known, scopes
 from anomia.measure.measures import Measure
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import Estimate, rate, student_mean
@@ -31,7 +31,9 @@ def long_figures(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     """How the free answers of one arm end, and whether they are right."""
     languages = set(rows["language"].unique())
 
-    def of(measure: Measure, column: str, value: Callable[[pl.DataFrame], Floats] | None = None) -> Iterator[Figure]:
+    def of(
+        measure: Measure, column: str, value: Callable[[pl.DataFrame], Floats] | None = None
+    ) -> Iterator[Figure]:
         part = known(rows, [f"{CONTINUATION}_{column}"])
         if part.is_empty():
             return
@@ -88,13 +90,18 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
     if part.is_empty():
         return
     passages = part["passage"].to_numpy()
-    ranks, kl, lengths = (
-        part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids")
-    )
+    ranks, kl, lengths = (part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids"))
     own = part[f"{CONTINUATION}_ids_arm"].list.len().to_numpy()
     longest = max(int(own.max()), max(map(len, lengths)))
-    same = [len(ids) if at is None else at for ids, at in zip(lengths, part[f"{CONTINUATION}_divergence_arm"], strict=True)]
-    equal = part[f"{CONTINUATION}_equal_arm"].to_numpy().astype(bool) if part[f"{CONTINUATION}_equal_arm"].is_not_null().all() else None
+    same = [
+        len(ids) if at is None else at
+        for ids, at in zip(lengths, part[f"{CONTINUATION}_divergence_arm"], strict=True)
+    ]
+    equal = (
+        part[f"{CONTINUATION}_equal_arm"].to_numpy().astype(bool)
+        if part[f"{CONTINUATION}_equal_arm"].is_not_null().all()
+        else None
+    )
     loops = [_loop_starts(part, side) for side in ("", "_arm")]
     for scope, mask in scopes(part):
         here = np.flatnonzero(mask)
@@ -108,16 +115,19 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
             followed = None
             if equal is not None:
                 followed = rate([bool(equal[n]) or same[n] >= last for n in here], passages[here])
+            top, demoted, lost = (rate([share(each) for each in pieces], ids) for share in _RANKS.values())
             yield DamageRow(
                 arm,
                 scope,
                 first,
                 last,
-                *(rate([share(each) for each in pieces], ids) for share in _RANKS.values()),
-                student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids),
-                followed,
-                rate(looped[1], passages[here]),
-                paired_difference(looped[1], looped[0], passages[here]),
+                top=top,
+                demoted=demoted,
+                lost=lost,
+                kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids),
+                followed=followed,
+                looped=rate(looped[1], passages[here]),
+                looped_more=paired_difference(looped[1], looped[0], passages[here]),
             )
 
 
@@ -139,15 +149,25 @@ def safe_tokens(rows: Sequence[DamageRow], scope: str = POOLED) -> int | None:
 def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str = POOLED) -> tuple[str, str]:
     """What the long answers show, in sentences: the finding if there is one, and the figures; empty if not asked."""
     unended, more = (figures.get((arm, measures.long(name), scope)) for name in ("unended", "unended_more"))
-    looped, loops_more = (figures.get((arm, measures.long(name), scope)) for name in ("looped", "looped_more"))
+    looped, loops_more = (
+        figures.get((arm, measures.long(name), scope)) for name in ("looped", "looped_more")
+    )
     if unended is None or more is None or looped is None or loops_more is None:
         return "", ""
     finding = ""
     if more.low > 0:
         finding = f"Of its long answers {_range(unended)} never end, {_points(more)} more than base's."
     elif loops_more.low > 0:
-        finding = f"Of its long answers {_range(looped)} end in a loop, {_points(loops_more)} more than base's."
-    told = [] if finding else [f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, as in base within the interval."]
+        finding = (
+            f"Of its long answers {_range(looped)} end in a loop, {_points(loops_more)} more than base's."
+        )
+    told = (
+        []
+        if finding
+        else [
+            f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, as in base within the interval."
+        ]
+    )
     top, demoted, lost = (figures.get((arm, measures.along(name), scope)) for name in _RANKS)
     if top and demoted and lost:
         told.append(

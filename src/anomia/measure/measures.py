@@ -274,7 +274,9 @@ along = Family(
         "end": ("ends with base", "probability of ending where base ends"),
     },
 )  # fmt: skip
-_along_kl = Family("along", "nats", True, "{}", "along base's long answers, mean {}", _words(kl="KL(base ‖ arm)"))
+_along_kl = Family(
+    "along", "nats", True, "{}", "along base's long answers, mean {}", _words(kl="KL(base ‖ arm)")
+)
 
 FAMILIES: tuple[Family, ...] = (
     accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,

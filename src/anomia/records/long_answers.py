@@ -123,9 +123,7 @@ LONG: Mapping[str, LongColumn] = {
     "same_script": LongColumn(
         pl.Boolean, _compared(lambda base, _, text: main_script(text) == main_script(base.text))
     ),
-    "same_layout": LongColumn(
-        pl.Boolean, _compared(lambda base, _, text: layout(text) == layout(base.text))
-    ),
+    "same_layout": LongColumn(pl.Boolean, _compared(lambda base, _, text: layout(text) == layout(base.text))),
     "divergence": LongColumn(pl.Int32, _compared(_divergence)),
     "ranks": LongColumn(_INTS, _along(lambda found: [each.rank for each in found.placements])),
     "log_probs": LongColumn(_FLOATS, _along(lambda found: [each.log_prob for each in found.placements])),
@@ -141,5 +139,7 @@ LONG: Mapping[str, LongColumn] = {
     ),
     "tails": LongColumn(_FLOATS, _of_base(lambda found: [each.tail_mass for each in found.distributions])),
 }
-STORED = tuple(f"{CONTINUATION}_{name}" for name in ("ids", "ended", "text", "top_tokens", "top_log_probs", "tails"))
+STORED = tuple(
+    f"{CONTINUATION}_{name}" for name in ("ids", "ended", "text", "top_tokens", "top_log_probs", "tails")
+)
 """The columns of base's rows that `BaseAnswer` is read from."""

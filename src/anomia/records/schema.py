@@ -16,7 +16,16 @@ from anomia.grade import containment, grade, is_degenerate, strict
 from anomia.items.item import Item, ItemSet
 from anomia.loops import is_loop, is_text_loop
 from anomia.probe.asked import prompt_hash
-from anomia.probes import BY_NAME, CHOICES, CONTINUATION, GENERATED, NO_QUESTION, NO_QUESTION_ENDING, OPTION_KINDS, Probe
+from anomia.probes import (
+    BY_NAME,
+    CHOICES,
+    CONTINUATION,
+    GENERATED,
+    NO_QUESTION,
+    NO_QUESTION_ENDING,
+    OPTION_KINDS,
+    Probe,
+)
 from anomia.records.long_answers import LONG
 from anomia.records.replied import ANSWERS, Replied, Scored, kl_divergence, string_presence
 

@@ -14,9 +14,9 @@ from anomia.report.tables.arm_results import ArmResults, arm_results
 from anomia.report.tables.fates import dissociation, fates, fates_file, transitions, transitions_file
 from anomia.report.tables.hygiene import asked, came_back, hygiene_file
 from anomia.report.tables.ladder import ladder, ladder_file
+from anomia.report.tables.long_answers import DAMAGE_FILE, FREE_FILE, by_position, long_answers
 from anomia.report.tables.losses import IN_FILES as LOSSES_FILE
 from anomia.report.tables.losses import losses
-from anomia.report.tables.long_answers import DAMAGE_FILE, FREE_FILE, by_position, long_answers
 from anomia.report.tables.noise import loops, noise_file, reference
 from anomia.report.tables.oracle import (
     ONE_SHOT_FILE,
