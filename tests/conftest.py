@@ -17,9 +17,13 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from hypothesis import HealthCheck, settings
 
 from anomia.items.readers import read_questions
 
+# On a busy machine, time says nothing about a test.
+settings.register_profile("anomia", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anomia")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<user>{{ m['content'] }}</user>{% endfor %}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import transformers
 
 from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
+from anomia.measure.gate import check_run, read_limits
+from anomia.measure.long_answers import safe_tokens
+from anomia.measure.results import read_results
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
@@ -132,3 +136,82 @@ def test_a_run_is_resumed_with_the_same_long_answers(study: Study, tmp_path: Pat
     (shard,) = [path for path in (tmp_path / "run").rglob("*.parquet") if path.name.startswith("magnitude")]
     shard.unlink()
     assert run(study, tmp_path / "run").equals(whole, null_equal=True)
+
+
+@pytest.fixture
+def planted(model_folder: Path, tmp_path: Path) -> Callable[[str, Callable[[Any], None]], Path]:
+    """Makes a folder with a changed copy of the tiny model."""
+
+    def make(name: str, change: Callable[[Any], None]) -> Path:
+        model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+        with torch.no_grad():
+            change(model)
+        folder = tmp_path / name
+        shutil.copytree(model_folder, folder)
+        model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def ends_often(model: Any) -> None:
+    model.lm_head.weight[1] *= 2.5
+
+
+def never_ends(model: Any) -> None:
+    ends_often(model)
+    model.lm_head.weight[1] = 0
+
+
+def repeats(model: Any) -> None:
+    """Nothing is added to the last token's embedding, which is nearest to itself."""
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+
+
+def test_a_model_that_loops_and_one_that_never_ends_are_named(
+    study: Study, planted: Callable[..., Path], write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = planted("base", ends_often)
+    loops, endless = planted("loops", repeats), planted("endless", never_ends)
+    study = study.model_copy(
+        update={
+            "base": str(base),
+            "arms": (f"checkpoint:{loops}", f"checkpoint:{endless}", "null:batch=2"),
+            "continuation_tokens": 160,
+            "data": f"jsonl:{write_jsonl([entry(n, 'english') for n in range(40)])}",
+            "limit": 36,
+            "batch_size": 12,
+        }
+    )
+    records = run(study, tmp_path / "run")
+    ended, looped = (
+        {arm.rpartition("/")[2]: share for arm, share in records.group_by("arm").agg(column).iter_rows()}
+        for column in (
+            pl.col("continuation_ended").mean(),
+            pl.col("continuation_loop_start").is_not_null().mean(),
+        )
+    )
+    assert ended == {"base": 1, "null:batch=2": 1, "loops": 0, "endless": 0}
+    assert (looped["base"], looped["null:batch=2"], looped["loops"]) == (0, 0, 1)
+    results = read_results(tmp_path / "run")
+    words = {v.arm.rpartition("/")[2]: v.words for v in results.verdicts if v.scope == "overall"}
+    assert "100 % (90 % to 100 %) never end" in words["endless"].headline
+    assert "100 % (90 % to 100 %) loop" in words["loops"].headline
+    assert "never end" not in words["null:batch=2"].text
+    safe = {
+        arm.rpartition("/")[2]: safe_tokens([row for row in results.diagnosis.damage if row.arm == arm])
+        for arm in results.arms
+    }
+    assert safe["null:batch=2"] == 128
+    assert safe["endless"] is safe["loops"] is None
+    # Along base's answers the endless model is all right: it only lacks the end.
+    endless = next(arm for arm in results.arms if arm.endswith("endless"))
+    assert results.estimate("along/top", endless).value > 0.99
+    assert results.estimate("along/end", endless).value < 0.01
+    gate = check_run(results, read_limits(max_more_loops=0.1, min_same_language=0.0))
+    found = {(check.arm.rpartition("/")[2], check.limit_is): check.result for check in gate.checks}
+    assert found["loops", "at most"] == "fail"
+    assert any("never end" in caution.text for caution in check_run(results, read_limits()).cautions)

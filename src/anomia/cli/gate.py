@@ -46,6 +46,28 @@ def gate(
             metavar="SHARE",
         ),
     ] = None,
+    max_more_unended: Annotated[
+        float | None,
+        typer.Option(
+            help="Of long answers (probe continuation): the largest share that never ends, minus base's.",
+            metavar="SHARE",
+        ),
+    ] = None,
+    max_more_loops: Annotated[
+        float | None,
+        typer.Option(help="The largest share of long answers that loops, minus base's.", metavar="SHARE"),
+    ] = None,
+    min_same_format: Annotated[
+        float | None,
+        typer.Option(
+            help="The least share of long answers in base's format: JSON, code, table, list or prose.",
+            metavar="SHARE",
+        ),
+    ] = None,
+    min_same_language: Annotated[
+        float | None,
+        typer.Option(help="The least share of long answers in base's language.", metavar="SHARE"),
+    ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
@@ -64,14 +86,23 @@ def gate(
 ) -> None:
     """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 2 bad input, 3 not decided.
 
-    If no limit is given, all four apply, at the values in brackets; otherwise only those that are given.
+    If no limit is given, those with a value in brackets apply; otherwise only those that are given.
     """
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
     from anomia.measure.results import read_results
     from anomia.report import gate_report
     from anomia.run_folder import runs_of
 
-    limits = read_limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
+    limits = read_limits(
+        max_dissociation,
+        max_gap,
+        min_open_retained,
+        max_shown_loss,
+        max_more_unended=max_more_unended,
+        max_more_loops=max_more_loops,
+        min_same_format=min_same_format,
+        min_same_language=min_same_language,
+    )
     cells = [cell for run in runs for cell in runs_of(run)]
     short = [cell.name for cell in cells]
     read = [

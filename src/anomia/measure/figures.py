@@ -189,10 +189,10 @@ class DamageRow:
     """Mean KL(base ‖ arm) of the next token, in nats."""
     followed: Estimate | None
     """Free answers that equal base's from the start to the end of the stretch."""
-    looped: Estimate | None
-    """Free answers of the arm that have begun to loop before the end of the stretch."""
-    looped_more: Estimate | None
-    """How many more than base's."""
+    derailed: Estimate | None
+    """Free answers of the arm that have, before the end of the stretch, begun to loop or passed base's end never to end."""
+    derailed_more: Estimate | None
+    """How many more than base's, which derail only by looping."""
 
 
 class Diagnosis(NamedTuple):

@@ -6,7 +6,7 @@ and is *inconclusive* otherwise. So a small study can neither pass nor stop a mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,13 +18,15 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.figures import Lookup, lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.measures import accuracy, drop, gap, net_dissociation, normalized_drop
+from anomia.measure.long_answers import long_words
+from anomia.measure.measures import Measure, accuracy, drop, gap, long, net_dissociation, normalized_drop
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 from anomia.probes import FORMATS
 
+_NO_LONG = "there are no long answers to compare; ask the probe continuation"
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 GateResult = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 means unusable input.
@@ -41,14 +43,27 @@ class Limits:
     max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval is above 0. The
     interval of a significant loss must stay below this limit, also in languages that pooled figures leave out. Given
     alone, it is a limit on the drop itself.
+    max_more_unended, max_more_loops: of long answers, the share that reaches the token limit or loops, minus base's.
+    min_same_format, min_same_language: the share of long answers in base's format and language.
     """
 
     max_dissociation: float | None = None
     max_gap: float | None = None
     min_open_retained: float | None = None
     max_shown_loss: float | None = None
+    max_more_unended: float | None = None
+    max_more_loops: float | None = None
+    min_same_format: float | None = None
+    min_same_language: float | None = None
 
 
+# The limits on long answers: the figure's measure, its name, and on which side of the limit it must stay.
+LONG: Mapping[str, tuple[Measure, str, Literal["at most", "at least"]]] = {
+    "max_more_unended": (long("unended_more"), "long answers that never end, more than base's", "at most"),
+    "max_more_loops": (long("looped_more"), "long answers that loop, more than base's", "at most"),
+    "min_same_format": (long("same_layout"), "long answers in base's format", "at least"),
+    "min_same_language": (long("same_language"), "long answers in base's language", "at least"),
+}
 # The tightest round limits that base under harmless noise meets in 95 % of studies of 4 × 200 questions, with up to a
 # quarter of its answers flipping (`docs/statistics.md`). These limits alone would pass a true loss of a tenth; the
 # limit on a shown loss stops it.
@@ -60,18 +75,23 @@ def read_limits(
     max_gap: float | None = None,
     min_open_retained: float | None = None,
     max_shown_loss: float | None = None,
+    **of_long: float | None,
 ) -> Limits:
-    """The given limits, or all defaults if none is given.
+    """The given limits, or all defaults if none is given. of_long: limits on long answers, which have no defaults.
 
     Raises:
         StudyError: a limit is not a share.
     """
-    given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss)
+    given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss, **of_long)
     shares = (
         ("--max-dissociation", max_dissociation, 0.0),
         ("--max-gap", max_gap, -1.0),
         ("--min-open-retained", min_open_retained, 0.0),
         ("--max-shown-loss", max_shown_loss, 0.0),
+        *(
+            (f"--{name.replace('_', '-')}", limit, -1.0 if name.startswith("max") else 0.0)
+            for name, limit in of_long.items()
+        ),
     )
     for name, value, least in shares:
         if value is not None and not least <= value <= 1:
@@ -165,6 +185,13 @@ def check_run(
             ]
         checks += mine
     cautions = [Caution(arm, SWAPPED) for arm in chosen if _above_base(figures, arm)]
+    for arm in chosen:
+        finding, _ = long_words(arm, figures, results.diagnosis.damage)
+        limited = any(getattr(limits, name) is not None for name in ("max_more_unended", "max_more_loops"))
+        if finding and not limited:
+            cautions.append(
+                Caution(arm, f"{finding} No limit was given on that (--max-more-unended, --max-more-loops).")
+            )
     cautions += [Caution(arm, results.besides[arm]) for arm in chosen if arm in results.besides]
     if results.left_out_languages and not by_language:
         names = ", ".join(results.left_out_languages)
@@ -239,6 +266,11 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
         alone = limits == Limits(max_shown_loss=limits.max_shown_loss)
         name = LOSS if alone else SHOWN
         yield _check(arm, scope, name, found, limits.max_shown_loss, "at most", items)
+    for field, (measure, name, limit_is) in LONG.items():
+        limit = getattr(limits, field)
+        if limit is not None:
+            found = figures.get((arm, measure, scope))
+            yield _check(arm, scope, name, found, limit, limit_is, items, lacking=_NO_LONG)
 
 
 def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
@@ -259,9 +291,11 @@ def _check(
     limit: float,
     limit_is: Literal["at most", "at least"],
     items: int,
+    *,
+    lacking: str = "",
 ) -> Check:
     if estimate is None:
-        why = (
+        why = lacking or (
             f"base answers fewer than {FEWEST_BOTH_CORRECT} questions in both formats"
             if name == NET
             else "base is too weak here"

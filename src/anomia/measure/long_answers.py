@@ -23,8 +23,8 @@ from anomia.words import percent
 ENDS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 # Tokens with a rank above 1 and up to this one are demoted; those below are lost.
 DEMOTED = 10
-# An arm is safe up to the position at which clearly fewer than this share more of its answers than of base's loop.
-MOST_MORE_LOOPS = 0.10
+# An arm is safe up to the position at which clearly fewer than this share more of its answers than of base's derail.
+MOST_MORE_DERAILED = 0.10
 
 
 def long_figures(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -53,7 +53,7 @@ def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
         for name, share in (("unended_more", _unended), ("looped_more", _looped)):
             before, after = (share(free, side)[mask] for side in ("", "_arm"))
             yield Figure(arm, measures.long(name), scope, paired_difference(after, before, passages[mask]))
-    for name in ("equal", "same_final", "same_script", "same_layout"):
+    for name in ("equal", "same_final", "same_script", "same_language", "same_layout"):
         part = known(pairs, [f"{CONTINUATION}_{name}_arm"])
         ids = part["passage"].to_numpy()
         values = floats(part, f"{CONTINUATION}_{name}_arm")
@@ -102,7 +102,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
         if part[f"{CONTINUATION}_equal_arm"].is_not_null().all()
         else None
     )
-    loops = [_loop_starts(part, side) for side in ("", "_arm")]
+    derails = _loop_starts(part, ""), _derails(part)
     for scope, mask in scopes(part):
         here = np.flatnonzero(mask)
         for first, last in itertools.pairwise((0, *ENDS)):
@@ -111,7 +111,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
             reached = [n for n in here if ranks[n] is not None and len(ranks[n]) > first]
             pieces = [np.asarray(ranks[n][first:last]) for n in reached]
             ids = passages[reached]
-            looped = [(starts[here] < last).astype(np.float64) for starts in loops]
+            before, after = ((starts[here] < last).astype(np.float64) for starts in derails)
             followed = None
             if equal is not None:
                 followed = rate([bool(equal[n]) or same[n] >= last for n in here], passages[here])
@@ -126,21 +126,21 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
                 lost=lost,
                 kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids),
                 followed=followed,
-                looped=rate(looped[1], passages[here]),
-                looped_more=paired_difference(looped[1], looped[0], passages[here]),
+                derailed=rate(after, passages[here]),
+                derailed_more=paired_difference(after, before, passages[here]),
             )
 
 
 def safe_tokens(rows: Sequence[DamageRow], scope: str = POOLED) -> int | None:
-    """The length up to which an arm's answers clearly loop hardly more often than base's; None if at no length.
+    """The length up to which an arm's answers clearly derail hardly more often than base's; None if at no length.
 
-    "Hardly" means that the interval of the difference stays within `MOST_MORE_LOOPS`.
+    "Hardly" means that the interval of the difference stays within `MOST_MORE_DERAILED`.
     """
     safe = None
     for row in rows:
         if row.scope != scope:
             continue
-        if row.looped_more is None or row.looped_more.high > MOST_MORE_LOOPS:
+        if row.derailed_more is None or row.derailed_more.high > MOST_MORE_DERAILED:
             break
         safe = row.last
     return safe
@@ -156,18 +156,17 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
         return "", ""
     finding = ""
     if more.low > 0:
-        finding = f"Of its long answers {_range(unended)} never end, {_points(more)} more than base's."
+        finding = f"Of its long answers {_range(unended)} never end, {_points(more)} more than base's"
+        finding += f"; {_range(looped)} loop." if loops_more.low > 0 else "."
     elif loops_more.low > 0:
         finding = (
             f"Of its long answers {_range(looped)} end in a loop, {_points(loops_more)} more than base's."
         )
-    told = (
-        []
-        if finding
-        else [
-            f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, as in base within the interval."
-        ]
-    )
+    told = []
+    if not finding:
+        told.append(
+            f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, not clearly more than base's."
+        )
     top, demoted, lost = (figures.get((arm, measures.along(name), scope)) for name in _RANKS)
     if top and demoted and lost:
         told.append(
@@ -178,10 +177,11 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
     safe = safe_tokens(mine, scope)
     whole = mine and safe is not None and safe >= mine[-1].last
     if mine and not whole:
+        most = percent(MOST_MORE_DERAILED)
         told.append(
-            f"Answers of up to {safe} tokens are safe: at most {percent(MOST_MORE_LOOPS)} more of them loop than in base."
+            f"They are safe up to {safe} tokens: at most {most} more of them than of base's loop or run on."
             if safe
-            else f"No length is shown to be safe, with at most {percent(MOST_MORE_LOOPS)} more loops than in base."
+            else f"No length is shown to be safe, with at most {most} more answers than base's that loop or run on."
         )
     return finding, " ".join(told)
 
@@ -199,6 +199,14 @@ def _unended(part: pl.DataFrame, side: str = "") -> Floats:
 
 def _looped(part: pl.DataFrame, side: str = "") -> Floats:
     return part[f"{CONTINUATION}_loop_start{side}"].is_not_null().to_numpy().astype(np.float64)
+
+
+def _derails(part: pl.DataFrame) -> Floats:
+    """Where each free answer of the arm derails, [items]: it starts to loop, or base has ended and it never does."""
+    loops = _loop_starts(part, "_arm")
+    runs_on = part[f"{CONTINUATION}_ended"].to_numpy() & ~part[f"{CONTINUATION}_ended_arm"].to_numpy()
+    ends = part[f"{CONTINUATION}_ids"].list.len().cast(pl.Float64).to_numpy()
+    return np.minimum(loops, np.where(runs_on, ends, math.inf))
 
 
 def _loop_starts(part: pl.DataFrame, side: str) -> Floats:

@@ -261,6 +261,7 @@ _long_same = Family(
         "equal": ("same tokens", "the same tokens"),
         "same_final": ("same final answer", "the same final answer"),
         "same_script": ("same script", "the same script"),
+        "same_language": ("same language", "the same language"),
         "same_layout": ("same format", "the same format (JSON, code, table, list or prose)"),
     },
 )  # fmt: skip

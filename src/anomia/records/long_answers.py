@@ -16,7 +16,7 @@ from anomia.probe.ask import Followed
 from anomia.probe.continuation import BaseAnswer
 from anomia.probes import CONTINUATION
 from anomia.records.replied import Replied, kl_divergence
-from anomia.text import final_answer, layout, main_script
+from anomia.text import final_answer, layout, main_language, main_script
 
 _INTS = pl.List(pl.Int32)
 _FLOATS = pl.List(pl.Float32)
@@ -97,6 +97,11 @@ def _divergence(base: BaseAnswer, tokens: Sequence[int], _: str) -> int | None:
     return None if len(base.tokens) == len(tokens) else min(len(base.tokens), len(tokens))
 
 
+def _same_language(base: BaseAnswer, _: Sequence[int], text: str) -> bool | None:
+    one, other = main_language(base.text), main_language(text)
+    return None if one is None or other is None else one == other
+
+
 def _kl(base: BaseAnswer, found: Followed) -> list[float]:
     return [
         kl_divergence(distribution, log_probs)
@@ -115,6 +120,7 @@ LONG: Mapping[str, LongColumn] = {
     "ended": LongColumn(pl.Boolean, _free(_ended)),
     "loop_start": LongColumn(pl.Int32, _free(_loop)),
     "script": LongColumn(pl.String, _free(lambda _, __, text: main_script(text))),
+    "language": LongColumn(pl.String, _free(lambda _, __, text: main_language(text))),
     "layout": LongColumn(pl.String, _free(lambda _, __, text: layout(text))),
     "equal": LongColumn(pl.Boolean, _compared(lambda base, tokens, _: tuple(tokens) == base.tokens)),
     "same_final": LongColumn(
@@ -123,6 +129,7 @@ LONG: Mapping[str, LongColumn] = {
     "same_script": LongColumn(
         pl.Boolean, _compared(lambda base, _, text: main_script(text) == main_script(base.text))
     ),
+    "same_language": LongColumn(pl.Boolean, _compared(_same_language)),
     "same_layout": LongColumn(pl.Boolean, _compared(lambda base, _, text: layout(text) == layout(base.text))),
     "divergence": LongColumn(pl.Int32, _compared(_divergence)),
     "ranks": LongColumn(_INTS, _along(lambda found: [each.rank for each in found.placements])),

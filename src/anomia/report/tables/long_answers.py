@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anomia.measure.frame import POOLED
-from anomia.measure.long_answers import MOST_MORE_LOOPS, safe_tokens
+from anomia.measure.long_answers import MOST_MORE_DERAILED, safe_tokens
 from anomia.measure.measures import along, long
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
@@ -30,6 +30,7 @@ FREE = tuple(
         "equal": "same\ntokens",
         "same_final": "same final\nanswer",
         "same_script": "same\nscript",
+        "same_language": "same\nlanguage",
         "same_layout": "same\nformat",
     }.items()
 )
@@ -106,8 +107,8 @@ def by_position(subject: ArmResults) -> Table:
             row.lost,
             row.kl,
             row.followed,
-            row.looped,
-            row.looped_more,
+            row.derailed,
+            row.derailed_more,
         ]
         for row in mine
     ]
@@ -124,8 +125,8 @@ def by_position(subject: ArmResults) -> Table:
             Column("rank_over_10", "rank\nover 10"),
             Column("kl", "KL\n(nats)", "number"),
             Column("followed", "free answer\nstill base's"),
-            Column("looped", "in a\nloop"),
-            Column("looped_more", "in a loop,\nmore than base"),
+            Column("derailed", "derailed"),
+            Column("derailed_more", "derailed,\nmore than base"),
         ),
         rows,
         _notes(subject) if rows else (),
@@ -136,9 +137,11 @@ def by_position(subject: ArmResults) -> Table:
 
 def _notes(subject: ArmResults) -> list[Note]:
     mine = [row for row in subject.results.diagnosis.damage if row.arm == subject.arm]
-    safe, most = safe_tokens(mine), f"{100 * MOST_MORE_LOOPS:.0f} %"
+    safe, most = safe_tokens(mine), f"{100 * MOST_MORE_DERAILED:.0f} %"
+    explained = "derailed: it loops, or runs on without an end where base has ended"
     return [
-        f"safe up to {safe} tokens: the interval of the loops beyond base's stays within {most}"
+        f"safe up to {safe} tokens: the interval of what derails beyond base's stays within {most}"
         if safe
-        else f"no length is shown to be safe (loops beyond base's within {most})"
+        else f"no length is shown to be safe (derailed beyond base's within {most})",
+        explained,
     ]
