@@ -6,11 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from anomia.measure import measures
 from anomia.measure.bootstrap import resample
+from anomia.measure.comparisons import against_base
 from anomia.measure.everywhere import everywhere
-from anomia.measure.frame import pair, prepare
+from anomia.measure.frame import POOLED, pair, prepare
 from anomia.measure.judge import judge
 from anomia.measure.quantities import normalized
+from anomia.measure.scope import _is_strong, scope_of
 from anomia.records import SCHEMA
 
 
@@ -78,3 +81,42 @@ def test_base_at_the_chance_of_two_options_can_not_be_compared() -> None:
     (four,) = [v for v in judge(records([4] * 80, {"base": hits, "arm": hits})) if v.scope == "overall"]
     assert four.evidence.choice_drop is not None
     assert pair(prepare(records([2] * 80, {"base": hits, "arm": hits})), "arm")["choice_floor"][0] == 0.5
+
+
+def test_an_answer_with_its_options_listed_is_measured_above_guessing_too() -> None:
+    """An arm that guesses has lost everything in both formats, so there is no gap."""
+    generator = np.random.default_rng(2)
+    options = generator.choice([2, 4], 4000)
+    base = generator.random(4000) < 0.9
+    guesses = {name: generator.random(4000) < 1 / options for name in ("open", "choice")}
+    frame = records(options.tolist(), {"base": base.tolist(), "arm": guesses["choice"].tolist()})
+    frame = frame.with_columns(
+        open_options=pl.Series([*options, *options], dtype=pl.Int32),
+        open_correct=pl.Series([*base, *guesses["open"]]),
+    )
+    raw = {"shown": frame, "alone": frame.with_columns(open_options=pl.lit(None, pl.Int32))}
+    shown, alone = (prepare(each) for each in raw.values())
+    assert shown["open_floor"].to_list()[:4000] == (1 / options).tolist()
+    assert set(alone["open_floor"]) == {0.0}
+    by_hand = (base.mean() - guesses["open"].mean()) / (base.mean() - (1 / options).mean())
+    for measured, drop in ((shown, by_hand), (alone, 1 - guesses["open"].mean() / base.mean())):
+        found = {
+            each.measure: each for each in against_base("arm", pair(measured, "arm")) if each.scope == POOLED
+        }
+        estimate = found[measures.normalized_drop("open")].estimate
+        assert estimate is not None
+        assert estimate.value == pytest.approx(drop)
+    evidence = {name: judge(each)[0].evidence for name, each in raw.items()}
+    assert evidence["shown"].gap is not None
+    assert evidence["alone"].gap is not None
+    assert abs(evidence["shown"].gap.value) < 0.05
+    assert evidence["alone"].gap.value < -0.3
+
+
+def test_a_base_that_only_guesses_among_listed_options_is_left_out() -> None:
+    hits = [True, False] * 100
+    frame = records([2] * 200, {"base": hits, "arm": hits}).with_columns(choice_correct=pl.lit(True))
+    assert scope_of(prepare(frame)).left_out == ()
+    listed = prepare(frame.with_columns(open_options=pl.lit(2, pl.Int32)))
+    assert scope_of(listed).decided_by == "choice"
+    assert not _is_strong(listed.filter(pl.col("arm") == "base"), "choice")

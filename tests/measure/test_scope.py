@@ -32,6 +32,7 @@ def base_rows(items: int, **columns: Any) -> pl.DataFrame:
             "passage": np.arange(items),
             "open_correct": [True, True, False] * (items // 3) + [True] * (items % 3),
             "string_presence": presence,
+            "open_floor": [0.0] * items,
             **{floor: [0.25] * items for floor in {RECOGNITION[name].floor for name in LABELS}},
             **values,
         }

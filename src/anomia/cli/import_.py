@@ -49,6 +49,20 @@ def import_(
             metavar="NAME",
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="The metric of 0 or 1 that grades generated answers; default: the task's own.",
+            metavar="NAME",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Read only a folder's logs of tasks with such a name (`mmlu_*`); repeatable.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     language: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +72,8 @@ def import_(
 ) -> None:
     """Turn the sample logs of another harness into a run, for show, gate, report and items.
 
-    Base and every compressed model need a generation and a multiple-choice task over the same documents.
+    Base and every compressed model need a generation and a multiple-choice task over the same documents, such as
+    truthfulqa_gen and truthfulqa_mc1. Many such pairs of lm-evaluation-harness are recognised by name.
 
     Example: anomia import lm-eval --base out/base --arm int4=out/int4 --out RUN
     """
@@ -69,16 +84,20 @@ def import_(
     if tool not in MODULES:
         raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, MODULES)}")
     models = models_from(tool, files or [], base or [], arm or [], filter_name=filter_name)
-    found = import_run(tool, models, out, filter_name=filter_name, language=language)
+    found = import_run(
+        tool, models, out, filter_name=filter_name, language=language, metric=metric, tasks=task or []
+    )
     lines = [
         f"{found.questions} questions in {out}: {', '.join(found.languages)}; base and {', '.join(found.arms)}",
         f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
     ]
+    lines.append(f"pairs of tasks (generation and multiple choice): {_pairs(found.pairs)}")
     if found.filters:
         lines.append(f"filter of {tool}, the same for every model: {_filters(found.filters)}")
     if found.named:
-        named = ", ".join(f"{task} {name}" for task, name in found.named.items())
-        lines.append(f"languages, from the task names: {named}; to change it: --language NAME")
+        lines.append(
+            f"languages, from the task names: {_languages(found.named)}; to change it: --language NAME"
+        )
     left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}")
@@ -86,9 +105,28 @@ def import_(
         lines.append(f"older logs of the same tasks, not used: {', '.join(map(str, found.older))}")
     if found.unused:
         lines.append(f"no answers and no choices in: {', '.join(map(str, found.unused))}")
+    if found.unpaired:
+        lines.append(f"logs not used: {'; '.join(found.unpaired)}")
+    lines += found.notes
     lines += [line for name, rows in found.differences.items() for line in _differing(name, rows)]
     lines.append(f"see it: anomia show {out}")
     out_console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    from anomia.models.difference import listed
+
+    return listed([f"{opened} and {chosen}" for opened, chosen in pairs], 4)
+
+
+def _languages(named: Mapping[str, str]) -> str:
+    """Each language with the tasks that have it, as text."""
+    from anomia.models.difference import listed
+
+    tasks: dict[str, list[str]] = {}
+    for task, name in named.items():
+        tasks.setdefault(name, []).append(task)
+    return listed([f"{listed(each)} {name}" for name, each in tasks.items()], 8)
 
 
 def _filters(filters: Mapping[str, tuple[str, Sequence[str]]]) -> str:

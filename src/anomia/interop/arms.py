@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anomia.errors import DataError
 from anomia.grade import normalize
+from anomia.interop.pairs import is_known
 from anomia.interop.samples import KEYS, SampleFile
 from anomia.interop.sources import read_given
 
@@ -80,8 +81,11 @@ def _from_order(files: Sequence[SampleFile]) -> dict[str, list[Path]]:
 
 
 def _same_task(one: SampleFile, other: SampleFile) -> bool:
-    """Whether two files share most of their questions in the same form, regardless of their names."""
+    """Whether two files share most of their questions in the same form, regardless of names that say nothing."""
     if one.form != other.form:
+        return False
+    if one.task != other.task and is_known(one) and is_known(other):
+        # Two tasks of a harness over the same documents, such as two kinds of multiple choice.
         return False
     most = min(len(one.samples), len(other.samples)) / 2
     for kind in KEYS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +16,22 @@ from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.grade import containment, is_degenerate, normalize, strict
 from anomia.interop.arms import BASE
-from anomia.interop.grading import Marks, grade
+from anomia.interop.caveats import notes_of
+from anomia.interop.formats import log_format
+from anomia.interop.grading import Graded, Marks, grade
+from anomia.interop.groups import pairs_of
 from anomia.interop.join import Joined, join
-from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, picked
+from anomia.interop.pairs import Pair
+from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, has_letters, options_shown, picked
 from anomia.interop.settings import settings_of
+from anomia.interop.sides import refuse_two_models
 from anomia.interop.sources import read_logs
 from anomia.interop.told_apart import run_differences
 from anomia.items.item import Question
 from anomia.loops import is_text_loop
 from anomia.models.difference import Difference
-from anomia.notes import write_differences
+from anomia.notes import write_differences, write_notes
+from anomia.probes import FORMATS
 from anomia.records import ITEM_SCHEMA, SCHEMA, write_rows
 from anomia.run_folder import RunFolder
 
@@ -33,12 +39,14 @@ from anomia.run_folder import RunFolder
 class Imported(NamedTuple):
     """The result of an import.
 
-    questions: number of questions in the run. by: the kind of key that joined them (`samples.KEYS`).
+    questions: number of questions in the run. by: the kinds of keys that joined them (`samples.KEYS`), most used first.
     graded_by: how each form was graded. left_out: number of unused questions, by reason.
     named: language by task, for tasks whose language comes from their name.
     unused: files with neither answers nor choices. older: logs replaced by newer ones of the same task.
     filters: by task, the tool's filter that graded it and all filters of the log.
     differences: by arm, differences from base in how the harness ran it, if results files exist.
+    pairs: the generation and the multiple-choice tasks of each pair. unpaired: why logs were left out.
+    notes: what may mislead about the figures, alike for all arms.
     """
 
     questions: int
@@ -52,6 +60,17 @@ class Imported(NamedTuple):
     older: Sequence[Path] = ()
     filters: Mapping[str, tuple[str, Sequence[str]]] = {}
     differences: Mapping[str, Sequence[Difference]] = {}
+    pairs: Sequence[tuple[str, str]] = ()
+    unpaired: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+class _Asked(NamedTuple):
+    """The joined and graded questions of one pair of tasks."""
+
+    pair: Pair
+    joined: Joined
+    graded: Graded
 
 
 def import_run(
@@ -61,10 +80,13 @@ def import_run(
     *,
     filter_name: str | None = None,
     language: str | None = None,
+    metric: str | None = None,
+    tasks: Sequence[str] = (),
 ) -> Imported:
     """Read the samples of base and of compressed models, and write a run folder.
 
-    models: files and folders by name; base's come first, as `base`. The other arguments are those of `read_logs`.
+    models: files and folders by name; base's come first, as `base`. metric: the metric that grades generated answers;
+    None for the task's own. The other arguments are those of `read_logs`.
 
     Raises:
         DataError: the samples can't be read or don't belong together.
@@ -72,17 +94,25 @@ def import_run(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"import: {out} exists and is not empty; give another --out")
-    files, unused, older = read_logs(tool, models, filter_name=filter_name, language=language)
-    joined = join(files)
-    rows, items, graded_by = _rows(tool, joined)
+    files, unused, older = read_logs(tool, models, filter_name=filter_name, language=language, tasks=tasks)
+    pairs, unpaired = pairs_of(files, log_format(tool).families)
+    used = {name: [file for pair in pairs for file in pair.files[name]] for name in files}
+    for name, each in used.items():
+        refuse_two_models(tool, name, each)
+    asked = [_ask(pair, metric) for pair in pairs]
+    rows, items = _rows(tool, asked)
     compared = {
         name: found
-        for name, each in files.items()
-        if name != BASE and (found := run_differences(tool, files[BASE], each)) is not None
+        for name, each in used.items()
+        if name != BASE and (found := run_differences(tool, used[BASE], each)) is not None
     }
     languages = tuple(sorted({row["language"] for row in items}))
     arms = tuple(name for name in models if name != BASE)
-    named = {file.task: file.named for each in files.values() for file in each if file.named}
+    named = {file.task: file.named for each in used.values() for file in each if file.named}
+    graded_by: dict[str, str] = {form: _listed(each.graded.by[form] for each in asked) for form in FORMATS}
+    left_out = dict(sum((Counter(each.joined.left_out) for each in asked), Counter()))
+    by = ", ".join(name for name, _ in Counter(each.joined.by for each in asked).most_common())
+    notes = notes_of(tool, [(each.pair, each.joined, each.graded) for each in asked])
     run = RunFolder(out)
     write_rows(items, run.items_file, ITEM_SCHEMA)
     for name, mine in rows.items():
@@ -91,59 +121,95 @@ def import_run(
     study = {
         "base": str(next(iter(models[BASE]))),
         "arms": list(arms),
-        "data": f"{tool}: {', '.join(dict.fromkeys(file.task for file in files[BASE]))}",
+        "data": f"{tool}: {', '.join(dict.fromkeys(file.task for file in used[BASE]))}",
         "languages": list(languages),
         "provenance": {
             "anomia": __version__,
             "imported": {
                 "tool": tool,
-                "joined_by": joined.by,
-                "graded_by": dict(graded_by),
-                "left_out": dict(joined.left_out),
+                "joined_by": by,
+                "graded_by": graded_by,
+                "left_out": left_out,
                 "languages_from_names": named,
+                "pairs": [_provenance(each) for each in asked],
+                "unpaired": list(unpaired),
+                "notes": list(notes),
                 "unused": [str(path) for path in unused],
                 "older": [str(path) for path in older],
-                "files": {name: [_source(tool, file) for file in each] for name, each in files.items()},
+                "files": {name: [_source(tool, file) for file in each] for name, each in used.items()},
             },
             "items": dict(Counter(row["language"] for row in items)),
         },
     }
     for name, found in compared.items():
         write_differences(run, name, [row._asdict() for row in found])
+    for name in arms:
+        write_notes(run, name, notes)
     # The study file makes the folder a run, so it is written last.
     write_text(run.study_file, yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
-    filters = {file.task: (file.filter, file.filters) for file in files[BASE] if file.filter}
+    filters = {file.task: (file.filter, file.filters) for file in used[BASE] if file.filter}
     return Imported(
         len(items),
         languages,
         arms,
-        joined.by,
+        by,
         graded_by,
-        joined.left_out,
+        left_out,
         named,
         unused,
         older,
         filters,
         compared,
+        [(_listed(each.pair.tasks("open")), _listed(each.pair.tasks("choice"))) for each in asked],
+        unpaired,
+        notes,
     )
 
 
-def _rows(
-    tool: str, joined: Joined
-) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]], dict[str, str]]:
-    """Record rows by model, item rows, and how each form was graded."""
-    items: list[dict[str, Any]] = []
-    for number, (opened, chosen) in enumerate(joined.answers[BASE]):
-        items.append(_item(tool, number, opened, chosen, joined.by))
-    graded = grade(joined.answers)
-    rows = {
-        model: [
-            _record(model, item, opened, chosen, marks)
-            for item, (opened, chosen), marks in zip(items, answers, graded.right[model], strict=True)
-        ]
-        for model, answers in joined.answers.items()
+def _ask(pair: Pair, metric: str | None) -> _Asked:
+    joined = join(pair.files, hint=pair.family.hint if pair.family else "")
+    own = pair.family.metrics if pair.family else ()
+    metrics = (metric,) if metric else own
+    return _Asked(pair, joined, grade(joined.answers, metrics=metrics, task=_listed(pair.tasks("open"))))
+
+
+def _provenance(asked: _Asked) -> dict[str, Any]:
+    return {
+        "generation": asked.pair.tasks("open"),
+        "choice": asked.pair.tasks("choice"),
+        "questions": len(asked.joined.answers[BASE]),
+        "joined_by": asked.joined.by,
+        "graded_by": dict(asked.graded.by),
+        "left_out": {reason: count for reason, count in asked.joined.left_out.items() if count},
     }
-    return rows, items, dict(graded.by)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _rows(tool: str, asked: Sequence[_Asked]) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Record rows by model, and item rows."""
+    items: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {model: [] for model in asked[0].joined.answers}
+    taken: set[tuple[str, str]] = set()
+    for pair, joined, graded in asked:
+        mine = [
+            _item(tool, len(items) + number, opened, chosen, joined.by)
+            for number, (opened, chosen) in enumerate(joined.answers[BASE])
+        ]
+        for item in mine:
+            if (item["language"], item["item_id"]) in taken:
+                # Another pair of tasks has the same document.
+                item["item_id"] = f"{item['item_id']}-{_listed(pair.tasks('choice'))}"
+            taken.add((item["language"], item["item_id"]))
+        items += mine
+        for model, answers in joined.answers.items():
+            rows[model] += [
+                _record(model, item, opened, chosen, marks)
+                for item, (opened, chosen), marks in zip(mine, answers, graded.right[model], strict=True)
+            ]
+    return rows, items
 
 
 def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> dict[str, Any]:
@@ -151,6 +217,9 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
     context, question = opened.context or chosen.context, opened.question or chosen.question
     name = opened.keys.get("id") or opened.keys[by]
     answers = opened.answers or chosen.answers or ("",)
+    if has_letters(opened) and chosen.answers:
+        # The option's text says more than its letter.
+        answers = chosen.answers
     # Ids may be numbers that restart in every task; the key that joined the samples is unique.
     identity = f"{name}-{opened.keys[by][:8]}" if name != opened.keys[by] else name
     told = Question(identity, language, context, question, answers)
@@ -182,6 +251,7 @@ def _record(
         "arm": model,
         "gold": item["answers"][0],
         "finite": finite,
+        "open_options": options_shown(opened, chosen),
         "open_text": text,
         "open_correct": marks[0],
         "open_degenerate": is_degenerate((), text),
@@ -189,7 +259,8 @@ def _record(
         "choice_correct": marks[1],
     }
     answers = [answer for answer in item["answers"] if normalize(answer)]
-    if answers:
+    # A letter is in most texts, and the option's text is not what was asked for.
+    if answers and not has_letters(opened):
         row["open_strict"] = None if opened.text is None else strict(text, answers)
         row["gold_in_question"] = containment(item["question"], answers)
     exact = opened.metrics.get("exact_match", opened.metrics.get("em"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 # The command line reads the names for its help; readers take seconds to import.
 if TYPE_CHECKING:
+    from anomia.interop.pairs import Family
     from anomia.interop.samples import SampleFile
     from anomia.interop.settings import Settings
 
@@ -22,12 +23,14 @@ class LogFormat(NamedTuple):
     pattern: of its log files' names. read: reads one log with the filter `filter_name`; None if its task neither
     generates nor chooses. settings: reads a results file (its path, its content, the task with `_` for every other
     character). results: the folders that may have the results file of a log, besides its own and the one above.
+    families: its tasks that ask the same documents in both formats.
     """
 
     pattern: str
     read: Callable[..., SampleFile | None]
     settings: Callable[[Path, Mapping[str, Any], str], Settings]
     results: Callable[[Path], Sequence[Path]] = lambda log: ()
+    families: Sequence[Family] = ()
 
 
 def log_format(tool: str) -> LogFormat:

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from anomia.errors import DataError
 from anomia.grade import normalize
-from anomia.interop.samples import KEYS, Sample, SampleFile
+from anomia.interop.samples import KEYS, Sample, SampleFile, has_letters
 from anomia.probes import FORMATS, AnswerFormat
 
 # The share of questions joined by id alone that must have the same gold answer in both tasks.
 _SAME_GOLD = 0.5
+# The same if the answers are letters, which are the same in half of unrelated questions with two options.
+_SAME_LETTER = 0.9
 
 
 Named = Mapping[tuple[str, str], Sample]
@@ -22,7 +24,7 @@ class Joined(NamedTuple):
     """The questions that every model answered in both forms.
 
     by: the kind of key that joined them (`samples.KEYS`). answers: by model, the open and the choice sample of each
-    question, in the same order for all models. left_out: number of base's samples or questions not used, by reason.
+    question, in the same order for all models. left_out: number of samples or questions not used, by reason.
     """
 
     by: str
@@ -30,19 +32,23 @@ class Joined(NamedTuple):
     left_out: Mapping[str, int]
 
 
-def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
+def join(models: Mapping[str, Sequence[SampleFile]], *, hint: str = "") -> Joined:
     """Join the samples of all models by question; base comes first.
 
+    hint: how to make the models' prompts equal, if they differ.
+
     Raises:
-        DataError: a model lacks a form, no question was answered by all models in both forms, or a model had other
+        DataError: no question was answered by all models in both forms, or a model had other
             prompts or gold answers than base.
     """
-    for model, files in models.items():
-        for form, name in (("open", "generation"), ("choice", "multiple-choice")):
-            if not any(file.form == form for file in files):
-                given = ", ".join(str(file.path) for file in files)
-                raise DataError(f"import: {model} has no samples of a {name} task; it has {given or 'none'}")
-    by = _best_key(next(iter(models.values())))
+    by = best_key(next(iter(models.values())))
+    if not by:
+        _refuse_repeated("base", next(iter(models.values())))
+        tasks = " and ".join(dict.fromkeys(file.task for file in next(iter(models.values()))))
+        raise DataError(
+            f"import: the generation and the multiple-choice samples of base share no question (by document hash, by "
+            f"question and passage, or by id with the same answer), in {tasks}; give two tasks over the same documents"
+        )
     found = {model: {form: _named(files, form, by) for form in FORMATS} for model, files in models.items()}
     base = next(iter(found.values()))
     asked = [key for key in base["open"] if key in base["choice"]]
@@ -55,7 +61,7 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
             "and two tasks over the same documents"
         )
     for model, mine in list(found.items())[1:]:
-        _refuse_other_prompts(model, base, mine, kept)
+        _refuse_other_prompts(model, base, mine, kept, hint)
         _refuse_other_gold(model, base, mine, kept)
     answers = {
         model: tuple((forms["open"][key], forms["choice"][key]) for key in kept)
@@ -66,16 +72,16 @@ def join(models: Mapping[str, Sequence[SampleFile]]) -> Joined:
         "asked more than once": logged - sum(len(base[form]) for form in FORMATS),
         "one form only": len(base["open"].keys() ^ base["choice"].keys()),
         "not answered by every model": len(asked) - len(kept),
+        "not asked of base": len(
+            {key for forms in found.values() for key in forms["open"] if key in forms["choice"]}
+            - {key for part in base.values() for key in part}
+        ),
     }
     return Joined(by, answers, left_out)
 
 
-def _best_key(files: Sequence[SampleFile]) -> str:
-    """The kind of key that joins the most questions of base's two forms.
-
-    Raises:
-        DataError: no kind joins any.
-    """
+def best_key(files: Sequence[SampleFile]) -> str:
+    """The kind of key that joins the most questions of one model's two forms; "" if none joins any."""
     most, best = 0, ""
     for kind in KEYS:
         opened, chosen = (_named(files, form, kind) for form in FORMATS)
@@ -83,15 +89,10 @@ def _best_key(files: Sequence[SampleFile]) -> str:
         if kind == "id" and shared:
             # Two tasks may use the same numbers for unrelated questions.
             same = sum(_same_gold(opened[key], chosen[key]) for key in shared)
-            shared = shared if same >= _SAME_GOLD * len(shared) else []
+            least = _SAME_LETTER if has_letters(opened[shared[0]]) else _SAME_GOLD
+            shared = shared if same >= least * len(shared) else []
         if len(shared) > most:
             most, best = len(shared), kind
-    if not best:
-        _refuse_repeated("base", files)
-        raise DataError(
-            "import: the generation and the multiple-choice samples of base share no question (by document "
-            "hash, by question and passage, or by id with the same answer); give two tasks over the same documents"
-        )
     return best
 
 
@@ -113,6 +114,7 @@ def _refuse_other_prompts(
     base: Mapping[AnswerFormat, Named],
     mine: Mapping[AnswerFormat, Named],
     kept: Sequence[tuple[str, str]],
+    hint: str,
 ) -> None:
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in FORMATS:
@@ -123,7 +125,7 @@ def _refuse_other_prompts(
             raise DataError(
                 f"import: {model} was sent different texts from base's in {len(differing)} of {len(told)} {form} questions "
                 f"(first: {differing[0].question[:80]!r}), so its losses may come from the prompt; give logs of the same task "
-                "with the same examples and the same chat template"
+                f"with the same examples and the same chat template{f' ({hint})' if hint else ''}"
             )
 
 
@@ -151,6 +153,11 @@ def _golds(sample: Sample) -> set[str]:
 
 
 def _same_gold(opened: Sample, chosen: Sample) -> bool:
+    if has_letters(opened):
+        return (
+            chosen.gold is not None
+            and normalize(opened.answers[0]) == "abcdefghijklmnopqrstuvwxyz"[chosen.gold : chosen.gold + 1]
+        )
     if not chosen.answers:
         return False
     gold = normalize(chosen.answers[0])

@@ -103,6 +103,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         gold=gold[0] if scores and gold else None,
         metrics=numbers(metric, metric),
         sent=sent_hash([sent] if isinstance(sent := reply.get("input"), str) else []),
+        asked=sent if isinstance(sent, str) and form == "open" else "",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from anomia.errors import DataError
 from anomia.interop.formats import LogFormat
+from anomia.interop.pairs import FAMILIES
 from anomia.interop.samples import (
     Sample,
     SampleFile,
@@ -28,6 +29,8 @@ from anomia.interop.samples import (
 from anomia.interop.settings import Settings, as_setting, by_task, mapping
 from anomia.text_files import as_text, json_lines
 
+# The characters of a prompt that are kept, enough for the options of the last question.
+_PROMPT_END = 4000
 # Settings of lm-evaluation-harness whose absence means the same in every version.
 _UNSET = (
     "chat_template",
@@ -131,6 +134,8 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         gold=gold,
         metrics=metrics,
         sent=_sent(row, arguments),
+        asked="" if scores or not arguments or not arguments[0] else str(arguments[0][0])[-_PROMPT_END:],
+        sampled=_is_sampled(arguments),
     )
 
 
@@ -172,6 +177,16 @@ def _number(name: str) -> int:
 def _generates(arguments: Sequence[Sequence[Any]]) -> bool:
     """Whether the first request has generation settings rather than a continuation to score."""
     return bool(arguments) and any(isinstance(part, Mapping) for part in arguments[0][1:])
+
+
+def _is_sampled(arguments: Sequence[Sequence[Any]]) -> bool:
+    """Whether the first request's generation settings ask for random answers."""
+    for part in arguments[0][1:] if arguments else ():
+        if isinstance(part, Mapping):
+            drawn, temperature = part.get("do_sample"), part.get("temperature")
+            warm = temperature is None or (isinstance(temperature, int | float) and temperature > 0)
+            return warm and (drawn is True or (drawn is None and temperature is not None))
+    return False
 
 
 def _is_perplexity(arguments: Sequence[Sequence[Any]], resps: Any) -> bool:
@@ -282,4 +297,4 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-FORMAT = LogFormat("samples_*.jsonl", read_lm_eval, _settings)
+FORMAT = LogFormat("samples_*.jsonl", read_lm_eval, _settings, families=FAMILIES)

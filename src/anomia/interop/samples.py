@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from anomia.errors import DataError
 from anomia.grade import normalize
 from anomia.items.languages import language_name
+from anomia.items.sets.belebele import CODES
 from anomia.probes import AnswerFormat
 from anomia.text_files import as_text
 
@@ -20,7 +21,9 @@ UNKNOWN_LANGUAGE = "unknown"
 # The date in the file names of harnesses.
 DATE = r"\d{4}-\d\d-\d\dT[\d.\-]+"
 
-_QUESTIONS = ("question", "query", "problem", "goal", "input", "sentence", "prompt")
+# Language names by code and script, `swh_Latn`.
+WITH_SCRIPT = {code: name for name, code in CODES.items()}
+_QUESTIONS = ("question", "Question", "query", "problem", "goal", "input", "sentence", "prompt")
 _CONTEXTS = ("context", "passage", "article", "story", "support", "paragraph")
 _LANGUAGES = ("language", "lang")
 _IDS = ("id", "qid", "question_id", "idx")
@@ -46,7 +49,8 @@ class Sample(NamedTuple):
     keys: keys of the question by kind (`KEYS`); unknown kinds are absent. passage: the passage's id, if the document
     has one. answers: gold answers. text: the generated text. options, scores: of multiple choice, in the order shown;
     scores are summed log probabilities (nats). gold: index of the right option. metrics: as logged.
-    sent: a hash of the texts that the model got; "" if the log doesn't have them.
+    sent: a hash of the texts that the model got; "" if the log doesn't have them. asked: the end of a generation's
+    prompt, "" if unknown. sampled: whether the answer was drawn at random.
     """
 
     form: AnswerFormat
@@ -62,6 +66,8 @@ class Sample(NamedTuple):
     gold: int | None
     metrics: Mapping[str, float]
     sent: str = ""
+    asked: str = ""
+    sampled: bool = False
 
 
 class SampleFile(NamedTuple):
@@ -78,6 +84,14 @@ class SampleFile(NamedTuple):
     filter: str | None = None
     named: str | None = None
     filters: tuple[str, ...] = ()
+
+    def in_language(self, name: str) -> SampleFile:
+        """The file with this language where samples don't have one."""
+        samples = tuple(
+            sample._replace(language=name) if sample.language == UNKNOWN_LANGUAGE else sample
+            for sample in self.samples
+        )
+        return self if samples == self.samples else self._replace(samples=samples, named=name)
 
 
 def task_of(path: Path) -> str:
@@ -111,7 +125,7 @@ def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:
     """Whether an answer is right, and the metric that decided; (None, "") if undecidable.
 
     A metric of the task decides if it is 0 or 1; otherwise containment of a gold answer, or the option with the
-    largest score.
+    largest score. Most texts contain the letter of an option, so containment doesn't decide on letters.
 
     way: the deciding metric, "" for the gold answers; None takes the first metric that the sample has.
     """
@@ -121,13 +135,35 @@ def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:
     if way:
         return None, ""
     if sample.form == "open":
-        if sample.text is None or not any(normalize(answer) for answer in sample.answers):
+        known = any(normalize(answer) for answer in sample.answers)
+        if sample.text is None or not known or has_letters(sample):
             return None, ""
         output = normalize(sample.text)
         return any(normalize(a) and normalize(a) in output for a in sample.answers), "containment"
     if sample.gold is None or not sample.scores:
         return None, ""
     return picked(sample) == sample.gold, "largest log-probability"
+
+
+def has_letters(sample: Sample) -> bool:
+    """Whether the gold answers are the letters of options."""
+    return bool(sample.answers) and all(
+        re.fullmatch(r"\(?[A-Z]\)?\.?", answer.strip()) for answer in sample.answers
+    )
+
+
+def options_shown(opened: Sample, chosen: Sample) -> int | None:
+    """The number of options that a generation's prompt lists; None if it lists none.
+
+    It does if the answer is a letter, or if the prompt has every option outside the passage.
+    """
+    options = [name for option in chosen.options if (name := normalize(option))]
+    if len(options) < 2:
+        return None
+    if has_letters(opened):
+        return len(chosen.options)
+    prompt = f" {normalize(opened.asked.replace(opened.context.strip(), ' ') if opened.context.strip() else opened.asked)} "
+    return len(chosen.options) if opened.asked and all(f" {name} " in prompt for name in options) else None
 
 
 def picked(sample: Sample) -> int:
@@ -158,7 +194,11 @@ def keys_of(doc: Mapping[str, Any], *, digest: str | None = None) -> dict[str, s
 def language_of(doc: Mapping[str, Any]) -> str:
     """The language in a document's fields, or `UNKNOWN_LANGUAGE`."""
     named = next((doc[name] for name in _LANGUAGES if isinstance(doc.get(name), str) and doc[name]), None)
-    return UNKNOWN_LANGUAGE if named is None else language_name(named)
+    if named is None:
+        return UNKNOWN_LANGUAGE
+    with_script = re.fullmatch("([A-Za-z]{3})_([A-Za-z]{4})", named.strip())
+    code = f"{with_script[1].lower()}_{with_script[2].capitalize()}" if with_script else ""
+    return WITH_SCRIPT.get(code, language_name(named))
 
 
 def numbers(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

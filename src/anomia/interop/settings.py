@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,15 +41,23 @@ def settings_of(tool: str, file: SampleFile) -> Settings | None:
     if path is None:
         return None
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(held, dict):
-            raise ValueError("it is not a JSON object")
+        held = _held(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"import: {path}, which says how the harness ran the model, can't be read: {error}; fix it or move it away"
         ) from None
     task = re.sub(r"\W", "_", file.task)
     return written.settings(path, held, task)
+
+
+# One file has the settings of hundreds of tasks.
+@lru_cache(maxsize=4)
+def _held(path: Path, changed: int) -> dict[str, Any]:
+    """The content of a results file. changed: when it was written."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError("it is not a JSON object")
+    return held
 
 
 def _results_of(log: Path, written: LogFormat) -> Path | None:

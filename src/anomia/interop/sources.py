@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,10 @@ from typing import NamedTuple
 from anomia.errors import DataError
 from anomia.interop.filters import with_filter_of_base
 from anomia.interop.formats import log_format
-from anomia.interop.samples import DATE, UNKNOWN_LANGUAGE, SampleFile, task_of
+from anomia.interop.samples import DATE, SampleFile, task_of
 from anomia.interop.task_language import language_in
 from anomia.items.languages import language_name
+from anomia.models.difference import listed
 
 _NAMED = 4
 
@@ -36,12 +38,14 @@ def read_logs(
     *,
     filter_name: str | None = None,
     language: str | None = None,
+    tasks: Sequence[str] = (),
 ) -> Logs:
     """Read the samples of models.
 
     models: files and folders by name; in a folder, the newest file of each task is read.
     filter_name: the filter to use for tasks with several; None uses base's first filter for all models.
     language: the language of all questions; overrides documents and task names.
+    tasks: patterns of task names (`mmlu_*`); of a folder's logs, only those that match one are read. None matches all.
 
     Raises:
         DataError: a file can't be read, a folder has several models, or a model lacks base's filter.
@@ -55,7 +59,7 @@ def read_logs(
             if not path.is_dir():
                 files[name].append(read_given(tool, path, filter_name=filter_name))
                 continue
-            newest, before = _newest(tool, path)
+            newest, before = _newest(tool, path, tasks)
             older += before
             for log in newest:
                 found = log_format(tool).read(log, filter_name=filter_name)
@@ -99,8 +103,8 @@ def read_given(tool: str, path: Path, *, filter_name: str | None = None) -> Samp
     return found
 
 
-def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
-    """The newest file of each task anywhere below one model's folder, and the older files."""
+def _newest(tool: str, folder: Path, tasks: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The newest file of each task anywhere below one model's folder, and the older files. tasks: patterns of names."""
     pattern = log_format(tool).pattern
     # Names end in the date, so the newest file of a task sorts last.
     found = sorted(folder.rglob(pattern), key=lambda file: file.name)
@@ -114,6 +118,13 @@ def _newest(tool: str, folder: Path) -> tuple[list[Path], list[Path]]:
             f"import: {folder} holds the logs of {len(models)} model folders: {named}{more}; "
             f"give each model its own, as {models[0]}"
         )
+    if tasks:
+        known = dict.fromkeys(map(task_of, found))
+        found = [file for file in found if any(fnmatch(task_of(file), name) for name in tasks)]
+        if not found:
+            raise DataError(
+                f"import: no log in {folder} is of a task named {' or '.join(tasks)}; it has {listed(list(known), 8)}"
+            )
     newest = list({task_of(file): file for file in found}.values())
     return newest, [file for file in found if file not in newest]
 
@@ -125,9 +136,8 @@ def _model_folder(file: Path) -> Path:
 
 def _with_language(file: SampleFile, given: str | None) -> SampleFile:
     """Set the given language on all samples, or the one in the task's name on samples whose language is unknown."""
-    told = language_name(given) if given else language_in(file.task)
-    samples = tuple(
-        sample._replace(language=told) if told and (given or sample.language == UNKNOWN_LANGUAGE) else sample
-        for sample in file.samples
-    )
-    return file._replace(samples=samples, named=None if given or samples == file.samples else told)
+    if given:
+        name = language_name(given)
+        return file._replace(samples=tuple(sample._replace(language=name) for sample in file.samples))
+    told = language_in(file.task)
+    return file.in_language(told) if told else file

@@ -65,7 +65,7 @@ def _between(base: Settings, other: Settings) -> list[Difference]:
     rows = [(name, mine.get(name), its.get(name)) for name in names]
     # A setting that only one of two versions writes says nothing.
     rows += [(name, base.others[name], other.others[name]) for name in base.others if name in other.others]
-    return [_difference(name, one, another) for name, one, another in rows if one != another]
+    return [difference(name, one, another) for name, one, another in rows if one != another]
 
 
 def _arguments(settings: Settings, base: Settings) -> dict[str, str | None]:
@@ -80,7 +80,8 @@ def _arguments(settings: Settings, base: Settings) -> dict[str, str | None]:
     }
 
 
-def _difference(name: str, base: str | None, other: str | None) -> Difference:
+def difference(name: str, base: str | None, other: str | None) -> Difference:
+    """A setting that differs, with what it changes."""
     kind, why = _meaning(name)
     return Difference(name, kind, *_cells(base, other), why)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 _NAMES = {
-    "ar": "arabic", "bn": "bengali", "cs": "czech", "da": "danish", "de": "german", "el": "greek",
+    "ar": "arabic", "bn": "bengali", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek",
     "en": "english", "es": "spanish", "et": "estonian", "eu": "basque", "fa": "persian", "fi": "finnish",
-    "fr": "french", "gu": "gujarati", "ha": "hausa", "he": "hebrew", "hi": "hindi", "hu": "hungarian",
+    "fr": "french", "gl": "galician", "gu": "gujarati", "ha": "hausa", "he": "hebrew", "hi": "hindi", "hu": "hungarian",
     "id": "indonesian", "ig": "igbo", "it": "italian", "ja": "japanese", "kn": "kannada", "ko": "korean",
     "lo": "lao", "ml": "malayalam", "mr": "marathi", "ms": "malay", "my": "burmese", "ne": "nepali",
     "nl": "dutch", "no": "norwegian", "pa": "punjabi", "pl": "polish", "pt": "portuguese", "ro": "romanian",

@@ -30,12 +30,16 @@ from anomia.probes import (
     CUED,
     DECIDING,
     GENERATED,
+    GRADINGS,
     NO_QUESTION,
     OPTION_KINDS,
     ORACLES,
     STANDARD,
     VARIANTS,
 )
+
+# Grades of the free-form answer, which share its floor.
+OPEN_GRADES = ("open_correct", *GRADINGS, "open_strict")
 
 
 class Pairs:
@@ -51,7 +55,10 @@ class Pairs:
         return self._once(("drop", column, None), lambda: drop(*self._sides(column), self.passages))
 
     def normalized(self, column: str, floor: str | None = None) -> Quantity:
-        """Normalized drop of a column of verdicts. floor: the column of what guessing scores, None for 0."""
+        """Normalized drop of a column of verdicts. floor: the column of what guessing scores; None for that of the
+        free-form answer, or 0 for other generations.
+        """
+        floor = "open_floor" if floor is None and column in OPEN_GRADES else floor
         floors = 0.0 if floor is None else floats(self.rows, floor)
         return self._once(
             ("normalized", column, floor),

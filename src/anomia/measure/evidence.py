@@ -35,7 +35,8 @@ class Sign:
 class AnswerSet:
     """The answers of base and one arm to the same items, with their attributes; arrays and sequences are [items].
 
-    languages, passages: of each item. floor: what guessing scores in choice, one number or one per item.
+    languages, passages: of each item. floor, open_floor: what guessing scores in choice and in open, one number or one
+    per item.
     near: signs that an answer is near, by name.
     base_broken, arm_broken: outputs that are not a number, empty, degenerate or looping.
     identical: every recorded probability of the arm equals base's.
@@ -47,6 +48,7 @@ class AnswerSet:
     languages: Sequence[str]
     passages: ArrayLike | None = None
     floor: ArrayLike = QUARTER
+    open_floor: ArrayLike = 0.0
     near: Mapping[str, Sign] = field(default_factory=dict)
     base_broken: ArrayLike | None = None
     arm_broken: ArrayLike | None = None
@@ -184,7 +186,12 @@ def _measure(
     columns = Answers(*(right_or_wrong(column) for column in case.answers))
     passages = cluster(case.passages, len(labels)).index
     floor = np.broadcast_to(np.asarray(case.floor, dtype=np.float64), labels.shape)
-    opened = normalized(columns.base_open, columns.arm_open, passages, floor=0.0)
+    opened = normalized(
+        columns.base_open,
+        columns.arm_open,
+        passages,
+        floor=np.broadcast_to(np.asarray(case.open_floor, dtype=np.float64), labels.shape),
+    )
     chosen = normalized(columns.base_choice, columns.arm_choice, passages, floor=floor)
     raw_open, raw_choice = (drop(*sides, passages) for sides in (columns[:2], columns[2:]))
     quantities = {

@@ -110,6 +110,7 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
     seeds); control_beams, control_samples: the same for the control. Null if the item was not asked.
     oracle_greedy: open's verdict on the items that were asked.
     choice_floor, choice_hard_floor, …: what guessing scores, 1 over the number of options.
+    open_floor: the same for the free-form answer: 0, or 1 over the number of options that its prompt lists.
     pooled: whether the row's language counts in pooled figures; true for all until `pool` changes it.
     """
     records = records.with_columns(passage=pl.Series(passage_numbers(records)), pooled=pl.lit(True))
@@ -119,7 +120,7 @@ def prepare(records: pl.DataFrame) -> pl.DataFrame:
         for made, hits in (("oracle", f"{name}_correct"), ("control", f"{name}_control"))
     )
     floors = {f"{name}_floor": _floor(records, name) for name in (*CHOICES, *NO_QUESTION)}
-    records = records.with_columns(**floors)
+    records = records.with_columns(**floors, open_floor=_open_floor(records))
     asked = pl.any_horizontal(pl.col(f"oracle_{name}").is_not_null() for name in ORACLES)
     records = records.with_columns(oracle_greedy=pl.when(asked).then(pl.col("open_correct")))
     kept = ("arm", "open_text", *KEY)
@@ -190,6 +191,14 @@ def _floor(records: pl.DataFrame, name: str) -> pl.Expr:
         return pl.lit(QUARTER)
     options = pl.col(f"{name}_scores").list.len()
     return pl.when(options > 0).then(1.0 / options).otherwise(QUARTER)
+
+
+def _open_floor(records: pl.DataFrame) -> pl.Expr:
+    """1 over the number of options that the prompt lists; 0 where it lists none or an older record doesn't say."""
+    if "open_options" not in records.columns:
+        return pl.lit(0.0)
+    options = pl.col("open_options")
+    return pl.when(options > 0).then(1.0 / options).otherwise(0.0)
 
 
 def _found(records: pl.DataFrame, name: str, column: str) -> pl.Expr:

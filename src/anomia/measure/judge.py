@@ -227,6 +227,7 @@ def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> AnswerSet:
         languages=pairs["language"].to_list(),
         passages=pairs["passage"].to_numpy(),
         floor=pairs[tested.floor].to_numpy(),
+        open_floor=pairs["open_floor"].to_numpy(),
         near=_near(pairs, answers, way),
         base_broken=_broken(pairs, ""),
         arm_broken=_broken(pairs, "_arm"),

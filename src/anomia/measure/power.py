@@ -93,17 +93,18 @@ def items_for_gap(
     choice: Transition,
     *,
     floor: float,
+    open_floor: float = 0.0,
     against: float = 0.0,
     power: float = POWER,
     level: float = 0.95,
     design_effect: float = 1.0,
 ) -> NeededItems:
-    """Items until the gap's interval excludes `against`, with this power. floor: of choice.
+    """Items until the gap's interval excludes `against`, with this power. floor, open_floor: of choice and of open.
 
     Open and choice are assumed to change independently; if they change together, fewer items suffice.
     """
     gap, variance = 0.0, 0.0
-    for sign, part, least in ((1, open_, 0.0), (-1, choice, floor)):
+    for sign, part, least in ((1, open_, open_floor), (-1, choice, floor)):
         gap += sign * (part.base - part.arm) / _height(part, least)
         variance += _drop_variance(part, least)
     why = (

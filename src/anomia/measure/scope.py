@@ -95,8 +95,11 @@ def _is_strong(rows: pl.DataFrame, name: str) -> bool:
     )
     if opened.is_empty() or chosen.is_empty():
         return False
-    floor = known(rows, [way.column])[way.floor].mean()
-    return above_floor(_mean(opened), 0.0) and above_floor(_mean(chosen), float(floor))  # type: ignore[arg-type]
+    floor, open_floor = (
+        _mean(known(rows, [way.column])[way.floor]),
+        _mean(known(rows, ["open_correct"])["open_floor"]),
+    )
+    return above_floor(_mean(opened), open_floor) and above_floor(_mean(chosen), floor)
 
 
 def _refusal(rows: pl.DataFrame, name: str) -> str | None:

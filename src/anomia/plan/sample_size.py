@@ -77,6 +77,7 @@ def plan_from_pilot(records: pl.DataFrame, target: PlanTarget | None = None) -> 
                 rate=counts.dissociation,
                 target=wanted,
                 floor=float(part["choice_floor"].to_numpy()[mask].mean()),
+                open_floor=float(part["open_floor"].to_numpy()[mask].mean()),
                 design_effect=_design_effect(excess, groups),
                 pilot_items=int(mask.sum()),
             )
@@ -120,6 +121,7 @@ def _plan(
     rate: float | None,
     target: PlanTarget,
     floor: float = QUARTER,
+    open_floor: float = 0.0,
     design_effect: float = 1.0,
     pilot_items: int | None = None,
 ) -> ItemPlan:
@@ -137,6 +139,7 @@ def _plan(
             open_,
             choice,
             floor=floor,
+            open_floor=open_floor,
             against=target.gap_against,
             power=target.power,
             design_effect=design_effect,

@@ -87,6 +87,8 @@ def _item_columns() -> dict[str, RecordColumn]:
         "gold_over_limit": RecordColumn(pl.Boolean, lambda r: r.encoded.gold_over_limit),
         "unclosed_thinking": RecordColumn(pl.Boolean, _unclosed_thinking),
         "string_presence": RecordColumn(pl.Float64, _string_presence),
+        # Anomia's own open prompt lists no options; those of imported runs may.
+        "open_options": RecordColumn(pl.Int32, lambda r: None),
     }
 
 
