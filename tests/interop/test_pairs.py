@@ -301,6 +301,19 @@ def test_a_side_that_the_arm_lacks_is_named(copied: Callable[..., Path]) -> None
         imported(folder)
 
 
+def test_documents_of_two_pairs_count_once(copied: Callable[..., Path]) -> None:
+    """Both few-shot and zero-shot tasks of one set of documents are in many folders."""
+    folder = copied("gpqa_main_zeroshot", "gpqa_main_generative_n_shot")
+    for model in MODELS:
+        for task, other in (("zeroshot", "n_shot"), ("generative_n_shot", "cot_n_shot")):
+            file = log_of(folder, model, f"gpqa_main_{task}")
+            shutil.copy(file, file.with_name(file.name.replace(task, other)))
+    found = imported(folder)
+    assert (dict(found.pairs), found.questions) == ({"gpqa_main_generative_n_shot": "gpqa_main_zeroshot"}, 6)
+    assert found.unpaired == ["another task asks the same documents: gpqa_main_cot_n_shot, gpqa_main_n_shot"]
+    assert found.left_out == {}
+
+
 def test_shuffled_and_shifted_documents_are_joined_by_content(copied: Callable[..., Path]) -> None:
     folder = copied()
     expected = sorted(truth(folder))

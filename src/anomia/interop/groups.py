@@ -9,6 +9,7 @@ from anomia.errors import DataError
 from anomia.interop.join import best_key
 from anomia.interop.pairs import Family, Pair, pair_up
 from anomia.interop.samples import SampleFile
+from anomia.models.difference import listed
 from anomia.probes import FORMATS, AnswerFormat
 
 _NAMED = 4
@@ -32,6 +33,8 @@ def pairs_of(
         for model, files in found.rest.items()
     }
     reasons = [f"{task}: {reason}" for task, reason in found.unusable.items()]
+    if found.spare:
+        reasons.append(f"another task asks the same documents: {listed(found.spare, 8)}")
     complete = all({file.form for file in files} == set(FORMATS) for files in usable.values())
     shares = complete and bool(best_key(next(iter(usable.values()))))
     if shares or (complete and not pairs and not found.lacking):
@@ -42,9 +45,7 @@ def pairs_of(
     told = [name for name in lonely if not any(name in each for each in found.lacking)]
     reasons += _short(found.lacking)
     if told:
-        reasons.append(
-            f"no task over the same documents in the other format, or another was taken: {', '.join(told)}"
-        )
+        reasons.append(f"no task asks the same documents in the other format: {listed(told, 8)}")
     return pairs, reasons
 
 

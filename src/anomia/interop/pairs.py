@@ -125,12 +125,14 @@ class Pair(NamedTuple):
 class Paired(NamedTuple):
     """The pairs in the logs of all models.
 
-    rest: the logs in no pair, by model. lacking: what tasks of a family are without, as clauses of a sentence.
+    rest: the logs in no pair, by model. spare: tasks in place of which another of the same documents is in a pair.
+    lacking: what tasks of a family are without, as clauses of a sentence.
     unusable: why logs in `rest` can't count, by task.
     """
 
     pairs: Sequence[Pair]
     rest: Mapping[str, Sequence[SampleFile]]
+    spare: Sequence[str]
     lacking: Sequence[str]
     unusable: Mapping[str, str]
 
@@ -164,6 +166,7 @@ def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Famil
     placed = {model: _placed(files, families) for model, files in models.items()}
     pairs: list[Pair] = []
     lacking: list[str] = []
+    spare: dict[str, None] = {}
     used: set[int] = set()
     for number, key in dict.fromkeys((number, key) for number, _, _, key in next(iter(placed.values()))):
         family = families[number]
@@ -185,6 +188,17 @@ def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Famil
             for model, its in placed.items()
         }
         used |= {id(file) for each in files.values() for file in each}
+        # They would count their questions a second time.
+        others = [
+            file
+            for its in placed.values()
+            for (family_number, _, _, name), each in its.items()
+            if (family_number, name) == (number, key)
+            for file in each
+            if id(file) not in used
+        ]
+        used |= {id(file) for file in others}
+        spare.update(dict.fromkeys(file.task for file in others))
         pairs.append(Pair(family, {model: _in_language(each, family) for model, each in files.items()}))
     rest = {model: [file for file in files if id(file) not in used] for model, files in models.items()}
     unusable = {
@@ -193,7 +207,7 @@ def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Famil
         for file in files
         if (reason := _why_unusable(file, families))
     }
-    return Paired(pairs, rest, lacking, unusable)
+    return Paired(pairs, rest, list(spare), lacking, unusable)
 
 
 def _why_unusable(file: SampleFile, families: Sequence[Family]) -> str:
