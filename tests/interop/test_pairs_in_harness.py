@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from anomia.interop.pairs import FAMILIES, Family, Place, place_of
+from anomia.interop.pairs import FAMILIES, TaskFamily, TaskPlace, place_of
 from anomia.probes import FORMATS, AnswerFormat
 from tests.peers import peer
 
@@ -55,14 +55,14 @@ def loaded(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def tasks() -> dict[Place, list[Task]]:
+def tasks() -> dict[TaskPlace, list[Task]]:
     """The harness's tasks that are in a family, by their place, under either form."""
     where = "import lm_eval.tasks, os; print(os.path.dirname(lm_eval.tasks.__file__))"
     done = subprocess.run(
         [peer("lm-eval"), "-c", where], capture_output=True, text=True, check=True, timeout=300
     )
     folder = Path(done.stdout.split()[-1])
-    found: dict[Place, list[Task]] = {}
+    found: dict[TaskPlace, list[Task]] = {}
     for path in sorted(folder.rglob("*.yaml")):
         named = re.search(
             r"""^["']?task["']?:[ ]*["']?([\w-]+)["']?[ ]*$""", path.read_text(encoding="utf-8"), re.M
@@ -81,7 +81,7 @@ def tasks() -> dict[Place, list[Task]]:
     return found
 
 
-def sides(tasks: dict[Place, list[Task]], number: int, form: AnswerFormat) -> dict[str, list[list[Task]]]:
+def sides(tasks: dict[TaskPlace, list[Task]], number: int, form: AnswerFormat) -> dict[str, list[list[Task]]]:
     """The tasks of a family and form by key, those of each template."""
     found: dict[str, list[list[Task]]] = {}
     for place, each in sorted(tasks.items()):
@@ -95,7 +95,7 @@ def sides(tasks: dict[Place, list[Task]], number: int, form: AnswerFormat) -> di
     ("number", "family"), list(enumerate(FAMILIES)), ids=[family.name for family in FAMILIES]
 )
 def test_every_task_of_a_family_exists_and_both_sides_ask_the_same_documents(
-    tasks: dict[Place, list[Task]], number: int, family: Family
+    tasks: dict[TaskPlace, list[Task]], number: int, family: TaskFamily
 ) -> None:
     opened, chosen = (sides(tasks, number, form) for form in FORMATS)
     for form in FORMATS:
@@ -122,7 +122,7 @@ def test_every_task_of_a_family_exists_and_both_sides_ask_the_same_documents(
             assert all(not task.metrics or task.metrics & {"acc", "acc_norm"} for task in each), each
 
 
-def test_the_number_of_pairs(tasks: dict[Place, list[Task]]) -> None:
+def test_the_number_of_pairs(tasks: dict[TaskPlace, list[Task]]) -> None:
     counts = dict.fromkeys(KEYS, 0)
     for number, family in enumerate(FAMILIES):
         counts[family.name] += len(

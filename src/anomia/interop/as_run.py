@@ -21,7 +21,7 @@ from anomia.interop.formats import log_format
 from anomia.interop.grading import Graded, Marks, grade
 from anomia.interop.groups import pairs_of
 from anomia.interop.join import Joined, join
-from anomia.interop.pairs import Pair
+from anomia.interop.pairs import TaskPair
 from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, has_letters, options_shown, picked
 from anomia.interop.settings import settings_of
 from anomia.interop.sides import refuse_two_models
@@ -68,7 +68,7 @@ class Imported(NamedTuple):
 class _Asked(NamedTuple):
     """The joined and graded questions of one pair of tasks."""
 
-    pair: Pair
+    pair: TaskPair
     joined: Joined
     graded: Graded
 
@@ -166,7 +166,7 @@ def import_run(
     )
 
 
-def _ask(pair: Pair, metric: str | None) -> _Asked:
+def _ask(pair: TaskPair, metric: str | None) -> _Asked:
     joined = join(pair.files, hint=pair.family.hint if pair.family else "")
     own = pair.family.metrics if pair.family else ()
     metrics = (metric,) if metric else own

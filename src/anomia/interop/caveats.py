@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from anomia.interop.arms import BASE
 from anomia.interop.grading import Graded
 from anomia.interop.join import Joined
-from anomia.interop.pairs import Pair
+from anomia.interop.pairs import TaskPair
 from anomia.interop.samples import options_shown
 from anomia.interop.sides import between_formats
 
 _SIMILAR = ("rouge1_acc", "bleu_acc")
 
 
-def notes_of(tool: str, asked: Sequence[tuple[Pair, Joined, Graded]]) -> list[str]:
+def notes_of(tool: str, asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> list[str]:
     """One sentence for each thing that may mislead, alike for all models.
 
     asked: each pair with its questions and grades.
@@ -22,7 +22,7 @@ def notes_of(tool: str, asked: Sequence[tuple[Pair, Joined, Graded]]) -> list[st
     return [*_pooled(asked), *_shown(asked), *_sampled(asked), *_similar(asked), *_formats(tool, asked)]
 
 
-def _pooled(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
+def _pooled(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     names = dict.fromkeys(pair.family.name if pair.family else "other tasks" for pair, _, _ in asked)
     if len(names) > 1:
         yield (
@@ -30,7 +30,7 @@ def _pooled(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
         )
 
 
-def _shown(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
+def _shown(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     pairs = [pair for each in asked for pair in each[1].answers[BASE]]
     shown = sum(options_shown(*pair) is not None for pair in pairs)
     if shown:
@@ -40,7 +40,7 @@ def _shown(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
         )
 
 
-def _sampled(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
+def _sampled(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     pairs = [pair for each in asked for pair in each[1].answers[BASE]]
     drawn = sum(opened.sampled for opened, _ in pairs)
     if drawn:
@@ -50,7 +50,7 @@ def _sampled(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
         )
 
 
-def _similar(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
+def _similar(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     used = dict.fromkeys(
         name for _, _, graded in asked for name in graded.by["open"].split(", ") if name in _SIMILAR
     )
@@ -61,7 +61,7 @@ def _similar(asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
         )
 
 
-def _formats(tool: str, asked: Sequence[tuple[Pair, Joined, Graded]]) -> Iterator[str]:
+def _formats(tool: str, asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     for (what, _, chosen, opened, why, *_), count in between_formats(
         tool, [pair.files[BASE] for pair, _, _ in asked]
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 # The command line reads the names for its help; readers take seconds to import.
 if TYPE_CHECKING:
-    from anomia.interop.pairs import Family
+    from anomia.interop.pairs import TaskFamily
     from anomia.interop.samples import SampleFile
     from anomia.interop.settings import Settings
 
@@ -30,7 +30,7 @@ class LogFormat(NamedTuple):
     read: Callable[..., SampleFile | None]
     settings: Callable[[Path, Mapping[str, Any], str], Settings]
     results: Callable[[Path], Sequence[Path]] = lambda log: ()
-    families: Sequence[Family] = ()
+    families: Sequence[TaskFamily] = ()
 
 
 def log_format(tool: str) -> LogFormat:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from anomia.errors import DataError
 from anomia.interop.join import best_key
-from anomia.interop.pairs import Family, Pair, pair_up
+from anomia.interop.pairs import TaskFamily, TaskPair, pair_up
 from anomia.interop.samples import SampleFile
 from anomia.models.difference import listed
 from anomia.probes import FORMATS, AnswerFormat
@@ -17,8 +17,8 @@ _KINDS: Mapping[AnswerFormat, str] = {"open": "generation", "choice": "multiple-
 
 
 def pairs_of(
-    models: Mapping[str, Sequence[SampleFile]], families: Sequence[Family]
-) -> tuple[list[Pair], list[str]]:
+    models: Mapping[str, Sequence[SampleFile]], families: Sequence[TaskFamily]
+) -> tuple[list[TaskPair], list[str]]:
     """The pairs to compare, and for each log that is in none why; base comes first.
 
     Tasks of no family are taken together, if base's share questions.
@@ -38,7 +38,7 @@ def pairs_of(
     complete = all({file.form for file in files} == set(FORMATS) for files in usable.values())
     shares = complete and bool(best_key(next(iter(usable.values()))))
     if shares or (complete and not pairs and not found.lacking):
-        return [*pairs, Pair(None, usable)], reasons
+        return [*pairs, TaskPair(None, usable)], reasons
     if not pairs:
         _refuse(models, usable, [*reasons, *found.lacking])
     lonely = dict.fromkeys(file.task for files in usable.values() for file in files)

@@ -18,7 +18,7 @@ _FORM_NAMES: Mapping[AnswerFormat, str] = {"open": "generation", "choice": "mult
 _MASS = "its acc is the probability of all true options together, not right or wrong"
 
 
-class Family(NamedTuple):
+class TaskFamily(NamedTuple):
     """Tasks over the same documents.
 
     choice, generation: task names, preferred first. `{key}` is a part that both names share, such as a subject or a
@@ -47,29 +47,29 @@ class Family(NamedTuple):
 # ROUGE-1 before BLEU: BLEU counts runs of four tokens, so a true answer of three is no closer than a false one.
 _SIMILARITY = ("rouge1_acc", "bleu_acc")
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
+FAMILIES: tuple[TaskFamily, ...] = (
+    TaskFamily(
         "truthfulqa", ("truthfulqa_mc1",), ("truthfulqa_gen",), _SIMILARITY, "english", ("truthfulqa_mc2",),
     ),
-    Family(
+    TaskFamily(
         "truthfulqa-multi", ("truthfulqa-multi_mc1_{key}",), ("truthfulqa-multi_gen_{key}",), _SIMILARITY,
         unusable=("truthfulqa-multi_mc2_{key}",),
     ),
-    Family(
+    TaskFamily(
         "truthfulqa_gl", ("truthfulqa_gl_mc1",), ("truthfulqa_gl_gen",), _SIMILARITY, "galician", ("truthfulqa_gl_mc2",),
     ),
-    Family("arc_challenge", ("arc_challenge",), ("arc_challenge_chat", "arc_challenge_llama"), language="english"),
-    Family(
+    TaskFamily("arc_challenge", ("arc_challenge",), ("arc_challenge_chat", "arc_challenge_llama"), language="english"),
+    TaskFamily(
         "mmlu",
         ("mmlu_{key}", "mmlu_flan_n_shot_loglikelihood_{key}", "mmlu_{key}_continuation"),
         ("mmlu_{key}_generative", "mmlu_flan_n_shot_generative_{key}", "mmlu_flan_cot_fewshot_{key}"),
         language="english",
     ),
-    Family(
+    TaskFamily(
         "mmlu_pro", ("leaderboard_mmlu_pro",), ("mmlu_pro_{any}", "mmlu_pro_llama_{any}"), language="english",
         others=("mmlu_pro_plus_{any}",),
     ),
-    Family(
+    TaskFamily(
         "gpqa",
         ("gpqa_{key}_zeroshot", "gpqa_{key}_n_shot", "leaderboard_gpqa_{key}"),
         ("gpqa_{key}_generative_n_shot", "gpqa_{key}_cot_zeroshot", "gpqa_{key}_cot_n_shot"),
@@ -77,29 +77,29 @@ FAMILIES: tuple[Family, ...] = (
         hint="these tasks shuffle the options when they load: run every model with the same --tasks in the same order, the same "
         "--seed and one cache of data sets",
     ),
-    Family("global_piqa", ("global_piqa_parallel_cloze_{key}",), ("global_piqa_parallel_generation_{key}",)),
-    Family("global_piqa", ("global_piqa_nonparallel_cloze_{key}",), ("global_piqa_nonparallel_generation_{key}",)),
-    Family("kmmlu", ("kmmlu_{key}",), ("kmmlu_direct_{key}",), language="korean"),
-    Family(
+    TaskFamily("global_piqa", ("global_piqa_parallel_cloze_{key}",), ("global_piqa_parallel_generation_{key}",)),
+    TaskFamily("global_piqa", ("global_piqa_nonparallel_cloze_{key}",), ("global_piqa_nonparallel_generation_{key}",)),
+    TaskFamily("kmmlu", ("kmmlu_{key}",), ("kmmlu_direct_{key}",), language="korean"),
+    TaskFamily(
         "kmmlu_hard", ("kmmlu_hard_{key}",), ("kmmlu_direct_hard_{key}", "kmmlu_cot_hard_{key}"), language="korean",
     ),
-    Family("turkishmmlu", ("turkishmmlu_{key}",), ("turkishmmlu_cot_{key}",), language="turkish"),
-    Family(
+    TaskFamily("turkishmmlu", ("turkishmmlu_{key}",), ("turkishmmlu_cot_{key}",), language="turkish"),
+    TaskFamily(
         "bbh",
         ("leaderboard_bbh_{key}",),
         ("bbh_fewshot_{key}", "bbh_zeroshot_{key}", "bbh_cot_fewshot_{key}", "bbh_cot_zeroshot_{key}"),
         language="english",
     ),
-    Family("bigbench", ("bigbench_{key}_multiple_choice",), ("bigbench_{key}_generate_until",)),
-    Family("boolq", ("boolq",), ("boolq-seq2seq", "super_glue-boolq-t5-prompt"), language="english"),
+    TaskFamily("bigbench", ("bigbench_{key}_multiple_choice",), ("bigbench_{key}_generate_until",)),
+    TaskFamily("boolq", ("boolq",), ("boolq-seq2seq", "super_glue-boolq-t5-prompt"), language="english"),
     *(
-        Family(name, (name,), (f"super_glue-{name}-t5-prompt",), language="english") for name in ("cb", "copa", "wic")
+        TaskFamily(name, (name,), (f"super_glue-{name}-t5-prompt",), language="english") for name in ("cb", "copa", "wic")
     ),
-    Family("rte", ("sglue_rte",), ("super_glue-rte-t5-prompt",), language="english"),
+    TaskFamily("rte", ("sglue_rte",), ("super_glue-rte-t5-prompt",), language="english"),
 )  # fmt: skip
 
 
-class Place(NamedTuple):
+class TaskPlace(NamedTuple):
     """Where a task belongs: a family (its index in `FAMILIES`), the index of its template, and the shared key."""
 
     family: int
@@ -107,13 +107,13 @@ class Place(NamedTuple):
     key: str
 
 
-class Pair(NamedTuple):
+class TaskPair(NamedTuple):
     """The logs of every model of one generation and one multiple-choice task.
 
     family: None for tasks that are in no family; they are taken together.
     """
 
-    family: Family | None
+    family: TaskFamily | None
     files: Mapping[str, Sequence[SampleFile]]
 
     def tasks(self, form: AnswerFormat) -> list[str]:
@@ -130,21 +130,21 @@ class Paired(NamedTuple):
     unusable: why logs in `rest` can't count, by task.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[TaskPair]
     rest: Mapping[str, Sequence[SampleFile]]
     spare: Sequence[str]
     lacking: Sequence[str]
     unusable: Mapping[str, str]
 
 
-def place_of(task: str, form: AnswerFormat, families: Sequence[Family] = FAMILIES) -> Place | None:
+def place_of(task: str, form: AnswerFormat, families: Sequence[TaskFamily] = FAMILIES) -> TaskPlace | None:
     """The place of a task, by its most specific template; None if it is in no family.
 
     >>> place_of("gpqa_main_cot_zeroshot", "open").key, place_of("hellaswag", "choice")
     ('main', None)
     """
     found = [
-        (len(re.sub("{.*?}", "", template)), Place(number, variant, match.groupdict().get("key") or ""))
+        (len(re.sub("{.*?}", "", template)), TaskPlace(number, variant, match.groupdict().get("key") or ""))
         for number, family in enumerate(families)
         for variant, template in enumerate(family.templates(form))
         if (match := _pattern(template).fullmatch(task))
@@ -153,18 +153,18 @@ def place_of(task: str, form: AnswerFormat, families: Sequence[Family] = FAMILIE
     return max(found, key=lambda each: each[0])[1] if found else None
 
 
-def is_known(file: SampleFile, families: Sequence[Family] = FAMILIES) -> bool:
+def is_known(file: SampleFile, families: Sequence[TaskFamily] = FAMILIES) -> bool:
     """Whether a log is of a task of a family, also of one that can't be used."""
     return place_of(file.task, file.form, families) is not None or bool(_why_unusable(file, families))
 
 
-def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Family] = FAMILIES) -> Paired:
+def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[TaskFamily] = FAMILIES) -> Paired:
     """Find the pairs that every model logged; base comes first.
 
     Of several tasks of one family and form, the first in `families` that makes a pair counts.
     """
     placed = {model: _placed(files, families) for model, files in models.items()}
-    pairs: list[Pair] = []
+    pairs: list[TaskPair] = []
     lacking: list[str] = []
     spare: dict[str, None] = {}
     used: set[int] = set()
@@ -199,7 +199,7 @@ def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Famil
         ]
         used |= {id(file) for file in others}
         spare.update(dict.fromkeys(file.task for file in others))
-        pairs.append(Pair(family, {model: _in_language(each, family) for model, each in files.items()}))
+        pairs.append(TaskPair(family, {model: _in_language(each, family) for model, each in files.items()}))
     rest = {model: [file for file in files if id(file) not in used] for model, files in models.items()}
     unusable = {
         file.task: reason
@@ -210,7 +210,7 @@ def pair_up(models: Mapping[str, Sequence[SampleFile]], families: Sequence[Famil
     return Paired(pairs, rest, list(spare), lacking, unusable)
 
 
-def _why_unusable(file: SampleFile, families: Sequence[Family]) -> str:
+def _why_unusable(file: SampleFile, families: Sequence[TaskFamily]) -> str:
     """Why a log can't say which answers are right, and what can; "" if it can."""
     for family in families:
         for template in family.unusable:
@@ -223,7 +223,7 @@ def _why_unusable(file: SampleFile, families: Sequence[Family]) -> str:
 _Placed = dict[tuple[int, AnswerFormat, int, str], list[SampleFile]]
 
 
-def _placed(files: Sequence[SampleFile], families: Sequence[Family]) -> _Placed:
+def _placed(files: Sequence[SampleFile], families: Sequence[TaskFamily]) -> _Placed:
     found: _Placed = {}
     for file in files:
         place = place_of(file.task, file.form, families)
@@ -232,13 +232,13 @@ def _placed(files: Sequence[SampleFile], families: Sequence[Family]) -> _Placed:
     return found
 
 
-def _sides(family: Family) -> Iterator[tuple[tuple[AnswerFormat, int], tuple[AnswerFormat, int]]]:
+def _sides(family: TaskFamily) -> Iterator[tuple[tuple[AnswerFormat, int], tuple[AnswerFormat, int]]]:
     for chosen in range(len(family.choice)):
         for opened in range(len(family.generation)):
             yield ("open", opened), ("choice", chosen)
 
 
-def _lacking(number: int, family: Family, key: str, placed: Mapping[str, _Placed]) -> Iterator[str]:
+def _lacking(number: int, family: TaskFamily, key: str, placed: Mapping[str, _Placed]) -> Iterator[str]:
     """What each model is without for a pair of one family."""
     complete = {}
     for model, its in placed.items():
@@ -264,7 +264,7 @@ def _names(its: _Placed, number: int, form: AnswerFormat, key: str) -> list[str]
     ]
 
 
-def _in_language(files: Sequence[SampleFile], family: Family) -> list[SampleFile]:
+def _in_language(files: Sequence[SampleFile], family: TaskFamily) -> list[SampleFile]:
     return [file.in_language(family.language) if family.language else file for file in files]
 
 
