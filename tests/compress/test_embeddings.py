@@ -122,7 +122,7 @@ def test_what_can_not_be_rounded_is_one_message_and_nothing_is_changed() -> None
     model = tiny_model("llama", hidden_size=64)
     model.lm_head.weight.data[5, 3] = float("nan")
     before = model.model.embed_tokens.weight.data.clone()
-    with pytest.raises(CompressionError, match=r"lm_head\.weight has values that are NaN"):
+    with pytest.raises(CompressionError, match=r"lm_head\.weight has 1 of .* values that are NaN"):
         quantize_embeddings(model, "q8_0")
     assert torch.equal(model.model.embed_tokens.weight, before)
     with pytest.raises(CompressionError, match="not a format of GGUF files"):

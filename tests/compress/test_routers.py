@@ -185,3 +185,74 @@ def test_a_gate_that_is_a_sequence_of_layers_is_dense(kind: str, deep: bool) -> 
         "mlp.shared.0",
         "mlp.shared.2",
     }
+
+
+class _Invented(nn.Module):
+    """A block that holds its experts itself, with a router of another name and a matrix that is only called one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.picker = nn.Linear(16, 4)
+        self.router_up = nn.Linear(16, 24)
+        self.router_down = nn.Linear(24, 16)
+        self.attention = nn.ModuleDict({"heads": nn.Linear(16, 4), "out": nn.Linear(4, 16)})
+        self.low_rank = nn.ModuleDict({"router_in": nn.Linear(16, 4), "router_out": nn.Linear(4, 16)})
+
+
+def test_what_a_layer_does_comes_before_its_name() -> None:
+    names = {matrix.name for matrix in find_matrices(_Invented(), where="b")}
+    assert "picker" not in names
+    assert {"router_up", "router_down", "attention.heads", "attention.out"} <= names
+    assert {"low_rank.router_in", "low_rank.router_out"} <= names
+
+
+@pytest.mark.parametrize("name", ["picker", "which"])
+@pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
+def test_a_router_of_another_name_is_found(kind: str, name: str) -> None:
+    model = mixture(kind) if kind in MIXTURES else tiny_model(kind)
+    block = find_blocks(model).modules[0]
+    before = {matrix.name for matrix in find_matrices(block, where="b")}
+    del block.mlp.gate
+    setattr(block.mlp, name, nn.Linear(16, 4))
+    assert {matrix.name for matrix in find_matrices(block, where="b")} == before
+    # A state of the width of the mixture's input is none, whatever its name.
+    block.mlp.router = nn.Linear(16, 16)
+    assert {matrix.name for matrix in find_matrices(block, where="b")} == before | {"mlp.router"}
+
+
+def test_a_choice_among_no_experts_is_known_by_its_name() -> None:
+    """Gemma 3n's `modality_router` gives four coefficients for copies of the states."""
+    model = tiny("gemma3n_text")
+    why = why_dense(model, find_blocks(model))
+    routers = {name.split(".", 3)[3] for name, reason in why.items() if reason == ROUTER}
+    assert routers == {"altup.modality_router.weight"}
+
+
+ROUTERS = {
+    "mixtral": {"mlp.gate"},
+    "qwen2_moe": {"mlp.gate", "mlp.shared_expert_gate"},
+    "qwen3_moe": {"mlp.gate"},
+    "qwen3_next": {"mlp.gate", "mlp.shared_expert_gate"},
+    "qwen3_5_moe_text": {"mlp.gate", "mlp.shared_expert_gate"},
+    "hunyuan_v1_moe": {"mlp.gate.wg"},
+    "phimoe": {"mlp.router"},
+    "afmoe": {"mlp.router.gate"},
+    "deepseek_v2": {"mlp.gate"},
+    "deepseek_v3": {"mlp.gate"},
+    "olmoe": {"mlp.gate"},
+    "granitemoe": {"block_sparse_moe.router"},
+    "llama4_text": {"feed_forward.router"},
+    "gpt_oss": {"mlp.router"},
+    "jamba": {"feed_forward.router"},
+    "jetmoe": {"mlp.router.layer", "self_attention.experts.router.layer"},
+    "longcat_flash": {"mlp.router.classifier"},
+}
+
+
+@pytest.mark.parametrize("kind", list(ROUTERS))
+def test_the_report_lists_each_router(kind: str) -> None:
+    model = mixture(kind) if kind in MIXTURES else tiny(kind)
+    why = why_dense(model, find_blocks(model))
+    found = {name for name, reason in why.items() if reason == ROUTER}
+    assert {name.split(".", 3)[3].removesuffix(".weight") for name in found} == ROUTERS[kind]

@@ -164,7 +164,7 @@ def test_a_damaged_table_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "in" / "model.safetensors")
     stored["lm_head.weight"][3, 3] = torch.nan
     save_file(stored, tmp_path / "in" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CompressionError, match=r"lm_head\.weight has values that are NaN"):
+    with pytest.raises(CompressionError, match=r"lm_head\.weight has 1 of .* values that are NaN"):
         compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("embeddings:q8_0")])
     assert not (tmp_path / "out").exists()
 

@@ -27,7 +27,7 @@ from anomia.compress.pipeline import BlocksInMemory, Finished, OnProgress, all_n
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
-from anomia.compress.shards import check_finite
+from anomia.compress.shards import check_weights
 from anomia.compress.size import stored_bytes
 from anomia.compress.steps import (
     Checkpoint,
@@ -103,6 +103,7 @@ def compress(
     if needs_calibration(step) and windows is None:
         raise CompressionError(f"{step} needs calibration text, and none was given")
     started = time.perf_counter()
+    check_weights(model.state_dict())
     decoder = find_blocks(model)
     finished = Finished()
     matrices: tuple[MatrixReport, ...] = ()
@@ -110,7 +111,6 @@ def compress(
     if isinstance(step, Embeddings):
         matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
-        check_finite(model.state_dict())
         dense = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep its temporary settings.
         reshaper = reshaper_of(step.method)

@@ -24,8 +24,8 @@ from anomia.compress.packed import why_dense as why_unpacked
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import (
     StoredTensors,
-    check_finite,
     check_room,
+    check_weights,
     empty,
     fill,
     grouped,
@@ -140,9 +140,15 @@ class InFiles:
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """Context manager for a block with its weights, which are freed afterwards."""
+        """Context manager for a block with its weights, which are freed afterwards.
+
+        Raises `CompressionError` if some of them are NaN or infinite.
+        """
         block = self.decoder.modules[index]
-        fill(self.model, self._read(self.names[index]), device=self.device)
+        values = self._read(self.names[index])
+        check_weights(values)
+        fill(self.model, values, device=self.device)
+        del values
         try:
             yield block
         finally:
@@ -182,7 +188,7 @@ class InFiles:
     def check_outer(self) -> None:
         """Refuse, before any work, NaN and infinite values outside the blocks; reads one shard's worth at a time."""
         for names in grouped(self._rest()):
-            check_finite(self.checkpoint.read(names, dtype=self.dtype))
+            check_weights(self.checkpoint.read(names, dtype=self.dtype))
 
     def _rest(self) -> dict[str, int]:
         """Return the bytes of every tensor outside the blocks, by stored name."""

@@ -99,20 +99,19 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
 
 
 def _is_router_weight(block: nn.Module, name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter outside of a layer is a router's, by its name or its shape [experts, ...]."""
+    """Whether a parameter outside of a layer is a router's, by its shape [experts, ...] or else by its name."""
     path = name.rpartition(".")[0]
-    if any("router" in part or part == "gate" for part in path.split(".")):
-        return True
     if any(orientation(block.get_submodule(path), n, p) is not None for n, p in _own_parameters(block, path)):
         # A state in the same module as a stack of matrices that it multiplies (Zamba's Mamba heads).
         return False
-    return any(
+    among = any(
         outer
         and len(parameter) == count
         and name.startswith(f"{outer}.")
         and not is_inside(block, name, outer)
         for outer, count in experts_of(block).items()
     )
+    return among or any("router" in part or part == "gate" for part in path.split("."))
 
 
 def _own_parameters(block: nn.Module, path: str) -> list[tuple[str, nn.Parameter]]:

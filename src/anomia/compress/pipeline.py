@@ -24,6 +24,7 @@ from anomia.compress.methods.table import method_of, updater_of
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
+from anomia.compress.shards import check_finite, count_broken
 from anomia.compress.statistics import SharedInput, StatisticNeeds, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
 from anomia.compress.walk import MemoryStates, States, advance, check_leaving, enter, make_model_batches
@@ -200,11 +201,11 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     chosen) is handled by the method's `unreached`, and its report has a note.
 
     Raises:
-        CompressionError: weights or gradients are NaN or infinite, or there are fewer zeros than requested.
+        CompressionError: gradients or new weights are NaN or infinite, or there are fewer zeros than requested.
     """
     step, method = work.step, method_of(work.step.method)
     for group in work.groups:
-        _check_finite(group, work.where)
+        _check_gradients(group, work.where)
     groups = work.groups
     zeros = {}
     if isinstance(step, Prune):
@@ -249,8 +250,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
         for index, report in enumerate(reports):
             check_zeros(report, work.target, work.where)
             reports[index] = note_zeros(report, *found[report.name], work.target, zeros[report.name])
-    for group in groups:
-        _check_finite(group, work.where)
+    check_finite({f"{work.where}.{matrix.name}": matrix.weight for g in groups for matrix in g.matrices})
     return reports
 
 
@@ -337,19 +337,13 @@ def walk(blocks: Blocks, batches: Sequence[Batch], needs: StatisticNeeds) -> Ite
     states.remove()
 
 
-def _check_finite(group: SharedInput, where: str) -> None:
-    """Refuse weights and gradients that are NaN or infinite, since they can't be compared."""
-    values = {f"{where}.{matrix.name}": matrix.weight for matrix in group.matrices}
-    values |= {
-        f"the gradient of {where}.{matrix.name}": gradient
-        for matrix, gradient in zip(group.matrices, group.gradients, strict=False)
-    }
-    for name, tensor in values.items():
-        broken = int((~torch.isfinite(tensor)).sum())
-        if broken:
+def _check_gradients(group: SharedInput, where: str) -> None:
+    """Refuse gradients that are NaN or infinite, since they can't be compared."""
+    for matrix, gradient in zip(group.matrices, group.gradients, strict=False):
+        if broken := count_broken(gradient):
             raise RefusedError(
-                f"{name} has {broken:,} of {tensor.numel():,} values that are NaN or infinite, so it can't be compressed; "
-                "the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+                f"the gradient of {where}.{matrix.name} has {broken:,} of {gradient.numel():,} values that are NaN or "
+                "infinite, so its weights can't be compared; load the model in a wider type (--dtype bfloat16 or float32)"
             )
 
 

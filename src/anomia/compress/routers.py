@@ -10,6 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.stacks import orientation
 
+# A layer that is only named a router has at most one output per this many inputs.
+_FEW = 4
+
 
 def has_linear(module: nn.Module) -> bool:
     """Whether a module is or contains a linear layer."""
@@ -27,25 +30,45 @@ def experts_of(block: nn.Module) -> dict[str, int]:
 
 
 def is_choice(block: nn.Module, name: str, module: Any, experts: Mapping[str, int]) -> bool:
-    """Whether a layer computes a choice, not a state: it has one output, or one per expert in its parent module.
+    """Whether a layer computes a choice, not a state: it has one output, or one per expert next to the experts.
 
     A layer with that many outputs that a sibling layer reads is not a router (the first matrix of a shared expert of
-    the same width). If the block itself holds the experts, or the choice isn't among experts, the layer's name must
-    contain `router`. A layer that feeds only a router is part of it (`down_proj` before Zaya's `router_mlp`).
+    the same width). A layer that feeds only a router is part of it (`down_proj` before Zaya's `router_mlp`). The name
+    decides only where that tells nothing: see `_is_named_router`.
     """
-    rows = int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
-    return rows == 1 or _chooses(block, name, rows, experts) or _feeds_router(block, name, experts)
+    rows = _sizes(module)[0]
+    return rows == 1 or _chooses(block, name, module, experts) or _feeds_router(block, name, experts)
 
 
-def _chooses(block: nn.Module, name: str, rows: int, experts: Mapping[str, int]) -> bool:
-    """Whether a layer is named a router, or has one output per expert next to it."""
-    if any("router" in part for part in name.split(".")):
+def _chooses(block: nn.Module, name: str, layer: nn.Module, experts: Mapping[str, int]) -> bool:
+    """Whether a layer has one output per expert next to it, or else is named a router and can be one."""
+    rows = _sizes(layer)[0]
+    among = any(rows == count and _is_beside(block, name, path) for path, count in experts.items())
+    if among and not _is_read_beside(block, name, rows):
         return True
-    among = any(
-        path and rows == count and name.startswith(f"{path}.") and not is_inside(block, name, path)
-        for path, count in experts.items()
-    )
-    return among and not _is_read_beside(block, name, rows)
+    return _is_named_router(block, name, layer)
+
+
+def _is_beside(block: nn.Module, name: str, path: str) -> bool:
+    """Whether a layer is next to the experts that the module at `path` holds, and in none of them.
+
+    If the block itself holds them, its own layers are next to them, but not those of its attention.
+    """
+    if not path:
+        return "." not in name
+    return name.startswith(f"{path}.") and not is_inside(block, name, path)
+
+
+def _is_named_router(block: nn.Module, name: str, layer: nn.Module) -> bool:
+    """Whether a layer is named a router, and has few outputs that no sibling layer turns into a state again.
+
+    The last resort: for a choice among something other than the experts (Gemma 3n's `modality_router`), or with an
+    option besides them (Zaya's to skip them).
+    """
+    rows, columns = _sizes(layer)
+    if rows * _FEW > columns or not any("router" in part for part in name.split(".")):
+        return False
+    return (columns, rows) not in [_sizes(other) for other in _siblings(block, name)]
 
 
 def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bool:
@@ -63,7 +86,7 @@ def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bo
                 continue
             layers = block.get_submodule(gate).named_modules(prefix=gate)
             if any(
-                isinstance(layer, nn.Linear | Conv1D) and _chooses(block, other, _sizes(layer)[0], experts)
+                isinstance(layer, nn.Linear | Conv1D) and _chooses(block, other, layer, experts)
                 for other, layer in layers
                 if other != name
             ):
@@ -73,14 +96,18 @@ def _feeds_router(block: nn.Module, name: str, experts: Mapping[str, int]) -> bo
 
 def _is_read_beside(block: nn.Module, name: str, rows: int) -> bool:
     """Whether a sibling layer has the transposed shape, or takes this layer's `rows` outputs as input."""
+    here = _sizes(block.get_submodule(name))
+    return any(
+        there[0] > 1 and (there == here[::-1] or (there[1] == rows and there[0] != rows))
+        for there in map(_sizes, _siblings(block, name))
+    )
+
+
+def _siblings(block: nn.Module, name: str) -> list[nn.Module]:
+    """Return the other layers in a layer's parent module."""
     parent, _, own = name.rpartition(".")
-    mine = block.get_submodule(name)
-    for other, module in block.get_submodule(parent).named_children():
-        if other != own and isinstance(module, nn.Linear | Conv1D):
-            there, here = _sizes(module), _sizes(mine)
-            if there[0] > 1 and (there == here[::-1] or (there[1] == rows and there[0] != rows)):
-                return True
-    return False
+    children = block.get_submodule(parent).named_children()
+    return [layer for other, layer in children if other != own and isinstance(layer, nn.Linear | Conv1D)]
 
 
 def _sizes(module: Any) -> tuple[int, int]:

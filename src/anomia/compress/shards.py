@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,23 +128,65 @@ def write_shard(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors with NaN or infinite values."""
+    """Refuse results with NaN or infinite values. tensors: by name, of any shape."""
+    for name, value, broken in _broken(tensors):
+        raise RefusedError(
+            f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
+            "damaged, or needs a wider type (--dtype bfloat16 or float32)"
+        )
+
+
+def check_weights(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a model's own weights if some are NaN or infinite, before anything is computed with them.
+
+    tensors: by name, of any shape.
+    """
+    for name, value, broken in _broken(tensors):
+        dtype = str(value.dtype).removeprefix("torch.")
+        # Values of a wider type can become infinite as they are loaded, but not NaN.
+        narrow = value.dtype == torch.float16 and not bool(value.isnan().any())
+        raise RefusedError(
+            f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite: "
+            + (
+                f"the weights are damaged, or too large for {dtype}; load them in a wider type (--dtype bfloat16 or float32)"
+                if narrow
+                else "the weights themselves are damaged; get or save the model again"
+            )
+        )
+
+
+def _broken(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, int]]:
+    """Yield the tensors with NaN or infinite values, with their number."""
     for name, value in tensors.items():
         # Attention masks in old checkpoints contain −∞ on purpose; models don't read them.
         if not value.is_floating_point() or name.endswith(("masked_bias", "attn.bias")):
             continue
-        broken = count_broken(value)
-        if broken:
-            raise RefusedError(
-                f"{name} has {broken:,} of {value.numel():,} values that are NaN or infinite in {value.dtype}; the model is "
-                "damaged, or needs a wider type (--dtype bfloat16 or float32)"
-            )
+        if broken := count_broken(value):
+            yield name, value, broken
 
 
 def count_broken(values: torch.Tensor) -> int:
     """Return how many values are NaN or infinite, in pieces: `isfinite` takes more memory than a large embedding."""
-    pieces = torch.split(values.detach().reshape(-1), _PIECE)
-    return sum(int((~torch.isfinite(p if p.element_size() > 1 else p.float())).sum()) for p in pieces)
+    values = values.detach()
+    if values.is_meta:
+        return 0
+    if values.dim() > 1 and not values.is_contiguous():
+        # To flatten a transposed view would copy it.
+        return sum(map(count_broken, values.unbind(0))) if values.dim() > 2 else _count(values.mT)
+    return _count(values)
+
+
+def _count(values: torch.Tensor) -> int:
+    return sum(_count_piece(piece) for piece in torch.split(values.reshape(-1), _PIECE))
+
+
+def _count_piece(piece: torch.Tensor) -> int:
+    if piece.element_size() == 1:
+        piece = piece.float()
+    # Ten times as fast as `isfinite`: a sum is finite only if all values are; one that overflows is counted.
+    if bool(torch.isfinite(piece.sum(dtype=None if piece.element_size() > 2 else torch.float32))):
+        return 0
+    return int((~torch.isfinite(piece)).sum())
 
 
 def shard_name(number: int) -> str:

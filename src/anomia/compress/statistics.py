@@ -13,6 +13,7 @@ from torch import nn
 
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, run_block
+from anomia.compress.exponents import near_one
 from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts, find_matrices
 from anomia.compress.products import Watched, WeightProducts
 from anomia.errors import CompressionError, RefusedError
@@ -48,7 +49,8 @@ class LanguageStatistic:
 class InputStatistic:
     """Sums over the calibration tokens that reached an input, in float32; padding is ignored.
 
-    sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; the lower half is only filled in by `finish`.
+    sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; `finish` fills in its lower half, and multiplies one that is
+    far from 1 by a power of four.
     sum, sum_abs: Σx and Σ|x|, [in], if requested.
     """
 
@@ -92,7 +94,7 @@ class InputStatistic:
             mine.tokens += len(values)
 
     def finish(self, where: str) -> None:
-        """Copy the upper half of the Hessian to the lower half.
+        """Copy the upper half of the Hessian to the lower half, and bring it near 1.
 
         Raises `CompressionError` if a sum is NaN or infinite, since scores can't be computed from it.
         """
@@ -106,6 +108,7 @@ class InputStatistic:
         if self.hessian is not None:
             upper = self.hessian.triu_()
             upper += upper.triu(1).T
+            self.hessian = near_one(upper)
 
 
 class SharedInput(NamedTuple):

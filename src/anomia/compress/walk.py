@@ -16,7 +16,7 @@ from anomia.compress.calibration import Batch, Windows, make_batches
 from anomia.compress.calls import Call, Interner, check_tokens, record_calls, run_block
 from anomia.compress.options import BATCH_TOKENS
 from anomia.compress.routers import has_experts
-from anomia.compress.shards import count_broken
+from anomia.compress.shards import check_weights
 from anomia.compress.shared import shares_matrices
 from anomia.compress.statistics import StatisticNeeds
 from anomia.errors import CompressionError, RefusedError
@@ -135,12 +135,7 @@ def check_states(model: nn.Module, decoder: DecoderBlocks, ids: torch.Tensor) ->
         broken = int((~torch.isfinite(states)).sum())
         if not broken:
             continue
-        for name, parameter in model.named_parameters():
-            if lost := count_broken(parameter):
-                raise RefusedError(
-                    f"{name} has {lost:,} of {parameter.numel():,} values that are "
-                    "NaN or infinite; the model is damaged, or needs a wider type (--dtype bfloat16 or float32)"
-                )
+        check_weights(model.state_dict())
         where = decoder.path(index) if index < len(decoder.modules) else f"the blocks {decoder.name}"
         raise RefusedError(
             f"the states that leave {where} are NaN or infinite in {broken:,} of {states.numel():,} values, so nothing "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import cut
@@ -85,9 +86,16 @@ def alps(
             "load the model in a wider type (--dtype bfloat16 or float32)"
         )
     problem = _problem(hessian)
-    found = [_find(weight.float() * problem.norms, problem, target) for weight in weights]
+    exponents = [far_exponent([weight]) for weight in weights]
+    found = [
+        _find(shifted(weight.float(), -exponent) * problem.norms, problem, target)
+        for weight, exponent in zip(weights, exponents, strict=True)
+    ]
     masks = [mask for mask, _, _, _ in found]
-    starts = [(solved / problem.norms).masked_fill_(mask, 0) for mask, solved, _, _ in found]
+    starts = [
+        shifted((solved / problem.norms).masked_fill_(mask, 0), exponent)
+        for (mask, solved, _, _), exponent in zip(found, exponents, strict=True)
+    ]
     updated = masked_least_squares(weights, masks, hessian, start=starts, where=where)
     return Alps(masks, updated, [steps for _, _, steps, _ in found], [settled for _, _, _, settled in found])
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from anomia.compress.calls import Call
+from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.gptq import UNREACHED, put, round_unreached
 from anomia.compress.methods.grid import Grid, Quantized, grid_of, round_to_nearest
@@ -101,9 +102,10 @@ def search_scales(
 
     Source: Lin et al. (2024), Section 3.2; candidates as in llm-compressor and AutoAWQ with `duo_scaling`.
     """
-    dense = [weight.float() for weight in weights]
+    exponent = far_exponent(weights)
+    dense = [shifted(weight.float(), -exponent) for weight in weights]
     dead = mean_abs == 0
-    strength = mean_abs.float().clamp(min=torch.finfo(torch.float32).tiny)
+    strength = shifted(mean_abs.float(), -far_exponent([mean_abs])).clamp(min=torch.finfo(torch.float32).tiny)
     relative = _relative_weights(dense, grid)
     none = torch.ones_like(strength)
     unscaled = _loss(dense, hessian, none, grid)

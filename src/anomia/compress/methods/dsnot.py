@@ -20,6 +20,9 @@ THRESHOLD = 0.1
 _WINDOW = 2048
 
 
+_NO_SWAPS = (
+    "dsnot swapped nothing: no row's error is above its threshold, or none has a pair of weights to swap"
+)
 _DENSE_AGAIN = (
     "kept weights are the dense ones again: swaps are made on those, without the updates of the step before"
 )
@@ -50,7 +53,8 @@ def dsnot_block(work: BlockWork, dense: Mapping[str, torch.Tensor], update: Upda
             )
             changed = not torch.equal(full.masked_fill(mask, 0), matrix.weight)
             matrix.weight.copy_(full.masked_fill(swapped.mask, 0))
-            reports.append(report_matrix(matrix)._replace(note=_DENSE_AGAIN if changed else ""))
+            notes = [_DENSE_AGAIN] * changed + [_NO_SWAPS] * (not swapped.swaps and bool(mask.any()))
+            reports.append(report_matrix(matrix)._replace(note="; ".join(notes)))
     return reports
 
 

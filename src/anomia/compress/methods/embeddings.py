@@ -14,8 +14,8 @@ from torch import nn
 
 from anomia.compress.methods.ggml import fitting, format_of, packed_bytes, round_trip
 from anomia.compress.report import MatrixReport
-from anomia.compress.shards import count_broken
-from anomia.errors import CompressionError, RefusedError
+from anomia.compress.shards import check_weights
+from anomia.errors import CompressionError
 
 # Rows of a table rounded at a time, so that progress can be reported.
 _ROWS = 1 << 14
@@ -63,11 +63,7 @@ def quantize_embeddings(
 
 def check_table(table: TokenTable) -> None:
     """Refuse a table with NaN or infinite values."""
-    if count_broken(table.weight):
-        raise RefusedError(
-            f"{table.names[0]} has values that are NaN or infinite, so it can't be rounded; the model is damaged, "
-            "or needs a wider type (--dtype bfloat16 or float32)"
-        )
+    check_weights({table.names[0]: table.weight})
 
 
 @torch.no_grad()

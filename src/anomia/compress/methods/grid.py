@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from anomia.compress.catalogue import GROUP
+from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.steps import Quantize
 
 # Candidate limits of a group's range, as fractions of its largest weight; Lin et al. (2024) search these.
@@ -123,7 +124,8 @@ def search_ranges(
     Source: Lin et al. (2024), `auto_clip` of their code, which samples tokens; this uses the sums over all tokens.
     """
     width = grid.width(weight.shape[1])
-    grouped = weight.float().reshape(len(weight), -1, width)  # [out, groups, g]
+    exponent = far_exponent([weight])
+    grouped = shifted(weight.float(), -exponent).reshape(len(weight), -1, width)  # [out, groups, g]
     count = grouped.shape[1]
     blocks = (
         hessian.reshape(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
@@ -141,4 +143,4 @@ def search_ranges(
         better = losses < best
         best = torch.where(better, losses, best)
         low, high = torch.where(better, mine, low), torch.where(better, top, high)
-    return low, high
+    return shifted(low, exponent), shifted(high, exponent)

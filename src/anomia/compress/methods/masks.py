@@ -14,10 +14,14 @@ _SMALL = 2.0**-40
 
 
 class Chosen(NamedTuple):
-    """mask: True where the weight is pruned. by_order: pruned weights with the same score, above zero, as a kept one."""
+    """mask: True where the weight is pruned. by_order: pruned weights with the same score, above zero, as a kept one.
+
+    at_zero: pruned weights that aren't zero but have the score zero, as a kept one of their row or group does too.
+    """
 
     mask: torch.Tensor
     by_order: int = 0
+    at_zero: int = 0
 
 
 def lifted(values: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
@@ -36,15 +40,21 @@ def lifted(values: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
     return (values.double() * torch.exp2(-exponents.double())).float()
 
 
-def cut(scores: torch.Tensor, target: Target, *, whole: bool = False) -> Chosen:
-    """Choose the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in]."""
+def cut(
+    scores: torch.Tensor, target: Target, *, whole: bool = False, weight: torch.Tensor | None = None
+) -> Chosen:
+    """Choose the lowest scores of each row, or of the whole matrix, or of every M inputs. scores, mask: [out, in].
+
+    weight: [out, in]; without it, scores of zero count as those of weights that are zero.
+    """
     if isinstance(target, Pattern):
-        grouped = scores.reshape(-1, target.group)
-        found = lowest(grouped, target.group - target.keep)
+        shape, count = (-1, target.group), target.group - target.keep
     elif whole:
-        found = lowest(scores.reshape(1, -1), int(scores.numel() * target))
+        shape, count = (1, -1), int(scores.numel() * target)
     else:
-        return lowest(scores, int(scores.shape[1] * target))
+        shape, count = (len(scores), -1), int(scores.shape[1] * target)
+    compared = None if weight is None else weight.reshape(shape)
+    found = lowest(scores.reshape(shape), count, compared)
     return found._replace(mask=found.mask.reshape(scores.shape))
 
 
@@ -53,10 +63,11 @@ def lowest_mask(scores: torch.Tensor, count: int) -> torch.Tensor:
     return lowest(scores, count).mask
 
 
-def lowest(scores: torch.Tensor, count: int) -> Chosen:
-    """Chosen the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
+def lowest(scores: torch.Tensor, count: int, weight: torch.Tensor | None = None) -> Chosen:
+    """Choose the `count` lowest scores of each row, ties to the lowest index, as a stable sort would.
 
-    scores: [R, C] float32, without NaN. mask: [R, C] bool. Only the k-th value is selected; nothing is sorted.
+    scores: [R, C] float32, without NaN. weight: [R, C], as for `cut`. mask: [R, C] bool. Only the k-th value is
+    selected; nothing is sorted.
     """
     if count <= 0:
         return Chosen(torch.zeros_like(scores, dtype=torch.bool))
@@ -64,7 +75,7 @@ def lowest(scores: torch.Tensor, count: int) -> Chosen:
         return Chosen(torch.ones_like(scores, dtype=torch.bool))
     threshold, tied = _threshold(scores, count)
     mask = _at_most(scores, threshold)
-    by_order = 0
+    by_order = at_zero = 0
     if bool(tied.any()):
         # Only these rows have more scores at the threshold than can be pruned.
         rows = tied.nonzero().squeeze(1)
@@ -73,7 +84,12 @@ def lowest(scores: torch.Tensor, count: int) -> Chosen:
         missing = count - below.sum(dim=1, keepdim=True)
         mask[rows] = below | (equal & (equal.cumsum(dim=1) <= missing))
         by_order = int(missing[limit > 0].sum())
-    return Chosen(mask, by_order)
+        if weight is not None and bool((limit == 0).any()):
+            dead = equal & (limit == 0) & (weight[rows] != 0)
+            gone = mask[rows]
+            decided = (dead & gone).sum(dim=1)
+            at_zero = int(decided[(dead & ~gone).any(dim=1)].sum())
+    return Chosen(mask, by_order, at_zero)
 
 
 def _threshold(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

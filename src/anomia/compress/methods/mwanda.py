@@ -24,7 +24,7 @@ CHOICES = (
 
 def mwanda_cut(weight: torch.Tensor, statistic: InputStatistic, target: Target) -> Chosen:
     """Choose the lowest scores of every output row, as in Wanda. weight: [out, in]."""
-    return cut(lifted(weight.abs().float()) * lifted(language_factors(statistic)), target)
+    return cut(lifted(weight.abs().float()) * lifted(language_factors(statistic)), target, weight=weight)
 
 
 def language_factors(statistic: InputStatistic) -> torch.Tensor:

@@ -36,7 +36,7 @@ def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target)
     """
     low, high = gradient.amin(), gradient.amax()
     scaled = (gradient - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    return cut(lifted(weight.abs().float()).square() * scaled, target)
+    return cut(lifted(weight.abs().float()).square() * scaled, target, weight=weight)
 
 
 def gradient_norms(

@@ -35,7 +35,7 @@ def ria_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chosen
     weight: [out, in]; norms: [in].
     Source: the authors' code, which by default compares scores over the whole matrix.
     """
-    return cut(ria_scores(weight, norms), target, whole=True)
+    return cut(ria_scores(weight, norms), target, whole=True, weight=weight)
 
 
 @torch.no_grad()

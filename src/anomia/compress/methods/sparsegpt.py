@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import kth_lowest, lifted, lowest_mask
@@ -48,7 +49,9 @@ def sparsegpt(
     dead = diagonal == 0
     columns = len(diagonal)
     # Store columns as rows in memory: every step below reads and writes whole columns.
-    work = torch.cat([weight.float().T for weight in weights], dim=1)  # [in, R]
+    exponents = [far_exponent([weight]) for weight in weights]
+    pairs = zip(weights, exponents, strict=True)
+    work = torch.cat([shifted(weight.float(), -exponent).T for weight, exponent in pairs], dim=1)  # [in, R]
     work[dead] = 0
     factor, damping = inverse_factor(hessian, where=where)  # [in, in], upper
     pattern = target if isinstance(target, Pattern) else None
@@ -75,7 +78,8 @@ def sparsegpt(
             )
             block[last:].addmm_(local[first:last, last:].T, errors[first:last], alpha=-1)
         work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return Pruned([part.T for part in torch.split(work, rows, dim=1)], damping, dead)
+    parts = zip(torch.split(work, rows, dim=1), exponents, strict=True)
+    return Pruned([shifted(part.T, exponent) for part, exponent in parts], damping, dead)
 
 
 def _block_mask(

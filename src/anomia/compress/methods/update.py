@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from anomia.compress.exponents import far_exponent, shifted
 from anomia.compress.methods.base import BlockWork, Updater
 from anomia.compress.methods.sparsegpt import DAMPING
 from anomia.compress.methods.zeros import report_matrix
@@ -123,12 +124,16 @@ def masked_least_squares(
         if bool(begin[mask].any()):
             raise CompressionError(f"{where}: the weights to begin with aren't zero where the mask is")
         new = torch.empty_like(weight)
+        exponent = far_exponent([weight])
         before = after = norm = taken = left = 0.0
         for rows in torch.split(torch.arange(len(weight), device=weight.device), _ROWS):
-            full, keep, first = weight[rows].float(), ~mask[rows], begin[rows].to(weight.dtype)
-            solved, steps, residual = solve(full, keep, begin[rows].float(), limit)
-            rounded = solved.masked_fill_(~keep, 0).to(weight.dtype)
-            old, now = (row_errors(rows_.float() - full, hessian) for rows_ in (first, rounded))
+            keep, first = ~mask[rows], begin[rows].to(weight.dtype)
+            full, whole = (shifted(part[rows].float(), -exponent) for part in (weight, begin))
+            solved, steps, residual = solve(full, keep, whole, limit)
+            rounded = shifted(solved.masked_fill_(~keep, 0), exponent).to(weight.dtype)
+            old, now = (
+                row_errors(shifted(part.float(), -exponent) - full, hessian) for part in (first, rounded)
+            )
             # `>=` is False for a row that is NaN.
             better = old >= now
             new[rows] = torch.where(better[:, None], rounded, first)
@@ -154,9 +159,10 @@ def row_errors(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
 def layer_error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
     """Return ‖(Ŵ−W)X‖²/‖WX‖² of a matrix; 0 if WX is zero. weight, dense: [out, in]; hessian: [in, in]."""
     error = norm = 0.0
+    exponent = -far_exponent([dense])
     for start in range(0, len(weight), _ROWS):
-        full = dense[start : start + _ROWS].float()
-        lost = row_errors(weight[start : start + _ROWS].float() - full, hessian)
+        full = shifted(dense[start : start + _ROWS].float(), exponent)
+        lost = row_errors(shifted(weight[start : start + _ROWS].float(), exponent) - full, hessian)
         error += float(lost.sum(dtype=torch.float64))
         norm += float(row_errors(full, hessian).sum(dtype=torch.float64))
     return error / norm if norm else 0.0

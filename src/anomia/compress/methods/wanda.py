@@ -24,7 +24,7 @@ def wanda_cut(weight: torch.Tensor, norms: torch.Tensor, target: Target) -> Chos
     weight: [out, in]; norms: [in].
     Source: Sun et al. (2024), Section 3 and Algorithm 1 (stable sort, one comparison group per row).
     """
-    return cut(lifted(weight.abs().float()) * lifted(norms), target)
+    return cut(lifted(weight.abs().float()) * lifted(norms), target, weight=weight)
 
 
 METHOD = by_mask(StatisticNeeds(), lambda matrix, seen, target: wanda_cut(matrix.weight, seen.norms, target))

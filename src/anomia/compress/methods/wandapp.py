@@ -39,7 +39,7 @@ def wandapp_cut(
     weight, gradient: [out, in]; norms: [in], the L2 norm of each input over all tokens.
     Source: Yang et al. (2025), the regional gradient score of Section 4.1, with α = 100.
     """
-    return cut(lifted(weight.abs().float()) * lifted(alpha * gradient + norms), target)
+    return cut(lifted(weight.abs().float()) * lifted(alpha * gradient + norms), target, weight=weight)
 
 
 UNCHANGED = "rounds changed no kept weight: its steps are smaller than what the model's type can tell apart"

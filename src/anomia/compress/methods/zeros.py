@@ -20,6 +20,10 @@ COLUMNS = 128
 MORE = "more zeros than asked for"
 NOTHING = "nothing was pruned: the sparsity is less than one weight of those that are compared"
 TIES = "more than a tenth of the pruned weights have the same score as a kept one: there the order chose, not the method"
+DEAD_TIES = (
+    "more than a tenth of the pruned weights were chosen by order: they have the score zero, as kept ones do, since their "
+    "inputs or gradients were zero or too small for all calibration tokens; use more or other text"
+)
 _MANY_TIES = 0.1
 # Tolerance as a fraction of the weights: ties and single weights that round to zero get no note.
 _SLACK = 1e-3
@@ -34,8 +38,9 @@ def zero(matrix: WeightMatrix, chosen: Chosen) -> MatrixReport:
     else:
         # `masked_fill_` handles half-precision numbers one at a time; this uses vector instructions.
         weight.view(bits).bitwise_and_(mask.to(bits).sub_(1))
-    tied = chosen.by_order > _MANY_TIES * max(1, int(mask.sum()))
-    return report_matrix(matrix)._replace(note=TIES if tied else "")
+    tied = chosen.by_order + chosen.at_zero > _MANY_TIES * max(1, int(mask.sum()))
+    which = DEAD_TIES if chosen.at_zero > chosen.by_order else TIES
+    return report_matrix(matrix)._replace(note=which if tied else "")
 
 
 def zero_all(
