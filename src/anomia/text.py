@@ -99,7 +99,7 @@ def main_language(text: str) -> str | None:
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
     # A second of loading, which only long answers need.
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]  # it brings no types
 
     return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
 

@@ -21,6 +21,7 @@ from anomia.measure.figures import before, find, lookup
 from anomia.measure.frame import POOLED, RECOGNITION
 from anomia.measure.measures import MEASURES, Measure, of_base, oracle_with_seed, parse
 from anomia.probes import NO_QUESTION
+from tests.measure.long_records import with_long_answers
 from tests.measure.planted import Damage, study_records
 
 SOURCE = Path(anomia.__file__).parent
@@ -33,7 +34,8 @@ def records_of(**settings: Any) -> pl.DataFrame:
     filled = {way.column: f"{way.kind}_correct" for way in RECOGNITION.values()}
     filled |= {f"{name}_correct": "choice_no_question_correct" for name in NO_QUESTION}
     filled |= {"open_strict": "open_correct", "open_loop": "open_degenerate"}
-    return records.with_columns(pl.col(source).alias(name) for name, source in filled.items())
+    records = records.with_columns(pl.col(source).alias(name) for name, source in filled.items())
+    return with_long_answers(records, ARM)
 
 
 def test_a_run_with_all_probes_has_every_registered_measure_and_no_other() -> None:
@@ -96,9 +98,9 @@ def test_a_measure_is_its_name_wherever_it_goes() -> None:
 
 
 def test_units_and_sides() -> None:
-    assert {str(m) for m in MEASURES.values() if m.unit == "nats"} == {"divergence/kl"}
+    assert {str(m) for m in MEASURES.values() if m.unit == "nats"} == {"divergence/kl", "along/kl"}
     alone = {m.family for m in MEASURES.values() if not m.against_base}
-    assert alone == {"accuracy", "outputs", "pass_at"}
+    assert alone == {"accuracy", "outputs", "pass_at", "long"}
     assert measures.outputs("loop_more").against_base
     assert measures.gap("choice").unit == "points"
 

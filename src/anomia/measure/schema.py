@@ -219,7 +219,7 @@ class ResultsFile(_Row):
     between: tuple[Annotated[BetweenRow, Row("Between")], ...]
     frontier: tuple[Annotated[FrontierRow, Row("Frontier")], ...]
     hygiene: tuple[Annotated[HygieneRow, Row("Hygiene")], ...]
-    damage: tuple[Annotated[DamageRow, Row("Damage")], ...] = ()
+    damage: tuple[Annotated[DamageRow, Row("Damage")], ...]
     """Damage by position in long answers."""
     differences: dict[str, tuple[Annotated[DifferenceRow, Row("Difference")], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
