@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.compress.calibration import make_batches, make_windows, read_calibration
+from anomia.compress.calibration import CalibrationText, make_batches, make_windows, read_calibration
 from anomia.compress.options import TextOptions
 from anomia.compress.overlap import build_sieve
 from anomia.errors import DataError, StudyError
@@ -226,3 +226,26 @@ def test_passages_are_cut_to_the_models_positions(count: int, said: str, tmp_pat
         f"calibration={source}: {said} to 16 tokens, the model's positions; 40 were asked for",
     )
     assert make_windows(text, word_tokenizer, tokens=10, positions=16).record.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([0] * 3 + [5, 6, 7, 8], "43% of its tokens are the tokenizer's unknown token"),
+        ([5] * 6 + [6, 7], "75% of its tokens are the same one"),
+        ([5, 6, 7, 8] * 2, ""),
+    ],
+)
+def test_a_text_that_the_tokenizer_does_not_know_is_told(ids: list[int], said: str) -> None:
+    """Everything would be measured on one embedding, and the result look like any other."""
+
+    class Words:
+        unk_token_id = 0
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [int(word) for word in text.split()]}
+
+    text = CalibrationText("file:x", (" ".join(map(str, ids)),), ("",), "")
+    warnings = make_windows(text, Words()).record.warnings
+    assert len(warnings) == bool(said)
+    assert said in " ".join(warnings)

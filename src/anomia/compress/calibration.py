@@ -16,6 +16,10 @@ from anomia.compress.sources import open_source, take
 from anomia.errors import DataError
 from anomia.words import counted
 
+# Shares of a text's tokens above which there is a warning: unknown ones, and the most frequent one.
+_ODD_SHARE = 0.1
+_ODD_MOST = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationText:
@@ -172,6 +176,7 @@ def make_windows(
         warnings.append(
             f"calibration={text.source}: {counted(left, 'token')} short of the budget of {budget}"
         )
+    warnings += _odd_tokens(text.source, windows, getattr(tokenizer, "unk_token_id", None))
     by_language: Counter[str] = Counter()
     for ids, language in zip(windows, languages, strict=True):
         by_language[language or "unknown"] += len(ids)
@@ -190,6 +195,23 @@ def make_windows(
         warnings=tuple(warnings),
     )
     return Windows(tuple(windows), tuple(languages), record)
+
+
+def _odd_tokens(source: str, windows: list[tuple[int, ...]], unknown: int | None) -> list[str]:
+    """Warn of a text that the tokenizer doesn't know, or that says almost nothing: its statistics are of few tokens."""
+    counts = Counter(token for ids in windows for token in ids)
+    total = counts.total()
+    if unknown is not None and counts[unknown] > _ODD_SHARE * total:
+        return [
+            f"calibration={source}: {counts[unknown] / total:.0%} of its tokens are the tokenizer's unknown token; give "
+            "text in the model's languages"
+        ]
+    token, count = counts.most_common(1)[0]
+    if total > len(windows) * 2 and count > _ODD_MOST * total:
+        return [
+            f"calibration={source}: {count / total:.0%} of its tokens are the same one (id {token}); give other text"
+        ]
+    return []
 
 
 def make_batches(
