@@ -116,6 +116,7 @@ bench: install
 bench-methods: install
 	$(BIN)/python benchmarks/methods.py --out bench-methods --write docs/methods/table.md $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python benchmarks/quantize_peers.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(if $(PEER_PYTHON),$(BIN)/python benchmarks/quantize_matrices.py --peer-python $(PEER_PYTHON))
 
 bench-gpu: install
 	$(BIN)/python benchmarks/probes.py --gpu
