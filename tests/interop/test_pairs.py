@@ -439,6 +439,13 @@ def test_sides_with_other_examples_or_templates_are_told(copied: Callable[..., P
     assert any("different chat_template in 1 of 2 pairs" in note for note in told)
 
 
+def test_unknown_settings_are_told(copied: Callable[..., Path]) -> None:
+    folder = copied("arc_challenge", "arc_challenge_chat")
+    results_of(folder, "base").unlink()
+    notes = imported(folder).notes
+    assert any("No results file is next to the logs of 1 of 1 pairs of tasks" in note for note in notes)
+
+
 def test_a_template_of_the_arm_alone_is_refused_by_its_prompts(copied: Callable[..., Path]) -> None:
     folder = copied("arc_challenge", "arc_challenge_chat")
 

@@ -80,6 +80,7 @@ def import_(
     from anomia.errors import DataError, nearest
     from anomia.interop.arms import models_from
     from anomia.interop.as_run import import_run
+    from anomia.models.difference import listed
 
     if tool not in MODULES:
         raise DataError(f"import: unknown tool {tool!r}; {nearest(tool, MODULES)}")
@@ -88,7 +89,7 @@ def import_(
         tool, models, out, filter_name=filter_name, language=language, metric=metric, tasks=task or []
     )
     lines = [
-        f"{found.questions} questions in {out}: {', '.join(found.languages)}; base and {', '.join(found.arms)}",
+        f"{found.questions} questions in {out}: {listed(found.languages, 12)}; base and {', '.join(found.arms)}",
         f"joined by {found.by}; graded by {', '.join(f'{by} ({form})' for form, by in found.graded_by.items())}",
     ]
     lines.append(f"pairs of tasks (generation and multiple choice): {_pairs(found.pairs)}")

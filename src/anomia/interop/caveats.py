@@ -9,7 +9,7 @@ from anomia.interop.grading import Graded
 from anomia.interop.join import Joined
 from anomia.interop.pairs import TaskPair
 from anomia.interop.samples import options_shown
-from anomia.interop.sides import between_formats
+from anomia.interop.sides import between_formats, without_settings
 
 _SIMILAR = ("rouge1_acc", "bleu_acc")
 
@@ -62,9 +62,14 @@ def _similar(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
 
 
 def _formats(tool: str, asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
-    for (what, _, chosen, opened, why, *_), count in between_formats(
-        tool, [pair.files[BASE] for pair, _, _ in asked]
-    ):
+    files = [pair.files[BASE] for pair, _, _ in asked]
+    unknown = without_settings(tool, files)
+    if unknown:
+        yield (
+            f"No results file is next to the logs of {unknown} of {len(files)} pairs of tasks, so whether the formats were asked "
+            "with the same examples, chat template and model is unknown"
+        )
+    for (what, _, chosen, opened, why, *_), count in between_formats(tool, files):
         of = f" in {count} of {len(asked)} pairs of tasks" if len(asked) > 1 else ""
         yield (
             f"The formats were asked with different {what}{of}: {chosen} in multiple choice, {opened} in generation ({why}), "

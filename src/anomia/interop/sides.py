@@ -59,6 +59,11 @@ def between_formats(tool: str, pairs: Sequence[Sequence[SampleFile]]) -> tuple[S
     return tuple(SideDifference(each, count) for each, count in found.items())
 
 
+def without_settings(tool: str, pairs: Sequence[Sequence[SampleFile]]) -> int:
+    """The number of pairs in which no results file says how one of the formats was asked."""
+    return sum(any(settings_of(tool, file) is None for file in files) for files in pairs)
+
+
 def _apart(chosen: Settings, opened: Settings) -> Iterator[Difference]:
     names = dict.fromkeys([*chosen.arguments, *opened.arguments])
     rows = [(name, chosen.arguments.get(name), opened.arguments.get(name)) for name in names]
