@@ -383,3 +383,19 @@ def test_weights_that_are_zero_are_no_ties() -> None:
     assert lowest(torch.tensor([[0.0, 0.0, 0.0, 1.0]]), 2).by_order == 0
     assert lowest(torch.tensor([[1.0, 1.0, 1.0, 0.5]]), 2).by_order == 1
     assert lowest(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), 2).by_order == 0
+
+
+@pytest.mark.parametrize("arm", ["magnitude:0.5", "wanda:0.5"])
+def test_a_block_that_is_in_the_list_twice_is_refused(make_model: Make, windows: Windows, arm: str) -> None:
+    """It counted as shared with itself, and stayed dense without a word."""
+    model = make_model()
+    model.model.layers[2] = model.model.layers[1]
+    with pytest.raises(CompressionError, match="the same block"):
+        pruned(model, arm, windows)
+
+
+def test_a_negative_id_is_named(make_model: Make) -> None:
+    windows = make_test_windows([24] * 4)
+    ids = tuple((-1, *row[1:]) for row in windows.token_ids)
+    with pytest.raises(CompressionError, match="the id -1 on the calibration text"):
+        pruned(make_model(), "wanda:0.5", replace(windows, token_ids=ids))

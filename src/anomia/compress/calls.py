@@ -104,10 +104,10 @@ def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
     table = (
         getattr(model.get_input_embeddings(), "weight", None) if isinstance(model, PreTrainedModel) else None
     )
-    highest = int(input_ids.max()) if input_ids.numel() else 0
-    if isinstance(table, torch.Tensor) and highest >= len(table):
+    lowest, highest = (int(input_ids.min()), int(input_ids.max())) if input_ids.numel() else (0, 0)
+    if isinstance(table, torch.Tensor) and (lowest < 0 or highest >= len(table)):
         raise CompressionError(
-            f"the tokenizer gives the id {highest:,} on the calibration text, and {type(model).__name__} has embeddings "
+            f"the tokenizer gives the id {lowest if lowest < 0 else highest:,} on the calibration text, and {type(model).__name__} has embeddings "
             f"for {len(table):,} tokens; use the tokenizer that the model was trained with"
         )
     for table in _position_tables(model):

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from anomia.errors import CompressionError
+
 # Block attribute: names of the parameters shared with an earlier block (Zamba's attention).
 _SHARED = "_anomia_shared"
 
 
 def mark_shared(blocks: Sequence[nn.Module]) -> None:
-    """Note in each block which of its parameters an earlier block has."""
+    """Note in each block which of its parameters an earlier block has.
+
+    Raises `CompressionError` for a block that is in the list twice: it would share all of them with itself, and stay dense.
+    """
+    if len(set(map(id, blocks))) < len(blocks):
+        raise CompressionError(
+            f"the model has the same block ({type(blocks[0]).__name__}) several times in its list of blocks, so what it "
+            "would lose can't be counted; make a copy of the block for each place"
+        )
     seen: set[int] = set()
     for block in blocks:
         mine = dict(block.named_parameters(remove_duplicate=False))
