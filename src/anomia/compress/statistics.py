@@ -94,7 +94,7 @@ class InputStatistic:
             mine.tokens += len(values)
 
     def finish(self, where: str) -> None:
-        """Copy the upper half of the Hessian to the lower half, and bring it near 1.
+        """Copy the upper half of the Hessian, [in, in], to the lower half, and bring it near 1.
 
         Raises `CompressionError` if a sum is NaN or infinite, since scores can't be computed from it.
         """
