@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol
 
@@ -20,9 +21,31 @@ from anomia.strict import strict
 from anomia.text import first_lines, is_unspaced, normalize, words
 
 __all__ = [
-    "CONTAINMENT", "ENTRY_POINTS", "GRADERS", "Grade", "Grader", "Grading", "Stripped", "best_f1", "containment", "contains",
-    "exact_match", "f1", "grade", "grader_named", "is_degenerate", "is_unspaced", "named_candidates", "normalize",
-    "strict", "strip_thinking", "words",
+    "CONTAINMENT",
+    "ENTRY_POINTS",
+    "GRADERS",
+    "Grade",
+    "Grader",
+    "Grading",
+    "Posed",
+    "Stripped",
+    "Task",
+    "TaskGrade",
+    "TaskGrader",
+    "best_f1",
+    "containment",
+    "contains",
+    "exact_match",
+    "f1",
+    "grade",
+    "grader_named",
+    "is_degenerate",
+    "is_unspaced",
+    "named_candidates",
+    "normalize",
+    "strict",
+    "strip_thinking",
+    "words",
 ]  # fmt: skip
 
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -40,14 +63,105 @@ class Grader(Protocol):
         ...
 
 
+class Posed(Hashable, Protocol):
+    """A question, as the graders of tasks see it. target: what the grader needs besides the answers, as JSON."""
+
+    @property
+    def context(self) -> str:
+        """The passage, or another text that the question is about."""
+        ...
+
+    @property
+    def question(self) -> str:
+        """The question as asked."""
+        ...
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The accepted answers, gold first."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """JSON, or empty."""
+        ...
+
+
+class TaskGrade(NamedTuple):
+    """The grade of an answer to a task.
+
+    score: from 0 to 1. correct: None if the task has no right and wrong. parts: grades from 0 to 1 in the order of
+    `Task.parts`, None where one doesn't apply to the question.
+    """
+
+    score: float
+    correct: bool | None = None
+    parts: tuple[float | None, ...] = ()
+
+
+class TaskGrader(Protocol):
+    """Grades an output against a question."""
+
+    def __call__(self, output: str, question: Posed) -> TaskGrade:
+        """The grade; outputs are untrusted text of any length."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """How a task is graded.
+
+    parts: names of the parts of a grade. right_or_wrong: whether answers are right or wrong; otherwise only scores are
+    compared. comparable: whether an output can be graded against a wrong option in gold's place.
+    """
+
+    grade: TaskGrader
+    parts: tuple[str, ...] = ()
+    right_or_wrong: bool = True
+    comparable: bool = False
+
+
 class Grading(NamedTuple):
     """How a study's outputs are graded.
 
-    grader: a name for `grader_named`. stop: an answer ends before the first of these strings.
+    grader: a name for `grader_named`. stop: an answer ends before the first of these strings. task: the data set's own
+    grader, which replaces `grader`.
     """
 
     grader: str = "containment"
     stop: tuple[str, ...] = ()
+    task: Task | None = None
+
+    def graded(self, output: str, question: Posed) -> TaskGrade | None:
+        """The task's grade of an output; None if the data set is not a task."""
+        return None if self.task is None else _graded(self.task, output, question)
+
+    def verdict(self, output: str, question: Posed) -> bool | None:
+        """Whether an output is right; None if the task has no right and wrong."""
+        found = self.graded(output, question)
+        return self.is_right(output, question.answers) if found is None else found.correct
+
+    def gives(self, output: str, question: Posed, option: str) -> bool | None:
+        """Whether an output would be right if a wrong option were the answer; None as in `verdict`."""
+        if self.task is None:
+            return self.is_right(output, [option])
+        if not self.task.right_or_wrong:
+            return None
+        if not self.task.comparable:
+            return contains(output, option)
+        return _graded(self.task, output, _Instead(option, question)).correct
+
+    def shown(self, output: str, question: Posed, options: Sequence[str]) -> tuple[int, ...]:
+        """The indices of the options, among them gold, that an output names, ascending."""
+        if self.task is None:
+            return self.named(output, options)
+        lines = {normalize(line) for line in output.splitlines()}
+        echoed = tuple(n for n, option in enumerate(options) if normalize(option) in lines)
+        if len(echoed) > 1:  # the list of options again, not an answer
+            return echoed
+        if not self.task.comparable:
+            return named_candidates(output, options)
+        return tuple(n for n, option in enumerate(options) if self.gives(output, question, option))
 
     def is_right(self, output: str, answers: Sequence[str]) -> bool:
         """Whether an output is right.
@@ -89,6 +203,36 @@ class Grading(NamedTuple):
 
 
 CONTAINMENT = Grading()
+
+
+@dataclass(frozen=True, slots=True)
+class _Instead:
+    """A question with a wrong option in gold's place."""
+
+    option: str
+    of: Posed
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.option,)
+
+    @property
+    def context(self) -> str:
+        return self.of.context
+
+    @property
+    def question(self) -> str:
+        return self.of.question
+
+    @property
+    def target(self) -> str:
+        return ""
+
+
+# Several columns of a record need the grade of one output, and some graders take a second.
+@lru_cache(maxsize=1 << 10)
+def _graded(task: Task, output: str, question: Posed) -> TaskGrade:
+    return task.grade(output, question)
 
 
 class Grade(NamedTuple):

@@ -118,7 +118,12 @@ def describe(matrix: Matrix) -> dict[str, Any]:
     for dump in dumps:
         bases[dump["base"]] = {key: dump[key] for key in OF_A_BASE}
     own = [key for key in OF_A_BASE if len({str(settings[key]) for settings in bases.values()}) > 1]
-    settings = {key: value for key, value in dumps[0].items() if key not in own}
+    # Keys that differ otherwise have the defaults of their data sets, which each cell gets again.
+    settings = {
+        key: value
+        for key, value in dumps[0].items()
+        if key not in own and all(dump[key] == value for dump in dumps)
+    }
     settings["base"] = [
         {name: {key: found[key] for key in own}} if own else name for name, found in bases.items()
     ]

@@ -70,7 +70,8 @@ class Probe:
 class GradeKind:
     """Another grade of a probe's replies, or, without a probe, a grade that needs no model.
 
-    name: in the records and in measure names. rung: it is shown among the probes, after its own.
+    name: in the records and in measure names. rung: it is shown among the probes, after its own. of_task: only tasks
+    have it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class GradeKind:
     long: str
     description: str
     rung: bool = False
+    of_task: bool = False
 
     @property
     def column(self) -> str:
@@ -235,6 +237,10 @@ GRADES: tuple[GradeKind, ...] = (
         "open_strict", "open", "open", "open, strict", "free-form answer, strict grade", "as a careful reader grades",
         rung=True,
     ),
+    GradeKind(
+        "open_score", "open", "open", "open, score", "free-form answer, score of the task",
+        "the score that the task's own grader gives, from 0 to 1", of_task=True,
+    ),
     *(
         GradeKind(
             f"{probe.name}_contains", probe.name, probe.group, f"{probe.short}, contained",
@@ -271,7 +277,9 @@ ORACLES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", 
 # The grades of replies; the others need no model.
 VARIANTS: tuple[str, ...] = tuple(grade.name for grade in GRADES if grade.probe)
 # Other grades of the free-form answer, which agree or differ in direction.
-GRADINGS: tuple[str, ...] = tuple(g.name for g in GRADES if g.probe == "open" and not g.rung)
+GRADINGS: tuple[str, ...] = tuple(
+    g.name for g in GRADES if g.probe == "open" and not g.rung and not g.of_task
+)
 # The generations whose right answer needs recall, each after its baseline.
 RECALLED: tuple[str, ...] = tuple(
     dict.fromkeys(

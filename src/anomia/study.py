@@ -31,7 +31,7 @@ from anomia.grade import CONTAINMENT, GRADERS, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
-from anomia.items.sets import local_folders, named, only_languages
+from anomia.items.sets import local_folders, named, only_languages, set_of
 from anomia.probes import ALIASES, CONTINUATION, DEFAULT_PROBES, FORMATS, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
@@ -179,6 +179,14 @@ class Study(BaseModel):
             commands=("run", "compare", "diff"),
         ),
     ] = False
+    run_code: Annotated[
+        bool,
+        Flag(
+            section="code",
+            help="Run the programs that models write, in a sandbox without network (for --data code).",
+            commands=("run", "compare"),
+        ),
+    ] = False
     revision: Annotated[
         str | None,
         Flag(
@@ -254,18 +262,30 @@ class Study(BaseModel):
 
     @property
     def grading(self) -> Grading:
-        """How outputs are graded."""
-        return Grading(self.grader or CONTAINMENT.grader, self.stop or ())
+        """How outputs are graded: by the study's grader, or else by the data set's own if it is a task."""
+        source = set_of(self.data)
+        task = source.task if source is not None and self.grader is None else None
+        return Grading(self.grader or CONTAINMENT.grader, self.stop or (), task)
 
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        return renamed.settings(values, told=True) if isinstance(values, Mapping) else values
+        return _for_data_set(renamed.settings(values, told=True)) if isinstance(values, Mapping) else values
 
     @field_validator("data")
     @classmethod
     def _data(cls, value: str) -> str:
         return _worded(check_data, value)
+
+    @model_validator(mode="after")
+    def _may_run(self) -> Study:
+        source = set_of(self.data)
+        if source is not None and source.runs_code and self.grader is None and not self.run_code:
+            raise ValueError(
+                f"data: {source.name} is graded by running the programs that models write; allow it with --run-code "
+                "(run_code: true in a study file), which runs them in a sandbox"
+            )
+        return self
 
     @field_validator("languages")
     @classmethod
@@ -354,6 +374,19 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
         return Study.model_validate(values | renamed.settings(overrides, told=True))
     except ValidationError as error:
         raise StudyError(in_one_message(faults_of(error, Study.model_fields), place)) from None
+
+
+def _for_data_set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with a data set's own defaults for what isn't given: a task needs more than 32 tokens."""
+    data = values.get("data")
+    source = set_of(data) if isinstance(data, str) else None
+    if source is None:
+        return dict(values)
+    found = {**source.settings, **values}
+    own, given = source.settings.get("prompts"), values.get("prompts")
+    if own and (given is None or isinstance(given, Mapping)):
+        found["prompts"] = {**own, **(given or {})}
+    return found
 
 
 def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ def records_of(**settings: Any) -> pl.DataFrame:
     records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), **settings)
     filled = {way.column: f"{way.kind}_correct" for way in RECOGNITION.values()}
     filled |= {f"{name}_correct": "choice_no_question_correct" for name in NO_QUESTION}
-    filled |= {"open_strict": "open_correct", "open_loop": "open_degenerate"}
+    filled |= {"open_strict": "open_correct", "open_loop": "open_degenerate", "open_score": "open_correct"}
     records = records.with_columns(pl.col(source).alias(name) for name, source in filled.items())
     return with_long_answers(records, ARM)
 

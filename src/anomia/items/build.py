@@ -9,9 +9,12 @@ from dataclasses import replace
 
 from anomia.errors import DataError
 from anomia.grade import normalize
+from anomia.items.data_set import DataSet
 from anomia.items.distractors import DRAW, Sources, count_overlapping, unrelated_candidates
 from anomia.items.item import Item, ItemSet, Question
-from anomia.probes import OPTION_KINDS, STANDARD
+from anomia.items.sets import set_of
+from anomia.items.task_rows import is_wrong
+from anomia.probes import OPTION_KINDS, STANDARD, OptionKind
 
 
 def build_items(
@@ -27,13 +30,16 @@ def build_items(
         DataError: a language has fewer than two questions, or fewer than four distinct answers while some of its
             questions bring no options.
     """
+    source = set_of(dataset)
+    by_task = source is not None and source.task is not None
     gradable = {language: [_gradable(q) for q in found] for language, found in questions.items()}
     pools = {language: _pool(q for q in found if q) for language, found in gradable.items()}
     sets = {}
     for language, candidates in gradable.items():
         usable = [question for question in candidates if question]
         excluded = Counter({"ungradable": len(candidates) - len(usable)})
-        told_apart = [question for question in usable if not _ambiguous(question)]
+        # A task's own grader tells options apart that are equal once normalized, such as -1 and 1.
+        told_apart = [question for question in usable if by_task or not _ambiguous(question)]
         excluded["ambiguous_options"] = len(usable) - len(told_apart)
         usable = told_apart
         excluded["repeated"] = len(usable) - len({replace(question, id="") for question in usable})
@@ -42,7 +48,7 @@ def build_items(
                 f"data: {dataset}, {language}: {len(usable)} of {len(candidates)} questions can be asked; two are "
                 "needed, one of them as the example"
             )
-        own_options = all(question.distractors for question in usable)
+        own_options = by_task or all(question.distractors for question in usable)
         if len(pools[language]) < 4 and not own_options:
             raise DataError(
                 f"data: {dataset}, {language}: {len(pools[language])} distinct answers in {len(usable)} "
@@ -59,9 +65,11 @@ def build_items(
         ]
         by_passage = _answers_by_passage(usable)
         items = []
-        for question in subset:
+        for drawn in subset:
+            question = drawn if source is None else _with_options(drawn, source)
             unrelated = [text for other, text in foreign if other != question.id]
-            item = _item(question, pools[language], unrelated, by_passage[question.passage_id], seed)
+            sources = Sources(pools[language], by_passage[question.passage_id], seed)
+            item = _item(question, sources, unrelated, kinds=OPTION_KINDS[:0] if by_task else OPTION_KINDS)
             if STANDARD not in item.options:
                 excluded["no_standard_options"] += 1
                 continue
@@ -114,13 +122,29 @@ def _answers_by_passage(questions: Iterable[Question]) -> dict[str, list[str]]:
     return found
 
 
+def _with_options(question: Question, source: DataSet) -> Question:
+    """The question with the wrong options that a task makes for it; they are wrong by the task's own grader."""
+    if source.task is None:
+        return question
+    for text in question.distractors:
+        if not is_wrong(source.task.grade(text, question), source.task):
+            raise DataError(
+                f"data: {source.name}, question {question.id!r}: its grader marks the wrong option {text[:60]!r} as right; "
+                "remove it"
+            )
+    if question.distractors or source.wrong is None:
+        return question
+    return replace(question, distractors=source.wrong(question))
+
+
 def _item(
-    question: Question, pool: Sequence[str], foreign: Sequence[str], passage_answers: Sequence[str], seed: int
+    question: Question, sources: Sources, foreign: Sequence[str], *, kinds: Sequence[OptionKind]
 ) -> Item:
-    sources = Sources(pool, passage_answers, seed)
+    """kinds: the options to draw; those of tasks are made, since other questions' answers may be right, too."""
+    pool, seed = sources.pool, sources.seed
     wrong = {
         kind.name: DRAW[kind.name](question, sources)
-        for kind in OPTION_KINDS
+        for kind in kinds
         if kind.needs != "passage" or question.context
     }
     if question.distractors:

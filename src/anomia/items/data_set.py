@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from anomia.errors import DataError, nearest
+from anomia.grade import Task
 from anomia.items.item import Question
 from anomia.items.languages import language_name
 
@@ -29,6 +30,10 @@ class DataSet:
     questions: number of questions by language, for plans. otherwise: the number for all other languages.
     options: whether wrong options are drawn from other questions, brought by the data set, or either.
     parallel: whether translations of a question share its id, so that `anomia.measure.passages` can join passages.
+    task: how its answers are graded, if a study names no other grader. wrong: makes the wrong options of a question that
+    brings none; called for the questions of the subset alone. It returns fewer than two texts if it can't.
+    settings: values of a study's keys that replace the defaults for this data set.
+    runs_code: whether grading runs programs that models write, which a study must allow.
     licence, citation: of the questions.
     """
 
@@ -48,6 +53,10 @@ class DataSet:
     otherwise: int = 1189
     options: Literal["drawn", "brought", "either"] = "drawn"
     parallel: bool = False
+    task: Task | None = None
+    wrong: Callable[[Question], tuple[str, ...]] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    runs_code: bool = False
     licence: str = ""
     citation: str = ""
 

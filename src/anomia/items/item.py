@@ -13,6 +13,7 @@ class Question:
 
     distractors: wrong options that the data set brings (up to 25); they replace drawn ones.
     passage_distractors: wrong options from the same passage that it brings. Either may be empty.
+    target: what a task's grader needs besides the answers, as JSON; empty for questions with a short answer.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Question:
     answers: tuple[str, ...]
     distractors: tuple[str, ...] = ()
     passage_distractors: tuple[str, ...] = ()
+    target: str = ""
 
     @property
     def gold(self) -> str:

@@ -74,7 +74,7 @@ def _refuse_name(data: str) -> NoReturn:
     except (OSError, ValueError):
         kind = ""
     ending = "" if kind == "folder" else path.suffix.lower()
-    fitting = [each for each in SETS.values() if ending in each.endings]
+    fitting = [each for each in SETS.values() if ending in each.endings and each.task is None]
     if (kind or (ending and ":" not in data)) and fitting:
         remedies = " or ".join(f"{each.name}:{data} ({each.holds})" for each in fitting)
         raise DataError(f"{data!r} is a path; say how to read it: {remedies}")

@@ -31,7 +31,7 @@ KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
 # Lists make up most of a record; the measures read only these.
 _LISTS = (
-    "samples_correct", "sample_seeds", "choice_scores", "top_log_probs",
+    "samples_correct", "sample_seeds", "choice_scores", "top_log_probs", "open_parts",
     *(f"{CONTINUATION}_{name}" for name in ("ids", "ranks", "kl", "top1", "end_log_probs")),
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ import polars as pl
 from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
 from anomia.errors import AnomiaError, RunError, StudyError, nearest
+from anomia.items.sets import set_of
 from anomia.measure.between import BASE, frontier_rows
 from anomia.measure.diagnosis import diagnose
 from anomia.measure.evidence import OVERALL
@@ -26,6 +27,7 @@ from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, scope_of
+from anomia.measure.scores import ScoreRow, scores
 from anomia.measure.verdict import Thresholds
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import upgrade
@@ -49,6 +51,7 @@ class Results(NamedTuple):
     has any. stopping: with `--until-width`, when and why each arm stopped.
     notes: what a reader should know about an arm: another tokenizer, probes that a server can't answer.
     differences: what differs from base besides the weights, by arm. packaging: how much of a loss that explains.
+    scores: of tasks with graded answers, the drop of each score against a margin.
     besides: by arm, a sentence on what besides its weights may have cost it answers.
     """
 
@@ -70,6 +73,7 @@ class Results(NamedTuple):
     differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
     packaging: Sequence[PackagingRow] = ()
     besides: Mapping[str, str] = {}
+    scores: Sequence[ScoreRow] = ()
 
     def estimate(self, measure: str, arm: str, scope: str = POOLED) -> Estimate | None:
         """A figure with its interval; None if it was not asked or can't be given.
@@ -128,7 +132,8 @@ def read_results(
     if folder.has_items:
         items = folder.items()
         records = with_scorings(records, items)
-        if not records.filter(pl.col("open_strict").is_null() & pl.col("open_text").is_not_null()).is_empty():
+        ungraded = pl.col("open_strict").is_null() & pl.col("open_text").is_not_null()
+        if not records.filter(ungraded & pl.col("open_score").is_null()).is_empty():
             records = upgrade(records, items)
     noise = folder.noise.read()
     broken = records.filter(~pl.col("finite")).group_by("arm").len()
@@ -163,7 +168,14 @@ def read_results(
         differences=differences,
         packaging=packaging(records),
         besides=besides,
+        scores=scores(records, _parts(study), margin=margins.score),
     )
+
+
+def _parts(study: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the parts of a task's grade; empty if the data set is not a task."""
+    source = set_of(str(study.get("data", "")))
+    return source.task.parts if source is not None and source.task is not None else ()
 
 
 def besides_weights(
@@ -334,6 +346,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "damage": _written(diagnosis.damage),
             "differences": results.differences,
             "packaging": _written(results.packaging),
+            "scores": _written(results.scores),
         },
         # Verdicts: every field of the row is read from the attribute of that name.
         from_attributes=True,

@@ -38,6 +38,7 @@ from anomia.measure.outcomes import Outcome
 from anomia.measure.packaging import PackagingRow
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
+from anomia.measure.scores import ScoreRow
 from anomia.measure.significance import PairedTest
 
 SCHEMA_VERSION = 3
@@ -224,6 +225,8 @@ class ResultsFile(_Row):
     differences: dict[str, tuple[Annotated[DifferenceRow, Row("Difference")], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
     packaging: tuple[Annotated[PackagingRow, Row("Packaging")], ...]
+    scores: tuple[Annotated[ScoreRow, Row("Score")], ...]
+    """Of tasks with graded answers: the paired drop of each score against the margin `score`."""
 
 
 def written(row: Any) -> dict[str, Any]:

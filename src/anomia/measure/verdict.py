@@ -45,6 +45,7 @@ class Thresholds:
     lost: share of the items no longer said, corrected for guessing, above which being lost dominates.
     near: by how much the answer must be nearer than its control, and than answers that base never gave, for demotion.
     broken: share of the outputs that are sound in base and in the arm empty, looping or not a number.
+    score: the largest drop of a task's score that still counts as not worse (`anomia.measure.scores`).
     fewest_both_correct: with fewer both-correct items, there is nothing to follow.
     """
 
@@ -53,6 +54,7 @@ class Thresholds:
     lost: float = 0.5
     near: float = 0.0
     broken: float = 0.5
+    score: float = 0.05
     fewest_both_correct: int = FEWEST_BOTH_CORRECT
 
 

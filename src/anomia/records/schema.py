@@ -118,17 +118,17 @@ def _generated(probe: Probe) -> dict[str, RecordColumn]:
     return columns
 
 
-def _is_right(replied: Replied, text: str) -> bool:
-    return replied.encoded.grading.is_right(text, replied.encoded.item.question.answers)
+def _is_right(replied: Replied, text: str) -> bool | None:
+    return replied.encoded.grading.verdict(text, replied.encoded.item.question)
 
 
-def _named_alone(replied: Replied, text: str) -> bool:
+def _named_alone(replied: Replied, text: str) -> bool | None:
     """Whether the gold answer is the only candidate that a text names."""
     options = replied.encoded.item.options["standard"]
     gold = options.index(replied.encoded.item.question.gold)
     # Another alias of the answer is right too, if no wrong candidate is named with it.
-    named = set(replied.encoded.grading.named(text, options))
-    return named == {gold} or (not named and _is_right(replied, text))
+    named = set(replied.encoded.grading.shown(text, replied.encoded.item.question, options))
+    return named == {gold} or (False if named else _is_right(replied, text))
 
 
 def _open_columns() -> dict[str, RecordColumn]:
@@ -147,9 +147,30 @@ def _open_columns() -> dict[str, RecordColumn]:
         "open_degenerate": RecordColumn(
             pl.Boolean, of(lambda r, text: is_degenerate(r.said.open_tokens, text))
         ),
-        "open_strict": RecordColumn(pl.Boolean, of(lambda r, text: strict(text, answers(r)))),
+        "open_strict": RecordColumn(pl.Boolean, of(_strict)),
         "open_loop": RecordColumn(pl.Boolean, of(_loops)),
     }
+
+
+def _strict(replied: Replied, text: str) -> bool | None:
+    """The strict grade; tasks have no grade but their own."""
+    grading, question = replied.encoded.grading, replied.encoded.item.question
+    return strict(text, question.answers) if grading.task is None else grading.verdict(text, question)
+
+
+def _task_columns() -> dict[str, RecordColumn]:
+    """Columns for the grade that a task gives: null for questions with a short answer."""
+    return {
+        "open_score": RecordColumn(
+            pl.Float64, _answer("open", lambda r, text: _task_grade(r, text, "score"))
+        ),
+        "open_parts": RecordColumn(_FLOATS, _answer("open", lambda r, text: _task_grade(r, text, "parts"))),
+    }
+
+
+def _task_grade(replied: Replied, text: str, field: str) -> Any:
+    found = replied.encoded.grading.graded(text, replied.encoded.item.question)
+    return None if found is None else getattr(found, field)
 
 
 def _loops(replied: Replied, text: str) -> bool:
@@ -320,15 +341,19 @@ def _oracle_columns() -> dict[str, RecordColumn]:
     }
 
 
-def _hits(replied: Replied, texts: Sequence[str], *, control: bool = False) -> list[bool]:
+def _hits(replied: Replied, texts: Sequence[str], *, control: bool = False) -> list[bool] | None:
     """Whether each text is right, or with `control`, whether it would be right if the control were the answer."""
-    item, right = replied.encoded.item, replied.encoded.grading.is_right
-    answers = [item.control] if control else item.question.answers
-    return [right(text, answers) for text in texts]
+    item, grading = replied.encoded.item, replied.encoded.grading
+    if control:
+        hits = [grading.gives(text, item.question, item.control) for text in texts]
+    else:
+        hits = [grading.verdict(text, item.question) for text in texts]
+    # A task without right and wrong has no verdict on any text.
+    return None if None in hits else [bool(hit) for hit in hits]
 
 
 def _columns() -> dict[str, RecordColumn]:
-    columns = _item_columns() | _open_columns()
+    columns = _item_columns() | _open_columns() | _task_columns()
     for name in GENERATED:
         if name != "open":
             columns |= _generated(BY_NAME[name])
@@ -373,6 +398,7 @@ ITEM_COLUMNS: Mapping[str, ItemColumn] = {
     "question": ItemColumn(pl.String, lambda _, __, item: item.question.question),
     "answers": ItemColumn(_TEXTS, lambda _, __, item: list(item.question.answers)),
     **{kind.column: _options(kind.name) for kind in OPTION_KINDS},
+    "target": ItemColumn(pl.String, lambda _, __, item: item.question.target or None),
     "unrelated": ItemColumn(_TEXTS, lambda _, __, item: list(item.unrelated)),
     "control": ItemColumn(pl.String, lambda _, __, item: item.control),
 }

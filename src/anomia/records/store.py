@@ -91,16 +91,19 @@ def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
         items: rows of `ITEM_SCHEMA`, with all accepted answers.
     """
     key = ["dataset", "language", "item_id"]
-    rows = records.select(*key, "question", "open_text").join(
-        items.select(*key, "answers"), on=key, how="left", maintain_order="left"
-    )
+    # A task's answers have its own grade alone.
+    of_task = records["open_score"].is_not_null() if "open_score" in records.columns else pl.lit(False)
+    texts = records.select(*key, "question", "open_text", of_task=of_task)
+    rows = texts.join(items.select(*key, "answers"), on=key, how="left", maintain_order="left")
     found = [
         {
-            "open_strict": None if text is None or answers is None else strict(text, answers),
+            "open_strict": None if text is None or answers is None or of_task else strict(text, answers),
             "open_loop": None if text is None else is_text_loop(text),
             "gold_in_question": None if answers is None else containment(question, answers),
         }
-        for question, text, answers in rows.select("question", "open_text", "answers").iter_rows()
+        for question, text, answers, of_task in rows.select(
+            "question", "open_text", "answers", "of_task"
+        ).iter_rows()
     ]
     told = pl.DataFrame(
         found, schema=dict.fromkeys(("open_strict", "open_loop", "gold_in_question"), pl.Boolean)

@@ -64,6 +64,8 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
 def open_verdict(row: Mapping[str, Any]) -> str:
     """`right`, with caveats for a careful reader: `right, wrong by the strict grade, loops`."""
     words = ["right" if row["open_correct"] else "wrong"]
+    if row["open_correct"] is None and row.get("open_score") is not None:
+        words = [f"score {row['open_score']:.2f}"]
     strict = row.get("open_strict")
     if strict is not None and strict != row["open_correct"]:
         words.append(f"{'right' if strict else 'wrong'} by the strict grade")

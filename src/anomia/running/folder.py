@@ -107,6 +107,8 @@ def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:
     """
     before = read_rows(run.folder.items_file)
     now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
+    # Earlier versions wrote fewer columns.
+    now = now.drop(name for name in now.columns if name not in before.columns and now[name].is_null().all())
     if not before.equals(now, null_equal=True):
         raise RunError(
             f"run: {run.path} was started with different questions than {run.study.data} gives now; "

@@ -25,8 +25,9 @@ def only_languages(data: str) -> tuple[str, ...] | None:
 def named() -> str:
     """The data sets on the hub and the file formats, as text for a message."""
     hub = [name for name, each in SETS.items() if each.repository]
-    files = [f"{name}:PATH" for name, each in SETS.items() if each.path != "no"]
-    return f"{', '.join(hub)} (from the hub), {', '.join(files)}"
+    files = [f"{name}:PATH" for name, each in SETS.items() if each.path != "no" and each.task is None]
+    tasks = [name for name, each in SETS.items() if each.task is not None]
+    return f"{', '.join(hub)} (from the hub), {', '.join(files)}, tasks ({', '.join(tasks)}; TASK:PATH for your own)"
 
 
 def local_folders() -> str:

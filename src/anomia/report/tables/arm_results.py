@@ -7,6 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from anomia.grade import CONTAINMENT
+from anomia.items.sets import set_of
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
@@ -47,5 +48,7 @@ def unfinished_text(results: Results, arm: str) -> str:
 
 
 def grader_of(results: Results) -> str:
-    """The grader of open answers in a run's study."""
-    return str(results.study.get("grader") or CONTAINMENT.grader)
+    """The grader of open answers in a run's study: a task's own if the study names none."""
+    source = set_of(str(results.study.get("data", "")))
+    own = f"{source.name}'s own" if source is not None and source.task is not None else CONTAINMENT.grader
+    return str(results.study.get("grader") or own)

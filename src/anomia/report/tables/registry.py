@@ -38,6 +38,8 @@ from anomia.report.tables.runs import (
     runs_file,
     verdicts_file,
 )
+from anomia.report.tables.scores import IN_FILES as SCORES_FILE
+from anomia.report.tables.scores import scores
 from anomia.report.tables.table import Filed, Table, in_files
 from anomia.report.tables.tests import paired_tests, paired_tests_file
 
@@ -69,6 +71,7 @@ def every_arm(make: Callable[[ArmResults], Table], filed: Filed) -> Callable[[Re
 
 # In the terminal's order; the page groups them by section.
 ARMS = (
+    OfArm("ladder", scores, brief=True),
     OfArm("fates", fates, brief=True),
     OfArm("fates", dissociation, brief=True),
     OfArm("noise", reference, brief=True),
@@ -97,7 +100,7 @@ RUNS = (
 )
 FILES: tuple[Callable[[Results], Table], ...] = (
     runs_file, verdicts_file, fates_file, transitions_file, noise_file, ranks_file, ladder_file,
-    every_arm(losses, LOSSES_FILE),
+    every_arm(losses, LOSSES_FILE), every_arm(scores, SCORES_FILE),
     every_arm(long_answers, FREE_FILE), every_arm(by_position, DAMAGE_FILE),
     every_arm(scorings, SCORINGS_FILE), every_arm(one_shot, ONE_SHOT_FILE), oracle_file, recovery_file, paired_tests_file, between_file, divergence_file,
     frontier_file, hygiene_file,

@@ -1,0 +1,120 @@
+"""Translations: rows of WMT and OPUS (`translation: {en, de}`), of FLORES+, or `source` and `reference`.
+
+Graded by chrF++ (Popović 2017) of sacreBLEU against the references; there is no right and wrong. Wrong options are the
+*reference* with one error (a name, a number, a negation, an omission), because options are made before base is asked.
+Human references differ more from a model's style than from their own edited versions, so a pick says that the error was
+noticed, not that the model would write the reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from anomia.errors import DataError, MissingExtraError
+from anomia.grade import Posed, Task, TaskGrade
+from anomia.items.data_set import DataSet
+from anomia.items.edits import edited
+from anomia.items.item import Question
+from anomia.items.languages import language_code, language_name
+from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, task_reader
+from anomia.text import seen_lines
+
+_FLORES = re.compile(r"sentence_([a-z]{3}_[a-z]{4})")
+
+
+def grade(output: str, question: Posed) -> TaskGrade:
+    """chrF++ from 0 to 1 of as many first lines as the reference has."""
+    lines = max(len(seen_lines(answer)) for answer in question.answers)
+    said = "\n".join(seen_lines(output)[:lines])
+    if said in question.answers:
+        return TaskGrade(1.0)
+    if not said.strip():
+        return TaskGrade(0.0)
+    return TaskGrade(min(1.0, max(0.0, _chrf().sentence_score(said, list(question.answers)).score / 100)))
+
+
+@cache
+def _chrf() -> Any:
+    try:
+        from sacrebleu.metrics import CHRF
+    except ImportError:
+        raise MissingExtraError("sacrebleu", "tasks") from None
+    return CHRF(word_order=2)
+
+
+TASK = Task(grade=grade, right_or_wrong=False)
+
+
+def wrong_translations(question: Question) -> tuple[str, ...]:
+    """Three versions of the reference with one error each."""
+    draw = draw_for(question, "translation")
+    return first_wrong(edited(question.gold, question.language, draw), question, TASK)
+
+
+def _read(row: TaskRow) -> Question:
+    source, references, target = _pair(row)
+    named = language_name(target) if target else row.own_language
+    return Question(
+        id=row.id,
+        language=named,
+        context=source,
+        # Codes that have no name stay codes.
+        question=f"Translation into {named.capitalize() if language_code(named) else named}",
+        answers=references,
+        distractors=row.texts("distractors"),
+    )
+
+
+def _pair(row: TaskRow) -> tuple[str, tuple[str, ...], str]:
+    """Source, references and the code of the target language, if the row says it."""
+    pair = row.fields.get("translation")
+    if isinstance(pair, Mapping):
+        texts = {code: text.strip() for code, text in pair.items() if isinstance(text, str) and text.strip()}
+        if len(texts) != 2:
+            raise DataError(
+                f"data: {row.place}: 'translation' has {len(texts)} texts; it needs two, by language code"
+            )
+        (_, source), (target, reference) = texts.items()
+        return source, (reference,), target
+    flores = {
+        found[1]: str(text)
+        for name, text in row.fields.items()
+        if (found := _FLORES.fullmatch(name)) and text
+    }
+    if len(flores) == 2:
+        (_, source), (target, reference) = flores.items()
+        return source, (reference,), target
+    references = row.texts("reference", "references", "target", "tgt")
+    if not references:
+        row.text("reference", "target")
+    return row.text("source", "src"), references, row.optional("target_language", "tgt_lang", "target_lang")
+
+
+SET = DataSet(
+    name="translation",
+    title="translations (WMT, FLORES+)",
+    # WMT's pair de-en is read as German into English.
+    read=task_reader("translation", _read, HubPlace("wmt/wmt14", "de-en", "test")),
+    path="optional",
+    endings=SUFFIXES,
+    holds="texts and their translations",
+    task=TASK,
+    wrong=wrong_translations,
+    settings={
+        "prompts": {
+            "open": "{context}\n\n{question}:",
+            "cued": "{context}\n\nCandidates:\n{options}\n\n{question}:",
+            "no_question": "{context}\n\n",
+            "zero_shot": "{context}\n{question}:",
+        },
+        "probes": ["open", "choice", "choice_no_question"],
+        "max_new_tokens": 128,
+        "prompt_tokens": 1024,
+        "stop": ["\n\n"],
+    },
+    options="brought",
+    licence="CC0 1.0",
+)
