@@ -112,6 +112,23 @@ def test_more_items_longer_answers_and_own_masks_cost_more(config_folder: Path) 
     assert seconds(arms=["magnitude:0.5"]) < plain
 
 
+def test_long_answers_add_their_tokens_and_memory(config_folder: Path) -> None:
+    asked = {"languages": ["english"], "limit": 8, "noise_items": 0}
+    short, long = (
+        forecast(matrix_of(config_folder, **asked, probes=probes, continuation_tokens=400))[0]
+        for probes in (["open", "choice"], ["open", "choice", "continuation"])
+    )
+    # Per item: the answer, base's answer along which the arm is taken, and the prompt once more.
+    more = (long.work["wanda:0.5"].tokens - short.work["wanda:0.5"].tokens) / long.items
+    assert 2 * 400 < more < 2 * 400 + 600
+    assert long.work["wanda:0.5"].steps - short.work["wanda:0.5"].steps == 400 * long.items
+    assert long.size.need.item > short.size.need.item + 2 * 390 * slot_bytes_of(GEMMA)
+
+
+def slot_bytes_of(config: dict[str, Any]) -> int:
+    return int(2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2)
+
+
 def test_a_model_that_does_not_fit_is_said(config_folder: Path) -> None:
     (cell,) = forecast(matrix_of(config_folder, limit=4, languages=["english"]))
     stay = on_machine(cell, read_machine("cpu:memory=6e8"))

@@ -71,7 +71,7 @@ def test_what_fits_follows_from_free_memory(models, decoding, monkeypatch):
         monkeypatch.setattr(
             memory, "free_bytes", lambda _, free=free: (need.fixed + free * need.item) / memory.SPARE
         )
-        assert memory.fitting_batch_size(model, asks, decoding) == expected
+        assert memory.fitting_batch_size(model, memory.estimate(model, asks, decoding)) == expected
 
 
 def test_bytes_of_a_slot(models):

@@ -26,10 +26,12 @@ from anomia.models.load import DTYPES
 from anomia.models.sizes import number, sizes_of
 from anomia.plan.machines import Machine
 from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of
-from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed, estimate
+from anomia.probe.continuation import LongQuestion, longest_ask
+from anomia.probe.encode import EncodedItem
+from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
 from anomia.probe.prefill import lay_out
 from anomia.running.cells import CellRun, PlannedCell, models_of
-from anomia.running.shard import decoding, encode
+from anomia.running.shard import decoding, encode, need_of
 from anomia.study import BASE, Study
 
 SAMPLED = 6
@@ -147,8 +149,8 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
         loaded = _without_weights(study)
         sets, counts, real = item_sets_of(study)
         run = CellRun(cell.name, study, Path(cell.name), sets, None)
-        per_item, asks = _per_item(run, loaded, counts)
-        size = _measured(study, loaded, estimate(loaded.model, asks, decoding(study)))
+        per_item, encoded = _per_item(run, loaded, counts)
+        size = _measured(study, loaded, need_of(loaded.model, encoded, decoding(study)))
         items = sum(counts.values())
         work = {}
         for arm in run.arms:
@@ -189,9 +191,11 @@ def _operations(work: Work, size: ModelSize) -> float:
     return 2 * ((work.tokens + work.calibration) * size.active + work.reads * size.head)
 
 
-def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) -> tuple[Work, list[Any]]:
-    """The work of all items of a cell for one arm, extrapolated from sampled asks, and those asks."""
-    study, asks, whole = cell.study, [], Work()
+def _per_item(
+    cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]
+) -> tuple[Work, list[EncodedItem]]:
+    """The work of all items of a cell for one arm, extrapolated from sampled items, and those items."""
+    study, encoded, whole = cell.study, list[EncodedItem](), Work()
     for items in cell.item_sets:
         count = counts[items.language]
         reached = min(count, study.oracle_limit)
@@ -202,16 +206,16 @@ def _per_item(cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]) ->
             chosen = [
                 encode(
                     study, items.items[n], items, loaded.tokenizer, positions=loaded.positions, oracle=oracle
-                ).ask
+                )
                 for n in spread
             ][:SAMPLED]
-            mean = [_asked(study, ask) for ask in chosen]
+            mean = [_asked(study, item.ask).plus(_at_length(item.long)) for item in chosen]
             share = how_many / len(mean)
             for work in mean:
                 whole = whole.plus(Work(0, share * work.tokens, share * work.reads, share * work.steps))
-            asks += chosen
+            encoded += chosen
         whole = whole.plus(Work(items=count))
-    return whole, asks
+    return whole, encoded
 
 
 def _asked(study: Study, ask: Any) -> Work:
@@ -224,6 +228,15 @@ def _asked(study: Study, ask: Any) -> Work:
     leaves = DISTINCT_LEAVES * paths * steps
     nodes = sum(len(row.tree.tokens) for row in batch.rows) - len(ask.shared_prefix)
     return Work(1, nodes + leaves, len(batch.reads) + leaves, steps + 1)
+
+
+def _at_length(question: LongQuestion | None) -> Work:
+    """The work of a long answer that reaches its limit, and of following one of that length."""
+    if question is None:
+        return Work()
+    batch = lay_out([longest_ask(question)])
+    nodes = sum(len(row.tree.tokens) for row in batch.rows)
+    return Work(0, nodes + question.limit - 1, len(batch.reads) + question.limit - 1, question.limit)
 
 
 def _making(study: Study, arm: Arm, languages: int) -> Work:

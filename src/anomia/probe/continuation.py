@@ -87,6 +87,16 @@ def answer_at_length(
                 yield replace(reply, forced=taken.forced, finite=taken.finite)
 
 
+def longest_ask(question: LongQuestion) -> Ask:
+    """The ask of a question if base's answer is as long as it may be, by which memory and cost are estimated."""
+    answer = (question.prompt[-1],) * question.limit
+    return Ask(
+        question.item_id,
+        greedy={CONTINUATION: question.prompt},
+        forced=ForcedAnswer(question.prompt, answer),
+    )
+
+
 def _along(prompt: TokenIds, base: BaseAnswer) -> ForcedAnswer:
     return ForcedAnswer(prompt, base.tokens, tuple(each.tokens for each in base.distributions))
 

@@ -66,7 +66,7 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
     tokens = max((sum(len(row.tree.tokens) for row in batch.rows) for batch in batches), default=0)
     reads = max((len(batch.reads) for batch in batches), default=0)
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    exact = FLOAT32_ROWS if any(ask.targets or ask.distribution for ask in asks) else 0
+    exact = FLOAT32_ROWS if any(ask.targets or ask.distribution or ask.forced for ask in asks) else 0
     steps = decoding.num_beams + decoding.num_samples * len(decoding.sample_seeds)
     leaves = max((len(ask.greedy) + steps * (ask.samples is not None) for ask in asks), default=0)
     logits = vocabulary * (min(LOGIT_ROWS, len(asks) * max(reads, leaves)) * size + exact * 4)
@@ -82,6 +82,11 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
     return MemoryNeed(weights, rows * slots * slot, max(logits, activations))
 
 
+def larger(one: MemoryNeed, other: MemoryNeed) -> MemoryNeed:
+    """What both need if they run one after the other."""
+    return MemoryNeed(*map(max, one, other))
+
+
 def slot_bytes(model: Any) -> int:
     """Bytes of the keys and values of one token in all layers."""
     sizes = sizes_of(model.config.get_text_config())
@@ -89,10 +94,9 @@ def slot_bytes(model: Any) -> int:
     return bytes_
 
 
-def fitting_batch_size(model: Any, asks: Sequence[Ask], decoding: Decoding) -> int:
+def fitting_batch_size(model: Any, need: MemoryNeed) -> int:
     """The largest useful batch size that fits into free memory, with the model already loaded."""
     largest = LARGEST_ON_CPU if model.device.type == "cpu" else LARGEST
-    need = estimate(model, asks, decoding)
     if not need.item:
         return largest
     return int(min(largest, max(1, (SPARE * free_bytes(model.device) - need.fixed) // need.item)))

@@ -117,6 +117,7 @@ LONG: Mapping[str, LongColumn] = {
     "text": LongColumn(pl.String, _free(lambda _, __, text: text)),
     "correct": LongColumn(pl.Boolean, _free(_correct)),
     "ids": LongColumn(_INTS, _free(lambda _, tokens, __: list(tokens))),
+    "pieces": LongColumn(pl.List(pl.String), _free(lambda replied, tokens, _: replied.decoded(tokens))),
     "ended": LongColumn(pl.Boolean, _free(_ended)),
     "loop_start": LongColumn(pl.Int32, _free(_loop)),
     "script": LongColumn(pl.String, _free(lambda _, __, text: main_script(text))),
@@ -146,6 +147,11 @@ LONG: Mapping[str, LongColumn] = {
     ),
     "tails": LongColumn(_FLOATS, _of_base(lambda found: [each.tail_mass for each in found.distributions])),
 }
+UNSHOWN = tuple(
+    f"{CONTINUATION}_{name}"
+    for name in ("top_tokens", "top_log_probs", "tails", "kl", "log_probs", "margins")
+)
+"""Long lists that only measures need."""
 STORED = tuple(
     f"{CONTINUATION}_{name}" for name in ("ids", "ended", "text", "top_tokens", "top_log_probs", "tails")
 )

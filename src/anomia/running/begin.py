@@ -29,7 +29,7 @@ from anomia.running.answerer import LocalModel
 from anomia.running.cells import OpenCell, PlannedCell
 from anomia.running.folder import begin_run
 from anomia.running.progress import Progress
-from anomia.running.shard import decoding, encode
+from anomia.running.shard import decoding, encode, need_of
 from anomia.running.sources import code_of, note_base
 from anomia.study import Study
 from anomia.words import counted
@@ -94,12 +94,12 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, re
     if base.engine.name != "tree":
         return PLAIN_BATCH_SIZE
     longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
-    asks = [
-        encode(study, item, items, base.tokenizer, positions=base.positions, oracle=True).ask
+    encoded = [
+        encode(study, item, items, base.tokenizer, positions=base.positions, oracle=True)
         for item, items in zip(longest, item_sets, strict=True)
     ]
-    ends = base.loaded.eos_token_ids
-    return fitting_batch_size(base.loaded.model, asks, replace(decoding(study), eos_token_ids=ends))
+    settings = replace(decoding(study), eos_token_ids=base.loaded.eos_token_ids)
+    return fitting_batch_size(base.loaded.model, need_of(base.loaded.model, encoded, settings))
 
 
 def _fertility(items: ItemSet, tokenizer: Any) -> dict[str, Any] | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
 from anomia.probe.ask import Decoding, Distribution
-from anomia.probe.continuation import BaseAnswer
+from anomia.probe.continuation import BaseAnswer, longest_ask
 from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
+from anomia.probe.memory import MemoryNeed, estimate, larger
 from anomia.probes import CONTINUATION
 from anomia.records import record, write_rows
 from anomia.records.long_answers import STORED
@@ -160,6 +161,16 @@ def encode(
         oracle=oracle,
         **more,
     )
+
+
+def need_of(model: Any, encoded: Sequence[EncodedItem], settings: Decoding) -> MemoryNeed:
+    """The memory need of the largest of these items, with their long answers."""
+    need = estimate(model, [item.ask for item in encoded], settings)
+    for limit in {item.long.limit for item in encoded if item.long}:
+        asks = [longest_ask(item.long) for item in encoded if item.long and item.long.limit == limit]
+        at_length = replace(settings, max_new_tokens=limit, sample_seeds=())
+        need = larger(need, estimate(model, asks, at_length))
+    return need
 
 
 def decoding(study: Study) -> Decoding:

@@ -11,6 +11,7 @@ import polars as pl
 from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.measure.results import Results, read_results, read_sparsity
+from anomia.records.long_answers import UNSHOWN
 from anomia.report.figures import FIGURES, Drawn, NamedRun, draw_all, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
@@ -202,6 +203,6 @@ def _by_item(records: pl.DataFrame) -> Mapping[tuple[str, str, str], list[dict[s
 
 def _in_order(records: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows with base first, without the columns that only measures need."""
-    frame = records.select(pl.exclude("distribution_tokens", "distribution_log_probs"))
+    frame = records.select(pl.exclude("distribution_tokens", "distribution_log_probs", *UNSHOWN))
     for part in (frame.filter(pl.col("arm") == "base"), frame.filter(pl.col("arm") != "base")):
         yield from part.iter_rows(named=True)

@@ -22,6 +22,7 @@ from anomia.measure.recognition import with_fates
 from anomia.probes import (
     BY_NAME,
     CHOICES,
+    CONTINUATION,
     FORMATS,
     GENERATED,
     GRADE,
@@ -38,7 +39,7 @@ from anomia.probes import PROBES as TABLE
 # Everything with its own verdict, in the order in which the page lists it.
 PROBES = (
     *(name for name in LADDER if name in BY_NAME or GRADE[name].probe),
-    *(probe.name for probe in TABLE if probe.group in ("oracle", "example")),
+    *(probe.name for probe in TABLE if probe.group in ("oracle", "example", "long")),
 )
 # Properties that may spoil an item, whatever a model answers.
 FLAGS = {
@@ -48,7 +49,7 @@ FLAGS = {
 # Answers to all prompts but the open one.
 TEXTS = tuple(name for name in GENERATED if name != "open")
 # Parts of items that are left out, in this order, if the items would make a page too large.
-PARTS = (*reversed(ORACLES), "answers to other prompts")
+PARTS = (*reversed(ORACLES), "long answers", "answers to other prompts")
 NOT_ASKED, WRONG, RIGHT = "012"
 # Maximum lengths, in characters: of each text that is searched and listed, and of each text of an item.
 LINE, LONGEST = 160, 20_000
@@ -258,12 +259,30 @@ def _answer(row: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
             for name in TEXTS
             if (text := row.get(BY_NAME[name].text_column)) is not None
         }
+    if PARTS[-2] not in without and row.get(f"{CONTINUATION}_pieces") is not None:
+        found["long"] = _long(row)
     found["reached"] = {
         name: [_clipped(texts), _bits(row[f"{name}_correct"]), _bits(row[f"{name}_control"])]
         for name in ORACLES
         if name not in without and (texts := row.get(BY_NAME[name].text_column)) is not None
     }
     return found
+
+
+def _long(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A long answer as pieces of text, one per token, and the ranks of base's tokens in this model."""
+    of = {
+        name: row.get(f"{CONTINUATION}_{name}")
+        for name in ("pieces", "correct", "ended", "loop_start", "divergence", "ranks")
+    }
+    return {
+        "pieces": of["pieces"],
+        "right": of["correct"],
+        "ended": of["ended"],
+        "loop": of["loop_start"],
+        "differs": of["divergence"],
+        "ranks": of["ranks"],
+    }
 
 
 def clip(text: str | None, longest: int = LONGEST) -> str | None:

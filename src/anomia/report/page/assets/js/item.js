@@ -56,6 +56,36 @@ function passageView(item, row, language) {
   return [h("h4", {}, "Passage"), node];
 }
 
+// A long answer, token by token. mark: attributes of the token at a place, or null.
+function longText(pieces, language, mark) {
+  const text = h("div", { class: "output long foreign", dir: "auto", lang: language, tabindex: 0, role: "region", "aria-label": "long answer" });
+  text.append(...pieces.map((piece, n) => h("span", mark(n) ?? {}, visible(piece))));
+  return text;
+}
+
+function longEnd(found) {
+  const parts = [`${found.pieces.length} tokens`, found.ended ? "ended" : "no end within the limit"];
+  return [parts.join(", "), found.loop !== null && h("span", { class: "flag" }, `loops from token ${found.loop}`)];
+}
+
+// Base's answer with the rank that the arm gives each token, next to the arm's free answer.
+function longView(names, base, arm, language) {
+  if (!base.long || !arm.long) return null;
+  const ranks = arm.long.ranks ?? [];
+  const ranked = (n) => (ranks[n] > 1 ? { class: ranks[n] > 10 ? "rank lost" : "rank demoted", title: `rank ${ranks[n]}` } : null);
+  const differs = arm.long.differs;
+  const free = (n) => (n === differs ? { class: "differs", title: `token ${n}: here it leaves base's answer` } : n === arm.long.loop ? { class: "differs", title: `token ${n}: here it starts to loop` } : null);
+  const count = (from, to) => ranks.filter((rank) => rank >= from && rank <= to).length;
+  const told = ranks.length > 0 && arm !== base
+    ? `Of base's ${ranks.length} tokens, ${count(2, 10)} are ranked 2 to 10 (underlined) and ${count(11, Infinity)} lower (struck through); point at one to see its rank.`
+    : null;
+  const equal = differs === null || differs === undefined;
+  return [h("h4", {}, "Long answer"), told && h("p", { class: "small" }, told),
+    sides([who(names[0], grade(base.long.right), " ", longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, arm === base ? () => null : ranked))],
+      [who(names[1], grade(arm.long.right), " ", longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? "The same as base's, token for token." : `It leaves base's answer at token ${differs}.`),
+        h("div", { class: "box" }, longText(arm.long.pieces, language, free))])];
+}
+
 function verdictTable(row, settings) {
   const mark = ["–", "✗", "✓"];
   const word = ["not asked", "wrong", "right"];
@@ -90,6 +120,7 @@ function itemView(found, item, { settings, armName, actions }) {
     (item.flags ?? []).map((text) => h("p", { class: "flagged" }, text)),
     !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
     h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3]))),
+    longView(names, base, arm, language),
     verdictTable(found, settings),
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
