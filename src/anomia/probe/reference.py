@@ -242,7 +242,10 @@ def _place(logits: torch.Tensor, target: RankTarget) -> Placement:
 
 
 def _along(model: Any, forced: ForcedAnswer, decoding: Decoding) -> Followed | None:
-    """One forward pass over prompt and answer, read at the answer's T + 1 positions; None if a logit isn't finite."""
+    """One forward pass over prompt and answer, read at the answer's T + 1 positions: [T + 1, V].
+
+    None if a logit isn't finite.
+    """
     with _float32_head(model):
         logits = _logits(model, forced.sequence, len(forced.tokens) + 1).float()  # [T + 1, V]
     if not torch.isfinite(logits).all():
