@@ -73,7 +73,8 @@ class Fake:
             pad_token_id=1,
         )[0, ids.shape[1] :]
         text = self.tokenizer.decode(made, skip_special_tokens=True)
-        choice: dict[str, Any] = {"text": text}
+        ended = int(made[-1]) == self.tokenizer.eos_token_id
+        choice: dict[str, Any] = {"text": text, "finish_reason": "stop" if ended else "length"}
         if body.get("logprobs"):
             if not self.echo:
                 return 400, {"error": "logprobs are not supported"}

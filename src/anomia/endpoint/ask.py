@@ -6,17 +6,19 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from anomia.endpoint.abilities import Abilities, EchoedTokens, UntoldError, score
 from anomia.endpoint.client import Client, RequestRefusedError
 from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
-from anomia.probe.ask import Decoding, Placement, Reply
+from anomia.probe.ask import Decoding, Followed, Placement, Reply, TokenIds
+from anomia.probe.continuation import LongQuestion
 from anomia.probe.decode import Said, answer_of
 from anomia.probe.encode import EncodedItem
 from anomia.probe.shared import distinct_position, scoring_start
-from anomia.probes import CHOICES, NO_QUESTION
+from anomia.probes import CHOICES, CONTINUATION, NO_QUESTION
 
 
 class ServedModel(NamedTuple):
@@ -91,8 +93,52 @@ def _answer_item(
     if served.abilities.echo:
         with _noting(refused, "choice and ranks"):
             reply = _scored(served, encoded, texts)
+    long = None
+    if encoded.long is not None:
+        with _noting(refused, CONTINUATION):
+            long = _at_length(served, encoded.long, texts["open"], tokenizer)
+            greedy[CONTINUATION] = answer_of(encoded, long.text)
+            reply = replace(reply, greedy={CONTINUATION: long.tokens}, forced=long.forced)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
-    return reply, Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
+    said = Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
+    return reply, said if long is None else said._replace(ended=long.ended)
+
+
+class _LongAnswer(NamedTuple):
+    """A long answer of a server: its text, that text's tokens, whether it ended, and the ranks along base's answer."""
+
+    text: str
+    tokens: TokenIds
+    ended: bool | None
+    forced: Followed | None
+
+
+def _at_length(served: ServedModel, question: LongQuestion, prompt: str, tokenizer: Any) -> _LongAnswer:
+    """Ask for a long answer and, if the server reports ranks, rank the tokens of base's.
+
+    Servers return text. A text that equals base's has base's tokens; another is tokenized anew, so that it may seem to
+    leave base's answer a token earlier or later than it did. prompt: as sent.
+    """
+    plain = served.abilities.plain
+    found = served.client.complete(prompt, temperature=0.0, max_tokens=question.limit, **plain)
+    text, reason = found["text"], found.get("finish_reason")
+    tokens = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    ended = None if reason is None else reason != "length"
+    if question.base is None:
+        return _LongAnswer(text, tokens, ended, None)
+    base = tokenizer.decode(question.base.tokens, skip_special_tokens=True)
+    if text == base and ended == question.base.ended:
+        tokens = question.base.tokens
+    forced = None
+    if served.abilities.ranks and question.base.tokens:
+        along = score(served.client, f"{prompt}{base}", served.abilities)
+        alone = score(served.client, prompt, served.abilities)
+        start = scoring_start(alone.tokens, [along.tokens], first=1)
+        # Otherwise the server cuts base's answer into other tokens than base wrote.
+        if len(along.tokens) - start == len(question.base.tokens):
+            placed = (_placement(along, place) for place in range(start, len(along.tokens)))
+            forced = Followed(placements=tuple(placed), best=(), end_log_probs=())
+    return _LongAnswer(text, tokens, ended, forced)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import polars as pl
 from anomia.measure import measures
 from anomia.measure.accuracies import rates_of
 from anomia.measure.figures import DamageRow, Figure, Lookup
-from anomia.measure.frame import POOLED, Floats, both, floats, known, scopes
+from anomia.measure.frame import POOLED, Floats, both, floats, known, right, scopes
 from anomia.measure.measures import Measure
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import Estimate, rate, student_mean
@@ -63,25 +63,29 @@ def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _along(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    part = known(pairs, [f"{CONTINUATION}_ranks_arm", f"{CONTINUATION}_kl_arm"])
-    if part.is_empty():
-        return
-    part = part.filter(pl.col(f"{CONTINUATION}_ranks_arm").list.len() > 0)
-    passages = part["passage"].to_numpy()
-    ranks = [np.asarray(each) for each in part[f"{CONTINUATION}_ranks_arm"].to_list()]
-    agrees = np.array([float(np.mean(each)) for each in part[f"{CONTINUATION}_top1_arm"].to_list()])
-    kl = np.array([float(np.mean(each)) for each in part[f"{CONTINUATION}_kl_arm"].to_list()])
-    shares = {name: np.array([share(each) for each in ranks]) for name, share in _RANKS.items()}
-    shares["top1_agreement"] = agrees
-    ends = part.filter(pl.col(f"{CONTINUATION}_ended"))
-    chances = np.array([math.exp(each[-1]) for each in ends[f"{CONTINUATION}_end_log_probs_arm"].to_list()])
+    """What the arm says along base's answers; of a served arm only the ranks."""
+
+    def of(column: str, value: Callable[[Floats], float]) -> tuple[pl.DataFrame, Floats]:
+        part = known(pairs, [f"{CONTINUATION}_{column}_arm"])
+        part = part.filter(pl.col(f"{CONTINUATION}_{column}_arm").list.len() > 0)
+        found = [value(np.asarray(each)) for each in part[f"{CONTINUATION}_{column}_arm"].to_list()]
+        return part, np.array(found, dtype=np.float64)
+
+    shares = {name: of("ranks", share) for name, share in _RANKS.items()}
+    shares["top1_agreement"] = of("top1", lambda agrees: float(np.mean(agrees)))
+    part, chances = of("end_log_probs", lambda logs: min(1.0, math.exp(logs[-1])))
+    ended = right(part, f"{CONTINUATION}_ended")
+    shares["end"] = part.filter(ended), chances[ended]
+    for name, (part, values) in shares.items():
+        for scope, mask in scopes(part):
+            yield Figure(
+                arm, measures.along(name), scope, rate(values[mask], part["passage"].to_numpy()[mask])
+            )
+    part, kl = of("kl", lambda nats: float(np.mean(nats)))
     for scope, mask in scopes(part):
-        for name, values in shares.items():
-            yield Figure(arm, measures.along(name), scope, rate(values[mask], passages[mask]))
-        yield Figure(arm, measures.along("kl"), scope, student_mean(kl[mask], passages[mask]))
-    for scope, mask in scopes(ends):
-        found = rate(np.minimum(1.0, chances[mask]), ends["passage"].to_numpy()[mask])
-        yield Figure(arm, measures.along("end"), scope, found)
+        yield Figure(
+            arm, measures.along("kl"), scope, student_mean(kl[mask], part["passage"].to_numpy()[mask])
+        )
 
 
 def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
@@ -111,6 +115,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
             reached = [n for n in here if ranks[n] is not None and len(ranks[n]) > first]
             pieces = [np.asarray(ranks[n][first:last]) for n in reached]
             ids = passages[reached]
+            told = all(kl[n] is not None for n in reached)
             before, after = ((starts[here] < last).astype(np.float64) for starts in derails)
             followed = None
             if equal is not None:
@@ -124,7 +129,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
                 top=top,
                 demoted=demoted,
                 lost=lost,
-                kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids),
+                kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids) if told else None,
                 followed=followed,
                 derailed=rate(after, passages[here]),
                 derailed_more=paired_difference(after, before, passages[here]),

@@ -15,6 +15,7 @@ class Said(NamedTuple):
 
     greedy: by probe. open_tokens: token ids of the open answer. beams: in descending order of score.
     samples: by seed, ordered by sample index. refused: a server's reason for refusing, by probe.
+    ended: whether a server says that the long answer ended; None where its length tells.
     """
 
     greedy: Mapping[str, Stripped]
@@ -22,6 +23,7 @@ class Said(NamedTuple):
     beams: Sequence[tuple[str, float]] = ()
     samples: Mapping[int, Sequence[str]] = {}
     refused: Mapping[str, str] = {}
+    ended: bool | None = None
 
 
 def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:

@@ -51,7 +51,9 @@ def _to_base(value: Callable[[BaseAnswer, Followed], Any]) -> Callable[[Replied]
 
     def of(replied: Replied) -> Any:
         base = replied.base_answer
-        return None if base is None or replied.reply.forced is None else value(base, replied.reply.forced)
+        found = replied.reply.forced
+        # Servers give no probabilities of base's other tokens.
+        return None if base is None or found is None or not found.reference_log_probs else value(base, found)
 
     return of
 
@@ -76,6 +78,8 @@ def _compared(value: Callable[[BaseAnswer, Sequence[int], str], Any]) -> Callabl
 
 def _ended(replied: Replied, tokens: Sequence[int], _: str) -> bool | None:
     assert replied.encoded.long is not None
+    if replied.said.ended is not None:
+        return replied.said.ended
     return len(tokens) < replied.encoded.long.limit
 
 
@@ -136,7 +140,7 @@ LONG: Mapping[str, LongColumn] = {
     "ranks": LongColumn(_INTS, _along(lambda found: [each.rank for each in found.placements])),
     "log_probs": LongColumn(_FLOATS, _along(lambda found: [each.log_prob for each in found.placements])),
     "margins": LongColumn(_FLOATS, _along(lambda found: [each.margin for each in found.placements])),
-    "end_log_probs": LongColumn(_FLOATS, _along(lambda found: list(found.end_log_probs))),
+    "end_log_probs": LongColumn(_FLOATS, _along(lambda found: list(found.end_log_probs) or None)),
     "kl": LongColumn(_FLOATS, _to_base(_kl)),
     "top1": LongColumn(_BOOLS, _to_base(_agrees)),
     "top_tokens": LongColumn(
