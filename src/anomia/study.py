@@ -31,7 +31,7 @@ from anomia.grade import CONTAINMENT, GRADERS, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
-from anomia.items.sets import local_folders, named, only_languages, set_of
+from anomia.items.sets import local_folders, named, only_languages, only_probes, set_of
 from anomia.probes import ALIASES, CONTINUATION, DEFAULT_PROBES, FORMATS, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
@@ -198,6 +198,35 @@ class Study(BaseModel):
         Flag(section="chat", help="Use the tokenizer's chat template.", commands=("run", "compare")),
     ] = False
 
+    system: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        Flag(
+            section="chat",
+            help="A system message before every prompt, with --chat.",
+            metavar="TEXT",
+            commands=("run", "compare"),
+        ),
+    ] = None
+    system_file: Annotated[
+        str | None,
+        Flag(
+            section="chat",
+            help="The same from a text file.",
+            metavar="FILE",
+            commands=("run", "compare"),
+        ),
+    ] = None
+    chat_template: Annotated[
+        str | None,
+        Field(description="a file with a Jinja template, or the template itself"),
+        Flag(
+            section="chat",
+            help="A Jinja file to use in place of base's own chat template, with --chat.",
+            metavar="FILE",
+            commands=("run", "compare"),
+        ),
+    ] = None
+
     calibration: Annotated[str, SOURCE] = "c4"
     calibration_samples: Annotated[Annotated[int, Field(ge=1)] | None, SAMPLES] = None
     calibration_tokens: Annotated[int, Field(ge=1), TOKENS] = WINDOW_TOKENS
@@ -270,7 +299,18 @@ class Study(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        return _for_data_set(renamed.settings(values, told=True)) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        given = _for_data_set(renamed.settings(values, told=True))
+        only = only_probes(str(given.get("data", "")))
+        if only and given.get("probes") is None:
+            given = {**given, "probes": only}
+        if given.get("system_file") is not None:
+            if given.get("system") is not None:
+                raise ValueError("'system' and 'system_file' are the same setting; give one of them")
+            text = _text_of(given["system_file"], "system_file")
+            given = {**given, "system": text.strip(), "system_file": None}
+        return given
 
     @field_validator("data")
     @classmethod
@@ -319,11 +359,32 @@ class Study(BaseModel):
             _worded(lambda name: Grading(name).is_right("Rome", ["Rome"]), value)
         return value
 
+    @field_validator("system", "chat_template")
+    @classmethod
+    def _needs_chat(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if not info.data.get("chat", True):
+            raise ValueError("only a chat has one; add chat: true (--chat)")
+        if info.field_name == "chat_template" and not re.search(r"\{[{%]", value):
+            text = _text_of(value, "chat_template")
+            if not re.search(r"\{[{%]", text):
+                raise ValueError(f"{value} is not a Jinja template: nothing in it is in braces")
+            return text
+        return value
+
     @field_validator("device")
     @classmethod
     def _device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|map|cuda(:\d+)?", value):
             raise ValueError(f"unknown device {value!r}; known: auto, cpu, cuda, mps, map")
+        return value
+
+    @field_validator("until_width")
+    @classmethod
+    def _has_fates(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and only_probes(info.data.get("data", "")):
+            raise ValueError(f"{info.data['data']} has no dissociation rate to stop by; leave it out")
         return value
 
     @field_validator("arms")
@@ -345,12 +406,21 @@ class Study(BaseModel):
 
     @field_validator("probes")
     @classmethod
-    def _probes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _probes(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         asked = {name: probe_named(name) for name in value}
         for name, probe in asked.items():
             if probe not in PROBES:
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, [*PROBES, *ALIASES])}")
-        return tuple(name for name in PROBES if name in {*asked.values(), *FORMATS})
+        only = only_probes(info.data.get("data", ""))
+        if not only:
+            return tuple(name for name in PROBES if name in {*asked.values(), *FORMATS})
+        others = [name for name in PROBES if name in asked.values() and name not in only]
+        if others:
+            raise ValueError(
+                f"{info.data['data']} has neither options nor needs right answers, so it can't be asked {', '.join(others)}; "
+                f"leave out the probes, or give {', '.join(only)} alone"
+            )
+        return only
 
 
 FLAGS: Mapping[str, Flag] = {
@@ -424,6 +494,15 @@ def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None
     """Write the resolved study; `provenance` (versions, fingerprints) is ignored when the file is run again."""
     values = {**study.model_dump(mode="json"), "provenance": dict(provenance)}
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _text_of(path: Any, key: str) -> str:
+    """The text of a file that a setting names."""
+    try:
+        return Path(str(path)).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{key}: {str(path)[:200]} can't be read: {reason}; give a text file") from None
 
 
 def _worded(check: Callable[[Given], Parsed], value: Given) -> Parsed:

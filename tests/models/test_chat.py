@@ -117,7 +117,7 @@ def test_real_templates_give_the_ids_that_transformers_gives(with_template: With
         thinking=False,
         return_dict=False,
     )
-    ids = encoder(tokenizer, chat=True, today=datetime.date.today())(QUESTION)
+    ids = encoder(tokenizer, PromptEncoding(chat=True, today=datetime.date.today()))(QUESTION)
     assert ids == tuple(theirs)
     assert ids.count(tokenizer.bos_token_id) <= 1
 

@@ -164,7 +164,8 @@ def execute(
     )
     if found[0][1].arms:
         out_console.print(
-            f"look at the items: anomia items {found[0][0]} --fate choice_only",
+            f"look at the items: anomia items {found[0][0]}"
+            + (" --fate choice_only" if found[0][1].has_formats else ""),
             highlight=False,
             soft_wrap=True,
         )

@@ -18,7 +18,7 @@ from anomia.errors import ModelError
 from anomia.models.chat import render
 from anomia.models.difference import Difference
 from anomia.models.tokenization import PROBE_TEXTS
-from anomia.probe.encode import encoder
+from anomia.probe.encode import PromptEncoding, encoder
 
 # Each text combines many things in which tokenizers differ, to save requests.
 _SCRIPTS = ("english", "finnish", "cyrillic", "arabic", "devanagari", "chinese", "korean")
@@ -63,7 +63,7 @@ def count_tokens(
             with suppress(ModelError):
                 written[name] = render(tokenizer, text, today=today)
         served = without_second_start(served, tokenizer, list(written.values()))
-    ids = encoder(tokenizer, chat=False)
+    ids = encoder(tokenizer, PromptEncoding())
     found, last = {}, ""
     for name, text in written.items():
         mine = len(tokenizer(text, add_special_tokens=False).input_ids if chat else ids(text))

@@ -26,10 +26,17 @@ def build_items(
     Appendix B). The one-shot exemplar is the first question in file order outside the subset. If the subset would
     take every question, the last one of the shuffle is held out as the exemplar.
 
+    Prompts that are sent as they are have no options and no exemplar.
+
     Raises:
         DataError: a language has fewer than two questions, or fewer than four distinct answers while some of its
             questions bring no options.
     """
+    as_is = {language: found for language, found in questions.items() if any(q.as_is for q in found)}
+    if as_is:
+        return {
+            language: _prompts(found, dataset, language, limit, seed) for language, found in as_is.items()
+        }
     source = set_of(dataset)
     by_task = source is not None and source.task is not None
     gradable = {language: [_gradable(q) for q in found] for language, found in questions.items()}
@@ -82,6 +89,17 @@ def build_items(
         )
         sets[language] = ItemSet(dataset, language, tuple(items), exemplar, dict(excluded))
     return sets
+
+
+def _prompts(
+    prompts: Sequence[Question], dataset: str, language: str, limit: int | None, seed: int
+) -> ItemSet:
+    shuffled = list(prompts)
+    random.Random(seed).shuffle(shuffled)
+    repeated = len(prompts) - len({replace(prompt, id="") for prompt in prompts})
+    return ItemSet(
+        dataset, language, tuple(Item(prompt) for prompt in shuffled[:limit]), excluded={"repeated": repeated}
+    )
 
 
 def _gradable(question: Question) -> Question | None:

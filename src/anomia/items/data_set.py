@@ -34,6 +34,7 @@ class DataSet:
     brings none; called for the questions of the subset alone. It returns fewer than two texts if it can't.
     settings: values of a study's keys that replace the defaults for this data set.
     runs_code: whether grading runs programs that models write, which a study must allow.
+    probes: the only probes that it can be asked; empty for all.
     licence, citation: of the questions.
     """
 
@@ -57,6 +58,7 @@ class DataSet:
     wrong: Callable[[Question], tuple[str, ...]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     runs_code: bool = False
+    probes: tuple[str, ...] = ()
     licence: str = ""
     citation: str = ""
 

@@ -170,8 +170,11 @@ def _short(text: str) -> str:
 def file_language(file: Path) -> str | None:
     """The language in a file name: a name anywhere in it, or a code as its last part; None if it has neither.
 
-    `swahili.json`, `arc.swahili.test.jsonl` and `mmlu_sw.csv` are Swahili; `us_history.csv` names no language.
+    `swahili.json`, `arc.swahili.test.jsonl` and `mmlu_sw.csv` are Swahili; `us_history.csv` names no language, and
+    `my.jsonl` isn't Burmese.
     """
+    if file.stem.lower() == "my":
+        return None
     parts = file.stem.lower().replace("-", ".").replace("_", ".").split(".")
     spelt = [part for part in parts if len(part) > 2 and language_code(part)]
     if spelt:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Message(NamedTuple):
+    """One message of a conversation. role: `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +22,9 @@ class Question:
     distractors: wrong options that the data set brings (up to 25); they replace drawn ones.
     passage_distractors: wrong options from the same passage that it brings. Either may be empty.
     target: what a task's grader needs besides the answers, as JSON; empty for questions with a short answer.
+    as_is: a prompt that is sent without any other words. It has no options, and `answers` may be empty.
+    messages: the conversation of such a prompt, for the chat template; empty if `question` is all of it.
+    kind: of task, such as `translation`; empty if the data set doesn't tell.
     """
 
     id: str
@@ -24,11 +35,14 @@ class Question:
     distractors: tuple[str, ...] = ()
     passage_distractors: tuple[str, ...] = ()
     target: str = ""
+    as_is: bool = False
+    messages: tuple[Message, ...] = ()
+    kind: str = ""
 
     @property
     def gold(self) -> str:
-        """The answer used for options, ranks and log probabilities."""
-        return self.answers[0]
+        """The answer used for options, ranks and log probabilities; empty if there is none."""
+        return self.answers[0] if self.answers else ""
 
     @property
     def passage_id(self) -> str:

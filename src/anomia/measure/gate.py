@@ -250,6 +250,10 @@ def _overall(checks: Sequence[Check]) -> GateResult:
 def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Limits) -> Iterator[Check]:
     asked = figures.get((arm, accuracy("open"), scope))
     items = asked.n if asked else 0
+    if not results.has_formats:
+        why = "only long answers were asked; limits need questions with answers and options"
+        yield Check(arm, scope, "limits", None, "at most", None, "untestable", note=why)
+        return
     if limits.max_dissociation is not None:
         found = _net_dissociation(results, figures, arm, scope)
         yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items)

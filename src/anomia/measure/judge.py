@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
 from anomia.measure.contrasts import one_shot_recovery, rank_nearness
 from anomia.measure.dissociation import Answers
-from anomia.measure.evidence import AnswerSet, Sign, gather
-from anomia.measure.fates import met
+from anomia.measure.evidence import FEWEST_SOUND, OVERALL, AnswerSet, Sign, gather
+from anomia.measure.fates import FateCounts, met
 from anomia.measure.frame import (
     CONTROLS,
     RECOGNITION,
@@ -29,10 +30,12 @@ from anomia.measure.oracle import recovery_over_control
 from anomia.measure.outcomes import Outcome
 from anomia.measure.quantities import Quantity, minus, share
 from anomia.measure.ranks import mid_ranks
+from anomia.measure.rates import rate
 from anomia.measure.recognition import fate_index
-from anomia.measure.scope import Scope, Word, scope_of
+from anomia.measure.scope import Scope, Word, has_formats, scope_of
 from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
-from anomia.measure.verdict_text import ByOptions, Control, Words, explain, without_choice
+from anomia.measure.verdict_text import ByOptions, Control, Words, explain, long_only, without_choice
+from anomia.probes import CONTINUATION
 
 SAME_PASSAGE = "choice_passage"
 
@@ -111,7 +114,9 @@ def judge(
     verdicts: list[ScopeVerdict] = []
     for arm in arms_of(records, base=base):
         pairs = pair(records, arm, base=base)
-        if _lacks_choice(pairs):
+        if not has_formats(records):
+            verdicts += _long_only(arm, pairs, limits)
+        elif _lacks_choice(pairs):
             verdicts += _without_choice(arm, pairs, scope, limits)
         else:
             verdicts += _judged(arm, _answered(pairs), scope, limits)
@@ -212,6 +217,33 @@ def _without_choice(
         yield ScopeVerdict(
             arm, name, known_part, decision, "choice", "picked", "", None, None, without_choice(known_part)
         )
+
+
+def _long_only(arm: str, pairs: pl.DataFrame, limits: Thresholds) -> Iterator[ScopeVerdict]:
+    """Unjudged in every scope, unless most of the long answers are broken that are sound in base."""
+    passages = pairs["passage"].to_numpy()
+    before, after = (_broken_at_length(pairs, side) for side in ("", "_arm"))
+    languages = pairs["language"].to_numpy()
+    masks = {name: languages == name for name in sorted(set(languages.tolist()))}
+    for name, mask in {**masks, OVERALL: np.ones(len(pairs), dtype=bool)}.items():
+        sound = mask & ~before
+        broken = rate(after[sound], passages[sound]) if sound.sum() >= FEWEST_SOUND else None
+        evidence = Evidence(
+            n=int(mask.sum()), base_open=0.0, arm_open=0.0, base_choice=0.0, arm_choice=0.0, open_drop=None,
+            choice_drop=None, gap=None, fates=FateCounts(0, 0, 0, 0), lost=None, broken=broken, stands=frozenset(),
+        )  # fmt: skip
+        outcome: Outcome = "broken" if broken is not None and broken.low > limits.broken else "unjudged"
+        decision = Decision(outcome, "undecided", "undecided")
+        words = long_only(evidence, outcome)
+        yield ScopeVerdict(arm, name, evidence, decision, "", "picked", "", None, None, words)
+
+
+def _broken_at_length(pairs: pl.DataFrame, side: str) -> Bools:
+    """Long answers that are not a number, are empty, or end in a loop: [items]. side: `_arm`, or empty for base."""
+    looped = pairs[f"{CONTINUATION}_loop_start{side}"].is_not_null().to_numpy()
+    empty = pairs[f"{CONTINUATION}_ids{side}"].list.len().fill_null(0).to_numpy() == 0
+    broken: Bools = looped | empty | ~right(pairs, f"finite{side}")
+    return broken
 
 
 def _case(pairs: pl.DataFrame, way: str, scope: Scope) -> AnswerSet:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Outcome = Literal[
-    "intact", "illusion", "demotion", "mixed", "loss", "reverse", "untestable", "broken", "inconclusive"
+    "intact",
+    "illusion",
+    "demotion",
+    "mixed",
+    "loss",
+    "reverse",
+    "untestable",
+    "broken",
+    "inconclusive",
+    "unjudged",
 ]
 
 
@@ -87,6 +96,11 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
     "inconclusive": Meaning(
         headline="These items don't settle what was lost.",
         advice="Not decided: ask more questions before shipping it on this evidence.",
+        color="lost",
+    ),
+    "unjudged": Meaning(
+        headline="Only long answers were asked.",
+        advice="Read some answers next to base's before shipping it: no verdict rests on long answers alone.",
         color="lost",
     ),
 }

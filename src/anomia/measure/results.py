@@ -26,7 +26,7 @@ from anomia.measure.older import with_scorings
 from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
-from anomia.measure.scope import Scope, scope_of
+from anomia.measure.scope import Scope, has_formats, scope_of
 from anomia.measure.scores import ScoreRow, scores
 from anomia.measure.verdict import Thresholds
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
@@ -97,6 +97,11 @@ class Results(NamedTuple):
         return () if self.scope is None else self.scope.left_out
 
     @property
+    def has_formats(self) -> bool:
+        """Whether open or choice was asked, not only long answers."""
+        return has_formats(self.records)
+
+    @property
     def arms(self) -> list[str]:
         """The measured arms, without base, in the order of the study."""
         return arms_of(self.records)
@@ -162,7 +167,7 @@ def read_results(
         noise=noise,
         stopping=folder.stopping.read(),
         notes=read_notes(folder),
-        scope=scope_of(prepare(records)),
+        scope=scope_of(prepare(records)) if has_formats(records) else None,
         exclude=kinds,
         excluded=excluded,
         differences=differences,

@@ -53,6 +53,11 @@ class Scope(NamedTuple):
     why: str
 
 
+def has_formats(records: pl.DataFrame) -> bool:
+    """Whether open or choice was asked at all, not only long answers."""
+    return any(records[name].null_count() < len(records) for name in ("open_correct", "choice_correct"))
+
+
 def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
     """The scope of a run. records: from `prepare`."""
     rows = records.filter(pl.col("arm") == base)

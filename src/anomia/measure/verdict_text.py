@@ -147,6 +147,11 @@ def without_choice(evidence: Evidence) -> Words:
     )
 
 
+def long_only(evidence: Evidence, outcome: Outcome) -> Words:
+    """The words for an arm that was only asked for long answers."""
+    return Words(headline(outcome), _present([_broken(evidence)]) if outcome == "broken" else ())
+
+
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:
     if decision.outcome == "intact" and evidence.identical and graded_otherwise(evidence):
         return _OTHER_GRADES

@@ -1,14 +1,15 @@
-"""Prompts as a user's turn in a model's own chat template.
+"""Prompts as a user's turn, or conversations, in a chat template.
 
-A template is code that comes with the model. It is tried once, before any measurement; a template that drops, changes
+A template is code that comes with the model, or with the study. It is tried once, before any measurement; a template that drops, changes
 or repeats the prompt is refused. Its output depends only on the prompt and a date, so that base and a compressed model
 are asked the same on different days and machines.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,52 @@ from anomia.models.chat_trial import DAY, PROMPT, Trial, content_of, try_templat
 _NO_CHAT = "or leave out --chat"
 
 
-def render(tokenizer: Any, prompt: str, *, today: datetime.date | None = None) -> str:
-    """Renders a prompt as a user's turn in the tokenizer's chat template, thinking off, up to the answer's start.
+def render(
+    tokenizer: Any,
+    prompt: str | Sequence[tuple[str, str]],
+    *,
+    today: datetime.date | None = None,
+    system: str = "",
+) -> str:
+    """Renders a prompt in the tokenizer's chat template, thinking off, up to the answer's start.
 
     Args:
         tokenizer: the model's tokenizer.
-        prompt: the user's text; nothing in it is evaluated.
+        prompt: the user's text, or a conversation as pairs of role and text; nothing in it is evaluated.
         today: the date that the template sees; None for the current date. The same date gives the same text.
+        system: the system message of a conversation that has none; empty for none.
 
     Raises:
         ModelError: the template can't be used, or fails on this prompt or changes it.
     """
+    said = [("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    if system and said[0][0] != "system":
+        said.insert(0, ("system", system))
     if _writes_itself(tokenizer):
-        return _checked(tokenizer, prompt, lambda: _own(tokenizer)(_turns(prompt), today=DAY).text)
+        return _checked(tokenizer, said, lambda: _own(tokenizer)(_turns(said), today=DAY).text)
     template = _template_of(_name(tokenizer), tokenizer)
     trial = _usable(_name(tokenizer), try_template(template))
-    turns = _turns(prompt, parts=trial.parts)
-    return _checked(
-        tokenizer, prompt, lambda: template.write(turns, today=today or datetime.date.today()).text
-    )
+    turns = _turns(said, parts=trial.parts)
+    return _checked(tokenizer, said, lambda: template.write(turns, today=today or datetime.date.today()).text)
+
+
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    """A tokenizer with a study's own chat template; the tokenizer itself if the study has none.
+
+    Raises:
+        ModelError: the tokenizer writes conversations with its own code.
+    """
+    if template is None:
+        return tokenizer
+    if _writes_itself(tokenizer):
+        raise ModelError(
+            f"model: the tokenizer of {_name(tokenizer)!r} writes chats with its own code, so it takes no other template; leave "
+            "out --chat-template"
+        )
+    # A tokenizer in memory belongs to the caller.
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    return own
 
 
 def check_chat(name: str, tokenizer: Any) -> None:
@@ -142,30 +170,41 @@ def _is_mark(tokenizer: Any, token: str) -> bool:
     )
 
 
-def _turns(prompt: str, *, parts: bool = False) -> Turns:
+def _turns(said: Sequence[tuple[str, str]], *, parts: bool = False) -> Turns:
     # A plain string, because a template could call methods of a subclass.
-    return [{"role": "user", "content": content_of(str.__str__(prompt), parts=parts)}]
+    return [{"role": role, "content": content_of(str.__str__(text), parts=parts)} for role, text in said]
 
 
-def _checked(tokenizer: Any, prompt: str, write: Any) -> str:
-    """The rendered text, checked to contain the prompt except for white space, which some templates tidy."""
+def _checked(tokenizer: Any, said: Sequence[tuple[str, str]], write: Any) -> str:
+    """The rendered text, checked to contain all that the user and the system say, except for white space.
+
+    Some templates tidy white space, and some leave the thoughts out of a model's earlier answers.
+    """
+    roles = dict(said)
     try:
         text: str = write()
     except Exception as error:
         # A template is third-party code and can fail on one prompt out of many.
-        raise ModelError(
-            _message(_name(tokenizer), f"{what_failed(error)}, asked {_begin(prompt)}")
-        ) from None
-    if prompt.strip() not in text and "".join(prompt.split()) not in "".join(text.split()):
-        raise ModelError(
-            f"model: the chat template of {_name(tokenizer)!r} changes or leaves out {_begin(prompt)}; leave out "
-            f"that item, {_NO_CHAT}"
-        )
+        fault = f"{what_failed(error)}, asked {_begin('user', roles.get('user', said[-1][1]))}"
+        if "system" in roles:
+            raise ModelError(
+                f"model: the chat template of {_name(tokenizer)!r} {fault}; it may take no system message: leave that out, {_NO_CHAT}"
+            ) from None
+        raise ModelError(_message(_name(tokenizer), fault)) from None
+    squeezed = "".join(text.split())
+    for role, content in said:
+        if role != "assistant" and content.strip() not in text and "".join(content.split()) not in squeezed:
+            leave = "it" if role == "system" else "that item"
+            raise ModelError(
+                f"model: the chat template of {_name(tokenizer)!r} changes or leaves out {_begin(role, content)}; leave out "
+                f"{leave}, {_NO_CHAT}"
+            )
     return text
 
 
-def _begin(prompt: str) -> str:
-    return f"the prompt that begins with {' '.join(prompt.split())[:60]!r}"
+def _begin(role: str, text: str) -> str:
+    what = "system message" if role == "system" else "prompt"
+    return f"the {what} that begins with {' '.join(text.split())[:60]!r}"
 
 
 def _trial(name: str, tokenizer: Any) -> Trial:
@@ -234,7 +273,7 @@ def _writes_itself(tokenizer: Any) -> bool:
 
 def _reads_back(tokenizer: Any) -> bool:
     """Whether a tokenizer's own code gives the same tokens for a conversation as for its text."""
-    turns = _turns(PROMPT)
+    turns = _turns([("user", PROMPT)])
     text = _own(tokenizer)(turns, today=DAY).text
     how: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
     try:

@@ -29,7 +29,7 @@ from anomia.models.after import (
     was_unpacked,
     with_gguf,
 )
-from anomia.models.chat import chat_notes, check_chat
+from anomia.models.chat import chat_notes, check_chat, with_template
 from anomia.models.examine import examine, look_up, options_of, own_code, read_config, read_tokenizer
 from anomia.models.explain import explain, has_tokenizer, heard
 from anomia.models.files import ModelFiles, locate
@@ -92,6 +92,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     chat: bool = False,
+    chat_template: str | None = None,
     base: str | None = None,
     base_revision: str | None = None,
 ) -> LoadedModel:
@@ -104,6 +105,7 @@ def load_model(
         revision: the revision of a hub repository.
         trust_remote_code: whether code from the repository may run.
         chat: whether the tokenizer must have a usable chat template.
+        chat_template: a template in place of the tokenizer's own.
         base: the base to put an adapter on; None for the one that it names.
         base_revision: the revision of the base.
 
@@ -111,14 +113,16 @@ def load_model(
         ModelError: it can't be found, has no usable weights, or is not a causal language model.
     """
     if name.startswith(PREFIX):
-        return _from_memory(name, dtype=dtype, device=device, chat=chat)
+        return _from_memory(name, dtype=dtype, device=device, chat=chat, chat_template=chat_template)
     adapter = find_adapter(name, revision=revision)
     if adapter is not None:
         on = base or own_base(adapter)
         loaded = load_model(
             on, dtype=dtype, device=device, revision=base_revision, trust_remote_code=trust_remote_code
         )
-        return _with_adapter(adapter, on, loaded, chat=chat, trust_remote_code=trust_remote_code)
+        return _with_adapter(
+            adapter, on, loaded, chat=chat, chat_template=chat_template, trust_remote_code=trust_remote_code
+        )
     with quiet_transformers(), gguf_read_once():
         found = examine(name, revision=revision, trust_remote_code=trust_remote_code)
         options = options_of(found.files, revision=revision, trust_remote_code=trust_remote_code)
@@ -146,11 +150,17 @@ def load_model(
         notes += ignored_notes(differs.ignored)
     placed = model if device == MAPPED else model.to(resolve_device(device))
     _decompress(placed)
-    return _ready(name, placed, tokenizer, chat=chat, notes=notes)
+    return _ready(name, placed, with_template(tokenizer, chat_template), chat=chat, notes=notes)
 
 
 def _with_adapter(
-    adapter: Adapter, base: str, loaded: LoadedModel, *, chat: bool, trust_remote_code: bool
+    adapter: Adapter,
+    base: str,
+    loaded: LoadedModel,
+    *,
+    chat: bool,
+    chat_template: str | None,
+    trust_remote_code: bool,
 ) -> LoadedModel:
     """Merges an adapter into a base, with the tokenizer from the adapter's folder if there is one."""
     model, before = loaded.model, int(loaded.model.get_input_embeddings().weight.shape[0])
@@ -174,6 +184,7 @@ def _with_adapter(
             )
     notes = [adapter_plan.describe(adapter, found, before), *([other] if other else ())]
     notes += [*adapter_plan.notes(found), *changed]
+    tokenizer = with_template(tokenizer, chat_template)
     ready = _ready(adapter.name, model, tokenizer, chat=chat, notes=(*loaded.notes, *notes))
     return replace(ready, adapter=adapter.identity)
 
@@ -280,13 +291,24 @@ def _check_adapter(adapter: Adapter, base: str, trust_remote_code: bool) -> None
 
 
 def load_tokenizer(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
 ) -> tuple[Any, Any]:
     """Loads a model's tokenizer and configuration, without its weights.
+
+    chat_template: a template in place of the tokenizer's own.
 
     Raises:
         ModelError: they can't be found.
     """
+    tokenizer, config = _load_tokenizer(name, revision, trust_remote_code)
+    return with_template(tokenizer, chat_template), config
+
+
+def _load_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
     if name.startswith(PREFIX):
         model, tokenizer = held(name)
         return tokenizer, model.config
@@ -304,12 +326,13 @@ def load_tokenizer(
     return tokenizer, config
 
 
-def _from_memory(name: str, *, dtype: str, device: str, chat: bool) -> LoadedModel:
+def _from_memory(name: str, *, dtype: str, device: str, chat: bool, chat_template: str | None) -> LoadedModel:
     """A copy of a model held in this process; `auto` keeps its device and dtype."""
     model, tokenizer = held(name)
     if dtype in DTYPES and model.dtype != DTYPES[dtype]:
         model = _cast(model, DTYPES[dtype])
-    return _ready(name, model if device == "auto" else model.to(resolve_device(device)), tokenizer, chat=chat)
+    placed = model if device == "auto" else model.to(resolve_device(device))
+    return _ready(name, placed, with_template(tokenizer, chat_template), chat=chat)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:

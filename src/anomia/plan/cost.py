@@ -26,10 +26,12 @@ from anomia.models.load import DTYPES
 from anomia.models.sizes import number, sizes_of
 from anomia.plan.machines import Machine
 from anomia.plan.stand_ins import config_of, item_sets_of, tokenizer_of
+from anomia.probe.ask import Ask
 from anomia.probe.continuation import LongQuestion, longest_ask
 from anomia.probe.encode import EncodedItem
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
 from anomia.probe.prefill import lay_out
+from anomia.probes import CONTINUATION
 from anomia.running.cells import CellRun, PlannedCell, models_of
 from anomia.running.shard import decoding, encode, need_of
 from anomia.study import BASE, Study
@@ -160,7 +162,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
                 made.add(key)
                 for languages in models_of(arm, [run]):
                     work[arm.name] = work[arm.name].plus(_making(study, arm, len(languages)))
-            if arm.name == BASE:
+            if arm.name == BASE and study.probes != (CONTINUATION,):
                 noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
                 more = Work(0, noise * per_item.tokens, noise * per_item.reads, noise * per_item.steps)
                 work[arm.name] = work[arm.name].plus(more)
@@ -218,8 +220,10 @@ def _per_item(
     return whole, encoded
 
 
-def _asked(study: Study, ask: Any) -> Work:
-    """The work of one item: the nodes of its trees, plus a leaf per answer and step."""
+def _asked(study: Study, ask: Ask) -> Work:
+    """The work of one item without its long answer: the nodes of its trees, plus a leaf per answer and step."""
+    if not ask.greedy:
+        return Work(1)
     batch = lay_out([ask])
     paths = len(ask.greedy)
     paths += study.num_beams * (ask.beams is not None)

@@ -14,6 +14,7 @@ import transformers
 from anomia.errors import AnomiaError
 from anomia.items import ItemSet, build_items, read_questions
 from anomia.items.sets import SETS
+from anomia.models.chat import with_template
 from anomia.models.load import quiet_transformers
 from anomia.running.cells import where_read
 from anomia.study import Study
@@ -37,15 +38,18 @@ class PieceTokenizer:
         return SimpleNamespace(input_ids=[1, *(hash(piece) & 0x3FFFFFFF for piece in _PIECES.findall(text))])
 
     def apply_chat_template(self, messages: Sequence[Any], **_: Any) -> str:
-        """A user's turn with markers of typical length."""
-        return f"<start> user\n{messages[0]['content']}<end>\n<start> model\n"
+        """A conversation with markers of typical length."""
+        turns = (f"<start> {message['role']}\n{message['content']}<end>\n" for message in messages)
+        return f"{''.join(turns)}<start> model\n"
 
 
 def tokenizer_of(study: Study) -> tuple[Any, bool]:
     """The tokenizer of base if it is on this machine, else a `PieceTokenizer`; and whether it is the real one."""
     found = _tokenizer_here(study.base, study.revision)
-    usable = found is not None and (not study.chat or getattr(found, "chat_template", None))
-    return (found, True) if usable else (PieceTokenizer(), False)
+    usable = found is not None and (
+        not study.chat or study.chat_template or getattr(found, "chat_template", None)
+    )
+    return (with_template(found, study.chat_template), True) if usable else (PieceTokenizer(), False)
 
 
 @cache

@@ -41,6 +41,12 @@ class LongQuestion:
     base: BaseAnswer | None = None
     own: bool = False
 
+    @property
+    def ask(self) -> Ask:
+        """The free answer, and what the model says along base's."""
+        forced = None if self.base is None else _along(self.prompt, self.base)
+        return Ask(self.item_id, greedy={CONTINUATION: self.prompt}, forced=forced)
+
 
 def answer_at_length(
     engine: Engine,
@@ -59,14 +65,7 @@ def answer_at_length(
     for limit, together in itertools.groupby(questions, key=lambda question: question.limit):
         group = list(together)
         settings = replace(decoding, max_new_tokens=limit, sample_seeds=())
-        asks = [
-            Ask(
-                question.item_id,
-                greedy={CONTINUATION: question.prompt},
-                forced=None if question.base is None else _along(question.prompt, question.base),
-            )
-            for question in group
-        ]
+        asks = [question.ask for question in group]
         replies = engine(model, asks, settings, batch_size=batch_size, on_split=on_split)
         if not any(question.own for question in group):
             yield from replies

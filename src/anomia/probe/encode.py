@@ -16,7 +16,7 @@ from typing import Any
 
 from anomia.errors import ModelError
 from anomia.grade import CONTAINMENT, Grading, normalize
-from anomia.items.item import Item, Question
+from anomia.items.item import Item, Message, Question
 from anomia.items.prompts import (
     Templates,
     one_shot_prefix,
@@ -47,11 +47,12 @@ class PromptEncoding:
     """How prompts become tokens. Lengths are in tokens, except for the two character limits of one-shot.
 
     positions: the longest sequence that the model takes, prompt and answer together; None for no limit.
-    templates, grading: the study's wording, and how it grades replies. today: the date given to chat templates;
+    system: a system message for the chat template. templates, grading: the study's wording, and how it grades replies. today: the date given to chat templates;
     None for the current date.
     """
 
     chat: bool = False
+    system: str = ""
     positions: int | None = None
     max_new_tokens: int = 32
     continuation_tokens: int = 512
@@ -72,7 +73,7 @@ class EncodedItem:
     with the chat template applied. gap: the text between a rendered prompt and an answer. thinking: the prompt
     itself opens a `<think>` span. truncated: the end of the passage was cut. gold_truncated: the cut removed the
     gold answer from the passage. boundary_mismatch: scoring starts before the end of the prompt.
-    gold_over_limit: no accepted answer fits into the tokens that may be generated. grading: how replies are graded.
+    gold_token, gold_over_limit: None for a prompt that is sent as it is. gold_over_limit: no accepted answer fits into the tokens that may be generated. grading: how replies are graded.
     long: the prompt to be answered at length; None if that isn't asked or the model has no room for an answer.
     """
 
@@ -87,11 +88,16 @@ class EncodedItem:
     truncated: bool
     gold_truncated: bool
     boundary_mismatch: bool
-    gold_token: int
+    gold_token: int | None
     gold_distinct_token: int | None
-    gold_over_limit: bool = False
+    gold_over_limit: bool | None = False
     grading: Grading = CONTAINMENT
     long: LongQuestion | None = None
+
+    @property
+    def asked(self) -> Ask:
+        """All that is sent to a model: `ask` or, for a prompt that is only answered at length, that."""
+        return self.ask if self.long is None or self.ask.greedy else self.long.ask
 
     @property
     def prompt(self) -> str:
@@ -127,6 +133,8 @@ def encode_item(
     Raises:
         ModelError: the item is too long for the model even without its passage, or the chat template fails on it.
     """
+    if item.question.as_is:
+        return _encode_prompt(item, tokenizer, form, base_answer, own)
     limit = form.prompt_tokens
     while True:
         try:
@@ -138,7 +146,9 @@ def encode_item(
         ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
         excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
         if excess <= 0:
-            long = _long(encoded, form, base_answer, own) if CONTINUATION in probes else None
+            opened = ask.greedy["open"]
+            asked = CONTINUATION in probes
+            long = _long(item.question.id, opened, form, base_answer, own) if asked else None
             return replace(encoded, ask=ask, long=long)
         if not encoded.context:
             raise ModelError(
@@ -148,14 +158,54 @@ def encode_item(
         limit = max(0, min(limit, encoded.prompt_tokens) - int(excess))
 
 
+def _encode_prompt(
+    item: Item, tokenizer: Any, form: PromptEncoding, base: BaseAnswer | None, own: bool
+) -> EncodedItem:
+    """Encodes a prompt that is sent as it is, or as the chat template writes it, and never cut."""
+    question = item.question
+    if question.messages and not form.chat:
+        raise ModelError(
+            f"item {question.id!r} is a conversation of {len(question.messages)} messages, which only a chat template can "
+            "write; give --chat"
+        )
+    try:
+        rendered = _written(tokenizer, question.messages or question.question, form)
+    except ModelError as error:
+        raise ModelError(f"item {question.id!r}: {error}") from None
+    ids = _ids(tokenizer, rendered, chat=form.chat)
+    encoded = EncodedItem(
+        item=item,
+        ask=Ask(item_id=question.id),
+        context="",
+        prompts={"open": question.question},
+        rendered={"open": rendered},
+        gap=_gap(tokenizer, chat=form.chat),
+        prompt_tokens=len(ids),
+        thinking=form.chat and leaves_thinking_open(tokenizer),
+        truncated=False,
+        gold_truncated=False,
+        boundary_mismatch=False,
+        gold_token=None,
+        gold_distinct_token=None,
+        gold_over_limit=None,
+        grading=form.grading,
+    )
+    long = _long(question.id, ids, form, base, own)
+    if long is None:
+        raise ModelError(
+            f"item {question.id!r} has {len(ids)} tokens and the model takes {form.positions}, which leaves no room for an "
+            "answer; shorten it or leave it out"
+        )
+    return replace(encoded, long=long)
+
+
 def _long(
-    encoded: EncodedItem, form: PromptEncoding, base: BaseAnswer | None, own: bool
+    item_id: str, prompt: TokenIds, form: PromptEncoding, base: BaseAnswer | None, own: bool
 ) -> LongQuestion | None:
-    """The item's prompt, to be answered with as many tokens as the study and the model's positions allow."""
-    prompt = encoded.ask.greedy["open"]
+    """An item's prompt, to be answered with as many tokens as the study and the model's positions allow."""
     room = math.inf if form.positions is None else form.positions - len(prompt)
     limit = int(min(form.continuation_tokens, room))
-    return LongQuestion(encoded.item.question.id, prompt, limit, base, own) if limit > 0 else None
+    return LongQuestion(item_id, prompt, limit, base, own) if limit > 0 else None
 
 
 def _longest(ask: Ask, max_new_tokens: int) -> int:
@@ -175,7 +225,7 @@ def _encode_cut(
 ) -> EncodedItem:
     """Encodes the item with its passage cut so that the open prompt stays within `form.prompt_tokens`."""
     question, asked = item.question, asked_by(probes)
-    encode = encoder(tokenizer, chat=form.chat, today=form.today)
+    encode = encoder(tokenizer, form)
     words = form.templates
 
     def opened(context: str) -> str:
@@ -184,7 +234,7 @@ def _encode_cut(
     context = _fit(question.context, opened, encode, form.prompt_tokens)
     prompt = opened(context)
     prompt_ids = encode(prompt)
-    continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
+    continue_ = _continuer(tokenizer, prompt, form)
 
     option_texts = _options(item, context)
     texts = [
@@ -285,27 +335,29 @@ def _candidates(item: Item, which: CandidatesShown) -> Sequence[str]:
     return [text for text in options if which == "options" or text != item.question.gold]
 
 
-def encoder(tokenizer: Any, *, chat: bool, today: datetime.date | None = None) -> Encode:
-    """Returns a function from a prompt to its token ids, which applies the chat template if `chat`.
+def encoder(tokenizer: Any, form: PromptEncoding) -> Encode:
+    """Returns a function from a prompt to its token ids, which applies the chat template if the form has one."""
+    return lambda prompt: _ids(tokenizer, _written(tokenizer, prompt, form), chat=form.chat)
 
-    today: the date given to the template; None for the current date.
-    """
 
-    def encode(prompt: str) -> TokenIds:
-        if chat:
-            return tuple(
-                tokenizer(render(tokenizer, prompt, today=today), add_special_tokens=False).input_ids
-            )
-        return _without_end(tokenizer, tokenizer(prompt).input_ids)
+def _written(tokenizer: Any, prompt: str | Sequence[Message], form: PromptEncoding) -> str:
+    """A prompt with the chat template applied, if there is one."""
+    if form.chat:
+        return render(tokenizer, prompt, today=form.today, system=form.system)
+    assert isinstance(prompt, str)
+    return prompt
 
-    return encode
+
+def _ids(tokenizer: Any, text: str, *, chat: bool) -> TokenIds:
+    """The token ids of a text. chat: a chat template has written it, with its special tokens."""
+    if chat:
+        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    return _without_end(tokenizer, tokenizer(text).input_ids)
 
 
 def _rendered(tokenizer: Any, prompts: Mapping[str, str], form: PromptEncoding) -> Mapping[str, str]:
     """Prompts with the chat template applied, if there is one."""
-    if not form.chat:
-        return prompts
-    return {name: render(tokenizer, prompt, today=form.today) for name, prompt in prompts.items()}
+    return {name: _written(tokenizer, prompt, form) for name, prompt in prompts.items()}
 
 
 def _gap(tokenizer: Any, *, chat: bool) -> str:
@@ -313,13 +365,10 @@ def _gap(tokenizer: Any, *, chat: bool) -> str:
     return answer_gap(tokenizer) if chat else " "
 
 
-def _continuer(tokenizer: Any, prompt: str, *, chat: bool, today: datetime.date | None = None) -> Encode:
+def _continuer(tokenizer: Any, prompt: str, form: PromptEncoding) -> Encode:
     """Returns a function from an answer to the joint token ids of prompt and answer."""
-    gap = _gap(tokenizer, chat=chat)
-    if chat:
-        opened = render(tokenizer, prompt, today=today)
-        return lambda answer: tuple(tokenizer(f"{opened}{gap}{answer}", add_special_tokens=False).input_ids)
-    return lambda answer: _without_end(tokenizer, tokenizer(f"{prompt}{gap}{answer}").input_ids)
+    opened = _written(tokenizer, prompt, form) + _gap(tokenizer, chat=form.chat)
+    return lambda answer: _ids(tokenizer, f"{opened}{answer}", chat=form.chat)
 
 
 def _without_end(tokenizer: Any, ids: Sequence[int]) -> TokenIds:
@@ -384,7 +433,7 @@ def _bare_options(
     if not texts:
         return {}
     prompt = write_prompt("no_question", context, templates=form.templates)
-    continue_ = _continuer(tokenizer, prompt, chat=form.chat, today=form.today)
+    continue_ = _continuer(tokenizer, prompt, form)
     joint = {text: continue_(text) for options in texts.values() for text in options}
     start = scoring_start(encode(prompt), list(joint.values()))
     return {

@@ -7,13 +7,14 @@ columns that users need first.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from anomia.grade import containment, grade, is_degenerate, strict
-from anomia.items.item import Item, ItemSet
+from anomia.items.item import Item, ItemSet, Message
 from anomia.loops import is_loop, is_text_loop
 from anomia.probe.asked import prompt_hash
 from anomia.probes import (
@@ -78,7 +79,7 @@ def _item_columns() -> dict[str, RecordColumn]:
         "gold": RecordColumn(pl.String, lambda r: r.encoded.item.question.gold, given=True),
         "finite": RecordColumn(pl.Boolean, lambda r: r.reply.finite, given=True),
         "prompt_tokens": RecordColumn(pl.Int32, lambda r: r.encoded.prompt_tokens),
-        "prompt_hash": RecordColumn(pl.String, lambda r: prompt_hash(r.encoded.ask)),
+        "prompt_hash": RecordColumn(pl.String, lambda r: prompt_hash(r.encoded.asked)),
         "truncated": RecordColumn(pl.Boolean, lambda r: r.encoded.truncated),
         "context_characters": RecordColumn(pl.Int32, lambda r: len(r.encoded.context)),
         "gold_truncated": RecordColumn(pl.Boolean, lambda r: r.encoded.gold_truncated),
@@ -92,8 +93,11 @@ def _item_columns() -> dict[str, RecordColumn]:
     }
 
 
-def _gold_in_question(replied: Replied) -> bool:
+def _gold_in_question(replied: Replied) -> bool | None:
     question = replied.encoded.item.question
+    if question.as_is:
+        # Some answers repeat a part of a prompt, such as a translation of names.
+        return None
     return containment(question.question, question.answers)
 
 
@@ -101,8 +105,10 @@ def _unclosed_thinking(replied: Replied) -> bool | None:
     return any(said.unclosed for said in replied.said.greedy.values()) if replied.reply.finite else None
 
 
-def _string_presence(replied: Replied) -> float:
+def _string_presence(replied: Replied) -> float | None:
     encoded = replied.encoded
+    if "standard" not in encoded.item.options:
+        return None
     return string_presence(encoded.item.options["standard"], encoded.item.question.gold, encoded.context)
 
 
@@ -265,13 +271,17 @@ def _gold_columns() -> dict[str, RecordColumn]:
     def scored(value: Callable[[Scored], Any]) -> ColumnValue:
         return _scored(ANSWERS, value)
 
+    def first(replied: Replied) -> str | None:
+        token = replied.encoded.gold_token
+        return None if token is None else replied.decoded([token])[0]
+
     def distinct(replied: Replied) -> str | None:
         token = replied.encoded.gold_distinct_token
         return None if token is None else replied.decoded([token])[0]
 
     return {
         "gold_rank_best": RecordColumn(pl.Int32, _rank_best),
-        "gold_first_token": RecordColumn(pl.String, lambda r: r.decoded([r.encoded.gold_token])[0]),
+        "gold_first_token": RecordColumn(pl.String, first),
         "gold_distinct_token": RecordColumn(pl.String, distinct),
         "control": RecordColumn(pl.String, lambda r: r.encoded.item.control),
         "gold_log_prob": RecordColumn(pl.Float64, scored(lambda s: s.sums[0])),
@@ -388,6 +398,13 @@ def _options(kind: str) -> ItemColumn:
     )
 
 
+def _as_json(messages: Sequence[Message]) -> str | None:
+    """A conversation as JSON, a list of objects with role and content."""
+    if not messages:
+        return None
+    return json.dumps([message._asdict() for message in messages], ensure_ascii=False)
+
+
 ITEM_COLUMNS: Mapping[str, ItemColumn] = {
     "dataset": ItemColumn(pl.String, lambda items, _, __: items.dataset),
     "language": ItemColumn(pl.String, lambda items, _, __: items.language),
@@ -401,5 +418,8 @@ ITEM_COLUMNS: Mapping[str, ItemColumn] = {
     "target": ItemColumn(pl.String, lambda _, __, item: item.question.target or None),
     "unrelated": ItemColumn(_TEXTS, lambda _, __, item: list(item.unrelated)),
     "control": ItemColumn(pl.String, lambda _, __, item: item.control),
+    # Null where there is none, so that items stored by earlier versions are still the same.
+    "messages": ItemColumn(pl.String, lambda _, __, item: _as_json(item.question.messages)),
+    "kind": ItemColumn(pl.String, lambda _, __, item: item.question.kind or None),
 }
 ITEM_SCHEMA: dict[str, Any] = {name: column.dtype for name, column in ITEM_COLUMNS.items()}

@@ -87,8 +87,10 @@ class Rows:
             "DESCRIBE SELECT * FROM read_parquet($files, union_by_name = true)", {"files": list(files)}
         )
         known = {row[0] for row in found.fetchall()}
+        texts = ["continuation_text"]
+        missing = "".join(f", NULL::VARCHAR AS {name}" for name in texts if name not in known)
         wanted = ["open_loop", *(verdict_column(name) for name in PROBES if name not in _HIT)]
-        return "".join(f", NULL::BOOLEAN AS {name}" for name in wanted if name not in known)
+        return missing + "".join(f", NULL::BOOLEAN AS {name}" for name in wanted if name not in known)
 
     def close(self) -> None:
         """Close the database."""
@@ -194,8 +196,9 @@ def _verdict(name: str, side: str) -> str:
 
 
 def _line(side: str) -> str:
-    """An open answer on one line, as SQL."""
-    return f"left(regexp_replace(trim({side}.open_text, ' \n\t\r'), '\\s*\\n\\s*', ' ⏎ ', 'g'), $line)"
+    """An open answer, or else a long one, on one line, as SQL."""
+    said = f"coalesce({side}.open_text, {side}.continuation_text)"
+    return f"left(regexp_replace(trim({said}, ' \n\t\r'), '\\s*\\n\\s*', ' ⏎ ', 'g'), $line)"
 
 
 _VERDICTS = ",\n".join(
@@ -225,7 +228,8 @@ SELECT
     {_FATE} AS fate,
     answer.open_loop AS loops,
     {_VERDICTS},
-    lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text)))
+    lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text,
+        answer.continuation_text, base.continuation_text)))
         AS texts
 FROM answers AS answer JOIN answers AS base USING ({_KEY})
 WHERE answer.arm <> 'base' AND base.arm = 'base'

@@ -18,6 +18,7 @@ from anomia.measure.judge import ScopeVerdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.naming import left_out
+from anomia.report.page.explorer import long_ending
 from anomia.report.reference import candidates
 from anomia.report.render.terminal import note, view
 from anomia.report.render.whole_table import Titled
@@ -40,7 +41,8 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
     grid.add_column(style="dim", overflow="fold")
     grid.add_column(overflow="fold")
     grid.add_row("question", _plain(item["question"]))
-    grid.add_row("gold", _plain(" | ".join(item["answers"])))
+    if item["answers"]:
+        grid.add_row("gold", _plain(" | ".join(item["answers"])))
     flags = [words for name, words in FLAGS.items() if base.get(name)]
     if flags:
         grid.add_row("note", Text("; ".join(flags)))
@@ -48,16 +50,19 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
         if not row["finite"]:
             grid.add_row(name, Text("logits that are NaN or infinite", style="bold"))
             continue
-        said = _plain(_one_line(row["open_text"] or ""))
-        grid.add_row(f"{name} answered", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
-        picked = _plain(str(row["choice_pick"]))
-        mark = "right" if row["choice_correct"] else "wrong"
-        grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
+        if row["open_text"] is not None or row.get("continuation_text") is None:
+            said = _plain(_one_line(row["open_text"] or ""))
+            grid.add_row(f"{name} answered", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
+            picked = _plain(str(row["choice_pick"]))
+            mark = "right" if row["choice_correct"] else "wrong"
+            grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
+        if row.get("continuation_text") is not None:
+            said = _plain(_one_line(row["continuation_text"]))
+            grid.add_row(f"{name}, at length", Text.assemble(said, (f"  ({long_verdict(row)})", "bold")))
         if row["gold_rank"] is not None:
             grid.add_row(f"{name} ranks", _plain(_ranks(row)))
-    title = _plain(
-        f"{item['language']} · {item['item_id']} · {arm['fate'] or 'not right in both formats in base'}"
-    )
+    fate = arm["fate"] or ("not right in both formats in base" if base["open_text"] is not None else "")
+    title = _plain(" · ".join(part for part in (item["language"], item["item_id"], fate) if part))
     return Titled(grid, title)
 
 
@@ -74,6 +79,12 @@ def open_verdict(row: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def long_verdict(row: Mapping[str, Any]) -> str:
+    """How a long answer ends, and whether it is right: `512 tokens, loops from token 80, wrong`."""
+    right = {True: ", right", False: ", wrong", None: ""}[row["continuation_correct"]]
+    return long_ending(row) + right
+
+
 def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     """The overall verdict in words, and the outcome in each language."""
     mine = [verdict for verdict in verdicts if verdict.arm == arm]
@@ -81,6 +92,11 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     lines: list[RenderableType] = [Text(overall.words.text)]
     if overall.why and not overall.words.reason:
         lines += [Text(), Text(overall.why)]
+    named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
+    title = _plain(f"{named}: {overall.decision.outcome}")
+    if not overall.decided_by:
+        # Long answers alone have no options, so languages differ only in the figures of their table.
+        return Titled(Group(*lines), title, padding=(1, 2))
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
     for column in ("language", "outcome", "with standard options", "with same-passage options"):
         table.add_column(column, overflow="fold")
@@ -91,8 +107,7 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     told = [verdict for verdict in mine if verdict.scope != OVERALL and verdict.words.one_format]
     said = [_plain(f"{verdict.scope}: {verdict.words.one_format}") for verdict in told]
     lines += [Text(), *said] if said else []
-    named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
-    return Titled(Group(*lines), _plain(f"{named}: {overall.decision.outcome}"), padding=(1, 2))
+    return Titled(Group(*lines), title, padding=(1, 2))
 
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:

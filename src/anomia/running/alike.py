@@ -68,7 +68,10 @@ def ask_like_base(
         ModelError: it needs a chat template and has none that works.
     """
     tokenizer, _ = load_tokenizer(
-        study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
+        study.base,
+        revision=study.revision,
+        trust_remote_code=study.trust_remote_code,
+        chat_template=study.chat_template,
     )
     rows = loaded.model.get_input_embeddings().num_embeddings
     same = same_ids(tokenizer, loaded.tokenizer)
@@ -214,7 +217,7 @@ def changed_prompts(rows: pl.DataFrame, encoded: Sequence[EncodedItem]) -> list[
     if "prompt_hash" not in rows.columns:
         return []
     before: Mapping[str, Any] = dict(rows.select("item_id", "prompt_hash").iter_rows())
-    now = {item.item.question.id: prompt_hash(item.ask) for item in encoded}
+    now = {item.item.question.id: prompt_hash(item.asked) for item in encoded}
     return [name for name, found in now.items() if before.get(name) not in (None, found)]
 
 

@@ -112,7 +112,7 @@ class LocalModel:
         size = self.batch_size or batch_size
         replies = self.engine.answer(
             self.loaded.model,
-            [item.ask for item in encoded],
+            [item.ask for item in encoded if not item.item.question.as_is],
             settings,
             batch_size=size,
             on_split=on_split,
@@ -126,7 +126,8 @@ class LocalModel:
             on_split=on_split,
         )
         try:
-            for item, short in zip(encoded, replies, strict=True):
+            for item in encoded:
+                short = Reply(item.ask.item_id) if item.item.question.as_is else next(replies)
                 reply = joined(short, None if item.long is None else next(at_length))
                 yield reply, decode_reply(item, reply, self.tokenizer)
         except IndexError as error:

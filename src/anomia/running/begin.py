@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+import xxhash
 
 from anomia._version import __version__
 from anomia.compress.size import stored_bytes
@@ -77,6 +78,7 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
         "items": {items.language: len(items.items) for items in item_sets},
         "excluded": {items.language: dict(items.excluded) for items in item_sets},
         "special_in_text": _special_in_text(item_sets, loaded.tokenizer, progress),
+        **({} if study.chat_template is None else {"chat_template": _digest(study.chat_template)}),
         "dated_template": study.chat and varies_with_date(loaded.tokenizer),
         "exemplars": {items.language: _exemplar(study, items) for items in item_sets},
     }
@@ -93,7 +95,10 @@ def _batch_size(study: Study, item_sets: Sequence[ItemSet], base: LocalModel, re
         return int(RunFolder(runs_of(reuse[0])[0]).provenance()["batch_size"])
     if base.engine.name != "tree":
         return PLAIN_BATCH_SIZE
-    longest = [max(items.items, key=lambda item: len(item.question.context)) for items in item_sets]
+    longest = [
+        max(items.items, key=lambda item: len(item.question.context or item.question.question))
+        for items in item_sets
+    ]
     encoded = [
         encode(study, item, items, base.tokenizer, positions=base.positions, oracle=True)
         for item, items in zip(longest, item_sets, strict=True)
@@ -125,6 +130,10 @@ def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Pro
             f"items whose text holds special tokens of this tokenizer, which may end a turn or the text: {told}"
         )
     return found
+
+
+def _digest(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 def _exemplar(study: Study, items: ItemSet) -> dict[str, Any] | None:

@@ -133,7 +133,7 @@ def by_model(cells: Iterable[PlannedCell]) -> list[list[PlannedCell]]:
     groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         study = cell.study
-        key = repr((study.base, study.revision, study.chat, study.dtype, study.engine))
+        key = repr((study.base, study.revision, study.chat, study.chat_template, study.dtype, study.engine))
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 

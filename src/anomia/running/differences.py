@@ -72,7 +72,10 @@ def _compare_served(
         # A server may still be starting; its turn repeats the count.
         with suppress(AnomiaError):
             tokenizer, _ = load_tokenizer(
-                study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
+                study.base,
+                revision=study.revision,
+                trust_remote_code=study.trust_remote_code,
+                chat_template=study.chat_template,
             )
             counted = count_early(step.url, step.model, served_prompts(cells), tokenizer, chat=study.chat)
             found[arm] = served_differences(counted)

@@ -107,13 +107,19 @@ def check_same(run: OpenedRun, item_sets: Sequence[ItemSet]) -> None:
     """
     before = read_rows(run.folder.items_file)
     now = pl.DataFrame([row for items in item_sets for row in item_rows(items)], schema=ITEM_SCHEMA)
-    # Earlier versions wrote fewer columns.
-    now = now.drop(name for name in now.columns if name not in before.columns and now[name].is_null().all())
-    if not before.equals(now, null_equal=True):
+    if not is_same_items(before, now):
         raise RunError(
             f"run: {run.path} was started with different questions than {run.study.data} gives now; "
             "restore the data, or give another --out"
         )
+
+
+def is_same_items(before: pl.DataFrame, now: pl.DataFrame) -> bool:
+    """Whether two tables hold the same items; a column that an earlier version didn't write had no values."""
+    added = [name for name in now.columns if name not in before.columns]
+    if not all(now[name].is_null().all() for name in added):
+        return False
+    return before.equals(now.drop(added), null_equal=True)
 
 
 def set_damaged_aside(run: OpenedRun, shards: Iterable[Shard]) -> list[Path]:

@@ -155,7 +155,10 @@ def _reach(turn: Turn, step: Served, progress: Progress) -> RemoteModel:
     progress.stage(f"trying {step.url}", 1)
     served = reach(step.url, step.model)
     tokenizer, config = load_tokenizer(
-        study.base, revision=study.revision, trust_remote_code=study.trust_remote_code
+        study.base,
+        revision=study.revision,
+        trust_remote_code=study.trust_remote_code,
+        chat_template=study.chat_template,
     )
     first = turn.cells[0].run
     counted = count_tokens(
@@ -222,6 +225,8 @@ def load(
         revision=study.revision if name == study.base else None,
         trust_remote_code=study.trust_remote_code,
         chat=study.chat if chat is None else chat,
+        # A model that is asked as its own folder says keeps its own template.
+        chat_template=study.chat_template if name == study.base else None,
         base=None if name == study.base else study.base,
         base_revision=study.revision,
     )

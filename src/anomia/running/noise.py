@@ -27,7 +27,12 @@ FLIPS = {name: BY_NAME[name].column for name in FORMATS} | {"open_text": "open_t
 
 def lacks_noise(run: OpenedRun) -> bool:
     """Whether the noise floor was requested and has not been measured yet."""
-    return run.study.noise_items > 0 and run.folder.noise.read() is None
+    return _has_noise(run.study) and run.folder.noise.read() is None
+
+
+def _has_noise(study: Study) -> bool:
+    """Whether anything is asked again. Prompts have no verdicts to flip; a null arm shows their noise."""
+    return study.noise_items > 0 and set(FORMATS) <= set(study.probes)
 
 
 def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
@@ -38,7 +43,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
     """
     run, study, item_sets = cell.run, cell.study, cell.item_sets
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
-    if not count or run.folder.noise.read() is not None:
+    if not count or not _has_noise(study) or run.folder.noise.read() is not None:
         return
     usual = int(run.provenance["batch_size"])
     size = max(1, usual // 2) if usual > 1 else 2

@@ -14,7 +14,7 @@ from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import changed_prompts
 from anomia.running.answerer import LocalModel
 from anomia.running.cells import OpenCell
-from anomia.running.folder import OpenedRun, open_run, shards_of
+from anomia.running.folder import OpenedRun, is_same_items, open_run, shards_of
 from anomia.running.progress import FinishedShard, Progress
 from anomia.running.shard import encode_shard
 from anomia.study import BASE, Study
@@ -88,7 +88,7 @@ def _other_questions(earlier: OpenedRun, now: OpenedRun, items: ItemSet) -> str 
     here = pl.DataFrame(item_rows(items), schema=ITEM_SCHEMA).drop("dataset")
     if before.is_empty():
         return "it has no such language"
-    if not before.equals(here, null_equal=True):
+    if not is_same_items(before, here):
         return "different questions or options"
     if earlier.provenance["exemplars"].get(language) != now.provenance["exemplars"][language]:
         return "a different one-shot exemplar"

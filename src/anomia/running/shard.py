@@ -165,7 +165,8 @@ def encode(
 
 def need_of(model: Any, encoded: Sequence[EncodedItem], settings: Decoding) -> MemoryNeed:
     """The memory need of the largest of these items, with their long answers."""
-    need = estimate(model, [item.ask for item in encoded], settings)
+    # Prompts are only answered at length.
+    need = estimate(model, [item.ask for item in encoded if item.ask.greedy], settings)
     for limit in {item.long.limit for item in encoded if item.long}:
         asks = [longest_ask(item.long) for item in encoded if item.long and item.long.limit == limit]
         at_length = replace(settings, max_new_tokens=limit, sample_seeds=())

@@ -22,6 +22,12 @@ def only_languages(data: str) -> tuple[str, ...] | None:
     return None if found is None or ":" in data else found.only_languages
 
 
+def only_probes(data: str) -> tuple[str, ...]:
+    """The only probes that a data set can be asked; empty for all."""
+    found = set_of(data)
+    return () if found is None else found.probes
+
+
 def named() -> str:
     """The data sets on the hub and the file formats, as text for a message."""
     hub = [name for name, each in SETS.items() if each.repository]

@@ -13,6 +13,7 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.judge import ScopeVerdict
+from anomia.measure.measures import long
 from anomia.measure.outcomes import OUTCOMES
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
@@ -65,6 +66,7 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
     return {
         "name": name,
         "base": model_name(results.study.get("base", "?")),
+        "at_length": not results.has_formats,
         "facts": facts(results, sparsity),
         "command": command(results.study),
         "arms": [_arm(results, arm) for arm in candidates(results.arms)],
@@ -182,6 +184,20 @@ def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
     Both are figures from the tables: over the items that the arm has answered and that were graded.
     """
     asked = results.records.filter(pl.col("arm") == arm)
+    if not results.has_formats:
+        shown = (
+            ("open", "unended", "Long answers that never end"),
+            ("choice", "looped", "Long answers that loop"),
+        )
+        return [
+            [
+                color,
+                label,
+                _value(before(figures, arm, long(name), POOLED)),
+                _value(figures.get((arm, long(name), POOLED))),
+            ]
+            for color, name, label in shown
+        ]
     labels: tuple[tuple[str, str], ...] = (
         ("open", "Answers when asked"),
         ("choice", f"Picks it out of {_options(asked)}"),

@@ -67,8 +67,8 @@ class ItemKey(NamedTuple):
 
 
 def templates_of(study: Mapping[str, Any]) -> Templates | None:
-    """The prompt templates of a run's study; None if they are not Anomia's or unknown."""
-    if "imported" in (study.get("provenance") or {}):
+    """The prompt templates of a run's study; None if they are not Anomia's, unknown, or not used."""
+    if "imported" in (study.get("provenance") or {}) or study.get("probes") == [CONTINUATION]:
         return None
     try:
         return read_templates(dict(study.get("prompts") or {}))
@@ -149,7 +149,8 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
         for right in (reached.get(name, pl.col(verdict_column(name))),)
     ]
     rank = pl.coalesce("gold_distinct_rank", "gold_rank").fill_null(0)
-    said = pl.col("open_text").fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
+    texts = [name for name in ("open_text", f"{CONTINUATION}_text") if name in records.columns]
+    said = pl.coalesce(texts).fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
     loop = pl.col("open_loop").fill_null(False).cast(pl.Int8).cast(pl.String)
     return with_fates(records).with_columns(*verdicts, rank=rank, loop=loop, said=said.str.slice(0, LINE))
 
@@ -283,6 +284,16 @@ def _long(row: Mapping[str, Any]) -> dict[str, Any]:
         "differs": of["divergence"],
         "ranks": of["ranks"],
     }
+
+
+def long_ending(row: Mapping[str, Any]) -> str:
+    """How a long answer ends: `512 tokens, loops from token 80`."""
+    words = [f"{len(row[f'{CONTINUATION}_ids'])} tokens"]
+    if row[f"{CONTINUATION}_loop_start"] is not None:
+        words.append(f"loops from token {row[f'{CONTINUATION}_loop_start']}")
+    elif not row[f"{CONTINUATION}_ended"]:
+        words.append("does not end")
+    return ", ".join(words)
 
 
 def clip(text: str | None, longest: int = LONGEST) -> str | None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from anomia.compress.spec import is_null
 from anomia.measure.results import Results
+from anomia.probes import CONTINUATION
 from anomia.report.naming import data_name, left_out, model_name, shortened
 from anomia.study import FLAGS, Study
 from anomia.words import counted
@@ -40,20 +41,33 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     counts = results.records.filter(pl.col("arm") == "base").group_by("language").len().sort("language")
     items = ", ".join(f"{language} {n}" for language, n in counts.iter_rows())
     passages = results.records["passage_id"].n_unique()
-    rows.append(
-        ["Questions", f"{data_name(study.get('data', '?'))}: {items} ({counted(passages, 'passage')})"]
-    )
+    data = data_name(study.get("data", "?"))
+    if results.has_formats:
+        rows.append(["Questions", f"{data}: {items} ({counted(passages, 'passage')})"])
+    else:
+        rows.append(["Prompts", f"{data}: {items}"])
     if results.exclude:
         rows.append(["Excluded on request", left_out(results)])
+    if study.get("chat"):
+        own = provenance.get("chat_template")
+        rows.append(["Chat template", f"the study's own ({own})" if own else "the tokenizer's"])
+    if study.get("system"):
+        rows.append(["System message", str(study["system"])])
+    at_length = CONTINUATION in (study.get("probes") or ())
     decoding = [
         f"open answers: greedy, at most {counted(study['max_new_tokens'], 'token')}"
-        if "max_new_tokens" in study
+        if "max_new_tokens" in study and results.has_formats
+        else "",
+        f"long answers: greedy, at most {counted(study['continuation_tokens'], 'token')}"
+        if at_length
         else "",
         counted(study["num_beams"], "beam") if "num_beams" in study and asked(results, "beams") else "",
         f"{counted(study['num_samples'], 'sample')} (p = {study['top_p']}, temperature {study['temperature']})"
         if {"num_samples", "top_p", "temperature"} <= study.keys() and asked(results, "samples")
         else "",
-        f"prompts of at most {counted(study['prompt_tokens'], 'token')}" if "prompt_tokens" in study else "",
+        f"prompts of at most {counted(study['prompt_tokens'], 'token')}"
+        if "prompt_tokens" in study and results.has_formats
+        else "",
         f"seed {study['seed']}" if "seed" in study else "",
     ]
     rows.append(["Decoding", "; ".join(text for text in decoding if text)])
@@ -88,7 +102,7 @@ def command(study: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if value is None or _is_default(name, value):
             continue
-        if name not in FLAGS:
+        if name not in FLAGS or "\n" in str(value):
             return "anomia run RUN/study.yaml --out AGAIN"
         flags += FLAGS[name].words(name, value)
     return shortened(shlex.join(flags), 4 * LONGEST_FACT)

@@ -31,6 +31,7 @@ _UNITS = {"word": " w", "character": " c", None: ""}
 
 def asked(results: Results) -> Table:
     """Properties of the questions, by language, from base's rows."""
+    shown = ASKED if results.has_formats else {name: ASKED[name] for name in ("items", "fertility")}
     mine = [row for row in results.hygiene if row.arm == BASE]
     notes: list[Note] = [
         "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
@@ -38,6 +39,8 @@ def asked(results: Results) -> Table:
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
         "(c); asked again, flips: items that base was asked again at another batch size, and the share of them that changed "
         "between right and wrong"
+        if results.has_formats
+        else "tokens/unit: of the prompts, per word (w) or, where words have no spaces, per character (c)"
     ]
     overlapping = [
         f"{row.language} {row.overlapping_hard_distractors}"
@@ -49,22 +52,25 @@ def asked(results: Results) -> Table:
     return Table(
         "asked",
         "Hygiene: what was asked (items)",
-        (LANGUAGE, *(Column(name, header, _KINDS.get(name, "count")) for name, header in ASKED.items())),
-        [(row.language, *(_asked(row, name) for name in ASKED)) for row in mine],
+        (LANGUAGE, *(Column(name, header, _KINDS.get(name, "count")) for name, header in shown.items())),
+        [(row.language, *(_asked(row, name) for name in shown)) for row in mine],
         notes,
     )
 
 
 def came_back(results: Results) -> Table:
     """Properties of the outputs, by arm, over all languages."""
+    shown = CAME_BACK
+    if not results.has_formats:
+        shown = {name: CAME_BACK[name] for name in ("items", "not_finite", "unclosed_thinking")}
     rows = []
     for arm in dict.fromkeys(row.arm for row in results.hygiene):
         mine = [row for row in results.hygiene if row.arm == arm]
-        rows.append((arm, *(sum(getattr(row, name) for row in mine) for name in CAME_BACK)))
+        rows.append((arm, *(sum(getattr(row, name) for row in mine) for name in shown)))
     return Table(
         "came_back",
         "Hygiene: what came back (items of all languages)",
-        (ARM, *(Column(name, header, "count") for name, header in CAME_BACK.items())),
+        (ARM, *(Column(name, header, "count") for name, header in shown.items())),
         rows,
     )
 

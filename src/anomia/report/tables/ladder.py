@@ -44,7 +44,7 @@ def ladder(subject: ArmResults) -> Table:
         changes = [subject.change(form.measure, scope) for form in forms]
         return [*changes, *values(presence, subject.figures, BASE, scope)]
 
-    rows, rules = by_scope(subject.scopes, cells)
+    rows, rules = by_scope(subject.scopes if forms else [], cells)
     return Table(
         "ladder",
         "Accuracy, base → arm (%)",

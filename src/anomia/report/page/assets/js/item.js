@@ -81,8 +81,8 @@ function longView(names, base, arm, language) {
     : null;
   const equal = differs === null || differs === undefined;
   return [h("h4", {}, "Long answer"), told && h("p", { class: "small" }, told),
-    sides([who(names[0], grade(base.long.right), " ", longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, arm === base ? () => null : ranked))],
-      [who(names[1], grade(arm.long.right), " ", longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? "The same as base's, token for token." : `It leaves base's answer at token ${differs}.`),
+    sides([who(names[0], typeof base.long.right === "boolean" && [grade(base.long.right), " "], longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, arm === base ? () => null : ranked))],
+      [who(names[1], typeof arm.long.right === "boolean" && [grade(arm.long.right), " "], longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? "The same as base's, token for token." : `It leaves base's answer at token ${differs}.`),
         h("div", { class: "box" }, longText(arm.long.pieces, language, free))])];
 }
 
@@ -104,6 +104,7 @@ function itemView(found, item, { settings, armName, actions }) {
   const pair = (view) => sides(view(names[0], base), view(names[1], arm));
   const answeredBy = (part) => Object.entries(settings.probes).filter(([name]) => base[part]?.[name] || arm[part]?.[name]);
   const texts = answeredBy("texts");
+  const atLength = item.answered.some((row) => row.long);
   const options = Object.entries(settings.probes).filter(([, probe]) => probe.options)
     .map(([name, probe]) => optionsTable(item, name, probe, base, arm, language)).filter(Boolean);
   const others = item.answered.filter((row) => row.arm !== "base");
@@ -111,17 +112,17 @@ function itemView(found, item, { settings, armName, actions }) {
     others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, shorten(row.arm))));
   return [
     h("div", { class: "bar" },
-      h("span", { class: "where" }, named(found.language), " · ", named(found.id)), fateChip(found.fate), armChoice,
+      h("span", { class: "where" }, named(found.language), " · ", named(found.id)), (!atLength || base.said[0] !== null) && fateChip(found.fate), armChoice,
       h("button", { type: "button", onclick: actions.previous, title: "k" }, "Previous"),
       h("button", { type: "button", onclick: actions.next, title: "j" }, "Next"),
       h("button", { type: "button", onclick: actions.alike, title: "a" }, "Another like it")),
     block("h3", "question", item.question, language),
-    h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
+    item.answers.length > 0 && h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
     (item.flags ?? []).map((text) => h("p", { class: "flagged" }, text)),
     !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
-    h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3]))),
+    (!atLength || base.said[0] !== null) && [h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3])))],
     longView(names, base, arm, language),
-    verdictTable(found, settings),
+    (!atLength || base.said[0] !== null) && verdictTable(found, settings),
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
     options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Other options, and without the question"), options.slice(1)),

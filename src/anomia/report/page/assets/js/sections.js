@@ -18,6 +18,7 @@ function meter([probe, label, before, after], again) {
 // The options that decided, and the outcomes with the other kinds of options.
 function decidedView(verdict) {
   const others = [["with standard options", verdict.standard], ["with options from the same passage", verdict.same_passage]];
+  if (!verdict.why && others.every(([, outcome]) => outcome === "–")) return null;
   return h("div", { class: "decided" },
     verdict.why && h("p", {}, visible(verdict.why)),
     h("dl", {}, others.map(([label, outcome]) => [h("dt", {}, label), h("dd", {}, visible(outcome))])));
@@ -61,7 +62,8 @@ function fillVerdicts(data, openItems) {
   const who = noise ? "The uncompressed model alone was"
     : data.runs.length > 1 ? "Uncompressed models and their compressed versions were"
       : `The uncompressed model and its compressed ${arms.length > 1 ? "versions" : "version"} were`;
-  $("lead").textContent = `${who} asked the same questions in several ways${noise ? ", again under harmless noise" : ""}` +
+  const what = data.runs.every((run) => run.at_length) ? "given the same prompts to answer at length" : "asked the same questions in several ways";
+  $("lead").textContent = `${who} ${what}${noise ? ", again under harmless noise" : ""}` +
     `${data.runs.length > 1 ? `, in ${data.runs.length} runs` : ""}. ` +
     `This page says what ${noise ? "noise changed" : "was lost"}, how sure that is, and shows every answer.`;
   for (const run of data.runs) {
