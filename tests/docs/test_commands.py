@@ -124,6 +124,9 @@ def prepare(
         shutil.copytree(model, folder / name)
     write_adapter(folder / "my-lora")
     shutil.copy(data, folder / "questions.jsonl")
+    (folder / "own.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Count to {n}.", "reference": str(n)}) + "\n" for n in range(6))
+    )
     (folder / "dev.en.json").write_text(in_squad_format("english"))
     local = folder / "DATA" / "tydiqa_goldp" / "dev"
     local.mkdir(parents=True)

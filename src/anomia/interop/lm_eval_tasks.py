@@ -126,14 +126,15 @@ def export_tasks(run: Path, folder: Path) -> Exported:
             names.append(name)
     _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
     write_text(folder / "utils.py", _helpers())
-    command = _command(folder, chat=bool(study.get("chat")))
+    command = _command(folder, chat=bool(study.get("chat")), system=str(study.get("system") or ""))
     return Exported(names, command, left_out, str(study.get("grader") or grade.CONTAINMENT.grader))
 
 
-def _command(folder: Path, *, chat: bool) -> str:
+def _command(folder: Path, *, chat: bool, system: str = "") -> str:
     # The settings of Anomia's chat prompts: only the template's BOS, and thinking switched off.
     model = "pretrained=MODEL,add_bos_token=False,enable_thinking=False" if chat else "pretrained=MODEL"
     template = "--apply_chat_template " if chat else ""
+    template += f"--system_instruction {shlex.quote(system)} " if system else ""
     return (
         f"lm-eval run --model hf --model_args {model} {template}--include_path {shlex.quote(str(folder))} --tasks anomia "
         "--log_samples --output_path OUT"

@@ -7,7 +7,7 @@ and is *inconclusive* otherwise. So a small study can neither pass nor stop a mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from anomia.arms import find_arm
@@ -26,6 +26,10 @@ from anomia.measure.results import Results
 from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 from anomia.probes import FORMATS
 
+_ONLY_LONG = (
+    "only long answers were asked; give limits on them: "
+    "--max-more-unended, --max-more-loops, --min-same-format, --min-same-language"
+)
 _NO_LONG = "there are no long answers to compare; ask the probe continuation"
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
 GateResult = Literal["pass", "fail", "inconclusive", "untestable"]
@@ -251,9 +255,10 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
     asked = figures.get((arm, accuracy("open"), scope))
     items = asked.n if asked else 0
     if not results.has_formats:
-        why = "only long answers were asked; limits need questions with answers and options"
-        yield Check(arm, scope, "limits", None, "at most", None, "untestable", note=why)
-        return
+        of_formats = [each.name for each in fields(Limits) if each.name not in LONG]
+        if any(getattr(limits, name) is not None for name in of_formats):
+            yield Check(arm, scope, "limits", None, "at most", None, "untestable", note=_ONLY_LONG)
+        limits = replace(limits, **dict.fromkeys(of_formats))
     if limits.max_dissociation is not None:
         found = _net_dissociation(results, figures, arm, scope)
         yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items)

@@ -34,7 +34,7 @@ from anomia.measure.rates import rate
 from anomia.measure.recognition import fate_index
 from anomia.measure.scope import Scope, Word, has_formats, scope_of
 from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
-from anomia.measure.verdict_text import ByOptions, Control, Words, explain, long_only, without_choice
+from anomia.measure.verdict_text import ByOptions, Control, Endings, Words, explain, long_only, without_choice
 from anomia.probes import CONTINUATION
 
 SAME_PASSAGE = "choice_passage"
@@ -234,8 +234,16 @@ def _long_only(arm: str, pairs: pl.DataFrame, limits: Thresholds) -> Iterator[Sc
         )  # fmt: skip
         outcome: Outcome = "broken" if broken is not None and broken.low > limits.broken else "unjudged"
         decision = Decision(outcome, "undecided", "undecided")
-        words = long_only(evidence, outcome)
+        words = long_only(evidence, outcome, _own_endings(pairs.filter(mask)))
         yield ScopeVerdict(arm, name, evidence, decision, "", "picked", "", None, None, words)
+
+
+def _own_endings(pairs: pl.DataFrame) -> Endings:
+    """How base's own long answers end."""
+    ended = pairs[f"{CONTINUATION}_ended"].drop_nulls()
+    return Endings(
+        len(ended), int((~ended).sum()), int(pairs[f"{CONTINUATION}_loop_start"].is_not_null().sum())
+    )
 
 
 def _broken_at_length(pairs: pl.DataFrame, side: str) -> Bools:

@@ -31,6 +31,14 @@ class Control(NamedTuple):
     asked: int
 
 
+class Endings(NamedTuple):
+    """How many long answers there are, how many reach the token limit, and how many of these loop."""
+
+    answers: int
+    unended: int
+    looped: int
+
+
 class ByOptions(NamedTuple):
     """The result with one kind of options: its decision, and the fates of base's both-correct items."""
 
@@ -147,9 +155,17 @@ def without_choice(evidence: Evidence) -> Words:
     )
 
 
-def long_only(evidence: Evidence, outcome: Outcome) -> Words:
-    """The words for an arm that was only asked for long answers."""
-    return Words(headline(outcome), _present([_broken(evidence)]) if outcome == "broken" else ())
+def long_only(evidence: Evidence, outcome: Outcome, of_base: Endings) -> Words:
+    """The words for an arm that was only asked for long answers. of_base: how base's own answers end."""
+    remark = (
+        f"Of base's own {of_base.answers} answers {of_base.unended} reach the token limit and {of_base.looped} loop, so "
+        "there is little to lose: ask an instruction-tuned model with its chat template (--chat), or raise "
+        "--continuation-tokens."
+        if 2 * of_base.unended > of_base.answers
+        else ""
+    )
+    figures = _present([_broken(evidence)]) if outcome == "broken" else ()
+    return Words(headline(outcome), figures, remarks=_present([remark]))
 
 
 def _headline(evidence: Evidence, decision: Decision, scope: Scope) -> str:

@@ -14,6 +14,7 @@ from anomia.compress.steps import Checkpoint, Null, Quantize, Served, Step
 from anomia.endpoint.ready import check_same, known_by, notes_of, reach
 from anomia.endpoint.tokens import count_tokens, served_differences
 from anomia.errors import CompressionError, RunError
+from anomia.items.sets import only_probes
 from anomia.models import LoadedModel, load_model, load_tokenizer
 from anomia.models.fingerprint import architecture
 from anomia.notes import write_notes
@@ -120,10 +121,12 @@ def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> 
         return loaded
     text = f"base runs in {precision.why}"
     if precision.dtype != torch.float32:
-        text += (
-            "; half precision flips some answers by itself: the noise floor and an arm null:float32 say how many, "
-            "--dtype float32 avoids it"
+        told = (
+            "an arm null:float32 says"
+            if only_probes(study.data)
+            else "the noise floor and an arm null:float32 say"
         )
+        text += f"; half precision flips some answers by itself: {told} how many, --dtype float32 avoids it"
     progress.say(text)
     if precision.dtype == loaded.model.dtype:
         return loaded

@@ -158,8 +158,9 @@ def _messages(value: Sequence[Any], place: str) -> list[Message]:
 
 def _joined(parts: Sequence[Any], place: str) -> str:
     """The text of a content in parts."""
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    given = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given):
         raise DataError(f"data: {place} holds more than text, such as an image; give text alone")
     return "".join(texts)
 
