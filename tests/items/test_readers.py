@@ -118,7 +118,11 @@ def test_faults_of_json_lines(write_jsonl: Write, changes: dict[str, Any], says:
             "how to read it: jsonl:nowhere.jsonl (questions and answers) or mc:nowhere.jsonl (questions",
         ),
         ("q.csv", "how to read it: mc:q.csv (questions with options)"),
-        ("q.json", "how to read it: mc:q.json (questions with options) or squad:q.json (SQuAD's format)"),
+        (
+            "q.json",
+            "how to read it: mc:q.json (questions with options) or prompts:q.json (prompts, with or without answers) or "
+            "squad:q.json (SQuAD's format)",
+        ),
         ("a\0.csv", "how to read it: mc:"),
         ("mc:" + "a" * 5000, "can't be read"),
         ("jsonl:~nobody-of-this-name/q", "does not exist"),

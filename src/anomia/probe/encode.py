@@ -146,9 +146,9 @@ def encode_item(
         ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
         excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
         if excess <= 0:
-            opened = ask.greedy["open"]
-            asked = CONTINUATION in probes
-            long = _long(item.question.id, opened, form, base_answer, own) if asked else None
+            long = None
+            if CONTINUATION in probes:
+                long = _long(item.question.id, ask.greedy["open"], form, base_answer, own)
             return replace(encoded, ask=ask, long=long)
         if not encoded.context:
             raise ModelError(

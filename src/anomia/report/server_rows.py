@@ -87,8 +87,14 @@ class Rows:
             "DESCRIBE SELECT * FROM read_parquet($files, union_by_name = true)", {"files": list(files)}
         )
         known = {row[0] for row in found.fetchall()}
-        texts = ["continuation_text"]
-        missing = "".join(f", NULL::VARCHAR AS {name}" for name in texts if name not in known)
+        at_length = {
+            "continuation_text": "VARCHAR",
+            "continuation_ended": "BOOLEAN",
+            "continuation_loop_start": "INTEGER",
+        }
+        missing = "".join(
+            f", NULL::{kind} AS {name}" for name, kind in at_length.items() if name not in known
+        )
         wanted = ["open_loop", *(verdict_column(name) for name in PROBES if name not in _HIT)]
         return missing + "".join(f", NULL::BOOLEAN AS {name}" for name in wanted if name not in known)
 
@@ -226,7 +232,8 @@ SELECT
     coalesce(answer.gold_distinct_rank, answer.gold_rank, 0) AS rank,
     coalesce(base.gold_distinct_rank, base.gold_rank, 0) AS base_rank,
     {_FATE} AS fate,
-    answer.open_loop AS loops,
+    coalesce(answer.open_loop, CASE WHEN answer.continuation_ended IS NOT NULL
+        THEN answer.continuation_loop_start IS NOT NULL END) AS loops,
     {_VERDICTS},
     lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text,
         answer.continuation_text, base.continuation_text)))

@@ -17,6 +17,7 @@ from anomia.measure.evidence import OVERALL
 from anomia.measure.judge import ScopeVerdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.probes import CONTINUATION
 from anomia.report.naming import left_out
 from anomia.report.page.explorer import long_ending
 from anomia.report.reference import candidates
@@ -182,12 +183,15 @@ def _one_line(text: str) -> str:
 def selected_items(
     records: pl.DataFrame, *, arm: str, fate: str | None, language: str | None, loops: bool = False
 ) -> pl.DataFrame:
-    """The rows of one arm, with fates, that a user asked for. loops: only those whose open output loops."""
+    """The rows of one arm, with fates, that a user asked for. loops: only those with an answer that loops."""
     rows = records.filter(pl.col("arm") == arm)
     if fate is not None:
         rows = rows.filter(pl.col("fate") == fate)
     if language is not None:
         rows = rows.filter(pl.col("language") == language)
-    if loops and "open_loop" in rows.columns:
-        rows = rows.filter(pl.col("open_loop").fill_null(False))
+    if loops:
+        starts = f"{CONTINUATION}_loop_start"
+        looped = [pl.col("open_loop").fill_null(False)] if "open_loop" in rows.columns else []
+        looped += [pl.col(starts).is_not_null()] if starts in rows.columns else []
+        rows = rows.filter(pl.any_horizontal(looped)) if looped else rows
     return rows

@@ -142,6 +142,7 @@ def explorer_values(
         "prompts": [None if wording is None else prompt_templates(wording) for wording in wordings],
         "codes": language_codes(sorted(languages)),
         "chat": [bool(run.results.study.get("chat")) for run in runs],
+        "atLength": not any(run.results.has_formats for run in runs),
         "block": BLOCK_ITEMS,
         "leftOut": list(left_out),
     }

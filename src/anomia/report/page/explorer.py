@@ -151,7 +151,12 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
     rank = pl.coalesce("gold_distinct_rank", "gold_rank").fill_null(0)
     texts = [name for name in ("open_text", f"{CONTINUATION}_text") if name in records.columns]
     said = pl.coalesce(texts).fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
-    loop = pl.col("open_loop").fill_null(False).cast(pl.Int8).cast(pl.String)
+    looped = [pl.col("open_loop")]
+    if f"{CONTINUATION}_ended" in records.columns:
+        # An item that was not asked openly may be a prompt.
+        answered = pl.col(f"{CONTINUATION}_ended").is_not_null()
+        looped.append(pl.when(answered).then(pl.col(f"{CONTINUATION}_loop_start").is_not_null()))
+    loop = pl.coalesce(looped).fill_null(False).cast(pl.Int8).cast(pl.String)
     return with_fates(records).with_columns(*verdicts, rank=rank, loop=loop, said=said.str.slice(0, LINE))
 
 
@@ -174,7 +179,10 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
     told = False
     for run, (records, _) in enumerate(tables):
         frame = graded(records)
-        told |= "open_loop" in records.columns and records["open_loop"].null_count() < len(records)
+        told |= any(
+            name in records.columns and records[name].null_count() < len(records)
+            for name in ("open_loop", f"{CONTINUATION}_ended")
+        )
         base = frame.filter(pl.col("arm") == "base").sort("dataset", "language", "index")
         numbers: dict[tuple[str, str, str], int] = {}
         for row in base.iter_rows(named=True):

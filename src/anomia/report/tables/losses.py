@@ -62,7 +62,7 @@ def losses(subject: ArmResults) -> Table:
         found = values(shown, subject.figures, subject.arm, scope)
         return [n_of(next(filter(None, found), None)), *found]
 
-    rows, rules = by_scope(subject.scopes if shown else [], cells, means=[MEAN])
+    rows, rules = by_scope(subject.scopes, cells, means=[MEAN]) if shown else ([], [])
     return Table(
         "losses",
         "Share of base's accuracy above guessing that was lost (normalized drop), and gap between the shares (%)",

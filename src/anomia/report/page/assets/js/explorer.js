@@ -21,7 +21,7 @@ function listEntry(row, settings) {
   return [
     h("div", { class: "question foreign", dir: "auto", lang: language }, visible(oneLine(row.question))),
     h("div", { class: "said foreign", dir: "auto", lang: language }, visible(oneLine(row.said) || "(nothing)")),
-    h("div", { class: "meta" }, fateChip(row.fate), h("span", {}, named(row.language)),
+    h("div", { class: "meta" }, !settings.atLength && fateChip(row.fate), h("span", {}, named(row.language)),
       row.loops && h("span", { class: "flag" }, "loops"),
       row.rank > 0 && h("span", { class: "place", title: "rank of the answer, base → compressed" }, `${count(row.baseRank)} → ${count(row.rank)}`)),
   ];
@@ -143,7 +143,8 @@ async function startExplorer(data) {
   });
   addEventListener("hashchange", () => leadTo(readAddress(location.hash)));
 
-  $("items-lead").textContent = "Every question with both models’ answers. The rank is that of the answer’s first distinctive token, base → compressed.";
+  $("items-lead").textContent = settings.atLength ? "Every prompt with both models’ answers."
+    : "Every question with both models’ answers. The rank is that of the answer’s first distinctive token, base → compressed.";
   $("explorer").append(filters.node, h("div", { class: "explorer" },
     h("div", { class: "left" }, status, list.node, empty,
       h("p", { class: "keys" }, h("kbd", {}, "j"), " ", h("kbd", {}, "k"), " next, previous · ", h("kbd", {}, "a"), " another like it · ", h("kbd", {}, "/"), " search · ", h("kbd", {}, "Esc"), " close")),

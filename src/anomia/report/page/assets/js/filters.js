@@ -68,10 +68,10 @@ function filterControls(source, data, changed) {
       label("Search", search, "search"),
       source.arms.length > 1 && label("Compressed model", arm),
       source.languages.length > 1 && label("Language", language),
-      h("div", {}, label("Rank of the answer", h("div", { class: "pair" }, from, to)))),
-    h("div", { class: "fates", role: "group", "aria-label": "Fate" }, chips,
+      !settings.atLength && h("div", {}, label("Rank of the answer", h("div", { class: "pair" }, from, to)))),
+    h("div", { class: "fates", role: "group", "aria-label": "Fate" }, !settings.atLength && chips,
       source.loops && h("label", { class: "loops" }, loops, "only answers that loop")),
-    h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },
+    !settings.atLength && h("details", { class: "probe-details" }, summary, h("div", { class: "probe-filters" },
       Object.entries(probes).map(([name, control]) => label(settings.probes[name].label, control)))));
   return { node, read, write, search, showCounts };
 }

@@ -26,7 +26,8 @@ function decidedView(verdict) {
 
 function verdictView(data, run, arm, openItems) {
   const { verdict } = arm;
-  const languages = verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
+  // Without options an outcome says nothing about a language; the table of long answers does.
+  const languages = !run.at_length && verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
     dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }),
     h("dl", { class: "texts" }, verdict.texts.map(([language, text]) => [h("dt", {}, foreign(language)), h("dd", {}, visible(text))])));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
@@ -46,11 +47,12 @@ function verdictView(data, run, arm, openItems) {
 
 // Null arms: base again under changes that should have no effect. They are the reference, not candidates.
 function referenceView(run) {
+  const changes = run.at_length ? [] : [["net dissociation (%)", "net"], ["flips, open (%)", "open"], ["flips, choice (%)", "choice"]];
   return h("aside", { class: "reference", "aria-label": "Reference" },
     h("h3", {}, "For reference: base again, under harmless noise"),
     dataTable({
-      title: "", columns: ["null arm", "outcome", "net dissociation (%)", "flips, open (%)", "flips, choice (%)"],
-      rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, arm.net, arm.open, arm.choice]),
+      title: "", columns: ["null arm", "outcome", ...changes.map(([header]) => header)],
+      rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, ...changes.map(([, name]) => arm[name])]),
     }));
 }
 
