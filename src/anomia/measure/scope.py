@@ -54,8 +54,9 @@ class Scope(NamedTuple):
 
 
 def has_formats(records: pl.DataFrame) -> bool:
-    """Whether open or choice was asked at all, not only long answers."""
-    return any(records[name].null_count() < len(records) for name in ("open_correct", "choice_correct"))
+    """Whether open or choice was asked at all, not only long answers. Some tasks have scores, and nothing is right."""
+    asked = ("open_text", "open_correct", "choice_correct")
+    return any(records[name].null_count() < len(records) for name in asked)
 
 
 def scope_of(records: pl.DataFrame, *, base: str = "base") -> Scope:
