@@ -67,6 +67,22 @@ def rows(run: anomia.Run, arm: str) -> pl.DataFrame:
     return run.records.filter(arm=arm).sort("index")
 
 
+def test_prompts_are_asked_of_a_served_model(
+    fake: Fake, url: str, model_folder: Path, tmp_path: Path
+) -> None:
+    fake.ranks = True
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Tell me about {n}.\n" for n in range(6)))
+    arm = f"endpoint:{url}#tiny"
+    run = anomia.run(
+        base=str(model_folder), arms=(arm,), data=f"prompts:{prompts}", out=tmp_path / "run", progress=False,
+        continuation_tokens=3,
+    )  # fmt: skip
+    before, after = rows(run, "base"), rows(run, arm)
+    assert after["continuation_text"].to_list() == before["continuation_text"].to_list()
+    assert run.verdict.outcome == "unjudged"
+
+
 @pytest.mark.parametrize("ranks", [False, True])
 def test_long_answers_of_a_served_model_are_those_of_the_loaded_one(
     fake: Fake, url: str, measure: Callable[..., anomia.Run], ranks: bool

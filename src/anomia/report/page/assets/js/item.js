@@ -104,7 +104,6 @@ function itemView(found, item, { settings, armName, actions }) {
   const pair = (view) => sides(view(names[0], base), view(names[1], arm));
   const answeredBy = (part) => Object.entries(settings.probes).filter(([name]) => base[part]?.[name] || arm[part]?.[name]);
   const texts = answeredBy("texts");
-  const atLength = item.answered.some((row) => row.long);
   const options = Object.entries(settings.probes).filter(([, probe]) => probe.options)
     .map(([name, probe]) => optionsTable(item, name, probe, base, arm, language)).filter(Boolean);
   const others = item.answered.filter((row) => row.arm !== "base");
@@ -112,7 +111,7 @@ function itemView(found, item, { settings, armName, actions }) {
     others.map((row) => h("option", { value: row.arm, selected: row.arm === armName }, shorten(row.arm))));
   return [
     h("div", { class: "bar" },
-      h("span", { class: "where" }, named(found.language), " · ", named(found.id)), (!atLength || base.said[0] !== null) && fateChip(found.fate), armChoice,
+      h("span", { class: "where" }, named(found.language), " · ", named(found.id)), !settings.atLength && fateChip(found.fate), armChoice,
       h("button", { type: "button", onclick: actions.previous, title: "k" }, "Previous"),
       h("button", { type: "button", onclick: actions.next, title: "j" }, "Next"),
       h("button", { type: "button", onclick: actions.alike, title: "a" }, "Another like it")),
@@ -120,9 +119,9 @@ function itemView(found, item, { settings, armName, actions }) {
     item.answers.length > 0 && h("p", { class: "answers" }, "Answer: ", item.answers.map((text) => h("mark", {}, foreign(oneLine(text), language)))),
     (item.flags ?? []).map((text) => h("p", { class: "flagged" }, text)),
     !(base.finite && arm.finite) && h("p", { class: "message" }, `${base.finite ? shorten(armName) : "base"} gave logits that are NaN or infinite here.`),
-    (!atLength || base.said[0] !== null) && [h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3])))],
+    !settings.atLength && [h("h4", {}, "Asked openly"), pair((name, row) => said(name, row.said[0], row.said[1], item.answers, language, ...remarks(row.said[1], row.said[2], row.said[3])))],
     longView(names, base, arm, language),
-    (!atLength || base.said[0] !== null) && verdictTable(found, settings),
+    !settings.atLength && verdictTable(found, settings),
     passageView(item, base, language),
     promptView(item, base, settings, found.run, language),
     options.length > 0 && [h("h4", {}, "Picking the answer"), options[0], options.length > 1 && h("details", {}, h("summary", {}, "Other options, and without the question"), options.slice(1)),
