@@ -133,6 +133,8 @@ def prepare(
     (local / "dev.english.json").write_text(in_squad_format("english"))
     rows = [f"What is {n} of 9?,{n},red{n},green{n},blue{n},A" for n in range(6)]
     (folder / "questions.csv").write_text("\n".join(["question,A,B,C,D,answer", *rows]))
+    sums = [json.dumps({"question": f"{n} + {n}?", "answer": f"#### {2 * n}"}) for n in range(3, 9)]
+    (folder / "gsm8k.jsonl").write_text("\n".join(sums))
     (folder / "CALIBRATION").symlink_to(calibration)
     shutil.copytree(ROOT / "studies", folder / "studies")
     for block in re.findall(

@@ -349,6 +349,18 @@ def test_chrf_is_sacrebleu_s(tmp_path: Path) -> None:
     assert task.grade(said, question).correct is None
 
 
+def test_an_answer_may_begin_after_empty_lines() -> None:
+    """Stop strings must not cut off what a base model writes after a blank line."""
+    for name in ("translation", "summaries"):
+        task, settings = SETS[name].task, SETS[name].settings
+        assert task is not None
+        question = next(q for found in read_questions(name).values() for q in found)
+        grading = Grading(stop=tuple(settings.get("stop", ())), task=task)
+        graded = grading.graded(grading.cut(f"\n\n{question.gold}\n\nAnother text."), question)
+        assert graded is not None
+        assert graded.score == 1
+
+
 def test_translations_are_read_in_every_form(tmp_path: Path) -> None:
     forms = (
         {"translation": {"en": "a dog", "de": "ein Hund"}},

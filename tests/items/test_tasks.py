@@ -234,6 +234,9 @@ def test_scores_are_in_results_tables_and_page(
     shown = CliRunner().invoke(app, ["show", str(folder)])
     assert shown.exit_code == 0, shown.output
     assert "Scores of the task" in shown.output
+    (overall,) = (verdict for verdict in results.verdicts if verdict.scope == "overall")
+    assert ("not right or wrong" in overall.words.text) != task.right_or_wrong
+    assert task.right_or_wrong or "too weak" not in overall.words.text
     held = CliRunner().invoke(app, ["gate", str(folder)])
     assert held.exit_code in (0, 1, 3), held.output
     listed = CliRunner().invoke(app, ["items", str(folder)])

@@ -27,7 +27,7 @@ from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, has_formats, scope_of
-from anomia.measure.scores import ScoreRow, scores
+from anomia.measure.scores import ScoreRow, score_words, scores
 from anomia.measure.verdict import Thresholds
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import upgrade
@@ -152,11 +152,15 @@ def read_results(
     diagnosis = diagnose(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
+    scored = scores(records, _parts(study), margin=margins.score)
+    words = {} if records["open_correct"].is_not_null().any() else score_words(scored)
     return Results(
         study=study,
         records=records,
         diagnosis=diagnosis,
-        verdicts=[_told(verdict, besides, diagnosis) for verdict in judge(records, thresholds=margins)],
+        verdicts=[
+            _told(verdict, besides, diagnosis, words) for verdict in judge(records, thresholds=margins)
+        ],
         thresholds=margins,
         frontier=frontier_rows(
             diagnosis.figures, arms_of(records), read_sparsity(run), read_sizes(run, provenance)
@@ -173,7 +177,7 @@ def read_results(
         differences=differences,
         packaging=packaging(records),
         besides=besides,
-        scores=scores(records, _parts(study), margin=margins.score),
+        scores=scored,
     )
 
 
@@ -216,9 +220,20 @@ def besides_weights(
     return found
 
 
-def _told(verdict: ScopeVerdict, besides: Mapping[str, str], diagnosis: Diagnosis) -> ScopeVerdict:
-    """The verdict with what its long answers show and what besides the weights may have cost answers."""
+def _told(
+    verdict: ScopeVerdict,
+    besides: Mapping[str, str],
+    diagnosis: Diagnosis,
+    scored: Mapping[tuple[str, str], str],
+) -> ScopeVerdict:
+    """The verdict with what its long answers show and what besides the weights may have cost answers.
+
+    scored: of a task without right and wrong, what its scores say, by arm and scope.
+    """
     scope = POOLED if verdict.scope == OVERALL else verdict.scope
+    if instead := scored.get((verdict.arm, scope)):
+        words = verdict.words._replace(headline=instead, figures=(), remarks=(), reason="", others=())
+        verdict = verdict._replace(words=words, why="")
     finding, told = long_words(verdict.arm, lookup(diagnosis.figures), diagnosis.damage, scope)
     words = verdict.words
     if finding:

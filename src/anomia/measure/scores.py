@@ -8,7 +8,7 @@ Noninferiority", section 1.5 (the interval inclusion rule).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -62,6 +62,22 @@ def scores(records: pl.DataFrame, parts: Sequence[str], *, margin: float) -> lis
         for part, column in columns.items()
         for row in _rows(arm, part, column, pair(records, arm), margin)
     ]
+
+
+def score_words(rows: Iterable[ScoreRow]) -> dict[tuple[str, str], str]:
+    """What is said instead of an outcome, by arm and scope, where answers are neither right nor wrong."""
+    return {
+        (row.arm, row.scope): (
+            "Answers to this task have scores and are not right or wrong, so there is no outcome. The score: "
+            f"{100 * row.base.value:.0f} in base, {100 * row.after.value:.0f} here; drop {100 * row.drop.value:.0f} "
+            f"({100 * row.drop.low:.0f} to {100 * row.drop.high:.0f}), {row.outcome} at a margin of "
+            f"{100 * row.margin:g} points."
+        )
+        .replace("-", "−")
+        .replace("non−", "non-")
+        for row in rows
+        if row.part == SCORE and row.base and row.after and row.drop
+    }
 
 
 def compared(estimate: Estimate | None, margin: float) -> ScoreOutcome:

@@ -30,8 +30,9 @@ class _Words:
 
 
 def grade(output: str, question: Posed) -> TaskGrade:
-    """ROUGE-L F1. Parts: ROUGE-1, ROUGE-2, and the share of numbers and names that the text has."""
-    said = output.strip()
+    """ROUGE-L F1 of the first paragraph. Parts: ROUGE-1, ROUGE-2, and the share of numbers and names that the text has."""
+    # Base models go on with another text.
+    said = re.split(r"\n\s*\n", output.strip())[0]
     scorer = _scorer(question.target in ("", packed("english")))
     best = max(
         (scorer.score(answer, said) for answer in question.answers),
@@ -110,7 +111,6 @@ SET = DataSet(
         "probes": ["open", "choice", "choice_no_question"],
         "max_new_tokens": 96,
         "prompt_tokens": 1536,
-        "stop": ["\n\n"],
     },
     options="brought",
     licence="CC0 1.0",

@@ -113,7 +113,6 @@ SET = DataSet(
         "probes": ["open", "choice", "choice_no_question"],
         "max_new_tokens": 128,
         "prompt_tokens": 1024,
-        "stop": ["\n\n"],
     },
     options="brought",
     licence="CC0 1.0",
