@@ -123,6 +123,7 @@ TRUTH = [{"area": {"base": [10], "height": [5], "unit": ["metres", "m", ""]}}]
         ("area(10, 5)", (0, 0, 0, 0)),
         ("__import__('os').system('true')", (0, 0, 0, 0)),
         ("The area is 25.", (0, 0, 0, 0)),
+        ('{"name": "area", "description": "d", "parameters": {"type": "object"}}', (0, 0, 0, 0)),
     ],
 )
 def test_calls_are_graded_in_steps(output: str, parts: tuple[int, ...], tmp_path: Path) -> None:

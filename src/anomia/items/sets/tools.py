@@ -83,6 +83,8 @@ def _json_call(value: Any) -> ToolCall | None:
         return None
     if isinstance(value.get("function"), dict):
         value = value["function"]
+    if "description" in value:
+        return None  # a function's definition again, which small models copy
     name = value.get("name", value.get("function"))
     arguments = value.get("arguments", value.get("parameters", value.get("args")))
     if isinstance(arguments, str):
@@ -432,6 +434,7 @@ def _first(value: Any) -> Any:
     return value
 
 
+_ASK = 'Answer the request with a call like {"name": "FUNCTION", "arguments": {"PARAMETER": "VALUE"}}.'
 SET = DataSet(
     name="tools",
     title="function calls (BFCL, xLAM)",
@@ -443,11 +446,10 @@ SET = DataSet(
     wrong=wrong_calls,
     settings={
         "prompts": {
-            "open": "Functions:\n{context}\n\nRequest: {question}\n\nThe call as JSON with name and arguments:",
-            "cued": "Functions:\n{context}\n\nRequest: {question}\n\nCandidates:\n{options}\n\n"
-            "The call as JSON with name and arguments:",
-            "no_question": "Functions:\n{context}\n\nThe call as JSON with name and arguments:",
-            "zero_shot": "Functions:\n{context}\nRequest: {question}\nThe call as JSON with name and arguments:",
+            "open": f"Functions:\n{{context}}\n\n{_ASK}\n\nRequest: {{question}}\nCall:",
+            "cued": f"Functions:\n{{context}}\n\n{_ASK}\n\nRequest: {{question}}\nCandidates:\n{{options}}\nCall:",
+            "no_question": f"Functions:\n{{context}}\n\n{_ASK}\n\nCall:",
+            "zero_shot": "Functions:\n{context}\nRequest: {question}\nCall:",
         },
         "probes": ["open", "cued", "choice", "choice_no_question"],
         "max_new_tokens": 96,
