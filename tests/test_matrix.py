@@ -130,3 +130,12 @@ def test_any_values_give_studies_or_a_study_error(values: dict[str, Any]) -> Non
     with contextlib.suppress(StudyError):
         matrix = read_matrix(None, values)
         assert read_matrix(None, describe(matrix)).cells == matrix.cells
+
+
+def test_tasks_keep_their_own_defaults_in_a_matrix(tmp_path: Path) -> None:
+    """A matrix file names no setting that differs between data sets, so that each gets its default again."""
+    matrix = read_matrix(None, {"base": "m", "arms": ["wanda:0.5"], "data": ["math", "tools", "demo"]})
+    lengths = [study.max_new_tokens for study in matrix.studies]
+    assert len(set(lengths)) == 3
+    write_matrix(matrix, tmp_path / "study.yaml")
+    assert read_matrix(tmp_path / "study.yaml", {}).studies == matrix.studies
