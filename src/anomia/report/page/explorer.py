@@ -100,7 +100,8 @@ def probe_words() -> dict[str, Any]:
     """
     asked: dict[tuple[str, str], list[Probe]] = {}
     for probe in TABLE:
-        if probe.prompt in PROMPTS:
+        # A long answer is to the first prompt, whether or not it was asked for.
+        if probe.prompt in PROMPTS and probe.by_default:
             asked.setdefault((probe.prompt, probe.candidates), []).append(probe)
     options = CHOICES | NO_QUESTION
     return {
