@@ -120,7 +120,7 @@ def prepare(
     calibration: Path,
 ) -> None:
     """What a reader of the page has at hand: models, questions, studies, and runs that the page doesn't make."""
-    for name in ("MODEL", "my-pruned-qwen", "BASE", "COMPRESSED"):
+    for name in ("MODEL", "model", "my-pruned-qwen", "BASE", "COMPRESSED"):
         shutil.copytree(model, folder / name)
     write_adapter(folder / "my-lora")
     shutil.copy(data, folder / "questions.jsonl")
