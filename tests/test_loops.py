@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.loops import LONGEST_PIECE, SHORTEST_LOOP, is_loop, is_text_loop
+from anomia.loops import LONGEST_PIECE, SHORTEST_LOOP, final_loop, is_loop, is_text_loop
 
 
 def plainly(tokens: Sequence[int]) -> bool:
@@ -92,3 +92,37 @@ def test_loops_in_texts(text: str) -> None:
 )
 def test_what_is_no_loop_in_texts(text: str) -> None:
     assert not is_text_loop(text)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loop"),
+    [
+        (list("abcdefgh") + list("xy") * 9, (8, 2)),
+        ([5] * 12, (0, 1)),
+        ([5] * 11, None),
+        # A truncated last repetition counts.
+        ([1, *range(10, 60), *range(10, 60), *range(10, 31)], (1, 50)),
+        ([*range(300), *range(172, 300)], (172, 128)),
+        ([*range(300), *range(171, 300)], None),
+        # It stopped repeating before the end.
+        ([1, 2] * 20 + [3], None),
+        ([], None),
+    ],
+)
+def test_the_loop_that_an_output_ends_in(tokens, loop):
+    assert final_loop(tokens) == loop
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=20),
+    st.lists(st.integers(0, 3), min_size=1, max_size=20),
+    st.integers(12, 30),
+    st.integers(0, 19),
+)
+def test_a_loop_is_found_wherever_it_starts(before, piece, times, more):
+    tokens = [*before, *piece * times, *piece[: more % len(piece)]]
+    found = final_loop(tokens)
+    assert found is not None
+    assert found.start <= len(before)
+    repeated = tokens[found.start :]
+    assert all(one == other for one, other in zip(repeated, repeated[found.period :], strict=False))

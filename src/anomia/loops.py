@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from anomia.text import is_unspaced, words
 
@@ -44,21 +45,28 @@ def _longest_span(tokens: Sequence[Hashable], period: int) -> int:
     return max((period + sum(1 for _ in run) for same, run in groupby(equal) if same), default=0)
 
 
-def loop_start(tokens: Sequence[Hashable], *, shortest: int = SHORTEST_LOOP) -> int | None:
-    """The position at which an output that ends in a loop starts to repeat; None if it doesn't.
+class Loop(NamedTuple):
+    """Where an output starts to repeat, and the length of the piece that is repeated. Both in tokens."""
+
+    start: int
+    period: int
+
+
+def final_loop(tokens: Sequence[Hashable], *, shortest: int = SHORTEST_LOOP) -> Loop | None:
+    """The loop that an output ends in; None if it doesn't end in one.
 
     A piece of at most 128 tokens must be repeated, without gaps, at least twice and over at least `shortest` tokens, up
     to the end; the first of its repetitions is where the loop starts. Long answers may be sound for hundreds of tokens
     first, which `is_loop` would let pass.
     """
-    starts = []
+    found = []
     for period in range(1, LONGEST_PARAGRAPH + 1):
         start = len(tokens) - period
         while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
             start -= 1
         if start >= 0 and len(tokens) - start >= max(shortest, 2 * period):
-            starts.append(start)
-    return min(starts, default=None)
+            found.append(Loop(start, period))
+    return min(found, default=None)
 
 
 def is_text_loop(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
 from anomia.measure import measures
@@ -58,6 +59,27 @@ def test_damage_by_position(diagnosis):
     assert rows[0, 32].derailed_more.value == pytest.approx(2 / 4)
     assert rows[0, 32].followed.value == pytest.approx(1 / 4)
     assert safe_tokens([row for row in diagnosis.damage if row.arm == ARM]) is None
+
+
+def test_where_base_copies_itself_nothing_is_compared():
+    """Of 100 tokens in base, the 31st to the 40th are repeated to the end; the arm fails before, and copies along."""
+    records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), items=60)
+    records = with_long_answers(records, ARM).with_columns(
+        continuation_ids=pl.lit(list(range(100)), dtype=pl.List(pl.Int32)),
+        continuation_ended=pl.lit(False),
+        continuation_loop_start=pl.lit(30, dtype=pl.Int32),
+        continuation_loop_period=pl.lit(10, dtype=pl.Int32),
+        continuation_ranks=pl.lit([2] * 20 + [1] * 80, dtype=pl.List(pl.Int32)),
+        continuation_kl=pl.lit([1.0] * 20 + [0.0] * 81, dtype=pl.List(pl.Float32)),
+        continuation_top1=pl.lit([False] * 20 + [True] * 81, dtype=pl.List(pl.Boolean)),
+    )
+    found = diagnose(records)
+    figures = lookup(found.figures)
+    for measure in ("top", "top1_agreement", "demoted", "kl"):
+        assert figures[ARM, measures.along(measure), POOLED].value == pytest.approx(20 / 40)
+    rows = {(row.first, row.last): row for row in found.damage if row.scope == POOLED}
+    assert rows[32, 64].top.value == 1
+    assert rows[64, 128].top is rows[64, 128].kl is None
 
 
 def test_words_name_what_was_seen(diagnosis):

@@ -64,9 +64,10 @@ def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 def _along(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """What the arm says along base's answers; of a served arm only the ranks."""
+    looked_at = pairs.with_columns(_before_copies(name) for name in ("ranks", "top1", "kl"))
 
     def of(column: str, value: Callable[[Floats], float]) -> tuple[pl.DataFrame, Floats]:
-        part = known(pairs, [f"{CONTINUATION}_{column}_arm"])
+        part = known(looked_at, [f"{CONTINUATION}_{column}_arm"])
         part = part.filter(pl.col(f"{CONTINUATION}_{column}_arm").list.len() > 0)
         found = [value(np.asarray(each)) for each in part[f"{CONTINUATION}_{column}_arm"].to_list()]
         return part, np.array(found, dtype=np.float64)
@@ -93,6 +94,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
     part = known(pairs, both(f"{CONTINUATION}_ended"))
     if part.is_empty():
         return
+    part = part.with_columns(_before_copies(name) for name in ("ranks", "kl"))
     passages = part["passage"].to_numpy()
     ranks, kl, lengths = (part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids"))
     own = part[f"{CONTINUATION}_ids_arm"].list.len().to_numpy()
@@ -196,6 +198,18 @@ _RANKS: dict[str, Callable[[Floats], float]] = {
     "demoted": lambda ranks: float(np.mean((ranks > 1) & (ranks <= DEMOTED))),
     "lost": lambda ranks: float(np.mean(ranks > DEMOTED)),
 }
+
+
+def _before_copies(name: str) -> pl.Expr:
+    """A list along base's answers without the positions at which base repeats itself.
+
+    There it copies what stands before, which any model can, so that a damaged one would seem sound.
+    """
+    column = f"{CONTINUATION}_{name}_arm"
+    told = pl.col(f"{CONTINUATION}_loop_start") + pl.col(f"{CONTINUATION}_loop_period")
+    return (
+        pl.when(told.is_null()).then(pl.col(column)).otherwise(pl.col(column).list.head(told)).alias(column)
+    )
 
 
 def _unended(part: pl.DataFrame, side: str = "") -> Floats:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anomia.loops import loop_start
+from anomia.loops import Loop, final_loop
 from anomia.probe.ask import Followed
 from anomia.probe.continuation import BaseAnswer
 from anomia.probes import CONTINUATION
@@ -88,9 +88,14 @@ def _correct(replied: Replied, _: Sequence[int], text: str) -> bool | None:
     return replied.encoded.grading.is_right(text, answers) if answers else None
 
 
-def _loop(replied: Replied, tokens: Sequence[int], _: str) -> int | None:
-    # An answer that ended by itself has no endless loop; tokens past the end would only be padding.
-    return None if _ended(replied, tokens, _) else loop_start(tokens)
+def _loop(value: Callable[[Loop], int]) -> Callable[[Replied], Any]:
+    """A value of the loop that an answer ends in; null where there is none. An answer that ended has none."""
+
+    def of(replied: Replied, tokens: Sequence[int], text: str) -> int | None:
+        found = None if _ended(replied, tokens, text) else final_loop(tokens)
+        return None if found is None else value(found)
+
+    return _free(of)
 
 
 def _divergence(base: BaseAnswer, tokens: Sequence[int], _: str) -> int | None:
@@ -123,7 +128,8 @@ LONG: Mapping[str, LongColumn] = {
     "ids": LongColumn(_INTS, _free(lambda _, tokens, __: list(tokens))),
     "pieces": LongColumn(pl.List(pl.String), _free(lambda replied, tokens, _: replied.decoded(tokens))),
     "ended": LongColumn(pl.Boolean, _free(_ended)),
-    "loop_start": LongColumn(pl.Int32, _free(_loop)),
+    "loop_start": LongColumn(pl.Int32, _loop(lambda loop: loop.start)),
+    "loop_period": LongColumn(pl.Int32, _loop(lambda loop: loop.period)),
     "script": LongColumn(pl.String, _free(lambda _, __, text: main_script(text))),
     "language": LongColumn(pl.String, _free(lambda _, __, text: main_language(text))),
     "layout": LongColumn(pl.String, _free(lambda _, __, text: layout(text))),
