@@ -1,4 +1,4 @@
-"""What a model's program can't do: use the network, start processes, write, signal, run on, eat memory, fake success."""
+"""What a model's program can't do: use the network, start processes, write, signal, run on, eat memory, or pass by ending early."""
 
 from __future__ import annotations
 
