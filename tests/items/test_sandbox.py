@@ -87,7 +87,7 @@ def test_the_network_is_out_of_reach() -> None:
 def test_other_processes_are_out_of_reach(program: str) -> None:
     before = threading.active_count()
     assert not passes(program)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_nothing_can_be_written(tmp_path: Path) -> None:

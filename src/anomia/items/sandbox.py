@@ -194,6 +194,7 @@ def _run(program: str, *, filtered: bool) -> bool:
             return process.stdout.read(len(nonce) + 1) == nonce.encode()
         finally:
             timer.cancel()
+            timer.join()
             process.kill()
             if process.stdout is not None:
                 process.stdout.close()
