@@ -253,7 +253,7 @@ class Study(BaseModel):
         Annotated[int, Field(ge=1)],
         Flag(
             section="asking",
-            help="Most tokens of a long answer, with the probe continuation (default {default}).",
+            help="Maximum length of a long answer in tokens, with the probe continuation (default {default}).",
             metavar="N",
         ),
     ] = 512

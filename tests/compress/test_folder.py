@@ -622,6 +622,23 @@ def test_a_model_whose_outputs_are_infinite_is_refused(method: str, tmp_path: Pa
     assert not any("wasn't run" in warning for warning in report.compression.warnings)
 
 
+@pytest.mark.parametrize("method", ["magnitude:0.5", "int8"])
+def test_outputs_are_tried_behind_the_start_token(method: str, tmp_path: Path) -> None:
+    """Many models have their largest states there, and no other token overflows."""
+    save_model("llama", tmp_path / "in")
+    file = tmp_path / "in" / "model.safetensors"
+    tensors = {name: value.half() for name, value in load_file(file).items()}
+    start = json.loads((tmp_path / "in" / "config.json").read_text())["bos_token_id"]
+    tensors["model.embed_tokens.weight"][start] = 65504
+    tensors["model.layers.2.mlp.down_proj.weight"] *= 1000
+    save_file(tensors, file, {"format": "pt"})
+    steps = parse_arm(method).steps
+    with pytest.raises(CompressionError, match="NaN or infinite"):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(dtype="float16"))
+    assert not (tmp_path / "out").exists()
+    compress_folder(str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(dtype="float32"))
+
+
 @pytest.mark.parametrize("family", ["mixtral", "llama"])
 def test_infinite_logits_of_a_loaded_model_are_refused(family: str) -> None:
     model = tiny_model(family)

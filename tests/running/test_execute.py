@@ -17,6 +17,7 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Prune
 from anomia.errors import AnomiaError, RunError
 from anomia.measure.results import read_results, results_json
+from anomia.probes import CONTINUATION
 from anomia.records import SCHEMA
 from anomia.run_folder import RunFolder
 from anomia.running import model, shard
@@ -61,7 +62,21 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
     assert rows.group_by("arm", "language").len()["len"].to_list() == [6] * 6
     assert list(rows.columns) == list(SCHEMA)
     always = [
-        name for name in rows.columns if not name.startswith(("beam", "sample", "distribution", "kl", "top1"))
+        name
+        for name in rows.columns
+        if not name.startswith(
+            (
+                "beam",
+                "sample",
+                "distribution",
+                "kl",
+                "top1",
+                CONTINUATION,
+                "open_score",
+                "open_parts",
+                "open_options",
+            )
+        )
     ]
     full = rows.select(always).null_count().row(0, named=True)
     assert {name for name, nulls in full.items() if nulls} <= {

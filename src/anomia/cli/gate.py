@@ -49,24 +49,24 @@ def gate(
     max_more_unended: Annotated[
         float | None,
         typer.Option(
-            help="Of long answers (probe continuation): the largest share that never ends, minus base's.",
+            help="Of long answers (probe continuation): the largest share that may never end, minus base's.",
             metavar="SHARE",
         ),
     ] = None,
     max_more_loops: Annotated[
         float | None,
-        typer.Option(help="The largest share of long answers that loops, minus base's.", metavar="SHARE"),
+        typer.Option(help="Largest share of long answers that may loop, minus base's.", metavar="SHARE"),
     ] = None,
     min_same_format: Annotated[
         float | None,
         typer.Option(
-            help="The least share of long answers in base's format: JSON, code, table, list or prose.",
+            help="Smallest share of long answers in base's format: JSON, code, table, list or prose.",
             metavar="SHARE",
         ),
     ] = None,
     min_same_language: Annotated[
         float | None,
-        typer.Option(help="The least share of long answers in base's language.", metavar="SHARE"),
+        typer.Option(help="Smallest share of long answers in base's language.", metavar="SHARE"),
     ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")

@@ -58,9 +58,13 @@ def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
 
 
 def _few_tokens(model: Any) -> torch.Tensor:
-    """Return token ids that the model has, [1, S]."""
-    count: int = model.config.get_text_config().vocab_size
+    """Return token ids that the model has, [1, S], after its start token, whose states are the largest in many models."""
+    text = model.config.get_text_config()
+    count: int = text.vocab_size
     ids = torch.arange(_FIRST, _FIRST + min(_TOKENS, text_limit(model) or _TOKENS))[None] % count
+    start = getattr(text, "bos_token_id", None)
+    if isinstance(start, int) and 0 <= start < count:
+        ids[0, 0] = start
     check_tokens(model, ids)
     return ids
 

@@ -53,6 +53,9 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
         solved = gptq(weights, group.statistic.hessian, grid, order=work.step.option("order"), where=names)
         note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
         dead = int(solved.dead.sum())
+        if dead:
+            told = f"{dead} of its inputs are zero for all calibration tokens, so their weights are, too"
+            note = "; ".join(part for part in (note, told) if part)
         for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
             report = put(matrix, quantized, work)
             reports.append(report._replace(dead_columns=dead, damping=solved.damping, note=note))

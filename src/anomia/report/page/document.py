@@ -18,6 +18,7 @@ from anomia.measure.outcomes import OUTCOMES
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.scope import LABELS
+from anomia.probes import FORMATS, short
 from anomia.report.naming import model_name, shortened
 from anomia.report.page.facts import command, facts
 from anomia.report.reference import candidates, nulls
@@ -67,6 +68,7 @@ def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str
         "name": name,
         "base": model_name(results.study.get("base", "?")),
         "at_length": not results.has_formats,
+        "noise": list(_noise(results)),
         "facts": facts(results, sparsity),
         "command": command(results.study),
         "arms": [_arm(results, arm) for arm in candidates(results.arms)],
@@ -163,19 +165,24 @@ def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
     if candidates(results.arms) == list(results.arms):
         return []
     outcomes = {v.arm: v.decision.outcome for v in results.verdicts if v.scope == OVERALL}
-    measures = {
-        "net": "net_dissociation/choice",
-        "open": "flips/open",
-        "choice": "flips/choice",
-    }
     return [
         {
             "name": arm,
             "outcome": outcomes.get(arm, "–"),
-            **{name: _shown(figures.get((arm, measure, POOLED))) for name, measure in measures.items()},
+            "changes": [_shown(figures.get((arm, measure, POOLED))) for measure in _noise(results).values()],
         }
         for arm in nulls(results.arms)
     ]
+
+
+def _noise(results: Results) -> dict[str, str]:
+    """The measures of noise, by their header; none if only long answers were asked."""
+    if not results.has_formats:
+        return {}
+    return {
+        "net dissociation (%)": "net_dissociation/choice",
+        **{f"flips, {short(name)} (%)": f"flips/{name}" for name in FORMATS},
+    }
 
 
 def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:

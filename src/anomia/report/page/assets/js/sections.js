@@ -47,12 +47,11 @@ function verdictView(data, run, arm, openItems) {
 
 // Null arms: base again under changes that should have no effect. They are the reference, not candidates.
 function referenceView(run) {
-  const changes = run.at_length ? [] : [["net dissociation (%)", "net"], ["flips, open (%)", "open"], ["flips, choice (%)", "choice"]];
   return h("aside", { class: "reference", "aria-label": "Reference" },
     h("h3", {}, "For reference: base again, under harmless noise"),
     dataTable({
-      title: "", columns: ["null arm", "outcome", ...changes.map(([header]) => header)],
-      rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, ...changes.map(([, name]) => arm[name])]),
+      title: "", columns: ["null arm", "outcome", ...run.noise],
+      rows: run.reference.map((arm) => [shorten(arm.name), arm.outcome, ...arm.changes]),
     }));
 }
 
