@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anomia.compress.apply import compress
 from anomia.compress.methods.dsnot import CYCLES, THRESHOLD, dsnot
-from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.masks import cut
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.spec import parse_arm
@@ -107,7 +107,7 @@ def test_no_row_and_no_group_gets_more_or_fewer_zeros(
     inputs = torch.randn(tokens, columns, generator=generator) + 1
     inputs[:, :dead] = 3.0 if constant else 0.0
     weight = torch.randn(rows, columns, generator=generator)
-    mask = row_mask(torch.rand(rows, columns, generator=generator), pattern or 0.5)
+    mask = cut(torch.rand(rows, columns, generator=generator), pattern or 0.5).mask
     sums, squares = inputs.sum(dim=0), inputs.square().sum(dim=0)
     swapped = dsnot(weight, mask, sums, squares, tokens, pattern=pattern).mask
     assert torch.equal(swapped.sum(dim=1), mask.sum(dim=1))

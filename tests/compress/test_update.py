@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomia.compress.methods.masks import row_mask
+from anomia.compress.methods.masks import cut
 from anomia.compress.methods.sparsegpt import DAMPING, sparsegpt
 from anomia.compress.methods.update import (
     ADMM_DAMPING,
@@ -141,7 +141,7 @@ def test_no_row_gets_worse(
     inputs = torch.randn(tokens, columns, generator=generator) * scale
     inputs[:, :dead] = 0
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
-    mask = row_mask(torch.rand(rows, columns, generator=generator), sparsity)
+    mask = cut(torch.rand(rows, columns, generator=generator), sparsity).mask
     start = weight.masked_fill(mask, 0)
     if started:
         start = (start.float() * torch.rand(rows, columns, generator=generator)).to(dtype)

@@ -319,11 +319,13 @@ def _spread(
         return []
     assert windows is not None
     batches = make_model_batches(blocks.decoder, windows, allocation.needs, batch_tokens=batch_tokens)
-    walked = walk(blocks, batches, allocation.needs)
+    walked = iter_block_stats(blocks, batches, allocation.needs)
     return spread_sparsity([allocation.importance(groups) for groups in walked], step.target)
 
 
-def walk(blocks: Blocks, batches: Sequence[Batch], needs: StatisticNeeds) -> Iterator[list[SharedInput]]:
+def iter_block_stats(
+    blocks: Blocks, batches: Sequence[Batch], needs: StatisticNeeds
+) -> Iterator[list[SharedInput]]:
     """Yield the statistics of each block of the dense model in turn."""
     states, calls = blocks.enter(batches, dense=True)
     for index in range(len(blocks.decoder.modules)):

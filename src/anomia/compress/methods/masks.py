@@ -116,8 +116,3 @@ def kth_lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
         part = np.partition(scores.numpy(), count - 1, axis=1)[:, count - 1 : count]
         return torch.from_numpy(np.ascontiguousarray(part))
     return torch.kthvalue(scores, count, dim=1, keepdim=True).values
-
-
-def row_mask(scores: torch.Tensor, target: Target) -> torch.Tensor:
-    """Return the mask of `cut` by rows: the lowest `int(in × sparsity)` scores of each, or a pattern."""
-    return cut(scores, target).mask
