@@ -68,7 +68,8 @@ def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
     run = document([("r", results)], [{}])["runs"][0]
     assert [arm["name"] for arm in run["arms"]] == ["wanda:0.5"]
     assert [arm["name"] for arm in run["reference"]] == ["null:float32"]
-    assert run["reference"][0]["net"].startswith(("0 [", "−", "1 [", "2 [", "3 ["))
+    assert run["noise"][0] == "net dissociation (%)"
+    assert run["reference"][0]["changes"][0].startswith(("0 [", "−", "1 [", "2 [", "3 ["))
     (noise,) = run["arms"][0]["tables"]["noise"]
     assert [row[0] for row in noise["rows"]][:2] == ["wanda:0.5", "null:float32"]
     assert not any("--arm null" in note for note in noise["notes"])
