@@ -111,9 +111,9 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
            "unsaid": 1, "left_out": [half], "stopping": [half],
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
-           "tables": {name: [] for name in ("fates", "noise", "controls", "ladder", "drops", "ranks", "oracle", "one-shot", "tests")}}  # fmt: skip
+           "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "controls", "ranks", "oracle", "one-shot", "long", "tests")}}  # fmt: skip
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
-           "reference": [{"name": half, "outcome": half, "net": half, "open": half, "choice": half}], "unfinished": [[half, half]], "failed": [], "notes": [],
+           "reference": [{"name": half, "outcome": half, "changes": [half]}], "noise": [half], "at_length": False, "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip
     explorer = {"served": False, "probes": {name: {"label": name, "short": name, "options": None} for name in ("open", "choice")},
                 "formats": ["open", "choice"], "asked": [], "prompts": {}, "codes": {}, "chat": [False],
