@@ -10,8 +10,10 @@ position: rank, log probability, and 32 tokens of base's distribution.
 - transformers: `generate` with left padding, and one forward pass per answer.
 
 The floor of a decode step is the larger of its operations over the matrix multiplication rate and the bytes of all weights
-over the bandwidth; of the forced pass, its operations over the rate, with the head's product at the rate of float32. Rates
-and bandwidth are measured in the same run, next to each contender.
+over the bandwidth; of the forced pass, its operations over the rate, with the head's product at the rate of float32. The
+rate is given twice: of a large product, and of products with as many rows as the part has (a product of few rows is slower
+per operation, whoever asks for it). Rates and bandwidth are measured in the same run, next to each contender. With
+`--processor`, times are processor seconds instead of wall time: use it with OMP_NUM_THREADS=1 where other programs run.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--processor", action="store_true", help="processor seconds instead of wall time")
     parser.add_argument("--only", choices=("tree", "transformers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model is None:
@@ -49,18 +52,23 @@ def main() -> None:
         f"{options.prompts} prompts of {options.prompt_tokens} tokens, answers of {options.tokens}, {options.dtype}\n"
     )
     print(
-        "| contender | free: seconds | of floor | along: seconds | of floor | peak GB |\n|---|---|---|---|---|---|"
+        "| contender | free: seconds | of floor | at its rows | along: seconds | of floor | at its rows | peak GB |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for name in ("tree", "transformers"):
         given = [
-            f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items() if key != "only"
+            f"--{key.replace('_', '-')}" if value is True else f"--{key.replace('_', '-')}={value}"
+            for key, value in vars(options).items()
+            if key != "only" and value is not False
         ]
         done = subprocess.run(
             [sys.executable, __file__, *given, "--only", name], capture_output=True, text=True, check=True
         )
         found = json.loads(done.stdout.splitlines()[-1])
         free, along = (
-            f"{found[part]:.1f} | {found[f'{part}_floor'] / found[part]:.2f}" for part in ("free", "along")
+            f"{found[part]:.1f} | {found[f'{part}_floor'] / found[part]:.2f} | "
+            f"{found[f'{part}_floor_at_rows'] / found[part]:.2f}"
+            for part in ("free", "along")
         )
         print(f"| {name} | {free} | {along} | {found['peak'] / 1e9:.1f} |", flush=True)
 
@@ -68,6 +76,9 @@ def main() -> None:
 def contend(options: argparse.Namespace) -> dict[str, float]:
     import transformers
 
+    global clock
+    if options.processor:
+        clock = time.process_time
     dtype = getattr(torch, options.dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
     generator = torch.Generator().manual_seed(0)
@@ -135,25 +146,43 @@ def by_transformers(
 
 
 def floors(model: Any, options: argparse.Namespace) -> dict[str, float]:
-    """The least seconds for both parts; rates are the best of several short runs."""
+    """The least seconds for both parts, at the rate of a large product and at that of as many rows."""
     dtype = getattr(torch, options.dtype)
     head = model.get_output_embeddings().weight
     inside = sum(p.numel() for p in model.parameters()) - head.numel()
-    rate, exact = matmul_rate(dtype), matmul_rate(torch.float32)
     read = (inside + head.numel()) * dtype.itemsize / bandwidth()
-    compute = 2 * options.prompts * (inside + head.numel()) / rate
-    prefill = 2 * options.prompts * options.prompt_tokens * inside / rate
     length = options.prompt_tokens + options.tokens
+
+    def least(decode: float, prefill: float, exact: float) -> tuple[float, float]:
+        """Seconds of the free answers and along base's. Rates of decode steps, of long passes, of float32 heads."""
+        step = max(read, 2 * options.prompts * (inside + head.numel()) / decode)
+        free = 2 * options.prompts * options.prompt_tokens * inside / prefill + (options.tokens - 1) * step
+        heads = 2 * (options.tokens + 1) * head.numel() / exact
+        return free, options.prompts * (2 * length * inside / prefill + heads)
+
+    large, exact = matmul_rate(dtype, 512), matmul_rate(torch.float32, 512)
+    free, along = least(large, large, exact)
+    free_at_rows, along_at_rows = least(
+        matmul_rate(dtype, options.prompts), large, matmul_rate(torch.float32, min(64, options.tokens + 1))
+    )
     return {
-        "free_floor": prefill + (options.tokens - 1) * max(read, compute),
-        "along_floor": options.prompts
-        * (2 * length * inside / rate + 2 * (options.tokens + 1) * head.numel() / exact),
+        "free_floor": free,
+        "along_floor": along,
+        "free_floor_at_rows": free_at_rows,
+        "along_floor_at_rows": along_at_rows,
     }
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    left, right = torch.randn(512, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
-    return max(2 * 512 * 2048 * 2048 / timed(lambda: left @ right) for _ in range(24))
+def matmul_rate(dtype: torch.dtype, rows: int) -> float:
+    """Operations per second of [rows, 2048] × [2048, 2048]; the best of several runs."""
+    left, right = torch.randn(rows, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    repeats = max(1, 512 // rows)
+
+    def run() -> None:
+        for _ in range(repeats):
+            torch.nn.functional.linear(left, right)
+
+    return max(2 * rows * 2048 * 2048 * repeats / timed(run) for _ in range(24))
 
 
 def bandwidth() -> float:
@@ -162,10 +191,13 @@ def bandwidth() -> float:
     return max(values.numel() / timed(lambda: values.view(torch.int64).sum()) for _ in range(12))
 
 
+clock = time.perf_counter
+
+
 def timed(run: Any) -> float:
-    begun = time.perf_counter()
+    begun = clock()
     run()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 if __name__ == "__main__":

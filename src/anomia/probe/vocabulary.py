@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -114,8 +115,8 @@ def place(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
         logit = logits[token]
         placements.append(
             Placement(
-                rank=1 + int((logits > logit).sum()),
-                ties=int((logits == logit).sum()) - 1,
+                rank=1 + int(_count_true(logits > logit)),
+                ties=int(_count_true(logits == logit)) - 1,
                 log_prob=float(logit - summary.log_normalizer[0]),
                 margin=float(summary.best[0] - logit),
             )
@@ -139,12 +140,19 @@ def place_each(summary: Summary, tokens: Sequence[int]) -> list[Placement]:
     logits = summary.logits
     chosen = torch.tensor(tokens, device=logits.device)[:, None]
     own = logits.gather(1, chosen).float()
-    above = (logits > own).sum(-1)
-    equal = (logits == own).sum(-1) - 1
+    above = _count_true(logits > own)
+    equal = _count_true(logits == own) - 1
     log_probs = own[:, 0] - summary.log_normalizer
     margins = summary.best - own[:, 0]
     columns = (1 + above, equal, log_probs, margins)
     return [Placement(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _count_true(mask: Tensor) -> Tensor:
+    """The number of true entries in each row of a mask [..., V]: [...]. On CPUs, `sum` first widens each entry."""
+    if mask.device.type != "cpu":
+        return mask.sum(-1)
+    return torch.as_tensor(np.count_nonzero(mask.numpy(), axis=-1))
 
 
 def distributions(summary: Summary, count: int) -> list[Distribution]:
