@@ -113,6 +113,16 @@ def test_the_covariance_is_that_of_all_norms_inputs() -> None:
     np.testing.assert_allclose(found.numpy(), states.T @ states, rtol=1e-4, atol=1e-3)
 
 
+def test_a_size_that_heads_must_divide_is_cut_in_smaller_steps() -> None:
+    """Llama's hidden size is a multiple of its heads: with nine, no smaller multiple of 64 is one up to 512."""
+    model = tiny_model("llama", hidden_size=576, num_attention_heads=9, num_key_value_heads=3, head_dim=4)
+    before = model.config.hidden_size
+    slicegpt(model, find_blocks(model), 0.2, WINDOWS)
+    assert before == 576
+    # The largest multiple of 8 and 9 that is at most 464, 80 % rounded up to a multiple of 8.
+    assert model.config.hidden_size == 432
+
+
 def test_a_cut_model_normalizes_by_the_former_size() -> None:
     """The paper's RMSN: the sum of squares of what is left over the number of all dimensions."""
     model = pre_norm("llama")

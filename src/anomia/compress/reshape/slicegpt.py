@@ -57,8 +57,8 @@ def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     another mean; its weight corrects this. Tied embeddings are written untied, since the last norm is folded only into
     the head.
 
-    share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one, for the packed
-    formats.
+    share: fraction of the hidden size. If the hidden size was a multiple of 8 to 128, it stays one if the architecture
+    allows, otherwise of a smaller step down to 8, for the packed formats.
 
     Raises `CompressionError` if a norm isn't an RMSNorm before its block (LayerNorm, post-norms), the model with the
     rotation alone doesn't compute the same, or the states are NaN or infinite; nothing was changed.
@@ -108,17 +108,21 @@ def _sizes(model: nn.Module, share: float) -> tuple[int, int]:
         raise CompressionError(
             f"{NAME}:{share:g} is less than {step} of the hidden size {size}; choose a larger share"
         )
-    why = "nothing would be left"
-    for smaller in range(width, 0, -step):
-        if smaller < width - 64 * step:
-            break
-        try:
-            rebuild.changed_config(model, _changes(model, smaller))
-        except CannotExpressError as error:
-            why = str(error)
-        else:
-            return size, smaller
-    raise CannotExpressError(why)
+    best, why = 0, "nothing would be left"
+    # Where the checks allow no multiple of the step (nine heads must divide Llama's size), smaller steps are tried.
+    for smaller in (step, *(each for each in (64, 32, 16, 8) if each < step)):
+        first = -(-math.ceil(size * (1 - share) - 1e-9) // smaller) * smaller
+        for width in range(first, max(best, first - 65 * smaller), -smaller):
+            try:
+                rebuild.changed_config(model, _changes(model, width))
+            except CannotExpressError as error:
+                why = str(error)
+            else:
+                best = width
+                break
+    if not best:
+        raise CannotExpressError(why)
+    return size, best
 
 
 def _changes(model: nn.Module, width: int) -> dict[str, Any]:
