@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomia.compress.apply import compress
@@ -59,6 +60,9 @@ class _Products(TorchDispatchMode):
             return
         if weight.dim() == 2:
             weight, rows = weight[None], rows[None]
+        if weight[0].numel() == parameter.numel() and parameter.dim() == 3 and len(parameter) > 1:
+            # One matrix in three dimensions: see `_Einsums`.
+            return
         # Which axis of the parameter the product sums over: the one whose step in memory the product takes.
         steps = parameter.stride()
         axis = steps.index(weight.stride(contracted), len(steps) - 2)
@@ -69,6 +73,29 @@ class _Products(TorchDispatchMode):
         for index, inputs in zip(matrices, rows, strict=True):
             total = inputs.double().pow(2).sum(dim=0)
             self.squares[name, index] = self.squares.get((name, index), 0) + total
+
+
+class _Einsums(TorchFunctionMode):
+    """What `torch.einsum` multiplies each of some parameters with, by the letters of the equation.
+
+    summed: the dimensions of a parameter that the product sums over. squares: sums of squares over these, in float64.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.parameters = {id(p): name for name, p in parameters.items()}
+        self.squares: dict[str, torch.Tensor] = {}
+        self.summed: dict[str, list[int]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.einsum and (name := self.parameters.get(id(args[-1]))) is not None:
+            sides, out = args[0].split("->")
+            left, right = sides.split(",")
+            summed = [letter for letter in right if letter not in out]
+            squares = torch.einsum(f"{left}->{''.join(summed)}", args[1].double().pow(2)).flatten()
+            self.summed[name] = [right.index(letter) for letter in summed]
+            self.squares[name] = self.squares.get(name, 0) + squares
+        return func(*args, **(kwargs or {}))
 
 
 def take_account(kind: str, arm: str = "wanda:0.5") -> Account:
@@ -95,12 +122,22 @@ def _unequal(model: Any, dense: Any, report: CompressionReport, windows: Any) ->
         prefix = decoder.path(index)
         parameters = {name: p for name, p in block.named_parameters() if p.dim() in (2, 3)}
         products = _Products(parameters)
-        with products:
+        einsums = _Einsums({name: p for name, p in parameters.items() if f"{prefix}.{name}" in names})
+        with products, einsums:
             for ids in windows.token_ids:
                 dense(input_ids=torch.tensor([ids]), use_cache=False)
         after = dict(pruned_blocks[index].named_parameters())
         for name, parameter in parameters.items():
             layer = f"{prefix}.{name.removesuffix('.weight')}"
+            if name in einsums.squares:
+                # One matrix in three dimensions.
+                summed = einsums.summed[name]
+                sides = (p.movedim(summed, list(range(-len(summed), 0))) for p in (parameter, after[name]))
+                count = len(einsums.squares[name])
+                before, now = (p.reshape(-1, count) for p in sides)
+                if not _is_wanda(before, now, einsums.squares[name]):
+                    wrong.append(f"{prefix}.{name}")
+                continue
             stacked = parameter.dim() == 3
             mine = [(f"{prefix}.{name}[{i}]", i) for i in range(len(parameter))] if stacked else [(layer, 0)]
             for full, slice_ in mine:

@@ -42,10 +42,15 @@ TOKENIZER = {
 def save_model(family: str, out: Path, **changes: Any) -> Any:
     model = tiny_model(family, **changes)
     model.save_pretrained(out)
+    save_tokenizer(out)
+    return model
+
+
+def save_tokenizer(out: Path) -> None:
+    """Write a tokenizer of 96 words."""
     (out / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0"}
     (out / "tokenizer_config.json").write_text(json.dumps(settings))
-    return model
 
 
 def write_text(path: Path, *, documents: int = 12, seed: int = 0) -> str:

@@ -195,3 +195,28 @@ def test_rounds_that_change_no_weight_are_told(dtype: torch.dtype, changes: bool
     report = compress(model, parse_arm("wandapp:0.5,rounds=1").steps[0], make_test_windows([24, 16, 9]))
     told = [warning for warning in report.warnings if "rounds changed no kept weight" in warning]
     assert bool(told) != changes
+
+
+@pytest.mark.parametrize("lengths", [(24, 17), (16,) * 16])
+def test_states_with_tokens_first_are_refused(lengths: tuple[int, ...]) -> None:
+    """Texts were taken for tokens: XLNet's states are [tokens, texts, hidden]; 16 texts of 16 tokens fit both ways."""
+    with pytest.raises(CompressionError, match="tokens first"):
+        compress(tiny("xlnet"), parse_arm("wandapp:0.5").steps[0], make_test_windows(lengths))
+
+
+def test_streams_after_the_tokens_are_not_windows() -> None:
+    """DeepSeek V4's states are [texts, tokens, streams, hidden]: its texts' gradients, not its tokens', are averaged."""
+    model = tiny("deepseek_v4")
+    batch, windows = [[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]], []
+    decoder = find_blocks(model)
+    for rows in (batch, batch[:1], batch[1:]):
+        ids = torch.tensor(rows)
+        hidden, calls = record_calls(model, decoder, ids)
+        block = decoder.modules[0]
+        mine = Batch(ids, None, ("english",) * len(rows))
+        matrices = all_matrices(block, "b")
+        windows.append(regional_gradients(block, [mine], lambda _, h=hidden: h, calls[:1], matrices))
+    both, *single = windows
+    for name, mine in both.items():
+        expected = (sum(each[name].square() for each in single) / 2).sqrt()
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)

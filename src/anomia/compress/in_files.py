@@ -270,6 +270,13 @@ class InFiles:
                 layers[f"{name.rpartition('.')[0]}."] + name.rpartition(".")[2]: value
                 for name, value in written.read(found).items()
             }
+            # Parameters of no layer hold their matrices dequantized.
+            bare = {
+                stored: name.removeprefix(f"{where}.")
+                for name, stored in names.items()
+                if stored in written.tensors and stored not in found
+            }
+            tensors |= {bare[stored]: value for stored, value in written.read(bare).items()}
             check_packed(self._out, tensors, where, step, self.save_as, mine)
 
     def _read(self, names: dict[str, str]) -> dict[str, torch.Tensor]:

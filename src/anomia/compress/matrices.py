@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.routers import experts_of, is_choice
 from anomia.compress.shared import shared_names
-from anomia.compress.stacks import is_unread, orientation, stacks
+from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacks
 from anomia.errors import CompressionError
 
 
@@ -30,15 +30,18 @@ class WeightMatrix(NamedTuple):
 class FusedExperts(NamedTuple):
     """A parameter that holds several matrices, one per expert or head.
 
-    parameter: [E, out, in], or [E, in, out] if `transposed`.
+    parameter: [E, out, in], or [E, in, out] if `transposed`. fold: if it holds a single matrix instead.
     """
 
     name: str
     parameter: nn.Parameter
-    transposed: bool
+    transposed: bool = False
+    fold: Fold | None = None
 
     def matrices(self) -> list[WeightMatrix]:
-        """Return one [out, in] view per expert."""
+        """Return one [out, in] view per matrix."""
+        if self.fold is not None:
+            return [WeightMatrix(self.name, self.fold.of(self.parameter.data))]
         slices = (part.T if self.transposed else part for part in self.parameter.data)
         return [WeightMatrix(f"{self.name}[{index}]", part) for index, part in enumerate(slices)]
 
@@ -72,28 +75,39 @@ def compressed_layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
-    """Find parameters that hold one matrix per expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head.
+    """Find parameters that hold one matrix per expert (`experts.gate_up_proj` of Mixtral and Qwen3-MoE) or head, or a
+    single matrix in three dimensions (XLNet).
 
     Raises `CompressionError` for a stack of matrices whose orientation is neither declared by `transformers` nor seen
     in the trial pass.
     """
     found = []
     for path, module, name, parameter in stacks(block):
-        transposed = orientation(module, name, parameter)
-        if transposed is None:
+        full = f"{path}.{name}" if path else name
+        transposed, folded = orientation(module, name, parameter), fold(module, name)
+        if transposed is None and folded is None:
             if is_unread(module, name):
                 continue
             raise CompressionError(
-                f"{where}.{path}.{name} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
+                f"{where}.{full} ({type(module).__name__}) is a stack of {len(parameter)} matrices"
                 f" of {parameter.dtype} that can't be pruned one by one, and it is not silently left dense"
             )
         if not parameter.is_floating_point():
             raise CompressionError(
-                f"{where}.{path}.{name} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
+                f"{where}.{full} is stored as {parameter.dtype}: an already quantized model can't be pruned; "
                 "start from its dense checkpoint"
             )
-        found.append(FusedExperts(f"{path}.{name}" if path else name, parameter, transposed))
+        found.append(FusedExperts(full, parameter, bool(transposed), folded))
     return found
+
+
+def layer_of(block: nn.Module, name: str) -> nn.Module | None:
+    """Return the layer that a matrix is the weight of; None for a part of a parameter that belongs to no layer."""
+    if name.endswith("]"):
+        return None
+    owner, _, own = name.rpartition(".")
+    found = getattr(block.get_submodule(owner), own)
+    return found if isinstance(found, nn.Module) else None
 
 
 def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:

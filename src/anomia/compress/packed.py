@@ -45,7 +45,7 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks, step: Quantize, save_as:
             linear = isinstance(layer, nn.Linear)
             found[f"{where}.{name}"] = _why_not(layer.weight, step, save_as) if linear else NOT_LINEAR
         for fused in find_fused_experts(block, where=where):
-            found[f"{where}.{fused.name}"] = STACKED
+            found[f"{where}.{fused.name}"] = NOT_LINEAR if fused.fold else STACKED
     return found
 
 
@@ -131,17 +131,21 @@ def check_packed(
 ) -> None:
     """Compare the packed matrices of one block, as read from the file, with the report.
 
-    tensors: by name in the block; for a matrix its `weight`, [out, in], or the parts made by `tensors_of`.
+    tensors: by name in the block; for a matrix its `weight`, [out, in], or the parts made by `tensors_of`, or the whole
+    parameter that holds it.
     expected: reports by full name.
     Raises `CompressionError` with the first matrix that is missing or has another number of zeros.
     """
     for full, report in expected.items():
         name = full.removeprefix(f"{where}.")
-        if name == full or name.endswith("]"):
+        if name == full:
             continue
+        stack, bracket, index = name.removesuffix("]").partition("[")
         mine = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
         zeros = None
-        if "weight" in mine:
+        if stack in tensors:
+            zeros = count_zeros(tensors[stack][int(index)] if bracket else tensors[stack])
+        elif "weight" in mine:
             zeros = count_zeros(mine["weight"])
         elif FORMATS[save_as].mark in mine:
             values = read_tensors(mine, step, save_as).values()

@@ -29,6 +29,35 @@ class Watched(NamedTuple):
     weight: torch.Tensor
 
 
+class _Reordered(NamedTuple):
+    """A copy of matrices in another order.
+
+    origin: for each element of its memory, the place in the matrices' memory. copied: held so that its memory isn't
+    used again.
+    """
+
+    origin: torch.Tensor
+    watched: list[Watched]
+    copied: torch.Tensor
+
+    def columns(self, part: torch.Tensor, watched: torch.Tensor) -> torch.Tensor | None:
+        """Return the column of a watched matrix, [out, in], that each column of a part of the copy, [out', in], is.
+
+        None if the part doesn't consist of whole rows of it.
+        """
+        if part.shape[1] != watched.shape[1]:
+            return None
+        places = self.origin.as_strided(part.shape, part.stride(), part.storage_offset()).long()
+        places = places - int(watched.storage_offset())
+        (down, across), (count, width) = watched.stride(), watched.shape
+        large, small = max(down, across), min(down, across)
+        first, second = places // large, places % large // small
+        rows, columns = (first, second) if down > across else (second, first)
+        whole = (rows == rows[:, :1]).all() and (columns == columns[:1]).all()
+        inside = (places >= 0).all() and (rows < count).all() and (columns < width).all()
+        return columns[0] if whole and inside and len(torch.unique(columns[0])) == width else None
+
+
 class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls `take(name, inputs, source)` for each product of activations with a watched matrix or some of its rows.
 
@@ -49,6 +78,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._take = take
         self._drops_zeros = drops_zeros
         self._by_memory: dict[Any, list[Watched]] = {}
+        self._reordered: dict[Any, _Reordered] = {}
         self.unread: set[str] = set()
         for each in watched:
             self._by_memory.setdefault(_memory(each.weight), []).append(each)
@@ -64,6 +94,7 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         if func in _COPIES and args[0].dim() >= 2 and _memory(args[0]) in self._by_memory:
             self._follow(args[0], out)
+            self._follow_reordered(args[0], out)
         return out
 
     def _follow(self, weight: torch.Tensor, copied: torch.Tensor) -> None:
@@ -74,6 +105,44 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same))
             elif (name := self._name(part.T)) is not None:
                 self._by_memory.setdefault(_memory(copied), []).append(Watched(name, same.T))
+
+    def _follow_reordered(self, weight: torch.Tensor, copied: torch.Tensor) -> None:
+        """Watch a copy of a whole matrix in another order, as `einsum` makes it. weight, copied: of equal shape."""
+        mine = [
+            each
+            for each in self._by_memory[_memory(weight)]
+            if each.weight.numel() == weight.numel() > 0
+            and each.weight.shape not in (weight.shape, weight.mT.shape)
+        ]
+        if not mine or copied.untyped_storage().nbytes() != copied.nbytes:
+            return
+        # Of each element of the copy, its place in the memory of the matrix.
+        size = weight.untyped_storage().nbytes() // weight.element_size()
+        places = torch.arange(size, dtype=torch.int32, device=weight.device)
+        places = places.as_strided(weight.shape, weight.stride(), weight.storage_offset())
+        origin = torch.empty(copied.numel(), dtype=torch.int32, device=copied.device)
+        origin.as_strided(copied.shape, copied.stride()).copy_(places)
+        self._reordered[_memory(copied)] = _Reordered(origin, mine, copied)
+        self._by_memory.setdefault(_memory(copied), [])
+
+    def _uses_reordered(
+        self, weight: torch.Tensor, other: torch.Tensor
+    ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Yield the watched matrix of which a product reads a copy in another order, as `_uses` does.
+
+        weight: [out, in]; other: [T, in].
+        """
+        copy = self._reordered.get(_memory(weight))
+        if copy is not None:
+            for each in copy.watched:
+                columns = copy.columns(weight, each.weight)
+                if columns is not None:
+                    rows = torch.empty_like(other)
+                    rows[:, columns] = other
+                    yield each.name, rows, other
+                    return
+            self.unread |= {each.name for each in copy.watched}
+        self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
 
     def _uses(
         self, left: torch.Tensor, right: torch.Tensor
@@ -93,13 +162,13 @@ class WeightProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if name is not None:
                     yield name, other, other
                 else:
-                    self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
+                    yield from self._uses_reordered(weight, other)
                 continue
             places: dict[str | None, list[int]] = {}
             for index in range(len(weight)):
                 places.setdefault(self._name(weight[index]), []).append(index)
-            if places.pop(None, None) is not None:
-                self.unread |= {each.name for each in self._by_memory[_memory(weight)]}
+            for index in places.pop(None, ()):
+                yield from self._uses_reordered(weight[index], other[index])
             for name, indices in places.items():
                 if name is None:
                     continue

@@ -11,6 +11,7 @@ from torch import nn
 
 from anomia.compress.calls import Call
 from anomia.compress.exponents import far_exponent, shifted
+from anomia.compress.matrices import layer_of
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.gptq import UNREACHED, put, round_unreached
 from anomia.compress.methods.grid import Grid, Quantized, grid_of, round_to_nearest
@@ -32,7 +33,7 @@ from anomia.errors import RefusedError
 STEPS = 20
 _SMALLEST = 1e-4
 NO_PRODUCER = "rounded without scales: nothing in the block takes them without changing something else"
-NOT_ALONE = "rounded without scales: a part of a parameter that several matrices share, such as an expert's"
+NOT_ALONE = "rounded without scales: it is the weight of no layer, but a parameter or a part of one, such as an expert's"
 
 
 class Inputs(NamedTuple):
@@ -136,7 +137,7 @@ def awq_block(work: BlockWork) -> list[MatrixReport]:
         assert found is not None
         assert found.sum_abs is not None
         names, weights = zip(*group.matrices, strict=True)
-        alone = not any(name.endswith("]") for name in names)
+        alone = all(layer_of(work.block, name) is not None for name in names)
         inputs.append(Inputs(names, weights, found.hessian, found.sum_abs / found.tokens, alone))
     # The last batch has the shortest windows.
     last = len(work.batches) - 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.matrices import WeightMatrix
+from anomia.compress.matrices import WeightMatrix, layer_of
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.grid import (
     Grid,
@@ -72,7 +72,7 @@ def round_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
 def put(matrix: WeightMatrix, quantized: Quantized, work: BlockWork) -> MatrixReport:
     """Set a matrix to its dequantized values; keep the codes for a packed checkpoint, where `Conv1D` has no place."""
     matrix.weight.copy_(quantized.values())
-    if matrix.name.endswith("]") or isinstance(work.block.get_submodule(matrix.name), nn.Linear):
+    if matrix.name.endswith("]") or isinstance(layer_of(work.block, matrix.name), nn.Linear):
         work.packed[matrix.name] = quantized
     return report_matrix(matrix)
 

@@ -184,7 +184,8 @@ def _links(work: BlockWork) -> Iterator[tuple[str, list[list[Link]]]]:
                 yield owner, ways
     experts: dict[str, list[FusedExperts]] = {}
     for fused in find_fused_experts(work.block, where=work.where):
-        experts.setdefault(fused.name.rpartition(".")[0], []).append(fused)
+        if fused.fold is None:
+            experts.setdefault(fused.name.rpartition(".")[0], []).append(fused)
     for owner, stacks in experts.items():
         module = work.block.get_submodule(owner)
         for stack in stacks:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.matrices import all_matrices, find_matrices
+from anomia.compress.matrices import all_matrices, find_matrices, layer_of
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import report_matrix
@@ -121,7 +121,9 @@ def replace_linears(
     layers = _require("bitsandbytes.nn", "bitsandbytes")
     for index, block in enumerate(decoder.modules):
         where = decoder.path(index)
-        others = [m.name for m in all_matrices(block, where) if not _is_linear(block, m.name)]
+        others = [
+            m.name for m in all_matrices(block, where) if not isinstance(layer_of(block, m.name), nn.Linear)
+        ]
         if others:
             raise CompressionError(
                 f"llm.int8 replaces linear layers, and {where}.{others[0]} is not one; use int8"
@@ -155,10 +157,6 @@ def _without_cuda(method: str, weight: torch.Tensor, error: Exception) -> str:
         f"{method}: the installed bitsandbytes can't work on {weight.device} ({error}); run it with --device cuda,"
         " or use int8 or int4"
     )
-
-
-def _is_linear(block: nn.Module, name: str) -> bool:
-    return not name.endswith("]") and isinstance(block.get_submodule(name), nn.Linear)
 
 
 def _require(module: str, package: str) -> Any:

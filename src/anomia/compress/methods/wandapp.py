@@ -14,7 +14,7 @@ from torch import nn
 
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, run_block
-from anomia.compress.matrices import WeightMatrix, all_matrices
+from anomia.compress.matrices import WeightMatrix, all_matrices, layer_of
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.masks import Chosen, cut, lifted
@@ -22,7 +22,7 @@ from anomia.compress.methods.zeros import zero, zero_all
 from anomia.compress.report import MatrixReport
 from anomia.compress.statistics import InputStatistic, StatisticNeeds, observe
 from anomia.compress.steps import Prune, Target
-from anomia.errors import RefusedError
+from anomia.errors import CompressionError, RefusedError
 
 # The paper's settings of the regional optimizer: windows per round and learning rate.
 WINDOWS = 32
@@ -100,16 +100,19 @@ def regional_gradients(
     Raises `CompressionError` if a gradient is NaN or infinite.
     """
     twin, weights = _float_copy(block, [matrix.name for matrix in matrices], where)
-    layers = {name: twin.get_submodule(name) for name in weights if not name.endswith("]")}
+    layers = {name: layer for name in weights if (layer := layer_of(twin, name)) is not None}
     squares = {name: torch.zeros(weight.shape, device=weight.device) for name, weight in weights.items()}
     parameters = [p for p in twin.parameters() if p.dim() >= 2]
     windows = 0
     for index, batch in enumerate(batches):
         if calls[index].skipped:
             continue
+        rows, tokens = batch.input_ids.shape
+        if rows == tokens > 1:
+            _check_order(twin, hidden(index).float(), as_float(calls[index]), where)
         with torch.enable_grad(), _recording(layers) as seen:
             out = run_block(twin, hidden(index).float(), as_float(calls[index]))
-            norms = [window.norm() for window in _real(out, batch)]
+            norms = [window.norm() for window in _real(out, batch, where)]
             shape = batch.input_ids.shape
             shares = len(layers) == len(weights) and all(
                 len(uses) == 1 and uses[0][0].shape[:-1] in (shape, (shape.numel(),))
@@ -213,7 +216,8 @@ def optimize_region(
             with torch.enable_grad():
                 optimizer.zero_grad(set_to_none=True)
                 out = run_block(student, states, call)
-                pairs = zip(_real(out, work.batches[index]), _real(goal, work.batches[index]), strict=True)
+                batch = work.batches[index]
+                pairs = zip(_real(out, batch, work.where), _real(goal, batch, work.where), strict=True)
                 loss = torch.stack([(mine - theirs).square().sum() for mine, theirs in pairs]).sum()
                 loss.backward()  # type: ignore[no-untyped-call]
             if not bool(torch.isfinite(loss)):
@@ -286,13 +290,42 @@ def _float_copy(
     return twin, {name: weights[name] for name in names}
 
 
-def _real(out: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
-    """Return the output of each window without padding, [(streams,) S, H] each. out: [(streams,) B, S, H]."""
-    windows = out.movedim(-3, 0).unbind()
+def _check_order(twin: nn.Module, states: torch.Tensor, call: Call, where: str) -> None:
+    """Refuse a block whose states, [n, n, H] for n windows of n tokens, have tokens first."""
+    changed = states.clone()
+    changed[..., 0, :, :] *= -1
+    before, after = (run_block(twin, each, call)[..., 1:, :, :] for each in (states, changed))
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+        raise _other_order(where)
+
+
+def _other_order(where: str) -> CompressionError:
+    return CompressionError(
+        f"the states of {where} have tokens first and texts after, so this method would take one for the other; "
+        "wanda doesn't tell them apart"
+    )
+
+
+def _real(out: torch.Tensor, batch: Batch, where: str) -> list[torch.Tensor]:
+    """Return the output of each window without padding, [(streams,) S, H] each or [S, streams, H].
+
+    out: [(streams,) B, S, H] or [B, S, streams, H]; where tokens were added (CPM-Ant's prompts), S is more than the
+    batch's.
+    Raises `CompressionError` for another order (XLNet has tokens first), which would take tokens for windows.
+    """
+    axes = [axis for axis in range(out.dim() - 2) if out.shape[axis : axis + 2] == batch.input_ids.shape]
+    axis = axes[0] if axes else out.dim() - 3
+    longer = batch.real is None and out.shape[axis] == len(batch.input_ids)
+    if not axes and not (longer and out.shape[axis + 1] > batch.input_ids.shape[1]):
+        raise _other_order(where)
+    windows = out.unbind(axis)
     if batch.real is None:
         return list(windows)
     real = batch.real.to(out.device).view(batch.input_ids.shape)
-    return [window[..., kept, :] for window, kept in zip(windows, real.unbind(), strict=True)]
+    return [
+        window.index_select(axis, kept.nonzero().flatten())
+        for window, kept in zip(windows, real.unbind(), strict=True)
+    ]
 
 
 @contextmanager

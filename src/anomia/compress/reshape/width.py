@@ -54,9 +54,14 @@ def narrow(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
         raise CompressionError(
             f"{NAME}:{share:g} is not a share of the weights; give a number between 0 and 1"
         )
-    if any(find_fused_experts(block, where=decoder.name) for block in decoder.modules):
+    fused = [each for block in decoder.modules for each in find_fused_experts(block, where=decoder.name)]
+    if any(each.fold is None for each in fused):
         raise CompressionError(
             f"{NAME} can't narrow the experts of {type(model).__name__}; use dropexperts for them"
+        )
+    if fused:
+        raise CompressionError(
+            f"{NAME} narrows linear layers, and {fused[0].name} of {type(model).__name__} is a parameter of none"
         )
     try:
         return _narrow(subject, share, walk)
