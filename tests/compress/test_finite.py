@@ -18,10 +18,13 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows, make_batches
 from anomia.compress.folder import compress_folder
 from anomia.compress.matrices import WeightMatrix
+from anomia.compress.methods import prunerzero
+from anomia.compress.methods.magnitude import UNREACHED
 from anomia.compress.methods.masks import lowest
 from anomia.compress.methods.prunerzero import prunerzero_cut
 from anomia.compress.methods.zeros import DEAD_TIES, TIES, check_zeros
 from anomia.compress.options import FolderOptions, TextOptions
+from anomia.compress.pipeline import FAINT, SILENT
 from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite, count_broken
 from anomia.compress.spec import parse_arm
@@ -205,12 +208,43 @@ def test_inputs_whose_squares_are_zero_are_not_scored(
     model = make_model()
     _blocks(model)[1].input_layernorm.weight.data *= scale
     report = pruned(model, arm, windows)
-    named = [m.name for m in report.matrices if m.note.startswith("its inputs are all zero")]
+    note = FAINT if scale else SILENT
+    named = [m.name for m in report.matrices if m.note == note]
     assert named == [f"model.layers.1.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    assert any("4 matrices: its inputs are all zero" in warning for warning in report.warnings)
+    assert f"4 matrices: {note}" in report.warnings
+    assert not any(m.note for m in report.matrices if m.name not in named)
     weight = _blocks(model)[1].self_attn.q_proj.weight
     if "gptq" not in arm:
         assert not torch.equal((weight == 0).float().mean(dim=0), (weight == 0).float().mean(dim=0).round())
+
+
+def test_a_gradient_of_zero_is_told_apart(make_model: Make, windows: Windows) -> None:
+    """Inputs that are zero, outputs that nothing reads, and gradients too small for their squares in float32."""
+    model = make_model()
+    first, second, third = _blocks(model)
+    first.input_layernorm.weight.data[:] = 0
+    second.self_attn.o_proj.weight.data[:] = 0
+    third.mlp.down_proj.weight.data *= 1e-30
+    report = pruned(model, "prunerzero:0.5", windows)
+    notes = {m.name.removeprefix("model.layers."): m.note for m in report.matrices if "gradient" in m.note}
+    assert notes == {
+        **{f"0.self_attn.{name}_proj": prunerzero.SILENT for name in "qkvo"},
+        **{f"1.self_attn.{name}_proj": prunerzero.ZERO for name in "qkv"},
+        **{f"2.mlp.{name}_proj": prunerzero.ZERO for name in ("gate", "up")},
+    }
+
+
+def test_an_expert_without_tokens_has_no_gradient() -> None:
+    model = tiny_model("mixtral")
+    for block in _blocks(model):
+        block.mlp.gate.weight.data[3] = 0
+        block.mlp.gate.weight.data[:3] = block.mlp.gate.weight.data[:1]
+    report = pruned(model, "prunerzero:0.5", make_test_windows([24]))
+    unreached = {m.name.split("[")[1] for m in report.matrices if m.note.startswith(UNREACHED)}
+    assert unreached
+    assert not any(
+        note.startswith((prunerzero.SILENT, prunerzero.ZERO)) for note in (m.note for m in report.matrices)
+    )
 
 
 @pytest.mark.parametrize("arm", ["wanda:0.05", "magnitude:0.001", "sparsegpt:0.001", "ria:0.001"])

@@ -33,7 +33,8 @@ from anomia.errors import CompressionError, RefusedError
 OnProgress = Callable[[int, int], None]
 # Relative rounding of an error that is summed in float32 over all rows.
 _ROUNDING = 1e-4
-SILENT = "its inputs are all zero, or too small to be told apart: done without them, by the weights alone"
+SILENT = "its inputs are zero for all calibration tokens: done without them, by the weights alone"
+FAINT = "its inputs are too small for their squares in float32: done without them, by the weights alone"
 
 
 class Blocks(Protocol):
@@ -119,12 +120,13 @@ def go_through(
     states: States | None = None
     calls: list[list[Call]] = [[] for _ in range(count)]
     gradients: list[dict[str, torch.Tensor]] = []
+    notes: list[dict[str, str]] = []
     if needs is not None:
         assert windows is not None
         batches = make_model_batches(blocks.decoder, windows, needs, batch_tokens=batch_tokens)
     if method.whole_gradients:
         assert windows is not None
-        gradients = gradient_norms(blocks.model, blocks.decoder, windows, all_matrices)
+        gradients, notes = gradient_norms(blocks.model, blocks.decoder, windows, all_matrices)
     if not finished.sparsities:
         finished.sparsities = _spread(blocks, step, windows, batch_tokens)
         finished.save(finished)
@@ -137,7 +139,7 @@ def go_through(
                 states.at = index
             reports, packed = _change(
                 block, where, step, _target(step, finished, index), needs, batches, states, calls[index],
-                gradients[index] if gradients else {},
+                gradients[index] if gradients else {}, notes[index] if notes else {},
             )  # fmt: skip
             blocks.store(index, packed)
             del packed
@@ -163,11 +165,12 @@ def _change(
     states: States | None,
     calls: Sequence[Call],
     gradients: Mapping[str, torch.Tensor],
+    unscored: Mapping[str, str],
 ) -> tuple[list[MatrixReport], dict[str, Any]]:
     """Observe and change one block; its statistics are freed on return.
 
     states: [B, S, H] per batch. gradients: by a matrix's name in the block, [out, in] each; empty if the method needs
-    none. Returns the reports, and the packed codes by a matrix's name in the block.
+    none. unscored: why a gradient is zero, by a matrix's name in the block. Returns the reports, and the packed codes by a matrix's name in the block.
     """
     if needs is None or states is None:
         # One group per matrix, without a statistic.
@@ -179,7 +182,7 @@ def _change(
     hidden: Callable[[int], torch.Tensor] | None = states.read if states is not None else None
     if calls and calls[0].whole is not None:
         hidden = _no_states(where)
-    work = BlockWork(block, where, groups, step, target, batches, hidden, calls)
+    work = BlockWork(block, where, groups, step, target, batches, hidden, calls, unscored=unscored)
     return change_block(work), work.packed
 
 
@@ -198,7 +201,8 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     """Apply a step to one block in place: the method, then the updates on its mask.
 
     Names in the reports are those in the block. A matrix that no calibration token reached (an expert that was never
-    chosen) is handled by the method's `unreached`, and its report has a note.
+    chosen), or whose inputs are all zero or too small to be squared, is handled by the method's `unreached`, and its
+    report has a note of which it is.
 
     Raises:
         CompressionError: gradients or new weights are NaN or infinite, or there are fewer zeros than requested.
@@ -211,10 +215,8 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
     if isinstance(step, Prune):
         zeros = {m.name: count_zeros(m.weight) for group in groups for m in group.matrices}
     # Inputs that are all zero give no scores: treat such a matrix as one that no token reached.
-    silent = {matrix.name for group in groups if _is_silent(group) for matrix in group.matrices}
-    work.groups = [
-        g for g in groups if (g.statistic is not None and not _is_silent(g)) or all_needs(step) is None
-    ]
+    silent = {matrix.name: note for group in groups if (note := _silence(group)) for matrix in group.matrices}
+    work.groups = [g for g in groups if (_is_reached(g) and not _silence(g)) or all_needs(step) is None]
     without = [matrix for g in groups if g not in work.groups for matrix in g.matrices]
     if method.prepare is not None:
         method.prepare(work)
@@ -226,7 +228,7 @@ def change_block(work: BlockWork) -> list[MatrixReport]:
         for m in g.matrices
     }
     others = [method.unreached(matrix, work) for matrix in without]
-    others = [report._replace(note=SILENT) if report.name in silent else report for report in others]
+    others = [report._replace(note=silent.get(report.name, report.note)) for report in others]
     reports = _with_errors([*method.run(work), *others], work.groups, dense)
     for update in updates:
         before = {report.name: report for report in reports}
@@ -349,9 +351,17 @@ def _check_gradients(group: SharedInput, where: str) -> None:
             )
 
 
-def _is_silent(group: SharedInput) -> bool:
-    """Whether tokens reached the inputs, but all sums of squares are zero or too small to be compared."""
+def _is_reached(group: SharedInput) -> bool:
+    """Whether a calibration token reached the matrices of a group."""
+    return group.statistic is not None and group.statistic.tokens > 0
+
+
+def _silence(group: SharedInput) -> str:
+    """Return why inputs that tokens reached can't be scored: all their sums of squares are zero or too small; else ""."""
     statistic = group.statistic
     if statistic is None or not statistic.tokens or not len(statistic.sum_squares):
-        return False
-    return float(statistic.sum_squares.max()) < torch.finfo(torch.float32).tiny
+        return ""
+    largest = float(statistic.sum_squares.max())
+    if largest >= torch.finfo(torch.float32).tiny:
+        return ""
+    return SILENT if largest == 0 and statistic.faint is None else FAINT

@@ -16,7 +16,7 @@ class MatrixReport(NamedTuple):
     """One matrix after compression.
 
     name: full path in the model. shape: (out, in). zeros: number of zero weights.
-    dead_columns: number of inputs that are zero for all calibration tokens. damping: of SparseGPT and GPTQ, relative to
+    dead_columns: number of inputs that are zero, or too small to be squared, for all calibration tokens. damping: of SparseGPT and GPTQ, relative to
     the mean diagonal of the Hessian. note: anything unusual. error: ‖(Ŵ−W)X‖²/‖WX‖² on the calibration tokens; None if
     the method gathers no Hessian.
     """

@@ -52,6 +52,7 @@ class InputStatistic:
     sum_squares: [in]. hessian: X·Xᵀ, [in, in], if requested; `finish` fills in its lower half, and multiplies one that is
     far from 1 by a power of four.
     sum, sum_abs: Σx and Σ|x|, [in], if requested.
+    faint: inputs that some token excited so little that its square is zero, [in] bool; None if there is none.
     """
 
     sum_squares: torch.Tensor
@@ -60,6 +61,7 @@ class InputStatistic:
     languages: dict[str, LanguageStatistic] = field(default_factory=dict)
     sum: torch.Tensor | None = None
     sum_abs: torch.Tensor | None = None
+    faint: torch.Tensor | None = None
 
     @property
     def norms(self) -> torch.Tensor:
@@ -80,6 +82,8 @@ class InputStatistic:
         squares = torch.linalg.vecdot(values, values, dim=0)
         self.sum_squares += squares
         self.tokens += len(values)
+        if bool((silent := squares == 0).any()) and bool((excited := silent & values.any(dim=0)).any()):
+            self.faint = excited if self.faint is None else self.faint | excited
         if needs.sums:
             before = torch.zeros_like(self.sum_squares)
             self.sum = (before if self.sum is None else self.sum) + values.sum(dim=0)

@@ -28,6 +28,7 @@ class BlockWork:
     no text.
     packed: codes to store in place of a matrix, by its name in the block; filled in by quantizing methods.
     reordered: notes on matrices whose inputs were reordered before the method ran, by name.
+    unscored: why matrices have a gradient of zero, by name, if the method reads gradients.
     """
 
     block: nn.Module
@@ -40,6 +41,7 @@ class BlockWork:
     calls: Sequence[Call] = ()
     packed: dict[str, Any] = field(default_factory=dict)
     reordered: dict[str, str] = field(default_factory=dict)
+    unscored: Mapping[str, str] = field(default_factory=dict)
 
 
 class Method(NamedTuple):

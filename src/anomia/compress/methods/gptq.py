@@ -54,7 +54,7 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
         note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
         dead = int(solved.dead.sum())
         if dead:
-            told = f"{dead} of its inputs are zero for all calibration tokens, so their weights are, too"
+            told = f"{dead} of its inputs are zero for all calibration tokens, or too small to be squared, and their weights were set to zero"
             note = "; ".join(part for part in (note, told) if part)
         for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
             report = put(matrix, quantized, work)

@@ -23,11 +23,11 @@ def magnitude_cut(weight: torch.Tensor, target: Target) -> Chosen:
     return cut(weight.abs().float(), target, whole=True)
 
 
-def prune_unreached(matrix: WeightMatrix, work: BlockWork) -> MatrixReport:
-    """Prune a matrix that no calibration token reached by magnitude, in place; used by every pruning method."""
+def prune_unreached(matrix: WeightMatrix, work: BlockWork, note: str = UNREACHED) -> MatrixReport:
+    """Prune a matrix that can't be scored by magnitude, in place; used by every pruning method. note: why it can't."""
     assert work.target is not None
     report = _zero_smallest(matrix, work.target)
-    return report._replace(note="; ".join(filter(None, (UNREACHED, report.note))))
+    return report._replace(note="; ".join(filter(None, (note, report.note))))
 
 
 def _prune_block(work: BlockWork) -> list[MatrixReport]:

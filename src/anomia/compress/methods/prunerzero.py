@@ -15,9 +15,10 @@ from anomia.compress.calibration import Windows
 from anomia.compress.calls import check_tokens
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.methods.base import BlockWork, Method
-from anomia.compress.methods.magnitude import prune_unreached
+from anomia.compress.methods.magnitude import UNREACHED, prune_unreached
 from anomia.compress.methods.masks import Chosen, cut, lifted
 from anomia.compress.methods.zeros import zero
+from anomia.compress.products import Watched, WeightProducts
 from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Target
 from anomia.errors import CompressionError, RefusedError
@@ -27,6 +28,11 @@ CHOICES = (
     "G is the L2 norm over windows of the loss gradient on the dense model, one window at a time",
     "the gradients use this run's calibration windows, where the authors use WikiText-2",
 )
+
+
+# Why a gradient is zero, other than that no token reached the matrix.
+SILENT = "its inputs are zero for all calibration tokens, so its gradient is: pruned by magnitude"
+ZERO = "its gradient is zero for all calibration tokens, or too small to be squared: pruned by magnitude"
 
 
 def prunerzero_cut(weight: torch.Tensor, gradient: torch.Tensor, target: Target) -> Chosen:
@@ -44,8 +50,10 @@ def gradient_norms(
     decoder: DecoderBlocks,
     windows: Windows,
     matrices: Callable[[nn.Module, str], Sequence[WeightMatrix]],
-) -> list[dict[str, torch.Tensor]]:
-    """Return G of every matrix by block and name, [out, in] float32. matrices: lists a block's matrices.
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, str]]]:
+    """Return G of every matrix by block and name, [out, in] float32, and why it is zero where it is.
+
+    matrices: lists a block's matrices.
 
     Keeps the weights, their gradients and the sums of squares in memory: about three times the blocks in float32.
     """
@@ -56,6 +64,16 @@ def gradient_norms(
     asked = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     squares = {id(parameter): torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained}
+    mine = [matrices(block, decoder.path(index)) for index, block in enumerate(decoder.modules)]
+    reached: set[str] = set()
+    excited: set[str] = set()
+
+    def take(name: str, inputs: torch.Tensor, _: torch.Tensor) -> None:
+        reached.add(name)
+        if name not in excited and bool(inputs.any()):
+            excited.add(name)
+
+    watched = [Watched(f"{index}.{m.name}", m.weight) for index, block in enumerate(mine) for m in block]
     try:
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -63,7 +81,8 @@ def gradient_norms(
             row = torch.tensor([ids], device=device)
             check_tokens(model, row)
             with torch.enable_grad():
-                loss = model(input_ids=row, labels=row, use_cache=False).loss
+                with WeightProducts(watched, take):
+                    loss = model(input_ids=row, labels=row, use_cache=False).loss
                 loss.backward()
             if not bool(torch.isfinite(loss)):
                 raise RefusedError("the calibration loss is not finite; try another dtype")
@@ -75,10 +94,23 @@ def gradient_norms(
         for parameter, was in zip(model.parameters(), asked, strict=True):
             parameter.grad = None
             parameter.requires_grad_(was)
-    return [
-        {matrix.name: _like(matrix, block, squares).sqrt() for matrix in matrices(block, decoder.path(index))}
-        for index, block in enumerate(decoder.modules)
+    norms = [
+        {matrix.name: _like(matrix, block, squares).sqrt() for matrix in found}
+        for block, found in zip(decoder.modules, mine, strict=True)
     ]
+    why = [
+        {
+            name: UNREACHED
+            if f"{index}.{name}" not in reached
+            else ZERO
+            if f"{index}.{name}" in excited
+            else SILENT
+            for name, gradient in found.items()
+            if not bool(gradient.any())
+        }
+        for index, found in enumerate(norms)
+    ]
+    return norms, why
 
 
 def _like(matrix: WeightMatrix, block: nn.Module, squares: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -101,7 +133,8 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
             if bool(gradient.any()):
                 reports.append(zero(matrix, prunerzero_cut(matrix.weight, gradient, work.target)))
             else:
-                reports.append(prune_unreached(matrix, work))
+                note = work.unscored.get(matrix.name, UNREACHED)
+                reports.append(prune_unreached(matrix, work, note))
     return reports
 
 

@@ -97,7 +97,7 @@ def note_zeros(
         if before > slack:
             reasons.append(f"weights were zero before, in the files or as they are loaded ({dtype})")
         if (before <= slack or report.zeros > before + slack) and _dead_are_gone(matrix, statistic):
-            reasons.append("inputs that no calibration token excited lose all their weights")
+            reasons.append("inputs that no calibration token excited, or hardly, lose all their weights")
         note = f"{MORE}: {', and '.join(reasons) or f'equal scores, or new weights too small for {dtype}'}"
     return report._replace(note="; ".join(part for part in (report.note, note) if part))
 
