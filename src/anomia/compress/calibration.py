@@ -146,12 +146,16 @@ def make_windows(
     languages: list[str] = []
     warnings = list(text.warnings)
     left = budget
-    tiny = cut = 0
+    tiny = cut = unknown = 0
+    nothing = tuple(tokenizer("", truncation=True, max_length=longest)["input_ids"])
     for passage, language in zip(text.texts, text.languages, strict=True):
         limit = longest if left is None else min(longest, left)
         if limit < 2:
             break
         ids = tuple(tokenizer(passage, truncation=True, max_length=limit)["input_ids"])
+        if not ids or ids == nothing:
+            unknown += 1
+            continue
         if len(ids) < 2:
             tiny += 1
             continue
@@ -160,8 +164,17 @@ def make_windows(
         windows.append(ids)
         languages.append(language)
         left = None if left is None else left - len(ids)
+    if not windows and unknown and not tiny:
+        raise DataError(
+            f"calibration={text.source}: the tokenizer gives no token but special ones for any of its "
+            f"{counted(unknown, 'passage')}; give text that it knows, or the model the tokenizer that it was trained with"
+        )
     if not windows:
         raise DataError(f"calibration={text.source}: no passage has two tokens; give longer text")
+    if unknown:
+        warnings.append(
+            f"calibration={text.source}: dropped {counted(unknown, 'passage')} for which the tokenizer has no token"
+        )
     if tiny:
         warnings.append(
             f"calibration={text.source}: dropped {counted(tiny, 'passage')} of fewer than two tokens"

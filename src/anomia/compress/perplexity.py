@@ -59,6 +59,14 @@ def check_text(tokenizer: Any, text: str, *, max_tokens: int | None = None) -> N
 
     Raises `DataError` for a text with fewer than two tokens.
     """
+    nothing = list(tokenizer("")["input_ids"])
+    if text.strip() and all(
+        list(tokenizer(part)["input_ids"]) == nothing for part in (text[:_BEGINNING], text)
+    ):
+        raise DataError(
+            "the tokenizer gives no token for the text for perplexity; give text that it knows, or the model the tokenizer "
+            "that it was trained with"
+        )
     # The beginning suffices for all but the shortest texts.
     for part in (text[:_BEGINNING], text):
         start, ids = _encode(tokenizer, part, max_tokens)

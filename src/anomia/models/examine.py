@@ -14,6 +14,7 @@ from anomia.models.files import ModelFiles, find_files
 from anomia.models.headers import StoredTensor, read_headers
 from anomia.models.refuse import refuse
 from anomia.models.tensors import Account, account, ignored_notes, skeleton
+from anomia.models.tokenization import tells_nothing
 
 
 class Examined(NamedTuple):
@@ -124,6 +125,7 @@ def read_tokenizer(
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, **options)
         special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         empty = not (tokenizer.get_vocab().keys() - special)
+        few = empty or tells_nothing(tokenizer)
     except Exception as error:
         raise ModelError(explain(name, error, part="tokenizer", folder=files.folder)) from None
     # Without files, some classes create a tokenizer that has only special tokens.
@@ -131,6 +133,11 @@ def read_tokenizer(
         raise ModelError(
             f"model: {name!r} can't be loaded: it has no tokenizer files with a vocabulary ({TOKENIZER_FILES[0]},"
             f" {TOKENIZER_FILES[1]}, …); copy base's tokenizer files into its folder"
+        )
+    if few:
+        raise ModelError(
+            f"model: {name!r} can't be used: its tokenizer gives {few} for every text, so texts can't be told apart; copy the "
+            "tokenizer files that the model was trained with into its folder"
         )
     return tokenizer
 

@@ -76,6 +76,8 @@ _ELSEWHERE = {
     "max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "added_tokens_decoder", "chat_template",
     "processor_class", "tokenizer_class", "auto_map", "model_input_names", "special_tokens_map_file",
 }  # fmt: skip
+# Words of a vocabulary that are encoded to see whether a tokenizer works.
+_WORDS = 100
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -108,6 +110,20 @@ class Tokenization:
 def token_ids(tokenizer: Any, text: str, *, special: bool = True) -> tuple[int, ...]:
     """The ids of a text, with the start and end tokens that the tokenizer adds unless `special` is False."""
     return tuple(int(number) for number in tokenizer(text, add_special_tokens=special).input_ids)
+
+
+def tells_nothing(tokenizer: Any) -> str:
+    """What a tokenizer gives for every text if that is at most one token, whatever the text; else "".
+
+    Tried are `PROBE_TEXTS` and words of its own vocabulary, without special tokens.
+    """
+    words = " ".join(list(tokenizer.get_vocab())[:_WORDS])
+    seen: set[int] = set()
+    for text in (*PROBE_TEXTS.values(), words):
+        seen.update(token_ids(tokenizer, text, special=False))
+        if len(seen) > 1:
+            return ""
+    return "one and the same token" if seen else "no token"
 
 
 def same_ids(base: Any, other: Any) -> bool:

@@ -173,6 +173,8 @@ def _encode_prompt(
     except ModelError as error:
         raise ModelError(f"item {question.id!r}: {error}") from None
     ids = _ids(tokenizer, rendered, chat=form.chat)
+    if not ids:
+        raise ModelError(_no_token(item, rendered))
     encoded = EncodedItem(
         item=item,
         ask=Ask(item_id=question.id),
@@ -234,6 +236,8 @@ def _encode_cut(
     context = _fit(question.context, opened, encode, form.prompt_tokens)
     prompt = opened(context)
     prompt_ids = encode(prompt)
+    if not prompt_ids:
+        raise ModelError(_no_token(item, question.question))
     continue_ = _continuer(tokenizer, prompt, form)
 
     option_texts = _options(item, context)
@@ -243,6 +247,10 @@ def _encode_cut(
         *(text for options in option_texts.values() for text in options),
     ]
     joint = {text: continue_(text) for text in texts}
+    nothing = continue_("")
+    for text, sequence in joint.items():
+        if sequence == nothing and text.strip():
+            raise ModelError(_no_token(item, text))
     start = scoring_start(prompt_ids, list(joint.values()))
     gold = joint[question.gold]
     rivals = [joint[text] for text in item.options["standard"] if text != question.gold]
@@ -309,6 +317,13 @@ def _encode_cut(
         gold_distinct_token=targets["gold_distinct"].token if "gold_distinct" in targets else None,
         gold_over_limit=all(len(joint[text]) - start > form.max_new_tokens for text in question.answers),
         grading=form.grading,
+    )
+
+
+def _no_token(item: Item, text: str) -> str:
+    return (
+        f"item {item.question.id!r}: the tokenizer gives no token for {text[:60]!r}; leave the item out, or give the model "
+        "the tokenizer that it was trained with"
     )
 
 
