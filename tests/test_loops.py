@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomia.loops import LONGEST_PIECE, SHORTEST_LOOP, final_loop, is_loop, is_text_loop
+from anomia.loops import (
+    LONGEST_PARAGRAPH,
+    LONGEST_PIECE,
+    SHORTEST_LOOP,
+    final_loop,
+    is_loop,
+    is_text_loop,
+    loop_of,
+    settled_loop,
+)
 
 
 def plainly(tokens: Sequence[int]) -> bool:
@@ -126,3 +135,53 @@ def test_a_loop_is_found_wherever_it_starts(before, piece, times, more):
     assert found.start <= len(before)
     repeated = tokens[found.start :]
     assert all(one == other for one, other in zip(repeated, repeated[found.period :], strict=False))
+
+
+def settled_plainly(tokens: Sequence[int], limit: int) -> tuple[int, int, int] | None:
+    """The definition, word for word: start, period and number of tokens."""
+    half = (limit + 1) // 2
+    if half < SHORTEST_LOOP:
+        return None
+    for end in range(half, len(tokens) + 1):
+        found = [
+            (start, period, end)
+            for period in range(1, min(LONGEST_PARAGRAPH, limit // 4) + 1)
+            for start in range(end - half + 1)
+            if all(tokens[k] == tokens[k + period] for k in range(start, end - period))
+        ]
+        if found:
+            return min(found)
+    return None
+
+
+@given(st.lists(st.integers(0, 1), max_size=40), st.integers(20, 44))
+def test_a_loop_is_settled_once_it_spans_half_of_the_limit(tokens: list[int], limit: int) -> None:
+    tokens = tokens[:limit]
+    found = settled_loop(tokens, limit)
+    assert (None if found is None else (*found.loop, found.tokens)) == settled_plainly(tokens, limit)
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=30),
+    st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    st.lists(st.integers(0, 9), max_size=120),
+    st.booleans(),
+)
+def test_nothing_that_follows_changes_a_settled_loop(
+    before: list[int], piece: list[int], after: list[int], ended: bool
+) -> None:
+    limit = 160
+    whole = [*before, *islice(cycle(piece), limit // 2), *after][: limit - ended]
+    found = settled_loop(whole, limit)
+    assert found is not None
+    stopped = whole[: found.tokens]
+    assert loop_of(stopped, limit=limit, ended=None) == loop_of(whole, limit=limit, ended=ended) == found.loop
+    # One token earlier nothing was settled.
+    assert settled_loop(stopped[:-1], limit) is None
+
+
+def test_a_loop_that_is_left_before_half_of_the_limit_is_none() -> None:
+    sound = [*range(100, 150), *([1, 2] * 24), *range(200, 210)]
+    assert settled_loop(sound, 200) is None
+    assert loop_of(sound, limit=200, ended=True) is None
+    assert loop_of([*sound, *([7] * 92)], limit=200, ended=False) == (108, 1)

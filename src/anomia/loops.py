@@ -1,14 +1,17 @@
 """Detect outputs that loop.
 
 A loop is a piece of at most 16 tokens, repeated over at least half of the output. Damaged models loop most, but small
-intact ones do too, so compare with base's rate.
+intact ones do too, so compare with base's rate. Long answers have a definition of their own: `loop_of`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from itertools import groupby
 from typing import NamedTuple
+
+import numpy as np
 
 from anomia.text import is_unspaced, words
 
@@ -67,6 +70,89 @@ def final_loop(tokens: Sequence[Hashable], *, shortest: int = SHORTEST_LOOP) -> 
         if start >= 0 and len(tokens) - start >= max(shortest, 2 * period):
             found.append(Loop(start, period))
     return min(found, default=None)
+
+
+class LoopWatch:
+    """Follows an answer token by token until it is settled that it counts as a loop, whatever comes after.
+
+    It is settled once a piece has been repeated without gaps, at least twice, over half of the tokens that the answer
+    may have. A piece has at most 128 tokens and at most a quarter of `limit`. An answer may leave such a loop later and
+    even end, so without this rule no answer could be stopped before its limit.
+
+    limit: the most tokens that the answer may have.
+    """
+
+    def __init__(self, limit: int) -> None:
+        span = (limit + 1) // 2
+        pieces = min(LONGEST_PARAGRAPH, limit // 4) if span >= SHORTEST_LOOP else 0
+        self._periods = np.arange(1, pieces + 1)
+        # For each period: how many tokens in a row equal the one a period before, and how many make a loop.
+        self._equal = np.zeros(pieces, dtype=np.int64)
+        self._needed = span - self._periods
+        # The tokens so far, the last one first, so that those a period before are a slice.
+        self._tokens = np.full(limit + pieces, -1, dtype=np.int64)
+        self._first = limit
+        self._limit = limit
+        self.loop: Loop | None = None
+
+    def add(self, token: int) -> bool:
+        """Takes the next token; returns whether the answer is settled to be a loop, as it then stays."""
+        if self.loop is not None or not len(self._periods) or not self._first:
+            return self.loop is not None
+        before = self._tokens[self._first : self._first + len(self._periods)]
+        self._equal += 1
+        self._equal *= before == token
+        self._first -= 1
+        self._tokens[self._first] = token
+        if (self._equal >= self._needed).any():
+            found = np.flatnonzero(self._equal >= self._needed)
+            starts = self._limit - self._first - self._equal[found] - self._periods[found]
+            self.loop = min(
+                Loop(start, period)
+                for start, period in zip(starts.tolist(), self._periods[found].tolist(), strict=True)
+            )
+        return self.loop is not None
+
+
+class Settled(NamedTuple):
+    """A loop that is settled, and the number of tokens after which it is."""
+
+    loop: Loop
+    tokens: int
+
+
+def settled_loop(tokens: Sequence[int], limit: int) -> Settled | None:
+    """The first point at which an answer of at most `limit` tokens is settled to be a loop; None if there is none.
+
+    >>> settled_loop([5, 6, 7, *[1, 2] * 60, 9], limit=200)
+    Settled(loop=Loop(start=3, period=2), tokens=103)
+    """
+    return _settled(tuple(tokens), limit)
+
+
+# Several columns of a record ask for the same answer.
+@functools.lru_cache(maxsize=8)
+def _settled(tokens: tuple[int, ...], limit: int) -> Settled | None:
+    watch = LoopWatch(limit)
+    for count, token in enumerate(tokens, 1):
+        if watch.add(token):
+            assert watch.loop is not None
+            return Settled(watch.loop, count)
+    return None
+
+
+def loop_of(tokens: Sequence[int], *, limit: int, ended: bool | None) -> Loop | None:
+    """The loop of a long answer; None if it has none.
+
+    It is the one that the answer can't lose any more (`LoopWatch`), or else the one that it is in when it reaches the
+    limit (`final_loop`). An answer that was stopped where it was settled has the same loop as the whole one.
+
+    tokens: the answer, of at most `limit` tokens. ended: whether it ended by itself.
+    """
+    settled = settled_loop(tokens, limit)
+    if settled is not None:
+        return settled.loop
+    return None if ended else final_loop(tokens)
 
 
 def is_text_loop(text: str) -> bool:

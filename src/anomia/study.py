@@ -257,6 +257,13 @@ class Study(BaseModel):
             metavar="N",
         ),
     ] = 512
+    stop_at_loops: Annotated[
+        bool,
+        Flag(
+            section="asking",
+            help="End a long answer once it counts as a loop, whatever would follow.",
+        ),
+    ] = False
     num_beams: Annotated[int, Field(ge=2)] = 5
     num_samples: Annotated[int, Field(ge=1)] = 10
     sample_seeds: Annotated[

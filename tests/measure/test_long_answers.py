@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 
@@ -10,6 +12,8 @@ from anomia.measure.diagnosis import diagnose
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.long_answers import long_words, safe_tokens
+from anomia.measure.paired import paired_difference
+from anomia.measure.rates import rate
 from tests.measure.long_records import with_long_answers
 from tests.measure.planted import Damage, study_records
 
@@ -82,6 +86,73 @@ def test_where_base_copies_itself_nothing_is_compared():
     assert rows[64, 128].top is rows[64, 128].kl is None
 
 
+def test_where_an_answer_was_stopped_intervals_hold_for_either_ending(diagnosis):
+    """The arm's second answer of four loops from token 20 on, and is stopped at 70 of 100."""
+    records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), items=80)
+    records = with_long_answers(records, ARM)
+    looping = (pl.col("arm") == ARM) & pl.col("continuation_loop_start").is_not_null()
+    records = records.with_columns(
+        continuation_ended=pl.when(~looping).then("continuation_ended"),
+        continuation_stopped=pl.when(looping).then(pl.lit(70, dtype=pl.Int32)),
+        continuation_ids=pl.when(looping)
+        .then(pl.col("continuation_ids").list.head(70))
+        .otherwise("continuation_ids"),
+    )
+    found = diagnose(records)
+    assert found.damage == diagnosis.damage
+    before, after = (lookup(each.figures) for each in (diagnosis, found))
+    for measure in (measures.long("looped"), measures.long("looped_more"), *measures.along):
+        for scope in (POOLED, "english"):
+            assert after[ARM, measure, scope] == before[ARM, measure, scope]
+    # Of the two in four that don't end, one may have ended later; its text may have become right or like base's.
+    for name, fewest, most in (
+        ("unended", 1 / 4, 2 / 4),
+        ("correct", 2 / 4, 3 / 4),
+        ("same_final", 1 / 4, 2 / 4),
+        ("same_script", 3 / 4, 4 / 4),
+    ):
+        whole, cut = (figures[ARM, measures.long(name), POOLED] for figures in (before, after))
+        ids = range(80)
+        assert cut.value == whole.value
+        assert cut.low == pytest.approx(rate([n % 4 < 4 * fewest for n in ids]).low)
+        assert cut.high == pytest.approx(rate([n % 4 < 4 * most for n in ids]).high)
+    whole, cut = (figures[ARM, measures.long("unended_more"), POOLED] for figures in (before, after))
+    assert cut.value == whole.value
+    assert cut.high == whole.high
+    assert cut.low == pytest.approx(paired_difference([n % 4 == 0 for n in range(80)], [0] * 80).low)
+    # Base's endings: nothing is known of an answer that was stopped.
+    assert {row.first for row in found.damage} == {0, 32, 64}
+
+
+def test_two_answers_that_were_stopped_alike_may_still_differ():
+    records = study_records({ARM: Damage(open=0.4, choice=0.1)}, languages=("english",), items=60)
+    records = with_long_answers(records, ARM)
+    armed = pl.col("arm") == ARM
+    records = records.with_columns(
+        continuation_ids=pl.lit(list(range(60)), dtype=pl.List(pl.Int32)),
+        continuation_ended=pl.lit(None, dtype=pl.Boolean),
+        continuation_stopped=pl.lit(60, dtype=pl.Int32),
+        continuation_loop_start=pl.lit(10, dtype=pl.Int32),
+        continuation_loop_period=pl.lit(2, dtype=pl.Int32),
+        continuation_equal=pl.lit(None, dtype=pl.Boolean),
+        continuation_divergence=pl.lit(None, dtype=pl.Int32),
+        continuation_same_final=pl.when(armed).then(True),
+    )
+    found = diagnose(records)
+    figures = lookup(found.figures)
+    for name in ("unended", "equal", "same_final"):
+        estimate = figures[ARM, measures.long(name), POOLED]
+        assert (estimate.value, estimate.low, estimate.high, estimate.n) == (1, 0, 1, 60)
+    more = figures[ARM, measures.long("unended_more"), POOLED]
+    assert (more.value, more.low, more.high) == (0, -1, 1)
+    assert figures[ARM, measures.long("looped"), POOLED].low > 0.9
+    rows = [row for row in found.damage if row.scope == POOLED]
+    assert [(row.first, row.last) for row in rows] == [(0, 32), (32, 64), (64, 128)]
+    assert rows[0].followed.low > 0.9
+    assert (rows[1].followed.low, rows[1].followed.high) == (0, 1)
+    assert {(row.derailed.value, row.derailed_more.value) for row in rows} == {(1, 0)}
+
+
 def test_words_name_what_was_seen(diagnosis):
     finding, told = long_words(ARM, lookup(diagnosis.figures), diagnosis.damage)
     assert finding.startswith("Of its long answers 50 % (39 % to 61 %) never end, 50 points (")
@@ -96,3 +167,28 @@ def test_a_run_without_long_answers_says_nothing_of_them():
     assert not found.damage
     assert not [figure for figure in found.figures if figure.measure.family in ("long", "along")]
     assert long_words(ARM, lookup(found.figures), found.damage) == ("", "")
+
+
+@pytest.mark.parametrize("items", [2, 3, 9])
+def test_no_interval_leaves_the_range_of_its_measure(items):
+    """Few items make wide intervals; normalized drops have no fixed range, and differences of drops go from −2 to 2."""
+    records = study_records({ARM: Damage(open=0.5, choice=0.2)}, languages=("english", "thai"), items=items)
+    found = diagnose(with_long_answers(records, ARM))
+    ranges = {"share": (0.0, 1.0), "points": (-2.0, 2.0), "nats": (0.0, math.inf)}
+    seen = set()
+    for figure in found.figures:
+        measure, estimate = figure.measure, figure.estimate
+        if estimate is None or measure.family in ("normalized_drop", "gap", "gap_strict"):
+            continue
+        least, most = ranges[measure.unit]
+        if measure.unit == "share" and measure.against_base:
+            least = -1.0
+        assert least <= estimate.low <= estimate.value <= estimate.high <= most, (measure, estimate)
+        seen.add(measure.unit)
+    assert seen == {"share", "points", "nats"}
+    for row in found.damage:
+        for name in ("top", "demoted", "lost", "followed", "derailed", "kl"):
+            estimate = getattr(row, name)
+            if estimate is not None:
+                assert 0 <= estimate.low <= estimate.value <= estimate.high
+                assert name == "kl" or estimate.high <= 1

@@ -285,3 +285,12 @@ def test_an_empty_ask_is_answered_with_an_empty_reply(models, decoding):
 def test_a_prompt_without_a_token_is_refused_by_name(models, decoding):
     with pytest.raises(ModelError, match="'a'"):
         list(tree.answer(models("llama"), [Ask("a", greedy={"open": ()})], decoding, batch_size=1))
+
+
+@pytest.mark.parametrize("answer", [tree.answer, reference.answer])
+def test_steps_are_reported_in_tokens(answer, models, many, decoding):
+    asks = [Ask(ask.item_id, greedy=dict(list(ask.greedy.items())[:1])) for ask in many]
+    counts = []
+    replies = list(answer(models("llama"), asks, decoding, batch_size=4, on_tokens=counts.append))
+    assert sum(counts) == sum(len(tokens) for reply in replies for tokens in reply.greedy.values())
+    assert max(counts) <= 4

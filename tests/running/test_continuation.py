@@ -15,6 +15,8 @@ import transformers
 
 from anomia.compress.folder import compress_folder
 from anomia.compress.spec import parse_arm
+from anomia.errors import RunError
+from anomia.loops import settled_loop
 from anomia.measure.gate import check_run, read_limits
 from anomia.measure.long_answers import safe_tokens
 from anomia.measure.results import read_results
@@ -219,3 +221,79 @@ def test_a_model_that_loops_and_one_that_never_ends_are_named(
     found = {(check.arm.rpartition("/")[2], check.limit_is): check.result for check in gate.checks}
     assert found["loops", "at most"] == "fail"
     assert any("never end" in caution.text for caution in check_run(results, read_limits()).cautions)
+
+
+def counts_up_then_stays(model: Any) -> None:
+    """Without layers, the next token follows from the last one alone: most answers end up in a loop of a few tokens."""
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+
+
+@pytest.mark.parametrize("engine", ["tree", "reference"])
+def test_stopping_at_loops_changes_no_answer_that_is_none(
+    engine: str, study: Study, planted: Callable[..., Path], write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    loops, mixed = planted("loops", repeats), planted("mixed", counts_up_then_stays)
+    study = study.model_copy(
+        update={
+            "base": str(mixed),
+            "arms": (f"checkpoint:{loops}", f"checkpoint:{study.base}", "null:batch=2"),
+            "continuation_tokens": 96,
+            "engine": engine,
+            "probes": ("open", "choice", "continuation"),
+            "data": f"jsonl:{write_jsonl([entry(n, 'english') for n in range(16)])}",
+            "limit": 12,
+        }
+    )
+    whole = run(study, tmp_path / "whole")
+    stopping = study.model_copy(update={"stop_at_loops": True})
+    stopped = run(stopping, tmp_path / "stopped")
+    assert whole["continuation_stopped"].is_null().all()
+    cut = 0
+    for before, after in zip(whole.iter_rows(named=True), stopped.iter_rows(named=True), strict=True):
+        assert (before["arm"], before["item_id"]) == (after["arm"], after["item_id"])
+        found = settled_loop(before["continuation_ids"], 96)
+        same = ["open_text", "choice_scores", "continuation_loop_start", "continuation_loop_period"]
+        if found is None or found.tokens == 96:
+            assert after["continuation_stopped"] is None
+            # Along base's answer nothing is said beyond where base was stopped.
+            same += ["continuation_ids", "continuation_text", "continuation_ended"]
+        else:
+            assert after["continuation_stopped"] == found.tokens
+            assert after["continuation_ids"] == before["continuation_ids"][: found.tokens]
+            assert after["continuation_ended"] is None
+            assert before["continuation_loop_start"] is not None
+            cut += 1
+        assert {name: before[name] for name in same} == {name: after[name] for name in same}
+        if before["continuation_divergence"] != after["continuation_divergence"]:
+            assert after["continuation_divergence"] is after["continuation_equal"] is None
+            assert before["continuation_divergence"] >= len(after["continuation_ids"])
+    assert 0 < cut < len(whole)
+    results = {name: read_results(tmp_path / name) for name in ("whole", "stopped")}
+    for arm in (f"checkpoint:{loops}", "null:batch=2"):
+        for measure in ("long/looped", "long/looped_more", "along/top", "along/kl", "along/demoted"):
+            one, other = (results[name].estimate(measure, arm) for name in results)
+            assert one is not None
+            assert other == pytest.approx(one) if measure == "along/kl" else other == one
+        for measure in ("long/unended", "long/unended_more", "long/equal", "long/same_layout"):
+            one, other = (results[name].estimate(measure, arm) for name in results)
+            assert one is not None
+            assert other is not None
+            assert other.low <= one.low <= one.high <= other.high
+    # Resumed from half a run, and asked again without the flag: the same, and another study.
+    (shard,) = [path for path in (tmp_path / "stopped").rglob("*.parquet") if path.name.startswith("null")]
+    shard.unlink()
+    assert run(stopping, tmp_path / "stopped").equals(stopped, null_equal=True)
+    with pytest.raises(RunError, match="stop_at_loops"):
+        run(study, tmp_path / "stopped")
+
+
+def test_a_run_of_a_version_without_the_setting_is_resumed(study: Study, tmp_path: Path) -> None:
+    whole = run(study, tmp_path / "run")
+    file = RunFolder(tmp_path / "run").study_file
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("stop_at_loops")]
+    assert len(kept) == len(lines) - 1
+    file.write_text("".join(kept), "utf-8")
+    assert run(study, tmp_path / "run").equals(whole, null_equal=True)

@@ -60,6 +60,26 @@ def test_bars_tell_the_same() -> None:
         assert word in shown, word
 
 
+def test_a_long_answer_is_told_in_tokens(tmp_path: Path) -> None:
+    lines: list[str] = []
+    console = Console(width=160, force_terminal=True, record=True)
+    with RichProgress(console) as bars:
+        for progress in (PlainProgress(lines.append, every=0), PlainProgress(lines.append), bars):
+            told = Several([progress, JsonLog(tmp_path)])
+            told.begin(Ahead(items=64, shards=2, cells=1))
+            told.stage("base: swahili 1–32", 32)
+            for _ in range(512):
+                told.tokens(3)
+        console.print(bars._bars)
+    assert "base: swahili 1–32, 3 tokens" in lines[1]
+    assert "base: swahili 1–32, 1,536 tokens" in lines[512]
+    assert "tokens/s: 0/32; whole run" in lines[512]
+    # Without a terminal a line is written every 30 seconds.
+    assert lines[513:] == ["base: swahili 1–32"]
+    assert "tokens/s" in console.export_text()
+    assert "tokens" not in (tmp_path / "log.jsonl").read_text()
+
+
 def test_several_are_told_the_same(tmp_path: Path) -> None:
     lines: list[str] = []
     work(Several([PlainProgress(lines.append), JsonLog(tmp_path)]))

@@ -109,7 +109,7 @@ class _LongAnswer(NamedTuple):
 
     text: str
     tokens: TokenIds
-    ended: bool | None
+    ended: bool
     forced: Followed | None
 
 
@@ -123,7 +123,7 @@ def _at_length(served: ServedModel, question: LongQuestion, prompt: str, tokeniz
     found = served.client.complete(prompt, temperature=0.0, max_tokens=question.limit, **plain)
     text, reason = found["text"], found.get("finish_reason")
     tokens = tuple(tokenizer(text, add_special_tokens=False).input_ids)
-    ended = None if reason is None else reason != "length"
+    ended = len(tokens) < question.limit if reason is None else reason != "length"
     if question.base is None:
         return _LongAnswer(text, tokens, ended, None)
     base = tokenizer.decode(question.base.tokens, skip_special_tokens=True)

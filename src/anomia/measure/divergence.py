@@ -46,10 +46,7 @@ def summarize_divergence(
     top = rate(top1_agreement, passages, level=level)
     if top is None:
         return None
-    estimate = student_mean(values, passages, level=level)
-    if estimate is not None:
-        # A divergence is never negative.
-        estimate = estimate._replace(low=max(0.0, estimate.low))
+    estimate = student_mean(values, passages, level=level, least=0.0)
     median, upper = (float(value) for value in np.quantile(values, [0.5, 0.9]))
     return DivergenceSummary(
         estimate,

@@ -33,6 +33,7 @@ from anomia.measure.ranks import mid_ranks
 from anomia.measure.rates import rate
 from anomia.measure.recognition import fate_index
 from anomia.measure.scope import Scope, Word, has_formats, scope_of
+from anomia.measure.scores import ScoreOutcome
 from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
 from anomia.measure.verdict_text import ByOptions, Control, Endings, Words, explain, long_only, without_choice
 from anomia.probes import CONTINUATION
@@ -45,7 +46,8 @@ class ScopeVerdict(NamedTuple):
 
     evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer picked
     among them counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
-    those options, None if the run lacks them. words: all of it in sentences.
+    those options, None if the run lacks them. words: all of it in sentences. score: of a task whose answers have scores
+    alone, what the drop of the score says about the margin; then `decision` has nothing to go by.
     """
 
     arm: str
@@ -58,6 +60,7 @@ class ScopeVerdict(NamedTuple):
     standard: Decision | None
     same_passage: Decision | None
     words: Words
+    score: ScoreOutcome | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -239,11 +242,11 @@ def _long_only(arm: str, pairs: pl.DataFrame, limits: Thresholds) -> Iterator[Sc
 
 
 def _own_endings(pairs: pl.DataFrame) -> Endings:
-    """How base's own long answers end."""
+    """How base's own long answers end. Those that were stopped at a loop neither ended nor reached the limit."""
     ended = pairs[f"{CONTINUATION}_ended"].drop_nulls()
-    return Endings(
-        len(ended), int((~ended).sum()), int(pairs[f"{CONTINUATION}_loop_start"].is_not_null().sum())
-    )
+    stopped = int(pairs[f"{CONTINUATION}_stopped"].is_not_null().sum())
+    looped = int(pairs[f"{CONTINUATION}_loop_start"].is_not_null().sum())
+    return Endings(len(ended) + stopped, int((~ended).sum()), looped)
 
 
 def _broken_at_length(pairs: pl.DataFrame, side: str) -> Bools:

@@ -1,4 +1,9 @@
-"""Figures of long answers: how they end, what the arm says along base's, and the damage by position in the answer."""
+"""Figures of long answers: how they end, what the arm says along base's, and the damage by position in the answer.
+
+Whether an answer ends in the end, and what it says on the whole, isn't known if it was stopped at a loop. Such figures
+are computed from the part that there is, with no end, and their intervals contain whatever the rest would have made of
+them. Loops, and what the arm says along base's answer up to where base repeats itself, are the same as without stopping.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from anomia.measure import measures
 from anomia.measure.accuracies import rates_of
 from anomia.measure.figures import DamageRow, Figure, Lookup
-from anomia.measure.frame import POOLED, Floats, both, floats, known, right, scopes
-from anomia.measure.measures import Measure
+from anomia.measure.frame import POOLED, Bools, Floats, floats, known, right, scopes
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import Estimate, rate, student_mean
 from anomia.probes import CONTINUATION
@@ -31,34 +36,49 @@ def long_figures(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     """How the free answers of one arm end, and whether they are right."""
     languages = set(rows["language"].unique())
 
-    def of(
-        measure: Measure, column: str, value: Callable[[pl.DataFrame], Floats] | None = None
-    ) -> Iterator[Figure]:
-        part = known(rows, [f"{CONTINUATION}_{column}"])
+    def of(name: str, part: pl.DataFrame, values: Floats, cut: Bools) -> Iterator[Figure]:
         if part.is_empty():
             return
-        values = floats(part, f"{CONTINUATION}_{column}") if value is None else value(part)
-        yield from rates_of(arm, measure, part, values, part["passage"].to_numpy(), languages=languages)
+        passages = part["passage"].to_numpy()
+        found = (
+            rates_of(arm, measures.long(name), part, case, passages, languages=languages)
+            for case in _cases(values, cut)
+        )
+        for figures in zip(*found, strict=True):
+            yield figures[0]._replace(estimate=_spanning([figure.estimate for figure in figures]))
 
-    yield from of(measures.long("unended"), "ended", lambda part: 1 - floats(part, f"{CONTINUATION}_ended"))
-    yield from of(measures.long("looped"), "ended", _looped)
-    yield from of(measures.long("correct"), "correct")
+    free = _answered(rows, [""])
+    yield from of("unended", free, _unended(free), _cut(free))
+    yield from of("looped", free, _looped(free), np.zeros(len(free), dtype=np.bool_))
+    graded = known(rows, [f"{CONTINUATION}_correct"])
+    yield from of("correct", graded, floats(graded, f"{CONTINUATION}_correct"), _cut(graded))
 
 
 def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """The free answers of an arm next to base's, and what the arm says along base's answers."""
-    free = known(pairs, both(f"{CONTINUATION}_ended"))
+    free = _answered(pairs, ["", "_arm"])
     passages = free["passage"].to_numpy()
+    cuts = [_cut(free, side) for side in ("", "_arm")]
+    ends, loops = ([of(free, side) for side in ("", "_arm")] for of in (_unended, _looped))
     for scope, mask in scopes(free):
-        for name, share in (("unended_more", _unended), ("looped_more", _looped)):
-            before, after = (share(free, side)[mask] for side in ("", "_arm"))
-            yield Figure(arm, measures.long(name), scope, paired_difference(after, before, passages[mask]))
+        ids = passages[mask]
+        more = _difference(ends[1][mask], cuts[1][mask], ends[0][mask], cuts[0][mask], ids)
+        yield Figure(arm, measures.long("unended_more"), scope, more)
+        more = paired_difference(loops[1][mask], loops[0][mask], ids)
+        yield Figure(arm, measures.long("looped_more"), scope, more)
     for name in ("equal", "same_final", "same_script", "same_language", "same_layout"):
-        part = known(pairs, [f"{CONTINUATION}_{name}_arm"])
+        column = f"{CONTINUATION}_{name}_arm"
+        # Two answers of which one was stopped before they differ are equal as far as they go.
+        part = (
+            pairs.filter(pl.col(column).is_not_null() | _same_so_far(pairs))
+            if name == "equal"
+            else known(pairs, [column])
+        )
+        values = part[column].fill_null(True).cast(pl.Float64).to_numpy()
+        cut = part[column].is_null().to_numpy() if name == "equal" else _cut(part) | _cut(part, "_arm")
         ids = part["passage"].to_numpy()
-        values = floats(part, f"{CONTINUATION}_{name}_arm")
         for scope, mask in scopes(part):
-            yield Figure(arm, measures.long(name), scope, rate(values[mask], ids[mask]))
+            yield Figure(arm, measures.long(name), scope, _share(values[mask], cut[mask], ids[mask]))
     yield from _along(arm, pairs)
 
 
@@ -85,30 +105,33 @@ def _along(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     part, kl = of("kl", lambda nats: float(np.mean(nats)))
     for scope, mask in scopes(part):
         yield Figure(
-            arm, measures.along("kl"), scope, student_mean(kl[mask], part["passage"].to_numpy()[mask])
+            arm,
+            measures.along("kl"),
+            scope,
+            student_mean(kl[mask], part["passage"].to_numpy()[mask], least=0.0),
         )
 
 
 def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
     """The damage in each stretch of the answers, up to the longest answer of either model."""
-    part = known(pairs, both(f"{CONTINUATION}_ended"))
+    part = _answered(pairs, ["", "_arm"])
     if part.is_empty():
         return
     part = part.with_columns(_before_copies(name) for name in ("ranks", "kl"))
     passages = part["passage"].to_numpy()
     ranks, kl, lengths = (part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids"))
     own = part[f"{CONTINUATION}_ids_arm"].list.len().to_numpy()
-    longest = max(int(own.max()), max(map(len, lengths)))
+    longest = max(int(own.max()), max(map(len, lengths)), _longest_cut(part, ""), _longest_cut(part, "_arm"))
     same = [
         len(ids) if at is None else at
         for ids, at in zip(lengths, part[f"{CONTINUATION}_divergence_arm"], strict=True)
     ]
-    equal = (
-        part[f"{CONTINUATION}_equal_arm"].to_numpy().astype(bool)
-        if part[f"{CONTINUATION}_equal_arm"].is_not_null().all()
-        else None
-    )
-    derails = _loop_starts(part, ""), _derails(part)
+    # Null as well where one was stopped before they differ.
+    alike = part[f"{CONTINUATION}_equal_arm"]
+    unknown = part.select(_same_so_far(part)).to_series().to_numpy()
+    equal = alike.fill_null(True).to_numpy() if (alike.is_not_null().to_numpy() | unknown).all() else None
+    loops = _loop_starts(part, "")
+    derails = _derails(part), _derails(part, arm=True), _derails(part, base=True)
     for scope, mask in scopes(part):
         here = np.flatnonzero(mask)
         for first, last in itertools.pairwise((0, *ENDS)):
@@ -117,11 +140,15 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
             reached = [n for n in here if ranks[n] is not None and len(ranks[n]) > first]
             pieces = [np.asarray(ranks[n][first:last]) for n in reached]
             ids = passages[reached]
-            told = all(kl[n] is not None for n in reached)
-            before, after = ((starts[here] < last).astype(np.float64) for starts in derails)
+            compared = all(kl[n] is not None for n in reached)
+            before = (loops[here] < last).astype(np.float64)
+            after = [(starts[here] < last).astype(np.float64) for starts in derails]
             followed = None
             if equal is not None:
-                followed = rate([bool(equal[n]) or same[n] >= last for n in here], passages[here])
+                told = np.array([same[n] >= last for n in here])
+                followed = _share(
+                    (told | equal[here]).astype(np.float64), unknown[here] & ~told, passages[here]
+                )
             top, demoted, lost = (rate([share(each) for each in pieces], ids) for share in _RANKS.values())
             yield DamageRow(
                 arm,
@@ -131,10 +158,12 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
                 top=top,
                 demoted=demoted,
                 lost=lost,
-                kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids) if told else None,
+                kl=student_mean([float(np.mean(kl[n][first:last])) for n in reached], ids, least=0.0)
+                if compared
+                else None,
                 followed=followed,
-                derailed=rate(after, passages[here]),
-                derailed_more=paired_difference(after, before, passages[here]),
+                derailed=_spanning([rate(case, passages[here]) for case in after]),
+                derailed_more=_spanning([paired_difference(case, before, passages[here]) for case in after]),
             )
 
 
@@ -212,20 +241,96 @@ def _before_copies(name: str) -> pl.Expr:
     )
 
 
+def _answered(rows: pl.DataFrame, sides: Sequence[str]) -> pl.DataFrame:
+    """The rows with a free answer of which it is known how it ends, or which was stopped at a loop."""
+    return rows.filter(
+        pl.all_horizontal(
+            pl.col(f"{CONTINUATION}_ended{side}").is_not_null() | pl.col(_stopped(side)).is_not_null()
+            for side in sides
+        )
+    )
+
+
+def _stopped(side: str) -> str:
+    return f"{CONTINUATION}_stopped{side}"
+
+
+def _cut(part: pl.DataFrame, side: str = "") -> Bools:
+    """Free answers that were stopped at a loop: [items]."""
+    return part[_stopped(side)].is_not_null().to_numpy()
+
+
+def _same_so_far(pairs: pl.DataFrame) -> pl.Expr:
+    """Whether the answers of base and arm are equal up to where one of them was stopped: [items]."""
+    stopped = pl.col(_stopped("")).is_not_null() | pl.col(_stopped("_arm")).is_not_null()
+    compared = pl.col(f"{CONTINUATION}_same_final_arm").is_not_null()
+    return stopped & compared & pl.col(f"{CONTINUATION}_equal_arm").is_null()
+
+
+def _longest_cut(part: pl.DataFrame, side: str) -> int:
+    """The length in tokens that the longest stopped answer might have reached; 0 if there is none.
+
+    An answer is stopped when its loop spans half of the tokens that it might have had.
+    """
+    spans = part[_stopped(side)] - part[f"{CONTINUATION}_loop_start{side}"]
+    longest = spans.max()
+    return 0 if longest is None else 2 * int(str(longest))
+
+
+def _cases(values: Floats, cut: Bools) -> list[Floats]:
+    """Values as far as answers go, and the least and most that the rest of cut answers can make of them: [items] each."""
+    if not cut.any():
+        return [values]
+    return [values, np.where(cut, 0.0, values), np.where(cut, 1.0, values)]
+
+
+def _spanning(cases: Sequence[Estimate | None]) -> Estimate | None:
+    """The first estimate, with an interval that contains those of all others."""
+    found = [case for case in cases if case is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    low, high = min(case.low for case in found), max(case.high for case in found)
+    return found[0]._replace(low=low, high=high)
+
+
+def _share(values: Floats, cut: Bools, passages: NDArray[np.intp]) -> Estimate | None:
+    """The mean of values from 0 to 1, of which those of cut answers aren't known."""
+    return _spanning([rate(case, passages) for case in _cases(values, cut)])
+
+
+def _difference(
+    after: Floats, cut_after: Bools, before: Floats, cut_before: Bools, passages: NDArray[np.intp]
+) -> Estimate | None:
+    """The paired difference after − before, of which values of cut answers aren't known."""
+    cases = [(after, before)]
+    if cut_after.any() or cut_before.any():
+        for most in (0.0, 1.0):
+            cases.append((np.where(cut_after, most, after), np.where(cut_before, 1 - most, before)))
+    return _spanning([paired_difference(one, other, passages) for one, other in cases])
+
+
 def _unended(part: pl.DataFrame, side: str = "") -> Floats:
-    return 1 - floats(part, f"{CONTINUATION}_ended{side}")
+    """Free answers that don't end; those that were stopped hadn't by then: [items]."""
+    return 1 - part[f"{CONTINUATION}_ended{side}"].fill_null(False).cast(pl.Float64).to_numpy()
 
 
 def _looped(part: pl.DataFrame, side: str = "") -> Floats:
     return part[f"{CONTINUATION}_loop_start{side}"].is_not_null().to_numpy().astype(np.float64)
 
 
-def _derails(part: pl.DataFrame) -> Floats:
-    """Where each free answer of the arm derails, [items]: it starts to loop, or base has ended and it never does."""
+def _derails(part: pl.DataFrame, *, arm: bool = False, base: bool = False) -> Floats:
+    """Where each free answer of the arm derails, [items]: it starts to loop, or base has ended and it never does.
+
+    arm, base: whether answers of theirs that were stopped at a loop would have ended; for base's, right there.
+    """
     loops = _loop_starts(part, "_arm")
-    runs_on = part[f"{CONTINUATION}_ended"].to_numpy() & ~part[f"{CONTINUATION}_ended_arm"].to_numpy()
+    base_ended, arm_ended = right(part, f"{CONTINUATION}_ended"), right(part, f"{CONTINUATION}_ended_arm")
+    if base:
+        base_ended = base_ended | _cut(part)
+    if arm:
+        arm_ended = arm_ended | _cut(part, "_arm")
     ends = part[f"{CONTINUATION}_ids"].list.len().cast(pl.Float64).to_numpy()
-    return np.minimum(loops, np.where(runs_on, ends, math.inf))
+    return np.minimum(loops, np.where(base_ended & ~arm_ended, ends, math.inf))
 
 
 def _loop_starts(part: pl.DataFrame, side: str) -> Floats:

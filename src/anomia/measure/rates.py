@@ -6,6 +6,7 @@ Sources: Wilson 1927; Dean and Pagano 2015 (Wilson on the effective sample size)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -174,11 +175,19 @@ def mean_rate(
 
 
 def student_mean(
-    values: ArrayLike, passages: ArrayLike | None = None, *, level: float = 0.95
+    values: ArrayLike,
+    passages: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+    least: float = -math.inf,
 ) -> Estimate | None:
     """The mean of any values with Student's interval over passages; None if there are fewer than two passages.
 
-    values: unbounded, such as log-probabilities or divergences: [items].
+    values: such as changes of log-probabilities, or divergences: [items]. least: the smallest value that there can be, 0
+    for a divergence. The interval ends there, which takes nothing from its coverage.
+
+    >>> round(student_mean([0.5, 0.1], least=0.0).high, 2), student_mean([0.5, 0.1], least=0.0).low
+    (2.84, 0.0)
     """
     numbers = np.asarray(values, dtype=np.float64)
     groups = cluster(passages, len(numbers))
@@ -189,6 +198,5 @@ def student_mean(
     error = (float(sums @ sums) * groups.count / (groups.count - 1)) ** 0.5 / len(numbers)
     half = student(groups.count - 1, level) * error
     checked = len(numbers) >= CHECKED_ITEMS
-    return Estimate(
-        mean, mean - half, mean + half, len(numbers), groups.count, "Student over passages", checked
-    )
+    low = max(least, mean - half)
+    return Estimate(mean, low, mean + half, len(numbers), groups.count, "Student over passages", checked)

@@ -82,6 +82,7 @@ class Ask:
 class Decoding:
     """How answers are generated; recorded in every run.
 
+    end_loops: end a greedy answer once it is settled to be a loop (`loops.LoopWatch`); its tokens stay as they are.
     Source: paper, Appendix B (32 new tokens, 5 beams, 10 nucleus samples with p = 0.9).
     """
 
@@ -94,6 +95,7 @@ class Decoding:
     sample_seeds: tuple[int, ...] = (42,)
     top_tokens: int = 256
     forced_top_tokens: int = 32
+    end_loops: bool = False
 
 
 class Placement(NamedTuple):
@@ -162,12 +164,14 @@ class Reply:
 
 OnSplit = Callable[[tuple[str, ...]], None]
 """Called with the item ids, in order, of a batch that didn't fit into memory and was halved."""
+OnTokens = Callable[[int], None]
+"""Called after each decode step with the number of answers that it extended by a token."""
 
 
 class Engine(Protocol):
     """Answers asks with a model, in batches of at most `batch_size` items.
 
-    Replies come in the order of the asks, as soon as their batch is finished.
+    Replies come in the order of the asks, as soon as their batch is finished. `on_tokens` reports the steps until then.
     """
 
     def __call__(
@@ -178,6 +182,7 @@ class Engine(Protocol):
         *,
         batch_size: int,
         on_split: OnSplit | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Iterator[Reply]:
         """Yields a reply for each ask; calls `on_split` when a batch has to be halved."""
         ...

@@ -10,19 +10,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from anomia.probe.ask import Ask, Decoding, Distribution, Engine, ForcedAnswer, OnSplit, Reply, TokenIds
+from anomia.loops import settled_loop
+from anomia.probe.ask import (
+    Ask,
+    Decoding,
+    Distribution,
+    Engine,
+    ForcedAnswer,
+    OnSplit,
+    OnTokens,
+    Reply,
+    TokenIds,
+)
 from anomia.probes import CONTINUATION
 
 
 class BaseAnswer(NamedTuple):
     """Base's long answer.
 
-    tokens: [T], without an end token. ended: it ended by itself. text: as graded. distributions: base's top tokens at
+    tokens: [T], without an end token. ended: it ended by itself; None if it was stopped at a loop, so that nobody knows
+    how it goes on. text: as graded. distributions: base's top tokens at
     each position along its own answer and after it, [T + 1].
     """
 
     tokens: TokenIds
-    ended: bool
+    ended: bool | None
     text: str
     distributions: tuple[Distribution, ...]
 
@@ -31,7 +43,7 @@ class BaseAnswer(NamedTuple):
 class LongQuestion:
     """A prompt to be answered at length.
 
-    limit: the most tokens to generate. base: base's answer, to take an arm along; None if its tokens mean other words.
+    limit: the most tokens to generate. end_loops: end the free answer once it is settled to be a loop. base: base's answer, to take an arm along; None if its tokens mean other words.
     own: the model is base, and is taken along its own answer.
     """
 
@@ -40,6 +52,14 @@ class LongQuestion:
     limit: int
     base: BaseAnswer | None = None
     own: bool = False
+    end_loops: bool = False
+
+    def is_stopped(self, answer: Sequence[int]) -> bool:
+        """Whether an engine's free answer was ended because it is settled to be a loop, before its limit."""
+        if not self.end_loops or len(answer) >= self.limit:
+            return False
+        settled = settled_loop(answer, self.limit)
+        return settled is not None and settled.tokens == len(answer)
 
     @property
     def ask(self) -> Ask:
@@ -56,17 +76,20 @@ def answer_at_length(
     *,
     batch_size: int,
     on_split: OnSplit | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> Iterator[Reply]:
     """Yields the reply to each question in order: the free answer as `greedy`, and `forced` along base's answer.
 
     Base is taken along its own answer in a second pass. Its answer was decoded step by step and is now read in one
     pass, so where rounding decides between two tokens, base itself ranks a token of its answer second.
     """
-    for limit, together in itertools.groupby(questions, key=lambda question: question.limit):
+    for (limit, end_loops), together in itertools.groupby(
+        questions, key=lambda each: (each.limit, each.end_loops)
+    ):
         group = list(together)
-        settings = replace(decoding, max_new_tokens=limit, sample_seeds=())
+        settings = replace(decoding, max_new_tokens=limit, sample_seeds=(), end_loops=end_loops)
         asks = [question.ask for question in group]
-        replies = engine(model, asks, settings, batch_size=batch_size, on_split=on_split)
+        replies = engine(model, asks, settings, batch_size=batch_size, on_split=on_split, on_tokens=on_tokens)
         if not any(question.own for question in group):
             yield from replies
             continue

@@ -15,7 +15,7 @@ class Said(NamedTuple):
 
     greedy: by probe. open_tokens: token ids of the open answer. beams: in descending order of score.
     samples: by seed, ordered by sample index. refused: a server's reason for refusing, by probe.
-    ended: whether a server says that the long answer ended; None where its length tells.
+    ended: whether a server's long answer ended; None where the answer's length tells.
     """
 
     greedy: Mapping[str, Stripped]

@@ -56,6 +56,7 @@ class PromptEncoding:
     positions: int | None = None
     max_new_tokens: int = 32
     continuation_tokens: int = 512
+    stop_at_loops: bool = False
     prompt_tokens: int = 512
     one_shot_tokens: int = 1024
     one_shot_characters: int = 500
@@ -207,7 +208,7 @@ def _long(
     """An item's prompt, to be answered with as many tokens as the study and the model's positions allow."""
     room = math.inf if form.positions is None else form.positions - len(prompt)
     limit = int(min(form.continuation_tokens, room))
-    return LongQuestion(item_id, prompt, limit, base, own) if limit > 0 else None
+    return LongQuestion(item_id, prompt, limit, base, own, form.stop_at_loops) if limit > 0 else None
 
 
 def _longest(ask: Ask, max_new_tokens: int) -> int:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anomia.loops import LoopWatch
 from anomia.probe import vocabulary
-from anomia.probe.ask import Decoding
+from anomia.probe.ask import Decoding, OnTokens
 from anomia.probe.attention import LeafGroup, LeafLayer, planned
 from anomia.probe.beams import BeamSearch, candidate_count
 from anomia.probe.cache import TreeCache
@@ -48,10 +49,14 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Path:
-    """A greedy answer or sample in progress; a sample draws from the stream of its step."""
+    """A greedy answer or sample in progress; a sample draws from the stream of its step.
+
+    watch: follows a greedy answer that ends once it is settled to be a loop.
+    """
 
     node: Node
     stream: Stream | None = None
+    watch: LoopWatch | None = None
     tokens: list[int] = field(default_factory=list)
 
 
@@ -152,6 +157,7 @@ def grow(
     decoding: Decoding,
     *,
     step: DecodeStep,
+    on_tokens: OnTokens | None = None,
 ) -> set[int]:
     """Grows every path and search to its end, in place. The first `layer` holds the L ends of the prompts.
 
@@ -165,13 +171,18 @@ def grow(
         paths = [path for path in paths if path.node.item not in broken]
         searches = [search for search in searches if search.nodes and search.nodes[0].item not in broken]
         leaves = _Leaves()
-        paths = [path for path in paths if _step(path, choices[path.node], leaves, decoding)]
+        lengths = sum(len(path.tokens) for path in paths)
+        going = [path for path in paths if _step(path, choices[path.node], leaves, decoding)]
+        extended = sum(len(path.tokens) for path in paths) - lengths
+        paths = going
         for search in searches:
             parents = search.beams.advance([choices[node].candidates for node in search.nodes])
             search.nodes = [
                 leaves.grown(search.nodes[parent], beam.tokens[-1])
                 for parent, beam in zip(parents, search.beams.running, strict=True)
             ]
+        if on_tokens is not None:
+            on_tokens(extended + sum(len(search.nodes) for search in searches))
         for node in layer.nodes:
             tree_state.release(node)
         if not leaves.nodes:
@@ -201,7 +212,7 @@ def _step(path: Path, choice: Choice, leaves: _Leaves, decoding: Decoding) -> bo
     if token in decoding.eos_token_ids:
         return False
     path.tokens.append(token)
-    if len(path.tokens) >= decoding.max_new_tokens:
+    if len(path.tokens) >= decoding.max_new_tokens or (path.watch is not None and path.watch.add(token)):
         return False
     path.node = leaves.grown(path.node, token)
     if path.stream is not None:

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from anomia.loops import LoopWatch, settled_loop
 from anomia.probe.ask import (
     Ask,
     Beam,
@@ -23,6 +24,7 @@ from anomia.probe.ask import (
     Followed,
     ForcedAnswer,
     OnSplit,
+    OnTokens,
     OptionSet,
     Placement,
     RankTarget,
@@ -39,6 +41,7 @@ def answer(
     *,
     batch_size: int,
     on_split: OnSplit | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> Iterator[Reply]:
     """Answers asks without a tree; an `Engine`. It never halves a batch, so it never calls `on_split`.
 
@@ -53,7 +56,9 @@ def answer(
             part = prompts[chunk : chunk + batch_size]
             for together in _generated_together(model, part):
                 for (n, name, _), tokens in zip(
-                    together, _greedy(model, [p for *_, p in together], decoding), strict=True
+                    together,
+                    _greedy(model, [p for *_, p in together], decoding, on_tokens),
+                    strict=True,
                 ):
                     greedy[n][name] = tokens
         for ask, generated in zip(batch, greedy, strict=True):
@@ -107,7 +112,9 @@ def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding
 
 
 @torch.inference_mode()
-def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list[TokenIds]:
+def _greedy(
+    model: Any, prompts: Sequence[TokenIds], decoding: Decoding, on_tokens: OnTokens | None = None
+) -> list[TokenIds]:
     length = max(len(prompt) for prompt in prompts)
     rows = [[_pad(decoding)] * (length - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -115,9 +122,42 @@ def _greedy(model: Any, prompts: Sequence[TokenIds], decoding: Decoding) -> list
         model,
         torch.tensor(rows, device=model.device),  # [B, S]
         attention_mask=torch.tensor(mask, device=model.device),
+        stopping_criteria=transformers.StoppingCriteriaList([_Steps(len(prompts), decoding, on_tokens)]),
         generation_config=_generation(decoding),
     )
-    return [_until_end(row[length:].tolist(), decoding) for row in output]
+    answers = [_until_end(row[length:].tolist(), decoding) for row in output]
+    return [_until_loop(answer, decoding) for answer in answers] if decoding.end_loops else answers
+
+
+def _until_loop(tokens: TokenIds, decoding: Decoding) -> TokenIds:
+    """An answer up to where it is settled to be a loop."""
+    settled = settled_loop(tokens, decoding.max_new_tokens)
+    return tokens if settled is None else tokens[: settled.tokens]
+
+
+class _Steps(transformers.StoppingCriteria):  # type: ignore[misc]
+    """Reports each step of `generate`, and ends a row once it is settled to be a loop, if that is asked for."""
+
+    def __init__(self, rows: int, decoding: Decoding, on_tokens: OnTokens | None) -> None:
+        self._ends = frozenset(decoding.eos_token_ids)
+        self._growing = [True] * rows
+        self._on_tokens = on_tokens
+        self._watches = (
+            [LoopWatch(decoding.max_new_tokens) for _ in range(rows)] if decoding.end_loops else []
+        )
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        # input_ids: [B, S], with the newest token at the end.
+        looping = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            self._growing[row] = self._growing[row] and token not in self._ends
+            if self._growing[row] and self._watches and self._watches[row].add(token):
+                looping[row] = True
+        if self._on_tokens is not None:
+            self._on_tokens(sum(self._growing))
+        for row in torch.nonzero(looping)[:, 0].tolist():
+            self._growing[row] = False
+        return looping
 
 
 def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]:

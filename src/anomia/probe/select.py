@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from anomia.errors import ModelError
 from anomia.probe import reference, tree
-from anomia.probe.ask import Ask, Decoding, Engine, OnSplit, Reply
+from anomia.probe.ask import Ask, Decoding, Engine, OnSplit, OnTokens, Reply
 from anomia.probe.prefill import read_positions
 from anomia.probe.selftest import tree_fault
 
@@ -112,9 +112,17 @@ def _limited(longest: int) -> Engine:
         *,
         batch_size: int,
         on_split: OnSplit | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Iterator[Reply]:
         for by_tree, run in itertools.groupby(asks, lambda ask: fits(ask, decoding)):
             engine: Engine = tree.answer if by_tree else reference.answer
-            yield from engine(model, list(run), decoding, batch_size=batch_size, on_split=on_split)
+            yield from engine(
+                model,
+                list(run),
+                decoding,
+                batch_size=batch_size,
+                on_split=on_split,
+                on_tokens=on_tokens,
+            )
 
     return answer

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from anomia.errors import ModelError
-from anomia.probe.ask import Ask, Decoding, OnSplit, Reply, TokenIds
+from anomia.loops import LoopWatch
+from anomia.probe.ask import Ask, Decoding, OnSplit, OnTokens, Reply, TokenIds
 from anomia.probe.attention import tree_attention_in
 from anomia.probe.beams import BeamSearch
 from anomia.probe.cache import Segment, TreeCache
@@ -37,6 +38,7 @@ def answer(
     *,
     batch_size: int,
     on_split: OnSplit | None = None,
+    on_tokens: OnTokens | None = None,
     static: bool | None = None,
 ) -> Iterator[Reply]:
     """Answers asks in batches of `batch_size` consecutive ones; see `Engine`.
@@ -51,7 +53,12 @@ def answer(
     """
     prefixes: dict[TokenIds, Segment] = {}
     fixed = Head(model).device.type == "cuda" if static is None else static
-    answer_batch = _answer_static if fixed else _answer_batch
+
+    def answer_batch(
+        model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
+    ) -> list[Reply]:
+        return _answer_batch(model, asks, decoding, prefixes, fixed, on_tokens)
+
     for first in range(0, len(asks), batch_size):
         batch = asks[first : first + batch_size]
         yield from _answer_halving(answer_batch, model, batch, decoding, prefixes, on_split)
@@ -100,20 +107,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _answer_static(
-    model: Any, asks: Sequence[Ask], decoding: Decoding, prefixes: dict[TokenIds, Segment]
-) -> list[Reply]:
-    return _answer_batch(model, asks, decoding, prefixes, static=True)
-
-
 @torch.inference_mode()
 def _answer_batch(
     model: Any,
     asks: Sequence[Ask],
     decoding: Decoding,
     prefixes: dict[TokenIds, Segment],
-    *,
-    static: bool = False,
+    static: bool,
+    on_tokens: OnTokens | None,
 ) -> list[Reply]:
     batch = lay_out(asks)
     if not batch.rows:
@@ -133,7 +134,7 @@ def _answer_batch(
         exact, inexact = place_targets(head, batch, asks, states, decoding)
         followed, unfollowed = follow(head, batch, asks, states, decoding)
         generated = [_starts(index, ask, batch, decoding) for index, ask in enumerate(asks)]
-        unfinished = _grow_all(head, batch, cache, states, generated, decoding, paths, steps)
+        unfinished = _grow_all(head, batch, cache, states, generated, decoding, paths, steps, on_tokens)
     broken |= inexact | unfollowed | unfinished
     return [
         Reply(
@@ -209,7 +210,10 @@ def _starts(index: int, ask: Ask, batch: TreeBatch, decoding: Decoding) -> _Star
             max_new_tokens=decoding.max_new_tokens,
         )
         search = BeamState(beams, [nodes[ask.beams]])
-    greedy = {name: Path(nodes[prompt]) for name, prompt in ask.greedy.items()}
+    greedy = {
+        name: Path(nodes[prompt], watch=LoopWatch(decoding.max_new_tokens) if decoding.end_loops else None)
+        for name, prompt in ask.greedy.items()
+    }
     return _Started(greedy, samples, search, nodes)
 
 
@@ -222,6 +226,7 @@ def _grow_all(
     decoding: Decoding,
     paths_by_row: Sequence[int],
     steps: StaticSteps | None,
+    on_tokens: OnTokens | None,
 ) -> set[int]:
     """Grows all answers to their ends from the prefill's states [reads, H].
 
@@ -254,4 +259,5 @@ def _grow_all(
         reaching = {path.node.row for path in paths if path.stream is not None}
         reaching |= {node.row for search in searches for node in search.nodes}
         steps.begin(tree_state, layer, wide=len(reaching), paths=paths_by_row)
-    return grow(head, tree_state, layer, paths, searches, decoding, step=steps.append if steps else append)
+    step = steps.append if steps else append
+    return grow(head, tree_state, layer, paths, searches, decoding, step=step, on_tokens=on_tokens)

@@ -1,6 +1,7 @@
 """Columns for long answers: a model's free answer, and what it says along base's.
 
-Positions count the tokens of an answer from 0. Base's own rows hold its top tokens at each position, from which the KL
+Positions count the tokens of an answer from 0. An answer that was stopped at a loop has no value for whether it ended,
+and values of its text are those of the text up to there. Base's own rows hold its top tokens at each position, from which the KL
 divergence of an arm is computed; an arm that is asked other token ids than base has only its free answer.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anomia.loops import Loop, final_loop
+from anomia.loops import Loop, loop_of
 from anomia.probe.ask import Followed
 from anomia.probe.continuation import BaseAnswer
 from anomia.probes import CONTINUATION
@@ -76,11 +77,35 @@ def _compared(value: Callable[[BaseAnswer, Sequence[int], str], Any]) -> Callabl
     return _free(of)
 
 
+def _apart(value: Callable[[int | None], Any]) -> Callable[[Replied], Any]:
+    """A value of where the arm's free answer leaves base's; null where one was stopped before they differ."""
+
+    def of(replied: Replied, tokens: Sequence[int], text: str) -> Any:
+        base = replied.base_answer
+        if base is None:
+            return None
+        place = _divergence(base, tokens)
+        shared = min(len(base.tokens), len(tokens))
+        open_ended = [base.tokens] * (base.ended is None) + [tokens] * bool(_stopped(replied, tokens, text))
+        if place in (None, shared) and any(len(each) == shared for each in open_ended):
+            return None
+        return value(place)
+
+    return _free(of)
+
+
 def _ended(replied: Replied, tokens: Sequence[int], _: str) -> bool | None:
     assert replied.encoded.long is not None
     if replied.said.ended is not None:
         return replied.said.ended
-    return len(tokens) < replied.encoded.long.limit
+    return None if _stopped(replied, tokens, "") else len(tokens) < replied.encoded.long.limit
+
+
+def _stopped(replied: Replied, tokens: Sequence[int], _: str) -> int | None:
+    """The number of tokens after which an answer was stopped at a loop; None if it is whole, as servers' answers are."""
+    assert replied.encoded.long is not None
+    whole = replied.said.ended is not None or not replied.encoded.long.is_stopped(tokens)
+    return None if whole else len(tokens)
 
 
 def _correct(replied: Replied, _: Sequence[int], text: str) -> bool | None:
@@ -89,16 +114,17 @@ def _correct(replied: Replied, _: Sequence[int], text: str) -> bool | None:
 
 
 def _loop(value: Callable[[Loop], int]) -> Callable[[Replied], Any]:
-    """A value of the loop that an answer ends in; null where there is none. An answer that ended has none."""
+    """A value of an answer's loop; null where there is none."""
 
     def of(replied: Replied, tokens: Sequence[int], text: str) -> int | None:
-        found = None if _ended(replied, tokens, text) else final_loop(tokens)
+        assert replied.encoded.long is not None
+        found = loop_of(tokens, limit=replied.encoded.long.limit, ended=_ended(replied, tokens, text))
         return None if found is None else value(found)
 
     return _free(of)
 
 
-def _divergence(base: BaseAnswer, tokens: Sequence[int], _: str) -> int | None:
+def _divergence(base: BaseAnswer, tokens: Sequence[int]) -> int | None:
     """The first position at which two answers differ, an end included; None if they are equal."""
     for place, (one, other) in enumerate(zip(base.tokens, tokens, strict=False)):
         if one != other:
@@ -128,12 +154,13 @@ LONG: Mapping[str, LongColumn] = {
     "ids": LongColumn(_INTS, _free(lambda _, tokens, __: list(tokens))),
     "pieces": LongColumn(pl.List(pl.String), _free(lambda replied, tokens, _: replied.decoded(tokens))),
     "ended": LongColumn(pl.Boolean, _free(_ended)),
+    "stopped": LongColumn(pl.Int32, _free(_stopped)),
     "loop_start": LongColumn(pl.Int32, _loop(lambda loop: loop.start)),
     "loop_period": LongColumn(pl.Int32, _loop(lambda loop: loop.period)),
     "script": LongColumn(pl.String, _free(lambda _, __, text: main_script(text))),
     "language": LongColumn(pl.String, _free(lambda _, __, text: main_language(text))),
     "layout": LongColumn(pl.String, _free(lambda _, __, text: layout(text))),
-    "equal": LongColumn(pl.Boolean, _compared(lambda base, tokens, _: tuple(tokens) == base.tokens)),
+    "equal": LongColumn(pl.Boolean, _apart(lambda place: place is None)),
     "same_final": LongColumn(
         pl.Boolean, _compared(lambda base, _, text: final_answer(text) == final_answer(base.text))
     ),
@@ -142,7 +169,7 @@ LONG: Mapping[str, LongColumn] = {
     ),
     "same_language": LongColumn(pl.Boolean, _compared(_same_language)),
     "same_layout": LongColumn(pl.Boolean, _compared(lambda base, _, text: layout(text) == layout(base.text))),
-    "divergence": LongColumn(pl.Int32, _compared(_divergence)),
+    "divergence": LongColumn(pl.Int32, _apart(lambda place: place)),
     "ranks": LongColumn(_INTS, _along(lambda found: [each.rank for each in found.placements])),
     "log_probs": LongColumn(_FLOATS, _along(lambda found: [each.log_prob for each in found.placements])),
     "margins": LongColumn(_FLOATS, _along(lambda found: [each.margin for each in found.placements])),

@@ -89,7 +89,6 @@ class Rows:
         known = {row[0] for row in found.fetchall()}
         at_length = {
             "continuation_text": "VARCHAR",
-            "continuation_ended": "BOOLEAN",
             "continuation_loop_start": "INTEGER",
         }
         missing = "".join(
@@ -232,7 +231,7 @@ SELECT
     coalesce(answer.gold_distinct_rank, answer.gold_rank, 0) AS rank,
     coalesce(base.gold_distinct_rank, base.gold_rank, 0) AS base_rank,
     {_FATE} AS fate,
-    coalesce(answer.open_loop, CASE WHEN answer.continuation_ended IS NOT NULL
+    coalesce(answer.open_loop, CASE WHEN answer.continuation_text IS NOT NULL
         THEN answer.continuation_loop_start IS NOT NULL END) AS loops,
     {_VERDICTS},
     lower(nfc_normalize(concat_ws(chr(10), answer.item_id, answer.question, answer.gold, answer.open_text, base.open_text,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from anomia.endpoint.ask import ServedModel, answer_items
 from anomia.errors import ModelError
 from anomia.models import LoadedModel
-from anomia.probe.ask import Decoding, OnSplit, Reply
+from anomia.probe.ask import Decoding, OnSplit, OnTokens, Reply
 from anomia.probe.continuation import answer_at_length, joined
 from anomia.probe.decode import Said, decode_reply
 from anomia.probe.encode import EncodedItem
@@ -52,6 +52,7 @@ class Answerer(Protocol):
         *,
         batch_size: int,
         on_split: OnSplit | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
         """Yields the reply to each item, in order.
 
@@ -60,6 +61,7 @@ class Answerer(Protocol):
             decoding: how to generate and sample; the end tokens are the model's own.
             batch_size: items per batch.
             on_split: called with the item ids of a batch that didn't fit into memory and was halved.
+            on_tokens: called with the number of tokens that a decode step yields; servers have no steps.
 
         Raises:
             ModelError: the model can no longer be asked.
@@ -106,6 +108,7 @@ class LocalModel:
         *,
         batch_size: int,
         on_split: OnSplit | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
         """See `Answerer`."""
         settings = replace(decoding, eos_token_ids=self.loaded.eos_token_ids)
@@ -116,6 +119,7 @@ class LocalModel:
             settings,
             batch_size=size,
             on_split=on_split,
+            on_tokens=on_tokens,
         )
         at_length = answer_at_length(
             self.engine.answer,
@@ -124,6 +128,7 @@ class LocalModel:
             settings,
             batch_size=size,
             on_split=on_split,
+            on_tokens=on_tokens,
         )
         try:
             for item in encoded:
@@ -170,6 +175,7 @@ class RemoteModel:
         *,
         batch_size: int,
         on_split: OnSplit | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> Iterator[tuple[Reply, Said]]:
         """See `Answerer`; the client decides how many requests run at a time."""
         return answer_items(self.served, encoded, self.tokenizer, decoding, chat=self.chat)

@@ -40,6 +40,9 @@ class JsonLog:
         """Counts items without logging."""
         self._count.items += items
 
+    def tokens(self, count: int) -> None:
+        """Not logged."""
+
     def finish(self, shard: FinishedShard) -> None:
         """Logs a finished shard, with rate and memory."""
         memory = {f"{name}_bytes": size for name, size in memory_bytes().items()}
@@ -96,6 +99,9 @@ class Tracker:
     def advance(self, *, items: int = 0) -> None:
         """Counts items without sending."""
         self._count.items += items
+
+    def tokens(self, count: int) -> None:
+        """Not sent."""
 
     def finish(self, shard: FinishedShard) -> None:
         """Sends items and shards done, rate and memory."""

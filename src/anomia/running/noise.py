@@ -70,7 +70,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
     def flips(asked: LocalModel, size: int, what: str) -> dict[str, Any]:
         progress.stage(f"{cell.label}noise floor: {count} items again {what}", count)
         by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
-        answers = asked.answer(encoded, decoding(study), batch_size=size)
+        answers = asked.answer(encoded, decoding(study), batch_size=size, on_tokens=progress.tokens)
         for (items, index), item, (reply, said) in zip(turns, encoded, answers, strict=True):
             again = record(item, reply, said, base.tokenizer, arm=BASE, dataset=items.dataset, index=index)
             before = first[items.language, item.item.question.id]

@@ -24,6 +24,8 @@ from rich.progress import Progress as Bars
 
 FEWEST_FOR_A_PACE = 4
 """Items needed for a forecast: the first ones of a run are slow, and a forecast from them is off by a factor."""
+REDRAW_SECONDS = 0.25
+"""How often a bar shows the tokens so far; a step may take a few milliseconds."""
 
 
 class Ahead(NamedTuple):
@@ -58,6 +60,9 @@ class Progress(Protocol):
     def advance(self, *, items: int = 0) -> None:
         """A step of the stage is done; `items` are added to the count of the whole run."""
 
+    def tokens(self, count: int) -> None:
+        """So many tokens were generated; a long answer takes hundreds of decode steps before its item is done."""
+
     def finish(self, shard: FinishedShard) -> None:
         """A shard is on disk."""
 
@@ -83,6 +88,8 @@ class RichProgress:
         self._whole: TaskID | None = None
         self._stage: TaskID | None = None
         self._count = Count()
+        self._tokens = Tokens("")
+        self._shown = 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -103,6 +110,7 @@ class RichProgress:
         if self._stage is not None:
             self._bars.remove_task(self._stage)
         self._stage = self._bars.add_task(text, total=max(1, total))
+        self._tokens = Tokens(text)
 
     def advance(self, *, items: int = 0) -> None:
         """Moves the stage's bar by one and the whole run's by `items`."""
@@ -111,6 +119,14 @@ class RichProgress:
         if self._whole is not None and items:
             self._count.add(items)
             self._bars.update(self._whole, advance=items, description=self._count.text())
+
+    def tokens(self, count: int) -> None:
+        """Counts the tokens, and shows them with their rate a few times per second."""
+        self._tokens.add(count)
+        now = time.monotonic()
+        if self._stage is not None and now - self._shown >= REDRAW_SECONDS:
+            self._shown = now
+            self._bars.update(self._stage, description=self._tokens.text())
 
     def finish(self, shard: FinishedShard) -> None:
         """Counts the shard."""
@@ -130,7 +146,7 @@ class PlainProgress:
         self._write = write or (lambda text: print(text, file=sys.stderr, flush=True))
         self._every = every
         self._steps = self._step = 0
-        self._text = ""
+        self._tokens = Tokens("")
         self._spoke = time.monotonic()
         self._count = Count()
 
@@ -148,18 +164,26 @@ class PlainProgress:
 
     def stage(self, text: str, total: int) -> None:
         """Writes the name of the stage."""
-        self._text, self._steps, self._step, self._spoke = text, total, 0, time.monotonic()
+        self._tokens, self._steps, self._step, self._spoke = Tokens(text), total, 0, time.monotonic()
         self._write(text)
 
     def advance(self, *, items: int = 0) -> None:
         """Counts the step, and writes a line every `every` seconds."""
         self._count.add(items)
         self._step += 1
+        self._speak()
+
+    def tokens(self, count: int) -> None:
+        """Counts the tokens, and writes a line every `every` seconds."""
+        self._tokens.add(count)
+        self._speak()
+
+    def _speak(self) -> None:
         now = time.monotonic()
         if now - self._spoke >= self._every:
             self._spoke = now
             whole = self._count.line() if self._count.known else memory_text()
-            self._write(f"{self._text}: {self._step}/{self._steps}; {whole}")
+            self._write(f"{self._tokens.text()}: {self._step}/{self._steps}; {whole}")
 
     def finish(self, shard: FinishedShard) -> None:
         """Counts the shard."""
@@ -191,6 +215,11 @@ class Several:
         for part in self._parts:
             part.advance(items=items)
 
+    def tokens(self, count: int) -> None:
+        """Tells all."""
+        for part in self._parts:
+            part.tokens(count)
+
     def finish(self, shard: FinishedShard) -> None:
         """Tells all."""
         for part in self._parts:
@@ -200,6 +229,26 @@ class Several:
         """Tells all."""
         for part in self._parts:
             part.say(text)
+
+
+class Tokens:
+    """The name of a stage, with the tokens that were generated in it and their rate."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._began = time.monotonic()
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Counts tokens."""
+        self._count += count
+
+    def text(self) -> str:
+        """The stage alone if nothing was generated in it."""
+        if not self._count:
+            return self._stage
+        rate = self._count / max(1e-9, time.monotonic() - self._began)
+        return f"{self._stage}, {self._count:,} tokens, {rate:,.1f} tokens/s"
 
 
 class Count:

@@ -58,6 +58,7 @@ def measure_shard(
         decoding(cell.study),
         batch_size=int(run.provenance["batch_size"]),
         on_split=halved.append,
+        on_tokens=progress.tokens,
     )
     for offset, (reply, said) in zip(order, answers, strict=True):
         rows[offset] = record(

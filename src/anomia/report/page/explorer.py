@@ -153,9 +153,9 @@ def graded(records: pl.DataFrame) -> pl.DataFrame:
     texts = [name for name in ("open_text", f"{CONTINUATION}_text") if name in records.columns]
     said = pl.coalesce(texts).fill_null("").str.strip_chars().str.replace_all(r"\s*\n\s*", " ⏎ ")
     looped = [pl.col("open_loop")]
-    if f"{CONTINUATION}_ended" in records.columns:
+    if f"{CONTINUATION}_text" in records.columns:
         # An item that was not asked openly may be a prompt.
-        answered = pl.col(f"{CONTINUATION}_ended").is_not_null()
+        answered = pl.col(f"{CONTINUATION}_text").is_not_null()
         looped.append(pl.when(answered).then(pl.col(f"{CONTINUATION}_loop_start").is_not_null()))
     loop = pl.coalesce(looped).fill_null(False).cast(pl.Int8).cast(pl.String)
     return with_fates(records).with_columns(*verdicts, rank=rank, loop=loop, said=said.str.slice(0, LINE))
@@ -182,7 +182,7 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
         frame = graded(records)
         told |= any(
             name in records.columns and records[name].null_count() < len(records)
-            for name in ("open_loop", f"{CONTINUATION}_ended")
+            for name in ("open_loop", f"{CONTINUATION}_text")
         )
         base = frame.filter(pl.col("arm") == "base").sort("dataset", "language", "index")
         numbers: dict[tuple[str, str, str], int] = {}
@@ -283,12 +283,13 @@ def _long(row: Mapping[str, Any]) -> dict[str, Any]:
     """A long answer as pieces of text, one per token, and the ranks of base's tokens in this model."""
     of = {
         name: row.get(f"{CONTINUATION}_{name}")
-        for name in ("pieces", "correct", "ended", "loop_start", "divergence", "ranks")
+        for name in ("pieces", "correct", "ended", "stopped", "loop_start", "divergence", "ranks")
     }
     return {
         "pieces": of["pieces"],
         "right": of["correct"],
         "ended": of["ended"],
+        "stopped": of["stopped"] is not None,
         "loop": of["loop_start"],
         "differs": of["divergence"],
         "ranks": of["ranks"],
@@ -300,6 +301,8 @@ def long_ending(row: Mapping[str, Any]) -> str:
     words = [f"{len(row[f'{CONTINUATION}_ids'])} tokens"]
     if row[f"{CONTINUATION}_loop_start"] is not None:
         words.append(f"loops from token {row[f'{CONTINUATION}_loop_start']}")
+        if row.get(f"{CONTINUATION}_stopped") is not None:
+            words.append("stopped there")
     elif not row[f"{CONTINUATION}_ended"]:
         words.append("does not end")
     return ", ".join(words)

@@ -59,6 +59,7 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
         if "max_new_tokens" in study and results.has_formats
         else "",
         f"long answers: greedy, at most {counted(study['continuation_tokens'], 'token')}"
+        + (", stopped at loops" if study.get("stop_at_loops") else "")
         if at_length
         else "",
         counted(study["num_beams"], "beam") if "num_beams" in study and asked(results, "beams") else "",

@@ -64,7 +64,7 @@ function longText(pieces, language, mark) {
 }
 
 function longEnd(found) {
-  const parts = [`${found.pieces.length} tokens`, found.ended ? "ended" : "no end within the limit"];
+  const parts = [`${found.pieces.length} tokens`, found.stopped ? "stopped at a loop" : found.ended ? "ended" : "no end within the limit"];
   return [parts.join(", "), found.loop !== null && h("span", { class: "flag" }, `loops from token ${found.loop}`)];
 }
 
@@ -82,7 +82,7 @@ function longView(names, base, arm, language) {
   const equal = differs === null || differs === undefined;
   return [h("h4", {}, "Long answer"), told && h("p", { class: "small" }, told),
     sides([who(names[0], typeof base.long.right === "boolean" && [grade(base.long.right), " "], longEnd(base.long)), h("div", { class: "box" }, longText(base.long.pieces, language, arm === base ? () => null : ranked))],
-      [who(names[1], typeof arm.long.right === "boolean" && [grade(arm.long.right), " "], longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? "The same as base's, token for token." : `It leaves base's answer at token ${differs}.`),
+      [who(names[1], typeof arm.long.right === "boolean" && [grade(arm.long.right), " "], longEnd(arm.long)), arm !== base && h("p", { class: "small" }, equal ? `The same as base's, token for token${arm.long.stopped || base.long.stopped ? ", as far as it goes" : ""}.` : `It leaves base's answer at token ${differs}.`),
         h("div", { class: "box" }, longText(arm.long.pieces, language, free))])];
 }
 
