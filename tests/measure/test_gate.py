@@ -357,3 +357,49 @@ def test_a_run_of_null_arms_alone_has_nothing_to_decide_on(tmp_path: Path) -> No
     records = study_records({"null:float32": Damage(seed=1)}, items=40)
     with pytest.raises(RunError, match="every arm of the run is base itself under harmless noise"):
         check_run(read_results(write_run(tmp_path / "r", records, ["null:float32"])), DEFAULTS)
+
+
+def scored_records(drops: dict[str, float], items: int = 150) -> pl.DataFrame:
+    """A task whose answers have scores alone: base has 0.6 ± 0.1 and the arm less, by language."""
+    records = study_records({WORSE: Damage()}, languages=tuple(drops), items=items)
+    noise = pl.int_range(pl.len()).mod(7).sub(3) / 60
+    before = 0.6 + (pl.col("index") % 5 - 2) / 20
+    drop = pl.col("language").replace_strict(drops, return_dtype=pl.Float64)
+    score = pl.when(pl.col("arm") == "base").then(before).otherwise(before - drop + noise)
+    return records.with_columns(open_score=score, open_correct=pl.lit(None, dtype=pl.Boolean))
+
+
+def test_the_drop_of_a_score_is_limited(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", scored_records({"english": 0.02, "thai": 0.12}), [WORSE])
+    results = read_results(folder)
+
+    def decided(limit: float, *, by_language: bool = False) -> dict[str, str]:
+        checks = check_run(results, read_limits(max_score_drop=limit), by_language=by_language).checks
+        assert {check.name for check in checks} == {"drop of the task's score"}
+        return {check.scope: check.result for check in checks}
+
+    pooled = next(row.drop for row in results.scores if row.scope == POOLED)
+    assert pooled is not None
+    assert pooled.value == pytest.approx(0.07, abs=0.003)
+    assert decided(0.09) == {POOLED: "pass"}
+    assert decided(0.05) == {POOLED: "fail"}
+    assert decided(pooled.value) == {POOLED: "inconclusive"}
+    assert decided(0.09, by_language=True) == {POOLED: "pass", "english": "pass", "thai": "fail"}
+    for limit, code in ((0.09, 0), (0.05, 1), (pooled.value, 3)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["gate", str(folder), "--max-score-drop", str(limit)])
+        assert int(stopped.value.code or 0) == code
+
+
+def test_a_score_that_is_not_there_is_untestable(run: Path, tmp_path: Path) -> None:
+    (check, *_) = check_run(read_results(run), read_limits(max_score_drop=0.05), arms=[SAME]).checks
+    assert (check.result, check.note) == (
+        "untestable",
+        "answers have no scores, or none in both; only some tasks have them",
+    )
+    # And a task that has scores alone says so where right answers are limited.
+    folder = write_run(tmp_path / "r", scored_records({"english": 0.02}), [WORSE])
+    checks = check_run(read_results(folder), read_limits()).checks
+    assert len(checks) == 4
+    assert {check.result for check in checks} == {"untestable"}
+    assert all("--max-score-drop" in check.note for check in checks)

@@ -68,6 +68,13 @@ def gate(
         float | None,
         typer.Option(help="Smallest share of long answers in base's language.", metavar="SHARE"),
     ] = None,
+    max_score_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest drop of a task's score (translation, summaries, …): base's mean minus the arm's, from 0 to 1.",
+            metavar="SHARE",
+        ),
+    ] = None,
     by_language: Annotated[
         bool, typer.Option("--by-language", help="Every language must pass, too.")
     ] = False,
@@ -102,6 +109,7 @@ def gate(
         max_more_loops=max_more_loops,
         min_same_format=min_same_format,
         min_same_language=min_same_language,
+        max_score_drop=max_score_drop,
     )
     cells = [cell for run in runs for cell in runs_of(run)]
     short = [cell.name for cell in cells]

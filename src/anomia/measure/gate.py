@@ -23,6 +23,7 @@ from anomia.measure.measures import Measure, accuracy, drop, gap, long, net_diss
 from anomia.measure.power import items_needed
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.measure.scores import SCORE
 from anomia.measure.verdict_text import SWAPPED, graded_otherwise
 from anomia.probes import FORMATS
 
@@ -30,8 +31,13 @@ _ONLY_LONG = (
     "only long answers were asked; give limits on them: "
     "--max-more-unended, --max-more-loops, --min-same-format, --min-same-language"
 )
+_SCORES_ALONE = (
+    "answers to this task have scores and are not right or wrong; limit them with --max-score-drop"
+)
+_NO_SCORE = "answers have no scores, or none in both; only some tasks have them"
 _NO_LONG = "there are no long answers to compare; ask the probe continuation"
 NET, SHOWN, LOSS = "net dissociation", "open loss, if shown", "open loss"
+SCORE_DROP = "drop of the task's score"
 GateResult = Literal["pass", "fail", "inconclusive", "untestable"]
 # Exit codes of `anomia gate`; 2 means unusable input.
 EXIT_CODES: dict[GateResult, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "untestable": 3}
@@ -49,6 +55,7 @@ class Limits:
     alone, it is a limit on the drop itself.
     max_more_unended, max_more_loops: of long answers, the share that reaches the token limit or loops, minus base's.
     min_same_format, min_same_language: the share of long answers in base's format and language.
+    max_score_drop: base's mean score of a task − the arm's, paired by item; scores go from 0 to 1.
     """
 
     max_dissociation: float | None = None
@@ -59,6 +66,7 @@ class Limits:
     max_more_loops: float | None = None
     min_same_format: float | None = None
     min_same_language: float | None = None
+    max_score_drop: float | None = None
 
 
 # The limits on long answers: the figure's measure, its name, and on which side of the limit it must stay.
@@ -79,14 +87,14 @@ def read_limits(
     max_gap: float | None = None,
     min_open_retained: float | None = None,
     max_shown_loss: float | None = None,
-    **of_long: float | None,
+    **others: float | None,
 ) -> Limits:
-    """The given limits, or all defaults if none is given. of_long: limits on long answers, which have no defaults.
+    """The given limits, or all defaults if none is given. others: limits on long answers and scores, without defaults.
 
     Raises:
         StudyError: a limit is not a share.
     """
-    given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss, **of_long)
+    given = Limits(max_dissociation, max_gap, min_open_retained, max_shown_loss, **others)
     shares = (
         ("--max-dissociation", max_dissociation, 0.0),
         ("--max-gap", max_gap, -1.0),
@@ -94,7 +102,7 @@ def read_limits(
         ("--max-shown-loss", max_shown_loss, 0.0),
         *(
             (f"--{name.replace('_', '-')}", limit, -1.0 if name.startswith("max") else 0.0)
-            for name, limit in of_long.items()
+            for name, limit in others.items()
         ),
     )
     for name, value, least in shares:
@@ -259,22 +267,31 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
         if any(getattr(limits, name) is not None for name in of_formats):
             yield Check(arm, scope, "limits", None, "at most", None, "untestable", note=_ONLY_LONG)
         limits = replace(limits, **dict.fromkeys(of_formats))
+    scored = next(
+        (row for row in results.scores if (row.arm, row.part, row.scope) == (arm, SCORE, scope)), None
+    )
+    lacking = _SCORES_ALONE if scored is not None and not asked else ""
     if limits.max_dissociation is not None:
         found = _net_dissociation(results, figures, arm, scope)
-        yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items)
+        yield _check(arm, scope, NET, found, limits.max_dissociation, "at most", items, lacking=lacking)
     if limits.max_gap is not None:
         found = figures.get((arm, gap("choice"), scope))
-        yield _check(arm, scope, "gap", found, limits.max_gap, "at most", items)
+        yield _check(arm, scope, "gap", found, limits.max_gap, "at most", items, lacking=lacking)
     if limits.min_open_retained is not None:
         drop = figures.get((arm, normalized_drop("open"), scope))
         kept = drop and drop._replace(value=1 - drop.value, low=1 - drop.high, high=1 - drop.low)
-        yield _check(arm, scope, "open retained", kept, limits.min_open_retained, "at least", items)
+        yield _check(
+            arm, scope, "open retained", kept, limits.min_open_retained, "at least", items, lacking=lacking
+        )
     if limits.max_shown_loss is not None:
         found = figures.get((arm, normalized_drop("open"), scope))
         # Given alone, it is a limit like any other: in a small study, showing no loss proves nothing.
         alone = limits == Limits(max_shown_loss=limits.max_shown_loss)
         name = LOSS if alone else SHOWN
-        yield _check(arm, scope, name, found, limits.max_shown_loss, "at most", items)
+        yield _check(arm, scope, name, found, limits.max_shown_loss, "at most", items, lacking=lacking)
+    if limits.max_score_drop is not None:
+        fell, count = (None, items) if scored is None else (scored.drop, scored.n)
+        yield _check(arm, scope, SCORE_DROP, fell, limits.max_score_drop, "at most", count, lacking=_NO_SCORE)
     for field, (measure, name, limit_is) in LONG.items():
         limit = getattr(limits, field)
         if limit is not None:

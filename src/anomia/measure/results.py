@@ -27,7 +27,7 @@ from anomia.measure.packaging import PackagingRow, packaging
 from anomia.measure.rates import Estimate
 from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, has_formats, scope_of
-from anomia.measure.scores import ScoreRow, score_words, scores
+from anomia.measure.scores import SCORE, ScoreRow, score_words, scores
 from anomia.measure.verdict import Thresholds
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import upgrade
@@ -153,13 +153,16 @@ def read_results(
         records, vocabulary=provenance.get("vocabulary"), vocabularies=read_vocabularies(run)
     )
     scored = scores(records, _parts(study), margin=margins.score)
-    words = {} if records["open_correct"].is_not_null().any() else score_words(scored)
+    # Right and wrong answers have an outcome of their own.
+    alone = (
+        () if records["open_correct"].is_not_null().any() else [row for row in scored if row.part == SCORE]
+    )
     return Results(
         study=study,
         records=records,
         diagnosis=diagnosis,
         verdicts=[
-            _told(verdict, besides, diagnosis, words) for verdict in judge(records, thresholds=margins)
+            _told(verdict, besides, diagnosis, alone) for verdict in judge(records, thresholds=margins)
         ],
         thresholds=margins,
         frontier=frontier_rows(
@@ -224,16 +227,20 @@ def _told(
     verdict: ScopeVerdict,
     besides: Mapping[str, str],
     diagnosis: Diagnosis,
-    scored: Mapping[tuple[str, str], str],
+    scored: Sequence[ScoreRow],
 ) -> ScopeVerdict:
     """The verdict with what its long answers show and what besides the weights may have cost answers.
 
-    scored: of a task without right and wrong, what its scores say, by arm and scope.
+    scored: the scores of a task without right and wrong.
     """
     scope = POOLED if verdict.scope == OVERALL else verdict.scope
-    if instead := scored.get((verdict.arm, scope)):
-        words = verdict.words._replace(headline=instead, figures=(), remarks=(), reason="", others=())
-        verdict = verdict._replace(words=words, why="")
+    row = next((row for row in scored if (row.arm, row.scope) == (verdict.arm, scope)), None)
+    if row is not None and (instead := score_words(row)):
+        if verdict.outcome == "broken":
+            verdict = verdict._replace(words=verdict.words.with_note(instead))
+        else:
+            words = verdict.words._replace(headline=instead, figures=(), remarks=(), reason="", others=())
+            verdict = verdict._replace(words=words, why="", score=row.outcome)
     finding, told = long_words(verdict.arm, lookup(diagnosis.figures), diagnosis.damage, scope)
     words = verdict.words
     if finding:

@@ -8,7 +8,7 @@ Noninferiority", section 1.5 (the interval inclusion rule).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -64,20 +64,17 @@ def scores(records: pl.DataFrame, parts: Sequence[str], *, margin: float) -> lis
     ]
 
 
-def score_words(rows: Iterable[ScoreRow]) -> dict[tuple[str, str], str]:
-    """What is said instead of an outcome, by arm and scope, where answers are neither right nor wrong."""
-    return {
-        (row.arm, row.scope): (
-            "Answers to this task have scores and are not right or wrong, so there is no outcome. The score: "
-            f"{100 * row.base.value:.0f} in base, {100 * row.after.value:.0f} here; drop {100 * row.drop.value:.0f} "
-            f"({100 * row.drop.low:.0f} to {100 * row.drop.high:.0f}), {row.outcome} at a margin of "
-            f"{100 * row.margin:g} points."
-        )
-        .replace("-", "−")
-        .replace("non−", "non-")
-        for row in rows
-        if row.part == SCORE and row.base and row.after and row.drop
-    }
+def score_words(row: ScoreRow) -> str:
+    """What is said instead of an outcome where answers are neither right nor wrong; empty without a drop."""
+    if row.base is None or row.after is None or row.drop is None:
+        return ""
+    told = (
+        "Answers to this task have scores and are not right or wrong, so there is no outcome. The score: "
+        f"{100 * row.base.value:.0f} in base, {100 * row.after.value:.0f} here; drop {100 * row.drop.value:.0f} "
+        f"({100 * row.drop.low:.0f} to {100 * row.drop.high:.0f}), {row.outcome} at a margin of "
+        f"{100 * row.margin:g} points."
+    )
+    return told.replace("-", "−").replace("non−", "non-")
 
 
 def compared(estimate: Estimate | None, margin: float) -> ScoreOutcome:

@@ -27,7 +27,7 @@ from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import compared
-from anomia.report.verdict_words import outcomes_of
+from anomia.report.verdict_words import decided, outcomes_of
 
 # Properties of an item's own answer that may spoil the item.
 FLAGS = {
@@ -94,7 +94,7 @@ def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
     if overall.why and not overall.words.reason:
         lines += [Text(), Text(overall.why)]
     named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
-    title = _plain(f"{named}: {overall.decision.outcome}")
+    title = _plain(f"{named}: {decided(overall, brief=True)}")
     if not overall.decided_by:
         # Long answers alone have no options, so languages differ only in the figures of their table.
         return Titled(Group(*lines), title, padding=(1, 2))
@@ -128,7 +128,7 @@ def closing_view(results: Results) -> RenderableType:
     """What concerns all arms: comparisons of arms, sparsity, hygiene, and how to read intervals."""
     judged = candidates(results.arms)
     parts: list[RenderableType] = [
-        note(f"reference {verdict.arm}, base under harmless noise: {verdict.decision.outcome}")
+        note(f"reference {verdict.arm}, base under harmless noise: {decided(verdict, brief=True)}")
         for verdict in results.verdicts
         if verdict.scope == OVERALL and verdict.arm not in judged
     ]

@@ -20,10 +20,23 @@ def outcome(decision: Decision | None, evidence: Evidence | None = None) -> str:
     return decision.outcome
 
 
+def decided(verdict: ScopeVerdict, *, brief: bool = False) -> str:
+    """The outcome that was decided, or where answers have scores alone, what their drop says about the margin.
+
+    brief: without what is open or missing if nothing is decided.
+    """
+    if verdict.score is not None:
+        return f"score {verdict.score}"
+    return verdict.outcome if brief else outcome(verdict.decision, verdict.evidence)
+
+
 def outcomes_of(verdict: ScopeVerdict) -> tuple[str, str, str]:
     """The outcome that was decided, and those with standard and with same-passage options."""
+    if verdict.score is not None:
+        # Without right answers, no options can decide.
+        return decided(verdict), outcome(None), outcome(None)
     return (
-        outcome(verdict.decision, verdict.evidence),
+        decided(verdict),
         outcome(verdict.standard),
         outcome(verdict.same_passage),
     )

@@ -18,6 +18,7 @@ from anomia.measure.outcomes import OUTCOMES
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.measure.scope import LABELS
+from anomia.measure.scores import ScoreOutcome
 from anomia.probes import FORMATS, short
 from anomia.report.naming import model_name, shortened
 from anomia.report.page.facts import command, facts
@@ -27,7 +28,7 @@ from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.terminal import stopping_text
-from anomia.report.verdict_words import outcome, outcomes_of
+from anomia.report.verdict_words import decided, outcomes_of
 
 # Maximum lengths, in characters, of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
@@ -40,6 +41,11 @@ NOISE_ADVICE = (
     "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here is noise; compare "
     "compressed models with it."
 )
+SCORE_ADVICE: Mapping[ScoreOutcome, str] = {
+    "non-inferior": "Its score holds within the margin on this task; nothing else was judged.",
+    "inferior": "Don't ship it for this task: its score falls by more than the margin.",
+    "inconclusive": "Not decided: ask more questions before shipping it on this evidence.",
+}
 
 
 def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -124,13 +130,14 @@ def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
     overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
     return {
         "outcome": overall.decision.outcome,
+        "label": decided(overall, brief=True),
         "word": overall.word,
         "headline": overall.words.headline,
         "rest": _sentences(overall.words._replace(headline="", reason="").text),
         "advice": _advice(overall),
         "why": _sentences(overall.why),
-        "standard": outcome(overall.standard),
-        "same_passage": outcome(overall.same_passage),
+        "standard": outcomes_of(overall)[1],
+        "same_passage": outcomes_of(overall)[2],
         "languages": [
             [shortened(verdict.scope, LONGEST_NAME), *outcomes_of(verdict)]
             for verdict in mine
@@ -152,6 +159,8 @@ def _advice(verdict: ScopeVerdict) -> str:
     """What to do, in one sentence."""
     if is_null(verdict.arm):
         return NOISE_ADVICE
+    if verdict.score is not None:
+        return SCORE_ADVICE[verdict.score]
     outcome = verdict.decision.outcome
     return (
         OPEN_FELL
@@ -164,7 +173,7 @@ def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
     """The null arms of a run that also has others: the effect of noise alone."""
     if candidates(results.arms) == list(results.arms):
         return []
-    outcomes = {v.arm: v.decision.outcome for v in results.verdicts if v.scope == OVERALL}
+    outcomes = {v.arm: decided(v, brief=True) for v in results.verdicts if v.scope == OVERALL}
     return [
         {
             "name": arm,

@@ -34,7 +34,7 @@ function verdictView(data, run, arm, openItems) {
     `See what it still picks among standard options but no longer answers (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));
   return h("article", { class: "verdict", "aria-label": `Verdict on ${shorten(arm.name)}` },
     h("div", {},
-      h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.outcome)),
+      h("p", { class: "arm" }, foreign(armLabel(data, run, arm.name)), h("span", { class: `outcome ${verdict.outcome}` }, verdict.label)),
       h("p", { class: "headline" }, visible(verdict.headline)),
       h("p", { class: "advice" }, visible(verdict.advice)),
       h("p", { class: "rest" }, visible(verdict.rest)), decidedView(verdict), unsaid, languages),
