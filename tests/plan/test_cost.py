@@ -125,6 +125,34 @@ def test_long_answers_add_their_tokens_and_memory(config_folder: Path) -> None:
     assert long.size.need.item > max(short.size.need.item, 2 * 399 * slot_bytes_of(GEMMA))
 
 
+def test_the_noise_floor_repeats_no_long_answers(config_folder: Path) -> None:
+    asked = {"languages": ["english"], "limit": 8, "continuation_tokens": 400, "noise_items": 8}
+    short, long = (
+        forecast(matrix_of(config_folder, **asked, probes=probes))[0].work
+        for probes in (["open", "choice"], ["open", "choice", "continuation"])
+    )
+    # Base and the arm are asked the same; base is asked again for the noise, and each is loaded and tried.
+    noise = [work["base"].steps - work["wanda:0.5"].steps for work in (short, long)]
+    assert noise[0] > 0
+    assert noise[1] == pytest.approx(noise[0])
+
+
+def test_a_task_is_counted_as_its_data_set_is(config_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def items(data: str, limit: int | None = None) -> tuple[int, bool]:
+        (cell,) = forecast(matrix_of(config_folder, data=data, limit=limit))
+        return cell.items, cell.work["base"].tokens > 0
+
+    def no_network(*_: Any, **__: Any) -> None:
+        raise AssertionError("a plan downloads no data")
+
+    monkeypatch.setattr("datasets.load_dataset", no_network)
+    # Of the shipped 18 one is the example of one-shot prompts.
+    assert items("math") == (17, True)
+    assert items("math:hub") == (1319, True)
+    assert items("math:hub", limit=200) == (200, True)
+    assert items("translation:hub:fr-en", limit=50) == (50, True)
+
+
 def slot_bytes_of(config: dict[str, Any]) -> int:
     return int(2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2)
 

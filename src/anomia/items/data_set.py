@@ -28,6 +28,7 @@ class DataSet:
     more_languages: whether codes outside `languages` are accepted too.
     folders: folders of local copies (SQuAD JSON, one file per language) inside a study's data folder.
     questions: number of questions by language, for plans. otherwise: the number for all other languages.
+    hub_rows: for plans, the rows of a task's `NAME:hub`; 0 if it isn't read from there.
     options: whether wrong options are drawn from other questions, brought by the data set, or either.
     parallel: whether translations of a question share its id, so that `anomia.measure.passages` can join passages.
     task: how its answers are graded, if a study names no other grader. wrong: makes the wrong options of a question that
@@ -52,6 +53,7 @@ class DataSet:
     folders: tuple[str, ...] = ()
     questions: Mapping[str, int] = field(default_factory=dict)
     otherwise: int = 1189
+    hub_rows: int = 0
     options: Literal["drawn", "brought", "either"] = "drawn"
     parallel: bool = False
     task: Task | None = None

@@ -133,7 +133,7 @@ def _rows(name: str, argument: str, hub: HubPlace | None) -> Iterator[TaskRow]:
         config = argument.partition(":")[2] or hub.config
         for number, row in enumerate(hub_rows(hub.repository, config, hub.split), start=1):
             place = f"{hub.repository}[{number - 1}]"
-            yield TaskRow(place, number, lowered(row, place), "english")
+            yield TaskRow(place, number, lowered(_without_filling(row), place), "english")
     else:
         yield from _of_file(as_path(argument))
 
@@ -153,7 +153,14 @@ def _of_file(path: Path) -> Iterator[TaskRow]:
         raise DataError(f"data: {path} is not a Parquet file: {error}") from None
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         place = f"{path}, row {number}"
-        yield TaskRow(place, number, lowered(row, place), language, path)
+        yield TaskRow(place, number, lowered(_without_filling(row), place), language, path)
+
+
+def _without_filling(value: Any) -> Any:
+    """A value of a table without the nulls that fill its objects: those of a column have the keys of all its rows."""
+    if isinstance(value, dict):
+        return {key: _without_filling(each) for key, each in value.items() if each is not None}
+    return [_without_filling(each) for each in value] if isinstance(value, list) else value
 
 
 def _of_json(content: bytes, name: str, language: str, path: Path | None) -> Iterator[TaskRow]:

@@ -47,7 +47,7 @@ DEMO_TOKENS = 6_000
 TRIAL_TOKENS = 16_000
 """Tokens through base for the engine's self-test after loading."""
 NOISE_SHARE = 0.35
-"""The share of an item's work that the noise floor repeats: open and choice questions alone."""
+"""The share of an item's work, without its long answer, that the noise floor repeats: open and choice questions."""
 RECORD_BYTES = 5_000
 """Bytes on disk per item and arm (measured: 3.1 to 4.6 kB)."""
 READ_BYTES = 1e9
@@ -151,7 +151,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
         loaded = _without_weights(study)
         sets, counts, real = item_sets_of(study)
         run = CellRun(cell.name, study, Path(cell.name), sets, None)
-        per_item, encoded = _per_item(run, loaded, counts)
+        per_item, short, encoded = _per_item(run, loaded, counts)
         size = _measured(study, loaded, need_of(loaded.model, encoded, decoding(study)))
         items = sum(counts.values())
         work = {}
@@ -164,7 +164,7 @@ def forecast(matrix: Matrix) -> list[CellForecast]:
                     work[arm.name] = work[arm.name].plus(_making(study, arm, len(languages)))
             if arm.name == BASE and study.probes != (CONTINUATION,):
                 noise = min(study.noise_items, items) * NOISE_SHARE / max(1, items)
-                more = Work(0, noise * per_item.tokens, noise * per_item.reads, noise * per_item.steps)
+                more = Work(0, noise * short.tokens, noise * short.reads, noise * short.steps)
                 work[arm.name] = work[arm.name].plus(more)
         found.append(CellForecast(cell.name, size, study, items, work, real and tokenizer_of(study)[1]))
     return found
@@ -195,9 +195,9 @@ def _operations(work: Work, size: ModelSize) -> float:
 
 def _per_item(
     cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]
-) -> tuple[Work, list[EncodedItem]]:
-    """The work of all items of a cell for one arm, extrapolated from sampled items, and those items."""
-    study, encoded, whole = cell.study, list[EncodedItem](), Work()
+) -> tuple[Work, Work, list[EncodedItem]]:
+    """The work of all items of a cell for one arm, extrapolated from sampled items; that without long answers; the items."""
+    study, encoded, whole, short = cell.study, list[EncodedItem](), Work(), Work()
     for items in cell.item_sets:
         count = counts[items.language]
         reached = min(count, study.oracle_limit)
@@ -211,13 +211,19 @@ def _per_item(
                 )
                 for n in spread
             ][:SAMPLED]
-            mean = [_asked(study, item.ask).plus(_at_length(item.long)) for item in chosen]
-            share = how_many / len(mean)
-            for work in mean:
-                whole = whole.plus(Work(0, share * work.tokens, share * work.reads, share * work.steps))
+            share = how_many / len(chosen)
+            for item in chosen:
+                asked = _scaled(_asked(study, item.ask), share)
+                short = short.plus(asked)
+                whole = whole.plus(asked).plus(_scaled(_at_length(item.long), share))
             encoded += chosen
         whole = whole.plus(Work(items=count))
-    return whole, encoded
+    return whole, short, encoded
+
+
+def _scaled(work: Work, share: float) -> Work:
+    """The work of so many items like this one, without their count."""
+    return Work(0, share * work.tokens, share * work.reads, share * work.steps)
 
 
 def _asked(study: Study, ask: Ask) -> Work:

@@ -13,7 +13,9 @@ import transformers
 
 from anomia.errors import AnomiaError
 from anomia.items import ItemSet, build_items, read_questions
-from anomia.items.sets import SETS
+from anomia.items.data_set import DataSet
+from anomia.items.sets import SETS, set_of
+from anomia.items.task_rows import HUB
 from anomia.models.chat import with_template
 from anomia.models.load import quiet_transformers
 from anomia.running.cells import where_read
@@ -69,9 +71,12 @@ def _tokenizer_here(name: str, revision: str | None) -> Any:
 def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
     """Items, their number by language, and whether they are the real ones.
 
-    Data sets on the hub are not downloaded: the shipped questions stand in for them, counted by their known numbers.
+    Data sets on the hub are not downloaded: shipped questions stand in for them, counted by their known numbers.
     """
     where = where_read(study)
+    source = set_of(where)
+    if source is not None and source.hub_rows and where.split(":")[1:2] == [HUB]:
+        return _task_on_the_hub(study, source)
     known = SETS.get(where)
     if known is None or not known.repository:
         questions = read_questions(where, study.languages)
@@ -87,6 +92,16 @@ def item_sets_of(study: Study) -> tuple[list[ItemSet], dict[str, int], bool]:
         name: min(study.limit or 10**9, known.questions.get(name, known.otherwise)) for name in languages
     }
     return [replace(built[stand_in], language=name) for name, stand_in in shown.items()], counts, False
+
+
+def _task_on_the_hub(study: Study, source: DataSet) -> tuple[list[ItemSet], dict[str, int], bool]:
+    """A task's shipped questions in place of those on the hub, counted by the number there."""
+    questions = read_questions(source.name)
+    shipped = build_items(questions, dataset=study.data, limit=16, seed=study.seed)
+    languages = study.languages or ("english",)
+    sets = [replace(shipped.get(name) or next(iter(shipped.values())), language=name) for name in languages]
+    count = min(study.limit or source.hub_rows, source.hub_rows)
+    return sets, dict.fromkeys(languages, count), False
 
 
 def config_of(study: Study, name: str) -> Any:

@@ -138,6 +138,7 @@ SET = DataSet(
     read=task_reader(
         "abstention", _read, HubPlace("rajpurkar/squad_v2", "squad_v2", "validation"), rows=_rows
     ),
+    hub_rows=11_873,
     path="optional",
     endings=SUFFIXES,
     holds="questions of which some can't be answered",

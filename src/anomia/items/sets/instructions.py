@@ -471,6 +471,7 @@ SET = DataSet(
     name="instructions",
     title="verifiable instructions (IFEval)",
     read=task_reader("instructions", _read, HubPlace("google/IFEval", None, "train")),
+    hub_rows=541,
     path="optional",
     endings=SUFFIXES,
     holds="instructions that a program can check",

@@ -19,9 +19,11 @@ from anomia.items.data_set import DataSet
 from anomia.items.edits import edited
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
+from anomia.items.sets.belebele import CODES
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, task_reader
 from anomia.text import seen_lines
 
+_FLORES_NAMES = {code.lower(): name for name, code in CODES.items()}
 _FLORES = re.compile(r"sentence_([a-z]{3}_[a-z]{4})")
 
 
@@ -86,7 +88,7 @@ def _pair(row: TaskRow) -> tuple[str, tuple[str, ...], str]:
     }
     if len(flores) == 2:
         (_, source), (target, reference) = flores.items()
-        return source, (reference,), target
+        return source, (reference,), _FLORES_NAMES.get(target, target)
     references = row.texts("reference", "references", "target", "tgt")
     if not references:
         row.text("reference", "target")
@@ -98,6 +100,7 @@ SET = DataSet(
     title="translations (WMT, FLORES+)",
     # WMT's pair de-en is read as German into English.
     read=task_reader("translation", _read, HubPlace("wmt/wmt14", "de-en", "test")),
+    hub_rows=3_003,
     path="optional",
     endings=SUFFIXES,
     holds="texts and their translations",
