@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from anomia import api
 from anomia.cli import main
 from anomia.errors import ModelError, StudyError
 from anomia.items.item import Item, Question
@@ -125,6 +126,38 @@ def test_from_a_file_to_figures_page_and_gate(
     capsys.readouterr()
     assert anomia(*command) == 2
     assert "different questions" in capsys.readouterr().err
+
+
+def test_prompts_through_the_api(model_folder: Path, prompts: Path, tmp_path: Path) -> None:
+    settings = {"continuation_tokens": 12, "dtype": "float32", "progress": False}
+    found = api.run(
+        base=str(model_folder),
+        arms=["magnitude:0.5"],
+        data=f"prompts:{prompts}",
+        out=tmp_path / "run",
+        **settings,
+    )
+    assert found.languages == ["english", "swahili"]
+    assert found.verdict.outcome == "unjudged"
+    assert "long answers" in found.verdict.text
+    rows = found.records
+    assert rows.filter(pl.col("arm") == "magnitude:0.5")["continuation_kl"].null_count() == 0
+    # Those of the command are the same.
+    assert anomia(*run(model_folder, prompts, tmp_path / "command")) == 0
+    by_command = RunFolder(tmp_path / "command").records()
+    names = [name for name in by_command.columns if name.startswith("continuation_")]
+    assert (
+        RunFolder(tmp_path / "run").records().select(names).equals(by_command.select(names), null_equal=True)
+    )
+    for measure in ("long/unended", "along/top", "along/kl"):
+        estimate = found.estimate(measure, "magnitude:0.5")
+        assert estimate is not None
+        assert estimate.low <= estimate.value <= estimate.high
+    assert api.open_run(tmp_path / "run").estimate("along/top", "magnitude:0.5") == found.estimate(
+        "along/top", "magnitude:0.5"
+    )
+    assert "magnitude" in found._repr_html_()
+    assert found.report(tmp_path / "page").is_file()
 
 
 def test_a_plan_counts_the_long_answers(model_folder: Path, prompts: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from anomia.matrix import read_matrix
@@ -101,3 +103,31 @@ def test_records_are_those_of_one_process(
     with on_ray(None, Size(1, 0), progress) as executor:
         run_matrix(matrix, tmp_path / "ray", progress=progress, measure=executor)
     assert ray.calls == calls
+
+
+def test_prompts_are_answered_on_workers_as_here(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"Tell me about {n}.", "language": "sw" if n % 2 else "en"} for n in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    matrix = read_matrix(
+        None,
+        {
+            "base": str(model_folder), "arms": ["magnitude:0.5", "null:batch=2"], "data": [f"prompts:{file}"],
+            "continuation_tokens": 24, "stop_at_loops": True, "dtype": "float32",
+        },
+    )  # fmt: skip
+    run_matrix(matrix, tmp_path / "here", progress=PlainProgress(lambda text: None))
+    monkeypatch.setitem(sys.modules, "ray", Ray(losses=(2,)))
+    progress = PlainProgress(lambda text: None)
+    with on_ray(None, Size(1, 0), progress) as executor:
+        outcomes = run_matrix(matrix, tmp_path / "ray", progress=progress, measure=executor)
+    assert not any(outcome.failed for outcome in outcomes)
+    (here,), (there,) = runs_of(tmp_path / "here"), runs_of(tmp_path / "ray")
+    records = RunFolder(here).records()
+    assert len(records) == 3 * 8
+    assert records["continuation_ids"].null_count() == 0
+    # Workers take an arm along base's answers, which they read from the run's folder.
+    assert records.filter(pl.col("arm") != "base")["continuation_kl"].null_count() == 0
+    assert records.equals(RunFolder(there).records(), null_equal=True)
