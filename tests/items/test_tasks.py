@@ -19,6 +19,7 @@ from anomia.items.sandbox import refuse_unsafe
 from anomia.items.sets import SETS
 from anomia.items.task_rows import WRONG_OPTIONS, is_wrong
 from anomia.measure.results import read_results, results_json
+from anomia.report.verdict_words import outcomes_of
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.folder import open_run
@@ -237,6 +238,18 @@ def test_scores_are_in_results_tables_and_page(
     (overall,) = (verdict for verdict in results.verdicts if verdict.scope == "overall")
     assert ("not right or wrong" in overall.words.text) != task.right_or_wrong
     assert task.right_or_wrong or "too weak" not in overall.words.text
+    # A language has the score's outcome where there is no other.
+    outcomes = {verdict.scope: outcomes_of(verdict)[0] for verdict in results.verdicts}
+    rows_of = {row["scope"]: row["outcome"] for row in rows if row["part"] == "score"}
+    if not task.right_or_wrong:
+        assert outcomes == {
+            "overall": f"score {rows_of['pooled']}",
+            **{name: f"score {rows_of[name]}" for name in results.languages},
+        }
+        assert "untestable" not in shown.output
+        assert f"score {rows_of['pooled']}" in (tmp_path / "out" / "index.html").read_text()
+    else:
+        assert not any(text.startswith("score") for text in outcomes.values())
     held = CliRunner().invoke(app, ["gate", str(folder)])
     assert held.exit_code in (0, 1, 3), held.output
     listed = CliRunner().invoke(app, ["items", str(folder)])

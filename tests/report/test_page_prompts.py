@@ -69,8 +69,8 @@ def test_an_item_has_both_answers_and_ranks(run: Path, report: Report, open_page
         mine = {row["arm"]: row for row in records.filter(pl.col("question") == prompt).iter_rows(named=True)}
         boxes = panel.locator(".output.long")
         assert boxes.count() == 2
-        assert boxes.nth(0).locator("span").count() == len(mine["base"]["continuation_ids"])
-        assert boxes.nth(1).locator("span").count() == len(mine[ARM]["continuation_ids"])
+        assert boxes.nth(0).locator("> span").count() == len(mine["base"]["continuation_ids"])
+        assert boxes.nth(1).locator("> span").count() == len(mine[ARM]["continuation_ids"])
         ranks = mine[ARM]["continuation_ranks"]
         assert boxes.nth(0).locator(".rank.demoted").count() == sum(1 < rank <= 10 for rank in ranks)
         assert boxes.nth(0).locator(".rank.lost").count() == sum(rank > 10 for rank in ranks)

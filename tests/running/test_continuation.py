@@ -20,6 +20,8 @@ from anomia.loops import settled_loop
 from anomia.measure.gate import check_run, read_limits
 from anomia.measure.long_answers import safe_tokens
 from anomia.measure.results import read_results
+from anomia.report.tables.arm_results import arm_results
+from anomia.report.tables.long_answers import long_answers
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
@@ -281,6 +283,12 @@ def test_stopping_at_loops_changes_no_answer_that_is_none(
             assert one is not None
             assert other is not None
             assert other.low <= one.low <= one.high <= other.high
+    # A reader is told.
+    notes = {
+        name: long_answers(arm_results(found, f"checkpoint:{loops}")).notes for name, found in results.items()
+    }
+    assert any("stopped at loops" in note for note in notes["stopped"])
+    assert not any("stopped at loops" in note for note in notes["whole"])
     # Resumed from half a run, and asked again without the flag: the same, and another study.
     (shard,) = [path for path in (tmp_path / "stopped").rglob("*.parquet") if path.name.startswith("null")]
     shard.unlink()

@@ -63,6 +63,12 @@ DAMAGE_FILE = Filed(
 )
 
 
+_STOPPED = (
+    "answers were stopped at loops and count as not ending; intervals contain that they might have ended, and what their "
+    "whole text might have been"
+)
+
+
 def long_answers(subject: ArmResults) -> Table:
     """How the free answers end, how far they are base's, and the ranks along base's answers."""
     shown = given((*FREE, *ALONG), subject.figures, subject.arm, subject.scopes)
@@ -74,6 +80,7 @@ def long_answers(subject: ArmResults) -> Table:
         return [n, *found, *values(shown, subject.figures, subject.arm, scope)]
 
     rows, rules = by_scope(subject.scopes if shown else [], cells)
+    stopped = subject.results.study.get("stop_at_loops")
     return Table(
         "long_answers",
         "Long answers: free ones (base → arm), and along base's (%)",
@@ -87,6 +94,7 @@ def long_answers(subject: ArmResults) -> Table:
         (
             "never end: they reach the limit of tokens; more: points above base's; rank and KL: of each token of base's "
             "answer, given the tokens before it",
+            *([_STOPPED] if stopped else []),
         )
         if rows
         else (),
