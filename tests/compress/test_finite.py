@@ -218,6 +218,27 @@ def test_inputs_whose_squares_are_zero_are_not_scored(
         assert not torch.equal((weight == 0).float().mean(dim=0), (weight == 0).float().mean(dim=0).round())
 
 
+@pytest.mark.parametrize("arm", ["magnitude:0.5", "int8", "wanda:0.5", "gptq:4,group=8", "shortgpt:0.34"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_that_overflow_after_finite_states_are_refused(arm: str, tied: bool, tmp_path: Path) -> None:
+    """The last norm's weights fit float16 and its states too; the head's products don't."""
+    model = save_model("llama", tmp_path / "in", tie_word_embeddings=tied)
+    model.model.norm.weight.data *= 4e4
+    model.save_pretrained(tmp_path / "in")
+    text = TextOptions(source=write_text(tmp_path / "text.txt"))
+    steps = parse_arm(arm).steps
+    with pytest.raises(RefusedError, match="its logits are NaN or infinite"):
+        compress_folder(
+            str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(text=text, dtype="float16")
+        )
+    assert not (tmp_path / "out").exists()
+    report = compress_folder(
+        str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(text=text, dtype="bfloat16")
+    )
+    assert report.streamed
+    assert not any("wasn't run" in warning for warning in report.compression.warnings)
+
+
 def test_a_gradient_of_zero_is_told_apart(make_model: Make, windows: Windows) -> None:
     """Inputs that are zero, outputs that nothing reads, and gradients too small for their squares in float32."""
     model = make_model()

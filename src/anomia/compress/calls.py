@@ -96,6 +96,33 @@ def record_calls(
     return entered[0], [calls.get(index, Call((), {}, skipped=True)) for index in range(last + 1)]
 
 
+@torch.no_grad()
+def finish_pass(
+    model: nn.Module, decoder: DecoderBlocks, input_ids: torch.Tensor, left: torch.Tensor
+) -> torch.Tensor:
+    """Return the logits, [B, S, V], of a pass in which the blocks leave the states `left`, [B, S, H].
+
+    Only the first block runs, to see in what form blocks return their states; what follows the blocks is the model's own
+    code. The weights of the other blocks aren't read.
+    """
+    form: list[Any] = []
+    last = len(decoder.modules) - 1
+
+    def replaced(index: int, block: nn.Module) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not form:
+                form.append(type(block).forward(block, *args, **kwargs))
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = left.to(hidden) if index == last else hidden
+            return hidden if torch.is_tensor(form[0]) else (hidden, *form[0][1:])
+
+        return forward
+
+    with _replaced_forwards(decoder, replaced):
+        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return logits
+
+
 def check_tokens(model: nn.Module, input_ids: torch.Tensor) -> None:
     """Refuse token ids without an embedding, and texts longer than a position embedding table. input_ids: [B, S].
 

@@ -174,8 +174,10 @@ def _all_steps(
         current = str(between)
         found = _examine_step(between)
     report, streamed, resumed = _one_step(current, found, out, steps[-1], options, state, progress)
-    if streamed and options.save_as == "dense" and not needs_calibration(steps[-1]):
-        report = _with_note(report, check_folder(out, out / UNFINISHED, device=torch.device(options.device)))
+    if streamed and options.save_as == "dense":
+        note = check_folder(out, out / UNFINISHED, device=torch.device(options.device))
+        # The calibration text has shown the states already.
+        report = report if needs_calibration(steps[-1]) else _with_note(report, note)
     size, before = files_bytes(str(out)), files_bytes(model)
     warnings = report.warnings
     if size and before and size > before and not streamed and found.files.gguf:

@@ -14,7 +14,7 @@ from torch import nn
 
 from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
-from anomia.compress.calls import Call
+from anomia.compress.calls import Call, finish_pass
 from anomia.compress.disk_states import DiskStates
 from anomia.compress.left_dense import dense_in_files
 from anomia.compress.matrices import all_matrices
@@ -137,6 +137,22 @@ class InFiles:
         if not dense:
             self.states = states
         return states, calls
+
+    def logits(self, ids: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [B, S, V], that follow from the states that leave the blocks, [B, S, H]. ids: [B, S]."""
+        head = self.model.get_output_embeddings()
+        names = [n for n in self.model.state_dict() if n not in self.outer and n in self.places]
+        inside = {name for block in self.names for name in block}
+        mine = {name: self.places[name] for name in names if name not in inside}
+        unsaved = {name: value for name, value in self.model.named_buffers() if not value.is_meta}
+        try:
+            for values in (unsaved, self._read(self.outer | mine), self._read(self.names[0])):
+                fill(self.model, values, device=self.device)
+            if head is not None and head.weight.is_meta:
+                head.weight = self.model.get_input_embeddings().weight
+            return finish_pass(self.model, self.decoder, ids.to(self.device), left.to(self.device))
+        finally:
+            empty(self.model)
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:

@@ -43,17 +43,25 @@ def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
     Returns a note if they can't be run one by one, else "".
 
     Raises:
-        RefusedError: the states that leave the last block are NaN or infinite.
+        RefusedError: the states that leave the last block, or the logits, are NaN or infinite.
     """
     blocks = InFiles(examine(str(folder)), folder, folder, scratch, dtype="auto", device=device)
     if not blocks.fits or blocks.note:
         return _not_tried(blocks.decoder.fault or blocks.note or "its blocks aren't stored one by one")
     try:
         with calibrating(blocks.model, device):
-            states = walked(blocks, _few_tokens(blocks.model))
+            ids = _few_tokens(blocks.model)
+            states = walked(blocks, ids)
     except CompressionError as error:
         return _not_tried(error)
     _refuse(states, f"the states that leave the blocks {blocks.decoder.name}")
+    try:
+        with calibrating(blocks.model, device):
+            logits = blocks.logits(ids, states)
+    # What follows the blocks may need more than their states.
+    except Exception as error:
+        return _not_tried(error)
+    _refuse(logits, "its logits")
     return ""
 
 
