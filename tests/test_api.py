@@ -175,7 +175,7 @@ def test_frames(run: anomia.Run) -> None:
         assert run.figures().equals(figures)
     items = run.items(arm=pruned, language="en")
     assert items.height == 6
-    assert items.filter(pl.col("base_said").is_null()).is_empty()
+    assert items.filter(pl.col("base_answer").is_null()).is_empty()
     assert run.items(fate="kept").height <= 12
 
 
@@ -205,11 +205,16 @@ def test_faults_name_the_remedy(run: anomia.Run, tmp_path: Path) -> None:
 
 
 def test_display_is_escaped(run: anomia.Run) -> None:
-    verdict = anomia.Verdict("<script>a</script>", "loss", "<i>text</i>", None, {"<b>": "loss"})
+    again = anomia.open_run(run.path)
+    found = again.results.overall("magnitude:0.5")
+    words = found.words._replace(headline="<i>text</i>")
+    verdict = anomia.Verdict(
+        found._replace(arm="<script>a</script>", words=words), (found._replace(scope="<b>"),)
+    )
     assert "<script>" not in verdict._repr_html_()
     assert "&lt;i&gt;" in verdict._repr_html_()
-    assert repr(verdict).startswith("<script>a</script>: loss. ")
-    again = anomia.open_run(run.path)
+    assert "<td>&lt;b&gt;</td>" in verdict._repr_html_()
+    assert repr(verdict).startswith(f"<script>a</script>: {found.outcome}. ")
     html = again._repr_html_()
     assert "magnitude:0.5" in html
     assert all(repr(v) in repr(again) for v in again.verdicts.values())

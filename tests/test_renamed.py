@@ -251,9 +251,11 @@ def test_files_that_a_run_wrote_are_read_without_a_note(tmp_path: Path) -> None:
 
 def test_differences_of_earlier_runs_are_of_the_kinds_of_today(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    rows = [{"what": "dtype", "kind": kind} for kind in ("told", "confounding")]
+    texts = {"what": "dtype", "base": "float32", "other": "bfloat16", "why": "it rounds"}
+    rows = [{**texts, "kind": kind} for kind in ("told", "confounding")]
     run.differences.of_arm("a").write({"arm": "a", "differences": rows})
-    assert [row["kind"] for row in read_differences(run)["a"]] == ["noted", "confounding"]
+    assert [row.kind for row in read_differences(run)["a"]] == ["noted", "confounding"]
+    assert {row.part for row in read_differences(run)["a"]} == {"model"}
     assert set(renamed.KINDS.values()) <= set(KINDS)
 
 

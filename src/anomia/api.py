@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
+    from anomia.measure.judge import ScopeVerdict
     from anomia.measure.rates import Estimate
     from anomia.measure.results import Results
     from anomia.running.progress import PlainProgress, RichProgress
-
-OVERALL = "overall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +53,45 @@ class ByArm(dict[str, "Verdict"]):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on one arm.
+    """The verdict on one arm, overall and in each language."""
 
-    outcome: a name in `anomia.measure.outcomes.OUTCOMES`: intact, illusion, loss, …
-    same_passage: the outcome with options from the same passage; None without such options.
-    text: both outcomes in words. by_language: the outcome per language.
-    """
+    overall: ScopeVerdict
+    languages: tuple[ScopeVerdict, ...]
 
-    arm: str
-    outcome: str
-    text: str
-    same_passage: str | None
-    by_language: Mapping[str, str]
+    @property
+    def arm(self) -> str:
+        """The arm's name."""
+        return self.overall.arm
+
+    @property
+    def outcome(self) -> str:
+        """A name in `anomia.measure.outcomes.OUTCOMES`: intact, illusion, loss, …"""
+        return self.overall.outcome
+
+    @property
+    def same_passage(self) -> str | None:
+        """The outcome with options from the same passage; None without such options."""
+        return self.overall.same_passage_outcome
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        return self.overall.text
+
+    @property
+    def by_language(self) -> dict[str, str]:
+        """The outcome in each language."""
+        return {verdict.scope: verdict.outcome for verdict in self.languages}
 
     def __repr__(self) -> str:
         return f"{self.arm}: {self.outcome}. {self.text}"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(language)}</td><td>{escape(outcome)}</td></tr>"
-            for language, outcome in self.by_language.items()
-        )
+        from anomia.report.render.html import html
+        from anomia.report.tables.verdicts import outcomes
+
         head = f"<b>{escape(self.arm)}: {escape(self.outcome)}</b><p>{escape(self.text)}</p>"
-        return f"<div>{head}<table>{rows}</table></div>"
+        return f"<div>{head}{html(outcomes([*self.languages, self.overall]))}</div>"
 
 
 class Run:
@@ -121,16 +136,8 @@ class Run:
         """
         found = ByArm()
         for arm in self.arms:
-            mine = {verdict.scope: verdict for verdict in self.results.verdicts if verdict.arm == arm}
-            overall = mine.pop(OVERALL)
-            beside = overall.same_passage
-            found[arm] = Verdict(
-                arm,
-                overall.decision.outcome,
-                overall.words.text,
-                None if beside is None else beside.outcome,
-                {language: verdict.decision.outcome for language, verdict in mine.items()},
-            )
+            *languages, overall = self.results.verdicts_of(arm)
+            found[arm] = Verdict(overall, tuple(languages))
         return found
 
     @property
@@ -246,7 +253,7 @@ class Run:
                 f"items: {self.path} has no language {wanted!r}; {nearest(wanted, self.languages)}"
             )
         base = records.filter(pl.col("arm") == "base").select(
-            *KEY, base_said=pl.col("open_text"), base_picked=pl.col("choice_pick")
+            *KEY, base_answer=pl.col("open_text"), base_picked=pl.col("choice_pick")
         )
         chosen = records.filter(
             pl.col("arm") != "base",
@@ -255,8 +262,8 @@ class Run:
             pl.lit(True) if wanted is None else pl.col("language") == wanted,
         )
         return chosen.join(base, on=KEY, how="left", maintain_order="left").select(
-            "arm", "language", "item_id", "fate", "question", "gold", "base_said", "base_picked",
-            said=pl.col("open_text"), picked=pl.col("choice_pick"),
+            "arm", "language", "item_id", "fate", "question", "gold", "base_answer", "base_picked",
+            answer=pl.col("open_text"), picked=pl.col("choice_pick"),
         )  # fmt: skip
 
     def chart(self, name: str) -> alt.TopLevelMixin:

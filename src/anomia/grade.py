@@ -267,15 +267,18 @@ def exact_match(output: str, answers: Sequence[str]) -> bool:
     An answer of several lines is also compared with the same number of first lines.
     """
     return any(
-        normalize(said) == normalize(answer) != ""
+        normalize(given_line) == normalize(answer) != ""
         for answer in answers
-        for said in first_lines(output, answer)
+        for given_line in first_lines(output, answer)
     )
 
 
 def best_f1(output: str, answers: Sequence[str]) -> float:
     """Token F1 of the first non-empty line with the closest answer; 0.5 or more is right. Lines as in `exact_match`."""
-    return max((f1(said, answer) for answer in answers for said in first_lines(output, answer)), default=0.0)
+    return max(
+        (f1(given_line, answer) for answer in answers for given_line in first_lines(output, answer)),
+        default=0.0,
+    )
 
 
 GRADERS: dict[str, Grader] = {

@@ -63,7 +63,7 @@ def read_matrix(path: Path | None, overrides: Mapping[str, Any]) -> Matrix:
     """
     place, settings = read_settings(path)
     values = {key: value for key, value in settings.items() if key not in WRITTEN} | renamed.settings(
-        overrides, told=True
+        overrides, with_notes=True
     )
     faults: list[str] = []
     if isinstance(values.get("arms"), list | tuple):

@@ -5,9 +5,10 @@ weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from anomia import renamed
+from anomia.models.difference import Difference
 from anomia.run_folder import RunFolder
 
 # The kind of a difference that changes answers without being compression.
@@ -41,16 +42,16 @@ def read_notes(run: RunFolder) -> dict[str, list[str]]:
     return found
 
 
-def write_differences(run: RunFolder, arm: str, differences: Sequence[Mapping[str, str]]) -> None:
+def write_differences(run: RunFolder, arm: str, differences: Sequence[Difference]) -> None:
     """Store the differences between base and an arm besides the weights."""
-    run.differences.of_arm(arm).write({"arm": arm, "differences": list(differences)})
+    run.differences.of_arm(arm).write({"arm": arm, "differences": [row._asdict() for row in differences]})
 
 
-def read_differences(run: RunFolder) -> dict[str, list[dict[str, str]]]:
-    """By compared arm, its differences from base besides the weights: what, kind, base, other, why."""
+def read_differences(run: RunFolder) -> dict[str, list[Difference]]:
+    """By compared arm, its differences from base besides the weights."""
     return {
         str(entry.get("arm")): [
-            {**row, "kind": renamed.KINDS.get(row["kind"], row["kind"])}
+            Difference(**{**row, "kind": renamed.KINDS.get(row["kind"], row["kind"])})
             for row in entry.get("differences", ())
         ]
         for entry in run.differences.all()
@@ -67,7 +68,7 @@ def _refusals(run: RunFolder) -> dict[str, str]:
             counts.setdefault(arm, Counter()).update(map(str, probes))
             reasons.setdefault(arm, str(next(iter(probes.values()), "")))
     return {
-        arm: f"left out, because the server refused to answer: {_listed(count)} ({reasons[arm]})"
+        arm: f"excluded, because the server refused to answer: {_listed(count)} ({reasons[arm]})"
         for arm, count in counts.items()
     }
 

@@ -76,13 +76,13 @@ def measure(name: str) -> str:
     return name
 
 
-def settings(values: Mapping[str, Any], *, told: bool = False) -> dict[str, Any]:
-    """The settings of a study in their order, whatever version wrote them. told: with a note about each old name.
+def settings(values: Mapping[str, Any], *, with_notes: bool = False) -> dict[str, Any]:
+    """The settings of a study in their order, whatever version wrote them. with_notes: with a note about each old name.
 
     Where both names are given the old one stays, and is refused as an unknown key.
     """
     names = {old: new for old, new in SETTINGS.items() if old in values and new not in values}
-    for old, new in names.items() if told else ():
+    for old, new in names.items() if with_notes else ():
         note(old, new)
     return {names.get(key, key): value for key, value in values.items()}
 

@@ -60,9 +60,9 @@ def strict(output: str, answers: Sequence[str]) -> bool:
     - Text from another "Question:" or "Context:" on is ignored: the model went on with a new prompt.
     - For an answer of five or more words, a first line with all its numbers and an F1 of at least 0.7 is enough.
     """
-    said = _before_next_prompt(visible(output))
-    entry = first_entry(said)
-    return any(_gives(said if _is_list(answer) else entry, answer) for answer in answers)
+    answer_text = _before_next_prompt(visible(output))
+    entry = first_entry(answer_text)
+    return any(_gives(answer_text if _is_list(answer) else entry, answer) for answer in answers)
 
 
 def first_entry(output: str) -> str:
@@ -143,10 +143,10 @@ def _are_thousands(groups: Sequence[str], marks: Sequence[str]) -> bool:
     )
 
 
-def _gives(said: str, answer: str) -> bool:
-    if any(_stands_in(_folded(answer, between), _folded(said, between)) for between in (" ", "")):
+def _gives(answer_text: str, answer: str) -> bool:
+    if any(_stands_in(_folded(answer, between), _folded(answer_text, between)) for between in (" ", "")):
         return True
-    return any(_is_long_and_near(line, answer) for line in first_lines(said, answer))
+    return any(_is_long_and_near(line, answer) for line in first_lines(answer_text, answer))
 
 
 def _is_long_and_near(line: str, answer: str) -> bool:

@@ -308,7 +308,7 @@ class Study(BaseModel):
     def _renamed(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given = _for_data_set(renamed.settings(values, told=True))
+        given = _for_data_set(renamed.settings(values, with_notes=True))
         only = only_probes(str(given.get("data", "")))
         if only and given.get("probes") is None:
             given = {**given, "probes": only}
@@ -448,7 +448,7 @@ def read_study(path: Path | None, overrides: Mapping[str, Any]) -> Study:
     place, values = read_settings(path)
     values.pop("provenance", None)
     try:
-        return Study.model_validate(values | renamed.settings(overrides, told=True))
+        return Study.model_validate(values | renamed.settings(overrides, with_notes=True))
     except ValidationError as error:
         raise StudyError(in_one_message(faults_of(error, Study.model_fields), place)) from None
 
@@ -494,7 +494,7 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Any]]:
     if not isinstance(loaded, dict):
         raise StudyError(f"study: {path} holds no settings; it needs lines such as 'base: MODEL'")
     values = {str(key): value for key, value in loaded.items()}
-    return str(path), renamed.settings(values, told=values.keys().isdisjoint(WRITTEN))
+    return str(path), renamed.settings(values, with_notes=values.keys().isdisjoint(WRITTEN))
 
 
 def write_study(study: Study, path: Path, provenance: Mapping[str, Any]) -> None:

@@ -301,11 +301,11 @@ def _reason(error: json.JSONDecodeError, one_line: bool) -> str:
     return error.msg
 
 
-def _table_reason(said: str) -> str:
-    if "unexpected end" in said:
+def _table_reason(complaint: str) -> str:
+    if "unexpected end" in complaint:
         return "a quote is opened and never closed; double every quote within a text"
-    if "expected after" in said:
+    if "expected after" in complaint:
         return "text after a closing quote; double every quote within a text"
-    if "new-line character" in said:
+    if "new-line character" in complaint:
         return "a \\r in the middle of a line; save the file with line endings \\n"
-    return said
+    return complaint

@@ -57,7 +57,7 @@ def test_overlapping_passages_are_removed_counted_and_replaced(tmp_path: Path) -
     text = read_calibration(TextOptions(source=source, samples=3, evaluation_passages=[evaluated]))
     assert text.texts == (texts[0], texts[2], texts[3])
     assert text.removed == 1
-    assert any("left out 1 passage that shares text" in warning for warning in text.warnings)
+    assert any("excluded 1 passage that shares text" in warning for warning in text.warnings)
     with pytest.raises(DataError, match="shares no text"):
         read_calibration(
             TextOptions(source=write_lines(tmp_path / "b.jsonl", [texts[1]]), evaluation_passages=[evaluated])
@@ -159,7 +159,7 @@ def test_rows_without_text_are_counted(tmp_path: Path) -> None:
     path.write_text('{"text": null}\n{"text": "one two"}\n{"text": "  "}\n', encoding="utf-8")
     read = read_calibration(TextOptions(source=f"file:{path}", samples=1))
     assert read.texts == ("one two",)
-    assert read.warnings == (f"calibration=file:{path}: left out 1 row that has no text",)
+    assert read.warnings == (f"calibration=file:{path}: excluded 1 row that has no text",)
     path.write_text('{"text": null}\n{"text": " "}\n', encoding="utf-8")
     with pytest.raises(DataError, match="has no passage with text in its 2 rows; give another source"):
         read_calibration(TextOptions(source=f"file:{path}"))

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -169,12 +173,40 @@ def _anomia(command: Command, rest: tuple[str, ...]) -> Treatment:
     return Treatment("run", rest, "run as it stands")
 
 
+ALL = [(command, treatment(command)) for page in PAGES for command in commands(page)]
+# Files of tests that run commands, so that several processes share the work.
+PARTS = 4
+Ran = dict[tuple[str, int, str], tuple[int, str]]
+
+
+def of(*kinds: str, pages: Collection[str] | None = None) -> Any:
+    """The commands of these kinds, of all pages or of some, as parameters of a test."""
+    chosen = [
+        (command, done)
+        for command, done in ALL
+        if done.kind in kinds and (pages is None or command.page in pages)
+    ]
+    names = [f"{command.page}:{command.line}" for command, _ in chosen]
+    return pytest.mark.parametrize(("command", "done"), chosen, ids=names)
+
+
+def pages_of(part: int) -> list[str]:
+    """The pages whose commands one part runs: dealt out in the order of how many commands they have."""
+    counts = Counter(command.page for command, done in ALL if done.kind == "run")
+    return [page for page, _ in counts.most_common()][part::PARTS]
+
+
+def check(command: Command, done: Treatment, ran: Ran) -> None:
+    """A command that was run succeeded; a gate may also fail, or not decide."""
+    code, said = ran[command.page, command.line, command.text]
+    allowed = (0, 1, 3) if done.words[0] == "gate" else (0,)
+    assert code in allowed, f"{command.text}: exit code {code}\n{said[-3000:]}"
+
+
 def main() -> None:
     """Prints every command and what is done with it."""
-    for page in PAGES:
-        for command in commands(page):
-            done = treatment(command)
-            print(f"{command.page}:{command.line}: {command.text}\n    {done.kind}: {done.why}")
+    for command, done in ALL:
+        print(f"{command.page}:{command.line}: {command.text}\n    {done.kind}: {done.why}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_every_probe_is_answered_as_by_the_loaded_model(tmp_path: Path) -> None:
     (arm,) = run.arms
     assert not run.failed
     # It makes as many tokens of every text; only where it ends isn't known.
-    assert [(row["what"], row["kind"]) for row in read_differences(RunFolder(run.path))[arm]] == [
+    assert [(row.what, row.kind) for row in read_differences(RunFolder(run.path))[arm]] == [
         ("end tokens", "noted")
     ]
     base, served = (run.records.filter(arm=name).sort("language", "index") for name in ("base", arm))

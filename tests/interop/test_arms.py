@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> list[Path]:
     return [file.rename(tmp_path / f"{n}.jsonl") for n, file in enumerate([*base, *arm])]
 
 
-def test_files_are_told_apart_by_what_is_in_them(files: list[Path]) -> None:
+def test_files_are_distinct_by_what_is_in_them(files: list[Path]) -> None:
     for order in ((0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3)):
         models = models_from("lm-eval", [files[n] for n in order], [], [])
         assert set(models["base"]) == {files[0], files[1]}

@@ -94,7 +94,7 @@ def test_items_that_no_option_answers_are_left_out_and_counted(
     )
     assert len(exported_docs(run, tmp_path / "some", "english")) == 3
     said = capsys.readouterr().out
-    assert "left out: 3 items whose gold answer is not an option or whose options are bare letters" in said
+    assert "excluded: 3 items whose gold answer is not an option or whose options are bare letters" in said
     with_items(run, options_standard=[letters] * 12)
     with pytest.raises(RunError, match=r"no items that can be asked as choice.*bare letters"):
         export_tasks(run, tmp_path / "none")

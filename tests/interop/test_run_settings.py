@@ -60,12 +60,12 @@ def test_what_changes_answers_stands_in_the_run_and_its_verdict(
     assert "arm: different add_bos_token: – in base, False here" in said
     assert "arm: also differs from base in dtype" in said
     assert "batch_size" not in said
-    rows = {row["what"]: row for row in read_differences(RunFolder(run))["arm"]}
-    assert {what: row["kind"] for what, row in rows.items()} == {
+    rows = {row.what: row for row in read_differences(RunFolder(run))["arm"]}
+    assert {what: row.kind for what, row in rows.items()} == {
         "add_bos_token": "confounding", "max_length": "confounding", "dtype": "noted", "pretrained": "harmless",
         "batch_size": "harmless",
     }  # fmt: skip
-    assert next(iter(rows.values()))["kind"] == "confounding"
+    assert next(iter(rows.values())).kind == "confounding"
     (besides,) = read_results(run).besides.values()
     assert "add_bos_token, max_length" in besides
     assert "dtype" not in besides

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from anomia.report.verdict_words import outcomes_of
 from typer.testing import CliRunner
 
 from anomia.cli.app import app
@@ -19,7 +20,6 @@ from anomia.items.sandbox import refuse_unsafe
 from anomia.items.sets import SETS
 from anomia.items.task_rows import WRONG_OPTIONS, is_wrong
 from anomia.measure.results import read_results, results_json
-from anomia.report.verdict_words import outcomes_of
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.folder import open_run

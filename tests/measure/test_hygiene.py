@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from anomia.measure.hygiene import RATES, hygiene, noise_floors
+from anomia.measure.hygiene import RATES, hygiene, sensitivities
 from anomia.measure.rates import rate
 from anomia.records import SCHEMA
 
@@ -52,14 +52,14 @@ def test_flips_are_shares_of_base_by_probe():
     assert arm.noise_open is None
 
 
-def test_the_noise_floor_of_all_languages_has_intervals():
+def test_batch_size_sensitivity_of_all_languages_has_intervals():
     flips = {"open": 2, "choice": 1, "open_text": 5}
     noise = {"items": 32, "batch_size": 4, "flips": flips, "languages": {}}
-    assert noise_floors(None) == []
-    (batch,) = noise_floors(noise)
+    assert sensitivities(None) == []
+    (batch,) = sensitivities(noise)
     assert batch.change == "batch size 4"
     assert batch.open == rate([1] * 2 + [0] * 30)
     assert batch.texts.value == pytest.approx(5 / 32)
     dtype = {"dtype": "float32", "items": 16, "flips": {"open": 3, "choice": 0}, "languages": {}}
-    other = noise_floors(noise | {"dtype": dtype})[1]
+    other = sensitivities(noise | {"dtype": dtype})[1]
     assert (other.change, other.open.value, other.choice.value, other.texts) == ("float32", 3 / 16, 0, None)

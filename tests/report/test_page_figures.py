@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import html
+import re
 from importlib import resources
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+import anomia.api
 from anomia.measure.figures import before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results, read_results
@@ -106,8 +109,21 @@ def test_a_page_of_noise_alone_says_so(results: Results) -> None:
     several = document([("r", results), ("n", alone)], [{}, {}])
     assert several["title"] == "What wanda:0.5 took from x"
     assert "null:float32 (base itself, under harmless noise): " in printed(
-        verdict_view(results.verdicts, "null:float32")
+        verdict_view(results, "null:float32")
     )
+
+
+def test_terminal_page_and_notebook_show_the_same_outcomes(results: Results) -> None:
+    *languages, overall = results.verdicts_of("wanda:0.5")
+    (table,) = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]["outcomes"]
+    assert [row[0] for row in table["rows"]] == ["english", "swahili", "overall"]
+    text = printed(verdict_view(results, "wanda:0.5"), width=200)
+    page = anomia.api.Verdict(overall, tuple(languages))._repr_html_()
+    for row in table["rows"]:
+        assert any([cell for cell in row if cell not in line] == [] for line in text.splitlines()), row
+        assert "".join(f"<t?>{html.escape(cell)}</t?>" for cell in row) in re.sub(
+            "(?<=<t)[hd]|(?<=</t)[hd]", "?", page
+        )
 
 
 def test_every_language_has_its_verdict_in_words(results: Results) -> None:

@@ -115,9 +115,7 @@ def test_a_language_in_which_one_format_alone_can_be_tested_has_its_line(tmp_pat
     assert statement.startswith("Only multiple choice could be tested: it ")
     assert statement.endswith(" This is not a clear change.")
     for width in (60, 110):
-        text = " ".join(
-            printed(verdict_view(found.verdicts, "wanda:0.5"), width=width).replace("│", " ").split()
-        )
+        text = " ".join(printed(verdict_view(found, "wanda:0.5"), width=width).replace("│", " ").split())
         assert f"swahili: {statement}" in text
         assert "english: " not in text
 

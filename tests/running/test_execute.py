@@ -262,7 +262,9 @@ def test_a_run_that_was_stopped_while_it_began_begins_again(study: Study, tmp_pa
     assert len(run(study, tmp_path / "run")) == 36
 
 
-def test_a_noise_floor_that_was_not_reached_is_measured_later(study: Study, tmp_path: Path) -> None:
+def test_a_batch_size_sensitivity_that_was_not_reached_is_measured_later(
+    study: Study, tmp_path: Path
+) -> None:
     run(study, tmp_path / "run")
     noise = tmp_path / "run" / "noise.json"
     before = noise.read_text()

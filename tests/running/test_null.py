@@ -1,4 +1,4 @@
-"""Null arms, the dtype that a run settles on, and a noise floor that asks what the study asks."""
+"""Null arms, the dtype that a run settles on, and a batch-size sensitivity that asks what the study asks."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_the_cost_of_float32_is_measured(half_folder: Path) -> None:
     assert precision.cost_of_float32(half) > 0
 
 
-def test_the_noise_floor_asks_what_the_study_asks(
+def test_batch_size_sensitivity_asks_what_the_study_asks(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, list[Any]] = {}

@@ -64,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def _notes_in_a_line() -> Iterator[None]:
     """Each note about an old name as one line, once, without the place in the code that Python puts before it."""
-    shown, told = warnings.showwarning, set[str]()
+    shown, already = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
         if not issubclass(category, RenamedWarning):
             shown(message, category, *rest)
-        elif str(message) not in told:
-            told.add(str(message))
+        elif str(message) not in already:
+            already.add(str(message))
             err_console.print(f"note: {message}", highlight=False, markup=False, soft_wrap=True)
 
     with warnings.catch_warnings():

@@ -60,14 +60,14 @@ def diff(
     )
     found = differences(mine, theirs, chat=chat)
     if as_json:
-        told = {
+        found_json = {
             "equal": not found,
             "worst": worst(found),
             "differences": [each._asdict() for each in found],
             "base": mine.as_json(),
             "compressed": theirs.as_json(),
         }
-        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(found_json, ensure_ascii=False, indent=2))
     else:
         same = note(f"no differences between {base} and {compressed}")
         out_console.print(view(table(base, compressed, found)) if found else same)

@@ -101,7 +101,7 @@ def import_(
         )
     left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
     if left_out:
-        lines.append(f"left out: {', '.join(left_out)}")
+        lines.append(f"excluded: {', '.join(left_out)}")
     if found.older:
         lines.append(f"older logs of the same tasks, not used: {', '.join(map(str, found.older))}")
     if found.unused:

@@ -118,7 +118,7 @@ def export(
         lines = [f"{len(found.names)} tasks in {file}; run them: {found.command}"]
         if found.left_out:
             lines.append(
-                f"left out: {found.left_out} items whose gold answer is not an option or whose options are bare letters"
+                f"excluded: {found.left_out} items whose gold answer is not an option or whose options are bare letters"
             )
         if found.graded_by != CONTAINMENT.grader:
             lines.append(

@@ -124,16 +124,16 @@ def execute(
         matrix = with_packaged(matrix)
     tracker = None if track is None else Tracker(track, out.name, describe(matrix))
     with progress_display() as progress, ExitStack() as held:
-        told = progress if tracker is None else Several([progress, tracker])
+        watched = progress if tracker is None else Several([progress, tracker])
         measure = None
         if ray is not None:
             from anomia.running.on_ray import on_ray, read_size
 
             size = None if ray_worker is None else read_size(ray_worker)
-            measure = held.enter_context(on_ray(None if ray == "local" else ray, size, told))
+            measure = held.enter_context(on_ray(None if ray == "local" else ray, size, watched))
         # Set after Ray starts, because Ray installs its own signal handler.
         held.enter_context(_stopped_like_ctrl_c())
-        outcomes = run_matrix(matrix, out, progress=told, reuse=reuse, measure=measure)
+        outcomes = run_matrix(matrix, out, progress=watched, reuse=reuse, measure=measure)
     found = []
     for run_folder in runs_of(out):
         results = read_results(run_folder, **reading)

@@ -26,7 +26,7 @@ class CalibrationText:
     """The chosen calibration passages.
 
     source: canonical name of the source. languages: one per passage, `""` if unknown.
-    asked: number of requested passages, `None` for all. removed: passages left out because they overlap evaluation
+    asked: number of requested passages, `None` for all. removed: passages excluded because they overlap evaluation
     passages. text_hash: SHA-256 over the passages in order.
     """
 
@@ -83,9 +83,9 @@ class Batch(NamedTuple):
 
 
 def read_calibration(text: TextOptions) -> CalibrationText:
-    """Choose the passages of a source, in its order, leaving out those that overlap evaluation passages.
+    """Choose the passages of a source, in its order, excluding those that overlap evaluation passages.
 
-    A passage that is left out is replaced by the source's next one. Raises `DataError` if nothing is left, `StudyError`
+    A passage that is excluded is replaced by the source's next one. Raises `DataError` if nothing is left, `StudyError`
     for an unknown source.
     """
     source = text.source
@@ -108,10 +108,10 @@ def read_calibration(text: TextOptions) -> CalibrationText:
         )
     if removed:
         share = counted(removed, "passage that shares", "passages that share")
-        warnings.append(f"calibration={source}: left out {share} text with evaluation")
+        warnings.append(f"calibration={source}: excluded {share} text with evaluation")
     if empty:
         rows = counted(empty, "row that has", "rows that have")
-        warnings.append(f"calibration={source}: left out {rows} no text")
+        warnings.append(f"calibration={source}: excluded {rows} no text")
     if repeated := len(passages) - len({passage.text for passage in passages}):
         again = counted(repeated, "passage repeats another one", "passages repeat others")
         warnings.append(f"calibration={source}: {again}; each counts")

@@ -159,8 +159,8 @@ def _check_scores(client: Client, abilities: Abilities) -> None:
     for text in _TEXTS:
         before = score(client, text, abilities, unclear_attempts=2)
         answer = client.complete(text, logprobs=1, unclear_attempts=2, **_GREEDY, **abilities.plain)
-        told = answer.get("logprobs")
-        chosen = told.get("token_logprobs") if isinstance(told, dict) else None
+        log_prob_fields = answer.get("logprobs")
+        chosen = log_prob_fields.get("token_logprobs") if isinstance(log_prob_fields, dict) else None
         after = score(client, text + answer["text"], abilities)
         whole = len(after.tokens) == len(before.tokens) + 1 and after.tokens[:-1] == before.tokens
         if not whole or not isinstance(chosen, list) or not chosen or not isinstance(chosen[0], float | int):
@@ -175,9 +175,9 @@ def _check_scores(client: Client, abilities: Abilities) -> None:
 
 
 def _from_echo(answer: dict[str, Any]) -> EchoedTokens:
-    told, usage = answer.get("logprobs"), answer["usage"]
-    told = told if isinstance(told, dict) else {}
-    tokens, log_probs = told.get("tokens"), told.get("token_logprobs")
+    log_prob_fields, usage = answer.get("logprobs"), answer["usage"]
+    log_prob_fields = log_prob_fields if isinstance(log_prob_fields, dict) else {}
+    tokens, log_probs = log_prob_fields.get("tokens"), log_prob_fields.get("token_logprobs")
     generated = usage.get("completion_tokens")
     if isinstance(tokens, list) and isinstance(log_probs, list) and len(tokens) == len(log_probs):
         # Generated tokens follow the prompt. Count from the end, because some servers leave out the BOS.
@@ -192,16 +192,16 @@ def _from_echo(answer: dict[str, Any]) -> EchoedTokens:
     raise UntoldError("endpoint: the server returns no log-probabilities of prompt tokens")
 
 
-def _from_prompt_logprobs(told: Any) -> EchoedTokens:
+def _from_prompt_logprobs(log_prob_fields: Any) -> EchoedTokens:
     """Read vLLM's `prompt_logprobs=1`: each position has the prompt's token and, if different, the most likely one."""
     tokens: list[str] = [""]
     log_probs: list[float | None] = [None]
     ranks: list[int | None] = [None]
     margins: list[float | None] = [None]
     try:
-        if len(told) < 2:
+        if len(log_prob_fields) < 2:
             raise ValueError
-        for place in told[1:]:
+        for place in log_prob_fields[1:]:
             known = {str(token): (int(of["rank"]), float(of["logprob"])) for token, of in place.items()}
             token, (rank, log_prob) = max(known.items(), key=lambda entry: entry[1][0])
             tokens.append(token)

@@ -15,7 +15,7 @@ from anomia.endpoint.pool import in_order
 from anomia.errors import ModelError
 from anomia.probe.ask import Decoding, Followed, Placement, Reply, TokenIds
 from anomia.probe.continuation import LongQuestion
-from anomia.probe.decode import Said, answer_of
+from anomia.probe.decode import Decoded, answer_of
 from anomia.probe.encode import EncodedItem
 from anomia.probe.shared import distinct_position, scoring_start
 from anomia.probes import CHOICES, CONTINUATION, NO_QUESTION
@@ -30,7 +30,7 @@ class ServedModel(NamedTuple):
 
 def answer_items(
     served: ServedModel, encoded: Sequence[EncodedItem], tokenizer: Any, decoding: Decoding, *, chat: bool
-) -> Iterator[tuple[Reply, Said]]:
+) -> Iterator[tuple[Reply, Decoded]]:
     """Ask a served model about items; yield its answers in order, with as many requests at a time as the client allows.
 
     If the server refuses a request, such as a prompt that is too long, that probe of the item stays unanswered.
@@ -51,20 +51,22 @@ def answer_items(
     if chat:
         served = without_second_start(served, tokenizer, [item.rendered["open"] for item in encoded])
 
-    def answer(item: EncodedItem) -> tuple[Reply, Said]:
+    def answer(item: EncodedItem) -> tuple[Reply, Decoded]:
         return _answer_item(served, item, tokenizer, decoding, chat=chat)
 
-    for reply, said in in_order(answer, encoded, threads=served.client.concurrency, stop=served.client.stop):
-        refused += said.refused.values()
-        answered |= bool(said.greedy or said.samples or reply.option_log_probs)
-        yield reply, said
+    for reply, decoded in in_order(
+        answer, encoded, threads=served.client.concurrency, stop=served.client.stop
+    ):
+        refused += decoded.refused.values()
+        answered |= bool(decoded.greedy or decoded.samples or reply.option_log_probs)
+        yield reply, decoded
     if refused and not answered:
         raise ModelError(refused[0])
 
 
 def _answer_item(
     served: ServedModel, encoded: EncodedItem, tokenizer: Any, decoding: Decoding, *, chat: bool
-) -> tuple[Reply, Said]:
+) -> tuple[Reply, Decoded]:
     client, plain = served.client, served.abilities.plain
     texts = {name: as_sent(tokenizer, text, chat=chat) for name, text in encoded.rendered.items()}
     length = {"max_tokens": decoding.max_new_tokens}
@@ -100,8 +102,8 @@ def _answer_item(
             greedy[CONTINUATION] = answer_of(encoded, long.text)
             reply = replace(reply, greedy={CONTINUATION: long.tokens}, forced=long.forced)
     opened = tokenizer(greedy["open"].text, add_special_tokens=False).input_ids if "open" in greedy else ()
-    said = Said(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
-    return reply, said if long is None else said._replace(ended=long.ended)
+    decoded = Decoded(greedy=greedy, open_tokens=tuple(opened), samples=samples, refused=refused)
+    return reply, decoded if long is None else decoded._replace(ended=long.ended)
 
 
 class _LongAnswer(NamedTuple):

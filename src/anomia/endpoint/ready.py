@@ -40,8 +40,8 @@ def greet(url: str, model: str) -> str | None:
 
 def known_by(abilities: Abilities, counted: Mapping[str, Counted]) -> dict[str, Any]:
     """A fingerprint of a served model, stored in the run to check later that it is still the same."""
-    told = {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
-    return {**told, "offsets": offsets(counted)}
+    reported = {"echo": abilities.echo, "ranks": abilities.ranks, "greedy": list(abilities.greedy)}
+    return {**reported, "offsets": offsets(counted)}
 
 
 def check_same(
@@ -55,12 +55,12 @@ def check_same(
     Raises:
         ModelError: the model or the server has changed.
     """
-    told = {name: before.get(name) for name in ("echo", "ranks")}
+    reported = {name: before.get(name) for name in ("echo", "ranks")}
     texts = list(before.get("greedy") or ())
     more = {name: now for name, now in offsets(counted).items() if now is not None}
     known = {name: then for name, then in (before.get("offsets") or {}).items() if then is not None}
     alike = sum(one == other for one, other in zip(texts, abilities.greedy, strict=False))
-    if told != {"echo": abilities.echo, "ranks": abilities.ranks}:
+    if reported != {"echo": abilities.echo, "ranks": abilities.ranks}:
         change = "reports different log-probabilities"
     elif 2 * alike < len(texts):
         change = "continues fixed prompts differently"

@@ -22,11 +22,11 @@ from anomia.interop.grading import Graded, Marks, grade
 from anomia.interop.groups import pairs_of
 from anomia.interop.join import Joined, join
 from anomia.interop.pairs import TaskPair
+from anomia.interop.run_differences import run_differences
 from anomia.interop.samples import UNKNOWN_LANGUAGE, Sample, SampleFile, has_letters, options_shown, picked
 from anomia.interop.settings import settings_of
 from anomia.interop.sides import refuse_two_models
 from anomia.interop.sources import read_logs
-from anomia.interop.told_apart import run_differences
 from anomia.items.item import Question
 from anomia.loops import is_text_loop
 from anomia.models.difference import Difference
@@ -45,7 +45,7 @@ class Imported(NamedTuple):
     unused: files with neither answers nor choices. older: logs replaced by newer ones of the same task.
     filters: by task, the tool's filter that graded it and all filters of the log.
     differences: by arm, differences from base in how the harness ran it, if results files exist.
-    pairs: the generation and the multiple-choice tasks of each pair. unpaired: why logs were left out.
+    pairs: the generation and the multiple-choice tasks of each pair. unpaired: why logs were excluded.
     notes: what may mislead about the figures, alike for all arms.
     """
 
@@ -142,7 +142,7 @@ def import_run(
         },
     }
     for name, found in compared.items():
-        write_differences(run, name, [row._asdict() for row in found])
+        write_differences(run, name, found)
     for name in arms:
         write_notes(run, name, notes)
     # The study file makes the folder a run, so it is written last.
@@ -222,13 +222,13 @@ def _item(tool: str, number: int, opened: Sample, chosen: Sample, by: str) -> di
         answers = chosen.answers
     # Ids may be numbers that restart in every task; the key that joined the samples is unique.
     identity = f"{name}-{opened.keys[by][:8]}" if name != opened.keys[by] else name
-    told = Question(identity, language, context, question, answers)
+    question_asked = Question(identity, language, context, question, answers)
     return dict.fromkeys(ITEM_SCHEMA) | {
         "dataset": tool,
         "language": language,
         "item_id": identity,
         "index": number,
-        "passage_id": opened.passage or chosen.passage or told.passage_id,
+        "passage_id": opened.passage or chosen.passage or question_asked.passage_id,
         "context": context,
         "question": question,
         "answers": list(answers),

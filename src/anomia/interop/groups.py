@@ -42,10 +42,10 @@ def pairs_of(
     if not pairs:
         _refuse(models, usable, [*reasons, *found.lacking])
     lonely = dict.fromkeys(file.task for files in usable.values() for file in files)
-    told = [name for name in lonely if not any(name in each for each in found.lacking)]
+    unpaired = [name for name in lonely if not any(name in each for each in found.lacking)]
     reasons += _short(found.lacking)
-    if told:
-        reasons.append(f"no task asks the same documents in the other format: {listed(told, 8)}")
+    if unpaired:
+        reasons.append(f"no task asks the same documents in the other format: {listed(unpaired, 8)}")
     return pairs, reasons
 
 
@@ -63,9 +63,9 @@ def _refuse(
         for form, kind in _KINDS.items():
             if not any(file.form == form for file in files):
                 given = ", ".join(str(file.path) for file in models[model])
-                told = f". {'; '.join(_short(why))}" if why else ""
+                because = f". {'; '.join(_short(why))}" if why else ""
                 raise DataError(
-                    f"import: {model} has no samples of a {kind} task that can be used; it has {given or 'none'}{told}"
+                    f"import: {model} has no samples of a {kind} task that can be used; it has {given or 'none'}{because}"
                 )
     raise DataError(f"import: no two tasks of base ask the same documents: {'; '.join(_short(why))}")
 

@@ -119,11 +119,11 @@ def _refuse_other_prompts(
     """Refuse a model that was sent different texts from base: its losses could come from the prompt."""
     for form in FORMATS:
         pairs = [(base[form][key], mine[form][key]) for key in kept]
-        told = [(one, other) for one, other in pairs if one.sent and other.sent]
-        differing = [one for one, other in told if one.sent != other.sent]
+        sent = [(one, other) for one, other in pairs if one.sent and other.sent]
+        differing = [one for one, other in sent if one.sent != other.sent]
         if differing:
             raise DataError(
-                f"import: {model} was sent different texts from base's in {len(differing)} of {len(told)} {form} questions "
+                f"import: {model} was sent different texts from base's in {len(differing)} of {len(sent)} {form} questions "
                 f"(first: {differing[0].question[:80]!r}), so its losses may come from the prompt; give logs of the same task "
                 f"with the same examples and the same chat template{f' ({hint})' if hint else ''}"
             )
@@ -138,11 +138,11 @@ def _refuse_other_gold(
     """Refuse a model that was graded against different answers from base: its losses could come from the grading."""
     for form in FORMATS:
         pairs = [(base[form][key], mine[form][key]) for key in kept]
-        told = [(one, _golds(one), _golds(other)) for one, other in pairs if _golds(one) and _golds(other)]
-        differing = [one for one, ours, theirs in told if not ours & theirs]
+        graded = [(one, _golds(one), _golds(other)) for one, other in pairs if _golds(one) and _golds(other)]
+        differing = [one for one, ours, theirs in graded if not ours & theirs]
         if differing:
             raise DataError(
-                f"import: {model} was graded against different gold answers from base's in {len(differing)} of {len(told)} {form} "
+                f"import: {model} was graded against different gold answers from base's in {len(differing)} of {len(graded)} {form} "
                 f"questions (first: {differing[0].question[:80]!r}), so its losses may come from the grading; give logs of the same task "
                 "over the same documents"
             )

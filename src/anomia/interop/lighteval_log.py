@@ -73,14 +73,14 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         # Dropping a choice would shift the gold index.
         raise ValueError("a choice is not text")
     gold = _gold(doc.get("gold_index"), options)
-    said = texts(reply.get("text_post_processed") or reply.get("text") or [])
-    form = _form(doc.get("sampling_methods") or [], said, reply)
+    outputs = texts(reply.get("text_post_processed") or reply.get("text") or [])
+    form = _form(doc.get("sampling_methods") or [], outputs, reply)
     scores = [_total(each) for each in reply.get("logprobs") or []] if form == "choice" else []
     if form is None or (form == "choice" and len(scores) == len(options) < 2):
         return None
     if form == "choice" and len(scores) != len(options):
         raise ValueError(f"{len(options)} options but {len(scores)} scores")
-    if form == "open" and not said:
+    if form == "open" and not outputs:
         raise ValueError("there is neither a generated text nor a log-probability of each choice")
     # The question from the data set's fields, or else the query that the model got.
     known = {name: value for name, value in specific.items() if value is not None}
@@ -97,7 +97,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
         context=context,
         passage=None,
         answers=tuple(options[index].strip() for index in gold),
-        text=said[0] if form == "open" else None,
+        text=outputs[0] if form == "open" else None,
         options=tuple(option.strip() for option in options) if scores else (),
         scores=tuple(scores),
         gold=gold[0] if scores and gold else None,
@@ -107,7 +107,7 @@ def _sample(row: Mapping[str, Any]) -> Sample | None:
     )
 
 
-def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any]) -> AnswerFormat | None:
+def _form(methods: Sequence[str], outputs: Sequence[str], reply: Mapping[str, Any]) -> AnswerFormat | None:
     """The form of a sample; None for perplexity.
 
     methods: sampling methods of the document's task. Servers also log the log probabilities of generated text, so if
@@ -115,7 +115,7 @@ def _form(methods: Sequence[str], said: Sequence[str], reply: Mapping[str, Any])
     """
     if len(methods) == 1 and methods[0] in _FORMS:
         return _FORMS[methods[0]]
-    return "open" if any(text.strip() for text in said) or not reply.get("logprobs") else "choice"
+    return "open" if any(text.strip() for text in outputs) or not reply.get("logprobs") else "choice"
 
 
 def _total(score: Any) -> float:

@@ -117,8 +117,8 @@ def file_of(
         kinds = "generation, multiple choice or scored texts"
         raise DataError(f"import: {path} mixes {kinds}; give one task per file")
     form = forms.pop()
-    told = tuple(sample for sample in samples if sample is not None)
-    return form and SampleFile(path, task_of(path), form, told, filter_name, filters=tuple(filters))
+    kept = tuple(sample for sample in samples if sample is not None)
+    return form and SampleFile(path, task_of(path), form, kept, filter_name, filters=tuple(filters))
 
 
 def right(sample: Sample, way: str | None = None) -> tuple[bool | None, str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from anomia.errors import DataError
+from anomia.interop.run_differences import difference
 from anomia.interop.samples import SampleFile
 from anomia.interop.settings import MODEL_PATHS, Settings, settings_of
-from anomia.interop.told_apart import difference
 from anomia.models.difference import Difference
 
 # Settings of the task itself, which differ between a generation and a multiple-choice task.
@@ -39,9 +39,9 @@ def refuse_two_models(tool: str, model: str, files: Sequence[SampleFile]) -> Non
             continue
         if first is None:
             first = file, settings
-        elif (said := _weights_apart(first[1], settings)) is not None:
+        elif (unlike := _weights_apart(first[1], settings)) is not None:
             raise DataError(
-                f"import: the logs of {model} are of two models: {first[0].task} has {said[0]} and {file.task} has {said[1]}; "
+                f"import: the logs of {model} are of two models: {first[0].task} has {unlike[0]} and {file.task} has {unlike[1]}; "
                 f"give logs of one model ({first[0].path}, {file.path})"
             )
 

@@ -139,5 +139,5 @@ def _with_language(file: SampleFile, given: str | None) -> SampleFile:
     if given:
         name = language_name(given)
         return file._replace(samples=tuple(sample._replace(language=name) for sample in file.samples))
-    told = language_in(file.task)
-    return file.in_language(told) if told else file
+    named_language = language_in(file.task)
+    return file.in_language(named_language) if named_language else file

@@ -60,8 +60,8 @@ def language_in(task: str) -> str | None:
     name = language_name(last)
     if language_code(name) is None or _is_pair(before[-1], last):
         return None
-    told = len(last) > 2 or last in _CLEAR or multilingual
-    return name if told or (stem in _TRANSLATED and last in _TRANSLATED_INTO) else None
+    is_clear = len(last) > 2 or last in _CLEAR or multilingual
+    return name if is_clear or (stem in _TRANSLATED and last in _TRANSLATED_INTO) else None
 
 
 def _is_pair(one: str, other: str) -> bool:

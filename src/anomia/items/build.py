@@ -46,9 +46,9 @@ def build_items(
         usable = [question for question in candidates if question]
         excluded = Counter({"ungradable": len(candidates) - len(usable)})
         # A task's own grader tells options apart that are equal once normalized, such as -1 and 1.
-        told_apart = [question for question in usable if by_task or not _ambiguous(question)]
-        excluded["ambiguous_options"] = len(usable) - len(told_apart)
-        usable = told_apart
+        distinct = [question for question in usable if by_task or not _ambiguous(question)]
+        excluded["ambiguous_options"] = len(usable) - len(distinct)
+        usable = distinct
         excluded["repeated"] = len(usable) - len({replace(question, id="") for question in usable})
         if len(usable) < 2:
             raise DataError(

@@ -14,11 +14,11 @@ from anomia.items.choice_rows import ChoiceRow
 class AnswerReading(NamedTuple):
     """A way to read answers.
 
-    said: its name in messages. place: returns the position of the right option in a row, or None if the answer
+    label: its name in messages. place: returns the position of the right option in a row, or None if the answer
     doesn't fit this reading.
     """
 
-    said: str
+    label: str
     place: Callable[[ChoiceRow], int | None]
 
 
@@ -48,7 +48,7 @@ def right_options(rows: Sequence[ChoiceRow], *, answer: str | None, data: str) -
     for row, places in zip(rows, zip(*fits.values(), strict=True), strict=True):
         if len(set(places)) > 1:
             meant = " or ".join(
-                f"{row.options[place]!r} ({READINGS[word].said})"
+                f"{row.options[place]!r} ({READINGS[word].label})"
                 for word, place in zip(fits, places, strict=True)
             )
             first, *others = fits
@@ -66,7 +66,7 @@ def _read_as(reading: AnswerReading, rows: Sequence[ChoiceRow], word: str) -> li
         if place is None:
             raise DataError(
                 f"data: {row.place}: the answer {row.answer!r} is not one of its {len(row.options)} options when it is read "
-                f"as answer={word}, {reading.said}"
+                f"as answer={word}, {reading.label}"
             )
         found.append(place)
     return found
@@ -100,8 +100,8 @@ def _refuse_misfit(rows: Sequence[ChoiceRow]) -> NoReturn:
     odd = next(row for row in rows if _place(usual, row) is None)
     other = next(reading for reading in READINGS.values() if _place(reading, odd) is not None)
     raise DataError(
-        f"data: {odd.place}: the answers of this file are of several kinds: most fit as {usual.said}, "
-        f"{odd.answer!r} as {other.said}; give labels, letters, indices or texts throughout"
+        f"data: {odd.place}: the answers of this file are of several kinds: most fit as {usual.label}, "
+        f"{odd.answer!r} as {other.label}; give labels, letters, indices or texts throughout"
     )
 
 

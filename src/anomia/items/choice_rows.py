@@ -83,8 +83,8 @@ def read_row(raw: Mapping[str, Any], place: str, number: int) -> ChoiceRow:
         raise DataError(
             f"data: {place} has no answer that can be read in {key!r}; give a label, a letter, an index or the text"
         )
-    told, context = first_given(row, CONTEXTS)
-    context = as_text(context) if told else ""
+    has_context, context = first_given(row, CONTEXTS)
+    context = as_text(context) if has_context else ""
     if context is None:
         raise DataError(f"data: {place}: 'context' and 'language' are texts")
     language = text_of(row, "language", place)

@@ -69,10 +69,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ItemSet:
-    """The items of one language of a data set, in their fixed order, and counts of what was left out.
+    """The items of one language of a data set, in their fixed order, and counts of what was excluded.
 
     exemplar: the question that one-shot prompts show, not among the items; None if there is none.
-    excluded: number of questions or options left out, by reason. `repeated` questions are counted but stay in.
+    excluded: number of questions or options excluded, by reason. `repeated` questions are counted but stay in.
     """
 
     dataset: str

@@ -96,13 +96,13 @@ class Nowhere:
         pass
 sys.stdout = sys.stderr = Nowhere()
 sys.argv = ["program"]
-said, program = job["nonce"].encode(), job["program"]
+nonce, program = job["nonce"].encode(), job["program"]
 del job, code
 try:
     exec(compile(program, "program", "exec"), {"__name__": "program"})
 except BaseException:
     os._exit(1)
-os.write(1, said)
+os.write(1, nonce)
 os._exit(0)
 """
 

@@ -45,7 +45,7 @@ def frontier_rows(
 ) -> list[FrontierRow]:
     """Accuracy over all items against sparsity and size on disk; empty unless at least two arms have one of these.
 
-    Arms that have not answered all of base's items are left out.
+    Arms that have not answered all of base's items are excluded.
 
     arms: without base, in the order of the rows. sparsity: share of zeros in the pruned matrices, by arm.
     sizes: bytes of the stored weights, by arm, including `base`.

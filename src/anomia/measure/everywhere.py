@@ -29,7 +29,7 @@ Name = TypeVar("Name", bound=str)
 class Everywhere(NamedTuple):
     """One quantity by language, pooled over the items of several languages, and as a mean over those languages.
 
-    left_out: languages that the mean leaves out, because the quantity is not given there or they are not pooled.
+    left_out: languages that the mean excludes, because the quantity is not given there or they are not pooled.
     """
 
     by_language: dict[str, Estimate | None]

@@ -50,8 +50,8 @@ class FateCounts(NamedTuple):
 
 def states(opened: ArrayLike, chosen: ArrayLike) -> NDArray[np.int8]:
     """The state of each item in one model, as an index into `STATES`: [items]."""
-    said, picked = right_or_wrong(opened), right_or_wrong(chosen)
-    return (~said + 2 * ~picked).astype(np.int8)
+    answered, picked = right_or_wrong(opened), right_or_wrong(chosen)
+    return (~answered + 2 * ~picked).astype(np.int8)
 
 
 def fates(

@@ -23,7 +23,7 @@ class Figure(NamedTuple):
     """A language, `pooled` (all items as one) or `mean` (over languages)."""
     estimate: Estimate | None
     left_out: tuple[str, ...] = ()
-    """For a mean: the languages left out because the figure can't be given or base is too weak there."""
+    """For a mean: the languages excluded because the figure can't be given or base is too weak there."""
 
 
 class Fates(NamedTuple):

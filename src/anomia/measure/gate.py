@@ -14,7 +14,6 @@ from anomia.arms import find_arm
 from anomia.compress.spec import is_null
 from anomia.errors import RunError, StudyError
 from anomia.measure.between import BASE
-from anomia.measure.evidence import OVERALL
 from anomia.measure.fates import FEWEST_BOTH_CORRECT
 from anomia.measure.figures import Lookup, lookup
 from anomia.measure.frame import POOLED
@@ -51,7 +50,7 @@ class Limits:
     now only picked, minus the items that moved the other way. Harmless noise raises the plain rate, not the net one.
     max_gap: normalized drop of open − that of choice. min_open_retained: open accuracy over base's.
     max_shown_loss: the largest normalized drop of open where one is shown, that is, where its interval is above 0. The
-    interval of a significant loss must stay below this limit, also in languages that pooled figures leave out. Given
+    interval of a significant loss must stay below this limit, also in languages that pooled figures exclude. Given
     alone, it is a limit on the drop itself.
     max_more_unended, max_more_loops: of long answers, the share that reaches the token limit or loops, minus base's.
     min_same_format, min_same_language: the share of long answers in base's format and language.
@@ -117,7 +116,7 @@ class Check(NamedTuple):
     limit: None if the check has no figure. limit_is: whether the figure must stay below (`at most`) or above
     (`at least`) the limit. items_needed: questions in this scope that would decide a figure like this with 80 % power;
     None if no number would, or if the check is decided. note: why there is no figure, or what else to know. asked:
-    questions in this scope. left_out: the languages that pooled figures leave out.
+    questions in this scope. left_out: the languages that pooled figures exclude.
     """
 
     arm: str
@@ -300,7 +299,7 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
 
 
 def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
-    """A loss of open answers that is shown in a language that the pooled figures leave out."""
+    """A loss of open answers that is shown in a language that the pooled figures exclude."""
     if limits.max_shown_loss is None:
         return
     for language in results.left_out_languages:
@@ -359,8 +358,8 @@ def _net_dissociation(results: Results, figures: Lookup, arm: str, scope: str) -
 
 def _broken(results: Results, arm: str) -> Check | None:
     """A failed check where the verdict calls an arm's outputs broken."""
-    verdict = next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
-    if verdict is None or verdict.decision.outcome != "broken":
+    verdict = results.overall(arm)
+    if verdict.outcome != "broken":
         return None
     return Check(arm, POOLED, "sound outputs", None, "at least", None, "fail", note=verdict.words.text)
 
@@ -375,11 +374,8 @@ def _above_base(figures: Lookup, arm: str) -> bool:
 
 def _identical(results: Results, arm: str) -> bool:
     """Whether every recorded probability and open answer of an arm equals base's, with the same grades."""
-    return any(
-        v.evidence.identical and not graded_otherwise(v.evidence)
-        for v in results.verdicts
-        if (v.arm, v.scope) == (arm, OVERALL)
-    )
+    evidence = results.overall(arm).evidence
+    return evidence.identical and not graded_otherwise(evidence)
 
 
 def _check_finished(results: Results, arms: Sequence[str]) -> None:

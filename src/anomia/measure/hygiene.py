@@ -45,16 +45,16 @@ class HygieneRow:
     no_distinct_token: int
     """Gold is a prefix of another option."""
     ungradable: int | None
-    """Questions left out because no answer can be graded."""
+    """Questions excluded because no answer can be graded."""
     no_options: Mapping[str, int | None]
-    """Items that lack three wrong options of this kind; without standard ones, questions are left out."""
+    """Items that lack three wrong options of this kind; without standard ones, questions are excluded."""
     overlapping_hard_distractors: int | None
     """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
     """Tokens per word of the passages, or per character where words have no spaces."""
     fertility_unit: Literal["word", "character"] | None
     noise_items: int | None
-    """Items that base was asked again at another batch size, for the noise floor."""
+    """Items that base was asked again at another batch size, for batch-size sensitivity."""
     noise_flips: int | None
     """Open and choice verdicts that changed at another batch size."""
     gold_in_question: int | None = None
@@ -95,7 +95,7 @@ def hygiene(
 ) -> list[HygieneRow]:
     """Counts by arm and language.
 
-    provenance: from the run's study: excluded questions and token counts. noise: base's noise floor.
+    provenance: from the run's study: excluded questions and token counts. noise: base's batch-size sensitivity.
     """
     found = provenance or {}
     batch, dtype = ((part or {}).get("languages", {}) for part in (noise, (noise or {}).get("dtype")))
@@ -158,7 +158,7 @@ def _row(
     )
 
 
-class NoiseFloor(NamedTuple):
+class Sensitivity(NamedTuple):
     """How many of base's replies change under a harmless change, over all languages: shares of the items asked again.
 
     change: `batch size 4`, or the name of another dtype. open, choice: verdicts that flip. texts: open texts
@@ -171,8 +171,8 @@ class NoiseFloor(NamedTuple):
     texts: Estimate | None
 
 
-def noise_floors(noise: Mapping[str, Any] | None) -> list[NoiseFloor]:
-    """The noise floors of a run (`noise.json`): at another batch size and, if tried, in another dtype."""
+def sensitivities(noise: Mapping[str, Any] | None) -> list[Sensitivity]:
+    """The sensitivities of base (`noise.json`): at another batch size and, if tried, in another dtype."""
     found = []
     for part in (noise, (noise or {}).get("dtype")):
         if not part:
@@ -182,7 +182,7 @@ def noise_floors(noise: Mapping[str, Any] | None) -> list[NoiseFloor]:
         shares = (
             _flipped(counts, probe) if probe in counts else None for probe in ("open", "choice", "open_text")
         )
-        found.append(NoiseFloor(change, *shares))
+        found.append(Sensitivity(change, *shares))
     return found
 
 

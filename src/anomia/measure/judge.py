@@ -42,25 +42,28 @@ SAME_PASSAGE = "choice_passage"
 
 
 class ScopeVerdict(NamedTuple):
-    """What became of one arm in one scope (a language, or `overall`).
-
-    evidence, decision: with the options that decide (`decided_by`, see `scope`). word: whether an answer picked
-    among them counts as recognised. why: which options decided and why. standard, same_passage: the decisions with
-    those options, None if the run lacks them. words: all of it in sentences. score: of a task whose answers have scores
-    alone, what the drop of the score says about the margin; then `decision` has nothing to go by.
-    """
+    """What became of one arm in one scope (a language, or `overall`)."""
 
     arm: str
     scope: str
     evidence: Evidence
+    """With the options that decide."""
     decision: Decision
+    """With the options that decide."""
     decided_by: str
+    """The options that decide the outcome (`anomia.measure.scope`)."""
     word: Word
+    """Whether an answer that is picked with these options counts as recognised."""
     why: str
+    """Which options decided, and why none before them did."""
     standard: Decision | None
+    """With standard options."""
     same_passage: Decision | None
+    """With options from the same passage."""
     words: Words
+    """All of it in sentences."""
     score: ScoreOutcome | None = None
+    """Of a task whose answers have scores alone: what the drop says about the margin; then nothing else is decided."""
 
     @property
     def outcome(self) -> Outcome:
@@ -69,12 +72,12 @@ class ScopeVerdict(NamedTuple):
 
     @property
     def standard_outcome(self) -> Outcome | None:
-        """The outcome with standard options."""
+        """With standard options."""
         return None if self.standard is None else self.standard.outcome
 
     @property
     def same_passage_outcome(self) -> Outcome | None:
-        """The outcome with options from the same passage."""
+        """With options from the same passage; null where the run lacks them."""
         return None if self.same_passage is None else self.same_passage.outcome
 
     @property
@@ -99,7 +102,7 @@ class ScopeVerdict(NamedTuple):
 
     @property
     def items_needed(self) -> int | None:
-        """Items that would decide an inconclusive outcome with 80 % power."""
+        """Items that would decide an inconclusive outcome with 80 % power; null if no number would."""
         return self.decision.items_needed
 
 
@@ -108,7 +111,7 @@ def judge(
 ) -> list[ScopeVerdict]:
     """The verdicts of all arms of one data set, in each language and then overall.
 
-    An item with non-finite logits counts as wrong in everything; an item that a server would not answer is left out.
+    An item with non-finite logits counts as wrong in everything; an item that a server would not answer is excluded.
     """
     records = prepare(records)
     scope = scope_of(records, base=base)
@@ -196,10 +199,10 @@ def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
 
 def _answered(pairs: pl.DataFrame) -> pl.DataFrame:
     """Pairs without the items with finite logits that lack a grade in open or choice; all pairs if no item has both."""
-    told = pl.all_horizontal(pl.col("open_correct_arm", "choice_correct_arm").is_not_null())
-    if pairs.filter(told).is_empty():
+    graded = pl.all_horizontal(pl.col("open_correct_arm", "choice_correct_arm").is_not_null())
+    if pairs.filter(graded).is_empty():
         return pairs
-    return pairs.filter(told | ~pl.col("finite_arm"))
+    return pairs.filter(graded | ~pl.col("finite_arm"))
 
 
 def _lacks_choice(pairs: pl.DataFrame) -> bool:

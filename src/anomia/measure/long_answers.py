@@ -198,14 +198,14 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
         finding = (
             f"Of its long answers {_range(looped)} end in a loop, {_points(loops_more)} more than base's."
         )
-    told = []
+    remarks = []
     if not finding:
-        told.append(
+        remarks.append(
             f"Of its long answers {_range(unended)} don't end and {_range(looped)} loop, not clearly more than base's."
         )
     top, demoted, lost = (figures.get((arm, measures.along(name), scope)) for name in _RANKS)
     if top and demoted and lost:
-        told.append(
+        remarks.append(
             f"Along base's long answers it ranks {percent(top.value)} of the tokens first, {percent(demoted.value)} second "
             f"to tenth, and {percent(lost.value)} lower."
         )
@@ -214,12 +214,12 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
     whole = mine and safe is not None and safe >= mine[-1].last
     if mine and not whole:
         most = percent(MOST_MORE_DERAILED)
-        told.append(
+        remarks.append(
             f"They are safe up to {safe} tokens: at most {most} more of them than of base's loop or run on."
             if safe
             else f"No length is shown to be safe, with at most {most} more answers than base's that loop or run on."
         )
-    return finding, " ".join(told)
+    return finding, " ".join(remarks)
 
 
 _RANKS: dict[str, Callable[[Floats], float]] = {
@@ -235,9 +235,12 @@ def _before_copies(name: str) -> pl.Expr:
     There it copies what stands before, which any model can, so that a damaged one would seem sound.
     """
     column = f"{CONTINUATION}_{name}_arm"
-    told = pl.col(f"{CONTINUATION}_loop_start") + pl.col(f"{CONTINUATION}_loop_period")
+    remarks = pl.col(f"{CONTINUATION}_loop_start") + pl.col(f"{CONTINUATION}_loop_period")
     return (
-        pl.when(told.is_null()).then(pl.col(column)).otherwise(pl.col(column).list.head(told)).alias(column)
+        pl.when(remarks.is_null())
+        .then(pl.col(column))
+        .otherwise(pl.col(column).list.head(remarks))
+        .alias(column)
     )
 
 

@@ -29,6 +29,7 @@ from anomia.measure.schema import SCHEMA_VERSION, ResultsFile, written
 from anomia.measure.scope import Scope, has_formats, scope_of
 from anomia.measure.scores import SCORE, ScoreRow, score_words, scores
 from anomia.measure.verdict import Thresholds
+from anomia.models.difference import Difference
 from anomia.notes import ASKED, CONFOUNDING, read_differences, read_notes, read_unlike
 from anomia.records import upgrade
 from anomia.run_folder import RunFolder
@@ -44,7 +45,7 @@ class Results(NamedTuple):
     """A run's figures and what they were measured on.
 
     scope: the languages that pooled figures and overall verdicts cover, and the options that decide verdicts.
-    exclude: kinds of items left out on request. excluded: how many items of each kind were left out; None if no item
+    exclude: kinds of items excluded on request. excluded: how many items of each kind were excluded; None if no item
     was checked for it.
 
     failed: why an arm could not be made, by arm. broken: the number of items with NaN or infinite logits, by arm that
@@ -70,7 +71,7 @@ class Results(NamedTuple):
     scope: Scope | None = None
     exclude: tuple[str, ...] = ()
     excluded: Mapping[str, int | None] = {}
-    differences: Mapping[str, Sequence[Mapping[str, str]]] = {}
+    differences: Mapping[str, Sequence[Difference]] = {}
     packaging: Sequence[PackagingRow] = ()
     besides: Mapping[str, str] = {}
     scores: Sequence[ScoreRow] = ()
@@ -91,9 +92,17 @@ class Results(NamedTuple):
             raise RunError(f"results: the run has no scope {scope!r}; {nearest(scope, scopes)}")
         return find(self.diagnosis.figures, arm, measure, scope)
 
+    def verdicts_of(self, arm: str) -> list[ScopeVerdict]:
+        """An arm's verdicts in each language, and last overall."""
+        return [verdict for verdict in self.verdicts if verdict.arm == arm]
+
+    def overall(self, arm: str) -> ScopeVerdict:
+        """A measured arm's verdict over all languages."""
+        return next(verdict for verdict in self.verdicts_of(arm) if verdict.scope == OVERALL)
+
     @property
     def left_out_languages(self) -> tuple[str, ...]:
-        """Languages that pooled figures and overall verdicts leave out because base is too weak there."""
+        """Languages that pooled figures and overall verdicts exclude because base is too weak there."""
         return () if self.scope is None else self.scope.left_out
 
     @property
@@ -122,7 +131,7 @@ def read_results(
 ) -> Results:
     """Compute a run's figures from its records.
 
-    thresholds: margins of the verdicts. exclude: kinds of items to leave out, names of `EXCLUDABLE`. If either is None,
+    thresholds: margins of the verdicts. exclude: kinds of items to exclude, names of `EXCLUDABLE`. If either is None,
     the value from the run's last results is used, or else the default.
 
     Raises:
@@ -192,7 +201,7 @@ def _parts(study: Mapping[str, Any]) -> tuple[str, ...]:
 
 def besides_weights(
     records: pl.DataFrame,
-    differences: Mapping[str, Sequence[Mapping[str, str]]],
+    differences: Mapping[str, Sequence[Difference]],
     unlike: Mapping[str, str],
 ) -> dict[str, str]:
     """What besides its weights may have cost an arm answers: one sentence for each arm that this applies to.
@@ -201,9 +210,9 @@ def besides_weights(
     """
     found: dict[str, str] = {}
     for arm in arms_of(records):
-        confounding = [row for row in differences.get(arm, ()) if row["kind"] == CONFOUNDING]
-        kept = [row["what"] for row in confounding if row.get("part") != ASKED]
-        asked = [row["what"] for row in confounding if row.get("part") == ASKED]
+        confounding = [row for row in differences.get(arm, ()) if row.kind == CONFOUNDING]
+        kept = [row.what for row in confounding if row.part != ASKED]
+        asked = [row.what for row in confounding if row.part == ASKED]
         reasons = []
         if arm in unlike:
             pairs = pair(records.select("arm", *KEY, "prompt_hash"), arm)
@@ -241,15 +250,15 @@ def _told(
         else:
             words = verdict.words._replace(headline=instead, figures=(), remarks=(), reason="", others=())
             verdict = verdict._replace(words=words, why="", score=row.outcome)
-    finding, told = long_words(verdict.arm, lookup(diagnosis.figures), diagnosis.damage, scope)
+    finding, remark = long_words(verdict.arm, lookup(diagnosis.figures), diagnosis.damage, scope)
     words = verdict.words
     if finding:
         words = words._replace(headline=f"{words.headline} {finding}")
-    return verdict._replace(words=words.with_note(told).with_note(besides.get(verdict.arm, "")))
+    return verdict._replace(words=words.with_note(remark).with_note(besides.get(verdict.arm, "")))
 
 
 def read_exclude(names: Sequence[str]) -> tuple[str, ...]:
-    """Kinds of items to leave out, without duplicates.
+    """Kinds of items to exclude, without duplicates.
 
     Raises:
         StudyError: a kind is unknown.
@@ -371,7 +380,7 @@ def results_json(results: Results) -> dict[str, Any]:
             "frontier": _written(results.frontier),
             "hygiene": _written(results.hygiene),
             "damage": _written(diagnosis.damage),
-            "differences": results.differences,
+            "differences": {arm: _written(rows) for arm, rows in results.differences.items()},
             "packaging": _written(results.packaging),
             "scores": _written(results.scores),
         },

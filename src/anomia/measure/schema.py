@@ -13,7 +13,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema
@@ -33,13 +33,15 @@ from anomia.measure.figures import (
     TransitionRow,
 )
 from anomia.measure.hygiene import NO_OPTIONS, HygieneRow
+from anomia.measure.judge import ScopeVerdict
 from anomia.measure.measures import Measure
-from anomia.measure.outcomes import Outcome
 from anomia.measure.packaging import PackagingRow
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
 from anomia.measure.scores import ScoreRow
 from anomia.measure.significance import PairedTest
+from anomia.measure.verdict import Evidence, Nearness
+from anomia.models.difference import Difference
 
 SCHEMA_VERSION = 3
 # Fields of rows whose own fields become fields of the row in the file.
@@ -72,117 +74,65 @@ class Value(_Row):
 
 @dataclass(frozen=True)
 class Row:
-    """How a row is written: figures as objects, nested tuples spread out into the row. name: in the schema.
+    """How a row is written: figures as objects, nested tuples spread out into the row.
 
-    first: the fields that come first.
+    first: the fields that come first. only: the fields and properties that are written; empty for all fields.
     """
 
-    name: str
     first: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, row: type, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The schema of the model for rows of a type."""
-        return handler.generate_schema(_model(row, self.name, self.first))
+        return handler.generate_schema(_model(row, self.first, self.only))
+
+
+# What is written of a type, where that isn't its plain form.
+_WRITTEN: Mapping[Any, Any] = {
+    Estimate: Value,
+    Estimate | None: Value | None,
+    Measure: str,
+    Evidence: Annotated[
+        Evidence, Row(only=("open_drop", "choice_drop", "gap", "raw_gap", "net", "lost", "broken"))
+    ],
+    Mapping[str, Nearness]: dict[str, Annotated[Nearness, Row()]],
+}
 
 
 @functools.cache
-def _model(row: type, name: str, first: tuple[str, ...]) -> type[BaseModel]:
+def _model(row: type, first: tuple[str, ...], only: tuple[str, ...]) -> type[BaseModel]:
     """A model with the fields of a named tuple or a dataclass, each described by the docstring below it."""
-    if issubclass(row, BaseModel):
-        return create_model(name, __base__=row, __doc__=inspect.getdoc(row))
     spread = [part for field, part in _SPREAD.items() if field in get_type_hints(row)]
     fields: dict[str, Any] = {}
     for part in (row, *(each for each in spread if each is not Estimate)):
-        told = _docstrings(part)
-        for field, kind in get_type_hints(part).items():
+        texts = _docstrings(part)
+        for field, kind in (_types(part) if only else get_type_hints(part)).items():
             if field == "no_options":
-                fields |= {name: (int | None, Field(description=told[field])) for name in NO_OPTIONS}
+                fields |= {name: (int | None, Field(description=texts[field])) for name in NO_OPTIONS}
             elif field not in _SPREAD:
-                shown = {Estimate: Value, Estimate | None: Value | None, Measure: str}.get(kind, kind)
-                fields[field] = (shown, Field(description=told.get(field)))
-    order = [*first, *(field for field in fields if field not in first)]
+                fields[field] = (_WRITTEN.get(kind, kind), Field(description=texts.get(field)))
+    order = only or (*first, *(field for field in fields if field not in first))
     base = Value if Estimate in spread else _Row
     described = {field: fields[field] for field in order}
-    return create_model(name, __base__=base, __doc__=inspect.getdoc(row), **described)
+    return create_model(row.__name__, __base__=base, __doc__=inspect.getdoc(row), **described)
+
+
+def _types(row: type) -> dict[str, Any]:
+    """The types of the fields of a class, and of its properties."""
+    getters = {name: part.fget for name, part in vars(row).items() if isinstance(part, property)}
+    return get_type_hints(row) | {name: get_type_hints(fget)["return"] for name, fget in getters.items()}
 
 
 def _docstrings(row: type) -> dict[str, str]:
-    """The docstrings below the fields of a class, by field."""
+    """The docstrings below the fields of a class, and those of its properties."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(row))).body
     assert isinstance(node, ast.ClassDef)
     return {
-        field.target.id: inspect.cleandoc(str(told.value.value))
-        for field, told in itertools.pairwise(node.body)
+        field.target.id: inspect.cleandoc(str(text.value.value))
+        for field, text in itertools.pairwise(node.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant)
-    }
-
-
-class Near(_Row):
-    """One sign that an answer that is only picked is still near the top."""
-
-    over_control: Value
-    """Gold − a wrong option in its place; for one example, the drop at 0 shot − at 1 shot."""
-    over_failures: Value | None
-    """The share among those answers − the share among answers that base never gave."""
-    stands: bool
-    """Both exceed the threshold after Holm's correction over the signs, with validated intervals."""
-
-
-class VerdictEvidence(_Row):
-    """The evidence for a verdict, under the options that decide."""
-
-    open_drop: Value | None
-    choice_drop: Value | None
-    gap: Value | None
-    raw_gap: Value | None
-    net: Value | None
-    """Net dissociation."""
-    lost: Value | None
-    """Share of the both-correct items lost in open that choice lost too; decides *loss*."""
-    broken: Value | None
-    """Share of the outputs that are sound in base and broken in the arm."""
-
-
-class VerdictRow(_Row):
-    """The outcome of one arm in one scope (a language, or `overall`)."""
-
-    arm: str
-    scope: str
-    outcome: Outcome
-    decided_by: str
-    """The options that decide the outcome."""
-    word: Literal["recognised", "picked"]
-    """Whether an answer that is picked with these options counts as recognised."""
-    why: str
-    """Which options decided, and why none before them did."""
-    standard_outcome: Outcome | None
-    """With standard options."""
-    same_passage_outcome: Outcome | None
-    """With options from the same passage; null where the run lacks them."""
-    text: str
-    possible: tuple[Outcome, ...]
-    """What an inconclusive outcome may still turn out to be."""
-    near: dict[str, Near]
-    """Signs that lost answers are still near the top, by name."""
-    evidence: VerdictEvidence
-    stands: tuple[str, ...]
-    """Which of open, choice and gap differ from 0 after Holm's correction over languages."""
-    items_needed: int | None
-    """Items that would decide an inconclusive outcome with 80 % power; null if no number would."""
-
-
-class DifferenceRow(_Row):
-    """Something that differs between base and an arm besides the weights."""
-
-    what: str
-    kind: Literal["harmless", "noted", "confounding"]
-    """`confounding`: it changes answers but is not compression."""
-    base: str
-    other: str
-    why: str
-    part: Literal["asked", "model"] = "model"
-    """`asked`: the prompts and where answers end, which a checkpoint takes from base."""
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    } | {name: inspect.getdoc(part) or "" for name, part in vars(row).items() if isinstance(part, property)}
 
 
 class ResultsFile(_Row):
@@ -203,29 +153,40 @@ class ResultsFile(_Row):
     """What a reader should know about an arm: another tokenizer, probes that a server can't answer."""
     thresholds: dict[str, float]
     """Margins of the verdicts."""
-    scope: Annotated[Scope, Row("ScopeRow")] | None
+    scope: Annotated[Scope, Row()] | None
     exclude: tuple[str, ...]
-    """Kinds of items that were left out on request."""
+    """Kinds of items that were excluded on request."""
     excluded: dict[str, int | None]
     """The number of items of each of these kinds."""
-    verdicts: tuple[Annotated[VerdictRow, Row("Verdict")], ...]
-    figures: tuple[Annotated[Figure, Row("FigureRow")], ...]
-    fates: tuple[Annotated[Fates, Row("FatesRow")], ...]
-    transitions: tuple[Annotated[TransitionRow, Row("Transition")], ...]
-    ranks: tuple[Annotated[RankRow, Row("Ranks")], ...]
-    log_probs: tuple[Annotated[LogProbRow, Row("LogProbs")], ...]
-    tests: tuple[Annotated[PairedTestRow, Row("PairedTest", first=_TESTS)], ...]
-    divergence: tuple[Annotated[DivergenceRow, Row("Divergence")], ...]
+    verdicts: tuple[
+        Annotated[
+            ScopeVerdict,
+            Row(
+                only=(
+                    "arm", "scope", "outcome", "decided_by", "word", "why", "standard_outcome", "same_passage_outcome",
+                    "text", "possible", "near", "evidence", "stands", "items_needed",
+                )
+            ),
+        ],
+        ...,
+    ]  # fmt: skip
+    figures: tuple[Annotated[Figure, Row()], ...]
+    fates: tuple[Annotated[Fates, Row()], ...]
+    transitions: tuple[Annotated[TransitionRow, Row()], ...]
+    ranks: tuple[Annotated[RankRow, Row()], ...]
+    log_probs: tuple[Annotated[LogProbRow, Row()], ...]
+    tests: tuple[Annotated[PairedTestRow, Row(first=_TESTS)], ...]
+    divergence: tuple[Annotated[DivergenceRow, Row()], ...]
     gradings: tuple[GradingRow, ...]
-    between: tuple[Annotated[BetweenRow, Row("Between")], ...]
-    frontier: tuple[Annotated[FrontierRow, Row("Frontier")], ...]
-    hygiene: tuple[Annotated[HygieneRow, Row("Hygiene")], ...]
-    damage: tuple[Annotated[DamageRow, Row("Damage")], ...]
+    between: tuple[Annotated[BetweenRow, Row()], ...]
+    frontier: tuple[Annotated[FrontierRow, Row()], ...]
+    hygiene: tuple[Annotated[HygieneRow, Row()], ...]
+    damage: tuple[Annotated[DamageRow, Row()], ...]
     """Damage by position in long answers."""
-    differences: dict[str, tuple[Annotated[DifferenceRow, Row("Difference")], ...]]
+    differences: dict[str, tuple[Annotated[Difference, Row()], ...]]
     """What differs from base besides the weights, for each arm that is a checkpoint."""
-    packaging: tuple[Annotated[PackagingRow, Row("Packaging")], ...]
-    scores: tuple[Annotated[ScoreRow, Row("Score")], ...]
+    packaging: tuple[Annotated[PackagingRow, Row()], ...]
+    scores: tuple[Annotated[ScoreRow, Row()], ...]
     """Of tasks with graded answers: the paired drop of each score against the margin `score`."""
 
 

@@ -42,7 +42,7 @@ class Thresholds:
 
     hold: the largest normalized drop that still counts as holding.
     same_gap: the largest gap at which open counts as not having fallen more than choice.
-    lost: share of the items no longer said, corrected for guessing, above which being lost dominates.
+    lost: share of the items no longer answered, corrected for guessing, above which being lost dominates.
     near: by how much the answer must be nearer than its control, and than answers that base never gave, for demotion.
     broken: share of the outputs that are sound in base and in the arm empty, looping or not a number.
     score: the largest drop of a task's score that still counts as not worse (`anomia.measure.scores`).
@@ -87,17 +87,14 @@ def read_thresholds(settings: Iterable[str]) -> Thresholds:
 
 
 class Nearness(NamedTuple):
-    """One sign that a choice-only answer is still near the top.
-
-    over_control: gold − its control (a wrong option in its place); for one example, the raw drop of open at 0 shot −
-    at 1 shot, which already refers to base. over_failures: those answers − the answers that base never gave (the
-    paper's comparison); None if the sign has none. stands: both are above `near` after Holm's correction over the
-    signs, on enough items for validated intervals.
-    """
+    """One sign that an answer that is only picked is still near the top."""
 
     over_control: Estimate
+    """Gold − a wrong option in its place; for one example, the raw drop at 0 shot − at 1 shot, which refers to base."""
     over_failures: Estimate | None = None
+    """The share among those answers − the share among answers that base never gave (the paper's comparison)."""
     stands: bool = True
+    """Both are above `near` after Holm's correction over the signs, with validated intervals."""
 
 
 # The differences that a verdict may claim.
@@ -106,40 +103,39 @@ CLAIMS = frozenset({"open", "choice", "gap"})
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The evidence for a verdict, for one arm in one language or overall.
-
-    base_open, arm_open, base_choice, arm_choice: accuracies over `n` items.
-    open_drop, choice_drop, gap: normalized; None if base is too near the floor.
-    lost: share of `lost` among the both-correct items that open lost (`lost` and `choice_only`).
-    floor: what guessing scores in choice.
-    near: signs that the answer is near, by name.
-    broken: of the outputs that are sound in base, the share that is not a number, empty, degenerate or looping.
-    identical: every recorded probability of the arm equals base's.
-    left_out: languages missing from these figures because base is too weak there.
-    raw_gap: the drop of open − that of choice, in raw points. net: net dissociation.
-    stands: which of the drops and the gap differ from 0 after correction for several languages.
-    recognised: whether these options show recognition; otherwise demotion is not claimed.
-    """
+    """The evidence for a verdict: one arm, in one language or overall, with one kind of options."""
 
     n: int
     base_open: float
+    """Accuracy over the `n` items, like the next three."""
     arm_open: float
     base_choice: float
     arm_choice: float
     open_drop: Estimate | None
+    """Normalized, like the next two; null if base is too near the floor."""
     choice_drop: Estimate | None
     gap: Estimate | None
     fates: FateCounts
     lost: Estimate | None
+    """Share of the both-correct items lost in open that choice lost too; decides *loss*."""
     floor: float = QUARTER
+    """What guessing scores in choice."""
     near: Mapping[str, Nearness] = field(default_factory=dict)
+    """Signs that the answer is near, by name."""
     broken: Estimate | None = None
+    """Share of the outputs that are sound in base and, in the arm, not a number, empty, degenerate or looping."""
     identical: bool = False
+    """Every recorded probability of the arm equals base's."""
     left_out: tuple[str, ...] = ()
+    """Languages excluded from these figures because base is too weak there."""
     raw_gap: Estimate | None = None
+    """The drop of open − that of choice, in raw points."""
     net: Estimate | None = None
+    """Net dissociation."""
     stands: frozenset[str] = CLAIMS
+    """Which of the drops and the gap differ from 0 after correction for several languages."""
     recognised: bool = True
+    """Whether these options show recognition; otherwise demotion is not claimed."""
 
 
 class Decision(NamedTuple):
@@ -267,8 +263,8 @@ def _possible(evidence: Evidence, limits: Thresholds) -> tuple[Outcome, ...]:
 def _items(evidence: Evidence, opened: State, chosen: State, limits: Thresholds) -> int | None:
     """Items that would decide everything that is undecided."""
     needs: list[int | None] = []
-    for drop, told in ((evidence.open_drop, opened), (evidence.choice_drop, chosen)):
-        if told == "undecided" and drop is not None:
+    for drop, state_of_drop in ((evidence.open_drop, opened), (evidence.choice_drop, chosen)):
+        if state_of_drop == "undecided" and drop is not None:
             needs.append(_nearest(drop, low=0.0, high=limits.hold))
     if not needs and evidence.gap is not None:
         needs.append(_nearest(evidence.gap, low=0.0, high=limits.same_gap))

@@ -51,7 +51,7 @@ class Words(NamedTuple):
 
     headline: the outcome, in one sentence. figures: the evidence. one_format: the result for the one format that can
     be tested, if the other can't. remarks: what is suspicious, near or undecided. reason: which options decided, and
-    why; empty if nothing could be compared. others: what other options show. notes: what was left out, and what
+    why; empty if nothing could be compared. others: what other options show. notes: what was excluded, and what
     besides the weights may have cost answers.
     """
 
@@ -126,7 +126,7 @@ def explain(
             figures=_present(figures), reason=scope.why, others=_present([_controls(controls or {}), *others])
         )
     if evidence.left_out:
-        found = found.with_note(f"Left out, because base is too weak there: {_listed(evidence.left_out)}.")
+        found = found.with_note(f"Excluded, because base is too weak there: {_listed(evidence.left_out)}.")
     return found
 
 
@@ -223,11 +223,11 @@ def _change(base: float, arm: float, *, other: bool = False) -> str:
 
 def _fates(evidence: Evidence, scope: Scope) -> str:
     counts = evidence.fates
-    said = counts.kept + counts.open_only
+    kept = counts.kept + counts.open_only
     return (
         f"Of {_questions(counts.both_correct)} that base got right in both formats, "
         f"{counts.choice_only} {_are(counts.choice_only)} still {scope.word} but no longer answered, "
-        f"{counts.lost} {_are(counts.lost)} lost in both, and {said} {_are(said)} still answered."
+        f"{counts.lost} {_are(counts.lost)} lost in both, and {kept} {_are(kept)} still answered."
     )
 
 
@@ -268,15 +268,15 @@ def _net(evidence: Evidence) -> str:
 
 def _controls(controls: Mapping[str, Control]) -> str:
     """How many choice-only items are also picked under each control."""
-    told = [
+    phrases = [
         f"{controls[name].picked} of {controls[name].asked} {control.words}"
         for name, control in CONTROLS.items()
         # A search of the passage picks whatever the model knows.
         if name in controls and name != "string"
     ]
-    if not told:
+    if not phrases:
         return ""
-    return f"Of the items that are only picked among standard options, the model also picks {_listed(tuple(told))}."
+    return f"Of the items that are only picked among standard options, the model also picks {_listed(tuple(phrases))}."
 
 
 def _undecided(decision: Decision, asked: int) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.errors import ModelError
-from anomia.models.adapter_plan import Plan, plain, plan, told_apart, vocabulary_modules
+from anomia.models.adapter_plan import Plan, distinct, plain, plan, vocabulary_modules
 from anomia.models.adapter_settings import indices_of, needs_peft, scale_of
 from anomia.models.adapters import Adapter
 from anomia.models.fingerprint import raw_bytes
@@ -80,7 +80,7 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> list[str]:
     if found.rows != embeddings.weight.shape[0]:
         model.resize_token_embeddings(found.rows, mean_resizing=False)
     values = partial(_read, adapter)
-    apart = told_apart(adapter, model, found.changes, values)
+    apart = distinct(adapter, model, found.changes, values)
     if apart is not None:
         # A stored weight that doesn't distinguish the two was saved from the one weight that both share.
         for name, change in found.changes.items():

@@ -118,39 +118,39 @@ def describe(adapter: Adapter, found: Plan | None, before: int) -> str:
     if found is None:
         return f"base plus the adapter {adapter.label} ({adapter.kind}, merged by peft)"
     factors = [change for change in found.changes.values() if _factors(change)]
-    said = []
+    phrases = []
     if factors:
         ranks = sorted({adapter.stored[_first(change)].shape[0] for change in factors})
         rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
         kind = "DoRA" if adapter.settings.get("use_dora") else "LoRA"
-        said.append(f"{kind} of rank {rank} on {len(factors)} modules")
+        phrases.append(f"{kind} of rank {rank} on {len(factors)} modules")
     whole = [name for name, change in found.changes.items() if change.whole]
     if whole:
-        said.append(f"{len(whole)} stored whole ({', '.join(whole[:2])}{', …' if whole[2:] else ''})")
+        phrases.append(f"{len(whole)} stored whole ({', '.join(whole[:2])}{', …' if whole[2:] else ''})")
     tokens = [name for name, change in found.changes.items() if "tokens" in change.parts]
     if tokens:
-        said.append(f"{len(indices_of(adapter, tokens[0]))} rows of {' and '.join(tokens)}")
+        phrases.append(f"{len(indices_of(adapter, tokens[0]))} rows of {' and '.join(tokens)}")
     if found.rows != before:
-        said.append(f"{found.rows:,} tokens in place of {before:,}")
-    return f"base plus the adapter {adapter.label} ({', '.join(said)}; merged in float32)"
+        phrases.append(f"{found.rows:,} tokens in place of {before:,}")
+    return f"base plus the adapter {adapter.label} ({', '.join(phrases)}; merged in float32)"
 
 
 def notes(found: Plan | None) -> list[str]:
     """Notes for the reader: unused tensors, and modules without tensors."""
     if found is None:
         return []
-    said = list(ignored_notes(found.unused))
+    phrases = list(ignored_notes(found.unused))
     if found.untold:
-        said.append(
+        phrases.append(
             "the adapter's settings don't say which modules it is for (target_modules); it is put on all that it has"
             " factors for, and peft chooses by the kind of model"
         )
     if found.absent:
-        said.append(
+        phrases.append(
             f"the adapter's settings name {len(found.absent)} more modules that it holds nothing for"
             f" ({', '.join(found.absent[:2])}{', …' if found.absent[2:] else ''}); they are base's"
         )
-    return said
+    return phrases
 
 
 def _leave_out(
@@ -246,7 +246,7 @@ def is_tied(model: Any) -> bool:
     return bool(head.weight.is_meta and getattr(model.config.get_text_config(), "tie_word_embeddings", False))
 
 
-def told_apart(
+def distinct(
     adapter: Adapter,
     model: Any,
     changes: Mapping[str, ModuleChange],
@@ -292,7 +292,7 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> 
         )
     if stored:
         rows = next(iter(stored.values()))
-        untied = names if not is_tied(model) or told_apart(adapter, model, changes) else []
+        untied = names if not is_tied(model) or distinct(adapter, model, changes) else []
         lacks = [name for name in untied if name not in stored]
         head = model.get_output_embeddings()
         if (
@@ -381,13 +381,13 @@ def _absent(
 ) -> tuple[str, ...]:
     """Modules of the model that the settings name but the adapter has no tensors for."""
     saved = listed(adapter.settings.get("modules_to_save"))
-    told = adapter.kind == LORA and adapter.settings.get("target_modules") is not None
+    names_targets = adapter.kind == LORA and adapter.settings.get("target_modules") is not None
     lacking = []
     for name, module in model.named_modules():
         if name in changes or not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
             continue
         whole = any(name == each or name.endswith(f".{each}") for each in saved)
-        if whole or (told and not leaves_out(adapter, [name], linear)):
+        if whole or (names_targets and not leaves_out(adapter, [name], linear)):
             lacking.append(name)
     return tuple(lacking)
 

@@ -41,15 +41,17 @@ def render(
     Raises:
         ModelError: the template can't be used, or fails on this prompt or changes it.
     """
-    said = [("user", prompt)] if isinstance(prompt, str) else list(prompt)
-    if system and said[0][0] != "system":
-        said.insert(0, ("system", system))
+    turns_given = [("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    if system and turns_given[0][0] != "system":
+        turns_given.insert(0, ("system", system))
     if _writes_itself(tokenizer):
-        return _checked(tokenizer, said, lambda: _own(tokenizer)(_turns(said), today=DAY).text)
+        return _checked(tokenizer, turns_given, lambda: _own(tokenizer)(_turns(turns_given), today=DAY).text)
     template = _template_of(_name(tokenizer), tokenizer)
     trial = _usable(_name(tokenizer), try_template(template))
-    turns = _turns(said, parts=trial.parts)
-    return _checked(tokenizer, said, lambda: template.write(turns, today=today or datetime.date.today()).text)
+    turns = _turns(turns_given, parts=trial.parts)
+    return _checked(
+        tokenizer, turns_given, lambda: template.write(turns, today=today or datetime.date.today()).text
+    )
 
 
 def with_template(tokenizer: Any, template: str | None) -> Any:
@@ -120,7 +122,7 @@ def chat_notes(tokenizer: Any) -> tuple[str, ...]:
     text = render(tokenizer, PROMPT, today=DAY)
     ids = list(tokenizer(text, add_special_tokens=False).input_ids)[:2]
     start = getattr(tokenizer, "bos_token_id", None)
-    told = {
+    notes = {
         "the chat template takes messages as lists of parts": trial.parts,
         "the chat template writes the date into every prompt": varies_with_date(tokenizer),
         "prompts in the chat template begin with two start tokens": start is not None
@@ -128,7 +130,7 @@ def chat_notes(tokenizer: Any) -> tuple[str, ...]:
         "the chat template leaves a <think> span open even with thinking switched off: answers are thoughts first, and "
         "options are scored as if they were": trial.thinking,
     }
-    return tuple(note for note, holds in told.items() if holds)
+    return tuple(note for note, holds in notes.items() if holds)
 
 
 def leaves_thinking_open(tokenizer: Any) -> bool:
@@ -170,29 +172,31 @@ def _is_mark(tokenizer: Any, token: str) -> bool:
     )
 
 
-def _turns(said: Sequence[tuple[str, str]], *, parts: bool = False) -> Turns:
+def _turns(turns_given: Sequence[tuple[str, str]], *, parts: bool = False) -> Turns:
     # A plain string, because a template could call methods of a subclass.
-    return [{"role": role, "content": content_of(str.__str__(text), parts=parts)} for role, text in said]
+    return [
+        {"role": role, "content": content_of(str.__str__(text), parts=parts)} for role, text in turns_given
+    ]
 
 
-def _checked(tokenizer: Any, said: Sequence[tuple[str, str]], write: Any) -> str:
+def _checked(tokenizer: Any, turns_given: Sequence[tuple[str, str]], write: Any) -> str:
     """The rendered text, checked to contain all that the user and the system say, except for white space.
 
     Some templates tidy white space, and some leave the thoughts out of a model's earlier answers.
     """
-    roles = dict(said)
+    roles = dict(turns_given)
     try:
         text: str = write()
     except Exception as error:
         # A template is third-party code and can fail on one prompt out of many.
-        fault = f"{what_failed(error)}, asked {_begin('user', roles.get('user', said[-1][1]))}"
+        fault = f"{what_failed(error)}, asked {_begin('user', roles.get('user', turns_given[-1][1]))}"
         if "system" in roles:
             raise ModelError(
                 f"model: the chat template of {_name(tokenizer)!r} {fault}; it may take no system message: leave that out, {_NO_CHAT}"
             ) from None
         raise ModelError(_message(_name(tokenizer), fault)) from None
     squeezed = "".join(text.split())
-    for role, content in said:
+    for role, content in turns_given:
         if role != "assistant" and content.strip() not in text and "".join(content.split()) not in squeezed:
             leave = "it" if role == "system" else "that item"
             raise ModelError(

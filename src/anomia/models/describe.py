@@ -314,9 +314,9 @@ def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
     """
     if files.gguf:
         return "bfloat16"
-    said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if said is not None:
-        return str(said).removeprefix("torch.")
+    dtype_name = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if dtype_name is not None:
+        return str(dtype_name).removeprefix("torch.")
     floats = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     stored = (kind for _, kind in weights.tensors.values()) if weights else ()
     return next((floats[kind] for kind in stored if kind in floats), "float32")

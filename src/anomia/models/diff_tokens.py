@@ -170,8 +170,8 @@ def _built(mine: Tokenization, theirs: Tokenization, *, seen: bool) -> Iterator[
         unlike.remove("backend")
     for name in unlike:
         left, right = _sides(name, mine.parts.get(name, "none"), theirs.parts.get(name, "none"))
-        said = "rest of the backend (merges, scores, options)" if name == "backend" else name
-        yield Difference(f"tokenizer: {said}", "noted", shown(left), shown(right), why)
+        label = "rest of the backend (merges, scores, options)" if name == "backend" else name
+        yield Difference(f"tokenizer: {label}", "noted", shown(left), shown(right), why)
     if mine.special != theirs.special:
         roles = sorted(
             role

@@ -144,7 +144,14 @@ def _unfit(base: Description, other: Description) -> Iterator[Difference]:
 
 def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
     """Tensors in the files of only one model, except those already reported as without a place or missing."""
-    said = {*mine.homeless, *theirs.homeless, *mine.lacking, *theirs.lacking, *mine.ignored, *theirs.ignored}
+    listed_before = {
+        *mine.homeless,
+        *theirs.homeless,
+        *mine.lacking,
+        *theirs.lacking,
+        *mine.ignored,
+        *theirs.ignored,
+    }
     left, right = (
         sorted({*one.ignored} - {*other.ignored}) for one, other in ((mine, theirs), (theirs, mine))
     )
@@ -153,8 +160,8 @@ def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
             "tensors that are left out by rule", "harmless", listed(left) or "none", listed(right) or "none",
             "they follow from the settings or belong to parts that don't answer; loading says which where it matters",
         )  # fmt: skip
-    only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in said]
-    only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in said]
+    only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in listed_before]
+    only_theirs = [name for name in theirs.tensors if name not in mine.tensors and name not in listed_before]
     if only_mine or only_theirs:
         yield Difference(
             "tensors in one only", "noted", listed(only_mine) or "none", listed(only_theirs) or "none",

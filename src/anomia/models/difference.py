@@ -11,20 +11,16 @@ KINDS: tuple[Severity, ...] = ("harmless", "noted", "confounding")
 
 
 class Difference(NamedTuple):
-    """A difference between two models.
-
-    what: the thing that differs. kind: `harmless` changes no answer; `noted` is part of compression or doesn't affect a
-    run, but readers should know it; `confounding` changes answers without being compression. base, other: the two
-    values, in words. why: one sentence. part: `asked` concerns token ids and end tokens, which a run takes from base
-    for a checkpoint; `model` is everything else, which a checkpoint keeps.
-    """
+    """A difference between two models besides their weights."""
 
     what: str
     kind: Severity
+    """`harmless`: changes no answer; `noted`: part of compression; `confounding`: changes answers, isn't compression."""
     base: str
     other: str
     why: str
     part: DiffersIn = "model"
+    """`asked`: prompts and end tokens, which a run takes from base for a checkpoint; `model`: all else."""
 
 
 def worst(found: Sequence[Difference]) -> Severity | None:

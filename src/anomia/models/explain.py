@@ -76,12 +76,12 @@ def explain(
 
 def cause(lines: list[str], logged: str = "") -> str:
     """The lines of an error joined, without a library's advice; if too long, the middle is left out."""
-    said = [line for line in lines if not _ADVICE.search(line)] or lines
+    shown = [line for line in lines if not _ADVICE.search(line)] or lines
     # The error may only point to a table in the log.
     if any("report" in line.lower() for line in lines):
         table = [line for line in _cleaned(logged) if "|" in line and "Key |" not in line]
-        said = table[:2] or said
-    text = " ".join(said)
+        shown = table[:2] or shown
+    text = " ".join(shown)
     if len(text) <= _LONGEST:
         return text
     return f"{text[: _LONGEST // 2].rstrip()} … {text[-_LONGEST // 2 :].lstrip()}"
@@ -95,11 +95,11 @@ def has_tokenizer(folder: Path) -> bool:
 @contextmanager
 def heard() -> Iterator[list[str]]:
     """Collects what transformers logs about loading weights, which names causes that its errors don't."""
-    said: list[str] = []
+    shown: list[str] = []
 
     class _Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            shown.append(record.getMessage())
 
     logger = logging.getLogger("transformers.modeling_utils")
     before, kept = (logger.level, logger.propagate), _Kept()
@@ -107,7 +107,7 @@ def heard() -> Iterator[list[str]]:
     logger.propagate = False
     logger.setLevel(logging.WARNING)
     try:
-        yield said
+        yield shown
     finally:
         logger.removeHandler(kept)
         logger.setLevel(before[0])

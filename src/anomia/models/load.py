@@ -214,7 +214,7 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
     Mismatched shapes are in that information and are refused by the caller. Adapters are searched for in a subfolder
     that never exists; otherwise one would be applied whenever peft happens to be installed.
     """
-    with heard() as said, gptq_readable():
+    with heard() as logged_lines, gptq_readable():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 files.source,
@@ -232,7 +232,9 @@ def _read_weights(name: str, files: ModelFiles, options: dict[str, Any]) -> tupl
                     f"model: {name!r} can't be loaded: the GGUF file is damaged, or of a kind that transformers"
                     f" can't read ({error})"
                 ) from None
-            raise ModelError(explain(name, error, folder=files.folder, logged="\n".join(said))) from None
+            raise ModelError(
+                explain(name, error, folder=files.folder, logged="\n".join(logged_lines))
+            ) from None
     return model, info
 
 

@@ -29,14 +29,14 @@ def rewritten(folder: Path | None) -> str:
     steps = [
         step for step in (*_list(plain.get("before")), plain.get("compression")) if isinstance(step, Mapping)
     ]
-    told = []
+    notes = []
     reordered = sum(REORDERED in str(matrix.get("note")) for step in steps for matrix in _matrices(step))
     if reordered:
         count = counted(reordered, "matrix", "matrices")
-        told.append(f"input channels of {count} are in another order (ria)")
+        notes.append(f"input channels of {count} are in another order (ria)")
     if any(str(step.get("step")).startswith("awq:") for step in steps):
-        told.append("inputs of matrices are scaled (awq)")
-    return "; ".join(told)
+        notes.append("inputs of matrices are scaled (awq)")
+    return "; ".join(notes)
 
 
 def _matrices(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:

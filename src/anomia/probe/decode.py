@@ -10,7 +10,7 @@ from anomia.probe.ask import Reply
 from anomia.probe.encode import EncodedItem
 
 
-class Said(NamedTuple):
+class Decoded(NamedTuple):
     """Generated texts without special tokens, thinking, and anything after a stop string.
 
     greedy: by probe. open_tokens: token ids of the open answer. beams: in descending order of score.
@@ -26,13 +26,13 @@ class Said(NamedTuple):
     ended: bool | None = None
 
 
-def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Said:
+def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Decoded:
     """Decodes the generated tokens of a reply."""
 
     def text(tokens: Sequence[int]) -> Stripped:
         return _answer(encoded, tokenizer, tokens)
 
-    return Said(
+    return Decoded(
         greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
         open_tokens=reply.greedy.get("open", ()),
         beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],

@@ -6,7 +6,7 @@ from typing import Any
 
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
-from anomia.probe.decode import Said
+from anomia.probe.decode import Decoded
 from anomia.probe.encode import EncodedItem
 from anomia.records.replied import Replied
 from anomia.records.schema import COLUMNS, ITEM_COLUMNS
@@ -15,7 +15,7 @@ from anomia.records.schema import COLUMNS, ITEM_COLUMNS
 def record(
     encoded: EncodedItem,
     reply: Reply,
-    said: Said,
+    decoded: Decoded,
     tokenizer: Any,
     *,
     arm: str,
@@ -28,15 +28,15 @@ def record(
     Args:
         encoded: the item as asked.
         reply: the engine's reply.
-        said: the texts of the reply.
+        decoded: the texts of the reply.
         tokenizer: turns tokens back into text.
         arm, dataset, index: the key of the row; `index` is the item's position in the fixed order.
         base_distribution: base's next-token distribution, for the KL divergence; None for base itself.
     """
     if not reply.finite:
         # Values read from NaN or infinite logits are meaningless.
-        reply, said = Reply(reply.item_id, finite=False), Said({})
-    replied = Replied(encoded, reply, said, tokenizer, arm, dataset, index, base_distribution)
+        reply, decoded = Reply(reply.item_id, finite=False), Decoded({})
+    replied = Replied(encoded, reply, decoded, tokenizer, arm, dataset, index, base_distribution)
     return {name: column.value(replied) for name, column in COLUMNS.items()}
 
 

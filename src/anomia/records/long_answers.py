@@ -36,8 +36,8 @@ def _free(value: Callable[[Replied, Sequence[int], str], Any]) -> Callable[[Repl
 
     def of(replied: Replied) -> Any:
         tokens = replied.reply.greedy.get(CONTINUATION)
-        said = replied.said.greedy.get(CONTINUATION)
-        return None if tokens is None or said is None else value(replied, tokens, said.text)
+        decoded = replied.reply_texts.greedy.get(CONTINUATION)
+        return None if tokens is None or decoded is None else value(replied, tokens, decoded.text)
 
     return of
 
@@ -96,15 +96,15 @@ def _apart(value: Callable[[int | None], Any]) -> Callable[[Replied], Any]:
 
 def _ended(replied: Replied, tokens: Sequence[int], _: str) -> bool | None:
     assert replied.encoded.long is not None
-    if replied.said.ended is not None:
-        return replied.said.ended
+    if replied.reply_texts.ended is not None:
+        return replied.reply_texts.ended
     return None if _stopped(replied, tokens, "") else len(tokens) < replied.encoded.long.limit
 
 
 def _stopped(replied: Replied, tokens: Sequence[int], _: str) -> int | None:
     """The number of tokens after which an answer was stopped at a loop; None if it is whole, as servers' answers are."""
     assert replied.encoded.long is not None
-    whole = replied.said.ended is not None or not replied.encoded.long.is_stopped(tokens)
+    whole = replied.reply_texts.ended is not None or not replied.encoded.long.is_stopped(tokens)
     return None if whole else len(tokens)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from anomia.grade import normalize
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.continuation import BaseAnswer
-from anomia.probe.decode import Said
+from anomia.probe.decode import Decoded
 from anomia.probe.encode import EncodedItem
 from anomia.probes import CHOICES, NO_QUESTION
 
@@ -59,7 +59,7 @@ class Replied:
 
     encoded: EncodedItem
     reply: Reply
-    said: Said
+    reply_texts: Decoded
     tokenizer: Any
     arm: str
     dataset: str

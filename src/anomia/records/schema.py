@@ -51,8 +51,8 @@ def _answer(probe: str, value: Callable[[Replied, str], Any]) -> ColumnValue:
     """A value computed from the text of the greedy answer to a probe."""
 
     def of(replied: Replied) -> Any:
-        said = replied.said.greedy.get(probe)
-        return None if said is None else value(replied, said.text)
+        decoded = replied.reply_texts.greedy.get(probe)
+        return None if decoded is None else value(replied, decoded.text)
 
     return of
 
@@ -102,7 +102,11 @@ def _gold_in_question(replied: Replied) -> bool | None:
 
 
 def _unclosed_thinking(replied: Replied) -> bool | None:
-    return any(said.unclosed for said in replied.said.greedy.values()) if replied.reply.finite else None
+    return (
+        any(decoded.unclosed for decoded in replied.reply_texts.greedy.values())
+        if replied.reply.finite
+        else None
+    )
 
 
 def _string_presence(replied: Replied) -> float | None:
@@ -146,12 +150,12 @@ def _open_columns() -> dict[str, RecordColumn]:
 
     return {
         "open_text": RecordColumn(pl.String, of(lambda _, text: text)),
-        "open_tokens": RecordColumn(pl.Int32, of(lambda r, _: len(r.said.open_tokens))),
+        "open_tokens": RecordColumn(pl.Int32, of(lambda r, _: len(r.reply_texts.open_tokens))),
         "open_correct": RecordColumn(pl.Boolean, of(_is_right)),
         "open_em": RecordColumn(pl.Boolean, of(lambda r, text: grade(text, answers(r)).exact_match)),
         "open_f1": RecordColumn(pl.Float64, of(lambda r, text: grade(text, answers(r)).f1)),
         "open_degenerate": RecordColumn(
-            pl.Boolean, of(lambda r, text: is_degenerate(r.said.open_tokens, text))
+            pl.Boolean, of(lambda r, text: is_degenerate(r.reply_texts.open_tokens, text))
         ),
         "open_strict": RecordColumn(pl.Boolean, of(_strict)),
         "open_loop": RecordColumn(pl.Boolean, of(_loops)),
@@ -184,7 +188,7 @@ def _loops(replied: Replied, text: str) -> bool:
     if replied.encoded.grading.stop:
         return is_text_loop(text)
     # Padding after the end would count as a loop.
-    return is_loop([token for token in replied.said.open_tokens if token not in replied.special])
+    return is_loop([token for token in replied.reply_texts.open_tokens if token not in replied.special])
 
 
 def _choice_columns(name: str) -> dict[str, RecordColumn]:
@@ -325,25 +329,25 @@ def _distribution_columns() -> dict[str, RecordColumn]:
 
 def _oracle_columns() -> dict[str, RecordColumn]:
     def texts(replied: Replied) -> list[str]:
-        return [text for drawn in replied.said.samples.values() for text in drawn]
+        return [text for drawn in replied.reply_texts.samples.values() for text in drawn]
 
     def beams(value: Callable[[Replied], Any]) -> ColumnValue:
-        return lambda r: value(r) if r.encoded.ask.beams is not None and r.said.beams else None
+        return lambda r: value(r) if r.encoded.ask.beams is not None and r.reply_texts.beams else None
 
     def samples(value: Callable[[Replied], Any]) -> ColumnValue:
-        return lambda r: value(r) if r.encoded.ask.samples is not None and r.said.samples else None
+        return lambda r: value(r) if r.encoded.ask.samples is not None and r.reply_texts.samples else None
 
     def beam_texts(replied: Replied) -> list[str]:
-        return [text for text, _ in replied.said.beams]
+        return [text for text, _ in replied.reply_texts.beams]
 
     return {
         "beam_texts": RecordColumn(_TEXTS, beams(beam_texts)),
-        "beam_scores": RecordColumn(_FLOATS, beams(lambda r: [score for _, score in r.said.beams])),
+        "beam_scores": RecordColumn(_FLOATS, beams(lambda r: [score for _, score in r.reply_texts.beams])),
         "beams_correct": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
         "beams_control": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), control=True))),
         "sample_seeds": RecordColumn(
             pl.List(pl.Int32),
-            samples(lambda r: [seed for seed, drawn in r.said.samples.items() for _ in drawn]),
+            samples(lambda r: [seed for seed, drawn in r.reply_texts.samples.items() for _ in drawn]),
         ),
         "sample_texts": RecordColumn(_TEXTS, samples(texts)),
         "samples_correct": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r)))),

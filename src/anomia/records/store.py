@@ -105,10 +105,10 @@ def upgrade(records: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
             "question", "open_text", "answers", "of_task"
         ).iter_rows()
     ]
-    told = pl.DataFrame(
+    completed = pl.DataFrame(
         found, schema=dict.fromkeys(("open_strict", "open_loop", "gold_in_question"), pl.Boolean)
     )
-    return records.with_columns(pl.coalesce(name, told[name]).alias(name) for name in told.columns)
+    return records.with_columns(pl.coalesce(name, completed[name]).alias(name) for name in completed.columns)
 
 
 def _sum_file(path: Path) -> Path:

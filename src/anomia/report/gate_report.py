@@ -43,8 +43,8 @@ _EXPLAINED = (
 class Basis(NamedTuple):
     """Context of a run's checks that the checks themselves don't contain.
 
-    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was left out on request. excluded: the
-    number of items of each kind left out, None if unknown.
+    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was excluded on request. excluded: the
+    number of items of each kind excluded, None if unknown.
     """
 
     raw_gaps: Mapping[tuple[str, str], Estimate] = {}
@@ -114,11 +114,11 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
             if kind:
                 about = _about(check, basis, quote=_clean)
                 ElementTree.SubElement(case, kind, type=check.result, message=about)
-        said = [caution.text for caution in gate.cautions if caution.arm == arm]
+        cautions_text = [caution.text for caution in gate.cautions if caution.arm == arm]
         if basis.left_out:
-            said.append(f"excluded on request: {basis.left_out}")
-        if said:
-            ElementTree.SubElement(suite, "system-out").text = "\n".join(said)
+            cautions_text.append(f"excluded on request: {basis.left_out}")
+        if cautions_text:
+            ElementTree.SubElement(suite, "system-out").text = "\n".join(cautions_text)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -28,7 +28,7 @@ def data_name(name: Any) -> str:
 
 
 def left_out(results: Results) -> str:
-    """What was left out on request, and how many items each kind took."""
+    """What was excluded on request, and how many items each kind took."""
     return ", ".join(
         f"{kind.replace('_', ' ')}: {_items(results.excluded.get(kind))}" for kind in results.exclude
     )

@@ -18,7 +18,6 @@ from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.items.languages import language_code
 from anomia.items.sets import SETS
-from anomia.measure.evidence import OVERALL
 from anomia.measure.results import Results, read_results, results_json
 from anomia.report.naming import left_out
 from anomia.run_folder import RunFolder, runs_of
@@ -127,9 +126,8 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         ]
         lines += [f"- excluded on request: {left_out(results)}"] if results.exclude else []
         lines.append("")
-        for verdict in results.verdicts:
-            if verdict.scope == OVERALL:
-                lines += [f"**{_plain(verdict.arm)}**: {_plain(verdict.words.text)}", ""]
+        for arm in results.arms:
+            lines += [f"**{_plain(arm)}**: {_plain(results.overall(arm).text)}", ""]
     lines += [
         "## Licence and origin",
         "",

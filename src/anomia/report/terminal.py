@@ -8,13 +8,10 @@ from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from anomia.compress.spec import is_null
-from anomia.measure.evidence import OVERALL
-from anomia.measure.judge import ScopeVerdict
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.probes import CONTINUATION
@@ -27,7 +24,7 @@ from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.runs import compared
-from anomia.report.verdict_words import decided, outcomes_of
+from anomia.report.tables.verdicts import decided, outcomes
 
 # Properties of an item's own answer that may spoil the item.
 FLAGS = {
@@ -52,14 +49,14 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             grid.add_row(name, Text("logits that are NaN or infinite", style="bold"))
             continue
         if row["open_text"] is not None or row.get("continuation_text") is None:
-            said = _plain(_one_line(row["open_text"] or ""))
-            grid.add_row(f"{name} answered", Text.assemble(said, (f"  ({open_verdict(row)})", "bold")))
+            answer = _plain(_one_line(row["open_text"] or ""))
+            grid.add_row(f"{name} answered", Text.assemble(answer, (f"  ({open_verdict(row)})", "bold")))
             picked = _plain(str(row["choice_pick"]))
             mark = "right" if row["choice_correct"] else "wrong"
             grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
         if row.get("continuation_text") is not None:
-            said = _plain(_one_line(row["continuation_text"]))
-            grid.add_row(f"{name}, at length", Text.assemble(said, (f"  ({long_verdict(row)})", "bold")))
+            answer = _plain(_one_line(row["continuation_text"]))
+            grid.add_row(f"{name}, at length", Text.assemble(answer, (f"  ({long_verdict(row)})", "bold")))
         if row["gold_rank"] is not None:
             grid.add_row(f"{name} ranks", _plain(_ranks(row)))
     fate = arm["fate"] or ("not right in both formats in base" if base["open_text"] is not None else "")
@@ -86,35 +83,24 @@ def long_verdict(row: Mapping[str, Any]) -> str:
     return long_ending(row) + right
 
 
-def verdict_view(verdicts: Sequence[ScopeVerdict], arm: str) -> RenderableType:
+def verdict_view(results: Results, arm: str) -> RenderableType:
     """The overall verdict in words, and the outcome in each language."""
-    mine = [verdict for verdict in verdicts if verdict.arm == arm]
-    overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
+    overall = results.overall(arm)
     lines: list[RenderableType] = [Text(overall.words.text)]
     if overall.why and not overall.words.reason:
         lines += [Text(), Text(overall.why)]
     named = f"{arm} (base itself, under harmless noise)" if is_null(arm) else arm
-    title = _plain(f"{named}: {decided(overall, brief=True)}")
-    if not overall.decided_by:
+    title = _plain(f"{named}: {decided(overall)}")
+    if overall.decided_by:
         # Long answers alone have no options, so languages differ only in the figures of their table.
-        return Titled(Group(*lines), title, padding=(1, 2))
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
-    for column in ("language", "outcome", "with standard options", "with same-passage options"):
-        table.add_column(column, overflow="fold")
-    for verdict in mine:
-        table.add_row(escape(verdict.scope), *outcomes_of(verdict))
-    lines += [Text(), table]
-    # Even if a language can't be judged, the one format that can be tested may show a loss.
-    told = [verdict for verdict in mine if verdict.scope != OVERALL and verdict.words.one_format]
-    said = [_plain(f"{verdict.scope}: {verdict.words.one_format}") for verdict in told]
-    lines += [Text(), *said] if said else []
+        lines.append(view(outcomes(results.verdicts_of(arm))))
     return Titled(Group(*lines), title, padding=(1, 2))
 
 
 def run_view(results: Results, arm: str, *, brief: bool = False) -> RenderableType:
     """One arm: the verdict first, then its evidence; `brief` shows only fates and ladder."""
     of = arm_results(results, arm)
-    parts: list[RenderableType] = [verdict_view(results.verdicts, arm)]
+    parts: list[RenderableType] = [verdict_view(results, arm)]
     unfinished = unfinished_text(results, arm)
     if unfinished:
         parts.append(note(unfinished))
@@ -128,9 +114,9 @@ def closing_view(results: Results) -> RenderableType:
     """What concerns all arms: comparisons of arms, sparsity, hygiene, and how to read intervals."""
     judged = candidates(results.arms)
     parts: list[RenderableType] = [
-        note(f"reference {verdict.arm}, base under harmless noise: {decided(verdict, brief=True)}")
-        for verdict in results.verdicts
-        if verdict.scope == OVERALL and verdict.arm not in judged
+        note(f"reference {arm}, base under harmless noise: {decided(results.overall(arm))}")
+        for arm in results.arms
+        if arm not in judged
     ]
     parts += [view(table.make(results)) for table in RUNS]
     if results.exclude:

@@ -11,7 +11,7 @@ from anomia.errors import ModelError
 from anomia.models import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, OnTokens, Reply
 from anomia.probe.continuation import answer_at_length, joined
-from anomia.probe.decode import Said, decode_reply
+from anomia.probe.decode import decode_reply
 from anomia.probe.encode import EncodedItem
 from anomia.probe.select import ChosenEngine
 from anomia.running.alike import Asked
@@ -53,7 +53,7 @@ class Answerer(Protocol):
         batch_size: int,
         on_split: OnSplit | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> Iterator[tuple[Reply, Said]]:
+    ) -> Iterator[tuple[Reply, Decoded]]:
         """Yields the reply to each item, in order.
 
         Args:
@@ -109,7 +109,7 @@ class LocalModel:
         batch_size: int,
         on_split: OnSplit | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> Iterator[tuple[Reply, Said]]:
+    ) -> Iterator[tuple[Reply, Decoded]]:
         """See `Answerer`."""
         settings = replace(decoding, eos_token_ids=self.loaded.eos_token_ids)
         size = self.batch_size or batch_size
@@ -176,6 +176,6 @@ class RemoteModel:
         batch_size: int,
         on_split: OnSplit | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> Iterator[tuple[Reply, Said]]:
+    ) -> Iterator[tuple[Reply, Decoded]]:
         """See `Answerer`; the client decides how many requests run at a time."""
         return answer_items(self.served, encoded, self.tokenizer, decoding, chat=self.chat)

@@ -36,7 +36,7 @@ from anomia.study import Study
 from anomia.words import counted
 
 PLAIN_BATCH_SIZE = 16
-_LEFT_OUT = {
+_EXCLUDED = {
     "ungradable": "no answer can be graded",
     "no_standard_options": "there are not three wrong answers for them",
     "ambiguous_options": "a wrong option can't be told from the right one once punctuation is gone",
@@ -48,8 +48,8 @@ def begin(cell: PlannedCell, base: LocalModel, progress: Progress, reuse: Sequen
     study, item_sets, loaded = cell.study, cell.item_sets, base.loaded
     for items in item_sets:
         for reason, count in items.excluded.items():
-            if count and reason in _LEFT_OUT:
-                progress.say(f"{cell.label}{items.language}: {count} questions left out: {_LEFT_OUT[reason]}")
+            if count and reason in _EXCLUDED:
+                progress.say(f"{cell.label}{items.language}: {count} questions excluded: {_EXCLUDED[reason]}")
         if repeated := items.excluded.get("repeated"):
             progress.say(
                 f"{cell.label}{items.language}: {repeated} questions repeat another one (same passage, question and "
@@ -125,9 +125,9 @@ def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Pro
         for items in item_sets
     }
     if any(found.values()):
-        told = ", ".join(f"{language} {count}" for language, count in found.items() if count)
+        counted_items = ", ".join(f"{language} {count}" for language, count in found.items() if count)
         progress.say(
-            f"items whose text holds special tokens of this tokenizer, which may end a turn or the text: {told}"
+            f"items whose text holds special tokens of this tokenizer, which may end a turn or the text: {counted_items}"
         )
     return found
 

@@ -95,18 +95,17 @@ def store_differences(cells: Sequence[OpenCell], found: DifferencesByArm) -> Non
         stored = read_differences(cell.run.folder).keys()
         for arm, rows in found.items():
             if not (arm in served and arm in stored and cell.begun(arm)):
-                write_differences(cell.run.folder, arm, [row._asdict() for row in rows])
+                write_differences(cell.run.folder, arm, rows)
 
 
 def settle_served(
     cells: Sequence[OpenCell], arm: Arm, rows: Sequence[Difference], progress: Progress
 ) -> None:
     """Stores the differences found at a server in its turn, and reports them if they are new."""
-    plain = [row._asdict() for row in rows]
-    if any(read_differences(cell.run.folder).get(arm.name) != plain for cell in cells):
+    if any(read_differences(cell.run.folder).get(arm.name) != list(rows) for cell in cells):
         _say_served(arm.name, rows, progress)
     for cell in cells:
-        write_differences(cell.run.folder, arm.name, plain)
+        write_differences(cell.run.folder, arm.name, rows)
 
 
 def served_prompts(cells: Sequence[PlannedCell]) -> dict[str, str]:

@@ -121,12 +121,12 @@ def _settle_precision(study: Study, loaded: LoadedModel, progress: Progress) -> 
         return loaded
     text = f"base runs in {precision.why}"
     if precision.dtype != torch.float32:
-        told = (
+        advice = (
             "an arm null:float32 says"
             if only_probes(study.data)
-            else "the noise floor and an arm null:float32 say"
+            else "the batch-size sensitivity and an arm null:float32 show"
         )
-        text += f"; half precision flips some answers by itself: {told} how many, --dtype float32 avoids it"
+        text += f"; half precision flips some answers by itself: {advice} how many, --dtype float32 avoids it"
     progress.say(text)
     if precision.dtype == loaded.model.dtype:
         return loaded

@@ -1,4 +1,4 @@
-"""The noise floor: how many verdicts flip when only the batch size (or the dtype) changes."""
+"""Batch-size sensitivity: how many verdicts flip when only the batch size (or the dtype) changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLIPS = {name: BY_NAME[name].column for name in FORMATS} | {"open_text": "open_t
 
 
 def lacks_noise(run: OpenedRun) -> bool:
-    """Whether the noise floor was requested and has not been measured yet."""
+    """Whether the batch-size sensitivity was requested and has not been measured yet."""
     return _has_noise(run.study) and run.folder.noise.read() is None
 
 
@@ -68,7 +68,7 @@ def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
     first = _rows_by_item(run, study, item_sets)
 
     def flips(asked: LocalModel, size: int, what: str) -> dict[str, Any]:
-        progress.stage(f"{cell.label}noise floor: {count} items again {what}", count)
+        progress.stage(f"{cell.label}batch-size sensitivity: {count} items again {what}", count)
         by_language = {items.language: dict.fromkeys(("items", *FLIPS), 0) for items, _ in turns}
         answers = asked.answer(encoded, decoding(study), batch_size=size, on_tokens=progress.tokens)
         for (items, index), item, (reply, said) in zip(turns, encoded, answers, strict=True):

@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
     finished: FinishedShard | None = None
     runs: tuple[OpenedRun, ...] = ()
-    said: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
     failed: str | None = None
     of_folder: bool = False
 
@@ -81,8 +81,8 @@ class Worker:
         self._cells, self._turn = cells, turn
         self._base: LocalModel | None = None
         self._arm: Answerer | None = None
-        self._said: list[str] = []
-        self._progress = _Silent(self._said)
+        self._lines: list[str] = []
+        self._progress = _Silent(self._lines)
 
     def start(self) -> Answer:
         """Returns as soon as the cluster has room for the worker; loads no model yet."""
@@ -97,7 +97,7 @@ class Worker:
         return self._guarded(lambda: self._measure(self._cells[cell].begun_as(run), shard))
 
     def noise(self, cell: int, run: OpenedRun) -> Answer:
-        """Measures the noise floor of a cell whose base is done."""
+        """Measures the batch-size sensitivity of a cell whose base is done."""
         return self._guarded(lambda: self._noise(self._cells[cell].begun_as(run)))
 
     def _begin(self, reuse: Sequence[Path]) -> Answer:
@@ -132,16 +132,16 @@ class Worker:
             answer: Answer = work()
         except AnomiaError as error:
             answer = Answer(failed=str(error), of_folder=isinstance(error, RunError))
-        said = tuple(self._said)
-        self._said.clear()
-        return answer._replace(said=said)
+        lines = tuple(self._lines)
+        self._lines.clear()
+        return answer._replace(lines=lines)
 
 
 @dataclass(slots=True)
 class _Crew:
     """The workers that hold one model: the base of some cells, or the model of an arm's turn.
 
-    spare: base's first worker, which is kept for the noise floor.
+    spare: base's first worker, which is kept for the batch-size sensitivity.
     """
 
     name: str
@@ -236,8 +236,8 @@ def on_ray(address: str | None, size: Size | None, progress: Progress) -> Iterat
         slots = _slots(resources, wanted)
         progress.say(f"Ray: room for {slots} workers of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs")
         yield Executor(
-            base=lambda cells, told, reuse: _measure_base(cells, told, reuse, wanted, slots),
-            arms=lambda turns, told: _measure_arms(turns, told, wanted, slots),
+            base=lambda cells, shown_to, reuse: _measure_base(cells, shown_to, reuse, wanted, slots),
+            arms=lambda turns, shown_to: _measure_arms(turns, shown_to, wanted, slots),
         )
     finally:
         if not joined:
@@ -413,7 +413,7 @@ def _begin(crew: _Crew, progress: Progress, reuse: Sequence[Path]) -> list[OpenC
 def _noise(crew: _Crew, cells: Sequence[OpenCell], progress: Progress) -> None:
     for index, cell in enumerate(cells):
         if lacks_noise(cell.run):
-            progress.stage(f"{cell.label}noise floor on Ray", 1)
+            progress.stage(f"{cell.label}batch-size sensitivity on Ray", 1)
             _ask_one(crew, progress, lambda w, i=index, run=cell.run: w.noise.remote(i, run))
             progress.advance()
 
@@ -443,7 +443,7 @@ def _ask_one(crew: _Crew, progress: Progress, call: Any) -> Answer:
 
 
 def _tell(answer: Answer, progress: Progress) -> None:
-    for line in answer.said:
+    for line in answer.lines:
         progress.say(line)
     if answer.failed is not None and answer.of_folder:
         raise RunError(answer.failed)
@@ -452,14 +452,14 @@ def _tell(answer: Answer, progress: Progress) -> None:
 class _Silent(PlainProgress):
     """Keeps messages and the last finished shard, to be sent back with the answer."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, lines: list[str]) -> None:
         super().__init__(lambda text: None)
-        self._said = said
+        self._lines = lines
         self.finished: FinishedShard | None = None
 
     def say(self, text: str) -> None:
         """Keeps the message."""
-        self._said.append(text)
+        self._lines.append(text)
 
     def finish(self, shard: FinishedShard) -> None:
         """Keeps the shard."""

@@ -60,19 +60,19 @@ def measure_shard(
         on_split=halved.append,
         on_tokens=progress.tokens,
     )
-    for offset, (reply, said) in zip(order, answers, strict=True):
+    for offset, (reply, decoded) in zip(order, answers, strict=True):
         rows[offset] = record(
             encoded[offset],
             reply,
-            said,
+            decoded,
             model.tokenizer,
             arm=shard.arm,
             dataset=shard.dataset,
             index=shard.first + offset,
             base_distribution=references.get(reply.item_id),
         )
-        if said.refused:
-            refused[reply.item_id] = dict(said.refused)
+        if decoded.refused:
+            refused[reply.item_id] = dict(decoded.refused)
         progress.advance(items=1)
     if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
         raise ModelError(

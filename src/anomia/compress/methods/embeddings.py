@@ -161,18 +161,20 @@ def _is_of_tokens(name: str, module: nn.Embedding, config: Any) -> bool:
 def notes(model: Any, kind: str) -> list[str]:
     """Return notes for the report about this step on this model; the weights aren't read."""
     dtypes = [module.weight.dtype for module in _token_modules(model).values()]
-    said = []
+    remarks = []
     if any(dtype != torch.float32 for dtype in dtypes):
         dtype = str(dtypes[0]).removeprefix("torch.")
-        said.append(f"the rounded values are rounded once more to {dtype}, the type of this model's weights")
+        remarks.append(
+            f"the rounded values are rounded once more to {dtype}, the type of this model's weights"
+        )
     if model.get_output_embeddings() is None:
-        said.append("the model has no output head of its own; only embeddings are rounded")
+        remarks.append("the model has no output head of its own; only embeddings are rounded")
     left = [
         name for name, module in _other_embeddings(model) if not _is_of_tokens(name, module, model.config)
     ]
     if left:
-        said.append(f"not rounded, as in GGUF files: {', '.join(left)} (rows are not tokens)")
-    return said
+        remarks.append(f"not rounded, as in GGUF files: {', '.join(left)} (rows are not tokens)")
+    return remarks
 
 
 def saved_bytes(model: nn.Module, kind: str) -> int:

@@ -54,8 +54,8 @@ def gptq_block(work: BlockWork) -> list[MatrixReport]:
         note = f"damping raised to {solved.damping:g}" if solved.damping > DAMPING else ""
         dead = int(solved.dead.sum())
         if dead:
-            told = f"{dead} of its inputs are zero for all calibration tokens, or too small to be squared, and their weights were set to zero"
-            note = "; ".join(part for part in (note, told) if part)
+            dead_note = f"{dead} of its inputs are zero for all calibration tokens, or too small to be squared, and their weights were set to zero"
+            note = "; ".join(part for part in (note, dead_note) if part)
         for matrix, quantized in zip(group.matrices, solved.quantized, strict=True):
             report = put(matrix, quantized, work)
             reports.append(report._replace(dead_columns=dead, damping=solved.damping, note=note))

@@ -48,8 +48,8 @@ def abstains(output: str) -> bool:
     >>> abstains("The passage doesn't say."), abstains("Unanswerable"), abstains("In 1912")
     (True, True, False)
     """
-    said = normalize(next(iter(seen_lines(output)), ""))
-    return said in _WHOLE or bool(_ABSTAINS.search(said))
+    first_line = normalize(next(iter(seen_lines(output)), ""))
+    return first_line in _WHOLE or bool(_ABSTAINS.search(first_line))
 
 
 def grade(output: str, question: Posed) -> TaskGrade:

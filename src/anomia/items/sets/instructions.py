@@ -1,7 +1,7 @@
 """Instructions that a program can check, in IFEval's form (`prompt`, `instruction_id_list`, `kwargs`).
 
 The 25 kinds of IFEval (Zhou et al. 2023, arXiv:2311.07911) with the official implementation's semantics, except that
-sentences are split, words are cut and languages are told by the rules below, where it uses NLTK and langdetect. The
+sentences are split, words are cut and languages are recognised by the rules below, where it uses NLTK and langdetect. The
 score is the share of the instructions followed; right means all of them. IFEval has no answers, so a row may bring a
 `response` that follows all instructions. Otherwise one is composed. Wrong options break one instruction.
 """
@@ -86,7 +86,7 @@ _KNOWN = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 
 
 def _is_language(text: str, code: str) -> bool:
-    """As in IFEval, a text whose language can't be told counts as following."""
+    """As in IFEval, a text whose language isn't recognised counts as following."""
     found = language_of(text)
     return found is None or found == code.partition("-")[0]
 
@@ -99,9 +99,9 @@ def _sentences(text: str) -> int:
     """The number of sentences: ends of sentences that aren't abbreviations, and the unfinished last one."""
     count, start = 0, 0
     for match in _SENTENCE.finditer(text):
-        said = text[start : match.end()].strip()
-        if said and not _ABBREVIATED.search(said):
-            count += any(char.isalnum() for char in said)
+        piece = text[start : match.end()].strip()
+        if piece and not _ABBREVIATED.search(piece):
+            count += any(char.isalnum() for char in piece)
             start = match.end()
     return count + any(char.isalnum() for char in text[start:])
 
@@ -115,9 +115,9 @@ def _paragraphs(text: str, wanted: int) -> bool:
 def _nth_paragraph(text: str, of: Arguments) -> bool:
     parts = text.split("\n\n")
     count, nth = sum(bool(part.strip()) for part in parts), int(of["nth_paragraph"])
-    if nth > count or not (said := parts[nth - 1].strip()):
+    if nth > count or not (piece := parts[nth - 1].strip()):
         return False
-    first = re.split(r"[.,?!'\"]", said.split()[0].lstrip("'").lstrip('"'))[0].lower()
+    first = re.split(r"[.,?!'\"]", piece.split()[0].lstrip("'").lstrip('"'))[0].lower()
     return count == of["num_paragraphs"] and first == str(of["first_word"]).lower()
 
 
@@ -143,8 +143,8 @@ def _is_json(text: str) -> bool:
 
 def _two_responses(text: str) -> bool:
     parts = text.split("******")
-    said = [part.strip() for part in parts if part.strip()]
-    return all(part.strip() for part in parts[1:-1]) and len(said) == 2 and said[0] != said[1]
+    piece = [part.strip() for part in parts if part.strip()]
+    return all(part.strip() for part in parts[1:-1]) and len(piece) == 2 and piece[0] != piece[1]
 
 
 def _found(pattern: Any, text: str, *, whole: bool = False) -> int:

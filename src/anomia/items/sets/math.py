@@ -51,8 +51,8 @@ def final_number(text: str) -> Decimal | None:
 
 def grade(output: str, question: Posed) -> TaskGrade:
     """Right if the final number equals the answer's."""
-    said = final_number(output)
-    right = said is not None and any(said == final_number(answer) for answer in question.answers)
+    given = final_number(output)
+    right = given is not None and any(given == final_number(answer) for answer in question.answers)
     return TaskGrade(float(right), right)
 
 

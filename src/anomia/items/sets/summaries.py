@@ -32,14 +32,14 @@ class _Words:
 def grade(output: str, question: Posed) -> TaskGrade:
     """ROUGE-L F1 of the first paragraph. Parts: ROUGE-1, ROUGE-2, and the share of numbers and names that the text has."""
     # Base models go on with another text.
-    said = re.split(r"\n\s*\n", output.strip())[0]
+    first_part = re.split(r"\n\s*\n", output.strip())[0]
     scorer = _scorer(question.target in ("", packed("english")))
     best = max(
-        (scorer.score(answer, said) for answer in question.answers),
+        (scorer.score(answer, first_part) for answer in question.answers),
         key=lambda found: found["rougeL"].fmeasure,
     )
     one, two, longest = (float(best[kind].fmeasure) for kind in _KINDS)
-    return TaskGrade(longest, None, (one, two, supported(said, question.context)))
+    return TaskGrade(longest, None, (one, two, supported(first_part, question.context)))
 
 
 def supported(summary: str, text: str) -> float | None:

@@ -124,13 +124,13 @@ def _python_call(node: ast.expr) -> ToolCall:
 def grade(output: str, question: Posed) -> TaskGrade:
     """The share of the four steps that an output reaches; right if it reaches all."""
     wanted = _wanted(question)
-    said = calls_in(output) or []
-    names = sorted(call.name for call in said) == sorted(name for name, _ in wanted.calls)
+    given = calls_in(output) or []
+    names = sorted(call.name for call in given) == sorted(name for name, _ in wanted.calls)
     steps = [
-        bool(said),
-        bool(said) and names,
-        bool(said) and names and all(_is_allowed(call, wanted.functions) for call in said),
-        bool(said) and names and _all_right(said, wanted.calls),
+        bool(given),
+        bool(given) and names,
+        bool(given) and names and all(_is_allowed(call, wanted.functions) for call in given),
+        bool(given) and names and _all_right(given, wanted.calls),
     ]
     parts = tuple(float(step) for step in steps)
     return TaskGrade(sum(parts) / len(parts), all(steps), parts)
@@ -158,12 +158,12 @@ def _wanted(question: Posed) -> _Wanted:
     )
 
 
-def _all_right(said: Sequence[ToolCall], wanted: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> bool:
+def _all_right(given: Sequence[ToolCall], wanted: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> bool:
     """Whether the calls can be matched with those wanted, in any order."""
-    if len(said) > 6:  # too many to try every order; long answers keep the order asked for
-        return all(_is_right(call, *each) for call, each in zip(said, wanted, strict=True))
+    if len(given) > 6:  # too many to try every order; long answers keep the order asked for
+        return all(_is_right(call, *each) for call, each in zip(given, wanted, strict=True))
     return any(
-        all(_is_right(call, *each) for call, each in zip(said, order, strict=True))
+        all(_is_right(call, *each) for call, each in zip(given, order, strict=True))
         for order in itertools.permutations(wanted)
     )
 
@@ -175,24 +175,24 @@ def _is_right(call: ToolCall, name: str, accepted: Mapping[str, Sequence[Any]]) 
     return all(any(_equals(value, each) for each in accepted[key]) for key, value in call.arguments.items())
 
 
-def _equals(said: Any, wanted: Any) -> bool:
+def _equals(given: Any, wanted: Any) -> bool:
     """Texts are equal once normalized, numbers by value; a number is not a text, and true is not 1."""
-    if isinstance(said, bool) or isinstance(wanted, bool):
-        return said is wanted
-    if isinstance(said, int | float) and isinstance(wanted, int | float):
-        return said == wanted
-    if isinstance(said, str) and isinstance(wanted, str):
-        return said == wanted or normalize(said) == normalize(wanted) != ""
-    if isinstance(said, list | tuple) and isinstance(wanted, list | tuple):
-        return len(said) == len(wanted) and all(map(_equals, said, wanted))
-    if isinstance(said, dict) and isinstance(wanted, dict):
+    if isinstance(given, bool) or isinstance(wanted, bool):
+        return given is wanted
+    if isinstance(given, int | float) and isinstance(wanted, int | float):
+        return given == wanted
+    if isinstance(given, str) and isinstance(wanted, str):
+        return given == wanted or normalize(given) == normalize(wanted) != ""
+    if isinstance(given, list | tuple) and isinstance(wanted, list | tuple):
+        return len(given) == len(wanted) and all(map(_equals, given, wanted))
+    if isinstance(given, dict) and isinstance(wanted, dict):
         # BFCL lists the accepted values inside objects, too.
-        return said.keys() == wanted.keys() and all(
-            _equals(said[key], value)
-            or (isinstance(value, list) and any(_equals(said[key], each) for each in value))
+        return given.keys() == wanted.keys() and all(
+            _equals(given[key], value)
+            or (isinstance(value, list) and any(_equals(given[key], each) for each in value))
             for key, value in wanted.items()
         )
-    return said is None and wanted is None
+    return given is None and wanted is None
 
 
 def _is_allowed(call: ToolCall, functions: Mapping[str, Any]) -> bool:
@@ -353,8 +353,8 @@ def _request(value: Any, place: str) -> str:
     turns = value if isinstance(value, list) else []
     while turns and isinstance(turns[0], list):
         turns = [turn for part in turns if isinstance(part, list) for turn in part]
-    said = [turn.get("content") for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
-    texts = [text.strip() for text in said if isinstance(text, str)]
+    given = [turn.get("content") for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    texts = [text.strip() for text in given if isinstance(text, str)]
     if not texts:
         raise DataError(f"data: {place}: 'question' is neither a text nor a conversation with a user's turn")
     return "\n".join(texts)

@@ -30,12 +30,14 @@ _FLORES = re.compile(r"sentence_([a-z]{3}_[a-z]{4})")
 def grade(output: str, question: Posed) -> TaskGrade:
     """chrF++ from 0 to 1 of as many first lines as the reference has."""
     lines = max(len(seen_lines(answer)) for answer in question.answers)
-    said = "\n".join(seen_lines(output)[:lines])
-    if said in question.answers:
+    translated = "\n".join(seen_lines(output)[:lines])
+    if translated in question.answers:
         return TaskGrade(1.0)
-    if not said.strip():
+    if not translated.strip():
         return TaskGrade(0.0)
-    return TaskGrade(min(1.0, max(0.0, _chrf().sentence_score(said, list(question.answers)).score / 100)))
+    return TaskGrade(
+        min(1.0, max(0.0, _chrf().sentence_score(translated, list(question.answers)).score / 100))
+    )
 
 
 @cache

@@ -42,13 +42,13 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
         return None
     y = rows_axis("rung")
     kind = alt.Color(field="rung", type="nominal", scale=KIND_SCALE, legend=None)
-    told = tooltip(case="arm", where="language", rung="form", shown="drop (points)", n="items")
+    tips = tooltip(case="arm", where="language", rung="form", shown="drop (points)", n="items")
     axis = percent_axis("drop of accuracy, base − arm (points)")
     bars = (
         alt.Chart()
         .transform_filter(ONE_SCOPE)
         .mark_bar(height={"band": 0.55})
-        .encode(x=axis, y=y, color=kind, tooltip=told)
+        .encode(x=axis, y=y, color=kind, tooltip=tips)
     )
     whiskers = (
         alt.Chart()
@@ -60,7 +60,7 @@ def draw_drops(found: Sequence[Case]) -> Drawn | None:
         alt.Chart()
         .transform_filter(EACH)
         .mark_tick(thickness=2, size=26, opacity=0.8)
-        .encode(x=alt.X(field="value", type="quantitative"), y=y, tooltip=told)
+        .encode(x=alt.X(field="value", type="quantitative"), y=y, tooltip=tips)
     )
     layers = [bars, ticks, whiskers, beside("note", y, ONE_SCOPE)]
     chart = filtered(panels(layers, rows, height=alt.Step(30)), found)
@@ -97,8 +97,8 @@ def _drops(case: Case, number: int) -> list[ChartRow]:
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label and row["scope"] == POOLED]
-        told.append(f"{case.label}: " + ", ".join(f"{row['rung']} {row['shown']}" for row in mine))
-    return f"Bars of the drop in points with intervals. {listed(told)}."
+        lines.append(f"{case.label}: " + ", ".join(f"{row['rung']} {row['shown']}" for row in mine))
+    return f"Bars of the drop in points with intervals. {listed(lines)}."

@@ -51,7 +51,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
     if all(row["value"] is None for row in rows):
         return None
     y = rows_axis("where")
-    told = tooltip(
+    tips = tooltip(
         case="arm", where="language", shown="dissociation (%)", net_shown="net (%)", null_shown="null arm, net (%)",
         choice_only="choice only", n="both correct",
     )  # fmt: skip
@@ -60,7 +60,7 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         alt.Chart()
         .transform_filter(SCOPES)
         .mark_bar(color=COLORS["choice_only"], opacity=0.45, height={"band": 0.62})
-        .encode(x=x, y=y, tooltip=told)
+        .encode(x=x, y=y, tooltip=tips)
     )
     noise = (
         alt.Chart()
@@ -68,12 +68,12 @@ def draw_dissociation(found: Sequence[Case]) -> Drawn | None:
         .transform_filter("isValid(datum.null_low)")
         .mark_bar(color=GREY, opacity=0.4, height={"band": 0.95})
         .encode(
-            x=alt.X(field="null_low", type="quantitative"), x2=alt.X2(field="null_high"), y=y, tooltip=told
+            x=alt.X(field="null_low", type="quantitative"), x2=alt.X2(field="null_high"), y=y, tooltip=tips
         )
     )
     net = dots(
         alt.X(field="net", type="quantitative"), y, SCOPES, "isValid(datum.net)", low="net_low", high="net_high",
-        color=alt.value(COLORS["choice_only"]), told=told,
+        color=alt.value(COLORS["choice_only"]), tips=tips,
     )  # fmt: skip
     whiskers = (
         alt.Chart()
@@ -107,7 +107,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
     if not any(row["share"] for row in rows):
         return None
     y = rows_axis("where")
-    told = tooltip(case="arm", where="language", fate="fate", count="items", shown="share", n="both correct")
+    tips = tooltip(case="arm", where="language", fate="fate", count="items", shown="share", n="both correct")
     color = alt.Color(field="fate", type="nominal", scale=FATE_SCALE, legend=FATE_LEGEND)
     x = alt.X(
         field="from",
@@ -120,7 +120,7 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
         alt.Chart()
         .transform_filter(SCOPES)
         .mark_bar(height={"band": 0.72}, stroke=None)
-        .encode(x=x, x2=alt.X2(field="to"), y=y, color=color, tooltip=told)
+        .encode(x=x, x2=alt.X2(field="to"), y=y, color=color, tooltip=tips)
     )
     inside = (
         alt.Chart()
@@ -161,7 +161,7 @@ def _parts(case: Case, number: int) -> list[ChartRow]:
         found = counts[scope]
         n, start = found.both_correct, 0.0
         few = n < FEWEST_BOTH_CORRECT
-        told = ", ".join(
+        few_counts = ", ".join(
             f"{count} {FATE_WORDS[fate]}" for fate, count in zip(FATES, found, strict=True) if count
         )
         for fate, count in zip(FATES, found, strict=True):
@@ -178,7 +178,7 @@ def _parts(case: Case, number: int) -> list[ChartRow]:
                     "middle": None if share is None else start + share / 2,
                     "label": "" if share is None else signed(100 * share),
                     "shown": TOO_FEW if share is None else f"{100 * share:.1f} %",
-                    "note": f"{TOO_FEW}: {told or 'none'}" if few else f"n {n:,}",
+                    "note": f"{TOO_FEW}: {few_counts or 'none'}" if few else f"n {n:,}",
                 }
             )
             start += share or 0.0
@@ -186,13 +186,15 @@ def _parts(case: Case, number: int) -> list[ChartRow]:
 
 
 def _fates_alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label]
         last = mine[-len(FATES) :]
         counts = ", ".join(f"{row['fate']} {row['count']}" for row in last)
-        told.append(f"{case.label}, {last[-1]['where']}: {counts} of {last[-1]['n']}" if last else case.label)
-    return f"Stacked bars of the four fates by language. {listed(told)}."
+        lines.append(
+            f"{case.label}, {last[-1]['where']}: {counts} of {last[-1]['n']}" if last else case.label
+        )
+    return f"Stacked bars of the four fates by language. {listed(lines)}."
 
 
 def _rates(case: Case, number: int) -> list[ChartRow]:
@@ -243,11 +245,11 @@ def _noise(case: Case, scope: str) -> ChartRow:
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [row for row in rows if row["case"] == case.label]
         words = ", ".join(
             f"{EVERY if row['scope'] == POOLED else row['where']} {row['note']}" for row in mine
         )
-        told.append(f"{case.label}: {words}")
-    return f"Bars of the dissociation rate in per cent, and the net rate with its interval. {listed(told)}."
+        lines.append(f"{case.label}: {words}")
+    return f"Bars of the dissociation rate in per cent, and the net rate with its interval. {listed(lines)}."

@@ -45,7 +45,7 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
     if not rows:
         return None
     color = alt.Color(field="state", type="nominal", scale=STATE_SCALE, legend=None)
-    told = tooltip(
+    tips = tooltip(
         case="arm",
         where="language",
         before="base answers",
@@ -71,7 +71,7 @@ def draw_flow(found: Sequence[Case]) -> Drawn | None:
         .transform_calculate(high="datum.low + datum.size")
         .mark_area(strokeWidth=0)
         .encode(x=x, y=y, y2=alt.Y2(field="high"), color=color, detail=alt.Detail(field="flow", type="nominal"),
-            opacity=alt.condition("datum.before == 'both'", alt.value(0.75), alt.value(0.25)), tooltip=told)
+            opacity=alt.condition("datum.before == 'both'", alt.value(0.75), alt.value(0.25)), tooltip=tips)
     )  # fmt: skip
     bars, labels = [], []
     for side, start, align, dx in SIDES:
@@ -170,9 +170,9 @@ def _laid_out(counts: Sequence[Sequence[int]], fields: ChartRow) -> list[ChartRo
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [r for r in rows if (r["case"], r["scope"], r["kind"]) == (case.label, POOLED, "flow")]
         flows = ", ".join(f"{row['before']} to {row['state']} {row['count']}" for row in mine)
-        told.append(f"{case.label}, {mine[0]['n']} items: {flows}" if mine else case.label)
-    return f"Bands from base's states to the arm's. {listed(told)}."
+        lines.append(f"{case.label}, {mine[0]['n']} items: {flows}" if mine else case.label)
+    return f"Bands from base's states to the arm's. {listed(lines)}."

@@ -146,7 +146,7 @@ def _height(rows: Sequence[ChartRow]) -> int:
 
 def _panel(rows: Sequence[ChartRow], probe: str, axis: CostAxis, x_range: tuple[float, float]) -> Any:
     color = alt.value(COLORS[probe])
-    told = tooltip(arm="arm", case="run", shown=f"{probe} (%)", exact=axis.title, n="items")
+    tips = tooltip(arm="arm", case="run", shown=f"{probe} (%)", exact=axis.title, n="items")
     x = alt.X(
         field="at",
         type="quantitative",
@@ -179,7 +179,7 @@ def _panel(rows: Sequence[ChartRow], probe: str, axis: CostAxis, x_range: tuple[
     ]
     for filled, condition in ((True, "datum.best"), (False, "!datum.best")):
         mark = alt.Chart().mark_point(size=MARK, filled=filled, opacity=1, strokeWidth=2)
-        layers.append(mark.transform_filter(condition).encode(x=x, y=y, color=color, tooltip=told))
+        layers.append(mark.transform_filter(condition).encode(x=x, y=y, color=color, tooltip=tips))
     return panels(layers, rows, height=_height(rows), width=PLOT_WIDTH)
 
 

@@ -46,13 +46,13 @@ def draw_ladder(found: Sequence[Case]) -> Drawn | None:
     if not rows:
         return None
     kind = alt.Color(field="kind", type="nominal", scale=KIND_SCALE, legend=None)
-    told = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
+    tips = tooltip(case="arm", where="language", rung="form", who="model", shown="accuracy (%)", n="items")
     x, y = percent_axis("accuracy (%) · ○ base · ● arm · ◊ no model", domain=(0, 1)), rows_axis("rung")
     base, arm, none = (f"datum.who == '{who}'" for who in ("base", "arm", NO_MODEL))
     layers = [
-        *dots(x, y, ONE_SCOPE, base, color=kind, told=told, filled=False, nudge=-NUDGE),
-        *dots(x, y, ONE_SCOPE, arm, color=kind, told=told, nudge=NUDGE),
-        *dots(x, y, ONE_SCOPE, none, color=kind, told=told, shape="diamond", filled=False),
+        *dots(x, y, ONE_SCOPE, base, color=kind, tips=tips, filled=False, nudge=-NUDGE),
+        *dots(x, y, ONE_SCOPE, arm, color=kind, tips=tips, nudge=NUDGE),
+        *dots(x, y, ONE_SCOPE, none, color=kind, tips=tips, shape="diamond", filled=False),
         beside("note", y, ONE_SCOPE, "datum.who != 'base'"),
     ]
     chart = filtered(panels(layers, rows), found)
@@ -94,9 +94,9 @@ def _rungs(case: Case, number: int) -> list[ChartRow]:
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [r for r in rows if r["case"] == case.label and r["scope"] == POOLED and r["who"] != "base"]
         changes = ", ".join(f"{row['rung']} {row['note'].partition(' · ')[0]} %" for row in mine)
-        told.append(f"{case.label}: {changes}")
-    return f"Accuracy before and after compression. {listed(told)}."
+        lines.append(f"{case.label}: {changes}")
+    return f"Accuracy before and after compression. {listed(lines)}."

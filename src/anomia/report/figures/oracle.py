@@ -74,11 +74,11 @@ def draw_oracle(found: Sequence[Case]) -> Drawn | None:
 def _accuracy_panel(rows: Sequence[ChartRow]) -> Any:
     y = rows_axis("way")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
-    told = tooltip(case="arm", where="language", way="decoding", of="model", shown="found (%)", n="items")
+    tips = tooltip(case="arm", where="language", way="decoding", of="model", shown="found (%)", n="items")
     x = percent_axis("(a) items answered (%) · ○ base · ● arm", domain=(0, 1))
     layers = [
-        *dots(x, y, ONE_SCOPE, BASE, color=color, told=told, filled=False, nudge=-4),
-        *dots(x, y, ONE_SCOPE, ARM, color=color, told=told, nudge=4),
+        *dots(x, y, ONE_SCOPE, BASE, color=color, tips=tips, filled=False, nudge=-4),
+        *dots(x, y, ONE_SCOPE, ARM, color=color, tips=tips, nudge=4),
         beside("note", y, ONE_SCOPE, ARM),
     ]
     return panels(layers, rows)
@@ -87,22 +87,22 @@ def _accuracy_panel(rows: Sequence[ChartRow]) -> Any:
 def _recovery_panel(rows: Sequence[ChartRow]) -> Any:
     y = rows_axis("where")
     color = alt.Color(field="way", type="nominal", scale=WAY_SCALE, legend=None)
-    told = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
+    tips = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
     x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ control answer", domain=(0, 1))
     layers = []
     for way, middle in zip(ORACLES, (-MIDDLE, MIDDLE), strict=True):
         mine = f"datum.oracle == '{way}'"
         base = dots(
-            x, y, SCOPES, mine, BASE, color=color, told=told, filled=False, nudge=middle, size=45, width=1
+            x, y, SCOPES, mine, BASE, color=color, tips=tips, filled=False, nudge=middle, size=45, width=1
         )
         control = dots(
-            x, y, SCOPES, mine, CONTROL, color=alt.value(GREY), told=told, shape="diamond", filled=False,
+            x, y, SCOPES, mine, CONTROL, color=alt.value(GREY), tips=tips, shape="diamond", filled=False,
             nudge=middle + NUDGE, size=45, width=1,
         )  # fmt: skip
         layers += [
             *base,
             *control,
-            *dots(x, y, SCOPES, mine, ARM, color=color, told=told, nudge=middle - NUDGE),
+            *dots(x, y, SCOPES, mine, ARM, color=color, tips=tips, nudge=middle - NUDGE),
         ]
     layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
     return panels(layers, in_one_panel(rows), height=alt.Step(52))
@@ -159,12 +159,12 @@ def _short(estimate: Estimate) -> str:
 
 
 def _alt(found: Sequence[Case], reached: Sequence[ChartRow], recovered: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [r for r in reached if (r["case"], r["scope"], r["of"]) == (case.label, POOLED, "arm")]
         text = f"{case.label}: " + ", ".join(f"{row['way']} {row['note']}" for row in mine)
         whole = [r for r in recovered if (r["case"], r["of"], r["last"]) == (case.label, "arm", True)]
         if whole:
             text += f"; of its open failures in {whole[-1]['where']} recovered: {whole[-1]['note']}"
-        told.append(text)
-    return f"Items answered by greedy decoding and reached by beams and samples, base to arm, in per cent. {listed(told)}."
+        lines.append(text)
+    return f"Items answered by greedy decoding and reached by beams and samples, base to arm, in per cent. {listed(lines)}."

@@ -149,7 +149,7 @@ def dots(
     low: str = "low",
     high: str = "high",
     color: Any,
-    told: Sequence[alt.Tooltip],
+    tips: Sequence[alt.Tooltip],
     shape: str = "circle",
     filled: bool = True,
     nudge: float = 0,
@@ -164,7 +164,7 @@ def dots(
     mark = alt.Chart().mark_point(
         shape=shape, size=size, filled=filled, opacity=1, strokeWidth=2, yOffset=nudge
     )
-    return [span, _where(mark, conditions).encode(x=x, y=y, color=color, tooltip=list(told))]
+    return [span, _where(mark, conditions).encode(x=x, y=y, color=color, tooltip=list(tips))]
 
 
 def _where(chart: alt.Chart, conditions: Sequence[str]) -> alt.Chart:

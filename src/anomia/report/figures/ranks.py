@@ -51,17 +51,17 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         return alt.X(field=field, type="quantitative", title=title, scale=scale, axis=axis)
 
     color = alt.Color(field="group", type="nominal", scale=GROUP_SCALE, legend=None)
-    told = tooltip(
+    tips = tooltip(
         case="arm", place="token", where="language", group="items", before="rank in base", after="rank in arm",
         after_low="arm, from", after_high="arm, to", control="wrong option in arm",
         within_10="within 10", n="items",
     )  # fmt: skip
     grey = alt.value(GREY)
     layers = [
-        *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, told=told,
+        *dots(x("before"), y, ONE_SCOPE, low="before_low", high="before_high", color=color, tips=tips,
               filled=False, nudge=-NUDGE),
-        *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, told=told),
-        *dots(x("control"), y, ONE_SCOPE, "isValid(datum.control)", low="control_low", high="control_high", color=grey, told=told,
+        *dots(x("after"), y, ONE_SCOPE, low="after_low", high="after_high", color=color, tips=tips),
+        *dots(x("control"), y, ONE_SCOPE, "isValid(datum.control)", low="control_low", high="control_high", color=grey, tips=tips,
               shape="diamond", filled=False, nudge=NUDGE, size=45, width=1),
         beside("note", y, ONE_SCOPE),
     ]  # fmt: skip
@@ -134,12 +134,12 @@ def rank(value: float) -> str:
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [
             row
             for row in rows
             if (row["case"], row["scope"], row["place"]) == (case.label, POOLED, PLACES["gold"])
         ]
-        told.append(f"{case.label}: " + ", ".join(f"{row['group']} {row['note']}" for row in mine))
-    return f"Median ranks of gold's first token, base to arm, by fate. {listed(told)}."
+        lines.append(f"{case.label}: " + ", ".join(f"{row['group']} {row['note']}" for row in mine))
+    return f"Median ranks of gold's first token, base to arm, by fate. {listed(lines)}."

@@ -51,12 +51,12 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         return None
     rows = settled(rows)
     y = rows_axis("case")
-    told = tooltip(case="setting", shown="value (%)", n="items", passages="passages")
+    tips = tooltip(case="setting", shown="value (%)", n="items", passages="passages")
     parts = []
     for measure, title in MEASURES.items():
         mine = [row for row in rows if row["measure"] == measure]
         color = alt.value(COLORS["choice_only"] if measure == "dissociation/choice" else COLORS["gap"])
-        layers = [*dots(percent_axis(title), y, color=color, told=told), beside("note", y)]
+        layers = [*dots(percent_axis(title), y, color=color, tips=tips), beside("note", y)]
         if measure != "dissociation/choice":
             layers.insert(0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)))
         parts.append(panels(layers, mine, column="measure"))
@@ -82,7 +82,7 @@ def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
     if not rows:
         return None
     y = rows_axis("where")
-    told = tooltip(case="arm", where="calibration", probe="form", shown="accuracy (%)", n="items")
+    tips = tooltip(case="arm", where="calibration", probe="form", shown="accuracy (%)", n="items")
     color = alt.Color(
         field="probe",
         type="nominal",
@@ -105,7 +105,7 @@ def draw_calibrations(found: Sequence[Case]) -> Drawn | None:
     )
     layers = [
         span,
-        *dots(percent_axis("accuracy (%)", domain=(0, 1)), y, color=color, told=told),
+        *dots(percent_axis("accuracy (%)", domain=(0, 1)), y, color=color, tips=tips),
         names,
         beside("note", y, "datum.probe == 'open'"),
     ]
@@ -159,8 +159,8 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[ChartRow]:
 
 
 def _alt(rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for label in dict.fromkeys(row["case"] for row in rows):
         rate, gap, raw = (row["shown"] for row in rows if row["case"] == label)
-        told.append(f"{label}: dissociation {rate}, gap {gap}, in raw points {raw}")
-    return f"Dissociation rate in per cent and gap in points with intervals, one row per setting. {listed(told, most=8)}."
+        lines.append(f"{label}: dissociation {rate}, gap {gap}, in raw points {raw}")
+    return f"Dissociation rate in per cent and gap in points with intervals, one row per setting. {listed(lines, most=8)}."

@@ -44,12 +44,12 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
         return None
     y = rows_axis("where")
     color = alt.value(COLORS["open"])
-    told = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
+    tips = tooltip(case="arm", where="language", shots="prompt", shown="prune gap (points)", accuracies="base → arm (%)", n="items")  # fmt: skip
     x = percent_axis(f"prune gap (points) · ○ {ZERO} · ● {ONE}")
     layers = [
         alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)),
-        *dots(x, y, SCOPES, f"datum.shots == '{ZERO}'", color=color, told=told, filled=False, nudge=-NUDGE),
-        *dots(x, y, SCOPES, f"datum.shots == '{ONE}'", color=color, told=told, nudge=NUDGE),
+        *dots(x, y, SCOPES, f"datum.shots == '{ZERO}'", color=color, tips=tips, filled=False, nudge=-NUDGE),
+        *dots(x, y, SCOPES, f"datum.shots == '{ONE}'", color=color, tips=tips, nudge=NUDGE),
         beside("note", y, SCOPES, f"datum.shots == '{ONE}'"),
     ]
     return Drawn(
@@ -90,8 +90,8 @@ def _gaps(case: Case, number: int) -> list[ChartRow]:
 
 
 def _alt(found: Sequence[Case], rows: Sequence[ChartRow]) -> str:
-    told = []
+    lines = []
     for case in found:
         mine = [row for row in rows if (row["case"], row["shots"]) == (case.label, ONE)]
-        told.append(f"{case.label}: " + ", ".join(f"{row['where']} {row['note']}" for row in mine))
-    return f"Prune gap in points at {ZERO} and at {ONE}, by language. {listed(told)}."
+        lines.append(f"{case.label}: " + ", ".join(f"{row['where']} {row['note']}" for row in mine))
+    return f"Prune gap in points at {ZERO} and at {ONE}, by language. {listed(lines)}."

@@ -55,7 +55,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         return None
     drawn = {row["label"] for row in rows}
     alone = [case.label for case in found if case.label not in drawn]
-    left_out = f" Left out, since there is no other size of the model: {listed(alone)}." if alone else ""
+    left_out = f" Not shown, since there is no other size of the model: {listed(alone)}." if alone else ""
     parts = [_panel([row for row in rows if row["panel"] == panel], title) for panel, title in TITLES.items()]
     return Drawn(
         name="figure6",
@@ -120,7 +120,7 @@ def _panel(rows: Sequence[ChartRow], title: str) -> Any:
         row | {"case_order": orders[row["case"]], "last": row["size"] == largest[row["case"]]} for row in rows
     ]
     color = alt.Color(field="measure", type="nominal", scale=SCALE, legend=None)
-    told = tooltip(
+    tips = tooltip(
         case="arm", model="model", size_text="parameters", measure="measure", shown="value (%)", n="items"
     )
     x = alt.X(
@@ -149,7 +149,7 @@ def _panel(rows: Sequence[ChartRow], title: str) -> Any:
         alt.Chart()
         .mark_rule(strokeWidth=2, opacity=0.75)
         .encode(x=x, y=alt.Y(field="low", type="quantitative"), y2=alt.Y2(field="high"), color=color),
-        alt.Chart().mark_point(size=MARK, filled=True, opacity=1).encode(x=x, y=y, color=color, tooltip=told),
+        alt.Chart().mark_point(size=MARK, filled=True, opacity=1).encode(x=x, y=y, color=color, tooltip=tips),
         alt.Chart()
         .transform_filter("datum.last")
         .mark_text(align="left", dx=9, fontWeight="bold")

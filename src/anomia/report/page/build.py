@@ -96,9 +96,9 @@ def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None
 
 def page_values(folders: Sequence[Path], runs: Sequence[NamedRun], drawn: Sequence[Drawn]) -> dict[str, Any]:
     """The page's content outside the explorer: verdicts, tables, and the text around the figures."""
-    said = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
+    shown = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
     chance = chance_of([run.results.records for run in runs])
-    return said | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
+    return shown | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
 
 
 def chance_of(records: Sequence[pl.DataFrame]) -> str:

@@ -27,8 +27,8 @@ from anomia.report.render.page import plain
 from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
 from anomia.report.tables.registry import ARMS, RUNS
+from anomia.report.tables.verdicts import decided, outcomes, with_options
 from anomia.report.terminal import stopping_text
-from anomia.report.verdict_words import decided, outcomes_of
 
 # Maximum lengths, in characters, of names in the page's own sentences, and of a verdict, which names languages.
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
@@ -109,7 +109,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
     return {
         "name": arm,
         "null": is_null(arm),
-        "verdict": _verdict([verdict for verdict in results.verdicts if verdict.arm == arm]),
+        "verdict": _verdict(results.overall(arm), results.verdicts_of(arm)),
         "unsaid": unsaid,
         "stopping": [stopping_text(look) for look in looks],
         "accuracies": _accuracies(results, of.figures, arm),
@@ -126,23 +126,19 @@ def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, 
     return sections
 
 
-def _verdict(mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
-    overall = next(verdict for verdict in mine if verdict.scope == OVERALL)
+def _verdict(overall: ScopeVerdict, mine: Sequence[ScopeVerdict]) -> dict[str, Any]:
     return {
         "outcome": overall.decision.outcome,
-        "label": decided(overall, brief=True),
+        "label": decided(overall),
         "word": overall.word,
         "headline": overall.words.headline,
         "rest": _sentences(overall.words._replace(headline="", reason="").text),
         "advice": _advice(overall),
         "why": _sentences(overall.why),
-        "standard": outcomes_of(overall)[1],
-        "same_passage": outcomes_of(overall)[2],
-        "languages": [
-            [shortened(verdict.scope, LONGEST_NAME), *outcomes_of(verdict)]
-            for verdict in mine
-            if verdict.scope != OVERALL
-        ],
+        "standard": with_options(overall, overall.standard),
+        "same_passage": with_options(overall, overall.same_passage),
+        # The notes are parts of the texts.
+        "outcomes": plain(outcomes(mine)._replace(notes=())),
         "texts": [
             [shortened(verdict.scope, LONGEST_NAME), _sentences(verdict.words._replace(reason="").text)]
             for verdict in mine
@@ -173,11 +169,10 @@ def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
     """The null arms of a run that also has others: the effect of noise alone."""
     if candidates(results.arms) == list(results.arms):
         return []
-    outcomes = {v.arm: decided(v, brief=True) for v in results.verdicts if v.scope == OVERALL}
     return [
         {
             "name": arm,
-            "outcome": outcomes.get(arm, "–"),
+            "outcome": decided(results.overall(arm)),
             "changes": [_shown(figures.get((arm, measure, POOLED))) for measure in _noise(results).values()],
         }
         for arm in nulls(results.arms)
@@ -218,7 +213,7 @@ def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
         ("open", "Answers when asked"),
         ("choice", f"Picks it out of {_options(asked)}"),
     )
-    decided = next((v.decided_by for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), "choice")
+    decided = results.overall(arm).decided_by
     if decided != "choice":
         labels = (*labels, (decided, f"With {LABELS.get(decided, decided)}"))
     found = []
@@ -246,7 +241,7 @@ def _shown(estimate: Estimate | None) -> str:
 
 
 def _left_out(results: Results) -> list[str]:
-    """The languages that pooled figures leave out because base is too weak in them."""
+    """The languages that pooled figures exclude because base is too weak there."""
     return [shortened(name, LONGEST_NAME) for name in results.left_out_languages]
 
 

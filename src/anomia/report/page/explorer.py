@@ -177,10 +177,10 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
     languages: dict[str, int] = {}
     keys: list[ItemKey] = []
     loops: list[str] = []
-    told = False
+    any_loops = False
     for run, (records, _) in enumerate(tables):
         frame = graded(records)
-        told |= any(
+        any_loops |= any(
             name in records.columns and records[name].null_count() < len(records)
             for name in ("open_loop", f"{CONTINUATION}_text")
         )
@@ -218,7 +218,7 @@ def index(tables: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[dict[str
         "languages": list(languages),
         "items": items,
         "rows": rows,
-        "loops": "".join(loops) if told else None,
+        "loops": "".join(loops) if any_loops else None,
         "before": {name: "".join(column) for name, column in before.items()},
         "after": {name: "".join(column) for name, column in after.items()},
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from anomia.report.naming import shortened
 from anomia.report.render.stars import settled
-from anomia.report.render.words import cells, header, said
+from anomia.report.render.words import cells, header, note_text
 from anomia.report.tables.table import Table, on_screen
 
 LONGEST_CELL = 600
@@ -20,7 +20,7 @@ def plain(*tables: Table) -> list[dict[str, Any]]:
             "columns": [_cell(header(column)) for column in table.columns],
             "rows": [[_cell(text) for text in row] for row in cells(table)],
             "rules": list(table.rules),
-            "notes": [said(note) for note in table.notes],
+            "notes": [note_text(note) for note in table.notes],
         }
         for table in map(settled, map(on_screen, tables))
         if table.rows

@@ -9,7 +9,7 @@ from rich.text import Text
 from anomia.report.figures.cases import printable
 from anomia.report.render.stars import settled
 from anomia.report.render.whole_table import WholeTable
-from anomia.report.render.words import cells, said
+from anomia.report.render.words import cells, note_text
 from anomia.report.tables.table import Table, on_screen
 
 
@@ -18,7 +18,7 @@ def view(*tables: Table) -> Group:
     parts: list[RenderableType] = []
     for table in map(settled, map(on_screen, tables)):
         if table.rows:
-            parts += [_whole(table), *(note(said(line)) for line in table.notes)]
+            parts += [_whole(table), *(note(note_text(line)) for line in table.notes)]
     return Group(*parts)
 
 
@@ -34,16 +34,16 @@ def plain(text: str) -> str:
 
 def _whole(table: Table) -> WholeTable:
     """A table that is never cut off, however narrow the terminal."""
-    whole = WholeTable(f"\n{plain(table.title)}", names=table.keys)
+    whole = WholeTable(f"\n{plain(table.title)}" if table.title else "", names=table.keys)
     # Sentences next to each other start on the same line.
     vertical: VerticalAlignMethod = "top" if _of_sentences(table) else "bottom"
     for place, column in enumerate(table.columns):
-        left = place < table.keys or column.kind == "words"
+        folds = place < table.keys or column.kind == "words"
         whole.add_column(
             Text(plain(column.header)),
-            justify="left" if left else "right",
+            justify="left" if folds or column.kind == "text" else "right",
             vertical=vertical,
-            no_wrap=not left,
+            no_wrap=not folds,
         )
     for place, row in enumerate(cells(table)):
         whole.add_row(*(Text(plain(text)) for text in row), end_section=place in table.rules)

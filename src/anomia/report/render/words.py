@@ -48,7 +48,7 @@ def header(column: Column) -> str:
     return column.header.replace("\n", " ")
 
 
-def said(note: Note, *, precise: bool = False) -> str:
+def note_text(note: Note, *, precise: bool = False) -> str:
     """A note as text."""
     if isinstance(note, str):
         return note
@@ -60,7 +60,7 @@ def said(note: Note, *, precise: bool = False) -> str:
 
 def paragraph(table: Table) -> str:
     """The notes of a table as the sentences of one paragraph."""
-    sentences = (said(note, precise=True) for note in table.notes)
+    sentences = (note_text(note, precise=True) for note in table.notes)
     return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in sentences)
 
 

@@ -35,7 +35,7 @@ def asked(results: Results) -> Table:
     mine = [row for row in results.hygiene if row.arm == BASE]
     notes: list[Note] = [
         "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
-        "longer than the output limit, so it can be picked but not generated; left out: no gradable answer, or not "
+        "longer than the output limit, so it can be picked but not generated; excluded: no gradable answer, or not "
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
         "(c); asked again, flips: items that base was asked again at another batch size, and the share of them that changed "
         "between right and wrong"

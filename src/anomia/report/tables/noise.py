@@ -5,7 +5,7 @@ from __future__ import annotations
 from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.hygiene import noise_floors
+from anomia.measure.hygiene import sensitivities
 from anomia.measure.results import Results
 from anomia.probes import FORMATS
 from anomia.report.reference import nulls
@@ -43,8 +43,8 @@ def reference(subject: ArmResults) -> Table:
     rules = [0] if rows and rows[0][0] == subject.arm else []
     if rows:
         rows += [
-            [f"base, {floor.change}", *[None] * (len(REFERENCE) - 2), floor.open, floor.choice]
-            for floor in noise_floors(subject.results.noise)
+            [f"base, {change.change}", *[None] * (len(REFERENCE) - 2), change.open, change.choice]
+            for change in sensitivities(subject.results.noise)
         ]
     return Table(
         "noise",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
@@ -46,9 +46,11 @@ def besides_weights(results: Results) -> Table:
     """What differs besides the weights, by arm, the worst first; harmless differences are only counted."""
     rows, rules, harmless = [], [], 0
     for arm, found in results.differences.items():
-        shown = sorted((row for row in found if row["kind"] != HARMLESS), key=_gravest)
+        shown = sorted((row for row in found if row.kind != HARMLESS), key=_gravest)
         harmless += len(found) - len(shown)
-        rows += [(arm, *(row[name] for name in ("what", "base", "other", "kind", "why"))) for row in shown]
+        rows += [
+            (arm, *(getattr(row, name) for name in ("what", "base", "other", "kind", "why"))) for row in shown
+        ]
         rules += [len(rows) - 1] if shown else []
     notes = [
         "confounding: it changes what a model is asked or where its answers end. A checkpoint is asked base's token ids "
@@ -96,5 +98,5 @@ def summary(found: Sequence[Difference]) -> tuple[str, ...]:
     return tuple(f"{count} {kind}: {_MEANING[kind]}" for kind, count in counts.items() if count)
 
 
-def _gravest(row: Mapping[str, str]) -> int:
-    return -[str(kind) for kind in KINDS].index(row["kind"])
+def _gravest(row: Difference) -> int:
+    return -KINDS.index(row.kind)

@@ -36,12 +36,12 @@ from anomia.report.tables.runs import (
     frontier,
     frontier_file,
     runs_file,
-    verdicts_file,
 )
 from anomia.report.tables.scores import IN_FILES as SCORES_FILE
 from anomia.report.tables.scores import scores
 from anomia.report.tables.table import Filed, Table, in_files
 from anomia.report.tables.tests import paired_tests, paired_tests_file
+from anomia.report.tables.verdicts import verdicts_file
 
 
 class OfArm(NamedTuple):

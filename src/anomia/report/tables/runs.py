@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from itertools import compress
 
-from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import FrontierRow
 from anomia.measure.frame import POOLED
-from anomia.measure.judge import ScopeVerdict
 from anomia.measure.results import Results
 from anomia.probes import FORMATS
 from anomia.report.naming import left_out, model_name
@@ -26,7 +24,7 @@ from anomia.report.tables.table import (
     n_of,
     values,
 )
-from anomia.report.verdict_words import decided_with
+from anomia.report.tables.verdicts import OUTCOME, SAME_PASSAGE
 
 COMPARED = (
     Of("gap/choice", "gap to\nchoice"),
@@ -37,8 +35,6 @@ COMPARED = (
 BETWEEN = (*COMPARED[:2], COMPARED[2]._replace(brief="dissociation"))
 ACCURACIES = (Of("accuracy/open", "open"), Of("accuracy/choice", "choice"))
 DIFFERENCE = Of("accuracy/choice_minus_open", "choice −\nopen", place="screen")
-OUTCOME = Column("outcome", "outcome", "text")
-SAME_PASSAGE = Column("same_passage_outcome", "with same-passage options", "text")
 
 
 IN_FILES = Filed(
@@ -56,11 +52,13 @@ def compared(results: Results, name: str = "") -> Table:
     for arm in results.arms:
         of = arm_results(results, arm)
         after = of.figure(ACCURACIES[0].measure)
+        verdict = results.overall(arm)
         rows.append(
             (
                 f"{arm} (reference)" if nulls([arm]) else arm, arm, model_name(base), data, len(results.languages),
                 n_of(after), *(of.change(each.measure) for each in (*ACCURACIES, DIFFERENCE)),
-                *values(COMPARED, of.figures, arm, POOLED), *_outcomes(_overall(results, arm)),
+                *values(COMPARED, of.figures, arm, POOLED),
+                verdict.outcome, verdict.same_passage_outcome,
             )
         )  # fmt: skip
     return Table(
@@ -69,7 +67,7 @@ def compared(results: Results, name: str = "") -> Table:
         (
             Column("named", "arm", "text", place="screen"), _filed(ARM), _filed(Column("base", "base", "text")),
             _filed(Column("data", "data", "text")), _filed(Column("languages", "languages", "count")), _filed(N),
-            *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME, _filed(SAME_PASSAGE),
+            *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME, SAME_PASSAGE,
         ),
         rows,
         (f"excluded on request: {left_out(results)}",) if results.exclude else (),
@@ -79,28 +77,6 @@ def compared(results: Results, name: str = "") -> Table:
 def runs_file(results: Results) -> Table:
     """What was compared, one row per arm, with its outcome."""
     return in_files(IN_FILES, [("", compared(results))])
-
-
-def verdicts_file(results: Results) -> Table:
-    """The outcome of each arm in each language and overall, in words."""
-    return Table(
-        "verdicts",
-        "Verdicts",
-        (
-            ARM, Column("scope", "scope", "text"), OUTCOME, Column("decided_by", "decided with", "text"),
-            Column("word", "word", "text"), Column("standard_outcome", "with standard options", "text"), SAME_PASSAGE,
-            Column("text", "in words", "words"),
-        ),
-        [
-            (
-                verdict.arm, verdict.scope, verdict.outcome, decided_with(verdict), verdict.word,
-                verdict.standard_outcome, verdict.same_passage_outcome, verdict.text,
-            )
-            for verdict in results.verdicts
-        ],
-        ("overall: all languages.",),
-        keys=2,
-    )  # fmt: skip
 
 
 def between(results: Results) -> Table:
@@ -219,17 +195,6 @@ def _marks(sparse: bool | None, small: bool | None) -> str:
 def _filed(column: Column) -> Column:
     """The column, for the files alone."""
     return column._replace(place="files")
-
-
-def _overall(results: Results, arm: str) -> ScopeVerdict | None:
-    return next((v for v in results.verdicts if (v.arm, v.scope) == (arm, OVERALL)), None)
-
-
-def _outcomes(verdict: ScopeVerdict | None) -> tuple[str | None, str | None]:
-    """The outcome, and the outcome with same-passage options."""
-    if verdict is None:
-        return None, None
-    return verdict.outcome, verdict.same_passage_outcome
 
 
 def _last(name: str) -> str:

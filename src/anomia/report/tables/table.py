@@ -32,9 +32,9 @@ class CountAndShare(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """A figure followed by a unit or a mark."""
+    """A figure followed by a unit or a mark, or a word followed by what it leaves open."""
 
-    value: Number
+    value: Number | str
     mark: str
 
 

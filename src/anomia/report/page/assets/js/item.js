@@ -132,6 +132,6 @@ function itemView(found, item, { settings, armName, actions }) {
     answeredBy("reached").map(([name, probe]) => h("details", {}, h("summary", {}, capital(probe.short)),
       pair((label, row) => many(label, row.reached?.[name], item.answers, language)))),
     settings.leftOut.length > 0 && h("p", { class: "small" },
-      `Left out to keep this file small: ${settings.leftOut.join(", ")}. They are in the records; anomia view shows them.`),
+      `Omitted to keep this file small: ${settings.leftOut.join(", ")}. They are in the records; anomia view shows them.`),
   ];
 }

@@ -27,8 +27,8 @@ function decidedView(verdict) {
 function verdictView(data, run, arm, openItems) {
   const { verdict } = arm;
   // Without options an outcome says nothing about a language; the table of long answers does.
-  const languages = !run.at_length && verdict.languages.length > 1 && h("details", {}, h("summary", {}, "By language"),
-    dataTable({ columns: ["language", "outcome", "standard options", "same-passage options"], rows: verdict.languages }),
+  const languages = !run.at_length && verdict.texts.length > 1 && h("details", {}, h("summary", {}, "By language"),
+    verdict.outcomes.map(dataTable),
     h("dl", { class: "texts" }, verdict.texts.map(([language, text]) => [h("dt", {}, foreign(language)), h("dd", {}, visible(text))])));
   const unsaid = arm.unsaid > 0 && h("p", {}, h("button", { type: "button", class: "link", onclick: () => openItems(run, arm) },
     `See what it still picks among standard options but no longer answers (${arm.unsaid} ${arm.unsaid === 1 ? "item" : "items"}, all languages)`));

@@ -23,7 +23,7 @@ _NOTED: Mapping[str, str] = {
     r"(model_|torch_)?dtype": "another precision rounds differently, which can flip close answers",
     r"load_in_\dbit|bnb_\w+|quantization\w*|\w*gptq\w*|\w*awq\w*|gguf_file|kv_cache_dtype": "it is compression",
     r"peft|delta|(peft|delta)_sha|lora\w*": "it changes the weights",
-    r"limit|max_samples": "questions that one of the two was not asked are left out",
+    r"limit|max_samples": "questions that one of the two was not asked are excluded",
     r"(random_|numpy_|torch_)?seed": "it changes sampled answers only",
     r"\w+_version|lighteval_sha": "another version may ask, cut or compute differently",
     r"attn_implementation": "attention is computed in another order, which can flip close answers",
