@@ -31,10 +31,12 @@ test: install browser .venv-lm-eval/.installed
 	$(PYTEST) -m 'not longest'
 
 # Before each commit, in under two minutes: style, types, and tests that need no model of more than a few weights.
-QUICK := tests/test_layers.py tests/test_probes.py tests/test_arms.py tests/test_study.py tests/test_grade.py tests/items \
-	tests/records tests/compress/test_spec.py tests/compress/test_table.py tests/compress/test_wanda.py \
-	tests/measure/test_fates.py tests/measure/test_dissociation.py tests/measure/test_measures.py tests/report/tables \
-	tests/probe/test_tree.py
+QUICK := tests/test_layers.py tests/test_probes.py tests/test_study.py tests/test_grade.py \
+	tests/items tests/records tests/compress/test_spec.py tests/compress/test_table.py tests/compress/test_wanda.py \
+	tests/measure/test_fates.py tests/measure/test_dissociation.py tests/measure/test_measures.py \
+	tests/measure/test_verdict.py tests/report/tables tests/probe/test_trie.py tests/probe/test_select.py \
+	'tests/probe/test_tree.py::test_answers_are_those_of_generate_and_of_full_passes[llama]' \
+	--deselect tests/items/test_tasks.py::test_scores_are_in_results_tables_and_page
 quick: check
 	$(PYTEST) -m 'not slow and not longest' -q $(QUICK)
 

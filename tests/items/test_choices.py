@@ -159,7 +159,7 @@ def test_an_answer_that_may_mean_two_options_is_refused_until_the_study_says_whi
     with pytest.raises(DataError, match="line 1: the answer") as caught:
         read_questions(f"mc:{file}")
     for word, gold in meant.items():
-        assert f"{gold!r} ({READINGS[word].said})" in str(caught.value)
+        assert f"{gold!r} ({READINGS[word].label})" in str(caught.value)
         questions = read_questions(f"mc:{file},answer={word}")["english"]
         assert {question.gold for question in questions} == {gold}
     first, *others = meant

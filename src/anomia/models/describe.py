@@ -23,7 +23,7 @@ from anomia.models.memory import PREFIX, held
 from anomia.models.reading import Reading, Template, read
 from anomia.models.rewritten import rewritten
 from anomia.models.small_files import SmallFile, small_files
-from anomia.models.tokenization import Tokenization
+from anomia.models.tokenization import Tokenization, plain
 from anomia.models.weights import Weights, build, describe_held, describe_weights, with_rows
 
 # Files that tokenizers don't read.
@@ -324,12 +324,6 @@ def _dtype(files: ModelFiles, config: Any, weights: Weights | None) -> str:
 
 def _plain(value: Any) -> Any:
     """Converts a value to JSON types."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if hasattr(value, "to_dict"):
-        return _plain(value.to_dict())
-    return str(value).removeprefix("torch.")
+    return plain(
+        value, lambda it: _plain(it.to_dict()) if hasattr(it, "to_dict") else str(it).removeprefix("torch.")
+    )

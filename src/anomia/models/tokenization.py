@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,7 +186,7 @@ def parts(tokenizer: Any) -> dict[str, str]:
         found["backend"] = _hash(backend.to_str())
     settings = {key: getattr(tokenizer, key, None) for key in _SETTINGS}
     settings["encode_special_tokens"] = bool(backend.encode_special_tokens)
-    return found | {"settings": json.dumps(_plain(settings), sort_keys=True)}
+    return found | {"settings": json.dumps(plain(settings, _named), sort_keys=True)}
 
 
 def is_random(tokenizer: Any) -> bool:
@@ -245,7 +245,7 @@ def _plain_parts(tokenizer: Any) -> dict[str, str]:
     found = {
         "class": type(tokenizer).__name__,
         "settings": json.dumps(
-            _plain({key: value for key, value in settings.items() if key not in files}), sort_keys=True
+            plain({key: value for key, value in settings.items() if key not in files}, _named), sort_keys=True
         ),
     }
     with suppress(AttributeError):
@@ -280,16 +280,21 @@ def _short(text: str) -> str:
     return text if len(text) <= 400 else f"sha256 {_hash(text)}"
 
 
-def _plain(value: Any) -> Any:
-    """Converts a value to JSON types, without anything that prints a memory address."""
+def plain(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Converts a value to JSON types, sets in a fixed order. other: converts what JSON has no type for."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part, other) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part, other) for part in value]
     if isinstance(value, set | frozenset):
-        return sorted(str(_plain(part)) for part in value)
+        return sorted(str(plain(part, other)) for part in value)
+    return other(value)
+
+
+def _named(value: Any) -> str:
+    """A value that JSON has no type for, without anything that prints a memory address."""
     return str(value) if type(value).__name__ == "AddedToken" else type(value).__name__
 
 

@@ -11,7 +11,7 @@ from anomia.errors import ModelError
 from anomia.models import LoadedModel
 from anomia.probe.ask import Decoding, OnSplit, OnTokens, Reply
 from anomia.probe.continuation import answer_at_length, joined
-from anomia.probe.decode import decode_reply
+from anomia.probe.decode import Decoded, decode_reply
 from anomia.probe.encode import EncodedItem
 from anomia.probe.select import ChosenEngine
 from anomia.running.alike import Asked
