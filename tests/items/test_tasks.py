@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from anomia.report.verdict_words import outcomes_of
 from typer.testing import CliRunner
 
 from anomia.cli.app import app
@@ -20,6 +19,7 @@ from anomia.items.sandbox import refuse_unsafe
 from anomia.items.sets import SETS
 from anomia.items.task_rows import WRONG_OPTIONS, is_wrong
 from anomia.measure.results import read_results, results_json
+from anomia.report.tables.verdicts import decided
 from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.folder import open_run
@@ -239,7 +239,7 @@ def test_scores_are_in_results_tables_and_page(
     assert ("not right or wrong" in overall.words.text) != task.right_or_wrong
     assert task.right_or_wrong or "too weak" not in overall.words.text
     # A language has the score's outcome where there is no other.
-    outcomes = {verdict.scope: outcomes_of(verdict)[0] for verdict in results.verdicts}
+    outcomes = {verdict.scope: decided(verdict) for verdict in results.verdicts}
     rows_of = {row["scope"]: row["outcome"] for row in rows if row["part"] == "score"}
     if not task.right_or_wrong:
         assert outcomes == {

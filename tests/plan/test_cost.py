@@ -125,7 +125,7 @@ def test_long_answers_add_their_tokens_and_memory(config_folder: Path) -> None:
     assert long.size.need.item > max(short.size.need.item, 2 * 399 * slot_bytes_of(GEMMA))
 
 
-def test_the_noise_floor_repeats_no_long_answers(config_folder: Path) -> None:
+def test_batch_size_sensitivity_repeats_no_long_answers(config_folder: Path) -> None:
     asked = {"languages": ["english"], "limit": 8, "continuation_tokens": 400, "noise_items": 8}
     short, long = (
         forecast(matrix_of(config_folder, **asked, probes=probes))[0].work
