@@ -108,7 +108,7 @@ def test_a_long_output_is_opened_by_a_button(hostile: Report, open_page: Open) -
 def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, tmp_path: Path) -> None:
     half = "\ud800 half \udfff"
     table = {"title": "", "columns": [half] * 4, "rows": [[half] * 4] * 2, "rules": [], "notes": [half]}
-    arm = {"name": half, "null": False, "verdict": {"outcome": "mixed", "label": half, "headline": half, "advice": half, "rest": half, "outcomes": [table], "texts": [[half, half]] * 2,
+    arm = {"name": half, "null": False, "verdict": {"outcome": "mixed", "label": "mixed", "headline": half, "advice": half, "rest": half, "outcomes": [table], "texts": [[half, half]] * 2,
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
            "unsaid": 1, "left_out": [half], "stopping": [half],
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
