@@ -154,11 +154,29 @@ def test_a_stack_of_matrices_that_is_multiplied_in_another_shape_is_refused_by_n
     mlp = model.model.layers[1].mlp
     mlp.register_parameter("bank", torch.nn.Parameter(torch.randn(16, 4, 4)))
     inner = mlp.forward
-    mlp.forward = lambda hidden: inner(hidden) + hidden @ mlp.bank.view(16, 16)
+
+    def in_fours(hidden: torch.Tensor) -> torch.Tensor:
+        parts = torch.einsum("bthi,hio->btho", hidden.unflatten(-1, (4, 4)), mlp.bank.view(4, 4, 16))
+        return inner(hidden) + parts.sum(2)
+
+    mlp.forward = in_fours
     before = model.state_dict()["model.layers.0.mlp.up_proj.weight"].clone()
     with pytest.raises(CompressionError, match=r"model\.layers\.1\.mlp\.bank .* stack of 16 matrices"):
         compress(model, step_of("wanda:0.5"), make_test_windows([8]))
     assert torch.equal(model.state_dict()["model.layers.0.mlp.up_proj.weight"], before)
+
+
+def test_a_matrix_that_is_stored_as_a_stack_is_pruned_as_it_is_multiplied() -> None:
+    model = tiny_model("llama")
+    mlp = model.model.layers[1].mlp
+    mlp.register_parameter("bank", torch.nn.Parameter(torch.randn(16, 4, 4)))
+    inner = mlp.forward
+    mlp.forward = lambda hidden: inner(hidden) + hidden @ mlp.bank.view(16, 16)
+    dense = mlp.bank.detach().clone().view(16, 16)
+    compress(model, step_of("magnitude:0.5"), None)
+    kept = mlp.bank.view(16, 16) != 0
+    assert int(kept.sum()) == 128
+    assert dense.abs()[kept].min() >= dense.abs()[~kept].max()
 
 
 def test_a_pattern_that_does_not_divide_is_refused_before_any_work() -> None:
