@@ -306,11 +306,11 @@ def _one_step(
         )
     loaded = _load(model, options)
     packed: dict[str, Quantized] | None = None
-    notes: tuple[str, ...] = ()
+    reasons: dict[str, str] = {}
     if options.save_as != "dense":
         assert isinstance(step, Quantize)
         packed = {}
-        notes = notes_on(plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as))
+        reasons = plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as)
     windows = _windows(step, loaded.tokenizer, loaded.model, options)
     report = compress(
         loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens, packed=packed
@@ -321,8 +321,8 @@ def _one_step(
         check_saved(out, loaded.model)
     else:
         assert isinstance(step, Quantize)
-        pack_folder(loaded.model, find_blocks(loaded.model), out, packed, step, options.save_as)
-    return replace(report, warnings=(*loaded.notes, *report.warnings, *notes)), False, 0
+        pack_folder(loaded.model, find_blocks(loaded.model), out, packed, reasons, step, options.save_as)
+    return replace(report, warnings=(*loaded.notes, *report.warnings, *notes_on(reasons))), False, 0
 
 
 def _with_note(report: CompressionReport, note: str) -> CompressionReport:

@@ -20,6 +20,7 @@ from anomia.compress.methods.grid import Quantized, grid_of
 from anomia.compress.options import SaveAs
 from anomia.compress.packed import (
     FORMATS,
+    NOT_LINEAR,
     STACKED,
     add_settings,
     check_loadable,
@@ -33,11 +34,11 @@ from anomia.compress.steps import Quantize
 from anomia.compress.verify import check_saved
 from anomia.errors import AnomiaError, CompressionError, MissingExtraError
 from anomia.models.files import INDEX
-from anomia.models.tensors import merged_on_loading
+from anomia.models.tensors import file_names, merged_on_loading
 
 
 def plan_whole(model: Any, decoder: DecoderBlocks, step: Quantize, save_as: SaveAs) -> dict[str, str]:
-    """Return why each matrix is stored dequantized, as `why_dense` does; experts count by what the files hold.
+    """Return why each matrix is stored dequantized, empty if it is packed, by the name that its tensor has in the files.
 
     Raises `CompressionError`, before any work, if nothing can be packed, or if transformers couldn't load it.
     """
@@ -53,10 +54,26 @@ def plan_whole(model: Any, decoder: DecoderBlocks, step: Quantize, save_as: Save
                 f"{name} can't be stored as {save_as}: transformers merges it with others while loading, {why}; or "
                 + leave_out(save_as)
             )
-    reasons = {n: why for n, why in why_dense(model, decoder, step, save_as).items() if why != STACKED}
-    reasons |= {n: STACKED if q.codes.dim() > 2 else "" for n, q in stored.items() if n not in reasons}
+    unlike = _not_linear(model, decoder, step, save_as)
+    reasons = {n: _why_not(n, q, save_as) for n, q in stored.items()} | dict.fromkeys(unlike, NOT_LINEAR)
     check_loadable(model, reasons, save_as)
     return reasons
+
+
+def _not_linear(model: Any, decoder: DecoderBlocks, step: Quantize, save_as: SaveAs) -> list[str]:
+    """Return the names in the files of the matrices that belong to no linear layer and aren't stacked."""
+    names = [name for name, why in why_dense(model, decoder, step, save_as).items() if why == NOT_LINEAR]
+    parameters = {name for name, _ in model.named_parameters()}
+    weights = [name if name in parameters else f"{name}.weight" for name in names]
+    return [place for places in file_names(model, weights).values() for place in places]
+
+
+def _why_not(name: str, quantized: Quantized, save_as: SaveAs) -> str:
+    """Return why a stored tensor isn't packed; empty if it is. quantized: only its shape is read."""
+    if quantized.codes.dim() > 2 or not name.endswith(".weight"):
+        return STACKED
+    rows, columns = quantized.codes.shape
+    return FORMATS[save_as].why_not((rows, columns), quantized.grid)
 
 
 def _shapes(model: Any, decoder: DecoderBlocks, step: Quantize) -> dict[str, Quantized]:
@@ -77,11 +94,15 @@ def as_stored(model: Any, quantized: Mapping[str, Quantized]) -> dict[str, Quant
 
     quantized: by a matrix's name in the model, with `[index]` for one of a stack; with or without values. Codes of two
     dimensions in the result belong to a matrix, [out, in]; those of three to a stack that is stored as one tensor.
+    A single matrix in a parameter of three dimensions is left out.
     """
     if not quantized:
         return {}
     slices: dict[str, dict[int, Quantized]] = {}
+    parameters = {name for name, _ in model.named_parameters()}
     for name, its in quantized.items():
+        if name in parameters:
+            continue
         stack, bracket, index = name.removesuffix("]").rpartition("[")
         slices.setdefault(stack if bracket else f"{name}.weight", {})[int(index) if bracket else 0] = its
     meta = next(iter(quantized.values())).codes.is_meta
@@ -120,12 +141,13 @@ def pack_folder(
     decoder: DecoderBlocks,
     out: Path,
     quantized: Mapping[str, Quantized],
+    reasons: Mapping[str, str],
     step: Quantize,
     save_as: SaveAs,
 ) -> None:
     """Replace the matrices in a written folder by their codes, and check that it still loads as the model in memory.
 
-    quantized: by a matrix's name in the model.
+    quantized: by a matrix's name in the model. reasons: those of `plan_whole`.
     Raises `CompressionError` with the first tensor that a loaded model has otherwise.
     """
     stored = as_stored(model, quantized)
@@ -133,9 +155,9 @@ def pack_folder(
     for file in sorted(out.glob("*.safetensors")):
         tensors: dict[str, torch.Tensor] = {}
         for name, value in load_file(file).items():
-            its = stored.get(name)
             parts = None
-            if its is not None and name.endswith(".weight") and its.codes.shape == value.shape:
+            if reasons.get(name) == "":
+                its = stored[name]
                 if not torch.equal(its.values(), value):
                     raise CompressionError(
                         f"the codes of {name} don't give its stored values; {leave_out(save_as)}"
