@@ -54,7 +54,7 @@ def gate(truth: Truth, design: Design, studies: int, limits: Limits = DEFAULTS, 
 
 
 # All that the checks read of a run besides its figures.
-_RESULTS: Any = SimpleNamespace(stopping=None, has_formats=True)
+_RESULTS: Any = SimpleNamespace(stopping=None, has_formats=True, scores=())
 
 
 def _figures(study: Study) -> dict[tuple[str, str, str], Estimate]:
