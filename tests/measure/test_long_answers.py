@@ -151,6 +151,9 @@ def test_two_answers_that_were_stopped_alike_may_still_differ():
     assert rows[0].followed.low > 0.9
     assert (rows[1].followed.low, rows[1].followed.high) == (0, 1)
     assert {(row.derailed.value, row.derailed_more.value) for row in rows} == {(1, 0)}
+    # The arm adds nothing, but there is nothing left to add to.
+    assert safe_tokens(rows) is None
+    assert "because most of base's own answers loop" in long_words(ARM, figures, found.damage)[1]
 
 
 def test_words_name_what_was_seen(diagnosis):

@@ -170,16 +170,26 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
 def safe_tokens(rows: Sequence[DamageRow], scope: str = POOLED) -> int | None:
     """The length up to which an arm's answers clearly derail hardly more often than base's; None if at no length.
 
-    "Hardly" means that the interval of the difference stays within `MOST_MORE_DERAILED`.
+    "Hardly" means that the interval of the difference stays within `MOST_MORE_DERAILED`. Where most of base's own answers
+    have derailed, no length is safe, however little the arm adds.
     """
     safe = None
     for row in rows:
         if row.scope != scope:
             continue
-        if row.derailed_more is None or row.derailed_more.high > MOST_MORE_DERAILED:
+        if row.derailed_more is None or row.derailed_more.high > MOST_MORE_DERAILED or base_derails(row):
             break
         safe = row.last
     return safe
+
+
+def base_derails(row: DamageRow) -> bool:
+    """Whether more than half of base's own answers have derailed by the end of a stretch."""
+    return (
+        row.derailed is not None
+        and row.derailed_more is not None
+        and row.derailed.value - row.derailed_more.value > 0.5
+    )
 
 
 def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str = POOLED) -> tuple[str, str]:
@@ -214,11 +224,16 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
     whole = mine and safe is not None and safe >= mine[-1].last
     if mine and not whole:
         most = percent(MOST_MORE_DERAILED)
-        remarks.append(
-            f"They are safe up to {safe} tokens: at most {most} more of them than of base's loop or run on."
-            if safe
-            else f"No length is shown to be safe, with at most {most} more answers than base's that loop or run on."
-        )
+        if safe:
+            remarks.append(
+                f"They are safe up to {safe} tokens: at most {most} more of them than of base's loop or run on."
+            )
+        elif base_derails(mine[0]):
+            remarks.append("No length is safe, because most of base's own answers loop.")
+        else:
+            remarks.append(
+                f"No length is shown to be safe, with at most {most} more answers than base's that loop or run on."
+            )
     return finding, " ".join(remarks)
 
 
@@ -235,11 +250,11 @@ def _before_copies(name: str) -> pl.Expr:
     There it copies what stands before, which any model can, so that a damaged one would seem sound.
     """
     column = f"{CONTINUATION}_{name}_arm"
-    remarks = pl.col(f"{CONTINUATION}_loop_start") + pl.col(f"{CONTINUATION}_loop_period")
+    first_round = pl.col(f"{CONTINUATION}_loop_start") + pl.col(f"{CONTINUATION}_loop_period")
     return (
-        pl.when(remarks.is_null())
+        pl.when(first_round.is_null())
         .then(pl.col(column))
-        .otherwise(pl.col(column).list.head(remarks))
+        .otherwise(pl.col(column).list.head(first_round))
         .alias(column)
     )
 
