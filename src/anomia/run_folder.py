@@ -58,7 +58,12 @@ class JsonFiles:
 
     def of_arm(self, arm: str) -> JsonFile:
         """The file of an arm, named by a hash, since names of arms aren't valid file names."""
-        return self.of(hashlib.sha256(arm.encode()).hexdigest()[:12])
+        return self.of(self.key_of(arm))
+
+    @staticmethod
+    def key_of(arm: str) -> str:
+        """A hash of an arm's name."""
+        return hashlib.sha256(arm.encode()).hexdigest()[:12]
 
     def files(self) -> list[JsonFile]:
         """The existing files, in the order of their keys."""
@@ -89,6 +94,27 @@ class ReportFolder:
     def tables(self) -> Path:
         """The folder with each table in every format."""
         return self.path / "tables"
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFolder:
+    """The files of `anomia locate` for one arm."""
+
+    path: Path
+
+    @property
+    def result(self) -> JsonFile:
+        """The result without its tables."""
+        return JsonFile(self.path / "located.json")
+
+    @property
+    def parts(self) -> Path:
+        """The folder of finished parts, from which a stopped call continues."""
+        return self.path / "parts"
+
+    def table(self, name: str) -> Path:
+        """A table of the result: units, items, readings, curve or lens."""
+        return self.path / f"{name}.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +212,10 @@ class RunFolder:
     def splits(self) -> JsonFiles:
         """By shard, the batches that were halved because they didn't fit in memory."""
         return JsonFiles(self.path / "splits")
+
+    def located(self, arm: str) -> LocatedFolder:
+        """Where the damage of an arm is: the files of `anomia locate`."""
+        return LocatedFolder(self.path / "locate" / JsonFiles.key_of(arm))
 
     @property
     def published(self) -> tuple[Path, ...]:

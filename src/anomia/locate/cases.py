@@ -1,0 +1,192 @@
+"""The items that a damage is located on: which, what is asked of them, and which of them only decide.
+
+Demoted items are those that base answers and the compressed model doesn't, although it still picks the answer
+(choice-only). As many kept items stand beside them. The passages are divided once: the items of one half give the order
+of the weights, those of the other half decide what an order is worth.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from anomia.errors import RunError
+from anomia.locate.attribution import Margin, Subject
+from anomia.probe.ask import Ask, Reply, TokenIds
+from anomia.probe.encode import EncodedItem
+
+Group = Literal["demoted", "kept"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+Half = Literal["order", "decide"]
+Among = Literal["choice_only", "lost"]
+AMONG: tuple[Among, ...] = get_args(Among)
+"""Demoted items: `choice_only`, or all that base answers and the compressed model doesn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item that may be looked at. passage: its passage's number in the run."""
+
+    encoded: EncodedItem
+    language: str
+    passage: int
+    group: Group
+
+    @property
+    def item_id(self) -> str:
+        """The item's id; only unique within a language."""
+        return self.encoded.item.question.id
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An item with its margins.
+
+    gold: the gold answer's first distinct token against what the compressed model says there; `at` says whether it is
+    read there (`gold`) or, where the compressed model would say gold's token, at the first position at which the two
+    free answers part (`divergence`). control: the same for the control answer.
+    """
+
+    candidate: Candidate
+    half: Half
+    gold: Margin
+    control: Margin | None
+    at: Literal["gold", "divergence"] = "gold"
+
+    @property
+    def subject(self) -> Subject:
+        """What attribution asks of it."""
+        return Subject(self.candidate.item_id, self.gold, self.control)
+
+    @property
+    def ask(self) -> Ask:
+        """What is asked of every mixture of the two models: the open answer, and both tokens of each margin."""
+        return ask_of(self.candidate.encoded, {"gold": self.gold, "control": self.control})
+
+
+def ask_of(encoded: EncodedItem, margins: Mapping[str, Margin | None]) -> Ask:
+    """The open question of an item, with both tokens of each margin as targets."""
+    from anomia.probe.ask import RankTarget
+
+    targets = {}
+    for name, margin in margins.items():
+        if margin is not None:
+            targets[name] = RankTarget(margin.prefix, margin.token)
+            targets[f"{name}_rival"] = RankTarget(margin.prefix, margin.rival)
+    return Ask(encoded.item.question.id, greedy={"open": encoded.ask.greedy["open"]}, targets=targets)
+
+
+def first_asks(candidate: Candidate) -> list[Ask]:
+    """What the compressed model is asked to find an item's margins: its open answer, and what it says after a prefix.
+
+    The first ask has gold's prefix and the second one the control's, if that differs.
+    """
+    encoded = candidate.encoded
+    item_id, targets = candidate.item_id, encoded.ask.targets
+    gold = targets.get("gold_distinct")
+    asks = [
+        Ask(
+            item_id,
+            greedy={"open": encoded.ask.greedy["open"]},
+            distribution=None if gold is None else gold.prefix,
+        )
+    ]
+    control = targets.get("control_distinct")
+    if control is not None and (gold is None or control.prefix != gold.prefix):
+        asks.append(Ask(item_id, distribution=control.prefix))
+    return asks
+
+
+class Answers(NamedTuple):
+    """The free answers of base and of the compressed model in tokens, each with its end token if it ended."""
+
+    base: TokenIds
+    compressed: TokenIds
+
+
+def find_margins(
+    candidate: Candidate, replies: Sequence[Reply], answers: Answers
+) -> tuple[Margin, Margin | None, Literal["gold", "divergence"]] | None:
+    """The margins of an item, from the compressed model's replies to `first_asks`; None if it has none.
+
+    An item has none where gold has no token of its own, or where its answers don't part.
+    """
+    targets = candidate.encoded.ask.targets
+    gold, control = targets.get("gold_distinct"), targets.get("control_distinct")
+    said = {}
+    for ask, reply in zip(first_asks(candidate), replies, strict=True):
+        if ask.distribution is not None and reply.distribution is not None:
+            said[ask.distribution] = reply.distribution.tokens
+    beside = None
+    if control is not None and control.prefix in said:
+        beside = Margin(control.prefix, control.token, _other(said[control.prefix], control.token))
+    if gold is not None and gold.prefix in said:
+        top = said[gold.prefix]
+        if candidate.group == "kept" or top[0] != gold.token:
+            return Margin(gold.prefix, gold.token, _other(top, gold.token)), beside, "gold"
+    prompt = candidate.encoded.ask.greedy["open"]
+    for place, (one, other) in enumerate(zip(answers.base, answers.compressed, strict=False)):
+        if one != other:
+            return Margin(prompt + answers.base[:place], one, other), beside, "divergence"
+    return None
+
+
+def _other(top: TokenIds, token: int) -> int:
+    """The likeliest token besides this one."""
+    return next(each for each in top if each != token)
+
+
+def halves(candidates: Sequence[Candidate], seed: int) -> list[Half]:
+    """The half of each item. Passages are divided, not items; each half gets about half of the demoted items.
+
+    Passages are shuffled by the seed, and each goes to the half that has fewer demoted items, then fewer items.
+    """
+    members: dict[int, list[Candidate]] = {}
+    for each in candidates:
+        members.setdefault(each.passage, []).append(each)
+    order = sorted(members)
+    random.Random(seed).shuffle(order)
+    counts: dict[Half, list[int]] = {"order": [0, 0], "decide": [0, 0]}
+    found: dict[int, Half] = {}
+    for passage in order:
+        half: Half = min(("decide", "order"), key=lambda name: counts[name])  # type: ignore[arg-type]
+        found[passage] = half
+        counts[half][0] += sum(each.group == "demoted" for each in members[passage])
+        counts[half][1] += len(members[passage])
+    return [found[each.passage] for each in candidates]
+
+
+def choose(candidates: Sequence[Candidate], items: int, seed: int) -> list[Candidate]:
+    """At most `items` demoted items and as many kept ones, in the order given.
+
+    Languages take turns, so that each is represented; which items of a language are taken depends on the seed.
+
+    Raises:
+        RunError: there are too few demoted items for two halves.
+    """
+    demoted = _take([each for each in candidates if each.group == "demoted"], items, seed)
+    if len({each.passage for each in demoted}) < 4:
+        raise RunError(
+            f"locate: only {len(demoted)} demoted items on {len({each.passage for each in demoted})} passages: half of them "
+            "order the weights and the other half decide, so at least 4 passages are needed; ask more questions, or take "
+            "--among lost"
+        )
+    kept = _take([each for each in candidates if each.group == "kept"], len(demoted), seed)
+    chosen = {id(each) for each in (*demoted, *kept)}
+    return [each for each in candidates if id(each) in chosen]
+
+
+def _take(candidates: Sequence[Candidate], count: int, seed: int) -> list[Candidate]:
+    by_language: dict[str, list[Candidate]] = {}
+    for each in candidates:
+        by_language.setdefault(each.language, []).append(each)
+    for language, members in by_language.items():
+        random.Random(f"{seed} {language}").shuffle(members)
+    taken: list[Candidate] = []
+    while len(taken) < count and any(by_language.values()):
+        for members in by_language.values():
+            if members and len(taken) < count:
+                taken.append(members.pop())
+    return taken

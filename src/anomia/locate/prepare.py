@@ -1,0 +1,196 @@
+"""From a run to what is located: its two models as one pair, and the demoted and kept items as the run asked them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anomia.arms import find_arm
+from anomia.compress.spec import parse_arm
+from anomia.compress.steps import Null
+from anomia.errors import ModelError, RunError
+from anomia.locate.cases import Among, Answers, Candidate, Case, choose, find_margins, first_asks, halves
+from anomia.locate.pairs import Pair
+from anomia.locate.restore import Reader
+from anomia.measure.fates import FATES
+from anomia.measure.frame import pair as paired
+from anomia.measure.passages import passage_numbers
+from anomia.measure.recognition import fate_index
+from anomia.probe.ask import Ask, Reply
+from anomia.probe.select import ChosenEngine
+from anomia.run_folder import RunFolder, runs_of
+from anomia.running.alike import check_base, check_like_base
+from anomia.running.answerer import LocalModel
+from anomia.running.cells import OpenCell, open_cell, turns_of
+from anomia.running.model import make_arm, make_base
+from anomia.running.progress import Progress
+from anomia.running.shard import decoding, encode_shard
+from anomia.study import BASE, read_study
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The items and the models of an arm, ready to be mixed.
+
+    lacking: chosen items without a margin, which are left out. answered: by case, whether base and the compressed model
+    answered it in the run.
+    """
+
+    arm: str
+    pair: Pair
+    reader: Reader
+    cases: tuple[Case, ...]
+    lacking: int
+
+
+def open_arm(run: Path, arm: str, progress: Progress) -> tuple[OpenCell, str]:
+    """The cell of a run, and the full name of one of its arms.
+
+    Raises:
+        RunError: the run or the arm can't be located: see the message.
+    """
+    runs = runs_of(run)
+    if len(runs) > 1:
+        raise RunError(f"locate: {run} holds {len(runs)} runs; name one: {', '.join(map(str, runs))}")
+    folder = RunFolder(runs[0])
+    if not folder.is_run:
+        raise RunError(f"locate: {run} is not an Anomia run (it has no study.yaml)")
+    study = read_study(folder.study_file, {})
+    cell = open_cell("", study, folder.path, progress).opened()
+    assert cell is not None
+    names = [each.name for each in cell.arms if each.name != BASE]
+    name = find_arm(arm, names, where=f"locate: {run}")
+    lacking = {"open", "rank"} - set(study.probes)
+    if lacking:
+        raise RunError(
+            f"locate: {run} doesn't ask {' and '.join(sorted(lacking))}, which locating needs; run it with these probes"
+        )
+    if cell.pending(BASE) or cell.pending(name):
+        raise RunError(f"locate: {name} of {run} is not measured to the end; finish its `anomia run` first")
+    if isinstance(parse_arm(name).steps[0], Null):
+        raise RunError(
+            f"locate: {name} is base under another dtype or batch size; there is no damage in its weights"
+        )
+    return cell, name
+
+
+def candidates_of(cell: OpenCell, arm: str, model: LocalModel, among: Among) -> list[Candidate]:
+    """The demoted and the kept items of an arm, encoded as the run asked them.
+
+    Raises:
+        RunError: the arm was not asked like base, or choice is needed and was not asked.
+    """
+    records = cell.run.folder.records()
+    records = records.with_columns(passage=passage_numbers(records))
+    pairs = paired(records.filter(records["arm"].is_in([BASE, arm])), arm)
+    if among == "choice_only":
+        if "choice" not in cell.study.probes:
+            raise RunError(
+                f"locate: {cell.path} doesn't ask choice, which tells choice-only items from lost ones; take --among lost"
+            )
+        index = fate_index(pairs)
+        groups = [
+            "demoted" if fate == "choice_only" else fate
+            for fate in (FATES[n] if n >= 0 else "" for n in index)
+        ]
+    else:
+        right = zip(
+            pairs["open_correct"].fill_null(False), pairs["open_correct_arm"].fill_null(False), strict=True
+        )
+        groups = [("kept" if after else "demoted") if before else "" for before, after in right]
+    wanted = {
+        (language, item): (group, passage)
+        for language, item, group, passage in zip(
+            pairs["language"], pairs["item_id"], groups, pairs["passage"], strict=True
+        )
+        if group in ("demoted", "kept")
+    }
+    found = []
+    for shard in cell.shards(arm):
+        encoded = encode_shard(cell, shard, model)
+        check_like_base(cell.run, shard, encoded)
+        for each in encoded:
+            key = (shard.language, each.item.question.id)
+            if key in wanted and "open" in each.ask.greedy:
+                group, passage = wanted[key]
+                found.append(Candidate(each, shard.language, int(passage), group))
+    return found
+
+
+def prepare(
+    cell: OpenCell, arm: str, progress: Progress, *, among: Among, items: int, seed: int, folder: Path | None
+) -> Subjects:
+    """Loads both models as the run does, chooses the items, and finds their margins.
+
+    Raises:
+        AnomiaError: a model has changed since the run, they can't be aligned, or there are too few demoted items.
+    """
+    (parsed,) = (each for each in cell.arms if each.name == arm)
+    turns = turns_of(parsed, [cell])
+    if len(turns) != 1:
+        raise RunError(
+            f"locate: {arm} is another model for each language (calibration=own); run it with one calibration text"
+        )
+    base = make_base([cell], progress)
+    check_base(cell.run, base.loaded)
+    made = make_arm(turns[0], progress)
+    if not isinstance(made, LocalModel):
+        raise ModelError(f"locate: {arm} is behind a server; its weights can't be read")
+    if not made.asked.alike:
+        raise ModelError(
+            f"locate: {arm} is not asked like base ({made.asked.why}), so their answers can't be mixed"
+        )
+    chosen = choose(candidates_of(cell, arm, made, among), items, seed)
+    settings = replace(
+        decoding(cell.study), eos_token_ids=tuple(cell.run.provenance["eos_token_ids"]), top_tokens=2
+    )
+    size = int(cell.run.provenance["batch_size"])
+    progress.stage(f"what base and {arm} say", 2 * len(chosen))
+    said = _ask(
+        made.engine, made.loaded.model, [first_asks(each) for each in chosen], settings, size, progress
+    )
+    opened = [[replace(first_asks(each)[0], distribution=None)] for each in chosen]
+    before = _ask(base.engine, base.loaded.model, opened, settings, size, progress)
+    cases = []
+    for each, half, replies, (mine,) in zip(chosen, halves(chosen, seed), said, before, strict=True):
+        ends = settings.eos_token_ids[:1]
+        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
+        margins = find_margins(each, replies, answers) if all(reply.finite for reply in replies) else None
+        if margins is not None:
+            cases.append(Case(each, half, *margins))
+    pair = Pair(base.loaded.model, made.loaded.model)
+    reader = Reader(pair, made.engine, made.tokenizer, settings, size, folder)
+    return Subjects(arm, pair, reader, tuple(cases), len(chosen) - len(cases))
+
+
+def _ask(
+    engine: ChosenEngine,
+    model: Any,
+    asks: Sequence[Sequence[Ask]],
+    settings: Any,
+    batch_size: int,
+    progress: Progress,
+) -> list[list[Reply]]:
+    """The replies to the asks of each item; asks of like length share a batch."""
+    flat = [(n, place, ask) for n, mine in enumerate(asks) for place, ask in enumerate(mine)]
+    flat.sort(
+        key=lambda entry: (
+            not entry[2].greedy,
+            max(map(len, (*entry[2].greedy.values(), entry[2].distribution or ()))),
+        )
+    )
+    found: list[list[Reply]] = [[None] * len(mine) for mine in asks]  # type: ignore[list-item]
+    replies = engine.answer(model, [ask for *_, ask in flat], settings, batch_size=batch_size)
+    for (n, place, _), reply in zip(flat, replies, strict=True):
+        found[n][place] = reply
+        if place == 0:
+            progress.advance()
+    return found
+
+
+def _ended(reply: Reply, ends: tuple[int, ...], limit: int) -> tuple[int, ...]:
+    """An answer's tokens, with an end token if it ended before the limit."""
+    tokens = tuple(reply.greedy.get("open", ()))
+    return tokens if len(tokens) >= limit else tokens + ends

@@ -1,0 +1,229 @@
+"""Restoration: base's weights put back into the compressed model, and what it then answers.
+
+This decides. A margin rewards one token over another; here items are answered freely and graded, and only items that
+gave no order count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anomia.errors import ModelError
+from anomia.locate.cases import Case
+from anomia.locate.pairs import Pair, Unit
+from anomia.probe.ask import Decoding, Reply
+from anomia.probe.decode import decode_reply
+from anomia.probe.select import ChosenEngine
+from anomia.records import read_rows, write_rows
+
+BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of the weights at which an order is tried."""
+READING_SCHEMA: Mapping[str, Any] = {
+    "language": pl.String,
+    "item_id": pl.String,
+    "correct": pl.Boolean,
+    "rank": pl.Int32,
+    "margin": pl.Float64,
+    "control_margin": pl.Float64,
+    "text": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Asks mixtures of the two models, with the run's engine and grader.
+
+    folder: finished readings are kept in it, and not repeated; None keeps nothing.
+    """
+
+    pair: Pair
+    engine: ChosenEngine
+    tokenizer: Any
+    decoding: Decoding
+    batch_size: int
+    folder: Path | None = None
+
+    def read(self, names: Iterable[str], cases: Sequence[Case]) -> pl.DataFrame:
+        """What the model with base's weights in these units answers: one row of `READING_SCHEMA` per case, in order."""
+        restored = sorted(set(names))
+        file = None if self.folder is None else self.folder / f"{_key(restored, cases)}.parquet"
+        if file is not None and file.is_file():
+            return read_rows(file)
+        with self.pair.restored(restored) as model:
+            rows = list(self._ask(model, cases))
+        if file is not None:
+            write_rows(rows, file, READING_SCHEMA)
+        return pl.DataFrame(rows, schema=dict(READING_SCHEMA), orient="row")
+
+    def _ask(self, model: Any, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+        # Items of like length share a batch, as in a run.
+        order = sorted(range(len(cases)), key=lambda n: (cases[n].candidate.encoded.prompt_tokens, n))
+        replies = self.engine.answer(
+            model, [cases[n].ask for n in order], self.decoding, batch_size=self.batch_size
+        )
+        found = dict(zip(order, replies, strict=True))
+        for number, case in enumerate(cases):
+            yield {
+                "language": case.candidate.language,
+                "item_id": case.candidate.item_id,
+                **graded(case, found[number], self.tokenizer),
+            }
+
+
+def graded(case: Case, reply: Reply, tokenizer: Any) -> dict[str, Any]:
+    """Whether the open answer is right, and where gold stands. Logits that aren't finite count as a wrong answer."""
+    if not reply.finite:
+        return {"correct": False, "rank": None, "margin": None, "control_margin": None, "text": None}
+    encoded = case.candidate.encoded
+    text = decode_reply(encoded, reply, tokenizer).greedy["open"].text
+    places = reply.placements
+
+    def margin(name: str) -> float | None:
+        if name not in places:
+            return None
+        return places[name].log_prob - places[f"{name}_rival"].log_prob
+
+    return {
+        "correct": bool(encoded.grading.verdict(text, encoded.item.question)),
+        "rank": places["gold"].rank,
+        "margin": margin("gold"),
+        "control_margin": margin("control"),
+        "text": text,
+    }
+
+
+def _key(names: Sequence[str], cases: Sequence[Case]) -> str:
+    asked = [
+        [
+            case.candidate.language,
+            case.candidate.item_id,
+            case.gold,
+            case.control,
+            case.candidate.encoded.ask.greedy["open"],
+        ]
+        for case in cases
+    ]
+    return hashlib.sha256(json.dumps([names, asked]).encode()).hexdigest()[:24]
+
+
+class Mixture(NamedTuple):
+    """One experiment. kind: `block`, `matrix`, `without_block` (the block compressed in base), or an order's name.
+
+    place: the block or matrix; for an order, the number of the draw. budget: the share of weights aimed at, for an
+    order. restored: the units with base's weights.
+    """
+
+    kind: str
+    place: str
+    budget: float | None
+    restored: tuple[str, ...]
+
+
+def single_mixtures(units: Sequence[Unit], blocks: int, leaders: Sequence[str]) -> list[Mixture]:
+    """Every block restored alone, every block compressed alone in base, and the leading units restored alone."""
+    everything = [unit.name for unit in units]
+    found = []
+    for block in range(blocks):
+        mine = tuple(unit.name for unit in units if unit.block == block)
+        if mine:
+            rest = tuple(name for name in everything if name not in set(mine))
+            found += [
+                Mixture("block", str(block), None, mine),
+                Mixture("without_block", str(block), None, rest),
+            ]
+    return [*found, *(Mixture("matrix", name, None, (name,)) for name in leaders)]
+
+
+def by_weight(scores: Mapping[str, float], units: Sequence[Unit]) -> list[str]:
+    """The names of units by their score per weight, the largest first; units without a score come last."""
+    scored = [unit for unit in units if math.isfinite(scores.get(unit.name, math.nan))]
+    names = {unit.name for unit in scored}
+    rest = [unit.name for unit in units if unit.name not in names]
+    return [unit.name for unit in sorted(scored, key=lambda unit: -scores[unit.name] / unit.weights)] + rest
+
+
+def by_depth(units: Sequence[Unit], blocks: int) -> list[str]:
+    """The names of units from the first block to the last; what lies outside of the blocks comes last."""
+    return [
+        unit.name for unit in sorted(units, key=lambda unit: blocks if unit.block is None else unit.block)
+    ]
+
+
+def at_random(units: Sequence[Unit], seed: int, draw: int) -> list[str]:
+    """The names of units in a random order."""
+    names = [unit.name for unit in units]
+    random.Random(f"{seed} {draw}").shuffle(names)
+    return names
+
+
+def fill(order: Sequence[str], units: Sequence[Unit], budget: float) -> tuple[str, ...]:
+    """The units that an order takes for a share of all weights: each in turn that still fits.
+
+    Units that don't fit are passed over, so that all orders come close to the same number of weights.
+    """
+    sizes = {unit.name: unit.weights for unit in units}
+    left = budget * sum(sizes.values()) * (1 + 1e-9)
+    taken = []
+    for name in order:
+        if sizes[name] <= left:
+            taken.append(name)
+            left -= sizes[name]
+    return tuple(taken)
+
+
+def share_of(names: Iterable[str], units: Sequence[Unit]) -> float:
+    """The share of the weights of all units that these have."""
+    sizes = {unit.name: unit.weights for unit in units}
+    return sum(sizes[name] for name in names) / sum(sizes.values())
+
+
+def cumulative_mixtures(
+    orders: Mapping[str, Sequence[Sequence[str]]], units: Sequence[Unit], budgets: Sequence[float] = BUDGETS
+) -> list[Mixture]:
+    """Every order at every budget. orders: by name, one list of units or several draws."""
+    return [
+        Mixture(name, str(draw), budget, fill(order, units, budget))
+        for name, draws in orders.items()
+        for draw, order in enumerate(draws)
+        for budget in budgets
+    ]
+
+
+def read_all(
+    reader: Reader,
+    mixtures: Sequence[Mixture],
+    cases: Sequence[Case],
+    advance: Callable[[], None] = lambda: None,
+) -> pl.DataFrame:
+    """The readings of all mixtures: `READING_SCHEMA` with the mixture's kind, place, budget and share of weights.
+
+    Raises:
+        ModelError: no mixture gives finite logits.
+    """
+    frames = []
+    for mixture in mixtures:
+        found = reader.read(mixture.restored, cases)
+        frames.append(
+            found.with_columns(
+                pl.lit(mixture.kind).alias("kind"),
+                pl.lit(mixture.place).alias("place"),
+                pl.lit(mixture.budget, dtype=pl.Float64).alias("budget"),
+                pl.lit(share_of(mixture.restored, reader.pair.units)).alias("share"),
+            )
+        )
+        advance()
+    whole = pl.concat(frames)
+    if whole["margin"].is_null().all():
+        raise ModelError(
+            "locate: no mixture of the two models gives finite logits, so nothing can be compared"
+        )
+    return whole
