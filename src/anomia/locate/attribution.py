@@ -301,7 +301,7 @@ def logits_at(model: Any, ids: Tensor, positions: Sequence[int]) -> Tensor:
     return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
 
-class _Unbatchable(Exception):
+class _NotByRowError(Exception):
     """A module's output can't be assigned to the items of a batch."""
 
 
@@ -384,7 +384,7 @@ class _Taps:
         if module not in self._owners:
             return output
         if not isinstance(output, Tensor):
-            raise _Unbatchable(type(module).__name__)
+            raise _NotByRowError(type(module).__name__)
         args = tuple(_detached(each) for each in args)
         kwargs = {key: _detached(each) for key, each in kwargs.items()}
         output.register_hook(lambda gradient: self._take(module, args, kwargs, gradient))  # type: ignore[no-untyped-call]
@@ -437,7 +437,7 @@ class _Taps:
         """An output by row of the batch and token: [B, T, …] or [B·T, …] to [B, T, rest]; of one row any shape.
 
         Raises:
-            _Unbatchable: it has another shape.
+            _NotByRowError: it has another shape.
         """
         rows, tokens = len(self._lengths), self._longest
         if rows == 1:
@@ -450,7 +450,7 @@ class _Taps:
         if values.shape[0] == rows and values.shape[1] < tokens:
             # The head is given only the positions that are read.
             return values.reshape(rows, values.shape[1], -1)
-        raise _Unbatchable(str(tuple(values.shape)))
+        raise _NotByRowError(str(tuple(values.shape)))
 
     @torch.no_grad()
     def _take_gradient(self, name: str, parameter: Tensor) -> None:
@@ -514,7 +514,7 @@ def _unlike(
     try:
         batches = [rows] if way.batched else [[row] for row in rows]
         found = [each for batch in batches for each in way.passed(batch)]
-    except (_Unbatchable, RuntimeError, NotImplementedError, AssertionError, IndexError):
+    except (_NotByRowError, RuntimeError, NotImplementedError, AssertionError, IndexError):
         return None
     for (_, _, shares, _), true in zip(found, expected, strict=True):
         allowed = tolerance * sum(map(abs, true.values()))
