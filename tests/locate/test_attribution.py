@@ -167,13 +167,15 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 def test_shares_equal_plain_gradients_in_every_family(family: str) -> None:
     # Products of many experts' matrices at once exist in float32 only.
-    dtype, tolerance = (torch.float64, 1e-9) if family in FAMILIES else (torch.float32, 1e-4)
+    dtype, tolerance = (torch.float64, 1e-5) if family in FAMILIES else (torch.float32, 1e-4)
     pair = Pair(*pair_of(family, dtype=dtype))
     asked = subjects()
     found = attribute(pair, asked, points=3)
     for number, each in enumerate(asked):
         true = by_autograd(pair, each.gold, 3)
-        assert in_parameters(pair, found.gold[number]) == pytest.approx(true, rel=tolerance, abs=tolerance)
+        assert in_parameters(pair, found.gold[number]) == pytest.approx(
+            true, rel=tolerance, abs=1e-2 * tolerance
+        )
         if each.control is None:
             assert np.isnan(found.control[number]).all()
         else:
@@ -181,9 +183,10 @@ def test_shares_equal_plain_gradients_in_every_family(family: str) -> None:
             assert in_parameters(pair, found.control[number]) == pytest.approx(
                 true, rel=tolerance, abs=tolerance
             )
-    assert {name.rpartition(".")[2] for name in found.by_gradient} == (
-        set() if family in FAMILIES else {"gate_up_proj", "down_proj"}
-    )
+    # Of a mixture, the stacks of experts and the router.
+    apart = {name.rpartition(".mlp.")[2] for name in found.by_gradient}
+    mixture = {"experts.gate_up_proj", "experts.down_proj", "gate.weight"}
+    assert apart == (set() if family in FAMILIES else mixture)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

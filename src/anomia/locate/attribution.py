@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,7 +211,7 @@ def _in_units(found: dict[str, FloatArray], units: Sequence[Unit]) -> FloatArray
     """The shares of parameters, by name (one value, or one per expert), as a row of units: [units]."""
     return np.array(
         [
-            found[unit.parameter].sum() if unit.index is None else found[unit.parameter][unit.index]
+            found[unit.parameter].sum() if unit.expert is None else found[unit.parameter][unit.expert]
             for unit in units
         ]
     )
@@ -255,7 +256,7 @@ class Way:
         Yields for each row its margins, for each kind the shares by parameter ([1], or [experts]), and the squared
         norms of what Δ changes in each parameter's output.
         """
-        model = self.pair.model
+        model: Any = self.pair.model
         lengths = [len(row.prefix) for row in batch]
         device = model.get_input_embeddings().weight.device
         ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
@@ -274,14 +275,14 @@ class Way:
             for kind in kinds:
                 taps.start(kind)
                 margins = [
-                    logits[number, margin.token] - logits[number, margin.rival]
+                    logits[number, row.asked[kind].token] - logits[number, row.asked[kind].rival]
                     for number, row in enumerate(batch)
-                    if (margin := row.asked.get(kind)) is not None
+                    if kind in row.asked
                 ]
                 torch.stack(margins).sum().backward(retain_graph=kind != kinds[-1])  # type: ignore[no-untyped-call]
                 asked = [number for number, row in enumerate(batch) if kind in row.asked]
-                for number, margin in zip(asked, margins, strict=True):
-                    values[number][kind] = float(margin.detach())
+                for number, value in zip(asked, margins, strict=True):
+                    values[number][kind] = float(value.detach())
         for number, row in enumerate(batch):
             shares = {kind: taps.shares_of(kind, number) for kind in row.asked}
             yield row, values[number], shares, taps.squares_of(number)
@@ -301,8 +302,12 @@ def logits_at(model: Any, ids: Tensor, positions: Sequence[int]) -> Tensor:
     return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
 
-class _NotByRowError(Exception):
-    """A module's output can't be assigned to the items of a batch."""
+class _NoShareError(Exception):
+    """Parameters, by name, whose share can't be read from their module's inputs and output."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = frozenset(names)
 
 
 class _Taps:
@@ -340,11 +345,8 @@ class _Taps:
         for name in self._by_gradient:
             parameter = self._pair.parameters[name]
             parameter.requires_grad_(True)
-            self._handles.append(
-                parameter.register_post_accumulate_grad_hook(
-                    lambda p, name=name: self._take_gradient(name, p)
-                )
-            )
+            hook = partial(self._take_gradient, name)
+            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -384,7 +386,7 @@ class _Taps:
         if module not in self._owners:
             return output
         if not isinstance(output, Tensor):
-            raise _NotByRowError(type(module).__name__)
+            raise _NoShareError([name for name, _ in self._owners[module]])
         args = tuple(_detached(each) for each in args)
         kwargs = {key: _detached(each) for key, each in kwargs.items()}
         output.register_hook(lambda gradient: self._take(module, args, kwargs, gradient))  # type: ignore[no-untyped-call]
@@ -397,9 +399,14 @@ class _Taps:
         """Adds ⟨G, ΔX⟩ of every parameter of a module to the rows. gradient: G, in the output's shape."""
         shares = self._shares[self._kind]
         for name, leaf in self._owners[module]:
-            moved = self._moved(module, leaf, self._pair.delta(name), args, kwargs)
-            wide = torch.promote_types(moved.dtype, torch.float32)
-            moved, gradient = self._by_row(moved.to(wide)), self._by_row(gradient.to(wide))
+            try:
+                moved = self._moved(module, leaf, self._pair.delta(name), args, kwargs)
+                wide = torch.promote_types(moved.dtype, torch.float32)
+                moved, gradient = self._by_row(moved.to(wide)), self._by_row(gradient.to(wide))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+                raise _NoShareError([name]) from error
             per_row = (moved * gradient).sum(dim=(1, 2)).double().cpu()
             shares[name] = shares[name] + per_row if name in shares else per_row
             if self._kind == 0:
@@ -427,17 +434,18 @@ class _Taps:
 
         self._inside = True
         try:
-            _, moved = torch.func.jvp(call, (module.get_parameter(leaf).detach(),), (delta,))
+            moved = torch.func.jvp(call, (module.get_parameter(leaf).detach(),), (delta,))[1]
         finally:
             self._inside = False
-        assert isinstance(moved, Tensor)
+        if not isinstance(moved, Tensor):
+            raise TypeError(f"an output of type {type(moved).__name__}")
         return moved
 
     def _by_row(self, values: Tensor) -> Tensor:
         """An output by row of the batch and token: [B, T, …] or [B·T, …] to [B, T, rest]; of one row any shape.
 
         Raises:
-            _NotByRowError: it has another shape.
+            ValueError: it has another shape.
         """
         rows, tokens = len(self._lengths), self._longest
         if rows == 1:
@@ -450,7 +458,7 @@ class _Taps:
         if values.shape[0] == rows and values.shape[1] < tokens:
             # The head is given only the positions that are read.
             return values.reshape(rows, values.shape[1], -1)
-        raise _NotByRowError(str(tuple(values.shape)))
+        raise ValueError(f"an output of shape {tuple(values.shape)}")
 
     @torch.no_grad()
     def _take_gradient(self, name: str, parameter: Tensor) -> None:
@@ -494,28 +502,29 @@ def choose_way(pair: Pair, prefixes: Sequence[TokenIds]) -> Way:
                 f"locate: {type(pair.model).__name__} can't be differentiated ({error}); nothing can be attributed"
             ) from error
         expected = [{name: float(shares.sum()) for name, shares in found[2][0].items()} for found in true]
-        ways = [Way(pair, False, stacks)]
         if not stacks and not pair.routes:
-            ways.insert(0, Way(pair, True, set()))
-        for way in ways:
-            wrong = _unlike(way, rows, expected, pair)
-            if wrong is not None and not wrong:
-                return way
-        # The last way without batches tells which parameters it gets wrong, or nothing if it fails.
-        return Way(pair, False, parameters if wrong is None else stacks | wrong)
+            together = Way(pair, True, set())
+            with suppress(_NoShareError):
+                if not _unlike(together, rows, expected):
+                    return together
+        apart = set(stacks)
+        while True:
+            try:
+                return Way(pair, False, apart | _unlike(Way(pair, False, set(apart)), rows, expected))
+            except _NoShareError as error:
+                apart |= error.names
 
 
-def _unlike(
-    way: Way, rows: Sequence[_Row], expected: Sequence[dict[str, float]], pair: Pair
-) -> set[str] | None:
-    """The parameters whose shares differ from plain gradients by this way; None if the way can't be taken."""
-    tolerance = _TOLERANCE.get(pair.model.dtype, _TOLERANCE_IN_HALF)
+def _unlike(way: Way, rows: Sequence[_Row], expected: Sequence[dict[str, float]]) -> set[str]:
+    """The parameters whose shares differ from plain gradients by this way.
+
+    Raises:
+        _NoShareError: some parameters have no share by this way.
+    """
+    tolerance = _TOLERANCE.get(way.pair.model.dtype, _TOLERANCE_IN_HALF)
+    batches = [rows] if way.batched else [[row] for row in rows]
+    found = [each for batch in batches for each in way.passed(batch)]
     wrong: set[str] = set()
-    try:
-        batches = [rows] if way.batched else [[row] for row in rows]
-        found = [each for batch in batches for each in way.passed(batch)]
-    except (_NotByRowError, RuntimeError, NotImplementedError, AssertionError, IndexError):
-        return None
     for (_, _, shares, _), true in zip(found, expected, strict=True):
         allowed = tolerance * sum(map(abs, true.values()))
         wrong |= {name for name, value in true.items() if abs(float(shares[0][name].sum()) - value) > allowed}

@@ -151,7 +151,7 @@ def halves(candidates: Sequence[Candidate], seed: int) -> list[Half]:
     counts: dict[Half, list[int]] = {"order": [0, 0], "decide": [0, 0]}
     found: dict[int, Half] = {}
     for passage in order:
-        half: Half = min(("decide", "order"), key=lambda name: counts[name])  # type: ignore[arg-type]
+        half: Half = min(("decide", "order"), key=lambda name: counts[name])
         found[passage] = half
         counts[half][0] += sum(each.group == "demoted" for each in members[passage])
         counts[half][1] += len(members[passage])

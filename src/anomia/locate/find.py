@@ -309,12 +309,13 @@ def _stored(file: Path, units: tuple[str, ...], points: int) -> tuple[Attributio
     if len(rows) != size[0] * size[1] or tuple(rows["unit"][: len(units)]) != units:
         return None
     found = Attribution(
-        units,
-        *(rows[name].to_numpy().reshape(size) for name in ("gold", "control")),
-        ends.select("compressed", "base").to_numpy(),
-        ends.select("control_compressed", "control_base").to_numpy(),
-        rows["moved"].to_numpy().reshape(size),
-        points,
+        units=units,
+        gold=rows["gold"].to_numpy().reshape(size),
+        control=rows["control"].to_numpy().reshape(size),
+        ends=ends.select("compressed", "base").to_numpy(),
+        control_ends=ends.select("control_compressed", "control_base").to_numpy(),
+        moved=rows["moved"].to_numpy().reshape(size),
+        points=points,
     )
     return found, read_rows(file.with_suffix(".lens.parquet"))
 
@@ -492,7 +493,7 @@ def unit_rows(units: Sequence[Unit], found: Attribution, cases: Sequence[Case]) 
         "moved", *(f"{name}{end}" for name in ("share", "control", "kept") for end in ("", "_low", "_high")),
     ]  # fmt: skip
     schema = {
-        "name": pl.String, "parameter": pl.String, "index": pl.Int32, "block": pl.Int32, "place": pl.String,
+        "name": pl.String, "parameter": pl.String, "expert": pl.Int32, "block": pl.Int32, "place": pl.String,
         "kind": pl.String, "weights": pl.Int64, "changed": pl.Int64, **dict.fromkeys(floats, pl.Float64),
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")

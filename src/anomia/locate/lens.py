@@ -137,5 +137,6 @@ def find_norm(pair: Pair, head: Head) -> nn.Module | None:
             and found.shape[1:] == last.shape
             and torch.allclose(found[0], last, rtol=1e-3, atol=1e-5)
         ):
-            return module
+            fitting: nn.Module = module
+            return fitting
     return None

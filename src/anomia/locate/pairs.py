@@ -29,13 +29,13 @@ class Unit(NamedTuple):
     """Weights that are restored together: a parameter that differs, or the slice of one expert in a fused parameter.
 
     name: path in the model, without `.weight`; a slice ends in `[index]`. parameter: name of the whole parameter.
-    index: of the slice. block: index of its block; None outside of the blocks. place: its name inside the block.
+    expert: the number of the slice. block: index of its block; None outside of the blocks. place: its name inside the block.
     weights: how many it has. changed: how many of them differ.
     """
 
     name: str
     parameter: str
-    index: int | None
+    expert: int | None
     block: int | None
     place: str
     kind: UnitKind
@@ -57,7 +57,7 @@ class Pair:
         Raises:
             ModelError: they can't be aligned parameter by parameter, or differ in more than their weights.
         """
-        self.model = _finer(base, compressed)
+        self.model: Any = _finer(base, compressed)
         expected = _trial(base)
         other = base if self.model is compressed else compressed
         _check_parts(self.model, other)
@@ -67,7 +67,8 @@ class Pair:
         self._parameters: dict[str, nn.Parameter] = changed
         there = {name: theirs[name].data for name in changed}
         here = {name: p.data.clone() for name, p in changed.items()}
-        self._base, self._compressed = (there, here) if other is base else (here, there)
+        self._base: Mapping[str, Tensor] = there if other is base else here
+        self._compressed: Mapping[str, Tensor] = here if other is base else there
         self._check_buffers(base, compressed)
         self._decoder = find_blocks(self.model)
         self.blocks = len(self._decoder.modules)
@@ -149,8 +150,8 @@ class Pair:
 
     def _write(self, unit: Unit, values: Mapping[str, Tensor]) -> None:
         target, source = self._parameters[unit.parameter].data, values[unit.parameter]
-        if unit.index is not None:
-            target, source = target[unit.index], source[unit.index]
+        if unit.expert is not None:
+            target, source = target[unit.expert], source[unit.expert]
         _copy(target, source)
 
     def _find_units(self) -> Iterator[Unit]:
@@ -176,7 +177,7 @@ class Pair:
                 if part.any():
                     yield whole._replace(
                         name=f"{short}[{index}]",
-                        index=index,
+                        expert=index,
                         place=f"{whole.place}[{index}]",
                         weights=part.numel(),
                         changed=int(part.sum()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,20 @@ from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Null
 from anomia.errors import ModelError, RunError
-from anomia.locate.cases import Among, Answers, Candidate, Case, choose, find_margins, first_asks, halves
+from anomia.locate.cases import (
+    Among,
+    Answers,
+    Candidate,
+    Case,
+    Group,
+    choose,
+    find_margins,
+    first_asks,
+    halves,
+)
 from anomia.locate.pairs import Pair
 from anomia.locate.restore import Reader
-from anomia.measure.fates import FATES
+from anomia.measure.fates import FATES, Fate
 from anomia.measure.frame import pair as paired
 from anomia.measure.passages import passage_numbers
 from anomia.measure.recognition import fate_index
@@ -28,6 +38,8 @@ from anomia.running.model import make_arm, make_base
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode_shard
 from anomia.study import BASE, read_study
+
+_GROUP_OF: Mapping[Fate, Group] = {"choice_only": "demoted", "kept": "kept"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +97,25 @@ def candidates_of(cell: OpenCell, arm: str, model: LocalModel, among: Among) -> 
     records = cell.run.folder.records()
     records = records.with_columns(passage=passage_numbers(records))
     pairs = paired(records.filter(records["arm"].is_in([BASE, arm])), arm)
+    groups: list[Group | None]
     if among == "choice_only":
         if "choice" not in cell.study.probes:
             raise RunError(
                 f"locate: {cell.path} doesn't ask choice, which tells choice-only items from lost ones; take --among lost"
             )
-        index = fate_index(pairs)
-        groups = [
-            "demoted" if fate == "choice_only" else fate
-            for fate in (FATES[n] if n >= 0 else "" for n in index)
-        ]
+        groups = [_GROUP_OF.get(FATES[n]) if n >= 0 else None for n in fate_index(pairs)]
     else:
-        right = zip(
-            pairs["open_correct"].fill_null(False), pairs["open_correct_arm"].fill_null(False), strict=True
-        )
-        groups = [("kept" if after else "demoted") if before else "" for before, after in right]
+        verdicts = (pairs[name].fill_null(False) for name in ("open_correct", "open_correct_arm"))
+        groups = [
+            ("kept" if after else "demoted") if before else None
+            for before, after in zip(*verdicts, strict=True)
+        ]
     wanted = {
         (language, item): (group, passage)
         for language, item, group, passage in zip(
             pairs["language"], pairs["item_id"], groups, pairs["passage"], strict=True
         )
-        if group in ("demoted", "kept")
+        if group is not None
     }
     found = []
     for shard in cell.shards(arm):

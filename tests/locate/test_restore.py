@@ -1,0 +1,159 @@
+"""Orders, budgets, and the choice of items and halves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from anomia.errors import RunError
+from anomia.locate.cases import Answers, Candidate, choose, find_margins, halves
+from anomia.locate.find import _blocks, described
+from anomia.locate.pairs import Unit
+from anomia.locate.restore import (
+    at_random,
+    by_depth,
+    by_weight,
+    cumulative_mixtures,
+    fill,
+    share_of,
+    single_mixtures,
+)
+from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
+
+
+def unit(name: str, block: int | None, weights: int) -> Unit:
+    return Unit(name, f"{name}.weight", None, block, name, "matrix", weights, weights)
+
+
+UNITS = (unit("a", 0, 40), unit("b", 0, 10), unit("c", 1, 40), unit("d", 1, 5), unit("e", None, 5))
+
+
+def test_orders_by_hand() -> None:
+    assert by_weight({"a": 4.0, "b": 2.0, "c": -1.0, "d": float("nan"), "e": 0.0}, UNITS) == [
+        "b",
+        "a",
+        "e",
+        "c",
+        "d",
+    ]
+    assert by_depth(UNITS[::-1], 2) == ["b", "a", "d", "c", "e"]
+    assert at_random(UNITS, 1, 0) == at_random(UNITS, 1, 0)
+    assert sorted(at_random(UNITS, 1, 0)) == list("abcde")
+    assert len({tuple(at_random(UNITS, 1, draw)) for draw in range(8)}) > 1
+
+
+def test_a_budget_takes_what_still_fits() -> None:
+    assert fill(["b", "a", "c", "d", "e"], UNITS, 0.2) == ("b", "d", "e")
+    assert share_of(("b", "d", "e"), UNITS) == pytest.approx(0.2)
+    assert fill(["a", "b", "c", "d", "e"], UNITS, 1.0) == ("a", "b", "c", "d", "e")
+    assert fill(["a", "b"], UNITS, 0.01) == ()
+    found = cumulative_mixtures({"random": [["a", "b"], ["b", "a"]]}, UNITS, (0.1, 0.5))
+    assert [(m.place, m.budget, m.restored) for m in found] == [
+        ("0", 0.1, ("b",)),
+        ("0", 0.5, ("a", "b")),
+        ("1", 0.1, ("b",)),
+        ("1", 0.5, ("b", "a")),
+    ]
+
+
+def test_every_block_is_restored_alone_and_left_compressed_alone() -> None:
+    found = {(m.kind, m.place): m.restored for m in single_mixtures(UNITS, 3, ["d"])}
+    assert found == {
+        ("block", "0"): ("a", "b"),
+        ("without_block", "0"): ("c", "d", "e"),
+        ("block", "1"): ("c", "d"),
+        ("without_block", "1"): ("a", "b", "e"),
+        ("matrix", "d"): ("d",),
+    }
+
+
+def candidate(
+    number: int, group: Any, passage: int, language: str = "english", **targets: RankTarget
+) -> Candidate:
+    """An item whose prompt is 1, 2."""
+    item = SimpleNamespace(question=SimpleNamespace(id=str(number)))
+    ask = Ask(str(number), greedy={"open": (1, 2)}, targets=targets)
+    return Candidate(SimpleNamespace(item=item, ask=ask, prompt_tokens=2), language, passage, group)  # type: ignore[arg-type]
+
+
+def test_halves_divide_passages_and_share_the_demoted_items() -> None:
+    candidates = [candidate(n, "demoted" if n % 3 == 0 else "kept", n // 2) for n in range(60)]
+    found = halves(candidates, 5)
+    assert found == halves(candidates, 5)
+    assert found != halves(candidates, 6)
+    sides: dict[int, set[str]] = {}
+    for each, half in zip(candidates, found, strict=True):
+        sides.setdefault(each.passage, set()).add(half)
+    assert all(len(mine) == 1 for mine in sides.values())
+    demoted = [half for each, half in zip(candidates, found, strict=True) if each.group == "demoted"]
+    assert demoted.count("order") == demoted.count("decide") == 10
+
+
+def test_as_many_kept_items_as_demoted_ones_and_languages_take_turns() -> None:
+    candidates = [
+        *(candidate(n, "demoted", n, "english") for n in range(20)),
+        *(candidate(n, "demoted", 100 + n, "finnish") for n in range(3)),
+        *(candidate(n, "kept", 200 + n) for n in range(50)),
+    ]
+    found = choose(candidates, 8, 0)
+    assert [each.group for each in found].count("kept") == 8
+    assert [each.language for each in found if each.group == "demoted"].count("finnish") == 3
+    assert found == choose(candidates, 8, 0)
+    with pytest.raises(RunError, match="--among lost"):
+        choose([candidate(n, "demoted", n // 2) for n in range(6)], 8, 0)
+
+
+def said(*tops: tuple[int, ...]) -> list[Reply]:
+    return [Reply("0", distribution=Distribution(top, (0.0,) * len(top), 0.0)) for top in tops]
+
+
+GOLD = RankTarget((1, 2), 5)
+ANSWERS = Answers((5, 6, 7, 0), (5, 6, 9, 9))
+
+
+def test_the_margin_is_gold_against_what_is_said_instead() -> None:
+    item = candidate(0, "demoted", 0, gold_distinct=GOLD, control_distinct=RankTarget((1, 2), 8))
+    found = find_margins(item, said((9, 8)), ANSWERS)
+    assert found is not None
+    gold, control, at = found
+    assert (gold.prefix, gold.token, gold.rival, at) == ((1, 2), 5, 9, "gold")
+    assert control is not None
+    assert (control.token, control.rival) == (8, 9)
+
+
+def test_the_control_may_stand_after_another_prefix() -> None:
+    item = candidate(0, "demoted", 0, gold_distinct=GOLD, control_distinct=RankTarget((1, 2, 4), 8))
+    found = find_margins(item, said((9, 8), (8, 3)), ANSWERS)
+    assert found is not None
+    assert found[1] is not None
+    assert (found[1].prefix, found[1].token, found[1].rival) == ((1, 2, 4), 8, 3)
+
+
+def test_where_gold_is_on_top_the_margin_is_read_where_the_answers_part() -> None:
+    item = candidate(0, "demoted", 0, gold_distinct=GOLD)
+    found = find_margins(item, said((5, 9)), ANSWERS)
+    assert found is not None
+    gold, control, at = found
+    assert (gold.prefix, gold.token, gold.rival, at, control) == ((1, 2, 5, 6), 7, 9, "divergence", None)
+    assert find_margins(item, said((5, 9)), Answers((5, 6), (5, 6))) is None
+    assert find_margins(candidate(0, "demoted", 0), [Reply("0")], ANSWERS) is not None
+
+
+def test_a_kept_item_has_golds_margin_against_the_next_token() -> None:
+    found = find_margins(candidate(0, "kept", 0, gold_distinct=GOLD), said((5, 9)), Answers((5,), (5,)))
+    assert found is not None
+    assert (found[0].token, found[0].rival, found[2]) == (5, 9, "gold")
+
+
+def test_places_in_words() -> None:
+    assert _blocks([3]) == "block 3"
+    assert _blocks([2, 3, 4, 5]) == "blocks 2 to 5"
+    assert _blocks([0, 1, 4, 6, 7, 8]) == "blocks 0 and 1, 4 and 6 to 8"
+    units = [
+        unit("x", 0, 1)._replace(place="mlp.down_proj"),
+        unit("y", 2, 1)._replace(place="self_attn.o_proj"),
+        UNITS[4],
+    ]
+    assert described(["x", "y", "e"], units) == "down_proj of block 0, o_proj of block 2, e"
