@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
+    from anomia.locate.find import Located
     from anomia.measure.judge import ScopeVerdict
     from anomia.measure.rates import Estimate
     from anomia.measure.results import Results
@@ -285,6 +286,28 @@ class Run:
         """The old name of `chart`; to be removed in the next release."""
         warnings.warn("Run.figure() is now Run.chart()", DeprecationWarning, stacklevel=2)
         return self.chart(name)
+
+    def locate(self, arm: str | None = None, *, progress: bool = True, **settings: Any) -> Located:
+        """Locates the damage of an arm: which weights, put back, bring its answers back. Loads both models.
+
+        Args:
+            arm: None for the only arm.
+            progress: whether to show progress.
+            settings: fields of `anomia.locate.find.LocateOptions` (`among`, `items`, `points`, …).
+
+        Raises:
+            AnomiaError: the arm can't be located; the message says why.
+        """
+        from anomia.locate.find import LocateOptions, locate_arm
+        from anomia.running.progress import PlainProgress
+
+        name = self.verdict.arm if arm is None else arm
+        known = {field.name for field in fields(LocateOptions)}
+        unknown = [key for key in settings if key not in known]
+        if unknown:
+            raise RunError(f"locate: unknown setting {unknown[0]!r}; {nearest(unknown[0], known)}")
+        with _shown() if progress else PlainProgress(lambda text: None) as shown:
+            return locate_arm(self.path, name, LocateOptions(**settings), shown)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Writes the report and returns the path of its page, which opens offline.

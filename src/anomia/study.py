@@ -80,7 +80,7 @@ class Study(BaseModel):
             help=f"The questions: {named()}, or {{default}}, the default; repeatable.",
             metavar="DATA",
             several=True,
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
         ),
     ] = "demo"
     data_folder: Annotated[
@@ -89,7 +89,7 @@ class Study(BaseModel):
             section="questions",
             help=f"A folder with {local_folders()} (SQuAD JSON), searched before the hub.",
             type=Path,
-            commands=("run", "plan"),
+            commands=("run", "plan", "locate"),
         ),
     ] = None
     languages: Annotated[
@@ -99,7 +99,7 @@ class Study(BaseModel):
             section="questions",
             help="Comma-separated names or codes; default: all.",
             metavar="A,B",
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
             help_on={
                 "compare": "Comma-separated names or codes; default: all; for the shipped questions, four of nine."
             },
@@ -111,7 +111,7 @@ class Study(BaseModel):
             section="questions",
             help="Items per language (default {default}).",
             metavar="N",
-            commands=("run", "compare", "plan"),
+            commands=("run", "compare", "plan", "locate"),
         ),
     ] = 200
     seed: Annotated[
@@ -119,7 +119,7 @@ class Study(BaseModel):
         Flag(
             section="draw",
             help="Seed for the subset, the options and the samples (default {default}).",
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
         ),
     ] = 42
     probes: Annotated[
@@ -139,7 +139,7 @@ class Study(BaseModel):
             section="machine",
             help="auto, float32, bfloat16 or float16.",
             metavar="DTYPE",
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
         ),
     ] = "auto"
     device: Annotated[
@@ -148,7 +148,7 @@ class Study(BaseModel):
             section="machine",
             help="auto, cpu, cuda, cuda:1, mps, or map: layers spread over all GPUs.",
             metavar="DEVICE",
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
         ),
     ] = "auto"
     batch_size: Annotated[
@@ -160,7 +160,7 @@ class Study(BaseModel):
             metavar="auto|N",
             type=str,
             read=whole,
-            commands=("run", "compare"),
+            commands=("run", "compare", "locate"),
         ),
     ] = "auto"
     engine: Annotated[

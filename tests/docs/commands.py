@@ -43,6 +43,7 @@ _CALIBRATION = [
 _ONLY_READ = {
     "view": "it serves until it is stopped",
     "demo": "it takes the real model and minutes; the slow tests and every `make demo` run it",
+    "locate": "it needs items that base answers, and tiny random models answer none; tests/locate has some",
     "import": "it needs the logs of another harness; tests/interop has real ones",
 }
 _FAR = {

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+
+from anomia.items.prompts import write_prompt
+from anomia.running.execute import run_study
+from anomia.running.progress import PlainProgress
+from anomia.study import Study
 
 from ..compress.conftest import tiny_model
+from ..conftest import entry
+
+QUIET = PlainProgress(lambda text: None)
+TOKENS = 6
+PLANTED = "model.layers.1.mlp.down_proj"
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +54,55 @@ def pair_of(
     """A tiny model and a slightly damaged copy, every parameter included."""
     base = tiny_model(family, seed=seed).to(dtype)
     return base, damaged(base, **changes)
+
+
+def greedy(folder: Path, prompts: list[str]) -> list[str]:
+    """What a model answers to each prompt."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    found = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False
+        )
+        found.append(str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which base is right by construction (gold is what it says), and one matrix of the arm is spoiled."""
+    place = tmp_path_factory.mktemp("located")
+    rows = [entry(n, context=f"Place{n} lies by the river Person{n}.") for n in range(60)]
+    said = greedy(model_folder, [write_prompt("open", row["context"], row["question"]) for row in rows])
+    entries = [
+        {**row, "answers": [text.strip()]}
+        for row, text in zip(rows, said, strict=True)
+        if sum(letter.isalnum() for letter in text) >= 3
+    ]
+    data = place / "questions.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in entries), encoding="utf-8")
+    spoiled = place / "spoiled"
+    shutil.copytree(model_folder, spoiled)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    weight = model.get_parameter(f"{PLANTED}.weight").data
+    torch.manual_seed(3)
+    weight += 0.12 * torch.randn_like(weight)
+    for name, parameter in model.named_parameters():
+        if "layers" in name and parameter.dim() == 2 and not name.startswith(PLANTED):
+            parameter.data += 5e-5 * torch.randn_like(parameter)
+    model.save_pretrained(spoiled)
+    study = Study(
+        base=str(model_folder),
+        arms=(f"checkpoint:{spoiled}",),
+        data=f"jsonl:{data}",
+        probes=("open", "choice", "rank"),
+        max_new_tokens=TOKENS,
+        dtype="float32",
+        device="cpu",
+        batch_size=8,
+    )
+    folder = place / "run"
+    run_study(study, folder, progress=QUIET)
+    return folder

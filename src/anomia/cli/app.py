@@ -30,6 +30,7 @@ ORDER = (
     "items",
     "report",
     "view",
+    "locate",
     "gate",
     "compress",
     "prune",

@@ -1,0 +1,119 @@
+"""`anomia locate`: which weights cost a compressed model its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomia.cli.app import app, out_console, progress_display
+from anomia.cli.options import FlagSections, GivenFlags, with_study_options
+from anomia.errors import StudyError
+
+
+@app.command()
+@with_study_options
+def locate(
+    *,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A run with --arm, or the uncompressed model (BASE) and then COMPRESSED.", metavar="RUN|BASE"
+        ),
+    ],
+    compressed: Annotated[
+        str | None,
+        typer.Argument(
+            help="The compressed model: a hub id, a folder or a .gguf file.", metavar="COMPRESSED"
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="The compressed model (arm), as the run names it.", metavar="ARM"),
+    ] = None,
+    among: Annotated[
+        str,
+        typer.Option(
+            help="The items to explain: choice_only (still picked, no longer answered) or lost (no longer answered).",
+            metavar="WHICH",
+        ),
+    ] = "choice_only",
+    items: Annotated[
+        int, typer.Option(min=4, help="At most so many of them, and as many kept ones.", metavar="N")
+    ] = 64,
+    points: Annotated[
+        int, typer.Option(min=3, help="Points on the path between the models; odd.", metavar="N")
+    ] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="Random orders to compare with.", metavar="N")] = 3,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Write the matrices to keep dense, in the forms of several tools.", metavar="FILE"),
+    ] = None,
+    what: Annotated[GivenFlags, FlagSections("questions", "draw", "machine")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of two models: the folder of their run; an existing one is resumed (default anomia-locate).",
+            metavar="RUN",
+        ),
+    ] = None,
+) -> None:
+    """Locate the damage: which weights, put back, bring a compressed model's answers back?
+
+    Measures first, if two models are given. A stopped call continues where it was.
+
+    Example: anomia locate anomia-run --arm wanda:0.5
+    """
+    from anomia.compress.spec import arm_of
+    from anomia.errors import nearest
+    from anomia.files import place
+    from anomia.locate.cases import AMONG
+    from anomia.locate.find import LocateOptions, locate_arm
+    from anomia.locate.keep import kept_modules, write_keep
+    from anomia.locate.plan import plan_of
+    from anomia.locate.prepare import open_arm
+    from anomia.report.render.terminal import view
+    from anomia.report.tables.located import leading, order_needs, restoration
+    from anomia.running.execute import run_study
+    from anomia.study import read_study
+
+    if among not in AMONG:
+        raise StudyError(f"locate: --among {among}: {nearest(among, AMONG)}")
+    if points % 2 == 0:
+        raise StudyError(f"locate: --points {points}: Simpson's rule takes an odd number; give {points + 1}")
+    if (arm is None) == (compressed is None):
+        raise StudyError(
+            "locate: give a run and --arm, as in `anomia locate RUN --arm wanda:0.5`, or two models, as in `anomia locate "
+            "BASE COMPRESSED`"
+        )
+    seed = what.get("seed")
+    options = LocateOptions(
+        among=among, items=items, points=points, draws=draws, **({} if seed is None else {"seed": seed})
+    )
+    with progress_display() as progress:
+        if compressed is None:
+            given = [name for name in (*what, *(["out"] if out else [])) if name != "seed"]
+            if given:
+                raise StudyError(
+                    f"locate: --{given[0].replace('_', '-')} is a setting of the run, which is already measured; leave it out"
+                )
+            run, name = place(target), str(arm)
+        else:
+            run, name = out or Path("anomia-locate"), arm_of(compressed)
+            study = read_study(
+                None, {"base": target, "arms": [name], "probes": ["open", "choice", "rank"], **what}
+            )
+            for outcome in run_study(study, run, progress=progress):
+                if outcome.failed:
+                    raise StudyError(f"arm {outcome.arm} was not measured: {outcome.failed}")
+        cell, name = open_arm(run, name, progress)
+        progress.say(plan_of(cell, name, options).words)
+        found = locate_arm(run, name, options, progress)
+    out_console.print(view(order_needs(found), restoration(found), leading(found)))
+    out_console.print(f"\n{found.sentence}", highlight=False, soft_wrap=True)
+    if keep is not None:
+        kinds = dict(found.units.select("name", "kind").iter_rows())
+        modules = kept_modules(found.place, kinds)
+        write_keep(keep, modules, sentence=found.sentence)
+        out_console.print(f"matrices to keep dense: {keep}", highlight=False, soft_wrap=True)

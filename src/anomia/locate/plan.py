@@ -1,0 +1,98 @@
+"""What locating will need, said before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import torch
+
+from anomia.errors import ModelError
+from anomia.locate.attribution import BATCH_TOKENS
+from anomia.locate.find import LocateOptions
+from anomia.models import load_tokenizer
+from anomia.models.load import DTYPES, resolve_device
+from anomia.models.sizes import Sizes, sizes_of
+from anomia.probe.memory import SPARE, free_bytes
+from anomia.running.cells import OpenCell
+from anomia.words import counted
+
+
+class LocatePlan(NamedTuple):
+    """Memory and work of locating one arm.
+
+    needed, free: bytes. readings: mixtures of the two models that are asked. answers: questions answered in total, at
+    most. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
+    """
+
+    needed: int
+    free: int
+    readings: int
+    answers: int
+    minutes: float | None
+
+    @property
+    def words(self) -> str:
+        """The plan in one line."""
+        time = "" if self.minutes is None else f", about {_time(self.minutes)} at the run's pace"
+        return (
+            f"locating needs up to {self.needed / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free) and asks "
+            f"{counted(self.readings, 'mixture')} of the two models, {counted(self.answers, 'answer')} at most{time}"
+        )
+
+
+def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
+    """What locating an arm will need.
+
+    Raises:
+        ModelError: the two models don't fit into memory; the message says how much they would need.
+    """
+    study, provenance = cell.study, cell.run.provenance
+    _, config = load_tokenizer(study.base, revision=study.revision, trust_remote_code=study.trust_remote_code)
+    sizes = sizes_of(config.get_text_config())
+    item = DTYPES[str(provenance["dtype"])].itemsize
+    vocabulary = int(provenance["vocabulary"])
+    needed = 3 * int(provenance["parameters"]) * item + _activations(sizes, vocabulary, item)
+    device = torch.device(resolve_device("auto" if study.device == "map" else study.device))
+    free = free_bytes(device)
+    if needed > SPARE * free:
+        raise ModelError(
+            f"locate: base, {arm} and a copy of its weights need {needed / 1e9:.1f} GB with gradients, and {free / 1e9:.1f} "
+            f"GB are free on {device}, of which {SPARE:.0%} may be used; take a machine with more memory"
+        )
+    orders = 3 + options.draws
+    readings = 2 + orders * len(options.budgets) + 2 * sizes.layers + options.leaders
+    answers = readings * options.items
+    pace = _seconds_per_answer(cell, arm)
+    # A pass with gradients at each point for gold and for control, of half of the items, costs about five answers' passes.
+    work = answers + options.items * options.points * 5
+    return LocatePlan(needed, free, readings, answers, None if pace is None else pace * work / 60)
+
+
+def _activations(sizes: Sizes, vocabulary: int, item: int) -> int:
+    """Bytes that a batch with gradients keeps: every layer's inputs and outputs, and the logits of its last tokens."""
+    width = 12 * sizes.width + 6 * sizes.inner + 6 * sizes.heads * sizes.head
+    return BATCH_TOKENS * sizes.layers * width * item + 64 * vocabulary * (item + 4)
+
+
+def _seconds_per_answer(cell: OpenCell, arm: str) -> float | None:
+    """The time that the run took for one item of an arm with all its probes, from its log."""
+    file = cell.run.folder.log_file
+    seconds, items = 0.0, 0
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "shard" and event.get("arm") == arm:
+            seconds += float(event["seconds"])
+            items += int(event["last"]) - int(event["first"])
+    return seconds / items if items else None
+
+
+def _time(minutes: float) -> str:
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

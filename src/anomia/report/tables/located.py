@@ -1,0 +1,92 @@
+"""Where the damage of an arm is, as tables."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from anomia.locate.curves import ATTRIBUTION
+from anomia.locate.find import Located
+from anomia.measure.rates import Estimate
+from anomia.report.tables.table import Column, Table
+
+ORDER_NAMES = {
+    "attribution": "attribution",
+    "output_change": "change of outputs, ‖ΔX‖",
+    "depth": "depth",
+    "random": "random",
+}
+SHOWN = 10
+
+
+def restoration(found: Located) -> Table:
+    """How much of the weights each order needs, and what it brings back at each share."""
+    curve = found.curve
+    demoted, kept = (
+        {
+            (row["order"], round(row["share"], 6)): Estimate(
+                row["right"], row["low"], row["high"], row["items"], 0
+            )
+            for row in curve.filter(pl.col("group") == group).iter_rows(named=True)
+        }
+        for group in ("demoted", "kept")
+    )
+    rows = [
+        (ORDER_NAMES[order], share, estimate, kept.get((order, share)))
+        for (order, share), estimate in demoted.items()
+        if 0 < share < 1
+    ]
+    return Table(
+        "restoration",
+        f"Base's weights put back into {found.arm}: right answers among items that gave no order",
+        (
+            Column("order", "order", "text"), Column("share", "weights\nback (%)", digits=1),
+            Column("demoted", "demoted items\nright (%)"), Column("kept", "kept items\nright (%)"),
+        ),
+        rows,
+        found.notes,
+        keys=2,
+        rules=[n for n, row in enumerate(rows) if n + 1 == len(rows) or rows[n + 1][0] != row[0]],
+    )  # fmt: skip
+
+
+def order_needs(found: Located) -> Table:
+    """The share of the weights that brings half of the items back, by order, and the difference from attribution."""
+    return Table(
+        "half_back",
+        "Share of the weights that brings half of the demoted items back",
+        (
+            Column("order", "order", "text"), Column("half", "weights (%)"),
+            Column("more", "more than\nattribution (points)"), Column("gained", "items that attribution\nbrings back more (points)"),
+        ),
+        [
+            (ORDER_NAMES[name], half, found.ahead.get(name), found.gained.get(name))
+            for name, half in found.halves.items()
+        ],
+        ("the last column is a mean over the shares tried",) if ATTRIBUTION in found.halves else (),
+    )  # fmt: skip
+
+
+def leading(found: Located) -> Table:
+    """The units that carry the most of the margin."""
+    rows = found.units.sort("share", descending=True, nulls_last=True).head(SHOWN)
+    passages = found.items.filter(pl.col("half") == "order", pl.col("group") == "demoted")
+    n = len(passages)
+
+    def estimate(row: dict[str, float], name: str) -> Estimate | float | None:
+        if row[f"{name}_low"] is None:
+            return row[name]
+        return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], n, 0)
+
+    return Table(
+        "leading_weights",
+        "The weights that carry the most of gold's log-odds, in nats",
+        (
+            Column("name", "weights", "text"), Column("size", "number", "count"), Column("share", "gold", "number", 2),
+            Column("control", "control", "number", 2), Column("kept", "kept items", "number", 2),
+        ),
+        [
+            (row["name"], row["weights"], *(estimate(row, name) for name in ("share", "control", "kept")))
+            for row in rows.iter_rows(named=True)
+        ],
+        ("a margin rewards one token over another; answers that come back decide",),
+    )  # fmt: skip
