@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from anomia.compress.folder import compress_folder
+from anomia.compress.options import FolderOptions
+from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
 from anomia.locate.pairs import Pair, same_bits
+from anomia.models.load import load_model
 
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
+from ..compress.test_folder import save_model
 from .conftest import damaged, pair_of
 
 IDS = torch.arange(3, 23)[None]
@@ -158,3 +164,24 @@ def test_packed_weights_are_refused() -> None:
     )
     with pytest.raises(ModelError, match="packed weights"):
         Pair(tiny_model("llama"), compressed)
+
+
+@pytest.mark.parametrize("save_as", ["compressed-tensors", "gptq"])
+def test_packed_folders_are_compared_by_their_dense_values(save_as: Any, tmp_path: Path) -> None:
+    """Loading unpacks them, as in a run; what is in memory is dense."""
+    pytest.importorskip("compressed_tensors")
+    save_model("llama", tmp_path / "in")
+    steps = parse_arm("gptq:4,group=8,calibration=demo,samples=2,tokens=16").steps
+    for folder, form in (("packed", save_as), ("dense", "dense")):
+        compress_folder(str(tmp_path / "in"), tmp_path / folder, steps, FolderOptions(save_as=form))
+    base, packed, dense = (
+        load_model(str(tmp_path / name), dtype="float32", device="cpu").model
+        for name in ("in", "packed", "dense")
+    )
+    said = logits(base)
+    pair = Pair(base, packed)
+    assert {unit.kind for unit in pair.units} == {"matrix"}
+    for name in pair.parameters:
+        assert torch.allclose(pair.parameters[name], dense.get_parameter(name), atol=1e-6)
+    with pair.restored(pair.names) as model:
+        assert same_bits(logits(model), said)
