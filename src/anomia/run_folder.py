@@ -112,6 +112,11 @@ class LocatedFolder:
         """The folder of finished parts, from which a stopped call continues."""
         return self.path / "parts"
 
+    @property
+    def figures(self) -> Path:
+        """The folder with each figure as a file."""
+        return self.path / "figures"
+
     def table(self, name: str) -> Path:
         """A table of the result: units, items, readings, curve or lens."""
         return self.path / f"{name}.parquet"

@@ -35,6 +35,8 @@ def test_a_run_is_located_from_the_command_line(
     sentence = json.loads((arm / "located.json").read_text())["sentence"]
     assert sentence in " ".join(shown.out.split())
     assert PLANTED in read_keep(file)
+    for name in ("located_map", "located_restoration", "located_lens"):
+        assert (arm / "figures" / f"{name}.svg").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

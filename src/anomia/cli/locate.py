@@ -67,14 +67,17 @@ def locate(
     """
     from anomia.compress.spec import arm_of
     from anomia.errors import nearest
-    from anomia.files import place
+    from anomia.files import is_local, place
     from anomia.locate.cases import AMONG
     from anomia.locate.find import LocateOptions, locate_arm
     from anomia.locate.keep import kept_modules, write_keep
     from anomia.locate.plan import plan_of
     from anomia.locate.prepare import open_arm
+    from anomia.report.figures.located import draw_located
+    from anomia.report.figures.write import FORMATS, write_figures
     from anomia.report.render.terminal import view
     from anomia.report.tables.located import leading, order_needs, restoration
+    from anomia.run_folder import RunFolder
     from anomia.running.execute import run_study
     from anomia.study import read_study
 
@@ -111,7 +114,11 @@ def locate(
         progress.say(plan_of(cell, name, options).words)
         found = locate_arm(run, name, options, progress)
     out_console.print(view(order_needs(found), restoration(found), leading(found)))
+    folder = RunFolder(cell.path).located(name)
+    if is_local(folder.path):
+        write_figures(draw_located(found), folder.figures, FORMATS)
     out_console.print(f"\n{found.sentence}", highlight=False, soft_wrap=True)
+    out_console.print(f"tables and figures: {folder.path}", highlight=False, soft_wrap=True)
     if keep is not None:
         kinds = dict(found.units.select("name", "kind").iter_rows())
         modules = kept_modules(found.place, kinds)
