@@ -407,7 +407,7 @@ class _Taps:
                 raise
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
                 raise _NoShareError([name]) from error
-            per_row = (moved * gradient).sum(dim=(1, 2)).double().cpu()
+            per_row = (moved * gradient).sum(dim=(1, 2)).cpu().double()
             shares[name] = shares[name] + per_row if name in shares else per_row
             if self._kind == 0:
                 squares = moved.square().sum(dim=2)  # [B, T]
@@ -416,7 +416,7 @@ class _Taps:
                         squares[row, length:] = 0
                 else:
                     squares *= gradient.any(dim=2)  # the head is given the positions of all rows
-                total = squares.sum(dim=1).double().cpu()
+                total = squares.sum(dim=1).cpu().double()
                 self._squares[name] = self._squares[name] + total if name in self._squares else total
 
     def _moved(
@@ -466,7 +466,7 @@ class _Taps:
         assert parameter.grad is not None
         wide = torch.promote_types(parameter.dtype, torch.float32)
         both = parameter.grad.to(wide) * self._pair.delta(name).to(wide)
-        found = both.reshape(_slices(parameter), -1).sum(dim=1).double().cpu()
+        found = both.reshape(_slices(parameter), -1).sum(dim=1).cpu().double()
         parameter.grad = None
         shares = self._shares[self._kind]
         shares[name] = shares[name] + found if name in shares else found

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from anomia.locate.attribution import POINTS, Attribution, Way, attribute, choose_way, residual_of
+from anomia.locate.attribution import (
+    POINTS,
+    Attribution,
+    FloatArray,
+    Way,
+    attribute,
+    choose_way,
+    residual_of,
+)
 from anomia.locate.cases import Among, Case
 from anomia.locate.curves import (
     ATTRIBUTION,
@@ -38,7 +46,9 @@ from anomia.locate.restore import (
     by_depth,
     by_weight,
     cumulative_mixtures,
+    fill,
     read_all,
+    share_of,
     single_mixtures,
 )
 from anomia.measure.rates import Estimate, rate, student_mean
@@ -377,7 +387,8 @@ def conclude(
     passages = np.array([case.candidate.passage for case in order_cases])
     agreement = rank_agreement(found.gold[mine], passages[mine].tolist(), seed=options.seed)
     place = smallest_place(answered[ATTRIBUTION], orders[ATTRIBUTION][0], units, options.budgets)
-    is_found = halves[ATTRIBUTION].value <= GOAL and ahead[MOVED].low > 0
+    rival = MOVED if np.isfinite(found.moved).all() else RANDOM
+    is_found = halves[ATTRIBUTION].value <= GOAL and ahead[rival].low > 0
     curve = curve_rows(readings, orders)
     return Located(
         arm=subjects.arm,
@@ -392,10 +403,10 @@ def conclude(
         gained=gained,
         agreement=agreement,
         directions=directions_of(readings),
-        notes=tuple(notes_of(subjects, found, order_cases, demoted)),
+        notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right)),
         place=place,
         found=is_found,
-        sentence=sentence_of(halves, ahead, place, units, is_found, subjects.pair.blocks, len(demoted)),
+        sentence=sentence_of(halves, ahead, place, units, is_found, rival, len(demoted)),
         seconds=seconds,
     )
 
@@ -421,8 +432,6 @@ def smallest_place(
     answered: Answered, order: Sequence[str], units: Sequence[Unit], budgets: Sequence[float]
 ) -> tuple[str, ...]:
     """The units that an order restores at the first budget at which half of the items are right; all if none does."""
-    from anomia.locate.restore import fill
-
     for budget, returned in zip(budgets, answered.right.mean(axis=0)[1:-1], strict=True):
         if returned >= 0.5:
             return fill(order, units, budget)
@@ -579,10 +588,8 @@ def _names(cases: Sequence[Case]) -> pl.DataFrame:
     )
 
 
-def notes_of(
-    subjects: Subjects, found: Attribution, order: Sequence[Case], demoted: Sequence[Case]
-) -> list[str]:
-    """What a reader should know before the figures."""
+def notes_of(subjects: Subjects, found: Attribution, order: Sequence[Case], right: FloatArray) -> list[str]:
+    """What a reader should know before the figures. right: of the demoted items that decide: [items, points]."""
     notes = []
     if subjects.lacking:
         notes.append(
@@ -594,9 +601,20 @@ def notes_of(
             f"the shares of {unreliable} of {len(order)} items leave more than 30 % of their change unexplained; they give "
             "no order, and more --points make shares add up better"
         )
-    if len(demoted) < 30:
+    if len(right) < 30:
         notes.append(
-            f"only {counted(len(demoted), 'demoted item')} decide: each is {100 / max(1, len(demoted)):.0f} % of the result"
+            f"only {counted(len(right), 'demoted item')} decide: each is {percent(1 / len(right))} of the result"
+        )
+    flipped = int((right[:, 0] > 0).sum()), int((right[:, -1] < 1).sum())
+    if any(flipped):
+        notes.append(
+            f"asked again in other batches, the compressed model answers {flipped[0]} of them and base misses {flipped[1]}"
+        )
+    without = int(np.isnan(found.moved).any(axis=0).sum())
+    if without:
+        notes.append(
+            f"‖ΔX‖ is not known for {counted(without, 'matrix', 'matrices')}, which come last in its order; attribution is "
+            "compared with random orders instead"
         )
     if found.by_gradient:
         notes.append(
@@ -605,29 +623,34 @@ def notes_of(
     return notes
 
 
+_ORDER_WORDS = {MOVED: "that by the change of outputs", RANDOM: "a random one"}
+
+
 def sentence_of(
     halves: Mapping[str, Estimate],
     ahead: Mapping[str, Estimate],
     place: Sequence[str],
     units: Sequence[Unit],
     found: bool,
-    blocks: int,
+    rival: str,
     items: int,
 ) -> str:
-    """The result in one plain sentence."""
+    """The result in plain words. rival: the order that attribution has to beat."""
     mine = halves[ATTRIBUTION]
     needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
     if found:
-        return f"Half of what was demoted comes back with {needs}: {described(place, units)}."
+        return (
+            f"Half of what was demoted comes back with {needs}. The first {percent(share_of(place, units))} are "
+            f"{described(place, units)}."
+        )
     why = []
     if mine.value > GOAL:
         why.append(f"bringing half of the {items} items back takes {needs}")
-    if ahead[MOVED].low <= 0:
-        other = halves[MOVED]
+    if ahead[rival].low <= 0:
         why.append(
-            f"the order by attribution needs no fewer weights than that by the change of outputs ({percent(mine.value)} "
-            f"and {percent(other.value)}; difference {percent(ahead[MOVED].value)}, {percent(ahead[MOVED].low)} to "
-            f"{percent(ahead[MOVED].high)})"
+            f"the order by attribution needs no fewer weights than {_ORDER_WORDS[rival]} ({percent(mine.value)} and "
+            f"{percent(halves[rival].value)}; difference {percent(ahead[rival].value)}, {percent(ahead[rival].low)} to "
+            f"{percent(ahead[rival].high)})"
         )
     return f"Diffuse: {', and '.join(why)}."
 

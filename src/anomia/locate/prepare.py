@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
@@ -17,6 +17,7 @@ from anomia.locate.cases import (
     Candidate,
     Case,
     Group,
+    Half,
     choose,
     find_margins,
     first_asks,
@@ -166,10 +167,22 @@ def prepare(
     cases = []
     for each, half, replies, (mine,) in zip(chosen, halves(chosen, seed), said, before, strict=True):
         ends = settings.eos_token_ids[:1]
-        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
+        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (passages, replies[0])))
         margins = find_margins(each, replies, answers) if all(reply.finite for reply in replies) else None
         if margins is not None:
             cases.append(Case(each, half, *margins))
+    for half in get_args(Half):
+        passages = {
+            case.candidate.passage
+            for case in cases
+            if case.half == half and case.candidate.group == "demoted"
+        }
+        if len(passages) < 2:
+            raise RunError(
+                f"locate: the half of the items that is to {half} has demoted items on {len(passages)} passages, and needs 2: "
+                f"{len(chosen) - len(cases)} of {len(chosen)} items have no token that tells gold from what {arm} says, or "
+                "logits that aren't finite"
+            )
     pair = Pair(base.loaded.model, made.loaded.model)
     reader = Reader(pair, made.engine, made.tokenizer, settings, size, folder)
     return Subjects(arm, pair, reader, tuple(cases), len(chosen) - len(cases))
