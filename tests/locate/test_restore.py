@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from anomia.errors import RunError
 from anomia.locate.cases import Answers, Candidate, choose, find_margins, halves
-from anomia.locate.find import _blocks, described
+from anomia.locate.find import _blocks, described, directions_of, disagreement, sentence_of
 from anomia.locate.pairs import Unit
 from anomia.locate.restore import (
     at_random,
@@ -20,6 +21,7 @@ from anomia.locate.restore import (
     share_of,
     single_mixtures,
 )
+from anomia.measure.rates import Estimate
 from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
 
 
@@ -157,3 +159,41 @@ def test_places_in_words() -> None:
         UNITS[4],
     ]
     assert described(["x", "y", "e"], units) == "down_proj of block 0, o_proj of block 2, e"
+
+
+def test_a_place_is_named_only_where_attribution_beats_the_change_of_outputs() -> None:
+    def estimate(value: float, low: float, high: float) -> Estimate:
+        return Estimate(value, low, high, 40, 30)
+
+    halves = {"attribution": estimate(0.06, 0.04, 0.09), "output_change": estimate(0.3, 0.2, 0.4)}
+    ahead = {"output_change": estimate(0.24, 0.1, 0.3)}
+    said = sentence_of(halves, ahead, ("a", "b"), UNITS, True, "output_change", 40)
+    assert said.startswith(
+        "Half of what was demoted comes back with 6 % of the weights (4 % to 9 %). The first 50 % are"
+    )
+    ahead = {"output_change": estimate(0.24, -0.1, 0.3)}
+    said = sentence_of(halves, ahead, ("a",), UNITS, False, "output_change", 40)
+    assert said.startswith(
+        "Diffuse: the order by attribution needs no fewer weights than that by the change of outputs"
+    )
+    halves["attribution"] = estimate(0.4, 0.2, 0.6)
+    ahead = {"output_change": estimate(0.2, 0.1, 0.3)}
+    said = sentence_of(halves, ahead, ("a",), UNITS, False, "output_change", 40)
+    assert said == "Diffuse: bringing half of the 40 items back takes 40 % of the weights (20 % to 60 %)."
+
+
+def test_what_both_directions_say_of_a_block() -> None:
+    rows = [
+        {"kind": kind, "place": place, "group": "demoted", "correct": right, "margin": margin}
+        for kind, place, right, margin in [
+            ("nothing", "", 0.0, -1.0), ("everything", "", 1.0, 3.0),
+            ("block", "0", 0.5, 0.0), ("without_block", "0", 0.25, 2.0),
+            ("block", "1", 0.0, 1.0), ("without_block", "1", 1.0, 1.0),
+        ]
+    ]  # fmt: skip
+    found = directions_of(pl.DataFrame(rows))
+    assert [tuple(each) for each in found] == [(0, 0.5, 0.75, 0.25, 0.25), (1, 0.0, 0.0, 0.5, 0.5)]
+    apart = disagreement(found)
+    assert apart["answers_distance"] == pytest.approx(0.125)
+    assert apart["margin_distance"] == 0
+    assert apart["answers_rank_correlation"] is None

@@ -167,7 +167,7 @@ def prepare(
     cases = []
     for each, half, replies, (mine,) in zip(chosen, halves(chosen, seed), said, before, strict=True):
         ends = settings.eos_token_ids[:1]
-        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (passages, replies[0])))
+        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
         margins = find_margins(each, replies, answers) if all(reply.finite for reply in replies) else None
         if margins is not None:
             cases.append(Case(each, half, *margins))
