@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomia.cli import main
-from anomia.errors import StudyError
-from anomia.locate.keep import forms, gguf_name, kept_modules, read_keep
+from anomia.locate.keep import forms, gguf_name, kept_modules
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED
@@ -34,7 +33,7 @@ def test_a_run_is_located_from_the_command_line(
     (arm,) = (run / "locate").iterdir()
     sentence = json.loads((arm / "located.json").read_text())["sentence"]
     assert sentence in " ".join(shown.out.split())
-    assert PLANTED in read_keep(file)
+    assert PLANTED in json.loads(file.read_text())["dense"]
     for name in ("located_map", "located_restoration", "located_lens"):
         assert (arm / "figures" / f"{name}.svg").stat().st_size > 1000
 
@@ -90,18 +89,6 @@ def test_only_matrices_are_kept_and_experts_as_their_stack() -> None:
         "b": "matrix",
     }
     assert kept_modules(list(kinds)[:3], kinds) == ["a.experts.down_proj"]
-
-
-def test_a_list_of_lines_and_bad_lists(tmp_path: Path) -> None:
-    file = tmp_path / "dense.txt"
-    file.write_text("# leaders\nmodel.layers.0.mlp.down_proj\n\n")
-    assert read_keep(file) == ("model.layers.0.mlp.down_proj",)
-    for text in ("", "{", '{"dense": []}', '{"dense": [1]}'):
-        file.write_text(text)
-        with pytest.raises(StudyError, match="dense"):
-            read_keep(file)
-    with pytest.raises(StudyError, match="can't be read"):
-        read_keep(tmp_path / "none")
 
 
 def test_the_folder_of_an_arm_is_named_like_its_other_files(tmp_path: Path) -> None:

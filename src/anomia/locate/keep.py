@@ -1,7 +1,4 @@
-"""A list of matrices to keep dense, in the forms that other tools take.
-
-`FILE` itself is the list that Anomia reads; beside it stand files for llm-compressor, GPTQModel, llama.cpp and torchao.
-"""
+"""A list of matrices to keep dense, in the forms that other tools take: one JSON file for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomia.errors import StudyError
 from anomia.files import write_text
 
 _GGUF = {
@@ -40,7 +36,7 @@ def forms(modules: Sequence[str]) -> dict[str, Any]:
     """The list in the form of each tool.
 
     llm-compressor: `ignore` of a modifier, exact names. gptqmodel: `dynamic` of its configuration, where `-:` leaves a
-    module out. torchao: names for the filter of `quantize_`. llama.cpp: arguments of `llama-quantize`; empty for
+    module out. torchao: of the `TorchAoConfig` of transformers. llama.cpp: arguments of `llama-quantize`; empty for
     modules without a name in GGUF.
     """
     return {
@@ -78,34 +74,10 @@ def gguf_name(module: str) -> str | None:
 def write_keep(file: Path, modules: Sequence[str], *, sentence: str) -> None:
     """Writes the list with all forms as one JSON file.
 
+    dense: the modules' names. why: the sentence of the result.
+
     Raises:
         RunError: the file can't be written.
     """
     whole = {"dense": list(modules), "why": sentence, **forms(modules)}
     write_text(file, json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
-
-
-def read_keep(file: Path) -> tuple[str, ...]:
-    """The names in a list that `write_keep` wrote, or one name per line.
-
-    Raises:
-        StudyError: the file can't be read or has no names.
-    """
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"dense: {file} can't be read: {error}") from None
-    names: Any
-    if text.lstrip().startswith("{"):
-        try:
-            names = json.loads(text).get("dense")
-        except ValueError as error:
-            raise StudyError(f"dense: {file} is not JSON: {error}") from None
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise StudyError(
-            f'dense: {file} has no names; it is a list that `anomia locate --keep` wrote (with "dense"), or has one module '
-            "per line"
-        )
-    return tuple(names)
