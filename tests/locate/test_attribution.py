@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from anomia.locate.attribution import Margin, Subject, attribute, simpson
-from anomia.locate.pairs import Pair
+from anomia.locate.attribution import Margin, Margins, attribute, simpson
+from anomia.locate.pairs import ModelPair
 
 from ..compress.architectures import tiny
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
@@ -53,7 +53,7 @@ class Linear(nn.Module):
         return self.head.weight.dtype
 
 
-def subjects(count: int = 4, *, vocabulary: int = 96, control: bool = True, seed: int = 0) -> list[Subject]:
+def subjects(count: int = 4, *, vocabulary: int = 96, control: bool = True, seed: int = 0) -> list[Margins]:
     """Random prefixes of unequal length; some controls are read after another prefix than gold."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -66,7 +66,7 @@ def subjects(count: int = 4, *, vocabulary: int = 96, control: bool = True, seed
         token, rival, other = torch.randperm(vocabulary, generator=generator)[:3].tolist()
         at = prefix if number % 2 else (*prefix, other)
         mine = Margin(at, other, rival) if control and number != 3 else None
-        found.append(Subject(f"item-{number}", Margin(prefix, token, rival), mine))
+        found.append(Margins(f"item-{number}", Margin(prefix, token, rival), mine))
     return found
 
 
@@ -75,7 +75,7 @@ def margin_of(model: Any, margin: Margin) -> torch.Tensor:
     return logits[margin.token] - logits[margin.rival]
 
 
-def by_autograd(pair: Pair, margin: Margin, points: int) -> dict[str, float]:
+def by_autograd(pair: ModelPair, margin: Margin, points: int) -> dict[str, float]:
     """The shares of parameters by plain gradients of the weights."""
     names, parameters = list(pair.parameters), list(pair.parameters.values())
     total = dict.fromkeys(names, 0.0)
@@ -92,7 +92,7 @@ def by_autograd(pair: Pair, margin: Margin, points: int) -> dict[str, float]:
     return total
 
 
-def in_parameters(pair: Pair, row: np.ndarray) -> dict[str, float]:
+def in_parameters(pair: ModelPair, row: np.ndarray) -> dict[str, float]:
     found = dict.fromkeys(pair.parameters, 0.0)
     for unit, value in zip(pair.units, row, strict=True):
         found[unit.parameter] += float(value)
@@ -126,7 +126,7 @@ def test_simpson_integrates_cubics_exactly() -> None:
 def test_one_changed_matrix_of_a_linear_model_carries_the_whole_change() -> None:
     base = Linear(0)
     compressed = damaged(base, size=1.0, where=lambda name: name == "blocks.1.0.weight")
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     found = attribute(pair, subjects(vocabulary=30, count=3), points=3)
     assert found.units == ("blocks.1.0",)
     assert np.allclose(found.gold[:, 0], found.ends[:, 1] - found.ends[:, 0], atol=1e-12)
@@ -135,7 +135,7 @@ def test_one_changed_matrix_of_a_linear_model_carries_the_whole_change() -> None
 
 def test_a_product_of_changed_matrices_is_exact_too() -> None:
     """Of embeddings, two blocks and the head, a polynomial of the fourth degree: its gradient is a cubic."""
-    pair = Pair(base := Linear(0), damaged(base, size=1.0))
+    pair = ModelPair(base := Linear(0), damaged(base, size=1.0))
     asked = subjects(vocabulary=30, count=3)
     found = attribute(pair, asked, points=3)
     assert found.residuals == pytest.approx(np.zeros(3), abs=1e-10)
@@ -147,7 +147,9 @@ def test_a_product_of_changed_matrices_is_exact_too() -> None:
 def test_by_hand() -> None:
     """m = (h_token − h_rival) · (W s + b), with only W and b changed: a_W = (h_t − h_r) ΔW s, a_b = (h_t − h_r) Δb."""
     base = Linear(0)
-    pair = Pair(base, compressed := damaged(base, size=1.0, where=lambda name: name.startswith("blocks.1.")))
+    pair = ModelPair(
+        base, compressed := damaged(base, size=1.0, where=lambda name: name.startswith("blocks.1."))
+    )
     (each,) = subjects(vocabulary=30, count=1)
     found = attribute(pair, [each])
     first = base.blocks[0][0]
@@ -168,7 +170,7 @@ def test_by_hand() -> None:
 def test_shares_equal_plain_gradients_in_every_family(family: str) -> None:
     # Products of many experts' matrices at once exist in float32 only.
     dtype, tolerance = (torch.float64, 1e-5) if family in FAMILIES else (torch.float32, 1e-4)
-    pair = Pair(*pair_of(family, dtype=dtype))
+    pair = ModelPair(*pair_of(family, dtype=dtype))
     asked = subjects()
     found = attribute(pair, asked, points=3)
     for number, each in enumerate(asked):
@@ -192,7 +194,7 @@ def test_shares_equal_plain_gradients_in_every_family(family: str) -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_shares_are_complete_with_enough_points(family: str, dtype: torch.dtype) -> None:
-    pair = Pair(*pair_of(family, dtype=dtype))
+    pair = ModelPair(*pair_of(family, dtype=dtype))
     found = attribute(pair, subjects(3, control=False), points=17)
     missing = np.abs(found.gold.sum(axis=1) - (found.ends[:, 1] - found.ends[:, 0]))
     # In float32, an item whose shares cancel can't be told more exactly than the shares themselves.
@@ -205,7 +207,7 @@ def test_shares_are_complete_with_enough_points(family: str, dtype: torch.dtype)
 @pytest.mark.parametrize("kind", ["bloom", "mamba", "opt", "falcon", "cohere2", "zamba2", "phi", "glm4"])
 def test_shares_equal_plain_gradients_in_other_architectures(kind: str) -> None:
     base = tiny(kind).double()
-    pair = Pair(base, damaged(base, size=0.01))
+    pair = ModelPair(base, damaged(base, size=0.01))
     asked = subjects(2, control=False)
     found = attribute(pair, asked, points=3)
     for number, each in enumerate(asked):
@@ -214,7 +216,7 @@ def test_shares_equal_plain_gradients_in_other_architectures(kind: str) -> None:
 
 
 def test_batches_change_nothing() -> None:
-    pair = Pair(*pair_of("gemma3"))
+    pair = ModelPair(*pair_of("gemma3"))
     asked = subjects(6)
     together, alone = attribute(pair, asked), attribute(pair, asked, batch_tokens=0)
     assert np.allclose(together.gold, alone.gold)
@@ -224,7 +226,7 @@ def test_batches_change_nothing() -> None:
 
 def test_tied_embeddings_count_both_uses() -> None:
     base = tiny_model("gemma3", tie_word_embeddings=True).double()
-    pair = Pair(base, damaged(base, where=lambda name: "embed_tokens" in name))
+    pair = ModelPair(base, damaged(base, where=lambda name: "embed_tokens" in name))
     (each,) = subjects(1)
     found = attribute(pair, [each], points=9)
     assert found.units == ("model.embed_tokens",)
@@ -233,7 +235,9 @@ def test_tied_embeddings_count_both_uses() -> None:
 
 def test_the_norm_of_the_change_is_that_of_the_output_in_base() -> None:
     base = tiny_model("llama").double()
-    pair = Pair(base, damaged(base, where=lambda name: name.endswith(("up_proj.weight", "lm_head.weight"))))
+    pair = ModelPair(
+        base, damaged(base, where=lambda name: name.endswith(("up_proj.weight", "lm_head.weight")))
+    )
     asked = subjects(2)
     found = attribute(pair, asked)
     for number, each in enumerate(asked):
@@ -246,7 +250,7 @@ def test_the_norm_of_the_change_is_that_of_the_output_in_base() -> None:
 
 def test_a_large_change_with_three_points_is_called_unreliable_and_with_more_is_not() -> None:
     base = tiny_model("llama").double()
-    pair = Pair(base, damaged(base, size=0.5))
+    pair = ModelPair(base, damaged(base, size=0.5))
     asked = subjects(6)
     assert attribute(pair, asked, points=3).unreliable.any()
     assert not attribute(pair, asked, points=65).unreliable.any()
@@ -255,7 +259,7 @@ def test_a_large_change_with_three_points_is_called_unreliable_and_with_more_is_
 def test_a_model_and_its_copy_are_left_as_they_were() -> None:
     base, compressed = (model.requires_grad_(False) for model in pair_of("llama"))
     before = copy.deepcopy(compressed.state_dict())
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     attribute(pair, subjects())
     assert all(torch.equal(before[name], value) for name, value in compressed.state_dict().items())
     assert not any(parameter.requires_grad for parameter in compressed.parameters())
@@ -272,7 +276,7 @@ def test_a_planted_fault_is_ranked_first() -> None:
         compressed = damaged(base, size=0.002, where=lambda name: "layers" in name)
         noise = torch.randn(base.get_parameter(planted).shape, dtype=torch.float64)
         compressed.get_parameter(planted).data += 0.03 * noise
-        pair = Pair(base, compressed)
+        pair = ModelPair(base, compressed)
         found = attribute(pair, subjects(8, seed=seed, control=False))
         order = np.abs(found.gold).mean(axis=0).argsort()[::-1]
         first += found.units[order[0]] == planted.removesuffix(".weight")

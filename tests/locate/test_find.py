@@ -11,7 +11,7 @@ import pytest
 
 from anomia.errors import AnomiaError
 from anomia.locate.find import Located, LocateOptions, locate_arm
-from anomia.locate.restore import Reader
+from anomia.locate.restore import MixtureReader
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED, QUIET
@@ -89,7 +89,7 @@ def test_everything_is_stored_and_a_second_call_repeats_nothing(
     def refuse(*_: Any) -> Any:
         raise AssertionError("repeated")
 
-    monkeypatch.setattr(Reader, "_ask", refuse)
+    monkeypatch.setattr(MixtureReader, "_ask", refuse)
     monkeypatch.setattr("anomia.locate.find.attribute", refuse)
     again = locate_arm(run, "spoiled", OPTIONS, QUIET)
     assert again.sentence == located.sentence

@@ -13,7 +13,7 @@ from anomia.compress.folder import compress_folder
 from anomia.compress.options import FolderOptions
 from anomia.compress.spec import parse_arm
 from anomia.errors import ModelError
-from anomia.locate.pairs import Pair, same_bits
+from anomia.locate.pairs import ModelPair, same_bits
 from anomia.models.load import load_model
 
 from ..compress.conftest import FAMILIES, MIXTURES, tiny_model
@@ -40,7 +40,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_everything_restored_is_base_and_everything_put_back_is_the_compressed_model(family: str) -> None:
     base, compressed = pair_of(family, dtype=torch.float32)
     mine, theirs, said = bits(base), bits(compressed), logits(base)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     assert same(bits(pair.model), theirs)
     with pair.restored(pair.names) as model:
         assert same(bits(model), mine)
@@ -50,7 +50,7 @@ def test_everything_restored_is_base_and_everything_put_back_is_the_compressed_m
 
 def test_units_are_all_parameters_that_differ_with_their_blocks_and_kinds() -> None:
     base, compressed = pair_of("llama")
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     kinds = {unit.name: (unit.block, unit.place, unit.kind) for unit in pair.units}
     assert kinds["model.layers.1.mlp.down_proj"] == (1, "mlp.down_proj", "matrix")
     assert kinds["model.layers.2.input_layernorm"] == (2, "input_layernorm", "norm")
@@ -64,7 +64,7 @@ def test_units_are_all_parameters_that_differ_with_their_blocks_and_kinds() -> N
 
 def test_only_what_differs_is_a_unit() -> None:
     base = tiny_model("qwen2")
-    pair = Pair(base, damaged(base, where=lambda name: name.endswith("1.self_attn.q_proj.bias")))
+    pair = ModelPair(base, damaged(base, where=lambda name: name.endswith("1.self_attn.q_proj.bias")))
     (unit,) = pair.units
     assert (unit.name, unit.kind, unit.block) == ("model.layers.1.self_attn.q_proj.bias", "bias", 1)
     assert unit.changed == unit.weights == 32
@@ -76,7 +76,7 @@ def test_experts_of_a_fused_parameter_are_restored_one_by_one() -> None:
     for expert in (1, 3):
         compressed.model.layers[0].mlp.experts.down_proj.data[expert] *= 0.5
     theirs = bits(compressed)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     assert [unit.place for unit in pair.units] == ["mlp.experts.down_proj[1]", "mlp.experts.down_proj[3]"]
     with pair.restored([pair.names[1]]) as model:
         stack = model.model.layers[0].mlp.experts.down_proj
@@ -90,7 +90,7 @@ def test_tied_embeddings(tied: str) -> None:
     base = tiny_model("llama_biases_tied", tie_word_embeddings=tied in ("both", "base"))
     compressed = tiny_model("llama_biases_tied", tie_word_embeddings=tied in ("both", "compressed"), seed=3)
     mine, theirs = logits(base), logits(compressed)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     assert ("lm_head" in pair.names) is (tied != "both")
     assert same_bits(logits(pair.model), theirs)
     with pair.restored(pair.names) as model:
@@ -101,7 +101,7 @@ def test_tied_embeddings(tied: str) -> None:
 def test_an_exception_puts_everything_back() -> None:
     base, compressed = pair_of("gemma3", dtype=torch.float32)
     theirs = bits(compressed)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     for swapped in (pair.restored(pair.names[:5]), pair.between(0.25)):
         with pytest.raises(AssertionError, match="spoiled"), swapped as model:
             assert same(bits(model), theirs), "spoiled"
@@ -115,7 +115,7 @@ def test_nan_and_minus_zero_keep_their_bits() -> None:
     row[0], row[1] = -0.0, float("nan")
     base.model.layers[0].mlp.up_proj.weight.data[0, 0] = 0.0
     theirs = bits(compressed)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     (unit,) = pair.units
     assert unit.changed == 2
     with pair.restored(pair.names):
@@ -126,7 +126,7 @@ def test_nan_and_minus_zero_keep_their_bits() -> None:
 def test_between_is_the_straight_path_with_both_ends_exact() -> None:
     base, compressed = pair_of("llama", dtype=torch.float32)
     mine, theirs = bits(base), bits(compressed)
-    pair = Pair(base, compressed)
+    pair = ModelPair(base, compressed)
     with pair.between(1.0) as model:
         assert same(bits(model), mine)
     with pair.between(0.0) as model:
@@ -148,12 +148,12 @@ def test_between_is_the_straight_path_with_both_ends_exact() -> None:
 )
 def test_models_that_differ_in_more_than_weights_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        Pair(tiny_model("llama"), tiny_model("llama", seed=1, **changes))
+        ModelPair(tiny_model("llama"), tiny_model("llama", seed=1, **changes))
 
 
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(ModelError, match="one --dtype"):
-        Pair(tiny_model("llama"), tiny_model("llama").to(torch.bfloat16))
+        ModelPair(tiny_model("llama"), tiny_model("llama").to(torch.bfloat16))
 
 
 def test_packed_weights_are_refused() -> None:
@@ -163,7 +163,7 @@ def test_packed_weights_are_refused() -> None:
         weight.data.to(torch.int8), requires_grad=False
     )
     with pytest.raises(ModelError, match="packed weights"):
-        Pair(tiny_model("llama"), compressed)
+        ModelPair(tiny_model("llama"), compressed)
 
 
 @pytest.mark.parametrize("save_as", ["compressed-tensors", "gptq"])
@@ -179,7 +179,7 @@ def test_packed_folders_are_compared_by_their_dense_values(save_as: Any, tmp_pat
         for name in ("in", "packed", "dense")
     )
     said = logits(base)
-    pair = Pair(base, packed)
+    pair = ModelPair(base, packed)
     assert {unit.kind for unit in pair.units} == {"matrix"}
     for name in pair.parameters:
         assert torch.allclose(pair.parameters[name], dense.get_parameter(name), atol=1e-6)

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from anomia.errors import RunError
-from anomia.locate.cases import Answers, Candidate, choose, find_margins, halves
+from anomia.locate.cases import Candidate, FreeAnswers, choose, find_margins, halves
 from anomia.locate.find import _blocks, described, directions_of, disagreement, sentence_of
-from anomia.locate.pairs import Unit
+from anomia.locate.pairs import WeightUnit
 from anomia.locate.restore import (
     at_random,
     by_depth,
@@ -25,8 +25,8 @@ from anomia.measure.rates import Estimate
 from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
 
 
-def unit(name: str, block: int | None, weights: int) -> Unit:
-    return Unit(name, f"{name}.weight", None, block, name, "matrix", weights, weights)
+def unit(name: str, block: int | None, weights: int) -> WeightUnit:
+    return WeightUnit(name, f"{name}.weight", None, block, name, "matrix", weights, weights)
 
 
 UNITS = (unit("a", 0, 40), unit("b", 0, 10), unit("c", 1, 40), unit("d", 1, 5), unit("e", None, 5))
@@ -112,7 +112,7 @@ def said(*tops: tuple[int, ...]) -> list[Reply]:
 
 
 GOLD = RankTarget((1, 2), 5)
-ANSWERS = Answers((5, 6, 7, 0), (5, 6, 9, 9))
+ANSWERS = FreeAnswers((5, 6, 7, 0), (5, 6, 9, 9))
 
 
 def test_the_margin_is_gold_against_what_is_said_instead() -> None:
@@ -139,12 +139,12 @@ def test_where_gold_is_on_top_the_margin_is_read_where_the_answers_part() -> Non
     assert found is not None
     gold, control, at = found
     assert (gold.prefix, gold.token, gold.rival, at, control) == ((1, 2, 5, 6), 7, 9, "divergence", None)
-    assert find_margins(item, said((5, 9)), Answers((5, 6), (5, 6))) is None
+    assert find_margins(item, said((5, 9)), FreeAnswers((5, 6), (5, 6))) is None
     assert find_margins(candidate(0, "demoted", 0), [Reply("0")], ANSWERS) is not None
 
 
 def test_a_kept_item_has_golds_margin_against_the_next_token() -> None:
-    found = find_margins(candidate(0, "kept", 0, gold_distinct=GOLD), said((5, 9)), Answers((5,), (5,)))
+    found = find_margins(candidate(0, "kept", 0, gold_distinct=GOLD), said((5, 9)), FreeAnswers((5,), (5,)))
     assert found is not None
     assert (found[0].token, found[0].rival, found[2]) == (5, 9, "gold")
 

@@ -27,10 +27,9 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from anomia.errors import ModelError
-from anomia.locate.pairs import Pair, Unit
+from anomia.locate.pairs import ModelPair, WeightUnit
+from anomia.measure.bootstrap import FloatArray
 from anomia.probe.ask import TokenIds
-
-FloatArray = NDArray[np.float64]
 
 POINTS = 3
 """Points on the path, both ends included; more of them make the shares add up more exactly."""
@@ -52,7 +51,7 @@ class Margin(NamedTuple):
     rival: int
 
 
-class Subject(NamedTuple):
+class Margins(NamedTuple):
     """What is asked of one item: a margin to explain, and the same for the control answer if there is one."""
 
     item_id: str
@@ -111,8 +110,8 @@ def simpson(points: int) -> list[tuple[float, float]]:
 
 
 def attribute(
-    pair: Pair,
-    subjects: Sequence[Subject],
+    pair: ModelPair,
+    subjects: Sequence[Margins],
     *,
     points: int = POINTS,
     batch_tokens: int = BATCH_TOKENS,
@@ -158,7 +157,7 @@ def attribute(
     )
 
 
-def count_batches(subjects: Sequence[Subject], batch_tokens: int = BATCH_TOKENS) -> int:
+def count_batches(subjects: Sequence[Margins], batch_tokens: int = BATCH_TOKENS) -> int:
     """The number of batches at each point of the path, if items can share batches."""
     return len(list(_batches(_rows(subjects), batch_tokens)))
 
@@ -183,7 +182,7 @@ class Observer:
         raise NotImplementedError
 
 
-def _rows(subjects: Sequence[Subject]) -> list[_Row]:
+def _rows(subjects: Sequence[Margins]) -> list[_Row]:
     """One row per item and prefix; where gold and control are read after the same prefix, they share it."""
     rows = []
     for number, each in enumerate(subjects):
@@ -207,7 +206,7 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _in_units(found: dict[str, FloatArray], units: Sequence[Unit]) -> FloatArray:
+def _in_units(found: dict[str, FloatArray], units: Sequence[WeightUnit]) -> FloatArray:
     """The shares of parameters, by name (one value, or one per expert), as a row of units: [units]."""
     return np.array(
         [
@@ -217,7 +216,7 @@ def _in_units(found: dict[str, FloatArray], units: Sequence[Unit]) -> FloatArray
     )
 
 
-def _norms_of(squares: dict[str, float], units: Sequence[Unit]) -> FloatArray:
+def _norms_of(squares: dict[str, float], units: Sequence[WeightUnit]) -> FloatArray:
     return np.array([np.sqrt(squares.get(unit.parameter, np.nan)) for unit in units])
 
 
@@ -234,7 +233,7 @@ def differentiable(model: Any) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
-Found = tuple[_Row, dict[int, float], dict[int, dict[str, FloatArray]], dict[str, float]]
+RowShares = tuple[_Row, dict[int, float], dict[int, dict[str, FloatArray]], dict[str, float]]
 
 
 @dataclass
@@ -244,13 +243,13 @@ class Way:
     batched: several items share a pass. by_gradient: parameters that need their own gradient, one item at a time.
     """
 
-    pair: Pair
+    pair: ModelPair
     batched: bool = True
     by_gradient: set[str] = field(default_factory=set)
 
     def passed(
         self, batch: Sequence[_Row], observe: Observer | None = None, alpha: float = 0.0
-    ) -> Iterator[Found]:
+    ) -> Iterator[RowShares]:
         """Passes a batch forward, and back once per kind of margin.
 
         Yields for each row its margins, for each kind the shares by parameter ([1], or [experts]), and the squared
@@ -317,7 +316,7 @@ class _Taps:
     arrives, both are multiplied and only one number per row is kept.
     """
 
-    def __init__(self, pair: Pair, lengths: Sequence[int], by_gradient: set[str]) -> None:
+    def __init__(self, pair: ModelPair, lengths: Sequence[int], by_gradient: set[str]) -> None:
         self._pair = pair
         self._lengths = lengths
         self._longest = max(lengths)
@@ -481,7 +480,7 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def choose_way(pair: Pair, prefixes: Sequence[TokenIds]) -> Way:
+def choose_way(pair: ModelPair, prefixes: Sequence[TokenIds]) -> Way:
     """Decides how each parameter is attributed, by comparing with plain gradients on the ends of one text.
 
     Raises:

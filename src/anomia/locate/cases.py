@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from anomia.errors import RunError
-from anomia.locate.attribution import Margin, Subject
+from anomia.locate.attribution import Margin, Margins
 from anomia.probe.ask import Ask, Reply, TokenIds
 from anomia.probe.encode import EncodedItem
 
@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class LocatedItem:
     """An item with its margins.
 
     gold: the gold answer's first distinct token against what the compressed model says there; `at` says whether it is
@@ -56,9 +56,9 @@ class Case:
     at: Literal["gold", "divergence"] = "gold"
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> Margins:
         """What attribution asks of it."""
-        return Subject(self.candidate.item_id, self.gold, self.control)
+        return Margins(self.candidate.item_id, self.gold, self.control)
 
     @property
     def ask(self) -> Ask:
@@ -99,7 +99,7 @@ def first_asks(candidate: Candidate) -> list[Ask]:
     return asks
 
 
-class Answers(NamedTuple):
+class FreeAnswers(NamedTuple):
     """The free answers of base and of the compressed model in tokens, each with its end token if it ended."""
 
     base: TokenIds
@@ -107,7 +107,7 @@ class Answers(NamedTuple):
 
 
 def find_margins(
-    candidate: Candidate, replies: Sequence[Reply], answers: Answers
+    candidate: Candidate, replies: Sequence[Reply], answers: FreeAnswers
 ) -> tuple[Margin, Margin | None, Literal["gold", "divergence"]] | None:
     """The margins of an item, from the compressed model's replies to `first_asks`; None if it has none.
 

@@ -22,7 +22,7 @@ from anomia.locate.attribution import (
     choose_way,
     residual_of,
 )
-from anomia.locate.cases import Among, Case
+from anomia.locate.cases import Among, LocatedItem
 from anomia.locate.curves import (
     ATTRIBUTION,
     DEPTH,
@@ -37,7 +37,7 @@ from anomia.locate.curves import (
     rank_agreement,
 )
 from anomia.locate.lens import LENS_SCHEMA, Lens
-from anomia.locate.pairs import Unit
+from anomia.locate.pairs import WeightUnit
 from anomia.locate.prepare import Subjects, open_arm, prepare
 from anomia.locate.restore import (
     BUDGETS,
@@ -242,7 +242,11 @@ def locate(
 
 
 def attribute_cases(
-    subjects: Subjects, cases: Sequence[Case], options: LocateOptions, progress: Progress, parts: Path | None
+    subjects: Subjects,
+    cases: Sequence[LocatedItem],
+    options: LocateOptions,
+    progress: Progress,
+    parts: Path | None,
 ) -> tuple[Attribution, pl.DataFrame]:
     """The attribution of all cases and the rows of the lens, a few items at a time; finished ones are read back."""
     pair = subjects.pair
@@ -330,11 +334,11 @@ def _stored(file: Path, units: tuple[str, ...], points: int) -> tuple[Attributio
     return found, read_rows(file.with_suffix(".lens.parquet"))
 
 
-def _of(cases: Sequence[Case], group: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _of(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.array([case.candidate.group == group for case in cases], dtype=bool)
 
 
-def _scores(found: Attribution, cases: Sequence[Case]) -> dict[str, dict[str, float]]:
+def _scores(found: Attribution, cases: Sequence[LocatedItem]) -> dict[str, dict[str, float]]:
     """The score of each unit under each order: the mean share over demoted items, and the mean norm of ΔX.
 
     Items whose shares don't add up give no order.
@@ -348,7 +352,7 @@ def _scores(found: Attribution, cases: Sequence[Case]) -> dict[str, dict[str, fl
     }
 
 
-def with_groups(readings: pl.DataFrame, cases: Sequence[Case]) -> pl.DataFrame:
+def with_groups(readings: pl.DataFrame, cases: Sequence[LocatedItem]) -> pl.DataFrame:
     """Readings with the group and the passage of each item."""
     keys = pl.DataFrame(
         {
@@ -365,8 +369,8 @@ def conclude(
     subjects: Subjects,
     options: LocateOptions,
     found: Attribution,
-    order_cases: Sequence[Case],
-    decide_cases: Sequence[Case],
+    order_cases: Sequence[LocatedItem],
+    decide_cases: Sequence[LocatedItem],
     readings: pl.DataFrame,
     lens: pl.DataFrame,
     orders: Mapping[str, Sequence[Sequence[str]]],
@@ -429,7 +433,7 @@ def answered_under(readings: pl.DataFrame, order: str, group: str) -> Answered:
 
 
 def smallest_place(
-    answered: Answered, order: Sequence[str], units: Sequence[Unit], budgets: Sequence[float]
+    answered: Answered, order: Sequence[str], units: Sequence[WeightUnit], budgets: Sequence[float]
 ) -> tuple[str, ...]:
     """The units that an order restores at the first budget at which half of the items are right; all if none does."""
     for budget, returned in zip(budgets, answered.right.mean(axis=0)[1:-1], strict=True):
@@ -477,7 +481,7 @@ def disagreement(directions: Sequence[Directions]) -> dict[str, float | None]:
     return found
 
 
-def unit_rows(units: Sequence[Unit], found: Attribution, cases: Sequence[Case]) -> pl.DataFrame:
+def unit_rows(units: Sequence[WeightUnit], found: Attribution, cases: Sequence[LocatedItem]) -> pl.DataFrame:
     """One row per unit, with mean shares over the ordering items and their intervals over passages, in nats."""
     passages = np.array([case.candidate.passage for case in cases])
     demoted, kept = (_of(cases, group) for group in ("demoted", "kept"))
@@ -508,7 +512,9 @@ def unit_rows(units: Sequence[Unit], found: Attribution, cases: Sequence[Case]) 
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def item_rows(found: Attribution, order: Sequence[Case], decide: Sequence[Case]) -> pl.DataFrame:
+def item_rows(
+    found: Attribution, order: Sequence[LocatedItem], decide: Sequence[LocatedItem]
+) -> pl.DataFrame:
     """One row per item: its group, its half, where its margin is read, and what attribution found."""
     residuals, beside = found.residuals, residual_of(found.control, found.control_ends)
     rows = []
@@ -577,7 +583,7 @@ def curve_rows(readings: pl.DataFrame, orders: Mapping[str, Sequence[Sequence[st
     return pl.DataFrame(rows)
 
 
-def _names(cases: Sequence[Case]) -> pl.DataFrame:
+def _names(cases: Sequence[LocatedItem]) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "item": np.arange(len(cases), dtype=np.int32),
@@ -588,7 +594,9 @@ def _names(cases: Sequence[Case]) -> pl.DataFrame:
     )
 
 
-def notes_of(subjects: Subjects, found: Attribution, order: Sequence[Case], right: FloatArray) -> list[str]:
+def notes_of(
+    subjects: Subjects, found: Attribution, order: Sequence[LocatedItem], right: FloatArray
+) -> list[str]:
     """What a reader should know before the figures. right: of the demoted items that decide: [items, points]."""
     notes = []
     if subjects.lacking:
@@ -630,7 +638,7 @@ def sentence_of(
     halves: Mapping[str, Estimate],
     ahead: Mapping[str, Estimate],
     place: Sequence[str],
-    units: Sequence[Unit],
+    units: Sequence[WeightUnit],
     found: bool,
     rival: str,
     items: int,
@@ -655,7 +663,7 @@ def sentence_of(
     return f"Diffuse: {', and '.join(why)}."
 
 
-def described(names: Sequence[str], units: Sequence[Unit]) -> str:
+def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:
     """Units in words, by their place in the blocks: `down_proj of blocks 2 to 5, o_proj of block 7`."""
     chosen = set(names)
     blocks: dict[str, list[int]] = {}

@@ -13,8 +13,8 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from anomia.locate.attribution import Observer, Subject
-from anomia.locate.pairs import Pair
+from anomia.locate.attribution import Margins, Observer
+from anomia.locate.pairs import ModelPair
 from anomia.probe.head import Head
 
 LENS_SCHEMA: Mapping[str, Any] = {
@@ -29,7 +29,7 @@ _TRIAL_TOKENS = 8
 class Lens(Observer):
     """Collects rows of `LENS_SCHEMA` for subjects; `item` is a subject's number."""
 
-    def __init__(self, pair: Pair, subjects: Sequence[Subject]) -> None:
+    def __init__(self, pair: ModelPair, subjects: Sequence[Margins]) -> None:
         self._pair = pair
         self._subjects = subjects
         self._head = Head(pair.model)
@@ -103,7 +103,7 @@ class Lens(Observer):
 
 
 @torch.no_grad()
-def find_norm(pair: Pair, head: Head) -> nn.Module | None:
+def find_norm(pair: ModelPair, head: Head) -> nn.Module | None:
     """The module between the last block and the head, found by trying those beside the blocks; None if none fits.
 
     A module fits if it turns the last block's output [1, T, H] into the decoder's last hidden states.

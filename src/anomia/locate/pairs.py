@@ -25,7 +25,7 @@ _REASONS: Mapping[str, UnitKind] = {EMBEDDING: "embedding", HEAD: "head", NORM: 
 _TRIAL_TOKENS = 16
 
 
-class Unit(NamedTuple):
+class WeightUnit(NamedTuple):
     """Weights that are restored together: a parameter that differs, or the slice of one expert in a fused parameter.
 
     name: path in the model, without `.weight`; a slice ends in `[index]`. parameter: name of the whole parameter.
@@ -43,7 +43,7 @@ class Unit(NamedTuple):
     changed: int
 
 
-class Pair:
+class ModelPair:
     """A compressed model and base's values of every parameter that differs.
 
     model: the working model. It holds the compressed weights unless `restored` or `between` says otherwise.
@@ -148,19 +148,19 @@ class Pair:
         for name in names:
             self._write(self._places[name], self._compressed)
 
-    def _write(self, unit: Unit, values: Mapping[str, Tensor]) -> None:
+    def _write(self, unit: WeightUnit, values: Mapping[str, Tensor]) -> None:
         target, source = self._parameters[unit.parameter].data, values[unit.parameter]
         if unit.expert is not None:
             target, source = target[unit.expert], source[unit.expert]
         _copy(target, source)
 
-    def _find_units(self) -> Iterator[Unit]:
+    def _find_units(self) -> Iterator[WeightUnit]:
         kinds, experts = self._kinds()
         for name, parameter in self._parameters.items():
             unlike = _bits(self._base[name]) != _bits(self._compressed[name])
             block, place = self._place(name)
             short = name.removesuffix(".weight")
-            whole = Unit(
+            whole = WeightUnit(
                 short,
                 name,
                 None,

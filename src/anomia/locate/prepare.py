@@ -13,18 +13,18 @@ from anomia.compress.steps import Null
 from anomia.errors import ModelError, RunError
 from anomia.locate.cases import (
     Among,
-    Answers,
     Candidate,
-    Case,
+    FreeAnswers,
     Group,
     Half,
+    LocatedItem,
     choose,
     find_margins,
     first_asks,
     halves,
 )
-from anomia.locate.pairs import Pair
-from anomia.locate.restore import Reader
+from anomia.locate.pairs import ModelPair
+from anomia.locate.restore import MixtureReader
 from anomia.measure.fates import FATES, Fate
 from anomia.measure.frame import pair as paired
 from anomia.measure.passages import passage_numbers
@@ -52,9 +52,9 @@ class Subjects:
     """
 
     arm: str
-    pair: Pair
-    reader: Reader
-    cases: tuple[Case, ...]
+    pair: ModelPair
+    reader: MixtureReader
+    cases: tuple[LocatedItem, ...]
     lacking: int
 
 
@@ -167,10 +167,10 @@ def prepare(
     cases = []
     for each, half, replies, (mine,) in zip(chosen, halves(chosen, seed), said, before, strict=True):
         ends = settings.eos_token_ids[:1]
-        answers = Answers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
+        answers = FreeAnswers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
         margins = find_margins(each, replies, answers) if all(reply.finite for reply in replies) else None
         if margins is not None:
-            cases.append(Case(each, half, *margins))
+            cases.append(LocatedItem(each, half, *margins))
     for half in get_args(Half):
         passages = {
             case.candidate.passage
@@ -183,8 +183,8 @@ def prepare(
                 f"{len(chosen) - len(cases)} of {len(chosen)} items have no token that tells gold from what {arm} says, or "
                 "logits that aren't finite"
             )
-    pair = Pair(base.loaded.model, made.loaded.model)
-    reader = Reader(pair, made.engine, made.tokenizer, settings, size, folder)
+    pair = ModelPair(base.loaded.model, made.loaded.model)
+    reader = MixtureReader(pair, made.engine, made.tokenizer, settings, size, folder)
     return Subjects(arm, pair, reader, tuple(cases), len(chosen) - len(cases))
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anomia.errors import ModelError
-from anomia.locate.cases import Case
-from anomia.locate.pairs import Pair, Unit
+from anomia.locate.cases import LocatedItem
+from anomia.locate.pairs import ModelPair, WeightUnit
 from anomia.probe.ask import Decoding, Reply
 from anomia.probe.decode import decode_reply
 from anomia.probe.select import ChosenEngine
@@ -39,20 +39,20 @@ READING_SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class MixtureReader:
     """Asks mixtures of the two models, with the run's engine and grader.
 
     folder: finished readings are kept in it, and not repeated; None keeps nothing.
     """
 
-    pair: Pair
+    pair: ModelPair
     engine: ChosenEngine
     tokenizer: Any
     decoding: Decoding
     batch_size: int
     folder: Path | None = None
 
-    def read(self, names: Iterable[str], cases: Sequence[Case]) -> pl.DataFrame:
+    def read(self, names: Iterable[str], cases: Sequence[LocatedItem]) -> pl.DataFrame:
         """What the model with base's weights in these units answers: one row of `READING_SCHEMA` per case, in order."""
         restored = sorted(set(names))
         file = None if self.folder is None else self.folder / f"{_key(restored, cases)}.parquet"
@@ -64,7 +64,7 @@ class Reader:
             write_rows(rows, file, READING_SCHEMA)
         return pl.DataFrame(rows, schema=dict(READING_SCHEMA), orient="row")
 
-    def _ask(self, model: Any, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    def _ask(self, model: Any, cases: Sequence[LocatedItem]) -> Iterator[dict[str, Any]]:
         # Items of like length share a batch, as in a run.
         order = sorted(range(len(cases)), key=lambda n: (cases[n].candidate.encoded.prompt_tokens, n))
         replies = self.engine.answer(
@@ -79,7 +79,7 @@ class Reader:
             }
 
 
-def graded(case: Case, reply: Reply, tokenizer: Any) -> dict[str, Any]:
+def graded(case: LocatedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
     """Whether the open answer is right, and where gold stands. Logits that aren't finite count as a wrong answer."""
     if not reply.finite:
         return {"correct": False, "rank": None, "margin": None, "control_margin": None, "text": None}
@@ -101,7 +101,7 @@ def graded(case: Case, reply: Reply, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _key(names: Sequence[str], cases: Sequence[Case]) -> str:
+def _key(names: Sequence[str], cases: Sequence[LocatedItem]) -> str:
     asked = [
         [
             case.candidate.language,
@@ -128,7 +128,7 @@ class Mixture(NamedTuple):
     restored: tuple[str, ...]
 
 
-def single_mixtures(units: Sequence[Unit], blocks: int, leaders: Sequence[str]) -> list[Mixture]:
+def single_mixtures(units: Sequence[WeightUnit], blocks: int, leaders: Sequence[str]) -> list[Mixture]:
     """Every block restored alone, every block compressed alone in base, and the leading units restored alone."""
     everything = [unit.name for unit in units]
     found = []
@@ -143,7 +143,7 @@ def single_mixtures(units: Sequence[Unit], blocks: int, leaders: Sequence[str]) 
     return [*found, *(Mixture("matrix", name, None, (name,)) for name in leaders)]
 
 
-def by_weight(scores: Mapping[str, float], units: Sequence[Unit]) -> list[str]:
+def by_weight(scores: Mapping[str, float], units: Sequence[WeightUnit]) -> list[str]:
     """The names of units by their score per weight, the largest first; units without a score come last."""
     scored = [unit for unit in units if math.isfinite(scores.get(unit.name, math.nan))]
     names = {unit.name for unit in scored}
@@ -151,21 +151,21 @@ def by_weight(scores: Mapping[str, float], units: Sequence[Unit]) -> list[str]:
     return [unit.name for unit in sorted(scored, key=lambda unit: -scores[unit.name] / unit.weights)] + rest
 
 
-def by_depth(units: Sequence[Unit], blocks: int) -> list[str]:
+def by_depth(units: Sequence[WeightUnit], blocks: int) -> list[str]:
     """The names of units from the first block to the last; what lies outside of the blocks comes last."""
     return [
         unit.name for unit in sorted(units, key=lambda unit: blocks if unit.block is None else unit.block)
     ]
 
 
-def at_random(units: Sequence[Unit], seed: int, draw: int) -> list[str]:
+def at_random(units: Sequence[WeightUnit], seed: int, draw: int) -> list[str]:
     """The names of units in a random order."""
     names = [unit.name for unit in units]
     random.Random(f"{seed} {draw}").shuffle(names)
     return names
 
 
-def fill(order: Sequence[str], units: Sequence[Unit], budget: float) -> tuple[str, ...]:
+def fill(order: Sequence[str], units: Sequence[WeightUnit], budget: float) -> tuple[str, ...]:
     """The units that an order takes for a share of all weights: each in turn that still fits.
 
     Units that don't fit are passed over, so that all orders come close to the same number of weights.
@@ -180,14 +180,16 @@ def fill(order: Sequence[str], units: Sequence[Unit], budget: float) -> tuple[st
     return tuple(taken)
 
 
-def share_of(names: Iterable[str], units: Sequence[Unit]) -> float:
+def share_of(names: Iterable[str], units: Sequence[WeightUnit]) -> float:
     """The share of the weights of all units that these have."""
     sizes = {unit.name: unit.weights for unit in units}
     return sum(sizes[name] for name in names) / sum(sizes.values())
 
 
 def cumulative_mixtures(
-    orders: Mapping[str, Sequence[Sequence[str]]], units: Sequence[Unit], budgets: Sequence[float] = BUDGETS
+    orders: Mapping[str, Sequence[Sequence[str]]],
+    units: Sequence[WeightUnit],
+    budgets: Sequence[float] = BUDGETS,
 ) -> list[Mixture]:
     """Every order at every budget. orders: by name, one list of units or several draws."""
     return [
@@ -199,9 +201,9 @@ def cumulative_mixtures(
 
 
 def read_all(
-    reader: Reader,
+    reader: MixtureReader,
     mixtures: Sequence[Mixture],
-    cases: Sequence[Case],
+    cases: Sequence[LocatedItem],
     advance: Callable[[], None] = lambda: None,
 ) -> pl.DataFrame:
     """The readings of all mixtures: `READING_SCHEMA` with the mixture's kind, place, budget and share of weights.
