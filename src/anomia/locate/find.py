@@ -16,7 +16,6 @@ import polars as pl
 from anomia.locate.attribution import (
     POINTS,
     Attribution,
-    FloatArray,
     Way,
     attribute,
     choose_way,
@@ -51,6 +50,7 @@ from anomia.locate.restore import (
     share_of,
     single_mixtures,
 )
+from anomia.measure.bootstrap import FloatArray
 from anomia.measure.rates import Estimate, rate, student_mean
 from anomia.records import read_rows, write_rows
 from anomia.run_folder import RunFolder, locked
