@@ -25,7 +25,7 @@ def table() -> str:
         if not each.repository:
             continue
         parallel = ", parallel questions" if each.parallel else ""
-        more = ", more by code" if each.more_languages else ""
+        more = " by name, others by code" if each.more_languages else ""
         languages = f"{len(each.languages)}{more}{parallel}" if len(each.languages or ()) > 1 else "English"
         hub = f"[{each.title}](https://huggingface.co/datasets/{each.repository})"
         lines.append(

@@ -265,7 +265,9 @@ def test_the_command_line_says_it_once(tmp_path: Path) -> None:
     done = anomia("run", file)
     assert done.returncode == 2
     assert (
-        done.stderr.count("note: reach_limit is now oracle_limit; the old name goes with the next release\n")
+        done.stderr.count(
+            "note: reach_limit is now oracle_limit; the old name will be removed in the next release\n"
+        )
         == 1
     )
 
@@ -280,8 +282,8 @@ def test_old_flags_of_plan_are_accepted_and_hidden() -> None:
         old = anomia("plan", switch, *assumed, "--chance=0.9")
         assert (old.returncode, old.stdout) == (0, new.stdout)
         assert old.stderr.splitlines() == [
-            f"note: {switch} is now --items-needed; the old name goes with the next release",
-            "note: --chance is now --desired-power; the old name goes with the next release",
+            f"note: {switch} is now --items-needed; the old name will be removed in the next release",
+            "note: --chance is now --desired-power; the old name will be removed in the next release",
         ]
     for name, replacement in renamed.OPTIONS.items():
         assert replacement in shown

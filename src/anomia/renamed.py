@@ -52,7 +52,7 @@ TABLES: Mapping[str, str] = {"reach": "oracle"}
 
 
 class RenamedWarning(DeprecationWarning):
-    """An old name was used; it goes with the next release."""
+    """An old name was used; it will be removed in the next release."""
 
 
 def column(name: str) -> str:
@@ -110,7 +110,7 @@ def note(old: str, new: str) -> None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] in ("anomia", "pydantic")
     ]
     warnings.warn(
-        f"{old} is now {new}; the old name goes with the next release",
+        f"{old} is now {new}; the old name will be removed in the next release",
         RenamedWarning,
         stacklevel=inside[-1] + 1,
     )

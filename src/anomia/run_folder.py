@@ -175,7 +175,7 @@ class RunFolder:
 
     @property
     def noise(self) -> JsonFile:
-        """The number of verdicts that flip at another batch size and in float32."""
+        """The number of base's answers that flip at another batch size and in float32."""
         return JsonFile(self.path / "noise.json")
 
     @property

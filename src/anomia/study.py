@@ -137,7 +137,7 @@ class Study(BaseModel):
         Literal["auto", "float32", "bfloat16", "float16"],
         Flag(
             section="machine",
-            help="auto, float32, bfloat16 or float16.",
+            help="Type of the weights: auto, float32, bfloat16 or float16.",
             metavar="DTYPE",
             commands=("run", "compare", "locate"),
         ),
@@ -146,7 +146,7 @@ class Study(BaseModel):
         str,
         Flag(
             section="machine",
-            help="auto, cpu, cuda, cuda:1, mps, or map: layers spread over all GPUs.",
+            help="Where models run: auto, cpu, cuda, cuda:1, mps, or map (layers spread over all GPUs).",
             metavar="DEVICE",
             commands=("run", "compare", "locate"),
         ),
@@ -156,7 +156,7 @@ class Study(BaseModel):
         Field(description="auto or a whole number from 1"),
         Flag(
             section="machine",
-            help="auto, or items per batch.",
+            help="Items per batch: auto or a number.",
             metavar="auto|N",
             type=str,
             read=whole,
@@ -211,7 +211,7 @@ class Study(BaseModel):
         str | None,
         Flag(
             section="chat",
-            help="The same from a text file.",
+            help="Read the system message from a file.",
             metavar="FILE",
             commands=("run", "compare"),
         ),
@@ -261,7 +261,7 @@ class Study(BaseModel):
         bool,
         Flag(
             section="asking",
-            help="End a long answer once it counts as a loop, whatever would follow.",
+            help="Stop a long answer as soon as it counts as a loop.",
         ),
     ] = False
     num_beams: Annotated[int, Field(ge=2)] = 5

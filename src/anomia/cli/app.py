@@ -73,7 +73,6 @@ def _without_types(params: Any) -> Any:
 app = typer.Typer(
     cls=Commands,
     name="anomia",
-    help="Finds out what compression took from a language model: the knowledge, or only the words.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,7 +94,10 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Finds out what compression took from a language model: the knowledge, or only the words."""
+    """Finds out what compression took from a language model: the knowledge, or only the words.
+
+    Base is the uncompressed model; an arm is a model compared with it.
+    """
 
 
 RunFolderArgument = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN", parser=place)]

@@ -48,9 +48,9 @@ def prune(
     ] = "uniform",
     how: How,
 ) -> None:
-    """Prune a model into a new folder, one block in memory at a time.
+    """Prune a model into a new folder: a shortcut for anomia compress with one pruning step.
 
-    The result is an ordinary dense model with zeros in it; zeros alone make it neither smaller nor faster.
+    One block is in memory at a time. The result is a dense model with zeros; these make it neither smaller nor faster.
     """
     from anomia.compress.folder import compress_folder
     from anomia.compress.report import megabytes, told_error

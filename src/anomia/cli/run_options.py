@@ -41,7 +41,7 @@ RUN_FLAGS = {
     ),
     "exclude": Flagged(
         _Flag(
-            help="Exclude flagged items from all results: gold_in_question, gold_over_limit, both (comma-separated), or none.",
+            help="Exclude flagged items from all results: gold_in_question, gold_over_limit (comma-separate several), or none.",
             metavar="A,B",
             read=_excluded,
             commands=("run", "compare", "show", "report", "gate"),

@@ -93,7 +93,10 @@ class FolderOptions:
     text: TextOptions = TextOptions()
     dtype: Annotated[
         str,
-        _Flag(help="auto (as stored), float32, bfloat16 or float16 (default {default}).", metavar="DTYPE"),
+        _Flag(
+            help="Type of the weights: auto (as stored), float32, bfloat16 or float16 (default {default}).",
+            metavar="DTYPE",
+        ),
     ] = "auto"
     device: Annotated[
         str,

@@ -146,7 +146,7 @@ class ResultsFile(_Row):
     broken: dict[str, int]
     """The number of items with non-finite logits, by arm that has any."""
     noise: dict[str, Any] | None
-    """How many verdicts of base flip at another batch size."""
+    """How many of base's answers flip at another batch size."""
     stopping: dict[str, Any] | None
     """With `--until-width`: when and why each arm stopped."""
     notes: dict[str, list[str]]

@@ -47,7 +47,7 @@ DEMO_TOKENS = 6_000
 TRIAL_TOKENS = 16_000
 """Tokens through base for the engine's self-test after loading."""
 NOISE_SHARE = 0.35
-"""The share of an item's work, without its long answer, that the noise floor repeats: open and choice questions."""
+"""The share of an item's work, without its long answer, that batch-size sensitivity asks again: open and choice questions."""
 RECORD_BYTES = 5_000
 """Bytes on disk per item and arm (measured: 3.1 to 4.6 kB)."""
 READ_BYTES = 1e9

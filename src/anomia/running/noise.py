@@ -1,4 +1,4 @@
-"""Batch-size sensitivity: how many verdicts flip when only the batch size (or the dtype) changes."""
+"""Batch-size sensitivity: how many of base's answers flip when only the batch size (or the dtype) changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode
 from anomia.study import BASE, Study
 
-# The verdicts and texts to compare, with their columns in the records.
+# The grades and texts to compare, with their columns in the records.
 FLIPS = {name: BY_NAME[name].column for name in FORMATS} | {"open_text": "open_text"}
 
 
@@ -31,15 +31,15 @@ def lacks_noise(run: OpenedRun) -> bool:
 
 
 def _has_noise(study: Study) -> bool:
-    """Whether anything is asked again. Prompts have no verdicts to flip; a null arm shows their noise."""
+    """Whether anything is asked again. Long answers are not; a null arm shows their noise."""
     return study.noise_items > 0 and set(FORMATS) <= set(study.probes)
 
 
 def measure_noise(cell: OpenCell, base: LocalModel, progress: Progress) -> None:
-    """Asks a few items again at another batch size; verdicts that flip do so because of rounding alone.
+    """Asks a few items again at another batch size; answers that flip do so because of rounding alone.
 
     If base runs in half precision on a CPU and float32 fits, the items are also asked in float32, which shows how many
-    verdicts half precision flips.
+    answers half precision flips.
     """
     run, study, item_sets = cell.run, cell.study, cell.item_sets
     count = min(study.noise_items, sum(len(items.items) for items in item_sets))
