@@ -509,7 +509,9 @@ def _text_of(path: Any, key: str) -> str:
         return Path(str(path)).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{key}: {str(path)[:200]} can't be read: {reason}; give a text file") from None
+        # Pydantic can't take a message with half of a surrogate pair.
+        shown = str(path)[:200].encode("utf-8", "backslashreplace").decode()
+        raise ValueError(f"{key}: {shown} can't be read: {reason}; give a text file") from None
 
 
 def _worded(check: Callable[[Given], Parsed], value: Given) -> Parsed:

@@ -54,6 +54,8 @@ PROGRAM = textwrap.dedent(
 )
 @pytest.mark.parametrize(("dtype", "batch"), [("float32", 24), ("bfloat16", 32)])
 def test_the_formula_is_within_15_percent_of_what_is_taken(dtype, batch):
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("without instructions for bfloat16, torch multiplies copies in float32")
     program = PROGRAM.replace("DTYPE", dtype).replace("BATCH", str(batch))
     # Freed memory goes back at once, so that the peak is that of what is held and not of what is kept for later.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "500000", "OMP_NUM_THREADS": "1"}

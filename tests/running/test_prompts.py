@@ -277,6 +277,7 @@ def test_what_cannot_be_asked_is_said_at_once(prompts: Path, tmp_path: Path) -> 
     assert "chat: true" in refusal(system="Be brief.")
     assert "give one of them" in refusal(chat=True, system="a", system_file="b")
     assert "can't be read" in refusal(chat=True, system_file=str(tmp_path / "none"))
+    assert "can't be read" in refusal(chat=True, system_file="\ud800")
     assert "can't be read" in refusal(chat=True, chat_template=str(tmp_path / "none.jinja"))
     (tmp_path / "plain.jinja").write_text("no braces")
     assert "not a Jinja template" in refusal(chat=True, chat_template=str(tmp_path / "plain.jinja"))
