@@ -109,6 +109,7 @@ format: install
 bench: install
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/every_probe.py
+	$(BIN)/python benchmarks/long_answers.py
 	$(BIN)/python benchmarks/prune.py
 	$(BIN)/python benchmarks/diagnosis.py
 	$(BIN)/python benchmarks/scaling.py
