@@ -43,8 +43,8 @@ def test_the_surface() -> None:
     ]  # fmt: skip
     public = {name for name, _ in inspect.getmembers(anomia.Run) if not name.startswith("_")}
     assert public == {
-        "arms", "chart", "estimate", "estimates", "failed", "fates", "figure", "figures", "items", "languages", "notes", "records", "report", "results",
-        "verdict", "verdicts",
+        "arms", "chart", "estimate", "estimates", "failed", "fates", "figure", "figures", "items", "languages", "locate", "notes", "records", "report",
+        "results", "verdict", "verdicts",
     }  # fmt: skip
     from anomia.api import run
 

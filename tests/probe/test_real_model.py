@@ -57,7 +57,8 @@ def compare(gemma, asks, decoding):
     found = list(tree.answer(gemma.model, asks, decoding, batch_size=4))
     for ask, mine in zip(asks, found, strict=True):
         [theirs] = reference.answer(gemma.model, [ask], decoding, batch_size=1)
-        assert_same(mine, theirs)
+        # Rounding of float32 at logits of this size differs between processors: 1.1e-4 was seen.
+        assert_same(mine, theirs, tolerance=5e-4)
 
 
 def test_every_probe_of_real_questions_equals_generate_and_full_passes(gemma, asks):
