@@ -131,40 +131,46 @@ def prune(
     from anomia.compress.methods.update import layer_error
     from anomia.compress.pipeline import all_needs, change_block
     from anomia.compress.statistics import StatisticNeeds, observe
-    from anomia.compress.walk import MemoryStates, advance, calibrating, enter, make_model_batches
+    from anomia.compress.visit import AtBlock, BlocksInMemory, visit
+    from anomia.compress.walk import calibrating, make_model_batches
 
     calibration = CalibrationText("file", tuple(passages), ("english",) * len(passages), "")
     windows = make_windows(calibration, tokenizer, tokens=tokens)
-    decoder, states, errors, notes, seconds = find_blocks(model), MemoryStates(), [], {}, 0.0
+    decoder, errors, notes = find_blocks(model), [], {}
     with torch.no_grad(), calibrating(model):
         needs = all_needs(step)
         batches = make_model_batches(decoder, windows, needs or StatisticNeeds())
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            where = f"{decoder.name}.{index}"
+        spent = 0.0
+
+        def change(at: AtBlock) -> None:
+            nonlocal spent
             seen = []
             if compared:
                 seen = observe(
-                    block, batches, states.read, calls[index], StatisticNeeds(hessian=True), where=where
+                    at.block, batches, at.states.read, at.calls, StatisticNeeds(hessian=True), where=at.where
                 )
             dense = {m.name: m.weight.clone() for g in seen for m in g.matrices}
             started = time.process_time()
             groups = observe(
-                block, batches, states.read, calls[index], needs or StatisticNeeds(), where=where
+                at.block, batches, at.states.read, at.calls, needs or StatisticNeeds(), where=at.where
             )
             if needs is None:
                 groups = [g._replace(statistic=None) for g in groups]
-            work = BlockWork(block, where, groups, step, step.target, batches, states.read, calls[index])
+            work = BlockWork(at.block, at.where, groups, step, step.target, batches, at.states.read, at.calls)
             for report in change_block(work):
                 if report.note:
                     notes[report.note] = notes.get(report.note, 0) + 1
-            advance(block, states, calls[index])
-            seconds += time.process_time() - started
+            for _ in at.passes():
+                pass
+            spent += time.process_time() - started
             for group in seen:
                 for matrix in group.matrices:
                     if not work.reordered and group.statistic is not None:
                         errors.append(layer_error(matrix.weight, dense[matrix.name], group.statistic.hessian))
-    return errors, [f"{count} matrices: {note}" for note, count in notes.items()], seconds
+
+        for _ in visit(BlocksInMemory(model, decoder), batches, change):
+            pass
+    return errors, [f"{count} matrices: {note}" for note, count in notes.items()], spent
 
 
 if __name__ == "__main__":

@@ -166,6 +166,28 @@ def test_an_interrupted_run_continues_at_the_last_finished_block(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("step", ["wanda:0.5", "wanda:0.5,allocation=owl", "magnitude:0.5", "gptq:4,group=4"])
+def test_a_run_interrupted_after_its_last_block_writes_the_rest(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model("gemma3", tmp_path / "in")
+    options = FolderOptions(text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12))
+    compress_folder(str(tmp_path / "in"), tmp_path / "whole", [step_of(step)], options)
+
+    def stop(*_: Any) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InFiles, "write_rest", stop)
+        with pytest.raises(StopError):
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], options)
+    report = compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of(step)], options)
+    assert report.resumed_at == 3
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "out")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 @pytest.mark.parametrize("what", ["calibration text", "model", "weights"])
 def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_path(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,8 @@ from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import StatisticNeeds, observe
 from anomia.compress.steps import Pattern
-from anomia.compress.walk import MemoryStates, advance, calibrating, enter, make_model_batches
+from anomia.compress.visit import AtBlock, BlocksInMemory, visit
+from anomia.compress.walk import calibrating, make_model_batches
 from anomia.models import load_model
 from anomia.models.describe import describe
 from anomia.models.diff import differences
@@ -195,22 +196,22 @@ def test_reordering_is_safe_with_what_blocks_share_and_other_layouts(kind: str, 
     ids = torch.tensor(windows.token_ids[:2])
     generator = torch.Generator().manual_seed(2)
     step: Any = parse_arm("ria:2:4").steps[0]
-    moved = 0
     with torch.no_grad(), calibrating(model):
         expected = model(input_ids=ids).logits
         decoder = find_blocks(model)
         batches = make_model_batches(decoder, windows, StatisticNeeds())
-        states = MemoryStates()
-        calls = enter(model, decoder, batches, states.keep)
-        for index, block in enumerate(decoder.modules):
-            groups = observe(block, batches, states.read, calls[index], StatisticNeeds(), where="b")
-            work = BlockWork(block, "b", groups, step, step.target, batches, states.read, calls[index])
-            moved += len(
+
+        def shuffle(at: AtBlock) -> int:
+            assert at.states is not None
+            groups = observe(at.block, batches, at.states.read, at.calls, StatisticNeeds(), where="b")
+            work = BlockWork(at.block, "b", groups, step, step.target, batches, at.states.read, at.calls)
+            return len(
                 permute_channels(
                     work, lambda w, _: w, lambda s: torch.randperm(s.shape[1], generator=generator)
                 )
             )
-            advance(block, states, calls[index])
+
+        moved = sum(visit(BlocksInMemory(model, decoder), batches, shuffle))
         torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-4)
     assert moved >= fewest
 

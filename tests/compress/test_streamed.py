@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from anomia.compress import folder as folder_module
 from anomia.compress import shards
-from anomia.compress import visit as visit_module
 from anomia.compress.apply import compress, prepare_windows
 from anomia.compress.calls import text_limit
 from anomia.compress.folder import UNFINISHED, compress_folder
@@ -23,6 +22,7 @@ from anomia.compress.reshape import width
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape_in_files import InFolder
 from anomia.compress.shards import StoredTensors
+from anomia.compress.visit import AtBlock
 from anomia.compress.written import Written
 from anomia.errors import CompressionError
 from tests.compress.reshaped import IDS, logits, with_noise
@@ -317,16 +317,17 @@ def test_reshaping_holds_one_block_at_a_time(
 
 def stop_measuring_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Ends a call in the middle of a block, after so many."""
-    real, measured = visit_module._passes, []
+    real, measured = AtBlock.passes, []
 
-    def passes(*args: Any) -> Any:
-        measured.append(1)
-        for number, one in enumerate(real(*args)):
+    def passes(at: AtBlock) -> Any:
+        if at.index not in measured:
+            measured.append(at.index)
+        for number, one in enumerate(real(at)):
             if len(measured) == count + 1 and number == 1:
                 raise StopError
             yield one
 
-    monkeypatch.setattr(visit_module, "_passes", passes)
+    monkeypatch.setattr(AtBlock, "passes", passes)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from anomia.compress.left_dense import dense_in_files, not_rounded
 from anomia.compress.matrices import block_weights
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.grid import Quantized
-from anomia.compress.methods.quantize import DEQUANTIZED, check_groups, replace_linears
+from anomia.compress.methods.llm_int8 import replace_linears
+from anomia.compress.methods.quantize import DEQUANTIZED, check_groups
 from anomia.compress.methods.table import goes_by_block, method_of, reshaper_of
 from anomia.compress.options import BATCH_TOKENS, TextOptions
-from anomia.compress.pipeline import BlocksInMemory, Finished, OnProgress, all_needs, check_target, go_through
+from anomia.compress.pipeline import Finished, OnProgress, all_needs, check_target, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Loaded
@@ -40,6 +41,7 @@ from anomia.compress.steps import (
     Step,
     needs_calibration,
 )
+from anomia.compress.visit import BlocksInMemory
 from anomia.compress.walk import calibrating, try_walk
 from anomia.errors import CompressionError
 from anomia.words import counted

@@ -77,7 +77,8 @@ class Entry:
     code: `module:name` below `anomia.compress`; empty if the step is not applied to a model.
     options: the method's own options, in the order in which they are written. calibrated: whether it reads text.
     passes: its cost for plans, in forward passes over its calibration tokens.
-    bits: per stored weight, if the name has it. allocates: whether it chooses the sparsity of each block itself.
+    bits: per stored weight, if the name has it. scales: weights per scale and bytes of a scale, if no option sets them.
+    allocates: whether it chooses the sparsity of each block itself.
     anew: whether it chooses all weights again, which undoes earlier pruning.
     reconstruction: whether it was rebuilt from its published description.
     """
@@ -90,6 +91,7 @@ class Entry:
     calibrated: bool = True
     passes: float = 2.0
     bits: int | None = None
+    scales: tuple[int, int] | None = None
     allocates: bool = False
     anew: bool = False
     reconstruction: bool = False
@@ -101,6 +103,7 @@ class Entry:
 
 
 GROUP = 128
+NF4_BLOCK = 64
 
 CATALOGUE: Mapping[str, Entry] = {
     entry.name: entry
@@ -250,9 +253,10 @@ CATALOGUE: Mapping[str, Entry] = {
             "nf4",
             MethodKind.ROUND,
             "4-bit normal floats through bitsandbytes",
-            "methods.quantize:METHOD",
+            "methods.nf4:METHOD",
             calibrated=False,
             bits=4,
+            scales=(NF4_BLOCK, 4),
         ),
         Entry("llm.int8", MethodKind.ROUND, "LLM.int8() through bitsandbytes", calibrated=False),
         Entry(

@@ -1,22 +1,15 @@
-"""The loop over a model's blocks: observe a block's inputs, change the block, pass its outputs to the next.
-
-Blocks are read from and stored in a `Blocks`: a model in memory, or two folders.
-"""
+"""Pruning and quantization: observe a block's inputs, change the block, pass its outputs to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from anomia.compress.allocation import allocation_of, spread_sparsity
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
-from anomia.compress.calls import Call
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.methods.prunerzero import gradient_norms
@@ -27,7 +20,8 @@ from anomia.compress.report import MatrixReport
 from anomia.compress.shards import check_finite, count_broken
 from anomia.compress.statistics import SharedInput, StatisticNeeds, observe
 from anomia.compress.steps import Pattern, Prune, Quantize, Target, Update
-from anomia.compress.walk import MemoryStates, States, advance, check_leaving, enter, make_model_batches
+from anomia.compress.visit import AtBlock, Blocks, visit
+from anomia.compress.walk import make_model_batches
 from anomia.errors import CompressionError, RefusedError
 
 OnProgress = Callable[[int, int], None]
@@ -37,25 +31,6 @@ SILENT = "its inputs are zero for all calibration tokens: done without them, by 
 FAINT = "its inputs are too small for their squares in float32: done without them, by the weights alone"
 
 
-class Blocks(Protocol):
-    """A source and destination of a model's blocks, one at a time."""
-
-    model: nn.Module
-    decoder: DecoderBlocks
-
-    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[States, list[list[Call]]]:
-        """Return the first block's inputs, and the calls by block and batch. dense: for a walk that changes nothing."""
-        ...
-
-    def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Context manager for a block with its weights."""
-        ...
-
-    def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Store a changed block. packed: codes to store in place of matrices, by name in the block."""
-        ...
-
-
 @dataclass(slots=True)
 class Finished:
     """The finished blocks. sparsities: of each block, empty if all are the same. reports: of each finished block."""
@@ -63,32 +38,6 @@ class Finished:
     sparsities: list[float] = field(default_factory=list)
     reports: list[list[MatrixReport]] = field(default_factory=list)
     save: Callable[[Finished], None] = field(default=lambda _: None, repr=False)
-
-
-class BlocksInMemory:
-    """The blocks of a loaded model, changed in place. packed: gets the codes by a matrix's name in the model, if given."""
-
-    def __init__(
-        self, model: nn.Module, decoder: DecoderBlocks, packed: dict[str, Any] | None = None
-    ) -> None:
-        self.model = model
-        self.decoder = decoder
-        self._packed = packed
-
-    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[MemoryStates, list[list[Call]]]:
-        """Keep the states in memory."""
-        states = MemoryStates()
-        return states, enter(self.model, self.decoder, batches, states.keep)
-
-    def block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Return the model's own block."""
-        return nullcontext(self.decoder.modules[index])
-
-    def store(self, index: int, packed: Mapping[str, Any]) -> None:
-        """Keep the codes if they are wanted; the block was changed in place."""
-        if self._packed is not None:
-            where = self.decoder.path(index)
-            self._packed |= {f"{where}.{name}": codes for name, codes in packed.items()}
 
 
 @torch.no_grad()
@@ -116,9 +65,7 @@ def go_through(
     """
     count = len(blocks.decoder.modules)
     method, needs = method_of(step.method), all_needs(step)
-    batches: list[Batch] = []
-    states: States | None = None
-    calls: list[list[Call]] = [[] for _ in range(count)]
+    batches: list[Batch] | None = None
     gradients: list[dict[str, torch.Tensor]] = []
     notes: list[dict[str, str]] = []
     if needs is not None:
@@ -130,60 +77,49 @@ def go_through(
     if not finished.sparsities:
         finished.sparsities = _spread(blocks, step, windows, batch_tokens)
         finished.save(finished)
-    if needs is not None:
-        states, calls = blocks.enter(batches, dense=False)
-    for index in range(len(finished.reports), count):
-        where = blocks.decoder.path(index)
-        with blocks.block(index) as block:
-            if states is not None:
-                states.at = index
-            reports, packed = _change(
-                block, where, step, _target(step, finished, index), needs, batches, states, calls[index],
-                gradients[index] if gradients else {}, notes[index] if notes else {},
-            )  # fmt: skip
-            blocks.store(index, packed)
-            del packed
-            if states is not None and index + 1 < count:
-                advance(block, states, calls[index])
-            elif states is not None:
-                # Nothing else reads the output of the last block.
-                check_leaving(block, states, batches, calls[index], where)
-        calls[index] = []
-        finished.reports.append([report._replace(name=f"{where}.{report.name}") for report in reports])
+
+    def change(at: AtBlock) -> list[MatrixReport]:
+        work = _work_at(at, step, _target(step, finished, at.index), needs)
+        if gradients:
+            mine = gradients[at.index]
+            work.groups = [
+                group._replace(gradients=tuple(mine[matrix.name] for matrix in group.matrices))
+                for group in work.groups
+            ]
+            work.unscored = notes[at.index]
+        reports = change_block(work)
+        packed = work.packed
+        del work
+        blocks.store(at.index, packed)
+        if at.index + 1 == count:
+            # No block reads what leaves the last one.
+            at.check_outputs()
+        return [report._replace(name=f"{at.where}.{report.name}") for report in reports]
+
+    for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports)):
+        finished.reports.append(reports)
         finished.save(finished)
         if progress is not None:
-            progress(index + 1, count)
+            progress(len(finished.reports), count)
 
 
-def _change(
-    block: nn.Module,
-    where: str,
-    step: Prune | Quantize,
-    target: Target | None,
-    needs: StatisticNeeds | None,
-    batches: Sequence[Batch],
-    states: States | None,
-    calls: Sequence[Call],
-    gradients: Mapping[str, torch.Tensor],
-    unscored: Mapping[str, str],
-) -> tuple[list[MatrixReport], dict[str, Any]]:
-    """Observe and change one block; its statistics are freed on return.
-
-    states: [B, S, H] per batch. gradients: by a matrix's name in the block, [out, in] each; empty if the method needs
-    none. unscored: why a gradient is zero, by a matrix's name in the block. Returns the reports, and the packed codes by a matrix's name in the block.
-    """
-    if needs is None or states is None:
+def _work_at(
+    at: AtBlock, step: Prune | Quantize, target: Target | None, needs: StatisticNeeds | None
+) -> BlockWork:
+    """Observe a block; the statistics are freed with the result."""
+    if needs is None or at.states is None:
         # One group per matrix, without a statistic.
-        groups = [SharedInput((matrix,), None) for matrix in all_matrices(block, where)]
-    else:
-        groups = observe(block, batches, states.read, calls, needs, where=where)
-    if gradients:
-        groups = [g._replace(gradients=tuple(gradients[m.name] for m in g.matrices)) for g in groups]
-    hidden: Callable[[int], torch.Tensor] | None = states.read if states is not None else None
-    if calls and calls[0].whole is not None:
-        hidden = _no_states(where)
-    work = BlockWork(block, where, groups, step, target, batches, hidden, calls, unscored=unscored)
-    return change_block(work), work.packed
+        groups = [SharedInput((matrix,), None) for matrix in all_matrices(at.block, at.where)]
+        return BlockWork(at.block, at.where, groups, step, target, at.batches, None, at.calls)
+    hidden: Callable[[int], torch.Tensor] = at.states.read
+    if at.calls and at.calls[0].whole is not None:
+        hidden = _no_states(at.where)
+    return BlockWork(at.block, at.where, _observe(at, needs), step, target, at.batches, hidden, at.calls)
+
+
+def _observe(at: AtBlock, needs: StatisticNeeds) -> list[SharedInput]:
+    assert at.states is not None
+    return observe(at.block, at.batches, at.states.read, at.calls, needs, where=at.where)
 
 
 def _no_states(where: str) -> Callable[[int], torch.Tensor]:
@@ -321,24 +257,8 @@ def _spread(
         return []
     assert windows is not None
     batches = make_model_batches(blocks.decoder, windows, allocation.needs, batch_tokens=batch_tokens)
-    walked = iter_block_stats(blocks, batches, allocation.needs)
+    walked = visit(blocks, batches, lambda at: _observe(at, allocation.needs))
     return spread_sparsity([allocation.importance(groups) for groups in walked], step.target)
-
-
-def iter_block_stats(
-    blocks: Blocks, batches: Sequence[Batch], needs: StatisticNeeds
-) -> Iterator[list[SharedInput]]:
-    """Yield the statistics of each block of the dense model in turn."""
-    states, calls = blocks.enter(batches, dense=True)
-    for index in range(len(blocks.decoder.modules)):
-        states.at = index
-        with blocks.block(index) as block:
-            where = blocks.decoder.path(index)
-            yield observe(block, batches, states.read, calls[index], needs, where=where)
-            if index + 1 < len(blocks.decoder.modules):
-                advance(block, states, calls[index])
-        calls[index] = []
-    states.remove()
 
 
 def _check_gradients(group: SharedInput, where: str) -> None:

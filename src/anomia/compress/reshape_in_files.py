@@ -29,7 +29,7 @@ from anomia.compress.reshape.subject import Measured, walked
 from anomia.compress.shards import grouped, shard_name, write_index
 from anomia.compress.statistics import StatisticNeeds
 from anomia.compress.steps import Reshape
-from anomia.compress.visit import BlockVisitor, visit
+from anomia.compress.visit import AtBlock, visit
 from anomia.compress.walk import calibrating, make_model_batches
 from anomia.compress.written import Written, content_hash
 from anomia.errors import CompressionError, ModelError, RefusedError
@@ -60,7 +60,7 @@ class InFolder:
         if not self._state["measured"]:
             self.blocks.check_outer()
 
-    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: Callable[[AtBlock], Measured], *, about: str) -> list[Measured]:
         """Measure with the states on disk, starting at the first block that no earlier call measured.
 
         Raises `CompressionError` if a file of an earlier call is damaged.
@@ -89,6 +89,8 @@ class InFolder:
                 self._save()
                 if walk.progress is not None:
                     walk.progress(len(found), count)
+            assert blocks.states is not None
+            blocks.states.remove()
         return found
 
     def _file(self, number: int) -> Path:

@@ -15,7 +15,8 @@ from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.embeddings import saved_bytes
 from anomia.compress.methods.grid import is_symmetric
-from anomia.compress.methods.quantize import NF4_BLOCK, group_of
+from anomia.compress.methods.quantize import group_of
+from anomia.compress.methods.table import goes_by_block
 from anomia.compress.steps import Checkpoint, Embeddings, Null, Quantize, Step
 from anomia.errors import ModelError
 from anomia.files import read_json
@@ -52,8 +53,8 @@ def stored_bytes(
     if isinstance(last, Embeddings):
         dense -= saved_bytes(model, last.kind)
         last = done[-2] if len(done) > 1 else None
-    # LLM.int8() has already replaced the dense tensors by its packed ones.
-    if not isinstance(last, Quantize) or last.method == "llm.int8":
+    # A step that replaces layers has put its packed tensors in place of the dense ones.
+    if last is None or not goes_by_block(last) or not isinstance(last, Quantize):
         return dense
     decoder = find_blocks(model)
     for index, block in enumerate(decoder.modules):
@@ -88,17 +89,16 @@ def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 def packed_bytes(rows: int, columns: int, step: Quantize, *, scale_bytes: int = 2) -> int:
     """Return the bytes of a quantized matrix: codes without gaps, one scale per group of inputs, and any zero points.
 
-    Scales have the size of the model's type; for nf4 they are float32. With groups of 32 and two bytes per scale, the
-    size is that of GGUF's Q8_0 and Q4_0.
+    Scales have the size of the model's type if the method doesn't say otherwise. With groups of 32 and two bytes per
+    scale, the size is that of GGUF's Q8_0 and Q4_0.
     """
-    group = NF4_BLOCK if step.method == "nf4" else group_of(step) or columns
+    entry = CATALOGUE[step.method]
+    group, scale_bytes = entry.scales or (group_of(step) or columns, scale_bytes)
     scales = math.ceil(rows * columns / group)
-    bits = step.bits or CATALOGUE[step.method].bits
+    bits = step.bits or entry.bits
     assert bits is not None
     zeros = math.ceil(scales * bits / 8) if step.bits and not is_symmetric(step) else 0
-    return (
-        math.ceil(rows * columns * bits / 8) + scales * (4 if step.method == "nf4" else scale_bytes) + zeros
-    )
+    return math.ceil(rows * columns * bits / 8) + scales * scale_bytes + zeros
 
 
 def files_bytes(source: str, *, revision: str | None = None) -> int | None:

@@ -1,21 +1,66 @@
-"""The loop over the blocks of an unchanged model, with the inputs and outputs of each."""
+"""The loop over a model's blocks, one at a time: in memory, or from one folder into another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
+from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, run_block
-from anomia.compress.walk import States
-
-if TYPE_CHECKING:
-    from anomia.compress.pipeline import Blocks
+from anomia.compress.walk import MemoryStates, States, enter
+from anomia.errors import RefusedError
 
 Found = TypeVar("Found")
+
+
+class Blocks(Protocol):
+    """A source and destination of a model's blocks, one at a time."""
+
+    model: nn.Module
+    decoder: DecoderBlocks
+
+    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[States, list[list[Call]]]:
+        """Return the first block's inputs, and the calls by block and batch. dense: for a loop that changes nothing."""
+        ...
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Context manager for a block with its weights."""
+        ...
+
+    def store(self, index: int, packed: Mapping[str, Any]) -> None:
+        """Store a changed block. packed: codes to store in place of matrices, by name in the block."""
+        ...
+
+
+class BlocksInMemory:
+    """The blocks of a loaded model, changed in place. packed: gets the codes by a matrix's name in the model, if given."""
+
+    def __init__(
+        self, model: nn.Module, decoder: DecoderBlocks, packed: dict[str, Any] | None = None
+    ) -> None:
+        self.model = model
+        self.decoder = decoder
+        self._packed = packed
+
+    def enter(self, batches: Sequence[Batch], *, dense: bool) -> tuple[MemoryStates, list[list[Call]]]:
+        """Keep the states in memory."""
+        states = MemoryStates()
+        return states, enter(self.model, self.decoder, batches, states.keep)
+
+    def block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Return the model's own block."""
+        return nullcontext(self.decoder.modules[index])
+
+    def store(self, index: int, packed: Mapping[str, Any]) -> None:
+        """Keep the codes if they are wanted; the block was changed in place."""
+        if self._packed is not None:
+            where = self.decoder.path(index)
+            self._packed |= {f"{where}.{name}": codes for name, codes in packed.items()}
 
 
 class Pass:
@@ -33,15 +78,59 @@ class Pass:
         return self._left
 
 
-BlockVisitor = Callable[[int, nn.Module, Iterator[Pass]], Found]
-"""Measures a block, given its index, the module and every batch; it doesn't have to run the batches."""
+class AtBlock:
+    """A block with its weights and inputs.
+
+    Args:
+        where: its path in the model.
+        batches: the tokens; empty if nothing is run.
+        states: its inputs, [B, S, H] per batch; None if nothing is run.
+        calls: its other arguments, per batch. Those of a model whose blocks can't be run alone run all of it.
+    """
+
+    def __init__(
+        self, index: int, block: nn.Module, where: str, batches: Sequence[Batch], states: States | None,
+        calls: Sequence[Call],
+    ) -> None:  # fmt: skip
+        self.index, self.block, self.where = index, block, where
+        self.batches, self.states, self.calls = batches, states, calls
+        self._passes = self._run()
+
+    def passes(self) -> Iterator[Pass]:
+        """Yield the batches, once; the outputs become the inputs of the next block."""
+        return self._passes
+
+    def _run(self) -> Iterator[Pass]:
+        if self.states is None:
+            return
+        for number, (batch, call) in enumerate(zip(self.batches, self.calls, strict=True)):
+            if call.whole is None:
+                one = Pass(self.block, batch, self.states.read(number), call)
+                yield one
+                self.states.write(number, one.run())
+
+    def check_outputs(self) -> None:
+        """Refuse outputs that are NaN or infinite, in the first batch; padding may be anything."""
+        if not self.calls or self.calls[0].whole is not None or self.calls[0].skipped:
+            return
+        assert self.states is not None
+        left = run_block(self.block, self.states.read(0), self.calls[0])  # [(streams,) B, S, H]
+        batch = self.batches[0]
+        if batch.real is not None:
+            left = left[..., batch.real.to(left.device).view(batch.input_ids.shape), :]
+        broken = int((~torch.isfinite(left)).sum())
+        if broken:
+            raise RefusedError(
+                f"the states that leave {self.where} are NaN or infinite in {broken:,} of {left.numel():,} values, so the "
+                "model answers nothing; it is damaged, or needs a wider type (--dtype bfloat16 or float32)"
+            )
 
 
 @torch.no_grad()
 def visit(
     blocks: Blocks,
-    batches: Sequence[Batch],
-    look: BlockVisitor[Found],
+    batches: Sequence[Batch] | None,
+    look: Callable[[AtBlock], Found],
     *,
     dense: bool = True,
     only: Sequence[int] | None = None,
@@ -50,30 +139,30 @@ def visit(
     """Yield the result of `look` for one block after the other; the output of one is the input of the next.
 
     Args:
-        dense: discard the states at the end; otherwise an interrupted call can be resumed from them.
+        batches: the tokens to run; None runs nothing.
+        look: measures or changes the block; what it leaves of the passes is run afterwards.
+        dense: discard the states at the end; otherwise they stay for an interrupted call to be resumed from them.
         only: the blocks to visit; the others are skipped. All if not given.
         first: the number of blocks that an earlier call has visited.
     """
     visited = range(len(blocks.decoder.modules)) if only is None else only
-    states, calls = blocks.enter(batches, dense=dense)
+    if first == len(visited):
+        return
+    states: States | None = None
+    calls: list[list[Call]] = [[] for _ in blocks.decoder.modules]
+    if batches is not None:
+        states, calls = blocks.enter(batches, dense=dense)
     for place in range(first, len(visited)):
         index = visited[place]
-        states.at = place
+        if states is not None:
+            states.at = place
         with blocks.block(index) as block:
-            passes = _passes(block, batches, states, calls[index])
-            found = look(index, block, passes)
-            # Run the remaining batches too.
-            for _ in passes:
-                pass
+            at = AtBlock(index, block, blocks.decoder.path(index), batches or (), states, calls[index])
+            found = look(at)
+            if place + 1 < len(visited):
+                for _ in at.passes():
+                    pass
         calls[index] = []
         yield found
-    states.remove()
-
-
-def _passes(
-    block: nn.Module, batches: Sequence[Batch], states: States, calls: Sequence[Call]
-) -> Iterator[Pass]:
-    for number, (batch, call) in enumerate(zip(batches, calls, strict=True)):
-        one = Pass(block, batch, states.read(number), call)
-        yield one
-        states.write(number, one.run())
+    if states is not None and dense:
+        states.remove()

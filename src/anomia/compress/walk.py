@@ -253,33 +253,6 @@ def _alike(states: torch.Tensor, others: torch.Tensor) -> bool:
     return bool((difference <= allowed).all())
 
 
-@torch.no_grad()
-def advance(block: nn.Module, states: States, calls: Sequence[Call]) -> None:
-    """Run a block on every batch."""
-    for index, call in enumerate(calls):
-        if call.whole is None:
-            states.write(index, run_block(block, states.read(index), call))
-
-
-@torch.no_grad()
-def check_leaving(
-    block: nn.Module, states: States, batches: Sequence[Batch], calls: Sequence[Call], where: str
-) -> None:
-    """Refuse states that leave the last block and are NaN or infinite, in its first batch; padding may be anything."""
-    if not calls or calls[0].whole is not None or calls[0].skipped:
-        return
-    left = run_block(block, states.read(0), calls[0])  # [(streams,) B, S, H]
-    batch = batches[0]
-    if batch.real is not None:
-        left = left[..., batch.real.to(left.device).view(batch.input_ids.shape), :]
-    broken = int((~torch.isfinite(left)).sum())
-    if broken:
-        raise RefusedError(
-            f"the states that leave {where} are NaN or infinite in {broken:,} of {left.numel():,} values, so the model "
-            "answers nothing; it is damaged, or needs a wider type (--dtype bfloat16 or float32)"
-        )
-
-
 def _keep_freed_memory() -> None:
     """Let glibc reuse the memory of activations instead of returning it to the system.
 

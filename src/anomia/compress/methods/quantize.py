@@ -1,8 +1,7 @@
-"""Quantize the weights of the decoder blocks with torchao and bitsandbytes.
+"""Round the weights of the decoder blocks to integers with torchao.
 
 Weights are quantized and dequantized again: the model computes the same as a weight-only quantized model, on any
-device, but is neither smaller nor faster than the dense one. `llm.int8` also rounds activations, so its layers are
-replaced by those of bitsandbytes.
+device, but is neither smaller nor faster than the dense one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
-from anomia.compress.matrices import all_matrices, find_matrices, layer_of
+from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork, Method
 from anomia.compress.methods.magnitude import prune_unreached
 from anomia.compress.methods.zeros import report_matrix
@@ -24,23 +23,25 @@ from anomia.compress.report import MatrixReport
 from anomia.compress.steps import Quantize
 from anomia.errors import CompressionError, MissingExtraError
 
-NF4_BLOCK = 64
-OUTLIER_THRESHOLD = 6.0
 DEQUANTIZED = "weights hold the dequantized values: size and speed are the dense model's"
 
 RoundTrip = Callable[[torch.Tensor], torch.Tensor]
 
 
-def round_block(work: BlockWork) -> list[MatrixReport]:
-    """Round every matrix of a block to the nearest code, in place.
+def _round_integers(work: BlockWork) -> list[MatrixReport]:
+    """Round every matrix of a block to the nearest integer, in place.
 
     Integers are symmetric, so a zero stays zero. By default int8 has one scale per row, and int4, int3 and int2 have
-    one per group of 128 inputs. nf4 has one scale per 64 weights.
+    one per group of 128 inputs.
 
-    Raises `MissingExtraError` if the package is not installed.
+    Raises `MissingExtraError` if torchao is not installed.
     """
     assert isinstance(work.step, Quantize)
-    round_trip = _nf4() if work.step.method == "nf4" else _integers(work.step)
+    return round_block(work, _integers(work.step))
+
+
+def round_block(work: BlockWork, round_trip: RoundTrip) -> list[MatrixReport]:
+    """Round every matrix of a block, [out, in], to values of the same shape and type, in place."""
     reports = []
     for group in work.groups:
         for matrix in group.matrices:
@@ -77,7 +78,7 @@ def group_of(step: Quantize) -> int | None:
 
 def _integers(step: Quantize) -> RoundTrip:
     """Round a weight [out, in] to integers with torchao and back: [out, in], with a scale per row or per group."""
-    torchao = _require("torchao.quantization", "torchao")
+    torchao = require("torchao.quantization", "torchao")
     group = group_of(step)
     granularity = torchao.PerAxis(0) if group is None else torchao.PerGroup(group)
     bits = getattr(torch, step.method)
@@ -95,75 +96,20 @@ def _integers(step: Quantize) -> RoundTrip:
     return round_trip
 
 
-def _nf4() -> RoundTrip:
-    """Round a weight [out, in] to NF4 with bitsandbytes and back: [out, in]."""
-    functional = _require("bitsandbytes.functional", "bitsandbytes")
-
-    def round_trip(weight: torch.Tensor) -> torch.Tensor:
-        try:
-            packed, scales = functional.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
-            values: torch.Tensor = functional.dequantize_4bit(packed, scales)
-        except (RuntimeError, NotImplementedError, AttributeError) as error:
-            raise CompressionError(_without_cuda("nf4", weight, error)) from None
-        return values.to(weight.dtype)
-
-    return round_trip
-
-
-@torch.no_grad()
-def replace_linears(
-    decoder: DecoderBlocks, progress: Callable[[int, int], None] | None
-) -> list[MatrixReport]:
-    """Replace all linear layers of the blocks by bitsandbytes' 8-bit layers.
-
-    Raises `CompressionError`, before any work, if a matrix doesn't belong to a linear layer.
-    """
-    layers = _require("bitsandbytes.nn", "bitsandbytes")
-    for index, block in enumerate(decoder.modules):
-        where = decoder.path(index)
-        others = [
-            m.name for m in all_matrices(block, where) if not isinstance(layer_of(block, m.name), nn.Linear)
-        ]
-        if others:
-            raise CompressionError(
-                f"llm.int8 replaces linear layers, and {where}.{others[0]} is not one; use int8"
-            )
-    reports: list[MatrixReport] = []
-    for index, block in enumerate(decoder.modules):
-        where = decoder.path(index)
-        for matrix in find_matrices(block, where=where):
-            reports.append(report_matrix(matrix)._replace(name=f"{where}.{matrix.name}"))
-            dense: Any = block.get_submodule(matrix.name)
-            layer = layers.Linear8bitLt(
-                dense.in_features,
-                dense.out_features,
-                bias=dense.bias is not None,
-                has_fp16_weights=False,
-                threshold=OUTLIER_THRESHOLD,
-            )
-            layer.load_state_dict(dense.state_dict())
-            try:
-                layer = layer.to(matrix.weight.device).requires_grad_(False)
-            except (RuntimeError, NotImplementedError, AttributeError) as error:
-                raise CompressionError(_without_cuda("llm.int8", matrix.weight, error)) from None
-            block.set_submodule(matrix.name, layer)
-        if progress is not None:
-            progress(index + 1, len(decoder.modules))
-    return reports
-
-
-def _without_cuda(method: str, weight: torch.Tensor, error: Exception) -> str:
+def without_cuda(method: str, weight: torch.Tensor, error: Exception) -> str:
+    """Say that bitsandbytes has no code for a weight's device."""
     return (
         f"{method}: the installed bitsandbytes can't work on {weight.device} ({error}); run it with --device cuda,"
         " or use int8 or int4"
     )
 
 
-def _require(module: str, package: str) -> Any:
+def require(module: str, package: str) -> Any:
+    """Import a module of an optional package. Raises `MissingExtraError`."""
     try:
         return importlib.import_module(module)
     except ImportError:
         raise MissingExtraError(package, "quant") from None
 
 
-METHOD = Method(None, round_block, prune_unreached)
+METHOD = Method(None, _round_integers, prune_unreached)

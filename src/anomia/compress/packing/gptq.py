@@ -61,7 +61,7 @@ def _settings(step: Quantize, layers: Layers) -> dict[str, Any]:
         "sym": grid.symmetric,
         # Groups are consecutive inputs whatever the order of quantization, so readers needn't permute anything.
         "desc_act": False,
-        "static_groups": step.method == "gptq" and step.option("order") == "act",
+        "static_groups": step.option("order") == "act",
         "true_sequential": False,
         "damp_percent": DAMPING,
         "lm_head": False,

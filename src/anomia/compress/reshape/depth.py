@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from anomia.compress.reshape.parts import ReshapePlan, TensorRecipe, outline, ta
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
-from anomia.compress.visit import Pass
+from anomia.compress.visit import AtBlock
 
 NAME = "shortgpt"
 _LAYER_COUNTS = ("decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -77,10 +77,10 @@ def block_influence(subject: Subject, walk: Walk) -> torch.Tensor:
     Source: Men et al. (2024), Equation 1. A token with a zero state has the cosine 0.
     """
 
-    def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
+    def look(at: AtBlock) -> dict[str, torch.Tensor]:
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0
-        for one in passes:
+        for one in at.passes():
             entered, left = (rebuild.real_rows(states, one.batch) for states in (one.entered, one.run()))
             cosine = nn.functional.cosine_similarity(entered.double(), left.double(), dim=-1)
             total += cosine.sum().cpu()

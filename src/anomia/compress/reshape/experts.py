@@ -42,7 +42,7 @@ def drop_experts(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     usages = measure_usage(subject, mixtures, walk, DROP)
     kept = [None if u is None else keep_highest(u.saliency, kept_count, mixtures.groups) for u in usages]
     groups = [None if k is None else [[expert] for expert in k] for k in kept]
-    return _apply(subject, mixtures, usages, groups, kept_count, walk.windows, DROP)
+    return _apply(subject, mixtures, usages, groups, kept_count, walk.windows, DROP, merged=False)
 
 
 def merge_experts(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
@@ -58,7 +58,7 @@ def merge_experts(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     mixtures, kept_count = _prepare(subject, share, MERGE)
     usages = measure_usage(subject, mixtures, walk, MERGE, outputs=True)
     clusters = [None if u is None else _cluster_block(u, kept_count, mixtures.groups) for u in usages]
-    return _apply(subject, mixtures, usages, clusters, kept_count, walk.windows, MERGE)
+    return _apply(subject, mixtures, usages, clusters, kept_count, walk.windows, MERGE, merged=True)
 
 
 def _prepare(subject: Subject, share: float, method: str) -> tuple[Mixtures, int]:
@@ -125,6 +125,8 @@ def _apply(
     kept: int,
     windows: Windows,
     method: str,
+    *,
+    merged: bool,
 ) -> ReshapeReport:
     """Build the model with one expert per cluster, which gets the router rows of the cluster's first expert."""
     changes = {mixtures.field: kept}
@@ -140,11 +142,11 @@ def _apply(
     what = f"{gone} of {mixtures.experts} experts in every mixture"
     details: dict[str, Any] = {
         "tokens": [None if u is None else [int(n) for n in u.tokens] for u in usages],
-        "clusters" if method == MERGE else "kept_experts": [
-            c if c is None or method == MERGE else [members[0] for members in c] for c in clusters
-        ],
     }
-    if method == MERGE:
+    if not merged:
+        details["kept_experts"] = [c if c is None else [members[0] for members in c] for c in clusters]
+    else:
+        details["clusters"] = clusters
         notes.append("each merged expert has the router row of the one that was used most")
         what += ", merged into the others"
     scores = [u.saliency.tolist() for u in usages if u is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.axes import NAME, Axis
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.subject import Subject
-from anomia.compress.visit import Pass
+from anomia.compress.visit import AtBlock
 from anomia.errors import RefusedError
 
 
@@ -34,18 +34,17 @@ def measure_fluctuations(
     Raises `CompressionError` if a statistic is NaN or infinite, or if there are fewer than two tokens.
     """
 
-    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
-        where = subject.decoder.path(index)
-        moments = {name: _Moments() for axis in axes if (name := axis.consumers[index])}
-        with _Reading(block, moments) as current:
-            for one in passes:
+    def look(at: AtBlock) -> dict[str, torch.Tensor]:
+        moments = {name: _Moments() for axis in axes if (name := axis.consumers[at.index])}
+        with _Reading(at.block, moments) as current:
+            for one in at.passes():
                 current.append(one.batch)
                 rows = rebuild.real_rows(one.run(), one.batch)
                 # A norm squares the states in float32: if that overflows, later states no longer describe this model.
                 rebuild.finite(
-                    torch.linalg.vecdot(rows, rows), NAME, f"squares of the states that leave {where}"
+                    torch.linalg.vecdot(rows, rows), NAME, f"squares of the states that leave {at.where}"
                 )
-        found = {n: m.finish(block.get_submodule(n), f"{where}.{n}") for n, m in moments.items()}
+        found = {n: m.finish(at.block.get_submodule(n), f"{at.where}.{n}") for n, m in moments.items()}
         return {f"{field} {n}": value for n, f in found.items() for field, value in f._asdict().items()}
 
     about = " ".join(sorted({name for axis in axes for name in axis.consumers if name}))

@@ -22,7 +22,7 @@ from anomia.compress.reshape.parts import ReshapePlan, given
 from anomia.compress.reshape.rebuild import CannotExpressError
 from anomia.compress.reshape.report import ReshapeReport
 from anomia.compress.reshape.subject import Subject
-from anomia.compress.visit import Pass
+from anomia.compress.visit import AtBlock
 from anomia.errors import CompressionError
 
 NAME = "slicegpt"
@@ -327,15 +327,15 @@ def residual_covariance(subject: Subject, flow: Flow, walk: Walk) -> torch.Tenso
         rows = rows / _rms(rows).clamp(min=1e-12)
         total.add_((rows.T @ rows).cpu())
 
-    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
-        where = f"{decoder.name}.{index}."
+    def look(at: AtBlock) -> dict[str, torch.Tensor]:
+        where = f"{at.where}."
         inside = [
-            block.get_submodule(name.removeprefix(where)) for name in flow.norms if name.startswith(where)
+            at.block.get_submodule(name.removeprefix(where)) for name in flow.norms if name.startswith(where)
         ]
-        for one in passes:
+        for one in at.passes():
             with _hooked(inside, partial(add, one.batch)):
                 left = one.run()
-            if index + 1 == len(decoder.modules):
+            if at.index + 1 == len(decoder.modules):
                 add(one.batch, left)
         return {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -11,12 +11,11 @@ from torch import nn
 
 from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch
-from anomia.compress.pipeline import BlocksInMemory
 from anomia.compress.reshape import rebuild
 from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.parts import ReshapePlan
 from anomia.compress.size import tensor_bytes
-from anomia.compress.visit import BlockVisitor, Pass, visit
+from anomia.compress.visit import AtBlock, BlocksInMemory, visit
 from anomia.compress.walk import check_states
 
 Measured = Mapping[str, torch.Tensor]
@@ -34,7 +33,7 @@ class Subject(Protocol):
         """Refuse states that aren't finite, as far as that shows without reading all weights. ids: [1, S]."""
         ...
 
-    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: Callable[[AtBlock], Measured], *, about: str) -> list[Measured]:
         """Return the results of `look` for each block of the dense model. about: identifies them in a resumed call."""
         ...
 
@@ -72,7 +71,7 @@ class Loaded:
         with rebuild.evaluating(self.model):
             check_states(self.model, self.decoder, ids)
 
-    def measure(self, walk: Walk, look: BlockVisitor[Measured], *, about: str) -> list[Measured]:
+    def measure(self, walk: Walk, look: Callable[[AtBlock], Measured], *, about: str) -> list[Measured]:
         """Measure in one walk, with all states in memory."""
         found = []
         with rebuild.observing(self.model, self.decoder, walk.windows, walk.batch_tokens) as batches:
@@ -111,11 +110,11 @@ class Loaded:
 def walked(blocks: Any, ids: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
     """Run some blocks one after the other on `ids` [1, S] and return the output of the last one, float32 [1, S, H].
 
-    blocks: as in `pipeline.Blocks`.
+    blocks: as in `visit.Blocks`.
     """
 
-    def look(_: int, __: nn.Module, passes: Iterator[Pass]) -> torch.Tensor:
-        (found,) = [one.run() for one in passes]
+    def look(at: AtBlock) -> torch.Tensor:
+        (found,) = [one.run() for one in at.passes()]
         return found
 
     *_, left = visit(blocks, [Batch(ids, None, ("",))], look, only=only)

@@ -14,7 +14,7 @@ from anomia.compress.reshape.base import Walk
 from anomia.compress.reshape.mixtures import Mixtures
 from anomia.compress.reshape.subject import Subject
 from anomia.compress.statistics import StatisticNeeds
-from anomia.compress.visit import Pass
+from anomia.compress.visit import AtBlock
 from anomia.compress.walk import make_model_batches
 from anomia.errors import CompressionError
 
@@ -50,12 +50,12 @@ def measure_usage(
     """
     stride = 0
 
-    def look(index: int, block: nn.Module, passes: Iterator[Pass]) -> dict[str, torch.Tensor]:
-        path = mixtures.modules[index]
-        where = f"{subject.decoder.path(index)}.{path}"
+    def look(at: AtBlock) -> dict[str, torch.Tensor]:
+        path = mixtures.modules[at.index]
+        where = f"{at.where}.{path}"
         counter = _Counter(mixtures.experts, where, method, stride)
-        with _counting(None if path is None else block.get_submodule(path), counter):
-            for one in passes:
+        with _counting(None if path is None else at.block.get_submodule(path), counter):
+            for one in at.passes():
                 one.run()
         return {} if path is None else counter.finish().tensors()
 
