@@ -62,8 +62,8 @@ def main() -> None:
     figures = []
     print(f"{'arm':32} {'perplexity':>10} {'layer error':>11} {'seconds':>8} {'MB':>6}", flush=True)
     for arm in options.arms or ARMS:
-        left_out = ("arms", "arm", "json", "layer_errors")
-        given = [f"--{k}={v}" for k, v in vars(options).items() if v is not None and k not in left_out]
+        excluded = ("arms", "arm", "json", "layer_errors")
+        given = [f"--{k}={v}" for k, v in vars(options).items() if v is not None and k not in excluded]
         given += ["--layer-errors"] if options.layer_errors else []
         command = [sys.executable, __file__, *given, f"--arm={arm}"]
         done = subprocess.run(

@@ -86,7 +86,7 @@ def shown(run: NamedRun, folder: Path) -> dict[str, Any]:
         "exported": file.read_text(encoding="utf-8").partition("\n")[0],
         "first columns": " ".join(FIRST_COLUMNS),
         "page": json.dumps(page_values([folder], [run], drawn), default=str),
-        "page, probes": json.dumps(explorer_values([run], left_out=PARTS)),
+        "page, probes": json.dumps(explorer_values([run], omitted=PARTS)),
         "page, index": json.dumps(index([(records, items)])[0]),
         "page, item": json.dumps(item_whole(items.row(0, named=True), mine)),
         "tests": json.dumps([row.measure for row in results.diagnosis.tests]),

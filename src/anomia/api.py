@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
-    from anomia.locate.find import Located
+    from anomia.locate.located import Located
     from anomia.measure.judge import ScopeVerdict
     from anomia.measure.rates import Estimate
     from anomia.measure.results import Results
@@ -293,12 +293,13 @@ class Run:
         Args:
             arm: None for the only arm.
             progress: whether to show progress.
-            settings: fields of `anomia.locate.find.LocateOptions` (`among`, `items`, `points`, …).
+            settings: fields of `anomia.locate.located.LocateOptions` (`among`, `items`, `points`, …).
 
         Raises:
             AnomiaError: the arm can't be located; the message says why.
         """
-        from anomia.locate.find import LocateOptions, locate_arm
+        from anomia.locate.find import locate_arm
+        from anomia.locate.located import LocateOptions
         from anomia.running.progress import PlainProgress
 
         name = self.verdict.arm if arm is None else arm

@@ -21,6 +21,20 @@ Section = Literal[
 ]
 """`--help` lists a section's flags together, in the order of their fields; each command places its sections."""
 
+PANELS: Mapping[Section, str] = {
+    "models": "Models",
+    "questions": "Questions",
+    "draw": "Questions",
+    "running": "Run and results",
+    "machine": "Machine",
+    "asking": "Probes",
+    "calibration": "Calibration text",
+    "chat": "Chat",
+    "code": "Code and revision",
+    "compression": "Compression",
+}
+"""The headings of the sections in `--help`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:

@@ -39,6 +39,7 @@ MEASURES: Mapping[str, str] = {
     "drop/reach_": "drop/oracle_",
     "recovery/beams/foil": "recovery/beams/control",
     "recovery/samples/foil": "recovery/samples/control",
+    "control/": "also_picked/",
     "recovery_over_foil/": "recovery_over_control/",
     "divergence/same_top": "divergence/top1_agreement",
 }
@@ -47,7 +48,7 @@ MEASURES: Mapping[str, str] = {
 KINDS: Mapping[str, str] = {"told": "noted"}
 """Kinds of differences between two models."""
 
-TABLES: Mapping[str, str] = {"reach": "oracle"}
+TABLES: Mapping[str, str] = {"reach": "oracle", "noise_and_controls": "noise_and_checks"}
 """Files of a report's tables, without the ending."""
 
 

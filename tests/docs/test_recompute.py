@@ -66,7 +66,7 @@ def test_fates_net_dissociation_and_pmi_follow_from_exported_rows(
     exec(code, found)  # the documentation's own lines
     results = read_results(run)
     assert results.scope is not None
-    assert (results.scope.languages, results.scope.left_out) == (("english",), ("swahili",))
+    assert (results.scope.languages, results.scope.excluded) == (("english",), ("swahili",))
     figures = results.diagnosis.figures
 
     def value(measure: str) -> float:

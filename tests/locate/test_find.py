@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from anomia.errors import AnomiaError
-from anomia.locate.find import Located, LocateOptions, locate_arm
+from anomia.locate.find import locate_arm
+from anomia.locate.located import Located, LocateOptions
 from anomia.locate.restore import MixtureReader
 from anomia.run_folder import RunFolder
 
@@ -90,7 +91,7 @@ def test_everything_is_stored_and_a_second_call_repeats_nothing(
         raise AssertionError("repeated")
 
     monkeypatch.setattr(MixtureReader, "_ask", refuse)
-    monkeypatch.setattr("anomia.locate.find.attribute", refuse)
+    monkeypatch.setattr("anomia.locate.store.attribute", refuse)
     again = locate_arm(run, "spoiled", OPTIONS, QUIET)
     assert again.sentence == located.sentence
     assert again.units.equals(located.units)

@@ -10,7 +10,8 @@ import pytest
 
 from anomia.errors import RunError
 from anomia.locate.cases import Candidate, FreeAnswers, choose, find_margins, halves
-from anomia.locate.find import _blocks, described, directions_of, disagreement, sentence_of
+from anomia.locate.conclude import directions_of
+from anomia.locate.located import disagreement
 from anomia.locate.pairs import WeightUnit
 from anomia.locate.restore import (
     at_random,
@@ -21,6 +22,7 @@ from anomia.locate.restore import (
     share_of,
     single_mixtures,
 )
+from anomia.locate.sentence import _blocks, described, sentence_of
 from anomia.measure.rates import Estimate
 from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
 

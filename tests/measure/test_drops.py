@@ -53,7 +53,7 @@ def test_aggregations_differ_and_name_what_they_leave_out():
     )
     found = measured(normalized(base, arm, floor=0.0), languages)
     assert found.mean.value == pytest.approx((0.5 + 0.1) / 2)
-    assert found.left_out == ("bengali",)
+    assert found.excluded == ("bengali",)
     assert found.pooled.value == pytest.approx((92 - 59) / 92)
 
 
@@ -62,7 +62,7 @@ def test_a_gap_needs_both_drops_of_a_language():
     before, after, _ = by_language({"en": (85, 70, 100), "bn": (30, 30, 100)})
     found = measured(gap_quantity(base, arm, before, after, floor=0.25), languages)
     assert found.mean.value == pytest.approx(0.5 - 0.15 / 0.6)
-    assert found.left_out == ("bn",)
+    assert found.excluded == ("bn",)
 
 
 @given(st.integers(36, 100), st.integers(0, 100))

@@ -155,7 +155,7 @@ def test_the_papers_own_setting_is_an_illusion_overall():
     assert "loss" not in {decide(part).outcome for part in found.values()}
 
 
-def test_weak_languages_are_named_and_left_out_of_overall():
+def test_weak_languages_are_named_and_excluded_of_overall():
     base_open, base_choice = base_answers()
     languages = np.repeat(["english", "telugu"], N // 2)
     base_open = base_open & (languages == "english")
@@ -164,7 +164,7 @@ def test_weak_languages_are_named_and_left_out_of_overall():
     found = gather(AnswerSet(answers, languages, near={"ranks": near}), draws=500)
     assert list(found) == ["english", "telugu", OVERALL]
     assert decide(found["telugu"]).outcome == "untestable"
-    assert found[OVERALL].left_out == ("telugu",)
+    assert found[OVERALL].excluded == ("telugu",)
     assert found[OVERALL].n == N // 2
     assert found[OVERALL].near["ranks"].over_control.n == N // 2
     assert decide(found[OVERALL]).outcome == "demotion"

@@ -113,10 +113,10 @@ def test_an_answer_with_its_options_listed_is_measured_above_guessing_too() -> N
     assert evidence["alone"].gap.value < -0.3
 
 
-def test_a_base_that_only_guesses_among_listed_options_is_left_out() -> None:
+def test_a_base_that_only_guesses_among_listed_options_is_excluded() -> None:
     hits = [True, False] * 100
     frame = records([2] * 200, {"base": hits, "arm": hits}).with_columns(choice_correct=pl.lit(True))
-    assert scope_of(prepare(frame)).left_out == ()
+    assert scope_of(prepare(frame)).excluded == ()
     listed = prepare(frame.with_columns(open_options=pl.lit(2, pl.Int32)))
     assert scope_of(listed).decided_by == "choice"
     assert not _is_strong(listed.filter(pl.col("arm") == "base"), "choice")

@@ -331,7 +331,7 @@ def test_a_loss_that_is_shown_must_be_small(tmp_path: Path) -> None:
     assert ([check.name for check in alone.checks], alone.result) == ([LOSS], "inconclusive")
 
 
-def test_a_language_that_is_left_out_is_named_and_can_fail(tmp_path: Path) -> None:
+def test_a_language_that_is_excluded_is_named_and_can_fail(tmp_path: Path) -> None:
     """In one language base picks no better than by guessing; there all open answers are lost."""
     kept = study_records({"a": Damage(open=0.0, choice=0.0, seed=1)}, languages=("english",), items=400)
     weak = study_records(
@@ -342,7 +342,7 @@ def test_a_language_that_is_left_out_is_named_and_can_fail(tmp_path: Path) -> No
         seed=3,
     )
     results = read_results(write_run(tmp_path / "r", pl.concat([kept, weak]), ["a"]))
-    assert results.left_out_languages == ("swahili",)
+    assert results.excluded_languages == ("swahili",)
     found = check_run(results, DEFAULTS)
     (check,) = [check for check in found.checks if check.scope == "swahili"]
     assert (check.name, check.result, found.result) == (SHOWN, "fail", "fail")

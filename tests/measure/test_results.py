@@ -270,13 +270,13 @@ def test_means_name_the_languages_that_they_leave_out() -> None:
     }
     for measure in ("normalized_drop/open", "gap/choice", "dissociation/choice"):
         mean = found[measure, MEAN]
-        assert mean.left_out == ("swahili",), measure
+        assert mean.excluded == ("swahili",), measure
         assert mean.estimate is not None
         parts = [found[measure, language].estimate.value for language in ("english", "thai")]
         assert mean.estimate.value == pytest.approx(np.mean(parts))
     # What is pooled or averaged has one scope, whatever the figure needs.
     accuracy = found["accuracy/open", MEAN]
-    assert accuracy.left_out == ("swahili",)
+    assert accuracy.excluded == ("swahili",)
     assert found["accuracy/open", POOLED].estimate.n == 120
     assert found["drop/open", POOLED].estimate.n == 120
     languages = ("english", "thai")

@@ -9,7 +9,7 @@ from anomia.measure.outcomes import Outcome
 from anomia.measure.rates import Estimate
 from anomia.measure.scope import Scope
 from anomia.measure.verdict import CLAIMS, Decision, Evidence, Nearness, Thresholds, decide, state
-from anomia.measure.verdict_text import SWAPPED, ByOptions, Control, explain, headline
+from anomia.measure.verdict_text import SWAPPED, ByOptions, PickCheck, explain, headline
 
 HOLDS, FALLS, OPEN = (0.02, -0.03, 0.08), (0.4, 0.3, 0.5), (0.08, -0.05, 0.2)
 
@@ -232,13 +232,13 @@ def test_which_options_decided_and_what_the_others_say():
         "choice_passage": ByOptions(found, FateCounts(6, 4, 0, 0)),
         "choice": ByOptions(Decision("illusion", "falls", "holds"), FateCounts(1, 12, 0, 0)),
     }
-    controls = {
-        "no_question": Control(12, 12),
-        "passage": Control(5, 12),
-        "pmi": Control(7, 12),
-        "string": Control(12, 12),
+    checks = {
+        "no_question": PickCheck(12, 12),
+        "passage": PickCheck(5, 12),
+        "pmi": PickCheck(7, 12),
+        "string": PickCheck(12, 12),
     }
-    text = told(evidence(FALLS, FALLS, ALIKE), found, PASSAGE, readings=readings, controls=controls)
+    text = told(evidence(FALLS, FALLS, ALIKE), found, PASSAGE, readings=readings, checks=checks)
     assert text.startswith("Both formats lost about the same share of their answers.")
     assert "Choice among options from the same passage" in text
     assert PASSAGE.why in text
@@ -258,7 +258,7 @@ def test_words_for_the_rest():
     text = told(evidence(FALLS, OPEN, MORE), undecided)
     assert "Open fell and choice may have held or fallen, so the outcome may be illusion or mixed." in text
     assert "items like these would give 80 % power." in text
-    weak = evidence(base_open=0.05, fates=FateCounts(3, 1, 0, 0), left_out=("bengali", "telugu"))
+    weak = evidence(base_open=0.05, fates=FateCounts(3, 1, 0, 0), excluded=("bengali", "telugu"))
     text = told(weak, decide(weak))
     assert (
         "Base gets 5 % right in open and 90 % in choice; of 200 questions, it gets 4 right in both formats."

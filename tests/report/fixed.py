@@ -110,7 +110,7 @@ def _diagnosis() -> Diagnosis:
         "flips/open",
         "flips/choice",
         "outputs/loop",
-        "control/no_question",
+        "also_picked/no_question",
     ]
     rates += [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
     rates += [

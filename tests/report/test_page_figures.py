@@ -171,7 +171,7 @@ def test_what_decided_stands_in_the_head(results: Results) -> None:
 
 def test_every_table_of_the_page_has_an_interval_for_every_rate(results: Results) -> None:
     tables = document([("r", results)], [{}])["runs"][0]["arms"][0]["tables"]
-    named = {"ladder", "drops", "noise", "one-shot", "controls"}
+    named = {"ladder", "drops", "noise", "one-shot", "checks"}
     for name in named & tables.keys():
         for table in tables[name]:
             for row in table["rows"]:

@@ -110,15 +110,15 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
     table = {"title": "", "columns": [half] * 4, "rows": [[half] * 4] * 2, "rules": [], "notes": [half]}
     arm = {"name": half, "null": False, "verdict": {"outcome": "mixed", "label": "mixed", "headline": half, "advice": half, "rest": half, "outcomes": [table], "texts": [[half, half]] * 2,
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
-           "unsaid": 1, "left_out": [half], "stopping": [half],
+           "unsaid": 1, "excluded": [half], "stopping": [half],
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
-           "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "controls", "ranks", "oracle", "one-shot", "long", "tests")}}  # fmt: skip
+           "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "tests")}}  # fmt: skip
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
            "reference": [{"name": half, "outcome": half, "changes": [half]}], "noise": [half], "at_length": False, "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip
     explorer = {"served": False, "probes": {name: {"label": name, "short": name, "options": None} for name in ("open", "choice")},
                 "formats": ["open", "choice"], "asked": [], "prompts": {}, "codes": {}, "chat": [False],
-                "block": 24, "leftOut": []}  # fmt: skip
+                "block": 24, "omitted": []}  # fmt: skip
     columns = {"arms": [[0, half]], "languages": [half],
                "items": {"run": [0], "language": [0], "id": [half], "question": [half], "gold": ["x"], "said": [half], "rank": [1]},
                "rows": {"item": [0], "arm": [0], "fate": [1], "rank": [2], "said": [half]},

@@ -33,17 +33,17 @@ def test_nine_languages_of_200_items_and_all_their_records_are_below_5_megabytes
     run = write_run(tmp_path / "run", arms=("wanda:0.5",))
     done = write_report([run], tmp_path / "out", formats=())
     assert done.bytes < 5_000_000
-    assert done.left_out == ()
+    assert done.omitted == ()
     block = embedded(done.page.read_text(encoding="utf-8"), "items-0")
     assert len(block[0]["answered"]) == 2
     assert len(block[0]["answered"][1]["reached"]["samples"][0]) == 10
 
 
-def test_what_has_no_room_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_room_is_omitted_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", languages=("english",), items=60, arms=("wanda:0.5",))
     monkeypatch.setattr("anomia.report.page.build.LARGEST_PAGE", 0)
     done = write_report([run], tmp_path / "out", formats=())
-    assert done.left_out == PARTS
+    assert done.omitted == PARTS
     answered = embedded(done.page.read_text(encoding="utf-8"), "items-0")[0]["answered"]
     assert all(not row["reached"] and "texts" not in row and row["said"][0] for row in answered)
 
@@ -68,7 +68,7 @@ def test_20000_rows_stay_quick(open_page: Open, tmp_path: Path) -> None:
         "after": dict.fromkeys(PROBES, "12" * half),
     }  # fmt: skip
     explorer = {"served": False, **probe_words(), "prompts": prompt_templates(), "codes": {}, "chat": [False], "block": 24,
-                "leftOut": []}  # fmt: skip
+                "omitted": []}  # fmt: skip
     values = {"anomia": "0", "title": "x", "runs": [], "figures": [], "explorer": explorer}
     file = tmp_path / "page.html"
     file.write_text(page(values, specs=compressed({}), index=compressed(columns), blocks=[]))

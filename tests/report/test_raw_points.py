@@ -144,7 +144,7 @@ def test_the_gate_shows_raw_points_next_to_its_gap(run: Path, results: Results) 
     assert {name for (_, name), points in found.items() if points} == {GAP}
 
 
-def test_the_gate_says_what_was_left_out_and_what_is_not_known(
+def test_the_gate_says_what_was_excluded_and_what_is_not_known(
     run: Path, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Items are flagged in one column; in the other nobody looked, as in imported runs."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from anomia.cli.run_options import RUN_FLAGS
-from anomia.flags import Flagged, Section, names
+from anomia.flags import PANELS, Flagged, Section, names
 from anomia.study import FLAGS, Study
 
 GivenFlags = dict[str, Any]
@@ -102,6 +102,7 @@ def _parameter(name: str, field: Flagged, command: str) -> inspect.Parameter:
         help=flag.help_on.get(command, flag.help).format(default=field.default, command=command),
         metavar=flag.metavar or _METAVARS.get(kind),
         min=flag.least,
+        rich_help_panel=PANELS[flag.section],
     )
     kind = list[kind] if flag.several else kind  # type: ignore[valid-type]
     return inspect.Parameter(

@@ -53,9 +53,9 @@ def make_report(runs: Sequence[Path], folder: Path, results: Sequence[Results] |
     with err_console.status("drawing the report"):
         done = write_report(runs, folder, results=results, formats=FORMATS)
     out_console.print(f"report: {done.page}", highlight=False, soft_wrap=True)
-    if done.left_out:
+    if done.omitted:
         out_console.print(
-            f"to keep the page small, {' and '.join(done.left_out)} are not in it; "
+            f"to keep the page small, {' and '.join(done.omitted)} are not in it; "
             f"anomia view {runs[0]} shows them",
             highlight=False,
             soft_wrap=True,

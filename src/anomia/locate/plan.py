@@ -9,7 +9,7 @@ import torch
 
 from anomia.errors import ModelError
 from anomia.locate.attribution import BATCH_TOKENS
-from anomia.locate.find import LocateOptions
+from anomia.locate.located import LocateOptions
 from anomia.models import load_tokenizer
 from anomia.models.load import DTYPES, resolve_device
 from anomia.models.sizes import Sizes, sizes_of

@@ -115,8 +115,8 @@ def rates_of(
     pooled = graded["pooled"].to_numpy()
     if pooled.any():
         labels = graded["language"].to_numpy()[pooled]
-        left_out = tuple(sorted(languages - set(labels.tolist())))
-        yield Figure(arm, measure, MEAN, mean_rate(values[pooled], labels, passages[pooled]), left_out)
+        excluded = tuple(sorted(languages - set(labels.tolist())))
+        yield Figure(arm, measure, MEAN, mean_rate(values[pooled], labels, passages[pooled]), excluded)
 
 
 def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:

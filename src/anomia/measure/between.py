@@ -117,7 +117,7 @@ def _couples(
     for key, found in everywhere_all(quantities, draws, pooled=pooled_languages(first.rows)).items():
         for scope, estimate in {**found.by_language, POOLED: found.pooled}.items():
             yield BetweenRow(*meant[key], scope, estimate)
-        yield BetweenRow(*meant[key], MEAN, found.mean, found.left_out)
+        yield BetweenRow(*meant[key], MEAN, found.mean, found.excluded)
 
 
 def _gap(part: Pairs) -> Quantity:

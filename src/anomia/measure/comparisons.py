@@ -140,7 +140,7 @@ def against_base(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
             for language, estimate in found.by_language.items():
                 yield Figure(arm, measure, language, estimate)
             yield Figure(arm, measure, POOLED, found.pooled)
-            yield Figure(arm, measure, MEAN, found.mean, found.left_out)
+            yield Figure(arm, measure, MEAN, found.mean, found.excluded)
 
 
 def comparisons() -> Iterator[Comparison]:

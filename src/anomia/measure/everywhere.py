@@ -29,13 +29,13 @@ Name = TypeVar("Name", bound=str)
 class Everywhere(NamedTuple):
     """One quantity by language, pooled over the items of several languages, and as a mean over those languages.
 
-    left_out: languages that the mean excludes, because the quantity is not given there or they are not pooled.
+    excluded: languages that the mean excludes, because the quantity is not given there or they are not pooled.
     """
 
     by_language: dict[str, Estimate | None]
     pooled: Estimate | None
     mean: Estimate | None
-    left_out: tuple[str, ...]
+    excluded: tuple[str, ...]
 
 
 def everywhere(
@@ -101,12 +101,12 @@ def everywhere_levels(
             )
         ]
         by_language = dict(zip(resampling.languages, places[:-1], strict=True))
-        left_out = tuple(
+        excluded = tuple(
             language
             for language, is_pooled in zip(resampling.languages, languages, strict=True)
             if by_language[language] is None or not is_pooled
         )
-        found[level][name] = Everywhere(by_language, places[-1], means[level].get(name), left_out)
+        found[level][name] = Everywhere(by_language, places[-1], means[level].get(name), excluded)
     return found
 
 

@@ -91,7 +91,7 @@ class _Claim(NamedTuple):
 def gather(case: AnswerSet, *, draws: int = DRAWS, seed: int = 0, near: float = 0.0) -> dict[str, Evidence]:
     """Evidence by language, in alphabetical order, and last under `OVERALL`.
 
-    Overall covers the items of the languages in `case.pooled`; its `left_out` names the others. Claims about several
+    Overall covers the items of the languages in `case.pooled`; its `excluded` names the others. Claims about several
     languages, or by several signs of nearness, are corrected by Holm's method: a claim must hold at the level
     1 − α / k, with k falling from the size of the family; α is 0.03 for the gap and 0.05 for the others.
     near: the threshold that signs must exceed.
@@ -117,9 +117,9 @@ def gather(case: AnswerSet, *, draws: int = DRAWS, seed: int = 0, near: float = 
     for name in names:
         kept = frozenset(claim for claim in CLAIMS if name in stands[claim])
         found[name] = _evidence(case, labels == name, measured, name, kept, near)
-    left_out = tuple(name for name in names if name not in pooled)
+    excluded = tuple(name for name in names if name not in pooled)
     kept = frozenset(claim for claim in CLAIMS if measured[claim].at(None).rank(1, apart))
-    found[OVERALL] = _evidence(case, np.isin(labels, pooled), measured, None, kept, near, left_out)
+    found[OVERALL] = _evidence(case, np.isin(labels, pooled), measured, None, kept, near, excluded)
     return found
 
 
@@ -248,7 +248,7 @@ def _evidence(
     scope: str | None,
     stands: frozenset[str],
     near: float,
-    left_out: tuple[str, ...] = (),
+    excluded: tuple[str, ...] = (),
 ) -> Evidence:
     """The evidence in one scope. mask: its items: [items]. stands: the claims that survive Holm's correction."""
     base_open, arm_open, base_choice, arm_choice = (right_or_wrong(c)[mask] for c in case.answers)
@@ -279,7 +279,7 @@ def _evidence(
         near=_nearness(case, measured, scope, near),
         broken=broken,
         identical=case.identical,
-        left_out=left_out,
+        excluded=excluded,
         raw_gap=estimates["raw_gap"],
         net=estimates["net"],
         stands=stands,

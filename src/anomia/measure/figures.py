@@ -22,7 +22,7 @@ class Figure(NamedTuple):
     scope: str
     """A language, `pooled` (all items as one) or `mean` (over languages)."""
     estimate: Estimate | None
-    left_out: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     """For a mean: the languages excluded because the figure can't be given or base is too weak there."""
 
 
@@ -146,7 +146,7 @@ class BetweenRow:
     measure: Measure
     scope: str
     estimate: Estimate | None
-    left_out: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ RECOGNITION = {
 }
 
 
-class ControlKind(NamedTuple):
+class CheckKind(NamedTuple):
     """Another way in which a choice-only item may be picked.
 
     column: whether it is, in the records. words: how it is picked. row, header: what a table says of these items.
@@ -79,26 +79,26 @@ class ControlKind(NamedTuple):
     header: str
 
 
-CONTROLS = {
-    control.name: control
-    for control in (
-        ControlKind(
+CHECKS = {
+    check.name: check
+    for check in (
+        CheckKind(
             "no_question", f"choice{NO_QUESTION_ENDING}_correct", "without the question",
             "picked without the question, too", "picked without the question",
         ),
-        ControlKind(
+        CheckKind(
             "string", "string_presence", "by searching the passage",
             "picked by always taking the option that appears in the passage", "string found",
         ),
         *(
-            ControlKind(
+            CheckKind(
                 kind.name, f"{kind.probe}_correct", f"among {kind.long}",
                 f"picked among {kind.long}, too", f"picked in {kind.short}",
             )
             for kind in OPTION_KINDS
             if kind.decides and kind.name != STANDARD
         ),
-        ControlKind("pmi", "choice_correct_pmi", "under PMI scoring", "picked by PMI, too", "picked by PMI"),
+        CheckKind("pmi", "choice_correct_pmi", "under PMI scoring", "picked by PMI, too", "picked by PMI"),
     )
 }  # fmt: skip
 

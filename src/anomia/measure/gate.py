@@ -116,7 +116,7 @@ class Check(NamedTuple):
     limit: None if the check has no figure. limit_is: whether the figure must stay below (`at most`) or above
     (`at least`) the limit. items_needed: questions in this scope that would decide a figure like this with 80 % power;
     None if no number would, or if the check is decided. note: why there is no figure, or what else to know. asked:
-    questions in this scope. left_out: the languages that pooled figures exclude.
+    questions in this scope. excluded: the languages that pooled figures exclude.
     """
 
     arm: str
@@ -129,7 +129,7 @@ class Check(NamedTuple):
     items_needed: int | None = None
     note: str = ""
     asked: int = 0
-    left_out: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 class Caution(NamedTuple):
@@ -187,7 +187,7 @@ def check_run(
         scopes = [POOLED, *results.languages] if by_language else [POOLED]
         mine = [check for scope in scopes for check in _checks(results, figures, arm, scope, limits)]
         if not by_language:
-            mine += _left_out(results, figures, arm, limits)
+            mine += _excluded(results, figures, arm, limits)
         if _identical(results, arm):
             # Nothing was lost, but no interval can show that.
             mine = [
@@ -204,8 +204,8 @@ def check_run(
                 Caution(arm, f"{finding} No limit was given on that (--max-more-unended, --max-more-loops).")
             )
     cautions += [Caution(arm, results.besides[arm]) for arm in chosen if arm in results.besides]
-    if results.left_out_languages and not by_language:
-        names = ", ".join(results.left_out_languages)
+    if results.excluded_languages and not by_language:
+        names = ", ".join(results.excluded_languages)
         text = f"decided without {names}, where base is too weak for a comparison; --by-language checks each language"
         cautions += [Caution(arm, text) for arm in chosen if arm not in results.failed]
     nulls = [arm for arm in results.arms if is_null(arm) and arm not in chosen]
@@ -219,12 +219,12 @@ def check_run(
         for check in reference
         if check.result in ("fail", "inconclusive")
     ]
-    named = [_with_left_out(part, results.left_out_languages) for part in (checks, reference)]
+    named = [_with_excluded(part, results.excluded_languages) for part in (checks, reference)]
     return Gate(_overall(checks), named[0], tuple(cautions), named[1])
 
 
-def _with_left_out(checks: Sequence[Check], left_out: tuple[str, ...]) -> tuple[Check, ...]:
-    return tuple(check._replace(left_out=left_out) if check.scope == POOLED else check for check in checks)
+def _with_excluded(checks: Sequence[Check], excluded: tuple[str, ...]) -> tuple[Check, ...]:
+    return tuple(check._replace(excluded=excluded) if check.scope == POOLED else check for check in checks)
 
 
 def decide_at_most(estimate: Estimate, limit: float) -> GateResult:
@@ -298,11 +298,11 @@ def _checks(results: Results, figures: Lookup, arm: str, scope: str, limits: Lim
             yield _check(arm, scope, name, found, limit, limit_is, items, lacking=_NO_LONG)
 
 
-def _left_out(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
+def _excluded(results: Results, figures: Lookup, arm: str, limits: Limits) -> Iterator[Check]:
     """A loss of open answers that is shown in a language that the pooled figures exclude."""
     if limits.max_shown_loss is None:
         return
-    for language in results.left_out_languages:
+    for language in results.excluded_languages:
         found = figures.get((arm, normalized_drop("open"), language))
         if found is not None and found.low > 0:
             yield _check(arm, language, SHOWN, found, limits.max_shown_loss, "at most", found.n)

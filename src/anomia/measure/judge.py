@@ -15,7 +15,7 @@ from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import FEWEST_SOUND, OVERALL, AnswerSet, Sign, gather
 from anomia.measure.fates import FateCounts, met
 from anomia.measure.frame import (
-    CONTROLS,
+    CHECKS,
     RECOGNITION,
     Bools,
     arms_of,
@@ -35,7 +35,15 @@ from anomia.measure.recognition import fate_index
 from anomia.measure.scope import Scope, Word, has_formats, scope_of
 from anomia.measure.scores import ScoreOutcome
 from anomia.measure.verdict import Decision, Evidence, Nearness, Thresholds, decide, state
-from anomia.measure.verdict_text import ByOptions, Control, Endings, Words, explain, long_only, without_choice
+from anomia.measure.verdict_text import (
+    ByOptions,
+    Endings,
+    PickCheck,
+    Words,
+    explain,
+    long_only,
+    without_choice,
+)
 from anomia.probes import CONTINUATION
 
 SAME_PASSAGE = "choice_passage"
@@ -165,13 +173,13 @@ def _judged(arm: str, pairs: pl.DataFrame, scope: Scope, limits: Thresholds) -> 
                 decision,
                 scope._replace(word=word),
                 readings=others,
-                controls=_controls(pairs, language),
+                checks=_checks(pairs, language),
                 needless=needless,
             ),
         )
 
 
-def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | None:
+def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> PickCheck | None:
     """Of the choice-only items under the deciding options, how many the arm also picks without the question.
 
     None if that wasn't asked, and under PMI scoring, which already subtracts it.
@@ -182,18 +190,18 @@ def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> Control | 
     here = pairs["pooled"] if language is None else pairs["language"] == language
     unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs, way), "choice_only")))
     asked = unsaid[column].drop_nulls()
-    return Control(int(asked.sum()), len(asked)) if len(asked) else None
+    return PickCheck(int(asked.sum()), len(asked)) if len(asked) else None
 
 
-def _controls(pairs: pl.DataFrame, language: str | None) -> dict[str, Control]:
-    """Of the choice-only items under standard options, how many are also picked under each control."""
+def _checks(pairs: pl.DataFrame, language: str | None) -> dict[str, PickCheck]:
+    """Of the choice-only items under standard options, how many are also picked under each check."""
     here = pairs["pooled"] if language is None else pairs["language"] == language
     unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs), "choice_only")))
     found = {}
-    for name, control in CONTROLS.items():
-        asked = unsaid[f"{control.column}_arm"].drop_nulls().cast(pl.Float64)
+    for name, check in CHECKS.items():
+        asked = unsaid[f"{check.column}_arm"].drop_nulls().cast(pl.Float64)
         if len(asked):
-            found[name] = Control(int((asked == 1).sum()), len(asked))
+            found[name] = PickCheck(int((asked == 1).sum()), len(asked))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Literal, Self
 from anomia import renamed
 from anomia.errors import RunError
 from anomia.measure.fates import FATES
-from anomia.measure.frame import CONTROLS, RECOGNITION
+from anomia.measure.frame import CHECKS, RECOGNITION
 from anomia.probes import (
     CUED,
     DECIDING,
@@ -205,9 +205,9 @@ share = Family(
         if fate != "choice_only"
     },
 )  # fmt: skip
-control = Family(
-    "control", "share", True, "choice only: picked {}", "share of the choice-only items that are also picked {}",
-    _words(**{name: way.words for name, way in CONTROLS.items()}),
+also_picked = Family(
+    "also_picked", "share", True, "choice only: picked {}", "share of the choice-only items that are also picked {}",
+    _words(**{name: way.words for name, way in CHECKS.items()}),
 )  # fmt: skip
 flips = Family(
     "flips", "share", True, "flips, {}", "share of items that changed between right and wrong, {}",
@@ -281,7 +281,7 @@ _along_kl = Family(
 
 FAMILIES: tuple[Family, ...] = (
     accuracy, _easier, outputs, _loop_more, pass_at, drop, normalized_drop, gap, raw_gap, gap_strict, raw_gap_strict,
-    dissociation, net_dissociation, expected_dissociation, share, control, flips, contrast, recovery, recovery_over_base,
+    dissociation, net_dissociation, expected_dissociation, share, also_picked, flips, contrast, recovery, recovery_over_base,
     recovery_over_control, _kl, divergence, long, _long_more, _long_same, along, _along_kl,
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}

@@ -1,4 +1,4 @@
-"""Fates, transitions and dissociation of an arm under every way to test recognition; controls of only-picked items."""
+"""Fates, transitions and dissociation of an arm under every way to test recognition; checks of only-picked items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from anomia.measure.fates import (
 )
 from anomia.measure.figures import Fates, Figure, TransitionRow
 from anomia.measure.frame import (
-    CONTROLS,
+    CHECKS,
     KEY,
     MEAN,
     POOLED,
@@ -56,7 +56,7 @@ def recognition(arm: str, pairs: pl.DataFrame) -> Recognised:
         part = known(pairs, both("open_correct", way.column))
         if len(part):
             _one_way(found, arm, way, part)
-    found.figures.extend(controls(arm, pairs))
+    found.figures.extend(checks(arm, pairs))
     return found
 
 
@@ -66,7 +66,7 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
     pooled = part["pooled"].to_numpy()
     index = fates(*columns)
     enough = np.zeros(len(index), dtype=bool)
-    left_out = []
+    excluded = []
     followed_by: dict[Measure, Fate] = {
         measures.dissociation(way.name): "choice_only",
         **{measures.share(way.name, fate): fate for fate in FATES if fate != "choice_only"},
@@ -84,30 +84,30 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
             estimate = rate(met(index[followed], fate), passages[followed]) if given else None
             found.figures.append(Figure(arm, measure, scope, estimate))
         if scope != POOLED and (not given or not pooled[mask].all()):
-            left_out.append(scope)
+            excluded.append(scope)
         elif scope != POOLED:
             enough |= followed
     for measure, fate in followed_by.items():
         hits = met(index[enough], fate)
         found.figures.append(
-            Figure(arm, measure, MEAN, mean_rate(hits, labels[enough], passages[enough]), tuple(left_out))
+            Figure(arm, measure, MEAN, mean_rate(hits, labels[enough], passages[enough]), tuple(excluded))
         )
 
 
-def controls(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    """Share of the choice-only items under standard options that are also picked under each control.
+def checks(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
+    """Share of the choice-only items under standard options that are also picked under each check.
 
-    `control/no_question` and `control/string` (picked without the question, or found by searching the passage) are
-    evidence against recognition. `control/passage` and `control/pmi` (picked among options from the same passage, or by
+    `also_picked/no_question` and `also_picked/string` (picked without the question, or found by searching the passage) are
+    evidence against recognition. `also_picked/passage` and `also_picked/pmi` (picked among options from the same passage, or by
     PMI) are evidence for it.
     """
     unsaid = met(fate_index(pairs), "choice_only")
-    for name, control in CONTROLS.items():
-        column = f"{control.column}_arm"
+    for name, check in CHECKS.items():
+        column = f"{check.column}_arm"
         part = pairs.filter(pl.Series(unsaid) & pl.col(column).is_not_null())
         values, passages = floats(part, column), part["passage"].to_numpy()
         for scope, mask in scopes(part):
-            yield Figure(arm, measures.control(name), scope, rate(values[mask], passages[mask]))
+            yield Figure(arm, measures.also_picked(name), scope, rate(values[mask], passages[mask]))
 
 
 def groups(pairs: pl.DataFrame) -> dict[str, Bools]:

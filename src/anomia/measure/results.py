@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -101,9 +101,9 @@ class Results(NamedTuple):
         return next(verdict for verdict in self.verdicts_of(arm) if verdict.scope == OVERALL)
 
     @property
-    def left_out_languages(self) -> tuple[str, ...]:
+    def excluded_languages(self) -> tuple[str, ...]:
         """Languages that pooled figures and overall verdicts exclude because base is too weak there."""
-        return () if self.scope is None else self.scope.left_out
+        return () if self.scope is None else self.scope.excluded
 
     @property
     def has_formats(self) -> bool:
@@ -353,42 +353,22 @@ def read_sizes(run: Path, provenance: Mapping[str, Any]) -> dict[str, int]:
 
 def results_json(results: Results) -> dict[str, Any]:
     """Plain values, as described in `docs/results.md`, validated against the schema."""
-    diagnosis = results.diagnosis
-    file = ResultsFile.model_validate(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "study": results.study,
-            "failed": results.failed,
-            "broken": results.broken,
-            "noise": results.noise,
-            "stopping": results.stopping,
-            "notes": {arm: list(notes) for arm, notes in results.notes.items()},
-            "thresholds": asdict(results.thresholds),
-            "scope": None if results.scope is None else results.scope._asdict(),
-            "exclude": results.exclude,
-            "excluded": results.excluded,
-            "verdicts": results.verdicts,
-            "figures": _written(diagnosis.figures),
-            "fates": _written(diagnosis.fates),
-            "transitions": _written(diagnosis.transitions),
-            "ranks": _written(diagnosis.ranks),
-            "log_probs": _written(diagnosis.log_probs),
-            "tests": _written(diagnosis.tests),
-            "divergence": _written(diagnosis.divergence),
-            "gradings": diagnosis.gradings,
-            "between": _written(diagnosis.between),
-            "frontier": _written(results.frontier),
-            "hygiene": _written(results.hygiene),
-            "damage": _written(diagnosis.damage),
-            "differences": {arm: _written(rows) for arm, rows in results.differences.items()},
-            "packaging": _written(results.packaging),
-            "scores": _written(results.scores),
-        },
-        # Verdicts: every field of the row is read from the attribute of that name.
-        from_attributes=True,
-    )
+    found = {
+        name: _plain(getattr(results if hasattr(results, name) else results.diagnosis, name))
+        for name in ResultsFile.model_fields
+        if name != "schema_version"
+    }
+    # Verdicts are rows already: each of their fields is read from the attribute of that name.
+    file = ResultsFile.model_validate({"schema_version": SCHEMA_VERSION, **found}, from_attributes=True)
     return file.model_dump(mode="json")
 
 
-def _written(rows: Iterable[Any]) -> list[dict[str, Any]]:
-    return [written(row) for row in rows]
+def _plain(value: Any) -> Any:
+    """Rows as they are written, also within tuples and mappings."""
+    if isinstance(value, ScopeVerdict):
+        return value
+    if is_dataclass(value) or hasattr(value, "_asdict"):
+        return written(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -46,7 +46,7 @@ class Scope(NamedTuple):
     """What pooled figures and overall verdicts cover, and which options decide verdicts."""
 
     languages: tuple[str, ...]
-    left_out: tuple[str, ...]
+    excluded: tuple[str, ...]
     """Languages in which base is too weak."""
     decided_by: str
     word: Word

@@ -126,7 +126,7 @@ class Evidence:
     """Share of the outputs that are sound in base and, in the arm, not a number, empty, degenerate or looping."""
     identical: bool = False
     """Every recorded probability of the arm equals base's."""
-    left_out: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     """Languages excluded from these figures because base is too weak there."""
     raw_gap: Estimate | None = None
     """The drop of open − that of choice, in raw points."""

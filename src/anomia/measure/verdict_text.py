@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from anomia.measure.fates import FEWEST_BOTH_CORRECT, FateCounts
-from anomia.measure.frame import CONTROLS
+from anomia.measure.frame import CHECKS
 from anomia.measure.outcomes import OUTCOMES, Outcome
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
@@ -24,8 +24,8 @@ SWAPPED = "The compressed model answers more than base does: are they swapped?"
 _SOME_BROKEN = 0.10
 
 
-class Control(NamedTuple):
-    """How many choice-only items are also picked under a control, out of those that were asked with it."""
+class PickCheck(NamedTuple):
+    """How many choice-only items are also picked under a check, out of those that were asked with it."""
 
     picked: int
     asked: int
@@ -89,13 +89,13 @@ def explain(
     scope: Scope = _STANDARD,
     *,
     readings: Mapping[str, ByOptions] | None = None,
-    controls: Mapping[str, Control] | None = None,
-    needless: Control | None = None,
+    checks: Mapping[str, PickCheck] | None = None,
+    needless: PickCheck | None = None,
 ) -> Words:
     """The verdict in a few sentences.
 
     scope: which options decided, whether they show recognition, and why. readings: the result with each kind of
-    options, by name. controls: of the choice-only items under standard options, those picked with other options too.
+    options, by name. checks: of the choice-only items under standard options, those picked with other options too.
     needless: of the choice-only items under the deciding options, those that the arm also picks without the question.
     """
     found = Words(_headline(evidence, decision, scope), remarks=_present(_remarks(evidence, decision)))
@@ -123,10 +123,10 @@ def explain(
             if name != scope.decided_by
         ]
         found = found._replace(
-            figures=_present(figures), reason=scope.why, others=_present([_controls(controls or {}), *others])
+            figures=_present(figures), reason=scope.why, others=_present([_checks(checks or {}), *others])
         )
-    if evidence.left_out:
-        found = found.with_note(f"Excluded, because base is too weak there: {_listed(evidence.left_out)}.")
+    if evidence.excluded:
+        found = found.with_note(f"Excluded, because base is too weak there: {_listed(evidence.excluded)}.")
     return found
 
 
@@ -231,13 +231,13 @@ def _fates(evidence: Evidence, scope: Scope) -> str:
     )
 
 
-def _needless(control: Control | None) -> str:
+def _needless(check: PickCheck | None) -> str:
     """Whether the picks that the verdict rests on needed the question."""
-    if control is None:
+    if check is None:
         return ""
-    most = ", so most of these picks don't need the question" if 2 * control.picked > control.asked else ""
+    most = ", so most of these picks don't need the question" if 2 * check.picked > check.asked else ""
     return (
-        f"Of the answers that are only picked, {control.picked} of {control.asked} are picked without the question, too"
+        f"Of the answers that are only picked, {check.picked} of {check.asked} are picked without the question, too"
         f"{most}."
     )
 
@@ -266,13 +266,13 @@ def _net(evidence: Evidence) -> str:
     return f"Net of items that went the other way, {_range(evidence.net)} moved from answered to only picked{clear}."
 
 
-def _controls(controls: Mapping[str, Control]) -> str:
-    """How many choice-only items are also picked under each control."""
+def _checks(checks: Mapping[str, PickCheck]) -> str:
+    """How many choice-only items are also picked under each check."""
     phrases = [
-        f"{controls[name].picked} of {controls[name].asked} {control.words}"
-        for name, control in CONTROLS.items()
+        f"{checks[name].picked} of {checks[name].asked} {check.words}"
+        for name, check in CHECKS.items()
         # A search of the passage picks whatever the model knows.
-        if name in controls and name != "string"
+        if name in checks and name != "string"
     ]
     if not phrases:
         return ""

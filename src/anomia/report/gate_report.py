@@ -15,7 +15,7 @@ from anomia.measure.gate import Check, Gate, GateResult
 from anomia.measure.power import in_reach, rounded
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.report.naming import left_out
+from anomia.report.naming import exclusions
 
 _HEADLINES: dict[GateResult, str] = {
     "pass": "passes",
@@ -43,12 +43,12 @@ _EXPLAINED = (
 class Basis(NamedTuple):
     """Context of a run's checks that the checks themselves don't contain.
 
-    raw_gaps: the gap in raw points, by arm and scope. left_out: in words, what was excluded on request. excluded: the
+    raw_gaps: the gap in raw points, by arm and scope. exclusions: in words, what was excluded on request. excluded: the
     number of items of each kind excluded, None if unknown.
     """
 
     raw_gaps: Mapping[tuple[str, str], Estimate] = {}
-    left_out: str = ""
+    exclusions: str = ""
     excluded: Mapping[str, int | None] = {}
 
 
@@ -63,7 +63,7 @@ def basis(results: Results) -> Basis:
         for (arm, measure, scope), found in figures.items()
         if measure == "raw_gap/choice" and found is not None
     }
-    return Basis(gaps, left_out(results), {kind: results.excluded.get(kind) for kind in results.exclude})
+    return Basis(gaps, exclusions(results), {kind: results.excluded.get(kind) for kind in results.exclude})
 
 
 def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
@@ -86,8 +86,8 @@ def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
         ]
     notes = [f"- ⚠️ {_escaped(caution.arm)}: {caution.text}" for caution in gate.cautions]
     notes += [f"- {_about(check, basis, quote=_escaped)}" for check in gate.checks if check.note]
-    if basis.left_out:
-        notes.append(f"- excluded on request: {basis.left_out}")
+    if basis.exclusions:
+        notes.append(f"- excluded on request: {basis.exclusions}")
     if notes:
         lines += ["", *notes]
     return "\n".join([*lines, "", _EXPLAINED, ""])
@@ -115,8 +115,8 @@ def junit(gates: Sequence[tuple[str, Gate]], bases: Mapping[str, Basis] = {}) ->
                 about = _about(check, basis, quote=_clean)
                 ElementTree.SubElement(case, kind, type=check.result, message=about)
         cautions_text = [caution.text for caution in gate.cautions if caution.arm == arm]
-        if basis.left_out:
-            cautions_text.append(f"excluded on request: {basis.left_out}")
+        if basis.exclusions:
+            cautions_text.append(f"excluded on request: {basis.exclusions}")
         if cautions_text:
             ElementTree.SubElement(suite, "system-out").text = "\n".join(cautions_text)
     ElementTree.indent(root)
@@ -186,7 +186,7 @@ def _kind(check: Check) -> str | None:
 def _scope(check: Check) -> str:
     if check.scope != POOLED:
         return check.scope
-    return f"all but {', '.join(check.left_out)}" if check.left_out else "all items"
+    return f"all but {', '.join(check.excluded)}" if check.excluded else "all items"
 
 
 def write_report(path: Path, text: str, *, append: bool = False) -> None:

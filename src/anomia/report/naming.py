@@ -27,7 +27,7 @@ def data_name(name: Any) -> str:
     return f"{kind}: {'/'.join(PurePath(path).parts[-2:])}" if colon else kind
 
 
-def left_out(results: Results) -> str:
+def exclusions(results: Results) -> str:
     """What was excluded on request, and how many items each kind took."""
     return ", ".join(
         f"{kind.replace('_', ' ')}: {_items(results.excluded.get(kind))}" for kind in results.exclude

@@ -19,7 +19,7 @@ from anomia.files import write_text
 from anomia.items.languages import language_code
 from anomia.items.sets import SETS
 from anomia.measure.results import Results, read_results, results_json
-from anomia.report.naming import left_out
+from anomia.report.naming import exclusions
 from anomia.run_folder import RunFolder, runs_of
 
 HUB = "hub:"
@@ -124,7 +124,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
         lines += [
             "- items: " + ", ".join(f"{language} {count}" for language, count in counts.iter_rows()),
         ]
-        lines += [f"- excluded on request: {left_out(results)}"] if results.exclude else []
+        lines += [f"- excluded on request: {exclusions(results)}"] if results.exclude else []
         lines.append("")
         for arm in results.arms:
             lines += [f"**{_plain(arm)}**: {_plain(results.overall(arm).text)}", ""]

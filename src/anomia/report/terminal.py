@@ -15,7 +15,7 @@ from anomia.compress.spec import is_null
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.probes import CONTINUATION
-from anomia.report.naming import left_out
+from anomia.report.naming import exclusions
 from anomia.report.page.explorer import long_ending
 from anomia.report.reference import candidates
 from anomia.report.render.terminal import note, view
@@ -120,7 +120,7 @@ def closing_view(results: Results) -> RenderableType:
     ]
     parts += [view(table.make(results)) for table in RUNS]
     if results.exclude:
-        parts.append(note(f"\nexcluded on request: {left_out(results)}"))
+        parts.append(note(f"\nexcluded on request: {exclusions(results)}"))
     parts.append(
         note(
             "value [low, high]: 95 % intervals, clustered by passage; docs/statistics.md says which were validated by "

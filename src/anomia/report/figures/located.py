@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from anomia.locate.curves import ORDERS
-from anomia.locate.find import Located
+from anomia.locate.located import Located
 from anomia.report.figures.cases import Drawn, plain
 from anomia.report.figures.style import BLUE, BROWN, GREEN, GREY, MARK, VERMILLION, WIDTH
 from anomia.report.tables.located import ORDER_NAMES

@@ -236,7 +236,7 @@ def compared(found: Sequence[Case]) -> str:
     what = plain(found[0].arm) if len(arms) == 1 else f"{len(arms)} arms"
     base = found[0].base if len(bases) == 1 else f"{len(bases)} bases"
     where = found[0].data if len(data) == 1 else f"{len(data)} data sets"
-    weak = dict.fromkeys(name for case in found for name in case.run.results.left_out_languages)
+    weak = dict.fromkeys(name for case in found for name in case.run.results.excluded_languages)
     without = f" (pooled without {plain(', '.join(weak))}: base is too weak there)" if weak else ""
     return f"{what} against {base} on {where}{without}"
 

@@ -55,7 +55,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         return None
     drawn = {row["label"] for row in rows}
     alone = [case.label for case in found if case.label not in drawn]
-    left_out = f" Not shown, since there is no other size of the model: {listed(alone)}." if alone else ""
+    beside = f" Not shown, since there is no other size of the model: {listed(alone)}." if alone else ""
     parts = [_panel([row for row in rows if row["panel"] == panel], title) for panel, title in TITLES.items()]
     return Drawn(
         name="figure6",
@@ -63,7 +63,7 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         caption=(
             "By the number of parameters of base, pooled over languages: (a) ΔPR = normalized drop of open − "
             "normalized drop of choice; (b) the two drops: the share of what base had above the floor that the "
-            f"arm lost; (c) points that open lost − points that choice lost. {INTERVALS}; n is the number of items.{starred(rows)}{left_out}"
+            f"arm lost; (c) points that open lost − points that choice lost. {INTERVALS}; n is the number of items.{starred(rows)}{beside}"
         ),
         alt="Gap and drops against model size. "
         + listed([f"{row['model']} {row['measure']} {row['shown']}" for row in rows], most=18)

@@ -36,11 +36,11 @@ LONGEST_TABLE = 300
 
 
 class Report(NamedTuple):
-    """The files written. left_out: parts of the items that did not fit into the page."""
+    """The files written. omitted: parts of the items that did not fit into the page."""
 
     page: Path
     bytes: int
-    left_out: tuple[str, ...]
+    omitted: tuple[str, ...]
 
 
 def write_report(
@@ -66,9 +66,9 @@ def write_report(
     items = [(folder, run.results.records) for folder, run in zip(folders, runs, strict=True)]
     tables = [(records, RunFolder(folder).items()) for folder, records in items]
     values, specs = page_values(folders, runs, drawn), figure_specs(drawn)
-    bare = page(values | {"explorer": explorer_values(runs, left_out=PARTS)}, specs=specs)
-    rows, blocks, left_out = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
-    explorer = {"explorer": explorer_values(runs, left_out=left_out)}
+    bare = page(values | {"explorer": explorer_values(runs, omitted=PARTS)}, specs=specs)
+    rows, blocks, omitted = _embedded(tables, LARGEST_PAGE - len(bare.encode()))
+    explorer = {"explorer": explorer_values(runs, omitted=omitted)}
     text = page(values | explorer, specs=specs, index=rows, blocks=blocks)
     files = ReportFolder(out)
     write_text(files.page, text)
@@ -78,7 +78,7 @@ def write_report(
         write_tables(runs, files.tables)
     except OSError as error:
         raise RunError(f"report: {out} can't be written: {error.strerror or error}") from None
-    return Report(files.page, len(text.encode()), left_out)
+    return Report(files.page, len(text.encode()), omitted)
 
 
 def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None) -> list[NamedRun]:
@@ -131,7 +131,7 @@ def figure_specs(drawn: Sequence[Drawn]) -> bytes:
 
 
 def explorer_values(
-    runs: Sequence[NamedRun], *, left_out: Sequence[str] = (), served: bool = False
+    runs: Sequence[NamedRun], *, omitted: Sequence[str] = (), served: bool = False
 ) -> dict[str, Any]:
     """The explorer's data besides the items: names of probes, prompts, languages."""
     languages = {language for run in runs for language in run.results.languages}
@@ -144,7 +144,7 @@ def explorer_values(
         "chat": [bool(run.results.study.get("chat")) for run in runs],
         "atLength": not any(run.results.has_formats for run in runs),
         "block": BLOCK_ITEMS,
-        "leftOut": list(left_out),
+        "omitted": list(omitted),
     }
 
 

@@ -113,7 +113,7 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
         "unsaid": unsaid,
         "stopping": [stopping_text(look) for look in looks],
         "accuracies": _accuracies(results, of.figures, arm),
-        "left_out": _left_out(results),
+        "excluded": _excluded(results),
         "tables": _by_section((table.section, plain(table.make(of))) for table in ARMS),
     }
 
@@ -240,9 +240,9 @@ def _shown(estimate: Estimate | None) -> str:
     return shown(estimate).removesuffix("*")
 
 
-def _left_out(results: Results) -> list[str]:
+def _excluded(results: Results) -> list[str]:
     """The languages that pooled figures exclude because base is too weak there."""
-    return [shortened(name, LONGEST_NAME) for name in results.left_out_languages]
+    return [shortened(name, LONGEST_NAME) for name in results.excluded_languages]
 
 
 def _options(records: pl.DataFrame) -> str:

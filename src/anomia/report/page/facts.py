@@ -12,7 +12,7 @@ import polars as pl
 from anomia.compress.spec import is_null
 from anomia.measure.results import Results
 from anomia.probes import CONTINUATION
-from anomia.report.naming import data_name, left_out, model_name, shortened
+from anomia.report.naming import data_name, exclusions, model_name, shortened
 from anomia.study import FLAGS, Study
 from anomia.words import counted
 
@@ -47,7 +47,7 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     else:
         rows.append(["Prompts", f"{data}: {items}"])
     if results.exclude:
-        rows.append(["Excluded on request", left_out(results)])
+        rows.append(["Excluded on request", exclusions(results)])
     if study.get("chat"):
         own = provenance.get("chat_template")
         rows.append(["Chat template", f"the study's own ({own})" if own else "the tokenizer's"])

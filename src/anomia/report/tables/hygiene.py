@@ -8,11 +8,11 @@ from anomia.measure.results import Results
 from anomia.probes import STANDARD
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Column, Kind, Marked, Note, Table
 
-# Fields of `HygieneRow`, except `left_out`, which is the sum of two.
+# Fields of `HygieneRow`, except `excluded`, which is the sum of two.
 ASKED = {
     "items": "items", "passages": "passages", "truncated": "cut", "gold_truncated": "gold\ncut",
     "gold_in_question": "gold in\nquestion", "gold_over_limit": "gold over\nthe limit",
-    "boundary_mismatch": "moved\nboundary", "no_distinct_token": "no own\ntoken", "left_out": "left\nout",
+    "boundary_mismatch": "moved\nboundary", "no_distinct_token": "no own\ntoken", "excluded": "excluded",
     **{
         # A long name stands alone.
         name: f"no {kind.adjective}\noptions" if "-" not in kind.adjective else f"no {kind.adjective}".replace("-", "-\n")
@@ -100,7 +100,7 @@ def hygiene_file(results: Results) -> Table:
 
 
 def _asked(row: HygieneRow, name: str) -> Cell:
-    if name == "left_out":
+    if name == "excluded":
         lacking = row.no_options[f"no_{STANDARD}_options"]
         counts = [count for count in (row.ungradable, lacking) if count is not None]
         return sum(counts) if counts else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from anomia.locate.curves import ATTRIBUTION
-from anomia.locate.find import Located
+from anomia.locate.located import Located
 from anomia.measure.rates import Estimate
 from anomia.report.tables.table import Column, Table
 

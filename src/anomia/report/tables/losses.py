@@ -76,9 +76,9 @@ def losses(subject: ArmResults) -> Table:
 def _notes(subject: ArmResults, shown: list[Of]) -> list[Note]:
     """Notes on raw points, and on the languages in which base is too weak for a mean, by measure."""
     weak = {
-        str(figure.measure): ", ".join(figure.left_out)
+        str(figure.measure): ", ".join(figure.excluded)
         for figure in subject.results.diagnosis.figures
-        if figure.arm == subject.arm and figure.scope == MEAN and figure.left_out
+        if figure.arm == subject.arm and figure.scope == MEAN and figure.excluded
     }
     by_languages: dict[str, list[str]] = {}
     for loss in shown:

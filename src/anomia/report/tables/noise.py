@@ -11,7 +11,7 @@ from anomia.probes import FORMATS
 from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.fates import OTHERS
-from anomia.report.tables.recognition import CONTROLS
+from anomia.report.tables.recognition import CHECKS
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, by_model, named, values
 
 REFERENCE = (
@@ -80,10 +80,10 @@ def loops(results: Results) -> Table:
 
 def noise_file(results: Results) -> Table:
     """What differs between base and each arm, null arms included, and how choice-only items do under the controls."""
-    figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CONTROLS)
+    figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CHECKS)
     rows = by_model(measures, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
-        "noise_and_controls",
+        "noise_and_checks",
         "Noise, loops and checks of multiple choice (%)",
         (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
         [(arm, scope, *found) for arm, scope, found in rows],

@@ -28,19 +28,19 @@ SCORINGS_FILE = Filed(
     keys=4,
 )
 # Labels as the row of a table about these items, and as a column among others.
-CONTROLS = tuple(
-    Of(f"control/{name}", control.row, f"choice only: {control.header}")
-    for name, control in frame.CONTROLS.items()
+CHECKS = tuple(
+    Of(f"also_picked/{name}", check.row, f"choice only: {check.header}")
+    for name, check in frame.CHECKS.items()
 )
 
 
-def controls(subject: ArmResults) -> Table:
+def checks(subject: ArmResults) -> Table:
     """How many of the choice-only items would be picked without knowing the answer."""
-    rates = [(control.brief, subject.figure(control.measure)) for control in CONTROLS]
+    rates = [(check.brief, subject.figure(check.measure)) for check in CHECKS]
     return Table(
-        "controls",
+        "checks",
         "Checks of the items that are picked but no longer answered (%)",
-        (Column("control", "of these items", "text"), Column("share", "share"), Column("items", "items", "count")),
+        (Column("check", "of these items", "text"), Column("share", "share"), Column("items", "items", "count")),
         [(label, rate, rate.n) for label, rate in rates if rate is not None],
         (
             "where the first two are near 100, picking the answer doesn't need the question; where the "

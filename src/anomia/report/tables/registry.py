@@ -29,7 +29,7 @@ from anomia.report.tables.oracle import (
 )
 from anomia.report.tables.packaging import besides_weights, packaging
 from anomia.report.tables.ranks import divergence_file, ranks, ranks_file
-from anomia.report.tables.recognition import SCORINGS_FILE, controls, scorings
+from anomia.report.tables.recognition import SCORINGS_FILE, checks, scorings
 from anomia.report.tables.runs import (
     between,
     between_file,
@@ -77,8 +77,8 @@ ARMS = (
     OfArm("noise", reference, brief=True),
     OfArm("ladder", ladder, brief=True),
     OfArm("drops", losses),
-    OfArm("controls", controls),
-    OfArm("controls", scorings),
+    OfArm("checks", checks),
+    OfArm("checks", scorings),
     OfArm("fates", transitions),
     OfArm("ranks", ranks),
     OfArm("oracle", oracle),

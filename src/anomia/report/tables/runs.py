@@ -8,7 +8,7 @@ from anomia.measure.figures import FrontierRow
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
 from anomia.probes import FORMATS
-from anomia.report.naming import left_out, model_name
+from anomia.report.naming import exclusions, model_name
 from anomia.report.reference import nulls
 from anomia.report.tables.arm_results import arm_results
 from anomia.report.tables.table import (
@@ -70,7 +70,7 @@ def compared(results: Results, name: str = "") -> Table:
             *(of.column() for of in (*ACCURACIES, DIFFERENCE, *COMPARED)), OUTCOME, SAME_PASSAGE,
         ),
         rows,
-        (f"excluded on request: {left_out(results)}",) if results.exclude else (),
+        (f"excluded on request: {exclusions(results)}",) if results.exclude else (),
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ function itemView(found, item, { settings, armName, actions }) {
       h("h4", {}, probe.label), pair((label, row) => said(label, row.texts?.[name]?.[0], row.texts?.[name]?.[1], item.answers, language))])),
     answeredBy("reached").map(([name, probe]) => h("details", {}, h("summary", {}, capital(probe.short)),
       pair((label, row) => many(label, row.reached?.[name], item.answers, language)))),
-    settings.leftOut.length > 0 && h("p", { class: "small" },
-      `Omitted to keep this file small: ${settings.leftOut.join(", ")}. They are in the records; anomia view shows them.`),
+    settings.omitted.length > 0 && h("p", { class: "small" },
+      `Omitted to keep this file small: ${settings.omitted.join(", ")}. They are in the records; anomia view shows them.`),
   ];
 }

@@ -1,6 +1,6 @@
 // The report from the top: verdicts, what was compared, and the sections with tables and figures.
 
-const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "controls", "ranks", "oracle", "one-shot", "long", "tests"];
+const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "tests"];
 const SECTION_CLOSING = ["arms", "size", "differences", "hygiene"];
 const CLOSING_SLOTS = { size: "arms", differences: "hygiene" };
 const ARMS_OPEN = 3;
@@ -40,7 +40,7 @@ function verdictView(data, run, arm, openItems) {
       h("p", { class: "rest" }, visible(verdict.rest)), decidedView(verdict), unsaid, languages),
     h("div", {},
       arm.accuracies.map((accuracy) => meter(accuracy, arm.null)),
-      arm.left_out.length > 0 && h("p", { class: "small" }, "Without ", arm.left_out.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
+      arm.excluded.length > 0 && h("p", { class: "small" }, "Without ", arm.excluded.map((name, n) => [n > 0 && ", ", foreign(name)]), ": base is too weak there."),
       arm.tables.noise.length > 0 && h("p", { class: "small noise" }, h("a", { href: "#noise" }, "How much of this is noise")),
       arm.stopping.map((note) => h("p", { class: "small" }, visible(note)))));
 }

@@ -1,0 +1,270 @@
+"""What attribution and restoration say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from anomia.locate.attribution import (
+    Attribution,
+    residual_of,
+)
+from anomia.locate.cases import LocatedItem
+from anomia.locate.curves import (
+    ATTRIBUTION,
+    GOAL,
+    MOVED,
+    RANDOM,
+    Answered,
+    Deciding,
+    half_difference,
+    half_share,
+    mean_difference,
+    rank_agreement,
+)
+from anomia.locate.located import Directions, Located, LocateOptions
+from anomia.locate.pairs import WeightUnit
+from anomia.locate.prepare import Subjects
+from anomia.locate.restore import (
+    fill,
+)
+from anomia.locate.sentence import notes_of, sentence_of
+from anomia.measure.rates import rate, student_mean
+
+NOTHING, EVERYTHING = "nothing", "everything"
+
+
+def of_group(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which cases are of a group: [items]."""
+    return np.array([case.candidate.group == group for case in cases], dtype=bool)
+
+
+def with_groups(readings: pl.DataFrame, cases: Sequence[LocatedItem]) -> pl.DataFrame:
+    """Readings with the group and the passage of each item."""
+    keys = pl.DataFrame(
+        {
+            "language": [case.candidate.language for case in cases],
+            "item_id": [case.candidate.item_id for case in cases],
+            "group": [case.candidate.group for case in cases],
+            "passage": [case.candidate.passage for case in cases],
+        }
+    )
+    return readings.join(keys, on=["language", "item_id"], how="left", maintain_order="left")
+
+
+def conclude(
+    subjects: Subjects,
+    options: LocateOptions,
+    found: Attribution,
+    order_cases: Sequence[LocatedItem],
+    decide_cases: Sequence[LocatedItem],
+    readings: pl.DataFrame,
+    lens: pl.DataFrame,
+    orders: Mapping[str, Sequence[Sequence[str]]],
+    seconds: Mapping[str, float],
+) -> Located:
+    """What attribution and readings say."""
+    units = subjects.pair.units
+    demoted = [case for case in decide_cases if case.candidate.group == "demoted"]
+    deciding = Deciding(
+        [case.candidate.language for case in demoted], [case.candidate.passage for case in demoted]
+    )
+    answered = {name: answered_under(readings, name, "demoted") for name in orders}
+    halves = {name: half_share(deciding, each) for name, each in answered.items()}
+    rest = [name for name in orders if name != ATTRIBUTION]
+    ahead = {name: half_difference(deciding, answered[ATTRIBUTION], answered[name]) for name in rest}
+    gained = {name: mean_difference(deciding, answered[ATTRIBUTION], answered[name]) for name in rest}
+    mine = of_group(order_cases, "demoted")
+    passages = np.array([case.candidate.passage for case in order_cases])
+    agreement = rank_agreement(found.gold[mine], passages[mine].tolist(), seed=options.seed)
+    place = smallest_place(answered[ATTRIBUTION], orders[ATTRIBUTION][0], units, options.budgets)
+    rival = MOVED if np.isfinite(found.moved).all() else RANDOM
+    is_found = halves[ATTRIBUTION].value <= GOAL and ahead[rival].low > 0
+    curve = curve_rows(readings, orders)
+    return Located(
+        arm=subjects.arm,
+        options=options,
+        units=unit_rows(units, found, order_cases),
+        items=item_rows(found, order_cases, decide_cases),
+        readings=readings,
+        lens=lens.join(_names(order_cases), on="item", how="left", maintain_order="left"),
+        curve=curve,
+        halves=halves,
+        ahead=ahead,
+        gained=gained,
+        agreement=agreement,
+        directions=directions_of(readings),
+        notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right)),
+        place=place,
+        found=is_found,
+        sentence=sentence_of(halves, ahead, place, units, is_found, rival, len(demoted)),
+        seconds=seconds,
+    )
+
+
+def answered_under(readings: pl.DataFrame, order: str, group: str) -> Answered:
+    """The readings of one order as an array of items and shares; both ends are those of no and of all weights."""
+    mine = readings.filter(pl.col("group") == group)
+    ends = [
+        mine.filter(pl.col("kind") == name)["correct"].to_numpy().astype(np.float64)
+        for name in (NOTHING, EVERYTHING)
+    ]
+    here = mine.filter(pl.col("kind") == order)
+    shares, columns = [0.0], [ends[0]]
+    for (_,), part in here.sort("budget", maintain_order=True).group_by("budget", maintain_order=True):
+        draws = part["place"].n_unique()
+        right = part["correct"].to_numpy().astype(np.float64).reshape(draws, -1)
+        shares.append(float(part["share"].mean()))  # type: ignore[arg-type]
+        columns.append(right.mean(axis=0))
+    return Answered(np.array([*shares, 1.0]), np.stack([*columns, ends[1]], axis=1))
+
+
+def smallest_place(
+    answered: Answered, order: Sequence[str], units: Sequence[WeightUnit], budgets: Sequence[float]
+) -> tuple[str, ...]:
+    """The units that an order restores at the first budget at which half of the items are right; all if none does."""
+    for budget, returned in zip(budgets, answered.right.mean(axis=0)[1:-1], strict=True):
+        if returned >= 0.5:
+            return fill(order, units, budget)
+    return tuple(unit.name for unit in units)
+
+
+def directions_of(readings: pl.DataFrame) -> tuple[Directions, ...]:
+    """What each block carries in both directions, over the demoted items that decide."""
+    mine = readings.filter(pl.col("group") == "demoted")
+    means = {
+        (kind, place): (float(right or 0.0), float(margin or 0.0))
+        for kind, place, right, margin in mine.group_by("kind", "place")
+        .agg(pl.col("correct").mean(), pl.col("margin").mean())
+        .iter_rows()
+    }
+    low, high = means[NOTHING, ""], means[EVERYTHING, ""]
+    spans = [high[0] - low[0], high[1] - low[1]]
+    found = []
+    for kind, place in sorted(means, key=lambda key: (key[0], int(key[1]) if key[1].isdecimal() else -1)):
+        if kind != "block":
+            continue
+        alone, without = means["block", place], means["without_block", place]
+        parts = [
+            (value / span if span else float("nan"))
+            for index, span in enumerate(spans)
+            for value in (alone[index] - low[index], high[index] - without[index])
+        ]
+        found.append(Directions(int(place), *parts))
+    return tuple(found)
+
+
+def unit_rows(units: Sequence[WeightUnit], found: Attribution, cases: Sequence[LocatedItem]) -> pl.DataFrame:
+    """One row per unit, with mean shares over the ordering items and their intervals over passages, in nats."""
+    passages = np.array([case.candidate.passage for case in cases])
+    demoted, kept = (of_group(cases, group) for group in ("demoted", "kept"))
+    beside = demoted & ~np.isnan(found.control).any(axis=1)
+    rows = []
+    for column, unit in enumerate(units):
+        row: dict[str, Any] = unit._asdict()
+        moved = found.moved[:, column]
+        row["moved"] = float(np.sqrt((moved**2).mean()))
+        for name, values, mask in (
+            ("share", found.gold, demoted),
+            ("control", found.control, beside),
+            ("kept", found.gold, kept),
+        ):
+            here = values[mask, column]
+            estimate = student_mean(here, passages[mask]) if mask.any() else None
+            row[name] = float(here.mean()) if mask.any() else None
+            row[f"{name}_low"] = None if estimate is None else estimate.low
+            row[f"{name}_high"] = None if estimate is None else estimate.high
+        rows.append(row)
+    floats = [
+        "moved", *(f"{name}{end}" for name in ("share", "control", "kept") for end in ("", "_low", "_high")),
+    ]  # fmt: skip
+    schema = {
+        "name": pl.String, "parameter": pl.String, "expert": pl.Int32, "block": pl.Int32, "place": pl.String,
+        "kind": pl.String, "weights": pl.Int64, "changed": pl.Int64, **dict.fromkeys(floats, pl.Float64),
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def item_rows(
+    found: Attribution, order: Sequence[LocatedItem], decide: Sequence[LocatedItem]
+) -> pl.DataFrame:
+    """One row per item: its group, its half, where its margin is read, and what attribution found."""
+    residuals, beside = found.residuals, residual_of(found.control, found.control_ends)
+    rows = []
+    for number, case in enumerate([*order, *decide]):
+        given = number < len(order)
+        rows.append(
+            {
+                "language": case.candidate.language,
+                "item_id": case.candidate.item_id,
+                "passage": case.candidate.passage,
+                "group": case.candidate.group,
+                "half": case.half,
+                "read_at": case.at,
+                "margin_compressed": float(found.ends[number, 0]) if given else None,
+                "margin_base": float(found.ends[number, 1]) if given else None,
+                "residual": float(residuals[number]) if given else None,
+                "control_residual": float(beside[number]) if given else None,
+                "unreliable": bool(found.unreliable[number]) if given else None,
+            }
+        )
+    names = ("margin_compressed", "margin_base", "residual", "control_residual")
+    schema = {
+        "language": pl.String, "item_id": pl.String, "passage": pl.Int64, "group": pl.String, "half": pl.String,
+        "read_at": pl.String, **dict.fromkeys(names, pl.Float64), "unreliable": pl.Boolean,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def curve_rows(readings: pl.DataFrame, orders: Mapping[str, Sequence[Sequence[str]]]) -> pl.DataFrame:
+    """One row per order, group and share of weights: right answers with their interval, and mean margins."""
+    rows = []
+    for order in orders:
+        for group in ("demoted", "kept"):
+            mine = readings.filter(pl.col("group") == group)
+            if mine.is_empty():
+                continue
+            answered = answered_under(readings, order, group)
+            passages = mine.filter(pl.col("kind") == NOTHING)["passage"].to_numpy()
+            parts = [
+                mine.filter(pl.col("kind") == NOTHING),
+                *(
+                    part
+                    for _, part in mine.filter(pl.col("kind") == order)
+                    .sort("budget", maintain_order=True)
+                    .group_by("budget", maintain_order=True)
+                ),
+                mine.filter(pl.col("kind") == EVERYTHING),
+            ]
+            for point, part in enumerate(parts):
+                estimate = rate(answered.right[:, point], passages)
+                assert estimate is not None
+                rows.append(
+                    {
+                        "order": order,
+                        "group": group,
+                        "share": float(answered.shares[point]),
+                        "right": estimate.value,
+                        "low": estimate.low,
+                        "high": estimate.high,
+                        "items": estimate.n,
+                        "margin": part["margin"].mean(),
+                        "control_margin": part["control_margin"].mean(),
+                        "median_rank": part["rank"].median(),
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def _names(cases: Sequence[LocatedItem]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "item": np.arange(len(cases), dtype=np.int32),
+            "language": [case.candidate.language for case in cases],
+            "item_id": [case.candidate.item_id for case in cases],
+            "group": [case.candidate.group for case in cases],
+        }
+    )

@@ -1,0 +1,114 @@
+"""Settings and result of locating."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from anomia.locate.attribution import (
+    POINTS,
+)
+from anomia.locate.cases import Among
+from anomia.locate.restore import (
+    BUDGETS,
+)
+from anomia.measure.rates import Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocateOptions:
+    """Settings of locating.
+
+    among: which items count as demoted. items: at most so many of them, and as many kept ones. points: on the path of
+    attribution. budgets: shares of the weights at which orders are tried. draws: random orders. leaders: units that are
+    also restored alone. seed: of the choice of items, the halves, and random orders.
+    """
+
+    among: Among = "choice_only"
+    items: int = 64
+    points: int = POINTS
+    budgets: tuple[float, ...] = BUDGETS
+    draws: int = 3
+    leaders: int = 8
+    seed: int = 42
+
+
+class Directions(NamedTuple):
+    """What one block carries, measured in both directions, as a share of the difference between base and compressed.
+
+    alone: how much comes back with base's weights in this block only. lost: how much goes with compressed weights in
+    this block only. answers, margin: by right answers and by the mean margin.
+    """
+
+    block: int
+    answers_alone: float
+    answers_lost: float
+    margin_alone: float
+    margin_lost: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the damage of an arm is.
+
+    units: one row per unit: name, block, place, kind, weights, changed, the mean share in nats over demoted items of the
+    ordering half with its interval, and the same for the control answer and for kept items. items: one row per item.
+    readings: one row per mixture and deciding item. lens: one row per item, model and block.
+    halves: the share of the weights that brings half of the items back, by order. ahead: by other order, how much more
+    it needs than attribution. gained: how many more items attribution brings back, as a mean over the budgets.
+    agreement: rank correlation of the units between two halves of the ordering items. sentence: the result in words.
+    """
+
+    arm: str
+    options: LocateOptions
+    units: pl.DataFrame
+    items: pl.DataFrame
+    readings: pl.DataFrame
+    lens: pl.DataFrame
+    curve: pl.DataFrame
+    halves: Mapping[str, Estimate]
+    ahead: Mapping[str, Estimate]
+    gained: Mapping[str, Estimate]
+    agreement: Estimate | None
+    directions: tuple[Directions, ...]
+    notes: tuple[str, ...]
+    place: tuple[str, ...]
+    found: bool
+    sentence: str
+    seconds: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the tables, as plain values."""
+        return {
+            "arm": self.arm,
+            "options": asdict(self.options),
+            "sentence": self.sentence,
+            "found": self.found,
+            "place": list(self.place),
+            "half": {name: each._asdict() for name, each in self.halves.items()},
+            "ahead": {name: each._asdict() for name, each in self.ahead.items()},
+            "gained": {name: each._asdict() for name, each in self.gained.items()},
+            "rank_agreement": None if self.agreement is None else self.agreement._asdict(),
+            "directions": [each._asdict() for each in self.directions],
+            "disagreement": disagreement(self.directions),
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+
+def disagreement(directions: Sequence[Directions]) -> dict[str, float | None]:
+    """How far both directions are apart: the mean distance of a block's two shares, and their rank correlation."""
+    from scipy import stats
+
+    found: dict[str, float | None] = {}
+    for what in ("answers", "margin"):
+        alone = np.array([getattr(each, f"{what}_alone") for each in directions])
+        lost = np.array([getattr(each, f"{what}_lost") for each in directions])
+        varied = len(alone) > 2 and np.ptp(alone) > 0 and np.ptp(lost) > 0
+        found[f"{what}_distance"] = float(np.abs(alone - lost).mean()) if len(alone) else None
+        found[f"{what}_rank_correlation"] = float(stats.spearmanr(alone, lost).statistic) if varied else None
+    return found

@@ -1,0 +1,134 @@
+"""The result of locating in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from anomia.locate.attribution import (
+    Attribution,
+)
+from anomia.locate.cases import LocatedItem
+from anomia.locate.curves import (
+    ATTRIBUTION,
+    GOAL,
+    MOVED,
+    RANDOM,
+)
+from anomia.locate.pairs import WeightUnit
+from anomia.locate.prepare import Subjects
+from anomia.locate.restore import (
+    share_of,
+)
+from anomia.measure.bootstrap import FloatArray
+from anomia.measure.rates import Estimate
+from anomia.words import counted, percent
+
+_ORDER_WORDS = {MOVED: "that by the change of outputs", RANDOM: "a random one"}
+
+
+def notes_of(
+    subjects: Subjects, found: Attribution, order: Sequence[LocatedItem], right: FloatArray
+) -> list[str]:
+    """What a reader should know before the figures. right: of the demoted items that decide: [items, points]."""
+    notes = []
+    if subjects.lacking:
+        notes.append(
+            f"{counted(subjects.lacking, 'item')} without a token that tells gold from what is said: left out"
+        )
+    unreliable = int(found.unreliable.sum())
+    if unreliable:
+        notes.append(
+            f"the shares of {unreliable} of {len(order)} items leave more than 30 % of their change unexplained; they give "
+            "no order, and more --points make shares add up better"
+        )
+    if len(right) < 30:
+        notes.append(
+            f"only {counted(len(right), 'demoted item')} decide: each is {percent(1 / len(right))} of the result"
+        )
+    flipped = int((right[:, 0] > 0).sum()), int((right[:, -1] < 1).sum())
+    if any(flipped):
+        notes.append(
+            f"asked again in other batches, the compressed model answers {flipped[0]} of them and base misses {flipped[1]}"
+        )
+    without = int(np.isnan(found.moved).any(axis=0).sum())
+    if without:
+        notes.append(
+            f"‖ΔX‖ is not known for {counted(without, 'matrix', 'matrices')}, which come last in its order; attribution is "
+            "compared with random orders instead"
+        )
+    if found.by_gradient:
+        notes.append(
+            f"{counted(len(found.by_gradient), 'parameter')} needed gradients of their own, one item at a time"
+        )
+    return notes
+
+
+def sentence_of(
+    halves: Mapping[str, Estimate],
+    ahead: Mapping[str, Estimate],
+    place: Sequence[str],
+    units: Sequence[WeightUnit],
+    found: bool,
+    rival: str,
+    items: int,
+) -> str:
+    """The result in plain words. rival: the order that attribution has to beat."""
+    mine = halves[ATTRIBUTION]
+    needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
+    if found:
+        return (
+            f"Half of what was demoted comes back with {needs}. The first {percent(share_of(place, units))} are "
+            f"{described(place, units)}."
+        )
+    why = []
+    if mine.value > GOAL:
+        why.append(f"bringing half of the {items} items back takes {needs}")
+    if ahead[rival].low <= 0:
+        why.append(
+            f"the order by attribution needs no fewer weights than {_ORDER_WORDS[rival]} ({percent(mine.value)} and "
+            f"{percent(halves[rival].value)}; difference {percent(ahead[rival].value)}, {percent(ahead[rival].low)} to "
+            f"{percent(ahead[rival].high)})"
+        )
+    return f"Diffuse: {', and '.join(why)}."
+
+
+def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:
+    """Units in words, by their place in the blocks: `down_proj of blocks 2 to 5, o_proj of block 7`."""
+    chosen = set(names)
+    blocks: dict[str, list[int]] = {}
+    outside = []
+    for unit in units:
+        if unit.name not in chosen:
+            continue
+        if unit.block is None:
+            outside.append(unit.name)
+        else:
+            blocks.setdefault(unit.place.rpartition(".")[2], []).append(unit.block)
+    parts = [f"{place} of {_blocks(sorted(set(found)))}" for place, found in blocks.items()]
+    return ", ".join([*parts, *outside])
+
+
+def _blocks(numbers: Sequence[int]) -> str:
+    """Block numbers with runs joined.
+
+    >>> _blocks([2, 3, 4, 7])
+    'blocks 2 to 4 and 7'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [
+        str(run[0])
+        if len(run) == 1
+        else f"{run[0]} to {run[-1]}"
+        if len(run) > 2
+        else f"{run[0]} and {run[1]}"
+        for run in runs
+    ]
+    whole = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"block{'' if len(numbers) == 1 else 's'} {whole}"
