@@ -47,7 +47,7 @@ def test_a_weak_language_is_left_out_of_the_mean_by_name():
     found = everywhere(
         normalized(base_open, answers.arm_open & base_open, floor=0.0), resample(labels, draws=500)
     )
-    assert found.left_out == ("l1",)
+    assert found.excluded == ("l1",)
     assert found.by_language["l1"] is None
     assert found.mean.n == 240
     assert found.mean.value == pytest.approx(
@@ -162,7 +162,7 @@ def test_one_pass_or_many_give_the_same():
         for one, other in ((alone.pooled, among.pooled), (alone.mean, among.mean)):
             assert one[:3] == pytest.approx(other[:3], abs=1e-9)
             assert one[3:] == other[3:]
-        assert alone.left_out == among.left_out
+        assert alone.excluded == among.excluded
     assert everywhere_all({}, resampling) == {}
 
 
@@ -175,7 +175,7 @@ def test_pooled_figures_and_means_cover_the_languages_that_are_named(parallel):
     mask = labels != "l1"
     fewer = gap_quantity(*(column[mask] for column in answers), passages[mask], floor=0.25)
     alone = everywhere(fewer, resample(labels[mask], passages[mask], draws=2000))
-    assert found.left_out == ("l1",)
+    assert found.excluded == ("l1",)
     assert found.by_language["l1"] is not None
     for one, other in ((found.pooled, alone.pooled), (found.mean, alone.mean)):
         assert one.value == pytest.approx(other.value)
@@ -183,7 +183,7 @@ def test_pooled_figures_and_means_cover_the_languages_that_are_named(parallel):
         # Other draws of the same study.
         assert one[1:3] == pytest.approx(other[1:3], abs=0.02)
     nothing = everywhere(gap, resample(labels, passages, draws=100), pooled=())
-    assert (nothing.pooled, nothing.mean, nothing.left_out) == (None, None, ("l0", "l1", "l2"))
+    assert (nothing.pooled, nothing.mean, nothing.excluded) == (None, None, ("l0", "l1", "l2"))
 
 
 def test_many_levels_in_one_pass_are_those_of_passes_of_their_own():
