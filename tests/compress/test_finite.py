@@ -218,9 +218,21 @@ def test_inputs_whose_squares_are_zero_are_not_scored(
         assert not torch.equal((weight == 0).float().mean(dim=0), (weight == 0).float().mean(dim=0).round())
 
 
-@pytest.mark.parametrize("arm", ["magnitude:0.5", "int8", "wanda:0.5", "gptq:4,group=8", "shortgpt:0.34"])
+@pytest.mark.parametrize(
+    ("arm", "save_as"),
+    [
+        *(
+            (arm, "dense")
+            for arm in ("magnitude:0.5", "int8", "wanda:0.5", "gptq:4,group=8", "shortgpt:0.34")
+        ),
+        ("gptq:8,group=8", "compressed-tensors"),
+        ("awq:8,group=8", "gptq"),
+    ],
+)
 @pytest.mark.parametrize("tied", [False, True])
-def test_logits_that_overflow_after_finite_states_are_refused(arm: str, tied: bool, tmp_path: Path) -> None:
+def test_logits_that_overflow_after_finite_states_are_refused(
+    arm: str, save_as: Any, tied: bool, tmp_path: Path
+) -> None:
     """The last norm's weights fit float16 and its states too; the head's products don't."""
     model = save_model("llama", tmp_path / "in", tie_word_embeddings=tied)
     model.model.norm.weight.data *= 4e4
@@ -229,11 +241,17 @@ def test_logits_that_overflow_after_finite_states_are_refused(arm: str, tied: bo
     steps = parse_arm(arm).steps
     with pytest.raises(RefusedError, match="its logits are NaN or infinite"):
         compress_folder(
-            str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(text=text, dtype="float16")
+            str(tmp_path / "in"),
+            tmp_path / "out",
+            steps,
+            FolderOptions(text=text, dtype="float16", save_as=save_as),
         )
     assert not (tmp_path / "out").exists()
     report = compress_folder(
-        str(tmp_path / "in"), tmp_path / "out", steps, FolderOptions(text=text, dtype="bfloat16")
+        str(tmp_path / "in"),
+        tmp_path / "out",
+        steps,
+        FolderOptions(text=text, dtype="bfloat16", save_as=save_as),
     )
     assert report.streamed
     assert not any("wasn't run" in warning for warning in report.compression.warnings)

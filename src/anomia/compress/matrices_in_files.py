@@ -12,6 +12,7 @@ from anomia.compress.apply import check_step, choices_of, versions, warnings_of
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
 from anomia.compress.methods.table import goes_by_block, method_of
+from anomia.compress.outputs import check_logits
 from anomia.compress.packed import notes_on
 from anomia.compress.pipeline import Finished, OnProgress, go_through
 from anomia.compress.report import CompressionReport, MatrixReport, by_reason
@@ -67,11 +68,14 @@ def change_matrices(
         shards.extend(content_hash([out / shard_name(index)]) for index in new)
         save_state()
 
-    finished = Finished(list(state["sparsities"]), reports, save)
+    finished = Finished(list(state["sparsities"]), reports, save=save)
     with ExitStack() as stack:
         if windows is not None:
             stack.enter_context(calibrating(blocks.model, blocks.device))
         go_through(blocks, step, windows, finished, batch_tokens=batch_tokens, progress=progress)
+        if blocks.save_as != "dense" and finished.left is not None:
+            # The blocks of a packed folder can't be run from their codes.
+            check_logits(blocks, *finished.left)
     blocks.write_rest(step)
     matrices = tuple(report for block in finished.reports for report in block)
     blocks.check_written(matrices, step)

@@ -55,9 +55,18 @@ def check_folder(folder: Path, scratch: Path, *, device: torch.device) -> str:
     except CompressionError as error:
         return _not_tried(error)
     _refuse(states, f"the states that leave the blocks {blocks.decoder.name}")
+    with calibrating(blocks.model, device):
+        return check_logits(blocks, ids, states)
+
+
+@torch.no_grad()
+def check_logits(blocks: InFiles, ids: torch.Tensor, states: torch.Tensor) -> str:
+    """Check the logits of the first tokens. ids: [B, S]. states: what leaves the last block for them, [B, S, H].
+
+    Returns a note if they can't be computed from the states alone, else "". Raises `RefusedError`.
+    """
     try:
-        with calibrating(blocks.model, device):
-            logits = blocks.logits(ids, states)
+        logits = blocks.logits(ids[:1, :_TOKENS], states[:1, :_TOKENS])
     # What follows the blocks may need more than their states.
     except Exception as error:
         return _not_tried(error)

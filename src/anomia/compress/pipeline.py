@@ -33,10 +33,14 @@ FAINT = "its inputs are too small for their squares in float32: done without the
 
 @dataclass(slots=True)
 class Finished:
-    """The finished blocks. sparsities: of each block, empty if all are the same. reports: of each finished block."""
+    """The finished blocks. sparsities: of each block, empty if all are the same. reports: of each finished block.
+
+    left: the tokens of a batch, [B, S], and what leaves the last block for it, [B, S, H], if this call finished it.
+    """
 
     sparsities: list[float] = field(default_factory=list)
     reports: list[list[MatrixReport]] = field(default_factory=list)
+    left: tuple[torch.Tensor, torch.Tensor] | None = None
     save: Callable[[Finished], None] = field(default=lambda _: None, repr=False)
 
 
@@ -93,7 +97,8 @@ def go_through(
         blocks.store(at.index, packed)
         if at.index + 1 == count:
             # No block reads what leaves the last one.
-            at.check_outputs()
+            left = at.check_outputs()
+            finished.left = None if left is None else (at.batches[0].input_ids, left)
         return [report._replace(name=f"{at.where}.{report.name}") for report in reports]
 
     for reports in visit(blocks, batches, change, dense=False, first=len(finished.reports)):

@@ -109,21 +109,26 @@ class AtBlock:
                 yield one
                 self.states.write(number, one.run())
 
-    def check_outputs(self) -> None:
-        """Refuse outputs that are NaN or infinite, in the first batch; padding may be anything."""
+    def check_outputs(self) -> torch.Tensor | None:
+        """Refuse outputs that are NaN or infinite, in the first batch; padding may be anything.
+
+        Returns the outputs, [(streams,) B, S, H]; None if the block isn't run alone.
+        """
         if not self.calls or self.calls[0].whole is not None or self.calls[0].skipped:
-            return
+            return None
         assert self.states is not None
         left = run_block(self.block, self.states.read(0), self.calls[0])  # [(streams,) B, S, H]
         batch = self.batches[0]
+        real = left
         if batch.real is not None:
-            left = left[..., batch.real.to(left.device).view(batch.input_ids.shape), :]
-        broken = int((~torch.isfinite(left)).sum())
+            real = left[..., batch.real.to(left.device).view(batch.input_ids.shape), :]
+        broken = int((~torch.isfinite(real)).sum())
         if broken:
             raise RefusedError(
-                f"the states that leave {self.where} are NaN or infinite in {broken:,} of {left.numel():,} values, so the "
+                f"the states that leave {self.where} are NaN or infinite in {broken:,} of {real.numel():,} values, so the "
                 "model answers nothing; it is damaged, or needs a wider type (--dtype bfloat16 or float32)"
             )
+        return left
 
 
 @torch.no_grad()
