@@ -28,7 +28,7 @@ VALUES: dict[str, Any] = {
     "device": "cuda:1", "batch_size": 4, "engine": "tree", "trust_remote_code": True, "revision": "main", "chat": True,
     "calibration": "demo", "calibration_samples": 5, "calibration_tokens": 6, "calibration_folder": "another folder",
     "calibration_budget": 8, "sample_seeds": 2, "until_width": 0.25,
-    "system": "Be brief.", "chat_template": "{{ messages }}",
+    "system": "Be brief.", "chat_template": "{{ messages }}", "dense": ("model.layers.1.mlp.up_proj", "lm_head"),
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from anomia import renamed
-from anomia.compress.options import BUDGET, FOLDER, SAMPLES, SOURCE, TOKENS, WINDOW_TOKENS
+from anomia.compress.kept import read_kept
+from anomia.compress.options import BUDGET, FOLDER, KEPT, SAMPLES, SOURCE, TOKENS, WINDOW_TOKENS
 from anomia.compress.sources import check_source
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import needs_calibration
@@ -227,6 +228,7 @@ class Study(BaseModel):
         ),
     ] = None
 
+    dense: Annotated[tuple[str, ...], KEPT] = ()
     calibration: Annotated[str, SOURCE] = "c4"
     calibration_samples: Annotated[Annotated[int, Field(ge=1)] | None, SAMPLES] = None
     calibration_tokens: Annotated[int, Field(ge=1), TOKENS] = WINDOW_TOKENS
@@ -345,6 +347,11 @@ class Study(BaseModel):
             if known is not None and name not in known:
                 raise ValueError(f"{info.data['data']} has no language {name!r}; {nearest(name, known)}")
         return names
+
+    @field_validator("dense", mode="before")
+    @classmethod
+    def _kept(cls, value: Any) -> Any:
+        return _worded(read_kept, value) if isinstance(value, str) else value
 
     @field_validator("calibration")
     @classmethod

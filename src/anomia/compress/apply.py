@@ -16,8 +16,9 @@ from torch import nn
 from anomia._version import __version__
 from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
+from anomia.compress.kept import check_kept, is_kept, keep_dense
 from anomia.compress.left_dense import dense_in_files, not_rounded
-from anomia.compress.matrices import block_weights
+from anomia.compress.matrices import block_weights, matrix_names
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.llm_int8 import replace_linears
@@ -43,7 +44,7 @@ from anomia.compress.steps import (
 )
 from anomia.compress.visit import BlocksInMemory
 from anomia.compress.walk import calibrating, try_walk
-from anomia.errors import CompressionError
+from anomia.errors import CompressionError, StudyError
 from anomia.words import counted
 
 FEW_TOKENS = 128
@@ -82,6 +83,7 @@ def compress(
     progress: OnProgress | None = None,
     batch_tokens: int = BATCH_TOKENS,
     packed: dict[str, Quantized] | None = None,
+    dense: Sequence[str] = (),
 ) -> CompressionReport:
     """Apply one step to the model in place.
 
@@ -96,6 +98,7 @@ def compress(
         progress: called with (blocks done, all blocks).
         batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the statistics.
         packed: if given, gets the codes of quantized matrices, by their names in the model.
+        dense: names of matrices that stay as they are.
 
     Raises:
         CompressionError: the step doesn't fit this model; nothing was changed.
@@ -106,6 +109,8 @@ def compress(
         raise CompressionError(f"{step} needs calibration text, and none was given")
     started = time.perf_counter()
     check_weights(model.state_dict())
+    keep_dense(model, dense)
+    check_dense(model, [step])
     decoder = find_blocks(model)
     finished = Finished()
     matrices: tuple[MatrixReport, ...] = ()
@@ -113,14 +118,14 @@ def compress(
     if isinstance(step, Embeddings):
         matrices = tuple(embeddings.quantize_embeddings(model, step.kind, progress=progress))
     elif isinstance(step, Reshape):
-        dense = block_weights(decoder)
+        weights = block_weights(decoder)
         # Not inside `calibrating`: the new model would keep its temporary settings.
         reshaper = reshaper_of(step.method)
         shaped = reshaper.apply(
             Loaded(model, decoder), step.share, windows, progress=progress, batch_tokens=batch_tokens
         )
         decoder = find_blocks(model)
-        shaped = reshaper.with_share(shaped, step.share, (dense, block_weights(decoder)))
+        shaped = reshaper.with_share(shaped, step.share, (weights, block_weights(decoder)))
     elif not goes_by_block(step):
         matrices = tuple(replace_linears(decoder, progress))
     else:
@@ -163,11 +168,26 @@ def check_steps(model: nn.Module, steps: Sequence[Step]) -> None:
 
     model: the one before the first step; its weights aren't read.
     """
+    check_dense(model, steps)
     for step in steps:
         if isinstance(step, Reshape):
             return
         if goes_by_block(step):
             check_step(find_blocks(model), step)
+
+
+def check_dense(model: nn.Module, steps: Sequence[Step]) -> None:
+    """Refuse names of matrices to keep dense that the model doesn't have or that a step doesn't leave alone."""
+    if not is_kept(model):
+        return
+    outside = check_kept(model, matrix_names(find_blocks(model)))
+    for step in steps:
+        if isinstance(step, Reshape):
+            raise StudyError(f"dense: {step} drops parts of matrices and renames them; leave out --dense")
+        if isinstance(step, Embeddings) and outside:
+            raise StudyError(
+                f"dense: {step} rounds {outside[0]}; leave it out of the list, or leave out {step}"
+            )
 
 
 def check_step(decoder: DecoderBlocks, step: Prune | Quantize) -> None:

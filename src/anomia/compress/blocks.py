@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from anomia.compress.kept import mark_kept
 from anomia.compress.routers import has_linear
 from anomia.compress.shared import mark_shared
 from anomia.compress.stacks import find_orientations
@@ -50,10 +51,10 @@ def find_blocks(model: nn.Module) -> DecoderBlocks:
     modules = tuple(block for _, blocks in lists for block in blocks)
     find_orientations(model, modules, lambda small: find_blocks(small).modules)
     mark_shared(modules)
-    if len(lists) == 1:
-        return DecoderBlocks(lists[0][0], modules)
     paths = tuple(f"{name}.{index}" for name, blocks in lists for index in range(len(blocks)))
-    return DecoderBlocks(", ".join(name for name, _ in lists), modules, paths)
+    for path, block in zip(paths, modules, strict=True):
+        mark_kept(model, path, block)
+    return DecoderBlocks(", ".join(name for name, _ in lists), modules, paths if len(lists) > 1 else ())
 
 
 def _decoder(model: nn.Module) -> nn.Module:

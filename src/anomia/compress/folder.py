@@ -23,6 +23,7 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Windows
 from anomia.compress.calls import text_limit
 from anomia.compress.in_files import REPORT, SMALL
+from anomia.compress.kept import keep_dense
 from anomia.compress.lock import LOCK, only_writer
 from anomia.compress.merged import base_of, examine_merged, files_of
 from anomia.compress.methods.grid import Quantized
@@ -124,7 +125,9 @@ def compress_folder(
     text = None if file is None else read_text(file, about="the text for perplexity")
     found = _examine(model)
     if found.account is not None:
-        check_steps(skeleton(found.config), steps)
+        empty = skeleton(found.config)
+        keep_dense(empty, options.dense)
+        check_steps(empty, steps)
     if text is not None and not text.strip():
         raise StudyError(f"{file} is empty; give a text on which the models can be compared")
     if text is not None:
@@ -292,6 +295,7 @@ def _one_step(
         streamed = open_streamed(
             found, source, out, out / UNFINISHED, step, state,
             dtype=options.dtype, device=torch.device(options.device), save_as=options.save_as,
+            dense=options.dense,
         )  # fmt: skip
     if streamed is not None:
         windows = _windows(step, tokenizer, streamed.model, options)
@@ -313,7 +317,13 @@ def _one_step(
         reasons = plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as)
     windows = _windows(step, loaded.tokenizer, loaded.model, options)
     report = compress(
-        loaded.model, step, windows, progress=progress, batch_tokens=options.batch_tokens, packed=packed
+        loaded.model,
+        step,
+        windows,
+        progress=progress,
+        batch_tokens=options.batch_tokens,
+        packed=packed,
+        dense=options.dense,
     )
     report = _with_note(report, check_outputs(loaded.model))
     _save_whole(loaded.model, loaded.tokenizer, out)
@@ -430,6 +440,7 @@ def _plain_settings(model: str, steps: Sequence[Step], options: FolderOptions) -
     values |= {
         "calibration": values.pop("source"),
         "languages": list(options.text.languages),
+        "dense": list(options.dense),
         "device": torch.device(options.device).type,
     }
     kept = {name: value for name, value in values.items() if name not in _NOT_IN_SETTINGS}

@@ -16,6 +16,7 @@ from anomia.compress.blocks import find_blocks
 from anomia.compress.calibration import Batch
 from anomia.compress.calls import Call, finish_pass
 from anomia.compress.disk_states import DiskStates
+from anomia.compress.kept import keep_dense
 from anomia.compress.left_dense import dense_in_files
 from anomia.compress.matrices import all_matrices
 from anomia.compress.options import SaveAs
@@ -65,7 +66,7 @@ class InFiles:
 
     def __init__(
         self, found: Examined, source: Path, out: Path, scratch: Path, *, dtype: str, device: torch.device,
-        save_as: SaveAs = "dense", runs: bool = True,
+        save_as: SaveAs = "dense", runs: bool = True, dense: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.checkpoint = StoredTensors(source, found.stored)
         self.dtype = DTYPES.get(dtype)
@@ -73,6 +74,7 @@ class InFiles:
         several = runs and self.dtype is None and len(self.checkpoint.stored_dtypes()) > 1
         self.cast = (configured_dtype(found.config) or first) if several else None
         self.model: Any = skeleton(found.config, dtype=self.dtype or self.cast or first)
+        keep_dense(self.model, dense)
         self.decoder, self.note = try_walk_small(find_blocks(self.model), found.config)
         self.device = device
         self.save_as = save_as

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks, is_other_model
+from anomia.compress.kept import kept_names
 from anomia.compress.matrices import compressed_layers, find_fused_experts
 from anomia.compress.report import MatrixReport
 from anomia.compress.routers import experts_of, is_inside
@@ -26,7 +27,8 @@ BIAS = "bias"
 BARE = "parameter that is no layer (decay, mixing, scale)"
 OTHER_MODEL = "part with a configuration of its own (vision, audio)"
 OUTSIDE = "outside the blocks"
-REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE)
+KEPT = "kept dense on request"
+REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE, KEPT)
 
 
 def dense_in_files(
@@ -84,6 +86,8 @@ def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor)
     if block is not None:
         inside = decoder.modules[block]
         below = name.removeprefix(f"{decoder.path(block)}.")
+        if below.removesuffix(".weight") in kept_names(inside):
+            return KEPT
         if isinstance(owner, nn.Linear | Conv1D) or _is_router_weight(inside, below, parameter):
             return ROUTER
         return EMBEDDING if isinstance(owner, nn.Embedding) else BARE

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.kept import kept_names
 from anomia.compress.routers import experts_of, is_choice
 from anomia.compress.shared import shared_names
 from anomia.compress.stacks import Fold, fold, is_unread, orientation, stacks
@@ -64,7 +65,14 @@ def find_matrices(block: nn.Module, *, where: str) -> list[WeightMatrix]:
 
 
 def compressed_layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the layers of a block to compress: all but routers and layers that gate a whole expert."""
+    """Yield the layers of a block to compress: all but routers, layers that gate a whole expert, and those kept dense."""
+    for name, module in _layers(block):
+        if name not in kept_names(block):
+            yield name, module
+
+
+def _layers(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that can be compressed."""
     experts = experts_of(block)
     shared = shared_names(block)
     for name, module in block.named_modules():
@@ -84,6 +92,8 @@ def find_fused_experts(block: nn.Module, *, where: str) -> list[FusedExperts]:
     found = []
     for path, module, name, parameter in stacks(block):
         full = f"{path}.{name}" if path else name
+        if full in kept_names(block):
+            continue
         transposed, folded = orientation(module, name, parameter), fold(module, name)
         if transposed is None and folded is None:
             if is_unread(module, name):
@@ -116,6 +126,18 @@ def all_matrices(block: nn.Module, where: str) -> list[WeightMatrix]:
     for fused in find_fused_experts(block, where=where):
         matrices += fused.matrices()
     return matrices
+
+
+def matrix_names(decoder: DecoderBlocks) -> list[str]:
+    """Return the names in the model of all layers and stacks of the blocks that can be compressed, with those kept dense."""
+    return [
+        f"{decoder.path(index)}.{name}"
+        for index, block in enumerate(decoder.modules)
+        for name in (
+            *(name for name, _ in _layers(block)),
+            *(f"{path}.{name}" if path else name for path, _, name, _ in stacks(block)),
+        )
+    ]
 
 
 def block_weights(decoder: DecoderBlocks) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from anomia.compress.kept import read_kept
 from anomia.compress.steps import Calibration
 from anomia.flags import Flag
 
@@ -44,6 +45,15 @@ FOLDER = _Text(
 BUDGET = _Text(
     name="--calibration-budget", help="Total number of tokens, to compare sources fairly.", least=1
 )
+KEPT = Flag(
+    name="--dense",
+    section="compression",
+    help="Matrices to keep as they are: comma-separated names, or a file of names such as that of anomia locate --keep.",
+    metavar="FILE",
+    type=str,
+    read=read_kept,
+    commands=("run", "compress", "prune"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +86,7 @@ class FolderOptions:
     """Settings of `compress_folder`.
 
     save_as: how the matrices of a final quantizing step are stored; `dense` stores dequantized values.
+    dense: names of matrices that stay as they are.
     dtype: `auto` keeps the stored type. device: for the block being processed: `cpu`, `cuda`, `mps` or `auto`.
     perplexity_text: a text file on which the dense and the compressed model are compared; perplexity_tokens: how many
     of its tokens to use. batch_tokens: tokens per calibration batch; affects speed, memory and the last bits of the
@@ -91,6 +102,7 @@ class FolderOptions:
         ),
     ] = "dense"
     text: TextOptions = TextOptions()
+    dense: Annotated[Sequence[str], KEPT] = ()
     dtype: Annotated[
         str,
         _Flag(

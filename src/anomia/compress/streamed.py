@@ -59,6 +59,7 @@ def open_streamed(
     dtype: str,
     device: torch.device,
     save_as: SaveAs = "dense",
+    dense: Sequence[str] = (),
 ) -> Streamed | None:
     """Prepare a step that streams through the files; `None` if the whole model must be loaded.
 
@@ -86,7 +87,15 @@ def open_streamed(
     if not isinstance(step, Reshape) and not streams(step):
         return None
     blocks = InFiles(
-        found, source, out, scratch, dtype=dtype, device=device, save_as=save_as, runs=needs_calibration(step)
+        found,
+        source,
+        out,
+        scratch,
+        dtype=dtype,
+        device=device,
+        save_as=save_as,
+        runs=needs_calibration(step),
+        dense=dense,
     )
     if not (can_be_reshaped(blocks) if isinstance(step, Reshape) else blocks.fits):
         return None

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomia.compress.apply import check_steps, compress, prepare_windows
+from anomia.compress.apply import check_dense, check_steps, compress, prepare_windows
 from anomia.compress.calibration import read_calibration
 from anomia.compress.calls import text_limit
+from anomia.compress.kept import keep_dense
 from anomia.compress.options import TextOptions
 from anomia.compress.steps import Arm, Step, needs_calibration
-from anomia.models import LoadedModel
+from anomia.models import LoadedModel, load_tokenizer
+from anomia.models.tensors import skeleton
 from anomia.running.progress import Progress, stage_counter
 from anomia.study import Study
 
@@ -35,6 +37,7 @@ def compress_arm(
         passages: evaluation passages, which calibration text must not contain.
         progress: updated block by block.
     """
+    keep_dense(loaded.model, study.dense)
     check_steps(loaded.model, steps)
     text = _text(study, languages=languages, evaluation_passages=passages)
     reports = []
@@ -46,7 +49,7 @@ def compress_arm(
             positions=text_limit(loaded.model),
         )
         stage = stage_counter(progress, f"compressing: {step}")
-        report = compress(loaded.model, step, windows, progress=stage)
+        report = compress(loaded.model, step, windows, progress=stage, dense=study.dense)
         for warning in report.warnings:
             progress.say(f"{step}: {warning}")
         reports.append(report.to_dict())
@@ -69,6 +72,22 @@ def check_text(study: Study, arms: Sequence[Arm], languages: Sequence[str]) -> N
     for source in sorted(sources):
         for language in languages if source == "own" else languages[:1]:
             read_calibration(replace(text, source=source, samples=1, language=language))
+
+
+def check_kept(study: Study, arms: Sequence[Arm]) -> None:
+    """Refuses matrices to keep dense that base doesn't have or an arm can't keep, before spending hours on base.
+
+    Raises:
+        AnomiaError: the message names the matrix.
+    """
+    if not study.dense:
+        return
+    trusted = study.trust_remote_code
+    _, config = load_tokenizer(study.base, revision=study.revision, trust_remote_code=trusted)
+    model = skeleton(config, trust_remote_code=trusted)
+    keep_dense(model, study.dense)
+    for arm in arms:
+        check_dense(model, arm.steps)
 
 
 def _text(study: Study, *, languages: Sequence[str], evaluation_passages: Sequence[str] = ()) -> TextOptions:

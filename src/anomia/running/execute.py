@@ -22,7 +22,7 @@ from anomia.running.alike import check_base
 from anomia.running.answerer import Answerer, LocalModel
 from anomia.running.begin import begin
 from anomia.running.cells import OpenCell, PlannedCell, Turn, by_model, open_cell, turns_of
-from anomia.running.compress import check_text
+from anomia.running.compress import check_kept, check_text
 from anomia.running.differences import compare_arms, store_differences
 from anomia.running.log import JsonLog
 from anomia.running.model import make_arm, make_base
@@ -98,6 +98,7 @@ def run_matrix(
             pending = [arm for arm in group[0].arms if any(cell.pending(arm.name) for cell in group)]
             languages = dict.fromkeys(items.language for cell in group for items in cell.item_sets)
             check_text(group[0].study, pending, list(languages))
+            check_kept(group[0].study, pending)
         check_sources(cells)
         _look_at_arms(cells, progress)
         if not matrix.single:
