@@ -11,8 +11,10 @@ import pytest
 
 from anomia.errors import AnomiaError
 from anomia.locate.find import locate_arm
-from anomia.locate.located import Located, LocateOptions
+from anomia.locate.located import TABLES, Located, LocateOptions, read_located
 from anomia.locate.restore import MixtureReader
+from anomia.report.figures import draw_all
+from anomia.report.page.build import named_runs, page_values, write_report
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED, QUIET
@@ -113,3 +115,24 @@ def test_what_cannot_be_located_is_refused(run: Path, arm: str, options: LocateO
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
     with pytest.raises(AnomiaError, match="not an Anomia run"):
         locate_arm(tmp_path, "spoiled", OPTIONS, QUIET)
+
+
+def test_a_stored_result_is_read_back_and_the_page_shows_it(
+    run: Path, located: Located, tmp_path: Path
+) -> None:
+    read = read_located(RunFolder(run).located(located.arm))
+    assert read is not None
+    assert read.as_json() == {**located.as_json(), "seconds": read.as_json()["seconds"]}
+    for name in TABLES:
+        assert getattr(read, name).equals(getattr(located, name))
+    assert read_located(RunFolder(run).located("another")) is None
+    runs = named_runs([run])
+    values = page_values([run], runs, draw_all(runs))
+    [arm] = values["runs"][0]["arms"]
+    tables = arm["tables"]["located"]
+    assert tables[0]["notes"][0] == located.sentence
+    assert PLANTED in tables[2]["rows"][0][0]
+    drawn = [figure["name"] for figure in values["figures"] if figure["section"] == "located"]
+    assert drawn == ["located_map", "located_restoration", "located_lens"]
+    done = write_report([run], tmp_path / "report", formats=())
+    assert "Where in the model the answers were lost" in done.page.read_text()

@@ -39,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_head_and_ladder_say_the_same_of_an_arm_with_ungraded_answers(results: Results) -> None:
-    arm = document([("r", results)], [{}])["runs"][0]["arms"][0]
+    arm = document([NamedRun("r", results)], [{}])["runs"][0]["arms"][0]
     figures = lookup(results.diagnosis.figures)
     (ladder,) = arm["tables"]["ladder"]
     row = dict(zip(ladder["columns"], ladder["rows"][-1], strict=True))
@@ -68,7 +68,7 @@ def test_no_module_of_the_page_computes_a_rate() -> None:
 
 
 def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
-    run = document([("r", results)], [{}])["runs"][0]
+    run = document([NamedRun("r", results)], [{}])["runs"][0]
     assert [arm["name"] for arm in run["arms"]] == ["wanda:0.5"]
     assert [arm["name"] for arm in run["reference"]] == ["null:float32"]
     assert run["noise"][0] == "net dissociation (%)"
@@ -90,14 +90,14 @@ def test_a_null_arm_is_the_reference_and_no_candidate(results: Results) -> None:
 
 def test_a_run_of_null_arms_alone_is_judged(results: Results) -> None:
     alone = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
-    run = document([("r", alone)], [{}])["runs"][0]
+    run = document([NamedRun("r", alone)], [{}])["runs"][0]
     assert [arm["name"] for arm in run["arms"]] == ["null:float32"]
     assert run["reference"] == []
 
 
 def test_a_page_of_noise_alone_says_so(results: Results) -> None:
     alone = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
-    noise, both = (document([("r", found)], [{}]) for found in (alone, results))
+    noise, both = (document([NamedRun("r", found)], [{}]) for found in (alone, results))
     assert noise["title"] == "What harmless noise does to x"
     (arm,) = noise["runs"][0]["arms"]
     assert arm["null"]
@@ -106,7 +106,7 @@ def test_a_page_of_noise_alone_says_so(results: Results) -> None:
     assert both["title"] == "What wanda:0.5 took from x"
     assert not both["runs"][0]["arms"][0]["null"]
     # Beside a run with a compressed model, one of noise alone adds nothing to what took something.
-    several = document([("r", results), ("n", alone)], [{}, {}])
+    several = document([NamedRun("r", results), NamedRun("n", alone)], [{}, {}])
     assert several["title"] == "What wanda:0.5 took from x"
     assert "null:float32 (base itself, under harmless noise): " in printed(
         verdict_view(results, "null:float32")
@@ -115,7 +115,7 @@ def test_a_page_of_noise_alone_says_so(results: Results) -> None:
 
 def test_terminal_page_and_notebook_show_the_same_outcomes(results: Results) -> None:
     *languages, overall = results.verdicts_of("wanda:0.5")
-    (table,) = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]["outcomes"]
+    (table,) = document([NamedRun("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]["outcomes"]
     assert [row[0] for row in table["rows"]] == ["english", "swahili", "overall"]
     text = printed(verdict_view(results, "wanda:0.5"), width=200)
     page = anomia.api.Verdict(overall, tuple(languages))._repr_html_()
@@ -127,7 +127,7 @@ def test_terminal_page_and_notebook_show_the_same_outcomes(results: Results) -> 
 
 
 def test_every_language_has_its_verdict_in_words(results: Results) -> None:
-    verdict = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
+    verdict = document([NamedRun("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
     mine = {v.scope: v for v in results.verdicts if v.arm == "wanda:0.5"}
     assert [scope for scope, _ in verdict["texts"]] == ["english", "swahili"]
     for scope, text in verdict["texts"]:
@@ -148,7 +148,7 @@ def test_what_was_not_asked_is_not_among_the_decoding(results: Results) -> None:
     )
 
     def told(found: Results) -> str:
-        return dict(document([("r", found)], [{}])["runs"][0]["facts"])["Decoding"]
+        return dict(document([NamedRun("r", found)], [{}])["runs"][0]["facts"])["Decoding"]
 
     assert "5 beams; 10 samples" in told(asked)
     assert told(asked._replace(records=without)) == "open answers: greedy, at most 32 tokens; seed 42"
@@ -156,13 +156,13 @@ def test_what_was_not_asked_is_not_among_the_decoding(results: Results) -> None:
 
 def test_without_a_null_arm_the_page_says_how_to_add_one(results: Results) -> None:
     alone = results._replace(records=results.records.filter(pl.col("arm") != "null:float32"))
-    run = document([("r", alone)], [{}])["runs"][0]
+    run = document([NamedRun("r", alone)], [{}])["runs"][0]
     (noise,) = run["arms"][0]["tables"]["noise"]
     assert any("--arm null:float32" in note for note in noise["notes"])
 
 
 def test_what_decided_stands_in_the_head(results: Results) -> None:
-    verdict = document([("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
+    verdict = document([NamedRun("r", results)], [{}])["runs"][0]["arms"][0]["verdict"]
     overall = next(v for v in results.verdicts if (v.arm, v.scope) == ("wanda:0.5", "overall"))
     assert verdict["word"] == overall.word
     assert verdict["why"] == overall.why.replace(" %", "\u00a0%")
@@ -170,7 +170,7 @@ def test_what_decided_stands_in_the_head(results: Results) -> None:
 
 
 def test_every_table_of_the_page_has_an_interval_for_every_rate(results: Results) -> None:
-    tables = document([("r", results)], [{}])["runs"][0]["arms"][0]["tables"]
+    tables = document([NamedRun("r", results)], [{}])["runs"][0]["arms"][0]["tables"]
     named = {"ladder", "drops", "noise", "one-shot", "checks"}
     for name in named & tables.keys():
         for table in tables[name]:

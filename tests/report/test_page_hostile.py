@@ -112,7 +112,7 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
            "unsaid": 1, "excluded": [half], "stopping": [half],
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
-           "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "tests")}}  # fmt: skip
+           "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "located", "tests")}}  # fmt: skip
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},
            "reference": [{"name": half, "outcome": half, "changes": [half]}], "noise": [half], "at_length": False, "unfinished": [[half, half]], "failed": [], "notes": [],
            "broken": []}  # fmt: skip

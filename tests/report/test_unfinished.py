@@ -32,7 +32,7 @@ def own_shares(results: Results, arm: str, column: str) -> list[float]:
 
 
 def test_base_is_compared_over_the_items_that_the_arm_has_answered(results: Results) -> None:
-    page = document([("r", results)], [{}])["runs"][0]
+    page = document([NamedRun("r", results)], [{}])["runs"][0]
     for arm in page["arms"]:
         for probe, _, *shown in arm["accuracies"]:
             shares = [share["value"] for share in shown]
@@ -60,21 +60,21 @@ def test_the_table_files_compare_over_the_same_items(results: Results) -> None:
 
 
 def test_the_page_says_that_the_run_is_unfinished(results: Results) -> None:
-    page = document([("r", results)], [{}])["runs"][0]
+    page = document([NamedRun("r", results)], [{}])["runs"][0]
     said = "30 of 120 items are answered so far; base's figures cover the same items"
     assert page["unfinished"] == [["wanda:0.5", said]]
     begun = results._replace(records=results.records.filter(pl.col("arm") != "wanda:0.5"))
-    assert document([("r", begun)], [{}])["runs"][0]["unfinished"] == [
+    assert document([NamedRun("r", begun)], [{}])["runs"][0]["unfinished"] == [
         ["wanda:0.5", "no items are answered yet"]
     ]
     stopped = results._replace(stopping={"width": 0.2, "arms": {"wanda:0.5": []}})
-    assert document([("r", stopped)], [{}])["runs"][0]["unfinished"] == []
+    assert document([NamedRun("r", stopped)], [{}])["runs"][0]["unfinished"] == []
 
 
 @pytest.mark.parametrize(("kept", "words"), [(4, "four options"), (2, "two options"), (0, "the options")])
 def test_the_number_of_options_is_the_sets_own(results: Results, kept: int, words: str) -> None:
     cut = pl.col("choice_scores").list.head(pl.col("index") % 3 + 2 if kept == 0 else kept)
     fewer = results._replace(records=results.records.with_columns(cut))
-    page = document([("r", fewer)], [{}])["runs"][0]
+    page = document([NamedRun("r", fewer)], [{}])["runs"][0]
     labels = {label for arm in page["arms"] for _, label, *_ in arm["accuracies"][:2]}
     assert labels == {"Answers when asked", f"Picks it out of {words}"}

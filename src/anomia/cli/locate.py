@@ -68,10 +68,9 @@ def locate(
     from anomia.compress.spec import arm_of
     from anomia.errors import nearest
     from anomia.files import is_local, place
-    from anomia.locate.cases import AMONG
     from anomia.locate.find import locate_arm
     from anomia.locate.keep import kept_modules, write_keep
-    from anomia.locate.located import LocateOptions
+    from anomia.locate.located import AMONG, LocateOptions
     from anomia.locate.plan import plan_of
     from anomia.locate.prepare import open_arm
     from anomia.report.figures.located import draw_located

@@ -27,12 +27,11 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from anomia.errors import ModelError
+from anomia.locate.located import POINTS
 from anomia.locate.pairs import ModelPair, WeightUnit
 from anomia.measure.bootstrap import FloatArray
 from anomia.probe.ask import TokenIds
 
-POINTS = 3
-"""Points on the path, both ends included; more of them make the shares add up more exactly."""
 BATCH_TOKENS = 2048
 """Tokens per batch, padding included."""
 UNRELIABLE = 0.3

@@ -20,9 +20,6 @@ from anomia.probe.encode import EncodedItem
 Group = Literal["demoted", "kept"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 Half = Literal["order", "decide"]
-Among = Literal["choice_only", "lost"]
-AMONG: tuple[Among, ...] = get_args(Among)
-"""Demoted items: `choice_only`, or all that base answers and the compressed model doesn't."""
 
 
 @dataclass(frozen=True, slots=True)

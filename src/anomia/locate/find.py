@@ -20,7 +20,7 @@ from anomia.locate.curves import (
     MOVED,
     RANDOM,
 )
-from anomia.locate.located import Located, LocateOptions
+from anomia.locate.located import TABLES, Located, LocateOptions
 from anomia.locate.prepare import Subjects, open_arm, prepare
 from anomia.locate.restore import (
     Mixture,
@@ -59,15 +59,9 @@ def locate_arm(run: Path, arm: str, options: LocateOptions, progress: Progress) 
             folder=folder.parts,
         )
         found = locate(subjects, options, progress, folder.parts, prepared=time.monotonic() - began)
-        for table, schema in (
-            ("units", None),
-            ("items", None),
-            ("readings", None),
-            ("lens", None),
-            ("curve", None),
-        ):
+        for table in TABLES:
             frame: pl.DataFrame = getattr(found, table)
-            write_rows(frame.iter_rows(named=True), folder.table(table), schema or frame.schema)
+            write_rows(frame.iter_rows(named=True), folder.table(table), frame.schema)
         folder.result.write(found.as_json())
     return found
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 
-from anomia.locate.attribution import (
-    POINTS,
-)
-from anomia.locate.cases import Among
-from anomia.locate.restore import (
-    BUDGETS,
-)
 from anomia.measure.rates import Estimate
+from anomia.records import read_rows
+from anomia.run_folder import LocatedFolder
+
+POINTS = 3
+"""Points on the path, both ends included; more of them make the shares add up more exactly."""
+BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of the weights at which orders are tried."""
+Among = Literal["choice_only", "lost"]
+AMONG: tuple[Among, ...] = get_args(Among)
+"""Demoted items: `choice_only`, or all that base answers and the compressed model doesn't."""
+TABLES = ("units", "items", "readings", "lens", "curve")
+"""Tables of a result, each in a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,41 @@ class Located:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
+
+
+def read_located(folder: LocatedFolder) -> Located | None:
+    """A stored result; None if the arm was not located, or not to the end."""
+    found = folder.result.read()
+    if not found:
+        return None
+    tables = {name: read_rows(folder.table(name)) for name in TABLES}
+    options = found["options"]
+    return Located(
+        arm=found["arm"],
+        options=LocateOptions(**{**options, "budgets": tuple(options["budgets"])}),
+        **tables,
+        halves=_estimates(found["half"]),
+        ahead=_estimates(found["ahead"]),
+        gained=_estimates(found["gained"]),
+        agreement=None if found["rank_agreement"] is None else Estimate(**found["rank_agreement"]),
+        directions=tuple(
+            Directions(each["block"], *(_number(each[name]) for name in Directions._fields[1:]))
+            for each in found["directions"]
+        ),
+        notes=tuple(found["notes"]),
+        place=tuple(found["place"]),
+        found=found["found"],
+        sentence=found["sentence"],
+        seconds=found["seconds"],
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _estimates(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Estimate]:
+    return {name: Estimate(**each) for name, each in found.items()}
 
 
 def disagreement(directions: Sequence[Directions]) -> dict[str, float | None]:

@@ -12,7 +12,6 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Null
 from anomia.errors import ModelError, RunError
 from anomia.locate.cases import (
-    Among,
     Candidate,
     FreeAnswers,
     Group,
@@ -23,6 +22,7 @@ from anomia.locate.cases import (
     first_asks,
     halves,
 )
+from anomia.locate.located import Among
 from anomia.locate.pairs import ModelPair
 from anomia.locate.restore import MixtureReader
 from anomia.measure.fates import FATES, Fate

@@ -19,14 +19,13 @@ import polars as pl
 
 from anomia.errors import ModelError
 from anomia.locate.cases import LocatedItem
+from anomia.locate.located import BUDGETS
 from anomia.locate.pairs import ModelPair, WeightUnit
 from anomia.probe.ask import Decoding, Reply
 from anomia.probe.decode import decode_reply
 from anomia.probe.select import ChosenEngine
 from anomia.records import read_rows, write_rows
 
-BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Shares of the weights at which an order is tried."""
 READING_SCHEMA: Mapping[str, Any] = {
     "language": pl.String,
     "item_id": pl.String,

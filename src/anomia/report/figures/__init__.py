@@ -13,6 +13,7 @@ from anomia.report.figures.fate_bars import draw_dissociation, draw_fates
 from anomia.report.figures.flow import draw_flow
 from anomia.report.figures.frontier import draw_frontier
 from anomia.report.figures.ladder import draw_ladder
+from anomia.report.figures.located import draw_located
 from anomia.report.figures.oracle import draw_oracle
 from anomia.report.figures.ranks import draw_ranks
 from anomia.report.figures.settings import draw_calibrations, draw_settings
@@ -22,8 +23,12 @@ from anomia.report.figures.style import COLORS, theme
 from anomia.report.figures.write import FORMATS, standalone, write_figures
 
 __all__ = [
-    "COLORS", "FIGURES", "FORMATS", "Drawn", "NamedRun", "draw", "draw_all", "standalone", "theme", "write_figures",
+    "COLORS", "FIGURES", "FORMATS", "Drawn", "NamedRun", "draw", "draw_all", "section_of", "standalone", "theme", "write_figures",
 ]  # fmt: skip
+
+
+# The section of figures that `anomia locate` draws.
+LOCATED = "located"
 
 
 class FigureKind(NamedTuple):
@@ -65,8 +70,17 @@ FIGURES: Mapping[str, FigureKind] = {
 def draw_all(runs: Sequence[NamedRun]) -> list[Drawn]:
     """Every figure that these runs can fill, in reading order."""
     found = cases(runs)
-    drawn = (kind.make(found) for kind in FIGURES.values())
+    drawn = [kind.make(found) for kind in FIGURES.values()]
+    located = [each for run in runs for each in run.located]
+    for number, each in enumerate(located):
+        ending = f"_{number + 1}" if number else ""
+        drawn += [figure._replace(name=f"{figure.name}{ending}") for figure in draw_located(each)]
     return [figure for figure in drawn if figure is not None]
+
+
+def section_of(name: str) -> str:
+    """The section of the page that shows a figure."""
+    return FIGURES[name].section if name in FIGURES else LOCATED
 
 
 def draw(name: str, runs: Sequence[NamedRun]) -> Drawn:

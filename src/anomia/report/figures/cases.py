@@ -13,6 +13,7 @@ import polars as pl
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, needs_calibration
 from anomia.errors import AnomiaError
+from anomia.locate.located import Located
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
@@ -25,10 +26,11 @@ LONGEST_NAME = 200
 
 
 class NamedRun(NamedTuple):
-    """One run, with its name among other runs."""
+    """One run, with its name among other runs. located: where the damage of its arms is, for those that were located."""
 
     name: str
     results: Results
+    located: tuple[Located, ...] = ()
 
 
 class Drawn(NamedTuple):

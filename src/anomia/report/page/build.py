@@ -10,9 +10,10 @@ import polars as pl
 
 from anomia.errors import RunError
 from anomia.files import write_text
+from anomia.locate.located import read_located
 from anomia.measure.results import Results, read_results, read_sparsity
 from anomia.records.long_answers import UNSHOWN
-from anomia.report.figures import FIGURES, Drawn, NamedRun, draw_all, theme, write_figures
+from anomia.report.figures import Drawn, NamedRun, draw_all, section_of, theme, write_figures
 from anomia.report.page.document import document
 from anomia.report.page.explorer import (
     PARTS,
@@ -88,7 +89,9 @@ def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None
         name = folder.resolve().name or str(folder)
         taken = [run.name for run in found]
         unlike = name if name not in taken else f"{name} ({number + 1})"
-        found.append(NamedRun(unlike, read_results(folder) if results is None else results[number]))
+        of = read_results(folder) if results is None else results[number]
+        located = (read_located(RunFolder(folder).located(arm)) for arm in of.arms)
+        found.append(NamedRun(unlike, of, tuple(each for each in located if each is not None)))
     if not any(run.results.arms for run in found):
         raise RunError(f"report: {folders[0]} has no finished arm yet; let `anomia run` go on first")
     return found
@@ -96,7 +99,7 @@ def named_runs(folders: Sequence[Path], results: Sequence[Results] | None = None
 
 def page_values(folders: Sequence[Path], runs: Sequence[NamedRun], drawn: Sequence[Drawn]) -> dict[str, Any]:
     """The page's content outside the explorer: verdicts, tables, and the text around the figures."""
-    shown = document([(run.name, run.results) for run in runs], [read_sparsity(folder) for folder in folders])
+    shown = document(runs, [read_sparsity(folder) for folder in folders])
     chance = chance_of([run.results.records for run in runs])
     return shown | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
 
@@ -152,7 +155,7 @@ def _figure(drawn: Drawn) -> dict[str, Any]:
     table = drawn.table.head(LONGEST_TABLE)
     return {
         "name": drawn.name,
-        "section": FIGURES[drawn.name].section,
+        "section": section_of(drawn.name),
         "title": drawn.title,
         "caption": drawn.caption,
         "alt": drawn.alt,

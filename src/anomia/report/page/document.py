@@ -9,6 +9,7 @@ import polars as pl
 
 from anomia._version import __version__
 from anomia.compress.spec import is_null
+from anomia.locate.located import Located
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
@@ -20,12 +21,14 @@ from anomia.measure.results import Results
 from anomia.measure.scope import LABELS
 from anomia.measure.scores import ScoreOutcome
 from anomia.probes import FORMATS, short
+from anomia.report.figures.cases import NamedRun
 from anomia.report.naming import model_name, shortened
 from anomia.report.page.facts import command, facts
 from anomia.report.reference import candidates, nulls
 from anomia.report.render.page import plain
 from anomia.report.render.words import shown
 from anomia.report.tables.arm_results import arm_results, unfinished_text
+from anomia.report.tables.located import leading, order_needs, restoration
 from anomia.report.tables.registry import ARMS, RUNS
 from anomia.report.tables.verdicts import decided, outcomes, with_options
 from anomia.report.terminal import stopping_text
@@ -48,9 +51,9 @@ SCORE_ADVICE: Mapping[ScoreOutcome, str] = {
 }
 
 
-def document(runs: Sequence[tuple[str, Results]], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def document(runs: Sequence[NamedRun], sparsity: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What the page shows of each run. sparsity: as measured, by arm; one mapping per run."""
-    parts = [_run(name, results, found) for (name, results), found in zip(runs, sparsity, strict=True)]
+    parts = [_run(run, found) for run, found in zip(runs, sparsity, strict=True)]
     return {"anomia": __version__, "title": _title(parts), "runs": parts}
 
 
@@ -67,17 +70,18 @@ def _title(parts: Sequence[Mapping[str, Any]]) -> str:
     return f"What {shortened(what, LONGEST_NAME)} took from {whose}"
 
 
-def _run(name: str, results: Results, sparsity: Mapping[str, float]) -> dict[str, Any]:
+def _run(run: NamedRun, sparsity: Mapping[str, float]) -> dict[str, Any]:
+    results, located = run.results, {each.arm: each for each in run.located}
     figures = lookup(results.diagnosis.figures)
     tables = _by_section((table.section, plain(table.make(results))) for table in RUNS)
     return {
-        "name": name,
+        "name": run.name,
         "base": model_name(results.study.get("base", "?")),
         "at_length": not results.has_formats,
         "noise": list(_noise(results)),
         "facts": facts(results, sparsity),
         "command": command(results.study),
-        "arms": [_arm(results, arm) for arm in candidates(results.arms)],
+        "arms": [_arm(results, arm, located.get(arm)) for arm in candidates(results.arms)],
         "reference": _reference(results, figures),
         "tables": {section: found for section, found in tables.items() if found},
         "unfinished": list(_unfinished(results)),
@@ -98,7 +102,7 @@ def _unfinished(results: Results) -> Iterator[list[str]]:
             yield [arm, text]
 
 
-def _arm(results: Results, arm: str) -> dict[str, Any]:
+def _arm(results: Results, arm: str, located: Located | None) -> dict[str, Any]:
     of = arm_results(results, arm)
     looks = (results.stopping or {}).get("arms", {}).get(arm, ())
     unsaid = sum(
@@ -114,8 +118,16 @@ def _arm(results: Results, arm: str) -> dict[str, Any]:
         "stopping": [stopping_text(look) for look in looks],
         "accuracies": _accuracies(results, of.figures, arm),
         "excluded": _excluded(results),
-        "tables": _by_section((table.section, plain(table.make(of))) for table in ARMS),
+        "tables": _by_section((table.section, plain(table.make(of))) for table in ARMS)
+        | {"located": [] if located is None else _located(located)},
     }
+
+
+def _located(found: Located) -> list[dict[str, Any]]:
+    """The tables of where an arm's damage is, the first with the result in words."""
+    needs = order_needs(found)
+    tables = (needs._replace(notes=(found.sentence, *needs.notes)), restoration(found), leading(found))
+    return [part for table in tables for part in plain(table)]
 
 
 def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 // The report from the top: verdicts, what was compared, and the sections with tables and figures.
 
-const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "tests"];
+const SECTION_TABLES = ["fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "located", "tests"];
 const SECTION_CLOSING = ["arms", "size", "differences", "hygiene"];
 const CLOSING_SLOTS = { size: "arms", differences: "hygiene" };
 const ARMS_OPEN = 3;
