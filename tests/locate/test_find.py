@@ -130,7 +130,7 @@ def test_a_stored_result_is_read_back_and_the_page_shows_it(
     values = page_values([run], runs, draw_all(runs))
     [arm] = values["runs"][0]["arms"]
     tables = arm["tables"]["located"]
-    assert tables[0]["notes"][0] == located.sentence
+    assert arm["located"] == located.sentence.replace(" %", "\u00a0%")
     assert PLANTED in tables[2]["rows"][0][0]
     drawn = [figure["name"] for figure in values["figures"] if figure["section"] == "located"]
     assert drawn == ["located_map", "located_restoration", "located_lens"]

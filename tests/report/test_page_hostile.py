@@ -110,7 +110,7 @@ def test_half_a_surrogate_pair_neither_runs_nor_stops_the_page(open_page: Open, 
     table = {"title": "", "columns": [half] * 4, "rows": [[half] * 4] * 2, "rules": [], "notes": [half]}
     arm = {"name": half, "null": False, "verdict": {"outcome": "mixed", "label": "mixed", "headline": half, "advice": half, "rest": half, "outcomes": [table], "texts": [[half, half]] * 2,
                                              "word": "picked", "why": half, "standard": half, "same_passage": half},
-           "unsaid": 1, "excluded": [half], "stopping": [half],
+           "unsaid": 1, "excluded": [half], "stopping": [half], "located": half,
            "accuracies": [["open", half, {"value": 0.5, "low": 0.4, "high": 0.6, "shown": f"50 [40, 60] {half}", "n": 9}, None]],
            "tables": {name: [] for name in ("fates", "noise", "ladder", "drops", "checks", "ranks", "oracle", "one-shot", "long", "located", "tests")}}  # fmt: skip
     run = {"name": half, "base": half, "facts": [[half, half]], "command": half, "arms": [arm], "tables": {},

@@ -16,7 +16,7 @@ from anomia.report.tables.located import ORDER_NAMES
 OUTSIDE = "outside"
 _GROUPS = {"demoted": "demoted items", "kept": "kept items"}
 _ORDERS = alt.Scale(domain=[ORDER_NAMES[name] for name in ORDERS], range=[VERMILLION, BLUE, BROWN, GREY])
-_TOKENS = {"gold": "gold", "rival": "what the compressed model says", "control": "control answer"}
+_TOKENS = {"gold": "gold", "rival": "said instead", "control": "control answer"}
 _LENS = alt.Scale(domain=list(_TOKENS.values()), range=[GREEN, VERMILLION, GREY])
 
 

@@ -120,14 +120,12 @@ def _arm(results: Results, arm: str, located: Located | None) -> dict[str, Any]:
         "excluded": _excluded(results),
         "tables": _by_section((table.section, plain(table.make(of))) for table in ARMS)
         | {"located": [] if located is None else _located(located)},
+        "located": "" if located is None else _sentences(located.sentence),
     }
 
 
 def _located(found: Located) -> list[dict[str, Any]]:
-    """The tables of where an arm's damage is, the first with the result in words."""
-    needs = order_needs(found)
-    tables = (needs._replace(notes=(found.sentence, *needs.notes)), restoration(found), leading(found))
-    return [part for table in tables for part in plain(table)]
+    return [part for make in (order_needs, restoration, leading) for part in plain(make(found))]
 
 
 def _by_section(found: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, list[dict[str, Any]]]:

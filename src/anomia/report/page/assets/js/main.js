@@ -13,6 +13,7 @@ startTheme();
 fillVerdicts(report, (run, arm) => explorer?.showFate(report.runs.indexOf(run), arm.name, FATES.indexOf("choice_only")));
 fillFacts(report);
 fillTables(report);
+fillLocated(report);
 const figureViews = fillFigures(report);
 fillRest(report);
 finishSections();

@@ -116,6 +116,14 @@ function fillTables(data) {
   }
 }
 
+function fillLocated(data) {
+  for (const run of data.runs) {
+    for (const arm of run.arms.filter((one) => one.located)) {
+      slot("located").before(h("p", {}, h("b", {}, foreign(armLabel(data, run, arm.name)), ". "), visible(arm.located)));
+    }
+  }
+}
+
 // Places figures before the tables of their section.
 function fillFigures(data) {
   const views = [];
