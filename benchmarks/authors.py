@@ -7,8 +7,8 @@ for what is done to it from outside: the calibration windows are given, moving t
 arguments that today's transformers passes (the code was written for the LLaMA of 2023), and what `prune_*` below says.
 
 Both use the same model and the same windows of equal length. Reported are the perplexity of the first tokens of
-WikiText-2's test text, the errors of matrices and blocks on its first 1,000 tokens (`errors.py`), and what both removed
-as a share of what either removed. Each contestant runs in its own process, on one thread.
+WikiText-2's test text, the errors of matrices and blocks on its first 1,000 tokens (`errors.py`), what both removed as a
+share of what either removed, and the processor seconds of pruning. Each contestant runs in its own process, on one thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,10 @@ def main() -> None:
         options.model = str(demo_model())
     for library in ("torch", "transformers", "anomia.compress.apply", "anomia.compress.perplexity"):
         importlib.import_module(library)
-    print("arm | perplexity: ours, theirs, ours over it | layer error | block error | removed by both")
+    print(
+        "arm | perplexity: ours, theirs, ours over it | layer error | block error | removed by both | "
+        "processor seconds"
+    )
     for arm in options.arms or ARMS:
         if not getattr(options, ARMS[arm][0]):
             print(f"{arm} | left out, no --{ARMS[arm][0]}", flush=True)
@@ -98,7 +102,7 @@ def show(arm: str, ours: Any, theirs: Any, both: float | None) -> None:
     over = ours["perplexity"] / theirs["perplexity"] - 1
     print(
         f"{arm} | {ours['perplexity']:.3f}, {theirs['perplexity']:.3f}, {over:+.2%} | {' | '.join(errors)} | "
-        f"{'' if both is None else f'{both:.2%}'}",
+        f"{'' if both is None else f'{both:.2%}'} | {ours['seconds']:.0f}, {theirs['seconds']:.0f}",
         flush=True,
     )
 
@@ -149,10 +153,13 @@ def measure(arm: str, worker: str, file: str, options: Any) -> dict[str, Any]:
     first = {"num_hidden_layers": options.blocks} if options.blocks else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, **first).eval()
     dense = copy.deepcopy(model)
+    started = time.process_time()
     kept = (prune_ours if worker == "ours" else ARMS[arm][1])(model, arm, rows, options)
+    seconds = time.process_time() - started
     text = Path(options.test).read_text(encoding="utf-8")
     found: dict[str, Any] = {
-        "perplexity": perplexity(model, tokenizer, text, max_tokens=options.scored).value
+        "perplexity": perplexity(model, tokenizer, text, max_tokens=options.scored).value,
+        "seconds": seconds,
     }
     if arm.startswith("slicegpt"):
         torch.save(None, file)
