@@ -68,8 +68,9 @@ perplexity of the first 3,000 tokens of WikiText-2's test text.
 - **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of
   Python with the libraries loaded and no model. 1.3 GB is the floor of the command: libraries, tokenizer, mapped files.
 
-Rows without a peak and errors are from an earlier run; so are seconds and answers of `wanda:0.5+dsnot`, the rest of
-which was measured with float32 products of the bfloat16 values. llm-compressor's OWL ends with an error.
+Perplexity, errors and peak of `wandapp`, `dsnot`, `awq:4` and `awq:3` were measured with float32 products of the
+bfloat16 values, their seconds and answers in an earlier run. With bfloat16 products perplexity was 44.0 for `wandapp`,
+18.0 for `awq:4` and 58.4 for `awq:3`. `alps` lacks a peak and errors. llm-compressor's OWL ends with an error.
 M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
 Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
 mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
