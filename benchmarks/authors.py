@@ -44,7 +44,7 @@ REPOSITORIES = {
     "shortgpt": "sramshetty/ShortGPT, not the authors'",
 }
 DSNOT = {
-    "initial_method": "wanda", "max_cycle_time": 50, "update_threshold": 0.1, "pow_of_var_regrowing": 1,
+    "initial_method": "wanda", "max_cycle_time": 50, "pow_of_var_regrowing": 1,
     "pow_of_var_pruning": 1, "skip_layer": "no_skip", "skip_sub_layer": "no_skip", "without_same_sign": True,
     "without_DSnoT": False, "get_time_overhead": False,
 }  # fmt: skip
@@ -257,6 +257,13 @@ def prune_admm(model: Any, arm: str, rows: list[list[int]], options: Any) -> Non
 
     theirs.AdmmPruner.fasterprune = with_mask
     prune_lib("prune_admm")(model, arm, rows, options)
+
+
+def prune_dsnot(model: Any, arm: str, rows: list[list[int]], options: Any) -> None:
+    """Their threshold is for inputs summed over a window, of 2,048 tokens in the paper; ours is rescaled to that."""
+    prune_lib("prune_DSnoT", **{**DSNOT, "update_threshold": 0.1 * len(rows[0]) / 2048})(
+        model, arm, rows, options
+    )
 
 
 def prune_alps(model: Any, arm: str, rows: list[list[int]], options: Any) -> None:
@@ -516,7 +523,7 @@ ARMS: dict[str, tuple[str, Callable[..., list[int] | None]]] = {
     "sparsegpt:2:4": ("wanda", prune_lib("prune_sparsegpt")),
     "ria:0.5": ("ria", prune_lib("prune_ria", **RIA)),
     "ria:2:4,permute=no": ("ria", prune_lib("prune_ria", **RIA)),
-    "wanda:0.5+dsnot": ("dsnot", prune_lib("prune_DSnoT", **DSNOT)),
+    "wanda:0.5+dsnot": ("dsnot", prune_dsnot),
     "wanda:0.5+update,solver=admm": ("admm", prune_admm),
     "alps:0.5": ("alps", prune_alps),
     "wandapp:2:4": ("wandapp", prune_wandapp),
