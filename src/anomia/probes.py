@@ -21,6 +21,8 @@ AnswerFormat = Literal["open", "choice"]
 NO_QUESTION_ENDING = "_no_question"
 # The options that every item has.
 STANDARD = "standard"
+# The options that are made from base's free answer, after base was asked.
+OWN = "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class OptionKind:
 
     name: in `Item.options` and in the item column `options_…`. short, long: names of the options.
     decides: base's answers may make them the options that verdicts rest on (`anomia.measure.scope`).
+    of_base: they are made from base's free answer, which is gold among them (`anomia.items.own`); base's records hold
+    them instead of the items. Only some tasks have them, and ask them by default.
     """
 
     name: str
@@ -103,10 +107,11 @@ class OptionKind:
     description: str
     needs: ProbeNeeds = ""
     decides: bool = False
+    of_base: bool = False
 
     @property
     def column(self) -> str:
-        """The item column with the options."""
+        """The item column with the options, or the column of base's records."""
         return f"options_{self.name}"
 
     @property
@@ -143,6 +148,10 @@ OPTION_KINDS = (
         name="passage", short="same passage", long="options from the same passage",
         description="wrong options of the answer's kind from the same passage", needs="passage", decides=True,
     ),
+    OptionKind(
+        name=OWN, short="own output", long="options made from base's own output",
+        description="base's own free answer, and versions of it with one error each", of_base=True,
+    ),
 )  # fmt: skip
 
 SCORINGS = (
@@ -162,7 +171,7 @@ def _choices() -> Iterator[Probe]:
             short="choice" if kind.name == STANDARD else f"{kind.adjective} choice",
             long="multiple choice" if kind.name == STANDARD else f"multiple choice among {kind.long}",
             description=f"{kind.long}, scored after the open prompt: {kind.description}",
-            options=kind.name, needs=kind.needs,
+            options=kind.name, needs=kind.needs, by_default=not kind.of_base,
         )
         for kind in OPTION_KINDS
     ]  # fmt: skip
@@ -292,6 +301,9 @@ RECALLED: tuple[str, ...] = tuple(
 # Those with the prompts of the ladder, and those of them that list the options.
 SAID: tuple[str, ...] = tuple(name for name in RECALLED if BY_NAME[name].group != "example")
 CUED: tuple[str, ...] = tuple(name for name in SAID if BY_NAME[name].candidates == "options")
+# The probe of options that are made from base's free answer, and the columns of base's records with them and that answer.
+CHOICE_OWN, OWN_COLUMN = next((kind.probe, kind.column) for kind in OPTION_KINDS if kind.of_base)
+OWN_GOLD = f"gold_{OWN}"
 # The probes of options that may decide verdicts.
 DECIDING: tuple[str, ...] = tuple(kind.probe for kind in OPTION_KINDS if kind.decides)
 # The probes and grades whose accuracies are shown side by side, each probe before its grades.

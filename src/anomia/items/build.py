@@ -16,6 +16,8 @@ from anomia.items.sets import set_of
 from anomia.items.task_rows import is_wrong
 from anomia.probes import OPTION_KINDS, STANDARD, OptionKind
 
+_DRAWN = tuple(kind for kind in OPTION_KINDS if not kind.of_base)
+
 
 def build_items(
     questions: Mapping[str, Sequence[Question]], *, dataset: str, limit: int | None, seed: int
@@ -76,12 +78,12 @@ def build_items(
             question = drawn if source is None else _with_options(drawn, source)
             unrelated = [text for other, text in foreign if other != question.id]
             sources = Sources(pools[language], by_passage[question.passage_id], seed)
-            item = _item(question, sources, unrelated, kinds=OPTION_KINDS[:0] if by_task else OPTION_KINDS)
+            item = _item(question, sources, unrelated, kinds=() if by_task else _DRAWN)
             if STANDARD not in item.options:
                 excluded["no_standard_options"] += 1
                 continue
             items.append(item)
-        for kind in OPTION_KINDS:
+        for kind in _DRAWN:
             if kind.name != STANDARD:
                 excluded[f"no_{kind.name}_options"] = sum(kind.name not in item.options for item in items)
         excluded["overlapping_hard_distractors"] = sum(
@@ -173,12 +175,12 @@ def _item(
         for kind, texts in wrong.items()
         if len(texts) == 3 or (kind == STANDARD and question.distractors)
     }
-    options = {kind: _ordered(question, texts, kind, seed) for kind, texts in whole.items()}
+    options = {kind: ordered(question, texts, kind, seed) for kind, texts in whole.items()}
     control = next((whole[kind][0] for kind in ("passage", STANDARD) if kind in whole), "")
     return Item(question, options, unrelated_candidates(question, foreign, pool, seed=seed), control)
 
 
-def _ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:
+def ordered(question: Question, wrong: Sequence[str], kind: str, seed: int) -> tuple[str, ...]:
     """Gold and the wrong options, in a random order seeded per item."""
     options = [question.gold, *wrong]
     random.Random(f"order:{kind}:{seed}:{question.id}").shuffle(options)

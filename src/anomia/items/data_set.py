@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from anomia.items.languages import language_name
 
 Reader = Callable[[str, Sequence[str] | None], dict[str, list[Question]]]
 """Takes the text after `NAME:` and the requested languages (None: all); returns questions by language."""
+Edited = Callable[[str, Question, random.Random], tuple[str, Iterable[str]]]
+"""Takes a model's output, the question, and a generator that decides everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class DataSet:
     parallel: whether translations of a question share its id, so that `anomia.measure.passages` can join passages.
     task: how its answers are graded, if a study names no other grader. wrong: makes the wrong options of a question that
     brings none; called for the questions of the subset alone. It returns fewer than two texts if it can't.
+    own: the part of an output that the task grades, and versions of it with one error each, from which options are made
+    after base was asked (`anomia.items.own`); None if the task has no such options.
     settings: values of a study's keys that replace the defaults for this data set.
     runs_code: whether grading runs programs that models write, which a study must allow.
     probes: the only probes that it can be asked; empty for all.
@@ -58,6 +63,7 @@ class DataSet:
     parallel: bool = False
     task: Task | None = None
     wrong: Callable[[Question], tuple[str, ...]] | None = None
+    own: Edited | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     runs_code: bool = False
     probes: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ import polars as pl
 from anomia.measure.between import BASE
 from anomia.measure.frame import known
 from anomia.measure.rates import Estimate, rate
-from anomia.probes import OPTION_KINDS
+from anomia.probes import OPTION_KINDS, OWN_COLUMN
 
 # What `no_options` counts, by its name in provenance, files and tables.
 NO_OPTIONS = {f"no_{kind.name}_options": kind for kind in OPTION_KINDS}
@@ -47,7 +47,8 @@ class HygieneRow:
     ungradable: int | None
     """Questions excluded because no answer can be graded."""
     no_options: Mapping[str, int | None]
-    """Items that lack three wrong options of this kind; without standard ones, questions are excluded."""
+    """Items that lack three wrong options of this kind (two, made from base's own output; null if it wasn't asked);
+    without standard ones, questions are excluded."""
     overlapping_hard_distractors: int | None
     """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
@@ -118,10 +119,12 @@ def hygiene(
     place = {arm: n for n, arm in enumerate(records["arm"].unique(maintain_order=True))}
     rows = sorted(counted.iter_rows(named=True), key=lambda row: (place[row["arm"]], row["language"]))
     loops = _loops(records)
+    own = _without_own(records)
     return [
         _row(
             row,
             found,
+            own.get(row["language"]),
             batch.get(row["language"]) if row["arm"] == BASE else None,
             dtype.get(row["language"]) if row["arm"] == BASE else None,
             loops.get((row["arm"], row["language"])),
@@ -133,6 +136,7 @@ def hygiene(
 def _row(
     counts: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    own: int | None,
     batch: Mapping[str, int] | None,
     dtype: Mapping[str, int] | None,
     loops: Estimate | None,
@@ -143,7 +147,7 @@ def _row(
     return HygieneRow(
         **counts,
         ungradable=excluded.get("ungradable"),
-        no_options={name: excluded.get(name) for name in NO_OPTIONS},
+        no_options={name: own if kind.of_base else excluded.get(name) for name, kind in NO_OPTIONS.items()},
         overlapping_hard_distractors=excluded.get("overlapping_hard_distractors"),
         fertility=fertility.get("tokens_per_unit"),
         fertility_unit=fertility.get("unit"),
@@ -196,6 +200,15 @@ def _loops(records: pl.DataFrame) -> dict[tuple[str, str], Estimate | None]:
     looked_at = known(records, ["open_loop"])
     groups = looked_at.group_by("arm", "language").agg("open_loop", "passage_id")
     return {(arm, language): rate(loops, passages) for arm, language, loops, passages in groups.iter_rows()}
+
+
+def _without_own(records: pl.DataFrame) -> dict[str, int]:
+    """The number of items for which no options can be made from base's answer, by language, where they were wanted."""
+    if OWN_COLUMN not in records.columns:
+        return {}
+    asked = known(records.filter(pl.col("arm") == BASE), [OWN_COLUMN])
+    counted = asked.group_by("language").agg((pl.col(OWN_COLUMN).list.len() == 0).sum())
+    return {str(language): int(count) for language, count in counted.iter_rows()}
 
 
 def _count(column: str) -> pl.Expr:

@@ -20,6 +20,7 @@ import transformers
 from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.steps import Arm, Prune, needs_calibration
 from anomia.errors import ModelError
+from anomia.items.sets import set_of
 from anomia.matrix import Matrix
 from anomia.models import LoadedModel
 from anomia.models.load import DTYPES
@@ -31,7 +32,7 @@ from anomia.probe.continuation import LongQuestion, longest_ask
 from anomia.probe.encode import EncodedItem
 from anomia.probe.memory import LARGEST, LARGEST_ON_CPU, SPARE, MemoryNeed
 from anomia.probe.prefill import lay_out
-from anomia.probes import CONTINUATION
+from anomia.probes import CHOICE_OWN, CONTINUATION, NO_QUESTION_ENDING
 from anomia.running.cells import CellRun, PlannedCell, models_of
 from anomia.running.shard import decoding, encode, need_of
 from anomia.study import BASE, Study
@@ -198,6 +199,8 @@ def _per_item(
 ) -> tuple[Work, Work, list[EncodedItem]]:
     """The work of all items of a cell for one arm, extrapolated from sampled items; that without long answers; the items."""
     study, encoded, whole, short = cell.study, list[EncodedItem](), Work(), Work()
+    source = set_of(study.data)
+    own = CHOICE_OWN in study.probes and source is not None and source.own is not None
     for items in cell.item_sets:
         count = counts[items.language]
         reached = min(count, study.oracle_limit)
@@ -214,6 +217,8 @@ def _per_item(
             share = how_many / len(chosen)
             for item in chosen:
                 asked = _scaled(_asked(study, item.ask), share)
+                if own:
+                    whole = whole.plus(_scaled(_options_again(item.ask), share))
                 short = short.plus(asked)
                 whole = whole.plus(asked).plus(_scaled(_at_length(item.long), share))
             encoded += chosen
@@ -238,6 +243,15 @@ def _asked(study: Study, ask: Ask) -> Work:
     leaves = DISTINCT_LEAVES * paths * steps
     nodes = sum(len(row.tree.tokens) for row in batch.rows) - len(ask.shared_prefix)
     return Work(1, nodes + leaves, len(batch.reads) + leaves, steps + 1)
+
+
+def _options_again(ask: Ask) -> Work:
+    """The work of the options made from base's answer, which are asked on their own: about that of the standard ones."""
+    standard = {
+        name: ask.options[name] for name in ("choice", f"choice{NO_QUESTION_ENDING}") if name in ask.options
+    }
+    batch = lay_out([Ask(ask.item_id, options=standard)])
+    return Work(0, sum(len(row.tree.tokens) for row in batch.rows), len(batch.reads), 1)
 
 
 def _at_length(question: LongQuestion | None) -> Work:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from anomia.items.item import ItemSet
 from anomia.probe.ask import Distribution, Reply
 from anomia.probe.decode import Decoded
 from anomia.probe.encode import EncodedItem
+from anomia.probes import CHOICE_OWN
 from anomia.records.replied import Replied
 from anomia.records.schema import COLUMNS, ITEM_COLUMNS
 
@@ -38,6 +40,17 @@ def record(
         reply, decoded = Reply(reply.item_id, finite=False), Decoded({})
     replied = Replied(encoded, reply, decoded, tokenizer, arm, dataset, index, base_distribution)
     return {name: column.value(replied) for name, column in COLUMNS.items()}
+
+
+def with_own(row: dict[str, Any], scored: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the columns of the options made from base's answer.
+
+    scored: the row of the item that has these options as its standard ones.
+    """
+    found = {
+        name: scored[name.replace(CHOICE_OWN, "choice", 1)] for name in row if name.startswith(CHOICE_OWN)
+    }
+    return {**row, **found}
 
 
 def item_rows(items: ItemSet) -> list[dict[str, Any]]:

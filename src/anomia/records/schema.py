@@ -25,6 +25,8 @@ from anomia.probes import (
     NO_QUESTION,
     NO_QUESTION_ENDING,
     OPTION_KINDS,
+    OWN_COLUMN,
+    OWN_GOLD,
     Probe,
 )
 from anomia.records.long_answers import LONG
@@ -240,6 +242,17 @@ def _pmi_columns(name: str) -> dict[str, RecordColumn]:
     }
 
 
+def _own_columns() -> dict[str, RecordColumn]:
+    """Columns of base's rows with the options made from its answer, and that answer; filled after it was recorded.
+
+    An empty list says that they were wanted and none can be made; null, that they were not asked for.
+    """
+    return {
+        OWN_COLUMN: RecordColumn(_TEXTS, lambda r: None),
+        OWN_GOLD: RecordColumn(pl.String, lambda r: None),
+    }
+
+
 def _correct_any(replied: Replied) -> bool | None:
     options, answers = (replied.scored.get(name) for name in ("choice", ANSWERS))
     if options is None or answers is None:
@@ -375,6 +388,7 @@ def _columns() -> dict[str, RecordColumn]:
         columns |= _choice_columns(name)
     for name in CHOICES:
         columns |= _pmi_columns(name)
+    columns |= _own_columns()
     columns["choice_correct_any"] = RecordColumn(pl.Boolean, _correct_any)
     for place in PLACES:
         columns |= _place_columns(place)
@@ -418,7 +432,7 @@ ITEM_COLUMNS: Mapping[str, ItemColumn] = {
     "context": ItemColumn(pl.String, lambda _, __, item: item.question.context),
     "question": ItemColumn(pl.String, lambda _, __, item: item.question.question),
     "answers": ItemColumn(_TEXTS, lambda _, __, item: list(item.question.answers)),
-    **{kind.column: _options(kind.name) for kind in OPTION_KINDS},
+    **{kind.column: _options(kind.name) for kind in OPTION_KINDS if not kind.of_base},
     "target": ItemColumn(pl.String, lambda _, __, item: item.question.target or None),
     "unrelated": ItemColumn(_TEXTS, lambda _, __, item: list(item.unrelated)),
     "control": ItemColumn(pl.String, lambda _, __, item: item.control),

@@ -13,7 +13,7 @@ import polars as pl
 from anomia.errors import RunError, nearest
 from anomia.measure.frame import KEY
 from anomia.measure.recognition import with_fates
-from anomia.probes import BY_NAME, DECIDING, GRADINGS, OPTION_KINDS, SAID
+from anomia.probes import BY_NAME, CHOICE_OWN, DECIDING, GRADINGS, OPTION_KINDS, OWN_COLUMN, OWN_GOLD, SAID
 from anomia.run_folder import RunFolder, runs_of
 
 FIRST_COLUMNS = (
@@ -65,9 +65,14 @@ def _with_options(records: pl.DataFrame, run: Path) -> pl.DataFrame:
     folder = RunFolder(run)
     if not folder.has_items:
         return records
-    options = {f"{kind.probe}_options": pl.col(kind.column) for kind in OPTION_KINDS}
+    options = {f"{kind.probe}_options": pl.col(kind.column) for kind in OPTION_KINDS if not kind.of_base}
     items = folder.items().select(*KEY, **options)
-    return records.join(items, on=KEY, how="left", maintain_order="left")
+    joined = records.join(items, on=KEY, how="left", maintain_order="left")
+    # Those made from base's answer are in base's rows alone.
+    own = records.filter(pl.col("arm") == "base").select(
+        *KEY, OWN_GOLD, **{f"{CHOICE_OWN}_options": OWN_COLUMN}
+    )
+    return joined.drop(OWN_GOLD, OWN_COLUMN).join(own, on=KEY, how="left", maintain_order="left")
 
 
 def item_json(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from anomia.compress.spec import is_null
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
-from anomia.probes import CONTINUATION
+from anomia.probes import CHOICE_OWN, CONTINUATION
 from anomia.report.naming import exclusions
 from anomia.report.page.explorer import long_ending
 from anomia.report.reference import candidates
@@ -54,6 +54,10 @@ def item_view(item: Mapping[str, Any], base: Mapping[str, Any], arm: Mapping[str
             picked = _plain(str(row["choice_pick"]))
             mark = "right" if row["choice_correct"] else "wrong"
             grid.add_row(f"{name} picked", Text.assemble(picked, (f"  ({mark})", "bold")))
+        if row.get(f"{CHOICE_OWN}_pick") is not None:
+            picked = _plain(_one_line(row[f"{CHOICE_OWN}_pick"]))
+            mark = "base's own" if row[f"{CHOICE_OWN}_correct"] else "an edited version"
+            grid.add_row(f"{name} picked, of base's output", Text.assemble(picked, (f"  ({mark})", "bold")))
         if row.get("continuation_text") is not None:
             answer = _plain(_one_line(row["continuation_text"]))
             grid.add_row(f"{name}, at length", Text.assemble(answer, (f"  ({long_verdict(row)})", "bold")))

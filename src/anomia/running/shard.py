@@ -10,12 +10,14 @@ from typing import Any
 
 from anomia.errors import ModelError
 from anomia.items import Item, ItemSet
-from anomia.probe.ask import Decoding, Distribution
+from anomia.items.own import OwnOptions, own_item, own_options
+from anomia.items.sets import set_of
+from anomia.probe.ask import Decoding, Distribution, OnSplit
 from anomia.probe.continuation import BaseAnswer, longest_ask
 from anomia.probe.encode import EncodedItem, PromptEncoding, encode_item
 from anomia.probe.memory import MemoryNeed, estimate, larger
-from anomia.probes import CONTINUATION
-from anomia.records import record, write_rows
+from anomia.probes import CHOICE_OWN, CONTINUATION, NO_QUESTION_ENDING, OWN_COLUMN, OWN_GOLD
+from anomia.records import record, with_own, write_rows
 from anomia.records.long_answers import STORED
 from anomia.running.alike import check_as_before, check_like_base, today_of
 from anomia.running.answerer import Answerer
@@ -23,6 +25,8 @@ from anomia.running.cells import OpenCell
 from anomia.running.folder import OpenedRun, Shard
 from anomia.running.progress import FinishedShard, Progress
 from anomia.study import BASE, Study
+
+_ASKED_OF_OWN = ("choice", f"choice{NO_QUESTION_ENDING}")
 
 
 def measure_shard(
@@ -74,6 +78,8 @@ def measure_shard(
         if decoded.refused:
             refused[reply.item_id] = dict(decoded.refused)
         progress.advance(items=1)
+    if CHOICE_OWN in cell.study.probes:
+        _ask_own(cell, shard, model, [(n, encoded[n]) for n in order], rows, on_split=halved.append)
     if shard.arm == BASE and not any(row["finite"] for row in rows.values()):
         raise ModelError(
             f"model: {model.name!r} gives logits that are NaN or infinite for every item, so there is nothing "
@@ -92,6 +98,87 @@ def measure_shard(
             cell.name, shard.arm, shard.language, shard.first, shard.last, seconds=taken, where=where
         )
     )
+
+
+def _ask_own(
+    cell: OpenCell,
+    shard: Shard,
+    model: Answerer,
+    encoded: Sequence[tuple[int, EncodedItem]],
+    rows: dict[int, dict[str, Any]],
+    *,
+    on_split: OnSplit,
+) -> None:
+    """Scores the options made from base's answers in a second pass, and adds them to the rows.
+
+    Base and every arm are asked in a pass of its own, so that they are asked alike and their other answers are what they
+    would be without it. encoded: the items as asked first, with their places in `rows`, in the order of asking.
+    """
+    run, study = cell.run, cell.study
+    items = cell.items_of(shard)
+    of_base = shard.arm == BASE
+    found = {} if of_base else _base_options(run, shard)
+    probes = tuple(name for name in study.probes if name in _ASKED_OF_OWN)
+    asked: list[tuple[int, EncodedItem]] = []
+    for place, item in encoded:
+        row, question = rows[place], item.item.question
+        if of_base and row["open_text"] is not None:
+            found[question.id] = own_options(
+                question, row["open_text"], set_of(items.dataset), seed=study.seed
+            )
+        options = found.get(question.id)
+        again = None
+        # What a server refuses, or gives no log-probabilities for, it would refuse again.
+        if options is not None and options.texts and row["choice_scores"] is not None:
+            again = _encode_own(cell, shard, model, item, own_item(item.item, options), probes)
+        if again is not None:
+            asked.append((place, again))
+        if of_base and options is not None:
+            row |= {OWN_COLUMN: list(options.texts) if again is not None else [], OWN_GOLD: options.gold}
+    answers = model.answer(
+        [item for _, item in asked],
+        decoding(study),
+        batch_size=int(run.provenance["batch_size"]),
+        on_split=on_split,
+    )
+    for (place, item), (reply, decoded) in zip(asked, answers, strict=True):
+        scored = record(
+            item, reply, decoded, model.tokenizer, arm=shard.arm, dataset=shard.dataset, index=place
+        )
+        rows[place] = with_own(rows[place], scored)
+
+
+def _encode_own(
+    cell: OpenCell, shard: Shard, model: Answerer, first: EncodedItem, item: Item, probes: tuple[str, ...]
+) -> EncodedItem | None:
+    """An item with options of its own, after the same prompt as before; None if the model has no room for them."""
+    items = cell.items_of(shard)
+    positions = cell.run.provenance.get("positions") if model.asked.alike else None
+    try:
+        encoded = encode(
+            cell.study.model_copy(update={"probes": probes}),
+            item,
+            items,
+            model.tokenizer,
+            oracle=False,
+            positions=positions or model.positions,
+            today=today_of(cell.run),
+        )
+    except ModelError:
+        return None
+    return encoded if encoded.context == first.context else None
+
+
+def _base_options(run: OpenedRun, shard: Shard) -> dict[str, OwnOptions]:
+    """The options made from base's answers to the items of a shard, by item id."""
+    base = replace(shard, arm=BASE)
+    if not run.is_done(base):
+        return {}
+    return {
+        item_id: OwnOptions(gold, tuple(texts))
+        for item_id, texts, gold in run.rows(base, ["item_id", OWN_COLUMN, OWN_GOLD]).iter_rows()
+        if texts is not None
+    }
 
 
 def check_finished(cell: OpenCell, arm: str, model: Answerer) -> None:

@@ -7,7 +7,9 @@ unfaithful.
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,7 @@ from anomia.items.data_set import DataSet
 from anomia.items.edits import NAMES, NUMBERS, edited
 from anomia.items.item import Question
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, packed, task_reader
+from anomia.probes import CHOICE_OWN
 from anomia.text import normalize, words
 
 _KINDS = ("rouge1", "rouge2", "rougeL")
@@ -31,8 +34,7 @@ class _Words:
 
 def grade(output: str, question: Posed) -> TaskGrade:
     """ROUGE-L F1 of the first paragraph. Parts: ROUGE-1, ROUGE-2, and the share of numbers and names that the text has."""
-    # Base models go on with another text.
-    first_part = re.split(r"\n\s*\n", output.strip())[0]
+    first_part = _first_paragraph(output)
     scorer = _scorer(question.target in ("", packed("english")))
     best = max(
         (scorer.score(answer, first_part) for answer in question.answers),
@@ -40,6 +42,11 @@ def grade(output: str, question: Posed) -> TaskGrade:
     )
     one, two, longest = (float(best[kind].fmeasure) for kind in _KINDS)
     return TaskGrade(longest, None, (one, two, supported(first_part, question.context)))
+
+
+def _first_paragraph(output: str) -> str:
+    # Base models go on with another text.
+    return re.split(r"\n\s*\n", output.strip())[0]
 
 
 def supported(summary: str, text: str) -> float | None:
@@ -75,9 +82,19 @@ TASK = Task(grade=grade, parts=("ROUGE-1", "ROUGE-2", "numbers and names in the 
 
 def wrong_summaries(question: Question) -> tuple[str, ...]:
     """Three unfaithful versions of the reference; other names come from the text."""
-    names = [match.group() for match in NAMES.finditer(question.context)]
     draw = draw_for(question, "summaries")
-    return first_wrong(edited(question.gold, question.language, draw, names=names), question, TASK)
+    return first_wrong(_unfaithful(question.gold, question, draw), question, TASK)
+
+
+def own_versions(output: str, question: Question, draw: random.Random) -> tuple[str, Iterator[str]]:
+    """The summary that an output begins with, and versions of it with one error each."""
+    text = _first_paragraph(output)
+    return text, _unfaithful(text, question, draw)
+
+
+def _unfaithful(text: str, question: Question, draw: random.Random) -> Iterator[str]:
+    names = [match.group() for match in NAMES.finditer(question.context)]
+    return edited(text, question.language, draw, names=names)
 
 
 def _read(row: TaskRow) -> Question:
@@ -102,6 +119,7 @@ SET = DataSet(
     holds="texts and their summaries",
     task=TASK,
     wrong=wrong_summaries,
+    own=own_versions,
     settings={
         "prompts": {
             "open": "{context}\n\n{question}\n\nSummary:",
@@ -109,7 +127,7 @@ SET = DataSet(
             "no_question": "{context}\n\n",
             "zero_shot": "{context}\n{question}\nSummary:",
         },
-        "probes": ["open", "choice", "choice_no_question"],
+        "probes": ["open", "choice", CHOICE_OWN, "choice_no_question"],
         "max_new_tokens": 96,
         "prompt_tokens": 1536,
     },

@@ -1,15 +1,16 @@
 """Translations: rows of WMT and OPUS (`translation: {en, de}`), of FLORES+, or `source` and `reference`.
 
 Graded by chrF++ (Popović 2017) of sacreBLEU against the references; there is no right and wrong. Wrong options are the
-*reference* with one error (a name, a number, a negation, an omission), because options are made before base is asked.
-Human references differ more from a model's style than from their own edited versions, so a pick says that the error was
-noticed, not that the model would write the reference.
+reference with one error (a name, a number, a negation, an omission). Human references differ more from a model's style
+than from their own edited versions, so a pick says that the error was noticed, not that the model would write the
+reference. The options made from base's own output say the latter.
 """
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
 from anomia.items.sets.belebele import CODES
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, task_reader
+from anomia.probes import CHOICE_OWN
 from anomia.text import seen_lines
 
 _FLORES_NAMES = {code.lower(): name for name, code in CODES.items()}
@@ -29,8 +31,7 @@ _FLORES = re.compile(r"sentence_([a-z]{3}_[a-z]{4})")
 
 def grade(output: str, question: Posed) -> TaskGrade:
     """chrF++ from 0 to 1 of as many first lines as the reference has."""
-    lines = max(len(seen_lines(answer)) for answer in question.answers)
-    translated = "\n".join(seen_lines(output)[:lines])
+    translated = _translated(output, question)
     if translated in question.answers:
         return TaskGrade(1.0)
     if not translated.strip():
@@ -38,6 +39,11 @@ def grade(output: str, question: Posed) -> TaskGrade:
     return TaskGrade(
         min(1.0, max(0.0, _chrf().sentence_score(translated, list(question.answers)).score / 100))
     )
+
+
+def _translated(output: str, question: Posed) -> str:
+    lines = max(len(seen_lines(answer)) for answer in question.answers)
+    return "\n".join(seen_lines(output)[:lines])
 
 
 @cache
@@ -56,6 +62,12 @@ def wrong_translations(question: Question) -> tuple[str, ...]:
     """Three versions of the reference with one error each."""
     draw = draw_for(question, "translation")
     return first_wrong(edited(question.gold, question.language, draw), question, TASK)
+
+
+def own_versions(output: str, question: Question, draw: random.Random) -> tuple[str, Iterator[str]]:
+    """The translation that an output begins with, and versions of it with one error each."""
+    text = _translated(output, question).strip()
+    return text, edited(text, question.language, draw)
 
 
 def _read(row: TaskRow) -> Question:
@@ -108,6 +120,7 @@ SET = DataSet(
     holds="texts and their translations",
     task=TASK,
     wrong=wrong_translations,
+    own=own_versions,
     settings={
         "prompts": {
             "open": "{context}\n\n{question}:",
@@ -115,7 +128,7 @@ SET = DataSet(
             "no_question": "{context}\n\n",
             "zero_shot": "{context}\n{question}:",
         },
-        "probes": ["open", "choice", "choice_no_question"],
+        "probes": ["open", "choice", CHOICE_OWN, "choice_no_question"],
         "max_new_tokens": 128,
         "prompt_tokens": 1024,
     },

@@ -17,6 +17,7 @@ from anomia.items.prompts import (
     read_templates,
     write_prompt,
 )
+from anomia.measure.between import BASE
 from anomia.measure.fates import FATES
 from anomia.measure.recognition import with_fates
 from anomia.probes import (
@@ -30,6 +31,8 @@ from anomia.probes import (
     NO_QUESTION,
     OPTION_KINDS,
     ORACLES,
+    OWN_COLUMN,
+    OWN_GOLD,
     Probe,
     long,
     short,
@@ -235,12 +238,16 @@ def item_whole(
         answers: rows of `SCHEMA`, one per arm.
         without: parts from `PARTS` that are left out to save space.
     """
+    base: Mapping[str, Any] = next((row for row in answers if row["arm"] == BASE), {})
     return {
         "context": clip(item["context"]),
         "question": clip(item["question"]),
         "answers": [clip(text) for text in item["answers"]],
         "control": clip(item["control"]),
-        "options": {kind.name: _clipped(item.get(kind.column)) for kind in OPTION_KINDS},
+        "options": {
+            kind.name: _clipped((base if kind.of_base else item).get(kind.column)) for kind in OPTION_KINDS
+        },
+        **({"own": clip(base[OWN_GOLD])} if base.get(OWN_COLUMN) else {}),
         "flags": [text for name, text in FLAGS.items() if any(row.get(name) for row in answers)],
         "candidates": {"unrelated": _clipped(item["unrelated"])},
         "answered": [_answer(row, without) for row in answers],

@@ -19,7 +19,7 @@ function optionsTable(item, name, probe, base, arm, language) {
     ? h("div", { class: "value" }, bar(shares[side][n], `bar-${who}`), h("span", {}, `${percent(shares[side][n])}${picked[side] === n ? " ●" : ""}`))
     : "not asked");
   const rows = options.map((text, n) => {
-    const gold = text === item.answers[0];
+    const gold = text === (probe.options === "own" ? item.own : item.answers[0]);
     return h("tr", { class: gold && "gold" },
       h("th", { scope: "row" }, gold ? h("mark", {}, foreign(oneLine(text), language)) : foreign(oneLine(text), language)),
       cell(0, n, "base"), cell(1, n, "arm"));
