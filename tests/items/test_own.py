@@ -19,7 +19,9 @@ from anomia.probes import CHOICE_OWN, DEFAULT_PROBES, STANDARD
 from anomia.text import normalize
 
 WITH_OWN = [name for name, each in SETS.items() if each.own is not None]
-REFERENCE = "In 1889 the tower was built by Gustave Eiffel, and it is still the tallest building in Paris today."
+REFERENCE = (
+    "In 1889 the tower was built by Gustave Eiffel, and it is still the tallest building in Paris today."
+)
 OUTPUT = "In 1889 the tower was built by Gustave Eiffel and it is the tallest building in Paris."
 QUESTION = Question(
     id="q1",
@@ -28,7 +30,9 @@ QUESTION = Question(
     question="Translation into English",
     answers=(REFERENCE,),
 )
-WORDS = st.sampled_from([*f"{REFERENCE} {OUTPUT} 12 Lyon was not a ".split(), "été", "\n", "«", "½", "İ", "ﬁn"])
+WORDS = st.sampled_from(
+    [*f"{REFERENCE} {OUTPUT} 12 Lyon was not a ".split(), "été", "\n", "«", "½", "İ", "ﬁn"]
+)
 
 
 def test_the_tasks_whose_answers_are_texts_have_them_and_ask_them() -> None:
@@ -39,7 +43,9 @@ def test_the_tasks_whose_answers_are_texts_have_them_and_ask_them() -> None:
 
 @pytest.mark.parametrize("name", WITH_OWN)
 @given(words=st.lists(WORDS, max_size=40), seed=st.integers(0, 2**31), item=st.text(max_size=5))
-def test_they_follow_from_seed_item_and_base_s_text(name: str, words: list[str], seed: int, item: str) -> None:
+def test_they_follow_from_seed_item_and_base_s_text(
+    name: str, words: list[str], seed: int, item: str
+) -> None:
     source = SETS[name]
     assert source.task is not None
     question, output = replace(QUESTION, id=item), " ".join(words)

@@ -10,7 +10,8 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from anomia.text import is_unspaced
+from anomia.items.languages import language_name
+from anomia.text import is_unspaced, main_language
 
 # Within a sentence, or of several words. In German this finds nouns, which serve as well.
 NAMES = re.compile(r"(?<=[\w,;:’'\"»«)] )[A-ZÀ-ÞА-ЯΑ-Ω][\w’'-]+(?: [A-ZÀ-ÞА-ЯΑ-Ω][\w’'-]+)*")
@@ -44,36 +45,68 @@ _NEGATED = {
     "dutch": r" niet\b", "swedish": r" inte\b", "spanish": r"\bno ", "portuguese": r"\bnão ", "italian": r"\bnon ",
     "polish": r"\bnie ", "russian": r"\bне ",
 }  # fmt: skip
+# Words that begin a phrase which a sentence can do without, and words that a phrase ends before.
+_PREPOSITIONS = {
+    "english": "of in on at to for from with by after before during near since until under over between without about",
+    "german": "in im am an auf für mit von vom zu zum zur nach vor bei seit aus über unter durch während wegen ohne gegen",
+    "dutch": "van in op aan met voor naar bij uit over onder door na tot sinds zonder tegen",
+    "swedish": "av i på till för med från under efter före över vid mot utan sedan om",
+    "french": "de du des à au aux en dans sur pour par avec après avant depuis sans sous vers entre pendant",
+    "spanish": "de del en a al para por con desde hasta sin sobre entre tras durante",
+    "portuguese": "de do da dos das em no na nos nas para por pelo pela com desde até sem sobre entre após durante",
+    "italian": "di del della dei delle in nel nella nei a al alla da dal dalla per con su sul sulla tra fra senza dopo",
+    "polish": "w we z ze na do od dla po przez przy nad pod za o u bez",
+    "russian": "в во на с со из от до для по при через над под за о об у без к",
+}  # fmt: skip
+_CONJUNCTIONS = (
+    "and but or that which who und aber oder dass die der das en maar of dat och men att som et mais ou que qui y e pero mas "
+    "o ma che i a ale że który и но а что который"
+)
+_AND = "and or und oder och eller et ou y e ed o i oraz lub и или"
+_PHRASE_WORDS = 5
+_ENDS = re.compile(r"[.,;:!?…]+$")
 
 
-def edited(text: str, language: str, draw: random.Random, *, names: Sequence[str] = ()) -> Iterator[str]:
+def edited(
+    text: str, language: str, draw: random.Random, *, names: Sequence[str] = (), source: str = ""
+) -> Iterator[str]:
     """Versions of a text with one error each, the kinds in a drawn order, then more of the same kinds.
 
-    language: its name. draw: decides everything. names: other names to use, such as those of an article.
+    Words are left out at random, which reads badly, only after everything else.
+
+    language: its name. draw: decides everything. names: other names to use, such as those of an article. source: what
+    the text translates, which has its names; nouns of a German text are then not taken for names.
     """
     kinds = [
-        list(_other_names(text, language, draw, names)),
+        list(_other_names(text, draw, names, source if language == "german" else "")),
         list(_other_numbers(text, draw)),
         list(_negated(text, language)),
-        list(_shortened(text, draw)),
+        list(_without_phrase(text, language, draw)),
     ]
     draw.shuffle(kinds)
     for turn in range(max(map(len, kinds))):
         for kind in kinds:
             if turn < len(kind) and kind[turn].strip() and kind[turn] != text:
                 yield kind[turn]
+    yield from (each for each in _shortened(text, draw) if each.strip() and each != text)
 
 
-def _other_names(text: str, language: str, draw: random.Random, names: Sequence[str]) -> Iterator[str]:
-    found = list(NAMES.finditer(text))
+def _other_names(text: str, draw: random.Random, names: Sequence[str], source: str) -> Iterator[str]:
+    found = [match for match in NAMES.finditer(text) if not source or match.group() in source]
     draw.shuffle(found)
     usual = _OTHER_NAMES_CYRILLIC if re.search("[А-я]", text) else _OTHER_NAMES
     given = [name for name in dict.fromkeys(names) if name not in text]
     for match in found[:2]:
-        pool = given or list(usual)
-        yield _instead(
-            text, match, draw.choice([name for name in pool if name != match.group()] or list(usual))
-        )
+        pool = [name for name in given or usual if name != match.group()] or list(usual)
+        # A name of as many words is more likely to be of the same kind.
+        alike = [name for name in pool if (" " in name) == (" " in match.group())]
+        yield _instead(text, match, draw.choice(alike or pool))
+
+
+def written_in(text: str, expected: str) -> str:
+    """The name of the language of a text, such as an output that was not translated; the expected one if it can't be told."""
+    code = main_language(text)
+    return expected if code is None else language_name(code)
 
 
 def _other_numbers(text: str, draw: random.Random) -> Iterator[str]:
@@ -82,7 +115,9 @@ def _other_numbers(text: str, draw: random.Random) -> Iterator[str]:
     for match in found[:2]:
         old = match.group()
         # The last digit but one of a long number: it stays as plausible as it was.
-        place = max(0, len(old) - 2) if old[max(0, len(old) - 2)].isdecimal() else len(old) - 1
+        place = max(0, len(old) - 2)
+        if not old[place].isdecimal() or ":" in old:  # 18:45 must not become 18:75
+            place = len(old) - 1
         digit = (int(old[place]) + draw.choice([1, 2, 3])) % 10 or 1
         yield _instead(
             text, match, f"{old[:place]}{digit if str(digit) != old[place] else 4}{old[place + 1 :]}"
@@ -103,6 +138,39 @@ def _negated(text: str, language: str) -> Iterator[str]:
     ):
         verb = match.group()
         yield _instead(text, match, f"n'{verb} pas" if verb[0] in "aeéo" else f"ne {verb} pas")
+
+
+def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[str]:
+    """The text without a phrase that begins with a preposition and ends before the next phrase, verb or mark."""
+    starts = frozenset(_PREPOSITIONS.get(language, "").split())
+    rule = _NEGATIONS.get(language)
+    ends = starts | frozenset(_CONJUNCTIONS.split()) | frozenset(rule[0].split("|") if rule else ())
+    tokens = text.split(" ")
+    bare = [_ENDS.sub("", token).lower() for token in tokens]
+    found = []
+    for first in range(2, len(tokens) - 1):
+        # After a verb, a preposition or a mark, the phrase is a part of the sentence that it needs.
+        if bare[first] not in starts or bare[first - 1] in ends or _ENDS.search(tokens[first - 1]):
+            continue
+        last = first + 1
+        while last + 1 < len(tokens) and not _ENDS.search(tokens[last]) and bare[last + 1] not in ends:
+            last += 1
+        joined_on = last + 1 < len(tokens) and bare[last + 1] in _AND.split()
+        # A German clause may end with its verb, which a noun is told from by its capital.
+        verb = language == "german" and tokens[last][:1].islower()
+        if (
+            last - first < _PHRASE_WORDS
+            and not joined_on
+            and not verb
+            and "\n" not in "".join(tokens[first : last + 1])
+        ):
+            found.append((first, last))
+    draw.shuffle(found)
+    for first, last in found:
+        mark = _ENDS.search(tokens[last])
+        kept = [*tokens[: first - 1], tokens[first - 1] + (mark.group() if mark else ""), *tokens[last + 1 :]]
+        if len(kept) > 2:
+            yield " ".join(kept)
 
 
 def _shortened(text: str, draw: random.Random) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from anomia.errors import MissingExtraError
 from anomia.grade import Posed, Task, TaskGrade
 from anomia.items.data_set import DataSet
-from anomia.items.edits import NAMES, NUMBERS, edited
+from anomia.items.edits import NAMES, NUMBERS, edited, written_in
 from anomia.items.item import Question
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, packed, task_reader
 from anomia.probes import CHOICE_OWN
@@ -89,12 +89,12 @@ def wrong_summaries(question: Question) -> tuple[str, ...]:
 def own_versions(output: str, question: Question, draw: random.Random) -> tuple[str, Iterator[str]]:
     """The summary that an output begins with, and versions of it with one error each."""
     text = _first_paragraph(output)
-    return text, _unfaithful(text, question, draw)
+    return text, _unfaithful(text, question, draw, written_in(text, question.language))
 
 
-def _unfaithful(text: str, question: Question, draw: random.Random) -> Iterator[str]:
+def _unfaithful(text: str, question: Question, draw: random.Random, language: str = "") -> Iterator[str]:
     names = [match.group() for match in NAMES.finditer(question.context)]
-    return edited(text, question.language, draw, names=names)
+    return edited(text, language or question.language, draw, names=names)
 
 
 def _read(row: TaskRow) -> Question:
