@@ -16,17 +16,15 @@ from anomia.text import is_unspaced, main_language
 # Within a sentence, or of several words. In German this finds nouns, which serve as well.
 NAMES = re.compile(r"(?<=[\w,;:’'\"»«)] )[A-ZÀ-ÞА-ЯΑ-Ω][\w’'-]+(?: [A-ZÀ-ÞА-ЯΑ-Ω][\w’'-]+)*")
 NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")
-_OTHER_NAMES = (
-    "Lisbon",
-    "Marta Silva",
-    "Toronto",
-    "Ivan Petrov",
-    "Kenya",
-    "Anna Berg",
-    "Osaka",
-    "David Moss",
+_PLACES = ("Lisbon", "Toronto", "Kenya", "Osaka")
+_PEOPLE = ("Marta", "Ivan", "Anna", "David", "Marta Silva", "Ivan Petrov", "Anna Berg", "David Moss")
+_PLACES_CYRILLIC = ("Лиссабон", "Торонто", "Кения", "Осака")
+_PEOPLE_CYRILLIC = ("Марта", "Иван", "Анна", "Марта Силва", "Иван Петров", "Анна Берг")
+# English writes these with a capital, and no name can stand in their place.
+_NO_NAMES = (
+    "January February March April May June July August September October November December Monday Tuesday Wednesday "
+    "Thursday Friday Saturday Sunday"
 )
-_OTHER_NAMES_CYRILLIC = ("Лиссабон", "Марта Силва", "Торонто", "Иван Петров", "Кения", "Анна Берг")
 # After which word a negation goes, which one, and whether it comes before the word.
 _NEGATIONS = {
     "english": (r"is|are|was|were|has|have|had|will|can|could|would|should|must|may|might", "not", False),
@@ -63,6 +61,8 @@ _CONJUNCTIONS = (
     "o ma che i a ale że który и но а что который"
 )
 _AND = "and or und oder och eller et ou y e ed o i oraz lub и или"
+# Prepositions that come before people as well as places.
+_OF_PEOPLE = "by with for von mit für par avec pour por con com per da door met av med przez z с для"
 _PHRASE_WORDS = 5
 _ENDS = re.compile(r"[.,;:!?…]+$")
 
@@ -72,13 +72,11 @@ def edited(
 ) -> Iterator[str]:
     """Versions of a text with one error each, the kinds in a drawn order, then more of the same kinds.
 
-    Words are left out at random, which reads badly, only after everything else.
-
     language: its name. draw: decides everything. names: other names to use, such as those of an article. source: what
     the text translates, which has its names; nouns of a German text are then not taken for names.
     """
     kinds = [
-        list(_other_names(text, draw, names, source if language == "german" else "")),
+        list(_other_names(text, language, draw, names, source)),
         list(_other_numbers(text, draw)),
         list(_negated(text, language)),
         list(_without_phrase(text, language, draw)),
@@ -88,15 +86,27 @@ def edited(
         for kind in kinds:
             if turn < len(kind) and kind[turn].strip() and kind[turn] != text:
                 yield kind[turn]
-    yield from (each for each in _shortened(text, draw) if each.strip() and each != text)
 
 
-def _other_names(text: str, draw: random.Random, names: Sequence[str], source: str) -> Iterator[str]:
-    found = [match for match in NAMES.finditer(text) if not source or match.group() in source]
+def _other_names(
+    text: str, language: str, draw: random.Random, names: Sequence[str], source: str
+) -> Iterator[str]:
+    found = [
+        match
+        for match in NAMES.finditer(text)
+        if match.group() not in _NO_NAMES.split()
+        and not (language == "german" and source and match.group() not in source)
+    ]
     draw.shuffle(found)
-    usual = _OTHER_NAMES_CYRILLIC if re.search("[А-я]", text) else _OTHER_NAMES
-    given = [name for name in dict.fromkeys(names) if name not in text]
+    given = [name for name in dict.fromkeys(names) if name not in text and name not in _NO_NAMES.split()]
+    before = frozenset(_PREPOSITIONS.get(language, "").split()) - frozenset(_OF_PEOPLE.split())
     for match in found[:2]:
+        words = text[: match.start()].split()
+        place = bool(words) and words[-1].lower() in before
+        if re.search("[А-я]", text):
+            usual = _PLACES_CYRILLIC if place else _PEOPLE_CYRILLIC
+        else:
+            usual = _PLACES if place else _PEOPLE
         pool = [name for name in given or usual if name != match.group()] or list(usual)
         # A name of as many words is more likely to be of the same kind.
         alike = [name for name in pool if (" " in name) == (" " in match.group())]
@@ -154,6 +164,9 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
             continue
         last = first + 1
         while last + 1 < len(tokens) and not _ENDS.search(tokens[last]) and bare[last + 1] not in ends:
+            # After a name without an article, a word in lower case is probably the verb.
+            if last == first + 1 and tokens[last][:1].isupper() and tokens[last + 1][:1].islower():
+                break
             last += 1
         joined_on = last + 1 < len(tokens) and bare[last + 1] in _AND.split()
         # A German clause may end with its verb, which a noun is told from by its capital.
@@ -173,7 +186,8 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
             yield " ".join(kept)
 
 
-def _shortened(text: str, draw: random.Random) -> Iterator[str]:
+def shortened(text: str, draw: random.Random) -> Iterator[str]:
+    """Versions of a text without some words (characters, in scripts without spaces) in its middle; they may read badly."""
     if is_unspaced(text):
         size = max(1, len(text) // 5)
         for start in draw.sample(range(max(1, len(text) - size)), min(4, max(1, len(text) - size))):

@@ -7,16 +7,21 @@ is given the same ones, whatever process asks it.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 from anomia.items.build import ordered
 from anomia.items.data_set import DataSet
+from anomia.items.edits import shortened
 from anomia.items.item import Item, Question
 from anomia.items.task_rows import WRONG_OPTIONS
 from anomia.loops import is_text_loop
 from anomia.probes import OWN, STANDARD
 from anomia.text import normalize
+
+LEAST = 2
+"""The fewest wrong options."""
 
 
 class OwnOptions(NamedTuple):
@@ -32,20 +37,28 @@ def own_options(question: Question, output: str, data: DataSet | None, *, seed: 
     Each wrong option differs from base's answer and from the others once normalized, and scores lower than base's answer
     under the task's grader. There are none if fewer than two such edits exist, or the answer is empty or a loop.
     """
-    if data is None or data.own is None or data.task is None:
+    task = None if data is None else data.task
+    if data is None or data.own is None or task is None:
         return OwnOptions("", ())
-    text, versions = data.own(output, question, random.Random(f"{OWN}:{seed}:{question.id}"))
+    draw = random.Random(f"{OWN}:{seed}:{question.id}")
+    text, versions = data.own(output, question, draw)
     if not normalize(text) or is_text_loop(text):
         return OwnOptions(text, ())
-    score = data.task.grade(text, question).score
+    score = task.grade(text, question).score
     wrong: dict[str, str] = {}
-    for version in versions:
-        key = normalize(version)
-        if key and key != normalize(text) and data.task.grade(version, question).score < score:
-            wrong.setdefault(key, version)
-        if len(wrong) == WRONG_OPTIONS:
-            break
-    if len(wrong) < 2:
+
+    def take(candidates: Iterable[str], wanted: int) -> None:
+        for version in candidates:
+            key = normalize(version)
+            if len(wrong) >= wanted:
+                break
+            if key not in ("", normalize(text)) and task.grade(version, question).score < score:
+                wrong.setdefault(key, version)
+
+    take(versions, WRONG_OPTIONS)
+    # Words left out at random often read so badly that the choice is easy.
+    take(shortened(text, draw), LEAST)
+    if len(wrong) < LEAST:
         return OwnOptions(text, ())
     return OwnOptions(text, ordered(_answered_by(question, text), tuple(wrong.values()), OWN, seed))
 

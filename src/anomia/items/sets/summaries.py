@@ -16,7 +16,7 @@ from typing import Any
 from anomia.errors import MissingExtraError
 from anomia.grade import Posed, Task, TaskGrade
 from anomia.items.data_set import DataSet
-from anomia.items.edits import NAMES, NUMBERS, edited, written_in
+from anomia.items.edits import NAMES, NUMBERS, edited, shortened, written_in
 from anomia.items.item import Question
 from anomia.items.task_rows import SUFFIXES, HubPlace, TaskRow, draw_for, first_wrong, packed, task_reader
 from anomia.probes import CHOICE_OWN
@@ -83,7 +83,8 @@ TASK = Task(grade=grade, parts=("ROUGE-1", "ROUGE-2", "numbers and names in the 
 def wrong_summaries(question: Question) -> tuple[str, ...]:
     """Three unfaithful versions of the reference; other names come from the text."""
     draw = draw_for(question, "summaries")
-    return first_wrong(_unfaithful(question.gold, question, draw), question, TASK)
+    versions = _unfaithful(question.gold, question, draw)
+    return first_wrong((*versions, *shortened(question.gold, draw)), question, TASK)
 
 
 def own_versions(output: str, question: Question, draw: random.Random) -> tuple[str, Iterator[str]]:

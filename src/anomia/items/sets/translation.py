@@ -17,7 +17,7 @@ from typing import Any
 from anomia.errors import DataError, MissingExtraError
 from anomia.grade import Posed, Task, TaskGrade
 from anomia.items.data_set import DataSet
-from anomia.items.edits import edited, written_in
+from anomia.items.edits import edited, shortened, written_in
 from anomia.items.item import Question
 from anomia.items.languages import language_code, language_name
 from anomia.items.sets.belebele import CODES
@@ -61,9 +61,8 @@ TASK = Task(grade=grade, right_or_wrong=False)
 def wrong_translations(question: Question) -> tuple[str, ...]:
     """Three versions of the reference with one error each."""
     draw = draw_for(question, "translation")
-    return first_wrong(
-        edited(question.gold, question.language, draw, source=question.context), question, TASK
-    )
+    versions = edited(question.gold, question.language, draw, source=question.context)
+    return first_wrong((*versions, *shortened(question.gold, draw)), question, TASK)
 
 
 def own_versions(output: str, question: Question, draw: random.Random) -> tuple[str, Iterator[str]]:
