@@ -16,7 +16,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from anomia.cli import app
+from anomia.cli.app import app
 from anomia.items.own import own_options
 from anomia.items.readers import read_questions
 from anomia.items.sets import SETS
@@ -148,8 +148,8 @@ def test_they_are_drawn_from_base_s_text_and_scored_as_by_transformers(
     records = RunFolder(out).records()
     questions = {q.id: q for found in read_questions(study.data).values() for q in found}
     for row in of_arm(records, "base").iter_rows(named=True):
-        found = own_options(questions[row["item_id"]], row["open_text"], SETS["translation"], seed=study.seed)
-        assert (row[OWN_COLUMN], row[OWN_GOLD]) == (list(found.texts), found.gold)
+        drawn = own_options(questions[row["item_id"]], row["open_text"], SETS["translation"], seed=study.seed)
+        assert (row[OWN_COLUMN], row[OWN_GOLD]) == (list(drawn.texts), drawn.gold)
     checked = 0
     for ending in ("base", "scrambled"):
         folder = study.base if ending == "base" else study.arms[0].removeprefix("checkpoint:")

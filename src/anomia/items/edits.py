@@ -103,10 +103,10 @@ def _other_names(
     for match in found[:2]:
         words = text[: match.start()].split()
         place = bool(words) and words[-1].lower() in before
-        if re.search("[А-я]", text):
-            usual = _PLACES_CYRILLIC if place else _PEOPLE_CYRILLIC
-        else:
-            usual = _PLACES if place else _PEOPLE
+        places, people = (
+            (_PLACES_CYRILLIC, _PEOPLE_CYRILLIC) if re.search("[А-я]", text) else (_PLACES, _PEOPLE)
+        )
+        usual: Sequence[str] = places if place else people
         pool = [name for name in given or usual if name != match.group()] or list(usual)
         # A name of as many words is more likely to be of the same kind.
         alike = [name for name in pool if (" " in name) == (" " in match.group())]
@@ -154,7 +154,7 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
     """The text without a phrase that begins with a preposition and ends before the next phrase, verb or mark."""
     starts = frozenset(_PREPOSITIONS.get(language, "").split())
     rule = _NEGATIONS.get(language)
-    ends = starts | frozenset(_CONJUNCTIONS.split()) | frozenset(rule[0].split("|") if rule else ())
+    ends = starts | frozenset(_CONJUNCTIONS.split()) | frozenset(str(rule[0]).split("|") if rule else ())
     tokens = text.split(" ")
     bare = [_ENDS.sub("", token).lower() for token in tokens]
     found = []

@@ -47,8 +47,7 @@ class HygieneRow:
     ungradable: int | None
     """Questions excluded because no answer can be graded."""
     no_options: Mapping[str, int | None]
-    """Items that lack three wrong options of this kind (two, made from base's own output; null if it wasn't asked);
-    without standard ones, questions are excluded."""
+    """Items without enough wrong options of this kind; without standard ones, questions are excluded."""
     overlapping_hard_distractors: int | None
     """Wrong answers that can't be hard options because they contain gold or are contained in it."""
     fertility: float | None
