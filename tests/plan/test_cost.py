@@ -153,6 +153,23 @@ def test_a_task_is_counted_as_its_data_set_is(config_folder: Path, monkeypatch: 
     assert items("translation:hub:fr-en", limit=50) == (50, True)
 
 
+def test_options_of_base_s_output_cost_a_pass_without_generating(config_folder: Path) -> None:
+    probes = ["open", "choice", "choice_no_question"]
+    without, whole = (
+        forecast(matrix_of(config_folder, data="translation", probes=asked, noise_items=0))[0]
+        for asked in (probes, [*probes, "choice_own"])
+    )
+    more = (whole.work["wanda:0.5"].tokens - without.work["wanda:0.5"].tokens) / whole.items
+    assert 40 < more < without.work["wanda:0.5"].tokens / whole.items
+    assert whole.work["wanda:0.5"].steps - without.work["wanda:0.5"].steps == whole.items
+    # Other data sets have no such options.
+    same = [
+        forecast(matrix_of(config_folder, data="math", probes=asked, noise_items=0))[0].work
+        for asked in (probes, [*probes, "choice_own"])
+    ]
+    assert same[0] == same[1]
+
+
 def slot_bytes_of(config: dict[str, Any]) -> int:
     return int(2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * 2)
 
