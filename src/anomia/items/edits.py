@@ -63,6 +63,8 @@ _CONJUNCTIONS = (
 _AND = "and or und oder och eller et ou y e ed o i oraz lub и или"
 # Prepositions that come before people as well as places.
 _OF_PEOPLE = "by with for von mit für par avec pour por con com per da door met av med przez z с для"
+# Prepositions that belong to the word before them: a phrase goes on over them.
+_GENITIVE = "of de du des del della dei delle do da dos das di van von av"
 _PHRASE_WORDS = 5
 _ENDS = re.compile(r"[.,;:!?…]+$")
 
@@ -155,6 +157,7 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
     starts = frozenset(_PREPOSITIONS.get(language, "").split())
     rule = _NEGATIONS.get(language)
     ends = starts | frozenset(_CONJUNCTIONS.split()) | frozenset(str(rule[0]).split("|") if rule else ())
+    stops = ends - frozenset(_GENITIVE.split())
     tokens = text.split(" ")
     bare = [_ENDS.sub("", token).lower() for token in tokens]
     found = []
@@ -163,7 +166,7 @@ def _without_phrase(text: str, language: str, draw: random.Random) -> Iterator[s
         if bare[first] not in starts or bare[first - 1] in ends or _ENDS.search(tokens[first - 1]):
             continue
         last = first + 1
-        while last + 1 < len(tokens) and not _ENDS.search(tokens[last]) and bare[last + 1] not in ends:
+        while last + 1 < len(tokens) and not _ENDS.search(tokens[last]) and bare[last + 1] not in stops:
             # After a name without an article, a word in lower case is probably the verb.
             if last == first + 1 and tokens[last][:1].isupper() and tokens[last + 1][:1].islower():
                 break
