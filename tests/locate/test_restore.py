@@ -163,25 +163,44 @@ def test_places_in_words() -> None:
     assert described(["x", "y", "e"], units) == "down_proj of block 0, o_proj of block 2, e"
 
 
-def test_a_place_is_named_only_where_attribution_beats_the_change_of_outputs() -> None:
+def test_a_place_takes_few_weights_and_fewer_than_a_random_order() -> None:
     def estimate(value: float, low: float, high: float) -> Estimate:
         return Estimate(value, low, high, 40, 30)
 
-    halves = {"attribution": estimate(0.06, 0.04, 0.09), "output_change": estimate(0.3, 0.2, 0.4)}
-    ahead = {"output_change": estimate(0.24, 0.1, 0.3)}
-    said = sentence_of(halves, ahead, ("a", "b"), UNITS, True, "output_change", 40)
-    assert said.startswith(
+    halves = {
+        "attribution": estimate(0.06, 0.04, 0.09),
+        "output_change": estimate(0.3, 0.2, 0.4),
+        "random": estimate(0.5, 0.4, 0.6),
+    }
+    clear, unclear = estimate(0.44, 0.3, 0.5), estimate(0.02, -0.1, 0.3)
+
+    def said(names: tuple[str, ...], **given: Any) -> str:
+        return sentence_of(
+            halves,
+            names,
+            UNITS,
+            **{"leader": "attribution", "beaten": True, "chance": clear, "items": 40, **given},
+        )
+
+    text = said(("a", "b"), found=True)
+    assert text.startswith(
         "Half of what was demoted comes back with 6 % of the weights (4 % to 9 %). The first 50 % are"
     )
-    ahead = {"output_change": estimate(0.24, -0.1, 0.3)}
-    said = sentence_of(halves, ahead, ("a",), UNITS, False, "output_change", 40)
-    assert said.startswith(
-        "Diffuse: the order by attribution needs no fewer weights than that by the change of outputs"
+    assert "changed outputs" not in text
+    halves["output_change"] = estimate(0.06, 0.04, 0.09)
+    assert said(("a",), found=True, beaten=False).endswith(
+        "The order of changed outputs finds them as well (6 % of the weights)."
+    )
+    assert said(("a",), found=False, chance=unclear) == (
+        "Diffuse: a random order needs no more weights (50 %; difference 2 %, \N{MINUS SIGN}10 % to 30 %)."
     )
     halves["attribution"] = estimate(0.4, 0.2, 0.6)
-    ahead = {"output_change": estimate(0.2, 0.1, 0.3)}
-    said = sentence_of(halves, ahead, ("a",), UNITS, False, "output_change", 40)
-    assert said == "Diffuse: bringing half of the 40 items back takes 40 % of the weights (20 % to 60 %)."
+    assert said(("a",), found=False) == (
+        "Diffuse: bringing half of the 40 items back takes 40 % of the weights (20 % to 60 %)."
+    )
+    text = said(("a",), found=True, leader="output_change")
+    assert "(4 % to 9 %), in the order of changed outputs. The first" in text
+    assert text.endswith("The order by attribution takes 40 %.")
 
 
 def test_what_both_directions_say_of_a_block() -> None:

@@ -80,9 +80,11 @@ def conclude(
     mine = of_group(order_cases, "demoted")
     passages = np.array([case.candidate.passage for case in order_cases])
     agreement = rank_agreement(found.gold[mine], passages[mine].tolist(), seed=options.seed)
-    place = smallest_place(answered[ATTRIBUTION], orders[ATTRIBUTION][0], units, options.budgets)
-    rival = MOVED if np.isfinite(found.moved).all() else RANDOM
-    is_found = halves[ATTRIBUTION].value <= GOAL and ahead[rival].low > 0
+    known = bool(np.isfinite(found.moved).all())
+    leader = MOVED if known and halves[MOVED].value <= GOAL < halves[ATTRIBUTION].value else ATTRIBUTION
+    place = smallest_place(answered[leader], orders[leader][0], units, options.budgets)
+    chance = half_difference(deciding, answered[leader], answered[RANDOM])
+    is_found = halves[leader].value <= GOAL and chance.low > 0
     curve = curve_rows(readings, orders)
     return Located(
         arm=subjects.arm,
@@ -100,7 +102,16 @@ def conclude(
         notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right)),
         place=place,
         found=is_found,
-        sentence=sentence_of(halves, ahead, place, units, is_found, rival, len(demoted)),
+        sentence=sentence_of(
+            halves,
+            place,
+            units,
+            leader=leader,
+            beaten=ahead[MOVED].low > 0 if known else None,
+            chance=chance,
+            found=is_found,
+            items=len(demoted),
+        ),
         seconds=seconds,
     )
 

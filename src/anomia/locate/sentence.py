@@ -25,8 +25,6 @@ from anomia.measure.bootstrap import FloatArray
 from anomia.measure.rates import Estimate
 from anomia.words import counted, percent
 
-_ORDER_WORDS = {MOVED: "that by the change of outputs", RANDOM: "a random one"}
-
 
 def notes_of(
     subjects: Subjects, found: Attribution, order: Sequence[LocatedItem], right: FloatArray
@@ -67,31 +65,43 @@ def notes_of(
 
 def sentence_of(
     halves: Mapping[str, Estimate],
-    ahead: Mapping[str, Estimate],
     place: Sequence[str],
     units: Sequence[WeightUnit],
+    *,
+    leader: str,
+    beaten: bool | None,
+    chance: Estimate,
     found: bool,
-    rival: str,
     items: int,
 ) -> str:
-    """The result in plain words. rival: the order that attribution has to beat."""
-    mine = halves[ATTRIBUTION]
+    """The result in plain words.
+
+    place: the first units of the leading order. leader: attribution, or the change of outputs. beaten: whether attribution
+    needs clearly fewer weights than the change of outputs; None if that isn't known. chance: how much more of the weights
+    a random order needs than the leader. items: how many decide.
+    """
+    mine = halves[leader]
     needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
-    if found:
-        return (
-            f"Half of what was demoted comes back with {needs}. The first {percent(share_of(place, units))} are "
-            f"{described(place, units)}."
-        )
-    why = []
-    if mine.value > GOAL:
-        why.append(f"bringing half of the {items} items back takes {needs}")
-    if ahead[rival].low <= 0:
-        why.append(
-            f"the order by attribution needs no fewer weights than {_ORDER_WORDS[rival]} ({percent(mine.value)} and "
-            f"{percent(halves[rival].value)}; difference {percent(ahead[rival].value)}, {percent(ahead[rival].low)} to "
-            f"{percent(ahead[rival].high)})"
-        )
-    return f"Diffuse: {', and '.join(why)}."
+    if not found:
+        why = []
+        if mine.value > GOAL:
+            why.append(f"bringing half of the {items} items back takes {needs}")
+        if chance.low <= 0:
+            why.append(
+                f"a random order needs no more weights ({percent(halves[RANDOM].value)}; difference "
+                f"{percent(chance.value)}, {percent(chance.low)} to {percent(chance.high)})"
+            )
+        return f"Diffuse: {', and '.join(why)}."
+    ordered = ", in the order of changed outputs" if leader == MOVED else ""
+    text = (
+        f"Half of what was demoted comes back with {needs}{ordered}. The first {percent(share_of(place, units))} are "
+        f"{described(place, units)}."
+    )
+    if leader == MOVED:
+        text += f" The order by attribution takes {percent(halves[ATTRIBUTION].value)}."
+    elif beaten is False:
+        text += f" The order of changed outputs finds them as well ({percent(halves[MOVED].value)} of the weights)."
+    return text
 
 
 def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:
