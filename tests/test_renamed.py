@@ -274,20 +274,20 @@ def test_the_command_line_says_it_once(tmp_path: Path) -> None:
 
 def test_old_flags_of_plan_are_accepted_and_hidden() -> None:
     assumed = ("--open", "0.45,0.35", "--choice", "0.90,0.87")
-    new = anomia("plan", "--items-needed", *assumed, "--desired-power", "0.9")
+    new = anomia("plan", "--items-needed", *assumed, "--target-power", "0.9")
     assert (new.returncode, new.stderr) == (0, "")
     assert "Items needed for 90 % power" in new.stdout
     shown = anomia("plan", "--help").stdout
-    for switch in ("--power", "--target-power"):
-        old = anomia("plan", switch, *assumed, "--chance=0.9")
+    for old_name in ("--chance", "--desired-power"):
+        old = anomia("plan", "--power", *assumed, f"{old_name}=0.9")
         assert (old.returncode, old.stdout) == (0, new.stdout)
         assert old.stderr.splitlines() == [
-            f"note: {switch} is now --items-needed; the old name will be removed in the next release",
-            "note: --chance is now --desired-power; the old name will be removed in the next release",
+            "note: --power is now --items-needed; the old name will be removed in the next release",
+            f"note: {old_name} is now --target-power; the old name will be removed in the next release",
         ]
     for name, replacement in renamed.OPTIONS.items():
         assert replacement in shown
-        assert name not in shown.replace("--desired-power", "")
+        assert name not in shown.replace("--target-power", "")
 
 
 def test_probes_by_the_words_of_the_field() -> None:

@@ -415,8 +415,7 @@ def open_run(path: str | Path) -> Run:
     if len(runs) > 1:
         raise RunError(f"run: {path} holds {len(runs)} runs; open one: {', '.join(map(str, runs))}")
     found = Run(runs[0])
-    if not RunFolder(found.path).is_run:
-        raise RunError(f"run: {path} is not an Anomia run (it has no study.yaml)")
+    RunFolder(found.path).check_is_run()
     return found
 
 

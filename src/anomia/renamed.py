@@ -17,8 +17,8 @@ SETTINGS: Mapping[str, str] = {"reach_limit": "oracle_limit"}
 
 OPTIONS: Mapping[str, str] = {
     "--power": "--items-needed",
-    "--target-power": "--items-needed",
-    "--chance": "--desired-power",
+    "--desired-power": "--target-power",
+    "--chance": "--target-power",
 }
 """Flags of `anomia plan`."""
 

@@ -232,6 +232,19 @@ class RunFolder:
         """Whether a run was started here."""
         return self.study_file.is_file()
 
+    def check_is_run(self) -> None:
+        """Refuse a folder that is not a run, and name the run that contains it, if any.
+
+        Raises:
+            RunError: there is no study.yaml.
+        """
+        if self.is_run:
+            return
+        around = self.around()
+        if around is not None:
+            raise RunError(f"run: {self.path} is not a run; did you mean {around.path}?")
+        raise RunError(f"run: {self.path} is not an Anomia run (it has no {self.study_file.name})")
+
     def holds_something_else(self) -> bool:
         """Whether the path is a file, or the folder has files other than those left by a run stopped at its start."""
         items = self.items_file.name

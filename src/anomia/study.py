@@ -78,7 +78,7 @@ class Study(BaseModel):
         str,
         Flag(
             section="questions",
-            help=f"The questions: {named()}, or {{default}}, the default; repeatable.",
+            help=f"The questions; repeatable. {named()}. Default: {{default}}.",
             metavar="DATA",
             several=True,
             commands=("run", "compare", "locate"),
@@ -263,7 +263,7 @@ class Study(BaseModel):
         bool,
         Flag(
             section="asking",
-            help="Stop a long answer as soon as it counts as a loop.",
+            help="Stop a long answer once it loops.",
         ),
     ] = False
     num_beams: Annotated[int, Field(ge=2)] = 5
@@ -271,7 +271,7 @@ class Study(BaseModel):
     sample_seeds: Annotated[
         int,
         Field(ge=1),
-        Flag(section="asking", help="How many seeds to draw samples with (default {default})."),
+        Flag(section="asking", help="Number of sampling seeds (default {default})."),
     ] = 1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 1.0

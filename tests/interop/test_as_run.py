@@ -170,7 +170,7 @@ def test_what_is_missing_is_counted_and_said(tmp_path: Path) -> None:
     write_lines(file, [*rows[1:], rows[5]])
     found = import_run("lm-eval", {n: [tmp_path / n] for n in ("base", "arm")}, tmp_path / "run")
     # Asked twice: 5. Without its generation: 0 and 5. Not answered by the arm: 20 to 23.
-    assert found.left_out == {"asked more than once": 2, "one form only": 2, "not answered by every model": 4}
+    assert found.excluded == {"asked more than once": 2, "one form only": 2, "not answered by every model": 4}
     assert found.questions == 18
 
 

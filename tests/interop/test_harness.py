@@ -54,7 +54,7 @@ def test_the_harness_sees_what_anomia_sees(model_folder: Path, tmp_path: Path, c
     }
     found = import_run("lm-eval", models, tmp_path / "imported")
     assert (found.questions, found.languages, found.by) == (16, ("english", "russian"), "hash")
-    assert not any(found.left_out.values())
+    assert not any(found.excluded.values())
     ours, theirs = (
         RunFolder(tmp_path / name).records().sort("arm", "question") for name in ("run", "imported")
     )

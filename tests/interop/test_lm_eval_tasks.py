@@ -85,7 +85,7 @@ def test_every_language_has_files_of_its_own(run: Path, tmp_path: Path) -> None:
     assert set(alone) < set(names)
 
 
-def test_items_that_no_option_answers_are_left_out_and_counted(
+def test_items_that_no_option_answers_are_excluded_and_counted(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letters = ["A", "B", "C", "D"]

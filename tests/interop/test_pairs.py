@@ -130,7 +130,7 @@ def run(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Imported,
 def test_every_pair_is_found_and_joined(run: tuple[Imported, Path]) -> None:
     found, _ = run
     assert dict(found.pairs) == EVERY
-    assert (found.questions, found.left_out) == (6 * len(EVERY), {})
+    assert (found.questions, found.excluded) == (6 * len(EVERY), {})
     assert found.graded_by == {"open": "exact_match, rouge1_acc", "choice": "acc"}
     assert found.languages == ("english", "por_latn_braz", "swahili")
     assert [line.partition(":")[0] for line in found.unpaired] == ["truthfulqa_mc2"]
@@ -311,7 +311,7 @@ def test_documents_of_two_pairs_count_once(copied: Callable[..., Path]) -> None:
     found = imported(folder)
     assert (dict(found.pairs), found.questions) == ({"gpqa_main_generative_n_shot": "gpqa_main_zeroshot"}, 6)
     assert found.unpaired == ["another task asks the same documents: gpqa_main_cot_n_shot, gpqa_main_n_shot"]
-    assert found.left_out == {}
+    assert found.excluded == {}
 
 
 def test_shuffled_and_shifted_documents_are_joined_by_content(copied: Callable[..., Path]) -> None:
@@ -326,7 +326,7 @@ def test_shuffled_and_shifted_documents_are_joined_by_content(copied: Callable[.
                 return [*moved[by:], *moved[:by]]
 
             rewrite(folder, model, task, shift)
-    assert imported(folder).left_out == {}
+    assert imported(folder).excluded == {}
     records = RunFolder(folder.parent / "run").records()
     found = records.select(
         "arm", pl.col("question").str.strip_chars(), "open_correct", "choice_correct"
@@ -341,14 +341,14 @@ def test_documents_of_one_side_and_other_limits_are_counted(copied: Callable[...
         rewrite(folder, "arm", task, lambda rows: rows[1:])
     found = imported(folder)
     assert found.questions == 4
-    assert found.left_out == {"one form only": 1, "not answered by every model": 1}
+    assert found.excluded == {"one form only": 1, "not answered by every model": 1}
     shutil.rmtree(folder.parent / "run")
     for task in ("arc_challenge", "arc_challenge_chat"):
         rewrite(folder, "base", task, lambda rows: rows[:3])
-    assert imported(folder).left_out == {"not answered by every model": 1, "not asked of base": 3}
+    assert imported(folder).excluded == {"not answered by every model": 1, "not asked of base": 3}
 
 
-def test_a_question_that_occurs_twice_is_left_out(copied: Callable[..., Path]) -> None:
+def test_a_question_that_occurs_twice_is_excluded(copied: Callable[..., Path]) -> None:
     """Which of two equal questions an answer belongs to can't be told."""
     folder = copied("truthfulqa_gen", "truthfulqa_mc1")
 
@@ -359,7 +359,7 @@ def test_a_question_that_occurs_twice_is_left_out(copied: Callable[..., Path]) -
         rewrite(folder, model, "truthfulqa_gen", repeat)
     found = imported(folder)
     assert found.questions == 4
-    assert found.left_out == {"asked more than once": 2, "one form only": 2}
+    assert found.excluded == {"asked more than once": 2, "one form only": 2}
 
 
 def test_runs_appended_to_one_log_are_refused(copied: Callable[..., Path]) -> None:

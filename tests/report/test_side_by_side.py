@@ -101,7 +101,7 @@ def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
     cells = anomia("plan", "--items-needed", study)
     assert cells.returncode == 0, cells.stderr
     assert cells.stdout.index("small\n") < cells.stdout.index("large\n")
-    wrong = anomia("plan", "--items-needed", runs[0], "--desired-power", "2")
+    wrong = anomia("plan", "--items-needed", runs[0], "--target-power", "2")
     assert (wrong.returncode, wrong.stderr) == (2, "error: power is a share from 0 to 1, got 2\n")
     assumed = anomia("plan", "--items-needed", "--open", "0.45,0.35", "--choice", "0.90,0.87")
     assert assumed.returncode == 0, assumed.stderr
@@ -116,7 +116,7 @@ def test_a_plan_from_a_pilot_and_from_accuracies(runs: list[Path]) -> None:
         (["--items-needed"], "give the folder of a pilot run"),
         (["--items-needed", "--open", "0.4", "--choice", "0.9,0.9"], "two accuracies"),
         (["--items-needed", "--open", "0.4,0.3", "--choice", "0.2,0.2"], "above the floor"),
-        (["--items-needed", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--desired-power", "2"], "power"),
+        (["--items-needed", "--open", "0.4,0.3", "--choice", "0.9,0.9", "--target-power", "2"], "power"),
     ],
 )
 def test_a_plan_without_what_it_needs(arguments: list[str], says: str) -> None:

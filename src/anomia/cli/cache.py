@@ -22,7 +22,7 @@ def cache(
         ),
     ] = None,
 ) -> None:
-    """Show what was converted or downloaded, or clear it.
+    """List cached conversions and downloads, or clear them.
 
     Example: anomia cache --clear Qwen/Qwen3-0.6B
     """

@@ -29,7 +29,7 @@ def compress(
     ],
     how: How,
 ) -> None:
-    """Compress a model into a new folder: prune it, drop parts of it, quantize it, or do several of these in turn.
+    """Compress a model into a new folder: prune it, drop parts of it, quantize it, or chain several of these steps.
 
     The result is an ordinary folder that transformers loads.
 

@@ -35,7 +35,7 @@ def diff(
     code: Annotated[GivenFlags, FlagSections("code")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """Show what differs between two models besides the weights; exit code 1 if any of it would confound results.
+    """Show what differs between two models besides the weights; exits with 1 if any difference would confound the comparison.
 
     Loads no weights. A difference is confounding (changes answers, but isn't compression), noted (worth knowing) or harmless.
 

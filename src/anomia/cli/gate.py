@@ -41,21 +41,23 @@ def gate(
     max_shown_loss: Annotated[
         float | None,
         typer.Option(
-            help="Where a loss of open accuracy is significant (its interval excludes 0): the largest share that may be "
-            "lost. [0.05]",
+            help="Largest share of open accuracy that may be lost, where the loss is significant (its interval excludes 0). "
+            "[0.05]",
             metavar="SHARE",
         ),
     ] = None,
     max_more_unended: Annotated[
         float | None,
         typer.Option(
-            help="Of long answers (probe continuation): the largest share that may never end, minus base's.",
+            help="Largest increase over base in the share of long answers (probe continuation) that never end.",
             metavar="SHARE",
         ),
     ] = None,
     max_more_loops: Annotated[
         float | None,
-        typer.Option(help="Largest share of long answers that may loop, minus base's.", metavar="SHARE"),
+        typer.Option(
+            help="Largest increase over base in the share of long answers that loop.", metavar="SHARE"
+        ),
     ] = None,
     min_same_format: Annotated[
         float | None,
@@ -76,7 +78,7 @@ def gate(
         ),
     ] = None,
     by_language: Annotated[
-        bool, typer.Option("--by-language", help="Every language must pass, too.")
+        bool, typer.Option("--by-language", help="Also require every language to pass.")
     ] = False,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; repeatable.", metavar="ARM")] = None,
     reading: Annotated[GivenFlags, FlagSections("running")],
@@ -91,9 +93,9 @@ def gate(
         ),
     ] = None,
 ) -> None:
-    """Decide by interval bounds whether compressed models pass: exit code 0 yes, 1 no, 2 bad input, 3 not decided.
+    """Check compressed models (arms) against limits by their intervals. Exit codes: 0 pass, 1 fail, 2 bad input, 3 undecided.
 
-    If no limit is given, those with a value in brackets apply; otherwise only those that are given.
+    Without limits, those with a value in brackets apply; if you give any, only those are checked.
     """
     from anomia.measure.gate import EXIT_CODES, check_run, overall, read_limits
     from anomia.measure.results import read_results

@@ -99,9 +99,9 @@ def import_(
         lines.append(
             f"languages, from the task names: {_languages(found.named)}; to change it: --language NAME"
         )
-    left_out = [f"{count} {reason}" for reason, count in found.left_out.items() if count]
-    if left_out:
-        lines.append(f"excluded: {', '.join(left_out)}")
+    excluded = [f"{count} {reason}" for reason, count in found.excluded.items() if count]
+    if excluded:
+        lines.append(f"excluded: {', '.join(excluded)}")
     if found.older:
         lines.append(f"older logs of the same tasks, not used: {', '.join(map(str, found.older))}")
     if found.unused:

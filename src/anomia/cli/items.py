@@ -43,7 +43,6 @@ def items(
     from anomia.items.languages import language_name
     from anomia.measure.fates import FATES
     from anomia.measure.recognition import with_fates
-    from anomia.measure.results import check_is_run
     from anomia.report.export import item_json
     from anomia.report.terminal import item_view, selected_items
     from anomia.run_folder import RunFolder, runs_of
@@ -54,7 +53,7 @@ def items(
         choice = ", ".join(map(str, cells))
         raise RunError(f"items: {run} holds {len(cells)} runs; name one: {choice}")
     run = cells[0]
-    check_is_run(run)
+    RunFolder(run).check_is_run()
     records = with_fates(RunFolder(run).records())
     arms = [name for name in records["arm"].unique(maintain_order=True) if name != "base"]
     if not arms:
@@ -116,9 +115,9 @@ def export(
             raise RunError(f"export: unknown --to {to!r}; known: lm-eval-task")
         found = export_tasks(run, file)
         lines = [f"{len(found.names)} tasks in {file}; run them: {found.command}"]
-        if found.left_out:
+        if found.excluded:
             lines.append(
-                f"excluded: {found.left_out} items whose gold answer is not an option or whose options are bare letters"
+                f"excluded: {found.excluded} items whose gold answer is not an option or whose options are bare letters"
             )
         if found.graded_by != CONTAINMENT.grader:
             lines.append(

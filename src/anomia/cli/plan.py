@@ -88,16 +88,16 @@ def plan(
     gap_from: Annotated[
         float, typer.Option(help="Detect a gap other than this.", metavar="GAP", rich_help_panel=_ITEMS)
     ] = 0.0,
-    desired_power: Annotated[
+    target_power: Annotated[
         float,
         typer.Option(
-            help="Probability that the study detects an effect of the assumed size.",
+            help="Target power: the probability that the study detects an effect of the assumed size.",
             metavar="SHARE",
             rich_help_panel=_ITEMS,
         ),
     ] = 0.8,
 ) -> None:
-    """Show what a study will cost, before anything is loaded; with --items-needed, how many items it needs.
+    """Show what a study will cost, before anything is loaded; with --items-needed, show how many items are needed instead.
 
     Example: anomia plan studies/small.yaml
 
@@ -115,7 +115,7 @@ def plan(
             raise StudyError("plan: nothing to plan: run anomia plan STUDY, or anomia plan --items-needed")
         out_console.print(_cost(study, what, machine))
         return
-    target = PlanTarget(dissociation_above, gap_from, desired_power)
+    target = PlanTarget(dissociation_above, gap_from, target_power)
     if study is not None:
         pilots = runs_of(study)
         for pilot in pilots:

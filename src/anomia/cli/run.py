@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Measure a model (base) and its compressed versions (arms), and report what was lost.
 
-    Several bases or data sets make several studies in one run, called cells.
+    With several bases or data sets, each combination is a study of its own within the run (a cell).
 
     Example: anomia run --base Qwen/Qwen3-0.6B --arm wanda:0.5 --data tydiqa --limit 40
     """

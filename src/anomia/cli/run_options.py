@@ -67,7 +67,7 @@ RUN_FLAGS = {
     ),
     "reuse": Flagged(
         _Flag(
-            help="An earlier run, whose measurements of base are reused where nothing differs; repeatable.",
+            help="An earlier run whose measurements of base are reused where the settings match; repeatable.",
             metavar="RUN",
             several=True,
             read=lambda given: [place(run) for run in given],
@@ -75,7 +75,7 @@ RUN_FLAGS = {
         ),
         str,
     ),
-    "track": Flagged(_Flag(help="Report progress to wandb, mlflow or trackio.", metavar="TRACKER"), str),
+    "track": Flagged(_Flag(help="Log progress to wandb, mlflow or trackio.", metavar="TRACKER"), str),
     "ray": Flagged(
         _Flag(
             help="Distribute the work with Ray: on this machine or, with ADDRESS or auto, on a cluster.",

@@ -37,7 +37,7 @@ def allocation_of(step: Prune) -> Allocation | None:
 
 
 def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: float = SPREAD) -> list[float]:
-    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread.
+    """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread; [blocks] each.
 
     The mean density is 1 − sparsity. If all blocks are equally important, they get the same sparsity.
     Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08).
@@ -78,7 +78,7 @@ def outlier_ratio(groups: Sequence[SharedInput], dtype: torch.dtype = torch.floa
 
 
 def cross_lingual_correlation(groups: Sequence[SharedInput]) -> float:
-    """Return the mean over groups and pairs of languages of the Pearson correlation of input activations (RMS).
+    """Return the mean over groups and pairs of languages of the Pearson correlation of input activations (RMS), [in] each.
 
     1 if there is a single language. A reconstruction of M-Wanda: see `mwanda.CHOICES`.
     """

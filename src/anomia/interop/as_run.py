@@ -40,7 +40,7 @@ class Imported(NamedTuple):
     """The result of an import.
 
     questions: number of questions in the run. by: the kinds of keys that joined them (`samples.KEYS`), most used first.
-    graded_by: how each form was graded. left_out: number of unused questions, by reason.
+    graded_by: how each form was graded. excluded: number of unused questions, by reason.
     named: language by task, for tasks whose language comes from their name.
     unused: files with neither answers nor choices. older: logs replaced by newer ones of the same task.
     filters: by task, the tool's filter that graded it and all filters of the log.
@@ -54,7 +54,7 @@ class Imported(NamedTuple):
     arms: tuple[str, ...]
     by: str
     graded_by: Mapping[str, str]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
     named: Mapping[str, str]
     unused: Sequence[Path]
     older: Sequence[Path] = ()
@@ -110,7 +110,7 @@ def import_run(
     arms = tuple(name for name in models if name != BASE)
     named = {file.task: file.named for each in used.values() for file in each if file.named}
     graded_by: dict[str, str] = {form: _listed(each.graded.by[form] for each in asked) for form in FORMATS}
-    left_out = dict(sum((Counter(each.joined.left_out) for each in asked), Counter()))
+    excluded = dict(sum((Counter(each.joined.excluded) for each in asked), Counter()))
     by = ", ".join(name for name, _ in Counter(each.joined.by for each in asked).most_common())
     notes = notes_of(tool, [(each.pair, each.joined, each.graded) for each in asked])
     run = RunFolder(out)
@@ -129,7 +129,7 @@ def import_run(
                 "tool": tool,
                 "joined_by": by,
                 "graded_by": graded_by,
-                "left_out": left_out,
+                "excluded": excluded,
                 "languages_from_names": named,
                 "pairs": [_provenance(each) for each in asked],
                 "unpaired": list(unpaired),
@@ -154,7 +154,7 @@ def import_run(
         arms,
         by,
         graded_by,
-        left_out,
+        excluded,
         named,
         unused,
         older,
@@ -180,7 +180,7 @@ def _provenance(asked: _Asked) -> dict[str, Any]:
         "questions": len(asked.joined.answers[BASE]),
         "joined_by": asked.joined.by,
         "graded_by": dict(asked.graded.by),
-        "left_out": {reason: count for reason, count in asked.joined.left_out.items() if count},
+        "excluded": {reason: count for reason, count in asked.joined.excluded.items() if count},
     }
 
 

@@ -24,12 +24,12 @@ class Joined(NamedTuple):
     """The questions that every model answered in both forms.
 
     by: the kind of key that joined them (`samples.KEYS`). answers: by model, the open and the choice sample of each
-    question, in the same order for all models. left_out: number of samples or questions not used, by reason.
+    question, in the same order for all models. excluded: number of samples or questions not used, by reason.
     """
 
     by: str
     answers: Mapping[str, tuple[tuple[Sample, Sample], ...]]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
 
 
 def join(models: Mapping[str, Sequence[SampleFile]], *, hint: str = "") -> Joined:
@@ -68,7 +68,7 @@ def join(models: Mapping[str, Sequence[SampleFile]], *, hint: str = "") -> Joine
         for model, forms in found.items()
     }
     logged = sum(len(file.samples) for file in next(iter(models.values())))
-    left_out = {
+    excluded = {
         "asked more than once": logged - sum(len(base[form]) for form in FORMATS),
         "one form only": len(base["open"].keys() ^ base["choice"].keys()),
         "not answered by every model": len(asked) - len(kept),
@@ -77,7 +77,7 @@ def join(models: Mapping[str, Sequence[SampleFile]], *, hint: str = "") -> Joine
             - {key for part in base.values() for key in part}
         ),
     }
-    return Joined(by, answers, left_out)
+    return Joined(by, answers, excluded)
 
 
 def best_key(files: Sequence[SampleFile]) -> str:

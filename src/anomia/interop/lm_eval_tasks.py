@@ -57,12 +57,12 @@ class Exported(NamedTuple):
     """The task files written.
 
     names: task names, one open and one choice task per language. command: the command that runs them.
-    left_out: number of items without options that can be scored. graded_by: the run's grader.
+    excluded: number of items without options that can be scored. graded_by: the run's grader.
     """
 
     names: Sequence[str]
     command: str
-    left_out: int
+    excluded: int
     graded_by: str
 
 
@@ -80,14 +80,14 @@ def export_tasks(run: Path, folder: Path) -> Exported:
     templates = read_templates(study.get("prompts") or {})
     cut = _cut_passages(opened)
     languages: dict[str, list[dict[str, Any]]] = {}
-    left_out = 0
+    excluded = 0
     for row in opened.items().sort("language", "index").iter_rows(named=True):
         options = row["options_standard"]
         if options is None:
             continue
         gold = next((options.index(answer) for answer in row["answers"] if answer in options), None)
         if gold is None or options == _LETTERS[: len(options)]:
-            left_out += 1
+            excluded += 1
             continue
         context = row["context"][: cut.get((row["language"], row["item_id"]))]
         languages.setdefault(row["language"], []).append(
@@ -106,7 +106,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
     if not languages:
         why = (
             "their gold answer is not an option, or the options are bare letters"
-            if left_out
+            if excluded
             else "none has options"
         )
         raise RunError(f"export: {run} has no items that can be asked as choice: {why}")
@@ -127,7 +127,7 @@ def export_tasks(run: Path, folder: Path) -> Exported:
     _write_yaml(folder / "anomia.yaml", {"group": "anomia", "task": names})
     write_text(folder / "utils.py", _helpers())
     command = _command(folder, chat=bool(study.get("chat")), system=str(study.get("system") or ""))
-    return Exported(names, command, left_out, str(study.get("grader") or grade.CONTAINMENT.grader))
+    return Exported(names, command, excluded, str(study.get("grader") or grade.CONTAINMENT.grader))
 
 
 def _command(folder: Path, *, chat: bool, system: str = "") -> str:

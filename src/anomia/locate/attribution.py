@@ -156,11 +156,6 @@ def attribute(
     )
 
 
-def count_batches(subjects: Sequence[Margins], batch_tokens: int = BATCH_TOKENS) -> int:
-    """The number of batches at each point of the path, if items can share batches."""
-    return len(list(_batches(_rows(subjects), batch_tokens)))
-
-
 class _Row(NamedTuple):
     """A prefix to be passed. asked: by kind (0 gold, 1 control), the margin read after it. margins: (kind, item)."""
 
@@ -394,7 +389,7 @@ class _Taps:
     def _take(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor
     ) -> None:
-        """Adds ⟨G, ΔX⟩ of every parameter of a module to the rows. gradient: G, in the output's shape."""
+        """Adds ⟨G, ΔX⟩ of every parameter of a module to the rows, [B] each. gradient: G, [B, T, …] as the output."""
         shares = self._shares[self._kind]
         for name, leaf in self._owners[module]:
             try:
@@ -420,7 +415,7 @@ class _Taps:
     def _moved(
         self, module: nn.Module, leaf: str, delta: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        """The derivative of a module's output along Δ of one of its parameters, in the output's shape: ΔX."""
+        """The derivative of a module's output along Δ of one of its parameters: ΔX, [B, T, …] as the output."""
         plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) and len(args) == 1 and not kwargs
         if plain and leaf == "weight":
             return args[0] @ delta if isinstance(module, Conv1D) else functional.linear(args[0], delta)

@@ -68,8 +68,7 @@ def open_arm(run: Path, arm: str, progress: Progress) -> tuple[OpenCell, str]:
     if len(runs) > 1:
         raise RunError(f"locate: {run} holds {len(runs)} runs; name one: {', '.join(map(str, runs))}")
     folder = RunFolder(runs[0])
-    if not folder.is_run:
-        raise RunError(f"locate: {run} is not an Anomia run (it has no study.yaml)")
+    folder.check_is_run()
     study = read_study(folder.study_file, {})
     cell = open_cell("", study, folder.path, progress).opened()
     assert cell is not None

@@ -33,7 +33,7 @@ def notes_of(
     notes = []
     if subjects.lacking:
         notes.append(
-            f"{counted(subjects.lacking, 'item')} without a token that tells gold from what is said: left out"
+            f"{counted(subjects.lacking, 'item')} excluded: no token tells gold from what the compressed model says"
         )
     unreliable = int(found.unreliable.sum())
     if unreliable:

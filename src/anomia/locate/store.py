@@ -92,6 +92,7 @@ def _key(values: object) -> str:
 
 
 def _store(file: Path, found: Attribution, lens: pl.DataFrame) -> None:
+    """Store shares [items, units], margins at both ends [items, 2], and the rows of the lens, in three files."""
     items, units = found.gold.shape
     rows = pl.DataFrame(
         {

@@ -122,7 +122,9 @@ _REACHED = _words(
 )
 _RECOGNITION = _probes(*RECOGNITION)
 _DROPPED = _probes(*GENERATED, *RECOGNITION, *NO_QUESTION)
-_CUED_CHANCE = _words(**{f"{name}_chance": f"{short(name)} above guessing among four" for name in CUED})
+_CUED_CHANCE = _words(
+    **{f"{name}_chance": f"{short(name)} above guessing among the options" for name in CUED}
+)
 _STRICT = _probes(*DECIDING)
 _AMONG = {"": "", "/failed_before": ", which base failed too", "/newly_broken": ", which base answered"}
 _PARTS = {

@@ -61,6 +61,7 @@ def recognition(arm: str, pairs: pl.DataFrame) -> Recognised:
 
 
 def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) -> None:
+    """Add what one way to test recognition gives. part: the pairs that it graded, one row per item."""
     columns = [right(part, column) for column in _columns(way.name)]
     passages, labels = part["passage"].to_numpy(), part["language"].to_numpy()
     pooled = part["pooled"].to_numpy()

@@ -138,8 +138,8 @@ def read_results(
         RunError: the folder is not a run, or excluding leaves no items.
         StudyError: a kind of items is unknown.
     """
-    check_is_run(run)
     folder = RunFolder(run)
+    folder.check_is_run()
     study = folder.study()
     provenance = study.get("provenance", {})
     records = in_study_order(folder.records(), study)
@@ -280,20 +280,6 @@ def _without(records: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame,
         raise RunError(f"run: excluding {', '.join(kinds)} leaves no item; exclude less")
     looked_at = {kind for kind in kinds if base[kind].is_not_null().any()}
     return kept, {kind: len(keys) if kind in looked_at else None for kind, keys in marked.items()}
-
-
-def check_is_run(folder: Path) -> None:
-    """Refuse a folder that is not a run, and name the run that contains it, if any.
-
-    Raises:
-        RunError: there is no study.yaml.
-    """
-    if RunFolder(folder).is_run:
-        return
-    around = RunFolder(folder).around()
-    if around is not None:
-        raise RunError(f"run: {folder} is not a run; did you mean {around.path}?")
-    raise RunError(f"run: {folder} is not an Anomia run (it has no study.yaml)")
 
 
 def read_vocabularies(run: Path) -> dict[str, int]:

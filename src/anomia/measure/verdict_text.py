@@ -158,7 +158,7 @@ def without_choice(evidence: Evidence) -> Words:
 def long_only(evidence: Evidence, outcome: Outcome, of_base: Endings) -> Words:
     """The words for an arm that was only asked for long answers. of_base: how base's own answers end."""
     remark = (
-        f"Of base's own {of_base.answers} answers {of_base.unended} reach the token limit and {of_base.looped} loop: a higher "
+        f"Of base's own {of_base.answers} answers, {of_base.unended} reach the token limit and {of_base.looped} loop: a higher "
         "--continuation-tokens, or a base that ends its answers (instruction-tuned, with --chat), would tell more."
         if 2 * of_base.unended > of_base.answers
         else ""

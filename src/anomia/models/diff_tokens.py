@@ -42,7 +42,7 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
     if around:
         yield Difference(
             "tokens put around a text", "noted" if chat else "confounding", _around(base), _around(other),
-            "prompts of this study go through a chat template, and these are left out" if chat else
+            "prompts of this study go through a chat template, and these are excluded" if chat else
             "a missing or doubled start token alone can cost most answers",
         )  # fmt: skip
     bare = _differing(mine.bare, theirs.bare)

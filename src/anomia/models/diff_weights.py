@@ -157,7 +157,7 @@ def _one_sided(mine: Weights, theirs: Weights) -> Iterator[Difference]:
     )
     if left or right:
         yield Difference(
-            "tensors that are left out by rule", "harmless", listed(left) or "none", listed(right) or "none",
+            "tensors that are excluded by rule", "harmless", listed(left) or "none", listed(right) or "none",
             "they follow from the settings or belong to parts that don't answer; loading says which where it matters",
         )  # fmt: skip
     only_mine = [name for name in mine.tensors if name not in theirs.tensors and name not in listed_before]

@@ -288,7 +288,7 @@ def _by_rule(
         vector = name.endswith("bias") and len(stored[name].shape) == 1
         mask = name.endswith("attn.bias") and len(stored[name].shape) == 4
         if reason is None and (mask or (target not in info.unexpected_keys and not vector)):
-            reason = "" if mask or "bias" in target else "left out by this architecture's own rule"
+            reason = "" if mask or "bias" in target else "excluded by this architecture's own rule"
         if reason is not None:
             ignored[name] = reason
     return tuple(sorted(info.missing_keys)), ignored

@@ -116,6 +116,15 @@ def _answer_batch(
     static: bool,
     on_tokens: OnTokens | None,
 ) -> list[Reply]:
+    """Answers the items of one batch, one reply per item in order: a prefill of their trees, then the decoding steps.
+
+    The prefill has one row [S] per tree, the decoding one token for each open answer, beam or sample [N, 1].
+
+    Args:
+        prefixes: keys and values of the prefixes that items share, [1, heads, S, head] per layer; new ones are added.
+        static: whether decoding uses a cache of fixed size.
+        on_tokens: called with the number of new tokens after each step.
+    """
     batch = lay_out(asks)
     if not batch.rows:
         return [Reply(ask.item_id) for ask in asks]

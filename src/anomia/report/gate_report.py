@@ -70,7 +70,7 @@ def markdown(gate: Gate, *, name: str, basis: Basis = NO_BASIS) -> str:
     """The summary, for a pull request or a job. name: of the run."""
     lines = [f"## Anomia: {_escaped(name)} {_HEADLINES[gate.result]}", ""]
     lines += [
-        "| arm | over | figure | value [95 %] | limit | result | questions to settle it |",
+        "| arm | over | figure | value [95 %] | limit | result | questions needed |",
         "|---|---|---|---|---|---|---|",
     ]
     for check in gate.checks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import PurePath
 from typing import Any
 
@@ -41,3 +42,8 @@ def shortened(text: str, longest: int) -> str:
 
 def _items(count: int | None) -> str:
     return "not known" if count is None else counted(count, "item")
+
+
+def printable(text: str) -> str:
+    """Text with spaces for control and direction characters: a null byte would abort the process in vl-convert."""
+    return "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)

@@ -165,6 +165,11 @@ def _plan(
     kept: int,
     changes: Mapping[str, Any],
 ) -> ReshapePlan:
+    """Plan a model in which each cluster of experts is one.
+
+    clusters: by block, the old experts of each new one; None without a mixture. kept: new experts per block, K. Tensors
+    with an entry per expert, [E, …], become [K, …]: the mean of a cluster weighted by tokens, or its first expert's entry.
+    """
     config = rebuild.changed_config(model, changes)
     sizes = rebuild.shapes(model)
     parts = all_taken(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
+from anomia.report.naming import printable
 from anomia.report.reference import candidates, nulls
 
 # Longer names would run into the plot; the tooltip and the table show them in full.
@@ -108,11 +108,6 @@ def plain(text: Any, longest: int = LONGEST_NAME) -> str:
         return kept
     head = (longest - 1) // 2
     return f"{kept[:head]}…{kept[head + 1 - longest :]}"
-
-
-def printable(text: str) -> str:
-    """Text with spaces for control and direction characters: a null byte would abort the process in vl-convert."""
-    return "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
 
 
 def same_but_calibration(found: Sequence[Case]) -> list[list[tuple[Case, str]]]:

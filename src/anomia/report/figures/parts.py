@@ -10,8 +10,9 @@ import altair as alt
 from anomia.measure.fates import FATES
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
-from anomia.report.figures.cases import Case, plain, printable
+from anomia.report.figures.cases import Case, plain
 from anomia.report.figures.style import MARK, ROW, WIDTH
+from anomia.report.naming import printable
 from anomia.report.render.stars import Stars, stars, without_stars
 
 ChartRow = dict[str, Any]

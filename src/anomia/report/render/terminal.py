@@ -6,7 +6,7 @@ from rich.align import VerticalAlignMethod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from anomia.report.figures.cases import printable
+from anomia.report.naming import printable
 from anomia.report.render.stars import settled
 from anomia.report.render.whole_table import WholeTable
 from anomia.report.render.words import cells, note_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anomia.measure.rates import Estimate
-from anomia.report.figures.cases import printable
+from anomia.report.naming import printable
 from anomia.report.tables.table import Cell, Change, Column, CountAndShare, Kind, Marked, Note, Table
 
 MISSING = "–"

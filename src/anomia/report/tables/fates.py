@@ -73,7 +73,7 @@ def fates(subject: ArmResults) -> Table:
         "Fates of the items that base gets right in both formats: items · share (%)",
         (LANGUAGE, BOTH, *COUNTS),
         rows,
-        ("without a share: fewer than 10 such items, or not computed",) if few else (),
+        ("no share: fewer than 10 such items, or not computed",) if few else (),
         rules=rules,
     )
 

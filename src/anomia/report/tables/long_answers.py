@@ -150,6 +150,6 @@ def _notes(subject: ArmResults) -> list[Note]:
     return [
         f"safe up to {safe} tokens: the interval of what derails beyond base's stays within {most}"
         if safe
-        else f"no length is shown to be safe (derailed beyond base's within {most}, and at most half of base's own)",
+        else f"no safe length: up to one, at most {most} more answers derail than in base, and at most half of base's own",
         explained,
     ]
