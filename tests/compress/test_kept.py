@@ -52,6 +52,12 @@ def test_they_keep_every_bit_and_the_others_do_not(
     changed = {matrix.name for matrix in report.compression.matrices}
     assert not changed & set(KEPT)
     assert len(changed) == 3 * 7 - 2
+    kept = sum(before[f"{name}.weight"].numel() for name in KEPT)
+    assert report.compression.kept_weights == kept
+    if arm in ("wanda:0.5", "magnitude:0.5"):
+        every = kept + sum(m.shape[0] * m.shape[1] for m in report.compression.matrices)
+        zeros = sum(m.zeros for m in report.compression.matrices)
+        assert report.compression.sparsity == zeros / every < 0.5
     other = "model.layers.0.mlp.down_proj.weight"
     assert other not in after or not torch.equal(before[other], after[other])
     assert json.loads((tmp_path / "out" / "anomia.json").read_text())["settings"]["dense"] == list(KEPT)

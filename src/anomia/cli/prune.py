@@ -53,7 +53,7 @@ def prune(
     One block is in memory at a time. The result is a dense model with zeros; these make it neither smaller nor faster.
     """
     from anomia.compress.folder import compress_folder
-    from anomia.compress.report import megabytes, told_error
+    from anomia.compress.report import megabytes, told_error, told_kept
     from anomia.compress.spec import parse_arm
     from anomia.compress.steps import Prune
     from anomia.errors import StudyError, nearest
@@ -81,7 +81,7 @@ def prune(
             progress.say(warning)
     done = report.compression
     out_console.print(
-        f"{out}: {done.sparsity:.1%} of the weights of {counted(len(done.matrices), 'matrix', 'matrices')} are zero{told_error(done)} "
+        f"{out}: {done.sparsity:.1%} of the weights of {counted(len(done.matrices), 'matrix', 'matrices')} are zero{told_kept(done)}{told_error(done)} "
         f"({step}, {report.seconds:.0f} s). It is an ordinary dense model of {megabytes(done.size_bytes or 0)}: "
         "zeros alone make it neither smaller nor faster.",
         highlight=False,

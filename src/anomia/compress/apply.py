@@ -18,7 +18,7 @@ from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.kept import check_kept, is_kept, keep_dense
 from anomia.compress.left_dense import dense_in_files, not_rounded
-from anomia.compress.matrices import block_weights, matrix_names
+from anomia.compress.matrices import block_weights, kept_weights, matrix_names
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.llm_int8 import replace_linears
@@ -146,6 +146,7 @@ def compress(
         block_sparsity=tuple(finished.sparsities),
         left_dense=not_rounded(model, matrices) if why is None else tuple(why),
         dense_why=None if why is None else by_reason(why),
+        kept_weights=kept_weights(decoder),
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices, packed=packed is not None),

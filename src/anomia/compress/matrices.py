@@ -140,6 +140,19 @@ def matrix_names(decoder: DecoderBlocks) -> list[str]:
     ]
 
 
+def kept_weights(decoder: DecoderBlocks) -> int:
+    """Count the weights in matrices of the blocks that stay dense on request."""
+    return sum(
+        weight.numel()
+        for block in decoder.modules
+        for name, weight in (
+            *((name, module.weight) for name, module in _layers(block)),
+            *((f"{path}.{name}" if path else name, weight) for path, _, name, weight in stacks(block)),
+        )
+        if name in kept_names(block)
+    )
+
+
 def block_weights(decoder: DecoderBlocks) -> int:
     """Count the weights in the matrices of all blocks."""
     return sum(

@@ -11,6 +11,7 @@ from typing import Any
 from anomia.compress.apply import check_step, choices_of, versions, warnings_of
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
+from anomia.compress.matrices import kept_weights
 from anomia.compress.methods.table import goes_by_block, method_of
 from anomia.compress.outputs import check_logits
 from anomia.compress.packed import notes_on
@@ -88,6 +89,7 @@ def change_matrices(
         block_sparsity=tuple(finished.sparsities),
         left_dense=tuple(why),
         dense_why=by_reason(why),
+        kept_weights=kept_weights(blocks.decoder),
         reconstruction=choices_of(step),
         warnings=(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),

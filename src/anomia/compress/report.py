@@ -44,6 +44,7 @@ class CompressionReport:
     reconstruction: decisions of a method that was rebuilt from its published description, empty for other methods.
     size_bytes: of the whole model's weights as they would be stored: dense after pruning, packed after quantization.
     reshaped: the removed parts, and the configuration before and after.
+    kept_weights: number of weights in matrices that the step would change and that stay dense on request.
     """
 
     step: str
@@ -58,11 +59,12 @@ class CompressionReport:
     size_bytes: int | None = None
     reshaped: Mapping[str, Any] | None = None
     dense_why: Mapping[str, tuple[str, ...]] | None = None
+    kept_weights: int = 0
 
     @property
     def sparsity(self) -> float:
-        """The fraction of zero weights in all reported matrices together; 0 if there are none."""
-        weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in self.matrices)
+        """The fraction of zero weights in all reported matrices and those kept dense together; 0 if there are none."""
+        weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in self.matrices) + self.kept_weights
         return sum(matrix.zeros for matrix in self.matrices) / weights if weights else 0.0
 
     @property
@@ -107,8 +109,18 @@ def summary(report: CompressionReport) -> str:
         went = "" if share is None else f" ({share:.1%})"
         return "; ".join(f"removed: {line}" for line in report.reshaped["removed"]) + went
     if isinstance(step, Prune):
-        return f"{report.sparsity:.1%} of the weights of {count} are zero{told_error(report)}"
-    return f"{count} {'is' if len(report.matrices) == 1 else 'are'} rounded{told_error(report)}"
+        return (
+            f"{report.sparsity:.1%} of the weights of {count} are zero{told_kept(report)}{told_error(report)}"
+        )
+    return f"{count} {'is' if len(report.matrices) == 1 else 'are'} rounded{told_kept(report)}{told_error(report)}"
+
+
+def told_kept(report: CompressionReport) -> str:
+    """Return how much stays dense on request as part of a sentence, "" if nothing does."""
+    weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in report.matrices) + report.kept_weights
+    return (
+        f", with {report.kept_weights / weights:.1%} of the weights kept dense" if report.kept_weights else ""
+    )
 
 
 def told_error(report: CompressionReport) -> str:
