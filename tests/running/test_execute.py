@@ -75,6 +75,10 @@ def test_a_study_gives_one_full_row_for_each_arm_and_item(study: Study, tmp_path
                 "open_score",
                 "open_parts",
                 "open_options",
+                "choice_own",
+                "options_own",
+                "gold_own",
+                "no_own_options",
             )
         )
     ]
