@@ -133,3 +133,12 @@ def test_prunerzero_uses_the_gradient_of_each_window(family: str) -> None:
     gradient = total.sqrt() if family == "llama" else total.sqrt().T
     expected = prunerzero_cut(weight.data if family == "llama" else weight.data.T, gradient, 0.5).mask
     assert torch.equal((pruned if family == "llama" else pruned.T) == 0, expected)
+
+
+def test_blocks_of_unequal_size_give_the_asked_sparsity_over_all_weights() -> None:
+    weights = [100, 900, 400]
+    found = spread_sparsity([0.1, 0.9, 0.5], 0.5, weights=weights)
+    assert sum(s * w for s, w in zip(found, weights, strict=True)) == pytest.approx(0.5 * sum(weights))
+    assert found[1] < found[2] < found[0]
+    equal = spread_sparsity([0.1, 0.9, 0.5], 0.5, weights=[7, 7, 7])
+    assert equal == pytest.approx(spread_sparsity([0.1, 0.9, 0.5], 0.5))

@@ -188,6 +188,28 @@ def test_a_run_interrupted_after_its_last_block_writes_the_rest(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_an_unfinished_folder_is_not_continued_with_a_model_that_is_loaded_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture in the place of a plain model: its folder also held the first block of the other one."""
+    save_model("llama", tmp_path / "in")
+    real = InFiles.store
+
+    def stop(blocks: Any, index: int, packed: Any) -> None:
+        if index == 1:
+            raise StopError
+        real(blocks, index, packed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InFiles, "store", stop)
+        with pytest.raises(StopError):
+            compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")])
+    shutil.rmtree(tmp_path / "in")
+    save_model("mixtral", tmp_path / "in")
+    with pytest.raises(CompressionError, match="unfinished compression with another model"):
+        compress_folder(str(tmp_path / "in"), tmp_path / "out", [step_of("magnitude:0.5")])
+
+
 @pytest.mark.parametrize("what", ["calibration text", "model", "weights"])
 def test_an_unfinished_folder_is_not_continued_with_other_inputs_under_the_same_path(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

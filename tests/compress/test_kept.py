@@ -33,7 +33,7 @@ KEPT = ("model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj")
         ("llama", "prunerzero:0.5", "dense"),
         ("gemma3", "awq:4,group=8", "dense"),
         ("llama", "gptq:8,group=8", "compressed-tensors"),
-        ("llama", "gptq:8,group=8", "gptq"),
+        ("llama", "wandapp:2:4,rounds=1", "dense"),
     ],
 )
 def test_they_keep_every_bit_and_the_others_do_not(
@@ -205,3 +205,42 @@ def test_a_run_keeps_them_in_its_arms(
     [report] = RunFolder(tmp_path / "run").compression.all()
     assert report["steps"][0]["dense_why"]["kept dense on request"] == [f"{name}.weight"]
     assert name not in {matrix["name"] for matrix in report["steps"][0]["matrices"]}
+
+
+UP = "model.layers.0.mlp.up_proj"
+V = "model.layers.1.self_attn.v_proj"
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("arm", ["ria:2:4", "awq:4,group=8", "awq:8,group=8"])
+def test_steps_that_move_or_scale_channels_leave_them_alone(family: str, arm: str, tmp_path: Path) -> None:
+    """RIA reorders the channels between up and down, and AWQ scales them; both did it to matrices kept dense."""
+    save_model(family, tmp_path / "in")
+    names = (UP, V, "model.layers.1.input_layernorm")
+    options = FolderOptions(
+        text=TextOptions(source=write_text(tmp_path / "text.txt"), samples=12), dense=names
+    )
+    compress_folder(str(tmp_path / "in"), tmp_path / "out", parse_arm(arm).steps, options)
+    before, after = weights(tmp_path / "in"), weights(tmp_path / "out")
+    for name in names:
+        assert torch.equal(before[f"{name}.weight"], after[f"{name}.weight"]), name
+
+
+def test_gptq_checkpoints_cannot_say_that_single_matrices_are_dense(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    with pytest.raises(StudyError, match="use --save-as compressed-tensors"):
+        compress_folder(
+            str(tmp_path / "in"),
+            tmp_path / "out",
+            parse_arm("gptq:8,group=8").steps,
+            FolderOptions(dense=KEPT, save_as="gptq"),
+        )
+
+
+def test_a_matrix_that_shares_its_weights_with_another_is_not_kept_alone(tmp_path: Path) -> None:
+    save_model("llama", tmp_path / "in")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in").eval()
+    layers = model.model.layers
+    layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
+    with pytest.raises(StudyError, match=r"layers\.1\.mlp\.up_proj shares its weights"):
+        compress(model, parse_arm("magnitude:0.5").steps[0], dense=["model.layers.1.mlp.up_proj"])

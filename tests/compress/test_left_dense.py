@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors import safe_open
 
 from anomia.compress.apply import compress
 from anomia.compress.folder import compress_folder
 from anomia.compress.report import CompressionReport
+from anomia.compress.spec import parse_arm
 
 from .architectures import tiny
 from .conftest import tiny_model
@@ -55,3 +57,20 @@ def test_a_written_folder_and_its_source_have_the_names(family: str, arm: str, t
 def test_a_tied_head_is_not_listed_twice() -> None:
     report = compress(tiny_model("llama_biases_tied"), step_of("magnitude:0.5"))
     assert named(report) == {"model.embed_tokens.weight"}
+
+
+def test_weights_that_are_in_no_layer_are_told_if_they_are_many() -> None:
+    """DBRX stores its experts as parameters of two dimensions, which no step changes: that was not said."""
+    config = transformers.DbrxConfig(
+        d_model=32, n_heads=4, n_layers=2, vocab_size=64, max_seq_len=64,
+        attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
+    )  # fmt: skip
+    model = transformers.DbrxForCausalLM(config).eval()
+    report = compress(model, parse_arm("magnitude:0.5").steps[0])
+    [warning] = [text for text in report.warnings if "stay dense" in text]
+    assert "aren't recognised as matrices (transformer.blocks.0.ffn.experts.mlp." in warning
+    told = int(warning.partition(" %")[0].partition("%")[0])
+    experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    inside = sum(p.numel() for name, p in model.named_parameters() if ".blocks." in name and p.dim() >= 2)
+    assert told == round(100 * experts / inside)

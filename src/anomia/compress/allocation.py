@@ -36,10 +36,16 @@ def allocation_of(step: Prune) -> Allocation | None:
     return None
 
 
-def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: float = SPREAD) -> list[float]:
+def spread_sparsity(
+    importance: Sequence[float],
+    sparsity: float,
+    *,
+    spread: float = SPREAD,
+    weights: Sequence[int] | None = None,
+) -> list[float]:
     """Return the sparsity of each block: densities are linear in importance, in a band of width 2·spread; [blocks] each.
 
-    The mean density is 1 − sparsity. If all blocks are equally important, they get the same sparsity.
+    The mean density over all weights is 1 − sparsity; weights: those of each block, equal if not given. If all blocks are equally important, they get the same sparsity.
     Source: OWL, Yin et al. (2024), Section 4.2 and their code (λ = 0.08).
     Raises `CompressionError` if the band leaves (0, 1).
     """
@@ -48,7 +54,7 @@ def spread_sparsity(importance: Sequence[float], sparsity: float, *, spread: flo
     values = np.where(np.isnan(values), np.nanmean(values), values)
     width = values.max() - values.min()
     densities = np.zeros_like(values) if width == 0 else (values - values.min()) / width * 2 * spread
-    sparsities = sparsity - (densities - densities.mean())
+    sparsities = sparsity - (densities - np.average(densities, weights=weights))
     if sparsities.min() <= 0 or sparsities.max() >= 1:
         raise CompressionError(
             f"a sparsity of {sparsity} spread over the blocks reaches from {sparsities.min():.3f} to"

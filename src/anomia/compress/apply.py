@@ -17,8 +17,8 @@ from anomia._version import __version__
 from anomia.compress.blocks import DecoderBlocks, find_blocks
 from anomia.compress.calibration import Windows, make_batches, make_windows, read_calibration
 from anomia.compress.kept import check_kept, is_kept, keep_dense
-from anomia.compress.left_dense import dense_in_files, not_rounded
-from anomia.compress.matrices import block_weights, kept_weights, matrix_names
+from anomia.compress.left_dense import dense_in_files, not_rounded, note_on_bare
+from anomia.compress.matrices import block_weights, compressed_layers, kept_weights, matrix_names
 from anomia.compress.methods import embeddings
 from anomia.compress.methods.grid import Quantized
 from anomia.compress.methods.llm_int8 import replace_linears
@@ -155,6 +155,7 @@ def compress(
                 if decoder.fault
                 else ()
             ),
+            *((bare,) if (bare := note_on_bare(model, decoder)) and not shaped and why is not None else ()),
             *(shaped.notes if shaped else ()),
             *(embeddings.notes(model, step.kind) if isinstance(step, Embeddings) else ()),
         ),
@@ -181,7 +182,14 @@ def check_dense(model: nn.Module, steps: Sequence[Step]) -> None:
     """Refuse names of matrices to keep dense that the model doesn't have or that a step doesn't leave alone."""
     if not is_kept(model):
         return
-    outside = check_kept(model, matrix_names(find_blocks(model)))
+    decoder = find_blocks(model)
+    outside = check_kept(model, matrix_names(decoder))
+    changed = {id(module.weight) for block in decoder.modules for _, module in compressed_layers(block)}
+    for name in outside:
+        if id(model.get_submodule(name).weight) in changed:
+            raise StudyError(
+                f"dense: {name} shares its weights with a matrix that would change; name that one, too"
+            )
     for step in steps:
         if isinstance(step, Reshape):
             raise StudyError(f"dense: {step} drops parts of matrices and renames them; leave out --dense")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 
 from anomia._version import __version__
@@ -120,6 +121,11 @@ def compress_folder(
     if not steps:
         raise StudyError("base has no step, so there is nothing to do; name one such as wanda:0.5")
     check_save_as(options.save_as, steps)
+    if options.save_as == "gptq" and options.dense:
+        raise StudyError(
+            "dense: GPTQ checkpoints name the packed matrices once for all blocks, so single ones can't stay dense; use "
+            "--save-as compressed-tensors"
+        )
     options = replace(options, device=resolve_device(options.device))
     file = options.perplexity_text
     text = None if file is None else read_text(file, about="the text for perplexity")
@@ -316,6 +322,8 @@ def _one_step(
         packed = {}
         reasons = plan_whole(loaded.model, find_blocks(loaded.model), step, options.save_as)
     windows = _windows(step, loaded.tokenizer, loaded.model, options)
+    begun = any(state.get(name) for name in ("matrices", "measured", "written"))
+    _check_inputs(out, state, windows, model=files_of(found.files), finished=begun)
     report = compress(
         loaded.model,
         step,
@@ -406,6 +414,8 @@ def _check_inputs(
         "model": content_hash(model),
         "calibration text": None if windows is None else windows.record.token_hash,
         "version of anomia": __version__,
+        "version of torch": torch.__version__,
+        "version of transformers": transformers.__version__,
     }
     before = state.setdefault("inputs", now)
     changed = [name for name in now if name in before and before[name] != now[name]]

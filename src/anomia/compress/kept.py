@@ -68,6 +68,15 @@ def kept_names(block: nn.Module) -> set[str]:
     return kept
 
 
+def kept_storages(block: nn.Module) -> set[int]:
+    """Return the addresses of the storages of a block's parameters that stay dense on request."""
+    return {
+        parameter.untyped_storage().data_ptr()
+        for name, parameter in block.named_parameters(remove_duplicate=False)
+        if name.removesuffix(".weight") in kept_names(block)
+    }
+
+
 def check_kept(model: nn.Module, matrices: Sequence[str]) -> list[str]:
     """Refuse names of which the model has no matrix. Returns those outside the blocks, which steps on blocks don't touch.
 

@@ -28,6 +28,8 @@ BARE = "parameter that is no layer (decay, mixing, scale)"
 OTHER_MODEL = "part with a configuration of its own (vision, audio)"
 OUTSIDE = "outside the blocks"
 KEPT = "kept dense on request"
+MUCH = 0.1
+"""Share of a model's blocks that may stay dense as bare parameters without a warning."""
 REASONS = (EMBEDDING, HEAD, ROUTER, CONVOLUTION, NORM, BIAS, BARE, OTHER_MODEL, OUTSIDE, KEPT)
 
 
@@ -66,6 +68,19 @@ def why_dense(model: nn.Module, decoder: DecoderBlocks) -> dict[str, str]:
         for name, p in model.named_parameters()
         if p.dim() >= 2 and id(p) not in pruned
     }
+
+
+def note_on_bare(model: nn.Module, decoder: DecoderBlocks) -> str:
+    """Return a note if parameters that belong to no layer hold much of the blocks' weights, as DBRX's experts do; else ""."""
+    why = why_dense(model, decoder)
+    bare = {name: p.numel() for name, p in model.named_parameters() if why.get(name) == BARE}
+    inside = sum(p.numel() for block in decoder.modules for p in block.parameters() if p.dim() >= 2)
+    if not inside or sum(bare.values()) <= MUCH * inside:
+        return ""
+    return (
+        f"{sum(bare.values()) / inside:.0%} of the weights in the blocks stay dense: they are stored as parameters that aren't "
+        f"recognised as matrices ({max(bare, key=lambda name: bare[name])}, …)"
+    )
 
 
 def _why(model: Any, decoder: DecoderBlocks, name: str, parameter: torch.Tensor) -> str:

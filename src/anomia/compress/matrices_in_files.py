@@ -11,6 +11,7 @@ from typing import Any
 from anomia.compress.apply import check_step, choices_of, versions, warnings_of
 from anomia.compress.calibration import Windows
 from anomia.compress.in_files import InFiles
+from anomia.compress.left_dense import note_on_bare
 from anomia.compress.matrices import kept_weights
 from anomia.compress.methods.table import goes_by_block, method_of
 from anomia.compress.outputs import check_logits
@@ -95,6 +96,7 @@ def change_matrices(
             *warnings_of(step, windows, matrices, packed=blocks.save_as != "dense"),
             *((blocks.note,) if blocks.note and windows is not None else ()),
             *notes_on(unpacked),
+            *((bare,) if (bare := note_on_bare(blocks.model, blocks.decoder)) else ()),
         ),
         versions=versions(),
     )

@@ -262,8 +262,13 @@ def _spread(
         return []
     assert windows is not None
     batches = make_model_batches(blocks.decoder, windows, allocation.needs, batch_tokens=batch_tokens)
-    walked = visit(blocks, batches, lambda at: _observe(at, allocation.needs))
-    return spread_sparsity([allocation.importance(groups) for groups in walked], step.target)
+
+    def look(at: AtBlock) -> tuple[float, int]:
+        groups = _observe(at, allocation.needs)
+        return allocation.importance(groups), sum(m.weight.numel() for g in groups for m in g.matrices)
+
+    importance, weights = zip(*visit(blocks, batches, look), strict=True)
+    return spread_sparsity(importance, step.target, weights=weights)
 
 
 def _check_gradients(group: SharedInput, where: str) -> None:

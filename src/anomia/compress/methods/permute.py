@@ -19,6 +19,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.calls import run_block
+from anomia.compress.kept import kept_storages
 from anomia.compress.matrices import FusedExperts, WeightMatrix, find_fused_experts
 from anomia.compress.methods.base import BlockWork
 from anomia.compress.statistics import InputStatistic
@@ -157,6 +158,7 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
     }
     candidates = [*_links(work), *_head_links(work, multiple)]
     inputs = _record_inputs(work, {owner for owner, _ in candidates})
+    kept = kept_storages(work.block)
     done: dict[str, str] = {}
     for owner, ways in candidates:
         if owner not in inputs:
@@ -165,6 +167,9 @@ def permute_channels(work: BlockWork, score: Score, order: Order, *, multiple: i
         links = next((links for links in ways if _same(module, *inputs[owner], links)), ())
         for link in links:
             statistic = alone.get(link.reader.name)
+            touched = (link.reader.weight, *(weight for weight, _ in link.writers))
+            if kept and any(each.untyped_storage().data_ptr() in kept for each in touched):
+                continue
             if statistic is not None and link.reader.name not in done:
                 chosen = link.fit(score(link.reader.weight, statistic.norms), order)
                 link.apply(chosen)

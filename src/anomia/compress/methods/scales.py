@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from anomia.compress.calls import Call, run_block
+from anomia.compress.kept import kept_names
 
 _TOLERANCE = 1e-3
 
@@ -141,7 +142,10 @@ def divide(block: nn.Module, producer: Producer, scales: torch.Tensor) -> None:
 
 def _candidates(block: nn.Module, sizes: set[int]) -> Iterator[tuple[Producer, int]]:
     """Yield possible producers and their number of outputs; norms first: only a norm's own weight scales its output."""
-    modules = [(name, m) for name, m in block.named_modules() if name and _weight(m) is not None]
+    kept = kept_names(block)
+    modules = [
+        (name, m) for name, m in block.named_modules() if name and name not in kept and _weight(m) is not None
+    ]
     for name, module in modules:
         weight = _weight(module)
         if weight is not None and weight.dim() == 1 and len(weight) in sizes:
