@@ -26,7 +26,7 @@ from anomia.compress.methods.zeros import DEAD_TIES, TIES, check_zeros
 from anomia.compress.options import FolderOptions, TextOptions
 from anomia.compress.pipeline import FAINT, SILENT
 from anomia.compress.report import MatrixReport
-from anomia.compress.shards import check_finite, count_broken
+from anomia.compress.shards import check_finite, check_weights, count_broken
 from anomia.compress.spec import parse_arm
 from anomia.compress.statistics import InputStatistic, SharedInput
 from anomia.compress.steps import Pattern
@@ -477,3 +477,15 @@ def test_a_negative_id_is_named(make_model: Make) -> None:
     ids = tuple((-1, *row[1:]) for row in windows.token_ids)
     with pytest.raises(CompressionError, match="the id -1 on the calibration text"):
         pruned(make_model(), "wanda:0.5", replace(windows, token_ids=ids))
+
+
+def test_a_bias_is_not_taken_for_a_mask() -> None:
+    """GPT-2's `attn.bias` may hold −∞; its `attn.c_attn.bias` ends in the same letters."""
+    mask = {
+        "h.0.attn.bias": torch.full((1, 1, 4, 4), -torch.inf),
+        "h.0.attn.masked_bias": torch.tensor(-torch.inf),
+    }
+    check_weights(mask)
+    for name in ("h.0.attn.c_attn.bias", "h.0.attn.bias"):
+        with pytest.raises(RefusedError, match=f"{name} has 1 of 4 values"):
+            check_weights(mask | {name: torch.tensor([0.0, torch.nan, 1.0, 2.0])})

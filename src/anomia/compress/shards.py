@@ -159,7 +159,8 @@ def _broken(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Te
     """Yield the tensors with NaN or infinite values, with their number."""
     for name, value in tensors.items():
         # Attention masks in old checkpoints contain −∞ on purpose; models don't read them.
-        if not value.is_floating_point() or name.endswith(("masked_bias", "attn.bias")):
+        mask = name.endswith("masked_bias") or (f".{name}".endswith(".attn.bias") and value.dim() > 1)
+        if not value.is_floating_point() or mask:
             continue
         if broken := count_broken(value):
             yield name, value, broken
