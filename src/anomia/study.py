@@ -257,6 +257,7 @@ class Study(BaseModel):
             section="asking",
             help="Maximum length of a long answer in tokens, with the probe continuation (default {default}).",
             metavar="N",
+            commands=("run", "locate"),
         ),
     ] = 512
     stop_at_loops: Annotated[

@@ -71,7 +71,23 @@ def greedy(folder: Path, prompts: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoiled(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the model with one matrix spoiled, and little noise on the others."""
+    spoiled = tmp_path_factory.mktemp("arm") / "spoiled"
+    shutil.copytree(model_folder, spoiled)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    weight = model.get_parameter(f"{PLANTED}.weight").data
+    torch.manual_seed(3)
+    weight += 0.12 * torch.randn_like(weight)
+    for name, parameter in model.named_parameters():
+        if "layers" in name and parameter.dim() == 2 and not name.startswith(PLANTED):
+            parameter.data += 5e-5 * torch.randn_like(parameter)
+    model.save_pretrained(spoiled)
+    return spoiled
+
+
+@pytest.fixture(scope="session")
+def run(model_folder: Path, spoiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which base is right by construction (gold is what it says), and one matrix of the arm is spoiled."""
     place = tmp_path_factory.mktemp("located")
     rows = [entry(n, context=f"Place{n} lies by the river Person{n}.") for n in range(60)]
@@ -83,16 +99,6 @@ def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     data = place / "questions.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in entries), encoding="utf-8")
-    spoiled = place / "spoiled"
-    shutil.copytree(model_folder, spoiled)
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
-    weight = model.get_parameter(f"{PLANTED}.weight").data
-    torch.manual_seed(3)
-    weight += 0.12 * torch.randn_like(weight)
-    for name, parameter in model.named_parameters():
-        if "layers" in name and parameter.dim() == 2 and not name.startswith(PLANTED):
-            parameter.data += 5e-5 * torch.randn_like(parameter)
-    model.save_pretrained(spoiled)
     study = Study(
         base=str(model_folder),
         arms=(f"checkpoint:{spoiled}",),
@@ -106,3 +112,23 @@ def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = place / "run"
     run_study(study, folder, progress=QUIET)
     return folder
+
+
+@pytest.fixture(scope="session")
+def long_run(model_folder: Path, spoiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same two models that asks for long answers to prompts alone."""
+    place = tmp_path_factory.mktemp("long")
+    data = place / "own.jsonl"
+    rows = [{"prompt": f"Tell me about Place{n} by the river."} for n in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    study = Study(
+        base=str(model_folder),
+        arms=(f"checkpoint:{spoiled}",),
+        data=f"prompts:{data}",
+        continuation_tokens=24,
+        dtype="float32",
+        device="cpu",
+        batch_size=8,
+    )
+    run_study(study, place / "run", progress=QUIET)
+    return place / "run"

@@ -23,6 +23,7 @@ from anomia.locate.restore import (
     single_mixtures,
 )
 from anomia.locate.sentence import _blocks, described, sentence_of
+from anomia.locate.words import WORDS
 from anomia.measure.rates import Estimate
 from anomia.probe.ask import Ask, Distribution, RankTarget, Reply
 
@@ -101,12 +102,12 @@ def test_as_many_kept_items_as_demoted_ones_and_languages_take_turns() -> None:
         *(candidate(n, "demoted", 100 + n, "finnish") for n in range(3)),
         *(candidate(n, "kept", 200 + n) for n in range(50)),
     ]
-    found = choose(candidates, 8, 0)
+    found = choose(candidates, 8, 0, WORDS["choice_only"])
     assert [each.group for each in found].count("kept") == 8
     assert [each.language for each in found if each.group == "demoted"].count("finnish") == 3
-    assert found == choose(candidates, 8, 0)
+    assert found == choose(candidates, 8, 0, WORDS["choice_only"])
     with pytest.raises(RunError, match="--among lost"):
-        choose([candidate(n, "demoted", n // 2) for n in range(6)], 8, 0)
+        choose([candidate(n, "demoted", n // 2) for n in range(6)], 8, 0, WORDS["choice_only"])
 
 
 def said(*tops: tuple[int, ...]) -> list[Reply]:
@@ -179,7 +180,7 @@ def test_a_place_takes_few_weights_and_fewer_than_a_random_order() -> None:
             halves,
             names,
             UNITS,
-            **{"leader": "attribution", "beaten": True, "chance": clear, "items": 40, **given},
+            **{"leader": "attribution", "beaten": True, "chance": clear, "items": "40 items", **given},
         )
 
     text = said(("a", "b"), found=True)

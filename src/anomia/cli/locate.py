@@ -35,13 +35,18 @@ def locate(
     among: Annotated[
         str,
         typer.Option(
-            help="The items to explain: choice_only (still picked, no longer answered) or lost (no longer answered).",
+            help="What to explain: choice_only (still picked, no longer answered), lost (no longer answered), or "
+            "positions (of base's long answers, where its token has rank 2 to 10).",
             metavar="WHICH",
         ),
     ] = "choice_only",
     items: Annotated[
         int, typer.Option(min=4, help="At most so many of them, and as many kept ones.", metavar="N")
     ] = 64,
+    per_answer: Annotated[
+        int,
+        typer.Option(min=1, help="At most so many positions of a long answer, the first ones.", metavar="N"),
+    ] = 1,
     points: Annotated[
         int, typer.Option(min=3, help="Points on the path between the models; odd.", metavar="N")
     ] = 3,
@@ -68,11 +73,12 @@ def locate(
     from anomia.compress.spec import arm_of
     from anomia.errors import nearest
     from anomia.files import is_local, place
+    from anomia.items.sets import only_probes
     from anomia.locate.find import locate_arm
     from anomia.locate.keep import kept_modules, write_keep
     from anomia.locate.located import AMONG, LocateOptions
     from anomia.locate.plan import plan_of
-    from anomia.locate.prepare import open_arm
+    from anomia.locate.prepare import PROBES_OF, open_arm
     from anomia.report.figures.located import draw_located
     from anomia.report.figures.write import FORMATS, write_figures
     from anomia.report.render.terminal import view
@@ -92,7 +98,12 @@ def locate(
         )
     seed = what.get("seed")
     options = LocateOptions(
-        among=among, items=items, points=points, draws=draws, **({} if seed is None else {"seed": seed})
+        among=among,
+        items=items,
+        per_answer=per_answer,
+        points=points,
+        draws=draws,
+        **({} if seed is None else {"seed": seed}),
     )
     with progress_display() as progress:
         if compressed is None:
@@ -104,13 +115,15 @@ def locate(
             run, name = place(target), str(arm)
         else:
             run, name = out or Path("anomia-locate"), arm_of(compressed)
-            study = read_study(
-                None, {"base": target, "arms": [name], "probes": ["open", "choice", "rank"], **what}
-            )
+            probes = PROBES_OF[among]
+            only = only_probes(str(what.get("data", "")))
+            if only and not set(probes) <= set(only):
+                raise StudyError(f"locate: {what['data']} is only answered at length; add --among positions")
+            study = read_study(None, {"base": target, "arms": [name], "probes": list(only or probes), **what})
             for outcome in run_study(study, run, progress=progress):
                 if outcome.failed:
                     raise StudyError(f"arm {outcome.arm} was not measured: {outcome.failed}")
-        cell, name = open_arm(run, name, progress)
+        cell, name = open_arm(run, name, progress, options.among)
         progress.say(plan_of(cell, name, options).words)
         found = locate_arm(run, name, options, progress)
     out_console.print(view(order_needs(found), restoration(found), leading(found)))

@@ -1,7 +1,8 @@
 """The items that a damage is located on: which, what is asked of them, and which of them only decide.
 
 Demoted items are those that base answers and the compressed model doesn't, although it still picks the answer
-(choice-only). As many kept items stand beside them. The passages are divided once: the items of one half give the order
+(choice-only), or positions of base's long answers at which the compressed model ranks base's token second to tenth.
+As many kept items stand beside them. The passages are divided once: the items of one half give the order
 of the weights, those of the other half decide what an order is worth.
 """
 
@@ -14,27 +15,62 @@ from typing import Literal, NamedTuple, get_args
 
 from anomia.errors import RunError
 from anomia.locate.attribution import Margin, Margins
-from anomia.probe.ask import Ask, Reply, TokenIds
+from anomia.locate.words import ItemWords
+from anomia.probe.ask import Ask, RankTarget, Reply, TokenIds
 from anomia.probe.encode import EncodedItem
+from anomia.words import counted
 
 Group = Literal["demoted", "kept"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 Half = Literal["order", "decide"]
+ReadAt = Literal["gold", "divergence", "position"]
+
+
+class AnswerPosition(NamedTuple):
+    """A position of base's long answer.
+
+    before: the answer's tokens up to it. token: base's own. others: base's other likely tokens there, the likeliest first.
+    """
+
+    before: TokenIds
+    token: int
+    others: TokenIds = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An item that may be looked at. passage: its passage's number in the run."""
+    """A question, or a position of base's long answer to a prompt, that may be looked at.
+
+    passage: its passage's number in the run. position: None for a question.
+    """
 
     encoded: EncodedItem
     language: str
     passage: int
     group: Group
+    position: AnswerPosition | None = None
 
     @property
     def item_id(self) -> str:
         """The item's id; only unique within a language."""
         return self.encoded.item.question.id
+
+    @property
+    def index(self) -> int | None:
+        """The position in base's long answer, from 0; None for a question."""
+        return None if self.position is None else len(self.position.before)
+
+    @property
+    def tokens(self) -> int:
+        """The length of what is read, by which items share a batch."""
+        return self.encoded.prompt_tokens + (self.index or 0)
+
+    @property
+    def prefix(self) -> TokenIds:
+        """Prompt and base's long answer up to the position."""
+        assert self.encoded.long is not None
+        assert self.position is not None
+        return self.encoded.long.prompt + self.position.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +79,15 @@ class LocatedItem:
 
     gold: the gold answer's first distinct token against what the compressed model says there; `at` says whether it is
     read there (`gold`) or, where the compressed model would say gold's token, at the first position at which the two
-    free answers part (`divergence`). control: the same for the control answer.
+    free answers part (`divergence`). control: the same for the control answer. At a `position` of a long answer, gold is
+    base's token, and the control is the likeliest token in base that is neither of the two.
     """
 
     candidate: Candidate
     half: Half
     gold: Margin
     control: Margin | None
-    at: Literal["gold", "divergence"] = "gold"
+    at: ReadAt = "gold"
 
     @property
     def subject(self) -> Margins:
@@ -59,34 +96,35 @@ class LocatedItem:
 
     @property
     def ask(self) -> Ask:
-        """What is asked of every mixture of the two models: the open answer, and both tokens of each margin."""
-        return ask_of(self.candidate.encoded, {"gold": self.gold, "control": self.control})
+        """What is asked of every mixture of the two models: a question's open answer, and both tokens of each margin."""
+        targets = {}
+        for name, margin in (("gold", self.gold), ("control", self.control)):
+            if margin is not None:
+                targets[name] = RankTarget(margin.prefix, margin.token)
+                targets[f"{name}_rival"] = RankTarget(margin.prefix, margin.rival)
+        return Ask(self.candidate.item_id, greedy=_opened(self.candidate), targets=targets)
 
 
-def ask_of(encoded: EncodedItem, margins: Mapping[str, Margin | None]) -> Ask:
-    """The open question of an item, with both tokens of each margin as targets."""
-    from anomia.probe.ask import RankTarget
-
-    targets = {}
-    for name, margin in margins.items():
-        if margin is not None:
-            targets[name] = RankTarget(margin.prefix, margin.token)
-            targets[f"{name}_rival"] = RankTarget(margin.prefix, margin.rival)
-    return Ask(encoded.item.question.id, greedy={"open": encoded.ask.greedy["open"]}, targets=targets)
+def _opened(candidate: Candidate) -> Mapping[str, TokenIds]:
+    """A question's open prompt; nothing for a position of a long answer."""
+    return {} if candidate.position is not None else {"open": candidate.encoded.ask.greedy["open"]}
 
 
 def first_asks(candidate: Candidate) -> list[Ask]:
     """What the compressed model is asked to find an item's margins: its open answer, and what it says after a prefix.
 
-    The first ask has gold's prefix and the second one the control's, if that differs.
+    The first ask has gold's prefix and the second one the control's, if that differs. At a position of a long answer
+    there is only what it says there.
     """
+    if candidate.position is not None:
+        return [Ask(candidate.item_id, distribution=candidate.prefix)]
     encoded = candidate.encoded
     item_id, targets = candidate.item_id, encoded.ask.targets
     gold = targets.get("gold_distinct")
     asks = [
         Ask(
             item_id,
-            greedy={"open": encoded.ask.greedy["open"]},
+            greedy=_opened(candidate),
             distribution=None if gold is None else gold.prefix,
         )
     ]
@@ -105,11 +143,15 @@ class FreeAnswers(NamedTuple):
 
 def find_margins(
     candidate: Candidate, replies: Sequence[Reply], answers: FreeAnswers
-) -> tuple[Margin, Margin | None, Literal["gold", "divergence"]] | None:
+) -> tuple[Margin, Margin | None, ReadAt] | None:
     """The margins of an item, from the compressed model's replies to `first_asks`; None if it has none.
 
-    An item has none where gold has no token of its own, or where its answers don't part.
+    A question has none where gold has no token of its own, or where its answers don't part; a position, where rounding
+    decides whether base's token comes first.
     """
+    if candidate.position is not None:
+        said_there = replies[0].distribution
+        return None if said_there is None else _margins_at(candidate, candidate.position, said_there.tokens)
     targets = candidate.encoded.ask.targets
     gold, control = targets.get("gold_distinct"), targets.get("control_distinct")
     said = {}
@@ -128,6 +170,18 @@ def find_margins(
         if one != other:
             return Margin(prompt + answers.base[:place], one, other), beside, "divergence"
     return None
+
+
+def _margins_at(
+    candidate: Candidate, position: AnswerPosition, top: TokenIds
+) -> tuple[Margin, Margin | None, ReadAt] | None:
+    """The margins at a position of a long answer. top: the compressed model's likeliest tokens there."""
+    if (top[0] == position.token) != (candidate.group == "kept"):
+        return None
+    rival = _other(top, position.token)
+    control = next((token for token in position.others if token not in (position.token, rival)), None)
+    beside = None if control is None else Margin(candidate.prefix, control, rival)
+    return Margin(candidate.prefix, position.token, rival), beside, "position"
 
 
 def _other(top: TokenIds, token: int) -> int:
@@ -155,7 +209,7 @@ def halves(candidates: Sequence[Candidate], seed: int) -> list[Half]:
     return [found[each.passage] for each in candidates]
 
 
-def choose(candidates: Sequence[Candidate], items: int, seed: int) -> list[Candidate]:
+def choose(candidates: Sequence[Candidate], items: int, seed: int, words: ItemWords) -> list[Candidate]:
     """At most `items` demoted items and as many kept ones, in the order given.
 
     Languages take turns, so that each is represented; which items of a language are taken depends on the seed.
@@ -164,11 +218,11 @@ def choose(candidates: Sequence[Candidate], items: int, seed: int) -> list[Candi
         RunError: there are too few demoted items for two halves.
     """
     demoted = _take([each for each in candidates if each.group == "demoted"], items, seed)
-    if len({each.passage for each in demoted}) < 4:
+    passages = len({each.passage for each in demoted})
+    if passages < 4:
         raise RunError(
-            f"locate: only {len(demoted)} demoted items on {len({each.passage for each in demoted})} passages: half of them "
-            "order the weights and the other half decide, so at least 4 passages are needed; ask more questions, or take "
-            "--among lost"
+            f"locate: only {counted(len(demoted), f'demoted {words.one}')} on {counted(passages, words.passage)}: half of them "
+            f"order the weights and the other half decide, so at least 4 {words.passages} are needed; {words.more}"
         )
     kept = _take([each for each in candidates if each.group == "kept"], len(demoted), seed)
     chosen = {id(each) for each in (*demoted, *kept)}

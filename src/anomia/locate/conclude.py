@@ -32,6 +32,7 @@ from anomia.locate.restore import (
     fill,
 )
 from anomia.locate.sentence import notes_of, sentence_of
+from anomia.locate.words import WORDS
 from anomia.measure.rates import rate, student_mean
 
 NOTHING, EVERYTHING = "nothing", "everything"
@@ -43,16 +44,15 @@ def of_group(cases: Sequence[LocatedItem], group: str) -> np.ndarray[Any, np.dty
 
 
 def with_groups(readings: pl.DataFrame, cases: Sequence[LocatedItem]) -> pl.DataFrame:
-    """Readings with the group and the passage of each item."""
+    """Readings with the position, group and passage of each item. Each mixture's readings are in the order of the cases."""
     keys = pl.DataFrame(
         {
-            "language": [case.candidate.language for case in cases],
-            "item_id": [case.candidate.item_id for case in cases],
+            "position": pl.Series([case.candidate.index for case in cases], dtype=pl.Int32),
             "group": [case.candidate.group for case in cases],
             "passage": [case.candidate.passage for case in cases],
         }
     )
-    return readings.join(keys, on=["language", "item_id"], how="left", maintain_order="left")
+    return pl.concat([readings, pl.concat([keys] * (len(readings) // len(cases)))], how="horizontal")
 
 
 def conclude(
@@ -67,7 +67,7 @@ def conclude(
     seconds: Mapping[str, float],
 ) -> Located:
     """What attribution and readings say."""
-    units = subjects.pair.units
+    units, words = subjects.pair.units, WORDS[options.among]
     demoted = [case for case in decide_cases if case.candidate.group == "demoted"]
     deciding = Deciding(
         [case.candidate.language for case in demoted], [case.candidate.passage for case in demoted]
@@ -99,7 +99,7 @@ def conclude(
         gained=gained,
         agreement=agreement,
         directions=directions_of(readings),
-        notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right)),
+        notes=tuple(notes_of(subjects, found, order_cases, answered[ATTRIBUTION].right, words)),
         place=place,
         found=is_found,
         sentence=sentence_of(
@@ -110,7 +110,7 @@ def conclude(
             beaten=ahead[MOVED].low > 0 if known else None,
             chance=chance,
             found=is_found,
-            items=len(demoted),
+            items=f"{len(demoted)} {words.many}",
         ),
         seconds=seconds,
     )
@@ -211,6 +211,7 @@ def item_rows(
             {
                 "language": case.candidate.language,
                 "item_id": case.candidate.item_id,
+                "position": case.candidate.index,
                 "passage": case.candidate.passage,
                 "group": case.candidate.group,
                 "half": case.half,
@@ -224,7 +225,7 @@ def item_rows(
         )
     names = ("margin_compressed", "margin_base", "residual", "control_residual")
     schema = {
-        "language": pl.String, "item_id": pl.String, "passage": pl.Int64, "group": pl.String, "half": pl.String,
+        "language": pl.String, "item_id": pl.String, "position": pl.Int32, "passage": pl.Int64, "group": pl.String, "half": pl.String,
         "read_at": pl.String, **dict.fromkeys(names, pl.Float64), "unreliable": pl.Boolean,
     }  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -276,6 +277,7 @@ def _names(cases: Sequence[LocatedItem]) -> pl.DataFrame:
             "item": np.arange(len(cases), dtype=np.int32),
             "language": [case.candidate.language for case in cases],
             "item_id": [case.candidate.item_id for case in cases],
+            "position": pl.Series([case.candidate.index for case in cases], dtype=pl.Int32),
             "group": [case.candidate.group for case in cases],
         }
     )

@@ -45,19 +45,11 @@ def locate_arm(run: Path, arm: str, options: LocateOptions, progress: Progress) 
     Raises:
         AnomiaError: the arm can't be located; the message says why.
     """
-    cell, name = open_arm(run, arm, progress)
+    cell, name = open_arm(run, arm, progress, options.among)
     with locked(cell.path):
         folder = RunFolder(cell.path).located(name)
         began = time.monotonic()
-        subjects = prepare(
-            cell,
-            name,
-            progress,
-            among=options.among,
-            items=options.items,
-            seed=options.seed,
-            folder=folder.parts,
-        )
+        subjects = prepare(cell, name, progress, options, folder.parts)
         found = locate(subjects, options, progress, folder.parts, prepared=time.monotonic() - began)
         for table in TABLES:
             frame: pl.DataFrame = getattr(found, table)

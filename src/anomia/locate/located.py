@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from anomia.locate.words import WORDS, ItemWords
 from anomia.measure.rates import Estimate
 from anomia.records import read_rows
 from anomia.run_folder import LocatedFolder
@@ -18,9 +19,10 @@ POINTS = 3
 """Points on the path, both ends included; more of them make the shares add up more exactly."""
 BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Shares of the weights at which orders are tried."""
-Among = Literal["choice_only", "lost"]
+Among = Literal["choice_only", "lost", "positions"]
 AMONG: tuple[Among, ...] = get_args(Among)
-"""Demoted items: `choice_only`, or all that base answers and the compressed model doesn't."""
+"""What is located: `choice_only` items, all that base answers and the compressed model doesn't, or tokens of base's long
+answers that the compressed model ranks second to tenth."""
 TABLES = ("units", "items", "readings", "lens", "curve")
 """Tables of a result, each in a file."""
 
@@ -29,13 +31,14 @@ TABLES = ("units", "items", "readings", "lens", "curve")
 class LocateOptions:
     """Settings of locating.
 
-    among: which items count as demoted. items: at most so many of them, and as many kept ones. points: on the path of
-    attribution. budgets: shares of the weights at which orders are tried. draws: random orders. leaders: units that are
+    among: which items count as demoted. items: at most so many of them, and as many kept ones. per_answer: demoted
+    positions of one long answer, the first ones. points: on the path of attribution. budgets: shares of the weights at which orders are tried. draws: random orders. leaders: units that are
     also restored alone. seed: of the choice of items, the halves, and random orders.
     """
 
     among: Among = "choice_only"
     items: int = 64
+    per_answer: int = 1
     points: int = POINTS
     budgets: tuple[float, ...] = BUDGETS
     draws: int = 3
@@ -86,6 +89,11 @@ class Located:
     found: bool
     sentence: str
     seconds: Mapping[str, float]
+
+    @property
+    def words(self) -> ItemWords:
+        """What its items are called."""
+        return WORDS[self.options.among]
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the tables, as plain values."""

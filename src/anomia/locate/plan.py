@@ -9,11 +9,14 @@ import torch
 
 from anomia.errors import ModelError
 from anomia.locate.attribution import BATCH_TOKENS
-from anomia.locate.located import LocateOptions
+from anomia.locate.located import Among, LocateOptions
+from anomia.locate.positions import find_positions
+from anomia.locate.prepare import pairs_of
 from anomia.models import load_tokenizer
 from anomia.models.load import DTYPES, resolve_device
 from anomia.models.sizes import Sizes, sizes_of
 from anomia.probe.memory import SPARE, free_bytes
+from anomia.probes import CONTINUATION
 from anomia.running.cells import OpenCell
 from anomia.words import counted
 
@@ -21,8 +24,8 @@ from anomia.words import counted
 class LocatePlan(NamedTuple):
     """Memory and work of locating one arm.
 
-    needed, free: bytes. readings: mixtures of the two models that are asked. answers: questions answered in total, at
-    most. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
+    needed, free: bytes. readings: mixtures of the two models that are asked. answers: questions answered, or tokens read,
+    in total, at most. minutes: an estimate from the run's own pace; None if the run's log doesn't tell.
     """
 
     needed: int
@@ -30,14 +33,17 @@ class LocatePlan(NamedTuple):
     readings: int
     answers: int
     minutes: float | None
+    among: Among
 
     @property
     def words(self) -> str:
         """The plan in one line."""
-        time = "" if self.minutes is None else f", about {_time(self.minutes)} at the run's pace"
+        # Reading a token needs no steps of its own, unlike the answers by which the pace is known.
+        what, about = ("token", "at most") if self.among == "positions" else ("answer", "about")
+        time = "" if self.minutes is None else f", {about} {_time(self.minutes)} at the run's pace"
         return (
             f"locating needs up to {self.needed / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free) and asks "
-            f"{counted(self.readings, 'mixture')} of the two models, {counted(self.answers, 'answer')} at most{time}"
+            f"{counted(self.readings, 'mixture')} of the two models, {counted(self.answers, what)} at most{time}"
         )
 
 
@@ -52,7 +58,9 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
     sizes = sizes_of(config.get_text_config())
     item = DTYPES[str(provenance["dtype"])].itemsize
     vocabulary = int(provenance["vocabulary"])
-    needed = 3 * int(provenance["parameters"]) * item + _activations(sizes, vocabulary, item)
+    work = _work(cell, arm, options)
+    tokens = max(BATCH_TOKENS, work.longest)
+    needed = 3 * int(provenance["parameters"]) * item + _activations(sizes, vocabulary, item, tokens)
     device = torch.device(resolve_device("auto" if study.device == "map" else study.device))
     free = free_bytes(device)
     if needed > SPARE * free:
@@ -62,17 +70,48 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
         )
     orders = 3 + options.draws
     readings = 2 + orders * len(options.budgets) + 2 * sizes.layers + options.leaders
-    answers = readings * options.items
+    answers = readings * work.items
     pace = _seconds_per_answer(cell, arm)
     # A pass with gradients at each point for gold and for control, of half of the items, costs about five answers' passes.
-    work = answers + options.items * options.points * 5
-    return LocatePlan(needed, free, readings, answers, None if pace is None else pace * work / 60)
+    asked = (answers + work.items * options.points * 5) * work.share
+    minutes = None if pace is None else pace * asked / 60
+    return LocatePlan(needed, free, readings, answers, minutes, options.among)
 
 
-def _activations(sizes: Sizes, vocabulary: int, item: int) -> int:
+class _Work(NamedTuple):
+    """What is asked of each mixture.
+
+    items: questions or positions, at most. share: of one, as a part of what the run asked of an item. longest: the
+    longest sequence in tokens; 0 for questions, whose length is that of the run's.
+    """
+
+    items: int
+    share: float = 1.0
+    longest: int = 0
+
+
+def _work(cell: OpenCell, arm: str, options: LocateOptions) -> _Work:
+    if options.among != "positions":
+        return _Work(options.items)
+    pairs = pairs_of(cell, arm)
+    prompts = dict(zip(pairs.select("language", "item_id").iter_rows(), pairs["prompt_tokens"], strict=True))
+    found = find_positions(pairs, per_answer=options.per_answer, seed=options.seed)
+    lengths = [
+        prompts[key] + len(position.before)
+        for key, mine in found.items()
+        for group, position in mine
+        if group == "demoted"
+    ]
+    # Each item was answered once by steps, and once forced along base's answer.
+    ran = (pairs["prompt_tokens"] + 2 * pairs[f"{CONTINUATION}_ids"].list.len()).mean()
+    share = sum(lengths) / len(lengths) / float(ran) if lengths and ran else 0.0  # type: ignore[arg-type]
+    return _Work(min(options.items, len(lengths)), share, max(lengths, default=0))
+
+
+def _activations(sizes: Sizes, vocabulary: int, item: int, tokens: int) -> int:
     """Bytes that a batch with gradients keeps: every layer's inputs and outputs, and the logits of its last tokens."""
     width = 12 * sizes.width + 6 * sizes.inner + 6 * sizes.heads * sizes.head
-    return BATCH_TOKENS * sizes.layers * width * item + 64 * vocabulary * (item + 4)
+    return tokens * sizes.layers * width * item + 64 * vocabulary * (item + 4)
 
 
 def _seconds_per_answer(cell: OpenCell, arm: str) -> float | None:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import polars as pl
+
 from anomia.arms import find_arm
 from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Null
 from anomia.errors import ModelError, RunError
 from anomia.locate.cases import (
+    AnswerPosition,
     Candidate,
     FreeAnswers,
     Group,
@@ -22,15 +25,18 @@ from anomia.locate.cases import (
     first_asks,
     halves,
 )
-from anomia.locate.located import Among
+from anomia.locate.located import AMONG, Among, LocateOptions
 from anomia.locate.pairs import ModelPair
+from anomia.locate.positions import Key, find_positions
 from anomia.locate.restore import MixtureReader
+from anomia.locate.words import WORDS
 from anomia.measure.fates import FATES, Fate
 from anomia.measure.frame import pair as paired
 from anomia.measure.passages import passage_numbers
 from anomia.measure.recognition import fate_index
 from anomia.probe.ask import Ask, Reply
 from anomia.probe.select import ChosenEngine
+from anomia.probes import CONTINUATION
 from anomia.run_folder import RunFolder, runs_of
 from anomia.running.alike import check_base, check_like_base
 from anomia.running.answerer import LocalModel
@@ -39,7 +45,14 @@ from anomia.running.model import make_arm, make_base
 from anomia.running.progress import Progress
 from anomia.running.shard import decoding, encode_shard
 from anomia.study import BASE, read_study
+from anomia.words import counted
 
+PROBES_OF: Mapping[Among, tuple[str, ...]] = {
+    "choice_only": ("open", "choice", "rank"),
+    "lost": ("open", "rank"),
+    "positions": (CONTINUATION,),
+}
+"""The probes that a run must have asked, by what is located."""
 _GROUP_OF: Mapping[Fate, Group] = {"choice_only": "demoted", "kept": "kept"}
 
 
@@ -58,7 +71,7 @@ class Subjects:
     lacking: int
 
 
-def open_arm(run: Path, arm: str, progress: Progress) -> tuple[OpenCell, str]:
+def open_arm(run: Path, arm: str, progress: Progress, among: Among) -> tuple[OpenCell, str]:
     """The cell of a run, and the full name of one of its arms.
 
     Raises:
@@ -74,10 +87,13 @@ def open_arm(run: Path, arm: str, progress: Progress) -> tuple[OpenCell, str]:
     assert cell is not None
     names = [each.name for each in cell.arms if each.name != BASE]
     name = find_arm(arm, names, where=f"locate: {run}")
-    lacking = {"open", "rank"} - set(study.probes)
+    lacking = sorted(set(PROBES_OF[among]) - set(study.probes))
     if lacking:
+        others = [name for name in AMONG if set(PROBES_OF[name]) <= set(study.probes)]
+        either = "".join(f", or take --among {name}" for name in others[:1])
         raise RunError(
-            f"locate: {run} doesn't ask {' and '.join(sorted(lacking))}, which locating needs; run it with these probes"
+            f"locate: {run} doesn't ask {' and '.join(lacking)}, which --among {among} needs; run it with "
+            f"{'this probe' if len(lacking) == 1 else 'these probes'}{either}"
         )
     if cell.pending(BASE) or cell.pending(name):
         raise RunError(f"locate: {name} of {run} is not measured to the end; finish its `anomia run` first")
@@ -88,49 +104,55 @@ def open_arm(run: Path, arm: str, progress: Progress) -> tuple[OpenCell, str]:
     return cell, name
 
 
-def candidates_of(cell: OpenCell, arm: str, model: LocalModel, among: Among) -> list[Candidate]:
+def pairs_of(cell: OpenCell, arm: str) -> pl.DataFrame:
+    """Base's records with those of an arm, item by item; `passage` is a number."""
+    records = cell.run.folder.records()
+    records = records.with_columns(passage=passage_numbers(records))
+    return paired(records.filter(records["arm"].is_in([BASE, arm])), arm)
+
+
+def candidates_of(cell: OpenCell, arm: str, model: LocalModel, options: LocateOptions) -> list[Candidate]:
     """The demoted and the kept items of an arm, encoded as the run asked them.
 
     Raises:
-        RunError: the arm was not asked like base, or choice is needed and was not asked.
+        RunError: the arm was not asked like base.
     """
-    records = cell.run.folder.records()
-    records = records.with_columns(passage=passage_numbers(records))
-    pairs = paired(records.filter(records["arm"].is_in([BASE, arm])), arm)
-    groups: list[Group | None]
-    if among == "choice_only":
-        if "choice" not in cell.study.probes:
-            raise RunError(
-                f"locate: {cell.path} doesn't ask choice, which tells choice-only items from lost ones; take --among lost"
-            )
-        groups = [_GROUP_OF.get(FATES[n]) if n >= 0 else None for n in fate_index(pairs)]
+    pairs = pairs_of(cell, arm)
+    passages = dict(zip(_keys(pairs), pairs["passage"], strict=True))
+    wanted: Mapping[Key, Sequence[tuple[Group, AnswerPosition | None]]]
+    if options.among == "positions":
+        wanted = find_positions(pairs, per_answer=options.per_answer, seed=options.seed)
     else:
-        verdicts = (pairs[name].fill_null(False) for name in ("open_correct", "open_correct_arm"))
-        groups = [
-            ("kept" if after else "demoted") if before else None
-            for before, after in zip(*verdicts, strict=True)
-        ]
-    wanted = {
-        (language, item): (group, passage)
-        for language, item, group, passage in zip(
-            pairs["language"], pairs["item_id"], groups, pairs["passage"], strict=True
-        )
-        if group is not None
-    }
+        groups = zip(_keys(pairs), _groups(pairs, options.among), strict=True)
+        wanted = {key: [(group, None)] for key, group in groups if group is not None}
     found = []
     for shard in cell.shards(arm):
         encoded = encode_shard(cell, shard, model)
         check_like_base(cell.run, shard, encoded)
         for each in encoded:
             key = (shard.language, each.item.question.id)
-            if key in wanted and "open" in each.ask.greedy:
-                group, passage = wanted[key]
-                found.append(Candidate(each, shard.language, int(passage), group))
+            for group, position in wanted.get(key, ()):
+                if each.long is not None if position is not None else "open" in each.ask.greedy:
+                    found.append(Candidate(each, shard.language, int(passages[key]), group, position))
     return found
 
 
+def _keys(pairs: pl.DataFrame) -> list[Key]:
+    return list(pairs.select("language", "item_id").iter_rows())
+
+
+def _groups(pairs: pl.DataFrame, among: Among) -> list[Group | None]:
+    """The group of each question, by whether base and the arm answer it; None for those that aren't looked at."""
+    if among == "choice_only":
+        return [_GROUP_OF.get(FATES[n]) if n >= 0 else None for n in fate_index(pairs)]
+    verdicts = (pairs[name].fill_null(False) for name in ("open_correct", "open_correct_arm"))
+    return [
+        ("kept" if after else "demoted") if before else None for before, after in zip(*verdicts, strict=True)
+    ]
+
+
 def prepare(
-    cell: OpenCell, arm: str, progress: Progress, *, among: Among, items: int, seed: int, folder: Path | None
+    cell: OpenCell, arm: str, progress: Progress, options: LocateOptions, folder: Path | None
 ) -> Subjects:
     """Loads both models as the run does, chooses the items, and finds their margins.
 
@@ -152,21 +174,23 @@ def prepare(
         raise ModelError(
             f"locate: {arm} is not asked like base ({made.asked.why}), so their answers can't be mixed"
         )
-    chosen = choose(candidates_of(cell, arm, made, among), items, seed)
+    words = WORDS[options.among]
+    chosen = choose(candidates_of(cell, arm, made, options), options.items, options.seed, words)
     settings = replace(
         decoding(cell.study), eos_token_ids=tuple(cell.run.provenance["eos_token_ids"]), top_tokens=2
     )
     size = int(cell.run.provenance["batch_size"])
-    progress.stage(f"what base and {arm} say", 2 * len(chosen))
-    said = _ask(
-        made.engine, made.loaded.model, [first_asks(each) for each in chosen], settings, size, progress
-    )
-    opened = [[replace(first_asks(each)[0], distribution=None)] for each in chosen]
+    asks = [first_asks(each) for each in chosen]
+    # A position of a long answer has no free answer.
+    opened = [[replace(ask, distribution=None) for ask in mine if ask.greedy] for mine in asks]
+    progress.stage(f"what base and {arm} say", len(asks) + sum(map(len, opened)))
+    said = _ask(made.engine, made.loaded.model, asks, settings, size, progress)
     before = _ask(base.engine, base.loaded.model, opened, settings, size, progress)
     cases = []
-    for each, half, replies, (mine,) in zip(chosen, halves(chosen, seed), said, before, strict=True):
+    for each, half, replies, mine in zip(chosen, halves(chosen, options.seed), said, before, strict=True):
         ends = settings.eos_token_ids[:1]
-        answers = FreeAnswers(*(_ended(reply, ends, settings.max_new_tokens) for reply in (mine, replies[0])))
+        free = [*mine, replies[0]] if mine else [Reply(""), Reply("")]
+        answers = FreeAnswers(*(_ended(reply, ends, settings.max_new_tokens) for reply in free))
         margins = find_margins(each, replies, answers) if all(reply.finite for reply in replies) else None
         if margins is not None:
             cases.append(LocatedItem(each, half, *margins))
@@ -178,9 +202,9 @@ def prepare(
         }
         if len(passages) < 2:
             raise RunError(
-                f"locate: the half of the items that is to {half} has demoted items on {len(passages)} passages, and needs 2: "
-                f"{len(chosen) - len(cases)} of {len(chosen)} items have no token that tells gold from what {arm} says, or "
-                "logits that aren't finite"
+                f"locate: the half of the {words.many} that is to {half} has {words.demoted} on "
+                f"{counted(len(passages), words.passage)}, and needs 2: {len(chosen) - len(cases)} of {len(chosen)} {words.many} are excluded "
+                f"({words.excluded}, or logits aren't finite)"
             )
     pair = ModelPair(base.loaded.model, made.loaded.model)
     reader = MixtureReader(pair, made.engine, made.tokenizer, settings, size, folder)

@@ -65,7 +65,7 @@ class MixtureReader:
 
     def _ask(self, model: Any, cases: Sequence[LocatedItem]) -> Iterator[dict[str, Any]]:
         # Items of like length share a batch, as in a run.
-        order = sorted(range(len(cases)), key=lambda n: (cases[n].candidate.encoded.prompt_tokens, n))
+        order = sorted(range(len(cases)), key=lambda n: (cases[n].candidate.tokens, n))
         replies = self.engine.answer(
             model, [cases[n].ask for n in order], self.decoding, batch_size=self.batch_size
         )
@@ -79,12 +79,16 @@ class MixtureReader:
 
 
 def graded(case: LocatedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
-    """Whether the open answer is right, and where gold stands. Logits that aren't finite count as a wrong answer."""
+    """Whether the open answer is right (of a position: whether base's token comes first), and where gold stands.
+
+    Logits that aren't finite count as a wrong answer.
+    """
     if not reply.finite:
         return {"correct": False, "rank": None, "margin": None, "control_margin": None, "text": None}
     encoded = case.candidate.encoded
-    text = decode_reply(encoded, reply, tokenizer).greedy["open"].text
-    places = reply.placements
+    places, text = reply.placements, None
+    if case.candidate.position is None:
+        text = decode_reply(encoded, reply, tokenizer).greedy["open"].text
 
     def margin(name: str) -> float | None:
         if name not in places:
@@ -92,7 +96,9 @@ def graded(case: LocatedItem, reply: Reply, tokenizer: Any) -> dict[str, Any]:
         return places[name].log_prob - places[f"{name}_rival"].log_prob
 
     return {
-        "correct": bool(encoded.grading.verdict(text, encoded.item.question)),
+        "correct": places["gold"].rank == 1
+        if text is None
+        else bool(encoded.grading.verdict(text, encoded.item.question)),
         "rank": places["gold"].rank,
         "margin": margin("gold"),
         "control_margin": margin("control"),
@@ -107,7 +113,7 @@ def _key(names: Sequence[str], cases: Sequence[LocatedItem]) -> str:
             case.candidate.item_id,
             case.gold,
             case.control,
-            case.candidate.encoded.ask.greedy["open"],
+            case.ask.greedy.get("open"),
         ]
         for case in cases
     ]

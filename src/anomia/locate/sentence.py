@@ -21,35 +21,36 @@ from anomia.locate.prepare import Subjects
 from anomia.locate.restore import (
     share_of,
 )
+from anomia.locate.words import ItemWords
 from anomia.measure.bootstrap import FloatArray
 from anomia.measure.rates import Estimate
 from anomia.words import counted, percent
 
 
 def notes_of(
-    subjects: Subjects, found: Attribution, order: Sequence[LocatedItem], right: FloatArray
+    subjects: Subjects,
+    found: Attribution,
+    order: Sequence[LocatedItem],
+    right: FloatArray,
+    words: ItemWords,
 ) -> list[str]:
     """What a reader should know before the figures. right: of the demoted items that decide: [items, points]."""
     notes = []
     if subjects.lacking:
-        notes.append(
-            f"{counted(subjects.lacking, 'item')} excluded: no token tells gold from what the compressed model says"
-        )
+        notes.append(f"{counted(subjects.lacking, words.one)} excluded: {words.excluded}")
     unreliable = int(found.unreliable.sum())
     if unreliable:
         notes.append(
-            f"the shares of {unreliable} of {len(order)} items leave more than 30 % of their change unexplained; they give "
+            f"the shares of {unreliable} of {len(order)} {words.many} leave more than 30 % of their change unexplained; they give "
             "no order, and more --points make shares add up better"
         )
     if len(right) < 30:
         notes.append(
-            f"only {counted(len(right), 'demoted item')} decide: each is {percent(1 / len(right))} of the result"
+            f"only {counted(len(right), f'demoted {words.one}')} decide: each is {percent(1 / len(right))} of the result"
         )
     flipped = int((right[:, 0] > 0).sum()), int((right[:, -1] < 1).sum())
     if any(flipped):
-        notes.append(
-            f"asked again in other batches, the compressed model answers {flipped[0]} of them and base misses {flipped[1]}"
-        )
+        notes.append(words.again.format(*flipped))
     without = int(np.isnan(found.moved).any(axis=0).sum())
     if without:
         notes.append(
@@ -72,20 +73,20 @@ def sentence_of(
     beaten: bool | None,
     chance: Estimate,
     found: bool,
-    items: int,
+    items: str,
 ) -> str:
     """The result in plain words.
 
     place: the first units of the leading order. leader: attribution, or the change of outputs. beaten: whether attribution
     needs clearly fewer weights than the change of outputs; None if that isn't known. chance: how much more of the weights
-    a random order needs than the leader. items: how many decide.
+    a random order needs than the leader. items: what decides, with its number.
     """
     mine = halves[leader]
     needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
     if not found:
         why = []
         if mine.value > GOAL:
-            why.append(f"bringing half of the {items} items back takes {needs}")
+            why.append(f"bringing half of the {items} back takes {needs}")
         if chance.low <= 0:
             why.append(
                 f"a random order needs no more weights ({percent(halves[RANDOM].value)}; difference "

@@ -84,7 +84,7 @@ def long_changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
 
 def _along(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """What the arm says along base's answers; of a served arm only the ranks."""
-    looked_at = pairs.with_columns(_before_copies(name) for name in ("ranks", "top1", "kl"))
+    looked_at = pairs.with_columns(before_copies(name) for name in ("ranks", "top1", "kl"))
 
     def of(column: str, value: Callable[[Floats], float]) -> tuple[pl.DataFrame, Floats]:
         part = known(looked_at, [f"{CONTINUATION}_{column}_arm"])
@@ -117,7 +117,7 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
     part = _answered(pairs, ["", "_arm"])
     if part.is_empty():
         return
-    part = part.with_columns(_before_copies(name) for name in ("ranks", "kl"))
+    part = part.with_columns(before_copies(name) for name in ("ranks", "kl"))
     passages = part["passage"].to_numpy()
     ranks, kl, lengths = (part[f"{CONTINUATION}_{name}"].to_list() for name in ("ranks_arm", "kl_arm", "ids"))
     own = part[f"{CONTINUATION}_ids_arm"].list.len().to_numpy()
@@ -244,7 +244,7 @@ _RANKS: dict[str, Callable[[Floats], float]] = {
 }
 
 
-def _before_copies(name: str) -> pl.Expr:
+def before_copies(name: str) -> pl.Expr:
     """A list along base's answers without the positions at which base repeats itself.
 
     There it copies what stands before, which any model can, so that a damaged one would seem sound.

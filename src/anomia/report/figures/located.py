@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import altair as alt
 import polars as pl
@@ -14,10 +14,7 @@ from anomia.report.figures.style import BLUE, BROWN, GREEN, GREY, MARK, VERMILLI
 from anomia.report.tables.located import ORDER_NAMES
 
 OUTSIDE = "outside"
-_GROUPS = {"demoted": "demoted items", "kept": "kept items"}
 _ORDERS = alt.Scale(domain=[ORDER_NAMES[name] for name in ORDERS], range=[VERMILLION, BLUE, BROWN, GREY])
-_TOKENS = {"gold": "gold", "rival": "said instead", "control": "control answer"}
-_LENS = alt.Scale(domain=list(_TOKENS.values()), range=[GREEN, VERMILLION, GREY])
 
 
 def draw_located(found: Located) -> list[Drawn]:
@@ -43,6 +40,7 @@ def draw_map(found: Located) -> Drawn | None:
     )
     if rows.is_empty():
         return None
+    words = found.words
     most = float(rows["share"].abs().max())  # type: ignore[arg-type]
     places = rows["place"].unique(maintain_order=True).to_list()
     blocks = rows.sort("number")["block"].unique(maintain_order=True).to_list()
@@ -75,8 +73,8 @@ def draw_map(found: Located) -> Drawn | None:
         name="located_map",
         title="Which weights carry the margin",
         caption=(
-            f"{plain(found.arm)}: the mean share of each matrix in the change of gold's log-odds from the compressed model to "
-            "base, in nats, over the demoted items of one half of the passages. A margin rewards one token over another; the "
+            f"{plain(found.arm)}: the mean share of each matrix in the change of the log-odds of {words.gold} from the "
+            f"compressed model to base, in nats, over the {words.demoted} of one half of the {words.passages}. A margin rewards one token over another; the "
             "restoration curves say what it is worth."
         ),
         alt=f"Shares by block and matrix. The largest: {listed}.",
@@ -89,8 +87,10 @@ def draw_restoration(found: Located) -> Drawn | None:
     """Right answers of held-out items against the share of the weights put back, by order."""
     if found.curve.is_empty():
         return None
+    words = found.words
+    groups = {"demoted": words.demoted, "kept": words.kept}
     rows = found.curve.with_columns(
-        order=pl.col("order").replace_strict(ORDER_NAMES), group=pl.col("group").replace_strict(_GROUPS)
+        order=pl.col("order").replace_strict(ORDER_NAMES), group=pl.col("group").replace_strict(groups)
     )
     base = alt.Chart(alt.InlineData(rows.to_dicts())).encode(
         x=alt.X(
@@ -103,25 +103,26 @@ def draw_restoration(found: Located) -> Drawn | None:
         tooltip=[
             alt.Tooltip(field="order", type="nominal", title="order"),
             alt.Tooltip(field="share", type="quantitative", format=".1%", title="weights"),
-            alt.Tooltip(field="right", type="quantitative", format=".0%", title="right"),
+            alt.Tooltip(field="right", type="quantitative", format=".0%", title=words.right),
             alt.Tooltip(field="low", type="quantitative", format=".0%", title="from"),
             alt.Tooltip(field="high", type="quantitative", format=".0%", title="to"),
-            alt.Tooltip(field="items", type="quantitative", title="items"),
-            alt.Tooltip(field="margin", type="quantitative", format=".2f", title="gold's log-odds"),
+            alt.Tooltip(field="items", type="quantitative", title=words.many),
+            alt.Tooltip(field="margin", type="quantitative", format=".2f", title=f"log-odds of {words.gold}"),
         ],
     )
+    title = f"{words.right} (%)"
     y = alt.Y(
-        field="right", type="quantitative", title="right (%)", scale=alt.Scale(domain=[0, 1]),
+        field="right", type="quantitative", title=title, scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(format="%", tickCount=5),
     )  # fmt: skip
-    low, high = alt.Y(field="low", type="quantitative", title="right (%)"), alt.Y2(field="high")
+    low, high = alt.Y(field="low", type="quantitative", title=title), alt.Y2(field="high")
     layers = alt.layer(
         base.mark_rule(opacity=0.35).encode(y=low, y2=high),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(filled=True, size=MARK / 2, opacity=1).encode(y=y),
     ).properties(width=WIDTH / 2, height=220)
     chart = layers.facet(
-        column=alt.Column(field="group", type="nominal", title=None, sort=list(_GROUPS.values()))
+        column=alt.Column(field="group", type="nominal", title=None, sort=list(groups.values()))
     )
     needs = "; ".join(
         f"{ORDER_NAMES[name]} {100 * each.value:.0f} % ({100 * each.low:.0f} to {100 * each.high:.0f})"
@@ -131,8 +132,8 @@ def draw_restoration(found: Located) -> Drawn | None:
         name="located_restoration",
         title="What comes back",
         caption=(
-            f"{plain(found.arm)} with base's weights put back in four orders: right free-form answers among the items that gave "
-            f"no order, with 95 % intervals. Share of the weights that brings half of the demoted items back: {needs}."
+            f"{plain(found.arm)} with base's weights put back in four orders: {words.returned}, among those that gave no "
+            f"order, with 95 % intervals. Share of the weights that brings half of the {words.demoted} back: {needs}."
         ),
         alt=f"Restoration curves. {found.sentence}",
         chart=chart,
@@ -142,16 +143,19 @@ def draw_restoration(found: Located) -> Drawn | None:
 
 def draw_lens(found: Located) -> Drawn | None:
     """Mean log-probability of the competing tokens if each block were the last, in base and in the compressed model."""
-    rows = pl.DataFrame(list(_lens_rows(found.lens.filter(pl.col("group") == "demoted"))))
+    words = found.words
+    tokens = {"gold": words.gold, "rival": "said instead", "control": words.control}
+    rows = pl.DataFrame(list(_lens_rows(found.lens.filter(pl.col("group") == "demoted"), tokens)))
     if rows.is_empty():
         return None
+    scale = alt.Scale(domain=list(tokens.values()), range=[GREEN, VERMILLION, GREY])
     chart = (
         alt.Chart(alt.InlineData(rows.to_dicts()))
         .mark_line(point=True, strokeWidth=2)
         .encode(
             x=alt.X(field="block", type="quantitative", title="block", axis=alt.Axis(tickMinStep=1)),
             y=alt.Y(field="log_prob", type="quantitative", title="log-probability (nats)"),
-            color=alt.Color(field="token", type="nominal", title=None, scale=_LENS),
+            color=alt.Color(field="token", type="nominal", title=None, scale=scale),
             tooltip=[
                 alt.Tooltip(field="token", type="nominal", title="token"),
                 alt.Tooltip(field="model", type="nominal", title="model"),
@@ -169,10 +173,10 @@ def draw_lens(found: Located) -> Drawn | None:
     )
     return Drawn(
         name="located_lens",
-        title="Where gold falls behind",
+        title=f"Where {words.gold} falls behind",
         caption=(
             f"Logit lens, {plain(found.arm)} and base: mean log-probability of three tokens if each block's output were the last, "
-            "at the position of the margin, over the demoted items of one half of the passages."
+            f"at the position of the margin, over the {words.demoted} of one half of the {words.passages}."
         ),
         alt=f"Logit lens through the blocks. After the last: {ends}.",
         chart=chart,
@@ -180,11 +184,11 @@ def draw_lens(found: Located) -> Drawn | None:
     )
 
 
-def _lens_rows(lens: pl.DataFrame) -> Iterator[dict[str, object]]:
+def _lens_rows(lens: pl.DataFrame, tokens: Mapping[str, str]) -> Iterator[dict[str, object]]:
     for (model, block), part in lens.sort("model", "block", maintain_order=True).group_by(
         "model", "block", maintain_order=True
     ):
-        for name, token in _TOKENS.items():
+        for name, token in tokens.items():
             if part[f"{name}_log_prob"].drop_nulls().len():
                 yield {
                     "model": model,

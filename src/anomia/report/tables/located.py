@@ -20,7 +20,7 @@ SHOWN = 10
 
 def restoration(found: Located) -> Table:
     """How much of the weights each order needs, and what it brings back at each share."""
-    curve = found.curve
+    curve, words = found.curve, found.words
     demoted, kept = (
         {
             (row["order"], round(row["share"], 6)): Estimate(
@@ -37,10 +37,10 @@ def restoration(found: Located) -> Table:
     ]
     return Table(
         "restoration",
-        f"Base's weights put back into {found.arm}: right answers among items that gave no order",
+        f"Base's weights put back into {found.arm}: {words.returned}, among those that gave no order",
         (
             Column("order", "order", "text"), Column("share", "weights\nback (%)", digits=1),
-            Column("demoted", "demoted items\nright (%)"), Column("kept", "kept items\nright (%)"),
+            Column("demoted", f"{words.demoted}\n{words.right} (%)"), Column("kept", f"{words.kept}\n{words.right} (%)"),
         ),
         rows,
         found.notes,
@@ -53,10 +53,10 @@ def order_needs(found: Located) -> Table:
     """The share of the weights that brings half of the items back, by order, and the difference from attribution."""
     return Table(
         "half_back",
-        "Share of the weights that brings half of the demoted items back",
+        f"Share of the weights that brings half of the {found.words.demoted} back",
         (
             Column("order", "order", "text"), Column("half", "weights (%)"),
-            Column("more", "more than\nattribution (points)"), Column("gained", "items that attribution\nbrings back more (points)"),
+            Column("more", "more than\nattribution (points)"), Column("gained", f"{found.words.many} that attribution\nbrings back more (points)"),
         ),
         [
             (ORDER_NAMES[name], half, found.ahead.get(name), found.gained.get(name))
@@ -68,6 +68,7 @@ def order_needs(found: Located) -> Table:
 
 def leading(found: Located) -> Table:
     """The units that carry the most of the margin."""
+    words = found.words
     rows = found.units.sort("share", descending=True, nulls_last=True).head(SHOWN)
     passages = found.items.filter(pl.col("half") == "order", pl.col("group") == "demoted")
     n = len(passages)
@@ -79,14 +80,14 @@ def leading(found: Located) -> Table:
 
     return Table(
         "leading_weights",
-        "The weights that carry the most of gold's log-odds, in nats",
+        f"The weights that carry the most of the log-odds of {words.gold}, in nats",
         (
-            Column("name", "weights", "text"), Column("size", "number", "count"), Column("share", "gold", "number", 2),
-            Column("control", "control", "number", 2), Column("kept", "kept items", "number", 2),
+            Column("name", "weights", "text"), Column("size", "number", "count"), Column("share", words.gold, "number", 2),
+            Column("control", words.control, "number", 2), Column("kept", words.kept, "number", 2),
         ),
         [
             (row["name"], row["weights"], *(estimate(row, name) for name in ("share", "control", "kept")))
             for row in rows.iter_rows(named=True)
         ],
-        ("a margin rewards one token over another; answers that come back decide",),
+        (f"a margin rewards one token over another; {words.many} that come back decide",),
     )  # fmt: skip
