@@ -245,7 +245,11 @@ def test_two_models_are_located_on_prompts(
 @pytest.mark.parametrize(
     ("which", "among", "said"),
     [
-        ("run", "positions", "doesn't ask continuation, .* run it with this probe, or take --among choice_only"),
+        (
+            "run",
+            "positions",
+            "doesn't ask continuation, .* run it with this probe, or take --among choice_only",
+        ),
         ("long_run", "choice_only", "doesn't ask choice and open and rank, .* or take --among positions"),
     ],
 )
@@ -257,5 +261,7 @@ def test_a_run_without_the_probes_is_refused(
 
 
 def test_too_few_demoted_tokens_are_refused(long_run: Path) -> None:
-    with pytest.raises(AnomiaError, match="only 1 demoted token on 1 prompt: .* at least 4 prompts are needed; ask more"):
+    with pytest.raises(
+        AnomiaError, match=r"only 1 demoted token on 1 prompt: .* at least 4 prompts are needed; ask more"
+    ):
         locate_arm(long_run, "spoiled", LocateOptions(among="positions", items=1), QUIET)
