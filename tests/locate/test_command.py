@@ -1,4 +1,4 @@
-"""`anomia locate`, and the lists of matrices to keep dense."""
+"""`anomia locate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from anomia.cli import main
-from anomia.locate.keep import forms, gguf_name, kept_modules
 from anomia.run_folder import RunFolder
 
 from .conftest import PLANTED
@@ -61,34 +60,6 @@ def test_a_model_that_does_not_fit_is_refused_with_the_memory_it_needs(
     monkeypatch.setattr("anomia.locate.plan.free_bytes", lambda device: 1000)
     assert stopped(["locate", str(run), "--arm", "spoiled", "--among", "lost"]) == 2
     assert "GB with gradients" in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_forms_of_a_list() -> None:
-    modules = ["model.layers.3.mlp.down_proj", "lm_head", "model.layers.0.mlp.experts.down_proj"]
-    found = forms(modules)
-    assert found["llm-compressor"] == {"ignore": modules}
-    assert found["torchao"] == {"modules_to_not_convert": modules}
-    assert next(iter(found["gptqmodel"]["dynamic"])) == r"-:^model\.layers\.3\.mlp\.down_proj$"
-    assert found["llama.cpp"] == {
-        "arguments": [
-            "--tensor-type",
-            r"^blk\.3\.ffn_down\.weight$=q8_0",
-            "--tensor-type",
-            r"^output\.weight$=q8_0",
-        ],
-        "without_a_name": ["model.layers.0.mlp.experts.down_proj"],
-    }
-    assert gguf_name("transformer.h.0.attn.c_attn") is None
-
-
-def test_only_matrices_are_kept_and_experts_as_their_stack() -> None:
-    kinds = {
-        "a.norm": "norm",
-        "a.experts.down_proj[0]": "matrix",
-        "a.experts.down_proj[2]": "matrix",
-        "b": "matrix",
-    }
-    assert kept_modules(list(kinds)[:3], kinds) == ["a.experts.down_proj"]
 
 
 def test_the_folder_of_an_arm_is_named_like_its_other_files(tmp_path: Path) -> None:

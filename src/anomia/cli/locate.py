@@ -75,7 +75,7 @@ def locate(
     from anomia.files import is_local, place
     from anomia.items.sets import only_probes
     from anomia.locate.find import locate_arm
-    from anomia.locate.keep import kept_modules, write_keep
+    from anomia.locate.keep import kept_modules, stacks_of, write_keep
     from anomia.locate.located import AMONG, LocateOptions
     from anomia.locate.plan import plan_of
     from anomia.locate.prepare import PROBES_OF, open_arm
@@ -135,5 +135,5 @@ def locate(
     if keep is not None:
         kinds = dict(found.units.select("name", "kind").iter_rows())
         modules = kept_modules(found.place, kinds)
-        write_keep(keep, modules, sentence=found.sentence)
+        write_keep(keep, modules, stacks_of(kinds), sentence=found.sentence)
         out_console.print(f"matrices to keep dense: {keep}", highlight=False, soft_wrap=True)

@@ -4,74 +4,120 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
+
 from anomia.files import write_text
 
-_GGUF = {
-    "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up", "down_proj": "ffn_down",
-}  # fmt: skip
 GGUF_TYPE = "q8_0"
 """The type that llama.cpp is told to keep matrices in."""
+_SLICE = re.compile(r"\[\d+\]$")
+_BLOCK = re.compile(r"\.(\d+)\.")
 
 
-def kept_modules(place: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
+def kept_modules(place: Collection[str], kinds: Mapping[str, str]) -> list[str]:
     """The modules of units that are matrices, in the model's order; an expert counts as its whole stack.
 
     kinds: the kind of every unit, by its name and in the model's order.
     """
     chosen = set(place)
     found = [
-        re.sub(r"\[\d+\]$", "", name)
+        _SLICE.sub("", name)
         for name, kind in kinds.items()
         if name in chosen and kind in ("matrix", "head", "embedding")
     ]
     return list(dict.fromkeys(found))
 
 
-def forms(modules: Sequence[str]) -> dict[str, Any]:
-    """The list in the form of each tool.
+def stacks_of(names: Iterable[str]) -> set[str]:
+    """The stacks of experts among units: parameters of which a unit is a slice."""
+    return {_SLICE.sub("", name) for name in names if _SLICE.search(name)}
+
+
+def forms(modules: Sequence[str], stacks: Collection[str] = ()) -> dict[str, Any]:
+    """The list in the form of each tool. stacks: those that hold a matrix per expert.
 
     llm-compressor: `ignore` of a modifier, exact names. gptqmodel: `dynamic` of its configuration, where `-:` leaves a
-    module out. torchao: of the `TorchAoConfig` of transformers. llama.cpp: arguments of `llama-quantize`; empty for
-    modules without a name in GGUF.
+    module out. Both make a module of each expert of a stack, so that stacks become regular expressions. torchao:
+    `fqn_to_config` of its `FqnToConfig`, to which the user adds what is quantized (`re:.+_proj`); `modules_to_not_convert` of the `TorchAoConfig`
+    of transformers replaces its default, by which the head isn't converted, so that the head is added. llama.cpp: arguments
+    of `llama-quantize`; empty for modules without a name in GGUF.
     """
+    experts = {name: _of_each_expert(name) for name in modules if name in stacks}
     return {
-        "llm-compressor": {"ignore": list(modules)},
-        "gptqmodel": {"dynamic": {f"-:^{re.escape(name)}$": {} for name in modules}},
-        "torchao": {"modules_to_not_convert": list(modules)},
+        "llm-compressor": {
+            "ignore": [f"re:{experts[name]}" if name in experts else name for name in modules]
+        },
+        "gptqmodel": {
+            "dynamic": {f"-:{experts.get(name) or f'^{re.escape(name)}$'}": {} for name in modules}
+        },
+        "torchao": {
+            "fqn_to_config": dict.fromkeys(modules),
+            "modules_to_not_convert": list(dict.fromkeys([*modules, "lm_head"])),
+        },
         "llama.cpp": {
             "arguments": [
                 word
                 for name in modules
                 if (tensor := gguf_name(name)) is not None
-                for word in ("--tensor-type", f"^{re.escape(tensor)}$={GGUF_TYPE}")
+                for word in ("--tensor-type", f"{_gguf_pattern(tensor)}={GGUF_TYPE}")
             ],
             "without_a_name": [name for name in modules if gguf_name(name) is None],
         },
     }
 
 
+def _of_each_expert(stack: str) -> str:
+    """A regular expression for the modules that tools make of a stack's matrices.
+
+    >>> _of_each_expert("layers.0.experts.gate_up_proj")
+    '^layers\\\\.0\\\\.experts\\\\.\\\\d+\\\\.(gate_proj|up_proj)$'
+    """
+    path, _, name = stack.rpartition(".")
+    parts = {"gate_up_proj": "(gate_proj|up_proj)"}.get(name, re.escape(name))
+    return rf"^{re.escape(path)}\.\d+\.{parts}$"
+
+
+def _gguf_pattern(tensor: str) -> str:
+    """A regular expression for one tensor. Most converters split the gates of experts from what they gate."""
+    return f"^{re.escape(tensor)}$".replace("ffn_gate_up_exps", "ffn_(gate|up|gate_up)_exps")
+
+
 def gguf_name(module: str) -> str | None:
-    """The name of a module's weight in GGUF, for models with Llama's names; None for others.
+    """The name of a module's weight in GGUF, if all architectures of llama.cpp that know the module name it alike.
 
     >>> gguf_name("model.layers.3.mlp.down_proj")
     'blk.3.ffn_down.weight'
     """
-    if module.endswith("embed_tokens"):
-        return "token_embd.weight"
-    if module == "lm_head":
-        return "output.weight"
-    found = re.fullmatch(r"(?:.*\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)", module)
-    if found is None or found[2] not in _GGUF:
+    # llama.cpp's converter leaves this part out of the names of models that also see.
+    name = module.replace("language_model.", "")
+    found = _BLOCK.search(name)
+    first = name if found is None else f"{name[: found.start()]}.0.{name[found.end() :]}"
+    names = {each.get_name(f"{first}.weight", try_suffixes=(".weight",)) for each in _name_maps()} - {None}
+    if len(names) != 1:
         return None
-    return f"blk.{found[1]}.{_GGUF[found[2]]}.weight"
+    tensor = str(names.pop())
+    return tensor if found is None else tensor.replace("blk.0.", f"blk.{found[1]}.", 1)
 
 
-def write_keep(file: Path, modules: Sequence[str], *, sentence: str) -> None:
+@cache
+def _name_maps() -> tuple[Any, ...]:
+    """The names of tensors in each architecture of llama.cpp, for its first block.
+
+    Without RWKV's, which has other layers under the names of Qwen's, and without towers that see or hear.
+    """
+    return tuple(
+        gguf.get_tensor_name_map(arch, 1)
+        for arch, name in gguf.MODEL_ARCH_NAMES.items()
+        if "rwkv" not in name and arch is not gguf.MODEL_ARCH.MMPROJ
+    )
+
+
+def write_keep(file: Path, modules: Sequence[str], stacks: Collection[str], *, sentence: str) -> None:
     """Writes the list with all forms as one JSON file.
 
     dense: the modules' names. why: the sentence of the result.
@@ -79,5 +125,5 @@ def write_keep(file: Path, modules: Sequence[str], *, sentence: str) -> None:
     Raises:
         RunError: the file can't be written.
     """
-    whole = {"dense": list(modules), "why": sentence, **forms(modules)}
+    whole = {"dense": list(modules), "why": sentence, **forms(modules, stacks)}
     write_text(file, json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
