@@ -123,3 +123,14 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 def test_any_values_give_a_study_or_a_study_error(values: dict[str, object]) -> None:
     with contextlib.suppress(StudyError):
         assert read_study(None, values).base == values["base"]
+
+
+def test_options_of_base_s_output_are_refused_for_data_without_them() -> None:
+    with pytest.raises(
+        StudyError, match=r"math has no options made from base's own output.*summaries.*translation"
+    ):
+        read_study(
+            None, {"base": "m", "arms": ["int8"], "data": "math", "probes": ["open", "choice", "choice_own"]}
+        )
+    asked = read_study(None, {"base": "m", "arms": ["int8"], "data": "summaries"}).probes
+    assert "choice_own" in asked

@@ -32,8 +32,8 @@ from anomia.grade import CONTAINMENT, GRADERS, Grading, grader_named
 from anomia.items.languages import language_name
 from anomia.items.prompts import Templates, read_templates
 from anomia.items.readers import check_data
-from anomia.items.sets import local_folders, named, only_languages, only_probes, set_of
-from anomia.probes import ALIASES, CONTINUATION, DEFAULT_PROBES, FORMATS, probe_named
+from anomia.items.sets import SETS, local_folders, named, only_languages, only_probes, set_of
+from anomia.probes import ALIASES, CHOICE_OWN, CONTINUATION, DEFAULT_PROBES, FORMATS, probe_named
 from anomia.probes import STUDY_PROBES as PROBES
 
 BASE = "base"
@@ -426,8 +426,15 @@ class Study(BaseModel):
         for name, probe in asked.items():
             if probe not in PROBES:
                 raise ValueError(f"unknown probe {name!r}; {nearest(name, [*PROBES, *ALIASES])}")
-        only = only_probes(info.data.get("data", ""))
+        data = info.data.get("data", "")
+        only = only_probes(data)
         if not only:
+            source = set_of(data)
+            if CHOICE_OWN in asked.values() and (source is None or source.own is None):
+                raise ValueError(
+                    f"{data} has no options made from base's own output, so it can't be asked {CHOICE_OWN}; leave it out, or "
+                    f"ask one of {', '.join(name for name, each in SETS.items() if each.own is not None)}"
+                )
             return tuple(name for name in PROBES if name in {*asked.values(), *FORMATS})
         others = [name for name in PROBES if name in asked.values() and name not in only]
         if others:

@@ -20,7 +20,6 @@ import transformers
 from anomia.compress.catalogue import CATALOGUE
 from anomia.compress.steps import Arm, Prune, needs_calibration
 from anomia.errors import ModelError
-from anomia.items.sets import set_of
 from anomia.matrix import Matrix
 from anomia.models import LoadedModel
 from anomia.models.load import DTYPES
@@ -199,8 +198,7 @@ def _per_item(
 ) -> tuple[Work, Work, list[EncodedItem]]:
     """The work of all items of a cell for one arm, extrapolated from sampled items; that without long answers; the items."""
     study, encoded, whole, short = cell.study, list[EncodedItem](), Work(), Work()
-    source = set_of(study.data)
-    own = CHOICE_OWN in study.probes and source is not None and source.own is not None
+    own = CHOICE_OWN in study.probes
     for items in cell.item_sets:
         count = counts[items.language]
         reached = min(count, study.oracle_limit)
