@@ -94,15 +94,15 @@ def main() -> None:
         show(arm, *found, both)
 
 
-def show(arm: str, ours: Any, theirs: Any, both: float | None) -> None:
-    """Print a line. both: the share of what both removed."""
+def show(arm: str, ours: Any, theirs: Any, both: float) -> None:
+    """Print a line. both: what `shared` returns."""
     errors = [
         "" if ours[kind] is None else f"{ours[kind]:.3%}, {theirs[kind]:.3%}" for kind in ("layer", "block")
     ]
     over = ours["perplexity"] / theirs["perplexity"] - 1
     print(
         f"{arm} | {ours['perplexity']:.3f}, {theirs['perplexity']:.3f}, {over:+.2%} | {' | '.join(errors)} | "
-        f"{'' if both is None else f'{both:.2%}'} | {ours['seconds']:.0f}, {theirs['seconds']:.0f}",
+        f"{both:.2%} | {ours['seconds']:.0f}, {theirs['seconds']:.0f}",
         flush=True,
     )
 
@@ -125,13 +125,15 @@ def run(arm: str, file: str, options: Any) -> dict[str, Any] | None:
         process.join()
 
 
-def shared(ours: str, theirs: str) -> float | None:
-    """The share of what both removed in what either removed; None where a method removes nothing that has a place."""
+def shared(ours: str, theirs: str) -> float:
+    """The share of what both removed in what either removed; for directions, how far they agree."""
     import torch
 
+    from authors_slicegpt import common
+
     found = [torch.load(file) for file in (ours, theirs)]
-    if any(one is None for one in found):
-        return None
+    if found[0].is_floating_point():
+        return common(*found)
     union, counts = torch.cat(found).unique(return_counts=True)
     return float((counts == 2).sum() / len(union))
 
@@ -161,15 +163,19 @@ def measure(arm: str, worker: str, file: str, options: Any) -> dict[str, Any]:
         "perplexity": perplexity(model, tokenizer, text, max_tokens=options.scored).value,
         "seconds": seconds,
     }
-    if arm.startswith("slicegpt"):
-        torch.save(None, file)
-        return {**found, "layer": None, "block": None}
-    torch.save(removed(dense, model, kept), file)
     ids = tokenizer(text[:20_000])["input_ids"]
+    both = [ids[:500], [*ids[:1], *ids[500:1000]]]
+    if arm.startswith("slicegpt"):
+        from authors_slicegpt import bases_of, block_error
+
+        bases = kept or bases_of(dense, model)
+        torch.save(bases[0], file)
+        return {**found, "layer": None, "block": block_error(dense, model, bases, both)}
+    torch.save(removed(dense, model, kept), file)
     errors = errors_of(
         dense,
         model,
-        [ids[:500], [*ids[:1], *ids[500:1000]]],
+        both,
         kept=kept,
         matrices=kept is None and not arm.startswith("flap"),
     )
@@ -207,7 +213,7 @@ def prune_ours(model: Any, arm: str, rows: list[list[int]], options: Any) -> lis
     tokens, longest = sum(map(len, rows)), max(map(len, rows))
     record = CalibrationRecord("benchmark", None, len(rows), 0, tokens, longest, longest, None, {}, "", "")
     windows = Windows(tuple(map(tuple, rows)), ("english",) * len(rows), record)
-    report = compress(model, parse_arm(arm).steps[0], windows)
+    report = compress(model, parse_arm(arm.partition(" ")[0]).steps[0], windows)
     for line in (*(report.reshaped or {}).get("removed", ()), *report.warnings):
         print(f"{arm}: {line}", file=sys.stderr)
     kept = (report.reshaped or {}).get("details", {}).get("kept_blocks")
@@ -379,38 +385,11 @@ def prune_flap(model: Any, arm: str, rows: list[list[int]], options: Any) -> Non
         theirs.prune_flap(arguments, model, None, torch.device("cpu"))
 
 
-def prune_slicegpt(model: Any, arm: str, rows: list[list[int]], options: Any) -> None:
-    """Their rotation per block, to our hidden size, in their default orientation of the slices."""
-    import torch
-    import transformers
+def prune_slices(model: Any, arm: str, rows: list[list[int]], options: Any) -> list[Any]:
+    """Return the bases of the states instead of blocks."""
+    from authors_slicegpt import prune_slicegpt
 
-    from anomia.compress.reshape.slicegpt import _sizes
-
-    root = Path(options.slicegpt) / "src" / "slicegpt"
-    # Without their `__init__`, which imports parts of transformers that are gone.
-    package = types.ModuleType("slicegpt")
-    package.__path__ = [str(root)]
-    sys.modules["slicegpt"] = package
-    adapters: Any = importlib.import_module("slicegpt.adapters.llama_adapter")
-    fusion: Any = importlib.import_module("slicegpt.layernorm_fusion")
-    rotate: Any = importlib.import_module("slicegpt.rotate")
-    schedule: Any = importlib.import_module("slicegpt.slicing_scheduler")
-    attention: Any = transformers.models.llama.modeling_llama.LlamaAttention
-    plain = attention.forward
-    attention.forward = lambda *args, **named: (*plain(*args, **named), None)
-    block: Any = adapters.CompressedLlamaDecoderLayer
-    theirs = block.forward
-    block.forward = lambda *args, **named: theirs(*args, **named)[0]
-    model.config.torch_dtype = model.dtype
-    adapter = adapters.LlamaModelAdapter(model)
-    _, width = _sizes(model, float(arm.partition(":")[2]))
-    print(f"{arm}: width {width}", file=sys.stderr)
-    fusion.replace_layers(adapter)
-    fusion.fuse_modules(adapter)
-    windows = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for (ids,) in batches(rows)]
-    rotate.rotate_and_slice(
-        adapter, windows, schedule.ConstSlicingScheduler(width), final_orientation="random"
-    )
+    return prune_slicegpt(model, arm, [ids for (ids,) in batches(rows)], options.slicegpt)
 
 
 def batches(rows: list[list[int]]) -> list[tuple[Any]]:
@@ -516,7 +495,7 @@ def each_block(model: Any, row: list[int]) -> list[Any]:
 
 
 # Arm: repository, function.
-ARMS: dict[str, tuple[str, Callable[..., list[int] | None]]] = {
+ARMS: dict[str, tuple[str, Callable[..., list[Any] | None]]] = {
     "wanda:0.5": ("wanda", prune_lib("prune_wanda", use_variant=False)),
     "wanda:2:4": ("wanda", prune_lib("prune_wanda", use_variant=False)),
     "sparsegpt:0.5": ("wanda", prune_lib("prune_sparsegpt")),
@@ -529,7 +508,8 @@ ARMS: dict[str, tuple[str, Callable[..., list[int] | None]]] = {
     "wandapp:2:4": ("wandapp", prune_wandapp),
     "shortgpt:0.1": ("shortgpt", prune_shortgpt),
     "flap:0.1": ("flap", prune_flap),
-    "slicegpt:0.2": ("slicegpt", prune_slicegpt),
+    "slicegpt:0.2": ("slicegpt", prune_slices),
+    "slicegpt:0.2 one rotation": ("slicegpt", prune_slices),
 }
 
 
