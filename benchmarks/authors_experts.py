@@ -79,15 +79,15 @@ def make_model(folder: Path, seed: int, options: Any) -> tuple[list[list[int]], 
         vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=BLOCKS, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, num_local_experts=EXPERTS, num_experts_per_tok=2, bos_token_id=None,
         eos_token_id=None, max_position_embeddings=WINDOW, sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        output_router_logits=True,
+        output_router_logits=True, initializer_range=0.1, router_aux_loss_coef=0.1,
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for step in range(options.steps):
         starts = torch.randint(len(text) - 128, (16,))
         ids = torch.stack([text[start : start + 128] for start in starts])
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / options.steps)
+            group["lr"] = 1e-2 * (1 - step / options.steps)
         model(ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -149,7 +149,7 @@ def perplexity(model: Any, rows: list[list[int]]) -> float:
     import torch
 
     with torch.no_grad():
-        losses = [model(ids, labels=ids).loss for ids in map(lambda row: torch.tensor([row]), rows)]
+        losses = [model(ids, labels=ids).loss for ids in (torch.tensor([row]) for row in rows)]
     return float(torch.stack(losses).mean().exp())
 
 

@@ -23,7 +23,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -33,14 +32,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from torch import nn
 
-from authors import RIA, SHARED, on_cpu
-
 from anomia.compress.methods.masks import cut
 from anomia.compress.methods.permute import fitting_order, kept_score
 from anomia.compress.methods.ria import ria_cut, ria_scores
 from anomia.compress.methods.sparsegpt import sparsegpt
 from anomia.compress.methods.wanda import wanda_cut
 from anomia.compress.steps import Pattern
+from authors import RIA, SHARED, on_cpu
 
 PATTERN = Pattern(2, 4)
 REPOSITORIES = {
