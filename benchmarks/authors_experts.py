@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--python", help="an interpreter with transformers 4.40.1")
     parser.add_argument("--text", default=str(SHARED / "c4.en.jsonl"), help="JSON lines with a field `text`")
     parser.add_argument("--test", default=str(SHARED / "wikitext2.test.raw"), help="plain text")
-    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--steps", type=int, default=200, help="of training")
     parser.add_argument("--seeds", type=int, default=3, help="models")
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -100,32 +100,29 @@ def log_probs(model: Any, prompt: list[int]) -> Any:
 
 def work(dtype: str, new: int, prompts: list[list[int]], folders: list[str]) -> None:
     """Run in vLLM's environment: print a line of JSON per folder."""
-    from vllm import LLM, SamplingParams
-
-    longest = max(map(len, prompts)) + new
-    given: Any = [{"prompt_token_ids": ids} for ids in prompts]
-    settings = SamplingParams(max_tokens=new, temperature=0, prompt_logprobs=0)
     for folder in folders:
         found: Any
         try:
-            engine = LLM(
-                folder, dtype=dtype, max_model_len=longest, gpu_memory_utilization=0.2, enforce_eager=True
-            )
-            found = [
-                {
-                    "tokens": list(out.outputs[0].token_ids),
-                    "log_probs": [
-                        scores[token].logprob
-                        for scores, token in zip(
-                            out.prompt_logprobs[1:], out.prompt_token_ids[1:], strict=True
-                        )
-                    ],
-                }
-                for out in engine.generate(given, settings, use_tqdm=False)
-            ]
+            found = answers(folder, dtype, new, prompts)
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
         print(json.dumps({"folder": folder, "found": found}), flush=True)
+
+
+def answers(folder: str, dtype: str, new: int, prompts: list[list[int]]) -> list[dict[str, Any]]:
+    """One engine's answers. It is gone afterwards: what it leaves behind would be taken away from the next one."""
+    from vllm import LLM, SamplingParams
+
+    longest = max(map(len, prompts)) + new
+    engine = LLM(folder, dtype=dtype, max_model_len=longest, gpu_memory_utilization=0.2, enforce_eager=True)
+    settings = SamplingParams(max_tokens=new, temperature=0, prompt_logprobs=0)
+    given: Any = [{"prompt_token_ids": ids} for ids in prompts]
+    found = []
+    for out in engine.generate(given, settings, use_tqdm=False):
+        pairs = zip(out.prompt_logprobs[1:], out.prompt_token_ids[1:], strict=True)
+        own = [scores[token].logprob for scores, token in pairs]
+        found.append({"tokens": list(out.outputs[0].token_ids), "log_probs": own})
+    return found
 
 
 if __name__ == "__main__":
