@@ -184,18 +184,25 @@ def equal_naee(ours: Any, found: Any, _: Any) -> str:
 
 def equal_merged(ours: Any, found: Any, model: Any) -> str:
     """Blocks with the same groups, and the largest difference of merged weights, relative to the largest weight."""
-    same, off = 0, 0.0
+    same, off, zero = 0, 0.0, 0
     for index, clusters in enumerate(ours["clusters"]):
         labels = found[f"labels.{index}"].tolist()
         theirs = {tuple(e for e in range(EXPERTS) if labels[e] == label) for label in labels}
         same += theirs == {tuple(sorted(members)) for members in clusters}
         experts = model.model.layers[index].mlp.experts
         for place, members in enumerate(clusters):
+            if not any(ours["tokens"][index][member] for member in members):
+                # Weighted by frequency, a group that got no token is zero; ours is then the plain mean.
+                zero += not found[f"w1.{index}.{min(members)}"].any()
+                continue
             gate, up = experts.gate_up_proj[place].detach().chunk(2)
             for part, mine in (("w1", gate), ("w3", up), ("w2", experts.down_proj[place].detach())):
                 their = found[f"{part}.{index}.{min(members)}"]
                 off = max(off, float((mine - their).abs().max() / mine.abs().max()))
-    return f"groups of {same} of {len(ours['clusters'])} blocks, weights of our groups within {off:.1e}"
+    unused = f"; {zero} groups without a token are zero in theirs" if zero else ""
+    return (
+        f"groups of {same} of {len(ours['clusters'])} blocks, weights of our groups within {off:.1e}{unused}"
+    )
 
 
 EQUAL: dict[str, Callable[[Any, Any, Any], str]] = {

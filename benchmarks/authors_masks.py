@@ -108,7 +108,7 @@ def show(method: str, cases: list[Case], ours: Any, theirs: Any) -> None:
         scores = ria_scores(case.weight, case.norms)
         plain = kept_score(scores, PATTERN)
         gains.append([float(scores[~mask].sum(dtype=torch.float64)) / plain for mask in gone])
-    more = f"kept weights within {max(further):.1e}" if method.startswith("sparsegpt") else ""
+    more = f"kept weights within {max(further):.1e}" if "sparsegpt" in method else ""
     if method.endswith(" permute"):
         means = [sum(side) / len(side) for side in zip(*gains, strict=True)]
         more = f"scores kept {means[0]:.5f}, {means[1]:.5f}"
