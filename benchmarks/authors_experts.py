@@ -3,13 +3,13 @@
     python benchmarks/authors_experts.py --python PYTHON --reap FOLDER --hcsmoe FOLDER --mcsmoe FOLDER --naee FOLDER
 
 PYTHON: of an environment with `transformers==4.40.1`, scikit-learn and accelerate, for which most of their code was
-written. The folders are checkouts (`REPOSITORIES`); those that aren't given are left out. `dropexperts` is REAP's rule and
-`mergeexperts` HC-SMoE's, so there choices and weights must be equal. The other two are other methods: of all sets of
-experts that can go, NAEE takes the one whose outputs differ least, which tells how far ours is from that; and MC-SMoE groups
-experts by their router logits.
+written. The folders are checkouts (`REPOSITORIES`); those that aren't given are left out. `dropexperts` is REAP's
+rule and `mergeexperts` HC-SMoE's, so there choices and weights must be equal. The other two are other methods: of all
+sets of experts that can go, NAEE takes the one whose outputs differ least, which tells how far ours is from that; and
+MC-SMoE groups experts by their router logits.
 
-Both sides get the same model, in float32, and the same windows. Reported are the perplexity of bytes of WikiText-2's test
-text, the block error (`errors.py`), what is equal, and processor seconds.
+Both sides get the same model, in float32, and the same windows. Reported are the perplexity of bytes of WikiText-2's
+test text, the block error (`errors.py`), what is equal, and processor seconds.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
     python benchmarks/authors_masks.py --wanda FOLDER --ria FOLDER --sparsegpt FOLDER [--blocks 0 15] [METHOD ...]
 
-Each folder is a checkout (`REPOSITORIES`); methods whose folder isn't given are left out. A matrix and its inputs in the
-dense model are put into a model of one block with one layer, which their code prunes as it is (but for what
+Each folder is a checkout (`REPOSITORIES`); methods whose folder isn't given are left out. A matrix and its inputs in
+the dense model are put into a model of one block with one layer, which their code prunes as it is (but for what
 `authors.py` does to it), with their statistics. Ours is the function that the method calls, with our statistics. With
 `permute`, RIA's channel permutation is on: theirs reorders the inputs of every matrix, so here ours does, too.
 
 Reported per method: matrices with equal masks, what both removed as a share of what either removed, and processor
-seconds; for SparseGPT also the largest difference of kept weights, relative to the largest weight, and, as a measure of what
-rounding alone does, their code next to itself with the windows in the opposite order; with `permute` the sum of scores that
-the patterns keep, over that without permutation.
+seconds; for SparseGPT also the largest difference of kept weights, relative to the largest weight, and, as a measure
+of what rounding alone does, their code next to itself with the windows in the opposite order; with `permute` the sum
+of scores that the patterns keep, over that without permutation.
 """
 
 from __future__ import annotations

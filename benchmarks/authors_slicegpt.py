@@ -2,9 +2,9 @@
 
 The paper rotates the input of each block's parts by its own principal directions; ours has one rotation for the whole
 model. So there are two arms. In the first their code runs as it is. In the second, marked by `SAME`, its principal
-directions are those of the inputs of all norms, each state scaled to unit mean square; the head is sliced, too; and the
-means that it takes from embeddings, which for an RMSNorm changes the model, are put back. Everything else is theirs: the
-principal components, the norms, the rotated matrices, the residual paths, the slices.
+directions are those of the inputs of all norms, each state scaled to unit mean square; the head is sliced, too; and
+the means that it takes from embeddings, which for an RMSNorm changes the model, are put back. Everything else is
+theirs: the principal components, the norms, the rotated matrices, the residual paths, the slices.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/packed_vllm.py --vllm-python PYTHON FOLDER ...
 
-Both continue the same beginnings of passages greedily. Reported per folder: passages with equal answers; tokens before the
-first difference, as a share of all; and by how much the log-probabilities of the passages' tokens differ on average and at
-most; or vLLM's reason for not loading the folder.
+Both continue the same beginnings of passages greedily. Reported per folder: passages with equal answers; tokens
+before the first difference, as a share of all; and by how much the log-probabilities of the passages' tokens differ
+on average and at most; or vLLM's reason for not loading the folder.
 """
 
 from __future__ import annotations
