@@ -114,7 +114,7 @@ def _diagnosis() -> Diagnosis:
     ]
     rates += [f"dissociation/{options}" for options in ("choice", "choice_hard", "choice_passage")]
     rates += [
-        part.measure.format(way)
+        f"recovery/{way}/{part}"
         for way in ("beams", "samples")
         for part in (*oracle.RECOVERED, *oracle.CONTROLS)
     ]

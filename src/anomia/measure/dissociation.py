@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
-from anomia.measure.fates import NO_FATE, STATES, fates, met, states
+from anomia.measure.fates import DISSOCIATED, STATES, dissociated, fates, followed, states
 from anomia.measure.quantities import Quantity, expected_share, net_share, share
 from anomia.measure.rates import right_or_wrong
 
@@ -26,7 +26,7 @@ class Answers(NamedTuple):
 def dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
     """The share of items that the arm still picks but no longer says (`choice_only`). passages: [items]."""
     index = fates(answers.base_open, answers.base_choice, answers.arm_open, answers.arm_choice)
-    return share(met(index, "choice_only"), index != NO_FATE, passages)
+    return share(dissociated(index), followed(index), passages)
 
 
 def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Quantity:
@@ -37,7 +37,7 @@ def net_dissociation(answers: Answers, passages: ArrayLike | None = None) -> Qua
     """
     before = states(answers.base_open, answers.base_choice)
     after = states(answers.arm_open, answers.arm_choice)
-    both, choice_only = STATES.index("both"), STATES.index("choice_only")
+    both, choice_only = STATES.index("both"), STATES.index(DISSOCIATED)
     fell = (before == both) & (after == choice_only)
     rose = (before == choice_only) & (after == both)
     return net_share(fell, rose, before == both, passages)

@@ -22,6 +22,8 @@ Fate = Literal["kept", "choice_only", "open_only", "lost"]
 # A state's number is 1 if open is wrong, plus 2 if choice is wrong. A fate has the number of its state in the arm.
 STATES: tuple[RightIn, ...] = get_args(RightIn)
 FATES: tuple[Fate, ...] = get_args(Fate)
+# The fate of items that the arm still picks but no longer says; its share of all fates is the dissociation rate.
+DISSOCIATED: Fate = "choice_only"
 # Base doesn't answer the item correctly in both formats, or it was not graded.
 NO_FATE = -1
 
@@ -44,8 +46,8 @@ class FateCounts(NamedTuple):
 
     @property
     def dissociation(self) -> float | None:
-        """The dissociation rate: `choice_only` over all both-correct items; None if there are none."""
-        return self.choice_only / self.both_correct if self.both_correct else None
+        """The dissociation rate: the share of `DISSOCIATED`; None if there are no both-correct items."""
+        return self[FATES.index(DISSOCIATED)] / self.both_correct if self.both_correct else None
 
 
 def states(opened: ArrayLike, chosen: ArrayLike) -> NDArray[np.int8]:
@@ -85,6 +87,19 @@ def fate_sql(
 def met(index: NDArray[np.int8], *names: Fate) -> NDArray[np.bool_]:
     """Which items met one of these fates: [items]. index: from `fates`: [items]."""
     return np.isin(index, [FATES.index(name) for name in names])
+
+
+def followed(index: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which items have a fate, since base gets them right in both formats: [items]. index: from `fates`: [items]."""
+    return np.not_equal(index, NO_FATE)
+
+
+def dissociated(index: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which items the arm still picks but no longer says: [items]. index: from `fates`: [items].
+
+    The dissociation rate is their share among those `followed`.
+    """
+    return met(index, DISSOCIATED)
 
 
 def counts_of(index: NDArray[np.int8]) -> FateCounts:

@@ -210,7 +210,7 @@ class Diagnosis(NamedTuple):
     damage: tuple[DamageRow, ...] = ()
 
 
-class Lookup(Mapping[tuple[str, str, str], Estimate | None]):
+class Lookup(Mapping[tuple[str, Measure, str], Estimate | None]):
     """Estimates by arm, measure and scope; None or absent if a figure can't be given or was not asked.
 
     Raises:
@@ -218,22 +218,22 @@ class Lookup(Mapping[tuple[str, str, str], Estimate | None]):
     """
 
     def __init__(self, figures: Iterable[Figure]) -> None:
-        self._found = {(figure.arm, str(figure.measure), figure.scope): figure.estimate for figure in figures}
+        self._found = {(figure.arm, figure.measure, figure.scope): figure.estimate for figure in figures}
 
-    def __getitem__(self, key: tuple[str, str, str]) -> Estimate | None:
+    def __getitem__(self, key: tuple[str, Measure, str]) -> Estimate | None:
         arm, measure, scope = key
-        return self._found[arm, str(parse(measure)), scope]
+        return self._found[arm, parse(measure), scope]
 
-    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, Measure, str]]:
         return iter(self._found)
 
     def __len__(self) -> int:
         return len(self._found)
 
 
-def before(figures: Lookup, arm: str, measure: str, scope: str, *, base: str = "base") -> Estimate | None:
+def before(figures: Lookup, arm: str, measure: Measure, scope: str, *, base: str = "base") -> Estimate | None:
     """Base's figure to show next to an arm's: over the arm's items if the arm answered fewer than base."""
-    same_items = arm, of_base(parse(measure)), scope
+    same_items = arm, of_base(measure), scope
     return figures[same_items] if same_items in figures else figures.get((base, measure, scope))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from anomia.measure.contrasts import one_shot_recovery, rank_nearness
 from anomia.measure.dissociation import Answers
 from anomia.measure.evidence import FEWEST_SOUND, OVERALL, AnswerSet, Sign, gather
-from anomia.measure.fates import FateCounts, met
+from anomia.measure.fates import FateCounts, dissociated
 from anomia.measure.frame import (
     CHECKS,
     RECOGNITION,
@@ -188,7 +188,7 @@ def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> PickCheck 
     if RECOGNITION[way].scoring == "pmi":
         return None
     here = pairs["pooled"] if language is None else pairs["language"] == language
-    unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs, way), "choice_only")))
+    unsaid = pairs.filter(here & pl.Series(dissociated(fate_index(pairs, way))))
     asked = unsaid[column].drop_nulls()
     return PickCheck(int(asked.sum()), len(asked)) if len(asked) else None
 
@@ -196,7 +196,7 @@ def _needless(pairs: pl.DataFrame, way: str, language: str | None) -> PickCheck 
 def _checks(pairs: pl.DataFrame, language: str | None) -> dict[str, PickCheck]:
     """Of the choice-only items under standard options, how many are also picked under each check."""
     here = pairs["pooled"] if language is None else pairs["language"] == language
-    unsaid = pairs.filter(here & pl.Series(met(fate_index(pairs), "choice_only")))
+    unsaid = pairs.filter(here & pl.Series(dissociated(fate_index(pairs))))
     found = {}
     for name, check in CHECKS.items():
         asked = unsaid[f"{check.column}_arm"].drop_nulls().cast(pl.Float64)
@@ -303,7 +303,7 @@ def _broken(pairs: pl.DataFrame, side: str) -> Bools:
 def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
     """Signs that a choice-only answer is near: ranks and oracle recovery, against a control answer and base's failures."""
     passages = pairs["passage"].to_numpy()
-    unsaid = met(fate_index(pairs, way), "choice_only")
+    unsaid = dissociated(fate_index(pairs, way))
     failed = ~right(pairs, "open_correct")
     near: dict[str, Sign] = {}
     distinct = [f"{name}_distinct_rank{part}_arm" for name in ("gold", "control") for part in ("", "_ties")]

@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from anomia import renamed
 from anomia.errors import RunError
-from anomia.measure.fates import FATES
+from anomia.measure.fates import DISSOCIATED, FATES, Fate
 from anomia.measure.frame import CHECKS, RECOGNITION
 from anomia.probes import (
     CUED,
@@ -204,7 +204,7 @@ share = Family(
         f"{name}/{fate}": (f"{fate.replace('_', ' ')}, {words[0]}", f"{fate.replace('_', ' ')}, {words[1]}")
         for name, words in _RECOGNITION.items()
         for fate in FATES
-        if fate != "choice_only"
+        if fate != DISSOCIATED
     },
 )  # fmt: skip
 also_picked = Family(
@@ -315,6 +315,11 @@ def parse(name: str) -> Measure:
     known = dict.fromkeys(f"{family.name}/…" for family in FAMILIES)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     raise RunError(f"measure: there is no {name!r}; {hint}")
+
+
+def fate_share(way: str, fate: Fate) -> Measure:
+    """The share of both-correct items with a fate under one way to test recognition: for one, the dissociation rate."""
+    return dissociation(way) if fate == DISSOCIATED else share(way, fate)
 
 
 def of_base(measure: Measure) -> Measure:

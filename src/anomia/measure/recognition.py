@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from anomia.measure import measures
 from anomia.measure.fates import (
+    DISSOCIATED,
     FATES,
     FEWEST_BOTH_CORRECT,
-    NO_FATE,
     STATES,
     Fate,
     counts_of,
+    dissociated,
     fate_expr,
     fates,
+    followed,
     met,
     transitions,
 )
@@ -69,25 +71,24 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
     enough = np.zeros(len(index), dtype=bool)
     excluded = []
     followed_by: dict[Measure, Fate] = {
-        measures.dissociation(way.name): "choice_only",
-        **{measures.share(way.name, fate): fate for fate in FATES if fate != "choice_only"},
+        measures.fate_share(way.name, fate): fate for fate in (DISSOCIATED, *FATES)
     }
     for scope, mask in scopes(part):
         here = [column[mask] for column in columns]
-        followed = mask & (index != NO_FATE)
+        counted = mask & followed(index)
         found.counts.append(Fates(arm, way.name, scope, counts_of(index[mask])))
         found.transitions.extend(
             TransitionRow(arm, way.name, scope, state, *map(int, row))
             for state, row in zip(STATES, transitions(*here), strict=True)
         )
-        given = followed.sum() >= FEWEST_BOTH_CORRECT
+        given = counted.sum() >= FEWEST_BOTH_CORRECT
         for measure, fate in followed_by.items():
-            estimate = rate(met(index[followed], fate), passages[followed]) if given else None
+            estimate = rate(met(index[counted], fate), passages[counted]) if given else None
             found.figures.append(Figure(arm, measure, scope, estimate))
         if scope != POOLED and (not given or not pooled[mask].all()):
             excluded.append(scope)
         elif scope != POOLED:
-            enough |= followed
+            enough |= counted
     for measure, fate in followed_by.items():
         hits = met(index[enough], fate)
         found.figures.append(
@@ -102,7 +103,7 @@ def checks(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     evidence against recognition. `also_picked/passage` and `also_picked/pmi` (picked among options from the same passage, or by
     PMI) are evidence for it.
     """
-    unsaid = met(fate_index(pairs), "choice_only")
+    unsaid = dissociated(fate_index(pairs))
     for name, check in CHECKS.items():
         column = f"{check.column}_arm"
         part = pairs.filter(pl.Series(unsaid) & pl.col(column).is_not_null())

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from anomia.errors import RunError
+from anomia.measure import measures
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.gate import Check, Gate, GateResult
@@ -61,7 +62,7 @@ def basis(results: Results) -> Basis:
     gaps = {
         (arm, scope): found
         for (arm, measure, scope), found in figures.items()
-        if measure == "raw_gap/choice" and found is not None
+        if measure == measures.raw_gap("choice") and found is not None
     }
     return Basis(gaps, exclusions(results), {kind: results.excluded.get(kind) for kind in results.exclude})
 

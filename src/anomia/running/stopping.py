@@ -14,7 +14,7 @@ import polars as pl
 
 from anomia.items.item import ItemSet
 from anomia.measure.confidence_sequence import Stop, until_width
-from anomia.measure.fates import NO_FATE, met
+from anomia.measure.fates import dissociated, followed
 from anomia.measure.frame import both, known
 from anomia.measure.recognition import fate_index
 from anomia.running.folder import OpenedRun, Shard, shards_of
@@ -73,9 +73,11 @@ def stopped(
 
 def _look(rows: pl.DataFrame, width: float, *, items_left: int) -> Stop:
     graded = known(rows, both("open_correct", "choice_correct"))
-    followed = graded.with_columns(fate=pl.Series(fate_index(graded))).filter(pl.col("fate") != NO_FATE)
-    first = followed.unique("passage_id", keep="first", maintain_order=True)
-    return until_width(met(first["fate"].to_numpy(), "choice_only"), width=width, items_left=items_left)
+    fates = graded.with_columns(fate=pl.Series(fate_index(graded)))
+    first = fates.filter(followed(fates["fate"].to_numpy())).unique(
+        "passage_id", keep="first", maintain_order=True
+    )
+    return until_width(dissociated(first["fate"].to_numpy()), width=width, items_left=items_left)
 
 
 def _both_sides(folder: OpenedRun, shard: Shard) -> pl.DataFrame:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from anomia.measure.rates import Estimate
-from anomia.report.figures.parts import measured, settled, starred
+from anomia.report.figures.parts import measured, note, percent_interval, settled, starred
 from anomia.report.render.latex import latex
 from anomia.report.render.markdown import markdown
 from anomia.report.render.page import plain
-from anomia.report.render.stars import ALL_FEW, MOST_FEW, STARRED, stars, without_stars
+from anomia.report.render.stars import ALL_FEW, MOST_FEW, STARRED, stars
 from anomia.report.tables.table import Column, NoteValue, Table
 
 GOOD, FEW = Estimate(0.5, 0.4, 0.6, 90, 90), Estimate(0.5, 0.2, 0.8, 12, 12, "wilson", False)
@@ -65,4 +65,9 @@ def test_figures() -> None:
 
 
 def test_only_intervals_lose_their_stars() -> None:
-    assert without_stars("a*b [x]* 5 [1, 2]* [−1.5, 1,204]*") == "a*b [x]* 5 [1, 2] [−1.5, 1,204]"
+    (row,) = settled([measured(FEW, case="a*b [3, 4]*", note=note("net " + percent_interval(FEW), 12))])
+    assert (row["case"], row["note"]) == ("a*b [3, 4]*", "net 50 [20, 80] · n 12")
+    *_, row = settled(
+        [measured(GOOD), measured(FEW, case="a*b [3, 4]*", note=note(percent_interval(FEW), 12))]
+    )
+    assert (row["case"], row["note"]) == ("a*b [3, 4]*", "50 [20, 80]* · n 12")

@@ -13,6 +13,7 @@ from anomia.compress.spec import parse_arm
 from anomia.compress.steps import Arm, needs_calibration
 from anomia.errors import AnomiaError
 from anomia.locate.located import Located
+from anomia.measure import measures
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
@@ -58,7 +59,7 @@ class Case(NamedTuple):
 
     def accuracies(self, probe: str, scope: str) -> tuple[Estimate | None, Estimate | None]:
         """Accuracies of base and of the arm, over the items that the arm has answered."""
-        measure = f"accuracy/{probe}"
+        measure = measures.accuracy(probe)
         return before(self.figures, self.arm, measure, scope), self.figures.get((self.arm, measure, scope))
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.frame import MEAN, POOLED
 from anomia.probes import FORMATS, SAID, short
 from anomia.report.figures.cases import Case, Drawn
@@ -85,7 +86,7 @@ def _drops(case: Case, number: int) -> list[ChartRow]:
     for order, rung in enumerate(RUNGS):
         for scope in (POOLED, *(case.languages if several else ())):
             taken = MEAN if several and scope == POOLED else scope
-            estimate = case.figures.get((case.arm, f"drop/{rung}", taken))
+            estimate = case.figures.get((case.arm, measures.drop(rung), taken))
             if estimate is None:
                 continue
             fields = place(case, number, scope) | {"rung": short(rung), "rung_order": order}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.fates import FATES, FEWEST_BOTH_CORRECT
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
@@ -24,6 +25,7 @@ from anomia.report.figures.parts import (
     dots,
     filtered,
     in_one_panel,
+    joined,
     listed,
     measured,
     note,
@@ -208,14 +210,14 @@ def _rates(case: Case, number: int) -> list[ChartRow]:
         if scope not in counts:
             continue
         found = counts[scope]
-        estimate = case.figures.get((case.arm, "dissociation/choice", scope))
-        net = case.figures.get((case.arm, "net_dissociation/choice", scope))
+        estimate = case.figures.get((case.arm, measures.dissociation("choice"), scope))
+        net = case.figures.get((case.arm, measures.net_dissociation("choice"), scope))
         fields = (
             place(case, number, scope) | {"choice_only": found.choice_only} | _net(net) | _noise(case, scope)
         )
         row = measured(estimate, **fields)
         row["n"] = found.both_correct
-        row["note"] = note(row["shown"] if net is None else f"net {row['net_shown']}", found.both_correct)
+        row["note"] = note(row["shown"] if net is None else "net " + row["net_shown"], found.both_correct)
         if estimate is None:
             row["note"] = f"too few: {found.choice_only} of {found.both_correct}"
         rows.append(row)
@@ -235,12 +237,12 @@ def _net(estimate: Estimate | None) -> ChartRow:
 
 def _noise(case: Case, scope: str) -> ChartRow:
     """The range from the lowest to the highest bound of the null arms' net rates."""
-    rates = [case.figures.get((arm, "net_dissociation/choice", scope)) for arm in case.nulls]
+    rates = [case.figures.get((arm, measures.net_dissociation("choice"), scope)) for arm in case.nulls]
     known = [rate for rate in rates if rate is not None]
     return {
         "null_low": min(rate.low for rate in known) if known else None,
         "null_high": max(rate.high for rate in known) if known else None,
-        "null_shown": "; ".join(map(percent_interval, known)) or "no null arm",
+        "null_shown": joined("; ", [*map(percent_interval, known)]) if known else "no null arm",
     }
 
 

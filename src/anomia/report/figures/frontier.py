@@ -101,7 +101,7 @@ def _rows(run: NamedRun, number: int, axis: CostAxis, several: bool) -> list[Cha
                 "best": bool(getattr(point, f"{probe}_{axis.best}")),
             }
             row = measured(getattr(point, probe), **fields)
-            row["note"] = note(f"{plain(point.arm, LONGEST_LABEL)} · {row['shown']}", row["n"])
+            row["note"] = note(f"{plain(point.arm, LONGEST_LABEL)} · " + row["shown"], row["n"])
             rows.append(row)
     return rows
 

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
 from anomia.probes import ORACLES, long
@@ -132,7 +133,7 @@ def _reached(case: Case, number: int) -> list[ChartRow]:
 def _recovered(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in scopes(case):
-        found = {way: case.figures.get((case.arm, f"recovery/{way}/arm", scope)) for way in ORACLES}
+        found = {way: case.figures.get((case.arm, measures.recovery(way, "arm"), scope)) for way in ORACLES}
         shown = [f"{way} {_short(estimate)}" for way, estimate in found.items() if estimate]
         if not shown:
             continue
@@ -146,7 +147,7 @@ def _recovered(case: Case, number: int) -> list[ChartRow]:
                 "way_order": order,
             }
             for of in ("base", "control", "arm"):
-                estimate = case.figures.get((case.arm, f"recovery/{way}/{of}", scope))
+                estimate = case.figures.get((case.arm, measures.recovery(way, of), scope))
                 if estimate is not None:
                     text = note(" · ".join(shown), max(counts))
                     rows.append(measured(estimate, **fields, of=of, note=text, last=way == known[-1]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import altair as alt
 
@@ -13,7 +14,7 @@ from anomia.measure.rates import Estimate
 from anomia.report.figures.cases import Case, plain
 from anomia.report.figures.style import MARK, ROW, WIDTH
 from anomia.report.naming import printable
-from anomia.report.render.stars import Stars, stars, without_stars
+from anomia.report.render.stars import Stars, stars
 
 ChartRow = dict[str, Any]
 
@@ -32,27 +33,12 @@ MOST_TOLD = 4
 
 def measured(estimate: Estimate | None, **fields: Any) -> ChartRow:
     """A row of data: the fields plus the estimate's; without an estimate, its numbers are null, never 0."""
-    row: ChartRow = {
-        **fields,
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": None,
-        "passages": None,
-        "star": False,
-    }
-    row["shown"] = TOO_FEW
-    if estimate is not None:
-        row |= {
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-            "n": estimate.n,
-            "passages": estimate.clusters,
-            "star": not estimate.checked,
-            "shown": percent_interval(estimate),
-        }
-    return row
+    numbers = ("value", "low", "high", "n", "passages")
+    if estimate is None:
+        return fields | dict.fromkeys(numbers) | {"star": False, "shown": TOO_FEW}
+    value, low, high, n, passages, *_ = estimate
+    found = dict(zip(numbers, (value, low, high, n, passages), strict=True))
+    return fields | found | {"star": not estimate.checked, "shown": percent_interval(estimate)}
 
 
 def place(case: Case, number: int, scope: str) -> ChartRow:
@@ -186,15 +172,42 @@ def tooltip(**titles: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(field=field, type="nominal", title=title) for field, title in titles.items()]
 
 
-def percent_interval(estimate: Estimate) -> str:
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text with intervals, with their stars and without; `settled` chooses for the whole figure."""
+
+    starred: str
+    plain: str
+
+    def __add__(self, text: str) -> Label:
+        return Label(self.starred + text, self.plain + text)
+
+    def __radd__(self, text: str) -> Label:
+        return Label(text + self.starred, text + self.plain)
+
+
+Text = TypeVar("Text", str, Label)
+
+
+def joined(separator: str, labels: Sequence[Label]) -> Label:
+    """Labels as one."""
+    return Label(*(separator.join(getattr(label, side) for label in labels) for side in ("starred", "plain")))
+
+
+def percent_interval(estimate: Estimate) -> Label:
     """`39 [30, 48]`, in per cent, with a star if the interval was not validated for so few items."""
-    value, low, high = (signed(100 * number) for number in estimate[:3])
-    return f"{value} [{low}, {high}]" + ("" if estimate.checked else "*")
+    return f"{signed(100 * estimate.value)} " + interval(estimate)
 
 
-def note(shown: str, n: int | None) -> str:
+def interval(estimate: Estimate) -> Label:
+    """`[30, 48]`, in per cent, with a star if it was not validated for so few items."""
+    shown = f"[{signed(100 * estimate.low)}, {signed(100 * estimate.high)}]"
+    return Label(shown if estimate.checked else f"{shown}*", shown)
+
+
+def note(shown: Text, n: int | None) -> Text:
     """The text next to a row: its figures and the number of items."""
-    return shown if n is None else f"{shown} · n {n:,}"
+    return shown if n is None else shown + f" · n {n:,}"
 
 
 def signed(number: float, digits: int = 0) -> str:
@@ -211,11 +224,10 @@ def listed(parts: Sequence[str], *, most: int = MOST_TOLD) -> str:
 
 
 def settled(rows: Sequence[ChartRow]) -> list[ChartRow]:
-    """The rows of a figure with stars if these set some intervals apart, else without any."""
-    if _rule(rows).kept:
-        return list(rows)
+    """The rows of a figure with their labels as text: with stars if these set some intervals apart, else without."""
+    side = "starred" if _rule(rows).kept else "plain"
     return [
-        {key: without_stars(value) if isinstance(value, str) else value for key, value in row.items()}
+        {key: getattr(value, side) if isinstance(value, Label) else value for key, value in row.items()}
         for row in rows
     ]
 

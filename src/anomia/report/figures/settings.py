@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.frame import POOLED
 from anomia.probes import FORMATS
 from anomia.report.figures.cases import Case, Drawn, same_but_calibration
@@ -15,6 +16,7 @@ from anomia.report.figures.parts import (
     ChartRow,
     beside,
     dots,
+    interval,
     listed,
     measured,
     note,
@@ -30,22 +32,24 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
+RATE = measures.dissociation("choice")
 MEASURES = {
-    "dissociation/choice": "(a) dissociation rate (%)",
-    "gap/choice": "(b) gap ΔPR (points)",
-    "raw_gap/choice": "(c) gap in raw points",
+    RATE: "(a) dissociation rate (%)",
+    measures.gap("choice"): "(b) gap ΔPR (points)",
+    measures.raw_gap("choice"): "(c) gap in raw points",
 }
 BASE_ROW = "base"
+NOT_GIVEN = "not given: too few items, or base too weak"
 
 
 def draw_settings(found: Sequence[Case]) -> Drawn | None:
     """Dissociation rate, gap, and gap in raw points of every arm of every run, pooled over its languages."""
     rows = [
-        measured(estimate, **fields) | {"note": note("" if estimate is None else percent_interval(estimate), estimate.n if estimate else None) or "not given: too few items, or base too weak"}
+        measured(estimate, **fields) | {"note": note(percent_interval(estimate), estimate.n) if estimate else NOT_GIVEN}
         for number, case in enumerate(found)
         for measure in MEASURES
         for estimate in [case.figures.get((case.arm, measure, POOLED))]
-        for fields in [{"case": case.label, "case_order": number, "measure": measure}]
+        for fields in [{"case": case.label, "case_order": number, "measure": str(measure)}]
     ]  # fmt: skip
     if all(row["value"] is None for row in rows):
         return None
@@ -55,9 +59,9 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
     parts = []
     for measure, title in MEASURES.items():
         mine = [row for row in rows if row["measure"] == measure]
-        color = alt.value(COLORS["choice_only"] if measure == "dissociation/choice" else COLORS["gap"])
+        color = alt.value(COLORS["choice_only"] if measure == RATE else COLORS["gap"])
         layers = [*dots(percent_axis(title), y, color=color, tips=tips), beside("note", y)]
-        if measure != "dissociation/choice":
+        if measure != RATE:
             layers.insert(0, alt.Chart().mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0.0)))
         parts.append(panels(layers, mine, column="measure"))
     return Drawn(
@@ -138,8 +142,8 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[ChartRow]:
     columns = [(first, "base", BASE_ROW)] + [(case, case.arm, case.calibration or "?") for case, _ in group]
     rows = []
     for order, (case, model, where) in enumerate(columns):
-        found = [case.figures.get((model, f"accuracy/{probe}", POOLED)) for probe in FORMATS]
-        gap = case.figures.get((model, "accuracy/choice_minus_open", POOLED))
+        found = [case.figures.get((model, measures.accuracy(probe), POOLED)) for probe in FORMATS]
+        gap = case.figures.get((model, measures.accuracy("choice_minus_open"), POOLED))
         if found[0] is None or found[1] is None or gap is None:
             continue
         for probe, estimate in zip(FORMATS, found, strict=True):
@@ -151,9 +155,7 @@ def _group(group: Sequence[tuple[Case, str]], number: int) -> list[ChartRow]:
                 "probe": probe,
             }
             row = measured(estimate, **fields, choice=found[1].value, first=order == 0)
-            row["note"] = note(
-                f"{signed(100 * gap.value, 1)} {percent_interval(gap).partition(' ')[2]}", gap.n
-            )
+            row["note"] = note(f"{signed(100 * gap.value, 1)} " + interval(gap), gap.n)
             rows.append(row)
     return rows
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.probes import short
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
@@ -69,7 +70,7 @@ def draw_shots(found: Sequence[Case]) -> Drawn | None:
 def _gaps(case: Case, number: int) -> list[ChartRow]:
     rows = []
     for scope in scopes(case):
-        drops = {shots: case.figures.get((case.arm, f"drop/{shots}", scope)) for shots in SHOTS}
+        drops = {shots: case.figures.get((case.arm, measures.drop(shots), scope)) for shots in SHOTS}
         zero, one = drops.values()
         if zero is None or one is None:
             continue

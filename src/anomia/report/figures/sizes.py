@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from anomia.measure import measures
 from anomia.measure.frame import POOLED
 from anomia.report.figures.cases import Case, Drawn, plain
 from anomia.report.figures.parts import (
@@ -27,10 +28,10 @@ from anomia.report.figures.parts import (
 from anomia.report.figures.style import COLORS, MARK
 
 MEASURES = {
-    "gap/choice": ("a", "gap"),
-    "normalized_drop/open": ("b", "open"),
-    "normalized_drop/choice": ("b", "choice"),
-    "raw_gap/choice": ("c", "raw gap"),
+    measures.gap("choice"): ("a", "gap"),
+    measures.normalized_drop("open"): ("b", "open"),
+    measures.normalized_drop("choice"): ("b", "choice"),
+    measures.raw_gap("choice"): ("c", "raw gap"),
 }
 TITLES = {"a": "(a) gap ΔPR (points)", "b": "(b) share lost (%)", "c": "(c) gap in raw points"}
 SCALE = alt.Scale(

@@ -10,6 +10,7 @@ import polars as pl
 from anomia._version import __version__
 from anomia.compress.spec import is_null
 from anomia.locate.located import Located
+from anomia.measure import measures
 from anomia.measure.evidence import OVERALL
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
@@ -189,13 +190,13 @@ def _reference(results: Results, figures: Lookup) -> list[dict[str, Any]]:
     ]
 
 
-def _noise(results: Results) -> dict[str, str]:
+def _noise(results: Results) -> dict[str, measures.Measure]:
     """The measures of noise, by their header; none if only long answers were asked."""
     if not results.has_formats:
         return {}
     return {
-        "net dissociation (%)": "net_dissociation/choice",
-        **{f"flips, {short(name)} (%)": f"flips/{name}" for name in FORMATS},
+        "net dissociation (%)": measures.net_dissociation("choice"),
+        **{f"flips, {short(name)} (%)": measures.flips(name) for name in FORMATS},
     }
 
 
@@ -228,7 +229,7 @@ def _accuracies(results: Results, figures: Lookup, arm: str) -> list[list[Any]]:
         labels = (*labels, (decided, f"With {LABELS.get(decided, decided)}"))
     found = []
     for probe, label in labels:
-        measure = f"accuracy/{probe}"
+        measure = measures.accuracy(probe)
         pair = before(figures, arm, measure, POOLED), figures.get((arm, measure, POOLED))
         found.append([probe, label, *map(_value, pair)])
     return found
@@ -247,7 +248,8 @@ def _value(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def _shown(estimate: Estimate | None) -> str:
-    return shown(estimate).removesuffix("*")
+    """The figure without a star."""
+    return shown(None if estimate is None else estimate._replace(checked=True))
 
 
 def _excluded(results: Results) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,8 +12,6 @@ STARRED = "* too few items: interval not validated."
 _FEW = f"fewer than {CHECKED_ITEMS} items or {CHECKED_EVENTS} changes"
 ALL_FEW = f"Each figure rests on {_FEW}: these intervals were not validated by simulation."
 MOST_FEW = f"Most figures rest on {_FEW}: their intervals were not validated by simulation."
-# An interval as written, `[18, 39]` or `\[18, 39]`, and the star after it.
-_INTERVAL = re.compile(r"(\[−?[\d,.]+, −?[\d,.]+\])(\*?)")
 
 
 class Stars(NamedTuple):
@@ -43,15 +40,6 @@ def settled(table: Table) -> Table:
         rows = [[_unstarred(cell) for cell in row] for row in rows]
         notes = [_unstarred_note(note) for note in notes]
     return table._replace(rows=rows, notes=(*notes, rule.note) if rule.note else notes)
-
-
-def without_stars(text: str) -> str:
-    """The text without the stars of its intervals.
-
-    >>> without_stars("34 [25, 45]* → 10 [5, 18]*")
-    '34 [25, 45] → 10 [5, 18]'
-    """
-    return _INTERVAL.sub(r"\1", text)
 
 
 def _estimates(cell: Cell) -> Iterator[Estimate]:

@@ -10,6 +10,7 @@ from anomia.grade import CONTAINMENT
 from anomia.items.sets import set_of
 from anomia.measure.figures import Lookup, before, lookup
 from anomia.measure.frame import POOLED
+from anomia.measure.measures import Measure
 from anomia.measure.rates import Estimate
 from anomia.measure.results import Results
 from anomia.report.tables.table import Change
@@ -23,11 +24,11 @@ class ArmResults(NamedTuple):
     figures: Lookup
     scopes: list[str]
 
-    def figure(self, measure: str, scope: str = POOLED) -> Estimate | None:
+    def figure(self, measure: Measure, scope: str = POOLED) -> Estimate | None:
         """A figure of the arm."""
         return self.figures.get((self.arm, measure, scope))
 
-    def change(self, measure: str, scope: str = POOLED) -> Change | None:
+    def change(self, measure: Measure, scope: str = POOLED) -> Change | None:
         """Base's figure over the arm's items, and the arm's; None if both are missing."""
         found = Change(before(self.figures, self.arm, measure, scope), self.figure(measure, scope))
         return None if found == (None, None) else found

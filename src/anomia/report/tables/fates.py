@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from anomia.measure.fates import FATES, FateCounts
+from anomia.measure import measures
+from anomia.measure.fates import DISSOCIATED, FATES, FateCounts
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
@@ -30,17 +31,19 @@ COUNTS = (
     Column("lost", "lost", "count"),
 )
 SHARES = tuple(
-    Of(f"share/choice/{fate}", f"{fate.replace('_', ' ')} (%)") for fate in FATES if fate != "choice_only"
+    Of(measures.share("choice", fate), f"{fate.replace('_', ' ')} (%)")
+    for fate in FATES
+    if fate != DISSOCIATED
 )
 OTHERS = tuple(kind for kind in OPTION_KINDS if kind.name != STANDARD)
 RATES = (
-    Of("dissociation/choice", "dissociation"),
-    Of("net_dissociation/choice", "net\n(− reverse)", "net"),
-    Of("expected_dissociation/choice", "expected from\nthe drops alone"),
+    Of(measures.dissociation("choice"), "dissociation"),
+    Of(measures.net_dissociation("choice"), "net\n(− reverse)", "net"),
+    Of(measures.expected_dissociation("choice"), "expected from\nthe drops alone"),
     *(
-        Of(f"{family}/{kind.probe}", f"{kind.adjective}\noptions{ending}")
+        Of(family(kind.probe), f"{kind.adjective}\noptions{ending}")
         for kind in OTHERS
-        for family, ending in (("dissociation", ""), ("net_dissociation", ", net"))
+        for family, ending in ((measures.dissociation, ""), (measures.net_dissociation, ", net"))
     ),
 )
 STATES = {"both": "both", "choice_only": "choice only", "open_only": "open only", "neither": "neither"}
@@ -58,9 +61,7 @@ def fates(subject: ArmResults) -> Table:
         found = [
             CountAndShare(
                 count,
-                subject.figure(
-                    "dissociation/choice" if fate == "choice_only" else f"share/choice/{fate}", scope
-                ),
+                subject.figure(measures.fate_share("choice", fate), scope),
             )
             for fate, count in zip(FATES, counts[scope], strict=True)
         ]
@@ -91,13 +92,13 @@ def dissociation(subject: ArmResults) -> Table:
 
     rows, rules = by_scope(subject.scopes, cells)
     notes: list[Note] = []
-    if any(rate.measure.startswith("net_") for rate in shown):
+    if any(rate.measure.family == measures.net_dissociation.name for rate in shown):
         notes.append(
             "net: minus the items that went the other way, from only picked in base to picked and answered in the arm; "
             "noise moves as many in each direction and leaves it at 0"
         )
     for kind in OTHERS:
-        contrast = subject.figure(f"contrast/dissociation_{kind.name}_minus_standard")
+        contrast = subject.figure(measures.contrast(f"dissociation_{kind.name}_minus_standard"))
         if contrast:
             notes.append(
                 (f"dissociation, {kind.adjective} − standard options: ", NoteValue(contrast), " points")
@@ -139,7 +140,7 @@ def transitions(subject: ArmResults) -> Table:
 
 def fates_file(results: Results) -> Table:
     """Fates and all rates, by arm and language."""
-    figures, measures = lookup(results.diagnosis.figures), (*SHARES, *RATES)
+    figures, shown = lookup(results.diagnosis.figures), (*SHARES, *RATES)
     return Table(
         "fates",
         "Fates of the items that base gets right in both formats, and dissociation rates (%)",
@@ -148,7 +149,7 @@ def fates_file(results: Results) -> Table:
             LANGUAGE,
             BOTH,
             *(column._replace(header=column.name.replace("_", " ")) for column in COUNTS),
-            *(of.column(full=True) for of in measures),
+            *(of.column(full=True) for of in shown),
         ),
         [
             (
@@ -156,7 +157,7 @@ def fates_file(results: Results) -> Table:
                 row.scope,
                 row.counts.both_correct,
                 *row.counts,
-                *values(measures, figures, row.arm, row.scope),
+                *values(shown, figures, row.arm, row.scope),
             )
             for row in results.diagnosis.fates
             if row.options == "choice"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anomia.measure import measures
 from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
@@ -25,9 +26,9 @@ from anomia.report.tables.table import (
 )
 
 # Needs no model; base's rows contain it.
-PRESENCE = named("accuracy/string_presence")
-FORMS = tuple(of for name in LADDER if (of := named(f"accuracy/{name}")) != PRESENCE)
-GRADED = tuple(named(f"accuracy/{name}") for name in GRADINGS)
+PRESENCE = named(measures.accuracy("string_presence"))
+FORMS = tuple(of for name in LADDER if (of := named(measures.accuracy(name))) != PRESENCE)
+GRADED = tuple(named(measures.accuracy(name)) for name in GRADINGS)
 _AGREEMENT = {
     "agree": "all three changed in the same direction",
     "differ": "they changed in different directions",
@@ -87,6 +88,6 @@ def _gradings(subject: ArmResults) -> list[Note]:
         parts += [
             ", " if parts else "free-form answers under three grades: ",
             f"{label} ",
-            NoteValue(subject.change(f"accuracy/{name}")),
+            NoteValue(subject.change(measures.accuracy(name))),
         ]
     return [(*parts, f": {_AGREEMENT[agreement]}")]

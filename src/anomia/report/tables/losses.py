@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anomia.measure import measures
 from anomia.measure.frame import MEAN
 from anomia.probes import CHOICES, DECIDING, FORMATS, LADDER, SAID, short
 from anomia.report.tables.arm_results import ArmResults
@@ -22,26 +23,30 @@ from anomia.report.tables.table import (
 )
 
 DROPS = tuple(
-    named(f"drop/{name}")._replace(place="files")
+    named(measures.drop(name))._replace(place="files")
     for name in LADDER
     if name in ("open_strict", *SAID, *FORMATS)
 )
 LOSSES = (
-    named("normalized_drop/open", "open"),
-    named("normalized_drop/open_strict", broken("open, strict")),
-    named("normalized_drop/choice", "choice"),
+    named(measures.normalized_drop("open"), "open"),
+    named(measures.normalized_drop("open_strict"), broken("open, strict")),
+    named(measures.normalized_drop("choice"), "choice"),
     *(
-        named(f"{family}/{options}", "in raw\npoints" if family.startswith("raw") else "")
-        for gap, every in (("gap", CHOICES), ("gap_strict", DECIDING))
+        named(family(options), header)
+        for gap, raw, every in (
+            (measures.gap, measures.raw_gap, CHOICES),
+            (measures.gap_strict, measures.raw_gap_strict, DECIDING),
+        )
         for options in every
-        for family in (gap, f"raw_{gap}")
+        for family, header in ((gap, ""), (raw, "in raw\npoints"))
     ),
 )
 OTHERS = tuple(
-    named(f"normalized_drop/{name}", short(name))._replace(place="files")
+    named(measures.normalized_drop(name), short(name))._replace(place="files")
     for name in SAID
     if name not in FORMATS
 )
+RAW = (measures.raw_gap.name, measures.raw_gap_strict.name)
 ALL = (*DROPS, *LOSSES[:2], *OTHERS, *LOSSES[2:])
 
 
@@ -82,10 +87,10 @@ def _notes(subject: ArmResults, shown: list[Of]) -> list[Note]:
     }
     by_languages: dict[str, list[str]] = {}
     for loss in shown:
-        if loss.measure in weak and not loss.measure.startswith("raw_gap"):
+        if loss.measure in weak and loss.measure.family not in RAW:
             by_languages.setdefault(weak[loss.measure], []).append(loss.brief.replace("\n", " "))
     notes: list[Note] = []
-    if any(loss.measure.startswith("raw_gap") for loss in shown):
+    if any(loss.measure.family in RAW for loss in shown):
         notes.append("in raw points: points that open lost − points that choice lost")
     notes += [
         f"mean of {', '.join(labels)}: without {names} (base less than 10 points above guessing)"

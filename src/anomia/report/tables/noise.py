@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anomia.measure import measures
 from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
@@ -15,18 +16,18 @@ from anomia.report.tables.recognition import CHECKS
 from anomia.report.tables.table import ARM, LANGUAGE, Cell, Of, Table, by_model, named, values
 
 REFERENCE = (
-    Of("net_dissociation/choice", "net\ndissociation"),
+    Of(measures.net_dissociation("choice"), "net\ndissociation"),
     *(
-        Of(f"net_dissociation/{kind.probe}", f"{kind.short},\nnet", f"net, {kind.short}")
+        Of(measures.net_dissociation(kind.probe), f"{kind.short},\nnet", f"net, {kind.short}")
         for kind in OTHERS
         if kind.decides
     ),
-    *(named(f"flips/{name}", f"flips,\n{name}") for name in FORMATS),
+    *(named(measures.flips(name), f"flips,\n{name}") for name in FORMATS),
 )
 LOOPS = (
-    Of("outputs/loop", "loops", "outputs that loop"),
-    Of("outputs/loop_more", "more than base\n(points)", "more than base's (points)"),
-    Of("outputs/degenerate", "empty or one\ntoken repeated", "empty or one token"),
+    Of(measures.outputs("loop"), "loops", "outputs that loop"),
+    Of(measures.outputs("loop_more"), "more than base\n(points)", "more than base's (points)"),
+    Of(measures.outputs("degenerate"), "empty or one\ntoken repeated", "empty or one token"),
 )
 FLIPS = "flips: items that changed between right and wrong, in either direction"
 HOW_TO_ADD = "no null arm in this run; to see how much is noise, add --arm null:float32"
@@ -49,7 +50,7 @@ def reference(subject: ArmResults) -> Table:
     return Table(
         "noise",
         "Next to noise: base again under harmless changes (%)",
-        (ARM, *(measure.column() for measure in REFERENCE)),
+        (ARM, *(of.column() for of in REFERENCE)),
         rows,
         (FLIPS, *(() if known else (HOW_TO_ADD,))),
         rules=rules,
@@ -70,7 +71,7 @@ def loops(results: Results) -> Table:
     return Table(
         "loops",
         "Open outputs that loop (%)",
-        (ARM, LANGUAGE, *(measure.column() for measure in LOOPS)),
+        (ARM, LANGUAGE, *(of.column() for of in LOOPS)),
         rows,
         ("loops: a piece of at most 16 tokens that is repeated fills at least half of the output",),
         keys=2,
@@ -80,12 +81,12 @@ def loops(results: Results) -> Table:
 
 def noise_file(results: Results) -> Table:
     """What differs between base and each arm, null arms included, and how choice-only items do under the controls."""
-    figures, measures = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CHECKS)
-    rows = by_model(measures, figures, (BASE, *results.arms), (*results.languages, POOLED))
+    figures, shown = lookup(results.diagnosis.figures), (*REFERENCE, *LOOPS, *CHECKS)
+    rows = by_model(shown, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
         "noise_and_checks",
         "Noise, loops and checks of multiple choice (%)",
-        (ARM, LANGUAGE, *(measure.column(full=True) for measure in measures)),
+        (ARM, LANGUAGE, *(of.column(full=True) for of in shown)),
         [(arm, scope, *found) for arm, scope, found in rows],
         (
             "null: base again under harmless noise, the reference. Flips: items that changed between right and wrong, in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from anomia.measure import measures
 from anomia.measure.fates import FATES
 from anomia.measure.figures import RankRow, lookup
 from anomia.measure.frame import POOLED
@@ -106,10 +107,10 @@ def divergence_file(results: Results) -> Table:
             row.arm,
             row.scope,
             row.n,
-            figures.get((row.arm, "divergence/kl", row.scope)),
+            figures.get((row.arm, measures.divergence("kl"), row.scope)),
             row.median_interval or row.median,
             row.upper_decile_interval or row.upper_decile,
-            figures.get((row.arm, "divergence/top1_agreement", row.scope)),
+            figures.get((row.arm, measures.divergence("top1_agreement"), row.scope)),
         )
         for row in results.diagnosis.divergence
     ]
@@ -139,7 +140,10 @@ def _notes(subject: ArmResults, found: Ranks) -> list[Note]:
         tokens = round(unsaid.median / unsaid.vocabulary_share)
         median = NoteValue(_median(unsaid), "rank")
         notes.append(("picked but no longer answered: median rank ", median, f" of {tokens:,} tokens"))
-    kl, same = subject.figure("divergence/kl"), subject.figure("divergence/top1_agreement")
+    kl, same = (
+        subject.figure(measures.divergence("kl")),
+        subject.figure(measures.divergence("top1_agreement")),
+    )
     if kl and same:
         shown = NoteValue(kl, "number"), " nats; top-1 agreement ", NoteValue(same)
         notes.append(("KL(base ‖ arm) ", *shown, " %"))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from anomia.measure import frame
+from anomia.measure import frame, measures
 from anomia.measure.frame import POOLED, RECOGNITION
+from anomia.measure.measures import Family
 from anomia.probes import OPTION_KINDS, SCORINGS
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import LANGUAGE, Cell, Column, Filed, N, Of, Table, n_of
 
 KIND = {kind.probe: kind for kind in OPTION_KINDS}
 SCORING_WORDS = {scoring.name: scoring.label for scoring in SCORINGS}
-# `{}`: a kind of options and a scoring.
-SCORED = (
-    Of("drop/{}", "drop"),
-    Of("normalized_drop/{}", "share lost", place="files"),
-    Of("gap/{}", "gap ΔPR", "gap (ΔPR)"),
-    Of("raw_gap/{}", "gap in\nraw points", "raw gap"),
-    Of("dissociation/{}", "dissociation"),
-    Of("net_dissociation/{}", "net"),
-    Of("expected_dissociation/{}", "expected from the drops", place="files"),
+# The measures of each kind of options and scoring.
+SCORED: tuple[tuple[Family, Column], ...] = (
+    (measures.drop, Column("drop", "drop")),
+    (measures.normalized_drop, Column("normalized_drop", "share lost", place="files")),
+    (measures.gap, Column("gap", "gap ΔPR", full="gap (ΔPR)")),
+    (measures.raw_gap, Column("raw_gap", "gap in\nraw points", full="raw gap")),
+    (measures.dissociation, Column("dissociation", "dissociation")),
+    (measures.net_dissociation, Column("net_dissociation", "net")),
+    (
+        measures.expected_dissociation,
+        Column("expected_dissociation", "expected from the drops", place="files"),
+    ),
 )
 SCORINGS_FILE = Filed(
     "scorings",
@@ -29,7 +33,7 @@ SCORINGS_FILE = Filed(
 )
 # Labels as the row of a table about these items, and as a column among others.
 CHECKS = tuple(
-    Of(f"also_picked/{name}", check.row, f"choice only: {check.header}")
+    Of(measures.also_picked(name), check.row, f"choice only: {check.header}")
     for name, check in frame.CHECKS.items()
 )
 
@@ -59,8 +63,8 @@ def scorings(subject: ArmResults) -> Table:
     several = False
     for scope in subject.scopes:
         for way in RECOGNITION.values():
-            found = [subject.figure(measure.measure.format(way.name), scope) for measure in SCORED]
-            accuracy = subject.change(f"accuracy/{way.name}", scope)
+            found = [subject.figure(family(way.name), scope) for family, _ in SCORED]
+            accuracy = subject.change(measures.accuracy(way.name), scope)
             after = accuracy.after if accuracy else None
             if not (after or any(found)):
                 continue
@@ -69,7 +73,7 @@ def scorings(subject: ArmResults) -> Table:
                 several |= way.scoring != "sum"
             kind = KIND[way.kind]
             label = f"{kind.short}: {SCORING_WORDS[way.scoring]}"
-            n = n_of(subject.figure(f"accuracy/{way.name}", scope))
+            n = n_of(subject.figure(measures.accuracy(way.name), scope))
             rows.append([scope, label, kind.name, way.scoring, n, accuracy, *found])
     kinds = list(pooled.values())
     return Table(
@@ -80,7 +84,7 @@ def scorings(subject: ArmResults) -> Table:
             Column("options", "options", "text", place="files"),
             Column("scoring", "scored by", "text", place="files"), N._replace(place="files"),
             Column("accuracy", "accuracy,\nbase → arm", full="accuracy"),
-            *(of.column()._replace(name=_stem(of)) for of in SCORED),
+            *(column for _, column in SCORED),
         ),
         rows,
         (
@@ -90,7 +94,3 @@ def scorings(subject: ArmResults) -> Table:
         rules=[place for place, kind in enumerate(kinds) if kinds[place + 1 : place + 2] != [kind]],
         on_screen=list(pooled) if several else [],
     )  # fmt: skip
-
-
-def _stem(of: Of) -> str:
-    return of.measure.partition("/")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import compress
 
+from anomia.measure import measures
 from anomia.measure.figures import FrontierRow
 from anomia.measure.frame import POOLED
 from anomia.measure.results import Results
@@ -27,14 +28,14 @@ from anomia.report.tables.table import (
 from anomia.report.tables.verdicts import OUTCOME, SAME_PASSAGE
 
 COMPARED = (
-    Of("gap/choice", "gap to\nchoice"),
-    Of("raw_gap/choice", "in raw\npoints", "raw gap"),
-    Of("dissociation/choice", "disso-\nciation", "dissociation", own_name="dissociation"),
-    Of("net_dissociation/choice", "net", own_name="net_dissociation"),
+    Of(measures.gap("choice"), "gap to\nchoice"),
+    Of(measures.raw_gap("choice"), "in raw\npoints", "raw gap"),
+    Of(measures.dissociation("choice"), "disso-\nciation", "dissociation", own_name="dissociation"),
+    Of(measures.net_dissociation("choice"), "net", own_name="net_dissociation"),
 )
 BETWEEN = (*COMPARED[:2], COMPARED[2]._replace(brief="dissociation"))
-ACCURACIES = (Of("accuracy/open", "open"), Of("accuracy/choice", "choice"))
-DIFFERENCE = Of("accuracy/choice_minus_open", "choice −\nopen", place="screen")
+ACCURACIES = (Of(measures.accuracy("open"), "open"), Of(measures.accuracy("choice"), "choice"))
+DIFFERENCE = Of(measures.accuracy("choice_minus_open"), "choice −\nopen", place="screen")
 
 
 IN_FILES = Filed(

@@ -7,7 +7,7 @@ from itertools import compress
 from typing import Literal, NamedTuple
 
 from anomia.measure.figures import Lookup
-from anomia.measure.measures import parse
+from anomia.measure.measures import Measure
 from anomia.measure.rates import Estimate
 
 # share: a fraction, shown in per cent. number: as is. bytes: shown in MB. words: sentences, which may wrap.
@@ -101,7 +101,7 @@ class Of(NamedTuple):
     defaults to `brief`. place: where it is shown. own_name: the column's name in CSV, if not that of the measure.
     """
 
-    measure: str
+    measure: Measure
     brief: str
     full: str = ""
     kind: Kind = "share"
@@ -120,10 +120,9 @@ class Of(NamedTuple):
         )
 
 
-def named(measure: str, brief: str = "") -> Of:
+def named(measure: Measure, brief: str = "") -> Of:
     """A measure under its own label, or under a brief header if its neighbours say the rest."""
-    label = parse(measure).label
-    return Of(measure, brief or broken(label), label)
+    return Of(measure, brief or broken(measure.label), measure.label)
 
 
 def broken(label: str) -> str:
