@@ -1,7 +1,8 @@
-"""What a program shows of an invented probe and an invented kind of options, as JSON; `test_additions` adds both.
+"""What a program shows of invented probes and an invented kind of options, as JSON; `test_additions` adds both.
 
 Run as `python -m tests.additions MODEL FOLDER`, with a copy of the program that has them. Their columns in the records
-are copies: the probe's of `cued`, the options' of those from the same passage.
+are copies: the probe's of `cued`, the options' of those from the same passage, the search's and the samples' of
+`beams` and `samples`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from anomia.study import Study
 from tests.measure.planted import Damage, study_records
 
 # New name, and the one whose columns it copies.
-COPIED = {"whispered": "cued", "choice_backwards": "choice_passage", "options_backwards": "options_passage"}
+COPIED = {
+    "whispered": "cued", "choice_backwards": "choice_passage", "options_backwards": "options_passage",
+    "hunts": "beams", "hunt": "beam", "draws": "samples", "draw": "sample",
+}  # fmt: skip
 
 
 def planted_run(folder: Path) -> NamedRun:
@@ -99,7 +103,14 @@ def asked(model: str, folder: Path) -> dict[str, Any]:
     """How many items of a small study have an answer or scores, by record column, and the tokens that a plan counts."""
     settings: dict[str, Any] = {"base": model, "data": "demo", "languages": ["english"], "limit": 3}
     study = Study(
-        **settings, arms=("magnitude:0.5",), max_new_tokens=3, oracle_limit=0, noise_items=0, dtype="float32"
+        **settings,
+        arms=("magnitude:0.5",),
+        max_new_tokens=3,
+        oracle_limit=2,
+        num_beams=2,
+        num_samples=2,
+        noise_items=0,
+        dtype="float32",
     )
     run_study(study, folder, progress=PlainProgress(lambda text: None))
     records = RunFolder(folder).records()

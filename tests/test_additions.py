@@ -34,6 +34,20 @@ PROBE = {
 """,
     ),
 }
+SEARCHES = {
+    "probes.py": (
+        '    Probe(\n        name="one_shot"',
+        """    Probe(
+        name="hunts", kind="search", group="oracle", prompt="cued", short="hunts", long="any of the hunts",
+        description="beam search from the cued prompt", candidates="options", found_by="hunting",
+    ),
+    Probe(
+        name="draws", kind="samples", group="oracle", prompt="cued", short="draws", long="any of the draws",
+        description="answers sampled from the cued prompt", candidates="options", found_by="drawing",
+    ),
+""",
+    ),
+}
 OPTIONS = {
     "probes.py": (
         ")  # fmt: skip\n\nSCORINGS",
@@ -58,7 +72,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[
     """What a copy of the program shows that has both additions, and nothing else changed."""
     folder = tmp_path_factory.mktemp("additions")
     shutil.copytree(SOURCE, folder / "anomia", ignore=shutil.ignore_patterns("__pycache__"))
-    for addition in (PROBE, OPTIONS):
+    for addition in (PROBE, SEARCHES, OPTIONS):
         for name, (before, added) in addition.items():
             file = folder / "anomia" / name
             text = file.read_text(encoding="utf-8")
@@ -78,7 +92,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[
 
 
 def test_each_addition_is_two_files() -> None:
-    assert [len(PROBE), len(OPTIONS)] == [2, 2]
+    assert [len(PROBE), len(SEARCHES), len(OPTIONS)] == [2, 1, 2]
 
 
 def _with(shown: Mapping[str, str], *names: str) -> set[str]:
@@ -101,6 +115,15 @@ def test_whatever_shows_a_probe_shows_the_invented_one(found: dict[str, Any]) ->
     assert "whispered changed" in json.loads(shown["tests"])
 
 
+def test_whatever_shows_beams_or_samples_shows_an_invented_search(found: dict[str, Any]) -> None:
+    shown = found["shown"]
+    # pass@k names the samples only if they are not the usual ones.
+    for new, old, more in (("hunts?", "beams?", set()), ("draws?", "samples?", {"table arm samples"})):
+        places = _with(shown, new)
+        assert places == _with(shown, old) | more
+        assert {"table arm oracle", "table file recovery_file", "figure figure4", "page, probes"} <= places
+
+
 def test_whatever_shows_a_kind_of_options_shows_the_invented_one(found: dict[str, Any]) -> None:
     shown = found["shown"]
     places = _with(shown, "choice_backwards", "backwards choice", "backwards")
@@ -114,7 +137,12 @@ def test_whatever_shows_a_kind_of_options_shows_the_invented_one(found: dict[str
 
 def test_they_have_the_measures_of_those_that_they_copy(found: dict[str, Any]) -> None:
     measures = set(json.loads(found["shown"]["figures"]))
-    for new, old in (("whispered", "cued"), ("choice_backwards", "choice_passage"), ("backwards", "passage")):
+    for new, old in (
+        ("whispered", "cued"),
+        ("choice_backwards", "choice_passage"),
+        ("backwards", "passage"),
+        ("hunts", "beams"),
+    ):
         copies = {name for name in measures if re.search(rf"(?<![a-z_]){old}(?![a-z])", name)}
         assert copies
         for name in copies:
@@ -129,5 +157,7 @@ def test_a_study_asks_and_a_plan_counts_them(found: dict[str, Any]) -> None:
         "choice_backwards_correct_pmi",
     ):
         assert found["asked"][column] == found["of"]
+    for column in ("hunt_texts", "hunts_correct", "hunts_control", "draw_seeds", "draws_correct"):
+        assert found["asked"][column] == found["asked"]["beam_texts"] > 0
     more, fewer = found["planned"]
     assert more > fewer

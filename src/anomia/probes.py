@@ -39,7 +39,8 @@ class Probe:
     needs: something that not every item or study has; without it the probe is left out.
     asked_by: the probe in a study that includes this one, if not itself.
     baseline: the probe that it is compared with, and listed after.
-    by_default: studies ask it unless they list their probes.
+    by_default: studies ask it unless they list their probes. found_by: what a search or samples are called where they
+    are a sign that an answer is near.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Probe:
     asked_by: str = ""
     baseline: str = ""
     by_default: bool = True
+    found_by: str = ""
 
     @property
     def column(self) -> str:
@@ -65,7 +67,11 @@ class Probe:
     def text_column(self) -> str:
         """The record column of the generated text; a list for search and samples, such as `beam_texts`."""
         single = self.kind in ("generation", "continuation")
-        return f"{self.name}_text" if single else f"{self.name.removesuffix('s')}_texts"
+        return f"{self.name}_text" if single else self.each("texts")
+
+    def each(self, what: str) -> str:
+        """The record column with a list of something of each beam or sample: `beam_scores`, `sample_seeds`."""
+        return f"{self.name.removesuffix('s')}_{what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +223,11 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         name="beams", kind="search", group="oracle", prompt="open", short="beams", long="any of the beams",
-        description="beam search from the open prompt",
+        description="beam search from the open prompt", found_by="beam search",
     ),
     Probe(
         name="samples", kind="samples", group="oracle", prompt="open", short="samples", long="any of the samples",
-        description="answers sampled from the open prompt",
+        description="answers sampled from the open prompt", found_by="samples",
     ),
     Probe(
         name="one_shot", kind="generation", group="example", prompt="one_shot", short="1 shot", long="with one example",
@@ -256,7 +262,7 @@ GRADES: tuple[GradeKind, ...] = (
             f"{probe.long}, answer contained", "an answer is in the output, whatever else it names",
         )
         for probe in PROBES
-        if probe.candidates == "options"
+        if probe.kind == "generation" and probe.candidates == "options"
     ),
     GradeKind(
         "choice_correct_any", "choice", "choice", "choice, any answer", "multiple choice, any accepted answer",
@@ -277,12 +283,17 @@ FORMATS: tuple[AnswerFormat, AnswerFormat] = ("open", "choice")
 # The probes that a study can list; the others come with one of these.
 STUDY_PROBES: tuple[str, ...] = tuple(p.name for p in PROBES if p.asked_by in ("", p.name))
 DEFAULT_PROBES: tuple[str, ...] = tuple(name for name in STUDY_PROBES if BY_NAME[name].by_default)
-CONTINUATION = next(p.name for p in PROBES if p.kind == "continuation")
+(CONTINUATION,) = (p.name for p in PROBES if p.kind == "continuation")
+(RANK,) = (p.name for p in PROBES if p.kind == "placement")
 GENERATED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "generation")
 # The kind of options of each scoring probe, with and without the question.
 CHOICES: dict[str, str] = {kind.probe: kind.name for kind in OPTION_KINDS}
 NO_QUESTION: dict[str, str] = {f"{probe}{NO_QUESTION_ENDING}": kind for probe, kind in CHOICES.items()}
-ORACLES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind in ("search", "samples"))
+SEARCHES: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "search")
+SAMPLED: tuple[str, ...] = tuple(p.name for p in PROBES if p.kind == "samples")
+ORACLES: tuple[str, ...] = tuple(p.name for p in PROBES if p.name in (*SEARCHES, *SAMPLED))
+# The open prompt without and with a solved example.
+ZERO_SHOT, ONE_SHOT = next((p.baseline, p.name) for p in PROBES if p.baseline)
 # The grades of replies; the others need no model.
 VARIANTS: tuple[str, ...] = tuple(grade.name for grade in GRADES if grade.probe)
 # Other grades of the free-form answer, which agree or differ in direction.

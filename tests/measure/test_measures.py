@@ -56,7 +56,7 @@ def test_what_an_arm_has_not_answered_and_seeds_of_samples_are_measures_too() ->
     assert {measure.removeprefix("before/") for measure in of_base_alone} == {
         measure for measure in found - of_base_alone if not measure.against_base
     }
-    assert {oracle_with_seed(seed) for seed in (1, 2)} == found - MEASURES.keys() - of_base_alone
+    assert {oracle_with_seed("samples", seed) for seed in (1, 2)} == found - MEASURES.keys() - of_base_alone
     figures, opened = lookup(diagnosis.figures), measures.accuracy("open")
     assert before(figures, ARM, opened, POOLED) == figures[ARM, of_base(opened), POOLED]
     assert before(figures, ARM, opened, POOLED).n == 30
@@ -88,7 +88,7 @@ def test_a_measure_that_was_not_asked_is_none() -> None:
 
 
 def test_a_measure_is_its_name_wherever_it_goes() -> None:
-    for measure in (*MEASURES.values(), of_base(measures.accuracy("open")), oracle_with_seed(7)):
+    for measure in (*MEASURES.values(), of_base(measures.accuracy("open")), oracle_with_seed("samples", 7)):
         assert parse(str(measure)) == measure
         again = pickle.loads(pickle.dumps(measure))
         assert (again, again.label, again.unit) == (measure, measure.label, measure.unit)

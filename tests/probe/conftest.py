@@ -136,8 +136,8 @@ def random_asks(count: int, seed: int = 0) -> list[Ask]:
                 },
                 distribution=prompt,
                 reference_tokens=tuple(rng.sample(range(VOCABULARY), 10)),
-                beams=prompt,
-                samples=prompt,
+                beams={"beams": prompt, "hunted": prompt[:-1]} if number % 2 else {"beams": prompt},
+                samples={"samples": prompt, "drawn": prompt[:-1]} if number % 2 else {"samples": prompt},
                 forced=ForcedAnswer(prompt, forced, references if number % 2 else ()),
                 shared_prefix=exemplar,
             )

@@ -145,4 +145,6 @@ def test_only_what_is_asked_is_encoded(item: Item, tokenizer: Any) -> None:
     assert set(ask.greedy) == {"open"}
     assert set(ask.options) == {"choice"}
     assert not ask.targets
-    assert ask.beams is ask.samples is ask.distribution is None
+    assert ask.distribution is None
+    assert not ask.beams
+    assert not ask.samples

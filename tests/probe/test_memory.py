@@ -34,7 +34,7 @@ PROGRAM = textwrap.dedent(
         generator = torch.Generator().manual_seed(number)
         prompt = tuple(torch.randint(5, 30000, (size,), generator=generator).tolist())
         options = OptionSet(size, tuple(prompt + (k, k + 1, k + 2) for k in range(4)))
-        return Ask(str(number), greedy={"open": prompt}, options={"choice": options}, beams=prompt, samples=prompt)
+        return Ask(str(number), greedy={"open": prompt}, options={"choice": options}, beams={"beams": prompt}, samples={"samples": prompt})
 
     # What getrusage counts is inherited from the process that started this one.
     peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024

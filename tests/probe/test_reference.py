@@ -47,10 +47,10 @@ def test_what_a_model_brings_along_does_not_change_what_is_greedy(make_model: Ca
         "temperature": 0.3, "bad_words_ids": [[t] for t in range(40, 400)],
     }.items():  # fmt: skip
         setattr(opinionated.generation_config, name, value)
-    asked = {"greedy": {"open": PROMPT}, "beams": PROMPT, "samples": PROMPT}
+    asked = {"greedy": {"open": PROMPT}, "beams": {"beams": PROMPT}, "samples": {"samples": PROMPT}}
     one, two = only(plain, **asked), only(opinionated, **asked)
     assert one.greedy == two.greedy
-    assert [beam.tokens for beam in one.beams] == [beam.tokens for beam in two.beams]
+    assert [beam.tokens for beam in one.beams["beams"]] == [beam.tokens for beam in two.beams["beams"]]
     assert one.samples == two.samples
 
 
@@ -105,16 +105,17 @@ def test_distribution_and_reference_tokens(model: Any) -> None:
 
 
 def test_samples_follow_their_numbers_alone(model: Any) -> None:
-    one, two = (only(model, samples=PROMPT).samples[42] for _ in range(2))
+    one, two = (only(model, samples={"samples": PROMPT}).samples["samples"][42] for _ in range(2))
     assert one == two
     assert len(one) == 4
     assert len(set(one)) > 1
-    other = next(reference.answer(model, [Ask("other", samples=PROMPT)], DECODING, batch_size=4)).samples[42]
+    asks = [Ask("other", samples={"samples": PROMPT})]
+    other = next(reference.answer(model, asks, DECODING, batch_size=4)).samples["samples"][42]
     assert one != other
 
 
 def test_beams_come_in_order(model: Any) -> None:
-    beams = only(model, beams=PROMPT).beams
+    beams = only(model, beams={"beams": PROMPT}).beams["beams"]
     assert len(beams) == 3
     assert [beam.score for beam in beams] == sorted((beam.score for beam in beams), reverse=True)
     total, tokens = 0.0, beams[0].tokens + ((1,) if len(beams[0].tokens) < 6 else ())

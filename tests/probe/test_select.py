@@ -112,7 +112,7 @@ def test_long_items_of_a_model_with_switching_rotary_scales_take_the_reference_e
     few = replace(decoding, max_new_tokens=3, sample_seeds=())
     short = replace(asks[0], greedy={"open": (1, 5, 7)})
     long = replace(asks[0], greedy={"open": (5,) * 62})
-    short = replace(short, options={}, targets={}, distribution=None, beams=None, samples=None, forced=None)
+    short = replace(short, options={}, targets={}, distribution=None, beams={}, samples={}, forced=None)
     taken = []
     for name, module in (("tree", tree), ("reference", reference)):
         monkeypatch.setattr(

@@ -54,7 +54,7 @@ def test_nothing_depends_on_how_items_are_batched(models, decoding):
 
 
 def test_asks_without_reach_and_with_nothing_else_decode_too(models, asks, decoding):
-    greedy = [replace(ask, beams=None, samples=None, forced=None) for ask in asks]
+    greedy = [replace(ask, beams={}, samples={}, forced=None) for ask in asks]
     reach = [replace(ask, greedy={}, options={}, targets={}, distribution=None) for ask in asks]
     for some in (greedy, reach):
         for mine, theirs in zip(

@@ -59,8 +59,11 @@ def assert_same(found: Reply, expected: Reply, tolerance: float = 1e-4) -> None:
         assert found.distribution.log_probs == pytest.approx(expected.distribution.log_probs, abs=tolerance)
         assert found.distribution.tail_mass == pytest.approx(expected.distribution.tail_mass, abs=tolerance)
     assert found.reference_log_probs == pytest.approx(expected.reference_log_probs, abs=tolerance)
-    assert [beam.tokens for beam in found.beams] == [beam.tokens for beam in expected.beams]
-    assert [b.score for b in found.beams] == pytest.approx([b.score for b in expected.beams], abs=tolerance)
+    assert found.beams.keys() == expected.beams.keys()
+    for name, beams in expected.beams.items():
+        assert [beam.tokens for beam in found.beams[name]] == [beam.tokens for beam in beams]
+        scores = [beam.score for beam in beams]
+        assert [beam.score for beam in found.beams[name]] == pytest.approx(scores, abs=tolerance)
     assert found.samples == expected.samples
     assert_same_along(found.forced, expected.forced, tolerance)
 
@@ -69,10 +72,10 @@ def with_ends(model, asks, decoding):
     """The decoding with end tokens that this model does generate, so that some answers end early."""
     endless = replace(decoding, eos_token_ids=(), sample_seeds=())
     bare = [
-        replace(ask, options={}, targets={}, distribution=None, samples=None, forced=None) for ask in asks[:2]
+        replace(ask, options={}, targets={}, distribution=None, samples={}, forced=None) for ask in asks[:2]
     ]
     first, second = reference.answer(model, bare, endless, batch_size=1)
-    return replace(decoding, eos_token_ids=(2, first.greedy["open"][4], second.beams[0].tokens[6]))
+    return replace(decoding, eos_token_ids=(2, first.greedy["open"][4], second.beams["beams"][0].tokens[6]))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -84,7 +87,7 @@ def test_answers_are_those_of_generate_and_of_full_passes(name, models, asks, de
     assert len(found) == len(asks)
     for mine, theirs in zip(found, expected, strict=True):
         assert_same(mine, theirs)
-    lengths = {len(beam.tokens) for reply in expected for beam in reply.beams}
+    lengths = {len(beam.tokens) for reply in expected for beam in reply.beams["beams"]}
     assert len(lengths) > 1, "no beam ended early, so ends were not tested"
 
 
@@ -167,7 +170,12 @@ def test_one_item_whose_states_break_leaves_its_neighbours_alone(asks, decoding)
     model = tiny_model("llama")
     poison = 80
     neighbours = [
-        Ask(f"n{size}", greedy={"open": tuple(range(3, 3 + size))}, samples=(5, 6, 7), beams=(5, 6, 7, 8))
+        Ask(
+            f"n{size}",
+            greedy={"open": tuple(range(3, 3 + size))},
+            samples={"samples": (5, 6, 7)},
+            beams={"beams": (5, 6, 7, 8)},
+        )
         for size in (6, 11)
     ]
     with torch.no_grad():
@@ -175,7 +183,12 @@ def test_one_item_whose_states_break_leaves_its_neighbours_alone(asks, decoding)
     expected = list(tree.answer(model, neighbours, decoding, batch_size=2))
     with torch.no_grad():
         model.model.embed_tokens.weight[poison] = torch.nan
-    broken = Ask("broken", greedy={"open": (3, poison, 4)}, samples=(3, poison, 4), beams=(3, poison, 4))
+    broken = Ask(
+        "broken",
+        greedy={"open": (3, poison, 4)},
+        samples={"samples": (3, poison, 4)},
+        beams={"beams": (3, poison, 4)},
+    )
     replies = list(tree.answer(model, [neighbours[0], broken, neighbours[1]], decoding, batch_size=3))
     assert [reply.finite for reply in replies] == [True, False, True]
     assert_same(replies[0], expected[0])
@@ -211,13 +224,20 @@ def test_answers_that_agree_are_computed_once(models, asks, decoding, monkeypatc
         lambda self, **inputs: widths.append(inputs["input_ids"].shape[1]) or decode(self, **inputs),
     )
     ask = replace(
-        asks[0], greedy={"open": asks[0].samples}, options={}, targets={}, distribution=None, beams=None
+        asks[0],
+        greedy={"open": asks[0].samples["samples"]},
+        options={},
+        targets={},
+        distribution=None,
+        beams={},
     )
     [reply] = tree.answer(
         models("llama"), [ask], replace(decoding, top_p=1e-6, eos_token_ids=()), batch_size=1
     )
     assert widths[1:] == [1] * (decoding.max_new_tokens - 1)
-    assert {sample for samples in reply.samples.values() for sample in samples} == {reply.greedy["open"]}
+    assert {sample for samples in reply.samples["samples"].values() for sample in samples} == {
+        reply.greedy["open"]
+    }
 
 
 def test_what_has_ended_costs_nothing(models, many, decoding, monkeypatch):
@@ -235,7 +255,7 @@ def test_what_has_ended_costs_nothing(models, many, decoding, monkeypatch):
         lambda self, states, **given: heads.append(len(states)) or logits(self, states, **given),
     )
     model = models("llama")
-    asks = [Ask(ask.item_id, greedy={"open": ask.beams}, samples=ask.samples) for ask in many[:6]]
+    asks = [Ask(ask.item_id, greedy={"open": ask.beams["beams"]}, samples=ask.samples) for ask in many[:6]]
     # End tokens that come soon, and at different steps in different items.
     endless = replace(decoding, eos_token_ids=(), max_new_tokens=16)
     ends = {
@@ -247,7 +267,10 @@ def test_what_has_ended_costs_nothing(models, many, decoding, monkeypatch):
     heads.clear()
     replies = list(tree.answer(model, asks, ending, batch_size=6))
     answers = [
-        [*reply.greedy.values(), *(tokens for found in reply.samples.values() for tokens in found)]
+        [
+            *reply.greedy.values(),
+            *(tokens for drawn in reply.samples.values() for found in drawn.values() for tokens in found),
+        ]
         for reply in replies
     ]
     lengths = [max(map(len, paths)) for paths in answers]
@@ -269,10 +292,10 @@ def test_slots_of_beams_that_died_out_are_used_again(models, many, decoding, mon
         TreeDecodeState, "occupy", lambda self, node: occupy(self, node) or taken.append(node.slot)
     )
     long = replace(decoding, max_new_tokens=30, eos_token_ids=())
-    ask = Ask("a", beams=many[0].beams)
+    ask = Ask("a", beams={"beams": many[0].beams["beams"]})
     list(tree.answer(models("qwen3"), [ask], long, batch_size=1))
     assert len(taken) > len(set(taken)), "no slot was taken twice"
-    assert max(taken) < len(ask.beams) + len(taken) - 1
+    assert max(taken) < len(ask.beams["beams"]) + len(taken) - 1
 
 
 def test_an_empty_ask_is_answered_with_an_empty_reply(models, decoding):

@@ -54,7 +54,8 @@ def row(encoded: EncodedItem, tokenizer: Any, **reply: Any) -> Mapping[str, Any]
     if "greedy" in reply:
         reply["greedy"] = {name: tokens(text) for name, text in reply["greedy"].items()}
     if "samples" in reply:
-        reply["samples"] = {seed: tuple(map(tokens, texts)) for seed, texts in reply["samples"].items()}
+        drawn = {seed: tuple(map(tokens, texts)) for seed, texts in reply["samples"].items()}
+        reply["samples"] = {"samples": drawn}
     answer = Reply("q1", **reply)
     said = decode_reply(encoded, answer, tokenizer)
     return record(encoded, answer, said, tokenizer, arm="a", dataset="d", index=3)

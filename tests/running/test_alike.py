@@ -287,10 +287,14 @@ def test_every_token_id_counts_in_a_hash() -> None:
         Ask("a", options={"choice": OptionSet(1, ((1, 2), (1, 3)))}),
         Ask("a", options={"choice": OptionSet(0, ((1, 2), (1, 3)))}),
         Ask("a", options={"choice": OptionSet(1, ((1, 3), (1, 2)))}),
-        Ask("a", beams=(1, 2, 3)),
-        Ask("a", samples=(1, 2, 3)),
+        Ask("a", beams={"beams": (1, 2, 3)}),
+        Ask("a", beams={"hunted": (1, 2, 3)}),
+        Ask("a", samples={"samples": (1, 2, 3)}),
     ]
     assert len({prompt_hash(ask) for ask in asks}) == len(asks)
+    # As in runs of earlier versions, which may be resumed.
+    sought = Ask("a", greedy={"open": (1, 2, 3)}, beams={"beams": (1, 2, 3)}, samples={"samples": (4, 5)})
+    assert [prompt_hash(asks[0]), prompt_hash(sought)] == ["cc791eaa6b6c2c53", "574cf31cfc03030a"]
     assert prompt_hash(Ask("b", greedy={"open": (1, 2, 3)}, reference_tokens=(7,))) == prompt_hash(asks[0])
 
 

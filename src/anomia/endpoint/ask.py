@@ -58,7 +58,7 @@ def answer_items(
         answer, encoded, threads=served.client.concurrency, stop=served.client.stop
     ):
         refused += decoded.refused.values()
-        answered |= bool(decoded.greedy or decoded.samples or reply.option_log_probs)
+        answered |= bool(decoded.greedy or any(decoded.samples.values()) or reply.option_log_probs)
         yield reply, decoded
     if refused and not answered:
         raise ModelError(refused[0])
@@ -77,20 +77,15 @@ def _answer_item(
             greedy[name] = answer_of(
                 encoded, client.complete(texts[name], temperature=0.0, **length, **plain)["text"]
             )
-    samples: dict[int, list[str]] = {}
-    if encoded.ask.samples is not None:
-        drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, **length, **plain}
+    drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, **length, **plain}
+    samples: dict[str, dict[int, list[str]]] = {name: {} for name in encoded.ask.samples}
+    for name, by_seed in samples.items():
+        prompt = texts[name if name in texts else "open"]
         for seed in decoding.sample_seeds:
-            with _noting(refused, "samples"):
-                samples[seed] = [
-                    answer_of(
-                        encoded,
-                        client.complete(texts["open"], seed=_seed(seed, encoded.ask.item_id, n), **drawn)[
-                            "text"
-                        ],
-                    ).text
-                    for n in range(decoding.num_samples)
-                ]
+            with _noting(refused, name):
+                seeds = (_seed(seed, encoded.ask.item_id, n) for n in range(decoding.num_samples))
+                found = [client.complete(prompt, seed=each, **drawn)["text"] for each in seeds]
+                by_seed[seed] = [answer_of(encoded, text).text for text in found]
     reply = Reply(encoded.ask.item_id)
     if served.abilities.echo:
         with _noting(refused, "choice and ranks"):

@@ -52,6 +52,8 @@ FORMS: Mapping[str, PromptForm] = {
         lambda of: "\n".join(part for part in (_context(of), _question(of), ANSWER) if part),
     ),
 }
+# The form of `zero_shot` after a solved example, written by `one_shot_prompt`.
+SOLVED = "one_shot"
 # The forms without an exemplar, with the passage of the open prompt.
 PROMPTS = tuple(name for name in FORMS if name != "zero_shot")
 # A study's templates by form; the others have their default wording.

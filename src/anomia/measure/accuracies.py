@@ -24,7 +24,7 @@ from anomia.measure.measures import LARGEST_K, Measure
 from anomia.measure.oracle import pass_at_k, recovery
 from anomia.measure.paired import paired_difference
 from anomia.measure.rates import mean_rate, rate
-from anomia.probes import FORMATS, GENERATED, GRADES, NO_QUESTION, ORACLES
+from anomia.probes import BY_NAME, FORMATS, GENERATED, GRADES, NO_QUESTION, ORACLES, SAMPLED
 
 
 def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
@@ -38,8 +38,10 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
     for name in ("loop", "degenerate"):
         yield from _rates(arm, measures.outputs(name), rows, f"open_{name}")
     yield from _easier(arm, rows)
-    yield from _by_seed(arm, rows)
-    yield from _pass_curve(arm, rows)
+    for name in SAMPLED:
+        yield from _by_seed(arm, rows, name)
+    for name in SAMPLED:
+        yield from _pass_curve(arm, rows, name)
 
 
 def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
@@ -129,31 +131,33 @@ def _easier(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
         yield Figure(arm, measures.accuracy("choice_minus_open"), scope, found)
 
 
-def _by_seed(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
+def _by_seed(arm: str, rows: pl.DataFrame, name: str) -> Iterator[Figure]:
     """Oracle recovery by samples with each seed alone, if there are several."""
-    asked = known(rows, ["samples_correct"])
-    seeds = sorted(set(asked["sample_seeds"].explode().to_list()))
+    column, drawn_with = BY_NAME[name].column, BY_NAME[name].each("seeds")
+    asked = known(rows, [column])
+    seeds = sorted(set(asked[drawn_with].explode().to_list()))
     if len(seeds) < 2:
         return
     for seed in seeds:
         hits = [
-            any(hit for hit, drawn in zip(right_ones, drawn_with, strict=True) if drawn == seed)
-            for right_ones, drawn_with in asked.select("samples_correct", "sample_seeds").iter_rows()
+            any(hit for hit, drawn in zip(right_ones, mine, strict=True) if drawn == seed)
+            for right_ones, mine in asked.select(column, drawn_with).iter_rows()
         ]
         frame = asked.with_columns(hit=pl.Series(hits, dtype=pl.Boolean))
-        yield from _rates(arm, measures.oracle_with_seed(seed), frame, "hit")
+        yield from _rates(arm, measures.oracle_with_seed(name, seed), frame, "hit")
 
 
-def _pass_curve(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
-    asked = known(rows, ["samples_correct"])
+def _pass_curve(arm: str, rows: pl.DataFrame, name: str) -> Iterator[Figure]:
+    column = BY_NAME[name].column
+    asked = known(rows, [column])
     if asked.is_empty():
         return
-    drawn = asked["samples_correct"].list.len().to_numpy()
-    found = asked["samples_correct"].list.sum().to_numpy()
+    drawn = asked[column].list.len().to_numpy()
+    found = asked[column].list.sum().to_numpy()
     passages = asked["passage"].to_numpy()
     for k in range(1, min(LARGEST_K, int(drawn.min())) + 1):
         chances = np.empty(len(found))
         for samples in np.unique(drawn):
             chances[drawn == samples] = pass_at_k(found[drawn == samples], int(samples), k)
         languages = set(rows["language"].unique())
-        yield from rates_of(arm, measures.pass_at(str(k)), asked, chances, passages, languages=languages)
+        yield from rates_of(arm, measures.pass_at_k(name, k), asked, chances, passages, languages=languages)

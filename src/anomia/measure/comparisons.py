@@ -27,15 +27,18 @@ from anomia.measure.frame import (
 from anomia.measure.measures import Measure
 from anomia.measure.quantities import Quantity, drop, minus, normalized, share
 from anomia.probes import (
+    BY_NAME,
     CUED,
     DECIDING,
     GENERATED,
     GRADINGS,
     NO_QUESTION,
+    ONE_SHOT,
     OPTION_KINDS,
     ORACLES,
     STANDARD,
     VARIANTS,
+    ZERO_SHOT,
 )
 
 # Grades of the free-form answer, which share its floor.
@@ -87,7 +90,7 @@ class Pairs:
     def recovery(self, way: str, among: str, *, of: str = "oracle", arm: bool = True) -> Quantity:
         """Share of open failures that broader decoding recovers.
 
-        way: beams or samples. of: `oracle` for gold, `control` for the wrong option in its place. arm: of the arm,
+        way: a search or samples. of: `oracle` for gold, `control` for the wrong option in its place. arm: of the arm,
             otherwise of base.
         among: `failed` (by the same model), `failed_before` (by base too) or `newly_broken`.
         """
@@ -215,7 +218,9 @@ def _contrasts() -> Iterator[Comparison]:
     for kind in OPTION_KINDS:
         if kind.name != STANDARD:
             yield _dissociation(kind.name, kind.probe)
-    yield _drops_apart(measures.contrast("drop_zero_minus_one_shot"), "zero_shot_correct", "one_shot_correct")
+    yield _drops_apart(
+        measures.contrast("drop_zero_minus_one_shot"), BY_NAME[ZERO_SHOT].column, BY_NAME[ONE_SHOT].column
+    )
     for way in ORACLES:
         yield _drops_apart(measures.contrast(f"drop_{way}_minus_greedy"), f"oracle_{way}", "oracle_greedy")
 

@@ -19,6 +19,7 @@ from anomia.probes import (
     NO_QUESTION_ENDING,
     OPTION_KINDS,
     ORACLES,
+    SAMPLED,
     SCORINGS,
     STANDARD,
 )
@@ -31,7 +32,8 @@ KEY = ["dataset", "language", "item_id"]
 POOLED, MEAN = "pooled", "mean"
 # Lists make up most of a record; the measures read only these.
 _LISTS = (
-    "samples_correct", "sample_seeds", "choice_scores", "top_log_probs", "open_parts",
+    "choice_scores", "top_log_probs", "open_parts",
+    *(column for name in SAMPLED for column in (BY_NAME[name].column, BY_NAME[name].each("seeds"))),
     *(f"{CONTINUATION}_{name}" for name in ("ids", "ranks", "kl", "top1", "end_log_probs")),
 )  # fmt: skip
 
@@ -203,21 +205,21 @@ def _open_floor(records: pl.DataFrame) -> pl.Expr:
 
 def _found(records: pl.DataFrame, name: str, column: str) -> pl.Expr:
     """Whether any beam or sample hits; for samples, the share of seeds that do."""
-    if BY_NAME[name].kind == "samples":
-        return pl.lit(_share_of_seeds(records, column))
+    if name in SAMPLED:
+        return pl.lit(_share_of_seeds(records, column, BY_NAME[name].each("seeds")))
     return pl.col(column).list.any().cast(pl.Float64)
 
 
-def _share_of_seeds(records: pl.DataFrame, column: str) -> pl.Series:
+def _share_of_seeds(records: pl.DataFrame, column: str, seeds: str) -> pl.Series:
     """For each row, the share of seeds with at least one hit among their samples; null if no samples were drawn."""
     samples = (
-        records.select("sample_seeds", hit=column)
+        records.select(seed=seeds, hit=column)
         .with_row_index("row")
         .filter(pl.col("hit").list.len() > 0)
-        .explode("sample_seeds", "hit")
+        .explode("seed", "hit")
     )
     shares = (
-        samples.group_by("row", "sample_seeds")
+        samples.group_by("row", "seed")
         .agg(pl.col("hit").any())
         .group_by("row")
         .agg(pl.col("hit").cast(pl.Float64).mean())

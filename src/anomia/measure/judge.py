@@ -44,7 +44,7 @@ from anomia.measure.verdict_text import (
     long_only,
     without_choice,
 )
-from anomia.probes import CONTINUATION
+from anomia.probes import BY_NAME, CONTINUATION, ONE_SHOT, ORACLES, ZERO_SHOT
 
 SAME_PASSAGE = "choice_passage"
 
@@ -317,17 +317,17 @@ def _near(pairs: pl.DataFrame, answers: Answers, way: str) -> dict[str, Sign]:
             rank_nearness(gold, control, unsaid & ranked, passages),
             _against_failures(gold <= 10, unsaid & ranked, failed & ranked, passages),
         )
-    for name, measure in (("beams", "beam search"), ("samples", "samples")):
+    for name in ORACLES:
         asked = ~pairs[f"oracle_{name}_arm"].is_null().to_numpy()
         if asked.any():
             gold, control = (
                 pairs[f"{of}_{name}_arm"].fill_null(0.0).to_numpy() for of in ("oracle", "control")
             )
-            near[measure] = Sign(
+            near[BY_NAME[name].found_by] = Sign(
                 recovery_over_control(answers.arm_open, gold, control, passages, among=unsaid & asked),
                 _against_failures(gold, unsaid & asked, failed & asked, passages),
             )
-    shots = both("zero_shot_correct", "one_shot_correct")
+    shots = both(BY_NAME[ZERO_SHOT].column, BY_NAME[ONE_SHOT].column)
     if len(known(pairs, shots)) == len(pairs):
         base_zero, arm_zero, base_one, arm_one = (right(pairs, column) for column in shots)
         near["one example"] = Sign(one_shot_recovery(base_zero, arm_zero, base_one, arm_one, passages))

@@ -26,6 +26,7 @@ from anomia.probes import (
     NO_QUESTION,
     OPTION_KINDS,
     ORACLES,
+    SAMPLED,
     STANDARD,
     VARIANTS,
     short,
@@ -143,6 +144,15 @@ def _recovered(*endings: str) -> dict[str, tuple[str, str]]:
     return _words(**found)
 
 
+def _passed(name: str, k: int) -> str:
+    """What `pass_at` is computed of; the first probe that samples is not named."""
+    return str(k) if name == SAMPLED[0] else f"{name}/{k}"
+
+
+def _k_samples(name: str, k: int) -> str:
+    return str(k) if name == SAMPLED[0] else f"{k} ({short(name)})"
+
+
 accuracy = Family(
     "accuracy", "share", False, "{}", "accuracy, {}",
     _DROPPED | _probes(*GRADE) | _REACHED,
@@ -157,7 +167,7 @@ _loop_more = Family(
 )
 pass_at = Family(
     "pass_at", "share", False, "pass@{}", "chance that one of {} samples is right",
-    _words(**{str(k): str(k) for k in range(1, LARGEST_K + 1)}),
+    _words(**{_passed(name, k): _k_samples(name, k) for name in SAMPLED for k in range(1, LARGEST_K + 1)}),
 )  # fmt: skip
 drop = Family("drop", "points", True, "drop, {}", "raw drop, {}", _DROPPED | _probes(*VARIANTS) | _REACHED)
 normalized_drop = Family(
@@ -288,7 +298,7 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {str(measure): measure for family in FAMILIES for measure in family}
 
-_SEED = re.compile(r"accuracy/(oracle_samples_seed_(\d+))")
+_SEED = re.compile(rf"accuracy/oracle_({'|'.join(SAMPLED)})_seed_(\d+)")
 
 
 def parse(name: str) -> Measure:
@@ -303,7 +313,7 @@ def parse(name: str) -> Measure:
     known_as = renamed.measure(name)
     found = MEASURES.get(known_as)
     if found is None and (seeded := _SEED.fullmatch(known_as)):
-        found = oracle_with_seed(int(seeded[2]))
+        found = oracle_with_seed(seeded[1], int(seeded[2]))
     if found is not None:
         if known_as != name:
             renamed.note(name, known_as)
@@ -334,13 +344,18 @@ def of_base(measure: Measure) -> Measure:
     )
 
 
-def oracle_with_seed(seed: int) -> Measure:
-    """Accuracy of any sample drawn with one of several seeds."""
+def pass_at_k(name: str, k: int) -> Measure:
+    """The chance that one of k samples of a probe is right."""
+    return pass_at(_passed(name, k))
+
+
+def oracle_with_seed(name: str, seed: int) -> Measure:
+    """Accuracy of any sample of a probe drawn with one of several seeds."""
     return Measure(
         "accuracy",
-        f"oracle_samples_seed_{seed}",
+        f"oracle_{name}_seed_{seed}",
         unit="share",
         against_base=False,
-        label=f"{prose_name('samples')}, seed {seed}",
-        prose=f"accuracy, {prose_name('samples')} with seed {seed}",
+        label=f"{prose_name(name)}, seed {seed}",
+        prose=f"accuracy, {prose_name(name)} with seed {seed}",
     )

@@ -234,9 +234,8 @@ def _asked(study: Study, ask: Ask) -> Work:
     if not ask.greedy:
         return Work(1)
     batch = lay_out([ask])
-    paths = len(ask.greedy)
-    paths += study.num_beams * (ask.beams is not None)
-    paths += study.num_samples * study.sample_seeds * (ask.samples is not None)
+    paths = len(ask.greedy) + study.num_beams * len(ask.beams)
+    paths += study.num_samples * study.sample_seeds * len(ask.samples)
     steps = study.max_new_tokens - 1
     leaves = DISTINCT_LEAVES * paths * steps
     nodes = sum(len(row.tree.tokens) for row in batch.rows) - len(ask.shared_prefix)

@@ -60,7 +60,7 @@ class Ask:
     targets: tokens to rank in a next-token distribution.
     distribution: prefix whose next-token distribution is returned (the top tokens and the tail's mass).
     reference_tokens: tokens whose log-probabilities after `distribution` are returned as well.
-    beams, samples: prompts for beam search and nucleus sampling.
+    beams, samples: prompts for beam search and for nucleus sampling, by probe.
     forced: an answer to take the model along.
     shared_prefix: leading tokens that some prompts share with the prompts of every other ask in the group (the
         one-shot exemplar). A hint: engines may compute it once or ignore it.
@@ -72,8 +72,8 @@ class Ask:
     targets: Mapping[str, RankTarget] = field(default_factory=dict)
     distribution: TokenIds | None = None
     reference_tokens: TokenIds = ()
-    beams: TokenIds | None = None
-    samples: TokenIds | None = None
+    beams: Mapping[str, TokenIds] = field(default_factory=dict)
+    samples: Mapping[str, TokenIds] = field(default_factory=dict)
     forced: ForcedAnswer | None = None
     shared_prefix: TokenIds = ()
 
@@ -146,7 +146,7 @@ class Reply:
     """The answers to one `Ask`, under the same names. Generated tokens exclude the end token.
 
     option_log_probs: for each sequence of a set, the log-probability of each token from `start` on.
-    samples: by seed, ordered by sample index. forced: what the model says along the forced answer.
+    samples: by probe and seed, ordered by sample index. forced: what the model says along the forced answer.
     finite: False if any logit that was read is NaN or infinite; the other fields are then meaningless.
     """
 
@@ -156,8 +156,8 @@ class Reply:
     placements: Mapping[str, Placement] = field(default_factory=dict)
     distribution: Distribution | None = None
     reference_log_probs: tuple[float, ...] = ()
-    beams: tuple[Beam, ...] = ()
-    samples: Mapping[int, tuple[TokenIds, ...]] = field(default_factory=dict)
+    beams: Mapping[str, tuple[Beam, ...]] = field(default_factory=dict)
+    samples: Mapping[str, Mapping[int, tuple[TokenIds, ...]]] = field(default_factory=dict)
     forced: Followed | None = None
     finite: bool = True
 

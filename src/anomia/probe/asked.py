@@ -23,8 +23,8 @@ def prompt_hash(ask: Ask) -> str:
             hashed_target(name): [list(target.prefix), target.token] for name, target in ask.targets.items()
         },
         "distribution": ask.distribution,
-        "beams": ask.beams,
-        "samples": ask.samples,
+        # Both are there if not asked, as in earlier versions, which had no other searches.
+        **({"beams": None, "samples": None} | dict(ask.beams) | dict(ask.samples)),
     }
     text = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,15 +13,15 @@ from anomia.probe.encode import EncodedItem
 class Decoded(NamedTuple):
     """Generated texts without special tokens, thinking, and anything after a stop string.
 
-    greedy: by probe. open_tokens: token ids of the open answer. beams: in descending order of score.
-    samples: by seed, ordered by sample index. refused: a server's reason for refusing, by probe.
+    greedy: by probe. open_tokens: token ids of the open answer. beams: by probe, in descending order of score.
+    samples: by probe and seed, ordered by sample index. refused: a server's reason for refusing, by probe.
     ended: whether a server's long answer ended; None where the answer's length tells.
     """
 
     greedy: Mapping[str, Stripped]
     open_tokens: Sequence[int] = ()
-    beams: Sequence[tuple[str, float]] = ()
-    samples: Mapping[int, Sequence[str]] = {}
+    beams: Mapping[str, Sequence[tuple[str, float]]] = {}
+    samples: Mapping[str, Mapping[int, Sequence[str]]] = {}
     refused: Mapping[str, str] = {}
     ended: bool | None = None
 
@@ -35,8 +35,14 @@ def decode_reply(encoded: EncodedItem, reply: Reply, tokenizer: Any) -> Decoded:
     return Decoded(
         greedy={name: text(tokens) for name, tokens in reply.greedy.items()},
         open_tokens=reply.greedy.get("open", ()),
-        beams=[(text(beam.tokens).text, beam.score) for beam in reply.beams],
-        samples={seed: [text(tokens).text for tokens in samples] for seed, samples in reply.samples.items()},
+        beams={
+            name: [(text(beam.tokens).text, beam.score) for beam in beams]
+            for name, beams in reply.beams.items()
+        },
+        samples={
+            name: {seed: [text(tokens).text for tokens in drawn] for seed, drawn in by_seed.items()}
+            for name, by_seed in reply.samples.items()
+        },
     )
 
 

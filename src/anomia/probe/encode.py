@@ -18,6 +18,7 @@ from anomia.errors import ModelError
 from anomia.grade import CONTAINMENT, Grading, normalize
 from anomia.items.item import Item, Message, Question
 from anomia.items.prompts import (
+    SOLVED,
     Templates,
     one_shot_prefix,
     one_shot_prompt,
@@ -35,7 +36,12 @@ from anomia.probes import (
     NO_QUESTION,
     NO_QUESTION_ENDING,
     OPTION_KINDS,
+    ORACLES,
+    RANK,
+    SAMPLED,
+    SEARCHES,
     CandidatesShown,
+    Probe,
     asked_by,
 )
 
@@ -144,7 +150,7 @@ def encode_item(
             )
         except ModelError as error:
             raise ModelError(f"item {item.question.id!r}: {error}") from None
-        ask = replace(encoded.ask, reference_tokens=reference_tokens if "rank" in probes else ())
+        ask = replace(encoded.ask, reference_tokens=reference_tokens if RANK in probes else ())
         excess = _longest(ask, form.max_new_tokens) - (form.positions or math.inf)
         if excess <= 0:
             long = None
@@ -213,7 +219,7 @@ def _long(
 
 def _longest(ask: Ask, max_new_tokens: int) -> int:
     """The length of the longest sequence of an ask, including tokens to be generated."""
-    prompts = [*ask.greedy.values(), *(prompt for prompt in (ask.beams, ask.samples) if prompt is not None)]
+    prompts = [*ask.greedy.values(), *ask.beams.values(), *ask.samples.values()]
     scored = [sequence for options in ask.options.values() for sequence in options.sequences]
     return max([*(len(prompt) + max_new_tokens for prompt in prompts), *map(len, scored)])
 
@@ -262,7 +268,7 @@ def _encode_cut(
         if probe in asked and probe in option_texts
     }
     targets: dict[str, RankTarget] = {}
-    if "rank" in asked:
+    if RANK in asked:
         options["answers"] = OptionSet(start, tuple(joint[text] for text in question.answers))
         targets["gold"] = RankTarget(gold[:start], gold[start])
         targets |= {
@@ -279,17 +285,20 @@ def _encode_cut(
         options |= _bare_options(asked_with, context, tokenizer, encode, form)
 
     prompts = {"open": prompt}
-    for probe in (BY_NAME[name] for name in GENERATED if name in asked and name != "open"):
-        if probe.needs != "example":
-            candidates = _candidates(item, probe.candidates)
-            prompts[probe.name] = write_prompt(
-                probe.prompt, context, question.question, candidates, templates=words
-            )
+    written = [BY_NAME[name] for name in (*GENERATED, *(ORACLES if oracle else ())) if name in asked]
+    for probe in written:
+        if probe.prompt != "open" and probe.needs != "example":
+            prompts[probe.name] = _write(probe, item, context, words)
     shared_prefix: TokenIds = ()
-    if "one_shot" in asked and exemplar is not None:
-        one_shot, shared_prefix = _one_shot_prompts(question, exemplar, encode, form)
-        prompts |= one_shot
-    greedy = {name: encode(text) for name, text in prompts.items() if name in asked}
+    examples = [probe for probe in written if probe.needs == "example"]
+    if examples and exemplar is not None:
+        solved, shared_prefix = _example_prompts(examples, item, exemplar, encode, form)
+        prompts |= solved
+    sent = {
+        probe.name: prompt_ids if probe.prompt == "open" else encode(prompts[probe.name])
+        for probe in written
+        if probe.prompt == "open" or probe.name in prompts
+    }
     if not options.keys().isdisjoint(NO_QUESTION):
         prompts["no_question"] = write_prompt("no_question", context, templates=words)
     rendered = _rendered(tokenizer, prompts, form)
@@ -297,12 +306,12 @@ def _encode_cut(
         item=item,
         ask=Ask(
             item_id=question.id,
-            greedy=greedy,
+            greedy={name: sent[name] for name in GENERATED if name in sent},
             options=options,
             targets=targets,
-            distribution=gold[:start] if "rank" in asked else None,
-            beams=prompt_ids if oracle and "beams" in asked else None,
-            samples=prompt_ids if oracle and "samples" in asked else None,
+            distribution=gold[:start] if RANK in asked else None,
+            beams={name: sent[name] for name in SEARCHES if name in sent},
+            samples={name: sent[name] for name in SAMPLED if name in sent},
             shared_prefix=shared_prefix,
         ),
         context=context,
@@ -410,11 +419,17 @@ def _fit(context: str, form: Callable[[str], str], encode: Encode, limit: int) -
     return context[:low].rstrip()
 
 
-def _one_shot_prompts(
-    question: Question, exemplar: Question, encode: Encode, form: PromptEncoding
+def _write(probe: Probe, item: Item, context: str, templates: Templates) -> str:
+    """The prompt of a probe in a study's wording."""
+    candidates = _candidates(item, probe.candidates)
+    return write_prompt(probe.prompt, context, item.question.question, candidates, templates=templates)
+
+
+def _example_prompts(
+    probes: Sequence[Probe], item: Item, exemplar: Question, encode: Encode, form: PromptEncoding
 ) -> tuple[Mapping[str, str], TokenIds]:
-    """The one-shot prompt and its zero-shot baseline on the same passage, and the exemplar's token prefix."""
-    characters, words = form.exemplar_characters, form.templates
+    """The prompts of the probes that need an example, on the same passage, and the tokens of the solved example."""
+    question, characters, words = item.question, form.exemplar_characters, form.templates
 
     def solved(context: str) -> str:
         return one_shot_prompt(
@@ -430,13 +445,11 @@ def _one_shot_prompts(
     prefix = encode(one_shot_prefix(exemplar, exemplar_characters=characters, templates=words))
     # One token fewer: the last token of the prefix may merge with the text that follows in some items only.
     shared = min(common_prefix([prompt_ids, prefix]), len(prefix) - 1)
-    return (
-        {
-            "one_shot": prompt,
-            "zero_shot": write_prompt("zero_shot", context, question.question, templates=words),
-        },
-        prompt_ids[: max(0, shared)],
-    )
+    prompts = {
+        probe.name: prompt if probe.prompt == SOLVED else _write(probe, item, context, words)
+        for probe in probes
+    }
+    return prompts, prompt_ids[: max(0, shared)]
 
 
 def _bare_options(

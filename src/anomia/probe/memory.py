@@ -27,7 +27,7 @@ from anomia.probe.ask import Ask, Decoding
 from anomia.probe.head import FLOAT32_ROWS, LOGIT_ROWS
 from anomia.probe.prefill import PREFILL_TOKENS, lay_out
 from anomia.probe.static import rounded
-from anomia.probe.tree import capacity, paths_of_rows
+from anomia.probe.tree import capacity, paths_of_rows, searched_paths
 
 SPARE = 0.8
 """The share of free memory that may be used."""
@@ -67,8 +67,7 @@ def estimate(model: Any, asks: Sequence[Ask], decoding: Decoding) -> MemoryNeed:
     reads = max((len(batch.reads) for batch in batches), default=0)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     exact = FLOAT32_ROWS if any(ask.targets or ask.distribution or ask.forced for ask in asks) else 0
-    steps = decoding.num_beams + decoding.num_samples * len(decoding.sample_seeds)
-    leaves = max((len(ask.greedy) + steps * (ask.samples is not None) for ask in asks), default=0)
+    leaves = max((len(ask.greedy) + searched_paths(ask, decoding) for ask in asks), default=0)
     logits = vocabulary * (min(LOGIT_ROWS, len(asks) * max(reads, leaves)) * size + exact * 4)
     passed = min(PREFILL_TOKENS, len(asks) * tokens)
     widest = max(6 * sizes.heads * sizes.head, 3 * sizes.inner)

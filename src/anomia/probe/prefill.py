@@ -53,8 +53,12 @@ class TreeBatch(NamedTuple):
 
 def prompts(ask: Ask) -> list[TokenIds]:
     """The sequences of an ask to continue."""
-    singles = [prompt for prompt in (ask.beams, ask.samples) if prompt is not None]
-    return [*ask.greedy.values(), *singles]
+    return [*ask.greedy.values(), *searched(ask)]
+
+
+def searched(ask: Ask) -> list[TokenIds]:
+    """The sequences of an ask to continue in several ways at once, by beams or samples."""
+    return [*ask.beams.values(), *ask.samples.values()]
 
 
 def read_positions(ask: Ask) -> Iterator[tuple[TokenIds, int]]:
@@ -103,7 +107,7 @@ def lay_out(asks: Sequence[Ask]) -> TreeBatch:
             entry = (PlacedTree(index, tree, cached), places, wanted[tree_index])
             (growing if tree_index in continued else still).append(entry)
     # Rows with many leaves per step are adjacent, so that decoding pads little.
-    growing.sort(key=lambda entry: not {asks[entry[0].ask].beams, asks[entry[0].ask].samples} & set(entry[1]))
+    growing.sort(key=lambda entry: set(entry[1]).isdisjoint(searched(asks[entry[0].ask])))
     rows = [*growing, *still]
     return TreeBatch(
         rows=[row for row, _, _ in rows],

@@ -105,8 +105,10 @@ def _reply(model: Any, ask: Ask, greedy: dict[str, TokenIds], decoding: Decoding
         placements={name: _place(logits[target.prefix], target) for name, target in ask.targets.items()},
         distribution=distribution,
         reference_log_probs=reference,
-        beams=_beams(model, ask.beams, decoding) if ask.beams is not None else (),
-        samples=_samples(model, ask, decoding) if ask.samples is not None else {},
+        beams={name: _beams(model, prompt, decoding) for name, prompt in ask.beams.items()},
+        samples={
+            name: _samples(model, ask.item_id, prompt, decoding) for name, prompt in ask.samples.items()
+        },
         forced=forced,
     )
 
@@ -190,13 +192,14 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
     )
 
 
-def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenIds, ...]]:
-    """Nucleus samples by `generate`, with each token forced to the one that our own random numbers draw."""
-    assert ask.samples is not None
+def _samples(
+    model: Any, item_id: str, prompt: TokenIds, decoding: Decoding
+) -> dict[int, tuple[TokenIds, ...]]:
+    """Nucleus samples by `generate` from a prompt [samples, S], by seed, with each token forced to the one that our own random numbers draw."""
     found: dict[int, tuple[TokenIds, ...]] = {}
     for seed in decoding.sample_seeds:
-        draw = _Draw(decoding, seed=seed, item_id=ask.item_id, prompt_length=len(ask.samples))
-        inputs = torch.tensor([ask.samples] * decoding.num_samples, device=model.device)  # [samples, S]
+        draw = _Draw(decoding, seed=seed, item_id=item_id, prompt_length=len(prompt))
+        inputs = torch.tensor([prompt] * decoding.num_samples, device=model.device)  # [samples, S]
         output = _generate(
             model,
             inputs,
@@ -204,7 +207,7 @@ def _samples(model: Any, ask: Ask, decoding: Decoding) -> dict[int, tuple[TokenI
             logits_processor=transformers.LogitsProcessorList([draw]),
             generation_config=_generation(decoding),
         )
-        found[seed] = tuple(_until_end(row[len(ask.samples) :].tolist(), decoding) for row in output)
+        found[seed] = tuple(_until_end(row[len(prompt) :].tolist(), decoding) for row in output)
     return found
 
 

@@ -153,9 +153,10 @@ def _answer_batch(
             placements=exact[index].placements,
             distribution=exact[index].distribution,
             reference_log_probs=exact[index].reference_log_probs,
-            beams=started.search.beams.finished() if started.search else (),
+            beams={name: search.beams.finished() for name, search in started.searches.items()},
             samples={
-                seed: tuple(tuple(path.tokens) for path in paths) for seed, paths in started.samples.items()
+                name: {seed: tuple(tuple(path.tokens) for path in paths) for seed, paths in by_seed.items()}
+                for name, by_seed in started.samples.items()
             },
             forced=followed[index],
             finite=index not in broken,
@@ -168,13 +169,17 @@ def paths_of_rows(batch: TreeBatch, asks: Sequence[Ask], decoding: Decoding) -> 
     """The number of answers that grow in each growing row of a batch."""
     paths = [0] * batch.growing
     for index, ask in enumerate(asks):
-        for prompt in ask.greedy.values():
-            paths[batch.places[index, prompt][0]] += 1
-        if ask.beams is not None:
-            paths[batch.places[index, ask.beams][0]] += decoding.num_beams
-        if ask.samples is not None:
-            paths[batch.places[index, ask.samples][0]] += decoding.num_samples * len(decoding.sample_seeds)
+        drawn = decoding.num_samples * len(decoding.sample_seeds)
+        for sent, each in ((ask.greedy, 1), (ask.beams, decoding.num_beams), (ask.samples, drawn)):
+            for prompt in sent.values():
+                paths[batch.places[index, prompt][0]] += each
     return paths
+
+
+def searched_paths(ask: Ask, decoding: Decoding) -> int:
+    """The number of beams and samples of an ask."""
+    drawn = decoding.num_samples * len(decoding.sample_seeds)
+    return decoding.num_beams * len(ask.beams) + drawn * len(ask.samples)
 
 
 def capacity(batch: TreeBatch, paths: Sequence[int], decoding: Decoding) -> int:
@@ -195,8 +200,8 @@ class _Started(NamedTuple):
     """The growing answers of one ask."""
 
     greedy: dict[str, Path]
-    samples: dict[int, list[Path]]
-    search: BeamState | None
+    samples: dict[str, dict[int, list[Path]]]
+    searches: dict[str, BeamState]
     nodes: dict[TokenIds, Node]
 
 
@@ -206,24 +211,27 @@ def _starts(index: int, ask: Ask, batch: TreeBatch, decoding: Decoding) -> _Star
     for prompt in prompts(ask):
         row, path = batch.places[index, prompt]
         nodes[prompt] = Node(index, row, int(path[-1]), len(prompt) - 1, prompt[-1])
-    samples: dict[int, list[Path]] = {}
-    if ask.samples is not None:
-        for seed in decoding.sample_seeds:
-            streams = [Stream(seed, ask.item_id, sample, 0) for sample in range(decoding.num_samples)]
-            samples[seed] = [Path(nodes[ask.samples], stream) for stream in streams]
-    search = None
-    if ask.beams is not None:
-        beams = BeamSearch(
-            num_beams=decoding.num_beams,
-            eos_token_ids=decoding.eos_token_ids,
-            max_new_tokens=decoding.max_new_tokens,
-        )
-        search = BeamState(beams, [nodes[ask.beams]])
+    samples = {
+        name: {
+            seed: [Path(nodes[prompt], Stream(seed, ask.item_id, n, 0)) for n in range(decoding.num_samples)]
+            for seed in decoding.sample_seeds
+        }
+        for name, prompt in ask.samples.items()
+    }
+    searches = {name: BeamState(_search(decoding), [nodes[prompt]]) for name, prompt in ask.beams.items()}
     greedy = {
         name: Path(nodes[prompt], watch=LoopWatch(decoding.max_new_tokens) if decoding.end_loops else None)
         for name, prompt in ask.greedy.items()
     }
-    return _Started(greedy, samples, search, nodes)
+    return _Started(greedy, samples, searches, nodes)
+
+
+def _search(decoding: Decoding) -> BeamSearch:
+    return BeamSearch(
+        num_beams=decoding.num_beams,
+        eos_token_ids=decoding.eos_token_ids,
+        max_new_tokens=decoding.max_new_tokens,
+    )
 
 
 def _grow_all(
@@ -260,10 +268,11 @@ def _grow_all(
     paths = [
         path
         for started in generated
-        for group in (list(started.greedy.values()), *started.samples.values())
+        for drawn in ({0: list(started.greedy.values())}, *started.samples.values())
+        for group in drawn.values()
         for path in group
     ]
-    searches = [started.search for started in generated if started.search is not None]
+    searches = [search for started in generated for search in started.searches.values()]
     if steps is not None:
         reaching = {path.node.row for path in paths if path.stream is not None}
         reaching |= {node.row for search in searches for node in search.nodes}

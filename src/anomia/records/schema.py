@@ -25,6 +25,7 @@ from anomia.probes import (
     NO_QUESTION,
     NO_QUESTION_ENDING,
     OPTION_KINDS,
+    ORACLES,
     OWN_COLUMN,
     OWN_GOLD,
     Probe,
@@ -39,6 +40,7 @@ PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 TOP_TOKENS_SHOWN = 10
 
 ColumnValue = Callable[[Replied], Any]
+Grade = Callable[[Replied, str], bool | None]
 
 
 class RecordColumn(NamedTuple):
@@ -132,6 +134,12 @@ def _generated(probe: Probe) -> dict[str, RecordColumn]:
 
 def _is_right(replied: Replied, text: str) -> bool | None:
     return replied.encoded.grading.verdict(text, replied.encoded.item.question)
+
+
+def _gives_control(replied: Replied, text: str) -> bool | None:
+    """Whether a text would be right if the control were the answer."""
+    item = replied.encoded.item
+    return replied.encoded.grading.gives(text, item.question, item.control)
 
 
 def _named_alone(replied: Replied, text: str) -> bool | None:
@@ -340,41 +348,64 @@ def _distribution_columns() -> dict[str, RecordColumn]:
     }
 
 
-def _oracle_columns() -> dict[str, RecordColumn]:
-    def texts(replied: Replied) -> list[str]:
-        return [text for drawn in replied.reply_texts.samples.values() for text in drawn]
+def _search_columns(probe: Probe) -> dict[str, RecordColumn]:
+    """Columns for the beams of a search, best first."""
 
-    def beams(value: Callable[[Replied], Any]) -> ColumnValue:
-        return lambda r: value(r) if r.encoded.ask.beams is not None and r.reply_texts.beams else None
+    def of(value: Callable[[Replied, list[str]], Any]) -> ColumnValue:
+        return _each(lambda r: [text for text, _ in r.reply_texts.beams.get(probe.name, ())], value)
 
-    def samples(value: Callable[[Replied], Any]) -> ColumnValue:
-        return lambda r: value(r) if r.encoded.ask.samples is not None and r.reply_texts.samples else None
-
-    def beam_texts(replied: Replied) -> list[str]:
-        return [text for text, _ in replied.reply_texts.beams]
+    def scores(replied: Replied, _: Sequence[str]) -> list[float]:
+        return [score for _, score in replied.reply_texts.beams[probe.name]]
 
     return {
-        "beam_texts": RecordColumn(_TEXTS, beams(beam_texts)),
-        "beam_scores": RecordColumn(_FLOATS, beams(lambda r: [score for _, score in r.reply_texts.beams])),
-        "beams_correct": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r)))),
-        "beams_control": RecordColumn(_BOOLS, beams(lambda r: _hits(r, beam_texts(r), control=True))),
-        "sample_seeds": RecordColumn(
-            pl.List(pl.Int32),
-            samples(lambda r: [seed for seed, drawn in r.reply_texts.samples.items() for _ in drawn]),
-        ),
-        "sample_texts": RecordColumn(_TEXTS, samples(texts)),
-        "samples_correct": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r)))),
-        "samples_control": RecordColumn(_BOOLS, samples(lambda r: _hits(r, texts(r), control=True))),
+        probe.text_column: RecordColumn(_TEXTS, of(lambda _, texts: texts)),
+        probe.each("scores"): RecordColumn(_FLOATS, of(scores)),
+        **_hit_columns(probe, of),
     }
 
 
-def _hits(replied: Replied, texts: Sequence[str], *, control: bool = False) -> list[bool] | None:
-    """Whether each text is right, or with `control`, whether it would be right if the control were the answer."""
-    item, grading = replied.encoded.item, replied.encoded.grading
-    if control:
-        hits = [grading.gives(text, item.question, item.control) for text in texts]
-    else:
-        hits = [grading.verdict(text, item.question) for text in texts]
+def _sample_columns(probe: Probe) -> dict[str, RecordColumn]:
+    """Columns for samples, by seed and then in the order in which they were drawn."""
+
+    def drawn(replied: Replied) -> list[tuple[int, str]]:
+        by_seed = replied.reply_texts.samples.get(probe.name, {})
+        return [(seed, text) for seed, texts in by_seed.items() for text in texts]
+
+    def of(value: Callable[[Replied, list[str]], Any]) -> ColumnValue:
+        return _each(lambda r: [text for _, text in drawn(r)], value)
+
+    return {
+        probe.each("seeds"): RecordColumn(pl.List(pl.Int32), of(lambda r, _: [seed for seed, _ in drawn(r)])),
+        probe.text_column: RecordColumn(_TEXTS, of(lambda _, texts: texts)),
+        **_hit_columns(probe, of),
+    }
+
+
+def _each(
+    texts_of: Callable[[Replied], list[str]], value: Callable[[Replied, list[str]], Any]
+) -> ColumnValue:
+    """A value of the texts of beams or samples; null if there are none."""
+
+    def of(replied: Replied) -> Any:
+        texts = texts_of(replied)
+        return value(replied, texts) if texts else None
+
+    return of
+
+
+def _hit_columns(
+    probe: Probe, of: Callable[[Callable[[Replied, list[str]], Any]], ColumnValue]
+) -> dict[str, RecordColumn]:
+    """Whether each text is right, and whether each would be if the control were the answer."""
+    right = _named_alone if probe.candidates == "options" else _is_right
+    return {
+        probe.column: RecordColumn(_BOOLS, of(lambda r, texts: _hits(r, texts, right))),
+        f"{probe.name}_control": RecordColumn(_BOOLS, of(lambda r, texts: _hits(r, texts, _gives_control))),
+    }
+
+
+def _hits(replied: Replied, texts: Sequence[str], grade: Grade) -> list[bool] | None:
+    hits = [grade(replied, text) for text in texts]
     # A task without right and wrong has no verdict on any text.
     return None if None in hits else [bool(hit) for hit in hits]
 
@@ -392,7 +423,9 @@ def _columns() -> dict[str, RecordColumn]:
     columns["choice_correct_any"] = RecordColumn(pl.Boolean, _correct_any)
     for place in PLACES:
         columns |= _place_columns(place)
-    columns |= _gold_columns() | _distribution_columns() | _oracle_columns()
+    columns |= _gold_columns() | _distribution_columns()
+    for probe in (BY_NAME[name] for name in ORACLES):
+        columns |= _search_columns(probe) if probe.kind == "search" else _sample_columns(probe)
     return columns | {
         f"{CONTINUATION}_{name}": RecordColumn(column.dtype, column.value) for name, column in LONG.items()
     }

@@ -11,7 +11,7 @@ import polars as pl
 from anomia.measure import measures
 from anomia.measure.frame import POOLED
 from anomia.measure.rates import Estimate
-from anomia.probes import ORACLES, long
+from anomia.probes import ORACLES, long, short
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -60,9 +60,8 @@ def draw_oracle(found: Sequence[Case]) -> Drawn | None:
         name="figure4",
         title="What broader decoding still finds",
         caption=(
-            f"{compared(found)}. (a) Share of items answered by greedy decoding, by any of the beams, by any of "
-            "the samples, on the items asked that way. (b) Of the arm's open failures, the share that beams "
-            "(above) or samples (below) find; base: of base's own failures; diamond (control answer): a wrong option found in gold's "
+            f"{compared(found)}. (a) Share of items answered by {', by '.join(['greedy decoding', *map(long, ORACLES)])}, "
+            f"on the items asked that way. (b) Of the arm's open failures, the share that {_from_above()} find; base: of base's own failures; diamond (control answer): a wrong option found in gold's "
             f"place. Oracle recovery is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
             f"{starred(rows)}"
         ),
@@ -91,7 +90,8 @@ def _recovery_panel(rows: Sequence[ChartRow]) -> Any:
     tips = tooltip(case="arm", where="language", way="decoding", of="of", shown="recovered (%)", n="failures")
     x = percent_axis("(b) failures recovered (%) · ○ base · ● arm · ◊ control answer", domain=(0, 1))
     layers = []
-    for way, middle in zip(ORACLES, (-MIDDLE, MIDDLE), strict=True):
+    for number, way in enumerate(ORACLES):
+        middle = MIDDLE * (2 * number + 1 - len(ORACLES))
         mine = f"datum.oracle == '{way}'"
         base = dots(
             x, y, SCOPES, mine, BASE, color=color, tips=tips, filled=False, nudge=middle, size=45, width=1
@@ -106,7 +106,7 @@ def _recovery_panel(rows: Sequence[ChartRow]) -> Any:
             *dots(x, y, SCOPES, mine, ARM, color=color, tips=tips, nudge=middle - NUDGE),
         ]
     layers.append(beside("note", y, SCOPES, ARM, "datum.last"))
-    return panels(layers, in_one_panel(rows), height=alt.Step(52))
+    return panels(layers, in_one_panel(rows), height=alt.Step(26 * len(ORACLES)))
 
 
 def _reached(case: Case, number: int) -> list[ChartRow]:
@@ -159,6 +159,12 @@ def _short(estimate: Estimate) -> str:
     return signed(100 * estimate.value)
 
 
+def _from_above() -> str:
+    """The ways of decoding and where panel (b) shows them: `beams (above) or samples (below)`."""
+    places = ["above", *["in the middle"] * (len(ORACLES) - 2), "below"]
+    return " or ".join(f"{short(name)} ({where})" for name, where in zip(ORACLES, places, strict=True))
+
+
 def _alt(found: Sequence[Case], reached: Sequence[ChartRow], recovered: Sequence[ChartRow]) -> str:
     lines = []
     for case in found:
@@ -168,4 +174,4 @@ def _alt(found: Sequence[Case], reached: Sequence[ChartRow], recovered: Sequence
         if whole:
             text += f"; of its open failures in {whole[-1]['where']} recovered: {whole[-1]['note']}"
         lines.append(text)
-    return f"Items answered by greedy decoding and reached by beams and samples, base to arm, in per cent. {listed(lines)}."
+    return f"Items answered by greedy decoding and reached by {' and '.join(map(short, ORACLES))}, base to arm, in per cent. {listed(lines)}."

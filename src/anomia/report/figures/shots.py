@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from anomia.measure import measures
-from anomia.probes import short
+from anomia.probes import ONE_SHOT, ZERO_SHOT, short
 from anomia.report.figures.cases import Case, Drawn, scopes
 from anomia.report.figures.parts import (
     INTERVALS,
@@ -33,7 +33,7 @@ from anomia.report.figures.parts import (
 )
 from anomia.report.figures.style import COLORS
 
-SHOTS = {name: short(name) for name in ("zero_shot", "one_shot")}
+SHOTS = {name: short(name) for name in (ZERO_SHOT, ONE_SHOT)}
 ZERO, ONE = SHOTS.values()
 NUDGE = 4
 

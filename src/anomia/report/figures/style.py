@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+from anomia.probes import ORACLES
 
 # Okabe and Ito (2008), safe for colour-blind readers, with a darker sky blue and brown instead of orange, so that each
 # has a contrast of 3:1 or more on white and on the dark background (WCAG 2.2, 1.4.11); magenta from Tol (2021).
@@ -19,11 +22,9 @@ COLORS = {
     "choice_only": BLUE,
     "open_only": VERMILLION,
     "lost": GREY,
-    "beams": BROWN,
-    "samples": SKY,
     "control": GREY,
     "gap": MAGENTA,
-}
+} | dict(zip(ORACLES, itertools.cycle((BROWN, SKY, PURPLE, GREEN)), strict=False))
 
 LIGHT = {"ink": "#1A1A1A", "soft": "#5C5C5C", "line": "#DADADA", "ground": "#FFFFFF"}
 DARK = {"ink": "#EDEDED", "soft": "#A8A8A8", "line": "#3A3D42", "ground": "#15171A"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -11,7 +11,7 @@ import polars as pl
 
 from anomia.compress.spec import is_null
 from anomia.measure.results import Results
-from anomia.probes import CONTINUATION
+from anomia.probes import BY_NAME, CONTINUATION, SAMPLED, SEARCHES
 from anomia.report.naming import data_name, exclusions, model_name, shortened
 from anomia.study import FLAGS, Study
 from anomia.words import counted
@@ -62,9 +62,9 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
         + (", stopped at loops" if study.get("stop_at_loops") else "")
         if at_length
         else "",
-        counted(study["num_beams"], "beam") if "num_beams" in study and asked(results, "beams") else "",
+        counted(study["num_beams"], "beam") if "num_beams" in study and asked(results, SEARCHES) else "",
         f"{counted(study['num_samples'], 'sample')} (p = {study['top_p']}, temperature {study['temperature']})"
-        if {"num_samples", "top_p", "temperature"} <= study.keys() and asked(results, "samples")
+        if {"num_samples", "top_p", "temperature"} <= study.keys() and asked(results, SAMPLED)
         else "",
         f"prompts of at most {counted(study['prompt_tokens'], 'token')}"
         if "prompt_tokens" in study and results.has_formats
@@ -85,9 +85,9 @@ def facts(results: Results, sparsity: Mapping[str, float]) -> list[list[str]]:
     return [[label, shortened(value, LONGEST_FACT)] for label, value in rows if value]
 
 
-def asked(results: Results, probe: str) -> bool:
-    """Whether any item was answered with beams or samples."""
-    return bool(results.records[f"{probe}_correct"].is_not_null().any())
+def asked(results: Results, probes: Sequence[str]) -> bool:
+    """Whether any item was answered with any of these searches or samples."""
+    return any(results.records[BY_NAME[name].column].is_not_null().any() for name in probes)
 
 
 def command(study: Mapping[str, Any]) -> str:

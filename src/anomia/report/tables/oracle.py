@@ -6,9 +6,8 @@ from anomia.measure import measures
 from anomia.measure.between import BASE
 from anomia.measure.figures import lookup
 from anomia.measure.frame import POOLED
-from anomia.measure.measures import LARGEST_K
 from anomia.measure.results import Results
-from anomia.probes import ORACLES
+from anomia.probes import ONE_SHOT, ORACLES, ZERO_SHOT, short
 from anomia.report.tables.arm_results import ArmResults
 from anomia.report.tables.table import (
     ARM,
@@ -41,9 +40,10 @@ CONTROLS = {
     "control_failed_before": Column("control_failed_before", "", full="control answer, base failed too"),
     "control_newly_broken": Column("control_newly_broken", "", full="control answer, newly broken"),
 }
-ONE_SHOT = (
-    Of(measures.drop("zero_shot"), "drop at 0", "gap, 0 shot", own_name="prune_gap_zero_shot"),
-    Of(measures.drop("one_shot"), "drop at 1", "gap, 1 shot", own_name="prune_gap_one_shot"),
+CURVE = tuple(Of(of, of.label) for of in measures.pass_at)
+ONE_EXAMPLE = (
+    Of(measures.drop(ZERO_SHOT), "drop at 0", "gap, 0 shot", own_name="prune_gap_zero_shot"),
+    Of(measures.drop(ONE_SHOT), "drop at 1", "gap, 1 shot", own_name="prune_gap_one_shot"),
     Of(
         measures.contrast("drop_zero_minus_one_shot"),
         "drop at 0 − at 1",
@@ -71,7 +71,7 @@ def oracle(subject: ArmResults) -> Table:
     columns = (Column("base", "base"), Column("arm", "arm"), Column("drop", "drop"))
     return Table(
         "oracle",
-        "Oracle recovery over the items asked with beams and samples (%)",
+        f"Oracle recovery over the items asked with {' and '.join(map(short, ORACLES))} (%)",
         (DECODING, *columns, Column("drop_minus_greedy", "drop − greedy drop")),
         rows,
     )
@@ -98,25 +98,25 @@ def recovery(subject: ArmResults) -> Table:
 
 def samples(subject: ArmResults) -> Table:
     """Probability that one of k samples is right."""
-    changes = [(k, subject.change(measures.pass_at(str(k)))) for k in range(1, LARGEST_K + 1)]
+    changes = [(of.brief, subject.change(of.measure)) for of in CURVE]
     return Table(
         "pass_at_k",
         "Chance that one of k samples is right, pass@k (%)",
         (Column("k", "k", "text"), Column("base", "base"), Column("arm", "arm")),
-        [(k, *change) for k, change in changes if change],
+        [(k.removeprefix("pass@"), *change) for k, change in changes if change],
     )
 
 
 def one_shot(subject: ArmResults) -> Table:
     """Open generation without and with one example, and what the example gives back."""
-    shots = {"zero_shot": "0 shot", "one_shot": "1 shot"}
+    shots = {name: short(name) for name in (ZERO_SHOT, ONE_SHOT)}
 
     def cells(scope: str) -> list[Cell]:
         changes = [subject.change(measures.accuracy(shot), scope) for shot in shots]
-        n = n_of(subject.figure(measures.accuracy("one_shot"), scope))
-        return [n, *changes, *values(ONE_SHOT, subject.figures, subject.arm, scope)]
+        n = n_of(subject.figure(measures.accuracy(ONE_SHOT), scope))
+        return [n, *changes, *values(ONE_EXAMPLE, subject.figures, subject.arm, scope)]
 
-    asked = given([Of(measures.accuracy("one_shot"), "")], subject.figures, subject.arm, subject.scopes)
+    asked = given([Of(measures.accuracy(ONE_SHOT), "")], subject.figures, subject.arm, subject.scopes)
     rows, rules = by_scope(subject.scopes if asked else [], cells)
     return Table(
         "one_shot",
@@ -125,7 +125,7 @@ def one_shot(subject: ArmResults) -> Table:
             LANGUAGE,
             N._replace(place="files"),
             *(Column(name, label) for name, label in shots.items()),
-            *(of.column() for of in ONE_SHOT),
+            *(of.column() for of in ONE_EXAMPLE),
         ),
         rows,
         rules=rules,
@@ -136,14 +136,13 @@ def oracle_file(results: Results) -> Table:
     """Accuracy with greedy decoding, in any beam and in any sample, and pass@k, by model and language."""
     figures = lookup(results.diagnosis.figures)
     ways = [Of(measures.accuracy(f"oracle_{way}"), way) for way in WAYS]
-    curve = [Of(measures.pass_at(str(k)), f"pass@{k}") for k in range(1, LARGEST_K + 1)]
     rows = by_model(ways, figures, (BASE, *results.arms), (*results.languages, POOLED))
     return Table(
         "oracle",
         "What broader decoding finds: oracle recovery (%)",
-        (MODEL, LANGUAGE, N, *(of.column() for of in (*ways, *curve))),
+        (MODEL, LANGUAGE, N, *(of.column() for of in (*ways, *CURVE))),
         [
-            (model, scope, n_of(found[0]), *found, *values(curve, figures, model, scope))
+            (model, scope, n_of(found[0]), *found, *values(CURVE, figures, model, scope))
             for model, scope, found in rows
         ],
         (
