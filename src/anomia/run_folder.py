@@ -320,6 +320,40 @@ class RunFolder:
         return next((run for run in runs if run.is_run and run.records_folder.is_dir()), None)
 
 
+@dataclass(frozen=True, slots=True)
+class SharedFolder:
+    """The files of one or several runs as a data set, which `anomia push` publishes."""
+
+    path: Path
+
+    @property
+    def whole(self) -> RunFolder:
+        """What covers all of its runs: the report, and the study file of several cells."""
+        return RunFolder(self.path)
+
+    @property
+    def card(self) -> Path:
+        """The data set card."""
+        return self.path / "README.md"
+
+    def run(self, name: str) -> RunFolder:
+        """The study, results and small files of a run."""
+        return RunFolder(self.path / "runs" / name)
+
+    def rows(self, name: str) -> dict[str, Path]:
+        """The files with a run's rows, by the name of their part of the data set; each has a folder of its own."""
+        whole = self.whole
+        return {
+            "records": whole.record_file(name),
+            "items": whole.items_file.with_suffix("") / f"{name}.parquet",
+        }
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The rows of all runs as patterns relative to the data set, by the name of their part."""
+        return {part: file.relative_to(self.path).as_posix() for part, file in self.rows("*").items()}
+
+
 def runs_of(path: Path) -> list[Path]:
     """The runs in a folder: the folder itself, or each started cell of a study with several cells.
 

@@ -26,7 +26,7 @@ from anomia.compress.written import check_written, content_hash
 
 def streams(step: Prune | Quantize) -> bool:
     """Whether a step needs only one block in memory."""
-    return goes_by_block(step) and not method_of(step.method).whole_gradients
+    return goes_by_block(step) and method_of(step.method).whole_gradients is None
 
 
 def change_matrices(

@@ -12,8 +12,7 @@ from anomia.compress.blocks import DecoderBlocks
 from anomia.compress.calibration import Batch, Windows
 from anomia.compress.matrices import all_matrices
 from anomia.compress.methods.base import BlockWork
-from anomia.compress.methods.prunerzero import gradient_norms
-from anomia.compress.methods.table import method_of, updater_of
+from anomia.compress.methods.table import method_of, updater_of, without_running
 from anomia.compress.methods.update import layer_error
 from anomia.compress.methods.zeros import check_zeros, count_zeros, note_zeros
 from anomia.compress.report import MatrixReport
@@ -75,9 +74,9 @@ def go_through(
     if needs is not None:
         assert windows is not None
         batches = make_model_batches(blocks.decoder, windows, needs, batch_tokens=batch_tokens)
-    if method.whole_gradients:
+    if method.whole_gradients is not None:
         assert windows is not None
-        gradients, notes = gradient_norms(blocks.model, blocks.decoder, windows, all_matrices)
+        gradients, notes = method.whole_gradients(blocks.model, blocks.decoder, windows, all_matrices)
     if not finished.sparsities:
         finished.sparsities = _spread(blocks, step, windows, batch_tokens)
         finished.save(finished)
@@ -118,7 +117,7 @@ def _work_at(
         return BlockWork(at.block, at.where, groups, step, target, at.batches, None, at.calls)
     hidden: Callable[[int], torch.Tensor] = at.states.read
     if at.calls and at.calls[0].whole is not None:
-        hidden = _no_states(at.where)
+        hidden = _no_states(at.where, step)
     return BlockWork(at.block, at.where, _observe(at, needs), step, target, at.batches, hidden, at.calls)
 
 
@@ -127,12 +126,12 @@ def _observe(at: AtBlock, needs: StatisticNeeds) -> list[SharedInput]:
     return observe(at.block, at.batches, at.states.read, at.calls, needs, where=at.where)
 
 
-def _no_states(where: str) -> Callable[[int], torch.Tensor]:
+def _no_states(where: str, step: Prune | Quantize) -> Callable[[int], torch.Tensor]:
     """Return a substitute for the states that raises, for blocks that can't be run by themselves."""
 
     def read(_: int) -> torch.Tensor:
         raise CompressionError(
-            f"{where} can't be run by itself, which this method needs; wanda, sparsegpt and ria (permute=no) don't"
+            f"{where} can't be run by itself, which {step.method} needs; {', '.join(without_running(step))} don't"
         )
 
     return read

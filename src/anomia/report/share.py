@@ -20,7 +20,7 @@ from anomia.items.languages import language_code
 from anomia.items.sets import SETS
 from anomia.measure.results import Results, read_results, results_json
 from anomia.report.naming import exclusions
-from anomia.run_folder import RunFolder, runs_of
+from anomia.run_folder import RunFolder, SharedFolder, runs_of
 
 HUB = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -65,7 +65,7 @@ def write_data_set(run: Path, folder: Path, name: str) -> None:
         part = "run" if cells == [run] else cell.name
         results = read_results(cell)
         found.append((part, results))
-        here, target = RunFolder(cell), RunFolder(folder / "runs" / part)
+        here, target = RunFolder(cell), SharedFolder(folder).run(part)
         for mine, theirs in zip(here.published, target.published, strict=True):
             if mine.is_file():
                 _copy(mine, theirs)
@@ -74,17 +74,18 @@ def write_data_set(run: Path, folder: Path, name: str) -> None:
             _copy(file.path, target.compression.of(f"{number:03d}").path)
         text = json.dumps(results_json(results), ensure_ascii=False, indent=2)
         write_text(target.results.path, _without_paths(text) + "\n")
-        for kind, rows in (("records", here.records()), ("items", here.items())):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            named = pl.col("arm", "dataset") if kind == "records" else pl.col("dataset")
-            cut = rows.with_columns(named.map_elements(_without_paths, return_dtype=pl.String))
-            cut.write_parquet(folder / kind / f"{part}.parquet", compression="zstd")
-    here, target = RunFolder(run), RunFolder(folder)
+        rows = {"records": here.records(), "items": here.items()}
+        for kind, shared in SharedFolder(folder).rows(part).items():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            named = pl.col("arm", "dataset") if "arm" in rows[kind].columns else pl.col("dataset")
+            cut = rows[kind].with_columns(named.map_elements(_without_paths, return_dtype=pl.String))
+            cut.write_parquet(shared, compression="zstd")
+    here, target = RunFolder(run), SharedFolder(folder).whole
     if here.report_folder.is_dir():
         shutil.copytree(here.report_folder, target.report_folder)
     if here.matrix_file.is_file():
         _copy(here.matrix_file, target.matrix_file)
-    write_text(folder / "README.md", card(name, found))
+    write_text(SharedFolder(folder).card, card(name, found))
 
 
 def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
@@ -92,11 +93,12 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
     languages = sorted(
         {code for _, results in runs for code in map(language_code, results.languages) if code}
     )
+    shared = SharedFolder(Path())
     header: dict[str, Any] = {
         "tags": ["anomia", "compression", "evaluation"],
         "configs": [
-            {"config_name": "records", "data_files": "records/*.parquet", "default": True},
-            {"config_name": "items", "data_files": "items/*.parquet"},
+            {"config_name": part, "data_files": pattern} | ({"default": True} if part == "records" else {})
+            for part, pattern in shared.patterns.items()
         ],
     }
     if languages:
@@ -105,7 +107,7 @@ def card(name: str, runs: Sequence[tuple[str, Results]]) -> str:
     lines += [
         "What compression took from a language model: the knowledge, or only the words. Measured with Anomia; one",
         "row for each model and question in `records`, the questions themselves in `items`, every figure with its",
-        "interval in `runs/*/results.json`.",
+        f"interval in `{shared.run('*').results.path.as_posix()}`.",
         "",
     ]
     for part, results in runs:

@@ -285,4 +285,4 @@ def _loss(weights: Sequence[torch.Tensor], hessian: torch.Tensor, scales: torch.
     return loss
 
 
-METHOD = Method(StatisticNeeds(hessian=True, sums=True), awq_block, round_unreached)
+METHOD = Method(StatisticNeeds(hessian=True, sums=True), awq_block, round_unreached, runs_block=True)

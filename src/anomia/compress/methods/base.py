@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomia.compress.calibration import Batch
+from anomia.compress.blocks import DecoderBlocks
+from anomia.compress.calibration import Batch, Windows
 from anomia.compress.calls import Call
 from anomia.compress.matrices import WeightMatrix
 from anomia.compress.report import MatrixReport
@@ -44,6 +45,12 @@ class BlockWork:
     unscored: Mapping[str, str] = field(default_factory=dict)
 
 
+WholeGradients = Callable[
+    [nn.Module, DecoderBlocks, Windows, Callable[[nn.Module, str], Sequence[WeightMatrix]]],
+    tuple[list[dict[str, torch.Tensor]], list[dict[str, str]]],
+]
+
+
 class Method(NamedTuple):
     """A pruning or quantization method.
 
@@ -51,16 +58,20 @@ class Method(NamedTuple):
     run: changes a block in place and reports each of its matrices, by name in the block.
     unreached: does the same for a matrix that no calibration token reached.
     choices: the decisions of a reconstruction that its paper leaves open.
-    whole_gradients: whether it needs gradients of the language-modelling loss, which require the whole model in memory.
+    whole_gradients: for a method that reads gradients of the language-modelling loss, which require the whole model in
+    memory: from the model, its blocks, the windows, and what lists a block's matrices, the gradients by block and matrix,
+    [out, in] each, and why one is zero.
     prepare: changes a block without changing its output, before the dense weights are copied.
+    runs_block: whether it runs blocks by themselves, which some can't be.
     """
 
     needs: StatisticNeeds | None
     run: Callable[[BlockWork], list[MatrixReport]]
     unreached: Callable[[WeightMatrix, BlockWork], MatrixReport]
     choices: tuple[str, ...] = ()
-    whole_gradients: bool = False
+    whole_gradients: WholeGradients | None = None
     prepare: Callable[[BlockWork], None] | None = None
+    runs_block: bool = False
 
 
 class Updater(NamedTuple):

@@ -138,4 +138,4 @@ def _prune_block(work: BlockWork) -> list[MatrixReport]:
     return reports
 
 
-METHOD = Method(None, _prune_block, prune_unreached, CHOICES, whole_gradients=True)
+METHOD = Method(None, _prune_block, prune_unreached, CHOICES, whole_gradients=gradient_norms)

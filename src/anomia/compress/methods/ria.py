@@ -72,4 +72,4 @@ def ria_block(work: BlockWork) -> list[MatrixReport]:
     return reports
 
 
-METHOD = Method(StatisticNeeds(), ria_block, prune_unreached, prepare=reorder_block)
+METHOD = Method(StatisticNeeds(), ria_block, prune_unreached, prepare=reorder_block, runs_block=True)

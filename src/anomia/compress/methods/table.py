@@ -21,6 +21,13 @@ def method_of(name: str) -> Method:
     return method
 
 
+def without_running(step: Prune | Quantize) -> list[str]:
+    """The calibrated methods of a step's kind that don't run blocks by themselves, by name."""
+    kind = CATALOGUE[step.method].kind
+    entries = [each for each in CATALOGUE.values() if each.kind is kind and each.code and each.calibrated]
+    return [each.name for each in entries if not method_of(each.name).runs_block]
+
+
 def updater_of(name: str) -> Updater:
     """Return a method that changes weights after pruning, by name."""
     updater: Updater = CATALOGUE[name].load()

@@ -350,4 +350,4 @@ def _recording(
             handle.remove()
 
 
-METHOD = Method(StatisticNeeds(), wandapp_block, prune_unreached)
+METHOD = Method(StatisticNeeds(), wandapp_block, prune_unreached, runs_block=True)
