@@ -65,10 +65,11 @@ class Study(BaseModel):
         Field(min_length=1, examples=["[wanda:0.5]"]),
         Flag(
             section="models",
-            help="A compressed version to compare with base (an arm); repeatable. A method, or a chain of them: wanda:0.5, "
-            "wanda:2:4, sparsegpt:0.5+int8. A compressed model: checkpoint:MODEL, packaged:MODEL (with its own tokenizer, "
-            "chat template and end tokens), endpoint:URL#MODEL. Base again under harmless noise: null:float32, "
-            "null:batch=4, null:int8.",
+            help="A compressed version to compare with base (an arm); repeatable. A method, or a chain of them: "
+            "wanda:0.5, "
+            "wanda:2:4, sparsegpt:0.5+int8. A compressed model: checkpoint:MODEL, packaged:MODEL (with its own "
+            "tokenizer, chat template and end tokens), endpoint:URL#MODEL. Base again under harmless noise: "
+            "null:float32, null:batch=4, null:int8.",
             metavar="SPEC",
             name="--arm",
             several=True,
@@ -128,7 +129,8 @@ class Study(BaseModel):
         Field(examples=["[open, choice, rank]"]),
         Flag(
             section="asking",
-            help="Comma-separated probes (open or free_form, choice or multiple_choice, cued, rank, …); default: all but "
+            help="Comma-separated probes (open or free_form, choice or multiple_choice, cued, rank, …); default: all "
+            "but "
             f"{CONTINUATION}, the long answers.",
             metavar="A,B",
         ),
@@ -439,8 +441,8 @@ class Study(BaseModel):
         others = [name for name in PROBES if name in asked.values() and name not in only]
         if others:
             raise ValueError(
-                f"{info.data['data']} has neither options nor needs right answers, so it can't be asked {', '.join(others)}; "
-                f"leave out the probes, or give {', '.join(only)} alone"
+                f"{info.data['data']} has neither options nor needs right answers, so it can't be asked "
+                f"{', '.join(others)}; leave out the probes, or give {', '.join(only)} alone"
             )
         return only
 

@@ -35,9 +35,11 @@ def diff(
     code: Annotated[GivenFlags, FlagSections("code")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """Show what differs between two models besides the weights; exits with 1 if any difference would confound the comparison.
+    """Show what differs between two models besides the weights; exits with 1 if any difference would confound the
+    comparison.
 
-    Loads no weights. A difference is confounding (changes answers, but isn't compression), noted (worth knowing) or harmless.
+    Loads no weights. A difference is confounding (changes answers, but isn't compression), noted (worth knowing) or
+    harmless.
 
     Example: anomia diff Qwen/Qwen3-0.6B ./my-pruned-qwen
     """

@@ -20,7 +20,8 @@ def gate(
     max_dissociation: Annotated[
         float | None,
         typer.Option(
-            help="Largest net dissociation: of what base gets right in both formats, the share that is now only picked. "
+            help="Largest net dissociation: of what base gets right in both formats, the share that is now only "
+            "picked. "
             "Items that went the other way are subtracted. [0.15]",
             metavar="SHARE",
         ),
@@ -41,7 +42,8 @@ def gate(
     max_shown_loss: Annotated[
         float | None,
         typer.Option(
-            help="Largest share of open accuracy that may be lost, where the loss is significant (its interval excludes 0). "
+            help="Largest share of open accuracy that may be lost, where the loss is significant (its interval "
+            "excludes 0). "
             "[0.05]",
             metavar="SHARE",
         ),
@@ -73,7 +75,8 @@ def gate(
     max_score_drop: Annotated[
         float | None,
         typer.Option(
-            help="Largest drop of a task's score (translation, summaries, …): base's mean minus the arm's, from 0 to 1.",
+            help="Largest drop of a task's score (translation, summaries, …): base's mean minus the arm's, from 0 to "
+            "1.",
             metavar="SHARE",
         ),
     ] = None,
@@ -93,7 +96,8 @@ def gate(
         ),
     ] = None,
 ) -> None:
-    """Check compressed models (arms) against limits by their intervals. Exit codes: 0 pass, 1 fail, 2 bad input, 3 undecided.
+    """Check compressed models (arms) against limits by their intervals. Exit codes: 0 pass, 1 fail, 2 bad input, 3
+    undecided.
 
     Without limits, those with a value in brackets apply; if you give any, only those are checked.
     """

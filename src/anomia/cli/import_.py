@@ -151,7 +151,8 @@ def _differing(arm: str, rows: Sequence[Difference]) -> list[str]:
     ]
     if grave:
         lines.append(
-            f"{arm}: its losses may come from this and not from the weights; run the harness with the same settings to tell them apart"
+            f"{arm}: its losses may come from this and not from the weights; run the harness with the same settings to "
+            "tell them apart"
         )
     if noted:
         lines.append(f"{arm}: also differs from base in {listed(noted, 8)}")

@@ -93,8 +93,8 @@ def locate(
         raise StudyError(f"locate: --points {points}: Simpson's rule takes an odd number; give {points + 1}")
     if (arm is None) == (compressed is None):
         raise StudyError(
-            "locate: give a run and --arm, as in `anomia locate RUN --arm wanda:0.5`, or two models, as in `anomia locate "
-            "BASE COMPRESSED`"
+            "locate: give a run and --arm, as in `anomia locate RUN --arm wanda:0.5`, or two models, as in `anomia "
+            "locate BASE COMPRESSED`"
         )
     seed = what.get("seed")
     options = LocateOptions(
@@ -110,7 +110,8 @@ def locate(
             given = [name for name in (*what, *(["out"] if out else [])) if name != "seed"]
             if given:
                 raise StudyError(
-                    f"locate: --{given[0].replace('_', '-')} is a setting of the run, which is already measured; leave it out"
+                    f"locate: --{given[0].replace('_', '-')} is a setting of the run, which is already measured; leave "
+                    "it out"
                 )
             run, name = place(target), str(arm)
         else:

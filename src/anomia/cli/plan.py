@@ -97,7 +97,8 @@ def plan(
         ),
     ] = 0.8,
 ) -> None:
-    """Show what a study will cost, before anything is loaded; with --items-needed, show how many items are needed instead.
+    """Show what a study will cost, before anything is loaded; with --items-needed, show how many items are needed
+    instead.
 
     Example: anomia plan studies/small.yaml
 

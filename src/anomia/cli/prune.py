@@ -81,9 +81,9 @@ def prune(
             progress.say(warning)
     done = report.compression
     out_console.print(
-        f"{out}: {done.sparsity:.1%} of the weights of {counted(len(done.matrices), 'matrix', 'matrices')} are zero{told_kept(done)}{told_error(done)} "
-        f"({step}, {report.seconds:.0f} s). It is an ordinary dense model of {megabytes(done.size_bytes or 0)}: "
-        "zeros alone make it neither smaller nor faster.",
+        f"{out}: {done.sparsity:.1%} of the weights of {counted(len(done.matrices), 'matrix', 'matrices')} are "
+        f"zero{told_kept(done)}{told_error(done)} ({step}, {report.seconds:.0f} s). It is an ordinary dense model of "
+        f"{megabytes(done.size_bytes or 0)}: zeros alone make it neither smaller nor faster.",
         highlight=False,
         soft_wrap=True,
     )

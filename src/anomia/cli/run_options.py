@@ -41,7 +41,8 @@ RUN_FLAGS = {
     ),
     "exclude": Flagged(
         _Flag(
-            help="Exclude flagged items from all results: gold_in_question, gold_over_limit (comma-separate several), or none.",
+            help="Exclude flagged items from all results: gold_in_question, gold_over_limit (comma-separate several), "
+            "or none.",
             metavar="A,B",
             read=_excluded,
             commands=("run", "compare", "show", "report", "gate"),
@@ -50,7 +51,8 @@ RUN_FLAGS = {
     ),
     "as_packaged": Flagged(
         _Flag(
-            help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users would run it.",
+            help="Also measure every checkpoint with its own tokenizer, chat template and end tokens, as its users "
+            "would run it.",
             commands=("run", "compare"),
         ),
         bool,

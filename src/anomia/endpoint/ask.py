@@ -236,9 +236,9 @@ def without_second_start(served: ServedModel, tokenizer: Any, rendered: Sequence
             if usage.get("prompt_tokens") == alone:
                 return served._replace(abilities=served.abilities._replace(plain=asked))
     raise ModelError(
-        f"endpoint: {served.client.url} puts a start token before every prompt, and base's chat template begins without "
-        f"one, so the two would be asked differently; begin base's chat_template.jinja with {{{{ bos_token }}}}, or "
-        "serve the model with a tokenizer that adds none"
+        f"endpoint: {served.client.url} puts a start token before every prompt, and base's chat template begins "
+        "without one, so the two would be asked differently; begin base's chat_template.jinja with "
+        f"{{{{ bos_token }}}}, or serve the model with a tokenizer that adds none"
     )
 
 

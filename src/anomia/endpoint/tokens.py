@@ -136,7 +136,8 @@ def _of_tokens(counted: Mapping[str, Counted]) -> tuple[Difference, ...]:
         Difference(
             "token ids", "confounding", f"{base:,} tokens of {name!r}", f"{served:,}",
             f"the same text becomes a different number of tokens, in {len(other)} of {len(known)} texts "
-            f"({', '.join(f'{one} {known[one]:+,}' for one in other)}): the server has a different tokenizer from base's",
+            f"({', '.join(f'{one} {known[one]:+,}' for one in other)}): the server has a different tokenizer from "
+            "base's",
         ),
     )  # fmt: skip
 

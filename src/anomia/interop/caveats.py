@@ -26,7 +26,8 @@ def _pooled(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     names = dict.fromkeys(pair.family.name if pair.family else "other tasks" for pair, _, _ in asked)
     if len(names) > 1:
         yield (
-            f"The figures pool questions of different tasks ({', '.join(names)}); --task PATTERN imports those of one alone"
+            f"The figures pool questions of different tasks ({', '.join(names)}); --task PATTERN imports those of one "
+            "alone"
         )
 
 
@@ -35,8 +36,8 @@ def _shown(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     shown = sum(options_shown(*pair) is not None for pair in pairs)
     if shown:
         yield (
-            f"The prompt of the generation lists the options in {shown} of {len(pairs)} questions: the model names one of them "
-            "rather than recalls the answer, and guessing scores 1 over their number in both formats"
+            f"The prompt of the generation lists the options in {shown} of {len(pairs)} questions: the model names "
+            "one of them rather than recalls the answer, and guessing scores 1 over their number in both formats"
         )
 
 
@@ -45,8 +46,8 @@ def _sampled(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     drawn = sum(opened.sampled for opened, _ in pairs)
     if drawn:
         yield (
-            f"The answers to {drawn} of {len(pairs)} questions were sampled at random, so some change without any compression: "
-            "for greedy answers run the harness with --gen_kwargs do_sample=False,temperature=0"
+            f"The answers to {drawn} of {len(pairs)} questions were sampled at random, so some change without any "
+            "compression: for greedy answers run the harness with --gen_kwargs do_sample=False,temperature=0"
         )
 
 
@@ -56,8 +57,8 @@ def _similar(asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Iterator[str]:
     )
     if used:
         yield (
-            f"{' and '.join(used)} {'count' if len(used) > 1 else 'counts'} an answer as right if its words are closer to a true reference than to a false one: "
-            "a similarity, which no one has checked against the facts"
+            f"{' and '.join(used)} {'count' if len(used) > 1 else 'counts'} an answer as right if its words are "
+            "closer to a true reference than to a false one: a similarity, which no one has checked against the facts"
         )
 
 
@@ -66,12 +67,12 @@ def _formats(tool: str, asked: Sequence[tuple[TaskPair, Joined, Graded]]) -> Ite
     unknown = without_settings(tool, files)
     if unknown:
         yield (
-            f"No results file is next to the logs of {unknown} of {len(files)} pairs of tasks, so whether the formats were asked "
-            "with the same examples, chat template and model is unknown"
+            f"No results file is next to the logs of {unknown} of {len(files)} pairs of tasks, so whether the formats "
+            "were asked with the same examples, chat template and model is unknown"
         )
     for (what, _, chosen, opened, why, *_), count in between_formats(tool, files):
         of = f" in {count} of {len(asked)} pairs of tasks" if len(asked) > 1 else ""
         yield (
-            f"The formats were asked with different {what}{of}: {chosen} in multiple choice, {opened} in generation ({why}), "
-            "so the gap may come from it"
+            f"The formats were asked with different {what}{of}: {chosen} in multiple choice, {opened} in generation "
+            f"({why}), so the gap may come from it"
         )

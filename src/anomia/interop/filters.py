@@ -52,8 +52,9 @@ def with_filter_of_base(
         else "no --filter is in both, so log both models with the same task"
     )
     raise DataError(
-        f"import: base is graded through the filter {other.filter} ({other.path} has {', '.join(other.filters)}) and {model} "
-        f"through {file.filter} ({file.path} has {', '.join(file.filters)}), so its losses may come from the filter; {remedy}"
+        f"import: base is graded through the filter {other.filter} ({other.path} has {', '.join(other.filters)}) and "
+        f"{model} through {file.filter} ({file.path} has {', '.join(file.filters)}), so its losses may come from the "
+        f"filter; {remedy}"
     )
 
 

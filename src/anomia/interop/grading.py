@@ -66,9 +66,9 @@ def _ungraded(samples: Sequence[Sample], form: AnswerFormat, task: str, metrics:
         letters = any(map(has_letters, samples))
         why = ", and gold answers that are only the letters of options" if letters else ", and no gold answer"
     return (
-        f"import: nothing says which {form} answers{f' of {task}' if task else ''} are right: no metric of 0 or 1 named "
-        f"{' or '.join(metrics or METRICS[form])}{why}; the log has {', '.join(found) or 'no metric'}. Log the task with such a "
-        "metric"
+        f"import: nothing says which {form} answers{f' of {task}' if task else ''} are right: no metric of 0 or 1 "
+        f"named {' or '.join(metrics or METRICS[form])}{why}; the log has {', '.join(found) or 'no metric'}. Log the "
+        "task with such a metric"
         + (", or name one that the log has and that is 0 or 1: --metric NAME" if form == "open" else "")
     )
 
@@ -108,8 +108,8 @@ def _way(
                 theirs = sorted({metric for number in numbers for metric in samples[model][number].metrics})
                 raise DataError(
                     f"import: base's {form} answers are graded by {name}, and {model}'s log has no {name} (it has "
-                    f"{', '.join(theirs) or 'no metric'}), so its losses may come from the metric; log both models with the same "
-                    "task and metrics"
+                    f"{', '.join(theirs) or 'no metric'}), so its losses may come from the metric; log both models "
+                    "with the same task and metrics"
                 )
         return name
     return ""

@@ -65,7 +65,8 @@ def _refuse(
                 given = ", ".join(str(file.path) for file in models[model])
                 because = f". {'; '.join(_short(why))}" if why else ""
                 raise DataError(
-                    f"import: {model} has no samples of a {kind} task that can be used; it has {given or 'none'}{because}"
+                    f"import: {model} has no samples of a {kind} task that can be used; it has "
+                    f"{given or 'none'}{because}"
                 )
     raise DataError(f"import: no two tasks of base ask the same documents: {'; '.join(_short(why))}")
 

@@ -123,9 +123,10 @@ def _refuse_other_prompts(
         differing = [one for one, other in sent if one.sent != other.sent]
         if differing:
             raise DataError(
-                f"import: {model} was sent different texts from base's in {len(differing)} of {len(sent)} {form} questions "
-                f"(first: {differing[0].question[:80]!r}), so its losses may come from the prompt; give logs of the same task "
-                f"with the same examples and the same chat template{f' ({hint})' if hint else ''}"
+                f"import: {model} was sent different texts from base's in {len(differing)} of {len(sent)} {form} "
+                f"questions (first: {differing[0].question[:80]!r}), so its losses may come from the prompt; give "
+                "logs of the same task with the same examples and the same chat "
+                f"template{f' ({hint})' if hint else ''}"
             )
 
 
@@ -142,9 +143,9 @@ def _refuse_other_gold(
         differing = [one for one, ours, theirs in graded if not ours & theirs]
         if differing:
             raise DataError(
-                f"import: {model} was graded against different gold answers from base's in {len(differing)} of {len(graded)} {form} "
-                f"questions (first: {differing[0].question[:80]!r}), so its losses may come from the grading; give logs of the same task "
-                "over the same documents"
+                f"import: {model} was graded against different gold answers from base's in {len(differing)} of "
+                f"{len(graded)} {form} questions (first: {differing[0].question[:80]!r}), so its losses may come from "
+                "the grading; give logs of the same task over the same documents"
             )
 
 

@@ -136,8 +136,8 @@ def _command(folder: Path, *, chat: bool, system: str = "") -> str:
     template = "--apply_chat_template " if chat else ""
     template += f"--system_instruction {shlex.quote(system)} " if system else ""
     return (
-        f"lm-eval run --model hf --model_args {model} {template}--include_path {shlex.quote(str(folder))} --tasks anomia "
-        "--log_samples --output_path OUT"
+        f"lm-eval run --model hf --model_args {model} {template}--include_path {shlex.quote(str(folder))} --tasks "
+        "anomia --log_samples --output_path OUT"
     )
 
 

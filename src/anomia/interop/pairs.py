@@ -74,7 +74,8 @@ FAMILIES: tuple[TaskFamily, ...] = (
         ("gpqa_{key}_zeroshot", "gpqa_{key}_n_shot", "leaderboard_gpqa_{key}"),
         ("gpqa_{key}_generative_n_shot", "gpqa_{key}_cot_zeroshot", "gpqa_{key}_cot_n_shot"),
         language="english",
-        hint="these tasks shuffle the options when they load: run every model with the same --tasks in the same order, the same "
+        hint="these tasks shuffle the options when they load: run every model with the same --tasks in the same order, "
+            "the same "
         "--seed and one cache of data sets",
     ),
     TaskFamily("global_piqa", ("global_piqa_parallel_cloze_{key}",), ("global_piqa_parallel_generation_{key}",)),

@@ -41,8 +41,8 @@ def refuse_two_models(tool: str, model: str, files: Sequence[SampleFile]) -> Non
             first = file, settings
         elif (unlike := _weights_apart(first[1], settings)) is not None:
             raise DataError(
-                f"import: the logs of {model} are of two models: {first[0].task} has {unlike[0]} and {file.task} has {unlike[1]}; "
-                f"give logs of one model ({first[0].path}, {file.path})"
+                f"import: the logs of {model} are of two models: {first[0].task} has {unlike[0]} and {file.task} has "
+                f"{unlike[1]}; give logs of one model ({first[0].path}, {file.path})"
             )
 
 

@@ -149,8 +149,8 @@ def _with_options(question: Question, source: DataSet) -> Question:
     for text in question.distractors:
         if not is_wrong(source.task.grade(text, question), source.task):
             raise DataError(
-                f"data: {source.name}, question {question.id!r}: its grader marks the wrong option {text[:60]!r} as right; "
-                "remove it"
+                f"data: {source.name}, question {question.id!r}: its grader marks the wrong option {text[:60]!r} as "
+                "right; remove it"
             )
     if question.distractors or source.wrong is None:
         return question

@@ -65,8 +65,8 @@ def _read_as(reading: AnswerReading, rows: Sequence[ChoiceRow], word: str) -> li
         place = _place(reading, row)
         if place is None:
             raise DataError(
-                f"data: {row.place}: the answer {row.answer!r} is not one of its {len(row.options)} options when it is read "
-                f"as answer={word}, {reading.label}"
+                f"data: {row.place}: the answer {row.answer!r} is not one of its {len(row.options)} options when it "
+                f"is read as answer={word}, {reading.label}"
             )
         found.append(place)
     return found

@@ -34,8 +34,8 @@ class DataSet:
     hub_rows: for plans, the rows of a task's `NAME:hub`; 0 if it isn't read from there.
     options: whether wrong options are drawn from other questions, brought by the data set, or either.
     parallel: whether translations of a question share its id, so that `anomia.measure.passages` can join passages.
-    task: how its answers are graded, if a study names no other grader. wrong: makes the wrong options of a question that
-    brings none; called for the questions of the subset alone. It returns fewer than two texts if it can't.
+    task: how its answers are graded, if a study names no other grader. wrong: makes the wrong options of a question
+    that brings none; called for the questions of the subset alone. It returns fewer than two texts if it can't.
     own: the part of an output that the task grades, and versions of it with one error each, from which options are made
     after base was asked (`anomia.items.own`); None if the task has no such options.
     settings: values of a study's keys that replace the defaults for this data set.

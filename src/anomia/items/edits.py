@@ -57,8 +57,8 @@ _PREPOSITIONS = {
     "russian": "в во на с со из от до для по при через над под за о об у без к",
 }  # fmt: skip
 _CONJUNCTIONS = (
-    "and but or that which who und aber oder dass die der das en maar of dat och men att som et mais ou que qui y e pero mas "
-    "o ma che i a ale że który и но а что который"
+    "and but or that which who und aber oder dass die der das en maar of dat och men att som et mais ou que qui y e "
+    "pero mas o ma che i a ale że który и но а что который"
 )
 _AND = "and or und oder och eller et ou y e ed o i oraz lub и или"
 # Prepositions that come before people as well as places.
@@ -116,7 +116,9 @@ def _other_names(
 
 
 def written_in(text: str, expected: str) -> str:
-    """The name of the language of a text, such as an output that was not translated; the expected one if it can't be told."""
+    """The name of the language of a text, such as an output that was not translated; the expected one if it can't be
+    told.
+    """
     code = main_language(text)
     return expected if code is None else language_name(code)
 

@@ -1,7 +1,7 @@
 """Options made from base's own free answer: that answer as gold, and versions of it with one error each.
 
-They exist only once base has answered, and depend on the study's seed, the item and base's text alone, so that every arm
-is given the same ones, whatever process asks it.
+They exist only once base has answered, and depend on the study's seed, the item and base's text alone, so that every
+arm is given the same ones, whatever process asks it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class OwnOptions(NamedTuple):
 def own_options(question: Question, output: str, data: DataSet | None, *, seed: int) -> OwnOptions:
     """The options made from an output of base.
 
-    Each wrong option differs from base's answer and from the others once normalized, and scores lower than base's answer
-    under the task's grader. There are none if fewer than two such edits exist, or the answer is empty or a loop.
+    Each wrong option differs from base's answer and from the others once normalized, and scores lower than base's
+    answer under the task's grader. There are none if fewer than two such edits exist, or the answer is empty or a loop.
     """
     task = None if data is None else data.task
     if data is None or data.own is None or task is None:

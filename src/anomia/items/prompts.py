@@ -22,7 +22,8 @@ _FIELD = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 class PromptForm(NamedTuple):
     """One form of the prompt. A new one is an entry in `FORMS`.
 
-    fields: that a template may use. needed: those that it must use. write: the default wording, from the fields' values.
+    fields: that a template may use. needed: those that it must use. write: the default wording, from the fields'
+    values.
     """
 
     fields: tuple[str, ...]

@@ -3,8 +3,9 @@
 The program runs in a Python process of its own, in an empty folder and a clean environment, with limits on processor
 time, memory and open files, behind a seccomp filter that lets through only system calls that a computation needs. So
 it can't open a socket, start a process or thread, signal one, or open a file for writing. It can read files, and has
-no way to send what it reads. Its tests run in the same process, so a program that is written for it can claim to pass. Linux on x86-64 and ARM64 only; elsewhere nothing runs unless the environment variable
-`ANOMIA_CODE_SANDBOX=outside` says that the machine itself is the sandbox.
+no way to send what it reads. Its tests run in the same process, so a program that is written for it can claim to pass.
+Linux on x86-64 and ARM64 only; elsewhere nothing runs unless the environment variable `ANOMIA_CODE_SANDBOX=outside`
+says that the machine itself is the sandbox.
 """
 
 from __future__ import annotations
@@ -129,8 +130,8 @@ def refuse_unsafe() -> None:
     fault = _fault()
     if fault:
         raise StudyError(
-            f"run_code: programs that models write can't be run safely here: {fault}. Run this in a container or virtual "
-            f"machine without network and without files that matter, and set {OUTSIDE}=outside there"
+            f"run_code: programs that models write can't be run safely here: {fault}. Run this in a container or "
+            f"virtual machine without network and without files that matter, and set {OUTSIDE}=outside there"
         )
 
 

@@ -61,7 +61,8 @@ def _squad_questions(file: Path, language: str) -> Iterator[Question]:
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
         raise DataError(
-            f"data: {file} is not in SQuAD format: it has no list under 'data'; for rows with one question each write jsonl:{file}"
+            f"data: {file} is not in SQuAD format: it has no list under 'data'; for rows with one question each write "
+            f"jsonl:{file}"
         )
     for a, article in enumerate(articles):
         for p, paragraph in enumerate(_list(article, "paragraphs", f"{file}: data[{a}]")):

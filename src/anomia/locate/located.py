@@ -64,8 +64,9 @@ class Directions(NamedTuple):
 class Located:
     """Where the damage of an arm is.
 
-    units: one row per unit: name, block, place, kind, weights, changed, the mean share in nats over demoted items of the
-    ordering half with its interval, and the same for the control answer and for kept items. items: one row per item.
+    units: one row per unit: name, block, place, kind, weights, changed, the mean share in nats over demoted items of
+    the ordering half with its interval, and the same for the control answer and for kept items. items: one row per
+    item.
     readings: one row per mixture and deciding item. lens: one row per item, model and block.
     halves: the share of the weights that brings half of the items back, by order. ahead: by other order, how much more
     it needs than attribution. gained: how many more items attribution brings back, as a mean over the budgets.

@@ -29,7 +29,8 @@ class WeightUnit(NamedTuple):
     """Weights that are restored together: a parameter that differs, or the slice of one expert in a fused parameter.
 
     name: path in the model, without `.weight`; a slice ends in `[index]`. parameter: name of the whole parameter.
-    expert: the number of the slice. block: index of its block; None outside of the blocks. place: its name inside the block.
+    expert: the number of the slice. block: index of its block; None outside of the blocks. place: its name inside the
+    block.
     weights: how many it has. changed: how many of them differ.
     """
 
@@ -80,8 +81,8 @@ class ModelPair:
             found = _trial(self.model)
         if not same_bits(expected, found):
             raise ModelError(
-                "locate: with all weights of base, the compressed model still computes something else: they differ in their "
-                "settings; `anomia diff BASE COMPRESSED` says in which"
+                "locate: with all weights of base, the compressed model still computes something else: they differ "
+                "in their settings; `anomia diff BASE COMPRESSED` says in which"
             )
 
     @property
@@ -280,20 +281,20 @@ def _check_parts(one: nn.Module, other: nn.Module) -> None:
             if not plain:
                 raise ModelError(
                     f"locate: {name} of {type(model).__name__} is stored as {parameter.dtype} "
-                    f"({type(parameter.data).__name__}): packed weights can't be swapped one for one; give the same model "
-                    "with dequantized values (`anomia compress` writes them unless --save-as says otherwise)"
+                    f"({type(parameter.data).__name__}): packed weights can't be swapped one for one; give the same "
+                    "model with dequantized values (`anomia compress` writes them unless --save-as says otherwise)"
                 )
     lonely = sorted({*mine} ^ {*theirs})
     if lonely:
         raise ModelError(
-            f"locate: only one of the two models has {lonely[0]} ({len(lonely)} such parameters): a model whose layers were "
-            "removed, renamed or packed can't be compared with base weight by weight"
+            f"locate: only one of the two models has {lonely[0]} ({len(lonely)} such parameters): a model whose "
+            "layers were removed, renamed or packed can't be compared with base weight by weight"
         )
     for name, parameter in mine.items():
         if parameter.shape != theirs[name].shape:
             raise ModelError(
-                f"locate: {name} is {list(parameter.shape)} in one model and {list(theirs[name].shape)} in the other: a model "
-                "that was made narrower can't be compared with base weight by weight"
+                f"locate: {name} is {list(parameter.shape)} in one model and {list(theirs[name].shape)} in the other: "
+                "a model that was made narrower can't be compared with base weight by weight"
             )
         if parameter.dtype != theirs[name].dtype or parameter.device != theirs[name].device:
             raise ModelError(

@@ -65,8 +65,9 @@ def plan_of(cell: OpenCell, arm: str, options: LocateOptions) -> LocatePlan:
     free = free_bytes(device)
     if needed > SPARE * free:
         raise ModelError(
-            f"locate: base, {arm} and a copy of its weights need {needed / 1e9:.1f} GB with gradients, and {free / 1e9:.1f} "
-            f"GB are free on {device}, of which {SPARE:.0%} may be used; take a machine with more memory"
+            f"locate: base, {arm} and a copy of its weights need {needed / 1e9:.1f} GB with gradients, and "
+            f"{free / 1e9:.1f} GB are free on {device}, of which {SPARE:.0%} may be used; take a machine with more "
+            "memory"
         )
     orders = 3 + options.draws
     readings = 2 + orders * len(options.budgets) + 2 * sizes.layers + options.leaders

@@ -54,8 +54,8 @@ def notes_of(
     without = int(np.isnan(found.moved).any(axis=0).sum())
     if without:
         notes.append(
-            f"‖ΔX‖ is not known for {counted(without, 'matrix', 'matrices')}, which come last in its order; attribution is "
-            "compared with random orders instead"
+            f"‖ΔX‖ is not known for {counted(without, 'matrix', 'matrices')}, which come last in its order; "
+            "attribution is compared with random orders instead"
         )
     if found.by_gradient:
         notes.append(

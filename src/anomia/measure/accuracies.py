@@ -45,7 +45,9 @@ def accuracies(arm: str, rows: pl.DataFrame) -> Iterator[Figure]:
 
 
 def changes(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
-    """How many answers change between right and wrong from base to the arm, in either direction, and how many more outputs loop."""
+    """How many answers change between right and wrong from base to the arm, in either direction, and how many more
+    outputs loop.
+    """
     for name in FORMATS:
         part = known(pairs, both(f"{name}_correct"))
         flipped = right(part, f"{name}_correct") != right(part, f"{name}_correct_arm")

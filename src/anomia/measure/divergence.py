@@ -41,7 +41,9 @@ def summarize_divergence(
     *,
     level: float = 0.95,
 ) -> DivergenceSummary | None:
-    """Summary over items; None without items. divergences: nats: [items]. top1_agreement, base_tails, passages: [items]."""
+    """Summary over items; None without items. divergences: nats: [items]. top1_agreement, base_tails, passages:
+    [items].
+    """
     values = np.asarray(divergences, dtype=np.float64)
     top = rate(top1_agreement, passages, level=level)
     if top is None:

@@ -190,7 +190,9 @@ class DamageRow:
     followed: Estimate | None
     """Free answers that equal base's from the start to the end of the stretch."""
     derailed: Estimate | None
-    """Free answers of the arm that have, before the end of the stretch, begun to loop or passed base's end never to end."""
+    """Free answers of the arm that have, before the end of the stretch, begun to loop or passed base's end never to
+    end.
+    """
     derailed_more: Estimate | None
     """How many more than base's, which derail only by looping."""
 

@@ -2,7 +2,8 @@
 
 Whether an answer ends in the end, and what it says on the whole, isn't known if it was stopped at a loop. Such figures
 are computed from the part that there is, with no end, and their intervals contain whatever the rest would have made of
-them. Loops, and what the arm says along base's answer up to where base repeats itself, are the same as without stopping.
+them. Loops, and what the arm says along base's answer up to where base repeats itself, are the same as without
+stopping.
 """
 
 from __future__ import annotations
@@ -170,8 +171,8 @@ def damage_rows(arm: str, pairs: pl.DataFrame) -> Iterator[DamageRow]:
 def safe_tokens(rows: Sequence[DamageRow], scope: str = POOLED) -> int | None:
     """The length up to which an arm's answers clearly derail hardly more often than base's; None if at no length.
 
-    "Hardly" means that the interval of the difference stays within `MOST_MORE_DERAILED`. Where most of base's own answers
-    have derailed, no length is safe, however little the arm adds.
+    "Hardly" means that the interval of the difference stays within `MOST_MORE_DERAILED`. Where most of base's own
+    answers have derailed, no length is safe, however little the arm adds.
     """
     safe = None
     for row in rows:
@@ -216,8 +217,8 @@ def long_words(arm: str, figures: Lookup, rows: Sequence[DamageRow], scope: str 
     top, demoted, lost = (figures.get((arm, measures.along(name), scope)) for name in _RANKS)
     if top and demoted and lost:
         remarks.append(
-            f"Along base's long answers it ranks {percent(top.value)} of the tokens first, {percent(demoted.value)} second "
-            f"to tenth, and {percent(lost.value)} lower."
+            f"Along base's long answers it ranks {percent(top.value)} of the tokens first, {percent(demoted.value)} "
+            f"second to tenth, and {percent(lost.value)} lower."
         )
     mine = [row for row in rows if row.arm == arm and row.scope == scope]
     safe = safe_tokens(mine, scope)

@@ -1,7 +1,7 @@
 """Every measure of a run: its name in files, its unit, and its labels.
 
-A measure belongs to a family: `gap("choice_passage")`, `recovery("beams", "control")`. `parse` reads the names that users
-and files give. Both refuse unregistered names, so that a typo doesn't pass for a measure that was not asked.
+A measure belongs to a family: `gap("choice_passage")`, `recovery("beams", "control")`. `parse` reads the names that
+users and files give. Both refuse unregistered names, so that a typo doesn't pass for a measure that was not asked.
 `docs/results.md` defines each measure.
 """
 

@@ -59,8 +59,8 @@ OUTCOMES: Mapping[Outcome, Meaning] = {
             "demoted, not erased."
         ),
         advice=(
-            "Don't ship it as it is where the model must give answers: the knowledge survived, so decoding, examples or "
-            "a little training may bring it back."
+            "Don't ship it as it is where the model must give answers: the knowledge survived, so decoding, examples "
+            "or a little training may bring it back."
         ),
         color="choice",
     ),

@@ -99,9 +99,9 @@ def _one_way(found: Recognised, arm: str, way: Recognition, part: pl.DataFrame) 
 def checks(arm: str, pairs: pl.DataFrame) -> Iterator[Figure]:
     """Share of the choice-only items under standard options that are also picked under each check.
 
-    `also_picked/no_question` and `also_picked/string` (picked without the question, or found by searching the passage) are
-    evidence against recognition. `also_picked/passage` and `also_picked/pmi` (picked among options from the same passage, or by
-    PMI) are evidence for it.
+    `also_picked/no_question` and `also_picked/string` (picked without the question, or found by searching the passage)
+    are evidence against recognition. `also_picked/passage` and `also_picked/pmi` (picked among options from the same
+    passage, or by PMI) are evidence for it.
     """
     unsaid = dissociated(fate_index(pairs))
     for name, check in CHECKS.items():

@@ -136,8 +136,8 @@ def _remarks(evidence: Evidence, decision: Decision) -> Iterator[str]:
         yield SWAPPED
     if decision.near:
         yield (
-            f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their place, "
-            "and than answers that base never gave."
+            f"The answers are still near the top by {_listed(decision.near)}: nearer than a wrong option in their "
+            "place, and than answers that base never gave."
         )
     if decision.outcome == "inconclusive":
         yield _undecided(decision, evidence.n)
@@ -158,8 +158,9 @@ def without_choice(evidence: Evidence) -> Words:
 def long_only(evidence: Evidence, outcome: Outcome, of_base: Endings) -> Words:
     """The words for an arm that was only asked for long answers. of_base: how base's own answers end."""
     remark = (
-        f"Of base's own {of_base.answers} answers, {of_base.unended} reach the token limit and {of_base.looped} loop: a higher "
-        "--continuation-tokens, or a base that ends its answers (instruction-tuned, with --chat), would tell more."
+        f"Of base's own {of_base.answers} answers, {of_base.unended} reach the token limit and {of_base.looped} loop: "
+        "a higher --continuation-tokens, or a base that ends its answers (instruction-tuned, with --chat), would "
+        "tell more."
         if 2 * of_base.unended > of_base.answers
         else ""
     )

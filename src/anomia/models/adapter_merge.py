@@ -72,8 +72,8 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> list[str]:
         weight = getattr(model.get_submodule(name), "weight", None)
         if weight is not None and (weight.dtype not in _FLOATS or type(weight.data) is not torch.Tensor):
             raise ModelError(
-                f"model: {adapter.name!r} is an adapter, and the base's {name} is packed ({weight.dtype}), so nothing can be"
-                " merged into it; give the dense model as base"
+                f"model: {adapter.name!r} is an adapter, and the base's {name} is packed ({weight.dtype}), so nothing "
+                "can be merged into it; give the dense model as base"
             )
     before = _digests(model, found.changes)
     embeddings = model.get_input_embeddings()
@@ -111,15 +111,15 @@ def merge(adapter: Adapter, model: Any, found: Plan) -> list[str]:
     if not same:
         return []
     return [
-        f"{len(same)} of the {len(found.changes)} modules that the adapter is for stay as in base: what it adds there is zero, "
-        f"or too small for {_type(model)} ({', '.join(same[:2])}{', …' if same[2:] else ''})"
+        f"{len(same)} of the {len(found.changes)} modules that the adapter is for stay as in base: what it adds there "
+        f"is zero, or too small for {_type(model)} ({', '.join(same[:2])}{', …' if same[2:] else ''})"
     ]
 
 
 def _nothing_changed(model: Any) -> str:
     return (
-        "the adapter changes no weight, so this is base once more: what it adds is zero, as before training, or too small for "
-        f"{_type(model)}"
+        "the adapter changes no weight, so this is base once more: what it adds is zero, as before training, or too "
+        f"small for {_type(model)}"
     )
 
 
@@ -187,8 +187,8 @@ def check_peft(adapter: Adapter) -> Any:
         return importlib.import_module("peft")
     except ImportError:
         raise ModelError(
-            f"model: {adapter.name!r} is an adapter that is merged through the package peft ({needs_peft(adapter)}), which"
-            " is not installed: pip install 'anomia[peft]'"
+            f"model: {adapter.name!r} is an adapter that is merged through the package peft ({needs_peft(adapter)}), "
+            "which is not installed: pip install 'anomia[peft]'"
         ) from None
 
 
@@ -244,7 +244,7 @@ def _set(adapter: Adapter, module: Any, attribute: str, value: torch.Tensor, wha
     cast = value.to(place.device, place.dtype)
     if not bool(torch.isfinite(cast).all()):
         raise ModelError(
-            f"model: {adapter.name!r}: merging {what} gives values that are NaN or too large for {place.dtype}; load it in a "
-            "wider type (--dtype float32)"
+            f"model: {adapter.name!r}: merging {what} gives values that are NaN or too large for {place.dtype}; load "
+            "it in a wider type (--dtype float32)"
         )
     place.copy_(cast)

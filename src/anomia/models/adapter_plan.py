@@ -100,8 +100,9 @@ def plan(adapter: Adapter, model: Any) -> Plan:
     if not changes and any(unused.values()):
         first, why = next((name, why) for name, why in unused.items() if why)
         raise ModelError(
-            f"model: {adapter.name!r} holds nothing that would change this base ({first}, …: {why}); give the base that it was"
-            f" made for ({adapter.base or 'it names none'}), or copy adapter_config.json from where the adapter came from"
+            f"model: {adapter.name!r} holds nothing that would change this base ({first}, …: {why}); give the base "
+            f"that it was made for ({adapter.base or 'it names none'}), or copy adapter_config.json from where the "
+            "adapter came from"
         )
     rows = _rows(adapter, model, changes)
     for module, change in changes.items():
@@ -183,8 +184,8 @@ def _leave_out(
     if out and not kept:
         first, why = next(iter(out.items()))
         raise ModelError(
-            f"model: {adapter.name!r} has settings that leave out all {len(out)} factors that it holds ({first}, …: {why});"
-            " correct them, or copy adapter_config.json from where the adapter came from"
+            f"model: {adapter.name!r} has settings that leave out all {len(out)} factors that it holds ({first}, …: "
+            f"{why}); correct them, or copy adapter_config.json from where the adapter came from"
         )
     return out | bare
 
@@ -302,8 +303,8 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> 
             lacks.append(f"{names[-1]}.bias")
         if rows > here and lacks:
             raise ModelError(
-                f"model: {adapter.name!r} was made on a vocabulary of {rows} rows where base has {here}, and doesn't hold the"
-                f" new rows of {lacks[0]}; save it again with save_embedding_layers=True"
+                f"model: {adapter.name!r} was made on a vocabulary of {rows} rows where base has {here}, and doesn't "
+                f"hold the new rows of {lacks[0]}; save it again with save_embedding_layers=True"
             )
         return rows
     for name, change in changes.items():
@@ -311,8 +312,9 @@ def _rows(adapter: Adapter, model: Any, changes: Mapping[str, ModuleChange]) -> 
             new = [index for index in indices_of(adapter, name) if index >= here]
             if new and (sorted(new) != list(range(here, here + len(new))) or not is_tied(model)):
                 raise ModelError(
-                    f"model: {adapter.name!r} changes rows {min(new)} to {max(new)} of {name}, where base has {here}, and"
-                    " doesn't hold all new rows of the embeddings and the head; save it again with save_embedding_layers=True"
+                    f"model: {adapter.name!r} changes rows {min(new)} to {max(new)} of {name}, where base has {here}, "
+                    "and doesn't hold all new rows of the embeddings and the head; save it again with "
+                    "save_embedding_layers=True"
                 )
             here += len(new)
     return here
@@ -345,9 +347,9 @@ def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: 
     for part, wanted in expected.items():
         if stored[part] != wanted:
             raise ModelError(
-                f"model: {adapter.name!r} can't be put on this base: {change.parts[part]} is {_text(stored[part])} where"
-                f" {name} and the adapter's settings ask for {_text(wanted)}; give the base that it was made for"
-                f" ({adapter.base or 'it names none'})"
+                f"model: {adapter.name!r} can't be put on this base: {change.parts[part]} is {_text(stored[part])} "
+                f"where {name} and the adapter's settings ask for {_text(wanted)}; give the base that it was made for "
+                f"({adapter.base or 'it names none'})"
             )
     halves = [
         {"lora_A", "lora_B"} & stored.keys(),
@@ -360,8 +362,8 @@ def _check(adapter: Adapter, model: Any, name: str, change: ModuleChange, rows: 
         )
     if bool(adapter.settings.get("use_dora")) != ("lora_magnitude_vector" in stored) and any(halves):
         raise ModelError(
-            f"model: {adapter.name!r} says use_dora={bool(adapter.settings.get('use_dora'))}, which is not what it holds for"
-            f" {name}; copy adapter_config.json from where the adapter came from"
+            f"model: {adapter.name!r} says use_dora={bool(adapter.settings.get('use_dora'))}, which is not what it "
+            f"holds for {name}; copy adapter_config.json from where the adapter came from"
         )
     if any(halves):
         scale_of(adapter, name)
@@ -394,9 +396,10 @@ def _absent(
 
 def _homeless(adapter: Adapter, name: str, model: Any) -> str:
     return (
-        f"model: {adapter.name!r} is an adapter with a tensor {name} for which {type(model).__name__} has no place; without"
-        f" it this would be another adapter. Give the base that it was made for ({adapter.base or 'it names none'}), or merge"
-        " it there with peft (merge_and_unload) and give the merged folder"
+        f"model: {adapter.name!r} is an adapter with a tensor {name} for which {type(model).__name__} has no place; "
+        "without it this would be another adapter. Give the base that it was made for "
+        f"({adapter.base or 'it names none'}), or merge it there with peft (merge_and_unload) and give the merged "
+        "folder"
     )
 
 

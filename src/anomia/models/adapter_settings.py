@@ -47,7 +47,8 @@ def indices_of(adapter: Adapter, module: str) -> list[int]:
         )
     if not isinstance(given, list) or not all(isinstance(index, int) and index >= 0 for index in given):
         raise ModelError(
-            f"model: {adapter.name!r} holds rows of {module}, and its settings don't say which (trainable_token_indices)"
+            f"model: {adapter.name!r} holds rows of {module}, and its settings don't say which "
+            "(trainable_token_indices)"
         )
     return given
 
@@ -78,8 +79,8 @@ def scale_of(adapter: Adapter, module: str) -> float:
     rank = rank_of(adapter, module)
     if rank < 1:
         raise ModelError(
-            f"model: {adapter.name!r} has no rank (r) for {module} in its settings; without it the size of its change is"
-            " unknown; correct it in adapter_config.json"
+            f"model: {adapter.name!r} has no rank (r) for {module} in its settings; without it the size of its change "
+            "is unknown; correct it in adapter_config.json"
         )
     return float(alpha) / (math.sqrt(rank) if adapter.settings.get("use_rslora") else rank)
 

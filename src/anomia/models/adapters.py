@@ -81,13 +81,14 @@ def find_adapter(name: str, *, revision: str | None = None) -> Adapter | None:
         )
     if kind in _UNMERGEABLE:
         raise ModelError(
-            f"model: {name!r} is an adapter that can't be merged into weights: {_UNMERGEABLE[kind]}. Serve it and measure "
-            "it as an endpoint: arm"
+            f"model: {name!r} is an adapter that can't be merged into weights: {_UNMERGEABLE[kind]}. Serve it and "
+            "measure it as an endpoint: arm"
         )
     if settings.get("alora_invocation_tokens") is not None:
         raise ModelError(
-            f"model: {name!r} is an adapter that can't be merged into weights: an activated LoRA (alora_invocation_tokens)"
-            " changes only what follows its invocation tokens. Serve it and measure it as an endpoint: arm"
+            f"model: {name!r} is an adapter that can't be merged into weights: an activated LoRA "
+            "(alora_invocation_tokens) changes only what follows its invocation tokens. Serve it and measure it as "
+            "an endpoint: arm"
         )
     file = _weights(name, folder)
     stored = read_headers([file])
@@ -111,9 +112,9 @@ def check_base(adapter: Adapter, given: str, config: Any) -> str:
     moved = "" if _is_itself(adapter.base, given) else rewritten(Path(given).expanduser())
     if moved:
         return (
-            f"the adapter was made for {adapter.base or 'a base that it does not name'}, and in {given} {moved}: its factors "
-            "change other weights there than those that it was trained on, so what is measured is not the adapter; merge it "
-            "into its own base and compress that"
+            f"the adapter was made for {adapter.base or 'a base that it does not name'}, and in {given} {moved}: its "
+            "factors change other weights there than those that it was trained on, so what is measured is not the "
+            "adapter; merge it into its own base and compress that"
         )
     if not adapter.base:
         return f"the adapter doesn't say which model it was made for; it is put on {given}"
@@ -121,8 +122,8 @@ def check_base(adapter: Adapter, given: str, config: Any) -> str:
     if any(_same(adapter.base, name) for name in names):
         return ""
     return (
-        f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, its losses are not "
-        "due to the adapter alone"
+        f"the adapter was made for {adapter.base} and is put on {given}; unless they are the same model, its losses "
+        "are not due to the adapter alone"
     )
 
 
@@ -141,8 +142,8 @@ def own_base(adapter: Adapter) -> str:
     if adapter.base:
         return adapter.base
     raise ModelError(
-        f"model: {adapter.name!r} holds an adapter that names no base model (base_model_name_or_path in {ADAPTER} is empty); "
-        f"give the base too: anomia run --base BASE --arm checkpoint:{adapter.name}"
+        f"model: {adapter.name!r} holds an adapter that names no base model (base_model_name_or_path in {ADAPTER} is "
+        f"empty); give the base too: anomia run --base BASE --arm checkpoint:{adapter.name}"
     )
 
 
@@ -167,8 +168,8 @@ def _weights(name: str, folder: Path) -> Path:
         return file
     if (folder / _PICKLE).is_file():
         raise ModelError(
-            f"model: {name!r} holds an adapter as pickle only ({_PICKLE}), which can run code when loaded. Where you trust "
-            "it, save it again with peft's save_pretrained(..., safe_serialization=True)"
+            f"model: {name!r} holds an adapter as pickle only ({_PICKLE}), which can run code when loaded. Where you "
+            "trust it, save it again with peft's save_pretrained(..., safe_serialization=True)"
         )
     raise ModelError(f"model: {name!r} has {ADAPTER} but no {WEIGHTS}; copy the adapter's weights too")
 
@@ -180,9 +181,9 @@ def _check_types(name: str, kind: str, stored: Mapping[str, StoredTensor]) -> No
         index = kind not in (LORA, TOKENS) and tensor.dtype in _INTEGERS and "indices" in key
         if tensor.dtype not in FLOATS and not index:
             raise ModelError(
-                f"model: {name!r} is an adapter with {key} stored as {tensor.dtype}; taken as it is, it would be wrong by"
-                " large factors. Save the adapter as bfloat16, float16 or float32, with its scales multiplied in if it was"
-                " quantized"
+                f"model: {name!r} is an adapter with {key} stored as {tensor.dtype}; taken as it is, it would be "
+                "wrong by large factors. Save the adapter as bfloat16, float16 or float32, with its scales "
+                "multiplied in if it was quantized"
             )
 
 

@@ -50,8 +50,8 @@ def check_method(config: Any) -> None:
     method = _method(config)
     if method is not None and not is_unpacked_on_loading(config):
         raise ModelError(
-            f"model: config.json names the quantization method {method!r}, which transformers does not know, so what is "
-            "stored would be taken as dense weights. Serve it with a program that knows the method and name it as "
+            f"model: config.json names the quantization method {method!r}, which transformers does not know, so what "
+            "is stored would be taken as dense weights. Serve it with a program that knows the method and name it as "
             "endpoint:URL#MODEL, or remove quantization_config from config.json if the weights are dense"
         )
 

@@ -1,8 +1,8 @@
 """Prompts as a user's turn, or conversations, in a chat template.
 
-A template is code that comes with the model, or with the study. It is tried once, before any measurement; a template that drops, changes
-or repeats the prompt is refused. Its output depends only on the prompt and a date, so that base and a compressed model
-are asked the same on different days and machines.
+A template is code that comes with the model, or with the study. It is tried once, before any measurement; a template
+that drops, changes or repeats the prompt is refused. Its output depends only on the prompt and a date, so that base and
+a compressed model are asked the same on different days and machines.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def with_template(tokenizer: Any, template: str | None) -> Any:
         return tokenizer
     if _writes_itself(tokenizer):
         raise ModelError(
-            f"model: the tokenizer of {_name(tokenizer)!r} writes chats with its own code, so it takes no other template; leave "
-            "out --chat-template"
+            f"model: the tokenizer of {_name(tokenizer)!r} writes chats with its own code, so it takes no other "
+            "template; leave out --chat-template"
         )
     # A tokenizer in memory belongs to the caller.
     own = copy.deepcopy(tokenizer)
@@ -86,8 +86,8 @@ def check_chat(name: str, tokenizer: Any) -> None:
     _usable(name, _trial(name, tokenizer))
     if _writes_itself(tokenizer) and not _reads_back(tokenizer):
         raise ModelError(
-            f"model: the tokenizer of {name!r} makes different tokens of a chat than of the chat's text, so no answer can be "
-            f"appended to a prompt; use the model's other tokenizer files (tokenizer.json), {_NO_CHAT}"
+            f"model: the tokenizer of {name!r} makes different tokens of a chat than of the chat's text, so no answer "
+            f"can be appended to a prompt; use the model's other tokenizer files (tokenizer.json), {_NO_CHAT}"
         )
 
 
@@ -192,7 +192,8 @@ def _checked(tokenizer: Any, turns_given: Sequence[tuple[str, str]], write: Any)
         fault = f"{what_failed(error)}, asked {_begin('user', roles.get('user', turns_given[-1][1]))}"
         if "system" in roles:
             raise ModelError(
-                f"model: the chat template of {_name(tokenizer)!r} {fault}; it may take no system message: leave that out, {_NO_CHAT}"
+                f"model: the chat template of {_name(tokenizer)!r} {fault}; it may take no system message: leave that "
+                f"out, {_NO_CHAT}"
             ) from None
         raise ModelError(_message(_name(tokenizer), fault)) from None
     squeezed = "".join(text.split())
@@ -200,8 +201,8 @@ def _checked(tokenizer: Any, turns_given: Sequence[tuple[str, str]], write: Any)
         if role != "assistant" and content.strip() not in text and "".join(content.split()) not in squeezed:
             leave = "it" if role == "system" else "that item"
             raise ModelError(
-                f"model: the chat template of {_name(tokenizer)!r} changes or leaves out {_begin(role, content)}; leave out "
-                f"{leave}, {_NO_CHAT}"
+                f"model: the chat template of {_name(tokenizer)!r} changes or leaves out {_begin(role, content)}; "
+                f"leave out {leave}, {_NO_CHAT}"
             )
     return text
 

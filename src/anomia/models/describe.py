@@ -270,8 +270,8 @@ def _ends(name: str, eos: Any, default: int | None) -> tuple[int, ...]:
     ends = [] if eos is None else eos if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in ends):
         raise ModelError(
-            f"model: {name!r} ends answers at eos_token_id {eos!r}, which holds something other than token ids; correct "
-            "it in generation_config.json, or in config.json where there is no such file"
+            f"model: {name!r} ends answers at eos_token_id {eos!r}, which holds something other than token ids; "
+            "correct it in generation_config.json, or in config.json where there is no such file"
         )
     return tuple(ends)
 

@@ -57,7 +57,8 @@ def token_differences(base: Description, other: Description, chat: bool | None) 
         if names:
             yield Difference(
                 what, "confounding", _example(mine, left, names[0]), _example(theirs, right, names[0]),
-                f"the same text becomes different tokens, in {len(names)} of {len(PROBE_TEXTS)} probe texts: {listed(names, 6)}",
+                f"the same text becomes different tokens, in {len(names)} of {len(PROBE_TEXTS)} probe texts: "
+                f"{listed(names, 6)}",
             )  # fmt: skip
     asked = (
         _differing(mine.bare_prompts, theirs.bare_prompts)

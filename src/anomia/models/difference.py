@@ -15,7 +15,8 @@ class Difference(NamedTuple):
 
     what: str
     kind: Severity
-    """`harmless`: changes no answer; `noted`: part of compression; `confounding`: changes answers, isn't compression."""
+    """`harmless`: changes no answer; `noted`: part of compression; `confounding`: changes answers, isn't compression.
+    """
     base: str
     other: str
     why: str

@@ -136,8 +136,8 @@ def read_tokenizer(
         )
     if few:
         raise ModelError(
-            f"model: {name!r} can't be used: its tokenizer gives {few} for every text, so texts can't be told apart; copy the "
-            "tokenizer files that the model was trained with into its folder"
+            f"model: {name!r} can't be used: its tokenizer gives {few} for every text, so texts can't be told apart; "
+            "copy the tokenizer files that the model was trained with into its folder"
         )
     return tokenizer
 

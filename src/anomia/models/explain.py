@@ -17,7 +17,8 @@ TOKENIZER_FILES = (
 _LONGEST = 400
 # Advice that libraries add for their own callers.
 _ADVICE = re.compile(
-    r"^(class validation error|if this is a private|you can (inspect|update|avoid)|please (pass|open|file)|note that|tip:|see also|make sure you)"
+    r"^(class validation error|if this is a private|you can (inspect|update|avoid)|please (pass|open|file)|note "
+    r"that|tip:|see also|make sure you)"
     r"|you may consider adding|ignore_mismatched_sizes|above report",
     re.IGNORECASE,
 )

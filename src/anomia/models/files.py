@@ -158,8 +158,8 @@ def _check_folder(path: Path) -> None:
         raise ModelError(
             f"model: {path} holds a model and an adapter ({ADAPTER}). Programs with peft apply the adapter, others"
             f" ignore it, so the results would be of one or the other. To measure the model alone, move {ADAPTER}"
-            f" out of the folder; to measure it with the adapter, move {ADAPTER} and the adapter's weights into a folder"
-            " of their own and give that as checkpoint:FOLDER, with this one as base"
+            f" out of the folder; to measure it with the adapter, move {ADAPTER} and the adapter's weights into a "
+            "folder of their own and give that as checkpoint:FOLDER, with this one as base"
         )
 
 
@@ -178,9 +178,10 @@ def _without_config(path: Path) -> str:
     if (path / ADAPTER).is_file():
         other = sorted({file.name for pattern in _MODEL for file in path.glob(pattern)})
         return (
-            f"model: the folder {path} holds an adapter ({ADAPTER}) next to weights of a model ({', '.join(other[:2])}) that"
-            " has no config.json. Which of the two is meant is unclear: move the adapter's files (adapter_*) into a folder"
-            " of their own and give that as checkpoint:FOLDER; to measure the model, copy its config.json and tokenizer too"
+            f"model: the folder {path} holds an adapter ({ADAPTER}) next to weights of a model "
+            f"({', '.join(other[:2])}) that has no config.json. Which of the two is meant is unclear: move the "
+            "adapter's files (adapter_*) into a folder of their own and give that as checkpoint:FOLDER; to measure "
+            "the model, copy its config.json and tokenizer too"
         )
     below = sorted(
         file.parent for file in [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]

@@ -97,9 +97,9 @@ def refuse_settings(name: str, path: Path, config: Any) -> tuple[str, ...]:
     unread = unread_settings(path, config)
     if unread.rope:
         raise ModelError(
-            f"model: {name!r} scales rotary positions ({_written(unread.rope)}), which transformers' reader of GGUF files "
-            "ignores, so this would not be the model that its users get; serve the file with llama.cpp and measure "
-            "it as an endpoint: arm, or take the folder that it was made from"
+            f"model: {name!r} scales rotary positions ({_written(unread.rope)}), which transformers' reader of GGUF "
+            "files ignores, so this would not be the model that its users get; serve the file with llama.cpp and "
+            "measure it as an endpoint: arm, or take the folder that it was made from"
         )
     if not unread.others:
         return ()

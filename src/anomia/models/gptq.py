@@ -94,8 +94,8 @@ class GptqReader(HfQuantizer):  # type: ignore[misc]
         super().__init__(quantization_config, **options)
         if quantization_config.format not in _LESS:
             raise ValueError(
-                f"its GPTQ weights have the layout {quantization_config.format!r}, which needs a program of its own: serve it"
-                " and name it as endpoint:URL#MODEL"
+                f"its GPTQ weights have the layout {quantization_config.format!r}, which needs a program of its own: "
+                "serve it and name it as endpoint:URL#MODEL"
             )
         # Read by transformers: the result is an ordinary dense model.
         quantization_config.dequantize = True

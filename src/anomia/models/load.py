@@ -178,8 +178,8 @@ def _with_adapter(
         # The tokenizers of some bases have ids without an embedding, such as those of images.
         if last >= rows and last > max(loaded.tokenizer.get_vocab().values()):
             raise ModelError(
-                f"model: the tokenizer of the adapter {adapter.name!r} has {last + 1:,} tokens and the embeddings have {rows:,} "
-                "rows: its vocabulary was enlarged and the new rows are not stored; save it again with "
+                f"model: the tokenizer of the adapter {adapter.name!r} has {last + 1:,} tokens and the embeddings "
+                f"have {rows:,} rows: its vocabulary was enlarged and the new rows are not stored; save it again with "
                 "save_embedding_layers=True"
             )
     notes = [adapter_plan.describe(adapter, found, before), *([other] if other else ())]

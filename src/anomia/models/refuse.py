@@ -51,8 +51,8 @@ _KINDS = (
     _Kind(
         "biases that were added, as compensation for what pruning removed",
         re.compile(r"bias$"),
-        "if the architecture has a switch for them (attention_bias, mlp_bias), turn it on in config.json; else the model"
-        " needs the code that it was made with (an auto_map in config.json, and --trust-remote-code)",
+        "if the architecture has a switch for them (attention_bias, mlp_bias), turn it on in config.json; else the "
+        "model needs the code that it was made with (an auto_map in config.json, and --trust-remote-code)",
     ),
     _Kind(
         "factors of a GGUF file that scale rotary positions",

@@ -47,7 +47,9 @@ DEMO_TOKENS = 6_000
 TRIAL_TOKENS = 16_000
 """Tokens through base for the engine's self-test after loading."""
 NOISE_SHARE = 0.35
-"""The share of an item's work, without its long answer, that batch-size sensitivity asks again: open and choice questions."""
+"""The share of an item's work, without its long answer, that batch-size sensitivity asks again: open and choice
+questions.
+"""
 RECORD_BYTES = 5_000
 """Bytes on disk per item and arm (measured: 3.1 to 4.6 kB)."""
 READ_BYTES = 1e9
@@ -196,7 +198,9 @@ def _operations(work: Work, size: ModelSize) -> float:
 def _per_item(
     cell: PlannedCell, loaded: LoadedModel, counts: dict[str, int]
 ) -> tuple[Work, Work, list[EncodedItem]]:
-    """The work of all items of a cell for one arm, extrapolated from sampled items; that without long answers; the items."""
+    """The work of all items of a cell for one arm, extrapolated from sampled items; that without long answers; the
+    items.
+    """
     study, encoded, whole, short = cell.study, list[EncodedItem](), Work(), Work()
     own = CHOICE_OWN in study.probes
     for items in cell.item_sets:

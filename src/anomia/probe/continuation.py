@@ -43,7 +43,8 @@ class BaseAnswer(NamedTuple):
 class LongQuestion:
     """A prompt to be answered at length.
 
-    limit: the most tokens to generate. end_loops: end the free answer once it is settled to be a loop. base: base's answer, to take an arm along; None if its tokens mean other words.
+    limit: the most tokens to generate. end_loops: end the free answer once it is settled to be a loop. base: base's
+    answer, to take an arm along; None if its tokens mean other words.
     own: the model is base, and is taken along its own answer.
     """
 

@@ -53,8 +53,8 @@ class PromptEncoding:
     """How prompts become tokens. Lengths are in tokens, except for the two character limits of one-shot.
 
     positions: the longest sequence that the model takes, prompt and answer together; None for no limit.
-    system: a system message for the chat template. templates, grading: the study's wording, and how it grades replies. today: the date given to chat templates;
-    None for the current date.
+    system: a system message for the chat template. templates, grading: the study's wording, and how it grades replies.
+    today: the date given to chat templates; None for the current date.
     """
 
     chat: bool = False
@@ -80,7 +80,8 @@ class EncodedItem:
     with the chat template applied. gap: the text between a rendered prompt and an answer. thinking: the prompt
     itself opens a `<think>` span. truncated: the end of the passage was cut. gold_truncated: the cut removed the
     gold answer from the passage. boundary_mismatch: scoring starts before the end of the prompt.
-    gold_token, gold_over_limit: None for a prompt that is sent as it is. gold_over_limit: no accepted answer fits into the tokens that may be generated. grading: how replies are graded.
+    gold_token, gold_over_limit: None for a prompt that is sent as it is. gold_over_limit: no accepted answer fits into
+    the tokens that may be generated. grading: how replies are graded.
     long: the prompt to be answered at length; None if that isn't asked or the model has no room for an answer.
     """
 
@@ -172,8 +173,8 @@ def _encode_prompt(
     question = item.question
     if question.messages and not form.chat:
         raise ModelError(
-            f"item {question.id!r} is a conversation of {len(question.messages)} messages, which only a chat template can "
-            "write; give --chat"
+            f"item {question.id!r} is a conversation of {len(question.messages)} messages, which only a chat template "
+            "can write; give --chat"
         )
     try:
         rendered = _written(tokenizer, question.messages or question.question, form)
@@ -202,8 +203,8 @@ def _encode_prompt(
     long = _long(question.id, ids, form, base, own)
     if long is None:
         raise ModelError(
-            f"item {question.id!r} has {len(ids)} tokens and the model takes {form.positions}, which leaves no room for an "
-            "answer; shorten it or leave it out"
+            f"item {question.id!r} has {len(ids)} tokens and the model takes {form.positions}, which leaves no room "
+            "for an answer; shorten it or leave it out"
         )
     return replace(encoded, long=long)
 
@@ -332,8 +333,8 @@ def _encode_cut(
 
 def _no_token(item: Item, text: str) -> str:
     return (
-        f"item {item.question.id!r}: the tokenizer gives no token for {text[:60]!r}; leave the item out, or give the model "
-        "the tokenizer that it was trained with"
+        f"item {item.question.id!r}: the tokenizer gives no token for {text[:60]!r}; leave the item out, or give the "
+        "model the tokenizer that it was trained with"
     )
 
 

@@ -195,7 +195,9 @@ def _beams(model: Any, prompt: TokenIds, decoding: Decoding) -> tuple[Beam, ...]
 def _samples(
     model: Any, item_id: str, prompt: TokenIds, decoding: Decoding
 ) -> dict[int, tuple[TokenIds, ...]]:
-    """Nucleus samples by `generate` from a prompt [samples, S], by seed, with each token forced to the one that our own random numbers draw."""
+    """Nucleus samples by `generate` from a prompt [samples, S], by seed, with each token forced to the one that our own
+    random numbers draw.
+    """
     found: dict[int, tuple[TokenIds, ...]] = {}
     for seed in decoding.sample_seeds:
         draw = _Draw(decoding, seed=seed, item_id=item_id, prompt_length=len(prompt))

@@ -1,8 +1,8 @@
 """Columns for long answers: a model's free answer, and what it says along base's.
 
 Positions count the tokens of an answer from 0. An answer that was stopped at a loop has no value for whether it ended,
-and values of its text are those of the text up to there. Base's own rows hold its top tokens at each position, from which the KL
-divergence of an arm is computed; an arm that is asked other token ids than base has only its free answer.
+and values of its text are those of the text up to there. Base's own rows hold its top tokens at each position, from
+which the KL divergence of an arm is computed; an arm that is asked other token ids than base has only its free answer.
 """
 
 from __future__ import annotations

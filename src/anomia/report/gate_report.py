@@ -33,11 +33,12 @@ _MARKS: dict[GateResult, str] = {
 GAP = "gap"
 OUT_OF_REACH = "out of reach: the figure is too close to its limit"
 _EXPLAINED = (
-    "Each figure is decided by its 95 % interval: it passes if the worse end is within the limit, fails if the better end "
-    "is beyond it, and is inconclusive otherwise; the last column says how many questions like these would give 80 % "
-    "power to settle it. Net dissociation: of the answers that base gets right in both formats, the share that is now "
-    "only picked, minus the items that went the other way. Gap: share lost of what base had, open − choice; in raw "
-    "points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open answers whose interval excludes 0."
+    "Each figure is decided by its 95 % interval: it passes if the worse end is within the limit, fails if the "
+    "better end is beyond it, and is inconclusive otherwise; the last column says how many questions like these "
+    "would give 80 % power to settle it. Net dissociation: of the answers that base gets right in both formats, the "
+    "share that is now only picked, minus the items that went the other way. Gap: share lost of what base had, open "
+    "− choice; in raw points, which decide nothing: points lost, open − choice. Open loss, if shown: a loss of open "
+    "answers whose interval excludes 0."
 )
 
 

@@ -147,8 +147,8 @@ def _licences(data: Iterable[str]) -> list[str]:
         found = SETS.get(name)
         if found is None or not found.licence:
             lines.append(
-                "The questions, passages and answers come from the data set named above and stay under its licence; check it before "
-                "you redistribute them."
+                "The questions, passages and answers come from the data set named above and stay under its licence; "
+                "check it before you redistribute them."
             )
         else:
             cited = f": {found.citation}" if found.citation else ""

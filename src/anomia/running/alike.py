@@ -92,7 +92,8 @@ def ask_like_base(
         asked = Asked(
             False,
             same_ids=False,
-            why=f"it has a different tokenizer from base's ({size:,} tokens against {folder.provenance['vocabulary']:,}) "
+            why=f"it has a different tokenizer from base's ({size:,} tokens against "
+            f"{folder.provenance['vocabulary']:,}) "
             "and is asked its own token ids",
         )
         loaded = replace(loaded, notes=(*loaded.notes, _OWN_TOKENS))
@@ -159,8 +160,8 @@ def check_base(folder: OpenedRun, loaded: LoadedModel) -> None:
     for what, is_same in same.items():
         if not is_same:
             raise RunError(
-                f"run: {folder.path} was started with a different base model than {loaded.name} is now ({what} differs); "
-                "give another --out"
+                f"run: {folder.path} was started with a different base model than {loaded.name} is now ({what} "
+                "differs); give another --out"
             )
 
 

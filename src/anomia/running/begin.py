@@ -127,7 +127,8 @@ def _special_in_text(item_sets: Sequence[ItemSet], tokenizer: Any, progress: Pro
     if any(found.values()):
         counted_items = ", ".join(f"{language} {count}" for language, count in found.items() if count)
         progress.say(
-            f"items whose text holds special tokens of this tokenizer, which may end a turn or the text: {counted_items}"
+            "items whose text holds special tokens of this tokenizer, which may end a turn or the text: "
+            f"{counted_items}"
         )
     return found
 

@@ -158,8 +158,8 @@ def _say(arm: str, step: Checkpoint, rows: Sequence[Difference], progress: Progr
         )
     if kept:
         progress.say(
-            f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base, so its losses may come from this and not from the "
-            "weights; give it base's settings to tell them apart (anomia diff says why each matters)"
+            f"{arm}: {', '.join(row.what for row in kept)} can't be taken from base, so its losses may come from this "
+            "and not from the weights; give it base's settings to tell them apart (anomia diff says why each matters)"
         )
     if noted:
         progress.say(f"{arm}: also differs from base in {listed(noted, 8)}; anomia diff says how")
@@ -173,7 +173,8 @@ def _say_served(arm: str, rows: Sequence[Difference], progress: Progress) -> Non
                 f"{arm}: different {row.what}: {row.base} in base, {row.other} at the server; {row.why}"
             )
             progress.say(
-                f"{arm}: its losses may come from this and not from the weights; serve it with base's tokenizer to tell them apart"
+                f"{arm}: its losses may come from this and not from the weights; serve it with base's tokenizer to "
+                "tell them apart"
             )
     untold = [row.what for row in rows if row.kind == "noted"]
     if untold:

@@ -38,9 +38,9 @@ from anomia.study import BASE, Study
 class Executor(NamedTuple):
     """Where and how models are asked.
 
-    base: runs base's pending shards in cells that share it and measures the batch-size sensitivity; returns the started cells.
-    Its last argument lists earlier runs whose measurement of base may be reused. arms: runs the pending shards of
-    turns; returns, per turn, the reason if it failed, or None.
+    base: runs base's pending shards in cells that share it and measures the batch-size sensitivity; returns the started
+    cells. Its last argument lists earlier runs whose measurement of base may be reused. arms: runs the pending shards
+    of turns; returns, per turn, the reason if it failed, or None.
     """
 
     base: Callable[[Sequence[PlannedCell], Progress, Sequence[Path]], list[OpenCell]]

@@ -201,8 +201,8 @@ def _note(turn: Turn, cell: OpenCell, report: dict[str, object]) -> None:
         changed = changed_model(dict(before.get("model") or {}), dict(report["model"] or {}))  # type: ignore[call-overload]
         if changed:
             raise RunError(
-                f"run: {cell.path}: {turn.arm.name} was started with a different model than there is now ({', '.join(changed)} "
-                "differ); restore it, or give another --out"
+                f"run: {cell.path}: {turn.arm.name} was started with a different model than there is now "
+                f"({', '.join(changed)} differ); restore it, or give another --out"
             )
     file.write({"arm": turn.arm.name, **report})
 

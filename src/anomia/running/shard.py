@@ -111,8 +111,8 @@ def _ask_own(
 ) -> None:
     """Scores the options made from base's answers in a second pass, and adds them to the rows.
 
-    Base and every arm are asked in a pass of its own, so that they are asked alike and their other answers are what they
-    would be without it. encoded: the items as asked first, with their places in `rows`, in the order of asking.
+    Base and every arm are asked in a pass of its own, so that they are asked alike and their other answers are what
+    they would be without it. encoded: the items as asked first, with their places in `rows`, in the order of asking.
     """
     run, study = cell.run, cell.study
     items = cell.items_of(shard)

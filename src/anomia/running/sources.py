@@ -54,8 +54,9 @@ def check_sources(cells: Sequence[PlannedCell]) -> None:
             changed = [] if before is None else _changed(before, found)
             if changed:
                 raise RunError(
-                    f"run: {cell.path}: {arm} was measured with different files than {name} has now ({', '.join(changed[:3])}"
-                    f"{', …' if changed[3:] else ''} changed); restore them, or give another --out"
+                    f"run: {cell.path}: {arm} was measured with different files than {name} has now "
+                    f"({', '.join(changed[:3])}{', …' if changed[3:] else ''} changed); restore them, or give another "
+                    "--out"
                 )
             now[arm] = found
         if now != noted:

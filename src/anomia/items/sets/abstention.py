@@ -1,4 +1,5 @@
-"""Questions that a passage answers or doesn't, in SQuAD 2.0's form (`answers` are empty): does a model abstain or invent?
+"""Questions that a passage answers or doesn't, in SQuAD 2.0's form (`answers` are empty): does a model abstain or
+invent?
 
 An unanswerable question is right if the output abstains, an answerable one if it contains an answer and doesn't
 abstain; the two shares are the parts of the score, because a model that always abstains has half of it.
@@ -24,15 +25,19 @@ UNANSWERABLE = "unanswerable"
 # In the first line of an output; normalized, so without apostrophes.
 _ABSTAINS = re.compile(
     r"\b(?:unanswerable|not answerable|no answer|(?:cannot|cant|can not|could not|couldnt|not possible to) (?:be )?"
-    r"(?:answer|determin|say|tell|know|infer)\w*|(?:not|never|isnt|arent|wasnt) (?:\w+ )?(?:mention|stat|sa(?:id|y)|specif|"
-    r"giv|provid|describ|discuss|includ|list|reveal|indicat)\w*|(?:does|do|did)(?: not|nt) (?:\w+ )?(?:mention|state|say|"
+    r"(?:answer|determin|say|tell|know|infer)\w*|(?:not|never|isnt|arent|wasnt) (?:\w+ "
+    r")?(?:mention|stat|sa(?:id|y)|specif|"
+    r"giv|provid|describ|discuss|includ|list|reveal|indicat)\w*|(?:does|do|did)(?: not|nt) (?:\w+ "
+    r")?(?:mention|state|say|"
     r"specify|give|provide|tell|describe|include|contain|indicate|answer|know)|(?:no|not enough|insufficient) "
-    r"(?:information|details|mention|indication)|dont know|do not know|unclear|(?:not able|unable) to (?:answer|say|tell|determine))\b"
+    r"(?:information|details|mention|indication)|dont know|do not know|unclear|(?:not able|unable) to "
+    r"(?:answer|say|tell|determine))\b"
 )
 _WHOLE = ("unknown", "none", "na", "nobody knows", "not known")
 # Names within a sentence, and numbers with what they count.
 _NAMED = re.compile(
-    r"(?<=[a-z,;] )(?:[A-Z][\w'’-]+)(?: (?:of |the |de |von )?[A-Z][\w'’-]+)*|\b\d[\d,.]*\d(?: [a-z]{4,})?|\b\d\b(?: [a-z]{4,})?"
+    r"(?<=[a-z,;] )(?:[A-Z][\w'’-]+)(?: (?:of |the |de |von )?[A-Z][\w'’-]+)*|\b\d[\d,.]*\d(?: [a-z]{4,})?|\b\d\b(?: "
+    r"[a-z]{4,})?"
 )
 # What an answer looks like, by the words that questions begin with.
 _LIKE = (

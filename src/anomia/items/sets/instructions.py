@@ -1,9 +1,9 @@
 """Instructions that a program can check, in IFEval's form (`prompt`, `instruction_id_list`, `kwargs`).
 
 The 25 kinds of IFEval (Zhou et al. 2023, arXiv:2311.07911) with the official implementation's semantics, except that
-sentences are split, words are cut and languages are recognised by the rules below, where it uses NLTK and langdetect. The
-score is the share of the instructions followed; right means all of them. IFEval has no answers, so a row may bring a
-`response` that follows all instructions. Otherwise one is composed. Wrong options break one instruction.
+sentences are split, words are cut and languages are recognised by the rules below, where it uses NLTK and langdetect.
+The score is the share of the instructions followed; right means all of them. IFEval has no answers, so a row may bring
+a `response` that follows all instructions. Otherwise one is composed. Wrong options break one instruction.
 """
 
 from __future__ import annotations
@@ -220,7 +220,9 @@ def follows_loosely(text: str, kind: str, arguments: Arguments) -> bool:
 
 
 def grade(output: str, question: Posed) -> TaskGrade:
-    """The share of the instructions followed, strictly; right if all are. Parts: loose share, all strictly, all loosely."""
+    """The share of the instructions followed, strictly; right if all are. Parts: loose share, all strictly, all
+    loosely.
+    """
     asked = json.loads(question.target)
     strict = [follows(output, kind, arguments) for kind, arguments in asked]
     loose = [follows_loosely(output, kind, arguments) for kind, arguments in asked]

@@ -55,7 +55,9 @@ def _read(argument: str, wanted: Sequence[str] | None) -> dict[str, list[Questio
 
 
 def _blocks(path: Path) -> Iterator[PlacedValue]:
-    """The prompts of a text file: its lines or, if some lines are `---`, the blocks between those; blank ones don't count."""
+    """The prompts of a text file: its lines or, if some lines are `---`, the blocks between those; blank ones don't
+    count.
+    """
     lines = read_text(path).replace("\r\n", "\n").split("\n")
     if "---" not in (line.strip() for line in lines):
         kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -139,10 +139,10 @@ def draw_fates(found: Sequence[Case]) -> Drawn | None:
         name="figure8",
         title="What happened to the items that base gets right in both formats",
         caption=(
-            f"{compared(found)}. Kept: still answered and picked; choice only: picked and no longer answered, its share "
-            "is the dissociation rate of Figure 1; open only: answered and no longer picked; lost: neither. n is the "
-            "number of items that base gets right in both open and choice; below "
-            f"{FEWEST_BOTH_CORRECT} counts replace shares. The table of fates has the intervals."
+            f"{compared(found)}. Kept: still answered and picked; choice only: picked and no longer answered, its "
+            "share is the dissociation rate of Figure 1; open only: answered and no longer picked; lost: neither. n "
+            f"is the number of items that base gets right in both open and choice; below {FEWEST_BOTH_CORRECT} counts "
+            "replace shares. The table of fates has the intervals."
         ),
         alt=_fates_alt(found, rows),
         chart=chart,

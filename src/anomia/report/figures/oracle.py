@@ -60,10 +60,11 @@ def draw_oracle(found: Sequence[Case]) -> Drawn | None:
         name="figure4",
         title="What broader decoding still finds",
         caption=(
-            f"{compared(found)}. (a) Share of items answered by {', by '.join(['greedy decoding', *map(long, ORACLES)])}, "
-            f"on the items asked that way. (b) Of the arm's open failures, the share that {_from_above()} find; base: of base's own failures; diamond (control answer): a wrong option found in gold's "
-            f"place. Oracle recovery is an upper bound. {INTERVALS}; n is the number of items, in (b) of failures."
-            f"{starred(rows)}"
+            f"{compared(found)}. (a) Share of items answered by "
+            f"{', by '.join(['greedy decoding', *map(long, ORACLES)])}, on the items asked that way. (b) Of the arm's "
+            f"open failures, the share that {_from_above()} find; base: of base's own failures; diamond (control "
+            f"answer): a wrong option found in gold's place. Oracle recovery is an upper bound. {INTERVALS}; n is the "
+            f"number of items, in (b) of failures.{starred(rows)}"
         ),
         alt=_alt(found, reached, recovered),
         chart=filtered(stacked(parts), found),

@@ -71,9 +71,9 @@ def draw_ranks(found: Sequence[Case]) -> Drawn | None:
         title="The answer's rank before and after",
         caption=(
             f"{compared(found)}. Median rank (1 + tokens with a larger logit, ties share the middle) of gold's "
-            "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines are 95 % intervals of the median, "
-            "not given where there are too few items; n is the number of items. Where options share the "
-            "first token it misleads, so the first token that only gold has is shown as well."
+            "token after the open prompt, by fate: ○ base, ● arm, ◊ a wrong option in the arm. Lines are 95 % "
+            "intervals of the median, not given where there are too few items; n is the number of items. Where "
+            "options share the first token it misleads, so the first token that only gold has is shown as well."
         ),
         alt=_alt(found, rows),
         chart=filtered(chart, found),

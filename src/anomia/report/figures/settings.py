@@ -68,10 +68,10 @@ def draw_settings(found: Sequence[Case]) -> Drawn | None:
         name="figure5",
         title="Across models and data sets",
         caption=(
-            "(a) The share of choice only among the items that base gets right in both formats. (b) ΔPR = normalized drop of open − "
-            "normalized drop of choice: above 0 open loses a larger share. (c) Points that open loses − points that "
-            "choice loses. All pooled over the languages of each run. "
-            f"{INTERVALS}; n is the number of items.{starred(rows)}"
+            "(a) The share of choice only among the items that base gets right in both formats. (b) ΔPR = normalized "
+            "drop of open − normalized drop of choice: above 0 open loses a larger share. (c) Points that open loses "
+            f"− points that choice loses. All pooled over the languages of each run. {INTERVALS}; n is the number of "
+            f"items.{starred(rows)}"
         ),
         alt=_alt(rows),
         chart=stacked(parts),

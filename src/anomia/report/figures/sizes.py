@@ -64,7 +64,8 @@ def draw_sizes(found: Sequence[Case]) -> Drawn | None:
         caption=(
             "By the number of parameters of base, pooled over languages: (a) ΔPR = normalized drop of open − "
             "normalized drop of choice; (b) the two drops: the share of what base had above the floor that the "
-            f"arm lost; (c) points that open lost − points that choice lost. {INTERVALS}; n is the number of items.{starred(rows)}{beside}"
+            f"arm lost; (c) points that open lost − points that choice lost. {INTERVALS}; n is the number of "
+            f"items.{starred(rows)}{beside}"
         ),
         alt="Gap and drops against model size. "
         + listed([f"{row['model']} {row['measure']} {row['shown']}" for row in rows], most=18)

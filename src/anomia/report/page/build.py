@@ -12,6 +12,7 @@ from anomia.errors import RunError
 from anomia.files import write_text
 from anomia.locate.located import read_located
 from anomia.measure.results import Results, read_results, read_sparsity
+from anomia.probes import BY_NAME, GRADE, LADDER, ORACLES, short
 from anomia.records.long_answers import UNSHOWN
 from anomia.report.figures import Drawn, NamedRun, draw_all, section_of, theme, write_figures
 from anomia.report.page.document import document
@@ -101,7 +102,18 @@ def page_values(folders: Sequence[Path], runs: Sequence[NamedRun], drawn: Sequen
     """The page's content outside the explorer: verdicts, tables, and the text around the figures."""
     shown = document(runs, [read_sparsity(folder) for folder in folders])
     chance = chance_of([run.results.records for run in runs])
-    return shown | {"chance": chance, "figures": [_figure(figure) for figure in drawn]}
+    figures = [_figure(figure) for figure in drawn]
+    return shown | {
+        "chance": chance,
+        "ways": " or ".join(map(short, ORACLES)),
+        "forms": forms(),
+        "figures": figures,
+    }
+
+
+def forms() -> list[tuple[str, str]]:
+    """Every form of the question on the ladder: its name in tables, and what it asks."""
+    return [(short(name), (BY_NAME.get(name) or GRADE[name]).description) for name in LADDER]
 
 
 def chance_of(records: Sequence[pl.DataFrame]) -> str:

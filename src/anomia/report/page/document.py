@@ -38,8 +38,8 @@ from anomia.report.terminal import stopping_text
 LONGEST_NAME, LONGEST_TEXT = 120, 4_000
 
 OPEN_FELL = (
-    "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whether or not the knowledge "
-    "survived."
+    "Don't ship it on the strength of multiple-choice scores: it answers less when asked directly, whether or not "
+    "the knowledge survived."
 )
 NOISE_ADVICE = (
     "Nothing to ship: this is base itself, under harmless noise. What it seems to lose here is noise; compare "

@@ -186,8 +186,8 @@ def transitions_file(results: Results) -> Table:
             for row in results.diagnosis.transitions
         ],
         (
-            "Items by the formats that base gets right (rows) and that the arm gets right (columns): open and choice, one of "
-            "them, neither.",
+            "Items by the formats that base gets right (rows) and that the arm gets right (columns): open and "
+            "choice, one of them, neither.",
         ),
         keys=4,
     )  # fmt: skip

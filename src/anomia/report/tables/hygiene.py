@@ -37,8 +37,8 @@ def asked(results: Results) -> Table:
         "gold in question: the question contains an accepted answer; gold over the limit: every accepted answer is "
         "longer than the output limit, so it can be picked but not generated; excluded: no gradable answer, or not "
         "three wrong ones; tokens/unit: of the passages, per word (w) or, where words have no spaces, per character "
-        "(c); asked again, flips: items that base was asked again at another batch size, and the share of them that changed "
-        "between right and wrong"
+        "(c); asked again, flips: items that base was asked again at another batch size, and the share of them that "
+        "changed between right and wrong"
         if results.has_formats
         else "tokens/unit: of the prompts, per word (w) or, where words have no spaces, per character (c)"
     ]

@@ -50,8 +50,8 @@ ALONG = (
 FREE_FILE = Filed(
     "long_answers",
     "Long answers (%)",
-    "Free answers: greedy, from the prompt alone. Never end: they reach the limit of tokens. Along base's answer: the arm "
-    "is given base's tokens, and ranks each next one. KL in nats.",
+    "Free answers: greedy, from the prompt alone. Never end: they reach the limit of tokens. Along base's answer: "
+    "the arm is given base's tokens, and ranks each next one. KL in nats.",
     keys=2,
 )
 DAMAGE_FILE = Filed(
@@ -64,8 +64,8 @@ DAMAGE_FILE = Filed(
 
 
 _STOPPED = (
-    "answers were stopped at loops and count as not ending; intervals contain that they might have ended, and what their "
-    "whole text might have been"
+    "answers were stopped at loops and count as not ending; intervals contain that they might have ended, and what "
+    "their whole text might have been"
 )
 
 
@@ -92,8 +92,8 @@ def long_answers(subject: ArmResults) -> Table:
         ),
         rows,
         (
-            "never end: they reach the limit of tokens; more: points above base's; rank and KL: of each token of base's "
-            "answer, given the tokens before it",
+            "never end: they reach the limit of tokens; more: points above base's; rank and KL: of each token of "
+            "base's answer, given the tokens before it",
             *([_STOPPED] if stopped else []),
         )
         if rows
@@ -150,6 +150,7 @@ def _notes(subject: ArmResults) -> list[Note]:
     return [
         f"safe up to {safe} tokens: the interval of what derails beyond base's stays within {most}"
         if safe
-        else f"no safe length: up to one, at most {most} more answers derail than in base, and at most half of base's own",
+        else f"no safe length: up to one, at most {most} more answers derail than in base, and at most half of base's "
+        "own",
         explained,
     ]

@@ -89,8 +89,8 @@ def noise_file(results: Results) -> Table:
         (ARM, LANGUAGE, *(of.column(full=True) for of in shown)),
         [(arm, scope, *found) for arm, scope, found in rows],
         (
-            "null: base again under harmless noise, the reference. Flips: items that changed between right and wrong, in "
-            "either direction. Choice only: items that the arm picks but no longer answers.",
+            "null: base again under harmless noise, the reference. Flips: items that changed between right and "
+            "wrong, in either direction. Choice only: items that the arm picks but no longer answers.",
         ),
         keys=2,
     )

@@ -53,8 +53,8 @@ def besides_weights(results: Results) -> Table:
         ]
         rules += [len(rows) - 1] if shown else []
     notes = [
-        "confounding: it changes what a model is asked or where its answers end. A checkpoint is asked base's token ids "
-        "and ends at base's end tokens where its vocabulary is base's; packaged:MODEL is asked as its folder says"
+        "confounding: it changes what a model is asked or where its answers end. A checkpoint is asked base's token "
+        "ids and ends at base's end tokens where its vocabulary is base's; packaged:MODEL is asked as its folder says"
     ]
     if harmless:
         notes.append(f"harmless differences, not shown: {harmless}")

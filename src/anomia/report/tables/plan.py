@@ -28,7 +28,8 @@ def needed(plans: Sequence[ItemPlan], target: PlanTarget) -> Table:
         notes.append("from the pilot's figures, which are themselves uncertain")
     if any(_FAR in row for row in rows):
         notes.append(
-            f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure is too close to the value it should differ from"
+            f"{_FAR}: more than {MOST_TIMES} times the pilot's items; the figure is too close to the value it should "
+            "differ from"
         )
     notes += [
         f"{plan.arm}, {plan.scope}: {reason}"

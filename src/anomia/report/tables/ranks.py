@@ -1,4 +1,6 @@
-"""Ranks of the answer's token and of the control answer's, log-probabilities, and shifts of the next-token distributions."""
+"""Ranks of the answer's token and of the control answer's, log-probabilities, and shifts of the next-token
+distributions.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,8 @@ def ranks_file(results: Results) -> Table:
         ),
         rows,
         (
-            "Rank: 1 + tokens with a larger logit; 1 is the likeliest token. control answer: a wrong option in gold's place. "
-            "log-prob: median of the whole answer's, in nats.",
+            "Rank: 1 + tokens with a larger logit; 1 is the likeliest token. control answer: a wrong option in "
+            "gold's place. log-prob: median of the whole answer's, in nats.",
         ),
         keys=4,
     )  # fmt: skip

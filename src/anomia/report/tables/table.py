@@ -151,7 +151,8 @@ def on_screen(table: Table) -> Table:
 def in_files(filed: Filed, parts: Sequence[tuple[str, Table]]) -> Table:
     """The tables of several arms as one for the files: an arm column first, full headers, base and arm side by side.
 
-    Figures lose their marks, which are for reading. Rows without any value are left out. parts: each arm and its table; an empty name adds no column.
+    Figures lose their marks, which are for reading. Rows without any value are left out. parts: each arm and its table;
+    an empty name adds no column.
     """
     named = any(arm for arm, _ in parts)
     tables = [

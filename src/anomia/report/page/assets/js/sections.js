@@ -143,6 +143,8 @@ function fillFigures(data) {
 function fillRest(data) {
   for (const run of data.runs) $("commands").append(h("pre", { class: "code", tabindex: 0 }, visible(run.command)));
   $("chance").textContent = data.chance ?? "";
+  $("ways").textContent = data.ways;
+  $("forms").append(...data.forms.flatMap(([name, what]) => [h("dt", {}, name), h("dd", {}, what)]));
   $("citation").textContent = `Anomia ${data.anomia}: what compression took from a language model.\n` +
     "Method: Wen et al. (2026). The Benchmark Illusion: Pruned LLMs Can Pass Multiple Choice\nbut Fail to Answer. arXiv:2606.17609.";
   $("made").textContent = `Made by Anomia ${data.anomia}. One self-contained file: mail it or open it from disk.`;
