@@ -122,6 +122,9 @@ def test_whatever_shows_beams_or_samples_shows_an_invented_search(found: dict[st
         places = _with(shown, new)
         assert places == _with(shown, old) | more
         assert {"table arm oracle", "table file recovery_file", "figure figure4", "page, probes"} <= places
+    page = json.loads(shown["page"])
+    assert page["ways"] == "beams or samples or hunts or draws"
+    assert "whispered" in dict(page["forms"])
 
 
 def test_whatever_shows_a_kind_of_options_shows_the_invented_one(found: dict[str, Any]) -> None:

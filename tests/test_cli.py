@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from anomia.cli import main
 from anomia.compress.lock import only_writer
 from anomia.models import load_model
 from anomia.report.export import FIRST_COLUMNS
+from tests.command import anomia
 from tests.conftest import entry
 
 Write = Callable[..., Path]
 SMALL = ["--limit", "5", "--calibration", "demo", "--calibration-samples", "2", "--calibration-tokens", "32"]
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def anomia(*arguments: str | Path) -> Done:
-    """Calls the program in this process, which spares the seconds that importing takes."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -33,9 +33,9 @@ from anomia.run_folder import RunFolder
 from anomia.running.execute import run_matrix
 from anomia.running.progress import PlainProgress
 from anomia.study import Study, read_study, write_study
+from tests.command import anomia
 from tests.conftest import entry
 from tests.report.synthetic import write_run
-from tests.test_cli import anomia
 
 OLD = {new: old for old, new in renamed.COLUMNS.items()}
 OLD_MEASURES = {

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tenacity
 
 from anomia.endpoint.abilities import PLAIN, Abilities, find_abilities
 from anomia.endpoint.client import Client, client_from_environment
 from anomia.endpoint.ready import check_same, known_by, notes_of
 from anomia.errors import ModelError
-from tests.endpoint.fake_server import Fake, serving
-
-
-@pytest.fixture
-def fake(make_model: Callable[..., Any], tokenizer: Any) -> Fake:
-    return Fake(make_model(), tokenizer)
-
-
-@pytest.fixture
-def client(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(tenacity, "sleep_using_event", lambda event: lambda seconds: None)
-    with serving(fake) as address, Client(address, "tiny") as client:
-        yield client
+from tests.endpoint.fake_server import Fake
 
 
 @pytest.mark.parametrize(("echo", "ranks"), [(True, False), (True, True), (False, False)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,18 +20,7 @@ from anomia.endpoint.client import (
 )
 from anomia.endpoint.keys import key_for
 from anomia.errors import ModelError, StudyError
-from tests.endpoint.fake_server import Fake, serving
-
-
-@pytest.fixture
-def fake(make_model: Callable[..., Any], tokenizer: Any) -> Fake:
-    return Fake(make_model(), tokenizer)
-
-
-@pytest.fixture
-def url(fake: Fake) -> Iterator[str]:
-    with serving(fake) as address:
-        yield address
+from tests.endpoint.fake_server import Fake
 
 
 @pytest.fixture

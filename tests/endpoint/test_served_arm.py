@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import transformers
 import anomia
 from anomia.records import SCHEMA
 from tests.conftest import entry
-from tests.endpoint.fake_server import Fake, serving
+from tests.endpoint.fake_server import Fake
 from tests.models.chat_templates import MISTRAL
 
 QUICK = {
@@ -37,17 +37,6 @@ GENERATED = [
     "zero_shot_text",
 ]
 CHOSEN = ["choice", "choice_hard", "choice_passage", "choice_no_question"]
-
-
-@pytest.fixture
-def fake(make_model: Callable[..., Any], tokenizer: Any) -> Fake:
-    return Fake(make_model(), tokenizer)
-
-
-@pytest.fixture
-def url(fake: Fake) -> Iterator[str]:
-    with serving(fake) as address:
-        yield address
 
 
 @pytest.fixture

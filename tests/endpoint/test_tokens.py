@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tenacity
 import transformers
 
 from anomia.endpoint.abilities import Abilities, find_abilities
@@ -21,22 +20,10 @@ from anomia.endpoint.tokens import TEXTS, Counted, count_early, count_tokens, se
 from anomia.errors import ModelError
 from anomia.models.chat import render
 from anomia.notes import CONFOUNDING
-from tests.endpoint.fake_server import Fake, serving
+from tests.endpoint.fake_server import Fake
 
 PROMPTS = {"english q0": "Context: The town lies in Peru.\n\nQuestion: Where?", "thai q1": "แม่น้ำ อยู่ที่ไหน"}
 NONE = Abilities({}, echo=False, ranks=False)
-
-
-@pytest.fixture
-def fake(make_model: Callable[..., Any], tokenizer: Any) -> Fake:
-    return Fake(make_model(), tokenizer)
-
-
-@pytest.fixture
-def client(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(tenacity, "sleep_using_event", lambda event: lambda seconds: None)
-    with serving(fake) as address, Client(address, "tiny") as client:
-        yield client
 
 
 @pytest.fixture

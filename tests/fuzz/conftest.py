@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
-from anomia.cli import main
+from tests.command import anomia
 
 _turn = 0
 EXAMPLES = int(os.environ.get("ANOMIA_FUZZ", "200"))
@@ -50,16 +48,10 @@ class Seen(NamedTuple):
 
 def call(*arguments: str | Path) -> Seen:
     """Calls the program; any exception but its own way out is a fault."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
-        except BaseException:
-            raise AssertionError(f"a traceback:\n{traceback.format_exc(limit=-6)}") from None
-    return Seen(code, out.getvalue(), err.getvalue())
+    try:
+        return Seen(*anomia(*arguments))
+    except BaseException:
+        raise AssertionError(f"a traceback:\n{traceback.format_exc(limit=-6)}") from None
 
 
 def refused(seen: Seen) -> None:

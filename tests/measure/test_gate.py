@@ -33,8 +33,8 @@ from anomia.measure.rates import Estimate
 from anomia.measure.results import read_results
 from anomia.records import write_rows
 from anomia.report.gate_report import junit, markdown
+from tests.command import anomia
 from tests.measure.planted import Damage, study_records
-from tests.test_cli import anomia
 
 SAME, WORSE = "int8", "wanda:0.5"
 

@@ -24,8 +24,8 @@ from anomia.measure.results import read_results, results_json
 from anomia.measure.schema import ResultsFile, json_schema
 from anomia.measure.verdict import Thresholds, read_thresholds
 from anomia.records import write_rows
+from tests.command import anomia
 from tests.measure.planted import SAMPLES, VOCABULARY, Damage, study_records
-from tests.test_cli import anomia
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ARMS = {"wanda:0.3": Damage(open=0.1, seed=1), "wanda:0.5": Damage(open=0.4, choice=0.05, seed=2)}

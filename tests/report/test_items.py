@@ -10,8 +10,8 @@ import pytest
 
 from anomia.records import write_rows
 from anomia.run_folder import RunFolder
+from tests.command import anomia
 from tests.report.synthetic import write_run
-from tests.test_cli import anomia
 
 ARMS = ("wanda:0.5", "checkpoint:makers/small", "checkpoint:/models/tiny", "checkpoint:/other/tiny")
 

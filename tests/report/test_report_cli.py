@@ -9,8 +9,8 @@ import pytest
 
 from anomia.report.naming import data_name, model_name
 from anomia.report.page.facts import command
+from tests.command import anomia
 from tests.report.synthetic import write_run
-from tests.test_cli import anomia
 
 
 @pytest.fixture(scope="module")

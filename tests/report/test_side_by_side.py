@@ -19,9 +19,9 @@ from anomia.report.render.terminal import view
 from anomia.report.render.words import shown
 from anomia.report.tables.plan import needed
 from anomia.report.terminal import side_by_side
+from tests.command import anomia
 from tests.measure.planted import study_records
 from tests.measure.test_results import ARMS, write_run
-from tests.test_cli import anomia
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from anomia.running import model, shard
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
-from tests.conftest import entry
 
 Write = Callable[..., Path]
 
@@ -32,24 +31,6 @@ Write = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def study(write_jsonl: Write, model_folder: Path) -> Study:
-    entries = [entry(n, language) for language in ("english", "swahili") for n in range(12)]
-    return Study(
-        base=str(model_folder),
-        arms=("magnitude:0.5", "wanda:0.5"),
-        data=f"jsonl:{write_jsonl(entries)}",
-        limit=6,
-        calibration="demo",
-        calibration_samples=4,
-        calibration_tokens=48,
-        max_new_tokens=4,
-        num_samples=2,
-        oracle_limit=4,
-        noise_items=4,
-    )
 
 
 def run(study: Study, out: Path) -> pl.DataFrame:

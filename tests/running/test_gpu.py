@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +12,6 @@ from anomia.run_folder import RunFolder
 from anomia.running.execute import run_study
 from anomia.running.progress import PlainProgress
 from anomia.study import Study
-from tests.conftest import entry
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,21 +20,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def study(write_jsonl: Callable[..., Path], model_folder: Path) -> Study:
-    entries = [entry(n, language) for language in ("english", "swahili") for n in range(12)]
-    return Study(
-        base=str(model_folder),
-        arms=("magnitude:0.5", "wanda:0.5", "gptq:4,group=8", "int8", "null:bfloat16"),
-        data=f"jsonl:{write_jsonl(entries)}",
-        limit=6,
-        calibration="demo",
-        calibration_samples=4,
-        calibration_tokens=48,
-        max_new_tokens=4,
-        num_samples=2,
-        oracle_limit=4,
-        noise_items=4,
-    )
+def study(study: Study) -> Study:
+    arms = ("magnitude:0.5", "wanda:0.5", "gptq:4,group=8", "int8", "null:bfloat16")
+    return study.model_copy(update={"arms": arms})
 
 
 def records(study: Study, out: Path) -> pl.DataFrame:

@@ -415,7 +415,10 @@ class _Taps:
     def _moved(
         self, module: nn.Module, leaf: str, delta: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        """The derivative of a module's output along Δ of one of its parameters: ΔX, [B, T, …] as the output."""
+        """The derivative of a module's output along Δ of one of its parameters: ΔX, [B, T, …] as the output.
+
+        delta: Δ, in the parameter's shape.
+        """
         plain = type(module).forward in (nn.Linear.forward, Conv1D.forward) and len(args) == 1 and not kwargs
         if plain and leaf == "weight":
             return args[0] @ delta if isinstance(module, Conv1D) else functional.linear(args[0], delta)

@@ -36,7 +36,7 @@ def confidence_sequence(
     """The mean of the values so far, with an interval that is valid at all looks together; None without values.
 
     values: 0 to 1, in the fixed order in which items are taken: [items so far]. Passages are the independent units, and
-    the figure is the mean of the passages' means, so look only when passages are complete.
+    the figure is the mean of the passages' means, so look only when passages are complete. passages: [items so far].
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):

@@ -47,7 +47,7 @@ def rank_nearness(
     """Share of items whose gold token ranks within the first places − the same share for the control's token.
 
     gold_ranks, control_ranks: mid-ranks in the arm: [items]. among: the items that count, usually the `choice_only`
-    ones, which are recognised but no longer answered: [items].
+    ones, which are recognised but no longer answered: [items]. passages: [items].
     """
     near = np.asarray(gold_ranks, dtype=np.float64) <= within
     placebo = np.asarray(control_ranks, dtype=np.float64) <= within

@@ -1,7 +1,7 @@
 """The floor of an accuracy, and how far above it base must be for a normalized drop.
 
 Source: paper, sections 2.1 and 3.5. Accuracies are shares from 0 to 1, not percentages. The drops themselves
-are quantities with intervals: `quantities.drop`, `normalized` and `gap_quantity`.
+are quantities with intervals: `quantities.drop` and `normalized`; a gap is one drop minus another.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def score_interval(
     """Tango's interval for the difference (lost − won) / n; arguments broadcast, counts may be fractional.
 
     lost: items right in the first arm only. won: items right in the second only. n: all items, at least one.
-    Returns the lower and the upper bounds, in the arguments' broadcast shape.
+    Each is a number or [...]. Returns the lower and the upper bounds, in the arguments' broadcast shape [...].
     """
     first, second, items = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (lost, won, n)))
     value = (first - second) / items

@@ -79,7 +79,7 @@ def normalized(
     """Normalized drop: the share of what base had above the floor that the arm lost.
 
     base, arm: right or wrong: [items]. floor: what guessing scores, one number or [items], because questions that bring
-    their own options differ in their number.
+    their own options differ in their number. passages: [items].
     """
     before, after, ids = _paired(base, arm, passages)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), before.shape)
@@ -138,7 +138,8 @@ def net_share(
 ) -> Quantity:
     """Net share: the items that fell − those that rose, over the items marked in `among`: a net dissociation rate.
 
-    fell: a subset of `among`. rose: the reverse flow, outside of it. All three are right or wrong: [items].
+    fell: a subset of `among`. rose: the reverse flow, outside of it. All three are right or wrong: [items]. passages:
+    [items].
     If changes have no direction, as between two runs of one model, it is 0. Not given for fewer than
     `FEWEST_BOTH_CORRECT` items in `among`.
     """
@@ -205,22 +206,6 @@ def minus(first: Quantity, second: Quantity) -> Quantity:
         changed=first.changed | second.changed,
         possible=lambda mask, level: range_apart(first.possible(mask, level), second.possible(mask, level)),
         sides=(first, second),
-    )
-
-
-def gap_quantity(
-    base_open: ArrayLike,
-    arm_open: ArrayLike,
-    base_choice: ArrayLike,
-    arm_choice: ArrayLike,
-    passages: ArrayLike | None = None,
-    *,
-    floor: ArrayLike,
-) -> Quantity:
-    """ΔPR: the normalized drop of open − that of choice: [items] each. floor: choice's, one number or [items]."""
-    return minus(
-        normalized(base_open, arm_open, passages, floor=0.0),
-        normalized(base_choice, arm_choice, passages, floor=floor),
     )
 
 

@@ -184,7 +184,7 @@ def student_mean(
     """The mean of any values with Student's interval over passages; None if there are fewer than two passages.
 
     values: such as changes of log-probabilities, or divergences: [items]. least: the smallest value that there can be,
-    0 for a divergence. The interval ends there, which takes nothing from its coverage.
+    0 for a divergence. The interval ends there, which takes nothing from its coverage. passages: [items].
 
     >>> round(student_mean([0.5, 0.1], least=0.0).high, 2), student_mean([0.5, 0.1], least=0.0).low
     (2.84, 0.0)

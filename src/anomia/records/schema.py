@@ -40,7 +40,7 @@ PLACES = ("gold", "gold_distinct", "control", "control_distinct")
 TOP_TOKENS_SHOWN = 10
 
 ColumnValue = Callable[[Replied], Any]
-Grade = Callable[[Replied, str], bool | None]
+TextVerdict = Callable[[Replied, str], bool | None]
 
 
 class RecordColumn(NamedTuple):
@@ -404,7 +404,7 @@ def _hit_columns(
     }
 
 
-def _hits(replied: Replied, texts: Sequence[str], grade: Grade) -> list[bool] | None:
+def _hits(replied: Replied, texts: Sequence[str], grade: TextVerdict) -> list[bool] | None:
     hits = [grade(replied, text) for text in texts]
     # A task without right and wrong has no verdict on any text.
     return None if None in hits else [bool(hit) for hit in hits]
