@@ -26,55 +26,49 @@ HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared" / "data"
 ARMS = (
     *("magnitude:0.5", "wanda:0.5", "wanda:0.5,allocation=owl", "mwanda:0.5", "prunerzero:0.5", "ria:0.5"),
-    *("wandapp:0.5", "wanda:0.5+dsnot", "wanda:0.5+update", "sparsegpt:0.5", "alps:0.5"),
-    *("wanda:2:4", "ria:2:4", "sparsegpt:2:4"),
     *(
-        "int8",
-        "gptq:8",
-        "awq:8",
-        "int4",
-        "gptq:4",
-        "awq:4",
-        "int3",
-        "gptq:3",
-        "awq:3",
-        "int2",
-        "gptq:2",
-        "awq:2",
+        "wandapp:0.5",
+        "wanda:0.5+dsnot",
+        "wanda:0.5+update",
+        "wanda:0.5+update,solver=admm",
+        "sparsegpt:0.5",
+        "alps:0.5",
     ),
+    *("wanda:2:4", "ria:2:4", "sparsegpt:2:4"),
+    *("int8", "llm.int8", "gptq:8", "awq:8", "int4", "nf4", "gptq:4", "awq:4", "int3", "gptq:3", "awq:3"),
+    *("int2", "gptq:2", "awq:2"),
     *("embeddings:q8_0", "embeddings:q4_0", "shortgpt:0.06", "flap:0.1", "wanda:0.5+gptq:4"),
 )
 PACKED = ("gptq", "awq")
 PEER = ("wanda", "sparsegpt", "gptq", "awq", "int8", "int4", "int3", "int2")
 ANSWERS = ("open %", "choice %", "gap", "both right: choice only, lost")
 COLUMNS = (
-    *("arm", "perplexity", "llm-compressor's", "layer error %", "block error %"),
-    *(*ANSWERS, "MB", "processor seconds", "peak GB"),
+    *("arm", "perplexity", "layer error %", "block error %", *ANSWERS, "MB", "processor seconds", "peak GB"),
+    *("peer's perplexity", "its layer error %", "its processor seconds"),
 )
 PAGE = """# Table of methods
 
 Each method on Gemma 3 270M in bfloat16, on a CPU: 32 windows of at most 512 tokens of English C4 as calibration text,
 perplexity of the first 3,000 tokens of WikiText-2's test text.
 
-- **llm-compressor's**: the perplexity of its version 0.14 for the same windows and settings, where it was measured.
 - **Layer error**: ‖(Ŵ−W)X‖²/‖WX‖², with X a matrix's inputs in base; mean over the matrices of the blocks, on the first
   1,000 tokens of the same test text. Empty where a method moves scales or channels between matrices or drops them.
 - **Block error**: ‖f̂(h)−f(h)‖²/‖f(h)−h‖², with f a block and h its input in base; mean over the blocks, 1 for one that
   is gone. It can be compared across all methods.
 - **Open, choice**: accuracy on 40 TyDiQA items each in English, Russian and Swahili. **Gap**: normalized drop of open
   minus that of choice, with its 95 % interval. Last, of the items that base gets right in both formats, how many are now
-  choice only, and lost. The rows are of two runs: base has 35 such items in one and 36 in the other.
+  choice only, and lost.
 - **MB**: sparse and rounded models are stored dense, so only steps that pack or drop weights make the files smaller.
 - **Processor seconds, peak GB**: of the whole `anomia compress` command on one thread. In base's row, the memory of
   Python with the libraries loaded and no model. 1.3 GB is the floor of the command: libraries, tokenizer, mapped files.
+- **Peer**: llm-compressor 0.14 with the same windows and settings, on one thread, where it has the method. Its seconds
+  include loading its libraries and saving, as ours do. [Benchmarks](../benchmarks.md#pruning) has the other methods next
+  to their authors' code.
 
-Perplexity, errors and peak of `wandapp`, `dsnot`, `awq:4` and `awq:3` were measured with float32 products of the
-bfloat16 values, their seconds and answers in an earlier run. With bfloat16 products perplexity was 44.0 for `wandapp`,
-18.0 for `awq:4` and 58.4 for `awq:3`. `alps` lacks a peak and errors. llm-compressor's OWL ends with an error.
 M-Wanda gives every block the same sparsity here, since the calibration text has a single language. SliceGPT refuses
 Gemma 3: the weights of the norms after attention and MLP can't be folded. `dropexperts` and `mergeexperts` need a
 mixture of experts. At 3 bits and less, perplexity differs by several percent between calibration texts, and even with
-the number of threads: see [Benchmarks](../benchmarks.md#quantization), which also has more figures of other programs.
+the number of threads: see [Benchmarks](../benchmarks.md#quantization).
 
 `python benchmarks/methods.py --out FOLDER --write docs/methods/table.md` writes this page; with names of arms it
 replaces only their rows, and `--no-answers` keeps the answers that are there.
@@ -235,12 +229,37 @@ def errors_once(arm: str, loaded: Any, folder: Path, options: Any) -> dict[str, 
 
 
 def with_peer(arm: str, found: dict[str, Any], file: Path, options: Any) -> dict[str, Any]:
-    """Add llm-compressor's perplexity on the same windows, once, if it has the method."""
+    """Add llm-compressor's perplexity, layer error and processor seconds, once, if it has the method."""
     known = not {"+", ","} & set(arm) and arm.partition(":")[0] in PEER
     if "peer" in found or not known or not options.peer_python:
         return found
     import transformers
 
+    windows, folder = options.out / "windows.json", options.out / "peer"
+    windows.write_text(json.dumps(windows_of(options)))
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [options.peer_python, str(HERE / "quantize_peers.py"), "--worker", "peer", "--step", arm]
+    command += ["--model", options.model, "--text", str(windows), "--out", str(folder)]
+    with file.with_suffix(".peer.log").open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        print(f"{arm}: llm-compressor failed; see {out.name}", file=sys.stderr, flush=True)
+        return found
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    loaded = argparse.Namespace(model=model, tokenizer=base_model(options.model, options.dtype).tokenizer)
+    peer = {"perplexity": perplexity_of(loaded, options), "seconds": usage.ru_utime + usage.ru_stime}
+    peer["layer"] = errors_once(arm, loaded, folder, options)["layer"]
+    found = {**found, "peer": peer}
+    file.write_text(json.dumps(found))
+    print(f"{arm}: llm-compressor {peer}", file=sys.stderr, flush=True)
+    return found
+
+
+def windows_of(options: Any) -> list[list[int]]:
+    """The token windows that `anomia compress` calibrates on, for the peer; also for steps that need none here."""
     from anomia.compress.apply import prepare_windows
     from anomia.compress.options import TextOptions
     from anomia.compress.spec import parse_arm
@@ -250,26 +269,10 @@ def with_peer(arm: str, found: dict[str, Any], file: Path, options: Any) -> dict
         samples=options.windows,
         tokens=options.tokens,
     )
-    # A method without calibration text gets windows, too, since the peer asks for some.
-    made = prepare_windows(
-        parse_arm("wanda:0.5").steps[0], base_model(options.model, options.dtype).tokenizer, text
-    )
+    tokenizer = base_model(options.model, options.dtype).tokenizer
+    made = prepare_windows(parse_arm("wanda:0.5").steps[0], tokenizer, text)
     assert made is not None
-    windows, folder = options.out / "windows.json", options.out / "peer"
-    windows.write_text(json.dumps(made.token_ids))
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [options.peer_python, str(HERE / "quantize_peers.py"), "--worker", "peer", "--step", arm]
-    command += ["--model", options.model, "--text", str(windows), "--out", str(folder)]
-    with file.with_suffix(".peer.log").open("w") as out:
-        subprocess.run(
-            command, check=True, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    loaded = argparse.Namespace(model=model, tokenizer=base_model(options.model, options.dtype).tokenizer)
-    found = {**found, "peer": perplexity_of(loaded, options)}
-    file.write_text(json.dumps(found))
-    print(f"{arm}: llm-compressor {found['peer']:.2f}", file=sys.stderr, flush=True)
-    return found
+    return [list(window) for window in made.token_ids]
 
 
 def asked(options: Any, made: dict[str, Any]) -> dict[str, Any]:
@@ -310,17 +313,20 @@ def cells(arm: str, one: dict[str, Any], options: Any, results: dict[str, Any] |
         return {"arm": f"`{arm}`", "perplexity": one["failed"]}
     formats = {
         "perplexity": ("perplexity", "{:,.1f}" if one["perplexity"] < 1e6 else "{:.1e}", 1),
-        "llm-compressor's": ("peer", "{:,.1f}", 1),
         "layer error %": ("layer", "{:.2g}", 100),
         "block error %": ("block", "{:.2g}", 100),
         "MB": ("bytes", "{:,.0f}", 1e-6),
         "processor seconds": ("seconds", "{:,.0f}", 1),
         "peak GB": ("peak", "{:.2f}", 1e-9),
+        "peer's perplexity": ("peer perplexity", "{:,.1f}", 1),
+        "its layer error %": ("peer layer", "{:.2g}", 100),
+        "its processor seconds": ("peer seconds", "{:,.0f}", 1),
     }
+    values = {**one, **{f"peer {key}": value for key, value in one.get("peer", {}).items()}}
     found = {
-        column: form.format(one[key] * factor)
+        column: form.format(values[key] * factor)
         for column, (key, form, factor) in formats.items()
-        if one.get(key) is not None
+        if values.get(key) is not None
     }
     if results:
         name = "base" if arm == "base" else f"checkpoint:{folder_of(arm, options)}"
