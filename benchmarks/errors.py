@@ -87,7 +87,9 @@ def first(out: Any) -> torch.Tensor:
 
 
 def kept_blocks(folder: Path) -> list[int] | None:
-    """The dense index of each block that a compressed folder kept; None if it kept all."""
+    """The dense index of each block that a compressed folder kept; None if it kept all, or if Anomia didn't write it."""
+    if not (folder / "anomia.json").exists():
+        return None
     report = json.loads((folder / "anomia.json").read_text())
     for step in (*report["before"], report["compression"]):
         kept = ((step.get("reshaped") or {}).get("details") or {}).get("kept_blocks")
