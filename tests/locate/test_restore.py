@@ -204,6 +204,31 @@ def test_a_place_takes_few_weights_and_fewer_than_a_random_order() -> None:
     assert text.endswith("The order by attribution takes 40 %.")
 
 
+def test_models_that_differ_in_few_weights_have_their_damage_there() -> None:
+    halves = {name: Estimate(0.5, 0.5, 0.5, 40, 30) for name in ("attribution", "output_change", "random")}
+    same = Estimate(0.0, 0.0, 0.0, 40, 30)
+    given: dict[str, Any] = {
+        "leader": "attribution",
+        "beaten": False,
+        "chance": same,
+        "found": True,
+        "items": "40 items",
+    }
+    one = [UNITS[0]]
+    assert sentence_of(halves, ("a",), one, differing=0.005, **given) == (
+        f"The models differ in less than 1 % of their weights only: {described(['a'], one)}."
+    )
+    text = sentence_of(halves, ("a",), UNITS, differing=0.05, **given)
+    assert text.startswith(
+        f"The models differ in 5 % of their weights only: {described([u.name for u in UNITS], UNITS)}."
+    )
+    assert "Of these, 50 % (50 % to 50 %) bring half of what was demoted back" in text
+    assert text.endswith(f"the first are {described(['a'], UNITS)}.")
+    assert sentence_of(halves, ("a",), UNITS, differing=0.2, **{**given, "found": False}).startswith(
+        "Diffuse"
+    )
+
+
 def test_what_both_directions_say_of_a_block() -> None:
     rows = [
         {"kind": kind, "place": place, "group": "demoted", "correct": right, "margin": margin}

@@ -84,7 +84,8 @@ def conclude(
     leader = MOVED if known and halves[MOVED].value <= GOAL < halves[ATTRIBUTION].value else ATTRIBUTION
     place = smallest_place(answered[leader], orders[leader][0], units, options.budgets)
     chance = half_difference(deciding, answered[leader], answered[RANDOM])
-    is_found = halves[leader].value <= GOAL and chance.low > 0
+    differing = sum(unit.weights for unit in units) / subjects.pair.weights
+    is_found = differing <= GOAL or (halves[leader].value <= GOAL and chance.low > 0)
     curve = curve_rows(readings, orders)
     return Located(
         arm=subjects.arm,
@@ -110,6 +111,7 @@ def conclude(
             beaten=ahead[MOVED].low > 0 if known else None,
             chance=chance,
             found=is_found,
+            differing=differing,
             items=f"{len(demoted)} {words.many}",
         ),
         seconds=seconds,

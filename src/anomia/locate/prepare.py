@@ -123,7 +123,7 @@ def candidates_of(cell: OpenCell, arm: str, model: LocalModel, options: LocateOp
     if options.among == "positions":
         wanted = find_positions(pairs, per_answer=options.per_answer, seed=options.seed)
     else:
-        groups = zip(_keys(pairs), _groups(pairs, options.among), strict=True)
+        groups = zip(_keys(pairs), groups_of(pairs, options.among), strict=True)
         wanted = {key: [(group, None)] for key, group in groups if group is not None}
     found = []
     for shard in cell.shards(arm):
@@ -141,7 +141,7 @@ def _keys(pairs: pl.DataFrame) -> list[Key]:
     return list(pairs.select("language", "item_id").iter_rows())
 
 
-def _groups(pairs: pl.DataFrame, among: Among) -> list[Group | None]:
+def groups_of(pairs: pl.DataFrame, among: Among) -> list[Group | None]:
     """The group of each question, by whether base and the arm answer it; None for those that aren't looked at."""
     if among == "choice_only":
         return [_GROUP_OF.get(FATES[n]) if n >= 0 else None for n in fate_index(pairs)]

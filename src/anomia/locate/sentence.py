@@ -13,6 +13,7 @@ from anomia.locate.cases import LocatedItem
 from anomia.locate.curves import (
     ATTRIBUTION,
     GOAL,
+    HALF,
     MOVED,
     RANDOM,
 )
@@ -74,13 +75,17 @@ def sentence_of(
     chance: Estimate,
     found: bool,
     items: str,
+    differing: float = 1.0,
 ) -> str:
     """The result in plain words.
 
     place: the first units of the leading order. leader: attribution, or the change of outputs. beaten: whether attribution
     needs clearly fewer weights than the change of outputs; None if that isn't known. chance: how much more of the weights
-    a random order needs than the leader. items: what decides, with its number.
+    a random order needs than the leader. items: what decides, with its number. differing: the share of the whole model's
+    weights that differ.
     """
+    if differing <= GOAL:
+        return _narrow(halves[leader], place, units, differing, leader=leader)
     mine = halves[leader]
     needs = f"{percent(mine.value)} of the weights ({percent(mine.low)} to {percent(mine.high)})"
     if not found:
@@ -103,6 +108,23 @@ def sentence_of(
     elif beaten is False:
         text += f" The order of changed outputs finds them as well ({percent(halves[MOVED].value)} of the weights)."
     return text
+
+
+def _narrow(
+    half: Estimate, place: Sequence[str], units: Sequence[WeightUnit], differing: float, *, leader: str
+) -> str:
+    """The result where the models differ in few weights, so that these are the place, whatever an order finds."""
+    where = described([unit.name for unit in units], units)
+    few = percent(differing) if differing >= 0.01 else "less than 1 %"
+    text = f"The models differ in {few} of their weights only: {where}."
+    share = share_of(place, units)
+    if share >= 1 or half.value > HALF:
+        return text
+    ordered = "changed outputs" if leader == MOVED else "attribution"
+    return (
+        f"{text} Of these, {percent(half.value)} ({percent(half.low)} to {percent(half.high)}) bring half of what was demoted "
+        f"back, in the order of {ordered}; the first are {described(place, units)}."
+    )
 
 
 def described(names: Sequence[str], units: Sequence[WeightUnit]) -> str:

@@ -82,7 +82,9 @@ def slice_states(subject: Subject, share: float, walk: Walk) -> ReshapeReport:
     except CannotExpressError as error:
         raise rebuild.refusal(NAME, model, error) from error
     values = values[order].clamp(min=0)
-    notes = ["one rotation for the whole model, not one per block as in the paper: blocks change more at the same share"]
+    notes = [
+        "one rotation for the whole model, not one per block as in the paper: blocks change more at the same share"
+    ]
     if plan.changes.get("tie_word_embeddings") is False:
         notes.append("the head is stored separately from the embeddings, with which it shared a tensor")
     return rebuild.finish(
